@@ -1,0 +1,197 @@
+//! Done: items of an acknowledged queue are finished, and `join` waits for all of them.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | lease found | it is redelivered |
+//! | **state = FREE** (or CLAIMED while the payload is looked at, or READY_DONE) | the item is finished |
+//! | lists, counters, joiners marked | the rebuild computes them |
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::layout::PARTICIPANTS;
+use crate::lock::Section;
+use crate::platform;
+use crate::queue::{Queue, Wait};
+use crate::slot::{State, StateWord};
+use crate::sync::{Count, Word};
+use crate::waiter::{Kind, Waiting};
+use crate::{Leave, Ticket};
+
+impl Queue {
+    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that somebody else holds or
+    /// left unfinished, else the oldest that nobody has taken yet (which is still delivered).
+    pub fn task_done(&self) -> Result<(), Error> {
+        let done = self.enter_surely().and_then(|mut section| section.finish_one());
+        self.report(done)
+    }
+
+    /// Waits until every item that was put is finished.
+    pub fn join(&self, mut wait: Wait<'_>) -> Result<(), Error> {
+        let mut waiting = Waiting::new(Kind::Finish);
+        let joined = self.wait_until_finished(&mut waiting, &mut wait);
+        if joined.is_err() {
+            self.abandon(&mut waiting);
+        }
+        self.report(joined)
+    }
+
+    fn wait_until_finished(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut section = self.enter(wait)?;
+        // A joiner that was woken has seen its moment, even if new items have come since.
+        while section.hot().unfinished.get() > 0 && !waiting.was_chosen() {
+            section = self.wait_for(section, waiting, wait)?;
+        }
+        section.withdraw(waiting)
+    }
+
+    /// Whether the item put under that ticket is still queued.
+    pub fn is_pending(&self, ticket: Ticket) -> bool {
+        self.segment.slot(ticket.slot).is_ok_and(|slot| {
+            slot.seq.get() == ticket.seq
+                && matches!(slot.word().state(), Some(State::Ready | State::ReadyDone))
+        })
+    }
+}
+
+impl Section<'_> {
+    fn finish_one(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        if hot.unfinished.get() == 0 || !self.queue.options.acknowledged {
+            return Err(Error::TooManyDone);
+        }
+        if let Some(index) = self.lease_to_finish()? {
+            let slot = self.slot(index)?;
+            let word = slot.word();
+            if slot.reading.get() != 0 {
+                // Another thread still looks at the payload: the item is finished, the memory stays until it has.
+                slot.commit(StateWord::new(State::Claimed, 0, word.owner()));
+            } else {
+                self.finish_held(index)?;
+            }
+        } else if hot.orphans.head.get() != 0 {
+            let index = hot.orphans.head.get();
+            self.unlink(&hot.orphans, index)?;
+            self.free_slot(index)?;
+        } else {
+            let Some(index) = self.oldest_unfinished_ready()? else {
+                return Err(Error::TooManyDone);
+            };
+            let slot = self.slot(index)?;
+            slot.commit(StateWord::new(State::ReadyDone, slot.word().redeliveries(), 0));
+        }
+        fault!("done.committed");
+        hot.unfinished.sub(1);
+        Ok(())
+    }
+
+    fn lease_to_finish(&self) -> Result<Option<u32>, Error> {
+        let thread = platform::thread_id();
+        let mine = self.my_index();
+        if let Some(index) = self.oldest_lease(mine, Some(thread))? {
+            return Ok(Some(index));
+        }
+        if let Some(index) = self.oldest_lease(mine, None)? {
+            return Ok(Some(index));
+        }
+        if self.hot().owned_count.get() == 0 {
+            return Ok(None);
+        }
+        for other in 1..=self.hot().participants_high.get().min(PARTICIPANTS - 1) {
+            if let Some(index) = self.oldest_lease(other, None)? {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first lease in a participant's held list, which is in the order of taking.
+    fn oldest_lease(&self, participant: u32, thread: Option<u32>) -> Result<Option<u32>, Error> {
+        let mut index = self.queue.segment.participant(participant)?.held.head.get();
+        let mut steps = 0;
+        while index != 0 {
+            let slot = self.slot(index)?;
+            if slot.word().state() == Some(State::Leased)
+                && thread.is_none_or(|thread| slot.holder.get() == thread)
+            {
+                return Ok(Some(index));
+            }
+            index = slot.next.get();
+            steps += 1;
+            if steps > self.hot().slots_high.get() {
+                return Err(self.corrupt("a held list has a cycle"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn oldest_unfinished_ready(&self) -> Result<Option<u32>, Error> {
+        let mut index = self.hot().ready.head.get();
+        let mut steps = 0;
+        while index != 0 && self.slot(index)?.word().state() != Some(State::Ready) {
+            index = self.slot(index)?.next.get();
+            steps += 1;
+            if steps > self.hot().slots_high.get() {
+                return Err(self.corrupt("the ready list has a cycle"));
+            }
+        }
+        Ok((index != 0).then_some(index))
+    }
+
+    /// Gives up what this participant has taken and not acknowledged. What a thread still looks at or writes stays.
+    pub(crate) fn give_up_leases(&mut self, how: Leave) -> Result<(), Error> {
+        let mut index = self.queue.segment.participant(self.my_index())?.held.head.get();
+        let mut steps = 0;
+        while index != 0 {
+            let slot = self.slot(index)?;
+            let next = slot.next.get();
+            if slot.word().state() == Some(State::Leased) && slot.reading.get() == 0 {
+                match how {
+                    Leave::Clean => self.orphan(index)?,
+                    Leave::Crashed => self.redeliver(index)?,
+                }
+                fault!("leave.orphaned");
+            }
+            index = next;
+            steps += 1;
+            if steps > self.hot().slots_high.get() {
+                return Err(self.corrupt("a held list has a cycle"));
+            }
+        }
+        fault!("leave.released");
+        Ok(())
+    }
+
+    /// LEASED -> ORPHAN: unfinished for good, unless somebody calls `task_done` for it. Nobody needs the payload.
+    fn orphan(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        self.let_go(index, slot.word().owner())?;
+        slot.commit(StateWord::new(State::Orphan, 0, 0));
+        self.drop_payload(index)?;
+        self.push_back(&self.hot().orphans, index)
+    }
+
+    /// LEASED -> READY in its old place, or DEAD if that happened too often.
+    pub(crate) fn redeliver(&mut self, index: u32) -> Result<(), Error> {
+        let hot = self.hot();
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        self.let_go(index, word.owner())?;
+        slot.reading.set(0);
+        if word.redeliveries() >= self.queue.options.max_deliveries {
+            slot.commit(StateWord::new(State::Dead, word.redeliveries(), 0));
+            self.push_back(&hot.dead, index)?;
+            hot.dead_count.add(1);
+            // A dead letter counts as finished: join() must not wait for it.
+            if self.queue.options.acknowledged {
+                hot.unfinished.sub(1);
+            }
+        } else {
+            slot.commit(StateWord::new(State::Ready, word.redeliveries() + 1, 0));
+            self.insert_by_seq(&hot.ready, index)?;
+            self.count_ready(slot.len.get());
+            hot.redeliveries.add(1);
+        }
+        fault!("sweep.slot-returned");
+        Ok(())
+    }
+}

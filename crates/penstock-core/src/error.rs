@@ -1,0 +1,123 @@
+//! What can go wrong, with the facts and the remedy.
+
+use core::fmt;
+
+use crate::Id;
+
+/// Why an operation did not happen. Nothing was lost: the queue is as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// No room for another item within the time allowed.
+    Full,
+    /// No item within the time allowed, or items still unfinished (`join`).
+    Empty,
+    /// The lock was not to be had within the bounded attempt of [`Patience::Try`](crate::Patience::Try).
+    Busy,
+    /// The caller's `interrupted` said so.
+    Interrupted,
+    /// `task_done` without an unfinished item.
+    TooManyDone,
+    /// The queue's own limit, `max_bytes`, is reached.
+    OutOfMemory {
+        needed: u64,
+        used: u64,
+        limit: u64,
+    },
+    /// The system has no memory to give.
+    NoMemory {
+        needed: u64,
+        errno: i32,
+    },
+    TooManyParticipants {
+        limit: u32,
+    },
+    TooManyWaiters {
+        limit: u32,
+    },
+    /// The shared memory holds an impossible value.
+    Corrupt {
+        id: Id,
+        what: &'static str,
+    },
+    /// The descriptor does not lead to a queue of this version.
+    NotAQueue {
+        what: &'static str,
+    },
+    /// The queue's descriptor was closed behind its back.
+    Closed,
+    Os {
+        call: &'static str,
+        errno: i32,
+    },
+}
+
+/// An id as it stands in the name of the queue's memory file.
+pub(crate) fn hex(id: &Id) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn mib(bytes: u64) -> String {
+    if bytes < 1 << 20 {
+        format!("{bytes} bytes")
+    } else {
+        format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let os = |errno: &i32| std::io::Error::from_raw_os_error(*errno);
+        match self {
+            Error::Full => write!(f, "the queue is full"),
+            Error::Empty => write!(f, "the queue is empty"),
+            Error::Busy => write!(f, "the queue's lock is taken"),
+            Error::Interrupted => write!(f, "interrupted"),
+            Error::TooManyDone => write!(f, "task_done() called too many times"),
+            Error::OutOfMemory { needed, used, limit } => write!(
+                f,
+                "the queue's memory limit is reached: the item needs {}, {} are in use, max_bytes is {}; \
+                 take items out, or create the queue with a larger max_bytes",
+                mib(*needed),
+                mib(*used),
+                mib(*limit)
+            ),
+            Error::NoMemory { needed, errno } => write!(
+                f,
+                "the system has no memory for {} of a queue ({}); take items out, or free memory",
+                mib(*needed),
+                os(errno)
+            ),
+            Error::TooManyParticipants { limit } => {
+                write!(
+                    f,
+                    "{limit} processes use this queue already, which is the most it can have; use a second queue"
+                )
+            }
+            Error::TooManyWaiters { limit } => {
+                write!(
+                    f,
+                    "{limit} threads wait on this queue already, which is the most it can have; use a second queue"
+                )
+            }
+            Error::Corrupt { id, what } => write!(
+                f,
+                "the shared memory of queue {} is damaged ({what}); some process has written where it must not: \
+                 create a new queue",
+                hex(id)
+            ),
+            Error::NotAQueue { what } => write!(
+                f,
+                "the descriptor is not a queue of this Penstock version: {what}"
+            ),
+            Error::Closed => write!(
+                f,
+                "the queue's file descriptor was closed by other code in this process (closerange?); \
+                 the queue still works here but cannot be sent to another process"
+            ),
+            Error::Os { call, errno } => write!(f, "{call} failed: {}", os(errno)),
+        }
+    }
+}
+
+impl std::error::Error for Error {}

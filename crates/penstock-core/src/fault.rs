@@ -1,0 +1,102 @@
+//! Places at which a test kills the process, compiled in with the feature `fault-points` only.
+
+/// Marks a place: a process that armed it dies there by SIGKILL. Compiles to nothing without the feature.
+macro_rules! fault {
+    ($point:literal) => {
+        #[cfg(feature = "fault-points")]
+        {
+            const _: () = assert!(
+                $crate::fault::is_listed($point),
+                "add the fault point to fault::POINTS"
+            );
+            $crate::fault::pass($point);
+        }
+    };
+}
+pub(crate) use fault;
+
+#[cfg(feature = "fault-points")]
+mod armed {
+    use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+    /// Every place, in the order of the data's way.
+    pub const POINTS: &[&str] = &[
+        "register.life-held",
+        "register.alive",
+        "lock.taken",
+        "put.slot-popped",
+        "put.filled",
+        "put.committed",
+        "put.linked",
+        "claim.committed",
+        "grow.backed",
+        "claim.copying",
+        "claim.copied",
+        "unlock.before-wake",
+        "wait.enlisted",
+        "wait.asleep",
+        "wait.back",
+        "get.leased",
+        "get.copied",
+        "get.freed",
+        "get.unlinked",
+        "lent.reading",
+        "done.committed",
+        "leave.orphaned",
+        "leave.released",
+        "trim.claimed",
+        "trim.punched",
+        "takeover.taken",
+        "rebuild.cleared",
+        "rebuild.scanned",
+        "rebuild.done",
+        "sweep.started",
+        "sweep.slot-returned",
+        "sweep.cells-freed",
+        "sweep.released",
+    ];
+
+    pub(crate) const fn is_listed(point: &str) -> bool {
+        let mut i = 0;
+        while i < POINTS.len() {
+            let (a, b) = (POINTS[i].as_bytes(), point.as_bytes());
+            if a.len() == b.len() {
+                let mut j = 0;
+                while j < a.len() && a[j] == b[j] {
+                    j += 1;
+                }
+                if j == a.len() {
+                    return true;
+                }
+            }
+            i += 1;
+        }
+        false
+    }
+
+    /// Index of the armed point in POINTS, plus one.
+    static ARMED: AtomicUsize = AtomicUsize::new(0);
+    static HITS_LEFT: AtomicU64 = AtomicU64::new(0);
+
+    /// Lets this process die by SIGKILL when it passes `point` for the `hits`-th time. False if there is no such point.
+    pub fn arm(point: &str, hits: u64) -> bool {
+        let Some(index) = POINTS.iter().position(|name| *name == point) else {
+            return false;
+        };
+        HITS_LEFT.store(hits.max(1), Ordering::SeqCst);
+        ARMED.store(index + 1, Ordering::SeqCst);
+        true
+    }
+
+    pub(crate) fn pass(point: &str) {
+        let armed = ARMED.load(Ordering::Relaxed);
+        if armed != 0 && POINTS[armed - 1] == point && HITS_LEFT.fetch_sub(1, Ordering::SeqCst) == 1 {
+            crate::platform::kill_self();
+        }
+    }
+}
+
+#[cfg(feature = "fault-points")]
+pub use armed::{POINTS, arm};
+#[cfg(feature = "fault-points")]
+pub(crate) use armed::{is_listed, pass};

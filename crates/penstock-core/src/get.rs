@@ -1,0 +1,212 @@
+//! Get: an item becomes bytes.
+//!
+//! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and the caller
+//! looks at it there. The item of an acknowledged queue stays LEASED until `task_done` (done.rs) in either case.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | small, plain: payload copied | the item is READY still: nothing happened |
+//! | small, plain: **state = FREE** | the item was in the hands of a caller that died |
+//! | **state = LEASED** | the sweep puts it back to READY in its old place, one redelivery more |
+//! | lent payload looked at | the same |
+//! | plain: look ended, state = FREE | the item was in the hands of a caller that died |
+//! | lists, counters | the rebuild computes them |
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::SMALL;
+use crate::error::Error;
+use crate::fault::fault;
+use crate::lock::Section;
+use crate::platform;
+use crate::queue::{Patience, Queue, Wait};
+use crate::slot::State;
+use crate::sync::Word;
+use crate::waiter::{Kind, Waiting};
+
+/// What a get delivers.
+pub enum Delivery {
+    /// The payload is the first bytes of the caller's buffer.
+    Copied(usize),
+    /// The payload is in shared memory, to be looked at there.
+    Lent(Lent),
+}
+
+/// A payload in shared memory. Dropping it ends the look: the item of a plain queue is gone then, that of an
+/// acknowledged queue stays leased until `task_done`.
+pub struct Lent {
+    queue: Arc<Queue>,
+    slot: u32,
+    /// The lease's own number: a slot used again has another.
+    lease: u64,
+    /// The participant that took it; a child after a fork is another one.
+    me: u32,
+    bytes: *const u8,
+    len: usize,
+}
+
+// SAFETY: the bytes are in a mapping that `queue` keeps, and nobody writes them while the slot is leased to this process
+// and marked as read; which thread looks does not matter.
+unsafe impl Send for Lent {}
+// SAFETY: as above; a look through a shared reference only reads.
+unsafe impl Sync for Lent {}
+
+impl Lent {
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: Segment::payload has checked place and length; the slot is LEASED or CLAIMED by this process and marked
+        // as read until drop, so the extent is neither written nor given to another item (slot.rs, done.rs).
+        unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        fault!("lent.reading");
+        // A forked child has a copy of this value but not the lease.
+        if self.queue.member_now() == Some(self.me) {
+            let ended = self.queue.end_look(self.slot, self.lease);
+            // Nobody can be told here; damage is noted in the segment, and the next operation reports it.
+            let _ = self.queue.report(ended);
+        }
+    }
+}
+
+impl Queue {
+    /// Takes the oldest item. Waits for one as long as `wait` allows.
+    pub fn get(self: &Arc<Self>, buffer: &mut [u8; SMALL], mut wait: Wait<'_>) -> Result<Delivery, Error> {
+        let mut waiting = Waiting::new(Kind::Item);
+        let result = self.take(buffer, &mut waiting, &mut wait);
+        self.report(match result {
+            Ok(delivery) => Ok(delivery),
+            Err(error) => {
+                self.abandon(&mut waiting);
+                Err(if error == Error::Busy && wait.patience != Patience::Try {
+                    Error::Empty
+                } else {
+                    error
+                })
+            }
+        })
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        buffer: &mut [u8; SMALL],
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Delivery, Error> {
+        // What is in dead hands comes back even if nobody ever waits, because there is always another item.
+        if self.segment.hot().owned_count.get() > 0 {
+            self.look_for_dead_at_times()?;
+        }
+        let mut section = self.enter(wait)?;
+        loop {
+            let head = section.hot().ready.head.get();
+            if head != 0 {
+                let delivery = section.deliver(self, head, buffer)?;
+                section.withdraw(waiting)?;
+                let mut wants_trim = section.wants_trim();
+                drop(section);
+                // One piece with each item while there are items; the rest when the last one is gone.
+                while wants_trim {
+                    wants_trim = self.trim_step()? && self.is_empty();
+                }
+                return Ok(delivery);
+            }
+            section = self.wait_for(section, waiting, wait)?;
+        }
+    }
+
+    /// Ends the look at a lent payload.
+    fn end_look(&self, index: u32, lease: u64) -> Result<(), Error> {
+        let mut section = self.enter_surely()?;
+        let slot = section.slot(index)?;
+        let word = slot.word();
+        if slot.lease.get() != lease || word.owner() != section.me {
+            return Err(section.corrupt("a lent item was taken away"));
+        }
+        match word.state() {
+            // Finished while it was looked at, or plain: nobody needs the payload any more.
+            Some(State::Claimed) => section.finish_held(index)?,
+            Some(State::Leased) if !self.options.acknowledged => section.finish_held(index)?,
+            Some(State::Leased) => slot.reading.set(0),
+            _ => return Err(section.corrupt("a lent item was taken away")),
+        }
+        let mut wants_trim = section.wants_trim();
+        drop(section);
+        while wants_trim {
+            wants_trim = self.trim_step()?;
+        }
+        Ok(())
+    }
+
+    /// This process's name, a fork noticed.
+    fn member_now(&self) -> Option<u32> {
+        crate::fork::notice_fork();
+        self.member_if_any()
+    }
+}
+
+impl Section<'_> {
+    fn deliver(
+        &mut self,
+        queue: &Arc<Queue>,
+        index: u32,
+        buffer: &mut [u8; SMALL],
+    ) -> Result<Delivery, Error> {
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        let is_finished = match word.state() {
+            Some(State::Ready) => false,
+            Some(State::ReadyDone) => true,
+            _ => return Err(self.corrupt("an item on the ready list is not ready")),
+        };
+        let (source, len) = queue.segment.payload(slot)?;
+        let stays_leased = queue.options.acknowledged && !is_finished;
+        let is_small = len <= SMALL;
+        if is_small {
+            // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds the lock,
+            // so nobody writes them; `buffer` is private and at least that long.
+            unsafe { std::ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), len) };
+            fault!("get.copied");
+        }
+        self.uncount_ready(index, len as u64)?;
+        if is_small && !stays_leased {
+            fault!("get.unlinked");
+            self.free_slot(index)?;
+            fault!("get.freed");
+            return Ok(Delivery::Copied(len));
+        }
+        slot.holder.set(platform::thread_id());
+        slot.reading.set(u32::from(!is_small));
+        // An item finished already must not come back: only its memory is held.
+        let state = if is_finished {
+            State::Claimed
+        } else {
+            State::Leased
+        };
+        self.own(index, state, word.redeliveries())?;
+        fault!("get.leased");
+        self.hold(index)?;
+        if is_small {
+            return Ok(Delivery::Copied(len));
+        }
+        let lent = Lent {
+            queue: queue.clone(),
+            slot: index,
+            lease: slot.lease.get(),
+            me: self.me,
+            bytes: source,
+            len,
+        };
+        Ok(Delivery::Lent(lent))
+    }
+
+    /// Frees what this participant holds.
+    pub(crate) fn finish_held(&mut self, index: u32) -> Result<(), Error> {
+        let owner = self.slot(index)?.word().owner();
+        self.let_go(index, owner)?;
+        self.free_slot(index)
+    }
+}

@@ -1,0 +1,546 @@
+//! The heap for payloads that do not fit in a slot: size classes in spans of 64 KiB, and runs of whole spans.
+//!
+//! All of it is cache except the backing bytes: what is taken follows from the extents of the slots that are not FREE,
+//! and the rebuild marks it anew. No bookkeeping lies inside the payload area.
+//!
+//! ```text
+//! bitmap       one bit a span: taken (part of a run, or divided)
+//! backing      one byte a span: pages surely backed (bits 0..5), descriptor backed (bit 5), maybe more backed (bit 6)
+//! descriptor   of a divided span: its class, and one bit an object
+//! ```
+//!
+//! A backing byte may say too little, never too much: it grows after `fallocate` has succeeded, and shrinks before a hole
+//! is punched. So a page that it promises can be touched without a fault for want of memory.
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::layout::*;
+use crate::lock::Section;
+use crate::queue::Queue;
+use crate::segment::Extent;
+use crate::slot::{Growth, State};
+use crate::sync::{Count, Word};
+
+/// Sizes of objects, in granules of 128 bytes: at most a third of an object is unused.
+const CLASSES: [u32; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+
+const BACKED_PAGES: u8 = 0b1_1111;
+const BACKED_DESCRIPTOR: u8 = 1 << 5;
+const MAYBE_MORE: u8 = 1 << 6;
+
+/// Spans whose books are extended at a time: one page of backing bytes.
+const TRACKING_STEP: u32 = PAGE as u32;
+
+fn class_of(granules: u32) -> Option<usize> {
+    (granules <= CLASSES[CLASSES.len() - 1]).then(|| CLASSES.partition_point(|size| *size < granules))
+}
+
+fn pages_of(byte: u8) -> u8 {
+    (byte & BACKED_PAGES).min(PAGES_PER_SPAN)
+}
+
+/// The extent that a payload of this length needs. `None` if it fits in the slot.
+pub(crate) fn extent_for(len: u64) -> Option<u64> {
+    if len <= INLINE as u64 {
+        return None;
+    }
+    let granules = len.div_ceil(GRANULE);
+    Some(match class_of(granules.min(u64::from(u32::MAX)) as u32) {
+        Some(class) => u64::from(CLASSES[class]),
+        None => len.div_ceil(SPAN) * u64::from(GRANULES_PER_SPAN),
+    })
+}
+
+/// An extent, and whether memory stands behind all of it already.
+pub(crate) struct Allocation {
+    pub extent: Extent,
+    pub is_backed: bool,
+}
+
+impl Section<'_> {
+    /// Takes room for a payload that does not fit in its slot. The slot's state makes it true, or nothing does.
+    pub(crate) fn allocate(&mut self, len: u64) -> Result<Result<Allocation, Growth>, Error> {
+        let granules = extent_for(len).unwrap_or(1);
+        let allocated = match class_of(granules.min(u64::from(u32::MAX)) as u32) {
+            Some(class) => self.allocate_object(class)?.map(|extent| Allocation {
+                extent,
+                is_backed: true,
+            }),
+            None => {
+                let spans = u32::try_from(granules / u64::from(GRANULES_PER_SPAN)).unwrap_or(u32::MAX);
+                self.allocate_run(spans, len)?
+            }
+        };
+        if let Ok(allocation) = &allocated {
+            self.hot().used_bytes.add(allocation.extent.bytes());
+        }
+        Ok(allocated)
+    }
+
+    fn allocate_object(&mut self, class: usize) -> Result<Result<Extent, Growth>, Error> {
+        let hot = self.hot();
+        let mut span = hot.partial[class].get();
+        if span == 0 {
+            let found = match self.find_run(1)? {
+                Ok(found) => found,
+                Err(growth) => return Ok(Err(growth)),
+            };
+            let backing = self.queue.segment.backing(found)?.get();
+            if pages_of(backing) < PAGES_PER_SPAN || backing & BACKED_DESCRIPTOR == 0 {
+                return Ok(Err(Growth::Span));
+            }
+            self.mark_run(found, 1, true)?;
+            let descriptor = self.queue.segment.descriptor(found)?;
+            descriptor.class.set(class as u32 + 1);
+            descriptor.used.set(0);
+            for word in &descriptor.taken {
+                word.set(0);
+            }
+            self.push_partial(class, found)?;
+            span = found + 1;
+        }
+        let span = span - 1;
+        let descriptor = self.queue.segment.descriptor(span)?;
+        let (size, capacity) = (CLASSES[class], GRANULES_PER_SPAN / CLASSES[class]);
+        if descriptor.class.get() != class as u32 + 1 {
+            return Err(self.corrupt("a span is on the list of another class"));
+        }
+        for (i, word) in descriptor.taken.iter().enumerate() {
+            let taken = word.get();
+            let object = i as u32 * 64 + (!taken).trailing_zeros();
+            if taken == u64::MAX || object >= capacity {
+                continue;
+            }
+            word.set(taken | 1 << (object % 64));
+            descriptor.used.add(1);
+            if descriptor.used.get() == capacity {
+                self.unlink_partial(class, span)?;
+            }
+            return Ok(Ok(Extent {
+                start: span * GRANULES_PER_SPAN + object * size,
+                granules: size,
+            }));
+        }
+        Err(self.corrupt("a span with room has none"))
+    }
+
+    fn allocate_run(&mut self, spans: u32, len: u64) -> Result<Result<Allocation, Growth>, Error> {
+        let first = match self.find_run(spans)? {
+            Ok(first) => first,
+            Err(growth) => return Ok(Err(growth)),
+        };
+        self.mark_run(first, spans, true)?;
+        let mut is_backed = true;
+        for i in 0..spans {
+            let backing = self.queue.segment.backing(first + i)?;
+            if pages_of(backing.get()) < pages_needed(len, i) {
+                backing.set(backing.get() | MAYBE_MORE);
+                is_backed = false;
+            }
+        }
+        let extent = Extent {
+            start: first * GRANULES_PER_SPAN,
+            granules: spans * GRANULES_PER_SPAN,
+        };
+        Ok(Ok(Allocation { extent, is_backed }))
+    }
+
+    /// Books that `fallocate` has put memory behind a run for a payload of `len` bytes.
+    pub(crate) fn note_backed(&mut self, extent: Extent, len: u64) -> Result<(), Error> {
+        for i in 0..extent.granules / GRANULES_PER_SPAN {
+            let backing = self.queue.segment.backing(extent.start / GRANULES_PER_SPAN + i)?;
+            let (old, new) = (pages_of(backing.get()), pages_needed(len, i));
+            if new > old {
+                backing.set(backing.get() & !BACKED_PAGES & !MAYBE_MORE | new);
+                self.hot().pages_backed.add(u64::from(new - old));
+            }
+        }
+        self.hot().grown.set(1);
+        Ok(())
+    }
+
+    /// Returns an extent. Its slot refers to it no more.
+    pub(crate) fn free_extent(&mut self, extent: Extent) -> Result<(), Error> {
+        self.queue.segment.extent_at(extent, 0)?;
+        let span = extent.start / GRANULES_PER_SPAN;
+        let Some(class) = class_of(extent.granules) else {
+            return self.mark_run(span, extent.granules / GRANULES_PER_SPAN, false);
+        };
+        let descriptor = self.queue.segment.descriptor(span)?;
+        let (size, capacity) = (CLASSES[class], GRANULES_PER_SPAN / CLASSES[class]);
+        let object = extent.start % GRANULES_PER_SPAN / size;
+        let (word, bit) = (&descriptor.taken[(object / 64) as usize & 7], 1 << (object % 64));
+        if descriptor.class.get() != class as u32 + 1 || word.get() & bit == 0 {
+            return Err(self.corrupt("an extent is freed that was not taken"));
+        }
+        word.set(word.get() & !bit);
+        descriptor.used.sub(1);
+        if descriptor.used.get() + 1 == capacity {
+            self.push_partial(class, span)?;
+        }
+        // One empty span a class is kept divided: a queue that is filled and drained does not divide it again each time.
+        if descriptor.used.get() == 0 && (descriptor.prev.get() != 0 || descriptor.next.get() != 0) {
+            self.unlink_partial(class, span)?;
+            descriptor.class.set(0);
+            self.mark_run(span, 1, false)?;
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ spans
+
+    /// The first free run of that many spans: low addresses first, because they are warm.
+    fn find_run(&self, spans: u32) -> Result<Result<u32, Growth>, Error> {
+        let hot = self.hot();
+        let tracked = hot.spans_tracked.get().min(self.queue.segment.geometry.spans);
+        let mut at = hot.span_hint.get();
+        let mut free = 0;
+        while at < tracked {
+            let left = 64 - at % 64;
+            let word = self.queue.segment.bitmap(at)?.get() >> (at % 64);
+            if word & 1 == 0 {
+                let zeros = word.trailing_zeros().min(left).min(tracked - at);
+                free += zeros;
+                at += zeros;
+                if free >= spans {
+                    return Ok(Ok(at - free));
+                }
+            } else {
+                free = 0;
+                at += word.trailing_ones().min(left);
+            }
+        }
+        if tracked == self.queue.segment.geometry.spans {
+            let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
+            return Err(Error::OutOfMemory {
+                needed: u64::from(spans) * SPAN,
+                used: hot.used_bytes.get(),
+                limit,
+            });
+        }
+        Ok(Err(Growth::Tracking(spans)))
+    }
+
+    /// Marks a run of spans as taken or free.
+    fn mark_run(&mut self, first: u32, spans: u32, taken: bool) -> Result<(), Error> {
+        let hot = self.hot();
+        let end = first.saturating_add(spans);
+        if end > hot.spans_tracked.get() {
+            return Err(self.corrupt("a run of spans lies outside the heap"));
+        }
+        let mut at = first;
+        while at < end {
+            let count = (64 - at % 64).min(end - at);
+            let mask = (u64::MAX >> (64 - count)) << (at % 64);
+            let word = self.queue.segment.bitmap(at)?;
+            if word.get() & mask != if taken { 0 } else { mask } {
+                return Err(self.corrupt("a span is taken twice, or freed twice"));
+            }
+            word.set(word.get() ^ mask);
+            at += count;
+        }
+        if taken {
+            hot.spans_used.add(u64::from(spans));
+            hot.spans_high.set(hot.spans_high.get().max(end));
+            if first == hot.span_hint.get() {
+                hot.span_hint.set(end);
+            }
+        } else {
+            hot.spans_used.sub(u64::from(spans));
+            hot.span_hint.set(hot.span_hint.get().min(first));
+        }
+        Ok(())
+    }
+
+    fn push_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
+        let head = &self.hot().partial[class];
+        let descriptor = self.queue.segment.descriptor(span)?;
+        descriptor.prev.set(0);
+        descriptor.next.set(head.get());
+        if head.get() != 0 {
+            self.queue.segment.descriptor(head.get() - 1)?.prev.set(span + 1);
+        }
+        head.set(span + 1);
+        Ok(())
+    }
+
+    fn unlink_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
+        let head = &self.hot().partial[class];
+        let descriptor = self.queue.segment.descriptor(span)?;
+        let (next, prev) = (descriptor.next.get(), descriptor.prev.get());
+        let before = if prev == 0 {
+            head
+        } else {
+            &self.queue.segment.descriptor(prev - 1)?.next
+        };
+        if before.get() != span + 1 {
+            return Err(self.corrupt("a list of spans is torn"));
+        }
+        before.set(next);
+        if next != 0 {
+            self.queue.segment.descriptor(next - 1)?.prev.set(prev);
+        }
+        descriptor.next.set(0);
+        descriptor.prev.set(0);
+        Ok(())
+    }
+
+    /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the top down.
+    pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
+        let hot = self.hot();
+        let segment = &self.queue.segment;
+        let mut end = hot.spans_high.get().min(hot.spans_tracked.get());
+        let is_free_and_backed = |span: u32| -> Result<bool, Error> {
+            let taken = segment.bitmap(span)?.get() >> (span % 64) & 1 != 0;
+            Ok(!taken && segment.backing(span)?.get() & (BACKED_PAGES | MAYBE_MORE) != 0)
+        };
+        while end > 0
+            && segment.bitmap(end - 1)?.get() >> ((end - 1) % 64) & 1 == 0
+            && !is_free_and_backed(end - 1)?
+        {
+            end -= 1;
+        }
+        // What lies above is free and has nothing behind it: nobody need look there again.
+        hot.spans_high.set(end);
+        while end > 0 && !is_free_and_backed(end - 1)? {
+            end -= 1;
+        }
+        let mut first = end;
+        while first > 0 && end - first < most && is_free_and_backed(first - 1)? {
+            first -= 1;
+        }
+        if first == end {
+            return Ok(None);
+        }
+        let Ok(slot) = self.pop_slot()? else {
+            return Ok(None);
+        };
+        let extent = Extent {
+            start: first * GRANULES_PER_SPAN,
+            granules: (end - first) * GRANULES_PER_SPAN,
+        };
+        self.mark_run(first, end - first, true)?;
+        for span in first..end {
+            let backing = segment.backing(span)?;
+            hot.pages_backed.sub(u64::from(pages_of(backing.get())));
+            // From here on nobody trusts these pages; should this process die before it punches, they are found again.
+            backing.set(backing.get() & !BACKED_PAGES | MAYBE_MORE);
+        }
+        self.fill(slot, Some(extent), 0)?;
+        self.claim(slot)?;
+        self.hold(slot)?;
+        Ok(Some((slot, extent)))
+    }
+
+    /// Books that a claimed run has been punched.
+    pub(crate) fn note_punched(&mut self, extent: Extent) -> Result<(), Error> {
+        for i in 0..extent.granules / GRANULES_PER_SPAN {
+            let backing = self.queue.segment.backing(extent.start / GRANULES_PER_SPAN + i)?;
+            backing.set(backing.get() & !BACKED_PAGES & !MAYBE_MORE);
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ rebuild
+
+    /// Forgets what is taken; the backing bytes stay.
+    pub(crate) fn clear_heap(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        let segment = &self.queue.segment;
+        let tracked = hot.spans_tracked.get().min(segment.geometry.spans);
+        let mut pages = 0;
+        for span in 0..tracked {
+            if span % 64 == 0 {
+                segment.bitmap(span)?.set(0);
+            }
+            let backing = segment.backing(span)?.get();
+            pages += u64::from(pages_of(backing));
+            if backing & BACKED_DESCRIPTOR != 0 {
+                let descriptor = segment.descriptor(span)?;
+                descriptor.class.set(0);
+                descriptor.used.set(0);
+                for word in &descriptor.taken {
+                    word.set(0);
+                }
+            }
+        }
+        hot.pages_backed.set(pages);
+        hot.spans_used.set(0);
+        hot.spans_high.set(0);
+        hot.span_hint.set(0);
+        for head in &hot.partial {
+            head.set(0);
+        }
+        Ok(())
+    }
+
+    /// Marks the extent of a slot as taken; two slots that claim the same memory are damage.
+    pub(crate) fn mark_extent(&mut self, extent: Extent) -> Result<(), Error> {
+        self.queue.segment.extent_at(extent, 0)?;
+        let span = extent.start / GRANULES_PER_SPAN;
+        let Some(class) = class_of(extent.granules) else {
+            if extent.start % GRANULES_PER_SPAN != 0 || extent.granules % GRANULES_PER_SPAN != 0 {
+                return Err(self.corrupt("a run of spans is not whole"));
+            }
+            return self.mark_run(span, extent.granules / GRANULES_PER_SPAN, true);
+        };
+        let size = CLASSES[class];
+        let (object, rest) = (
+            extent.start % GRANULES_PER_SPAN / size,
+            extent.start % GRANULES_PER_SPAN % size,
+        );
+        if size != extent.granules || rest != 0 || object >= GRANULES_PER_SPAN / size {
+            return Err(self.corrupt("an extent is no object of its class"));
+        }
+        if span >= self.hot().spans_tracked.get()
+            || self.queue.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0
+        {
+            return Err(self.corrupt("an extent lies in a span without a descriptor"));
+        }
+        let descriptor = self.queue.segment.descriptor(span)?;
+        if descriptor.class.get() == 0 {
+            self.mark_run(span, 1, true)?;
+            descriptor.class.set(class as u32 + 1);
+        }
+        let (word, bit) = (&descriptor.taken[(object / 64) as usize & 7], 1 << (object % 64));
+        if descriptor.class.get() != class as u32 + 1 || word.get() & bit != 0 {
+            return Err(self.corrupt("two items lie in the same memory"));
+        }
+        word.set(word.get() | bit);
+        descriptor.used.add(1);
+        Ok(())
+    }
+
+    /// After all extents are marked: the lists of divided spans with room.
+    pub(crate) fn relist_spans(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        for span in (0..hot.spans_high.get().min(hot.spans_tracked.get())).rev() {
+            if self.queue.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0 {
+                continue;
+            }
+            let descriptor = self.queue.segment.descriptor(span)?;
+            let Some(class) = descriptor.class.get().checked_sub(1) else {
+                continue;
+            };
+            let Some(size) = CLASSES.get(class as usize) else {
+                return Err(self.corrupt("a span has no known class"));
+            };
+            if descriptor.used.get() < GRANULES_PER_SPAN / size {
+                self.push_partial(class as usize, span)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages of the `i`-th span of a run that a payload of `len` bytes touches.
+fn pages_needed(len: u64, i: u32) -> u8 {
+    len.saturating_sub(u64::from(i) * SPAN).min(SPAN).div_ceil(PAGE) as u8
+}
+
+impl Queue {
+    /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to race.
+    pub(crate) fn grow(&self, section: Section<'_>, growth: Growth) -> Result<(), Error> {
+        match growth {
+            Growth::Slots => self.grow_slots(section),
+            Growth::Tracking(spans) => self.grow_tracking(section, spans),
+            Growth::Span => self.grow_span(section),
+        }
+    }
+
+    /// Doubles the slots, in steps of at most 1 MiB.
+    fn grow_slots(&self, section: Section<'_>) -> Result<(), Error> {
+        let hot = section.hot();
+        let (old, capacity) = (hot.slots_backed.get(), self.segment.geometry.slots);
+        let trims = hot.slot_trims.get();
+        drop(section);
+        if old >= capacity {
+            let used = hot.used_bytes.get();
+            let limit = self.options.max_bytes.unwrap_or(u64::MAX);
+            return Err(Error::OutOfMemory {
+                needed: size_of::<Slot>() as u64,
+                used,
+                limit,
+            });
+        }
+        let new = old.saturating_add(old.clamp(32, 8192)).min(capacity);
+        let at = |slot: u32| self.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
+        self.segment.back(at(old), at(new) - at(old))?;
+        fault!("grow.backed");
+        let section = self.enter_surely()?;
+        // Another may have grown it too, or a trim shrunk it: then the caller looks again and finds out.
+        if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
+            hot.slots_backed.set(new);
+            hot.grown.set(1);
+        }
+        drop(section);
+        Ok(())
+    }
+
+    /// Extends bitmap and backing bytes so that `spans` more fit.
+    fn grow_tracking(&self, section: Section<'_>, spans: u32) -> Result<(), Error> {
+        let hot = section.hot();
+        let old = hot.spans_tracked.get();
+        drop(section);
+        let all = self.segment.geometry.spans;
+        let new = old
+            .saturating_add(spans.div_ceil(TRACKING_STEP) * TRACKING_STEP)
+            .min(all);
+        self.segment.back(
+            self.segment.geometry.backing_at + u64::from(old),
+            u64::from(new - old),
+        )?;
+        let words = |span: u32| self.segment.geometry.bitmap_at + u64::from(span / 64) * 8;
+        self.segment.back(words(old), words(new - 1) + 8 - words(old))?;
+        fault!("grow.backed");
+        let section = self.enter_surely()?;
+        if section.hot().spans_tracked.get() == old {
+            section.hot().spans_tracked.set(new);
+        }
+        Ok(())
+    }
+
+    /// Puts memory behind a free span and its descriptor, which is claimed meanwhile as if it were a payload.
+    fn grow_span(&self, mut section: Section<'_>) -> Result<(), Error> {
+        let (Ok(span), Ok(slot)) = (section.find_run(1)?, section.pop_slot()?) else {
+            // Something else is missing by now: the caller asks for that next.
+            return self.grow_slots(section);
+        };
+        let extent = Extent {
+            start: span * GRANULES_PER_SPAN,
+            granules: GRANULES_PER_SPAN,
+        };
+        section.mark_run(span, 1, true)?;
+        let backing = self.segment.backing(span)?;
+        backing.set(backing.get() | MAYBE_MORE);
+        section.fill(slot, Some(extent), 0)?;
+        section.claim(slot)?;
+        section.hold(slot)?;
+        drop(section);
+        let descriptor_at =
+            self.segment.geometry.descriptors_at + u64::from(span) * size_of::<SpanDescriptor>() as u64;
+        let backed = self
+            .segment
+            .back(self.segment.extent_at(extent, SPAN)?, SPAN)
+            .and_then(|()| self.segment.back(descriptor_at / PAGE * PAGE, PAGE));
+        fault!("grow.backed");
+        let mut section = self.enter_surely()?;
+        if backed.is_ok() {
+            section.note_backed(extent, SPAN)?;
+            backing.set(backing.get() | BACKED_DESCRIPTOR);
+        }
+        section.release_claim(slot)?;
+        backed
+    }
+}
+
+impl Section<'_> {
+    /// CLAIMED -> FREE: what was claimed is not needed, or not had.
+    pub(crate) fn release_claim(&mut self, slot: u32) -> Result<(), Error> {
+        if self.slot(slot)?.word().state() != Some(State::Claimed) {
+            return Err(self.corrupt("a claimed slot is claimed no more"));
+        }
+        self.let_go(slot, self.me)?;
+        self.free_slot(slot)
+    }
+}

@@ -1,0 +1,291 @@
+//! The shared layout: what lies where in a segment, and what each word means.
+//!
+//! ```text
+//! 0         4 KiB     8 KiB           264 KiB        1.3 MiB
+//! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+------+
+//! | Header  | Hot     | Participant[] | WaiterCell[] | backing   | span      | SpanDesc[]  | Slot[]| heap |
+//! | const   | lock... | 64 B each     | 64 B each    | u8 a span | bitmap    | 128 B each  | 128 B | 64KiB|
+//! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+ spans|
+//! ```
+//!
+//! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`) before its
+//! pages are touched for the first time. Everything is found by offset or by index; index 0 means "none", and element 0
+//! of every indexed region is unused. All words are atomics, so a reference to them is sound whoever writes.
+//!
+//! Truth: `Slot::state` with the slot's own fields, `WaiterCell::word`, `Participant::word`, the lock word, the
+//! backing bytes, and the two counters that never repeat (`Hot::published`, `Hot::leases`). The rest is cache: the
+//! rebuild (recovery.rs) computes it anew from the truth.
+
+use core::mem::{offset_of, size_of};
+
+use crate::sync::{AtomicU32, AtomicU64};
+
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
+pub(crate) const VERSION: u32 = 1;
+
+pub(crate) const PAGE: u64 = 4096;
+pub(crate) const PARTICIPANTS: u32 = 4096;
+pub(crate) const CELLS: u32 = 16384;
+
+/// A span is the unit of the heap's bookkeeping, a granule the unit of its addresses.
+pub(crate) const SPAN: u64 = 64 * 1024;
+pub(crate) const GRANULE: u64 = 128;
+pub(crate) const GRANULES_PER_SPAN: u32 = (SPAN / GRANULE) as u32;
+pub(crate) const PAGES_PER_SPAN: u8 = (SPAN / PAGE) as u8;
+
+/// Payload bytes that fit in the slot itself.
+pub(crate) const INLINE: usize = 72;
+
+/// Written once, before anybody else can see the segment.
+#[repr(C)]
+pub(crate) struct Header {
+    pub magic: AtomicU64,
+    pub version: AtomicU32,
+    pub acknowledged: AtomicU32,
+    pub fingerprint: AtomicU64,
+    pub id: [AtomicU64; 2],
+    pub length: AtomicU64,
+    pub slots: AtomicU32,
+    pub spans: AtomicU32,
+    pub maxsize: AtomicU64,
+    pub max_bytes: AtomicU64,
+    pub soft_bytes: AtomicU64,
+    pub max_deliveries: AtomicU32,
+    pub reserved: AtomicU32,
+}
+
+/// Everything that a put or a get touches under the lock, in a few cache lines.
+#[repr(C, align(64))]
+pub(crate) struct Hot {
+    // Line 0: the queue itself.
+    /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See lock.rs.
+    pub lock: AtomicU32,
+    /// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiter.rs.
+    pub getter_spinning: AtomicU32,
+    pub putter_spinning: AtomicU32,
+    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`.
+    pub damaged: AtomicU32,
+    /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by spinners.
+    pub ready_count: AtomicU64,
+    pub ready: List,
+    pub free_head: AtomicU32,
+    /// Slots below it have been used at least once since the last trim.
+    pub slots_high: AtomicU32,
+    /// The place in the order of the item published last, and so the number of puts.
+    pub published: AtomicU64,
+    /// Items of an acknowledged queue that were put and not yet finished.
+    pub unfinished: AtomicU64,
+    /// The largest `ready_count` so far.
+    pub high_water: AtomicU64,
+
+    // Line 1: counters and the lists of the rarer states.
+    pub put_bytes: AtomicU64,
+    pub leases: AtomicU64,
+    pub redeliveries: AtomicU64,
+    pub dead_count: AtomicU64,
+    pub dead: List,
+    pub orphans: List,
+    /// Slots in the hands of a participant (LEASED or CLAIMED).
+    pub owned_count: AtomicU64,
+    /// Payload bytes of the items that are ready.
+    pub ready_bytes: AtomicU64,
+
+    // Line 2: waiters, see waiter.rs.
+    pub waiters: [WaiterList; 3],
+    pub cells_free: AtomicU32,
+    pub cells_high: AtomicU32,
+
+    // Line 3: memory, see heap.rs and slot.rs.
+    /// Bytes of extents with a payload; with the slots in use they are what `max_bytes` limits.
+    pub used_bytes: AtomicU64,
+    /// Spans that are not free, and pages of the heap that are backed.
+    pub spans_used: AtomicU64,
+    pub pages_backed: AtomicU64,
+    pub slots_used: AtomicU32,
+    pub slots_backed: AtomicU32,
+    pub cells_backed: AtomicU32,
+    pub spans_high: AtomicU32,
+    /// Spans whose backing bytes and bitmap are backed themselves.
+    pub spans_tracked: AtomicU32,
+    /// No span below this one is free.
+    pub span_hint: AtomicU32,
+    pub participants_high: AtomicU32,
+    /// Not 0 if memory was extended since it was last given back.
+    pub grown: AtomicU32,
+    /// When somebody last looked for the dead, in coarse milliseconds of the monotonic clock.
+    pub looked_at: AtomicU64,
+    /// When memory was last given back, by the same clock.
+    pub trimmed_at: AtomicU64,
+    /// How often slots were given back: who extends them outside the lock notices that it was overtaken.
+    pub slot_trims: AtomicU64,
+
+    // Lines 4 and 5: for each size class the spans that have room.
+    pub partial: [AtomicU32; 24],
+}
+
+/// A doubly linked list of slots through `Slot::next` and `Slot::prev`.
+#[repr(C)]
+pub(crate) struct List {
+    pub head: AtomicU32,
+    pub tail: AtomicU32,
+}
+
+/// A doubly linked list of waiter cells.
+#[repr(C)]
+pub(crate) struct WaiterList {
+    pub head: AtomicU32,
+    pub tail: AtomicU32,
+    pub length: AtomicU32,
+    /// Chosen by a waker and not yet back under the lock.
+    pub on_way: AtomicU32,
+}
+
+/// A process that takes part. See participant.rs.
+#[repr(C, align(64))]
+pub(crate) struct Participant {
+    /// alive (bit 0), incarnation (bits 1..20), pid (bits 32..64).
+    pub word: AtomicU64,
+    pub start_time: AtomicU64,
+    pub pid_namespace: AtomicU64,
+    /// Slots it holds, in the order in which it took them.
+    pub held: List,
+    /// Not 0 if it has no life byte: it had no descriptor to lock when it registered.
+    pub lifeless: AtomicU32,
+}
+
+/// A thread that waits. See waiter.rs.
+#[repr(C, align(64))]
+pub(crate) struct WaiterCell {
+    /// FREE, SLEEPING, WOKEN or LATE: the futex it sleeps on.
+    pub word: AtomicU32,
+    /// Its participant, as in the lock word.
+    pub owner: AtomicU32,
+    pub kind: AtomicU32,
+    pub next: AtomicU32,
+    pub prev: AtomicU32,
+}
+
+/// One item, or memory that one participant has claimed. See slot.rs for the states.
+#[repr(C, align(64))]
+pub(crate) struct Slot {
+    /// state (bits 0..4), redeliveries (bits 4..12), owner's index (bits 12..24), owner's incarnation (bits 24..43).
+    pub state: AtomicU64,
+    /// The item's place in the order of publication.
+    pub seq: AtomicU64,
+    pub next: AtomicU32,
+    pub prev: AtomicU32,
+    pub len: AtomicU64,
+    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline.
+    pub extent: AtomicU64,
+    /// The thread that leased it, and the lease's place in the order of leases.
+    pub holder: AtomicU32,
+    /// Not 0 while the holder looks at the payload in place.
+    pub reading: AtomicU32,
+    pub lease: AtomicU64,
+    pub inline: [AtomicU64; INLINE / 8],
+}
+
+/// A span that is divided into objects of one size class. See heap.rs.
+#[repr(C, align(64))]
+pub(crate) struct SpanDescriptor {
+    /// Size class + 1, or 0 if the span is free or part of a run.
+    pub class: AtomicU32,
+    pub used: AtomicU32,
+    pub next: AtomicU32,
+    pub prev: AtomicU32,
+    pub reserved: [AtomicU64; 6],
+    /// One bit an object.
+    pub taken: [AtomicU64; 8],
+}
+
+const _: () = {
+    assert!(size_of::<Header>() <= PAGE as usize);
+    assert!(size_of::<Hot>() <= PAGE as usize);
+    assert!(offset_of!(Hot, put_bytes) == 64);
+    assert!(size_of::<Participant>() == 64);
+    assert!(size_of::<WaiterCell>() == 64);
+    assert!(size_of::<Slot>() == 128);
+    assert!(offset_of!(Slot, inline) + INLINE == 128);
+    assert!(size_of::<SpanDescriptor>() == 128);
+};
+
+/// A hash of where the fields lie: two builds that disagree refuse to share a segment.
+pub(crate) const FINGERPRINT: u64 = {
+    let facts = [
+        size_of::<Header>(),
+        size_of::<Hot>(),
+        offset_of!(Hot, ready),
+        offset_of!(Hot, published),
+        offset_of!(Hot, dead),
+        offset_of!(Hot, waiters),
+        offset_of!(Hot, used_bytes),
+        offset_of!(Hot, partial),
+        offset_of!(Participant, held),
+        offset_of!(WaiterCell, next),
+        offset_of!(Slot, extent),
+        offset_of!(Slot, inline),
+        offset_of!(SpanDescriptor, taken),
+        PARTICIPANTS as usize,
+        CELLS as usize,
+        SPAN as usize,
+        GRANULE as usize,
+    ];
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325; // FNV-1a
+    let mut i = 0;
+    while i < facts.len() {
+        hash = (hash ^ facts[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        i += 1;
+    }
+    hash
+};
+
+/// Where the regions of a segment begin; a function of its two capacities alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    pub slots: u32,
+    pub spans: u32,
+    pub participants_at: u64,
+    pub cells_at: u64,
+    pub backing_at: u64,
+    pub bitmap_at: u64,
+    pub descriptors_at: u64,
+    pub slots_at: u64,
+    pub heap_at: u64,
+    pub length: u64,
+}
+
+pub(crate) const HEADER_AT: u64 = 0;
+pub(crate) const HOT_AT: u64 = PAGE;
+
+const fn to_page(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE) * PAGE
+}
+
+impl Geometry {
+    pub(crate) const MAX_SLOTS: u32 = 1 << 27;
+    /// Granule addresses have 32 bits.
+    pub(crate) const MAX_SPANS: u32 = u32::MAX / GRANULES_PER_SPAN - 1;
+
+    pub(crate) fn new(slots: u32, spans: u32) -> Geometry {
+        let participants_at = HOT_AT + PAGE;
+        let cells_at = participants_at + to_page(u64::from(PARTICIPANTS) * size_of::<Participant>() as u64);
+        let backing_at = cells_at + to_page(u64::from(CELLS) * size_of::<WaiterCell>() as u64);
+        let bitmap_at = backing_at + to_page(u64::from(spans));
+        let descriptors_at = bitmap_at + to_page(u64::from(spans).div_ceil(64) * 8);
+        let slots_at = descriptors_at + to_page(u64::from(spans) * size_of::<SpanDescriptor>() as u64);
+        let heap_at = (slots_at + u64::from(slots) * size_of::<Slot>() as u64).div_ceil(SPAN) * SPAN;
+        let length = heap_at + u64::from(spans) * SPAN;
+        Geometry {
+            slots,
+            spans,
+            participants_at,
+            cells_at,
+            backing_at,
+            bitmap_at,
+            descriptors_at,
+            slots_at,
+            heap_at,
+            length,
+        }
+    }
+}

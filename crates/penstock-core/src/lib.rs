@@ -1,0 +1,59 @@
+//! Queues of bytes in shared memory, between processes, that stay right when any participant is killed at any moment.
+//!
+//! The data's way, and the files it passes:
+//!
+//! ```text
+//! put.rs:  bytes -> slot.rs (and heap.rs for what does not fit) -> READY -> waiter.rs wakes one getter
+//! get.rs:  READY -> LEASED -> copy or view -> FREE, or LEASED until done.rs finishes the item
+//! ```
+//!
+//! Under them lie lock.rs (one short lock a queue, which a survivor takes over), recovery.rs (what a survivor does then),
+//! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
+//! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
+
+mod done;
+mod error;
+pub mod fault;
+mod fork;
+mod get;
+mod heap;
+mod layout;
+mod lock;
+mod participant;
+mod platform;
+mod put;
+mod queue;
+mod recovery;
+mod segment;
+mod slot;
+mod statistics;
+mod sync;
+mod trim;
+mod waiter;
+
+pub use error::Error;
+pub use get::{Delivery, Lent};
+pub use queue::{Options, Patience, Queue, Wait};
+pub use statistics::Statistics;
+
+/// Names a queue for ever, on every machine.
+pub type Id = [u8; 16];
+
+/// Payloads up to this size are copied inside the critical section; larger ones outside it.
+pub const SMALL: usize = 2048;
+
+/// Names an item: where it was put, and its place in the order of publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub slot: u32,
+    pub seq: u64,
+}
+
+/// How a participant's part in a queue ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// In order: items taken and not acknowledged stay unfinished for ever, as `multiprocessing` has it.
+    Clean,
+    /// By a failure: items taken and not acknowledged go to somebody else.
+    Crashed,
+}

@@ -1,0 +1,247 @@
+//! The lock of a queue, which a survivor takes over when its holder died, and the critical section it guards.
+//!
+//! Requirements. Held for tens of nanoseconds; never held by nobody knows whom; taken over from a holder that is
+//! proven dead, within one time slice; a stopped holder is alive and is waited for.
+//!
+//! Protocol. The lock word is a futex:
+//!
+//! ```text
+//!    bit 31      bits 12..31    bits 0..12
+//!    contended   incarnation    participant's index        all zero: free
+//! ```
+//!
+//! To take it is one compare-and-swap from 0 to one's own name, so at every instant the word says who holds it. Who finds
+//! it taken spins briefly, sets `contended`, and sleeps on the word in slices of 50 ms. At the end of a slice it asks the
+//! kernel whether the holder lives (participant.rs); if the holder is proven dead, one compare-and-swap from the dead
+//! name to one's own takes the lock over: of several survivors one wins. The winner rebuilds (recovery.rs) before it
+//! does anything else; if it dies in that, the next one starts the same from the beginning.
+//!
+//! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
+//! compare-and-swap from 0. It is not fair.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::layout::{Hot, Slot, WaiterCell};
+use crate::platform::{self, Slept};
+use crate::queue::{Patience, Queue, Wait};
+use crate::sync::{Ordering, Word, spin_loop};
+
+pub(crate) const CONTENDED: u32 = 1 << 31;
+const SLICE: Duration = Duration::from_millis(50);
+/// Rounds of looking at a taken lock before sleeping: a few microseconds, some dozens of critical sections.
+const SPINS: u32 = 100;
+/// Woken after the lock is released; more than these are woken before.
+const WAKES: usize = 8;
+
+/// A participant's name, as it stands in the lock word: index (bits 0..12), incarnation (bits 12..31).
+pub(crate) fn index_of(name: u32) -> u32 {
+    name & 0xfff
+}
+
+/// The critical section: whoever has one holds the lock. Dropping it restores the waiters' invariant (waiter.rs),
+/// releases the lock and then makes the wake-up calls.
+///
+/// Inside it there is no Python, no allocation, no logging and no panic.
+pub(crate) struct Section<'q> {
+    pub queue: &'q Queue,
+    pub me: u32,
+    wakes: [u32; WAKES],
+    wake_count: usize,
+}
+
+impl Queue {
+    /// Takes the lock. `Error::Busy` if the wait's patience ended first.
+    #[inline]
+    pub(crate) fn enter(&self, wait: &mut Wait<'_>) -> Result<Section<'_>, Error> {
+        let me = self.member()?;
+        let hot = self.segment.hot();
+        // Acquire: pairs with the release in Section::drop of the holder before, or with the release of the commits of
+        // a dead holder, whose stores the kernel made visible before it reported the death.
+        if hot
+            .lock
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            self.enter_slow(me, wait)?;
+        }
+        let section = Section {
+            queue: self,
+            me,
+            wakes: [0; WAKES],
+            wake_count: 0,
+        };
+        fault!("lock.taken");
+        if hot.damaged.get() != 0 {
+            return Err(section.corrupt("found damaged before"));
+        }
+        Ok(section)
+    }
+
+    /// Takes the lock however long it takes; for work that must be finished.
+    pub(crate) fn enter_surely(&self) -> Result<Section<'_>, Error> {
+        self.enter(&mut Wait {
+            patience: Patience::Forever,
+            interrupted: &mut || false,
+        })
+    }
+
+    #[cold]
+    fn enter_slow(&self, me: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let word = &self.segment.hot().lock;
+        if platform::cores() > 1 {
+            for _ in 0..SPINS {
+                if word.get() == 0
+                    && word
+                        .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+                        .is_ok()
+                {
+                    return Ok(());
+                }
+                spin_loop();
+            }
+        }
+        if matches!(wait.patience, Patience::Try) {
+            return Err(Error::Busy);
+        }
+        loop {
+            let seen = word.get();
+            if seen == 0 {
+                // Others may sleep, so the word says contended: the release then wakes one, perhaps for nothing.
+                if word
+                    .compare_exchange(0, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    return Ok(());
+                }
+                continue;
+            }
+            if seen & CONTENDED == 0
+                && word
+                    .compare_exchange(seen, seen | CONTENDED, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            let taken = seen | CONTENDED;
+            let slice = match wait.patience {
+                Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()).min(SLICE),
+                _ => SLICE,
+            };
+            let slept = platform::futex_wait(word, taken, slice);
+            if slept == Slept::TimedOut && word.get() == taken {
+                if self.is_dead_holder(taken & !CONTENDED)? {
+                    // Acquire: see enter. Of all survivors that have seen the dead name, one succeeds.
+                    if word
+                        .compare_exchange(taken, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
+                        .is_ok()
+                    {
+                        fault!("takeover.taken");
+                        return self.recover(me);
+                    }
+                    continue;
+                }
+                if matches!(wait.patience, Patience::Until(deadline) if Instant::now() >= deadline) {
+                    return Err(Error::Busy);
+                }
+            }
+            if slept != Slept::Changed && (wait.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+        }
+    }
+
+    /// Whether the participant named in the lock word is proven dead.
+    fn is_dead_holder(&self, holder: u32) -> Result<bool, Error> {
+        match self.participant_named(holder)? {
+            Some(record) => Ok(self.is_dead(index_of(holder), record)),
+            // It let go, left, and its record was freed in the meantime; or the word is garbage.
+            None if self.segment.hot().lock.get() & !CONTENDED != holder => Ok(false),
+            None => Err(Error::Corrupt {
+                id: self.segment.id,
+                what: "the lock's holder is nobody",
+            }),
+        }
+    }
+
+    /// What the new holder does first after a take-over. On damage the queue is marked and the lock released.
+    fn recover(&self, me: u32) -> Result<(), Error> {
+        let mut section = Section {
+            queue: self,
+            me,
+            wakes: [0; WAKES],
+            wake_count: 0,
+        };
+        section.rebuild()?;
+        section.sweep_all_dead()?;
+        // The caller goes on inside the section: it makes its own guard.
+        core::mem::forget(section);
+        Ok(())
+    }
+}
+
+impl<'q> Section<'q> {
+    #[inline(always)]
+    pub(crate) fn hot(&self) -> &'q Hot {
+        self.queue.segment.hot()
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(&self, index: u32) -> Result<&'q Slot, Error> {
+        self.queue.segment.slot(index)
+    }
+
+    pub(crate) fn cell(&self, index: u32) -> Result<&'q WaiterCell, Error> {
+        self.queue.segment.cell(index)
+    }
+
+    pub(crate) fn my_index(&self) -> u32 {
+        index_of(self.me)
+    }
+
+    /// Notes the damage, so that every later operation answers the same.
+    #[cold]
+    pub(crate) fn corrupt(&self, what: &'static str) -> Error {
+        self.hot().damaged.set(1);
+        Error::Corrupt {
+            id: self.queue.segment.id,
+            what,
+        }
+    }
+
+    /// Has a cell woken once the lock is released.
+    pub(crate) fn wake_later(&mut self, cell: u32) {
+        match self.wakes.get_mut(self.wake_count) {
+            Some(place) => {
+                *place = cell;
+                self.wake_count += 1;
+            }
+            None => self.wake(cell),
+        }
+    }
+
+    fn wake(&self, cell: u32) {
+        if let Ok(cell) = self.queue.segment.cell(cell) {
+            platform::futex_wake(&cell.word, 1);
+        }
+    }
+}
+
+impl Drop for Section<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.settle();
+        let word = &self.hot().lock;
+        // Release: pairs with the acquire in Queue::enter of the next holder.
+        if word.swap(0, Ordering::Release) & CONTENDED != 0 {
+            platform::futex_wake(word, 1);
+        }
+        if self.wake_count > 0 {
+            fault!("unlock.before-wake");
+            for i in 0..self.wake_count.min(WAKES) {
+                self.wake(self.wakes[i]);
+            }
+        }
+    }
+}

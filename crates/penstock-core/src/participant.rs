@@ -1,0 +1,275 @@
+//! Participants: how a process becomes known to a queue, and how its death is proven.
+//!
+//! A process registers on its first operation. It takes the lock on its *life byte*, a byte range of the memory file
+//! locked through an open file description that belongs to this process alone; the kernel releases it when the process
+//! dies, by whatever death, once none of its threads can store any more. Then it publishes its record's word.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | life byte locked | the kernel unlocks it: nothing happened |
+//! | word = ALIVE | its life byte is free and its pid is gone: it is swept, and holds nothing |
+//! | start time, pid namespace noted | the same |
+//!
+//! Death is a fact that the kernel states, never a time-out: in the same pid namespace a pidfd that is readable, ESRCH or
+//! another start time; in any namespace a free life byte, except that a live process may have had its descriptors closed
+//! behind its back: a process that still maps the queue's memory lives, one that called `exec` does not map it any more.
+//!
+//! A record is freed under the lock only, after everything that its owner held has been swept.
+
+use std::os::fd::{IntoRawFd, OwnedFd};
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::fork;
+use crate::layout::{PAGE, PARTICIPANTS, Participant};
+use crate::lock::{Section, index_of};
+use crate::platform::{self, Life};
+use crate::queue::Queue;
+use crate::sync::{Ordering, Word};
+
+/// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), pid (bits 32..64).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RecordWord(u64);
+
+const INCARNATIONS: u32 = 1 << 19;
+const LAST: u32 = PARTICIPANTS - 1;
+
+impl RecordWord {
+    fn is_alive(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    fn incarnation(self) -> u32 {
+        (self.0 >> 1) as u32 & (INCARNATIONS - 1)
+    }
+
+    /// It had no descriptor to lock when it registered.
+    fn is_lifeless(self) -> bool {
+        self.0 & 1 << 20 != 0
+    }
+
+    fn pid(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn alive(incarnation: u32, lifeless: bool, pid: u32) -> RecordWord {
+        RecordWord(1 | u64::from(incarnation) << 1 | u64::from(lifeless) << 20 | u64::from(pid) << 32)
+    }
+
+    fn free(incarnation: u32) -> RecordWord {
+        RecordWord(u64::from(incarnation) << 1)
+    }
+}
+
+fn read(record: &Participant) -> RecordWord {
+    // Acquire: pairs with the release in register, so that what a living record says is complete.
+    RecordWord(record.word.load(Ordering::Acquire))
+}
+
+impl Queue {
+    /// This process's name in the queue, registered on first use.
+    #[inline]
+    pub(crate) fn member(&self) -> Result<u32, Error> {
+        fork::notice_fork();
+        match self.me.get() {
+            0 => self.register(),
+            me => Ok(me),
+        }
+    }
+
+    pub(crate) fn member_if_any(&self) -> Option<u32> {
+        Some(self.me.get()).filter(|me| *me != 0)
+    }
+
+    /// After a fork, in the child: the parent goes on under the old name.
+    pub(crate) fn forget_membership(&self) {
+        self.me.set(0);
+        platform::close_checked(
+            self.life.swap(-1, std::sync::atomic::Ordering::Relaxed),
+            self.segment.identity(),
+        );
+    }
+
+    #[cold]
+    fn register(&self) -> Result<u32, Error> {
+        let (pid, namespace) = (platform::process_id(), platform::pid_namespace());
+        let started = platform::start_time(pid).unwrap_or(0);
+        for attempt in 0..2 {
+            // One thread of the process at a time.
+            let open = fork::open_queues();
+            if let Some(me) = self.member_if_any() {
+                return Ok(me);
+            }
+            let high = self.segment.hot().participants_high.get();
+            let life = self.segment.fd().and_then(platform::reopen);
+            let Some(me) = self.claim_record(life.as_ref(), pid)? else {
+                break;
+            };
+            let record = self.segment.participant(index_of(me))?;
+            record.pid_namespace.set(namespace);
+            record.start_time.set(started);
+            self.life.store(
+                life.map_or(-1, IntoRawFd::into_raw_fd),
+                std::sync::atomic::Ordering::Relaxed,
+            );
+            self.me.set(me);
+            drop(open);
+            self.sweep_former_self(index_of(me), pid, started, namespace)?;
+            if index_of(me) > high {
+                // The next ones shall find the places of the dead rather than new ones.
+                self.look_for_dead(true)?;
+            }
+            if index_of(me) < LAST {
+                return Ok(me);
+            }
+            // The last place serves only to sweep, so that a table full of the dead is no dead end.
+            self.unregister();
+            if attempt == 1 {
+                break;
+            }
+        }
+        Err(Error::TooManyParticipants { limit: LAST - 1 })
+    }
+
+    /// Takes the first free record. `None` if there is none.
+    fn claim_record(&self, life: Option<&OwnedFd>, pid: u32) -> Result<Option<u32>, Error> {
+        let hot = self.segment.hot();
+        let per_page = (PAGE / size_of::<Participant>() as u64) as u32;
+        for index in 1..=LAST {
+            if index > hot.participants_high.get() && index % per_page == 0 {
+                let start = self.segment.geometry.participants_at + u64::from(index / per_page) * PAGE;
+                self.segment.back(start, PAGE)?;
+            }
+            let record = self.segment.participant(index)?;
+            let seen = read(record);
+            if seen.is_alive() || life.is_some_and(|life| !platform::hold_life(life, index)) {
+                continue;
+            }
+            fault!("register.life-held");
+            // Before the word: a record beyond the mark would never be looked at.
+            hot.participants_high.fetch_max(index, Ordering::Relaxed);
+            let incarnation = (seen.incarnation() + 1) % INCARNATIONS;
+            let word = RecordWord::alive(incarnation, life.is_none(), pid);
+            // Release: pairs with the acquire in read.
+            if record
+                .word
+                .compare_exchange(seen.0, word.0, Ordering::Release, Ordering::Relaxed)
+                .is_ok()
+            {
+                fault!("register.alive");
+                return Ok(Some(index | incarnation << 12));
+            }
+            // Somebody was quicker, or was alive and left between the look and the lock. This byte stays locked until
+            // this process ends, which harms nobody: whoever registers passes over it.
+        }
+        Ok(None)
+    }
+
+    /// Before a call of `exec` this process may have been another participant, which no longer exists.
+    fn sweep_former_self(&self, mine: u32, pid: u32, started: u64, namespace: u64) -> Result<(), Error> {
+        for index in 1..=self.segment.hot().participants_high.get().min(LAST) {
+            let record = self.segment.participant(index)?;
+            let seen = read(record);
+            if index != mine
+                && seen.is_alive()
+                && seen.pid() == pid
+                && record.start_time.get() == started
+                && record.pid_namespace.get() == namespace
+            {
+                self.enter_surely()?.sweep(index, seen.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a participant is proven dead. Makes system calls, and needs no lock.
+    pub(crate) fn is_dead(&self, index: u32, record: &Participant) -> bool {
+        let word = read(record);
+        if !word.is_alive() || Some(index) == self.member_if_any().map(index_of) {
+            return false;
+        }
+        let is_neighbour = record.pid_namespace.get() == platform::pid_namespace();
+        let life = match self.segment.fd() {
+            _ if word.is_lifeless() => Life::Unknown,
+            Some(fd) => platform::look_at_life(fd, index),
+            None => Life::Unknown,
+        };
+        let is_gone = || is_neighbour && platform::is_gone(word.pid(), record.start_time.get());
+        match life {
+            Life::Held | Life::Unknown if word.is_lifeless() => {
+                is_gone() || is_neighbour && !platform::maps_memory(word.pid(), &self.segment.name)
+            }
+            Life::Held | Life::Unknown => is_gone(),
+            Life::Free if is_neighbour => is_gone() || !platform::maps_memory(word.pid(), &self.segment.name),
+            Life::Free => true,
+        }
+    }
+
+    /// The record of a name from the lock word or a state word, if it is still that participant's.
+    pub(crate) fn participant_named(&self, name: u32) -> Result<Option<&Participant>, Error> {
+        let record = self.segment.participant(index_of(name))?;
+        let word = read(record);
+        Ok((word.is_alive() && word.incarnation() == name >> 12).then_some(record))
+    }
+
+    /// Dead participants, from `from` on: index and record word.
+    pub(crate) fn next_dead(&self, from: u32, only_holders: bool) -> Result<Option<(u32, u64)>, Error> {
+        let hot = self.segment.hot();
+        for index in from..=hot.participants_high.get().min(LAST) {
+            let record = self.segment.participant(index)?;
+            let word = read(record);
+            if only_holders && record.held.head.get() == 0 {
+                continue;
+            }
+            if self.is_dead(index, record) {
+                return Ok(Some((index, word.0)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn living(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        for index in 1..=self.segment.hot().participants_high.get().min(LAST) {
+            count += u64::from(read(self.segment.participant(index)?).is_alive());
+        }
+        Ok(count)
+    }
+
+    /// Ends this process's membership; for a handle that nobody uses any more.
+    pub(crate) fn unregister(&self) {
+        fork::notice_fork();
+        let Some(me) = self.member_if_any() else { return };
+        if let Ok(mut section) = self.enter_surely() {
+            // An error is damage, which the others report as well.
+            let _ = section.free_record(me);
+        }
+        self.forget_membership();
+    }
+}
+
+impl Section<'_> {
+    /// Frees a record whose owner holds nothing any more.
+    pub(crate) fn free_record(&mut self, name: u32) -> Result<(), Error> {
+        let Some(record) = self.queue.participant_named(name)? else {
+            return Ok(());
+        };
+        if record.held.head.get() != 0 {
+            return Ok(());
+        }
+        record.held.tail.set(0);
+        record.start_time.set(0);
+        record.pid_namespace.set(0);
+        // Release: pairs with the acquire in read of whoever registers here next.
+        record
+            .word
+            .store(RecordWord::free(name >> 12).0, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// The name of a living record's owner.
+pub(crate) fn name_of(index: u32, word: u64) -> Option<u32> {
+    let word = RecordWord(word);
+    word.is_alive().then(|| index | word.incarnation() << 12)
+}

@@ -1,0 +1,428 @@
+//! Linux: memfd and fallocate, futex, pidfd, /proc and open-file-description locks.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::process::{Pid, PidfdFlags};
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+use crate::error::Error;
+use crate::layout::PAGE;
+use crate::sync::AtomicU32;
+
+fn os(call: &'static str) -> impl Fn(Errno) -> Error {
+    move |errno| Error::Os {
+        call,
+        errno: errno.raw_os_error(),
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- memory
+
+/// Memory is taken and given back in steps of this size, so that a signal or a competitor never waits long for one.
+const STEP: u64 = 16 << 20;
+
+/// A sparse memory file of `length` bytes that can neither shrink nor grow, private to the user.
+pub(crate) fn create_memory(name: &str, length: u64) -> Result<OwnedFd, Error> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(os("memfd_create"))?;
+    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(os("fchmod"))?;
+    rustix::fs::ftruncate(&fd, length).map_err(os("ftruncate"))?;
+    rustix::fs::fcntl_add_seals(&fd, REQUIRED_SEALS).map_err(os("fcntl(F_ADD_SEALS)"))?;
+    Ok(fd)
+}
+
+const REQUIRED_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Whether the file's length is fixed for ever, so that a mapping of it can be trusted.
+pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
+}
+
+pub(crate) fn is_out_of_address_space(error: &Error) -> bool {
+    matches!(error, Error::Os { errno, .. }
+        if [Errno::NOMEM, Errno::FBIG, Errno::INVAL, Errno::OVERFLOW].iter().any(|known| known.raw_os_error() == *errno))
+}
+
+/// Which file a descriptor leads to, and how long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(FileIdentity, u64), Error> {
+    let stat = rustix::fs::fstat(fd).map_err(os("fstat"))?;
+    Ok((
+        FileIdentity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        },
+        stat.st_size as u64,
+    ))
+}
+
+/// Bytes of memory that stand behind the file now.
+pub(crate) fn backed_bytes(fd: BorrowedFd<'_>) -> Result<u64, Error> {
+    Ok(rustix::fs::fstat(fd).map_err(os("fstat"))?.st_blocks as u64 * 512)
+}
+
+pub(crate) fn read_start(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Error> {
+    rustix::io::pread(fd, buffer, 0).map_err(os("pread"))
+}
+
+/// Maps the whole file for reading and writing. No memory is taken, and a core dump leaves it out.
+pub(crate) fn map(fd: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error> {
+    let length = usize::try_from(length).map_err(|_| Error::Os {
+        call: "mmap",
+        errno: libc::ENOMEM,
+    })?;
+    // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
+    let base = unsafe {
+        rustix::mm::mmap(
+            ptr::null_mut(),
+            length,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED | MapFlags::NORESERVE,
+            fd,
+            0,
+        )
+    }
+    .map_err(os("mmap"))?;
+    // SAFETY: the range is the mapping just made; this advice changes no content. Refusal would cost only larger core dumps.
+    let _ = unsafe { rustix::mm::madvise(base, length, Advice::LinuxDontDump) };
+    NonNull::new(base.cast()).ok_or(Error::Os {
+        call: "mmap",
+        errno: libc::ENOMEM,
+    })
+}
+
+/// # Safety
+/// `base` and `length` are those of a mapping made by [`map`], to which no reference is left.
+pub(crate) unsafe fn unmap(base: NonNull<u8>, length: u64) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), length as usize) };
+}
+
+/// Puts memory behind a range of the file, so that touching it cannot fail. Safe to repeat.
+pub(crate) fn back(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Error> {
+    in_steps(start, length, |start, length| {
+        rustix::fs::fallocate(fd, FallocateFlags::empty(), start, length)
+    })
+    .map_err(|errno| Error::NoMemory {
+        needed: length,
+        errno: errno.raw_os_error(),
+    })
+}
+
+/// The same through the mapping, for a process whose descriptor was closed behind its back.
+pub(crate) fn back_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
+    in_steps(start, length, |start, length| {
+        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it). Populating
+        // changes no content: it makes present the pages that a store would.
+        unsafe {
+            rustix::mm::madvise(
+                base.as_ptr().add(start as usize).cast(),
+                length as usize,
+                Advice::LinuxPopulateWrite,
+            )
+        }
+    })
+    .map_err(|errno| Error::NoMemory {
+        needed: length,
+        errno: errno.raw_os_error(),
+    })
+}
+
+/// Gives the memory behind a range of the file back to the system; the range then reads as zeros.
+pub(crate) fn punch(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Error> {
+    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    in_steps(start, length, |start, length| {
+        rustix::fs::fallocate(fd, mode, start, length)
+    })
+    .map_err(os("fallocate(FALLOC_FL_PUNCH_HOLE)"))
+}
+
+/// A signal undoes the step that it interrupts, and only that one.
+fn in_steps(mut start: u64, length: u64, step: impl Fn(u64, u64) -> Result<(), Errno>) -> Result<(), Errno> {
+    debug_assert!(start % PAGE == 0 && length % PAGE == 0);
+    let end = start + length;
+    while start < end {
+        let size = STEP.min(end - start);
+        match step(start, size) {
+            Ok(()) => start += size,
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// The memory that this process may use at most: the machine's, or its control group's if that is less.
+pub(crate) fn memory_limit() -> u64 {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let info = rustix::system::sysinfo();
+        let total = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)));
+        control_group_limits().fold(total, u64::min)
+    })
+}
+
+fn control_group_limits() -> impl Iterator<Item = u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut files = vec!["/sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned()];
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        let mut path = path.trim_end_matches('/');
+        loop {
+            files.push(format!("{root}{path}/{file}"));
+            match path.rfind('/') {
+                Some(cut) => path = &path[..cut],
+                None => break,
+            }
+        }
+    }
+    files
+        .into_iter()
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+}
+
+pub(crate) fn random_id() -> Result<[u8; 16], Error> {
+    let mut id = [0; 16];
+    let filled =
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).map_err(os("getrandom"))?;
+    if filled == id.len() {
+        Ok(id)
+    } else {
+        Err(Error::Os {
+            call: "getrandom",
+            errno: libc::EIO,
+        })
+    }
+}
+
+// --------------------------------------------------------------------------------------------- waiting and waking
+
+/// How a sleep on a futex ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slept {
+    /// Woken, or the word had another value already.
+    Changed,
+    TimedOut,
+    /// A signal was delivered to this thread.
+    Interrupted,
+}
+
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, at_most: Duration) -> Slept {
+    let timeout = Timespec {
+        tv_sec: at_most.as_secs() as i64,
+        tv_nsec: i64::from(at_most.subsec_nanos()),
+    };
+    match futex::wait(word, futex::Flags::empty(), expected, Some(&timeout)) {
+        Err(Errno::TIMEDOUT) => Slept::TimedOut,
+        Err(Errno::INTR) => Slept::Interrupted,
+        Ok(()) | Err(_) => Slept::Changed,
+    }
+}
+
+pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
+    // The only possible error is a word that is not mapped, and a reference to it is mapped.
+    let _ = futex::wake(word, futex::Flags::empty(), count);
+}
+
+pub(crate) fn cores() -> u32 {
+    static CORES: OnceLock<u32> = OnceLock::new();
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32))
+}
+
+pub(crate) fn thread_id() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get() as u32
+}
+
+/// Milliseconds of the monotonic clock, the same in every process of the machine; coarse, and so nearly free.
+pub(crate) fn coarse_millis() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+// ---------------------------------------------------------------------------------------------------- liveness
+
+pub(crate) fn process_id() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get() as u32
+}
+
+/// When the process started, in clock ticks since boot; a pid used again has another. `None` if /proc does not say.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is plain.
+    let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    std::str::from_utf8(&stat[after..])
+        .ok()?
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
+}
+
+/// The pid namespace of this process; pids of another one mean nothing here. 0 if /proc does not say.
+pub(crate) fn pid_namespace() -> u64 {
+    rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+}
+
+/// Whether a process of this pid namespace is gone for good: no thread of it can run any more.
+pub(crate) fn is_gone(pid: u32, started: u64) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return true;
+    };
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Err(Errno::SRCH) => return true,
+        Err(_) => {}
+        Ok(pidfd) => {
+            // Readable once every thread has ended, also while the process waits to be reaped.
+            let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+            if poll(
+                &mut fds,
+                Some(&Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 0,
+                }),
+            )
+            .is_ok_and(|ready| ready > 0)
+            {
+                return true;
+            }
+        }
+    }
+    started != 0 && start_time(pid.as_raw_nonzero().get() as u32).is_some_and(|now| now != started)
+}
+
+/// Whether the process still maps the memory file of that name; it does not after `exec`. True if /proc does not say.
+pub(crate) fn maps_memory(pid: u32, name: &str) -> bool {
+    match fs::read(format!("/proc/{pid}/maps")) {
+        Ok(maps) => maps.windows(name.len()).any(|window| window == name.as_bytes()),
+        Err(_) => true,
+    }
+}
+
+/// A second, independent open file description of the same file: locks taken on it are this process's own.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// The state of a participant's life byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Held,
+    Free,
+    Unknown,
+}
+
+fn byte_lock(index: u32, kind: i32) -> libc::flock {
+    // SAFETY: flock is a plain C struct for which zeros are valid; Linux asks that l_pid is 0 for these commands.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = libc::off_t::from(index as i32);
+    lock.l_len = 1;
+    lock
+}
+
+/// Takes the life byte for this open file description. The kernel releases it when the description is closed, by
+/// whatever death, after the last thread of the process has stopped.
+pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
+    let lock = byte_lock(index, libc::F_WRLCK);
+    // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call only reads.
+    unsafe { libc::fcntl(life.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) == 0 }
+}
+
+/// Whether another open file description holds the life byte.
+pub(crate) fn look_at_life(fd: BorrowedFd<'_>, index: u32) -> Life {
+    let mut lock = byte_lock(index, libc::F_WRLCK);
+    // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call may write.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 if i32::from(lock.l_type) == libc::F_UNLCK => Life::Free,
+        0 => Life::Held,
+        _ => Life::Unknown,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- descriptors
+
+/// Borrows a descriptor by number if it still leads to `identity`; other code may have closed or replaced it.
+pub(crate) fn borrow_checked(fd: RawFd, identity: FileIdentity) -> Option<BorrowedFd<'static>> {
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for that alone
+    // until the identity has been proven.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    match identify(borrowed) {
+        Ok((found, _)) if found == identity => Some(borrowed),
+        _ => None,
+    }
+}
+
+/// Closes a descriptor by number if it still leads to `identity`, and leaves it alone if it is somebody else's by now.
+pub(crate) fn close_checked(fd: RawFd, identity: FileIdentity) {
+    if borrow_checked(fd, identity).is_some() {
+        // SAFETY: it leads to our file, and this process opened that number for it and keeps no other owner of it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
+}
+
+// ---------------------------------------------------------------------------------------------------- fork
+
+/// A word that reads 0 in a child after `fork`, however the fork was made.
+pub(crate) fn wiped_on_fork() -> Option<&'static AtomicU32> {
+    // SAFETY: a new anonymous mapping; nothing of this process is replaced.
+    let page = unsafe {
+        rustix::mm::mmap_anonymous(
+            ptr::null_mut(),
+            PAGE as usize,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+    }
+    .ok()?;
+    // SAFETY: the range is the mapping just made, which holds nothing yet.
+    unsafe { rustix::mm::madvise(page, PAGE as usize, Advice::LinuxWipeOnFork) }.ok()?;
+    // SAFETY: the page is mapped for the rest of the process's life, aligned, zeroed, and used as this atomic alone.
+    Some(unsafe { &*page.cast::<AtomicU32>() })
+}
+
+/// Calls the functions around every `fork`: before it in the parent, after it in the parent, after it in the child.
+pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
+    // SAFETY: the three are functions of this library, which is never unloaded (CPython does not unload extensions).
+    unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+}
+
+#[cfg(feature = "fault-points")]
+pub(crate) fn kill_self() {
+    // SAFETY: raise with a valid signal number; SIGKILL does not return.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    loop {
+        std::thread::park();
+    }
+}

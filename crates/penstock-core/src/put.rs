@@ -1,0 +1,239 @@
+//! Put: bytes become an item.
+//!
+//! A small payload is copied and published in one critical section. A large one is written to memory that the slot's
+//! state already names as this participant's, outside the lock, and takes its place in the order when it is published.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | slot taken off the free list, extent taken, fields filled | the rebuild finds the slot FREE: nothing happened |
+//! | large: state = CLAIMED | the sweep frees slot and extent |
+//! | large: memory extended, half the bytes copied, all copied | the same |
+//! | **state = READY** | the item exists, though put never returned |
+//! | order, lists, counters | the rebuild computes them |
+//! | lock released, wake-up call not yet made | the sleeper's slice ends, and it finds the item |
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::heap::extent_for;
+use crate::layout::{GRANULE, Slot};
+use crate::lock::Section;
+use crate::queue::{Patience, Queue, Wait};
+use crate::segment::Extent;
+use crate::slot::{Growth, State, StateWord};
+use crate::sync::{Count, Word};
+use crate::waiter::{Kind, Waiting};
+use crate::{SMALL, Ticket};
+
+/// What a put has in hand before the item exists.
+struct Reserved {
+    slot: u32,
+    extent: Option<Extent>,
+    is_backed: bool,
+}
+
+impl Queue {
+    /// Puts one item, whose payload is the parts one after the other. When it returns, every process sees the item.
+    ///
+    /// Waits for room as long as `wait` allows. On any error nothing was put.
+    pub fn put(&self, payload: &[&[u8]], mut wait: Wait<'_>) -> Result<Ticket, Error> {
+        let len = payload.iter().map(|part| part.len() as u64).sum();
+        let mut waiting = Waiting::new(Kind::Room);
+        let result = if len <= SMALL as u64 {
+            self.put_small(payload, len, &mut waiting, &mut wait)
+        } else {
+            self.put_large(payload, len, &mut waiting, &mut wait)
+        };
+        self.report(match result {
+            Ok(ticket) => Ok(ticket),
+            Err(error) => {
+                self.abandon(&mut waiting);
+                Err(if error == Error::Busy && wait.patience != Patience::Try {
+                    Error::Full
+                } else {
+                    error
+                })
+            }
+        })
+    }
+
+    fn put_small(
+        &self,
+        payload: &[&[u8]],
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket, Error> {
+        let (mut section, reserved) = self.reserve(len, waiting, wait)?;
+        section.fill(reserved.slot, reserved.extent, len)?;
+        let (target, _) = self.segment.payload(section.slot(reserved.slot)?)?;
+        // SAFETY: the slot is off the free list and its extent is marked as taken, so nobody else uses either while
+        // this thread holds the lock; `fill` has just noted the length of these parts.
+        unsafe { self.segment.copy_in(target, payload) };
+        fault!("put.filled");
+        let ticket = section.publish(reserved.slot, len)?;
+        section.withdraw(waiting)?;
+        Ok(ticket)
+    }
+
+    fn put_large(
+        &self,
+        payload: &[&[u8]],
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket, Error> {
+        let (mut section, reserved) = self.reserve(len, waiting, wait)?;
+        section.fill(reserved.slot, reserved.extent, len)?;
+        section.claim(reserved.slot)?;
+        section.hold(reserved.slot)?;
+        section.withdraw(waiting)?;
+        fault!("claim.committed");
+        drop(section);
+        let published = self
+            .write_claimed(&reserved, payload, len)
+            .and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
+        if published.is_err() {
+            self.enter_surely()?.release_claim(reserved.slot)?;
+        }
+        published
+    }
+
+    /// Waits for room and takes a slot and an extent, extending the memory if need be.
+    fn reserve<'q>(
+        &'q self,
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<(Section<'q>, Reserved), Error> {
+        let mut section = self.enter(wait)?;
+        let mut looked_for_dead = false;
+        loop {
+            if !self.has_room() {
+                section = self.wait_for(section, waiting, wait)?;
+                continue;
+            }
+            let reserved = section
+                .is_within_limit(len)
+                .and_then(|()| section.try_reserve(len));
+            match reserved {
+                Ok(Ok(reserved)) => return Ok((section, reserved)),
+                Ok(Err(growth)) => self.grow(section, growth)?,
+                // The dead may hold what is missing.
+                Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
+                    looked_for_dead = true;
+                    drop(section);
+                    self.look_for_dead(false)?;
+                }
+                Err(error) => return Err(error),
+            }
+            section = self.enter(wait)?;
+        }
+    }
+
+    /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
+    fn write_claimed(&self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<(), Error> {
+        if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
+            self.segment.back(self.segment.extent_at(extent, len)?, len)?;
+            fault!("grow.backed");
+        }
+        let (mut target, _) = self.segment.payload(self.segment.slot(reserved.slot)?)?;
+        for part in payload {
+            let (first, second) = part.split_at(part.len() / 2);
+            // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or process uses
+            // them; its length, which `payload` has checked against the extent, is the sum of all parts.
+            unsafe {
+                self.segment.copy_in(target, &[first]);
+                fault!("claim.copying");
+                self.segment.copy_in(target.add(first.len()), &[second]);
+                target = target.add(part.len());
+            }
+        }
+        fault!("claim.copied");
+        Ok(())
+    }
+
+    /// CLAIMED -> READY, once there is room: others may have filled the queue during the copy.
+    fn publish_claimed(
+        &self,
+        reserved: &Reserved,
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket, Error> {
+        let mut section = self.enter_surely()?;
+        if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
+            section.note_backed(extent, len)?;
+        }
+        while !self.has_room() {
+            section = self.wait_for(section, waiting, wait)?;
+        }
+        section.let_go(reserved.slot, section.me)?;
+        let ticket = section.publish(reserved.slot, len)?;
+        section.withdraw(waiting)?;
+        Ok(ticket)
+    }
+}
+
+impl Section<'_> {
+    fn is_within_limit(&self, len: u64) -> Result<(), Error> {
+        let hot = self.hot();
+        let slot = size_of::<Slot>() as u64;
+        let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
+        let used = hot.used_bytes.get() + u64::from(hot.slots_used.get()) * slot;
+        let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
+        if used.saturating_add(needed) > limit {
+            return Err(Error::OutOfMemory { needed, used, limit });
+        }
+        Ok(())
+    }
+
+    fn try_reserve(&mut self, len: u64) -> Result<Result<Reserved, Growth>, Error> {
+        let slot = match self.pop_slot()? {
+            Ok(slot) => slot,
+            Err(growth) => return Ok(Err(growth)),
+        };
+        fault!("put.slot-popped");
+        if extent_for(len).is_none() {
+            return Ok(Ok(Reserved {
+                slot,
+                extent: None,
+                is_backed: true,
+            }));
+        }
+        match self.allocate(len) {
+            Ok(Ok(allocation)) => Ok(Ok(Reserved {
+                slot,
+                extent: Some(allocation.extent),
+                is_backed: allocation.is_backed,
+            })),
+            Ok(Err(growth)) => {
+                self.push_slot(slot)?;
+                Ok(Err(growth))
+            }
+            Err(error) => {
+                self.push_slot(slot)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// To READY: from here on the item exists. The slot is on no list.
+    fn publish(&mut self, index: u32, len: u64) -> Result<Ticket, Error> {
+        let hot = self.hot();
+        let slot = self.slot(index)?;
+        let seq = hot.published.get() + 1;
+        slot.seq.set(seq);
+        slot.commit(StateWord::new(State::Ready, 0, 0));
+        fault!("put.committed");
+        hot.published.set(seq);
+        hot.put_bytes.add(len);
+        self.push_back(&hot.ready, index)?;
+        self.count_ready(len);
+        if self.queue.options.acknowledged {
+            hot.unfinished.add(1);
+        }
+        fault!("put.linked");
+        Ok(Ticket { slot: index, seq })
+    }
+}

@@ -1,0 +1,167 @@
+//! A queue as one process holds it: its segment, its options, its membership.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicI32;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::fork;
+use crate::platform;
+use crate::segment::Segment;
+use crate::sync::{AtomicU32, Ordering, Word};
+use crate::waiter::SpinBudget;
+use crate::{Id, Leave};
+
+/// What a queue is asked to be; fixed when it is created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Items that may be queued at once; 0 for any number.
+    pub maxsize: u64,
+    /// Bytes of memory that items may take; `None` for half of what the machine or its control group has.
+    pub max_bytes: Option<u64>,
+    /// A put waits while at least this many bytes are queued; 0 for never.
+    pub soft_bytes: u64,
+    /// Items stay leased until `task_done`, and are redelivered if their holder dies.
+    pub acknowledged: bool,
+    /// How often an item is redelivered before it becomes a dead letter.
+    pub max_deliveries: u8,
+}
+
+/// How long an operation may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// A bounded attempt, for callers that must not block at all: it may end with [`Error::Busy`].
+    Try,
+    /// Takes the lock, but does not wait for room or for an item.
+    Now,
+    Until(Instant),
+    Forever,
+}
+
+/// How long to wait, and what can end the wait earlier.
+pub struct Wait<'a> {
+    pub patience: Patience,
+    /// Asked after a signal and at the end of each time slice; true ends the wait with [`Error::Interrupted`].
+    pub interrupted: &'a mut dyn FnMut() -> bool,
+}
+
+/// A handle to a queue. One process has one for each queue, whatever the number of its threads.
+pub struct Queue {
+    pub(crate) segment: Segment,
+    pub(crate) options: Options,
+    /// This process's name in the queue, as in the lock word; 0 before it has registered.
+    pub(crate) me: AtomicU32,
+    /// The descriptor whose lock is this process's life byte, or -1.
+    pub(crate) life: AtomicI32,
+    pub(crate) spin_budgets: [SpinBudget; 2],
+}
+
+impl Queue {
+    /// Creates a queue, which lives as long as any process has a handle to it.
+    pub fn create(options: &Options) -> Result<Arc<Queue>, Error> {
+        let (segment, options) = Segment::create(options)?;
+        let mut open = fork::open_queues();
+        Ok(Queue::enter_in_list(&mut open, segment, options))
+    }
+
+    /// Opens the queue behind a descriptor; answers this process's handle if it has one already.
+    pub fn attach(fd: OwnedFd) -> Result<Arc<Queue>, Error> {
+        use std::os::fd::AsFd;
+        let mut open = fork::open_queues();
+        if let Some(queue) = fork::find(&open, Segment::read_id(fd.as_fd())?) {
+            return Ok(queue);
+        }
+        let (segment, options) = Segment::open(fd)?;
+        Ok(Queue::enter_in_list(&mut open, segment, options))
+    }
+
+    /// This process's handle to a queue, if it has one.
+    pub fn by_id(id: Id) -> Option<Arc<Queue>> {
+        fork::find(&fork::open_queues(), id)
+    }
+
+    fn enter_in_list(open: &mut fork::OpenQueues, segment: Segment, options: Options) -> Arc<Queue> {
+        let id = segment.id;
+        let queue = Arc::new(Queue {
+            segment,
+            options,
+            me: AtomicU32::new(0),
+            life: AtomicI32::new(-1),
+            spin_budgets: [SpinBudget::new(), SpinBudget::new()],
+        });
+        open.retain(|(_, queue)| queue.strong_count() > 0);
+        open.push((id, Arc::downgrade(&queue) as Weak<Queue>));
+        queue
+    }
+
+    pub fn id(&self) -> Id {
+        self.segment.id
+    }
+
+    /// The options, with the default of `max_bytes` filled in.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The descriptor of the memory file, by which another process can attach.
+    pub fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
+        self.segment.fd().ok_or(Error::Closed)
+    }
+
+    /// A descriptor of one's own for the same memory file.
+    pub fn duplicate_fd(&self) -> Result<OwnedFd, Error> {
+        platform::duplicate(self.fd()?)
+    }
+
+    /// Items that a get would find at this moment.
+    pub fn len(&self) -> u64 {
+        // Acquire: pairs with the release in count_ready and uncount_ready, so that what the caller does next sees
+        // what the number says.
+        self.segment.hot().ready_count.load(Ordering::Acquire)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a put would have to wait.
+    pub fn is_full(&self) -> bool {
+        !self.has_room()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        let (maxsize, soft_bytes) = (self.options.maxsize, self.options.soft_bytes);
+        (maxsize == 0 || self.len() < maxsize)
+            && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
+    }
+
+    /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
+    /// the queue.
+    pub fn leave(&self, how: Leave) -> Result<(), Error> {
+        fork::notice_fork();
+        if self.member_if_any().is_none() {
+            return Ok(());
+        }
+        let left = self.enter_surely()?.give_up_leases(how);
+        self.report(left)
+    }
+
+    /// Passes a result on; damage is noted in the segment, so that everybody learns of it.
+    pub(crate) fn report<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Corrupt { .. }) = result {
+            self.segment.hot().damaged.set(1);
+        }
+        result
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        if self.member_if_any().is_some() {
+            // Nobody can be told of an error here; the damage it would mean is reported to the others by themselves.
+            let _ = self.leave(Leave::Clean);
+            self.unregister();
+        }
+    }
+}

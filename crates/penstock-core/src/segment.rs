@@ -1,0 +1,371 @@
+//! The shared memory of one queue: made, opened, mapped, and read by checked index.
+#![allow(unsafe_code)]
+
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+
+use crate::Id;
+use crate::error::{Error, hex};
+use crate::layout::*;
+use crate::platform::{self, FileIdentity};
+use crate::queue::Options;
+use crate::sync::{AtomicU8, AtomicU64, Word};
+
+/// Granules of the heap that belong to one payload. Packed: first granule (bits 0..32), granules (bits 32..64).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub start: u32,
+    pub granules: u32,
+}
+
+impl Extent {
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.start) | u64::from(self.granules) << 32
+    }
+
+    pub(crate) fn unpack(word: u64) -> Option<Extent> {
+        (word != 0).then_some(Extent {
+            start: word as u32,
+            granules: (word >> 32) as u32,
+        })
+    }
+
+    pub(crate) fn bytes(self) -> u64 {
+        u64::from(self.granules) * GRANULE
+    }
+}
+
+pub(crate) struct Segment {
+    base: NonNull<u8>,
+    pub geometry: Geometry,
+    pub id: Id,
+    /// The name of the memory file, which /proc shows.
+    pub name: String,
+    fd: RawFd,
+    identity: FileIdentity,
+}
+
+// SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics, and payload
+// bytes are touched only by whom the protocol names (see copy_in, copy_out and bytes).
+unsafe impl Send for Segment {}
+// SAFETY: as above.
+unsafe impl Sync for Segment {}
+
+/// Smallest heap worth having.
+const MIN_SPANS: u64 = 64;
+
+impl Segment {
+    pub(crate) fn create(options: &Options) -> Result<(Segment, Options), Error> {
+        let memory = platform::memory_limit();
+        let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
+        // Twice the limit leaves room for fragmentation; more than the memory there is would serve nobody.
+        let mut heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
+        let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32;
+        let id = platform::random_id()?;
+        let name = format!("penstock-{}", hex(&id));
+        loop {
+            let spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
+            let geometry = Geometry::new(slots.min(spans.saturating_mul(512)), spans);
+            match Segment::make(&name, id, geometry) {
+                // The address space or the largest file is limited: a smaller range will do.
+                Err(error) if platform::is_out_of_address_space(&error) && heap > MIN_SPANS * SPAN => {
+                    heap /= 2
+                }
+                Err(error) => return Err(error),
+                Ok(segment) => {
+                    let options = Options {
+                        max_bytes: Some(max_bytes),
+                        ..options.clone()
+                    };
+                    segment.initialise(&options);
+                    return Ok((segment, options));
+                }
+            }
+        }
+    }
+
+    fn make(name: &str, id: Id, geometry: Geometry) -> Result<Segment, Error> {
+        let fd = platform::create_memory(name, geometry.length)?;
+        let segment = Segment::map(fd, id, geometry)?;
+        // Header, hot lines and the first participants; then the first slots.
+        segment.back(0, geometry.participants_at + PAGE)?;
+        segment.back(geometry.slots_at, PAGE)?;
+        Ok(segment)
+    }
+
+    fn map(fd: OwnedFd, id: Id, geometry: Geometry) -> Result<Segment, Error> {
+        use std::os::fd::AsFd;
+        let (identity, _) = platform::identify(fd.as_fd())?;
+        let base = platform::map(fd.as_fd(), geometry.length)?;
+        Ok(Segment {
+            base,
+            geometry,
+            id,
+            name: format!("penstock-{}", hex(&id)),
+            fd: fd.into_raw_fd(),
+            identity,
+        })
+    }
+
+    fn initialise(&self, options: &Options) {
+        let header = self.header();
+        header.version.set(VERSION);
+        header.acknowledged.set(u32::from(options.acknowledged));
+        header.fingerprint.set(FINGERPRINT);
+        let (low, high) = self.id.split_at(8);
+        header.id[0].set(u64::from_le_bytes(low.try_into().unwrap_or_default()));
+        header.id[1].set(u64::from_le_bytes(high.try_into().unwrap_or_default()));
+        header.length.set(self.geometry.length);
+        header.slots.set(self.geometry.slots);
+        header.spans.set(self.geometry.spans);
+        header.maxsize.set(options.maxsize);
+        header.max_bytes.set(options.max_bytes.unwrap_or(u64::MAX));
+        header.soft_bytes.set(options.soft_bytes);
+        header.max_deliveries.set(u32::from(options.max_deliveries));
+        let hot = self.hot();
+        hot.slots_high.set(1);
+        hot.slots_backed.set((PAGE / size_of::<Slot>() as u64) as u32);
+        hot.cells_high.set(1);
+        // Nobody else can have the segment yet; whoever gets it, gets it through the kernel, which orders memory.
+        header.magic.set(MAGIC);
+    }
+
+    /// Opens the queue behind a descriptor, trusting nothing that it finds.
+    pub(crate) fn open(fd: OwnedFd) -> Result<(Segment, Options), Error> {
+        use std::os::fd::AsFd;
+        let not_a_queue = |what| Error::NotAQueue { what };
+        if !platform::is_sealed(fd.as_fd()) {
+            return Err(not_a_queue("it is not a sealed memory file"));
+        }
+        let (_, length) = platform::identify(fd.as_fd())?;
+        let mut head = [0; size_of::<Header>()];
+        if platform::read_start(fd.as_fd(), &mut head)? != head.len() {
+            return Err(not_a_queue("it is too short"));
+        }
+        let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap_or_default());
+        let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
+        use core::mem::offset_of;
+        if u64_at(offset_of!(Header, magic)) != MAGIC {
+            return Err(not_a_queue("it does not begin as one"));
+        }
+        if u32_at(offset_of!(Header, version)) != VERSION
+            || u64_at(offset_of!(Header, fingerprint)) != FINGERPRINT
+        {
+            return Err(not_a_queue(
+                "another version of Penstock made it; use one version in all processes",
+            ));
+        }
+        let (slots, spans) = (
+            u32_at(offset_of!(Header, slots)),
+            u32_at(offset_of!(Header, spans)),
+        );
+        if !(2..=Geometry::MAX_SLOTS).contains(&slots) || !(1..=Geometry::MAX_SPANS).contains(&spans) {
+            return Err(not_a_queue("its sizes are impossible"));
+        }
+        let geometry = Geometry::new(slots, spans);
+        if geometry.length != length || u64_at(offset_of!(Header, length)) != length {
+            return Err(not_a_queue("its length is not the one it states"));
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&head[offset_of!(Header, id)..offset_of!(Header, id) + 16]);
+        let options = Options {
+            maxsize: u64_at(offset_of!(Header, maxsize)),
+            max_bytes: Some(u64_at(offset_of!(Header, max_bytes))),
+            soft_bytes: u64_at(offset_of!(Header, soft_bytes)),
+            acknowledged: u32_at(offset_of!(Header, acknowledged)) != 0,
+            max_deliveries: u32_at(offset_of!(Header, max_deliveries)).min(255) as u8,
+        };
+        Ok((Segment::map(fd, id, geometry)?, options))
+    }
+
+    /// The id written in a queue's memory file, without mapping it.
+    pub(crate) fn read_id(fd: BorrowedFd<'_>) -> Result<Id, Error> {
+        let mut head = [0; size_of::<Header>()];
+        let at = core::mem::offset_of!(Header, id);
+        let mut id = [0; 16];
+        if platform::read_start(fd, &mut head)? != head.len() || head[..8] != MAGIC.to_le_bytes() {
+            return Err(Error::NotAQueue {
+                what: "it does not begin as one",
+            });
+        }
+        id.copy_from_slice(&head[at..at + 16]);
+        Ok(id)
+    }
+
+    // ------------------------------------------------------------------------------------------- memory behind it
+
+    /// The descriptor, if it still leads to this queue's memory.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        platform::borrow_checked(self.fd, self.identity)
+    }
+
+    pub(crate) fn identity(&self) -> FileIdentity {
+        self.identity
+    }
+
+    /// Puts memory behind whole pages. Safe to repeat, and needs no lock.
+    pub(crate) fn back(&self, start: u64, length: u64) -> Result<(), Error> {
+        let start = start / PAGE * PAGE;
+        let length = length.div_ceil(PAGE) * PAGE;
+        if start
+            .checked_add(length)
+            .is_none_or(|end| end > self.geometry.length)
+        {
+            return Err(Error::Corrupt {
+                id: self.id,
+                what: "a range to back lies outside",
+            });
+        }
+        match self.fd() {
+            Some(fd) => platform::back(fd, start, length),
+            None => platform::back_mapped(self.base, start, length),
+        }
+    }
+
+    /// Gives the memory behind whole pages back. Without the descriptor it stays.
+    pub(crate) fn punch(&self, start: u64, length: u64) {
+        debug_assert!(start + length <= self.geometry.length);
+        if let Some(fd) = self.fd() {
+            // Refusal leaves the memory where it is: a later trim finds it again.
+            let _ = platform::punch(fd, start, length);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- the shared words
+
+    /// The element at `offset` as a `T`.
+    ///
+    /// # Safety
+    /// `T` consists of atomics only, and the `T` at `offset` lies aligned inside the mapping.
+    unsafe fn at<T>(&self, offset: u64) -> &T {
+        debug_assert!(offset + size_of::<T>() as u64 <= self.geometry.length);
+        debug_assert!(offset % align_of::<T>() as u64 == 0);
+        // SAFETY: the caller's promise; the mapping lives as long as `self`, and atomics may change under a reference.
+        unsafe { &*self.base.as_ptr().add(offset as usize).cast::<T>() }
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        // SAFETY: every geometry has a header at its start.
+        unsafe { self.at(HEADER_AT) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn hot(&self) -> &Hot {
+        // SAFETY: every geometry has the hot lines in its second page.
+        unsafe { self.at(HOT_AT) }
+    }
+
+    fn corrupt(&self, what: &'static str) -> Error {
+        Error::Corrupt { id: self.id, what }
+    }
+
+    pub(crate) fn participant(&self, index: u32) -> Result<&Participant, Error> {
+        if index == 0 || index >= PARTICIPANTS {
+            return Err(self.corrupt("a participant's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe {
+            self.at(self.geometry.participants_at + u64::from(index) * size_of::<Participant>() as u64)
+        })
+    }
+
+    pub(crate) fn cell(&self, index: u32) -> Result<&WaiterCell, Error> {
+        if index == 0 || index >= CELLS {
+            return Err(self.corrupt("a waiter's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe { self.at(self.geometry.cells_at + u64::from(index) * size_of::<WaiterCell>() as u64) })
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(&self, index: u32) -> Result<&Slot, Error> {
+        if index == 0 || index >= self.geometry.slots {
+            return Err(self.corrupt("a slot's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe { self.at(self.geometry.slots_at + u64::from(index) * size_of::<Slot>() as u64) })
+    }
+
+    pub(crate) fn descriptor(&self, span: u32) -> Result<&SpanDescriptor, Error> {
+        if span >= self.geometry.spans {
+            return Err(self.corrupt("a span's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe {
+            self.at(self.geometry.descriptors_at + u64::from(span) * size_of::<SpanDescriptor>() as u64)
+        })
+    }
+
+    /// What stands behind a span; see heap.rs for the bits.
+    pub(crate) fn backing(&self, span: u32) -> Result<&AtomicU8, Error> {
+        if span >= self.geometry.spans {
+            return Err(self.corrupt("a span's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe { self.at(self.geometry.backing_at + u64::from(span)) })
+    }
+
+    /// The word of the span bitmap that holds the bit of `span`; a set bit means taken.
+    pub(crate) fn bitmap(&self, span: u32) -> Result<&AtomicU64, Error> {
+        if span >= self.geometry.spans {
+            return Err(self.corrupt("a span's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size, which is whole words.
+        Ok(unsafe { self.at(self.geometry.bitmap_at + u64::from(span / 64) * 8) })
+    }
+
+    // ------------------------------------------------------------------------------------------- payload bytes
+
+    /// The offset of an extent that can hold `len` bytes; the one place that checks extents.
+    pub(crate) fn extent_at(&self, extent: Extent, len: u64) -> Result<u64, Error> {
+        let end = u64::from(extent.start) + u64::from(extent.granules);
+        if end > u64::from(self.geometry.spans) * u64::from(GRANULES_PER_SPAN) || len > extent.bytes() {
+            return Err(self.corrupt("an extent lies outside the heap"));
+        }
+        Ok(self.geometry.heap_at + u64::from(extent.start) * GRANULE)
+    }
+
+    /// Where the payload of a slot lies, and its length, both checked.
+    pub(crate) fn payload(&self, slot: &Slot) -> Result<(*mut u8, usize), Error> {
+        let len = slot.len.get();
+        let pointer = match Extent::unpack(slot.extent.get()) {
+            None if len <= INLINE as u64 => slot.inline.as_ptr().cast::<u8>().cast_mut(),
+            None => return Err(self.corrupt("an inline payload is too long")),
+            // SAFETY: extent_at has checked that the extent lies inside the mapping.
+            Some(extent) => unsafe { self.base.as_ptr().add(self.extent_at(extent, len)? as usize) },
+        };
+        Ok((pointer, len as usize))
+    }
+
+    /// Copies the parts, one after the other, to a place that [`payload`](Self::payload) gave.
+    ///
+    /// # Safety
+    /// `target` came from `payload` for a slot that this thread holds exclusively (under the lock, or CLAIMED by it),
+    /// whose `len` is the sum of the parts.
+    pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
+        for part in parts {
+            // SAFETY: room for all parts was checked by `payload`; nobody else reads or writes here, by the caller's
+            // promise; private memory of this process does not overlap the mapping.
+            unsafe {
+                std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
+                target = target.add(part.len());
+            }
+        }
+    }
+
+    /// A copy of the payload of a slot that nobody changes any more.
+    pub(crate) fn read_payload(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
+        let (source, len) = self.payload(slot)?;
+        // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that state, so
+        // nobody writes these bytes.
+        Ok(unsafe { std::slice::from_raw_parts(source, len) }.to_vec())
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this segment's own; whoever borrowed from it borrowed `self`, which nobody can any more.
+        unsafe { platform::unmap(self.base, self.geometry.length) };
+        platform::close_checked(self.fd, self.identity);
+    }
+}

@@ -1,0 +1,287 @@
+//! Slots: the state word that is the truth about an item, and the lists that are only caches of it.
+//!
+//! ```text
+//!            put (small)                    get (plain, small)
+//!    FREE ------------------------> READY ------------------------> FREE
+//!      \  claim            publish  ^   \  get                 done ^
+//!       +-------> CLAIMED ----------+    +-------> LEASED ----------+
+//!                 |  ^ dies: FREE        dies: READY again, or DEAD after too many deliveries
+//!                 |  |                   leaves in order: ORPHAN (unfinished, nobody's)
+//!                 +--+ task_done while the payload is still looked at: CLAIMED until the look ends
+//!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
+//! ```
+//!
+//! Every change of state happens under the lock, as one store with release ordering after all fields that the new
+//! state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
+
+use crate::error::Error;
+use crate::layout::{List, Slot};
+use crate::lock::Section;
+use crate::segment::Extent;
+use crate::sync::{Count, Ordering, Word};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum State {
+    Free = 0,
+    /// Memory that the owner holds, without an item in it (not yet, or no more).
+    Claimed = 1,
+    Ready = 2,
+    /// Delivered to the owner, not yet acknowledged.
+    Leased = 3,
+    /// Ready, but finished: `task_done` was called before the item was taken.
+    ReadyDone = 4,
+    /// Unfinished, and its holder left in order. Only the count matters any more: the payload is freed.
+    Orphan = 5,
+    /// A dead letter: its holders died too often.
+    Dead = 6,
+}
+
+/// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StateWord(u64);
+
+impl StateWord {
+    pub(crate) const FREE: StateWord = StateWord(0);
+
+    pub(crate) fn new(state: State, redeliveries: u8, owner: u32) -> StateWord {
+        StateWord(state as u64 | u64::from(redeliveries) << 4 | u64::from(owner) << 12)
+    }
+
+    pub(crate) fn state(self) -> Option<State> {
+        Some(match self.0 & 0xf {
+            0 => State::Free,
+            1 => State::Claimed,
+            2 => State::Ready,
+            3 => State::Leased,
+            4 => State::ReadyDone,
+            5 => State::Orphan,
+            6 => State::Dead,
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn redeliveries(self) -> u8 {
+        (self.0 >> 4) as u8
+    }
+
+    pub(crate) fn owner(self) -> u32 {
+        (self.0 >> 12) as u32 & 0x7fff_ffff
+    }
+}
+
+impl Slot {
+    #[inline(always)]
+    pub(crate) fn word(&self) -> StateWord {
+        StateWord(self.state.get())
+    }
+
+    /// Commits: everything stored before belongs to the new state.
+    #[inline(always)]
+    pub(crate) fn commit(&self, word: StateWord) {
+        // Release: pairs with the acquire of whoever takes the lock next, or takes it over from a dead holder; and it
+        // keeps the compiler from moving the stores of the fields behind the commit.
+        self.state.store(word.0, Ordering::Release);
+    }
+}
+
+/// What growth a put has to wait for, outside the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// More slots.
+    Slots,
+    /// A span for small payloads.
+    Span,
+    /// The heap's own books, for this many more spans.
+    Tracking(u32),
+}
+
+impl Section<'_> {
+    /// Takes a slot from the free list; its state stays FREE until the caller commits another.
+    pub(crate) fn pop_slot(&mut self) -> Result<Result<u32, Growth>, Error> {
+        let hot = self.hot();
+        let index = hot.free_head.get();
+        if index != 0 {
+            let slot = self.slot(index)?;
+            if slot.word().state() != Some(State::Free) {
+                return Err(self.corrupt("a slot on the free list is not free"));
+            }
+            hot.free_head.set(slot.next.get());
+            hot.slots_used.add(1);
+            return Ok(Ok(index));
+        }
+        let index = hot.slots_high.get();
+        if index >= hot.slots_backed.get() {
+            return Ok(Err(Growth::Slots));
+        }
+        if self.slot(index)?.word() != StateWord::FREE {
+            return Err(self.corrupt("a slot never used is not free"));
+        }
+        hot.slots_high.set(index + 1);
+        hot.slots_used.add(1);
+        Ok(Ok(index))
+    }
+
+    /// Puts a slot, already FREE, back on the free list.
+    pub(crate) fn push_slot(&mut self, index: u32) -> Result<(), Error> {
+        let hot = self.hot();
+        self.slot(index)?.next.set(hot.free_head.get());
+        hot.free_head.set(index);
+        hot.slots_used.sub(1);
+        Ok(())
+    }
+
+    /// Frees a slot with its payload: the acknowledgement of an item. The caller has taken it off its list.
+    pub(crate) fn free_slot(&mut self, index: u32) -> Result<(), Error> {
+        self.slot(index)?.commit(StateWord::FREE);
+        self.drop_payload(index)?;
+        self.push_slot(index)
+    }
+
+    /// Frees the payload of a slot whose state has none (FREE or ORPHAN).
+    pub(crate) fn drop_payload(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            slot.extent.set(0);
+            // Memory that was claimed to extend it or to give it back has no payload, and does not count.
+            if slot.len.get() > 0 {
+                self.hot().used_bytes.sub(extent.bytes());
+            }
+            self.free_extent(extent)?;
+        }
+        slot.len.set(0);
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ lists
+
+    pub(crate) fn push_back(&self, list: &List, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        let tail = list.tail.get();
+        slot.next.set(0);
+        slot.prev.set(tail);
+        if tail == 0 {
+            list.head.set(index);
+        } else {
+            self.slot(tail)?.next.set(index);
+        }
+        list.tail.set(index);
+        Ok(())
+    }
+
+    /// Takes a slot out of its list; its neighbours must agree that it was there.
+    pub(crate) fn unlink(&self, list: &List, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        let (next, prev) = (slot.next.get(), slot.prev.get());
+        let before = if prev == 0 {
+            &list.head
+        } else {
+            &self.slot(prev)?.next
+        };
+        let after = if next == 0 {
+            &list.tail
+        } else {
+            &self.slot(next)?.prev
+        };
+        if before.get() != index || after.get() != index {
+            return Err(self.corrupt("a list of slots is torn"));
+        }
+        before.set(next);
+        after.set(prev);
+        Ok(())
+    }
+
+    /// Puts a redelivered item back in its old place, which lies near the head.
+    pub(crate) fn insert_by_seq(&self, list: &List, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        let seq = slot.seq.get();
+        let (mut prev, mut next) = (0, list.head.get());
+        let mut steps = 0;
+        while next != 0 && self.slot(next)?.seq.get() < seq {
+            (prev, next) = (next, self.slot(next)?.next.get());
+            steps += 1;
+            if steps > self.hot().slots_high.get() {
+                return Err(self.corrupt("the ready list has a cycle"));
+            }
+        }
+        slot.prev.set(prev);
+        slot.next.set(next);
+        if prev == 0 {
+            list.head.set(index)
+        } else {
+            self.slot(prev)?.next.set(index)
+        }
+        if next == 0 {
+            list.tail.set(index)
+        } else {
+            self.slot(next)?.prev.set(index)
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ transitions
+
+    /// Books the extent and the length of a payload in a slot that is still FREE.
+    pub(crate) fn fill(&self, index: u32, extent: Option<Extent>, len: u64) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        slot.len.set(len);
+        slot.extent.set(extent.map_or(0, Extent::pack));
+        slot.seq.set(0);
+        slot.reading.set(0);
+        Ok(())
+    }
+
+    /// FREE -> CLAIMED: the memory is this participant's; a death gives it back.
+    pub(crate) fn claim(&mut self, index: u32) -> Result<(), Error> {
+        self.own(index, State::Claimed, 0)
+    }
+
+    /// To LEASED or CLAIMED in this participant's hands, at the end of its held list.
+    pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
+        let hot = self.hot();
+        let slot = self.slot(index)?;
+        let lease = hot.leases.get() + 1;
+        slot.lease.set(lease);
+        slot.commit(StateWord::new(state, redeliveries, self.me));
+        hot.leases.set(lease);
+        Ok(())
+    }
+
+    /// The second half of [`own`](Self::own), for a slot that is on no list.
+    pub(crate) fn hold(&mut self, index: u32) -> Result<(), Error> {
+        let me = self.queue.segment.participant(self.my_index())?;
+        self.push_back(&me.held, index)?;
+        self.hot().owned_count.add(1);
+        Ok(())
+    }
+
+    /// Takes a slot out of its owner's hands.
+    pub(crate) fn let_go(&mut self, index: u32, owner: u32) -> Result<(), Error> {
+        let owner = self.queue.segment.participant(crate::lock::index_of(owner))?;
+        self.unlink(&owner.held, index)?;
+        self.hot().owned_count.sub(1);
+        Ok(())
+    }
+
+    /// Books an item that has just become READY.
+    pub(crate) fn count_ready(&mut self, len: u64) {
+        let hot = self.hot();
+        let ready = hot.ready_count.get() + 1;
+        // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
+        hot.ready_count.store(ready, Ordering::Release);
+        hot.ready_bytes.add(len);
+        if ready > hot.high_water.get() {
+            hot.high_water.set(ready);
+        }
+    }
+
+    /// Books that an item is READY no more, and takes it off the list.
+    pub(crate) fn uncount_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
+        let hot = self.hot();
+        self.unlink(&hot.ready, index)?;
+        hot.ready_count
+            .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
+        hot.ready_bytes.sub(len);
+        Ok(())
+    }
+}

@@ -1,0 +1,86 @@
+//! What a queue tells about itself.
+
+use crate::error::Error;
+use crate::platform;
+use crate::queue::Queue;
+use crate::sync::Word;
+use crate::waiter::Kind;
+
+/// A snapshot, taken in one critical section. `puts = gets + queued + dead_letters` holds in every snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statistics {
+    /// Items put since the queue was created.
+    pub puts: u64,
+    /// Items delivered and not returned by a death.
+    pub gets: u64,
+    /// Payload bytes put.
+    pub bytes: u64,
+    /// Items that a get would find.
+    pub queued: u64,
+    /// Items put and not yet acknowledged; 0 for a queue without acknowledgement.
+    pub unfinished: u64,
+    /// Deliveries repeated because a holder died. Of one that dies during a sweep the last may go uncounted.
+    pub redeliveries: u64,
+    /// Items given up because their holders died too often.
+    pub dead_letters: u64,
+    pub waiting_getters: u64,
+    pub waiting_putters: u64,
+    pub waiting_joiners: u64,
+    /// The most items that were queued at once.
+    pub high_water: u64,
+    /// Processes that take part.
+    pub participants: u64,
+    /// Memory that stands behind the queue now.
+    pub memory_bytes: u64,
+}
+
+impl Queue {
+    /// Counts, after the dead have been swept.
+    pub fn statistics(&self) -> Result<Statistics, Error> {
+        self.member()?;
+        self.look_for_dead(true)?;
+        let memory_bytes = self.segment.fd().map_or(Ok(0), platform::backed_bytes)?;
+        let section = self.enter_surely()?;
+        let hot = section.hot();
+        let (puts, queued, dead_letters) = (hot.published.get(), hot.ready_count.get(), hot.dead_count.get());
+        let waiting = |kind: Kind| u64::from(hot.waiters[kind as usize].length.get());
+        Ok(Statistics {
+            puts,
+            gets: puts.saturating_sub(queued).saturating_sub(dead_letters),
+            bytes: hot.put_bytes.get(),
+            queued,
+            unfinished: hot.unfinished.get(),
+            redeliveries: hot.redeliveries.get(),
+            dead_letters,
+            waiting_getters: waiting(Kind::Item),
+            waiting_putters: waiting(Kind::Room),
+            waiting_joiners: waiting(Kind::Finish),
+            high_water: hot.high_water.get(),
+            participants: self.living()?,
+            memory_bytes,
+        })
+    }
+
+    /// The payloads of the dead letters, oldest first. They stay where they are.
+    pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let places = self.report(self.dead_letter_places())?;
+        // A dead letter is never changed or freed, so its payload can be read without the lock.
+        places
+            .into_iter()
+            .map(|slot| self.segment.read_payload(self.segment.slot(slot)?))
+            .collect()
+    }
+
+    fn dead_letter_places(&self) -> Result<Vec<u32>, Error> {
+        let count = self.segment.hot().dead_count.get();
+        // Memory is taken before the lock, never under it.
+        let mut places = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(1 << 20));
+        let section = self.enter_surely()?;
+        let mut index = section.hot().dead.head.get();
+        while index != 0 && places.len() < places.capacity() {
+            places.push(index);
+            index = section.slot(index)?.next.get();
+        }
+        Ok(places)
+    }
+}

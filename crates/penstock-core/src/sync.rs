@@ -1,0 +1,59 @@
+//! The only door to atomics, so that a model checker can take their place.
+//!
+//! Two kinds of access are used, and nothing else:
+//!
+//! - [`Word::get`] and [`Word::set`] are relaxed. They serve fields that are touched only under the queue's lock,
+//!   whose acquire and release order them, and fields that are read outside it as a hint.
+//! - An ordering written out at the call is half of a happens-before edge; a comment there names the other half.
+
+pub(crate) use core::hint::spin_loop;
+pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// Relaxed access to a shared word.
+pub(crate) trait Word {
+    type Value: Copy;
+    fn get(&self) -> Self::Value;
+    fn set(&self, value: Self::Value);
+}
+
+macro_rules! word {
+    ($atomic:ty, $value:ty) => {
+        impl Word for $atomic {
+            type Value = $value;
+            #[inline(always)]
+            fn get(&self) -> $value {
+                self.load(Ordering::Relaxed)
+            }
+            #[inline(always)]
+            fn set(&self, value: $value) {
+                self.store(value, Ordering::Relaxed);
+            }
+        }
+    };
+}
+word!(AtomicU8, u8);
+word!(AtomicU32, u32);
+word!(AtomicU64, u64);
+
+/// Adds to a counter that only the holder of the lock changes. Wraps, so that a damaged counter cannot panic.
+pub(crate) trait Count: Word {
+    fn add(&self, amount: Self::Value);
+    fn sub(&self, amount: Self::Value);
+}
+
+macro_rules! count {
+    ($atomic:ty) => {
+        impl Count for $atomic {
+            #[inline(always)]
+            fn add(&self, amount: Self::Value) {
+                self.set(self.get().wrapping_add(amount));
+            }
+            #[inline(always)]
+            fn sub(&self, amount: Self::Value) {
+                self.set(self.get().saturating_sub(amount));
+            }
+        }
+    };
+}
+count!(AtomicU32);
+count!(AtomicU64);

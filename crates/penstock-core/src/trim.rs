@@ -1,0 +1,94 @@
+//! Trim: memory that a queue has grown by and no longer needs goes back to the system.
+//!
+//! Runs of free spans are claimed, punched outside the lock, and freed; slots are given back when none is in use. A queue
+//! that is filled and drained again and again keeps its memory warm: after a growth the next trim waits a second.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | backing lowered, run CLAIMED | the sweep frees it; its pages are not trusted, and a later trim finds them again |
+//! | run punched | the same |
+//! | slots: mark lowered | those pages are backed still, which the next growth repeats and the next trim finds |
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::layout::{PAGE, SPAN, Slot};
+use crate::lock::Section;
+use crate::platform;
+use crate::queue::Queue;
+use crate::sync::{Count, Word};
+
+/// Free memory that a queue keeps in any case.
+const KEEP: u64 = 8 << 20;
+/// Spans given back at a time: 4 MiB.
+const RUN: u32 = 64;
+/// Slots that a queue keeps, and gives back at a time: 1 MiB.
+const SLOTS: u32 = (1 << 20) / size_of::<Slot>() as u32;
+/// After a growth, how long the memory stays, in milliseconds.
+const KEEP_WARM: u64 = 1000;
+
+impl Section<'_> {
+    /// Whether there is memory to give back.
+    #[inline]
+    pub(crate) fn wants_trim(&self) -> bool {
+        let hot = self.hot();
+        let backed = hot.pages_backed.get() * PAGE;
+        let used = hot.spans_used.get() * SPAN;
+        let spare_spans = backed > used.saturating_mul(2).saturating_add(KEEP);
+        let spare_slots = hot.slots_used.get() == 0 && hot.slots_backed.get() > 4 * SLOTS;
+        (spare_spans || spare_slots)
+            && (hot.grown.get() == 0
+                || platform::coarse_millis().saturating_sub(hot.trimmed_at.get()) >= KEEP_WARM)
+    }
+}
+
+impl Queue {
+    /// For a waiter that has nothing better to do.
+    pub(crate) fn trim_if_wanted(&self) -> Result<(), Error> {
+        let mut wants_trim = self.enter_surely()?.wants_trim();
+        while wants_trim {
+            wants_trim = self.trim_step()?;
+        }
+        Ok(())
+    }
+
+    /// Gives one piece back. True if there is more.
+    pub(crate) fn trim_step(&self) -> Result<bool, Error> {
+        let mut section = self.enter_surely()?;
+        if !section.wants_trim() {
+            return Ok(false);
+        }
+        let hot = section.hot();
+        hot.grown.set(0);
+        hot.trimmed_at.set(platform::coarse_millis());
+        if hot.slots_used.get() == 0 && hot.slots_backed.get() > 4 * SLOTS {
+            return self.trim_slots(section);
+        }
+        let Some((slot, extent)) = section.claim_backed_run(RUN)? else {
+            return Ok(false);
+        };
+        fault!("trim.claimed");
+        drop(section);
+        self.segment
+            .punch(self.segment.extent_at(extent, 0)?, extent.bytes());
+        fault!("trim.punched");
+        let mut section = self.enter_surely()?;
+        section.note_punched(extent)?;
+        section.release_claim(slot)?;
+        Ok(section.wants_trim())
+    }
+
+    /// Gives the last slots back. All are free, and the lock is held over the punch, which is short.
+    fn trim_slots(&self, section: Section<'_>) -> Result<bool, Error> {
+        let hot = section.hot();
+        let backed = hot.slots_backed.get();
+        // Every slot is FREE, so the free list may forget them all.
+        hot.free_head.set(0);
+        hot.slots_high.set(1);
+        hot.slot_trims.add(1);
+        let kept = backed - SLOTS;
+        hot.slots_backed.set(kept);
+        let at = |slot: u32| self.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
+        self.segment.punch(at(kept), at(backed) - at(kept));
+        Ok(section.wants_trim())
+    }
+}

@@ -1,0 +1,550 @@
+//! Waiting and waking: who sleeps, who is chosen, and why no wake-up is lost.
+//!
+//! Requirements. A waiter sleeps on a word of its own; a burst of items costs one system call, not one an item; a
+//! waiter that is killed, stopped, interrupted or timed out at any moment leaves nobody asleep beside an item.
+//!
+//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which it found
+//! nothing. Whoever ends a critical section first restores the invariant (`settle`):
+//!
+//! > If there are items and getters, then some getter is on its way (or as many as there are items, up to cores - 1).
+//! > The same for room and putters. If nothing is unfinished, no joiner sleeps.
+//!
+//! *On its way* is a waiter that was chosen and has not been back under the lock, and a participant that spins. Since
+//! every way back leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
+//! chosen one takes an item and its own `settle` chooses the next.
+//!
+//! Who was chosen and then dies is found by the sweep, which settles too. Who was chosen and is stopped is found by the
+//! others at the end of their slice: they see an item in spite of everything, declare those on their way late, and go on.
+//!
+//! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are chosen in
+//! the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in slices of 100 ms,
+//! at whose end it looks for dead participants. The one before it sleeps twice as long, the others a second.
+//!
+//! ```text
+//! cell.word:  FREE --enlist--> SLEEPING --chosen--> WOKEN --back under the lock--> FREE
+//!                                  |                  \--others' patience ended--> LATE --back--> FREE
+//!                                  \--leaves without the lock--> ABANDONED (freed by whoever chooses it)
+//! ```
+//!
+//! Who may write: everything under the lock, except that a cell's owner may compare-and-swap its word from SLEEPING to
+//! ABANDONED without it. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the lists
+//! and their numbers are caches, and after a take-over the order of the waiters may be another.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::layout::{CELLS, PAGE, WaiterCell, WaiterList};
+use crate::lock::Section;
+use crate::platform::{self, Slept};
+use crate::queue::{Patience, Queue, Wait};
+use crate::sync::{AtomicU32, Count, Ordering, Word, spin_loop};
+
+pub(crate) const FREE: u32 = 0;
+pub(crate) const SLEEPING: u32 = 1;
+pub(crate) const WOKEN: u32 = 2;
+pub(crate) const LATE: u32 = 3;
+pub(crate) const ABANDONED: u32 = 4;
+
+/// What is waited for; also the index of the waiters' list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Item = 0,
+    Room = 1,
+    Finish = 2,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 3] = [Kind::Item, Kind::Room, Kind::Finish];
+}
+
+const SLICE: Duration = Duration::from_millis(100);
+
+/// Limits of a spin: what it may cost, and what it costs at least while it does not pay.
+const SPIN_MOST: u32 = 20_000;
+const SPIN_LEAST: u32 = 1_000;
+
+/// How long a process spins before it sleeps, in nanoseconds: it grows when spinning pays and shrinks when not.
+pub(crate) struct SpinBudget(AtomicU32);
+
+impl SpinBudget {
+    pub(crate) const fn new() -> SpinBudget {
+        SpinBudget(AtomicU32::new(SPIN_MOST))
+    }
+
+    fn adapt(&self, paid: bool) {
+        let now = self.0.get();
+        self.0.set(if paid {
+            (now * 2).min(SPIN_MOST)
+        } else {
+            (now / 2).max(SPIN_LEAST)
+        });
+    }
+}
+
+/// One call's wait, from the first look to the end.
+pub(crate) struct Waiting {
+    kind: Kind,
+    cell: u32,
+    has_spun: bool,
+    was_chosen: bool,
+    slices: u32,
+}
+
+impl Waiting {
+    pub(crate) fn new(kind: Kind) -> Waiting {
+        Waiting {
+            kind,
+            cell: 0,
+            has_spun: false,
+            was_chosen: false,
+            slices: 0,
+        }
+    }
+
+    /// Whether somebody has woken this waiter on purpose.
+    pub(crate) fn was_chosen(&self) -> bool {
+        self.was_chosen
+    }
+}
+
+impl Queue {
+    /// Waits for a change, with the section's lock released meanwhile. The caller looks again, in a loop.
+    pub(crate) fn wait_for<'q>(
+        &'q self,
+        mut section: Section<'q>,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Section<'q>, Error> {
+        let timed_out = match wait.patience {
+            Patience::Try | Patience::Now => true,
+            Patience::Until(deadline) => Instant::now() >= deadline,
+            Patience::Forever => false,
+        };
+        if timed_out {
+            section.withdraw(waiting)?;
+            drop(section);
+            return match waiting.kind {
+                Kind::Room => Err(Error::Full),
+                Kind::Item | Kind::Finish => Err(Error::Empty),
+            };
+        }
+        if !waiting.has_spun {
+            waiting.has_spun = true;
+            if self.start_spinning(waiting.kind, section.me) {
+                drop(section);
+                self.spin(waiting.kind);
+                let entered = self.enter(wait);
+                // Not before the lock is taken: until then the spinner counts as on its way.
+                self.stop_spinning(waiting.kind);
+                return entered;
+            }
+        }
+        if waiting.cell == 0 {
+            waiting.cell = section.enlist(waiting.kind)?;
+        }
+        let position = section.position(waiting)?;
+        drop(section);
+        fault!("wait.enlisted");
+        let entered = self
+            .sleep(waiting, position, wait)
+            .and_then(|()| self.enter(wait));
+        let mut section = match entered {
+            Ok(section) => section,
+            Err(error) => {
+                self.abandon(waiting);
+                return Err(error);
+            }
+        };
+        fault!("wait.back");
+        section.arrive(waiting)?;
+        Ok(section)
+    }
+
+    /// Sleeps until chosen, or until the slice or the caller's patience ends.
+    fn sleep(&self, waiting: &mut Waiting, position: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let cell = self.segment.cell(waiting.cell)?;
+        let slice = match position {
+            0 => SLICE,
+            1 => SLICE * 2,
+            _ => SLICE * 10,
+        };
+        let slice = match wait.patience {
+            Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()).min(slice),
+            _ => slice,
+        };
+        fault!("wait.asleep");
+        let slept = platform::futex_wait(&cell.word, SLEEPING, slice);
+        if slept == Slept::TimedOut {
+            waiting.slices += 1;
+            // The watcher looks at those who hold something each time, and at everybody now and then.
+            if position <= 1 {
+                self.look_for_dead(waiting.slices % 10 == 0)?;
+                self.trim_if_wanted()?;
+            }
+        }
+        if slept != Slept::Changed && (wait.interrupted)() {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
+    }
+
+    /// Leaves the list; without the lock if need be, which may be stuck behind a stopped process.
+    pub(crate) fn abandon(&self, waiting: &mut Waiting) {
+        if waiting.cell == 0 {
+            return;
+        }
+        if let Ok(mut section) = self.enter(&mut Wait {
+            patience: Patience::Try,
+            interrupted: &mut || false,
+        }) {
+            // An error here means damage, of which the caller has an error already.
+            let _ = section.withdraw(waiting);
+        } else if let Ok(cell) = self.segment.cell(waiting.cell) {
+            if cell
+                .word
+                .compare_exchange(SLEEPING, ABANDONED, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+                && let Ok(mut section) = self.enter_surely()
+            {
+                // It was chosen already: the wake-up has to be passed on, however long the lock takes.
+                let _ = section.withdraw(waiting);
+            }
+        }
+        waiting.cell = 0;
+    }
+
+    /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
+    fn spin(&self, kind: Kind) {
+        let hot = self.segment.hot();
+        let budget = &self.spin_budgets[kind as usize];
+        // A hint only: the lock decides.
+        let promising = || match kind {
+            Kind::Item => hot.ready_count.get() > 0,
+            Kind::Room => self.has_room(),
+            Kind::Finish => true,
+        };
+        let end = Instant::now() + Duration::from_nanos(u64::from(budget.0.get()));
+        let paid = loop {
+            for _ in 0..8 {
+                if promising() {
+                    break;
+                }
+                spin_loop();
+            }
+            if promising() {
+                break true;
+            }
+            if Instant::now() >= end {
+                break false;
+            }
+        };
+        budget.adapt(paid);
+    }
+
+    /// Registers as the one participant that spins, if spinning can pay at all. Under the lock.
+    fn start_spinning(&self, kind: Kind, me: u32) -> bool {
+        platform::cores() > 1
+            && self.spinning_word(kind).is_some_and(|word| {
+                word.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+            })
+    }
+
+    fn stop_spinning(&self, kind: Kind) {
+        if let (Some(word), Some(me)) = (self.spinning_word(kind), self.member_if_any()) {
+            // Only if it is still this process's: others may have given up on it.
+            let _ = word.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn spinning_word(&self, kind: Kind) -> Option<&AtomicU32> {
+        match kind {
+            Kind::Item => Some(&self.segment.hot().getter_spinning),
+            Kind::Room => Some(&self.segment.hot().putter_spinning),
+            Kind::Finish => None,
+        }
+    }
+}
+
+impl Section<'_> {
+    /// Restores the invariant of the head comment. Called at the end of every critical section.
+    #[inline]
+    pub(crate) fn settle(&mut self) {
+        let hot = self.hot();
+        let [getters, putters, joiners] = &hot.waiters;
+        if getters.length.get() | putters.length.get() | joiners.length.get() == 0 || hot.damaged.get() != 0 {
+            return;
+        }
+        // An error in here is damage; it is marked, and the next operation reports it.
+        let _ = self.settle_waiters();
+    }
+
+    fn settle_waiters(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        let most = u64::from(platform::cores().saturating_sub(1).max(1));
+        let [getters, putters, joiners] = &hot.waiters;
+        let ready = hot.ready_count.get();
+        while getters.length.get() > 0
+            && u64::from(getters.on_way.get()) + u64::from(hot.getter_spinning.get() != 0) < most.min(ready)
+        {
+            self.choose(getters, getters.tail.get())?;
+        }
+        while putters.length.get() > 0
+            && self.queue.has_room()
+            && u64::from(putters.on_way.get()) + u64::from(hot.putter_spinning.get() != 0) < most
+        {
+            self.choose(putters, putters.head.get())?;
+        }
+        if hot.unfinished.get() == 0 {
+            while joiners.length.get() > 0 {
+                self.choose(joiners, joiners.head.get())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
+    fn choose(&mut self, list: &WaiterList, index: u32) -> Result<(), Error> {
+        let cell = self.cell(index)?;
+        self.delist(list, index)?;
+        // Relaxed: the woken waiter learns what happened from the lock, which it takes next.
+        match cell
+            .word
+            .compare_exchange(SLEEPING, WOKEN, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            Ok(_) => {
+                list.on_way.add(1);
+                self.wake_later(index);
+                Ok(())
+            }
+            Err(ABANDONED) => self.free_cell(index),
+            Err(_) => Err(self.corrupt("a listed waiter does not wait")),
+        }
+    }
+
+    /// Takes a cell and appends it to the list of its kind.
+    fn enlist(&mut self, kind: Kind) -> Result<u32, Error> {
+        let hot = self.hot();
+        let mut index = hot.cells_free.get();
+        if index == 0 {
+            index = hot.cells_high.get();
+            if index >= CELLS {
+                return Err(Error::TooManyWaiters { limit: CELLS - 1 });
+            }
+            if index >= hot.cells_backed.get() {
+                // One page for 64 waiters, so rarely that it may happen under the lock.
+                let per_page = (PAGE / size_of::<WaiterCell>() as u64) as u32;
+                let start = self.queue.segment.geometry.cells_at + u64::from(index / per_page) * PAGE;
+                self.queue.segment.back(start, PAGE)?;
+                hot.cells_backed.set((index / per_page + 1) * per_page);
+            }
+            hot.cells_high.set(index + 1);
+        } else {
+            hot.cells_free.set(self.cell(index)?.next.get());
+        }
+        let cell = self.cell(index)?;
+        cell.owner.set(self.me);
+        cell.kind.set(kind as u32);
+        // Release: the commit of the enlisting; the fields above belong to it.
+        cell.word.store(SLEEPING, Ordering::Release);
+        self.list_cell(&hot.waiters[kind as usize], index)?;
+        Ok(index)
+    }
+
+    /// Appends a cell, whose word is SLEEPING, to a list.
+    pub(crate) fn list_cell(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
+        let cell = self.cell(index)?;
+        let tail = list.tail.get();
+        cell.next.set(0);
+        cell.prev.set(tail);
+        if tail == 0 {
+            list.head.set(index)
+        } else {
+            self.cell(tail)?.next.set(index)
+        }
+        list.tail.set(index);
+        list.length.add(1);
+        Ok(())
+    }
+
+    fn delist(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
+        let cell = self.cell(index)?;
+        let (next, prev) = (cell.next.get(), cell.prev.get());
+        let before = if prev == 0 {
+            &list.head
+        } else {
+            &self.cell(prev)?.next
+        };
+        let after = if next == 0 {
+            &list.tail
+        } else {
+            &self.cell(next)?.prev
+        };
+        if before.get() != index || after.get() != index {
+            return Err(self.corrupt("a list of waiters is torn"));
+        }
+        before.set(next);
+        after.set(prev);
+        list.length.sub(1);
+        Ok(())
+    }
+
+    fn free_cell(&self, index: u32) -> Result<(), Error> {
+        let hot = self.hot();
+        let cell = self.cell(index)?;
+        cell.word.store(FREE, Ordering::Release);
+        cell.next.set(hot.cells_free.get());
+        hot.cells_free.set(index);
+        Ok(())
+    }
+
+    /// How many would be chosen after this waiter, counted up to 2.
+    fn position(&self, waiting: &Waiting) -> Result<u32, Error> {
+        let cell = self.cell(waiting.cell)?;
+        let later = |cell: &WaiterCell| {
+            if waiting.kind == Kind::Room {
+                cell.next.get()
+            } else {
+                cell.prev.get()
+            }
+        };
+        match later(cell) {
+            0 => Ok(0),
+            one => Ok(if later(self.cell(one)?) == 0 { 1 } else { 2 }),
+        }
+    }
+
+    /// Back under the lock after a sleep. Who was not chosen stays on the list.
+    fn arrive(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
+        let hot = self.hot();
+        let list = &hot.waiters[waiting.kind as usize];
+        match self.cell(waiting.cell)?.word.get() {
+            SLEEPING => {
+                self.give_up_on_the_late(waiting.kind)?;
+                return Ok(());
+            }
+            WOKEN => list.on_way.sub(1),
+            LATE => {}
+            _ => return Err(self.corrupt("a waiter's cell was freed under it")),
+        }
+        waiting.was_chosen = true;
+        self.free_cell(waiting.cell)?;
+        waiting.cell = 0;
+        Ok(())
+    }
+
+    /// A slice has ended and there is an item (or room) although nobody came for it: whoever was on the way is stopped
+    /// or dead. They count no more; should they come, they will find out.
+    fn give_up_on_the_late(&mut self, kind: Kind) -> Result<(), Error> {
+        let hot = self.hot();
+        let list = &hot.waiters[kind as usize];
+        let spinning = self.queue.spinning_word(kind);
+        let promising = match kind {
+            Kind::Item => hot.ready_count.get() > 0,
+            Kind::Room => self.queue.has_room(),
+            Kind::Finish => false,
+        };
+        if !promising || (list.on_way.get() == 0 && spinning.is_none_or(|word| word.get() == 0)) {
+            return Ok(());
+        }
+        for index in 1..hot.cells_high.get().min(CELLS) {
+            let cell = self.cell(index)?;
+            if cell.kind.get() == kind as u32 && cell.word.get() == WOKEN {
+                cell.word.set(LATE);
+            }
+        }
+        list.on_way.set(0);
+        if let Some(word) = spinning {
+            word.set(0);
+        }
+        Ok(())
+    }
+
+    /// Ends a wait under the lock, whatever its state. The end of the section passes a wake-up on.
+    pub(crate) fn withdraw(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
+        let index = core::mem::take(&mut waiting.cell);
+        if index == 0 {
+            return Ok(());
+        }
+        let hot = self.hot();
+        let list = &hot.waiters[waiting.kind as usize];
+        let cell = self.cell(index)?;
+        match cell.word.get() {
+            SLEEPING => {
+                let (next, prev) = (cell.next.get(), cell.prev.get());
+                self.delist(list, index)?;
+                // The watcher leaves: the next one learns that it is the watcher now.
+                let heir = match waiting.kind {
+                    Kind::Room if next == 0 => prev,
+                    Kind::Item | Kind::Finish if prev == 0 => next,
+                    _ => 0,
+                };
+                if heir != 0 {
+                    self.wake_later(heir);
+                }
+            }
+            WOKEN => list.on_way.sub(1),
+            LATE => {}
+            _ => return Err(self.corrupt("a waiter's cell was freed under it")),
+        }
+        self.free_cell(index)
+    }
+
+    /// Frees the cells of a participant that is dead.
+    pub(crate) fn free_cells_of(&mut self, owner: u32) -> Result<(), Error> {
+        let hot = self.hot();
+        for kind in Kind::ALL {
+            if let Some(word) = self.queue.spinning_word(kind) {
+                let _ = word.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        for index in 1..hot.cells_high.get().min(CELLS) {
+            let cell = self.cell(index)?;
+            let word = cell.word.get();
+            if word == FREE || cell.owner.get() != owner {
+                continue;
+            }
+            let Some(list) = hot.waiters.get(cell.kind.get() as usize) else {
+                return Err(self.corrupt("a waiter waits for nothing known"));
+            };
+            match word {
+                WOKEN => list.on_way.sub(1),
+                SLEEPING | ABANDONED => self.delist(list, index)?,
+                _ => {}
+            }
+            self.free_cell(index)?;
+        }
+        Ok(())
+    }
+
+    /// Rebuilds lists and numbers of the waiters from the cells' words.
+    pub(crate) fn rebuild_waiters(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        for list in &hot.waiters {
+            list.head.set(0);
+            list.tail.set(0);
+            list.length.set(0);
+            list.on_way.set(0);
+        }
+        hot.cells_free.set(0);
+        hot.getter_spinning.set(0);
+        hot.putter_spinning.set(0);
+        let high = hot.cells_high.get().clamp(1, CELLS);
+        for index in 1..high {
+            let cell = self.cell(index)?;
+            let Some(list) = hot.waiters.get(cell.kind.get() as usize) else {
+                return Err(self.corrupt("a waiter waits for nothing known"));
+            };
+            match cell.word.get() {
+                SLEEPING => self.list_cell(list, index)?,
+                WOKEN => list.on_way.add(1),
+                // Its owner frees it when it comes back, if it does; a dead owner's cells are swept.
+                LATE => {}
+                _ => self.free_cell(index)?,
+            }
+        }
+        Ok(())
+    }
+}

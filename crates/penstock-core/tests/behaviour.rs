@@ -1,0 +1,381 @@
+//! What a queue does, within one process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use penstock_core::{Delivery, Error, Leave, Options, Patience, Queue, SMALL, Wait};
+
+const PLAIN: Options = Options {
+    maxsize: 0,
+    max_bytes: None,
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+const ACKNOWLEDGED: Options = Options {
+    acknowledged: true,
+    ..PLAIN
+};
+
+fn create(options: &Options) -> Arc<Queue> {
+    Queue::create(options).expect("a queue")
+}
+
+fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience,
+        interrupted: &mut || false,
+    })
+}
+
+fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
+    wait(Patience::Now, |wait| queue.put(&[payload], wait)).map(|_| ())
+}
+
+fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
+    let mut buffer = [0; SMALL];
+    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
+        Delivery::Copied(len) => Ok(buffer[..len].to_vec()),
+        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
+    }
+}
+
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 31 + seed * 7 + i / 251) as u8).collect()
+}
+
+#[test]
+fn payloads_of_every_size_arrive_in_order() {
+    let queue = create(&PLAIN);
+    let sizes = [
+        0,
+        1,
+        71,
+        72,
+        73,
+        128,
+        129,
+        1000,
+        2047,
+        2048,
+        2049,
+        5000,
+        32768,
+        32769,
+        65536,
+        65537,
+        300_000,
+        5 << 20,
+    ];
+    for round in 0..3 {
+        for (i, size) in sizes.iter().enumerate() {
+            put(&queue, &pattern(*size, i + round)).unwrap();
+        }
+        assert_eq!(queue.len(), sizes.len() as u64);
+        for (i, size) in sizes.iter().enumerate() {
+            assert!(
+                get(&queue, Patience::Now).unwrap() == pattern(*size, i + round),
+                "size {size}"
+            );
+        }
+    }
+    assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn parts_are_written_one_after_the_other() {
+    let queue = create(&PLAIN);
+    for middle in [10, 100_000] {
+        let middle = pattern(middle, 1);
+        let parts: [&[u8]; 4] = [b"begin", &middle, b"", b"end"];
+        wait(Patience::Now, |wait| queue.put(&parts, wait)).unwrap();
+        assert_eq!(get(&queue, Patience::Now).unwrap(), parts.concat());
+    }
+}
+
+#[test]
+fn maxsize_counts_queued_items() {
+    let queue = create(&Options { maxsize: 2, ..PLAIN });
+    put(&queue, b"a").unwrap();
+    assert!(!queue.is_full());
+    put(&queue, &pattern(10_000, 0)).unwrap();
+    assert!(queue.is_full());
+    assert_eq!(put(&queue, b"c"), Err(Error::Full));
+    assert_eq!(put(&queue, &pattern(10_000, 0)), Err(Error::Full));
+    assert_eq!(get(&queue, Patience::Now).unwrap(), b"a");
+    put(&queue, b"c").unwrap();
+    assert_eq!(queue.len(), 2);
+}
+
+#[test]
+fn the_memory_limit_is_an_error_and_the_queue_goes_on() {
+    let queue = create(&Options {
+        max_bytes: Some(1 << 20),
+        ..PLAIN
+    });
+    for size in [10, 1500, 40_000, 300_000] {
+        let payload = pattern(size, 3);
+        let mut count = 0;
+        let error = loop {
+            match put(&queue, &payload) {
+                Ok(()) => count += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(error, Error::OutOfMemory { limit, .. } if limit == 1 << 20),
+            "{error}"
+        );
+        assert!(count * size <= 1 << 20 && count > 0);
+        for _ in 0..count {
+            assert!(get(&queue, Patience::Now).unwrap() == payload);
+        }
+    }
+    assert_eq!(queue.len(), 0);
+}
+
+#[test]
+fn a_time_out_lasts_as_long_as_asked() {
+    let queue = create(&Options { maxsize: 1, ..PLAIN });
+    for patience in [Duration::from_millis(30), Duration::from_millis(150)] {
+        let start = Instant::now();
+        assert_eq!(get(&queue, Patience::Until(start + patience)), Err(Error::Empty));
+        assert!(start.elapsed() >= patience);
+    }
+    put(&queue, b"x").unwrap();
+    let start = Instant::now();
+    let until = Patience::Until(start + Duration::from_millis(30));
+    assert_eq!(wait(until, |wait| queue.put(&[b"y"], wait)), Err(Error::Full));
+    assert!(start.elapsed() >= Duration::from_millis(30));
+    assert_eq!(queue.len(), 1);
+}
+
+#[test]
+fn an_interrupt_ends_a_wait() {
+    let queue = create(&PLAIN);
+    let mut buffer = [0; SMALL];
+    let mut asked = 0;
+    let mut interrupted = || {
+        asked += 1;
+        asked == 2
+    };
+    let result = queue.get(
+        &mut buffer,
+        Wait {
+            patience: Patience::Forever,
+            interrupted: &mut interrupted,
+        },
+    );
+    assert_eq!(result.err(), Some(Error::Interrupted));
+    assert_eq!(asked, 2);
+    put(&queue, b"x").unwrap();
+    assert_eq!(get(&queue, Patience::Now).unwrap(), b"x");
+}
+
+#[test]
+fn threads_exchange_every_item_once() {
+    for maxsize in [0, 1, 7] {
+        let queue = create(&Options { maxsize, ..PLAIN });
+        let sum = Arc::new(AtomicU64::new(0));
+        const EACH: u64 = 20_000;
+        let producers: Vec<_> = (0..3u64)
+            .map(|p| {
+                let queue = queue.clone();
+                thread::spawn(move || {
+                    for i in 0..EACH {
+                        let payload = pattern(if i % 100 == 0 { 4000 } else { 20 }, 0);
+                        let number = (p * EACH + i).to_le_bytes();
+                        wait(Patience::Forever, |wait| queue.put(&[&number, &payload], wait)).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let consumers: Vec<_> = (0..3)
+            .map(|_| {
+                let (queue, sum) = (queue.clone(), sum.clone());
+                thread::spawn(move || {
+                    let mut last = [None::<u64>; 3];
+                    loop {
+                        let item = get(&queue, Patience::Forever).unwrap();
+                        let number = u64::from_le_bytes(item[..8].try_into().unwrap());
+                        if number == u64::MAX {
+                            return;
+                        }
+                        let (producer, i) = ((number / EACH) as usize, number % EACH);
+                        assert!(
+                            last[producer].is_none_or(|last| last < i),
+                            "a producer's items stay in order"
+                        );
+                        last[producer] = Some(i);
+                        sum.fetch_add(number, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for producer in producers {
+            producer.join().unwrap();
+        }
+        for _ in 0..3 {
+            wait(Patience::Forever, |wait| {
+                queue.put(&[&u64::MAX.to_le_bytes()], wait)
+            })
+            .unwrap();
+        }
+        for consumer in consumers {
+            consumer.join().unwrap();
+        }
+        let all = 3 * EACH;
+        assert_eq!(sum.load(Ordering::Relaxed), all * (all - 1) / 2);
+        let statistics = queue.statistics().unwrap();
+        assert_eq!(
+            (statistics.puts, statistics.gets, statistics.queued),
+            (all + 3, all + 3, 0)
+        );
+        assert_eq!(statistics.participants, 1);
+    }
+}
+
+#[test]
+fn task_done_finishes_the_oldest_lease() {
+    let queue = create(&ACKNOWLEDGED);
+    assert_eq!(queue.task_done(), Err(Error::TooManyDone));
+    put(&queue, b"first").unwrap();
+    put(&queue, &pattern(9000, 1)).unwrap();
+    assert_eq!(get(&queue, Patience::Now).unwrap(), b"first");
+    assert_eq!(get(&queue, Patience::Now).unwrap(), pattern(9000, 1));
+    assert_eq!(wait(Patience::Now, |wait| queue.join(wait)), Err(Error::Empty));
+    queue.task_done().unwrap();
+    assert_eq!(queue.statistics().unwrap().unfinished, 1);
+    queue.task_done().unwrap();
+    assert_eq!(queue.task_done(), Err(Error::TooManyDone));
+    wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+}
+
+#[test]
+fn task_done_before_get_finishes_the_item_but_delivers_it() {
+    let queue = create(&ACKNOWLEDGED);
+    for payload in [pattern(10, 0), pattern(10_000, 0)] {
+        put(&queue, &payload).unwrap();
+        queue.task_done().unwrap();
+        wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+        assert_eq!(queue.len(), 1);
+        assert_eq!(get(&queue, Patience::Now).unwrap(), payload);
+        assert_eq!(queue.task_done(), Err(Error::TooManyDone));
+    }
+}
+
+#[test]
+fn task_done_beside_a_reader_leaves_the_payload_to_it() {
+    let queue = create(&ACKNOWLEDGED);
+    let payload = pattern(100_000, 5);
+    put(&queue, &payload).unwrap();
+    let mut buffer = [0; SMALL];
+    let Ok(Delivery::Lent(lent)) = wait(Patience::Now, |wait| queue.get(&mut buffer, wait)) else {
+        panic!("not lent")
+    };
+    queue.task_done().unwrap();
+    for i in 0..5 {
+        put(&queue, &pattern(100_000, i)).unwrap();
+    }
+    assert!(lent.bytes() == payload);
+    drop(lent);
+    assert_eq!(queue.len(), 5);
+}
+
+#[test]
+fn leaving_in_order_leaves_items_unfinished_and_a_crash_returns_them() {
+    let queue = create(&ACKNOWLEDGED);
+    put(&queue, b"x").unwrap();
+    get(&queue, Patience::Now).unwrap();
+    queue.leave(Leave::Clean).unwrap();
+    assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+    assert_eq!(queue.statistics().unwrap().unfinished, 1);
+    queue.task_done().unwrap();
+    assert_eq!(queue.statistics().unwrap().unfinished, 0);
+
+    put(&queue, b"y").unwrap();
+    put(&queue, b"z").unwrap();
+    for redelivery in 0..4 {
+        assert_eq!(
+            get(&queue, Patience::Now).unwrap(),
+            b"y",
+            "redelivery {redelivery} goes to the front"
+        );
+        queue.leave(Leave::Crashed).unwrap();
+    }
+    assert_eq!(get(&queue, Patience::Now).unwrap(), b"z");
+    queue.task_done().unwrap();
+    wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+    let statistics = queue.statistics().unwrap();
+    assert_eq!(
+        (
+            statistics.redeliveries,
+            statistics.dead_letters,
+            statistics.unfinished
+        ),
+        (3, 1, 0)
+    );
+    assert_eq!(queue.dead_letters().unwrap(), [b"y"]);
+    assert_eq!(
+        statistics.puts,
+        statistics.gets + statistics.queued + statistics.dead_letters
+    );
+}
+
+#[test]
+fn memory_goes_back_after_a_flood() {
+    let queue = create(&PLAIN);
+    let at_start = queue.statistics().unwrap().memory_bytes;
+    assert!(at_start <= 256 << 10, "{at_start} bytes for an empty queue");
+    for (size, count) in [(1 << 20, 128), (1500, 40_000), (20, 400_000)] {
+        let payload = pattern(size, 0);
+        for _ in 0..count {
+            put(&queue, &payload).unwrap();
+        }
+        assert!(queue.statistics().unwrap().memory_bytes > 32 << 20);
+        for _ in 0..count {
+            get(&queue, Patience::Now).unwrap();
+        }
+        let left = queue.statistics().unwrap().memory_bytes;
+        assert!(
+            left < 16 << 20,
+            "{left} bytes left after {count} items of {size} bytes"
+        );
+        // The next flood comes after the memory is no longer kept warm.
+        assert_eq!(
+            get(
+                &queue,
+                Patience::Until(Instant::now() + Duration::from_millis(1100))
+            ),
+            Err(Error::Empty)
+        );
+    }
+}
+
+#[test]
+fn one_process_has_one_handle() {
+    let queue = create(&Options {
+        maxsize: 5,
+        ..ACKNOWLEDGED
+    });
+    let again = Queue::attach(queue.duplicate_fd().unwrap()).unwrap();
+    assert!(Arc::ptr_eq(&queue, &again));
+    assert!(Arc::ptr_eq(&queue, &Queue::by_id(queue.id()).unwrap()));
+    let fd = queue.duplicate_fd().unwrap();
+    let (id, options) = (queue.id(), queue.options().clone());
+    put(&queue, b"kept").unwrap();
+    drop((queue, again));
+    assert!(Queue::by_id(id).is_none());
+    let reopened = Queue::attach(fd).unwrap();
+    assert_eq!((reopened.id(), reopened.options()), (id, &options));
+    assert_eq!(get(&reopened, Patience::Now).unwrap(), b"kept");
+}
+
+#[test]
+fn other_files_are_refused() {
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert!(matches!(Queue::attach(file.into()), Err(Error::NotAQueue { .. })));
+}

@@ -1,0 +1,570 @@
+//! What is left when a participant is killed: at each fault point, and at random.
+#![allow(unsafe_code)]
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_core::{Delivery, Error, Leave, Options, Patience, Queue, SMALL, Wait};
+
+const PLAIN: Options = Options {
+    maxsize: 0,
+    max_bytes: None,
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+const ACKNOWLEDGED: Options = Options {
+    acknowledged: true,
+    ..PLAIN
+};
+
+fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience,
+        interrupted: &mut || false,
+    })
+}
+
+fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
+    wait(Patience::Forever, |wait| queue.put(&[payload], wait)).map(|_| ())
+}
+
+fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
+    let mut buffer = [0; SMALL];
+    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
+        Delivery::Copied(len) => Ok(buffer[..len].to_vec()),
+        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
+    }
+}
+
+fn soon() -> Patience {
+    Patience::Until(Instant::now() + Duration::from_secs(20))
+}
+
+/// A forked child, killed and reaped when dropped.
+struct Child(i32);
+
+impl Child {
+    fn run(work: impl FnOnce()) -> Child {
+        // SAFETY: the child runs `work` alone and leaves by _exit; what it needs of this process is memory.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
+        }
+        Child(pid)
+    }
+
+    fn kill(&self) {
+        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+    }
+
+    /// The signal that ended it, or its exit status negated.
+    fn reap(mut self) -> i32 {
+        self.wait()
+    }
+
+    fn wait(&mut self) -> i32 {
+        let mut status = 0;
+        // SAFETY: as in kill.
+        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
+        self.0 = 0;
+        if libc::WIFSIGNALED(status) {
+            libc::WTERMSIG(status)
+        } else {
+            -libc::WEXITSTATUS(status)
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.0 != 0 {
+            self.kill();
+            self.wait();
+        }
+    }
+}
+
+fn books_balance(queue: &Queue) {
+    let s = queue.statistics().unwrap();
+    assert_eq!(s.puts, s.gets + s.queued + s.dead_letters, "{s:?}");
+}
+
+/// Numbers 8 bytes wide, at the head of payloads of several sizes.
+fn numbered(number: u64, len: usize) -> Vec<u8> {
+    let mut payload = number.to_le_bytes().to_vec();
+    payload.resize(len.max(8), number as u8);
+    payload
+}
+
+fn number_of(payload: &[u8]) -> u64 {
+    let number = u64::from_le_bytes(payload[..8].try_into().unwrap());
+    assert!(
+        payload[8..].iter().all(|byte| *byte == number as u8),
+        "a torn payload"
+    );
+    number
+}
+
+/// Splitmix64, so that a seed replays a storm.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+}
+
+fn storm(options: &Options, rounds: usize, seed: u64) {
+    println!("seed {seed}");
+    let mut random = Random(seed);
+    let queue = Queue::create(options).unwrap();
+    let results = Queue::create(&PLAIN).unwrap();
+    let acknowledged = options.acknowledged;
+    let produce = |producer: u64, first: u64| {
+        let queue = &queue;
+        Child::run(move || {
+            for i in first.. {
+                let number = producer << 40 | i;
+                let len = match i % 50 {
+                    0 => 200_000,
+                    1..5 => 3000,
+                    5..10 => 500,
+                    _ => 20,
+                };
+                put(queue, &numbered(number, len)).unwrap();
+            }
+        })
+    };
+    let consume = || {
+        let (queue, results) = (&queue, &results);
+        Child::run(move || {
+            loop {
+                let number = number_of(&get(queue, Patience::Forever).unwrap());
+                put(results, &number.to_le_bytes()).unwrap();
+                if acknowledged {
+                    queue.task_done().unwrap();
+                }
+            }
+        })
+    };
+    // Each producer's life has its own range of numbers, so that a gap tells of a loss.
+    let mut lives = 3u64;
+    let mut producers: Vec<_> = (0..3).map(|p| produce(p, 0)).collect();
+    let mut consumers: Vec<_> = (0..3).map(|_| consume()).collect();
+    let mut consumers_killed = 0;
+    for _ in 0..rounds {
+        for _ in 0..random.next(2000) {
+            std::hint::spin_loop();
+        }
+        std::thread::sleep(Duration::from_micros(random.next(3000)));
+        let victim = random.next(6) as usize;
+        if victim < 3 {
+            let child = std::mem::replace(&mut producers[victim], produce(lives, 0));
+            lives += 1;
+            child.kill();
+            assert_eq!(child.reap(), libc::SIGKILL);
+        } else {
+            let child = std::mem::replace(&mut consumers[victim - 3], consume());
+            consumers_killed += 1;
+            child.kill();
+            assert_eq!(child.reap(), libc::SIGKILL);
+        }
+    }
+    for child in producers {
+        child.kill();
+        assert_eq!(child.reap(), libc::SIGKILL);
+    }
+    // The survivors empty the queue.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !(queue.is_empty() && (!acknowledged || queue.statistics().unwrap().unfinished == 0)) {
+        assert!(Instant::now() < deadline, "stuck: {:?}", queue.statistics());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for child in consumers {
+        child.kill();
+        assert_eq!(child.reap(), libc::SIGKILL);
+        consumers_killed += 1;
+    }
+    books_balance(&queue);
+    let statistics = queue.statistics().unwrap();
+    let mut seen = std::collections::HashMap::<u64, u64>::new();
+    while let Ok(payload) = get(&results, Patience::Now) {
+        *seen.entry(number_of(&payload)).or_default() += 1;
+    }
+    let doubled = seen.values().filter(|count| **count > 1).count() as u64;
+    let lost = statistics.puts - seen.len() as u64 - statistics.dead_letters;
+    println!(
+        "{rounds} rounds, {} items, {lost} lost, {doubled} doubled, {statistics:?}",
+        statistics.puts
+    );
+    if acknowledged {
+        assert_eq!(lost, 0);
+        assert!(doubled <= consumers_killed);
+    } else {
+        assert_eq!(doubled, 0);
+        assert!(
+            lost <= consumers_killed,
+            "{lost} items lost with {consumers_killed} consumers killed"
+        );
+    }
+    put(&queue, b"after").unwrap();
+    assert_eq!(get(&queue, soon()).unwrap(), b"after");
+}
+
+#[test]
+fn random_kills_harm_no_survivor() {
+    storm(&PLAIN, 500, 1);
+}
+
+#[test]
+fn random_kills_lose_nothing_that_is_acknowledged() {
+    storm(
+        &Options {
+            max_deliveries: 255,
+            ..ACKNOWLEDGED
+        },
+        500,
+        2,
+    );
+}
+
+#[test]
+fn random_kills_on_a_small_queue() {
+    storm(&Options { maxsize: 3, ..PLAIN }, 500, 3);
+}
+
+#[test]
+fn an_idle_consumer_may_be_killed() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    for _ in 0..5 {
+        let idle = Child::run(|| {
+            let _ = get(&queue, Patience::Forever);
+        });
+        while queue.statistics().unwrap().waiting_getters == 0 {
+            std::thread::yield_now();
+        }
+        idle.kill();
+        assert_eq!(idle.reap(), libc::SIGKILL);
+        put(&queue, b"x").unwrap();
+        assert_eq!(get(&queue, soon()).unwrap(), b"x");
+        let statistics = queue.statistics().unwrap();
+        assert_eq!((statistics.waiting_getters, statistics.participants), (0, 1));
+    }
+}
+
+#[test]
+fn a_child_after_fork_is_another_participant() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    put(&queue, b"mine").unwrap();
+    put(&queue, b"the child's").unwrap();
+    assert_eq!(get(&queue, Patience::Now).unwrap(), b"mine");
+    let child = Child::run(|| {
+        assert_eq!(get(&queue, Patience::Now).unwrap(), b"the child's");
+        assert_eq!(queue.statistics().unwrap().participants, 2);
+        queue.leave(Leave::Clean).unwrap();
+    });
+    assert_eq!(child.reap(), 0);
+    let statistics = queue.statistics().unwrap();
+    assert_eq!(
+        (
+            statistics.participants,
+            statistics.unfinished,
+            statistics.redeliveries
+        ),
+        (1, 2, 0)
+    );
+}
+
+#[test]
+fn closed_descriptors_are_not_a_death() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    put(&queue, b"kept").unwrap();
+    let pipe = Queue::create(&PLAIN).unwrap();
+    let go_on = Queue::create(&PLAIN).unwrap();
+    let mut child = Child::run(|| {
+        assert_eq!(get(&queue, Patience::Now).unwrap(), b"kept");
+        put(&pipe, b"taken").unwrap();
+        // SAFETY: closes everything but the standard streams, as other code might.
+        unsafe { libc::close_range(3, u32::MAX, 0) };
+        put(&pipe, b"closed").unwrap();
+        assert_eq!(get(&go_on, Patience::Forever).unwrap(), b"go on");
+        queue.task_done().unwrap();
+        put(&queue, &[1; 500_000]).unwrap();
+    });
+    assert_eq!(get(&pipe, soon()).unwrap(), b"taken");
+    assert_eq!(get(&pipe, soon()).unwrap(), b"closed");
+    for _ in 0..3 {
+        assert_eq!(queue.statistics().unwrap().redeliveries, 0, "the holder lives");
+    }
+    put(&go_on, b"go on").unwrap();
+    assert_eq!(child.wait(), 0);
+    assert_eq!(get(&queue, Patience::Now).unwrap(), [1; 500_000]);
+    let statistics = queue.statistics().unwrap();
+    assert_eq!((statistics.redeliveries, statistics.participants), (0, 1));
+}
+
+#[test]
+fn a_full_table_of_the_dead_is_no_dead_end() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    for i in 0..300 {
+        let child = Child::run(|| put(&queue, b"x").unwrap());
+        assert_eq!(child.reap(), 0, "child {i}");
+    }
+    assert_eq!(queue.len(), 300);
+    assert_eq!(queue.statistics().unwrap().participants, 1);
+    assert!(queue.fd().unwrap().as_fd().try_clone_to_owned().is_ok());
+}
+
+#[cfg(feature = "fault-points")]
+mod points {
+    use super::*;
+    use penstock_core::fault;
+
+    /// What the victim does, and whether the point is one that it passes.
+    struct Scene {
+        name: &'static str,
+        options: Options,
+        /// Done before by the test itself.
+        before: fn(&Arc<Queue>),
+        victim: fn(&Arc<Queue>),
+        points: &'static [&'static str],
+    }
+
+    const LARGE: usize = 300_000;
+    const SCENES: &[Scene] = &[
+        Scene {
+            name: "put small",
+            options: PLAIN,
+            before: |_| {},
+            victim: |queue| put(queue, &numbered(7, 20)).unwrap(),
+            points: &[
+                "register.life-held",
+                "register.alive",
+                "lock.taken",
+                "put.slot-popped",
+                "put.filled",
+                "put.committed",
+                "put.linked",
+            ],
+        },
+        Scene {
+            name: "put small with an extent",
+            options: PLAIN,
+            before: |_| {},
+            victim: |queue| put(queue, &numbered(7, 1000)).unwrap(),
+            points: &[
+                "grow.backed",
+                "put.slot-popped",
+                "put.filled",
+                "put.committed",
+                "put.linked",
+            ],
+        },
+        Scene {
+            name: "put large",
+            options: PLAIN,
+            before: |_| {},
+            victim: |queue| put(queue, &numbered(7, LARGE)).unwrap(),
+            points: &[
+                "claim.committed",
+                "grow.backed",
+                "claim.copying",
+                "claim.copied",
+                "put.committed",
+                "put.linked",
+            ],
+        },
+        Scene {
+            name: "get small",
+            options: PLAIN,
+            before: |queue| put(queue, &numbered(8, 20)).unwrap(),
+            victim: |queue| drop(get(queue, Patience::Forever).unwrap()),
+            points: &["lock.taken", "get.copied", "get.unlinked", "get.freed"],
+        },
+        Scene {
+            name: "get large",
+            options: PLAIN,
+            before: |queue| put(queue, &numbered(8, LARGE)).unwrap(),
+            victim: |queue| drop(get(queue, Patience::Forever).unwrap()),
+            points: &["get.leased", "lent.reading"],
+        },
+        Scene {
+            name: "get small, acknowledged",
+            options: ACKNOWLEDGED,
+            before: |queue| put(queue, &numbered(8, 20)).unwrap(),
+            victim: |queue| {
+                get(queue, Patience::Forever).unwrap();
+                queue.task_done().unwrap();
+            },
+            points: &["get.copied", "get.leased", "done.committed"],
+        },
+        Scene {
+            name: "get large, acknowledged",
+            options: ACKNOWLEDGED,
+            before: |queue| put(queue, &numbered(8, LARGE)).unwrap(),
+            victim: |queue| {
+                get(queue, Patience::Forever).unwrap();
+                queue.task_done().unwrap();
+            },
+            points: &["get.leased", "lent.reading", "done.committed"],
+        },
+        Scene {
+            name: "leave",
+            options: ACKNOWLEDGED,
+            before: |queue| put(queue, &numbered(8, LARGE)).unwrap(),
+            victim: |queue| {
+                get(queue, Patience::Forever).unwrap();
+                queue.leave(Leave::Clean).unwrap();
+            },
+            points: &["leave.orphaned", "leave.released"],
+        },
+        Scene {
+            name: "wait",
+            options: PLAIN,
+            before: |_| {},
+            victim: |queue| {
+                let _ = get(
+                    queue,
+                    Patience::Until(Instant::now() + Duration::from_millis(150)),
+                );
+            },
+            points: &["wait.enlisted", "wait.asleep", "wait.back"],
+        },
+        Scene {
+            name: "give memory back",
+            options: PLAIN,
+            before: |queue| {
+                for _ in 0..100 {
+                    put(queue, &numbered(8, LARGE)).unwrap();
+                }
+            },
+            victim: |queue| while get(queue, Patience::Now).is_ok() {},
+            points: &["trim.claimed", "trim.punched"],
+        },
+    ];
+
+    fn survivors_go_on(queue: &Arc<Queue>, what: &str) {
+        let acknowledged = queue.options().acknowledged;
+        // Finds the dead at once, so that what they held comes before what is put now.
+        queue.statistics().unwrap();
+        put(queue, &numbered(9, 30)).unwrap();
+        put(queue, &numbered(9, LARGE)).unwrap();
+        loop {
+            let number = number_of(&get(queue, soon()).unwrap_or_else(|error| panic!("{what}: {error}")));
+            if acknowledged {
+                queue.task_done().unwrap();
+            }
+            assert!((7..=9).contains(&number), "{what}");
+            if number == 9 {
+                break;
+            }
+        }
+        assert_eq!(number_of(&get(queue, soon()).unwrap()), 9, "{what}");
+        if acknowledged {
+            queue.task_done().unwrap();
+            // An item that was left in order stays unfinished: the test finishes it.
+            while queue.statistics().unwrap().unfinished > 0 {
+                queue.task_done().unwrap();
+            }
+            wait(soon(), |wait| queue.join(wait)).unwrap();
+        }
+        books_balance(queue);
+        let statistics = queue.statistics().unwrap();
+        assert_eq!(
+            (statistics.queued, statistics.participants),
+            (0, 1),
+            "{what}: {statistics:?}"
+        );
+    }
+
+    #[test]
+    fn death_at_each_point() {
+        for scene in SCENES {
+            for point in scene.points {
+                let what = format!("{}, killed at {point}", scene.name);
+                let queue = Queue::create(&scene.options).unwrap();
+                (scene.before)(&queue);
+                let child = Child::run(|| {
+                    assert!(fault::arm(point, 1));
+                    (scene.victim)(&queue);
+                });
+                assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+                survivors_go_on(&queue, &what);
+            }
+        }
+    }
+
+    #[test]
+    fn death_between_publishing_and_waking() {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let sleeper = Child::run(|| assert_eq!(number_of(&get(&queue, Patience::Forever).unwrap()), 7));
+        while queue.statistics().unwrap().waiting_getters == 0 {
+            std::thread::yield_now();
+        }
+        let child = Child::run(|| {
+            assert!(fault::arm("unlock.before-wake", 1));
+            put(&queue, &numbered(7, 20)).unwrap();
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(sleeper.reap(), 0, "the sleeper finds the item");
+        survivors_go_on(&queue, "between publishing and waking");
+    }
+
+    /// A first process dies in the critical section; a second one takes the lock over and dies in the recovery; then a
+    /// third; the test itself is the survivor.
+    #[test]
+    fn death_inside_the_recovery() {
+        let points = [
+            "takeover.taken",
+            "rebuild.cleared",
+            "rebuild.scanned",
+            "rebuild.done",
+            "sweep.started",
+            "sweep.slot-returned",
+            "sweep.cells-freed",
+            "sweep.released",
+        ];
+        for options in [PLAIN, ACKNOWLEDGED] {
+            for point in points {
+                for second in points {
+                    let what = format!("killed at {point}, then at {second}");
+                    let queue = Queue::create(&options).unwrap();
+                    for len in [20, 1000, LARGE, 20] {
+                        put(&queue, &numbered(8, len)).unwrap();
+                    }
+                    let first = Child::run(|| {
+                        // Lent, or leased: something to return.
+                        let mut buffer = [0; SMALL];
+                        let mut lent = Vec::new();
+                        for _ in 0..3 {
+                            lent.push(wait(Patience::Now, |wait| queue.get(&mut buffer, wait)).unwrap());
+                        }
+                        assert!(fault::arm("put.linked", 1));
+                        put(&queue, &numbered(7, 1000)).unwrap();
+                    });
+                    assert_eq!(first.reap(), libc::SIGKILL, "{what}");
+                    for point in [point, second] {
+                        let next = Child::run(|| {
+                            assert!(fault::arm(point, 1));
+                            let _ = queue.statistics();
+                        });
+                        let ended = next.reap();
+                        // After a completed sweep there may be nothing left for the second one to pass.
+                        assert!([libc::SIGKILL, 0].contains(&ended), "{what}: {ended}");
+                    }
+                    survivors_go_on(&queue, &what);
+                }
+            }
+        }
+    }
+}
