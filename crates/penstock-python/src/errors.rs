@@ -1,0 +1,38 @@
+//! The one place where an error of the core becomes a Python exception.
+
+use penstock_core::Error;
+use pyo3::PyErr;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+
+mod imported {
+    pyo3::import_exception!(queue, Empty);
+    pyo3::import_exception!(queue, Full);
+    pyo3::import_exception!(penstock.errors, CorruptQueueError);
+    pyo3::import_exception!(penstock.errors, QueueMemoryError);
+}
+
+const EBADF: i32 = 9;
+const EINVAL: i32 = 22;
+const EUSERS: i32 = 87;
+const EUCLEAN: i32 = 117;
+
+pub fn to_python(error: Error) -> PyErr {
+    match error {
+        Error::Full => imported::Full::new_err(()),
+        Error::Empty => imported::Empty::new_err(()),
+        Error::TooManyDone => PyValueError::new_err("task_done() called too many times"),
+        Error::OutOfMemory { needed, used, limit } => {
+            imported::QueueMemoryError::new_err((error.to_string(), needed, used, limit))
+        }
+        Error::NoMemory { needed, .. } => imported::QueueMemoryError::new_err((error.to_string(), needed)),
+        Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
+            PyOSError::new_err((EUSERS, error.to_string()))
+        }
+        Error::Corrupt { .. } => imported::CorruptQueueError::new_err((EUCLEAN, error.to_string())),
+        Error::NotAQueue { .. } => PyOSError::new_err((EINVAL, error.to_string())),
+        Error::Closed => PyOSError::new_err((EBADF, error.to_string())),
+        Error::Os { errno, .. } => PyOSError::new_err((errno, error.to_string())),
+        // Busy and Interrupted are answered by waiting.rs, and an error that is newer than this binding has its own words.
+        _ => PyRuntimeError::new_err(error.to_string()),
+    }
+}

@@ -1,0 +1,18 @@
+//! For tests of what happens when a process dies: only in builds with the feature `fault-points`.
+
+use penstock_core::fault;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+/// The names of the places at which this process can be told to die.
+#[pyfunction]
+pub fn fault_points() -> Vec<&'static str> {
+    fault::POINTS.to_vec()
+}
+
+/// Lets this process die by SIGKILL when it passes `point` for the `hits`-th time.
+#[pyfunction]
+#[pyo3(signature = (point, hits = 1))]
+pub fn arm_fault(point: &str, hits: u64) -> PyResult<()> {
+    if fault::arm(point, hits) { Ok(()) } else { Err(PyValueError::new_err(format!("no fault point {point:?}"))) }
+}

@@ -1,0 +1,155 @@
+//! What the three queue classes share: opening, closing, the way to other processes, figures.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use penstock_core::{Id, Options, Queue};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyTuple, PyType};
+
+use crate::pickling::Picklers;
+use crate::{carrying, errors, leaving};
+
+/// A queue as one Python object knows it. Several handles of one process share what the core holds.
+#[pyclass(frozen, subclass, module = "penstock._native")]
+pub struct Handle {
+    opened: OnceLock<Opened>,
+    /// The process that closed this handle, or 0. A child that inherits a closed handle may use it, as with `multiprocessing`.
+    closed_by: AtomicU32,
+}
+
+pub struct Opened {
+    pub queue: Arc<Queue>,
+    pub picklers: Picklers,
+}
+
+impl Handle {
+    pub fn opened(&self) -> PyResult<&Opened> {
+        self.opened.get().ok_or_else(|| PyRuntimeError::new_err("__init__() of the queue was not called"))
+    }
+
+    fn open(&self, queue: Arc<Queue>, protocol: u8) -> PyResult<()> {
+        leaving::remember(&queue);
+        self.opened
+            .set(Opened { queue, picklers: Picklers::new(protocol) })
+            .map_err(|_| PyRuntimeError::new_err("__init__() of the queue was called twice"))
+    }
+
+    pub fn is_closed_here(&self) -> bool {
+        let closer = self.closed_by.load(Ordering::Relaxed);
+        closer != 0 && closer == std::process::id()
+    }
+
+    pub fn was_closed(&self) -> bool {
+        self.closed_by.load(Ordering::Relaxed) != 0
+    }
+}
+
+fn parse_id(id: &[u8]) -> PyResult<Id> {
+    id.try_into().map_err(|_| PyValueError::new_err("the id of a queue has 16 bytes"))
+}
+
+#[pymethods]
+impl Handle {
+    /// A subclass's `__init__` may have arguments of its own, so all are accepted here and none is looked at.
+    #[new]
+    #[pyo3(signature = (*_args, **_kwargs))]
+    pub fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Handle {
+        Handle { opened: OnceLock::new(), closed_by: AtomicU32::new(0) }
+    }
+
+    #[classmethod]
+    fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyGenericAlias>> {
+        PyGenericAlias::new(cls.py(), cls, item)
+    }
+
+    /// Makes a new queue.
+    #[pyo3(signature = (*, maxsize, max_bytes, soft_bytes, protocol, acknowledged, max_deliveries))]
+    fn _create(
+        &self,
+        maxsize: u64,
+        max_bytes: Option<u64>,
+        soft_bytes: u64,
+        protocol: u8,
+        acknowledged: bool,
+        max_deliveries: u8,
+    ) -> PyResult<()> {
+        let options = Options { maxsize, max_bytes, soft_bytes, acknowledged, max_deliveries };
+        self.open(Queue::create(&options).map_err(errors::to_python)?, protocol)
+    }
+
+    /// Uses the queue of that id if this process has it already.
+    fn _adopt(&self, id: &[u8], protocol: u8) -> PyResult<bool> {
+        let Some(queue) = Queue::by_id(parse_id(id)?) else { return Ok(false) };
+        self.open(queue, protocol)?;
+        Ok(true)
+    }
+
+    /// Opens the queue behind a descriptor, which is closed in any case. False if it is another queue's.
+    fn _attach(&self, fd: RawFd, id: &[u8], protocol: u8) -> PyResult<bool> {
+        let id = parse_id(id)?;
+        // SAFETY: the caller hands over a descriptor that it owns.
+        #[allow(unsafe_code)]
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let queue = Queue::attach(fd).map_err(errors::to_python)?;
+        if queue.id() != id {
+            return Ok(false);
+        }
+        self.open(queue, protocol)?;
+        Ok(true)
+    }
+
+    #[getter]
+    fn _id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.opened()?.queue.id()))
+    }
+
+    #[getter]
+    fn _protocol(&self) -> PyResult<u8> {
+        Ok(self.opened()?.picklers.protocol())
+    }
+
+    /// The queue's descriptor. It stays this process's.
+    #[getter]
+    fn _fd(&self) -> PyResult<RawFd> {
+        Ok(self.opened()?.queue.fd().map_err(errors::to_python)?.as_raw_fd())
+    }
+
+    /// To be called when the handle is pickled into a message.
+    fn _carried(&self) -> PyResult<()> {
+        carrying::pickled(&self.opened()?.queue);
+        Ok(())
+    }
+
+    /// Ends the use of this handle, in this process.
+    fn close(&self) {
+        self.closed_by.store(std::process::id(), Ordering::Relaxed);
+    }
+
+    /// The figures of the queue by name.
+    fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let queue = &self.opened()?.queue;
+        let statistics = py.detach(|| queue.statistics()).map_err(errors::to_python)?;
+        let dict = PyDict::new(py);
+        for (name, value) in [
+            ("puts", statistics.puts),
+            ("gets", statistics.gets),
+            ("bytes", statistics.bytes),
+            ("queued", statistics.queued),
+            ("unfinished", statistics.unfinished),
+            ("redeliveries", statistics.redeliveries),
+            ("dead_letters", statistics.dead_letters),
+            ("waiting_getters", statistics.waiting_getters),
+            ("waiting_putters", statistics.waiting_putters),
+            ("waiting_joiners", statistics.waiting_joiners),
+            ("high_water", statistics.high_water),
+            ("participants", statistics.participants),
+            ("memory_bytes", statistics.memory_bytes),
+        ] {
+            dict.set_item(name, value)?;
+        }
+        Ok(dict)
+    }
+}

@@ -1,0 +1,37 @@
+//! The Python binding of `penstock_core`: the module `penstock._native`.
+//!
+//! It knows buffers, the GIL and exceptions, and has no algorithm. A message's way: queue.rs (the methods), transfer.rs,
+//! pickling.rs, the core; back: the core, lent.rs, unpickling.rs.
+
+mod calls;
+mod carrying;
+mod errors;
+#[cfg(feature = "fault-points")]
+mod fault;
+mod handle;
+mod leaving;
+mod lent;
+mod pickling;
+mod queue;
+mod sync;
+mod transfer;
+mod unpickling;
+mod waiting;
+
+#[pyo3::pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use crate::carrying::_forget_carried;
+    #[cfg(feature = "fault-points")]
+    #[pymodule_export]
+    use crate::fault::{arm_fault, fault_points};
+    #[pymodule_export]
+    use crate::handle::Handle;
+    #[pymodule_export]
+    use crate::leaving::_leave_all;
+    #[allow(non_upper_case_globals)]
+    #[pymodule_export]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+    #[pymodule_export]
+    use crate::queue::{JoinableQueueBase, QueueBase, SimpleQueueBase};
+}

@@ -1,0 +1,68 @@
+//! Time-outs, the GIL and signals: everything about an operation that may take a while.
+
+use std::time::{Duration, Instant};
+
+use penstock_core::{Error, Patience, Wait};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::errors;
+
+/// How long the caller agreed to wait, fixed when the call began.
+#[derive(Clone, Copy)]
+pub enum Deadline {
+    Now,
+    At(Instant),
+    Never,
+}
+
+impl Deadline {
+    /// As `multiprocessing` reads `block` and `timeout`: without `block` the time-out is not even looked at, and a
+    /// negative one is zero. One that no clock can hold (infinity) is no limit.
+    pub fn new(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Deadline> {
+        if !block {
+            return Ok(Deadline::Now);
+        }
+        let Some(timeout) = timeout else { return Ok(Deadline::Never) };
+        let seconds: f64 = timeout.extract()?;
+        if seconds.is_nan() {
+            return Err(PyValueError::new_err("timeout must not be NaN"));
+        }
+        if seconds <= 0.0 {
+            return Ok(Deadline::Now);
+        }
+        let deadline = Duration::try_from_secs_f64(seconds).ok().and_then(|left| Instant::now().checked_add(left));
+        Ok(deadline.map_or(Deadline::Never, Deadline::At))
+    }
+
+    fn patience(self) -> Patience {
+        match self {
+            Deadline::Now => Patience::Now,
+            Deadline::At(instant) => Patience::Until(instant),
+            Deadline::Never => Patience::Forever,
+        }
+    }
+}
+
+/// The bounded attempt that is made with the GIL held. It never waits, so nothing can interrupt it.
+pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Result<T, Error> {
+    operation(Wait { patience: Patience::Try, interrupted: &mut || false })
+}
+
+/// Runs `operation` with the GIL released. A signal handler that raises (Ctrl-C) ends it with that exception.
+pub fn patiently<T: Send>(
+    py: Python<'_>,
+    deadline: Deadline,
+    operation: impl FnOnce(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<T> {
+    let mut raised = None;
+    let result = py.detach(|| {
+        // An interpreter that shuts down cannot be attached to any more: what is left is a daemon thread, and it waits on.
+        let mut interrupted = || {
+            raised = Python::try_attach(|py| py.check_signals().err()).flatten();
+            raised.is_some()
+        };
+        operation(Wait { patience: deadline.patience(), interrupted: &mut interrupted })
+    });
+    result.map_err(|error| raised.unwrap_or_else(|| errors::to_python(error)))
+}
