@@ -30,14 +30,18 @@ pub(crate) type OpenQueues = MutexGuard<'static, Vec<(Id, Weak<Queue>)>>;
 pub(crate) fn open_queues() -> OpenQueues {
     static HANDLERS: Once = Once::new();
     HANDLERS.call_once(|| platform::at_fork(before, after_in_parent, after_in_child));
-    let page = *FORK_PAGE.get_or_init(platform::wiped_on_fork);
+    FORK_PAGE.get_or_init(platform::wiped_on_fork);
     let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(page) = page
-        && page.get() == 0
-    {
+    if is_page_wiped() {
         forget_memberships(&open);
     }
     open
+}
+
+/// Also true before the page was written for the first time, when there is no membership to forget.
+#[inline(always)]
+fn is_page_wiped() -> bool {
+    matches!(FORK_PAGE.get(), Some(Some(page)) if page.get() == 0)
 }
 
 pub(crate) fn find(open: &OpenQueues, id: Id) -> Option<Arc<Queue>> {
@@ -47,9 +51,7 @@ pub(crate) fn find(open: &OpenQueues, id: Id) -> Option<Arc<Queue>> {
 /// Cheap enough for every operation.
 #[inline(always)]
 pub(crate) fn notice_fork() {
-    if let Some(Some(page)) = FORK_PAGE.get()
-        && page.get() == 0
-    {
+    if is_page_wiped() {
         drop(open_queues());
     }
 }

@@ -155,7 +155,7 @@ impl Queue {
     /// Whether the participant named in the lock word is proven dead.
     fn is_dead_holder(&self, holder: u32) -> Result<bool, Error> {
         match self.participant_named(holder)? {
-            Some(record) => Ok(self.is_dead(index_of(holder), record)),
+            Some(record) => Ok(self.is_dead(index_of(holder), record, true)),
             // It let go, left, and its record was freed in the meantime; or the word is garbage.
             None if self.segment.hot().lock.get() & !CONTENDED != holder => Ok(false),
             None => Err(Error::Corrupt {

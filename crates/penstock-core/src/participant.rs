@@ -183,17 +183,22 @@ impl Queue {
     }
 
     /// Whether a participant is proven dead. Makes system calls, and needs no lock.
-    pub(crate) fn is_dead(&self, index: u32, record: &Participant) -> bool {
+    ///
+    /// A look that is not `thorough` believes a held life byte, which costs one system call. A thorough one asks for the
+    /// process as well: a child made by a bare `clone` may keep its parent's life byte locked.
+    pub(crate) fn is_dead(&self, index: u32, record: &Participant, thorough: bool) -> bool {
         let word = read(record);
         if !word.is_alive() || Some(index) == self.member_if_any().map(index_of) {
             return false;
         }
-        let is_neighbour = record.pid_namespace.get() == platform::pid_namespace();
         let life = match self.segment.fd() {
-            _ if word.is_lifeless() => Life::Unknown,
-            Some(fd) => platform::look_at_life(fd, index),
-            None => Life::Unknown,
+            Some(fd) if !word.is_lifeless() => platform::look_at_life(fd, index),
+            _ => Life::Unknown,
         };
+        if life == Life::Held && !thorough {
+            return false;
+        }
+        let is_neighbour = record.pid_namespace.get() == platform::pid_namespace();
         let is_gone = || is_neighbour && platform::is_gone(word.pid(), record.start_time.get());
         match life {
             Life::Held | Life::Unknown if word.is_lifeless() => {
@@ -221,7 +226,7 @@ impl Queue {
             if only_holders && record.held.head.get() == 0 {
                 continue;
             }
-            if self.is_dead(index, record) {
+            if self.is_dead(index, record, !only_holders) {
                 return Ok(Some((index, word.0)));
             }
         }

@@ -61,11 +61,13 @@ impl Kind {
 
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Limits of a spin: what it may cost, and what it costs at least while it does not pay.
+/// Limits of a spin in nanoseconds: what it may cost, and what it costs at least while it does not pay.
 const SPIN_MOST: u32 = 20_000;
 const SPIN_LEAST: u32 = 1_000;
+/// A wait that ended so soon after a sleep would have ended within a spin.
+const SPIN_PAYS: Duration = Duration::from_micros(50);
 
-/// How long a process spins before it sleeps, in nanoseconds: it grows when spinning pays and shrinks when not.
+/// How long a process spins before it sleeps, in nanoseconds: it grows when waits are short and shrinks when they are long.
 pub(crate) struct SpinBudget(AtomicU32);
 
 impl SpinBudget {
@@ -87,7 +89,8 @@ impl SpinBudget {
 pub(crate) struct Waiting {
     kind: Kind,
     cell: u32,
-    has_spun: bool,
+    /// When it began, once it has spun.
+    spun_at: Option<Instant>,
     was_chosen: bool,
     slices: u32,
 }
@@ -97,7 +100,7 @@ impl Waiting {
         Waiting {
             kind,
             cell: 0,
-            has_spun: false,
+            spun_at: None,
             was_chosen: false,
             slices: 0,
         }
@@ -130,11 +133,12 @@ impl Queue {
                 Kind::Item | Kind::Finish => Err(Error::Empty),
             };
         }
-        if !waiting.has_spun {
-            waiting.has_spun = true;
+        if waiting.spun_at.is_none() {
+            let begin = Instant::now();
+            waiting.spun_at = Some(begin);
             if self.start_spinning(waiting.kind, section.me) {
                 drop(section);
-                self.spin(waiting.kind);
+                self.spin(waiting.kind, begin);
                 let entered = self.enter(wait);
                 // Not before the lock is taken: until then the spinner counts as on its way.
                 self.stop_spinning(waiting.kind);
@@ -202,21 +206,21 @@ impl Queue {
             // An error here means damage, of which the caller has an error already.
             let _ = section.withdraw(waiting);
         } else if let Ok(cell) = self.segment.cell(waiting.cell) {
-            if cell
+            let left = cell
                 .word
-                .compare_exchange(SLEEPING, ABANDONED, Ordering::Relaxed, Ordering::Relaxed)
-                .is_err()
-                && let Ok(mut section) = self.enter_surely()
-            {
+                .compare_exchange(SLEEPING, ABANDONED, Ordering::Relaxed, Ordering::Relaxed);
+            if left.is_err() {
                 // It was chosen already: the wake-up has to be passed on, however long the lock takes.
-                let _ = section.withdraw(waiting);
+                let _ = self
+                    .enter_surely()
+                    .and_then(|mut section| section.withdraw(waiting));
             }
         }
         waiting.cell = 0;
     }
 
     /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
-    fn spin(&self, kind: Kind) {
+    fn spin(&self, kind: Kind, begin: Instant) {
         let hot = self.segment.hot();
         let budget = &self.spin_budgets[kind as usize];
         // A hint only: the lock decides.
@@ -225,22 +229,19 @@ impl Queue {
             Kind::Room => self.has_room(),
             Kind::Finish => true,
         };
-        let end = Instant::now() + Duration::from_nanos(u64::from(budget.0.get()));
-        let paid = loop {
+        let end = begin + Duration::from_nanos(u64::from(budget.0.get()));
+        loop {
             for _ in 0..8 {
                 if promising() {
-                    break;
+                    // Spinning pays while it ends like this.
+                    return budget.adapt(true);
                 }
                 spin_loop();
             }
-            if promising() {
-                break true;
-            }
             if Instant::now() >= end {
-                break false;
+                return;
             }
-        };
-        budget.adapt(paid);
+        }
     }
 
     /// Registers as the one participant that spins, if spinning can pay at all. Under the lock.
@@ -430,6 +431,13 @@ impl Section<'_> {
             _ => return Err(self.corrupt("a waiter's cell was freed under it")),
         }
         waiting.was_chosen = true;
+        if let (Some(begin), Some(budget)) = (
+            waiting.spun_at,
+            self.queue.spin_budgets.get(waiting.kind as usize),
+        ) {
+            // A short wait, had it been spun through, would have been shorter still.
+            budget.adapt(begin.elapsed() < SPIN_PAYS);
+        }
         self.free_cell(waiting.cell)?;
         waiting.cell = 0;
         Ok(())

@@ -201,6 +201,10 @@ fn storm(options: &Options, rounds: usize, seed: u64) {
     while let Ok(payload) = get(&results, Patience::Now) {
         *seen.entry(number_of(&payload)).or_default() += 1;
     }
+    // What the last consumers were looking at when they were killed has come back.
+    while let Ok(payload) = get(&queue, Patience::Now) {
+        *seen.entry(number_of(&payload)).or_default() += 1;
+    }
     let doubled = seen.values().filter(|count| **count > 1).count() as u64;
     let lost = statistics.puts - seen.len() as u64 - statistics.dead_letters;
     println!(
