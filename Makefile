@@ -1,0 +1,131 @@
+# The only list of commands. `make` alone explains them.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # pip cannot install twice at once into one environment; cargo uses all cores by itself
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+ARGS :=
+PYTHON :=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet
+WHEELS := build/wheel
+FAULT_POINTS := build/fault-points
+DOCUMENTS = $(wildcard *.md docs/*.md)
+
+# Folders too, because a deleted file changes its folder.
+CORE := Cargo.toml Cargo.lock $(shell find crates/penstock-core -not -name '.*')
+PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
+	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
+
+.PHONY: help demo test bench lint docs clean
+.PHONY: test-core test-package test-cpython
+
+help:
+	@echo "make demo    set everything up and run the main job (make demo ARGS='--kill /usr/share')"
+	@echo "make test    set everything up and run all tests"
+	@echo "make bench   compare with multiprocessing and others (make bench ARGS=...)"
+	@echo "make lint    check format, types and style"
+	@echo "make docs    check the documents' examples and links"
+	@echo "make clean   remove all that was built, the environments too"
+	@echo
+	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
+
+demo: $(VENV)/.penstock
+	@$(BIN)/penstock demo $(ARGS)
+
+test: test-core test-package test-cpython docs
+	@echo "All tests passed."
+
+test-core: build/.test-core build/.test-core-fault-points
+
+test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
+	@echo "== The package"
+	@PENSTOCK_FAULT_POINTS_PATH=$(abspath $(FAULT_POINTS)) $(BIN)/python -m pytest --quiet tests $(ARGS)
+	@echo "== The examples in its docstrings"
+	@$(BIN)/python -m pytest --quiet --doctest-modules --ignore-glob='*/_bootstrap/*' --pyargs penstock
+
+test-cpython: build/.wheel $(VENV)/.python
+	@$(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl
+
+bench: $(VENV)/.penstock $(VENV)/.bench
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
+lint: $(VENV)/.penstock $(VENV)/.lint
+	@tools/require cargo cc clippy rustfmt
+	@echo "== rustfmt"
+	@cargo fmt --all --check
+	@echo "== clippy"
+	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets --features penstock-python/fault-points -- -D warnings
+	@echo "== ruff"
+	@$(BIN)/python -m ruff check --quiet .
+	@$(BIN)/python -m ruff format --quiet --check .
+	@echo "== mypy"
+	@$(BIN)/python -m mypy --no-error-summary
+	@echo "== stubtest"
+	@MYPYPATH=python $(BIN)/python -m mypy.stubtest --concise penstock._native
+	@echo "Nothing to complain about."
+
+docs: $(VENV)/.penstock
+	@echo "== The documents"
+	@$(BIN)/python tools/check_docs.py $(DOCUMENTS)
+	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --document-private-items -p penstock-core
+
+clean:
+	rm -rf build target $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache
+
+# What follows is called by the commands above. Each file records that a step was done.
+
+# pyo3 has to be told the interpreter and that no libpython is linked; maturin tells it by itself.
+CARGO_PYTHON := PYO3_PYTHON=$(abspath $(BIN)/python) PYO3_BUILD_EXTENSION_MODULE=1
+
+# $(call build_wheel,folder,options): maturin's talk is shown only if it fails.
+define build_wheel
+tools/require cargo cc && rm -rf $(1) && mkdir -p $(1) && \
+	{ $(BIN)/python -m maturin build --quiet --release --locked --compatibility linux \
+	--interpreter $(BIN)/python --out $(1) $(2) >$(1)/log 2>&1 || { cat $(1)/log; false; }; }
+endef
+
+build/.test-core: $(CORE)
+	@tools/require cargo cc
+	@echo "== The core"
+	@cargo test --quiet --locked -p penstock-core
+	@mkdir -p $(@D) && touch $@
+
+build/.test-core-fault-points: $(CORE)
+	@tools/require cargo cc
+	@echo "== The core, with fault points"
+	@cargo test --quiet --locked -p penstock-core --features fault-points
+	@mkdir -p $(@D) && touch $@
+
+$(VENV)/.python:
+	@python=$$(tools/find-python $(PYTHON)) || exit 1; \
+	echo "== Making $(VENV) with $$python"; \
+	"$$python" -m venv --clear $(VENV)
+	@$(PIP) install --upgrade "pip>=25.1" # the first that knows dependency groups
+	@touch $@
+
+$(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.python pyproject.toml
+	@echo "== Installing what $* needs"
+	@$(PIP) install --group $*
+	@touch $@
+
+build/.wheel: $(PACKAGE) | $(VENV)/.build
+	@echo "== Building the wheel (some minutes the first time)"
+	@$(call build_wheel,$(WHEELS))
+	@touch $@
+
+build/.fault-points: $(PACKAGE) | $(VENV)/.build
+	@echo "== Building the wheel with fault points, for tests only"
+	@$(call build_wheel,$(FAULT_POINTS)-wheel,--features fault-points)
+	@rm -rf $(FAULT_POINTS)
+	@$(PIP) install --no-index --no-deps --target $(FAULT_POINTS) $(FAULT_POINTS)-wheel/*.whl
+	@touch $@
+
+$(VENV)/.penstock: build/.wheel $(VENV)/.python
+	@wheel=$$(echo $(WHEELS)/*.whl) && $(PIP) install --no-index --no-deps --force-reinstall "$$wheel" && $(PIP) install "$$wheel[cli]"
+	@touch $@

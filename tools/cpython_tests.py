@@ -1,0 +1,95 @@
+"""Run the interpreters' own multiprocessing tests with the built wheel, on every installed CPython.
+
+usage: python tools/cpython_tests.py WHEEL [argument of tests/cpython/run.py ...]
+
+The wheel is for the stable ABI, so all of them get the same, each in an environment `.venvs/<version>`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENTS = ROOT / ".venvs"
+
+# A stable-ABI wheel does not load in a free-threaded interpreter. Some distributions package `test` apart.
+PROBE = """
+import importlib.util, sys, sysconfig, venv
+fits = (
+    sys.implementation.name == "cpython"
+    and sys.version_info >= (3, 11)
+    and sys.version_info.releaselevel == "final"
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+)
+if fits:
+    tests = importlib.util.find_spec("test._test_multiprocessing")
+    print("%d.%d.%d" % sys.version_info[:3], "tested" if tests else "untested", sys._base_executable)
+"""
+
+
+def candidates() -> Iterator[Path]:
+    """Every file that may be a CPython, whether or not it is on the PATH."""
+    folders = [Path(sys.base_prefix, "bin"), *map(Path, os.get_exec_path())]
+    folders += [Path("/usr/local/bin"), Path("/usr/bin")]
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    folders += pyenv.glob("versions/*/bin")
+    folders += Path.home().glob(".local/share/uv/python/*/bin")
+    for folder in folders:
+        # pyenv's shims stand for interpreters that the folders of its versions have themselves.
+        if folder != pyenv / "shims":
+            yield from sorted(folder.glob("python3.[0-9]*[0-9]"))
+
+
+def interpreters() -> tuple[dict[str, str], dict[str, str]]:
+    """The installed CPythons from 3.11 up with these tests, and those without: version -> path."""
+    found: dict[str, dict[str, str]] = {"tested": {}, "untested": {}}
+    for path in dict.fromkeys(candidate.resolve() for candidate in candidates()):
+        probe = subprocess.run([path, "-c", PROBE], capture_output=True, text=True, cwd="/")
+        if probe.returncode == 0 and probe.stdout:
+            version, kind, executable = probe.stdout.strip().split(maxsplit=2)
+            found[kind].setdefault(version, executable)
+    in_order = sorted(found["tested"].items(), key=lambda item: [int(part) for part in item[0].split(".")])
+    return dict(in_order), found["untested"]
+
+
+def prepare(version: str, executable: str, wheel: Path) -> Path:
+    """The Python of an environment of that interpreter with this wheel in it, made or renewed if need be."""
+    environment = ENVIRONMENTS / version
+    python = environment / "bin" / "python"
+    installed = environment / "installed"  # the wheel's time stamp, written when all is done
+    stamp = f"{executable} {wheel.stat().st_mtime_ns}"
+    if not installed.exists() or installed.read_text() != stamp:
+        shutil.rmtree(environment, ignore_errors=True)
+        subprocess.run([executable, "-m", "venv", "--without-pip", environment], check=True)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--python", str(python)]
+        subprocess.run([*pip, "install", "--no-index", "--no-deps", wheel], check=True)
+        installed.write_text(stamp)
+    return python
+
+
+def main() -> int:
+    """Exit status: 0 when they passed on each interpreter that has them."""
+    wheel, arguments = Path(sys.argv[1]), sys.argv[2:]
+    tested, untested = interpreters()
+    failed = []
+    for version, executable in tested.items():
+        print(f"== CPython {version}: its multiprocessing tests, on penstock", flush=True)
+        python = prepare(version, executable, wheel)
+        if subprocess.run([python, "tests/cpython/run.py", *arguments], cwd=ROOT).returncode != 0:
+            failed.append(version)
+    for version, executable in untested.items():
+        minor = version.rpartition(".")[0]
+        print(
+            f"== CPython {version}: not tested, because {executable} comes without the module test "
+            f"(Debian, Ubuntu: apt install libpython{minor}-testsuite)"
+        )
+    if failed:
+        print(f"penstock: the multiprocessing tests failed on CPython {', '.join(failed)}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
