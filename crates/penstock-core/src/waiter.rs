@@ -61,27 +61,41 @@ impl Kind {
 
 const SLICE: Duration = Duration::from_millis(100);
 
-/// Limits of a spin in nanoseconds: what it may cost, and what it costs at least while it does not pay.
+/// What a spin may cost, in nanoseconds, and what it costs while it does not pay.
 const SPIN_MOST: u32 = 20_000;
-const SPIN_LEAST: u32 = 1_000;
-/// A wait that ended so soon after a sleep would have ended within a spin.
-const SPIN_PAYS: Duration = Duration::from_micros(50);
+const SPIN_LEAST: u32 = 500;
+/// While it does not pay, one wait in so many tries the full budget again.
+const PROBE_EVERY: u32 = 32;
 
-/// How long a process spins before it sleeps, in nanoseconds: it grows when waits are short and shrinks when they are long.
-pub(crate) struct SpinBudget(AtomicU32);
+/// How long a process spins before it sleeps. A spin that is rewarded restores the full budget, one that is not halves it:
+/// so two processes on cores of their own find each other spinning, and two that share a core soon give way to each other.
+pub(crate) struct SpinBudget {
+    nanoseconds: AtomicU32,
+    waits: AtomicU32,
+}
 
 impl SpinBudget {
     pub(crate) const fn new() -> SpinBudget {
-        SpinBudget(AtomicU32::new(SPIN_MOST))
+        SpinBudget {
+            nanoseconds: AtomicU32::new(SPIN_MOST),
+            waits: AtomicU32::new(0),
+        }
+    }
+
+    fn next(&self) -> Duration {
+        let wait = self.waits.get().wrapping_add(1);
+        self.waits.set(wait);
+        let budget = if wait % PROBE_EVERY == 0 {
+            SPIN_MOST
+        } else {
+            self.nanoseconds.get()
+        };
+        Duration::from_nanos(u64::from(budget))
     }
 
     fn adapt(&self, paid: bool) {
-        let now = self.0.get();
-        self.0.set(if paid {
-            (now * 2).min(SPIN_MOST)
-        } else {
-            (now / 2).max(SPIN_LEAST)
-        });
+        let halved = (self.nanoseconds.get() / 2).max(SPIN_LEAST);
+        self.nanoseconds.set(if paid { SPIN_MOST } else { halved });
     }
 }
 
@@ -89,8 +103,7 @@ impl SpinBudget {
 pub(crate) struct Waiting {
     kind: Kind,
     cell: u32,
-    /// When it began, once it has spun.
-    spun_at: Option<Instant>,
+    has_spun: bool,
     was_chosen: bool,
     slices: u32,
 }
@@ -100,7 +113,7 @@ impl Waiting {
         Waiting {
             kind,
             cell: 0,
-            spun_at: None,
+            has_spun: false,
             was_chosen: false,
             slices: 0,
         }
@@ -133,12 +146,11 @@ impl Queue {
                 Kind::Item | Kind::Finish => Err(Error::Empty),
             };
         }
-        if waiting.spun_at.is_none() {
-            let begin = Instant::now();
-            waiting.spun_at = Some(begin);
+        if !waiting.has_spun {
+            waiting.has_spun = true;
             if self.start_spinning(waiting.kind, section.me) {
                 drop(section);
-                self.spin(waiting.kind, begin);
+                self.spin(waiting.kind);
                 let entered = self.enter(wait);
                 // Not before the lock is taken: until then the spinner counts as on its way.
                 self.stop_spinning(waiting.kind);
@@ -220,7 +232,7 @@ impl Queue {
     }
 
     /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
-    fn spin(&self, kind: Kind, begin: Instant) {
+    fn spin(&self, kind: Kind) {
         let hot = self.segment.hot();
         let budget = &self.spin_budgets[kind as usize];
         // A hint only: the lock decides.
@@ -229,17 +241,16 @@ impl Queue {
             Kind::Room => self.has_room(),
             Kind::Finish => true,
         };
-        let end = begin + Duration::from_nanos(u64::from(budget.0.get()));
+        let end = Instant::now() + budget.next();
         loop {
             for _ in 0..8 {
                 if promising() {
-                    // Spinning pays while it ends like this.
                     return budget.adapt(true);
                 }
                 spin_loop();
             }
             if Instant::now() >= end {
-                return;
+                return budget.adapt(false);
             }
         }
     }
@@ -431,13 +442,6 @@ impl Section<'_> {
             _ => return Err(self.corrupt("a waiter's cell was freed under it")),
         }
         waiting.was_chosen = true;
-        if let (Some(begin), Some(budget)) = (
-            waiting.spun_at,
-            self.queue.spin_budgets.get(waiting.kind as usize),
-        ) {
-            // A short wait, had it been spun through, would have been shorter still.
-            budget.adapt(begin.elapsed() < SPIN_PAYS);
-        }
         self.free_cell(waiting.cell)?;
         waiting.cell = 0;
         Ok(())
