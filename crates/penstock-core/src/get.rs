@@ -100,7 +100,7 @@ impl Queue {
         if self.segment.hot().owned_count.get() > 0 {
             self.look_for_dead_at_times()?;
         }
-        let mut section = self.enter(wait)?;
+        let mut section = self.approach(waiting, wait)?;
         loop {
             let head = section.hot().ready.head.get();
             if head != 0 {
@@ -110,7 +110,7 @@ impl Queue {
                 drop(section);
                 // One piece with each item while there are items; the rest when the last one is gone.
                 while wants_trim {
-                    wants_trim = self.trim_step()? && self.is_empty();
+                    wants_trim = self.trim_step()? && self.ready_count() == 0;
                 }
                 return Ok(delivery);
             }

@@ -106,7 +106,7 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<(Section<'q>, Reserved), Error> {
-        let mut section = self.enter(wait)?;
+        let mut section = self.approach(waiting, wait)?;
         let mut looked_for_dead = false;
         loop {
             if !self.has_room() {

@@ -116,9 +116,8 @@ impl Queue {
 
     /// Items that a get would find at this moment.
     pub fn len(&self) -> u64 {
-        // Acquire: pairs with the release in count_ready and uncount_ready, so that what the caller does next sees
-        // what the number says.
-        self.segment.hot().ready_count.load(Ordering::Acquire)
+        self.look_after();
+        self.ready_count()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -127,12 +126,29 @@ impl Queue {
 
     /// Whether a put would have to wait.
     pub fn is_full(&self) -> bool {
+        self.look_after();
         !self.has_room()
+    }
+
+    /// A program that only asks, and does nothing until the answer changes, must not wait for a dead process.
+    fn look_after(&self) {
+        let hot = self.segment.hot();
+        if hot.owned_count.get() > 0 || hot.lock.get() != 0 {
+            // Damage is noted in the segment, and the next operation reports it.
+            let _ = self.look_for_dead_at_times();
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn ready_count(&self) -> u64 {
+        // Acquire: pairs with the release in count_ready and uncount_ready, so that what the caller does next sees
+        // what the number says.
+        self.segment.hot().ready_count.load(Ordering::Acquire)
     }
 
     pub(crate) fn has_room(&self) -> bool {
         let (maxsize, soft_bytes) = (self.options.maxsize, self.options.soft_bytes);
-        (maxsize == 0 || self.len() < maxsize)
+        (maxsize == 0 || self.ready_count() < maxsize)
             && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
     }
 

@@ -16,13 +16,15 @@
 //! | sweep: one slot returned | its state says so; the next sweep returns the rest |
 //! | sweep: cells freed, record freed | the next survivor rebuilds, and sweeps this one |
 
+use std::time::{Duration, Instant};
+
 use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::{List, PARTICIPANTS, Slot};
 use crate::lock::{Section, index_of};
 use crate::participant::name_of;
 use crate::platform;
-use crate::queue::Queue;
+use crate::queue::{Patience, Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::{State, StateWord};
 use crate::sync::{Count, Ordering, Word};
@@ -60,6 +62,15 @@ impl Queue {
                 .is_ok()
         {
             self.look_for_dead(false)?;
+            // Its holder may be dead as well. To take the lock is to find out; a stopped holder is not waited for.
+            let soon = Patience::Until(Instant::now() + Duration::from_millis(LOOK_EVERY));
+            return match self.enter(&mut Wait {
+                patience: soon,
+                interrupted: &mut || false,
+            }) {
+                Ok(_) | Err(Error::Busy) => Ok(()),
+                Err(error) => Err(error),
+            };
         }
         Ok(())
     }

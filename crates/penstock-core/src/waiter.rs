@@ -57,6 +57,14 @@ pub(crate) enum Kind {
 
 impl Kind {
     pub(crate) const ALL: [Kind; 3] = [Kind::Item, Kind::Room, Kind::Finish];
+
+    /// What a caller hears whose patience ended.
+    fn missed(self) -> Error {
+        match self {
+            Kind::Room => Error::Full,
+            Kind::Item | Kind::Finish => Error::Empty,
+        }
+    }
 }
 
 const SLICE: Duration = Duration::from_millis(100);
@@ -66,6 +74,8 @@ const SPIN_MOST: u32 = 20_000;
 const SPIN_LEAST: u32 = 500;
 /// While it does not pay, one wait in so many tries the full budget again.
 const PROBE_EVERY: u32 = 32;
+/// Pauses of the processor between two looks of a spinner.
+const LOOK_AFTER: u32 = 8;
 
 /// How long a process spins before it sleeps. A spin that is rewarded restores the full budget, one that is not halves it:
 /// so two processes on cores of their own find each other spinning, and two that share a core soon give way to each other.
@@ -126,6 +136,57 @@ impl Waiting {
 }
 
 impl Queue {
+    /// Takes the lock for an operation that may have to wait, after a look without it: who would find nothing does not
+    /// trouble those who are at work, and spins first.
+    ///
+    /// A lock that is taken may be a dead holder's, whose books are half changed. Then only the lock tells.
+    pub(crate) fn approach<'q>(
+        &'q self,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Section<'q>, Error> {
+        let hot = self.segment.hot();
+        if !self.promises(waiting.kind) && hot.lock.get() == 0 && hot.damaged.get() == 0 {
+            match wait.patience {
+                Patience::Try => return Err(waiting.kind.missed()),
+                Patience::Now => {}
+                Patience::Until(_) | Patience::Forever => {
+                    let me = self.member()?;
+                    return self
+                        .spin_and_enter(waiting, wait, me)
+                        .unwrap_or_else(|| self.enter(wait));
+                }
+            }
+        }
+        self.enter(wait)
+    }
+
+    /// Whether there is what is waited for, by a look without the lock: a hint.
+    fn promises(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Item => self.ready_count() > 0,
+            Kind::Room => self.has_room(),
+            Kind::Finish => self.segment.hot().unfinished.get() == 0,
+        }
+    }
+
+    /// Spins once in a wait, if this process may. `None` if not.
+    fn spin_and_enter<'q>(
+        &'q self,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+        me: u32,
+    ) -> Option<Result<Section<'q>, Error>> {
+        if core::mem::replace(&mut waiting.has_spun, true) || !self.start_spinning(waiting.kind, me) {
+            return None;
+        }
+        self.spin(waiting.kind);
+        let entered = self.enter(wait);
+        // Not before the lock is taken: until then the spinner counts as on its way.
+        self.stop_spinning(waiting.kind);
+        Some(entered)
+    }
+
     /// Waits for a change, with the section's lock released meanwhile. The caller looks again, in a loop.
     pub(crate) fn wait_for<'q>(
         &'q self,
@@ -141,21 +202,14 @@ impl Queue {
         if timed_out {
             section.withdraw(waiting)?;
             drop(section);
-            return match waiting.kind {
-                Kind::Room => Err(Error::Full),
-                Kind::Item | Kind::Finish => Err(Error::Empty),
-            };
+            return Err(waiting.kind.missed());
         }
         if !waiting.has_spun {
-            waiting.has_spun = true;
-            if self.start_spinning(waiting.kind, section.me) {
-                drop(section);
-                self.spin(waiting.kind);
-                let entered = self.enter(wait);
-                // Not before the lock is taken: until then the spinner counts as on its way.
-                self.stop_spinning(waiting.kind);
-                return entered;
-            }
+            let me = section.me;
+            drop(section);
+            return self
+                .spin_and_enter(waiting, wait, me)
+                .unwrap_or_else(|| self.enter(wait));
         }
         if waiting.cell == 0 {
             waiting.cell = section.enlist(waiting.kind)?;
@@ -233,20 +287,14 @@ impl Queue {
 
     /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
     fn spin(&self, kind: Kind) {
-        let hot = self.segment.hot();
         let budget = &self.spin_budgets[kind as usize];
-        // A hint only: the lock decides.
-        let promising = || match kind {
-            Kind::Item => hot.ready_count.get() > 0,
-            Kind::Room => self.has_room(),
-            Kind::Finish => true,
-        };
         let end = Instant::now() + budget.next();
         loop {
-            for _ in 0..8 {
-                if promising() {
-                    return budget.adapt(true);
-                }
+            if self.promises(kind) {
+                return budget.adapt(true);
+            }
+            // Not too often: each look takes the line away from those who are at work on it.
+            for _ in 0..LOOK_AFTER {
                 spin_loop();
             }
             if Instant::now() >= end {
@@ -255,7 +303,7 @@ impl Queue {
         }
     }
 
-    /// Registers as the one participant that spins, if spinning can pay at all. Under the lock.
+    /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock afterwards.
     fn start_spinning(&self, kind: Kind, me: u32) -> bool {
         platform::cores() > 1
             && self.spinning_word(kind).is_some_and(|word| {

@@ -524,6 +524,33 @@ mod points {
         survivors_go_on(&queue, "between publishing and waking");
     }
 
+    /// A process dies with the books half changed, or with an item in its hands; the survivor never waits.
+    #[test]
+    fn a_survivor_that_only_asks_finds_out() {
+        for (options, len, point) in [
+            (PLAIN, 20, "get.unlinked"),
+            (PLAIN, 20, "put.committed"),
+            (PLAIN, LARGE, "lent.reading"),
+            (ACKNOWLEDGED, 20, "get.leased"),
+        ] {
+            for ask in [
+                |queue: &Arc<Queue>| queue.is_empty(),
+                |queue| get(queue, Patience::Try).is_err(),
+            ] {
+                let queue = Queue::create(&options).unwrap();
+                let child = Child::run(|| {
+                    assert!(fault::arm(point, 1));
+                    put(&queue, &numbered(7, len)).unwrap();
+                    let _ = get(&queue, Patience::Now);
+                });
+                assert_eq!(child.reap(), libc::SIGKILL, "{point}");
+                while ask(&queue) {
+                    std::thread::yield_now();
+                }
+            }
+        }
+    }
+
     /// A first process dies in the critical section; a second one takes the lock over and dies in the recovery; then a
     /// third; the test itself is the survivor.
     #[test]
