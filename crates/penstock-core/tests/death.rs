@@ -533,10 +533,11 @@ mod points {
             (PLAIN, LARGE, "lent.reading"),
             (ACKNOWLEDGED, 20, "get.leased"),
         ] {
-            for ask in [
-                |queue: &Arc<Queue>| queue.is_empty(),
+            let asks: [fn(&Arc<Queue>) -> bool; 2] = [
+                |queue| queue.is_empty(),
                 |queue| get(queue, Patience::Try).is_err(),
-            ] {
+            ];
+            for ask in asks {
                 let queue = Queue::create(&options).unwrap();
                 let child = Child::run(|| {
                     assert!(fault::arm(point, 1));
