@@ -46,6 +46,8 @@ pub enum Error {
     },
     /// The queue's descriptor was closed behind its back.
     Closed,
+    /// The folder for a named queue lies on a disk.
+    NotInMemory,
     Os {
         call: &'static str,
         errno: i32,
@@ -114,6 +116,10 @@ impl fmt::Display for Error {
                 f,
                 "the queue's file descriptor was closed by other code in this process (closerange?); \
                  the queue still works here but cannot be sent to another process"
+            ),
+            Error::NotInMemory => write!(
+                f,
+                "the folder for a named queue must lie on a tmpfs, as /dev/shm and /run/user do; a disk would be far slower"
             ),
             Error::Os { call, errno } => write!(f, "{call} failed: {}", os(errno)),
         }

@@ -202,10 +202,12 @@ impl Queue {
         let is_gone = || is_neighbour && platform::is_gone(word.pid(), record.start_time.get());
         match life {
             Life::Held | Life::Unknown if word.is_lifeless() => {
-                is_gone() || is_neighbour && !platform::maps_memory(word.pid(), &self.segment.name)
+                is_gone() || is_neighbour && !platform::maps_file(word.pid(), self.segment.identity())
             }
             Life::Held | Life::Unknown => is_gone(),
-            Life::Free if is_neighbour => is_gone() || !platform::maps_memory(word.pid(), &self.segment.name),
+            Life::Free if is_neighbour => {
+                is_gone() || !platform::maps_file(word.pid(), self.segment.identity())
+            }
             Life::Free => true,
         }
     }

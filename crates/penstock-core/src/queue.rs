@@ -1,6 +1,7 @@
 //! A queue as one process holds it: its segment, its options, its membership.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -60,9 +61,21 @@ pub struct Queue {
 impl Queue {
     /// Creates a queue, which lives as long as any process has a handle to it.
     pub fn create(options: &Options) -> Result<Arc<Queue>, Error> {
-        let (segment, options) = Segment::create(options)?;
+        let (segment, options) = Segment::create(options, None)?;
         let mut open = fork::open_queues();
         Ok(Queue::enter_in_list(&mut open, segment, options))
+    }
+
+    /// Creates a queue with a name in a folder on a tmpfs. The name keeps it, with its items, until it is removed.
+    pub fn create_named(path: &Path, options: &Options) -> Result<Arc<Queue>, Error> {
+        let (segment, options) = Segment::create(options, Some(path))?;
+        let mut open = fork::open_queues();
+        Ok(Queue::enter_in_list(&mut open, segment, options))
+    }
+
+    /// Opens a queue by its name.
+    pub fn open_named(path: &Path) -> Result<Arc<Queue>, Error> {
+        Queue::attach(platform::open_file(path)?)
     }
 
     /// Opens the queue behind a descriptor; answers this process's handle if it has one already.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::ptr::NonNull;
 
 use crate::Id;
@@ -39,8 +40,6 @@ pub(crate) struct Segment {
     base: NonNull<u8>,
     pub geometry: Geometry,
     pub id: Id,
-    /// The name of the memory file, which /proc shows.
-    pub name: String,
     fd: RawFd,
     identity: FileIdentity,
 }
@@ -55,18 +54,18 @@ unsafe impl Sync for Segment {}
 const MIN_SPANS: u64 = 64;
 
 impl Segment {
-    pub(crate) fn create(options: &Options) -> Result<(Segment, Options), Error> {
+    /// Makes the memory of a queue, with a name in the file system if `path` is given.
+    pub(crate) fn create(options: &Options, path: Option<&Path>) -> Result<(Segment, Options), Error> {
         let memory = platform::memory_limit();
         let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
         // Twice the limit leaves room for fragmentation; more than the memory there is would serve nobody.
         let mut heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
         let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32;
         let id = platform::random_id()?;
-        let name = format!("penstock-{}", hex(&id));
         loop {
             let spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
             let geometry = Geometry::new(slots.min(spans.saturating_mul(512)), spans);
-            match Segment::make(&name, id, geometry) {
+            match Segment::make(id, geometry, path) {
                 // The address space or the largest file is limited: a smaller range will do.
                 Err(error) if platform::is_out_of_address_space(&error) && heap > MIN_SPANS * SPAN => {
                     heap /= 2
@@ -78,14 +77,20 @@ impl Segment {
                         ..options.clone()
                     };
                     segment.initialise(&options);
+                    if let (Some(path), Some(fd)) = (path, segment.fd()) {
+                        platform::name_file(fd, path)?;
+                    }
                     return Ok((segment, options));
                 }
             }
         }
     }
 
-    fn make(name: &str, id: Id, geometry: Geometry) -> Result<Segment, Error> {
-        let fd = platform::create_memory(name, geometry.length)?;
+    fn make(id: Id, geometry: Geometry, path: Option<&Path>) -> Result<Segment, Error> {
+        let fd = match path {
+            None => platform::create_memory(&format!("penstock-{}", hex(&id)), geometry.length)?,
+            Some(path) => platform::create_file(path.parent().unwrap_or(Path::new(".")), geometry.length)?,
+        };
         let segment = Segment::map(fd, id, geometry)?;
         // Header, hot lines and the first participants; then the first slots.
         segment.back(0, geometry.participants_at + PAGE)?;
@@ -101,7 +106,6 @@ impl Segment {
             base,
             geometry,
             id,
-            name: format!("penstock-{}", hex(&id)),
             fd: fd.into_raw_fd(),
             identity,
         })
@@ -134,8 +138,10 @@ impl Segment {
     pub(crate) fn open(fd: OwnedFd) -> Result<(Segment, Options), Error> {
         use std::os::fd::AsFd;
         let not_a_queue = |what| Error::NotAQueue { what };
-        if !platform::is_sealed(fd.as_fd()) {
-            return Err(not_a_queue("it is not a sealed memory file"));
+        if !platform::is_trustworthy(fd.as_fd()) {
+            return Err(not_a_queue(
+                "it is neither a sealed memory file nor a file on a tmpfs of this user alone",
+            ));
         }
         let (_, length) = platform::identify(fd.as_fd())?;
         let mut head = [0; size_of::<Header>()];

@@ -375,6 +375,50 @@ fn one_process_has_one_handle() {
 }
 
 #[test]
+fn a_named_queue_keeps_its_items_until_its_name_is_removed() {
+    let path = std::path::PathBuf::from(format!("/dev/shm/penstock-test-{}", std::process::id()));
+    let queue = Queue::create_named(&path, &ACKNOWLEDGED).unwrap();
+    put(&queue, b"kept").unwrap();
+    assert!(matches!(
+        Queue::create_named(&path, &PLAIN),
+        Err(Error::Os { call: "linkat", .. })
+    ));
+    assert!(Arc::ptr_eq(&queue, &Queue::open_named(&path).unwrap()));
+    drop(queue);
+    let again = Queue::open_named(&path).unwrap();
+    assert!(again.options().acknowledged);
+    assert_eq!(get(&again, Patience::Now).unwrap(), b"kept");
+    assert_eq!(again.statistics().unwrap().participants, 1);
+
+    // Others must not be able to write to it.
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    drop(again);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).unwrap();
+    assert!(matches!(Queue::open_named(&path), Err(Error::NotAQueue { .. })));
+    let link = path.with_extension("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert!(matches!(
+        Queue::open_named(&link),
+        Err(Error::Os { call: "open", .. })
+    ));
+    std::fs::remove_file(&link).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(
+        Queue::open_named(&path),
+        Err(Error::Os { call: "open", .. })
+    ));
+    let on_disk = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("named");
+    assert!(matches!(
+        Queue::create_named(&on_disk, &PLAIN),
+        Err(Error::NotInMemory)
+    ));
+}
+
+#[test]
 fn other_files_are_refused() {
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(matches!(Queue::attach(file.into()), Err(Error::NotAQueue { .. })));

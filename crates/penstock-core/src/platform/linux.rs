@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::{Pid, PidfdFlags};
@@ -43,9 +44,48 @@ pub(crate) fn create_memory(name: &str, length: u64) -> Result<OwnedFd, Error> {
 
 const REQUIRED_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Whether the file's length is fixed for ever, so that a mapping of it can be trusted.
-pub(crate) fn is_sealed(fd: BorrowedFd<'_>) -> bool {
-    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
+/// Whether a mapping of the file can be trusted: its length is fixed for ever, or it is a file in memory that belongs to
+/// this user alone, who is trusted not to cut it short.
+pub(crate) fn is_trustworthy(fd: BorrowedFd<'_>) -> bool {
+    if rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
+        return true;
+    }
+    is_in_memory(fd)
+        && rustix::fs::fstat(fd).is_ok_and(|stat| {
+            stat.st_uid == rustix::process::geteuid().as_raw()
+                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && Mode::from_raw_mode(stat.st_mode)
+                    .intersection(Mode::RWXG | Mode::RWXO)
+                    .is_empty()
+        })
+}
+
+/// Whether the file lies on a tmpfs, as memfds do.
+fn is_in_memory(fd: BorrowedFd<'_>) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC)
+}
+
+/// The same as [`create_memory`] as a file in a folder on a tmpfs. It has no name until [`name_file`] gives it one.
+pub(crate) fn create_file(folder: &Path, length: u64) -> Result<OwnedFd, Error> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR).map_err(os("open(O_TMPFILE)"))?;
+    if !is_in_memory(fd.as_fd()) {
+        return Err(Error::NotInMemory);
+    }
+    rustix::fs::ftruncate(&fd, length).map_err(os("ftruncate"))?;
+    Ok(fd)
+}
+
+/// Gives a file its name, which nobody may have yet: whoever opens it finds it complete.
+pub(crate) fn name_file(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
+    let unnamed = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW).map_err(os("linkat"))
+}
+
+pub(crate) fn open_file(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(os("open"))
 }
 
 pub(crate) fn is_out_of_address_space(error: &Error) -> bool {
@@ -293,6 +333,8 @@ pub(crate) fn is_gone(pid: u32, started: u64) -> bool {
     };
     match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Err(Errno::SRCH) => return true,
+        // Sandboxes may forbid pidfds.
+        Err(_) if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) => return true,
         Err(_) => {}
         Ok(pidfd) => {
             // Readable once every thread has ended, also while the process waits to be reaped.
@@ -313,10 +355,19 @@ pub(crate) fn is_gone(pid: u32, started: u64) -> bool {
     started != 0 && start_time(pid.as_raw_nonzero().get() as u32).is_some_and(|now| now != started)
 }
 
-/// Whether the process still maps the memory file of that name; it does not after `exec`. True if /proc does not say.
-pub(crate) fn maps_memory(pid: u32, name: &str) -> bool {
+/// Whether the process still maps the file; it does not after `exec`. True if /proc does not say.
+pub(crate) fn maps_file(pid: u32, identity: FileIdentity) -> bool {
+    let (major, minor) = (
+        rustix::fs::major(identity.device),
+        rustix::fs::minor(identity.device),
+    );
+    let (device, inode) = (format!("{major:02x}:{minor:02x}"), identity.inode.to_string());
+    // address perms offset dev inode pathname
     match fs::read(format!("/proc/{pid}/maps")) {
-        Ok(maps) => maps.windows(name.len()).any(|window| window == name.as_bytes()),
+        Ok(maps) => String::from_utf8_lossy(&maps).lines().any(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(3);
+            fields.next() == Some(&device) && fields.next() == Some(&inode)
+        }),
         Err(_) => true,
     }
 }
