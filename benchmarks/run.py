@@ -49,7 +49,9 @@ class Row:
     met: bool
 
 
-def interleave(rounds: int, measures: dict[str, Callable[[], float]], tick: Callable[[], None]) -> dict[str, Measured]:
+def interleave(
+    rounds: int, measures: dict[str, Callable[[], float]], tick: Callable[[], None]
+) -> dict[str, Measured]:
     """Runs the measures in turn, so that a disturbance meets all of them."""
     measured = {name: Measured() for name in measures}
     for _ in range(rounds):
@@ -60,10 +62,16 @@ def interleave(rounds: int, measures: dict[str, Callable[[], float]], tick: Call
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each measure (default: 7)")
-    parser.add_argument("--items", type=int, default=200_000, help="items of a throughput round (default: 200000)")
-    parser.add_argument("--idle-seconds", type=float, default=10, help="how long the idle get() waits (default: 10)")
+    parser.add_argument(
+        "--items", type=int, default=200_000, help="items of a throughput round (default: 200000)"
+    )
+    parser.add_argument(
+        "--idle-seconds", type=float, default=10, help="how long the idle get() waits (default: 10)"
+    )
     options = parser.parse_args()
     ours, standard = penstock.get_context("fork"), multiprocessing.get_context("fork")
     console = Console()
@@ -86,8 +94,21 @@ def main() -> int:
         )
         ratio = got["ours"].median / got["standard"].median
         share = got["ours"].median / got["limit"].median
-        rows.append(Row("small tuple, 1 to 1, items/s", str(got["ours"]), f"Queue {got['standard']}", f"{ratio:.1f} x", ">= 8 x", ratio >= 8))
-        rows.append(Row("  beside pickle alone", "", f"pickle {got['limit']}", f"{share:.0%}", ">= 50 %", share >= 0.5))
+        rows.append(
+            Row(
+                "small tuple, 1 to 1, items/s",
+                str(got["ours"]),
+                f"Queue {got['standard']}",
+                f"{ratio:.1f} x",
+                ">= 8 x",
+                ratio >= 8,
+            )
+        )
+        rows.append(
+            Row(
+                "  beside pickle alone", "", f"pickle {got['limit']}", f"{share:.0%}", ">= 50 %", share >= 0.5
+            )
+        )
 
         got = interleave(
             rounds,
@@ -98,19 +119,49 @@ def main() -> int:
             tick,
         )
         ratio = got["ours"].median / got["standard"].median
-        rows.append(Row("round trip of an int, us", str(got["ours"]), f"Queue {got['standard']}", f"1/{1 / ratio:.1f}", "<= 1/10", ratio <= 0.1))
+        rows.append(
+            Row(
+                "round trip of an int, us",
+                str(got["ours"]),
+                f"Queue {got['standard']}",
+                f"1/{1 / ratio:.1f}",
+                "<= 1/10",
+                ratio <= 0.1,
+            )
+        )
 
         got = interleave(
             rounds,
-            {"ours": lambda: scenarios.creation(ours, 500), "standard": lambda: scenarios.creation(standard, 500)},
+            {
+                "ours": lambda: scenarios.creation(ours, 500),
+                "standard": lambda: scenarios.creation(standard, 500),
+            },
             tick,
         )
         ratio = got["ours"].median / got["standard"].median
-        rows.append(Row("creating a queue, us", str(got["ours"]), f"Queue {got['standard']}", f"{ratio:.2f}", "<= 1", ratio <= 1))
+        rows.append(
+            Row(
+                "creating a queue, us",
+                str(got["ours"]),
+                f"Queue {got['standard']}",
+                f"{ratio:.2f}",
+                "<= 1",
+                ratio <= 1,
+            )
+        )
 
         empty = scenarios.memory_of_an_empty_queue(ours.Queue())
         tick()
-        rows.append(Row("memory of an empty queue", f"{empty / 1024:.0f} KiB", "", "", "<= 256 KiB", empty <= 256 << 10))
+        rows.append(
+            Row(
+                "memory of an empty queue",
+                f"{empty / 1024:.0f} KiB",
+                "",
+                "",
+                "<= 256 KiB",
+                empty <= 256 << 10,
+            )
+        )
 
         idle = scenarios.idle_cpu(ours, options.idle_seconds)
         tick()
@@ -118,7 +169,14 @@ def main() -> int:
         tick()
         share = idle / options.idle_seconds
         rows.append(
-            Row(f"CPU of get() blocked {options.idle_seconds:g} s", f"{idle * 1000:.1f} ms", f"Queue {idle_standard * 1000:.1f} ms", f"{share:.2%}", "< 0.1 %", share < 0.001)
+            Row(
+                f"CPU of get() blocked {options.idle_seconds:g} s",
+                f"{idle * 1000:.1f} ms",
+                f"Queue {idle_standard * 1000:.1f} ms",
+                f"{share:.2%}",
+                "< 0.1 %",
+                share < 0.001,
+            )
         )
 
         for item in (MIB, 1000):
@@ -127,7 +185,14 @@ def main() -> int:
             most, after = scenarios.memory_after_a_flood(flooded, 1 << 30, item)
             left = after - before
             rows.append(
-                Row(f"1 GiB in items of {item:,} bytes, drained", f"{left / MIB:.1f} MiB left", f"of {most / MIB:,.0f} MiB", "", "<= 16 MiB", left <= 16 * MIB)
+                Row(
+                    f"1 GiB in items of {item:,} bytes, drained",
+                    f"{left / MIB:.1f} MiB left",
+                    f"of {most / MIB:,.0f} MiB",
+                    "",
+                    "<= 16 MiB",
+                    left <= 16 * MIB,
+                )
             )
         tick()
 
@@ -135,7 +200,9 @@ def main() -> int:
     for heading in ("measured", "Penstock", "beside", "ratio", "target", ""):
         table.add_column(heading)
     for row in rows:
-        table.add_row(row.what, row.penstock, row.rival, row.ratio, row.target, "met" if row.met else "MISSED")
+        table.add_row(
+            row.what, row.penstock, row.rival, row.ratio, row.target, "met" if row.met else "MISSED"
+        )
     wide = console if console.is_terminal else Console(width=150)
     wide.print(table)
     wide.print(

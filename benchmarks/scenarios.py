@@ -1,4 +1,4 @@
-"""What is measured. Each scenario takes a multiprocessing context and knows nothing of who provides its queues."""
+"""What is measured. Each scenario takes a context, and knows nothing of who provides its queues."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _load(pickled: bytes, count: int, seconds: Any) -> None:
 
 
 def pickle_limit(count: int) -> float:
-    """Small tuples per second if passing them cost nothing: one process pickles while another one unpickles."""
+    """Small tuples per second if passing them cost nothing: one process pickles, another one unpickles."""
     seconds = multiprocessing.Value("d", 0.0)
     loader = multiprocessing.Process(target=_load, args=(pickle.dumps(SMALL_TUPLE, 5), count, seconds))
     loader.start()

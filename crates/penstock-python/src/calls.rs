@@ -1,14 +1,17 @@
-//! The two calls into Python that every message makes, without the argument tuple that the stable ABI of 3.11 otherwise
-//! costs. Measured: 45 ns of a put and a get.
+//! The calls into Python that every message makes, without the argument tuple that the stable ABI of 3.11
+//! otherwise costs: 4 % of a put and a get of a small tuple.
 #![allow(unsafe_code)]
 
-use pyo3::prelude::*;
 use pyo3::ffi;
+use pyo3::prelude::*;
 
 /// `callable(argument)`
-pub fn call_one<'py>(callable: &Bound<'py, PyAny>, argument: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: both are live objects while they are borrowed, the list of arguments ends with a null pointer, and the
-    // answer is a new reference, or null with an exception set.
+pub fn call_one<'py>(
+    callable: &Bound<'py, PyAny>,
+    argument: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: both are live objects while they are borrowed, the list of arguments ends with a null pointer,
+    // and the answer is a new reference, or null with an exception set.
     unsafe {
         let answer = ffi::PyObject_CallFunctionObjArgs(
             callable.as_ptr(),

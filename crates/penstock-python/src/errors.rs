@@ -32,7 +32,8 @@ pub fn to_python(error: Error) -> PyErr {
         Error::NotAQueue { .. } => PyOSError::new_err((EINVAL, error.to_string())),
         Error::Closed => PyOSError::new_err((EBADF, error.to_string())),
         Error::Os { errno, .. } => PyOSError::new_err((errno, error.to_string())),
-        // Busy and Interrupted are answered by waiting.rs, and an error that is newer than this binding has its own words.
+        // Busy and Interrupted are answered by waiting.rs, and an error that is newer than this binding has
+        // its own words.
         _ => PyRuntimeError::new_err(error.to_string()),
     }
 }

@@ -14,5 +14,9 @@ pub fn fault_points() -> Vec<&'static str> {
 #[pyfunction]
 #[pyo3(signature = (point, hits = 1))]
 pub fn arm_fault(point: &str, hits: u64) -> PyResult<()> {
-    if fault::arm(point, hits) { Ok(()) } else { Err(PyValueError::new_err(format!("no fault point {point:?}"))) }
+    if fault::arm(point, hits) {
+        Ok(())
+    } else {
+        Err(PyValueError::new_err(format!("no fault point {point:?}")))
+    }
 }

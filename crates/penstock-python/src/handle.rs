@@ -16,7 +16,8 @@ use crate::{carrying, errors, leaving};
 #[pyclass(frozen, subclass, module = "penstock._native")]
 pub struct Handle {
     opened: OnceLock<Opened>,
-    /// The process that closed this handle, or 0. A child that inherits a closed handle may use it, as with `multiprocessing`.
+    /// The process that closed this handle, or 0. A child that inherits a closed handle may use it, as with
+    /// `multiprocessing`.
     closed_by: AtomicU32,
 }
 
@@ -27,13 +28,18 @@ pub struct Opened {
 
 impl Handle {
     pub fn opened(&self) -> PyResult<&Opened> {
-        self.opened.get().ok_or_else(|| PyRuntimeError::new_err("__init__() of the queue was not called"))
+        self.opened
+            .get()
+            .ok_or_else(|| PyRuntimeError::new_err("__init__() of the queue was not called"))
     }
 
     fn open(&self, queue: Arc<Queue>, protocol: u8) -> PyResult<()> {
         leaving::remember(&queue);
         self.opened
-            .set(Opened { queue, picklers: Picklers::new(protocol) })
+            .set(Opened {
+                queue,
+                picklers: Picklers::new(protocol),
+            })
             .map_err(|_| PyRuntimeError::new_err("__init__() of the queue was called twice"))
     }
 
@@ -47,8 +53,15 @@ impl Handle {
     }
 }
 
+impl Drop for Handle {
+    fn drop(&mut self) {
+        carrying::let_go();
+    }
+}
+
 fn parse_id(id: &[u8]) -> PyResult<Id> {
-    id.try_into().map_err(|_| PyValueError::new_err("the id of a queue has 16 bytes"))
+    id.try_into()
+        .map_err(|_| PyValueError::new_err("the id of a queue has 16 bytes"))
 }
 
 #[pymethods]
@@ -57,11 +70,17 @@ impl Handle {
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     pub fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Handle {
-        Handle { opened: OnceLock::new(), closed_by: AtomicU32::new(0) }
+        Handle {
+            opened: OnceLock::new(),
+            closed_by: AtomicU32::new(0),
+        }
     }
 
     #[classmethod]
-    fn __class_getitem__<'py>(cls: &Bound<'py, PyType>, item: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyGenericAlias>> {
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        item: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyGenericAlias>> {
         PyGenericAlias::new(cls.py(), cls, item)
     }
 
@@ -76,13 +95,21 @@ impl Handle {
         acknowledged: bool,
         max_deliveries: u8,
     ) -> PyResult<()> {
-        let options = Options { maxsize, max_bytes, soft_bytes, acknowledged, max_deliveries };
+        let options = Options {
+            maxsize,
+            max_bytes,
+            soft_bytes,
+            acknowledged,
+            max_deliveries,
+        };
         self.open(Queue::create(&options).map_err(errors::to_python)?, protocol)
     }
 
     /// Uses the queue of that id if this process has it already.
     fn _adopt(&self, id: &[u8], protocol: u8) -> PyResult<bool> {
-        let Some(queue) = Queue::by_id(parse_id(id)?) else { return Ok(false) };
+        let Some(queue) = Queue::by_id(parse_id(id)?) else {
+            return Ok(false);
+        };
         self.open(queue, protocol)?;
         Ok(true)
     }
@@ -123,7 +150,16 @@ impl Handle {
         Ok(())
     }
 
-    /// Ends the use of this handle, in this process.
+    /// Close this handle, for this process: it puts and gets no more. What was put stays for the others. Does
+    /// not wait.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.close()
+    /// >>> q.get()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// ValueError: Queue ... is closed
     fn close(&self) {
         self.closed_by.store(std::process::id(), Ordering::Relaxed);
     }

@@ -1,32 +1,36 @@
 //! The end of this process's part in its queues.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, Weak};
 
-use penstock_core::{Leave, Queue};
+use penstock_core::{Id, Leave, Queue};
 use pyo3::prelude::*;
 
+use crate::errors;
 use crate::sync::lock;
 
 /// The queues of this process. A child after a fork has the same.
-static QUEUES: Mutex<Vec<Weak<Queue>>> = Mutex::new(Vec::new());
+static QUEUES: Mutex<BTreeMap<Id, Weak<Queue>>> = Mutex::new(BTreeMap::new());
 
 pub fn remember(queue: &Arc<Queue>) {
     let mut queues = lock(&QUEUES);
-    if queues.len() == queues.capacity() {
-        queues.retain(|queue| queue.strong_count() > 0);
+    queues.insert(queue.id(), Arc::downgrade(queue));
+    // Each time their number has doubled.
+    if queues.len().is_power_of_two() {
+        queues.retain(|_, queue| queue.strong_count() > 0);
     }
-    queues.push(Arc::downgrade(queue));
 }
 
-/// To be called when the process ends, because an exception went uncaught if `crashed`: what it holds unfinished of
-/// a joinable queue is then given to another process; otherwise it stays unfinished.
+/// To be called when the process ends, because an exception went uncaught if `crashed`: what it holds
+/// unfinished of a joinable queue is then given to another process; otherwise it stays unfinished.
 #[pyfunction]
-pub fn _leave_all(py: Python<'_>, crashed: bool) {
-    let how = || if crashed { Leave::Crashed } else { Leave::Clean };
-    let queues: Vec<Arc<Queue>> = lock(&QUEUES).iter().filter_map(Weak::upgrade).collect();
-    py.detach(|| {
-        for queue in queues {
-            queue.leave(how());
-        }
-    });
+pub fn _leave_all(py: Python<'_>, crashed: bool) -> PyResult<()> {
+    let how = if crashed { Leave::Crashed } else { Leave::Clean };
+    let queues: Vec<Arc<Queue>> = lock(&QUEUES).values().filter_map(Weak::upgrade).collect();
+    // All of them, whatever becomes of one.
+    let results: Vec<_> = py.detach(|| queues.iter().map(|queue| queue.leave(how)).collect());
+    results
+        .into_iter()
+        .collect::<Result<(), _>>()
+        .map_err(errors::to_python)
 }

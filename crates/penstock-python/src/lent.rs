@@ -11,7 +11,8 @@ use pyo3::prelude::*;
 
 use crate::sync::lock;
 
-/// Gives `pickle.loads` the payload through the buffer protocol. Whoever keeps a view of it keeps the payload.
+/// Gives `pickle.loads` the payload through the buffer protocol. Whoever keeps a view of it keeps the
+/// payload.
 #[pyclass(frozen)]
 pub struct Payload(Mutex<Loan>);
 
@@ -22,10 +23,14 @@ struct Loan {
 
 impl Payload {
     pub fn new(lent: Lent) -> Payload {
-        Payload(Mutex::new(Loan { lent: Some(lent), views: 0 }))
+        Payload(Mutex::new(Loan {
+            lent: Some(lent),
+            views: 0,
+        }))
     }
 
-    /// Ends the reading now, if nobody has kept a view. Giving back large memory takes a while, hence the GIL.
+    /// Ends the reading now, if nobody has kept a view. Giving back large memory takes a while, hence the
+    /// GIL.
     pub fn give_back(&self, py: Python<'_>) {
         let mut loan = lock(&self.0);
         let lent = if loan.views == 0 { loan.lent.take() } else { None };
@@ -40,10 +45,13 @@ impl Payload {
 impl Payload {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let mut loan = lock(&slf.get().0);
-        let Some(lent) = &loan.lent else { return Err(PyBufferError::new_err("the item was given back to the queue")) };
+        let Some(lent) = &loan.lent else {
+            return Err(PyBufferError::new_err("the item was given back to the queue"));
+        };
         let bytes = lent.bytes();
-        // SAFETY: `view` is the caller's, as the buffer protocol has it. The view holds a reference to `slf`, and
-        // `views` keeps `give_back` from ending the loan, so the memory outlives the view; it is read-only (the 1).
+        // SAFETY: `view` is the caller's, as the buffer protocol has it. The view holds a reference to `slf`,
+        // and `views` keeps `give_back` from ending the loan, so the memory outlives the view; it is
+        // read-only (the 1).
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(
                 view,

@@ -1,7 +1,7 @@
 //! The Python binding of `penstock_core`: the module `penstock._native`.
 //!
-//! It knows buffers, the GIL and exceptions, and has no algorithm. A message's way: queue.rs (the methods), transfer.rs,
-//! pickling.rs, the core; back: the core, lent.rs, unpickling.rs.
+//! It knows buffers, the GIL and exceptions, and has no algorithm. A message's way: queue.rs (the methods),
+//! transfer.rs, pickling.rs, the core; back: the core, lent.rs, unpickling.rs.
 
 mod calls;
 mod carrying;

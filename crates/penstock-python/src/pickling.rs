@@ -1,7 +1,8 @@
 //! Objects to bytes.
 //!
-//! A pickler is kept for the next object, because making one costs five times as much as pickling a small tuple. It
-//! writes into a sink that collects the pieces without copying them, so that they go from there to shared memory at once.
+//! A pickler is kept for the next object, because making one costs five times as much as pickling a small
+//! tuple. It writes into a sink that collects the pieces without copying them, so that they go from there to
+//! shared memory at once.
 #![allow(unsafe_code)]
 
 use std::mem;
@@ -16,7 +17,8 @@ use pyo3::{ffi, intern};
 use crate::calls::call_one;
 use crate::sync::lock;
 
-/// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it keeps.
+/// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
+/// keeps.
 pub const LARGE: usize = 64 * 1024;
 
 /// A pickled object, in pieces. Most have one.
@@ -40,13 +42,22 @@ impl Pickled {
         }
     }
 
+    /// Makes it at least `len` bytes long. `pickle.loads` does not look behind the end of a pickle.
+    pub fn pad(&mut self, py: Python<'_>, len: usize) {
+        let missing = len.saturating_sub(self.len);
+        self.push(PyBytes::new(py, &vec![0; missing]).unbind(), missing);
+    }
+
     /// Lends the pieces to `operation`.
     pub fn lend<T>(&self, py: Python<'_>, operation: impl FnOnce(&[&[u8]]) -> T) -> T {
         match &self.first {
             None => operation(&[]),
             Some(first) if self.rest.is_empty() => operation(&[first.as_bytes(py)]),
             Some(first) => {
-                let pieces: Vec<&[u8]> = std::iter::once(first).chain(&self.rest).map(|piece| piece.as_bytes(py)).collect();
+                let pieces: Vec<&[u8]> = std::iter::once(first)
+                    .chain(&self.rest)
+                    .map(|piece| piece.as_bytes(py))
+                    .collect();
                 operation(&pieces)
             }
         }
@@ -79,15 +90,17 @@ fn copy<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
         return Err(PyErr::fetch(py));
     }
     // SAFETY: a simple view is `len` bytes at `buf`, which stay where they are until it is released.
-    let bytes = unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(view.buf.cast(), view.len)) };
+    let bytes = unsafe {
+        Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(view.buf.cast(), view.len))
+    };
     // SAFETY: filled in by the successful call above, released once.
     unsafe { ffi::PyBuffer_Release(&raw mut view) };
     // SAFETY: PyBytes_FromStringAndSize makes nothing else.
     bytes.map(|bytes| unsafe { bytes.cast_into_unchecked() })
 }
 
-/// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`. A ForkingPickler copies
-/// both when it is made, which is too early for one that is kept.
+/// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`. A
+/// ForkingPickler copies both when it is made, which is too early for one that is kept.
 #[pyclass(frozen, mapping)]
 struct Reducers {
     registered: Py<PyDict>,
@@ -103,7 +116,11 @@ impl Reducers {
                 return Ok(reducer);
             }
         }
-        Err(PyKeyError::new_err(class.clone().unbind()))
+        // The pickler clears it at once, so one serves for all. Making one costs 5 % of a put and a get of a
+        // small instance.
+        static MISSING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let missing = MISSING.get_or_init(py, || PyKeyError::new_err(()).into_value(py).into_any());
+        Err(PyErr::from_value(missing.bind(py).clone()))
     }
 }
 
@@ -120,8 +137,15 @@ impl Pickler {
         static REDUCERS: PyOnceLock<Py<Reducers>> = PyOnceLock::new();
         let class = CLASS.import(py, "multiprocessing.reduction", "ForkingPickler")?;
         let reducers = REDUCERS.get_or_try_init(py, || {
-            let registered = class.getattr(intern!(py, "_extra_reducers"))?.cast_into()?.unbind();
-            let copyreg = py.import("copyreg")?.getattr("dispatch_table")?.cast_into()?.unbind();
+            let registered = class
+                .getattr(intern!(py, "_extra_reducers"))?
+                .cast_into()?
+                .unbind();
+            let copyreg = py
+                .import("copyreg")?
+                .getattr("dispatch_table")?
+                .cast_into()?
+                .unbind();
             Py::new(py, Reducers { registered, copyreg })
         })?;
         let sink = Py::new(py, Sink(Mutex::default()))?;
@@ -150,15 +174,18 @@ pub struct Picklers {
 
 impl Picklers {
     pub fn new(protocol: u8) -> Picklers {
-        Picklers { protocol, idle: Mutex::new(None) }
+        Picklers {
+            protocol,
+            idle: Mutex::new(None),
+        }
     }
 
     pub fn protocol(&self) -> u8 {
         self.protocol
     }
 
-    /// While the pickler is out, another thread, or a reducer that itself puts into this queue, makes its own.
-    /// One that failed is not used again: it holds half an object.
+    /// While the pickler is out, another thread, or a reducer that itself puts into this queue, makes its
+    /// own. One that failed is not used again: it holds half an object.
     pub fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
         let idle = lock(&self.idle).take();
         let pickler = match idle {

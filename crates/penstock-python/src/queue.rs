@@ -1,4 +1,5 @@
-//! The three queue classes' own methods. Python's classes inherit them, so that no Python code runs for a message.
+//! The three queue classes' own methods. Python's classes inherit them, so that no Python code runs for a
+//! message.
 
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
@@ -25,7 +26,10 @@ pub struct QueueBase;
 
 fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<&'a Opened> {
     if handle.get().is_closed_here() {
-        return Err(PyValueError::new_err(format!("Queue {} is closed", handle.repr()?)));
+        return Err(PyValueError::new_err(format!(
+            "Queue {} is closed",
+            handle.repr()?
+        )));
     }
     handle.get().opened()
 }
@@ -38,12 +42,55 @@ impl QueueBase {
         PyClassInitializer::from(Handle::new(args, kwargs)).add_subclass(QueueBase)
     }
 
-    #[pyo3(signature = (obj, block = Truth(true), timeout = None), text_signature = "($self, obj, block=True, timeout=None)")]
-    fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>, block: Truth, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+    /// Put `obj`, any object that pickles, into the queue. Afterwards it is there, whatever becomes of this
+    /// process.
+    ///
+    /// If the queue is full, waits for room if `block` is true: `timeout` seconds at most (a float), or as
+    /// long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait.
+    ///
+    /// Raises `queue.Full` if there was no room in that time, `QueueMemoryError` (a `queue.Full` too) if
+    /// there is no memory, `ValueError` if this handle was closed, and whatever pickling `obj` raises. In
+    /// each case the queue is as it was.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue(maxsize=1)
+    /// >>> q.put([1, 2])
+    /// >>> q.put([3], timeout=0.01)
+    /// Traceback (most recent call last):
+    ///     ...
+    /// queue.Full
+    #[pyo3(signature = (obj, block = Truth(true), timeout = None), text_signature = "($self, obj, block=True,
+    #timeout=None)")]
+    fn put(
+        slf: &Bound<'_, Self>,
+        obj: &Bound<'_, PyAny>,
+        block: Truth,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         transfer::put(open(slf.as_super())?, obj, Deadline::new(block.0, timeout)?)
     }
 
-    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True, timeout=None)")]
+    /// Take the item that was put first out of the queue, and return it.
+    ///
+    /// If the queue is empty, waits for an item if `block` is true: `timeout` seconds at most (a float), or
+    /// as long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait.
+    ///
+    /// Raises `queue.Empty` if there was no item in that time, and `ValueError` if this handle was closed.
+    /// What rebuilding the object raises is raised with a note that names the queue and the types in the
+    /// item; the item is lost, but no other. If this process is killed inside `get`, the item is lost, or,
+    /// from a `JoinableQueue`, goes to another process.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put([1, 2])
+    /// >>> q.get()
+    /// [1, 2]
+    /// >>> q.get(timeout=0.01)
+    /// Traceback (most recent call last):
+    ///     ...
+    /// _queue.Empty
+    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True,
+    #timeout=None)")]
     fn get<'py>(
         slf: &Bound<'py, Self>,
         block: Truth,
@@ -53,14 +100,50 @@ impl QueueBase {
         transfer::get(handle, open(handle)?, Deadline::new(block.0, timeout)?)
     }
 
+    /// Return how many items a `get` would find now. Exact, and does not wait; another process may change it
+    /// at once.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put("a")
+    /// >>> q.qsize()
+    /// 1
     fn qsize(slf: &Bound<'_, Self>) -> PyResult<u64> {
         Ok(slf.as_super().get().opened()?.queue.len())
     }
 
+    /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
+    /// at once.
+    ///
+    /// Raises `OSError` if this handle was closed and the queue has been used, as `multiprocessing` does.
+    ///
+    /// >>> import penstock
+    /// >>> penstock.Queue().empty()
+    /// True
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Ok(slf.as_super().get().opened()?.queue.is_empty())
+        let handle = slf.as_super().get();
+        let queue = &handle.opened()?.queue;
+        if handle.is_closed_here()
+            && slf
+                .py()
+                .detach(|| queue.statistics())
+                .map_err(errors::to_python)?
+                .puts
+                > 0
+        {
+            return Err(PyOSError::new_err("handle is closed"));
+        }
+        Ok(queue.is_empty())
     }
 
+    /// Return whether `maxsize` items are queued. Exact, and does not wait; another process may change it at
+    /// once.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue(maxsize=1)
+    /// >>> q.put("a")
+    /// >>> q.full()
+    /// True
     fn full(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Ok(slf.as_super().get().opened()?.queue.is_full())
     }
@@ -79,20 +162,49 @@ pub struct JoinableQueueBase;
 impl JoinableQueueBase {
     #[new]
     #[pyo3(signature = (*args, **kwargs))]
-    fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<JoinableQueueBase> {
+    fn new(
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyClassInitializer<JoinableQueueBase> {
         QueueBase::new(args, kwargs).add_subclass(JoinableQueueBase)
     }
 
+    /// Tell that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
+    /// this process holds, else another process's. Does not wait.
+    ///
+    /// Raises `ValueError` if all items are done already.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.JoinableQueue()
+    /// >>> q.task_done()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// ValueError: task_done() called too many times
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         let queue = &slf.as_super().as_super().get().opened()?.queue;
         slf.py().detach(|| queue.task_done()).map_err(errors::to_python)
     }
 
+    /// Wait until every item that was put is done. Items of a worker that was killed are given to others, so
+    /// they do not keep it waiting for ever. A signal handler that raises, as for Ctrl-C, ends the wait.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.JoinableQueue()
+    /// >>> q.put("a")
+    /// >>> _ = q.get()
+    /// >>> q.task_done()
+    /// >>> q.join()
     fn join(slf: &Bound<'_, Self>) -> PyResult<()> {
         let queue = &slf.as_super().as_super().get().opened()?.queue;
         patiently(slf.py(), Deadline::Never, |wait| queue.join(wait))
     }
 
+    /// Return the items that were set aside because the processes that took them died too often, oldest
+    /// first. They stay there; they count as done. Does not wait. Raises what rebuilding an object raises.
+    ///
+    /// >>> import penstock
+    /// >>> penstock.JoinableQueue().dead_letters()
+    /// []
     fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
         let handle = slf.as_super().as_super();
@@ -120,19 +232,53 @@ fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<&'a Opened> {
 impl SimpleQueueBase {
     #[new]
     #[pyo3(signature = (*args, **kwargs))]
-    fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<SimpleQueueBase> {
+    fn new(
+        args: &Bound<'_, PyTuple>,
+        kwargs: Option<&Bound<'_, PyDict>>,
+    ) -> PyClassInitializer<SimpleQueueBase> {
         PyClassInitializer::from(Handle::new(args, kwargs)).add_subclass(SimpleQueueBase)
     }
 
+    /// Put `obj`, any object that pickles, into the queue. Afterwards it is there, whatever becomes of this
+    /// process.
+    ///
+    /// Waits while 1 MiB is queued. A signal handler that raises, as for Ctrl-C, ends the wait.
+    ///
+    /// Raises `QueueMemoryError` if there is no memory, `OSError` if this handle was closed, and whatever
+    /// pickling `obj` raises. In each case the queue is as it was.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.put([1, 2])
     fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         transfer::put(open_simple(slf.as_super())?, obj, Deadline::Never)
     }
 
+    /// Take the item that was put first out of the queue, and return it. Waits until there is one; a signal
+    /// handler that raises, as for Ctrl-C, ends the wait.
+    ///
+    /// Raises `OSError` if this handle was closed, and what rebuilding the object raises, with a note that
+    /// names the queue and the types in the item; that item is lost, but no other. It is lost too if this
+    /// process is killed inside `get`.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.put([1, 2])
+    /// >>> q.get()
+    /// [1, 2]
     fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
         transfer::get(handle, open_simple(handle)?, Deadline::Never)
     }
 
+    /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
+    /// at once.
+    ///
+    /// Raises `OSError` if this handle was closed.
+    ///
+    /// >>> import penstock
+    /// >>> penstock.SimpleQueue().empty()
+    /// True
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Ok(open_simple(slf.as_super())?.queue.is_empty())
     }

@@ -1,7 +1,5 @@
 //! An object's way into a queue and out of it.
 
-use std::cell::RefCell;
-
 use penstock_core::{Delivery, Error, SMALL};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -18,7 +16,10 @@ pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
         return Err(errors::to_python(Error::Full)); // not worth pickling for
     }
     let (pickled, carried) = carrying::collect(|| picklers.dump(object));
-    let pickled = pickled?;
+    let mut pickled = pickled?;
+    if !carried.is_empty() {
+        pickled.pad(py, carrying::NOT_SMALL);
+    }
     let ticket = pickled.lend(py, |pieces| {
         if !pickled.is_large() {
             match at_once(|wait| queue.put(pieces, wait)) {
@@ -36,45 +37,25 @@ pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
     Ok(())
 }
 
-/// An item as it came out.
-enum Taken<'py> {
-    Copied(Bound<'py, PyBytes>),
-    Lent(penstock_core::Lent),
-}
-
-impl<'py> Taken<'py> {
-    fn new(py: Python<'py>, delivery: Delivery, buffer: &[u8; SMALL]) -> Taken<'py> {
-        match delivery {
-            Delivery::Copied(len) => Taken::Copied(PyBytes::new(py, &buffer[..len])),
-            Delivery::Lent(lent) => Taken::Lent(lent),
-        }
-    }
-}
-
-thread_local! {
-    /// Never borrowed while Python code can run.
-    static BUFFER: RefCell<[u8; SMALL]> = const { RefCell::new([0; SMALL]) };
-}
-
-pub fn get<'py>(handle: &Bound<'py, Handle>, opened: &Opened, deadline: Deadline) -> PyResult<Bound<'py, PyAny>> {
+pub fn get<'py>(
+    handle: &Bound<'py, Handle>,
+    opened: &Opened,
+    deadline: Deadline,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let queue = &opened.queue;
-    let taken = BUFFER.with_borrow_mut(|buffer| {
-        at_once(|wait| queue.get(buffer, wait)).map(|delivery| Taken::new(py, delivery, buffer))
-    });
-    let taken = match taken {
-        Ok(taken) => taken,
-        Err(error @ Error::Empty) if matches!(deadline, Deadline::Now) => return Err(errors::to_python(error)),
-        Err(Error::Empty | Error::Busy) => {
-            let mut buffer = [0; SMALL];
-            let delivery = patiently(py, deadline, |wait| queue.get(&mut buffer, wait))?;
-            Taken::new(py, delivery, &buffer)
+    let mut buffer = [0; SMALL];
+    let delivery = match at_once(|wait| queue.get(&mut buffer, wait)) {
+        Ok(delivery) => delivery,
+        Err(Error::Busy) => patiently(py, deadline, |wait| queue.get(&mut buffer, wait))?,
+        Err(Error::Empty) if !matches!(deadline, Deadline::Now) => {
+            patiently(py, deadline, |wait| queue.get(&mut buffer, wait))?
         }
         Err(error) => return Err(errors::to_python(error)),
     };
-    match taken {
-        Taken::Copied(bytes) => unpickling::load(handle, &bytes),
-        Taken::Lent(lent) => {
+    match delivery {
+        Delivery::Copied(len) => unpickling::load(handle, &PyBytes::new(py, &buffer[..len])),
+        Delivery::Lent(lent) => {
             let payload = Bound::new(py, Payload::new(lent))?;
             let object = unpickling::load(handle, &payload);
             payload.get().give_back(py);

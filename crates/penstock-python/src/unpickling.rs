@@ -8,8 +8,8 @@ use pyo3::types::PyBytes;
 use crate::calls::call_one;
 use crate::handle::Handle;
 
-/// `pickle.loads`. What it raises is raised as it is, because programs catch it by its type; a note on it tells which
-/// queue the item came from and which types the item names.
+/// `pickle.loads`. What it raises is raised as it is, because programs catch it by its type; a note on it
+/// tells which queue the item came from and which types the item names.
 pub fn load<'py>(handle: &Bound<'py, Handle>, payload: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = payload.py();
@@ -25,7 +25,10 @@ pub fn load<'py>(handle: &Bound<'py, Handle>, payload: &Bound<'py, PyAny>) -> Py
 #[cold]
 fn note(handle: &Bound<'_, Handle>, payload: &Bound<'_, PyAny>) -> PyResult<String> {
     let py = payload.py();
-    py.import("penstock.errors")?.getattr("_describe_lost_item")?.call1((handle, payload))?.extract()
+    py.import("penstock.errors")?
+        .getattr("_describe_lost_item")?
+        .call1((handle, payload))?
+        .extract()
 }
 
 /// The same for bytes that are not Python's.

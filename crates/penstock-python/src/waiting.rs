@@ -17,13 +17,15 @@ pub enum Deadline {
 }
 
 impl Deadline {
-    /// As `multiprocessing` reads `block` and `timeout`: without `block` the time-out is not even looked at, and a
-    /// negative one is zero. One that no clock can hold (infinity) is no limit.
+    /// As `multiprocessing` reads `block` and `timeout`: without `block` the time-out is not even looked at,
+    /// and a negative one is zero. One that no clock can hold (infinity) is no limit.
     pub fn new(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Deadline> {
         if !block {
             return Ok(Deadline::Now);
         }
-        let Some(timeout) = timeout else { return Ok(Deadline::Never) };
+        let Some(timeout) = timeout else {
+            return Ok(Deadline::Never);
+        };
         let seconds: f64 = timeout.extract()?;
         if seconds.is_nan() {
             return Err(PyValueError::new_err("timeout must not be NaN"));
@@ -31,7 +33,9 @@ impl Deadline {
         if seconds <= 0.0 {
             return Ok(Deadline::Now);
         }
-        let deadline = Duration::try_from_secs_f64(seconds).ok().and_then(|left| Instant::now().checked_add(left));
+        let deadline = Duration::try_from_secs_f64(seconds)
+            .ok()
+            .and_then(|left| Instant::now().checked_add(left));
         Ok(deadline.map_or(Deadline::Never, Deadline::At))
     }
 
@@ -46,7 +50,10 @@ impl Deadline {
 
 /// The bounded attempt that is made with the GIL held. It never waits, so nothing can interrupt it.
 pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Result<T, Error> {
-    operation(Wait { patience: Patience::Try, interrupted: &mut || false })
+    operation(Wait {
+        patience: Patience::Try,
+        interrupted: &mut || false,
+    })
 }
 
 /// Runs `operation` with the GIL released. A signal handler that raises (Ctrl-C) ends it with that exception.
@@ -57,12 +64,16 @@ pub fn patiently<T: Send>(
 ) -> PyResult<T> {
     let mut raised = None;
     let result = py.detach(|| {
-        // An interpreter that shuts down cannot be attached to any more: what is left is a daemon thread, and it waits on.
+        // An interpreter that shuts down cannot be attached to any more: what is left is a daemon thread, and
+        // it waits on.
         let mut interrupted = || {
             raised = Python::try_attach(|py| py.check_signals().err()).flatten();
             raised.is_some()
         };
-        operation(Wait { patience: deadline.patience(), interrupted: &mut interrupted })
+        operation(Wait {
+            patience: deadline.patience(),
+            interrupted: &mut interrupted,
+        })
     });
     result.map_err(|error| raised.unwrap_or_else(|| errors::to_python(error)))
 }

@@ -1,0 +1,37 @@
+"""Crash-safe queues between processes, in shared memory, with the interface of `multiprocessing`.
+
+    Queue, SimpleQueue, JoinableQueue   the queues
+    get_context                         `multiprocessing` with these queues
+    patch, unpatch                      these queues under programs that import `multiprocessing`
+    errors                              what can be raised
+
+>>> import penstock
+>>> q = penstock.Queue()
+>>> q.put({"any": "object that pickles"})
+>>> q.get()
+{'any': 'object that pickles'}
+"""
+
+import sys
+
+if sys.platform != "linux":
+    raise ImportError(f"Penstock works on Linux only, so far; this is {sys.platform}")
+
+from . import errors
+from ._native import __version__
+from .context import get_context
+from .patching import patch, unpatch
+from .queues import JoinableQueue, Queue, SimpleQueue
+from .statistics import Statistics
+
+__all__ = [
+    "JoinableQueue",
+    "Queue",
+    "SimpleQueue",
+    "Statistics",
+    "__version__",
+    "errors",
+    "get_context",
+    "patch",
+    "unpatch",
+]

@@ -1,0 +1,25 @@
+"""Executed by its path in a process that may be unable to import Penstock by name, to patch it.
+
+Loads the package that this file lies in, whatever `sys.path` is, and calls the function of
+`penstock.patching` that whoever executes this file has named in `function`.
+"""
+
+import os
+import sys
+from importlib import import_module
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+
+if "penstock" not in sys.modules:
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    spec = PathFinder.find_spec("penstock", [folder])
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["penstock"] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(sys.modules["penstock"])
+    except BaseException:
+        del sys.modules["penstock"]
+        raise
+
+getattr(import_module("penstock.patching"), globals()["function"])()

@@ -1,0 +1,70 @@
+"""How `penstock run` gets into a fresh interpreter, which imports this module before the program.
+
+This folder is first on `PYTHONPATH` then. The module takes it away, so that all is as under plain Python,
+and has `multiprocessing` patched at the end of its first import: a program that never imports it never
+loads Penstock.
+"""
+
+import os  # loaded already, as `sys` is; another module would be one that plain Python has not loaded
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+_FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+class _PatchMultiprocessing:
+    """Finder and loader of the standard library's `multiprocessing`, and of nothing else."""
+
+    _loader: "Loader"
+
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        if name != "multiprocessing":
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                break
+        else:
+            return None
+        in_library = os.path.join(os.path.dirname(os.__file__), name)
+        if spec.loader is not None and spec.origin is not None and os.path.dirname(spec.origin) == in_library:
+            self._loader = spec.loader
+            spec.loader = self  # type: ignore[assignment]
+        return spec
+
+    def create_module(self, spec: "ModuleSpec") -> "ModuleType | None":
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: "ModuleType") -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        sys.meta_path.remove(self)
+
+        import runpy
+
+        runpy.run_path(os.path.join(_FOLDER, "call_patching.py"), {"function": "patch"})
+
+
+# As plain Python would have it. `penstock.running` wrote what is read here.
+if "PENSTOCK_PYTHONPATH" in os.environ:
+    os.environ["PYTHONPATH"] = os.environ.pop("PENSTOCK_PYTHONPATH")
+else:
+    del os.environ["PYTHONPATH"]
+sys.path.remove(_FOLDER)
+sys.path_importer_cache.pop(_FOLDER, None)
+
+sys.meta_path.insert(0, _PatchMultiprocessing())
+
+# The environment's own module of this name takes this one's place; whatever its import raises goes to
+# whoever imports this one, who knows what to do if there is none.
+del sys.modules[__name__]
+__import__(__name__)

@@ -1,0 +1,203 @@
+"""Worker processes that may die at any moment, and work that is done all the same."""
+
+import multiprocessing
+import queue
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import penstock
+from penstock.errors import PenstockError
+
+from .interrupts import FirstInterrupt, blocked
+from .screen import Progress
+from .tree import Findings, Task, examine
+
+# How often a task may lose its worker before it is set aside. Workers are killed at random, so no task is
+# to blame.
+_MAX_DELIVERIES = 255
+
+_SECONDS_BETWEEN_KILLS = 1.0
+_KILLS_BY_PROGRESS = 10
+
+# How long, in seconds, the parent waits for a result before it looks after the workers, and a worker for a
+# task before it looks whether there still is a parent.
+_SECONDS_FOR_RESULT = 0.1
+_SECONDS_FOR_TASK = 1.0
+
+
+class _Result(NamedTuple):
+    task: int
+    findings: Findings
+
+
+@dataclass
+class Work:
+    """What workers have done, and what happened meanwhile."""
+
+    findings: Findings
+    killed: int
+    lost: int
+    duplicates: int
+    statistics: penstock.Statistics
+    unfinished: list[Task]
+
+
+def do(
+    tasks: Sequence[Task],
+    workers: int,
+    kill: bool,
+    context: BaseContext,
+    progress: Progress,
+    interrupt: FirstInterrupt,
+) -> Work:
+    """Have `tasks` done by worker processes; with `kill`, SIGKILL one every second and every tenth of them.
+
+    A task whose worker died is given to another one by the queue. If the worker had sent its result
+    already, the result comes twice, and the second is dropped. Blocks until all is done, and leaves no
+    process behind. Raises PenstockError if workers keep dying by themselves.
+    """
+    findings = Findings()
+    done: set[int] = set()
+    duplicates = 0
+    to_do = penstock.JoinableQueue(max_deliveries=_MAX_DELIVERIES, ctx=context)
+    results = penstock.Queue(ctx=context)
+    for task in tasks:
+        to_do.put(task)
+
+    with _Crew(workers, context, to_do, results) as crew:
+        kills = _Kills(len(tasks)) if kill else None
+        # A task can be unfinished though its result is there: its worker has died in between, or is about to
+        # say that it is done.
+        while to_do.statistics().unfinished > 0 or not results.empty():
+            progress.refresh()
+            interrupt.check()
+            crew.replace_lost()
+            if kills is not None and kills.is_due(len(done)):
+                pid = crew.kill_one()
+                progress.note(f"killed worker {pid} after {len(done)} of {len(tasks)} tasks")
+            try:
+                result = results.get(timeout=_SECONDS_FOR_RESULT)
+            except queue.Empty:
+                continue
+            if result.task in done:
+                duplicates += 1
+                continue
+            done.add(result.task)
+            findings.add(result.findings)
+            progress.advance(tasks[result.task].size)
+        crew.send_home()
+
+    unfinished = [task for task in tasks if task.number not in done]
+    work = Work(findings, crew.killed, crew.lost, duplicates, to_do.statistics(), unfinished)
+    to_do.close()
+    results.close()
+    return work
+
+
+class _Kills:
+    """When to kill: after the first result, then every second and every tenth of the tasks."""
+
+    def __init__(self, tasks: int) -> None:
+        self._tasks = tasks
+        self._at_time = time.monotonic() + _SECONDS_BETWEEN_KILLS
+        self._at_count = 1
+
+    def is_due(self, done: int) -> bool:
+        if done == self._tasks or (done < self._at_count and time.monotonic() < self._at_time):
+            return False
+        self._at_time = time.monotonic() + _SECONDS_BETWEEN_KILLS
+        self._at_count = done + max(1, self._tasks // _KILLS_BY_PROGRESS)
+        return True
+
+
+class _Crew:
+    """A number of workers, each replaced when it is gone. Leaving the `with` kills those that are left."""
+
+    def __init__(self, size: int, context: BaseContext, to_do: Any, results: Any) -> None:
+        self.killed = 0
+        self.lost = 0
+        self._size = size
+        self._context: Any = context
+        self._to_do = to_do
+        self._results = results
+        self._workers: list[BaseProcess] = []
+
+    def __enter__(self) -> "_Crew":
+        if self._context.get_start_method() != "fork":
+            resource_tracker.ensure_running()  # or the first start would do it, and unblock Ctrl-C
+        try:
+            for _ in range(self._size):
+                self._start()
+        except BaseException:
+            self._kill_all()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill_all()
+
+    def kill_one(self) -> int:
+        """Kill a worker chosen at random, put another in its place, and return the pid of the dead."""
+        worker = random.choice(self._workers)
+        pid = worker.pid
+        assert pid is not None
+        self._remove(worker)
+        self.killed += 1
+        self._start()
+        return pid
+
+    def replace_lost(self) -> None:
+        """Put others in the place of workers that died by themselves."""
+        for worker in [worker for worker in self._workers if worker.exitcode is not None]:
+            self.lost += 1
+            if self.lost > 3 * self._size:
+                raise PenstockError(f"workers keep dying; the last one's exit status is {worker.exitcode}")
+            self._remove(worker)
+            self._start()
+
+    def send_home(self) -> None:
+        """Have all workers end by themselves, and wait for them."""
+        for _ in self._workers:
+            self._to_do.put(None)
+        for worker in self._workers:
+            worker.join()
+            self.lost += worker.exitcode != 0
+
+    def _start(self) -> None:
+        worker = self._context.Process(target=_work, args=(self._to_do, self._results), daemon=True)
+        with blocked():  # in the child too, which is not to answer Ctrl-C with a traceback
+            worker.start()
+            self._workers.append(worker)
+
+    def _remove(self, worker: BaseProcess) -> None:
+        worker.kill()
+        worker.join()
+        self._workers.remove(worker)
+
+    def _kill_all(self) -> None:
+        for worker in list(self._workers):
+            self._remove(worker)
+
+
+def _work(to_do: Any, results: Any) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while parent.is_alive():
+        try:
+            task = to_do.get(timeout=_SECONDS_FOR_TASK)
+        except queue.Empty:
+            continue
+        if task is not None:
+            results.put(_Result(task.number, examine(task)))
+        to_do.task_done()
+        if task is None:
+            return

@@ -1,0 +1,93 @@
+"""How a process ends its part in its queues.
+
+What a process holds of a `JoinableQueue` when it ends is settled here, while it still knows how it ends: in
+order, and the items stay unfinished, as with `multiprocessing`; or through an uncaught exception, and they go
+to another process. A process that is killed settles nothing: the others find out, and take its items back.
+"""
+
+import os
+import sys
+from functools import wraps
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from . import _native
+
+_armed = False
+_exit_code_of_child: int | None = 0
+_last_error_of_parent: BaseException | None = None
+
+
+class _Registered:
+    """What `util.register_after_fork` wants: an object that lives as long as the registration."""
+
+
+_registered = _Registered()
+
+
+def arm() -> None:
+    """Have this process's part settled at its end, and that of the children it forks.
+
+    To be called when the process opens a queue. Not earlier, because `multiprocessing.util` registers its
+    own handler for the exit when it is imported, and a program may rely on the order of the handlers.
+    """
+    global _armed
+    if not _armed:
+        from multiprocessing import util
+
+        _armed = True
+        _settle_at_exit()
+        os.register_at_fork(after_in_child=_after_fork)
+        # A child of `multiprocessing` forgets all finalizers after that.
+        util.register_after_fork(_registered, lambda _: _settle_at_exit())
+
+
+def _settle_at_exit() -> None:
+    from multiprocessing import util
+
+    # Before the process waits for its children, because they may wait for what it holds.
+    util.Finalize(None, _settle, exitpriority=0)
+
+
+def _settle() -> None:
+    _native._leave_all(_ends_by_an_error())
+
+
+def _ends_by_an_error() -> bool:
+    # A child of `multiprocessing`: up to Python 3.12 its end is inside a `finally`, where the exception can
+    # be seen on its way; later it is after `_bootstrap`, and only the exit code is left of it.
+    error = sys.exception()
+    if error is not None:
+        return not (isinstance(error, SystemExit) and error.code in (None, 0))
+    if _exit_code_of_child != 0:
+        return True
+    # The main program: what was uncaught has been printed. An interactive session only records it, and goes
+    # on.
+    printed = _last_printed_error()
+    return printed is not None and printed is not _last_error_of_parent and not hasattr(sys, "ps1")
+
+
+def _last_printed_error() -> BaseException | None:
+    return getattr(sys, "last_value", None)
+
+
+def _after_fork() -> None:
+    global _last_error_of_parent
+    _last_error_of_parent = _last_printed_error()
+    _native._forget_carried()
+    _settle_at_exit()
+
+
+def _note_exit_codes() -> None:
+    bootstrap = BaseProcess._bootstrap  # type: ignore[attr-defined]
+
+    @wraps(bootstrap)
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        global _exit_code_of_child
+        _exit_code_of_child = bootstrap(*args, **kwargs)
+        return _exit_code_of_child
+
+    BaseProcess._bootstrap = noting  # type: ignore[attr-defined]
+
+
+_note_exit_codes()  # at once: it is too late for a child that already runs

@@ -1,0 +1,206 @@
+"""Penstock under code that imports `multiprocessing`, in this process and in all that it starts.
+
+Functions of the standard library get other code, in place; no name is bound anew. So a name bound earlier
+is patched too, as by `from multiprocessing import Queue`, and `unpatch` leaves nothing behind, not even
+under such names.
+
+    start method  what patches the child
+    fork          it inherits the patched functions
+    spawn         what it reads from its parent before it imports the main module
+    forkserver    the same; and the command that starts the server patches it before it preloads modules
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.context import BaseContext
+from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
+from types import FunctionType
+from typing import Any
+
+from .pools import asked_by_standard_pool
+from .queues import JoinableQueue, Queue, SimpleQueue
+
+# Executed by its path: a child that has not got its `sys.path` yet may be unable to import Penstock.
+_CALL_PATCHING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bootstrap", "call_patching.py")
+
+
+def patch() -> None:
+    """Put Penstock's queues under `multiprocessing`, in this process and in those it starts with it.
+
+    From now on `multiprocessing.Queue`, `SimpleQueue` and `JoinableQueue`, and the same of the contexts
+    that `multiprocessing.get_context` returns, make Penstock's queues. So they do in the processes started
+    from here under fork, spawn and forkserver, and in theirs. Left alone are
+
+    - queues that exist already;
+    - the classes in `multiprocessing.queues`, and the queues inside the standard library's own pools,
+      executors and managers;
+    - a context of the program's own that overrides these methods;
+    - Python programs started through `subprocess`.
+
+    Patching twice is patching once. Nothing blocks.
+
+    >>> import multiprocessing, penstock
+    >>> penstock.patch()
+    >>> type(multiprocessing.Queue())
+    <class 'penstock.queues.Queue'>
+    >>> penstock.unpatch()
+    >>> type(multiprocessing.Queue())
+    <class 'multiprocessing.queues.Queue'>
+    """
+    for function in [*_factories.values(), _reduce]:
+        function.replace()
+
+
+def unpatch() -> None:
+    """Undo `patch`, in this process and for those that it starts later.
+
+    Processes that run already stay as they are, and Penstock's queues that exist go on working. Without an
+    earlier `patch` nothing happens. Nothing blocks.
+
+    >>> import penstock
+    >>> penstock.unpatch()
+    """
+    for function in [*_factories.values(), _reduce, *_commands]:
+        function.restore()
+
+
+def patch_fork_server() -> None:
+    """Patch a fork server, for the modules that it preloads, but not what it forks.
+
+    Whether a process that it forks is patched is said by the one that asked for the process. Nothing blocks.
+    """
+    patch()
+    serving = True
+
+    def unpatch_the_served() -> None:
+        nonlocal serving
+        if serving:  # and not a process that was served, forking in its turn
+            serving = False
+            unpatch()
+
+    os.register_at_fork(after_in_child=unpatch_the_served)
+
+
+class _Function:
+    """A function of the standard library whose code can be replaced, and its original.
+
+    The replacement has the original's name in tracebacks. It runs with the original's global names, so it
+    imports what it needs.
+    """
+
+    def __init__(self, target: Callable[..., Any], replacement: Callable[..., Any]) -> None:
+        assert isinstance(target, FunctionType)
+        assert isinstance(replacement, FunctionType)
+        code = target.__code__
+        self.original = FunctionType(code, target.__globals__, target.__name__, target.__defaults__)
+        self._target = target
+        self._replacement = replacement.__code__.replace(co_name=code.co_name, co_qualname=code.co_qualname)
+
+    def replace(self) -> None:
+        self._target.__code__ = self._replacement
+
+    def restore(self) -> None:
+        self._target.__code__ = self.original.__code__
+
+
+# Making queues.
+
+
+def _queue(self: BaseContext, maxsize: int = 0) -> Any:
+    from penstock import patching
+
+    return patching.make("Queue", self, maxsize)
+
+
+def _simple_queue(self: BaseContext) -> Any:
+    from penstock import patching
+
+    return patching.make("SimpleQueue", self)
+
+
+def _joinable_queue(self: BaseContext, maxsize: int = 0) -> Any:
+    from penstock import patching
+
+    return patching.make("JoinableQueue", self, maxsize)
+
+
+_factories = {
+    "Queue": _Function(BaseContext.Queue, _queue),
+    "SimpleQueue": _Function(BaseContext.SimpleQueue, _simple_queue),
+    "JoinableQueue": _Function(BaseContext.JoinableQueue, _joinable_queue),
+}
+_classes: dict[str, Callable[..., Any]] = {
+    "Queue": Queue,
+    "SimpleQueue": SimpleQueue,
+    "JoinableQueue": JoinableQueue,
+}
+
+
+def make(name: str, asked: BaseContext, *arguments: int) -> Any:
+    """Make the queue that the patched method `name` of the context `asked` answers with."""
+    if asked_by_standard_pool():
+        return _factories[name].original(asked, *arguments)
+    return _classes[name](*arguments, ctx=asked.get_context())
+
+
+# Starting processes.
+
+
+def _reduce_key(self: Any) -> Any:
+    from penstock import patching
+
+    return patching.reduce_key(self)
+
+
+_reduce = _Function(AuthenticationString.__reduce__, _reduce_key)
+
+
+def reduce_key(key: Any) -> tuple[Any, ...]:
+    """Pickle the key of this process for a child, and with it a call that patches the child.
+
+    The key is in the first thing that is read by a child that does not inherit its parent's memory. Any
+    function further up would stand in the tracebacks of what goes wrong when a process is started.
+    """
+    if "multiprocessing.forkserver" in sys.modules:
+        _patch_command()
+    function, arguments = _reduce.original(key)
+    return function, arguments, _Call("patch")
+
+
+class _Call:
+    """Where this is unpickled, a function of this module is called. None is what comes of it."""
+
+    def __init__(self, function: str) -> None:
+        self.command = f"import runpy; runpy.run_path({_CALL_PATCHING!r}, {{'function': {function!r}}})"
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return exec, (self.command, {})
+
+
+_commands: list[_Function] = []
+
+
+def _patch_command() -> None:
+    # Not earlier: when it is imported, `multiprocessing.util` registers what it does at exit, and that must
+    # keep its place among what the program registers.
+    from multiprocessing import util
+
+    if not _commands:
+        _commands.append(_Function(util.spawnv_passfds, _spawnv_passfds))
+    _commands[0].replace()
+
+
+def _spawnv_passfds(path: Any, args: Any, passfds: Any) -> Any:
+    from penstock import patching
+
+    return patching.start_interpreter(path, args, passfds)
+
+
+def start_interpreter(path: str | bytes, arguments: Sequence[str | bytes], descriptors: Sequence[int]) -> int:
+    """Start a Python process as `multiprocessing` asked for it, but a fork server patched; return its pid."""
+    *interpreter, command = arguments
+    if isinstance(command, str) and command.startswith("from multiprocessing.forkserver import main;"):
+        arguments = [*interpreter, f"{_Call('patch_fork_server').command}; {command}"]
+    pid: int = _commands[0].original(path, arguments, descriptors)
+    return pid

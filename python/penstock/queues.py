@@ -1,0 +1,265 @@
+"""The three queues."""
+
+import copyreg
+import pickle
+from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from operator import index
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from . import _native, leaving, passing
+from .statistics import Statistics
+
+__all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)  # so that no checker asks what `Queue()` is a queue of
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+# Where a put into a SimpleQueue begins to wait. The standard library's waits as soon as its pipe is full,
+# with 64 KiB.
+_SIMPLE_QUEUE_BYTES = 1 << 20
+
+
+class _Family(_native.Handle):
+    """What the three have in common: options, pickling, figures."""
+
+    __slots__ = ()
+
+    def _open(
+        self,
+        *,
+        maxsize: SupportsIndex = 0,
+        max_bytes: SupportsIndex | None,
+        soft_bytes: int = 0,
+        protocol: SupportsIndex | None,
+        acknowledged: bool = False,
+        max_deliveries: SupportsIndex = 0,
+    ) -> None:
+        leaving.arm()
+        self._create(
+            maxsize=max(0, _whole("maxsize", maxsize, most=1 << 62)),
+            max_bytes=None if max_bytes is None else _whole("max_bytes", max_bytes, least=1, most=1 << 62),
+            soft_bytes=soft_bytes,
+            protocol=(
+                pickle.HIGHEST_PROTOCOL
+                if protocol is None
+                else _whole("protocol", protocol, least=0, most=pickle.HIGHEST_PROTOCOL)
+            ),
+            acknowledged=acknowledged,
+            max_deliveries=_whole("max_deliveries", max_deliveries, least=0, most=255),
+        )
+
+    def statistics(self) -> Statistics:
+        """Return the queue's figures, of this moment and over all processes. Does not wait for items or room.
+
+        Raises CorruptQueueError.
+
+        >>> import penstock
+        >>> q = penstock.SimpleQueue()
+        >>> q.put("a")
+        >>> q.statistics().queued
+        1
+        """
+        return Statistics(**self._statistics())
+
+    # The protocol of `multiprocessing`'s queues: a subclass with a state of its own overrides these two and
+    # calls them.
+
+    def __getstate__(self) -> passing.State:
+        return passing.describe(self)
+
+    def __setstate__(self, state: passing.State) -> None:
+        leaving.arm()
+        passing.reopen(self, state)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
+        return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        try:
+            name = self._id.hex()
+        except RuntimeError:
+            name = "not open"
+        return f"<{type(self).__module__}.{type(self).__qualname__} {name} at {id(self):#x}>"
+
+
+class Queue(_native.QueueBase[T], _Family):
+    """A first-in first-out queue between processes, in the place of `multiprocessing.Queue`.
+
+    When `put()` returns, the item is in the queue, and every process sees it; there is no thread that sends
+    it later. Items arrive in the order in which they were put. Whoever uses the queue may be killed at any
+    moment: the others go on, and what is lost is at most the item that the killed process had just taken.
+
+    `maxsize` is the largest number of items; 0 or less means no bound. `max_bytes` bounds the memory of the
+    queue in bytes, by default at a share of the machine's; reaching it is a QueueMemoryError in `put()`.
+    `protocol` is the pickle protocol from 0 to 5, by default the highest. `ctx` is accepted because
+    `multiprocessing.queues.Queue` wants it; a queue of Penstock serves processes of every start method.
+
+    A handle reaches another process by inheritance, as an argument of a `Process`, or inside a message; all
+    handles of a queue are equal in rights, and the queue is gone with the last one. `Queue[int]` is for
+    annotations.
+
+    Raises TypeError and ValueError for arguments out of range, QueueMemoryError and OSError if the system has
+    no memory or descriptor for it.
+
+    >>> import multiprocessing, penstock
+    >>> def work(q: penstock.Queue[str]) -> None:
+    ...     q.put("done")
+    >>> q = penstock.Queue[str](maxsize=10)
+    >>> process = multiprocessing.get_context("fork").Process(target=work, args=(q,))
+    >>> process.start()
+    >>> q.get()
+    'done'
+    >>> process.join()
+    """
+
+    def __init__(
+        self,
+        maxsize: SupportsIndex = 0,
+        *,
+        max_bytes: SupportsIndex | None = None,
+        protocol: SupportsIndex | None = None,
+        ctx: BaseContext | None = None,
+    ) -> None:
+        self._open(maxsize=maxsize, max_bytes=max_bytes, protocol=protocol)
+
+    # In Python, so that a subclass that overrides `put` and `get` need not override these.
+
+    def put_nowait(self, obj: T) -> None:
+        """Do `put(obj, block=False)`.
+
+        >>> import penstock
+        >>> q = penstock.Queue(1)
+        >>> q.put_nowait("a")
+        >>> q.put_nowait("b")
+        Traceback (most recent call last):
+            ...
+        queue.Full
+        """
+        return self.put(obj, False)
+
+    def get_nowait(self) -> T:
+        """Do `get(block=False)`.
+
+        >>> import penstock
+        >>> penstock.Queue().get_nowait()
+        Traceback (most recent call last):
+            ...
+        _queue.Empty
+        """
+        return self.get(False)
+
+    def join_thread(self) -> None:
+        """Return at once: no thread sends anything, so what was put is in the queue already.
+
+        Raises AssertionError before `close()`, as `multiprocessing` does.
+
+        >>> import penstock
+        >>> q = penstock.Queue()
+        >>> q.close()
+        >>> q.join_thread()
+        """
+        if not self._closed:
+            raise AssertionError(f"Queue {self!r} not closed")
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: a process never waits for its queues when it ends, and what it has put stays in them.
+
+        >>> import penstock
+        >>> penstock.Queue().cancel_join_thread()
+        """
+
+
+class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
+    """A queue that knows when all of its items are done, in the place of `multiprocessing.JoinableQueue`.
+
+    For each item that it took, a worker calls `task_done()` when it is done; `join()` waits until all are. An
+    item whose worker was killed, or ended through an uncaught exception, before `task_done()` goes back to
+    its old place in the queue, and so to another worker. That happens at most `max_deliveries` times (0 to
+    255); then the item counts as done, and `dead_letters()` has it. A worker that ends in order without
+    `task_done()` leaves its items undone for ever, as with `multiprocessing`.
+
+    The other arguments, and what is raised, are those of `Queue`.
+
+    >>> import penstock
+    >>> q = penstock.JoinableQueue()
+    >>> q.put("a")
+    >>> q.get()
+    'a'
+    >>> q.task_done()
+    >>> q.join()
+    """
+
+    def __init__(
+        self,
+        maxsize: SupportsIndex = 0,
+        *,
+        max_bytes: SupportsIndex | None = None,
+        protocol: SupportsIndex | None = None,
+        max_deliveries: SupportsIndex = 3,
+        ctx: BaseContext | None = None,
+    ) -> None:
+        self._open(
+            maxsize=maxsize,
+            max_bytes=max_bytes,
+            protocol=protocol,
+            acknowledged=True,
+            max_deliveries=max_deliveries,
+        )
+
+
+class SimpleQueue(_native.SimpleQueueBase[T], _Family):
+    """A queue without time-outs and bound on its items, in the place of `multiprocessing.SimpleQueue`.
+
+    Like the pipe that is the standard library's, it holds a limited number of bytes: `put()` waits while 1
+    MiB is queued. The arguments, and what is raised, are those of `Queue`.
+
+    >>> import penstock
+    >>> q = penstock.SimpleQueue()
+    >>> q.put({"a": 1})
+    >>> q.get()
+    {'a': 1}
+    """
+
+    def __init__(
+        self,
+        *,
+        max_bytes: SupportsIndex | None = None,
+        protocol: SupportsIndex | None = None,
+        ctx: BaseContext | None = None,
+    ) -> None:
+        self._open(max_bytes=max_bytes, protocol=protocol, soft_bytes=_SIMPLE_QUEUE_BYTES)
+
+    def __getstate__(self) -> passing.State:
+        if self._closed:
+            raise OSError("handle is closed")
+        return super().__getstate__()
+
+
+def _whole(name: str, value: SupportsIndex, *, most: int, least: int | None = None) -> int:
+    try:
+        number = index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None
+    if number > most or (least is not None and number < least):
+        bounds = f"at most {most}" if least is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be {bounds}, not {number}")
+    return number
+
+
+# The docstrings of methods written in Rust, for doctest, which does not look there.
+__test__ = {
+    f"{owner.__name__}.{name}": getattr(owner, name).__doc__
+    for owner, names in (
+        (Queue, ("put", "get", "qsize", "empty", "full", "close")),
+        (JoinableQueue, ("task_done", "join", "dead_letters")),
+        (SimpleQueue, ("put", "get", "empty", "close")),
+    )
+    for name in names
+}

@@ -1,0 +1,48 @@
+"""A queue's figures."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a queue has done so far and how it stands, counted over all processes that use it.
+
+    All figures are of one moment.
+
+    >>> import penstock
+    >>> q = penstock.Queue()
+    >>> q.put("a")
+    >>> q.put("b")
+    >>> q.get()
+    'a'
+    >>> now = q.statistics()
+    >>> now.puts, now.gets, now.queued, now.high_water
+    (2, 1, 1, 2)
+    """
+
+    puts: int
+    """Items put."""
+    gets: int
+    """Items taken for good: one that went back when its holder died does not count."""
+    bytes: int
+    """Bytes put, pickled."""
+    queued: int
+    """Items that a `get()` would find now."""
+    unfinished: int
+    """Items put into a `JoinableQueue` and not yet done; 0 for the other queues."""
+    redeliveries: int
+    """Items that went back into the queue because the process that had them died."""
+    dead_letters: int
+    """Items set aside because the processes that had them died too often."""
+    waiting_getters: int
+    """Threads that wait in `get()`."""
+    waiting_putters: int
+    """Threads that wait in `put()`."""
+    waiting_joiners: int
+    """Threads that wait in `join()`."""
+    high_water: int
+    """The most items that were ever queued at once."""
+    participants: int
+    """Living processes that have used the queue."""
+    memory_bytes: int
+    """Bytes of memory that the queue occupies."""

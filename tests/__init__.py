@@ -1,0 +1,1 @@
+"""Tests of the package. Children under spawn and forkserver import them by these names."""

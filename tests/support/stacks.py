@@ -1,0 +1,78 @@
+"""The stacks of other processes: of Python where it answers, of the kernel always."""
+
+import faulthandler
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+# No test and no program has a use for it.
+ASK = int(signal.SIGRTMAX) - 1
+_FILE = "PENSTOCK_TEST_STACKS"
+
+
+def new_file() -> Path:
+    """Make the file into which all processes of this run write their stacks when they are asked."""
+    descriptor, name = tempfile.mkstemp(prefix="penstock-test-stacks-")
+    os.close(descriptor)
+    os.environ[_FILE] = name
+    return Path(name)
+
+
+def can_be_asked_for() -> None:
+    """From now on `ASK` has this process, and those it forks, write its threads' stacks to the run's file.
+
+    Written in the signal handler, so also by a process that is blocked in native code. Without a file
+    nothing changes.
+    """
+    name = os.environ.get(_FILE)
+    if name is None or not os.path.exists(name):
+        return
+    # Open until the process ends: the handler must not open anything.
+    descriptor = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    faulthandler.register(ASK, file=descriptor, all_threads=True)
+
+
+def answers(pid: int) -> bool:
+    """Tell whether the process handles `ASK`; it would kill another one."""
+    return _in_mask(pid, "SigCgt:")
+
+
+def pending(pid: int) -> bool:
+    """Tell whether the process was asked and has not begun to answer."""
+    return _in_mask(pid, "ShdPnd:") or _in_mask(pid, "SigPnd:")
+
+
+def _in_mask(pid: int, field: str) -> bool:
+    for line in _read(pid, "status").splitlines():
+        if line.startswith(field):
+            return bool(int(line.split()[1], 16) & (1 << (ASK - 1)))
+    return False
+
+
+def in_kernel(pid: int) -> str:
+    """What the kernel says about a process: its name, state, command, and where each thread is."""
+    command = _read(pid, "cmdline").replace("\0", " ").strip()
+    lines = [f"process {pid}: {command or '(ended)'}"]
+    for line in _read(pid, "status").splitlines():
+        if line.startswith(("State:", "PPid:", "Threads:", "SigPnd:", "SigBlk:")):
+            lines.append(f"  {line}")
+    for task in _tasks(pid):
+        where = _read(pid, f"task/{task}/stack").strip() or _read(pid, f"task/{task}/wchan")
+        lines.append(f"  thread {task}: {' < '.join(where.split(chr(10)))}")
+        lines.append(f"    system call: {_read(pid, f'task/{task}/syscall').strip()}")
+    return "\n".join(lines)
+
+
+def _tasks(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    except OSError:
+        return ""

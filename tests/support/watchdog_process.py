@@ -1,0 +1,105 @@
+"""The watchdog's process: python watchdog_process.py WATCHED-PID STACKS-FILE
+
+It reads lines from its standard input: `begin SECONDS NAME`, `end`, `stop`.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # isolated, so the tests' own path is not there
+
+import processes
+import stacks
+
+
+def _main(watched: int, stacks_file: Path) -> None:
+    parent = os.pidfd_open(watched)
+    name, deadline, unread = "", None, b""
+    while True:
+        patience = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready = select.select([0, parent], [], [], patience)[0]
+        if 0 in ready:
+            unread += os.read(0, 65536)
+            *lines, unread = unread.split(b"\n")
+            for line in lines:
+                verb, _, rest = line.decode().partition(" ")
+                if verb == "stop":
+                    return
+                deadline = None
+                if verb == "begin":
+                    seconds, _, name = rest.partition(" ")
+                    deadline = time.monotonic() + float(seconds)
+        elif parent in ready:
+            # It died. Who has our pipe was forked by it, and would be blocked for ever, holding the terminal.
+            print(f"\nThe test process died by itself in {name or 'no test'}.", file=sys.stderr, flush=True)
+            _kill_all(processes.holding(os.readlink("/proc/self/fd/0")))
+            stacks_file.unlink(missing_ok=True)
+            return
+        elif deadline is not None and time.monotonic() >= deadline:
+            _report(name, watched, stacks_file)
+            _kill_all([watched])
+            stacks_file.unlink(missing_ok=True)
+            return
+
+
+def _report(name: str, watched: int, stacks_file: Path) -> None:
+    print(f"\n{'=' * 30} HANGS: {name} {'=' * 30}", file=sys.stderr)
+    hanging = [watched, *(pid for pid in processes.descendants(watched) if pid != os.getpid())]
+    for pid in hanging:
+        print(stacks.in_kernel(pid), file=sys.stderr)
+    sys.stderr.flush()
+    before = stacks_file.stat().st_size
+    for pid in hanging:
+        if stacks.answers(pid):
+            _append(stacks_file, f"\nPython's stacks of process {pid}\n")
+            _signal(pid, stacks.ASK)
+            _signal(pid, signal.SIGCONT)
+            _wait_for_answer(pid)
+        else:
+            _append(stacks_file, f"\nPython's stacks of process {pid}: it does not answer\n")
+    with stacks_file.open(errors="replace") as file:
+        file.seek(before)
+        print(file.read(), file=sys.stderr, flush=True)
+
+
+def _wait_for_answer(pid: int) -> None:
+    # The signal stays pending until its handler runs. A process that waits runs it at once.
+    for _ in range(20):
+        time.sleep(0.02)
+        if not stacks.pending(pid):
+            break
+    time.sleep(0.05)
+
+
+def _append(file: Path, text: str) -> None:
+    with file.open("a") as opened:
+        opened.write(text)
+
+
+def _kill_all(roots: list[int]) -> None:
+    # Stopped first, so that none can start another while the others die.
+    doomed: set[int] = set()
+    while True:
+        found = {pid for root in roots for pid in [root, *processes.descendants(root)]}
+        found -= doomed | {os.getpid()}
+        if not found:
+            break
+        for pid in found:
+            _signal(pid, signal.SIGSTOP)
+        doomed |= found
+    for pid in doomed:
+        _signal(pid, signal.SIGKILL)
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,405 @@
+"""`penstock demo`: right totals whatever happens to the workers, and nothing left behind."""
+
+import hashlib
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import cli, demo
+from penstock.demo import crew
+from penstock.demo.interrupts import FirstInterrupt
+from penstock.demo.tree import Count, Findings, Task, Unreadable, examine, survey
+from tests.support import processes
+from tests.support.programs import METHODS, write
+from tests.support.waiting import until
+
+COMMAND = (sys.executable, "-m", "penstock", "demo")
+AGREE = "The totals with workers and without agree.\n"
+
+
+def run_demo(
+    folder: Path, *options: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, str(folder), *options],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder of 400 small files, which make 13 tasks."""
+    folder = tmp_path / "small"
+    write(folder, {f"{number % 7}/{number}.txt": "line\n" * number for number in range(400)})
+    return folder
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A folder that takes minutes to read and no room on the disk."""
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for number in range(64):
+        (folder / f"{number}.bin").touch()
+        os.truncate(folder / f"{number}.bin", 1 << 30)
+    return folder
+
+
+# What is found in a folder.
+
+
+def test_counts_and_digest(tmp_path: Path) -> None:
+    contents = {
+        "a.txt": b"one\ntwo\n",
+        "b.TXT": b"no end",
+        "empty": b"",
+        "below/deep/c.py": b"\n",
+        "large.bin": b"x" * (5 << 20) + b"\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    tasks, unreadable = survey(str(tmp_path))
+    found = Findings()
+    for task in reversed(tasks):
+        found.add(examine(task))
+    assert not unreadable
+    assert found.unreadable == set()
+    assert found.counts == {
+        ".txt": Count(files=2, bytes=14, lines=3),
+        "(none)": Count(files=1, bytes=0, lines=0),
+        ".py": Count(files=1, bytes=1, lines=1),
+        ".bin": Count(files=1, bytes=(5 << 20) + 1, lines=1),
+    }
+    assert found.total() == Count(files=5, bytes=(5 << 20) + 16, lines=5)
+    digest = 0
+    for name, content in contents.items():
+        inner = hashlib.blake2b(content, digest_size=32).digest()
+        digest += int.from_bytes(hashlib.blake2b(name.encode() + b"\0" + inner, digest_size=32).digest())
+    assert found.digest == digest % (1 << 256)
+
+
+def test_tasks_hold_every_file_once(small: Path) -> None:
+    tasks, unreadable = survey(str(small))
+    names = [name for task in tasks for name in task.names]
+    assert [task.number for task in tasks] == list(range(13))
+    assert sorted(names) == sorted(str(path.relative_to(small)) for path in small.rglob("*.txt"))
+    assert sum(task.size for task in tasks) == sum(path.stat().st_size for path in small.rglob("*.txt"))
+    assert not unreadable
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[Path]:
+    """A folder with what is no file, cannot be read, or has a name that is hard to show."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "file").write_text("text\n")
+    (folder / "link to file").symlink_to("file")
+    (folder / "link to folder").symlink_to(".")
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe")
+    (folder / "esc\x1b[31m\nnewline ü").write_text("text\n")
+    (folder / os.fsdecode(b"not utf-8 \xff")).symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listener:
+        before = os.getcwd()
+        os.chdir(folder)
+        listener.bind("socket")
+        os.chdir(before)
+        yield folder
+
+
+def test_what_cannot_be_read_is_reported(odd: Path) -> None:
+    tasks, unreadable = survey(str(odd))
+    assert [set(task.names) for task in tasks] == [{"file", "link to file", "esc\x1b[31m\nnewline ü"}]
+    assert {entry.name: entry.reason for entry in unreadable} == {
+        "dangling": "dangling link",
+        "loop": "dangling link",
+        "pipe": "neither a file nor a folder",
+        "socket": "neither a file nor a folder",
+        os.fsdecode(b"not utf-8 \xff"): "dangling link",
+    }
+
+
+def test_what_changed_since_the_survey_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "still there").write_text("text\n")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    found = examine(Task(0, str(tmp_path), ("still there", "vanished", "pipe", "folder"), 0))
+    assert found.counts == {"(none)": Count(1, 5, 1)}
+    assert found.unreadable == {
+        Unreadable("vanished", "No such file or directory"),
+        Unreadable("pipe", "neither a file nor a folder"),
+        Unreadable("folder", "neither a file nor a folder"),
+    }
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_reported(tmp_path: Path) -> None:
+    write(tmp_path, {"secret": "", "closed/file": ""})
+    (tmp_path / "secret").chmod(0)
+    (tmp_path / "closed").chmod(0)
+    tasks, unreadable = survey(str(tmp_path))
+    (tmp_path / "closed").chmod(0o700)
+    assert unreadable == [Unreadable("closed", "Permission denied")]
+    assert examine(tasks[0]).unreadable == {Unreadable("secret", "Permission denied")}
+
+
+# The whole job.
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_totals(method: str, small: Path) -> None:
+    done = run_demo(small, "--workers", "3", "--start-method", method)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"400 files, 399.0 kB, in 13 tasks for 3 workers started by {method}\n" in done.stdout
+    assert re.search(r"^total +400 +399,000 +79,800$", done.stdout, re.MULTILINE)
+    assert done.stdout.endswith(AGREE)
+    assert "killed" not in done.stdout
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_totals_though_workers_are_killed(method: str, small: Path) -> None:
+    done = run_demo(small, "--workers", "3", "--start-method", method, "--kill")
+    assert (done.returncode, done.stderr) == (0, "")
+    killed = re.search(r"^Workers killed: (\d+)\. Tasks delivered again: \d+\.", done.stdout, re.MULTILINE)
+    assert killed
+    assert int(killed[1]) == done.stdout.count("killed worker ") >= 1
+    assert re.search(r"^total +400 +399,000 +79,800$", done.stdout, re.MULTILINE)
+    assert done.stdout.endswith(AGREE)
+
+
+def test_standard_library_though_workers_are_killed() -> None:
+    done = subprocess.run([*COMMAND, "--kill"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(re.findall(r"^Workers killed: (\d+)\.", done.stdout, re.MULTILINE)[0]) >= 5
+    assert done.stdout.endswith(AGREE)
+
+
+def test_folder_with_odd_things(odd: Path) -> None:
+    done = run_demo(odd)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^total +3 +15 +3$", done.stdout, re.MULTILINE)
+    assert "Not read: 5\n  dangling: dangling link\n" in done.stdout
+    assert "  not utf-8 \\udcff: dangling link\n" in done.stdout
+
+
+def test_names_that_standard_output_cannot_encode(odd: Path) -> None:
+    (odd / "dängling").symlink_to("nowhere")
+    done = run_demo(odd, environment={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  d\\xe4ngling: dangling link\n" in done.stdout
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    done = run_demo(tmp_path, "--kill")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "There was no time to kill a worker" in done.stdout
+    assert done.stdout.endswith(AGREE)
+
+
+def test_output_is_plain_text_when_it_is_no_terminal(odd: Path) -> None:
+    done = run_demo(odd, "--kill", environment={"TERM": "xterm-256color", "FORCE_COLOR": "1"})
+    assert [letter for letter in done.stdout if not letter.isprintable() and letter != "\n"] == []
+
+
+# Failure is told.
+
+
+def test_totals_that_do_not_agree(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def examine_alone(task: Task) -> Findings:
+        found = examine(task)
+        found.digest += 1
+        return found
+
+    monkeypatch.setattr(demo, "examine", examine_alone)
+    assert demo.run(str(small), 2, False, "fork") == 1
+    assert "FAILED: the totals with workers and without differ." in capsys.readouterr().out
+
+
+def test_task_that_kills_its_workers(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def examine_or_die(task: Task) -> Findings:
+        if task.number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return examine(task)
+
+    monkeypatch.setattr(crew, "examine", examine_or_die)
+    monkeypatch.setattr(crew, "_MAX_DELIVERIES", 2)
+    assert demo.run(str(small), 2, False, "fork") == 1
+    output = capsys.readouterr().out
+    died, again = re.findall(r"and (\d+) died by themselves\. Tasks delivered again: (\d+)\.", output)[0]
+    assert int(died) == int(again) + 1
+    assert "FAILED: 1 tasks were not done. Dead letters: 1.\n" in output
+
+
+@pytest.fixture
+def same_signal_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("same_signal_handler")
+def test_workers_that_keep_dying(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(task: Task) -> Findings:
+        raise LookupError("no idea")
+
+    monkeypatch.setattr(crew, "examine", fail)
+    assert cli.main(["demo", str(small), "--workers", "2", "--start-method", "fork"]) == 1
+    errors = capfd.readouterr().err
+    assert "LookupError: no idea" in errors
+    assert errors.endswith("penstock demo: workers keep dying; the last one's exit status is 1\n")
+
+
+def test_reader_that_goes_away(small: Path) -> None:
+    with subprocess.Popen([*COMMAND, small], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.readline()
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait() == 1
+
+
+# On a terminal.
+
+
+def run_on_terminal(folder: Path, environment: Mapping[str, str]) -> tuple[int, str]:
+    terminal, side_of_program = pty.openpty()
+    program = subprocess.Popen(
+        [*COMMAND, folder, "--kill"],
+        env={**os.environ, "COLUMNS": "100", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=side_of_program,
+        stderr=side_of_program,
+    )
+    os.close(side_of_program)
+    output = b""
+    try:
+        while part := os.read(terminal, 65536):
+            output += part
+    except OSError:
+        pass  # how a terminal tells that nobody has it open any more
+    os.close(terminal)
+    return program.wait(), output.decode().replace("\r\n", "\n")
+
+
+def test_progress_bar_and_table_on_a_terminal(small: Path) -> None:
+    status, output = run_on_terminal(small, {"TERM": "xterm-256color"})
+    assert status == 0
+    bar = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", output)
+    assert re.search(r"With workers ━+ 100% 399\.0/399\.0 kB", bar)
+    assert re.search(r"killed worker \d+ after \d+ of 13 tasks\n", bar)
+    assert re.search(r"^ +total +400 +399,000 +79,800 *$", bar, re.MULTILINE)
+    assert output.endswith(AGREE)
+
+
+def test_plain_text_on_a_terminal_that_can_do_no_more(small: Path) -> None:
+    status, output = run_on_terminal(small, {"TERM": "dumb"})
+    assert status == 0
+    assert "\x1b" not in output
+    assert "With workers: 100 %, 399.0 kB of 399.0 kB" in output
+    assert output.endswith(AGREE)
+
+
+def test_plain_text_without_rich(small: Path, tmp_path: Path) -> None:
+    write(tmp_path, {"without/rich/__init__.py": "raise ImportError('hidden by the test')"})
+    path = os.pathsep.join([str(tmp_path / "without"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    status, output = run_on_terminal(small, {"TERM": "xterm", "PYTHONPATH": path})
+    assert status == 0
+    assert output.startswith("For a progress bar install rich: pip install 'penstock[cli]'\n")
+    assert "\x1b" not in output
+    assert output.endswith(AGREE)
+
+
+# Its end, at any time.
+
+# The line after which Ctrl-C is pressed.
+MOMENTS = ["Looking through", " tasks for 8 workers", "killed worker"]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_interrupt(moment: str, method: str, times: int, large: Path) -> None:
+    press_after(moment, times, [large, "--workers", "8", "--start-method", method, "--kill"])
+
+
+def test_interrupt_without_workers(tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / str(number)).touch()
+        os.truncate(tmp_path / str(number), 64 << 20)
+    press_after("Without:  10 %", 1, [tmp_path])
+
+
+def press_after(moment: str, times: int, arguments: list[Any]) -> None:
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if moment in line:
+                break
+        for _ in range(times):  # by the terminal, to all of its processes
+            os.killpg(program.pid, signal.SIGINT)
+        errors = program.communicate()[1]
+    assert (program.returncode, errors) == (130, "Interrupted.\n")
+    # And no process: what is left fails the test.
+
+
+class Weak:
+    pass
+
+
+@pytest.mark.usefixtures("same_signal_handler")
+def test_interrupt_that_the_interpreter_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: lost.append(unraisable.exc_type))
+    with FirstInterrupt() as interrupt:
+        interrupt.check()
+        referred = Weak()
+        reference = weakref.ref(referred, lambda _: signal.raise_signal(signal.SIGINT))
+        del referred
+        assert reference() is None
+        assert lost == [KeyboardInterrupt]
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.check()
+    signal.raise_signal(signal.SIGINT)  # disturbs no more
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_end_after_their_parent(method: str, large: Path) -> None:
+    for file in large.iterdir():
+        os.truncate(file, 16 << 20)
+    command = [*COMMAND, large, "--workers", "3", "--start-method", method]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if " 10 %" in line:
+                break
+        started = processes.descendants(program.pid)
+        assert len(started) >= 3
+        program.kill()
+    until(lambda: all(processes.state(pid) in ("Z", "") for pid in started))
