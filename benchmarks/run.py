@@ -1,8 +1,8 @@
 """Compares Penstock with `multiprocessing` in one run, and prints ratios beside the targets.
 
-Why not to trust it: these are small loops on one machine with few cores, which other work disturbs. Rounds of
-the rivals are interleaved so that a disturbance meets both, medians are shown with their spread, and only ratios
-within one run mean anything.
+Why not to trust it: these are small loops on one machine with few cores, which other work disturbs. Rounds
+of the rivals are interleaved so that a disturbance meets both, medians are shown with their spread, and only
+ratios within one run mean anything.
 """
 
 from __future__ import annotations
