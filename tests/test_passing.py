@@ -322,31 +322,60 @@ def test_the_sender_lets_go_of_what_was_received() -> None:
     assert answers.get() < 10
 
 
-def test_a_receiver_that_dies_over_the_message() -> None:
-    messages, ready = penstock.JoinableQueue[Any](), penstock.Queue[int]()
+class Midway:
+    """Is rebuilt by whatever `when_midway` does in the process that rebuilds it."""
+
+    def __reduce__(self) -> Any:
+        return _be_midway, ()
+
+
+def _be_midway() -> None:
+    when_midway()
+
+
+def when_midway() -> None:
+    pass
+
+
+@pytest.mark.parametrize("carrier", CLASSES)
+def test_a_receiver_that_takes_its_time_over_the_message(
+    carrier: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages, others, reached, go_on = carrier(), carrier(), penstock.Queue[int](), penstock.Queue[int]()
 
     def send() -> None:
         carried = penstock.Queue[str]()
         carried.put("a")
-        messages.put(carried)
+        messages.put((Midway(), carried))
         del carried
-        for _ in range(200):  # others come and go meanwhile
-            other = penstock.Queue[int]()
-            ready.put(other)  # type: ignore[arg-type]
-            ready.get()
-        done.get()
+        for _ in range(2):  # receivers; the first dies
+            reached.get()
+            others.put(penstock.Queue())  # and lets go of what was received
+            gc.collect()
+            go_on.put(0)
+        go_on.put(0)
+        reached.get()
 
-    def die() -> None:
-        messages.get()
+    def midway() -> None:
+        reached.put(0)
+        go_on.get()
+
+    def die_midway() -> None:
+        midway()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    done = penstock.Queue[int]()
+    def receive_and_die() -> None:
+        globals()["when_midway"] = die_midway
+        messages.get()
+
+    monkeypatch.setitem(globals(), "when_midway", midway)
     with fork(send) as sender:
-        with fork(die) as receiver:
+        with fork(receive_and_die) as receiver:
             assert receiver.wait() == -signal.SIGKILL
-        assert messages.get().get() == "a"
-        messages.task_done()
-        done.put(0)
+        _, received = messages.get()
+        assert received.get() == "a"
+        go_on.get()
+        reached.put(0)
         sender.result()
 
 

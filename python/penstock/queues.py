@@ -25,6 +25,9 @@ else:
 # with 64 KiB.
 _SIMPLE_QUEUE_BYTES = 1 << 20
 
+# Of all three: a large item comes back from a process that dies over it, and may be what killed it.
+_MAX_DELIVERIES = 3
+
 
 class _Family(_native.Handle):
     """What the three have in common: options, pickling, figures."""
@@ -39,7 +42,7 @@ class _Family(_native.Handle):
         soft_bytes: int = 0,
         protocol: SupportsIndex | None,
         acknowledged: bool = False,
-        max_deliveries: SupportsIndex = 0,
+        max_deliveries: SupportsIndex = _MAX_DELIVERIES,
     ) -> None:
         leaving.arm()
         self._create(
@@ -202,7 +205,7 @@ class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
         *,
         max_bytes: SupportsIndex | None = None,
         protocol: SupportsIndex | None = None,
-        max_deliveries: SupportsIndex = 3,
+        max_deliveries: SupportsIndex = _MAX_DELIVERIES,
         ctx: BaseContext | None = None,
     ) -> None:
         self._open(

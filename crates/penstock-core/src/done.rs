@@ -44,11 +44,15 @@ impl Queue {
         section.withdraw(waiting)
     }
 
-    /// Whether the item put under that ticket is still queued.
+    /// Whether the item put under that ticket is still queued, or in the hands of somebody who has not finished with it.
     pub fn is_pending(&self, ticket: Ticket) -> bool {
         self.segment.slot(ticket.slot).is_ok_and(|slot| {
+            let state = slot.word().state();
             slot.seq.get() == ticket.seq
-                && matches!(slot.word().state(), Some(State::Ready | State::ReadyDone))
+                && matches!(
+                    state,
+                    Some(State::Ready | State::ReadyDone | State::Leased | State::Claimed)
+                )
         })
     }
 }

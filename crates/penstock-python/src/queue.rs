@@ -77,8 +77,8 @@ impl QueueBase {
     ///
     /// Raises `queue.Empty` if there was no item in that time, and `ValueError` if this handle was closed.
     /// What rebuilding the object raises is raised with a note that names the queue and the types in the
-    /// item; the item is lost, but no other. If this process is killed inside `get`, the item is lost, or,
-    /// from a `JoinableQueue`, goes to another process.
+    /// item; the item is lost, but no other. If this process is killed inside `get`, the item is lost or
+    /// goes to another process; one from a `JoinableQueue` is never lost.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -258,8 +258,8 @@ impl SimpleQueueBase {
     /// handler that raises, as for Ctrl-C, ends the wait.
     ///
     /// Raises `OSError` if this handle was closed, and what rebuilding the object raises, with a note that
-    /// names the queue and the types in the item; that item is lost, but no other. It is lost too if this
-    /// process is killed inside `get`.
+    /// names the queue and the types in the item; that item is lost, but no other. If this process is killed
+    /// inside `get`, the item is lost or goes to another process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
