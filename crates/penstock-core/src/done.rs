@@ -29,10 +29,10 @@ impl Queue {
     pub fn join(&self, mut wait: Wait<'_>) -> Result<(), Error> {
         let mut waiting = Waiting::new(Kind::Finish);
         let joined = self.wait_until_finished(&mut waiting, &mut wait);
-        if joined.is_err() {
+        self.report(joined.map_err(|error| {
             self.abandon(&mut waiting);
-        }
-        self.report(joined)
+            if error == Error::Busy { Error::Empty } else { error }
+        }))
     }
 
     fn wait_until_finished(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
@@ -46,14 +46,16 @@ impl Queue {
 
     /// Whether the item put under that ticket is still queued, or in the hands of somebody who has not finished with it.
     pub fn is_pending(&self, ticket: Ticket) -> bool {
-        self.segment.slot(ticket.slot).is_ok_and(|slot| {
-            let state = slot.word().state();
-            slot.seq.get() == ticket.seq
-                && matches!(
-                    state,
-                    Some(State::Ready | State::ReadyDone | State::Leased | State::Claimed)
-                )
-        })
+        let is_backed = ticket.slot < self.segment.hot().slots_backed.get();
+        is_backed
+            && self.segment.slot(ticket.slot).is_ok_and(|slot| {
+                let state = slot.word().state();
+                slot.seq.get() == ticket.seq
+                    && matches!(
+                        state,
+                        Some(State::Ready | State::ReadyDone | State::Leased | State::Claimed)
+                    )
+            })
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) use fault;
 
 #[cfg(feature = "fault-points")]
 mod armed {
-    use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+    use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
     /// Every place, in the order of the data's way.
     pub const POINTS: &[&str] = &[
@@ -26,6 +26,7 @@ mod armed {
         "lock.taken",
         "put.slot-popped",
         "put.filled",
+        "put.numbered",
         "put.committed",
         "put.linked",
         "claim.committed",
@@ -39,6 +40,7 @@ mod armed {
         "get.leased",
         "get.copied",
         "get.freed",
+        "slot.freed",
         "get.unlinked",
         "lent.reading",
         "done.committed",
@@ -46,6 +48,10 @@ mod armed {
         "leave.released",
         "trim.claimed",
         "trim.punched",
+        "trim.noted",
+        "trim.slots",
+        "unregister.checked",
+        "unregister.freed",
         "takeover.taken",
         "rebuild.cleared",
         "rebuild.scanned",
@@ -88,15 +94,40 @@ mod armed {
         true
     }
 
+    /// Index of the point at which a thread stays for ever, plus one; and whether one does.
+    static STOP_AT: AtomicUsize = AtomicUsize::new(0);
+    static STOPPED: AtomicBool = AtomicBool::new(false);
+
+    /// Lets the next thread of this process that passes `point` stay there. False if there is no such point.
+    pub fn stop_at(point: &str) -> bool {
+        let Some(index) = POINTS.iter().position(|name| *name == point) else {
+            return false;
+        };
+        STOP_AT.store(index + 1, Ordering::SeqCst);
+        true
+    }
+
+    /// Whether a thread stays where [`stop_at`] said.
+    pub fn is_stopped() -> bool {
+        STOPPED.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn pass(point: &str) {
         let armed = ARMED.load(Ordering::Relaxed);
         if armed != 0 && POINTS[armed - 1] == point && HITS_LEFT.fetch_sub(1, Ordering::SeqCst) == 1 {
             crate::platform::kill_self();
         }
+        let stop_at = STOP_AT.load(Ordering::Relaxed);
+        if stop_at != 0 && POINTS[stop_at - 1] == point {
+            STOPPED.store(true, Ordering::SeqCst);
+            loop {
+                std::thread::park();
+            }
+        }
     }
 }
 
 #[cfg(feature = "fault-points")]
-pub use armed::{POINTS, arm};
+pub use armed::{POINTS, arm, is_stopped, stop_at};
 #[cfg(feature = "fault-points")]
 pub(crate) use armed::{is_listed, pass};

@@ -3,7 +3,8 @@
 //! A child shares the mapping and the descriptors but is another participant: it forgets the parent's membership, closes
 //! its copy of the parent's life descriptor (which would keep the parent's life byte locked after its death), and
 //! registers on first use. `pthread_atfork` does that before any other code runs in the child. A child made by a bare
-//! `clone` system call is recognised by a page that the kernel wipes, and does the same on its first operation.
+//! `clone` system call is recognised by a page that the kernel wipes, and does the same on its first operation (if another
+//! thread was just opening or closing a queue at that moment, such a child cannot open any).
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
@@ -31,9 +32,9 @@ pub(crate) fn open_queues() -> OpenQueues {
     static HANDLERS: Once = Once::new();
     HANDLERS.call_once(|| platform::at_fork(before, after_in_parent, after_in_child));
     FORK_PAGE.get_or_init(platform::wiped_on_fork);
-    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     if is_page_wiped() {
-        forget_memberships(&open);
+        forget_memberships(&mut open);
     }
     open
 }
@@ -42,6 +43,26 @@ pub(crate) fn open_queues() -> OpenQueues {
 #[inline(always)]
 fn is_page_wiped() -> bool {
     matches!(FORK_PAGE.get(), Some(Some(page)) if page.get() == 0)
+}
+
+/// The same, once no handle of that queue is just being dropped: its membership must have ended before another begins.
+pub(crate) fn open_queues_without_leaving(id: Id) -> OpenQueues {
+    loop {
+        let open = open_queues();
+        if !open
+            .iter()
+            .any(|(known, queue)| *known == id && queue.strong_count() == 0)
+        {
+            return open;
+        }
+        drop(open);
+        std::thread::yield_now();
+    }
+}
+
+/// Takes a queue whose last handle is gone off the list.
+pub(crate) fn forget(id: Id) {
+    open_queues().retain(|(known, queue)| *known != id || queue.strong_count() > 0);
 }
 
 pub(crate) fn find(open: &OpenQueues, id: Id) -> Option<Arc<Queue>> {
@@ -56,11 +77,13 @@ pub(crate) fn notice_fork() {
     }
 }
 
-fn forget_memberships(open: &OpenQueues) {
+fn forget_memberships(open: &mut OpenQueues) {
     // First, so that nothing below notices the fork again.
     if let Some(Some(page)) = FORK_PAGE.get() {
         page.set(1);
     }
+    // What another thread of the parent was just dropping will never be dropped here.
+    open.retain(|(_, queue)| queue.strong_count() > 0);
     for (_, queue) in open.iter() {
         if let Some(queue) = queue.upgrade() {
             queue.forget_membership();
@@ -79,7 +102,7 @@ extern "C" fn after_in_parent() {
 }
 
 extern "C" fn after_in_child() {
-    if let Some(open) = HELD.try_with(|held| held.borrow_mut().take()).ok().flatten() {
-        forget_memberships(&open);
+    if let Some(mut open) = HELD.try_with(|held| held.borrow_mut().take()).ok().flatten() {
+        forget_memberships(&mut open);
     }
 }

@@ -39,6 +39,15 @@ fn pages_of(byte: u8) -> u8 {
     (byte & BACKED_PAGES).min(PAGES_PER_SPAN)
 }
 
+/// The pages that may be backed, for deciding when to give memory back.
+fn pages_at_most(byte: u8) -> u8 {
+    if byte & MAYBE_MORE != 0 {
+        PAGES_PER_SPAN
+    } else {
+        pages_of(byte)
+    }
+}
+
 /// The extent that a payload of this length needs. `None` if it fits in the slot.
 pub(crate) fn extent_for(len: u64) -> Option<u64> {
     if len <= INLINE as u64 {
@@ -132,9 +141,9 @@ impl Section<'_> {
         self.mark_run(first, spans, true)?;
         let mut is_backed = true;
         for i in 0..spans {
-            let backing = self.queue.segment.backing(first + i)?;
-            if pages_of(backing.get()) < pages_needed(len, i) {
-                backing.set(backing.get() | MAYBE_MORE);
+            let backing = self.queue.segment.backing(first + i)?.get();
+            if pages_of(backing) < pages_needed(len, i) {
+                self.set_backing(first + i, backing | MAYBE_MORE)?;
                 is_backed = false;
             }
         }
@@ -145,14 +154,30 @@ impl Section<'_> {
         Ok(Ok(Allocation { extent, is_backed }))
     }
 
+    /// Changes what is known of a span's memory, and the sum of it.
+    fn set_backing(&self, span: u32, new: u8) -> Result<(), Error> {
+        let backing = self.queue.segment.backing(span)?;
+        let pages = &self.hot().pages_backed;
+        pages.sub(u64::from(pages_at_most(backing.get())));
+        pages.add(u64::from(pages_at_most(new)));
+        backing.set(new);
+        Ok(())
+    }
+
     /// Books that `fallocate` has put memory behind a run for a payload of `len` bytes.
     pub(crate) fn note_backed(&mut self, extent: Extent, len: u64) -> Result<(), Error> {
         for i in 0..extent.granules / GRANULES_PER_SPAN {
-            let backing = self.queue.segment.backing(extent.start / GRANULES_PER_SPAN + i)?;
-            let (old, new) = (pages_of(backing.get()), pages_needed(len, i));
-            if new > old {
-                backing.set(backing.get() & !BACKED_PAGES & !MAYBE_MORE | new);
-                self.hot().pages_backed.add(u64::from(new - old));
+            let span = extent.start / GRANULES_PER_SPAN + i;
+            let old = self.queue.segment.backing(span)?.get();
+            let pages = pages_needed(len, i);
+            if pages > pages_of(old) {
+                // Of the pages behind these nothing is known.
+                let maybe = if pages == PAGES_PER_SPAN {
+                    0
+                } else {
+                    old & MAYBE_MORE
+                };
+                self.set_backing(span, old & BACKED_DESCRIPTOR | maybe | pages)?;
             }
         }
         self.hot().grown.set(1);
@@ -321,10 +346,11 @@ impl Section<'_> {
         };
         self.mark_run(first, end - first, true)?;
         for span in first..end {
-            let backing = segment.backing(span)?;
-            hot.pages_backed.sub(u64::from(pages_of(backing.get())));
             // From here on nobody trusts these pages; should this process die before it punches, they are found again.
-            backing.set(backing.get() & !BACKED_PAGES | MAYBE_MORE);
+            self.set_backing(
+                span,
+                segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
+            )?;
         }
         self.fill(slot, Some(extent), 0)?;
         self.claim(slot)?;
@@ -335,8 +361,8 @@ impl Section<'_> {
     /// Books that a claimed run has been punched.
     pub(crate) fn note_punched(&mut self, extent: Extent) -> Result<(), Error> {
         for i in 0..extent.granules / GRANULES_PER_SPAN {
-            let backing = self.queue.segment.backing(extent.start / GRANULES_PER_SPAN + i)?;
-            backing.set(backing.get() & !BACKED_PAGES & !MAYBE_MORE);
+            let span = extent.start / GRANULES_PER_SPAN + i;
+            self.set_backing(span, self.queue.segment.backing(span)?.get() & BACKED_DESCRIPTOR)?;
         }
         Ok(())
     }
@@ -354,7 +380,7 @@ impl Section<'_> {
                 segment.bitmap(span)?.set(0);
             }
             let backing = segment.backing(span)?.get();
-            pages += u64::from(pages_of(backing));
+            pages += u64::from(pages_at_most(backing));
             if backing & BACKED_DESCRIPTOR != 0 {
                 let descriptor = segment.descriptor(span)?;
                 descriptor.class.set(0);
@@ -484,8 +510,14 @@ impl Queue {
         drop(section);
         let all = self.segment.geometry.spans;
         let new = old
-            .saturating_add(spans.div_ceil(TRACKING_STEP) * TRACKING_STEP)
+            .saturating_add(spans.div_ceil(TRACKING_STEP).saturating_mul(TRACKING_STEP))
             .min(all);
+        if new <= old {
+            return Err(Error::Corrupt {
+                id: self.segment.id,
+                what: "more spans are tracked than there are",
+            });
+        }
         self.segment.back(
             self.segment.geometry.backing_at + u64::from(old),
             u64::from(new - old),
@@ -511,8 +543,7 @@ impl Queue {
             granules: GRANULES_PER_SPAN,
         };
         section.mark_run(span, 1, true)?;
-        let backing = self.segment.backing(span)?;
-        backing.set(backing.get() | MAYBE_MORE);
+        section.set_backing(span, self.segment.backing(span)?.get() | MAYBE_MORE)?;
         section.fill(slot, Some(extent), 0)?;
         section.claim(slot)?;
         section.hold(slot)?;
@@ -524,10 +555,13 @@ impl Queue {
             .back(self.segment.extent_at(extent, SPAN)?, SPAN)
             .and_then(|()| self.segment.back(descriptor_at / PAGE * PAGE, PAGE));
         fault!("grow.backed");
+        let is_punched = backed.is_err() && self.segment.punch(self.segment.extent_at(extent, SPAN)?, SPAN);
         let mut section = self.enter_surely()?;
         if backed.is_ok() {
             section.note_backed(extent, SPAN)?;
-            backing.set(backing.get() | BACKED_DESCRIPTOR);
+            section.set_backing(span, self.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
+        } else if is_punched {
+            section.note_punched(extent)?;
         }
         section.release_claim(slot)?;
         backed

@@ -13,8 +13,9 @@
 //! of every indexed region is unused. All words are atomics, so a reference to them is sound whoever writes.
 //!
 //! Truth: `Slot::state` with the slot's own fields, `WaiterCell::word`, `Participant::word`, the lock word, the
-//! backing bytes, and the two counters that never repeat (`Hot::published`, `Hot::leases`). The rest is cache: the
-//! rebuild (recovery.rs) computes it anew from the truth.
+//! backing bytes, the two counters that never repeat (`Hot::published`, `Hot::leases`), and the marks that only grow or
+//! shrink by a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
+//! `participants_high`). The rest is cache: the rebuild (recovery.rs) computes it anew from the truth.
 
 use core::mem::{offset_of, size_of};
 
@@ -98,7 +99,7 @@ pub(crate) struct Hot {
     // Line 3: memory, see heap.rs and slot.rs.
     /// Bytes of extents with a payload; with the slots in use they are what `max_bytes` limits.
     pub used_bytes: AtomicU64,
-    /// Spans that are not free, and pages of the heap that are backed.
+    /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
     pub pages_backed: AtomicU64,
     pub slots_used: AtomicU32,
@@ -119,8 +120,8 @@ pub(crate) struct Hot {
     /// How often slots were given back: who extends them outside the lock notices that it was overtaken.
     pub slot_trims: AtomicU64,
 
-    // Lines 4 and 5: for each size class the spans that have room.
-    pub partial: [AtomicU32; 24],
+    // Then, for each size class, the spans that have room.
+    pub partial: [AtomicU32; 16],
 }
 
 /// A doubly linked list of slots through `Slot::next` and `Slot::prev`.
@@ -143,20 +144,18 @@ pub(crate) struct WaiterList {
 /// A process that takes part. See participant.rs.
 #[repr(C, align(64))]
 pub(crate) struct Participant {
-    /// alive (bit 0), incarnation (bits 1..20), pid (bits 32..64).
+    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), pid (bits 32..64).
     pub word: AtomicU64,
     pub start_time: AtomicU64,
     pub pid_namespace: AtomicU64,
     /// Slots it holds, in the order in which it took them.
     pub held: List,
-    /// Not 0 if it has no life byte: it had no descriptor to lock when it registered.
-    pub lifeless: AtomicU32,
 }
 
 /// A thread that waits. See waiter.rs.
 #[repr(C, align(64))]
 pub(crate) struct WaiterCell {
-    /// FREE, SLEEPING, WOKEN or LATE: the futex it sleeps on.
+    /// FREE, SLEEPING, WOKEN, LATE or ABANDONED: the futex it sleeps on.
     pub word: AtomicU32,
     /// Its participant, as in the lock word.
     pub owner: AtomicU32,

@@ -55,7 +55,12 @@ impl Queue {
     /// Takes the lock. `Error::Busy` if the wait's patience ended first.
     #[inline]
     pub(crate) fn enter(&self, wait: &mut Wait<'_>) -> Result<Section<'_>, Error> {
-        let me = self.member()?;
+        let me = match self.member_now() {
+            Some(me) => me,
+            // To register makes system calls, and may have to sweep.
+            None if wait.patience == Patience::Try => return Err(Error::Busy),
+            None => self.member()?,
+        };
         let hot = self.segment.hot();
         // Acquire: pairs with the release in Section::drop of the holder before, or with the release of the commits of
         // a dead holder, whose stores the kernel made visible before it reported the death.
@@ -75,6 +80,13 @@ impl Queue {
         fault!("lock.taken");
         if hot.damaged.get() != 0 {
             return Err(section.corrupt("found damaged before"));
+        }
+        if self.participant_named(me)?.is_none() {
+            // Wrongly taken for dead (participant.rs says when that can happen): what it held is gone, and it goes on
+            // under a new name.
+            drop(section);
+            self.forget_membership();
+            return self.enter(wait);
         }
         Ok(section)
     }
@@ -102,10 +114,15 @@ impl Queue {
                 spin_loop();
             }
         }
-        if matches!(wait.patience, Patience::Try) {
-            return Err(Error::Busy);
-        }
         loop {
+            let is_over = match wait.patience {
+                Patience::Try => true,
+                Patience::Until(deadline) => Instant::now() >= deadline,
+                Patience::Now | Patience::Forever => false,
+            };
+            if is_over {
+                return Err(Error::Busy);
+            }
             let seen = word.get();
             if seen == 0 {
                 // Others may sleep, so the word says contended: the release then wakes one, perhaps for nothing.
@@ -130,21 +147,16 @@ impl Queue {
                 _ => SLICE,
             };
             let slept = platform::futex_wait(word, taken, slice);
-            if slept == Slept::TimedOut && word.get() == taken {
-                if self.is_dead_holder(taken & !CONTENDED)? {
-                    // Acquire: see enter. Of all survivors that have seen the dead name, one succeeds.
-                    if word
-                        .compare_exchange(taken, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
-                        .is_ok()
-                    {
-                        fault!("takeover.taken");
-                        return self.recover(me);
-                    }
-                    continue;
+            if slept == Slept::TimedOut && word.get() == taken && self.is_dead_holder(taken & !CONTENDED)? {
+                // Acquire: see enter. Of all survivors that have seen the dead name, one succeeds.
+                if word
+                    .compare_exchange(taken, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    fault!("takeover.taken");
+                    return self.recover(me, taken & !CONTENDED);
                 }
-                if matches!(wait.patience, Patience::Until(deadline) if Instant::now() >= deadline) {
-                    return Err(Error::Busy);
-                }
+                continue;
             }
             if slept != Slept::Changed && (wait.interrupted)() {
                 return Err(Error::Interrupted);
@@ -165,16 +177,20 @@ impl Queue {
         }
     }
 
-    /// What the new holder does first after a take-over. On damage the queue is marked and the lock released.
-    fn recover(&self, me: u32) -> Result<(), Error> {
+    /// What the new holder does first after a take-over: it rebuilds, and sweeps the former holder. Other dead are found
+    /// as usual, outside the lock. On damage the queue is marked and the lock released.
+    fn recover(&self, me: u32, former: u32) -> Result<(), Error> {
         let mut section = Section {
             queue: self,
             me,
             wakes: [0; WAKES],
             wake_count: 0,
         };
-        section.rebuild()?;
-        section.sweep_all_dead()?;
+        let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
+        if recovered.is_err() {
+            self.segment.hot().damaged.set(1);
+            return recovered;
+        }
         // The caller goes on inside the section: it makes its own guard.
         core::mem::forget(section);
         Ok(())

@@ -10,6 +10,8 @@
 //! | word = ALIVE | its life byte is free and its pid is gone: it is swept, and holds nothing |
 //! | start time, pid namespace noted | the same |
 //!
+//! (One that has no descriptor to lock and dies between the last two keeps its record until the queue ends.)
+//!
 //! Death is a fact that the kernel states, never a time-out: in the same pid namespace a pidfd that is readable, ESRCH or
 //! another start time; in any namespace a free life byte, except that a live process may have had its descriptors closed
 //! behind its back: a process that still maps the queue's memory lives, one that called `exec` does not map it any more.
@@ -22,7 +24,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::fork;
 use crate::layout::{PAGE, PARTICIPANTS, Participant};
-use crate::lock::{Section, index_of};
+use crate::lock::index_of;
 use crate::platform::{self, Life};
 use crate::queue::Queue;
 use crate::sync::{Ordering, Word};
@@ -75,6 +77,13 @@ impl Queue {
             0 => self.register(),
             me => Ok(me),
         }
+    }
+
+    /// The same if it has registered.
+    #[inline]
+    pub(crate) fn member_now(&self) -> Option<u32> {
+        fork::notice_fork();
+        self.member_if_any()
     }
 
     pub(crate) fn member_if_any(&self) -> Option<u32> {
@@ -198,18 +207,39 @@ impl Queue {
         if life == Life::Held && !thorough {
             return false;
         }
-        let is_neighbour = record.pid_namespace.get() == platform::pid_namespace();
+        let namespace = platform::pid_namespace();
+        let is_neighbour = namespace != 0 && record.pid_namespace.get() == namespace;
         let is_gone = || is_neighbour && platform::is_gone(word.pid(), record.start_time.get());
+        // It no longer maps the memory, or it does so under a new name: it has called exec.
+        let has_changed =
+            || !platform::maps_file(word.pid(), self.segment.identity()) || self.has_successor(index, record);
         match life {
-            Life::Held | Life::Unknown if word.is_lifeless() => {
-                is_gone() || is_neighbour && !platform::maps_file(word.pid(), self.segment.identity())
-            }
-            Life::Held | Life::Unknown => is_gone(),
-            Life::Free if is_neighbour => {
-                is_gone() || !platform::maps_file(word.pid(), self.segment.identity())
-            }
+            Life::Held => is_gone(),
+            Life::Unknown => is_gone() || is_neighbour && word.is_lifeless() && has_changed(),
+            Life::Free if is_neighbour => is_gone() || has_changed(),
             Life::Free => true,
         }
+    }
+
+    /// Whether the same process takes part under another name as well, with its life byte held.
+    fn has_successor(&self, index: u32, record: &Participant) -> bool {
+        let word = read(record);
+        (1..=self.segment.hot().participants_high.get().min(LAST)).any(|other| {
+            let Ok(candidate) = self.segment.participant(other) else {
+                return false;
+            };
+            let seen = read(candidate);
+            other != index
+                && seen.is_alive()
+                && seen.pid() == word.pid()
+                && candidate.start_time.get() == record.start_time.get()
+                && candidate.pid_namespace.get() == record.pid_namespace.get()
+                && (Some(other) == self.member_if_any().map(index_of)
+                    || self
+                        .segment
+                        .fd()
+                        .is_some_and(|fd| platform::look_at_life(fd, other) == Life::Held))
+        })
     }
 
     /// The record of a name from the lock word or a state word, if it is still that participant's.
@@ -244,35 +274,34 @@ impl Queue {
     }
 
     /// Ends this process's membership; for a handle that nobody uses any more.
+    ///
+    /// The record is freed after the lock was released: a lock word must never name a record that is free. Nobody else
+    /// writes the record of a living participant, and this one holds nothing and takes nothing any more.
     pub(crate) fn unregister(&self) {
         fork::notice_fork();
         let Some(me) = self.member_if_any() else { return };
-        if let Ok(mut section) = self.enter_surely() {
-            // An error is damage, which the others report as well.
-            let _ = section.free_record(me);
+        let holds_nothing = self
+            .enter_surely()
+            .and_then(|section| Ok(self.segment.participant(section.my_index())?.held.head.get() == 0));
+        fault!("unregister.checked");
+        // An error is damage, which the others report as well.
+        if let (Ok(true), Ok(Some(record))) = (holds_nothing, self.participant_named(me)) {
+            free_record(record, me);
+            fault!("unregister.freed");
         }
         self.forget_membership();
     }
 }
 
-impl Section<'_> {
-    /// Frees a record whose owner holds nothing any more.
-    pub(crate) fn free_record(&mut self, name: u32) -> Result<(), Error> {
-        let Some(record) = self.queue.participant_named(name)? else {
-            return Ok(());
-        };
-        if record.held.head.get() != 0 {
-            return Ok(());
-        }
-        record.held.tail.set(0);
-        record.start_time.set(0);
-        record.pid_namespace.set(0);
-        // Release: pairs with the acquire in read of whoever registers here next.
-        record
-            .word
-            .store(RecordWord::free(name >> 12).0, Ordering::Release);
-        Ok(())
-    }
+/// Frees a record whose owner holds nothing any more, not even the lock.
+pub(crate) fn free_record(record: &Participant, name: u32) {
+    record.held.tail.set(0);
+    record.start_time.set(0);
+    record.pid_namespace.set(0);
+    // Release: pairs with the acquire in read of whoever registers here next.
+    record
+        .word
+        .store(RecordWord::free(name >> 12).0, Ordering::Release);
 }
 
 /// The name of a living record's owner.

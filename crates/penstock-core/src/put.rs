@@ -66,9 +66,9 @@ impl Queue {
     ) -> Result<Ticket, Error> {
         let (mut section, reserved) = self.reserve(len, waiting, wait)?;
         section.fill(reserved.slot, reserved.extent, len)?;
-        let (target, _) = self.segment.payload(section.slot(reserved.slot)?)?;
+        let target = self.segment.target(reserved.slot, reserved.extent, len)?;
         // SAFETY: the slot is off the free list and its extent is marked as taken, so nobody else uses either while
-        // this thread holds the lock; `fill` has just noted the length of these parts.
+        // this thread holds the lock; `len` is the sum of the parts.
         unsafe { self.segment.copy_in(target, payload) };
         fault!("put.filled");
         let ticket = section.publish(reserved.slot, len)?;
@@ -94,7 +94,7 @@ impl Queue {
             .write_claimed(&reserved, payload, len)
             .and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
         if published.is_err() {
-            self.enter_surely()?.release_claim(reserved.slot)?;
+            self.give_back(&reserved)?;
         }
         published
     }
@@ -118,9 +118,13 @@ impl Queue {
                 .and_then(|()| section.try_reserve(len));
             match reserved {
                 Ok(Ok(reserved)) => return Ok((section, reserved)),
+                Ok(Err(_)) if wait.patience == Patience::Try => return Err(Error::Busy),
                 Ok(Err(growth)) => self.grow(section, growth)?,
                 // The dead may hold what is missing.
                 Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
+                    if wait.patience == Patience::Try {
+                        return Err(Error::Busy);
+                    }
                     looked_for_dead = true;
                     drop(section);
                     self.look_for_dead(false)?;
@@ -131,17 +135,32 @@ impl Queue {
         }
     }
 
+    /// After a failure: what was claimed becomes free, and memory that was extended for it goes back.
+    fn give_back(&self, reserved: &Reserved) -> Result<(), Error> {
+        if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
+            let is_punched = self
+                .segment
+                .punch(self.segment.extent_at(extent, 0)?, extent.bytes());
+            let mut section = self.enter_surely()?;
+            if is_punched {
+                section.note_punched(extent)?;
+            }
+            return section.release_claim(reserved.slot);
+        }
+        self.enter_surely()?.release_claim(reserved.slot)
+    }
+
     /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
     fn write_claimed(&self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             self.segment.back(self.segment.extent_at(extent, len)?, len)?;
             fault!("grow.backed");
         }
-        let (mut target, _) = self.segment.payload(self.segment.slot(reserved.slot)?)?;
+        let mut target = self.segment.target(reserved.slot, reserved.extent, len)?;
         for part in payload {
             let (first, second) = part.split_at(part.len() / 2);
             // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or process uses
-            // them; its length, which `payload` has checked against the extent, is the sum of all parts.
+            // them; `len`, which `target` has checked against the extent, is the sum of all parts.
             unsafe {
                 self.segment.copy_in(target, &[first]);
                 fault!("claim.copying");
@@ -222,8 +241,9 @@ impl Section<'_> {
     fn publish(&mut self, index: u32, len: u64) -> Result<Ticket, Error> {
         let hot = self.hot();
         let slot = self.slot(index)?;
-        let seq = hot.published.get() + 1;
+        let seq = hot.published.get().wrapping_add(1);
         slot.seq.set(seq);
+        fault!("put.numbered");
         slot.commit(StateWord::new(State::Ready, 0, 0));
         fault!("put.committed");
         hot.published.set(seq);

@@ -32,7 +32,9 @@ pub struct Options {
 /// How long an operation may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// A bounded attempt, for callers that must not block at all: it may end with [`Error::Busy`].
+    /// A bounded attempt, for callers that must not block at all: it may end with [`Error::Busy`], and does whenever the
+    /// queue needs care that takes longer (growth, a look for the dead, a dead holder of the lock). The caller then comes
+    /// again with another patience.
     Try,
     /// Takes the lock, but does not wait for room or for an item.
     Now,
@@ -81,8 +83,9 @@ impl Queue {
     /// Opens the queue behind a descriptor; answers this process's handle if it has one already.
     pub fn attach(fd: OwnedFd) -> Result<Arc<Queue>, Error> {
         use std::os::fd::AsFd;
-        let mut open = fork::open_queues();
-        if let Some(queue) = fork::find(&open, Segment::read_id(fd.as_fd())?) {
+        let id = Segment::read_id(fd.as_fd())?;
+        let mut open = fork::open_queues_without_leaving(id);
+        if let Some(queue) = fork::find(&open, id) {
             return Ok(queue);
         }
         let (segment, options) = Segment::open(fd)?;
@@ -103,7 +106,6 @@ impl Queue {
             life: AtomicI32::new(-1),
             spin_budgets: [SpinBudget::new(), SpinBudget::new()],
         });
-        open.retain(|(_, queue)| queue.strong_count() > 0);
         open.push((id, Arc::downgrade(&queue) as Weak<Queue>));
         queue
     }
@@ -146,9 +148,12 @@ impl Queue {
     /// A program that only asks, and does nothing until the answer changes, must not wait for a dead process.
     fn look_after(&self) {
         let hot = self.segment.hot();
-        if hot.owned_count.get() > 0 || hot.lock.get() != 0 {
-            // Damage is noted in the segment, and the next operation reports it.
+        // Damage is noted in the segment, and the next operation reports it.
+        if hot.owned_count.get() > 0 {
             let _ = self.look_for_dead_at_times();
+        }
+        if hot.lock.get() != 0 {
+            let _ = self.await_holder();
         }
     }
 
@@ -192,5 +197,7 @@ impl Drop for Queue {
             let _ = self.leave(Leave::Clean);
             self.unregister();
         }
+        // Last, so that nobody in this process opens the queue anew while it is still a member.
+        fork::forget(self.segment.id);
     }
 }

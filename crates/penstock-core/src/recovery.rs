@@ -20,17 +20,19 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{List, PARTICIPANTS, Slot};
+use crate::layout::{Hot, List, PARTICIPANTS, Slot};
 use crate::lock::{Section, index_of};
-use crate::participant::name_of;
+use crate::participant::{free_record, name_of};
 use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::{State, StateWord};
-use crate::sync::{Count, Ordering, Word};
+use crate::sync::{Count, Ordering, Word, spin_loop};
 
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
 const LOOK_EVERY: u64 = 100;
+/// Looks at a lock before its holder is suspected.
+const LOOKS: u32 = 100;
 
 impl Queue {
     /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
@@ -55,24 +57,74 @@ impl Queue {
     /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
     pub(crate) fn look_for_dead_at_times(&self) -> Result<(), Error> {
         let looked_at = &self.segment.hot().looked_at;
-        let (last, now) = (looked_at.get(), platform::coarse_millis());
-        if now.saturating_sub(last) >= LOOK_EVERY
+        let last = looked_at.get();
+        if self.is_time_to_look()
             && looked_at
-                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .compare_exchange(
+                    last,
+                    platform::coarse_millis(),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
                 .is_ok()
         {
             self.look_for_dead(false)?;
-            // Its holder may be dead as well. To take the lock is to find out; a stopped holder is not waited for.
-            let soon = Patience::Until(Instant::now() + Duration::from_millis(LOOK_EVERY));
-            return match self.enter(&mut Wait {
-                patience: soon,
-                interrupted: &mut || false,
-            }) {
-                Ok(_) | Err(Error::Busy) => Ok(()),
-                Err(error) => Err(error),
-            };
         }
         Ok(())
+    }
+
+    pub(crate) fn is_time_to_look(&self) -> bool {
+        // Wraps, so that a clock of another namespace costs a look too many, not all of them.
+        platform::coarse_millis().wrapping_sub(self.segment.hot().looked_at.get()) >= LOOK_EVERY
+    }
+
+    /// If the lock stays taken, its holder may be dead, with the books half changed. To take the lock is to find out; a
+    /// stopped holder is not waited for.
+    pub(crate) fn await_holder(&self) -> Result<(), Error> {
+        let lock = &self.segment.hot().lock;
+        let seen = lock.get();
+        for _ in 0..LOOKS {
+            if seen == 0 || lock.get() != seen {
+                return Ok(());
+            }
+            spin_loop();
+        }
+        let patience = Patience::Until(Instant::now() + Duration::from_millis(LOOK_EVERY));
+        match self.enter(&mut Wait {
+            patience,
+            interrupted: &mut || false,
+        }) {
+            Ok(_) | Err(Error::Busy) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What the rebuild counts. It is stored at the end, all at once: who looks without the lock sees the old number or the
+/// new one, none in between.
+#[derive(Default)]
+struct Books {
+    published_before: u64,
+    ready_count: u64,
+    ready_bytes: u64,
+    unfinished: u64,
+    dead_count: u64,
+    owned_count: u64,
+    used_bytes: u64,
+    slots_used: u32,
+}
+
+impl Books {
+    fn enter_into(&self, hot: &Hot) {
+        // Release: pairs with the acquire in Queue::ready_count.
+        hot.ready_count.store(self.ready_count, Ordering::Release);
+        hot.ready_bytes.set(self.ready_bytes);
+        hot.unfinished.set(self.unfinished);
+        hot.dead_count.set(self.dead_count);
+        hot.owned_count.set(self.owned_count);
+        hot.used_bytes.set(self.used_bytes);
+        hot.slots_used.set(self.slots_used);
+        hot.high_water.set(hot.high_water.get().max(self.ready_count));
     }
 }
 
@@ -103,19 +155,17 @@ impl Section<'_> {
         }
         self.free_cells_of(name)?;
         fault!("sweep.cells-freed");
-        self.free_record(name)?;
+        free_record(record, name);
         fault!("sweep.released");
         Ok(())
     }
 
-    /// After a take-over: the former holder is dead, and others may be.
-    pub(crate) fn sweep_all_dead(&mut self) -> Result<(), Error> {
-        let mut from = 1;
-        while let Some((index, word)) = self.queue.next_dead(from, false)? {
-            self.sweep(index, word)?;
-            from = index + 1;
+    /// Sweeps the participant of that name, if it still has it.
+    pub(crate) fn sweep_named(&mut self, name: u32) -> Result<(), Error> {
+        match self.queue.participant_named(name)? {
+            Some(record) => self.sweep(index_of(name), record.word.load(Ordering::Acquire)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Computes every cache anew from the truth. Under the lock, after a take-over.
@@ -128,7 +178,10 @@ impl Section<'_> {
         if high != hot.slots_high.get() {
             return Err(self.corrupt("more slots are used than there are"));
         }
-        let published_before = hot.published.get();
+        let mut books = Books {
+            published_before: hot.published.get(),
+            ..Books::default()
+        };
         let held = &self.queue.segment.participant(self.my_index())?.held;
         // Downwards, so that the free list hands out low slots first, and the lists come out nearly sorted.
         for index in (1..high).rev() {
@@ -149,7 +202,7 @@ impl Section<'_> {
             };
             slot.next.set(list.head.get());
             list.head.set(index);
-            self.book(slot, word, published_before)?;
+            self.book(slot, word, &mut books)?;
         }
         fault!("rebuild.scanned");
 
@@ -160,6 +213,7 @@ impl Section<'_> {
         self.sort(held, |slot| slot.lease.get())?;
         self.hand_out_held(held)?;
         self.rebuild_waiters()?;
+        books.enter_into(hot);
         fault!("rebuild.done");
         Ok(())
     }
@@ -173,53 +227,49 @@ impl Section<'_> {
             clear(&self.queue.segment.participant(index)?.held);
         }
         hot.free_head.set(0);
-        hot.ready_count.set(0);
-        hot.ready_bytes.set(0);
-        hot.unfinished.set(0);
-        hot.dead_count.set(0);
-        hot.owned_count.set(0);
-        hot.used_bytes.set(0);
-        hot.slots_used.set(0);
         self.clear_heap()
     }
 
     /// Counts one slot that is not FREE, and marks its extent.
-    fn book(&mut self, slot: &Slot, word: StateWord, published_before: u64) -> Result<(), Error> {
+    fn book(&mut self, slot: &Slot, word: StateWord, books: &mut Books) -> Result<(), Error> {
         let hot = self.hot();
-        let acknowledged = self.queue.options.acknowledged;
-        hot.slots_used.add(1);
+        let acknowledged = u64::from(self.queue.options.acknowledged);
+        books.slots_used += 1;
         if word.state() == Some(State::Orphan) {
             // Its payload is free, even if its holder died before it could say so.
             slot.extent.set(0);
             slot.len.set(0);
         }
         let (_, len) = self.queue.segment.payload(slot)?;
+        let len = len as u64;
         if let Some(extent) = Extent::unpack(slot.extent.get()) {
             self.mark_extent(extent)?;
             if len > 0 {
-                hot.used_bytes.add(extent.bytes());
+                books.used_bytes += extent.bytes();
             }
         }
-        let seq = slot.seq.get();
         match word.state() {
-            Some(State::Ready) => {
-                self.count_ready(len as u64);
-                hot.unfinished.add(u64::from(acknowledged));
+            Some(state @ (State::Ready | State::ReadyDone)) => {
+                books.ready_count += 1;
+                books.ready_bytes += len;
+                if state == State::Ready {
+                    books.unfinished += acknowledged;
+                }
+                let seq = slot.seq.get();
+                if seq > books.published_before {
+                    // Its putter died between the commit and the books.
+                    hot.published.set(hot.published.get().max(seq));
+                    hot.put_bytes.add(len);
+                }
             }
-            Some(State::ReadyDone) => self.count_ready(len as u64),
             Some(State::Leased) => {
-                hot.owned_count.add(1);
-                hot.unfinished.add(u64::from(acknowledged));
+                books.owned_count += 1;
+                books.unfinished += acknowledged;
             }
-            Some(State::Claimed) => hot.owned_count.add(1),
-            Some(State::Orphan) => hot.unfinished.add(1),
-            Some(State::Dead) => hot.dead_count.add(1),
+            Some(State::Claimed) => books.owned_count += 1,
+            Some(State::Orphan) => books.unfinished += 1,
+            Some(State::Dead) => books.dead_count += 1,
             Some(State::Free) | None => {}
-        }
-        if seq > published_before {
-            // Its putter died between the commit and the books.
-            hot.published.set(hot.published.get().max(seq));
-            hot.put_bytes.add(len as u64);
         }
         if matches!(word.state(), Some(State::Leased | State::Claimed)) {
             hot.leases.set(hot.leases.get().max(slot.lease.get()));

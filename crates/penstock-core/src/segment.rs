@@ -60,7 +60,8 @@ impl Segment {
         let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
         // Twice the limit leaves room for fragmentation; more than the memory there is would serve nobody.
         let mut heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
-        let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32;
+        // Whole pages of slots.
+        let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / 32 * 32;
         let id = platform::random_id()?;
         loop {
             let spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
@@ -211,29 +212,26 @@ impl Segment {
 
     /// Puts memory behind whole pages. Safe to repeat, and needs no lock.
     pub(crate) fn back(&self, start: u64, length: u64) -> Result<(), Error> {
-        let start = start / PAGE * PAGE;
-        let length = length.div_ceil(PAGE) * PAGE;
-        if start
+        let end = start
             .checked_add(length)
-            .is_none_or(|end| end > self.geometry.length)
-        {
-            return Err(Error::Corrupt {
-                id: self.id,
-                what: "a range to back lies outside",
-            });
+            .map_or(u64::MAX, |end| end.div_ceil(PAGE).saturating_mul(PAGE));
+        if end > self.geometry.length {
+            return Err(self.corrupt("a range to back lies outside"));
         }
+        let start = start / PAGE * PAGE;
+        let length = end - start;
         match self.fd() {
             Some(fd) => platform::back(fd, start, length),
             None => platform::back_mapped(self.base, start, length),
         }
     }
 
-    /// Gives the memory behind whole pages back. Without the descriptor it stays.
-    pub(crate) fn punch(&self, start: u64, length: u64) {
+    /// Gives the memory behind whole pages back. False if the system refuses: the memory stays.
+    pub(crate) fn punch(&self, start: u64, length: u64) -> bool {
         debug_assert!(start + length <= self.geometry.length);
-        if let Some(fd) = self.fd() {
-            // Refusal leaves the memory where it is: a later trim finds it again.
-            let _ = platform::punch(fd, start, length);
+        match self.fd() {
+            Some(fd) => platform::punch(fd, start, length).is_ok(),
+            None => platform::punch_mapped(self.base, start, length).is_ok(),
         }
     }
 
@@ -331,6 +329,17 @@ impl Segment {
         Ok(self.geometry.heap_at + u64::from(extent.start) * GRANULE)
     }
 
+    /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer has taken.
+    /// Nothing that another process could have changed goes into it.
+    pub(crate) fn target(&self, slot: u32, extent: Option<Extent>, len: u64) -> Result<*mut u8, Error> {
+        match extent {
+            None if len <= INLINE as u64 => Ok(self.slot(slot)?.inline.as_ptr().cast::<u8>().cast_mut()),
+            None => Err(self.corrupt("a payload without an extent is too long")),
+            // SAFETY: extent_at has checked that the extent lies inside the mapping.
+            Some(extent) => Ok(unsafe { self.base.as_ptr().add(self.extent_at(extent, len)? as usize) }),
+        }
+    }
+
     /// Where the payload of a slot lies, and its length, both checked.
     pub(crate) fn payload(&self, slot: &Slot) -> Result<(*mut u8, usize), Error> {
         let len = slot.len.get();
@@ -343,14 +352,14 @@ impl Segment {
         Ok((pointer, len as usize))
     }
 
-    /// Copies the parts, one after the other, to a place that [`payload`](Self::payload) gave.
+    /// Copies the parts, one after the other, to a place that [`target`](Self::target) gave.
     ///
     /// # Safety
-    /// `target` came from `payload` for a slot that this thread holds exclusively (under the lock, or CLAIMED by it),
-    /// whose `len` is the sum of the parts.
+    /// `target` came from `target` for a slot and an extent that this thread holds exclusively (under the lock, or
+    /// CLAIMED by it), with the sum of the parts as its length.
     pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
         for part in parts {
-            // SAFETY: room for all parts was checked by `payload`; nobody else reads or writes here, by the caller's
+            // SAFETY: room for all parts was checked by `target`; nobody else reads or writes here, by the caller's
             // promise; private memory of this process does not overlap the mapping.
             unsafe {
                 std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());

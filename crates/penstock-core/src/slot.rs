@@ -15,10 +15,11 @@
 //! state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
 
 use crate::error::Error;
+use crate::fault::fault;
 use crate::layout::{List, Slot};
 use crate::lock::Section;
 use crate::segment::Extent;
-use crate::sync::{Count, Ordering, Word};
+use crate::sync::{Count, Ordering, Word, compiler_fence};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -80,8 +81,10 @@ impl Slot {
     #[inline(always)]
     pub(crate) fn commit(&self, word: StateWord) {
         // Release: pairs with the acquire of whoever takes the lock next, or takes it over from a dead holder; and it
-        // keeps the compiler from moving the stores of the fields behind the commit.
+        // keeps the compiler from moving the stores of the fields behind the commit. The fence keeps it from moving
+        // later ones before it: a death in between must find the old fields with the old state.
         self.state.store(word.0, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
     }
 }
 
@@ -134,6 +137,7 @@ impl Section<'_> {
     /// Frees a slot with its payload: the acknowledgement of an item. The caller has taken it off its list.
     pub(crate) fn free_slot(&mut self, index: u32) -> Result<(), Error> {
         self.slot(index)?.commit(StateWord::FREE);
+        fault!("slot.freed");
         self.drop_payload(index)?;
         self.push_slot(index)
     }

@@ -38,7 +38,7 @@ impl Queue {
     /// Counts, after the dead have been swept.
     pub fn statistics(&self) -> Result<Statistics, Error> {
         self.member()?;
-        self.look_for_dead(true)?;
+        self.report(self.look_for_dead(true))?;
         let memory_bytes = self.segment.fd().map_or(Ok(0), platform::backed_bytes)?;
         let section = self.enter_surely()?;
         let hot = section.hot();

@@ -7,7 +7,7 @@
 //! - An ordering written out at the call is half of a happens-before edge; a comment there names the other half.
 
 pub(crate) use core::hint::spin_loop;
-pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// Relaxed access to a shared word.
 pub(crate) trait Word {

@@ -11,7 +11,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{PAGE, SPAN, Slot};
+use crate::layout::{Hot, PAGE, SPAN, Slot};
 use crate::lock::Section;
 use crate::platform;
 use crate::queue::Queue;
@@ -26,25 +26,27 @@ const SLOTS: u32 = (1 << 20) / size_of::<Slot>() as u32;
 /// After a growth, how long the memory stays, in milliseconds.
 const KEEP_WARM: u64 = 1000;
 
-impl Section<'_> {
-    /// Whether there is memory to give back.
-    #[inline]
-    pub(crate) fn wants_trim(&self) -> bool {
-        let hot = self.hot();
-        let backed = hot.pages_backed.get() * PAGE;
-        let used = hot.spans_used.get() * SPAN;
-        let spare_spans = backed > used.saturating_mul(2).saturating_add(KEEP);
-        let spare_slots = hot.slots_used.get() == 0 && hot.slots_backed.get() > 4 * SLOTS;
-        (spare_spans || spare_slots)
-            && (hot.grown.get() == 0
-                || platform::coarse_millis().saturating_sub(hot.trimmed_at.get()) >= KEEP_WARM)
-    }
+/// Whether there is memory to give back.
+#[inline]
+fn wants_trim(hot: &Hot) -> bool {
+    let backed = hot.pages_backed.get().saturating_mul(PAGE);
+    let used = hot.spans_used.get().saturating_mul(SPAN);
+    let spare_spans = backed > used.saturating_mul(2).saturating_add(KEEP);
+    let spare_slots = hot.slots_used.get() == 0 && hot.slots_backed.get() > 4 * SLOTS;
+    (spare_spans || spare_slots)
+        && (hot.grown.get() == 0 || platform::coarse_millis().wrapping_sub(hot.trimmed_at.get()) >= KEEP_WARM)
 }
 
 impl Queue {
-    /// For a waiter that has nothing better to do.
-    pub(crate) fn trim_if_wanted(&self) -> Result<(), Error> {
-        let mut wants_trim = self.enter_surely()?.wants_trim();
+    /// Whether a drained queue has memory to give back: a look without the lock, for callers of [`tidy`](Self::tidy).
+    #[inline]
+    pub fn is_untidy(&self) -> bool {
+        wants_trim(self.segment.hot())
+    }
+
+    /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take milliseconds.
+    pub fn tidy(&self) -> Result<(), Error> {
+        let mut wants_trim = self.is_untidy();
         while wants_trim {
             wants_trim = self.trim_step()?;
         }
@@ -54,7 +56,7 @@ impl Queue {
     /// Gives one piece back. True if there is more.
     pub(crate) fn trim_step(&self) -> Result<bool, Error> {
         let mut section = self.enter_surely()?;
-        if !section.wants_trim() {
+        if !wants_trim(section.hot()) {
             return Ok(false);
         }
         let hot = section.hot();
@@ -68,13 +70,18 @@ impl Queue {
         };
         fault!("trim.claimed");
         drop(section);
-        self.segment
+        let is_punched = self
+            .segment
             .punch(self.segment.extent_at(extent, 0)?, extent.bytes());
         fault!("trim.punched");
         let mut section = self.enter_surely()?;
-        section.note_punched(extent)?;
+        if is_punched {
+            section.note_punched(extent)?;
+        }
+        fault!("trim.noted");
         section.release_claim(slot)?;
-        Ok(section.wants_trim())
+        // A system that refuses is not asked again at once.
+        Ok(is_punched && wants_trim(section.hot()))
     }
 
     /// Gives the last slots back. All are free, and the lock is held over the punch, which is short.
@@ -87,8 +94,9 @@ impl Queue {
         hot.slot_trims.add(1);
         let kept = backed - SLOTS;
         hot.slots_backed.set(kept);
+        fault!("trim.slots");
         let at = |slot: u32| self.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
         self.segment.punch(at(kept), at(backed) - at(kept));
-        Ok(section.wants_trim())
+        Ok(wants_trim(section.hot()))
     }
 }

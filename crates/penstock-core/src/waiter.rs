@@ -18,7 +18,8 @@
 //!
 //! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are chosen in
 //! the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in slices of 100 ms,
-//! at whose end it looks for dead participants. The one before it sleeps twice as long, the others a second.
+//! at whose end it looks for dead participants. The next two sleep two and three times as long, the others a second; they
+//! look only if the watcher has not, because it was killed or stopped itself. Who takes the watcher's place is told so.
 //!
 //! ```text
 //! cell.word:  FREE --enlist--> SLEEPING --chosen--> WOKEN --back under the lock--> FREE
@@ -212,6 +213,7 @@ impl Queue {
                 .unwrap_or_else(|| self.enter(wait));
         }
         if waiting.cell == 0 {
+            section.free_abandoned(&self.segment.hot().waiters[waiting.kind as usize], waiting.kind)?;
             waiting.cell = section.enlist(waiting.kind)?;
         }
         let position = section.position(waiting)?;
@@ -235,9 +237,10 @@ impl Queue {
     /// Sleeps until chosen, or until the slice or the caller's patience ends.
     fn sleep(&self, waiting: &mut Waiting, position: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         let cell = self.segment.cell(waiting.cell)?;
-        let slice = match position {
-            0 => SLICE,
-            1 => SLICE * 2,
+        let slice = match (waiting.kind, position) {
+            (_, 0..3) => SLICE * (position + 1),
+            // Joiners are woken all at once: a waker that dies before it calls them leaves them all asleep.
+            (Kind::Finish, _) => SLICE * 3,
             _ => SLICE * 10,
         };
         let slice = match wait.patience {
@@ -248,10 +251,13 @@ impl Queue {
         let slept = platform::futex_wait(&cell.word, SLEEPING, slice);
         if slept == Slept::TimedOut {
             waiting.slices += 1;
-            // The watcher looks at those who hold something each time, and at everybody now and then.
-            if position <= 1 {
+            if position == 0 {
+                // At those who hold something each time, and at everybody now and then.
                 self.look_for_dead(waiting.slices % 10 == 0)?;
-                self.trim_if_wanted()?;
+                self.tidy()?;
+            } else if self.is_time_to_look() {
+                // The watcher has not looked, so it is dead or stopped.
+                self.look_for_dead(true)?;
             }
         }
         if slept != Slept::Changed && (wait.interrupted)() {
@@ -265,8 +271,9 @@ impl Queue {
         if waiting.cell == 0 {
             return;
         }
+        let patience = Patience::Until(Instant::now() + SLICE / 2);
         if let Ok(mut section) = self.enter(&mut Wait {
-            patience: Patience::Try,
+            patience,
             interrupted: &mut || false,
         }) {
             // An error here means damage, of which the caller has an error already.
@@ -337,8 +344,10 @@ impl Section<'_> {
         if getters.length.get() | putters.length.get() | joiners.length.get() == 0 || hot.damaged.get() != 0 {
             return;
         }
-        // An error in here is damage; it is marked, and the next operation reports it.
-        let _ = self.settle_waiters();
+        if self.settle_waiters().is_err() {
+            // It is damage, and the next operation reports it.
+            hot.damaged.set(1);
+        }
     }
 
     fn settle_waiters(&mut self) -> Result<(), Error> {
@@ -460,7 +469,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// How many would be chosen after this waiter, counted up to 2.
+    /// How many would be chosen after this waiter, counted up to 3.
     fn position(&self, waiting: &Waiting) -> Result<u32, Error> {
         let cell = self.cell(waiting.cell)?;
         let later = |cell: &WaiterCell| {
@@ -470,10 +479,13 @@ impl Section<'_> {
                 cell.prev.get()
             }
         };
-        match later(cell) {
-            0 => Ok(0),
-            one => Ok(if later(self.cell(one)?) == 0 { 1 } else { 2 }),
+        let mut index = later(cell);
+        let mut position = 0;
+        while index != 0 && position < 3 {
+            index = later(self.cell(index)?);
+            position += 1;
         }
+        Ok(position)
     }
 
     /// Back under the lock after a sleep. Who was not chosen stays on the list.
@@ -533,23 +545,38 @@ impl Section<'_> {
         let cell = self.cell(index)?;
         match cell.word.get() {
             SLEEPING => {
-                let (next, prev) = (cell.next.get(), cell.prev.get());
-                self.delist(list, index)?;
-                // The watcher leaves: the next one learns that it is the watcher now.
-                let heir = match waiting.kind {
-                    Kind::Room if next == 0 => prev,
-                    Kind::Item | Kind::Finish if prev == 0 => next,
-                    _ => 0,
-                };
-                if heir != 0 {
-                    self.wake_later(heir);
-                }
+                self.leave_list(list, waiting.kind, index)?;
             }
             WOKEN => list.on_way.sub(1),
             LATE => {}
             _ => return Err(self.corrupt("a waiter's cell was freed under it")),
         }
         self.free_cell(index)
+    }
+
+    /// Takes a sleeping waiter off its list. If it was the watcher, the one who is now learns of it.
+    fn leave_list(&mut self, list: &WaiterList, kind: Kind, index: u32) -> Result<(), Error> {
+        let end = watcher_of(list, kind);
+        let was_watcher = end.get() == index;
+        self.delist(list, index)?;
+        if was_watcher {
+            self.free_abandoned(list, kind)?;
+            if end.get() != 0 {
+                self.wake_later(end.get());
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees cells that were abandoned in the watcher's place.
+    fn free_abandoned(&mut self, list: &WaiterList, kind: Kind) -> Result<(), Error> {
+        let end = watcher_of(list, kind);
+        while end.get() != 0 && self.cell(end.get())?.word.get() == ABANDONED {
+            let index = end.get();
+            self.delist(list, index)?;
+            self.free_cell(index)?;
+        }
+        Ok(())
     }
 
     /// Frees the cells of a participant that is dead.
@@ -566,12 +593,13 @@ impl Section<'_> {
             if word == FREE || cell.owner.get() != owner {
                 continue;
             }
-            let Some(list) = hot.waiters.get(cell.kind.get() as usize) else {
+            let Some(kind) = Kind::ALL.get(cell.kind.get() as usize).copied() else {
                 return Err(self.corrupt("a waiter waits for nothing known"));
             };
+            let list = &hot.waiters[kind as usize];
             match word {
                 WOKEN => list.on_way.sub(1),
-                SLEEPING | ABANDONED => self.delist(list, index)?,
+                SLEEPING | ABANDONED => self.leave_list(list, kind, index)?,
                 _ => {}
             }
             self.free_cell(index)?;
@@ -606,5 +634,14 @@ impl Section<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The end of the list at which the waiter stands that is chosen last.
+fn watcher_of(list: &WaiterList, kind: Kind) -> &AtomicU32 {
+    if kind == Kind::Room {
+        &list.tail
+    } else {
+        &list.head
     }
 }

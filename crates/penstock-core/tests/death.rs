@@ -357,6 +357,7 @@ mod points {
                 "lock.taken",
                 "put.slot-popped",
                 "put.filled",
+                "put.numbered",
                 "put.committed",
                 "put.linked",
             ],
@@ -370,6 +371,7 @@ mod points {
                 "grow.backed",
                 "put.slot-popped",
                 "put.filled",
+                "put.numbered",
                 "put.committed",
                 "put.linked",
             ],
@@ -393,14 +395,20 @@ mod points {
             options: PLAIN,
             before: |queue| put(queue, &numbered(8, 20)).unwrap(),
             victim: |queue| drop(get(queue, Patience::Forever).unwrap()),
-            points: &["lock.taken", "get.copied", "get.unlinked", "get.freed"],
+            points: &[
+                "lock.taken",
+                "get.copied",
+                "get.unlinked",
+                "slot.freed",
+                "get.freed",
+            ],
         },
         Scene {
             name: "get large",
             options: PLAIN,
             before: |queue| put(queue, &numbered(8, LARGE)).unwrap(),
             victim: |queue| drop(get(queue, Patience::Forever).unwrap()),
-            points: &["get.leased", "lent.reading"],
+            points: &["get.leased", "lent.reading", "slot.freed"],
         },
         Scene {
             name: "get small, acknowledged",
@@ -453,7 +461,30 @@ mod points {
                 }
             },
             victim: |queue| while get(queue, Patience::Now).is_ok() {},
-            points: &["trim.claimed", "trim.punched"],
+            points: &["trim.claimed", "trim.punched", "trim.noted"],
+        },
+        Scene {
+            name: "give slots back",
+            options: PLAIN,
+            before: |queue| {
+                for _ in 0..50_000 {
+                    put(queue, &numbered(8, 20)).unwrap();
+                }
+            },
+            victim: |queue| while get(queue, Patience::Now).is_ok() {},
+            points: &["trim.slots"],
+        },
+        Scene {
+            name: "let go of the last handle",
+            options: ACKNOWLEDGED,
+            before: |queue| put(queue, &numbered(8, 20)).unwrap(),
+            victim: |queue| {
+                get(queue, Patience::Forever).unwrap();
+                let queue: *const Arc<Queue> = queue;
+                // SAFETY: the child ends right after this call, so the handle that is dropped here is used by nobody else.
+                drop(unsafe { queue.read() });
+            },
+            points: &["leave.orphaned", "unregister.checked", "unregister.freed"],
         },
     ];
 
@@ -524,6 +555,123 @@ mod points {
         survivors_go_on(&queue, "between publishing and waking");
     }
 
+    /// Of a number that was written but not committed nothing remains.
+    #[test]
+    fn an_item_that_was_never_published_is_not_counted() {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let child = Child::run(|| {
+            assert!(fault::arm("put.numbered", 1));
+            put(&queue, &numbered(7, LARGE)).unwrap();
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        put(&queue, &numbered(9, 20)).unwrap();
+        let statistics = queue.statistics().unwrap();
+        assert_eq!(
+            (statistics.puts, statistics.gets, statistics.bytes),
+            (1, 0, 20),
+            "{statistics:?}"
+        );
+    }
+
+    #[test]
+    fn memory_extended_by_the_dead_goes_back() {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let child = Child::run(|| {
+            assert!(fault::arm("grow.backed", 2));
+            put(&queue, &vec![0; 100 << 20]).unwrap();
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        assert!(queue.statistics().unwrap().memory_bytes > 100 << 20);
+        assert_eq!(
+            get(
+                &queue,
+                Patience::Until(Instant::now() + Duration::from_millis(1500))
+            ),
+            Err(Error::Empty)
+        );
+        let left = queue.statistics().unwrap().memory_bytes;
+        assert!(left < 16 << 20, "{left} bytes left");
+    }
+
+    /// The waiters that would look for the dead die themselves; one of the others takes their place.
+    #[test]
+    fn dead_watchers_are_replaced() {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, b"x").unwrap();
+        let holder = Child::run(|| {
+            get(&queue, Patience::Forever).unwrap();
+            loop {
+                std::thread::park();
+            }
+        });
+        while !queue.is_empty() {
+            std::thread::yield_now();
+        }
+        let mut waiters = Vec::new();
+        for i in 1..=5 {
+            waiters.push(Child::run(|| {
+                assert_eq!(get(&queue, Patience::Forever).unwrap(), b"x")
+            }));
+            while queue.statistics().unwrap().waiting_getters < i {
+                std::thread::yield_now();
+            }
+        }
+        for watcher in waiters.drain(..3) {
+            watcher.kill();
+            assert_eq!(watcher.reap(), libc::SIGKILL);
+        }
+        holder.kill();
+        assert_eq!(holder.reap(), libc::SIGKILL);
+        // This process asks nothing: the two that are left must find out, and one of them gets the item.
+        let mut status = 0;
+        // SAFETY: waits for any child of this process's group; the tests of this file run one at a time in a process.
+        let ended = unsafe { libc::waitpid(waiters[1].0, &raw mut status, 0) };
+        assert_eq!(ended, waiters[1].0);
+        waiters[1].0 = 0;
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
+    }
+
+    /// Another thread of the process is inside the critical section when it calls exec, and the new program opens the
+    /// queue again: its former self is dead although process and mapping are there.
+    #[test]
+    fn exec_inside_the_critical_section() {
+        if let Ok(fd) = std::env::var("PENSTOCK_TEST_EXEC_FD") {
+            use std::os::fd::FromRawFd;
+            // SAFETY: the number was handed over for this purpose by the process that this one was.
+            let fd = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd.parse().unwrap()) };
+            let queue = Queue::attach(fd).unwrap();
+            put(&queue, b"from the new program").unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
+        let queue = Queue::create(&PLAIN).unwrap();
+        let _child = Child::run(|| {
+            let fd = queue.duplicate_fd().unwrap();
+            use std::os::fd::AsRawFd;
+            // SAFETY: makes the copy survive exec.
+            unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, 0) };
+            let inside = queue.clone();
+            fault::stop_at("put.linked");
+            std::thread::spawn(move || put(&inside, b"from the old program"));
+            while !fault::is_stopped() {
+                std::thread::yield_now();
+            }
+            use std::os::unix::process::CommandExt;
+            let error = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "points::exec_inside_the_critical_section",
+                    "--nocapture",
+                ])
+                .env("PENSTOCK_TEST_EXEC_FD", fd.as_raw_fd().to_string())
+                .exec();
+            panic!("{error}");
+        });
+        assert_eq!(get(&queue, soon()).unwrap(), b"from the old program");
+        assert_eq!(get(&queue, soon()).unwrap(), b"from the new program");
+    }
+
     /// A process dies with the books half changed, or with an item in its hands; the survivor never waits.
     #[test]
     fn a_survivor_that_only_asks_finds_out() {
@@ -535,10 +683,12 @@ mod points {
         ] {
             let asks: [fn(&Arc<Queue>) -> bool; 2] = [
                 |queue| queue.is_empty(),
-                |queue| get(queue, Patience::Try).is_err(),
+                |queue| get(queue, Patience::Now).is_err(),
             ];
             for ask in asks {
                 let queue = Queue::create(&options).unwrap();
+                // It is a member already: its registration must not do the work.
+                queue.statistics().unwrap();
                 let child = Child::run(|| {
                     assert!(fault::arm(point, 1));
                     put(&queue, &numbered(7, len)).unwrap();

@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use penstock_core::{Id, Options, Queue};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
 use crate::pickling::Picklers;
-use crate::{carrying, errors, leaving};
+use crate::{carrying, errors, leaving, unpickling};
 
 /// A queue as one Python object knows it. Several handles of one process share what the core holds.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -162,6 +162,23 @@ impl Handle {
     /// ValueError: Queue ... is closed
     fn close(&self) {
         self.closed_by.store(std::process::id(), Ordering::Relaxed);
+    }
+
+    /// Return the items that were set aside because the processes that took them died too often, oldest
+    /// first. They stay there; they count as done. From a `Queue` or `SimpleQueue` these are large items whose
+    /// takers died while they rebuilt them. Does not wait. Raises what rebuilding an object raises.
+    ///
+    /// >>> import penstock
+    /// >>> penstock.JoinableQueue().dead_letters()
+    /// []
+    fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        let queue = &slf.get().opened()?.queue;
+        let letters = PyList::empty(py);
+        for letter in py.detach(|| queue.dead_letters()).map_err(errors::to_python)? {
+            letters.append(unpickling::load_slice(slf, &letter)?)?;
+        }
+        Ok(letters)
     }
 
     /// The figures of the queue by name.

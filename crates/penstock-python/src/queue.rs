@@ -3,11 +3,11 @@
 
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::handle::{Handle, Opened};
 use crate::waiting::{Deadline, patiently};
-use crate::{errors, transfer, unpickling};
+use crate::{errors, transfer};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -197,23 +197,6 @@ impl JoinableQueueBase {
     fn join(slf: &Bound<'_, Self>) -> PyResult<()> {
         let queue = &slf.as_super().as_super().get().opened()?.queue;
         patiently(slf.py(), Deadline::Never, |wait| queue.join(wait))
-    }
-
-    /// Return the items that were set aside because the processes that took them died too often, oldest
-    /// first. They stay there; they count as done. Does not wait. Raises what rebuilding an object raises.
-    ///
-    /// >>> import penstock
-    /// >>> penstock.JoinableQueue().dead_letters()
-    /// []
-    fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
-        let py = slf.py();
-        let handle = slf.as_super().as_super();
-        let queue = &handle.get().opened()?.queue;
-        let letters = PyList::empty(py);
-        for letter in py.detach(|| queue.dead_letters()).map_err(errors::to_python)? {
-            letters.append(unpickling::load_slice(handle, &letter)?)?;
-        }
-        Ok(letters)
     }
 }
 

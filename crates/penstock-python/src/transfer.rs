@@ -53,6 +53,9 @@ pub fn get<'py>(
         }
         Err(error) => return Err(errors::to_python(error)),
     };
+    if queue.is_untidy() {
+        py.detach(|| queue.tidy()).map_err(errors::to_python)?;
+    }
     match delivery {
         Delivery::Copied(len) => unpickling::load(handle, &PyBytes::new(py, &buffer[..len])),
         Delivery::Lent(lent) => {

@@ -192,6 +192,22 @@ pub(crate) fn punch(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), E
     .map_err(os("fallocate(FALLOC_FL_PUNCH_HOLE)"))
 }
 
+/// The same through the mapping.
+pub(crate) fn punch_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
+    in_steps(start, length, |start, length| {
+        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it), and the caller owns
+        // the range: nobody has a reference to what is in it, or relies on it.
+        unsafe {
+            rustix::mm::madvise(
+                base.as_ptr().add(start as usize).cast(),
+                length as usize,
+                Advice::LinuxRemove,
+            )
+        }
+    })
+    .map_err(os("madvise(MADV_REMOVE)"))
+}
+
 /// A signal undoes the step that it interrupts, and only that one.
 fn in_steps(mut start: u64, length: u64, step: impl Fn(u64, u64) -> Result<(), Errno>) -> Result<(), Errno> {
     debug_assert!(start % PAGE == 0 && length % PAGE == 0);
@@ -321,9 +337,16 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
         .ok()
 }
 
-/// The pid namespace of this process; pids of another one mean nothing here. 0 if /proc does not say.
+/// The pid namespace of this process; pids of another one mean nothing here. 0 if /proc does not say, or is that of
+/// another namespace.
 pub(crate) fn pid_namespace() -> u64 {
-    rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+    let is_ours =
+        fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == process_id().to_string().as_str());
+    if is_ours {
+        rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
+    } else {
+        0
+    }
 }
 
 /// Whether a process of this pid namespace is gone for good: no thread of it can run any more.
