@@ -48,7 +48,7 @@ LEAKS = {
 def run_sample(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_sample.py").write_text(SAMPLE.format(body=body))
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", folder]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

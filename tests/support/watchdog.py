@@ -1,6 +1,6 @@
 """Ends a test that hangs: all its processes' stacks are printed, then they are killed, and with them the run.
 
-A process of its own, because a thread in the tested process would change what is tested: its forks, its count of
+A process of its own, because a thread in the tested process would change what is tested: its forks, its
 threads, who holds the GIL.
 """
 
@@ -17,7 +17,7 @@ class Watchdog:
 
     def __init__(self, stacks_file: Path) -> None:
         # Isolated and without site-packages: it must start quickly, and whatever the tested code is.
-        command = [sys.executable, "-I", "-S", _PROGRAM, str(os.getpid()), stacks_file]
+        command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), str(stacks_file)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
         self.pid = self._process.pid
 

@@ -75,8 +75,9 @@ const SPIN_MOST: u32 = 20_000;
 const SPIN_LEAST: u32 = 500;
 /// While it does not pay, one wait in so many tries the full budget again.
 const PROBE_EVERY: u32 = 32;
-/// Pauses of the processor between two looks of a spinner.
-const LOOK_AFTER: u32 = 8;
+/// Pauses of the processor between two looks of a spinner, about a microsecond and a half. Measured: a consumer that looks
+/// more often takes the line away from the producer for every single item, and both are slower.
+const LOOK_AFTER: u32 = 64;
 
 /// How long a process spins before it sleeps. A spin that is rewarded restores the full budget, one that is not halves it:
 /// so two processes on cores of their own find each other spinning, and two that share a core soon give way to each other.
