@@ -77,6 +77,7 @@ impl Section<'_> {
         } else if hot.orphans.head.get() != 0 {
             let index = hot.orphans.head.get();
             self.unlink(&hot.orphans, index)?;
+            hot.orphan_count.sub(1);
             self.free_slot(index)?;
         } else {
             let Some(index) = self.oldest_unfinished_ready()? else {
@@ -173,6 +174,7 @@ impl Section<'_> {
         self.let_go(index, slot.word().owner())?;
         slot.commit(StateWord::new(State::Orphan, 0, 0));
         self.drop_payload(index)?;
+        self.hot().orphan_count.add(1);
         self.push_back(&self.hot().orphans, index)
     }
 

@@ -76,19 +76,20 @@ pub(crate) struct Hot {
     pub published: AtomicU64,
     /// Items of an acknowledged queue that were put and not yet finished.
     pub unfinished: AtomicU64,
+    pub put_bytes: AtomicU64,
+
+    // Line 1: what small messages only read, and the lists of the rarer states.
     /// The largest `ready_count` so far.
     pub high_water: AtomicU64,
-
-    // Line 1: counters and the lists of the rarer states.
-    pub put_bytes: AtomicU64,
     pub leases: AtomicU64,
     pub redeliveries: AtomicU64,
     pub dead_count: AtomicU64,
     pub dead: List,
     pub orphans: List,
+    pub orphan_count: AtomicU64,
     /// Slots in the hands of a participant (LEASED or CLAIMED).
     pub owned_count: AtomicU64,
-    /// Payload bytes of the items that are ready.
+    /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
     pub ready_bytes: AtomicU64,
 
     // Line 2: waiters, see waiter.rs.
@@ -102,7 +103,6 @@ pub(crate) struct Hot {
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
     pub pages_backed: AtomicU64,
-    pub slots_used: AtomicU32,
     pub slots_backed: AtomicU32,
     pub cells_backed: AtomicU32,
     pub spans_high: AtomicU32,
@@ -200,7 +200,8 @@ pub(crate) struct SpanDescriptor {
 const _: () = {
     assert!(size_of::<Header>() <= PAGE as usize);
     assert!(size_of::<Hot>() <= PAGE as usize);
-    assert!(offset_of!(Hot, put_bytes) == 64);
+    // All that a small put and a small get write beside the slot is in one cache line.
+    assert!(offset_of!(Hot, high_water) == 64);
     assert!(size_of::<Participant>() == 64);
     assert!(size_of::<WaiterCell>() == 64);
     assert!(size_of::<Slot>() == 128);

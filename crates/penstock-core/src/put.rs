@@ -20,7 +20,7 @@ use crate::layout::{GRANULE, Slot};
 use crate::lock::Section;
 use crate::queue::{Patience, Queue, Wait};
 use crate::segment::Extent;
-use crate::slot::{Growth, State, StateWord};
+use crate::slot::{Growth, State, StateWord, slots_in_use};
 use crate::sync::{Count, Word};
 use crate::waiter::{Kind, Waiting};
 use crate::{SMALL, Ticket};
@@ -199,7 +199,7 @@ impl Section<'_> {
         let hot = self.hot();
         let slot = size_of::<Slot>() as u64;
         let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
-        let used = hot.used_bytes.get() + u64::from(hot.slots_used.get()) * slot;
+        let used = hot.used_bytes.get() + slots_in_use(hot).saturating_mul(slot);
         let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
         if used.saturating_add(needed) > limit {
             return Err(Error::OutOfMemory { needed, used, limit });

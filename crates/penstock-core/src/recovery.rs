@@ -111,7 +111,7 @@ struct Books {
     dead_count: u64,
     owned_count: u64,
     used_bytes: u64,
-    slots_used: u32,
+    orphan_count: u64,
 }
 
 impl Books {
@@ -123,7 +123,7 @@ impl Books {
         hot.dead_count.set(self.dead_count);
         hot.owned_count.set(self.owned_count);
         hot.used_bytes.set(self.used_bytes);
-        hot.slots_used.set(self.slots_used);
+        hot.orphan_count.set(self.orphan_count);
         hot.high_water.set(hot.high_water.get().max(self.ready_count));
     }
 }
@@ -234,7 +234,6 @@ impl Section<'_> {
     fn book(&mut self, slot: &Slot, word: StateWord, books: &mut Books) -> Result<(), Error> {
         let hot = self.hot();
         let acknowledged = u64::from(self.queue.options.acknowledged);
-        books.slots_used += 1;
         if word.state() == Some(State::Orphan) {
             // Its payload is free, even if its holder died before it could say so.
             slot.extent.set(0);
@@ -267,7 +266,10 @@ impl Section<'_> {
                 books.unfinished += acknowledged;
             }
             Some(State::Claimed) => books.owned_count += 1,
-            Some(State::Orphan) => books.unfinished += 1,
+            Some(State::Orphan) => {
+                books.orphan_count += 1;
+                books.unfinished += 1;
+            }
             Some(State::Dead) => books.dead_count += 1,
             Some(State::Free) | None => {}
         }

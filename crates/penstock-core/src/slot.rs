@@ -16,7 +16,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{List, Slot};
+use crate::layout::{Hot, List, Slot};
 use crate::lock::Section;
 use crate::segment::Extent;
 use crate::sync::{Count, Ordering, Word, compiler_fence};
@@ -88,6 +88,18 @@ impl Slot {
     }
 }
 
+/// Slots that are not FREE. Under the lock; without it an estimate.
+pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
+    [
+        &hot.ready_count,
+        &hot.owned_count,
+        &hot.dead_count,
+        &hot.orphan_count,
+    ]
+    .iter()
+    .fold(0, |sum: u64, count| sum.saturating_add(count.get()))
+}
+
 /// What growth a put has to wait for, outside the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Growth {
@@ -110,7 +122,6 @@ impl Section<'_> {
                 return Err(self.corrupt("a slot on the free list is not free"));
             }
             hot.free_head.set(slot.next.get());
-            hot.slots_used.add(1);
             return Ok(Ok(index));
         }
         let index = hot.slots_high.get();
@@ -121,7 +132,6 @@ impl Section<'_> {
             return Err(self.corrupt("a slot never used is not free"));
         }
         hot.slots_high.set(index + 1);
-        hot.slots_used.add(1);
         Ok(Ok(index))
     }
 
@@ -130,7 +140,6 @@ impl Section<'_> {
         let hot = self.hot();
         self.slot(index)?.next.set(hot.free_head.get());
         hot.free_head.set(index);
-        hot.slots_used.sub(1);
         Ok(())
     }
 
@@ -273,7 +282,9 @@ impl Section<'_> {
         let ready = hot.ready_count.get() + 1;
         // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
         hot.ready_count.store(ready, Ordering::Release);
-        hot.ready_bytes.add(len);
+        if self.queue.options.soft_bytes != 0 {
+            hot.ready_bytes.add(len);
+        }
         if ready > hot.high_water.get() {
             hot.high_water.set(ready);
         }
@@ -285,7 +296,9 @@ impl Section<'_> {
         self.unlink(&hot.ready, index)?;
         hot.ready_count
             .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
-        hot.ready_bytes.sub(len);
+        if self.queue.options.soft_bytes != 0 {
+            hot.ready_bytes.sub(len);
+        }
         Ok(())
     }
 }

@@ -15,6 +15,7 @@ use crate::layout::{Hot, PAGE, SPAN, Slot};
 use crate::lock::Section;
 use crate::platform;
 use crate::queue::Queue;
+use crate::slot::slots_in_use;
 use crate::sync::{Count, Word};
 
 /// Free memory that a queue keeps in any case.
@@ -32,7 +33,7 @@ fn wants_trim(hot: &Hot) -> bool {
     let backed = hot.pages_backed.get().saturating_mul(PAGE);
     let used = hot.spans_used.get().saturating_mul(SPAN);
     let spare_spans = backed > used.saturating_mul(2).saturating_add(KEEP);
-    let spare_slots = hot.slots_used.get() == 0 && hot.slots_backed.get() > 4 * SLOTS;
+    let spare_slots = slots_in_use(hot) == 0 && hot.slots_backed.get() > 4 * SLOTS;
     (spare_spans || spare_slots)
         && (hot.grown.get() == 0 || platform::coarse_millis().wrapping_sub(hot.trimmed_at.get()) >= KEEP_WARM)
 }
@@ -62,7 +63,7 @@ impl Queue {
         let hot = section.hot();
         hot.grown.set(0);
         hot.trimmed_at.set(platform::coarse_millis());
-        if hot.slots_used.get() == 0 && hot.slots_backed.get() > 4 * SLOTS {
+        if slots_in_use(hot) == 0 && hot.slots_backed.get() > 4 * SLOTS {
             return self.trim_slots(section);
         }
         let Some((slot, extent)) = section.claim_backed_run(RUN)? else {
