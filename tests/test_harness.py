@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEFT_FILE = Path("/dev/shm/penstock-harness-test")
+LEFT_FILE = Path(f"/dev/shm/penstock-harness-test-{os.getpid()}")
 
 SAMPLE = """
 import mmap, os, signal, subprocess, threading

@@ -1,0 +1,60 @@
+"""The interpreter's own tests of everything that has to do with queues, in a module that children can import.
+
+The start method is that of the process which imports the module. The tests take their queues from
+`multiprocessing`, which the runner has patched; their children are patched by being started from there, and
+not by this module.
+"""
+
+import multiprocessing
+import re
+import unittest
+from pathlib import Path
+from typing import Any
+
+from test import _test_multiprocessing
+from tests.cpython.differences import DIFFERENCES
+
+# These make no queue themselves, but patching must leave the pools alone.
+ALSO = {"_TestPool", "_TestPoolWorkerLifetime"}
+
+
+def _definitions() -> dict[str, str]:
+    """The text of each class and function of the interpreter's module. Fast, because every child asks."""
+    text = Path(_test_multiprocessing.__file__).read_text()
+    starts = [(found.start(), found[2]) for found in re.finditer(r"^(class|def) (\w+)", text, re.MULTILINE)]
+    ends = [start for start, _ in starts[1:]] + [len(text)]
+    return {name: text[start:end] for (start, name), end in zip(starts, ends, strict=True)}
+
+
+def _install() -> dict[str, Any]:
+    texts = _definitions()
+    make_queues = {name for name, text in texts.items() if re.search(r"\b(Simple|Joinable)?Queue\(", text)}
+    names: dict[str, Any] = {"__name__": __name__}
+    _test_multiprocessing.install_tests_in_module_dict(names, multiprocessing.get_start_method())
+    chosen: dict[str, Any] = {}
+    for name, tests in names.items():
+        if not isinstance(tests, type):
+            chosen[name] = tests  # setUpModule, tearDownModule
+        elif not name.startswith(("WithManager", "WithThreads")):  # those have queues of another kind
+            base = tests.__bases__[0].__name__
+            words = set(re.findall(r"\w+", texts[base]))  # its own name among them
+            if base in ALSO or words & make_queues:
+                chosen[name] = tests
+                _apply_differences(tests, base)
+    return chosen
+
+
+def _apply_differences(tests: Any, name: str) -> None:
+    for difference in DIFFERENCES:
+        owner, _, method = difference.test.partition(".")
+        if owner == name and hasattr(tests, method):
+            original = getattr(tests, method)
+
+            def expected_to_fail(self: Any, original: Any = original) -> None:
+                original(self)
+
+            setattr(tests, method, unittest.expectedFailure(expected_to_fail))
+            setattr(tests, f"{method}_instead", difference.instead)
+
+
+globals().update(_install())

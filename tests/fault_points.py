@@ -1,0 +1,209 @@
+"""A process dies by SIGKILL at each fault point on the way of each operation; the others go on.
+
+Not collected by itself, because it needs a build that has fault points: test_death.py runs it with that one.
+"""
+
+import itertools
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock._native import fault_points  # type: ignore[attr-defined]
+from tests.support.children import fork
+from tests.support.operations import (
+    BACK_X,
+    DONE,
+    NOTHING,
+    OPERATIONS,
+    OUTCOMES,
+    arm_fault,
+    finish,
+    get,
+    nothing,
+    put_x,
+    put_y,
+    register,
+)
+from tests.support.survivors import Item, Left, get_name, item, leftovers
+from tests.support.waiting import until
+
+CASES = [(operation, point) for operation, points in OUTCOMES.items() for point in points]
+
+
+Act = Callable[[Any], object]
+
+
+def armed(queue: Any, prepare: Act, act: Act, point: str, hit: int = 1) -> None:
+    """In a process that is to die in `act`."""
+    prepare(queue)
+    arm_fault(point, hit)
+    act(queue)
+
+
+def run(queue: Any, name: str, point: str, hit: int) -> bool:
+    """Have a process do the operation and die at that pass of the point. False if it survived."""
+    operation = OPERATIONS[name]
+    if operation.earlier is not None:
+        with fork(operation.earlier, queue) as first:
+            assert first.wait() == -signal.SIGKILL
+    with fork(armed, queue, operation.prepare, operation.act, point, hit) as doomed:
+        if operation.meanwhile is not None:
+            operation.meanwhile(queue, doomed)
+        if doomed.wait() == -signal.SIGKILL:
+            return True
+        assert doomed.result() is None
+        return False
+
+
+@pytest.mark.parametrize(("name", "point"), CASES)
+def test_death(name: str, point: str) -> None:
+    operation = OPERATIONS[name]
+    # Who waits may wake up any number of times, so only its first pass is certain.
+    passes = [1] if operation.meanwhile else itertools.count(1)
+    seen: list[Left] = []
+    for hit in passes:
+        queue = operation.new_queue()
+        has_died = run(queue, name, point, hit)
+        left = leftovers(queue, operation.size)
+        if not has_died:
+            assert left == DONE[name]
+            break
+        if seen[-1:] != [left]:
+            seen.append(left)
+    assert seen == OUTCOMES[name][point]
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_no_death_elsewhere(name: str) -> None:
+    for point in set(fault_points()) - set(OUTCOMES[name]):
+        queue = OPERATIONS[name].new_queue()
+        assert not run(queue, name, point, 1), f"it died at {point}"
+        assert leftovers(queue, OPERATIONS[name].size) == DONE[name]
+
+
+def test_every_fault_point_is_reached() -> None:
+    in_table = {point for points in OUTCOMES.values() for point in points}
+    assert in_table | {"unlock.before-wake", *LEAVING} == set(fault_points())
+
+
+# ------------------------------------------------------------------------------------ with others asleep
+
+
+@pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+@pytest.mark.parametrize(
+    ("point", "is_put"), [("put.filled", False), ("put.linked", True), ("unlock.before-wake", True)]
+)
+def test_putter_dies_while_a_getter_sleeps(kind: Callable[[], Any], point: str, is_put: bool) -> None:
+    queue = kind()
+    with fork(get_name, queue) as sleeper:
+        until(lambda: queue.statistics().waiting_getters == 1)
+        with fork(armed, queue, register, put_x, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        if is_put:
+            # It finds the item though nobody has woken it.
+            assert sleeper.result() == "X"
+        else:
+            put_y(queue)
+            assert sleeper.result() == "Y"
+    # The sleeper of a joinable queue ended without task_done, which counts as its death.
+    back = Left("X" if is_put else "Y", redeliveries=1)
+    assert leftovers(queue) == (back if kind is JoinableQueue else NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("point", "is_taken"), [("get.unlinked", False), ("get.freed", True), ("unlock.before-wake", True)]
+)
+def test_getter_dies_while_a_putter_sleeps(point: str, is_taken: bool) -> None:
+    queue = Queue[Item](maxsize=1)
+    queue.put(item("A"))
+    with fork(put_y, queue) as sleeper:
+        until(lambda: queue.statistics().waiting_putters == 1)
+        with fork(armed, queue, register, get, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        if not is_taken:
+            assert get_name(queue) == "A"
+        sleeper.result()
+    assert leftovers(queue) == Left("Y")
+
+
+@pytest.mark.parametrize(
+    ("point", "is_done"), [("lock.taken", False), ("done.committed", True), ("unlock.before-wake", True)]
+)
+def test_worker_dies_in_task_done_while_a_joiner_sleeps(point: str, is_done: bool) -> None:
+    queue = JoinableQueue[Item]()
+    queue.put(item("A"))
+    with fork(queue.join) as sleeper:
+        until(lambda: queue.statistics().waiting_joiners == 1)
+        with fork(armed, queue, get, finish, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        if not is_done:
+            assert get_name(queue) == "A"
+            queue.task_done()
+        sleeper.result()
+    assert leftovers(queue) == Left("", redeliveries=int(not is_done))
+
+
+def test_getter_dies_when_it_was_woken() -> None:
+    queue = Queue[Item]()
+    with fork(get_name, queue) as first:
+        until(lambda: queue.statistics().waiting_getters == 1)
+        # The one that came last is woken first.
+        with fork(armed, queue, register, get, "wait.back") as doomed:
+            until(lambda: queue.statistics().waiting_getters == 2 or doomed.has_ended())
+            put_x(queue)
+            assert doomed.wait() == -signal.SIGKILL
+        assert first.result() == "X"
+    assert leftovers(queue) == NOTHING
+
+
+# ------------------------------------------------------------------------------- deaths inside recovery
+
+RECOVERY = [point for point in OUTCOMES["take over"] if not point.startswith(("register", "lock"))]
+
+
+@pytest.mark.parametrize("second", RECOVERY)
+@pytest.mark.parametrize("first", RECOVERY)
+def test_death_in_a_recovery_from_a_death_in_a_recovery(first: str, second: str) -> None:
+    queue = OPERATIONS["take over"].new_queue()
+    assert run(queue, "take over", first, 1)
+    with fork(armed, queue, nothing, register, second) as doomed:
+        # There may be nothing left to do for it at this point; then it completes the recovery.
+        assert doomed.wait() in (-signal.SIGKILL, 0)
+    assert leftovers(queue) == BACK_X
+
+
+def test_everybody_dies_with_the_lock() -> None:
+    queue = JoinableQueue[Item](max_deliveries=200)
+    queue.put(item("A"))
+    for deaths in range(1, 21):
+        with fork(armed, queue, get, put_x, "put.slot-popped") as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        assert queue.statistics().redeliveries == deaths
+    assert leftovers(queue) == Left("A", redeliveries=20)
+
+
+# ------------------------------------------------------------------------------------- the last handle
+
+LEAVING = ["unregister.checked", "unregister.freed"]
+
+
+@pytest.mark.parametrize("point", LEAVING)
+def test_death_when_the_last_handle_goes(point: str) -> None:
+    carrier = Queue[Any]()
+
+    def open_and_close() -> None:
+        queue = carrier.get()
+        register(queue)
+        queue.put(item("A"))
+        arm_fault(point)
+        del queue
+
+    # It must not inherit the queue, of which it would have another handle.
+    with fork(open_and_close) as doomed:
+        queue = Queue[Item]()
+        carrier.put(queue)
+        assert doomed.wait() == -signal.SIGKILL
+    assert leftovers(queue) == Left("A")

@@ -1,0 +1,343 @@
+"""What a process can die in, at which fault points, and what is in the queue then."""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from penstock import JoinableQueue, Queue, SimpleQueue, _native
+
+from .children import Child
+from .survivors import LARGE, Left, item
+from .waiting import until
+
+# Only a build for tests has it.
+arm_fault: Any = getattr(_native, "arm_fault", None)
+
+MEDIUM = 1_000  # bytes: not in the slot, but copied under the lock
+HUGE = 24 << 20  # when it is free, its memory goes back to the system
+
+# -------------------------------------------------------------------------------------------- operations
+
+
+def nothing(queue: Any) -> None:
+    pass
+
+
+def register(queue: Any) -> None:
+    queue.statistics()
+
+
+def put_x(queue: Any, size: int = 0) -> None:
+    queue.put(item("X", size))
+
+
+def put_y(queue: Any) -> None:
+    queue.put(item("Y"))
+
+
+def get(queue: Any) -> None:
+    queue.get()
+
+
+def finish(queue: Any) -> None:
+    queue.task_done()
+
+
+def get_all(queue: Any) -> None:
+    while not queue.empty():
+        queue.get()
+
+
+def die(queue: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_holding_an_item(queue: Any) -> None:
+    queue.get()
+    die(queue)
+
+
+def die_holding_an_item_and_the_lock(queue: Any) -> None:
+    queue.get()
+    arm_fault("put.linked")
+    put_x(queue)
+
+
+def get_one_when(waiting: str) -> Callable[[Any, Child], None]:
+    def meanwhile(queue: Any, child: Child) -> None:
+        until(lambda: child.has_ended() or getattr(queue.statistics(), waiting))
+        queue.get()
+        if isinstance(queue, JoinableQueue):
+            queue.task_done()
+
+    return meanwhile
+
+
+def put_x_when_it_waits(queue: Any, child: Child) -> None:
+    until(lambda: child.has_ended() or queue.statistics().waiting_getters)
+    put_x(queue)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`act` is what the doomed process dies in."""
+
+    kind: Callable[..., Any]
+    act: Callable[[Any], object]
+    queued: str = "AB"
+    """The items that are in the queue before, a letter each."""
+    more_before: int = 0
+    """Items that were put before these, and have been taken."""
+    size: int = 0
+    """Bytes in each of them, and in the one that is put."""
+    maxsize: int = 0
+    prepare: Callable[[Any], object] = register
+    """What the doomed process does before."""
+    earlier: Callable[[Any], object] | None = None
+    """What another process died in before."""
+    meanwhile: Callable[[Any, Child], None] | None = None
+    """What the parent does while the doomed process waits. How often that one wakes up is not known then."""
+
+    def new_queue(self) -> Any:
+        options: dict[str, Any] = {"maxsize": self.maxsize} if self.maxsize else {}
+        if self.size >= LARGE:
+            # Too little for one item more than there are at any time: lost memory would be missed.
+            options["max_bytes"] = int((len(self.queued) + 1.5) * self.size) + (64 << 10)
+        queue = self.kind(**options)
+        for _ in range(self.more_before):
+            queue.put(None)
+        for name in self.queued:
+            queue.put(item(name, self.size))
+        for _ in range(self.more_before):
+            queue.get()
+        return queue
+
+
+OPERATIONS = {
+    "put small": Operation(Queue, put_x),
+    "put small, simple": Operation(SimpleQueue, put_x),
+    "put small, joinable": Operation(JoinableQueue, put_x),
+    "put small, first use": Operation(Queue, put_x, prepare=nothing),
+    "put medium, first": Operation(Queue, lambda queue: put_x(queue, MEDIUM), queued="", size=MEDIUM),
+    "put large": Operation(Queue, lambda queue: put_x(queue, LARGE), size=LARGE),
+    "put large, first": Operation(Queue, lambda queue: put_x(queue, LARGE), queued="", size=LARGE),
+    "put large, joinable": Operation(JoinableQueue, lambda queue: put_x(queue, LARGE), size=LARGE),
+    "put, waits": Operation(Queue, put_x, maxsize=2, meanwhile=get_one_when("waiting_putters")),
+    "get small": Operation(Queue, get),
+    "get small, simple": Operation(SimpleQueue, get),
+    "get small, joinable": Operation(JoinableQueue, get),
+    "get medium": Operation(Queue, get, size=MEDIUM),
+    "get large": Operation(Queue, get, size=LARGE),
+    "get large, joinable": Operation(JoinableQueue, get, size=LARGE),
+    "get huge": Operation(Queue, get, queued="A", size=HUGE),
+    "get the last of many": Operation(Queue, get, queued="A", more_before=40_000),
+    "get, waits": Operation(Queue, get, queued="", meanwhile=put_x_when_it_waits),
+    "get, waits, joinable": Operation(JoinableQueue, get, queued="", meanwhile=put_x_when_it_waits),
+    "task_done small": Operation(JoinableQueue, finish, prepare=get),
+    "task_done large": Operation(JoinableQueue, finish, prepare=get, size=LARGE),
+    "task_done of a queued item": Operation(JoinableQueue, finish),
+    "join, waits": Operation(
+        JoinableQueue, lambda queue: queue.join(), queued="A", meanwhile=get_one_when("waiting_joiners")
+    ),
+    "leave in order": Operation(JoinableQueue, lambda queue: _native._leave_all(False), prepare=get_all),
+    "leave by an error": Operation(JoinableQueue, lambda queue: _native._leave_all(True), prepare=get_all),
+    "sweep": Operation(JoinableQueue, register, prepare=nothing, earlier=die_holding_an_item),
+    "take over": Operation(
+        JoinableQueue, register, prepare=nothing, earlier=die_holding_an_item_and_the_lock
+    ),
+}
+
+
+# ---------------------------------------------------------------------------------------------- outcomes
+
+AB, ABX, B, BX, X, NOTHING = Left("AB"), Left("ABX"), Left("B"), Left("BX"), Left("X"), Left("")
+BACK = Left("AB", redeliveries=1)  # A was taken, and is in its old place again
+BOTH_BACK = Left("AB", redeliveries=2)
+BACK_X = Left("ABX", redeliveries=1)
+
+PUT = {
+    "lock.taken": [AB],
+    "put.slot-popped": [AB],
+    "put.filled": [AB],
+    "put.numbered": [AB],
+    "put.committed": [ABX],
+    "put.linked": [ABX],
+}
+PUT_LARGE = {
+    "lock.taken": [AB],
+    "put.slot-popped": [AB],
+    "claim.committed": [AB],
+    "grow.backed": [AB],
+    "claim.copying": [AB],
+    "claim.copied": [AB],
+    "put.numbered": [AB],
+    "put.committed": [ABX],
+    "put.linked": [ABX],
+}
+GET = {
+    "lock.taken": [AB],
+    "get.copied": [AB],
+    "get.unlinked": [AB],
+    "slot.freed": [B],
+    "get.freed": [B],
+}
+TASK_DONE = {"lock.taken": [BACK], "slot.freed": [B], "done.committed": [B]}
+
+# What is left when the process dies at the first pass of a point, and what else at later passes, in order.
+# The process does not come by the points that are not here.
+OUTCOMES: dict[str, dict[str, list[Left]]] = {
+    "put small": PUT,
+    "put small, simple": PUT,
+    "put small, joinable": PUT,
+    "put small, first use": {"register.life-held": [AB], "register.alive": [AB], **PUT},
+    "put medium, first": {
+        "lock.taken": [NOTHING],
+        "put.slot-popped": [NOTHING],
+        "grow.backed": [NOTHING],
+        "put.filled": [NOTHING],
+        "slot.freed": [NOTHING],
+        "put.numbered": [NOTHING],
+        "put.committed": [X],
+        "put.linked": [X],
+    },
+    "put large": PUT_LARGE,
+    "put large, first": {
+        "lock.taken": [NOTHING],
+        "put.slot-popped": [NOTHING],
+        "claim.committed": [NOTHING],
+        "grow.backed": [NOTHING],
+        "claim.copying": [NOTHING],
+        "claim.copied": [NOTHING],
+        "put.numbered": [NOTHING],
+        "put.committed": [X],
+        "put.linked": [X],
+    },
+    "put large, joinable": PUT_LARGE,
+    "put, waits": {
+        "lock.taken": [B],
+        "wait.enlisted": [B],
+        "wait.asleep": [B],
+        "wait.back": [B],
+        "put.slot-popped": [B],
+        "put.filled": [B],
+        "put.numbered": [B],
+        "put.committed": [BX],
+        "put.linked": [BX],
+    },
+    "get small": GET,
+    "get small, simple": GET,
+    "get small, joinable": {"lock.taken": [AB], "get.copied": [AB], "get.leased": [BACK]},
+    "get medium": GET,
+    "get large": {
+        "lock.taken": [AB, BACK],
+        "get.leased": [BACK],
+        "lent.reading": [BACK],
+        "slot.freed": [B],
+    },
+    "get large, joinable": {"lock.taken": [AB, BACK], "get.leased": [BACK], "lent.reading": [BACK]},
+    "get huge": {
+        "lock.taken": [Left("A"), Left("A", redeliveries=1), NOTHING],
+        "get.leased": [Left("A", redeliveries=1)],
+        "lent.reading": [Left("A", redeliveries=1)],
+        "trim.claimed": [NOTHING],
+        "trim.punched": [NOTHING],
+        "trim.noted": [NOTHING],
+        "slot.freed": [NOTHING],
+    },
+    "get the last of many": {
+        "lock.taken": [Left("A"), NOTHING],
+        "get.copied": [Left("A")],
+        "get.unlinked": [Left("A")],
+        "slot.freed": [NOTHING],
+        "get.freed": [NOTHING],
+        "trim.slots": [NOTHING],
+    },
+    "get, waits": {
+        "lock.taken": [X],
+        "wait.enlisted": [X],
+        "wait.asleep": [X],
+        "wait.back": [X],
+        "get.copied": [X],
+        "get.unlinked": [X],
+        "slot.freed": [NOTHING],
+        "get.freed": [NOTHING],
+    },
+    "get, waits, joinable": {
+        "lock.taken": [X],
+        "wait.enlisted": [X],
+        "wait.asleep": [X],
+        "wait.back": [X],
+        "get.copied": [X],
+        "get.leased": [Left("X", redeliveries=1)],
+    },
+    "task_done small": TASK_DONE,
+    "task_done large": TASK_DONE,
+    "task_done of a queued item": {"lock.taken": [AB], "done.committed": [Left("AB", finished=1)]},
+    "join, waits": {
+        "lock.taken": [NOTHING],
+        "wait.enlisted": [NOTHING],
+        "wait.asleep": [NOTHING],
+        "wait.back": [NOTHING],
+    },
+    "leave in order": {
+        "lock.taken": [BOTH_BACK],
+        "leave.orphaned": [Left("B", redeliveries=1, orphans=1), Left("", orphans=2)],
+        "leave.released": [Left("", orphans=2)],
+    },
+    "leave by an error": {
+        "lock.taken": [BOTH_BACK],
+        "sweep.slot-returned": [BOTH_BACK],
+        "leave.orphaned": [BOTH_BACK],
+        "leave.released": [BOTH_BACK],
+    },
+    "sweep": {
+        "register.life-held": [BACK],
+        "register.alive": [BACK],
+        "lock.taken": [BACK],
+        "sweep.started": [BACK],
+        "sweep.slot-returned": [BACK],
+        "sweep.cells-freed": [BACK],
+        "sweep.released": [BACK],
+    },
+    "take over": {
+        "register.life-held": [BACK_X],
+        "register.alive": [BACK_X],
+        "takeover.taken": [BACK_X],
+        "rebuild.cleared": [BACK_X],
+        "rebuild.scanned": [BACK_X],
+        "rebuild.done": [BACK_X],
+        "sweep.started": [BACK_X],
+        "sweep.slot-returned": [BACK_X],
+        "sweep.cells-freed": [BACK_X],
+        "sweep.released": [BACK_X],
+        "lock.taken": [BACK_X],
+    },
+}
+# What is left when the process has done it, and has then ended by os._exit, which counts as a death.
+DONE: dict[str, Left] = {
+    "put small": ABX,
+    "put small, simple": ABX,
+    "put small, joinable": ABX,
+    "put small, first use": ABX,
+    "put medium, first": X,
+    "put large": ABX,
+    "put large, first": X,
+    "put large, joinable": ABX,
+    "get small": B,
+    "get small, simple": B,
+    "get small, joinable": BACK,
+    "get medium": B,
+    "get large": B,
+    "get large, joinable": BACK,
+    "get huge": NOTHING,
+    "get the last of many": NOTHING,
+    "task_done small": B,
+    "task_done large": B,
+    "task_done of a queued item": Left("AB", finished=1),
+    "leave in order": Left("", orphans=2),
+    "leave by an error": BOTH_BACK,
+    "sweep": BACK,
+    "take over": BACK_X,
+}

@@ -1,0 +1,82 @@
+"""What the survivors of a death find, and that they go on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from penstock import JoinableQueue
+
+from .children import fork
+
+LARGE = 130_000  # bytes: copied outside the lock
+
+Item = tuple[str, bytes]
+
+
+def item(name: str, size: int = 0) -> Item:
+    return name, name.encode() * size
+
+
+def name_of(got: Item) -> str:
+    name, payload = got
+    assert payload == name.encode() * len(payload), f"item {name} is damaged"
+    return name
+
+
+def get_name(queue: Any) -> str:
+    return name_of(queue.get())
+
+
+@dataclass(frozen=True)
+class Left:
+    """What the others find: the queue's items in order, and what `statistics()` says."""
+
+    items: str
+    redeliveries: int = 0
+    orphans: int = 0
+    """Unfinished, and nobody's: their holder left in order."""
+    finished: int = 0
+    """Queued, but finished already."""
+
+
+def take(queue: Any, count: int, unfinished: int) -> str:
+    """In a survivor: take so many items, finish so many, and put one. Returns what came."""
+    got = "".join(name_of(queue.get()) for _ in range(count))
+    for _ in range(unfinished):
+        queue.task_done()
+    queue.put(item("Z"))
+    return got
+
+
+def leftovers(queue: Any, size: int = 0) -> Left:
+    """Take everything from the queue and use it, in this process and in another. Returns what was found.
+
+    Fails if the books do not balance, if there is a trace of the dead, or if memory is lost: as many items of
+    `size` bytes have to fit as there were.
+    """
+    is_joinable = isinstance(queue, JoinableQueue)
+    found = queue.statistics()
+    assert found.puts == found.gets + found.queued + found.dead_letters
+    assert found.dead_letters == 0
+    assert found.participants == 1, "the dead have not been removed"
+    assert (found.waiting_getters, found.waiting_putters, found.waiting_joiners) == (0, 0, 0)
+    assert queue.empty() == (found.queued == 0)
+    surplus = found.unfinished - found.queued if is_joinable else 0
+
+    with fork(take, queue, found.queued, found.unfinished) as survivor:
+        items = survivor.result()
+    assert get_name(queue) == "Z"
+    if is_joinable:
+        queue.task_done()
+        queue.join()
+    end = queue.statistics()
+    assert (end.queued, end.unfinished, end.dead_letters) == (0, 0, 0)
+    assert end.puts == end.gets
+
+    if size >= LARGE:
+        for name in items or "A":
+            queue.put(item(name, size), block=False)
+        for name in items or "A":
+            assert get_name(queue) == name
+            if is_joinable:
+                queue.task_done()
+    return Left(items, found.redeliveries, orphans=max(0, surplus), finished=max(0, -surplus))

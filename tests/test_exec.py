@@ -1,0 +1,129 @@
+"""A process that takes part in a queue calls exec: its part has ended, though the process lives on."""
+
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import penstock
+from penstock import JoinableQueue, Queue
+from tests.support.children import fork
+from tests.support.waiting import until
+
+ROOT = Path(__file__).parent.parent
+
+
+def execute(program: str, *arguments: str) -> None:
+    """Replace this process by an interpreter that runs the program."""
+    os.chdir(ROOT)
+    os.execv(sys.executable, [sys.executable, "-c", program, *arguments])
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+WAIT_FOR_EVER = "import os; os.read(os.pipe()[0], 1)"
+
+
+def test_what_it_held_goes_to_others() -> None:
+    queue = JoinableQueue[str]()
+    for name in ("small", "large" * 100_000, "last"):
+        queue.put(name)
+
+    def take_two_and_exec() -> None:
+        queue.get()
+        queue.get()
+        execute(WAIT_FOR_EVER)
+
+    with fork(take_two_and_exec) as child:
+        until(lambda: WAIT_FOR_EVER.encode() in command_of(child.pid))
+        # It is alive, but no participant any more.
+        found = queue.statistics()
+        assert (found.queued, found.unfinished, found.redeliveries, found.participants) == (3, 3, 2, 1)
+        assert not child.has_ended()
+        assert [len(queue.get()) for _ in range(3)] == [5, 500_000, 4]
+        for _ in range(3):
+            queue.task_done()
+        queue.join()
+
+
+def test_it_wakes_those_who_wait_for_what_it_held() -> None:
+    queue = JoinableQueue[str]()
+    queue.put("item")
+
+    def take_and_exec_when_told() -> None:
+        queue.get()
+        go.get()
+        execute(WAIT_FOR_EVER)
+
+    go = Queue[None]()
+    with fork(take_and_exec_when_told), fork(queue.get) as other:
+        until(lambda: queue.statistics().waiting_getters == 1)
+        go.put(None)
+        assert other.result() == "item"
+
+
+def test_threads_of_it_that_slept_in_get_sleep_no_more() -> None:
+    queue = Queue[int]()
+
+    def sleep_in_threads_and_exec() -> None:
+        import threading
+
+        for _ in range(2):
+            threading.Thread(target=queue.get, daemon=True).start()
+        until(lambda: queue.statistics().waiting_getters == 2)
+        execute(WAIT_FOR_EVER)
+
+    with fork(sleep_in_threads_and_exec) as child:
+        until(lambda: WAIT_FOR_EVER.encode() in command_of(child.pid))
+        for number in range(3):
+            queue.put(number)
+        assert queue.statistics().waiting_getters == 0
+        # Nobody there takes an item.
+        assert [queue.get() for _ in range(3)] == [0, 1, 2]
+
+
+OPEN_AGAIN = """
+import pickle, sys
+queue = pickle.loads(bytes.fromhex(sys.argv[1]))
+assert queue.statistics().participants == 2
+queue.put(("again", queue.get()))
+queue.task_done()
+"""
+
+
+def test_it_may_open_the_queue_again() -> None:
+    queue = JoinableQueue[Any]()
+    queue.put("item")
+    message = pickle.dumps(queue).hex()
+
+    def take_and_exec() -> None:
+        queue.get()
+        execute(OPEN_AGAIN, message)
+
+    with fork(take_and_exec) as child:
+        assert child.wait() == 0
+    # As the same process, it is not taken for its former self: what that had held came back, to itself.
+    assert queue.get() == ("again", "item")
+    queue.task_done()
+    queue.join()
+    assert queue.statistics().redeliveries == 1
+
+
+def test_a_program_started_with_subprocess_is_no_participant() -> None:
+    queue = Queue[int]()
+    queue.put(1)
+
+    def run_a_program() -> int:
+        import subprocess
+
+        queue.put(2)
+        return subprocess.run([sys.executable, "-c", "pass"], close_fds=False).returncode
+
+    with fork(run_a_program) as child:
+        assert child.result() == 0
+    assert [queue.get(), queue.get()] == [1, 2]
+    assert isinstance(queue, penstock.Queue)
+    assert queue.statistics().participants == 1

@@ -1,0 +1,304 @@
+"""Limits of memory are Python exceptions, and the queue goes on; memory that was drained is given back."""
+
+import os
+import queue as standard
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock.errors import PenstockError, QueueMemoryError
+from tests.support import processes
+from tests.support.children import fork
+from tests.support.waiting import until
+
+MIB = 1 << 20
+every_kind = pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+
+
+def drain(queue: Any) -> int:
+    """Take everything. Returns how many items there were."""
+    count = 0
+    while not queue.empty():
+        queue.get()
+        if isinstance(queue, JoinableQueue):
+            queue.task_done()
+        count += 1
+    return count
+
+
+def fill(queue: Any, size: int) -> int:
+    """Put items until there is no memory. Returns how many there was memory for."""
+    count = 0
+    try:
+        while True:
+            queue.put(bytes(size))
+            count += 1
+    except QueueMemoryError:
+        return count
+
+
+# ------------------------------------------------------------------------------------------- max_bytes
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+@pytest.mark.parametrize("size", [10, 1000, 100_000])
+def test_limit_is_reached_again_and_again(kind: Callable[..., Any], size: int) -> None:
+    queue = kind(max_bytes=4 * MIB)
+    counts = []
+    for _ in range(3):
+        counts.append(fill(queue, size))
+        assert queue.qsize() == counts[-1]
+        # What is there is whole, and one item less makes room for one more.
+        assert queue.get() == bytes(size)
+        if kind is JoinableQueue:
+            queue.task_done()
+        queue.put(bytes(size))
+        assert drain(queue) == counts[-1]
+    assert counts[0] == counts[1] == counts[2]
+    assert size * counts[0] <= 4 * MIB
+    # The most that an item may cost beside its bytes: its slot, and the rounding of larger ones.
+    assert counts[0] * (size * 1.4 + 256) >= 4 * MIB
+
+
+def test_error_says_what_is_the_matter() -> None:
+    queue = Queue[bytes](max_bytes=MIB)
+    queue.put(bytes(600_000))
+    with pytest.raises(QueueMemoryError) as raised:
+        queue.put(bytes(600_000), timeout=3600)  # which no consumer could help: it does not wait
+    error = raised.value
+    assert isinstance(error, standard.Full)
+    assert isinstance(error, MemoryError)
+    assert isinstance(error, PenstockError)
+    assert error.limit == MIB
+    assert error.needed > 600_000
+    assert error.used is not None
+    assert error.used > 600_000
+    assert error.used + error.needed > error.limit
+    assert "max_bytes" in str(error)
+
+
+def test_limit_is_of_all_processes_together() -> None:
+    queue = Queue[bytes](max_bytes=4 * MIB)
+    children = [fork(fill, queue, 100_000) for _ in range(4)]
+    counts = [child.result() for child in children]
+    for child in children:
+        child.close()
+    assert fill(queue, 100_000) == 0
+    assert drain(queue) == sum(counts)
+    with fork(fill, queue, 100_000) as child:
+        assert child.result() == sum(counts)
+
+
+def test_memory_of_a_dead_producer_counts_no_more() -> None:
+    queue = Queue[bytes](max_bytes=4 * MIB)
+    for _ in range(20):
+        # They die at any moment of putting, with memory claimed or not.
+        with fork(fill_for_ever, queue) as child:
+            while queue.empty() and not child.has_ended():
+                pass
+            child.kill()
+            child.wait()
+        drain(queue)
+    assert fill(queue, MIB - 1000) >= 3
+
+
+def fill_for_ever(queue: Any) -> None:
+    while True:
+        try:
+            queue.put(bytes(MIB // 2))
+        except QueueMemoryError:
+            drain(queue)
+
+
+# ---------------------------------------------------------------------------------- the process's limits
+
+
+def test_small_address_space() -> None:
+    def use() -> tuple[int, int]:
+        resource.setrlimit(resource.RLIMIT_AS, (600 * MIB, 600 * MIB))
+        queue = Queue[bytes]()
+        filled = fill(queue, MIB)
+        drained = drain(queue)
+        queue.put(b"still works")
+        assert queue.get() == b"still works"
+        return filled, drained
+
+    with fork(use) as child:
+        filled, drained = child.result()
+    assert filled == drained
+    assert filled > 10
+
+
+IN_A_CONTAINER = """
+import sys
+from pathlib import Path
+
+Path(sys.argv[1], "cgroup.procs").write_text("0")
+import penstock
+from penstock.errors import QueueMemoryError
+
+queue = penstock.Queue()
+filled = 0
+try:
+    while True:
+        queue.put(bytes(1 << 20))
+        filled += 1
+except QueueMemoryError as error:
+    limit = error.limit
+for _ in range(filled):
+    queue.get()
+queue.put("goes on")
+print(queue.get(), filled, limit)
+"""
+
+
+def memory_group(limit: int) -> Path:
+    """A control group, as a container's, that may have so many bytes of memory; the caller removes it."""
+    version_2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    parent = Path("/sys/fs/cgroup" if version_2 else "/sys/fs/cgroup/memory")
+    group = parent / f"penstock-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"NOT TESTED in a container's memory limit: no control group can be made: {error}")
+    try:
+        (group / ("memory.max" if version_2 else "memory.limit_in_bytes")).write_text(str(limit))
+    except OSError as error:
+        group.rmdir()
+        pytest.skip(f"NOT TESTED in a container's memory limit: it cannot be set: {error}")
+    return group
+
+
+def test_memory_limit_of_a_container_is_respected() -> None:
+    group = memory_group(200 * MIB)
+    try:
+        command = [sys.executable, "-c", IN_A_CONTAINER, str(group)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        # Beyond the limit the kernel would kill it.
+        assert done.returncode == 0, done.stderr
+        filled, limit = map(int, done.stdout.removeprefix("goes on ").split())
+        assert 50 < filled < 200
+        assert limit < 200 * MIB
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def test_no_address_space_at_all() -> None:
+    def use() -> bool:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (used + MIB, hard))
+        with pytest.raises((MemoryError, OSError)):
+            Queue()
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+        return bool(Queue().empty())
+
+    with fork(use) as child:
+        assert child.result()
+
+
+def test_no_descriptor_left() -> None:
+    def use() -> int:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        queues: list[Queue[int]] = []
+
+        def make_and_use_queues() -> None:
+            while True:
+                queues.append(Queue())
+                queues[-1].put(len(queues))
+
+        with pytest.raises(OSError, match=r"[Tt]oo many open files"):
+            make_and_use_queues()
+        # Those that exist go on.
+        return sum(queue.get() == number for number, queue in enumerate(queues[:10], start=1))
+
+    with fork(use) as child:
+        assert child.result() == 10
+
+
+# ---------------------------------------------------------------------------------------- given back
+
+
+def resident(queue: Any) -> int:
+    """Bytes that stand behind the queue, as the kernel counts them."""
+    return os.fstat(queue._fd).st_blocks * 512
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(MIB, 512), (10 * MIB, 50), (3000, 40_000), (20, 200_000)], ids=str
+)
+def test_memory_comes_back_when_the_queue_is_drained(size: int, count: int) -> None:
+    queue = Queue[bytes]()
+    queue.put(b"")
+    queue.get()
+    before = queue.statistics().memory_bytes
+    assert before == resident(queue)
+    for _ in range(count):
+        queue.put(bytes(size))
+    assert queue.statistics().memory_bytes >= before + size * count
+    assert drain(queue) == count
+
+    def has_come_back() -> bool:
+        # Memory stays for a moment, as it may be needed again; who waits gives it back then.
+        with pytest.raises(standard.Empty):
+            queue.get(timeout=0.1)
+        return queue.statistics().memory_bytes <= before + 16 * MIB
+
+    until(has_come_back)
+    assert queue.statistics().memory_bytes == resident(queue)
+
+
+def test_memory_is_used_again_and_not_added_to() -> None:
+    queue = Queue[bytes]()
+    high = []
+    for _ in range(20):
+        for _ in range(20):
+            queue.put(bytes(MIB))
+        high.append(queue.statistics().memory_bytes)
+        drain(queue)
+    assert max(high) <= 20 * MIB + 16 * MIB
+
+
+def test_memory_is_gone_with_the_last_handle() -> None:
+    queue = Queue[bytes]()
+    queue.put(bytes(10 * MIB))
+    name = f"/memfd:penstock-{queue._id.hex()}"
+    assert name in Path("/proc/self/maps").read_text()
+    del queue
+    assert name not in Path("/proc/self/maps").read_text()
+    # No process has a descriptor of it either.
+    assert processes.holding(f"{name} (deleted)") == []
+
+
+@every_kind
+def test_new_queue_costs_little(kind: Callable[[], Any]) -> None:
+    queue = kind()
+    queue.put(1)
+    queue.get()
+    assert queue.statistics().memory_bytes <= 256 << 10
+
+
+# -------------------------------------------------------------------------------------------- waiting
+
+
+@pytest.mark.parametrize("waits_in", ["get", "put"])
+def test_waiting_costs_no_processor_time(waits_in: str) -> None:
+    queue = Queue[int](maxsize=1)
+    if waits_in == "put":
+        queue.put(0)
+    before = time.process_time()
+    if waits_in == "put":
+        with pytest.raises(standard.Full):
+            queue.put(1, timeout=2)
+    else:
+        with pytest.raises(standard.Empty):
+            queue.get(timeout=2)
+    assert time.process_time() - before < 0.05

@@ -1,0 +1,181 @@
+"""A queue needs no thread, no process and no file, and not even that its descriptors stay open."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import JoinableQueue, Queue, SimpleQueue
+from tests.support import processes
+from tests.support.children import fork
+from tests.support.waiting import until
+
+every_kind = pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+
+
+def use(queue: Any) -> None:
+    for item in (1, b"x" * 1000, b"x" * 1_000_000):
+        queue.put(item)
+        assert queue.get() == item
+        if isinstance(queue, JoinableQueue):
+            queue.task_done()
+
+
+@every_kind
+def test_no_thread_and_no_process(kind: Callable[[], Any]) -> None:
+    threads, tasks = threading.active_count(), os.listdir("/proc/self/task")
+    before = processes.descendants(os.getpid())
+    queue = kind()
+    use(queue)
+    with fork(queue.get) as child:
+        until(lambda: queue.statistics().waiting_getters == 1)
+        assert len(os.listdir(f"/proc/{child.pid}/task")) == 1
+        assert processes.descendants(child.pid) == []
+        queue.put(1)
+        child.result()
+    assert threading.active_count() == threads
+    assert os.listdir("/proc/self/task") == tasks
+    assert processes.descendants(os.getpid()) == before
+
+
+PROGRAM = """
+import multiprocessing, os, signal, sys
+import penstock
+
+def work(queue, results):
+    results.put(queue.get())
+
+if __name__ == "__main__":
+    shared = sorted(os.listdir("/dev/shm"))
+    queues = [penstock.Queue(), penstock.SimpleQueue(), penstock.JoinableQueue()]
+    for queue in queues:
+        for size in (1, 1000, 5_000_000):
+            queue.put(b"x" * size)
+    assert sorted(os.listdir("/dev/shm")) == shared
+    context = multiprocessing.get_context(sys.argv[1])
+    for queue in queues:
+        process = context.Process(target=work, args=(queue, queues[0]))
+        process.start()
+        process.join()
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("end", ["ends", "killed"])
+def test_no_file_is_left(method: str, end: str, tmp_path: Path) -> None:
+    program, home = tmp_path / "program.py", tmp_path / "home"
+    program.write_text(PROGRAM)
+    home.mkdir()
+    shared = set(os.listdir("/dev/shm"))
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, program, method, end], cwd=home, env=environment)
+    assert done.returncode == (-signal.SIGKILL if end == "killed" else 0)
+    assert list(home.iterdir()) == []
+    # Others may use /dev/shm meanwhile.
+    assert [name for name in set(os.listdir("/dev/shm")) - shared if "penstock" in name] == []
+
+
+def descriptors(pid: int) -> dict[str, str]:
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/{pid}/fd/{name}")
+        except FileNotFoundError:
+            continue  # the one that listed the folder
+    return found
+
+
+@every_kind
+def test_descriptors_are_of_queue_memory_alone_and_are_closed(kind: Callable[[], Any]) -> None:
+    before = descriptors(os.getpid())
+    queue = kind()
+    use(queue)
+    new = {name: what for name, what in descriptors(os.getpid()).items() if before.get(name) != what}
+    assert new
+    assert all(what.startswith("/memfd:penstock-") for what in new.values())
+    for name in new:
+        assert not os.get_inheritable(int(name)), "it would survive exec"
+    del queue
+    assert descriptors(os.getpid()) == before
+
+
+# ----------------------------------------------------------------- descriptors closed by somebody else
+
+
+def close_all() -> None:
+    """What daemons do, and subprocess's close_fds."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+
+
+@every_kind
+def test_descriptors_closed_behind_our_back(kind: Callable[[], Any]) -> None:
+    queue, answers = kind(), Queue[Any]()
+
+    def work() -> None:
+        queue.get()
+        close_all()
+        # Other files have the numbers now, and must stay what they are.
+        files = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
+        answers.put(bytes(100_000))
+        answers.put(queue.get())
+        with pytest.raises(OSError, match="descriptor was closed"):
+            pickle.dumps(queue)
+        assert [os.read(file, 2) for file in files] == [b"\0\0"] * 20
+        os._exit(7)
+
+    with fork(work) as child:
+        queue.put("first")
+        assert answers.get() == bytes(100_000)
+        # It lives, and takes part as before.
+        assert queue.statistics().participants == 2
+        queue.put(b"x" * 100_000)
+        assert answers.get() == b"x" * 100_000
+        assert child.wait() == 7
+    assert queue.statistics().participants == 1
+
+
+def test_what_a_process_without_descriptors_held_comes_back_when_it_dies() -> None:
+    queue = JoinableQueue[str]()
+    queue.put("item")
+
+    def take() -> None:
+        close_all()
+        queue.get()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    with fork(take) as child:
+        until(child.is_stopped)
+        assert queue.statistics().redeliveries == 0
+        child.kill()
+        child.wait()
+        assert queue.get() == "item"
+        assert queue.statistics().redeliveries == 1
+    queue.task_done()
+    queue.join()
+
+
+def test_forked_children_of_a_process_without_descriptors() -> None:
+    queue = Queue[str]()
+
+    def close_and_fork() -> str:
+        close_all()
+        with fork(queue.put, "from a grandchild") as child:
+            child.result()
+        return queue.get()
+
+    with fork(lambda: _result_by_exit(close_and_fork)) as child:
+        assert child.wait() == 0
+
+
+def _result_by_exit(function: Callable[[], str]) -> None:
+    # The pipe for the result is closed too.
+    os._exit(0 if function() == "from a grandchild" else 1)
