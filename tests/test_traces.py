@@ -52,13 +52,17 @@ import penstock
 def work(queue, results):
     results.put(queue.get())
 
+def shared_files():
+    # Others may use the folder meanwhile.
+    return [name for name in os.listdir("/dev/shm") if "penstock" in name]
+
 if __name__ == "__main__":
-    shared = sorted(os.listdir("/dev/shm"))
+    before = shared_files()
     queues = [penstock.Queue(), penstock.SimpleQueue(), penstock.JoinableQueue()]
     for queue in queues:
         for size in (1, 1000, 5_000_000):
             queue.put(b"x" * size)
-    assert sorted(os.listdir("/dev/shm")) == shared
+    assert shared_files() == before
     context = multiprocessing.get_context(sys.argv[1])
     for queue in queues:
         process = context.Process(target=work, args=(queue, queues[0]))

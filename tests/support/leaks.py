@@ -61,7 +61,7 @@ def _reap(pid: int, options: int = os.WNOHANG) -> None:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What this process has, and what lies in /dev/shm."""
+    """What this process has, and what lies in /dev/shm under our name."""
 
     descriptors: dict[str, str]
     threads: set[str]
@@ -116,7 +116,9 @@ def _queue_memory() -> list[str]:
 
 
 def _shared_files() -> set[str]:
-    return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    # The folder is everybody's, so only what has our name is surely ours.
+    names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
+    return {name for name in names if "penstock" in name}
 
 
 def _standard_helpers() -> tuple[list[int], list[int]]:

@@ -6,16 +6,15 @@
 #![allow(unsafe_code)]
 
 use std::mem;
-use std::sync::Mutex;
 
-use pyo3::exceptions::PyKeyError;
+use pyo3::exceptions::{PyKeyError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
 use pyo3::{ffi, intern};
 
 use crate::calls::call_one;
-use crate::sync::lock;
+use crate::sync::Exclusive;
 
 /// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
 /// keeps.
@@ -66,7 +65,7 @@ impl Pickled {
 
 /// The file that a pickler writes to.
 #[pyclass(frozen)]
-struct Sink(Mutex<Pickled>);
+struct Sink(Exclusive<Pickled>);
 
 #[pymethods]
 impl Sink {
@@ -76,9 +75,16 @@ impl Sink {
             Err(_) => copy(data)?,
         };
         let len = piece.as_bytes().len();
-        lock(&self.0).push(piece.unbind(), len);
-        Ok(())
+        self.0
+            .with(|pickled| pickled.push(piece.unbind(), len))
+            .ok_or_else(in_use)
     }
+}
+
+/// Only a program that gets hold of the pickler by itself can see this.
+#[cold]
+fn in_use() -> PyErr {
+    PyRuntimeError::new_err("the pickler of a queue is in use by another thread")
 }
 
 /// What is not immutable may change after `write` has returned: a bytearray, or the memory of an array.
@@ -148,7 +154,7 @@ impl Pickler {
                 .unbind();
             Py::new(py, Reducers { registered, copyreg })
         })?;
-        let sink = Py::new(py, Sink(Mutex::default()))?;
+        let sink = Py::new(py, Sink(Exclusive::default()))?;
         let pickler = class.call1((&sink, protocol))?;
         pickler.setattr(intern!(py, "dispatch_table"), reducers)?;
         Ok(Pickler {
@@ -162,21 +168,21 @@ impl Pickler {
         let py = object.py();
         call_one(self.dump.bind(py), object)?;
         self.clear_memo.bind(py).call0()?; // it held the object and its parts
-        Ok(mem::take(&mut *lock(&self.sink.get().0)))
+        self.sink.get().0.with(mem::take).ok_or_else(in_use)
     }
 }
 
 /// The pickler of one handle, for one thread at a time.
 pub struct Picklers {
     protocol: u8,
-    idle: Mutex<Option<Pickler>>,
+    idle: Exclusive<Option<Pickler>>,
 }
 
 impl Picklers {
     pub fn new(protocol: u8) -> Picklers {
         Picklers {
             protocol,
-            idle: Mutex::new(None),
+            idle: Exclusive::default(),
         }
     }
 
@@ -187,15 +193,16 @@ impl Picklers {
     /// While the pickler is out, another thread, or a reducer that itself puts into this queue, makes its
     /// own. One that failed is not used again: it holds half an object.
     pub fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
-        let idle = lock(&self.idle).take();
+        let idle = self.idle.with(Option::take).flatten();
         let pickler = match idle {
             Some(pickler) => pickler,
             None => Pickler::new(object.py(), self.protocol)?,
         };
         let pickled = pickler.dump(object)?;
         if !pickled.is_large() {
-            let surplus = lock(&self.idle).replace(pickler);
-            drop(surplus); // outside the lock
+            let mut pickler = Some(pickler);
+            self.idle.with(|idle| mem::swap(idle, &mut pickler));
+            drop(pickler); // a surplus one, when nobody is turned away for it
         }
         Ok(pickled)
     }
