@@ -73,6 +73,8 @@ impl Segment {
                 }
                 Err(error) => return Err(error),
                 Ok(segment) => {
+                    // What the range cannot hold must not be promised.
+                    let max_bytes = max_bytes.min(u64::from(spans) * SPAN);
                     let options = Options {
                         max_bytes: Some(max_bytes),
                         ..options.clone()
