@@ -1,7 +1,10 @@
 """The three classes: what their methods do, and that `multiprocessing` users find what they know."""
 
+import contextlib
+import inspect
 import math
 import multiprocessing
+import multiprocessing.queues
 import os
 import queue
 import signal
@@ -756,3 +759,39 @@ def test_children_are_participants() -> None:
         child.result()
         child.close()
     assert q.statistics().participants == 1
+
+
+@pytest.mark.parametrize("name", ["Queue", "JoinableQueue", "SimpleQueue"])
+def test_methods_take_the_arguments_of_their_namesakes(name: str) -> None:
+    ours, standard = getattr(penstock, name), getattr(multiprocessing.queues, name)
+    methods = [method for method in vars(standard) if not method.startswith("_")]
+    if name == "JoinableQueue":
+        methods += [method for method in vars(multiprocessing.queues.Queue) if not method.startswith("_")]
+    assert {"put", "get"} <= set(methods) or name == "JoinableQueue"
+    for method in methods:
+        wanted = list(inspect.signature(getattr(standard, method)).parameters)
+        assert list(inspect.signature(getattr(ours, method)).parameters) == wanted, method
+
+
+def test_dead_letter_that_cannot_be_rebuilt_hides_no_other() -> None:
+    queue = penstock.JoinableQueue(max_deliveries=0)
+    for item in (Unbuildable(), "fine"):
+        queue.put(item)
+
+    def take_and_die() -> None:
+        with contextlib.suppress(ValueError):
+            queue.get()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for count in (1, 2):
+        with fork(take_and_die) as child:
+            assert child.wait() == -signal.SIGKILL
+        assert queue.statistics().dead_letters == count
+    letters = queue.dead_letters()
+    assert isinstance(letters[0], ValueError)
+    assert letters[1] == "fine"
+
+
+class Unbuildable:
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return int, ("x",)

@@ -40,7 +40,8 @@ def describe(handle: Handle) -> State:
     """Return what `reopen` needs in another process to open the same queue.
 
     Outside the start of a process, the sender must keep its handle until the receiver has opened the queue; a
-    put into one of our queues sees to that by itself.
+    put into one of our queues sees to that by itself: it keeps the queue open until the receiver is done with
+    the message, or, if nobody ever takes the message, until this process ends.
     """
     starting = context.get_spawning_popen()
     if starting is not None:

@@ -100,7 +100,8 @@ class Queue(_native.QueueBase[T], _Family):
     moment: the others go on, and what is lost is at most the item that the killed process had just taken.
 
     `maxsize` is the largest number of items; 0 or less means no bound. `max_bytes` bounds the memory of the
-    queue in bytes, by default at a share of the machine's; reaching it is a QueueMemoryError in `put()`.
+    items in bytes (at least 64 KiB), by default at half of the machine's; reaching it is a QueueMemoryError
+    in `put()`.
     `protocol` is the pickle protocol from 0 to 5, by default the highest. `ctx` is accepted because
     `multiprocessing.queues.Queue` wants it; a queue of Penstock serves processes of every start method.
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use penstock_core::{Id, Options, Queue};
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
@@ -166,7 +166,8 @@ impl Handle {
 
     /// Return the items that were set aside because the processes that took them died too often, oldest
     /// first. They stay there; they count as done. From a `Queue` or `SimpleQueue` these are large items whose
-    /// takers died while they rebuilt them. Does not wait. Raises what rebuilding an object raises.
+    /// takers died while they rebuilt them. In the place of one that cannot be rebuilt stands the exception
+    /// that it raises; one that kills whoever rebuilds it kills the caller of this too. Does not wait.
     ///
     /// >>> import penstock
     /// >>> penstock.JoinableQueue().dead_letters()
@@ -176,7 +177,14 @@ impl Handle {
         let queue = &slf.get().opened()?.queue;
         let letters = PyList::empty(py);
         for letter in py.detach(|| queue.dead_letters()).map_err(errors::to_python)? {
-            letters.append(unpickling::load_slice(slf, &letter)?)?;
+            match unpickling::load_slice(slf, &letter) {
+                Ok(object) => letters.append(object)?,
+                // One that cannot be rebuilt must not hide the others.
+                Err(error) if error.is_instance_of::<PyException>(py) => {
+                    letters.append(error.into_value(py))?
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(letters)
     }

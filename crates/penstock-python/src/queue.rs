@@ -59,8 +59,10 @@ impl QueueBase {
     /// Traceback (most recent call last):
     ///     ...
     /// queue.Full
-    #[pyo3(signature = (obj, block = Truth(true), timeout = None), text_signature = "($self, obj, block=True,
-    #timeout=None)")]
+    #[pyo3(
+        signature = (obj, block = Truth(true), timeout = None),
+        text_signature = "($self, obj, block=True, timeout=None)"
+    )]
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
@@ -89,8 +91,10 @@ impl QueueBase {
     /// Traceback (most recent call last):
     ///     ...
     /// _queue.Empty
-    #[pyo3(signature = (block = Truth(true), timeout = None), text_signature = "($self, block=True,
-    #timeout=None)")]
+    #[pyo3(
+        signature = (block = Truth(true), timeout = None),
+        text_signature = "($self, block=True, timeout=None)"
+    )]
     fn get<'py>(
         slf: &Bound<'py, Self>,
         block: Truth,

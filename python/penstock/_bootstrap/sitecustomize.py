@@ -48,10 +48,13 @@ class _PatchMultiprocessing:
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         sys.meta_path.remove(self)
+        _patch()
 
-        import runpy
 
-        runpy.run_path(os.path.join(_FOLDER, "call_patching.py"), {"function": "patch"})
+def _patch() -> None:
+    import runpy
+
+    runpy.run_path(os.path.join(_FOLDER, "call_patching.py"), {"function": "patch"})
 
 
 # As plain Python would have it. `penstock.running` wrote what is read here.
@@ -62,7 +65,10 @@ else:
 sys.path.remove(_FOLDER)
 sys.path_importer_cache.pop(_FOLDER, None)
 
-sys.meta_path.insert(0, _PatchMultiprocessing())
+if "multiprocessing" in sys.modules:  # a .pth file has imported it
+    _patch()
+else:
+    sys.meta_path.insert(0, _PatchMultiprocessing())
 
 # The environment's own module of this name takes this one's place; whatever its import raises goes to
 # whoever imports this one, who knows what to do if there is none.
