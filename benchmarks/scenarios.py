@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import time
-from multiprocessing.context import BaseContext
 from typing import Any
 
 SMALL_TUPLE = (12345, "task", 1.5)
@@ -17,10 +16,10 @@ def _drain(queue: Any, done: Any, count: int) -> None:
     done.put(None)
 
 
-def throughput(context: BaseContext, count: int) -> float:
+def throughput(context: Any, count: int) -> float:
     """Small tuples per second from one producer to one consumer."""
     queue, done = context.Queue(), context.Queue()
-    consumer = context.Process(target=_drain, args=(queue, done, count + 1))  # type: ignore[attr-defined]
+    consumer = context.Process(target=_drain, args=(queue, done, count + 1))
     consumer.start()
     queue.put(SMALL_TUPLE)  # the consumer is up before the clock starts
     while not queue.empty():
@@ -39,10 +38,10 @@ def _echo(requests: Any, replies: Any, count: int) -> None:
         replies.put(requests.get())
 
 
-def round_trip(context: BaseContext, count: int) -> float:
+def round_trip(context: Any, count: int) -> float:
     """Microseconds for an int to another process and back."""
     requests, replies = context.Queue(), context.Queue()
-    echo = context.Process(target=_echo, args=(requests, replies, count + 100))  # type: ignore[attr-defined]
+    echo = context.Process(target=_echo, args=(requests, replies, count + 100))
     echo.start()
     for i in range(100):
         requests.put(i)
@@ -56,7 +55,7 @@ def round_trip(context: BaseContext, count: int) -> float:
     return elapsed / count * 1e6
 
 
-def creation(context: BaseContext, count: int) -> float:
+def creation(context: Any, count: int) -> float:
     """Microseconds to create a queue and let go of it."""
     start = time.perf_counter()
     for _ in range(count):
@@ -93,11 +92,11 @@ def _wait_for_item(queue: Any, cpu_seconds: Any) -> None:
     cpu_seconds.value = time.process_time() - before
 
 
-def idle_cpu(context: BaseContext, seconds: float) -> float:
+def idle_cpu(context: Any, seconds: float) -> float:
     """CPU seconds that a `get()` blocked for so long uses."""
     queue = context.Queue()
-    cpu_seconds = context.Value("d", 0.0)  # type: ignore[attr-defined]
-    waiter = context.Process(target=_wait_for_item, args=(queue, cpu_seconds))  # type: ignore[attr-defined]
+    cpu_seconds = context.Value("d", 0.0)
+    waiter = context.Process(target=_wait_for_item, args=(queue, cpu_seconds))
     waiter.start()
     queue.put(None)
     time.sleep(seconds)
