@@ -116,10 +116,10 @@ impl Handle {
 
     /// Opens the queue behind a descriptor, which is closed in any case. False if it is another queue's.
     fn _attach(&self, fd: RawFd, id: &[u8], protocol: u8) -> PyResult<bool> {
-        let id = parse_id(id)?;
         // SAFETY: the caller hands over a descriptor that it owns.
         #[allow(unsafe_code)]
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let id = parse_id(id)?;
         let queue = Queue::attach(fd).map_err(errors::to_python)?;
         if queue.id() != id {
             return Ok(false);
