@@ -105,6 +105,23 @@ def idle_cpu(context: Any, seconds: float) -> float:
     return float(cpu_seconds.value)
 
 
+def _sleep(seconds: float, cpu_seconds: Any) -> None:
+    time.sleep(0.1)
+    before = time.process_time()
+    for _ in range(round(seconds * 10)):
+        time.sleep(0.1)
+    cpu_seconds.value = time.process_time() - before
+
+
+def bare_wake_ups(seconds: float) -> float:
+    """CPU seconds that ten wake-ups a second and nothing else use: the floor."""
+    cpu_seconds = multiprocessing.Value("d", 0.0)
+    sleeper = multiprocessing.Process(target=_sleep, args=(seconds, cpu_seconds))
+    sleeper.start()
+    sleeper.join()
+    return float(cpu_seconds.value)
+
+
 def memory_of_an_empty_queue(queue: Any) -> int:
     """Bytes of memory behind a queue that was just created."""
     return int(queue.statistics().memory_bytes)

@@ -13,6 +13,7 @@
 //! | lists, counters | the rebuild computes them |
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use crate::SMALL;
@@ -25,10 +26,43 @@ use crate::slot::State;
 use crate::sync::Word;
 use crate::waiter::{Kind, Waiting};
 
+/// Where a get copies a small payload. To make one costs nothing: only what was filled in can be read.
+pub struct Buffer {
+    room: [MaybeUninit<u8>; SMALL],
+    /// So many bytes from the start have been written.
+    len: usize,
+}
+
+impl Default for Buffer {
+    #[inline]
+    fn default() -> Buffer {
+        Buffer {
+            room: [const { MaybeUninit::uninit() }; SMALL],
+            len: 0,
+        }
+    }
+}
+
+impl Buffer {
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` is at most SMALL, and so many bytes were written (`fill`).
+        unsafe { std::slice::from_raw_parts(self.room.as_ptr().cast(), self.len) }
+    }
+
+    /// # Safety
+    /// `len` bytes at `source` are readable and not being written, and `len` is at most SMALL.
+    unsafe fn fill(&mut self, source: *const u8, len: usize) {
+        debug_assert!(len <= SMALL);
+        // SAFETY: the caller's promise; `room` is private, so the two do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(source, self.room.as_mut_ptr().cast(), len) };
+        self.len = len;
+    }
+}
+
 /// What a get delivers.
 pub enum Delivery {
-    /// The payload is the first bytes of the caller's buffer.
-    Copied(usize),
+    /// The payload is in the caller's buffer.
+    Copied,
     /// The payload is in shared memory, to be looked at there.
     Lent(Lent),
 }
@@ -74,7 +108,7 @@ impl Drop for Lent {
 
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
-    pub fn get(self: &Arc<Self>, buffer: &mut [u8; SMALL], mut wait: Wait<'_>) -> Result<Delivery, Error> {
+    pub fn get(self: &Arc<Self>, buffer: &mut Buffer, mut wait: Wait<'_>) -> Result<Delivery, Error> {
         let mut waiting = Waiting::new(Kind::Item);
         let result = self.take(buffer, &mut waiting, &mut wait);
         self.report(match result {
@@ -92,7 +126,7 @@ impl Queue {
 
     fn take(
         self: &Arc<Self>,
-        buffer: &mut [u8; SMALL],
+        buffer: &mut Buffer,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Delivery, Error> {
@@ -143,12 +177,7 @@ impl Queue {
 }
 
 impl Section<'_> {
-    fn deliver(
-        &mut self,
-        queue: &Arc<Queue>,
-        index: u32,
-        buffer: &mut [u8; SMALL],
-    ) -> Result<Delivery, Error> {
+    fn deliver(&mut self, queue: &Arc<Queue>, index: u32, buffer: &mut Buffer) -> Result<Delivery, Error> {
         let slot = self.slot(index)?;
         let word = slot.word();
         let is_finished = match word.state() {
@@ -161,8 +190,8 @@ impl Section<'_> {
         let is_small = len <= SMALL;
         if is_small {
             // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds the lock,
-            // so nobody writes them; `buffer` is private and at least that long.
-            unsafe { std::ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), len) };
+            // so nobody writes them; `len` was compared with SMALL.
+            unsafe { buffer.fill(source, len) };
             fault!("get.copied");
         }
         self.uncount_ready(index, len as u64)?;
@@ -170,7 +199,7 @@ impl Section<'_> {
             fault!("get.unlinked");
             self.free_slot(index)?;
             fault!("get.freed");
-            return Ok(Delivery::Copied(len));
+            return Ok(Delivery::Copied);
         }
         slot.holder.set(platform::thread_id());
         slot.reading.set(u32::from(!is_small));
@@ -184,7 +213,7 @@ impl Section<'_> {
         fault!("get.leased");
         self.hold(index)?;
         if is_small {
-            return Ok(Delivery::Copied(len));
+            return Ok(Delivery::Copied);
         }
         let lent = Lent {
             queue: queue.clone(),

@@ -32,7 +32,7 @@ mod trim;
 mod waiter;
 
 pub use error::Error;
-pub use get::{Delivery, Lent};
+pub use get::{Buffer, Delivery, Lent};
 pub use queue::{Options, Patience, Queue, Wait};
 pub use statistics::Statistics;
 

@@ -235,36 +235,46 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until chosen, or until the slice or the caller's patience ends.
+    /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended and something is to be done.
     fn sleep(&self, waiting: &mut Waiting, position: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         let cell = self.segment.cell(waiting.cell)?;
-        let slice = match (waiting.kind, position) {
+        let hot = self.segment.hot();
+        let whole_slice = match (waiting.kind, position) {
             (_, 0..3) => SLICE * (position + 1),
             // Joiners are woken all at once: a waker that dies before it calls them leaves them all asleep.
             (Kind::Finish, _) => SLICE * 3,
             _ => SLICE * 10,
         };
-        let slice = match wait.patience {
-            Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()).min(slice),
-            _ => slice,
-        };
-        fault!("wait.asleep");
-        let slept = platform::futex_wait(&cell.word, SLEEPING, slice);
-        if slept == Slept::TimedOut {
-            waiting.slices += 1;
-            if position == 0 {
-                // At those who hold something each time, and at everybody now and then.
-                self.look_for_dead(waiting.slices % 10 == 0)?;
-                self.tidy()?;
-            } else if self.is_time_to_look() {
-                // The watcher has not looked, so it is dead or stopped.
-                self.look_for_dead(true)?;
+        loop {
+            let (slice, is_last) = match wait.patience {
+                Patience::Until(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    (left.min(whole_slice), left <= whole_slice)
+                }
+                _ => (whole_slice, false),
+            };
+            fault!("wait.asleep");
+            let slept = platform::futex_wait(&cell.word, SLEEPING, slice);
+            if slept == Slept::TimedOut {
+                waiting.slices += 1;
+                if position == 0 {
+                    // At those who hold something each time, and at everybody now and then.
+                    self.look_for_dead(waiting.slices % 10 == 0)?;
+                    self.tidy()?;
+                } else if self.is_time_to_look() {
+                    // The watcher has not looked, so it is dead or stopped.
+                    self.look_for_dead(true)?;
+                }
+            }
+            if slept != Slept::Changed && (wait.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            // An idle queue is left alone. A lock that is taken may be a dead holder's, which the caller finds out.
+            let is_quiet = !self.promises(waiting.kind) && hot.lock.get() == 0 && hot.damaged.get() == 0;
+            if slept != Slept::TimedOut || is_last || !is_quiet {
+                return Ok(());
             }
         }
-        if slept != Slept::Changed && (wait.interrupted)() {
-            return Err(Error::Interrupted);
-        }
-        Ok(())
     }
 
     /// Leaves the list; without the lock if need be, which may be stuck behind a stopped process.

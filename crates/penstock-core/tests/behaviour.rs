@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Delivery, Error, Leave, Options, Patience, Queue, SMALL, Wait};
+use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
 
 const PLAIN: Options = Options {
     maxsize: 0,
@@ -35,9 +35,9 @@ fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
 }
 
 fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = [0; SMALL];
+    let mut buffer = Buffer::default();
     match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied(len) => Ok(buffer[..len].to_vec()),
+        Delivery::Copied => Ok(buffer.bytes().to_vec()),
         Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
     }
 }
@@ -156,7 +156,7 @@ fn a_time_out_lasts_as_long_as_asked() {
 #[test]
 fn an_interrupt_ends_a_wait() {
     let queue = create(&PLAIN);
-    let mut buffer = [0; SMALL];
+    let mut buffer = Buffer::default();
     let mut asked = 0;
     let mut interrupted = || {
         asked += 1;
@@ -272,7 +272,7 @@ fn task_done_beside_a_reader_leaves_the_payload_to_it() {
     let queue = create(&ACKNOWLEDGED);
     let payload = pattern(100_000, 5);
     put(&queue, &payload).unwrap();
-    let mut buffer = [0; SMALL];
+    let mut buffer = Buffer::default();
     let Ok(Delivery::Lent(lent)) = wait(Patience::Now, |wait| queue.get(&mut buffer, wait)) else {
         panic!("not lent")
     };

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Delivery, Error, Leave, Options, Patience, Queue, SMALL, Wait};
+use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
 
 const PLAIN: Options = Options {
     maxsize: 0,
@@ -31,9 +31,9 @@ fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
 }
 
 fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = [0; SMALL];
+    let mut buffer = Buffer::default();
     match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied(len) => Ok(buffer[..len].to_vec()),
+        Delivery::Copied => Ok(buffer.bytes().to_vec()),
         Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
     }
 }
@@ -726,7 +726,7 @@ mod points {
                     }
                     let first = Child::run(|| {
                         // Lent, or leased: something to return.
-                        let mut buffer = [0; SMALL];
+                        let mut buffer = Buffer::default();
                         let mut lent = Vec::new();
                         for _ in 0..3 {
                             lent.push(wait(Patience::Now, |wait| queue.get(&mut buffer, wait)).unwrap());

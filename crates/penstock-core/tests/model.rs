@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use penstock_core::{Delivery, Error, Leave, Lent, Options, Patience, Queue, SMALL, Wait};
+use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Patience, Queue, Wait};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -69,13 +69,13 @@ enum Taken {
 }
 
 fn take(queue: &Arc<Queue>) -> Result<Taken, Error> {
-    let mut buffer = [0; SMALL];
+    let mut buffer = Buffer::default();
     let wait = Wait {
         patience: Patience::Now,
         interrupted: &mut || false,
     };
     Ok(match queue.get(&mut buffer, wait)? {
-        Delivery::Copied(len) => Taken::Copied(buffer[..len].to_vec()),
+        Delivery::Copied => Taken::Copied(buffer.bytes().to_vec()),
         Delivery::Lent(lent) => Taken::Lent(lent),
     })
 }

@@ -1,7 +1,7 @@
 //! The Python binding of `penstock_core`: the module `penstock._native`.
 //!
 //! It knows buffers, the GIL and exceptions, and has no algorithm. A message's way: queue.rs (the methods),
-//! transfer.rs, pickling.rs, the core; back: the core, lent.rs, unpickling.rs.
+//! transfer.rs, plain.rs or pickling.rs, the core; back: the core, plain.rs or lent.rs and unpickling.rs.
 
 mod calls;
 mod carrying;
@@ -12,6 +12,7 @@ mod handle;
 mod leaving;
 mod lent;
 mod pickling;
+mod plain;
 mod queue;
 mod sync;
 mod transfer;
