@@ -207,3 +207,62 @@ def test_death_when_the_last_handle_goes(point: str) -> None:
         carrier.put(queue)
         assert doomed.wait() == -signal.SIGKILL
     assert leftovers(queue) == Left("A")
+
+
+# ------------------------------------------------------------------------------------------------ in a batch
+
+FIVE = [0, 1, 2, 3, 4]
+
+
+def what_is_left(queue: Any) -> list[Any]:
+    queue.statistics()  # returns what the dead held
+    left: list[Any] = []
+    while not queue.empty():
+        left += queue.get_many()
+    return left
+
+
+@pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+@pytest.mark.parametrize(
+    ("point", "put"),
+    [
+        ("put.slot-popped", 0),
+        ("put.filled", 0),
+        ("put.numbered", 0),
+        ("put.committed", 1),
+        ("put.linked", 1),
+    ],
+)
+def test_putter_dies_in_a_batch(kind: Callable[[], Any], point: str, put: int) -> None:
+    """`put`: whether the item that it was at is in the queue."""
+    for hit in range(1, 6):
+        queue = kind()
+        with fork(armed, queue, nothing, lambda queue: queue.put_many(FIVE), point, hit) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        assert what_is_left(queue) == FIVE[: hit - 1 + put]
+        queue.put("next")
+        assert queue.get() == "next"
+
+
+@pytest.mark.parametrize(
+    ("kind", "point", "taken"),
+    [
+        (Queue, "get.copied", 0),
+        (Queue, "get.unlinked", 0),
+        (Queue, "slot.freed", 1),
+        (Queue, "get.freed", 1),
+        (SimpleQueue, "get.freed", 1),
+        (JoinableQueue, "get.copied", None),
+        (JoinableQueue, "get.leased", None),
+    ],
+)
+def test_getter_dies_in_a_batch(kind: Callable[[], Any], point: str, taken: int | None) -> None:
+    """`taken`: whether the item that it was at is gone; None if none is ever gone."""
+    for hit in range(1, 6):
+        queue = kind()
+        queue.put_many(FIVE)
+        with fork(armed, queue, nothing, lambda queue: queue.get_many(), point, hit) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        assert what_is_left(queue) == (FIVE if taken is None else FIVE[hit - 1 + taken :])
+        queue.put("next")
+        assert queue.get() == "next"

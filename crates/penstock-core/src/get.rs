@@ -13,10 +13,10 @@
 //! | lists, counters | the rebuild computes them |
 #![allow(unsafe_code)]
 
-use std::mem::MaybeUninit;
 use std::sync::Arc;
 
 use crate::SMALL;
+use crate::delivery::{Batch, Buffer, Room};
 use crate::error::Error;
 use crate::fault::fault;
 use crate::lock::Section;
@@ -26,42 +26,9 @@ use crate::slot::State;
 use crate::sync::Word;
 use crate::waiter::{Kind, Waiting};
 
-/// Where a get copies a small payload. To make one costs nothing: only what was filled in can be read.
-pub struct Buffer {
-    room: [MaybeUninit<u8>; SMALL],
-    /// So many bytes from the start have been written.
-    len: usize,
-}
-
-impl Default for Buffer {
-    #[inline]
-    fn default() -> Buffer {
-        Buffer {
-            room: [const { MaybeUninit::uninit() }; SMALL],
-            len: 0,
-        }
-    }
-}
-
-impl Buffer {
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` is at most SMALL, and so many bytes were written (`fill`).
-        unsafe { std::slice::from_raw_parts(self.room.as_ptr().cast(), self.len) }
-    }
-
-    /// # Safety
-    /// `len` bytes at `source` are readable and not being written, and `len` is at most SMALL.
-    unsafe fn fill(&mut self, source: *const u8, len: usize) {
-        debug_assert!(len <= SMALL);
-        // SAFETY: the caller's promise; `room` is private, so the two do not overlap.
-        unsafe { std::ptr::copy_nonoverlapping(source, self.room.as_mut_ptr().cast(), len) };
-        self.len = len;
-    }
-}
-
 /// What a get delivers.
 pub enum Delivery {
-    /// The payload is in the caller's buffer.
+    /// The payload was copied to the caller's room.
     Copied,
     /// The payload is in shared memory, to be looked at there.
     Lent(Lent),
@@ -108,28 +75,48 @@ impl Drop for Lent {
 
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
-    pub fn get(self: &Arc<Self>, buffer: &mut Buffer, mut wait: Wait<'_>) -> Result<Delivery, Error> {
-        let mut waiting = Waiting::new(Kind::Item);
-        let result = self.take(buffer, &mut waiting, &mut wait);
-        self.report(match result {
-            Ok(delivery) => Ok(delivery),
-            Err(error) => {
-                self.abandon(&mut waiting);
-                Err(if error == Error::Busy && wait.patience != Patience::Try {
-                    Error::Empty
-                } else {
-                    error
-                })
+    pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
+        self.take(wait, |section, head| section.deliver(self, head, buffer))
+    }
+
+    /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits for the first
+    /// as long as `wait` allows.
+    pub fn get_many(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
+        self.take(wait, |section, mut head| {
+            while head != 0 && batch.has_room() {
+                if let Delivery::Lent(lent) = section.deliver(self, head, batch)? {
+                    batch.push_lent(lent);
+                }
+                head = section.hot().ready.head.get();
             }
+            Ok(())
         })
     }
 
-    fn take(
-        self: &Arc<Self>,
-        buffer: &mut Buffer,
+    /// Waits for an item, and has it delivered.
+    fn take<T>(
+        &self,
+        mut wait: Wait<'_>,
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut waiting = Waiting::new(Kind::Item);
+        let result = self.take_in_section(&mut waiting, &mut wait, deliver);
+        self.report(result.map_err(|error| {
+            self.abandon(&mut waiting);
+            if error == Error::Busy && wait.patience != Patience::Try {
+                Error::Empty
+            } else {
+                error
+            }
+        }))
+    }
+
+    fn take_in_section<T>(
+        &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
-    ) -> Result<Delivery, Error> {
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         // What is in dead hands comes back even if nobody ever waits, because there is always another item.
         if self.segment.hot().owned_count.get() > 0 && self.is_time_to_look() {
             if wait.patience == Patience::Try {
@@ -141,13 +128,13 @@ impl Queue {
         loop {
             let head = section.hot().ready.head.get();
             if head != 0 {
-                let delivery = section.deliver(self, head, buffer)?;
+                let delivered = deliver(&mut section, head)?;
                 section.withdraw(waiting)?;
                 drop(section);
                 if wait.patience != Patience::Try && self.is_untidy() {
                     self.tidy()?;
                 }
-                return Ok(delivery);
+                return Ok(delivered);
             }
             section = self.wait_for(section, waiting, wait)?;
         }
@@ -177,7 +164,7 @@ impl Queue {
 }
 
 impl Section<'_> {
-    fn deliver(&mut self, queue: &Arc<Queue>, index: u32, buffer: &mut Buffer) -> Result<Delivery, Error> {
+    fn deliver(&mut self, queue: &Arc<Queue>, index: u32, room: &mut impl Room) -> Result<Delivery, Error> {
         let slot = self.slot(index)?;
         let word = slot.word();
         let is_finished = match word.state() {
@@ -191,7 +178,7 @@ impl Section<'_> {
         if is_small {
             // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds the lock,
             // so nobody writes them; `len` was compared with SMALL.
-            unsafe { buffer.fill(source, len) };
+            unsafe { room.fill(source, len) };
             fault!("get.copied");
         }
         self.uncount_ready(index, len as u64)?;

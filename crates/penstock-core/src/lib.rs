@@ -11,6 +11,7 @@
 //! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
 //! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
 
+mod delivery;
 mod done;
 mod error;
 pub mod fault;
@@ -31,8 +32,9 @@ mod sync;
 mod trim;
 mod waiter;
 
+pub use delivery::{Batch, Buffer, Taken};
 pub use error::Error;
-pub use get::{Buffer, Delivery, Lent};
+pub use get::{Delivery, Lent};
 pub use queue::{Options, Patience, Queue, Wait};
 pub use statistics::Statistics;
 
@@ -41,6 +43,9 @@ pub type Id = [u8; 16];
 
 /// Payloads up to this size are copied inside the critical section; larger ones outside it.
 pub const SMALL: usize = 2048;
+
+/// Items that change hands in one critical section at most, which takes a few microseconds then.
+pub const BATCH: usize = 64;
 
 /// Names an item: where it was put, and its place in the order of publication.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

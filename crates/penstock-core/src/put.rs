@@ -1,6 +1,6 @@
 //! Put: bytes become an item.
 //!
-//! A small payload is copied and published in one critical section. A large one is written to memory that the slot's
+//! A small payload is copied and published in one critical section, and so are many of them. A large one is written to memory that the slot's
 //! state already names as this participant's, outside the lock, and takes its place in the order when it is published.
 //!
 //! | step | if the process dies right after it |
@@ -10,6 +10,7 @@
 //! | large: memory extended, half the bytes copied, all copied | the same |
 //! | **state = READY** | the item exists, though put never returned |
 //! | order, lists, counters | the rebuild computes them |
+//! | many: some published, others not | those exist, and the others do not |
 //! | lock released, wake-up call not yet made | the sleeper's slice ends, and it finds the item |
 #![allow(unsafe_code)]
 
@@ -23,7 +24,7 @@ use crate::segment::Extent;
 use crate::slot::{Growth, State, StateWord, slots_in_use};
 use crate::sync::{Count, Word};
 use crate::waiter::{Kind, Waiting};
-use crate::{SMALL, Ticket};
+use crate::{BATCH, SMALL, Ticket};
 
 /// What a put has in hand before the item exists.
 struct Reserved {
@@ -44,17 +45,85 @@ impl Queue {
         } else {
             self.put_large(payload, len, &mut waiting, &mut wait)
         };
-        self.report(match result {
-            Ok(ticket) => Ok(ticket),
-            Err(error) => {
-                self.abandon(&mut waiting);
-                Err(if error == Error::Busy && wait.patience != Patience::Try {
-                    Error::Full
-                } else {
-                    error
-                })
+        self.conclude(result, &mut waiting, wait.patience)
+    }
+
+    /// Ends a put that may have failed while it waited.
+    fn conclude<T>(
+        &self,
+        result: Result<T, Error>,
+        waiting: &mut Waiting,
+        patience: Patience,
+    ) -> Result<T, Error> {
+        self.report(result.map_err(|error| {
+            self.abandon(waiting);
+            if error == Error::Busy && patience != Patience::Try {
+                Error::Full
+            } else {
+                error
             }
-        })
+        }))
+    }
+
+    /// Puts items, each of one part, in order. Small ones go into the queue together, in one critical section, as far as
+    /// there is room. Answers how many were put, from the first on; if not all, also why.
+    pub fn put_many(&self, payloads: &[&[u8]], mut wait: Wait<'_>) -> (usize, Result<(), Error>) {
+        let mut count = 0;
+        while let Some(payload) = payloads.get(count) {
+            let next = &payloads[count..payloads.len().min(count + BATCH)];
+            let small = next.iter().take_while(|payload| payload.len() <= SMALL).count();
+            let put = if small > 1 {
+                self.put_batch(&next[..small], &mut wait)
+            } else {
+                let wait = Wait {
+                    patience: wait.patience,
+                    interrupted: wait.interrupted,
+                };
+                self.put(&[payload], wait).map(|_| 1)
+            };
+            match put {
+                Ok(more) => count += more,
+                Err(error) => return (count, Err(error)),
+            }
+        }
+        (count, Ok(()))
+    }
+
+    /// Waits for room for the first item, and puts as many as there is room for.
+    fn put_batch(&self, payloads: &[&[u8]], wait: &mut Wait<'_>) -> Result<usize, Error> {
+        let mut waiting = Waiting::new(Kind::Room);
+        let result = self.put_together(payloads, &mut waiting, wait);
+        self.conclude(result, &mut waiting, wait.patience)
+    }
+
+    fn put_together(
+        &self,
+        payloads: &[&[u8]],
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<usize, Error> {
+        let len = payloads[0].len() as u64;
+        let (mut section, mut reserved) = self.reserve(len, waiting, wait)?;
+        let mut count = 0;
+        loop {
+            section.publish_small(&reserved, &payloads[count..=count], payloads[count].len() as u64)?;
+            count += 1;
+            let Some(payload) = payloads.get(count).filter(|_| self.has_room()) else {
+                break;
+            };
+            let len = payload.len() as u64;
+            match section
+                .is_within_limit(len)
+                .and_then(|()| section.try_reserve(len))
+            {
+                Ok(Ok(next)) => reserved = next,
+                // What is missing is looked for, or reported, when the next batch begins with this item.
+                Ok(Err(_)) | Err(Error::OutOfMemory { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        section.withdraw(waiting)?;
+        Ok(count)
     }
 
     fn put_small(
@@ -65,13 +134,7 @@ impl Queue {
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
         let (mut section, reserved) = self.reserve(len, waiting, wait)?;
-        section.fill(reserved.slot, reserved.extent, len)?;
-        let target = self.segment.target(reserved.slot, reserved.extent, len)?;
-        // SAFETY: the slot is off the free list and its extent is marked as taken, so nobody else uses either while
-        // this thread holds the lock; `len` is the sum of the parts.
-        unsafe { self.segment.copy_in(target, payload) };
-        fault!("put.filled");
-        let ticket = section.publish(reserved.slot, len)?;
+        let ticket = section.publish_small(&reserved, payload, len)?;
         section.withdraw(waiting)?;
         Ok(ticket)
     }
@@ -235,6 +298,18 @@ impl Section<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Copies a small payload into what was reserved for it, and publishes it.
+    fn publish_small(&mut self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<Ticket, Error> {
+        self.fill(reserved.slot, reserved.extent, len)?;
+        let segment = &self.queue.segment;
+        let target = segment.target(reserved.slot, reserved.extent, len)?;
+        // SAFETY: the slot is off the free list and its extent is marked as taken, so nobody else uses either while
+        // this thread holds the lock; `len` is the sum of the parts.
+        unsafe { segment.copy_in(target, payload) };
+        fault!("put.filled");
+        self.publish(reserved.slot, len)
     }
 
     /// To READY: from here on the item exists. The slot is on no list.

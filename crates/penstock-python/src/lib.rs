@@ -3,6 +3,7 @@
 //! It knows buffers, the GIL and exceptions, and has no algorithm. A message's way: queue.rs (the methods),
 //! transfer.rs, plain.rs or pickling.rs, the core; back: the core, plain.rs or lent.rs and unpickling.rs.
 
+mod batches;
 mod calls;
 mod carrying;
 mod errors;

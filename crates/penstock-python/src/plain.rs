@@ -68,7 +68,7 @@ mod opcode {
 
 /// The bytes of a plain message.
 pub struct Written<'a> {
-    head: ArrayVec<u8, BYTES>,
+    head: &'a [u8],
     /// A long string, which is sent from where it is.
     body: Option<&'a [u8]>,
 }
@@ -78,8 +78,8 @@ impl Written<'_> {
     #[inline]
     pub fn lend<T>(&self, operation: impl FnOnce(&[&[u8]]) -> T) -> T {
         match self.body {
-            None => operation(&[&self.head]),
-            Some(body) => operation(&[&self.head, body, &[opcode::STOP]]),
+            None => operation(&[self.head]),
+            Some(body) => operation(&[self.head, body, &[opcode::STOP]]),
         }
     }
 
@@ -88,29 +88,9 @@ impl Written<'_> {
     }
 }
 
-/// Writes a plain object as a pickle of `protocol`.
-#[inline]
-pub fn write<'a>(object: &'a Bound<'_, PyAny>, protocol: u8) -> Option<Written<'a>> {
-    if protocol < PROTOCOL {
-        return None;
-    }
-    let mut writer = Writer {
-        bytes: ArrayVec::new(),
-        objects: 0,
-        seen: ArrayVec::new(),
-    };
-    writer.push(&[opcode::PROTO, protocol])?;
-    let body = writer.message(object)?;
-    if body.is_none() {
-        writer.push(&[opcode::STOP])?;
-    }
-    Some(Written {
-        head: writer.bytes,
-        body,
-    })
-}
-
-struct Writer {
+/// Writes one plain message after the other.
+#[derive(Default)]
+pub struct Writer {
     bytes: ArrayVec<u8, BYTES>,
     /// So many objects have been written; the reader may need a place for each.
     objects: usize,
@@ -119,6 +99,26 @@ struct Writer {
 }
 
 impl Writer {
+    /// Writes an object as a pickle of `protocol`, if it is plain.
+    #[inline]
+    pub fn write<'a>(&'a mut self, object: &'a Bound<'_, PyAny>, protocol: u8) -> Option<Written<'a>> {
+        if protocol < PROTOCOL {
+            return None;
+        }
+        self.bytes.clear();
+        self.seen.clear();
+        self.objects = 0;
+        self.push(&[opcode::PROTO, protocol])?;
+        let body = self.message(object)?;
+        if body.is_none() {
+            self.push(&[opcode::STOP])?;
+        }
+        Some(Written {
+            head: &self.bytes,
+            body,
+        })
+    }
+
     #[inline(always)]
     fn push(&mut self, bytes: &[u8]) -> Option<()> {
         self.bytes.try_extend_from_slice(bytes).ok()
@@ -273,7 +273,7 @@ impl Writer {
 
 // ----------------------------------------------------------------------------------------------- from bytes
 
-/// Reads what [`write`] wrote. `None` for everything else, and on any error: pickle shall raise it.
+/// Reads what a [`Writer`] wrote. `None` for everything else, and on any error: pickle shall raise it.
 #[inline]
 pub fn read<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
     let [opcode::PROTO, PROTOCOL..=HIGHEST, rest @ ..] = bytes else {

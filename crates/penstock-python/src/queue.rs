@@ -1,13 +1,13 @@
 //! The three queue classes' own methods. Python's classes inherit them, so that no Python code runs for a
 //! message.
 
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::handle::{Handle, Opened};
 use crate::waiting::{Deadline, patiently};
-use crate::{errors, transfer};
+use crate::{batches, errors, transfer};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -17,6 +17,21 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Truth {
 
     fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Truth> {
         object.is_truthy().map(Truth)
+    }
+}
+
+/// How many items a `get_many` may take.
+fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
+    let Some(max_items) = max_items else {
+        return Ok(None);
+    };
+    match max_items.extract::<usize>() {
+        Ok(most) if most > 0 => Ok(Some(most)),
+        Err(error) if !error.is_instance_of::<PyOverflowError>(max_items.py()) => Err(error),
+        _ => Err(PyValueError::new_err(format!(
+            "max_items must be at least 1 or None, not {}",
+            max_items.repr()?
+        ))),
     }
 }
 
@@ -102,6 +117,70 @@ impl QueueBase {
     ) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
         transfer::get(handle, open(handle)?, Deadline::new(block.0, timeout)?)
+    }
+
+    /// Put all objects of an iterable, in order, as `put` would one after the other, but in larger steps: up to 64
+    /// small ones go into the queue at once, next to each other.
+    ///
+    /// `timeout` (seconds) is for all of them together. `objs` is asked for the next objects while it goes on,
+    /// so it may be a generator.
+    ///
+    /// Raises what `put` raises, and what `objs` itself raises. What came before that stays in the queue: the
+    /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
+    /// killed meanwhile, the first ones are in the queue and the others are not.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue(maxsize=2)
+    /// >>> try:
+    /// ...     q.put_many(["a", "b", "c"], timeout=0.01)
+    /// ... except Exception as error:
+    /// ...     print(type(error).__name__, error.items_put)
+    /// Full 2
+    #[pyo3(
+        signature = (objs, block = Truth(true), timeout = None),
+        text_signature = "($self, objs, block=True, timeout=None)"
+    )]
+    fn put_many(
+        slf: &Bound<'_, Self>,
+        objs: &Bound<'_, PyAny>,
+        block: Truth,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        batches::put_many(open(slf.as_super())?, objs, Deadline::new(block.0, timeout)?)
+    }
+
+    /// Take the items that are there, `max_items` at most, and return them as a list, oldest first. If
+    /// `max_items` is None, as many as are there at the start.
+    ///
+    /// If the queue is empty, waits for the first item as `get` does; for more it does not wait, so the list
+    /// has at least one.
+    ///
+    /// Raises `queue.Empty` if there was no item in that time, `ValueError` if this handle was closed or
+    /// `max_items` is less than 1. What rebuilding an object raises is raised when all have been looked at; the
+    /// exception's attribute `items` is the list, with the exception in the place of what could not be rebuilt.
+    /// If this process is killed meanwhile, up to 64 items are lost or go to another process; those of a
+    /// `JoinableQueue` are never lost, and each wants its own `task_done()`.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put_many("abc")
+    /// >>> q.get_many(2)
+    /// ['a', 'b']
+    /// >>> q.get_many()
+    /// ['c']
+    #[pyo3(
+        signature = (max_items = None, block = Truth(true), timeout = None),
+        text_signature = "($self, max_items=None, block=True, timeout=None)"
+    )]
+    fn get_many<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: Option<&Bound<'py, PyAny>>,
+        block: Truth,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let handle = slf.as_super();
+        let deadline = Deadline::new(block.0, timeout)?;
+        batches::get_many(handle, open(handle)?, at_most(max_items)?, deadline)
     }
 
     /// Return how many items a `get` would find now. Exact, and does not wait; another process may change it
@@ -256,6 +335,44 @@ impl SimpleQueueBase {
     fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
         transfer::get(handle, open_simple(handle)?, Deadline::Never)
+    }
+
+    /// Put all objects of an iterable, in order, as `put` would one after the other, but in larger steps: up to 64
+    /// small ones go into the queue at once, next to each other.
+    ///
+    /// Raises what `put` raises, and what `objs` itself raises. What came before that stays in the queue: the
+    /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
+    /// killed meanwhile, the first ones are in the queue and the others are not.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.put_many(range(3))
+    /// >>> q.get_many()
+    /// [0, 1, 2]
+    fn put_many(slf: &Bound<'_, Self>, objs: &Bound<'_, PyAny>) -> PyResult<()> {
+        batches::put_many(open_simple(slf.as_super())?, objs, Deadline::Never)
+    }
+
+    /// Take the items that are there, `max_items` at most, and return them as a list, oldest first. If
+    /// `max_items` is None, as many as are there at the start. Waits until there is at least one.
+    ///
+    /// Raises `OSError` if this handle was closed, and `ValueError` if `max_items` is less than 1. What rebuilding
+    /// an object raises is raised when all have been looked at; the exception's attribute `items` is the list,
+    /// with the exception in the place of what could not be rebuilt. If this process is killed meanwhile, up to
+    /// 64 items are lost or go to another process.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.put_many("abc")
+    /// >>> q.get_many(2)
+    /// ['a', 'b']
+    #[pyo3(signature = (max_items = None))]
+    fn get_many<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let handle = slf.as_super();
+        batches::get_many(handle, open_simple(handle)?, at_most(max_items)?, Deadline::Never)
     }
 
     /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it

@@ -1,0 +1,121 @@
+//! Delivery: the private memory that a get copies small payloads to.
+#![allow(unsafe_code)]
+
+use std::mem::MaybeUninit;
+
+use crate::get::Lent;
+use crate::{BATCH, SMALL};
+
+/// Where a get copies a small payload. To make one costs nothing: only what was filled in can be read.
+pub struct Buffer {
+    room: [MaybeUninit<u8>; SMALL],
+    /// So many bytes from the start have been written.
+    len: usize,
+}
+
+impl Default for Buffer {
+    #[inline]
+    fn default() -> Buffer {
+        Buffer {
+            room: [const { MaybeUninit::uninit() }; SMALL],
+            len: 0,
+        }
+    }
+}
+
+impl Buffer {
+    /// What the last get has copied.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` is at most SMALL, and so many bytes were written (`fill`).
+        unsafe { std::slice::from_raw_parts(self.room.as_ptr().cast(), self.len) }
+    }
+}
+
+impl Room for Buffer {
+    unsafe fn fill(&mut self, source: *const u8, len: usize) {
+        debug_assert!(len <= SMALL);
+        // SAFETY: the caller's promise; `room` is private, so the two do not overlap.
+        unsafe { std::ptr::copy_nonoverlapping(source, self.room.as_mut_ptr().cast(), len) };
+        self.len = len;
+    }
+}
+
+/// Private memory with room for at least one small payload more.
+pub(crate) trait Room {
+    /// Copies a payload to it.
+    ///
+    /// # Safety
+    /// `len` bytes at `source` are readable and not being written, and `len` is at most SMALL.
+    unsafe fn fill(&mut self, source: *const u8, len: usize);
+}
+
+/// Items taken together.
+pub struct Batch {
+    bytes: Vec<u8>,
+    items: Vec<Item>,
+}
+
+enum Item {
+    /// Ends here in `bytes`, and begins where the copied one before it ends.
+    Copied(usize),
+    Lent(Lent),
+}
+
+/// One item of a [`Batch`].
+pub enum Taken<'a> {
+    Copied(&'a [u8]),
+    Lent(Lent),
+}
+
+impl Batch {
+    /// With room for so many items at most, and for fewer if they are many or large. It is allocated here, because
+    /// nothing may be while the lock is held.
+    pub fn with_room_for(most: usize) -> Batch {
+        let most = most.min(BATCH);
+        Batch {
+            bytes: Vec::with_capacity(SMALL * most.min(BATCH / 4)),
+            items: Vec::with_capacity(most),
+        }
+    }
+
+    /// The items, oldest first.
+    pub fn into_items(self, mut operation: impl FnMut(Taken<'_>)) {
+        let mut start = 0;
+        for item in self.items {
+            match item {
+                Item::Copied(end) => {
+                    operation(Taken::Copied(&self.bytes[start..end]));
+                    start = end;
+                }
+                Item::Lent(lent) => operation(Taken::Lent(lent)),
+            }
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    pub(crate) fn push_lent(&mut self, lent: Lent) {
+        debug_assert!(self.has_room());
+        self.items.push(Item::Lent(lent));
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.bytes.capacity() - self.bytes.len() >= SMALL && self.items.len() < self.items.capacity()
+    }
+}
+
+impl Room for Batch {
+    unsafe fn fill(&mut self, source: *const u8, len: usize) {
+        debug_assert!(self.has_room() && len <= SMALL);
+        // SAFETY: the caller's promise; this memory is private, so the two do not overlap.
+        self.bytes
+            .extend_from_slice(unsafe { std::slice::from_raw_parts(source, len) });
+        self.items.push(Item::Copied(self.bytes.len()));
+    }
+}
