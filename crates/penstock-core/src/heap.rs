@@ -22,25 +22,25 @@ use crate::slot::{Growth, State};
 use crate::sync::{Count, Word};
 
 /// Sizes of objects, in granules of 128 bytes: at most a third of an object is unused.
-const CLASSES: [u32; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+pub(crate) const CLASSES: [u32; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 
-const BACKED_PAGES: u8 = 0b1_1111;
-const BACKED_DESCRIPTOR: u8 = 1 << 5;
-const MAYBE_MORE: u8 = 1 << 6;
+pub(crate) const BACKED_PAGES: u8 = 0b1_1111;
+pub(crate) const BACKED_DESCRIPTOR: u8 = 1 << 5;
+pub(crate) const MAYBE_MORE: u8 = 1 << 6;
 
 /// Spans whose books are extended at a time: one page of backing bytes.
 const TRACKING_STEP: u32 = PAGE as u32;
 
-fn class_of(granules: u32) -> Option<usize> {
+pub(crate) fn class_of(granules: u32) -> Option<usize> {
     (granules <= CLASSES[CLASSES.len() - 1]).then(|| CLASSES.partition_point(|size| *size < granules))
 }
 
-fn pages_of(byte: u8) -> u8 {
+pub(crate) fn pages_of(byte: u8) -> u8 {
     (byte & BACKED_PAGES).min(PAGES_PER_SPAN)
 }
 
 /// The pages that may be backed, for deciding when to give memory back.
-fn pages_at_most(byte: u8) -> u8 {
+pub(crate) fn pages_at_most(byte: u8) -> u8 {
     if byte & MAYBE_MORE != 0 {
         PAGES_PER_SPAN
     } else {
@@ -460,7 +460,7 @@ impl Section<'_> {
 }
 
 /// Pages of the `i`-th span of a run that a payload of `len` bytes touches.
-fn pages_needed(len: u64, i: u32) -> u8 {
+pub(crate) fn pages_needed(len: u64, i: u32) -> u8 {
     len.saturating_sub(u64::from(i) * SPAN).min(SPAN).div_ceil(PAGE) as u8
 }
 

@@ -11,6 +11,7 @@
 //! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
 //! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
 
+mod check;
 mod delivery;
 mod done;
 mod error;
@@ -32,6 +33,7 @@ mod sync;
 mod trim;
 mod waiter;
 
+pub use check::{Check, Fault};
 pub use delivery::{Batch, Buffer, Taken};
 pub use error::Error;
 pub use get::{Delivery, Lent};

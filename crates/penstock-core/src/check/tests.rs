@@ -1,0 +1,609 @@
+//! A sound queue with something in every state, and every kind of damage to it: each must be found.
+
+use std::sync::Arc;
+
+use crate::layout::*;
+use crate::segment::Extent;
+use crate::slot::{State, StateWord};
+use crate::sync::{Count, Word};
+use crate::waiter::{ABANDONED, FREE, Kind, LATE, SLEEPING, WOKEN};
+use crate::{Buffer, Delivery, Leave, Lent, Options, Patience, Queue, Wait};
+
+const RUN: usize = 100_000;
+
+fn now<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience: Patience::Now,
+        interrupted: &mut || false,
+    })
+}
+
+fn put(queue: &Queue, len: usize) {
+    now(|wait| queue.put(&[&vec![7; len]], wait)).unwrap();
+}
+
+fn get(queue: &Arc<Queue>) -> Option<Lent> {
+    match now(|wait| queue.get(&mut Buffer::default(), wait)).unwrap() {
+        Delivery::Copied => None,
+        Delivery::Lent(lent) => Some(lent),
+    }
+}
+
+/// A queue with slots in every state, and with waiters.
+struct Scene {
+    queue: Arc<Queue>,
+    lent: Vec<Lent>,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let queue = Queue::create(&Options {
+            maxsize: 0,
+            max_bytes: Some(4 << 20),
+            soft_bytes: 1 << 20,
+            acknowledged: true,
+            max_deliveries: 1,
+        })
+        .unwrap();
+        // Free slots.
+        for _ in 0..14 {
+            put(&queue, 300);
+        }
+        for _ in 0..14 {
+            assert!(get(&queue).is_none());
+            queue.task_done().unwrap();
+        }
+        // A dead letter and an orphan.
+        put(&queue, 20);
+        for _ in 0..2 {
+            get(&queue);
+            queue.leave(Leave::Crashed).unwrap();
+        }
+        put(&queue, 20);
+        get(&queue);
+        queue.leave(Leave::Clean).unwrap();
+        // Finished while it is looked at, so CLAIMED; lent; leased.
+        let mut lent = Vec::new();
+        put(&queue, RUN);
+        lent.extend(get(&queue));
+        queue.task_done().unwrap();
+        put(&queue, RUN);
+        lent.extend(get(&queue));
+        put(&queue, 20);
+        lent.extend(get(&queue));
+        for len in [20, 20, 300, 300, 2000, RUN, 20] {
+            put(&queue, len);
+        }
+        // What task_done does to an item that nobody has taken.
+        let done = queue.segment.slot(queue.segment.hot().ready.tail.get()).unwrap();
+        done.commit(StateWord::new(State::ReadyDone, 0, 0));
+        queue.segment.hot().unfinished.sub(1);
+        let scene = Scene { queue, lent };
+        scene.add_waiters();
+        scene
+    }
+
+    /// Two joiners that sleep, one of whom has left, a getter on its way, one that is late, a free cell.
+    fn add_waiters(&self) {
+        let (segment, hot) = (&self.queue.segment, self.hot());
+        segment.back(segment.geometry.cells_at, PAGE).unwrap();
+        hot.cells_backed.set(64);
+        hot.cells_high.set(6);
+        for (index, word, kind) in [
+            (1, SLEEPING, Kind::Finish),
+            (2, ABANDONED, Kind::Finish),
+            (3, WOKEN, Kind::Item),
+            (4, LATE, Kind::Item),
+            (5, FREE, Kind::Item),
+        ] {
+            let cell = segment.cell(index).unwrap();
+            cell.owner.set(self.queue.me.get());
+            cell.kind.set(kind as u32);
+            cell.word.set(word);
+        }
+        let joiners = &hot.waiters[Kind::Finish as usize];
+        segment.cell(1).unwrap().next.set(2);
+        segment.cell(2).unwrap().prev.set(1);
+        joiners.head.set(1);
+        joiners.tail.set(2);
+        joiners.length.set(2);
+        hot.waiters[Kind::Item as usize].on_way.set(1);
+        hot.cells_free.set(5);
+    }
+
+    fn hot(&self) -> &Hot {
+        self.queue.segment.hot()
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let check = self.queue.check().unwrap();
+        assert!(check.fault_count >= check.faults.len() as u64);
+        check.faults.iter().map(ToString::to_string).collect()
+    }
+
+    /// The first slot in a state, with an extent or without.
+    fn slot(&self, state: State, has_extent: bool) -> &Slot {
+        (1..self.hot().slots_high.get())
+            .map(|index| self.queue.segment.slot(index).unwrap())
+            .find(|slot| slot.word().state() == Some(state) && (slot.extent.get() != 0) == has_extent)
+            .unwrap()
+    }
+
+    fn ready_head(&self) -> &Slot {
+        self.queue.segment.slot(self.hot().ready.head.get()).unwrap()
+    }
+
+    fn cell(&self, index: u32) -> &WaiterCell {
+        self.queue.segment.cell(index).unwrap()
+    }
+
+    fn me(&self) -> &Participant {
+        self.queue
+            .segment
+            .participant(self.queue.me.get() & 0xfff)
+            .unwrap()
+    }
+
+    /// The slot with a payload of that length, and the span where it lies.
+    fn payload(&self, len: usize) -> (&Slot, u32) {
+        let slot = (1..self.hot().slots_high.get())
+            .map(|index| self.queue.segment.slot(index).unwrap())
+            .find(|slot| slot.len.get() == len as u64 && slot.word().state() == Some(State::Ready))
+            .unwrap();
+        let extent = Extent::unpack(slot.extent.get()).unwrap();
+        (slot, extent.start / GRANULES_PER_SPAN)
+    }
+
+    fn divided(&self) -> (&SpanDescriptor, u32) {
+        let (_, span) = self.payload(300);
+        (self.queue.segment.descriptor(span).unwrap(), span)
+    }
+}
+
+#[test]
+fn a_sound_queue_has_no_fault() {
+    let scene = Scene::new();
+    let check = scene.queue.check().unwrap();
+    assert_eq!(check.faults, []);
+    assert_eq!(
+        (
+            check.claimed,
+            check.ready,
+            check.leased,
+            check.orphans,
+            check.dead,
+            check.extents,
+            check.cells,
+            check.participants
+        ),
+        (1, 7, 2, 1, 1, 6, 4, 1),
+    );
+    assert_eq!(check.free, 2, "of fourteen, twelve were used again");
+    assert_eq!(
+        check.spans,
+        3 * 2 + 2,
+        "three runs of two spans, two divided spans"
+    );
+    // It changes nothing.
+    assert_eq!(scene.queue.check().unwrap(), check);
+    assert_eq!(scene.lent.len(), 2);
+}
+
+#[test]
+fn an_empty_queue_and_one_that_has_grown_are_sound() {
+    let queue = Queue::create(&Options {
+        maxsize: 0,
+        max_bytes: Some(64 << 20),
+        soft_bytes: 0,
+        acknowledged: false,
+        max_deliveries: 3,
+    })
+    .unwrap();
+    assert_eq!(queue.check().unwrap().faults, []);
+    for i in 0..3000 {
+        put(&queue, i * 37 % 5000);
+    }
+    assert_eq!(queue.check().unwrap().faults, []);
+    while !queue.is_empty() {
+        drop(get(&queue));
+    }
+    assert_eq!(queue.check().unwrap().faults, []);
+}
+
+#[test]
+fn no_more_than_a_hundred_faults_are_told() {
+    let scene = Scene::new();
+    for _ in 0..300 {
+        put(&scene.queue, 20);
+    }
+    for index in 1..scene.hot().slots_high.get() {
+        scene.queue.segment.slot(index).unwrap().state.set(15);
+    }
+    let check = scene.queue.check().unwrap();
+    assert_eq!(check.faults.len(), 100);
+    assert!(check.fault_count > 300);
+}
+
+/// Damage, and what the check must say of it.
+type Damage = (fn(&Scene), &'static str);
+
+fn each_is_found(damages: &[Damage]) {
+    for (damage, said) in damages {
+        let scene = Scene::new();
+        assert_eq!(scene.faults(), [""; 0], "before: {said}");
+        damage(&scene);
+        let faults = scene.faults();
+        assert!(
+            faults.iter().any(|fault| fault.contains(said)),
+            "not found: {said}; but: {faults:#?}"
+        );
+    }
+}
+
+#[test]
+fn damage_to_states_is_found() {
+    each_is_found(&[
+        (|s| s.hot().damaged.set(1), "queue: it is marked as damaged"),
+        (|s| s.ready_head().state.set(9), "it is in no known state"),
+        (
+            |s| s.ready_head().commit(StateWord::FREE),
+            "it is on a list that is not its state's",
+        ),
+        (
+            |s| s.ready_head().commit(StateWord::new(State::Ready, 2, 0)),
+            "it was redelivered too often",
+        ),
+        (
+            |s| {
+                s.ready_head()
+                    .commit(StateWord::new(State::Ready, 0, s.queue.me.get()))
+            },
+            "somebody is named who cannot hold it",
+        ),
+        (
+            |s| {
+                let slot = s.slot(State::Leased, false);
+                slot.commit(StateWord::new(State::Leased, 0, 77));
+            },
+            "nobody holds it",
+        ),
+        (
+            |s| s.slot(State::Free, false).state.set(16),
+            "its state has bits without a meaning",
+        ),
+        (
+            |s| s.ready_head().state.set(2 | 1 << 50),
+            "its state has bits without a meaning",
+        ),
+        (
+            |s| {
+                s.slot(State::Free, false)
+                    .commit(StateWord::new(State::Dead, 0, 0))
+            },
+            "it is on the free list but not free",
+        ),
+        (
+            |s| {
+                let slot = s.queue.segment.slot(s.hot().slots_high.get()).unwrap();
+                slot.state.set(State::Ready as u64);
+            },
+            "it was never used but is not free",
+        ),
+        (
+            |s| s.slot(State::Leased, false).holder.set(0),
+            "no thread holds it",
+        ),
+        (
+            |s| s.slot(State::Leased, false).reading.set(1),
+            "not as a get does it",
+        ),
+        (
+            |s| s.slot(State::Leased, false).lease.set(0),
+            "its lease has an impossible number",
+        ),
+        (
+            |s| s.slot(State::Leased, false).lease.set(1 << 40),
+            "its lease has an impossible number",
+        ),
+        (
+            |s| {
+                let lease = s.slot(State::Leased, false).lease.get();
+                s.slot(State::Leased, true).lease.set(lease);
+            },
+            "two leases have the same number",
+        ),
+        (
+            |s| s.ready_head().seq.set(1 << 40),
+            "its place in the order is impossible",
+        ),
+        (
+            |s| s.ready_head().seq.set(s.slot(State::Dead, false).seq.get()),
+            "two items have the same place",
+        ),
+        (|s| s.ready_head().len.set(100), "do not fit each other"),
+        (|s| s.payload(300).0.len.set(20), "do not fit each other"),
+        (|s| s.payload(RUN).0.len.set(1 << 20), "do not fit each other"),
+        (
+            |s| s.slot(State::Orphan, false).len.set(1),
+            "do not fit each other",
+        ),
+        (|s| s.queue.segment.header().max_bytes.set(5), "header: max_bytes"),
+        (
+            |s| s.queue.segment.header().acknowledged.set(0),
+            "header: acknowledged",
+        ),
+    ]);
+}
+
+#[test]
+fn damage_to_lists_is_found() {
+    each_is_found(&[
+        (|s| s.hot().free_head.set(0), "it is on no list"),
+        (
+            |s| s.hot().free_head.set(s.hot().ready.head.get()),
+            "it is on two lists",
+        ),
+        (|s| s.hot().free_head.set(1 << 30), "it leads out of the slots"),
+        (
+            |s| {
+                let slot = s.ready_head();
+                s.hot().ready.head.set(slot.next.get());
+            },
+            "the link back is wrong",
+        ),
+        (|s| s.ready_head().prev.set(3), "the link back is wrong"),
+        (|s| s.hot().ready.tail.set(1), "ready list: its end is wrong"),
+        (
+            |s| s.ready_head().next.set(s.hot().ready.head.get()),
+            "twice on one",
+        ),
+        (|s| s.ready_head().next.set(0), "ready list: its end is wrong"),
+        (
+            |s| {
+                let (first, second) = (
+                    s.ready_head(),
+                    s.queue.segment.slot(s.ready_head().next.get()).unwrap(),
+                );
+                let seq = first.seq.get();
+                first.seq.set(second.seq.get());
+                second.seq.set(seq);
+            },
+            "ready list: the order is wrong",
+        ),
+        (
+            |s| {
+                let held = &s.me().held;
+                let lease = |slot: u32| &s.queue.segment.slot(slot).unwrap().lease;
+                let first = lease(held.head.get()).get();
+                lease(held.head.get()).set(lease(held.tail.get()).get());
+                lease(held.tail.get()).set(first);
+            },
+            "the order is wrong",
+        ),
+        (
+            |s| s.hot().dead.tail.set(0),
+            "list of dead letters: its end is wrong",
+        ),
+        (
+            |s| s.hot().orphans.head.set(0),
+            "list of orphans: its end is wrong",
+        ),
+        (|s| s.hot().dead.head.set(0), "it is on no list"),
+        (|s| s.me().held.head.set(0), "held list"),
+        (
+            |s| {
+                s.queue.segment.participant(2).unwrap().held.head.set(1);
+                s.hot().participants_high.set(2);
+            },
+            "participant 2: it is nobody's but holds something",
+        ),
+        (
+            |s| s.me().word.set(s.me().word.get() & 0xffff_ffff),
+            "it has no pid",
+        ),
+        (
+            |s| s.me().word.set(s.me().word.get() | 1 << 25),
+            "its word is impossible",
+        ),
+    ]);
+}
+
+#[test]
+fn damage_to_counters_is_found() {
+    each_is_found(&[
+        (|s| s.hot().ready_count.add(1), "ready_count: a recount differs"),
+        (|s| s.hot().ready_bytes.add(1), "ready_bytes: a recount differs"),
+        (|s| s.hot().unfinished.add(1), "unfinished: a recount differs"),
+        (|s| s.hot().owned_count.sub(1), "owned_count: a recount differs"),
+        (|s| s.hot().dead_count.set(0), "dead_count: a recount differs"),
+        (|s| s.hot().orphan_count.set(2), "orphan_count: a recount differs"),
+        (|s| s.hot().used_bytes.sub(128), "used_bytes: a recount differs"),
+        (|s| s.hot().published.set(3), "published: it is too small"),
+        (|s| s.hot().high_water.set(1), "high_water: it is too small"),
+        (|s| s.hot().high_water.set(1 << 40), "high_water: it is too large"),
+        (|s| s.hot().put_bytes.set(100), "put_bytes: it is too small"),
+        (|s| s.hot().slots_high.set(1 << 20), "slots_high: it is too large"),
+        (|s| s.hot().slots_high.set(0), "slots_high: it is too small"),
+        (|s| s.hot().slots_backed.set(3), "slots_high: it is too large"),
+        (
+            |s| s.hot().slots_backed.set(u32::MAX),
+            "slots_backed: it is too large",
+        ),
+        (
+            |s| s.hot().participants_high.set(PARTICIPANTS),
+            "participants_high: it is too large",
+        ),
+    ]);
+}
+
+#[test]
+fn damage_to_the_heap_is_found() {
+    fn at(start: u32, granules: u32) -> u64 {
+        Extent { start, granules }.pack()
+    }
+    each_is_found(&[
+        (
+            |s| s.payload(300).0.extent.set(at(u32::MAX, 3)),
+            "its extent lies outside the heap",
+        ),
+        (
+            |s| {
+                let (slot, span) = s.payload(300);
+                slot.extent.set(at(span * GRANULES_PER_SPAN + 1, 3));
+            },
+            "its extent is no object of its span",
+        ),
+        (
+            |s| s.payload(300).0.extent.set(s.payload(2000).0.extent.get()),
+            "its extent overlaps another's",
+        ),
+        (
+            |s| {
+                let (slot, span) = s.payload(RUN);
+                slot.extent
+                    .set(at(span * GRANULES_PER_SPAN + 1, 2 * GRANULES_PER_SPAN));
+            },
+            "its run of spans is not whole",
+        ),
+        (
+            |s| {
+                let (slot, span) = s.payload(300);
+                slot.extent.set(at((span + 20) * GRANULES_PER_SPAN, 3));
+            },
+            "its span is not divided",
+        ),
+        (
+            |s| s.divided().0.taken[0].set(u64::MAX),
+            "its objects taken are others",
+        ),
+        (|s| s.divided().0.used.add(1), "a recount of its objects differs"),
+        (|s| s.divided().0.class.set(40), "it has no known class"),
+        (
+            |s| s.divided().0.class.set(6),
+            "it is on the list of another class",
+        ),
+        (|s| s.divided().0.prev.set(5), "the link back is wrong"),
+        (
+            |s| s.divided().0.next.set(s.divided().1 + 1),
+            "it is listed twice",
+        ),
+        (
+            |s| s.divided().0.next.set(1 << 30),
+            "the list leads out of the heap",
+        ),
+        (
+            |s| s.hot().partial.iter().for_each(|head| head.set(0)),
+            "it has room and is not listed",
+        ),
+        (
+            |s| s.hot().partial[0].set(s.payload(RUN).1 + 1),
+            "the list leads out of the heap",
+        ),
+        (
+            |s| s.queue.segment.bitmap(0).unwrap().set(0),
+            "it is in use but not taken",
+        ),
+        (
+            |s| s.queue.segment.bitmap(0).unwrap().set(u64::MAX),
+            "it is taken but nobody's",
+        ),
+        (
+            |s| s.queue.segment.backing(s.payload(RUN).1).unwrap().set(3),
+            "there is no memory behind its payload",
+        ),
+        (
+            |s| {
+                let backing = s.queue.segment.backing(s.divided().1).unwrap();
+                backing.set(backing.get() & !31 | 3);
+            },
+            "it is divided without memory behind it",
+        ),
+        (
+            |s| s.queue.segment.backing(s.divided().1).unwrap().set(0x80),
+            "its backing byte is impossible",
+        ),
+        (
+            |s| s.queue.segment.backing(30).unwrap().set(31),
+            "its backing byte is impossible",
+        ),
+        (
+            |s| s.queue.segment.backing(30).unwrap().set(16),
+            "spans_high: it is too small",
+        ),
+        (
+            |s| {
+                let (run, divided) = (s.payload(RUN).1, s.divided());
+                let backing = s.queue.segment.backing(divided.1).unwrap().get();
+                s.queue.segment.backing(run).unwrap().set(backing);
+                s.queue.segment.descriptor(run).unwrap().class.set(1);
+            },
+            "it is divided and part of a run",
+        ),
+        (|s| s.hot().spans_used.add(1), "spans_used: a recount differs"),
+        (|s| s.hot().pages_backed.sub(1), "pages_backed: a recount differs"),
+        (|s| s.hot().span_hint.set(60), "span_hint: it is too large"),
+        (|s| s.hot().spans_high.set(1), "spans_high: it is too small"),
+        (|s| s.hot().spans_high.set(1 << 20), "spans_high: it is too large"),
+        (
+            |s| s.hot().spans_tracked.set(1 << 30),
+            "spans_tracked: it is too large",
+        ),
+        (
+            |s| s.hot().spans_tracked.set(1),
+            "its extent lies outside the heap",
+        ),
+    ]);
+}
+
+#[test]
+fn damage_to_waiters_is_found() {
+    fn joiners(s: &Scene) -> &WaiterList {
+        &s.hot().waiters[Kind::Finish as usize]
+    }
+    each_is_found(&[
+        (|s| s.cell(1).word.set(9), "cell 1: its word is impossible"),
+        (|s| s.cell(1).word.set(WOKEN), "it is listed but does not wait"),
+        (
+            |s| s.cell(3).word.set(SLEEPING),
+            "it is on a list and must not, or the reverse",
+        ),
+        (
+            |s| s.cell(5).word.set(LATE),
+            "it is on the free list but not free",
+        ),
+        (|s| s.cell(3).kind.set(7), "it waits for nothing known"),
+        (|s| s.cell(1).kind.set(0), "it is on the list of another kind"),
+        (|s| s.cell(1).owner.set(77), "cell 1: nobody waits there"),
+        (|s| s.cell(2).prev.set(0), "the link back is wrong"),
+        (|s| s.cell(2).next.set(1), "twice on one"),
+        (|s| s.cell(2).next.set(9), "a list leads out of the cells"),
+        (|s| joiners(s).tail.set(1), "list of joiners: its end is wrong"),
+        (
+            |s| joiners(s).length.set(5),
+            "list of joiners: its length is wrong",
+        ),
+        (
+            |s| s.hot().cells_free.set(0),
+            "it is on a list and must not, or the reverse",
+        ),
+        (|s| s.hot().cells_free.set(1), "it is on two lists"),
+        (|s| s.hot().cells_high.set(0), "cells_high: it is too small"),
+        (|s| s.hot().cells_high.set(1000), "cells_high: it is too large"),
+        (
+            |s| s.hot().cells_backed.set(CELLS + 1),
+            "cells_backed: it is too large",
+        ),
+        (
+            |s| s.hot().waiters[Kind::Item as usize].on_way.set(0),
+            "getters on_way: a recount differs",
+        ),
+        (
+            |s| s.hot().getter_spinning.set(0x5_0001),
+            "getter_spinning: it names nobody",
+        ),
+        (
+            |s| s.hot().unfinished.set(0),
+            "they sleep although nothing is unfinished",
+        ),
+    ]);
+}
