@@ -374,13 +374,16 @@ impl Section<'_> {
         let hot = self.hot();
         let segment = &self.queue.segment;
         let tracked = hot.spans_tracked.get().min(segment.geometry.spans);
-        let mut pages = 0;
+        let (mut pages, mut high) = (0, 0);
         for span in 0..tracked {
             if span % 64 == 0 {
                 segment.bitmap(span)?.set(0);
             }
             let backing = segment.backing(span)?.get();
-            pages += u64::from(pages_at_most(backing));
+            if pages_at_most(backing) > 0 {
+                pages += u64::from(pages_at_most(backing));
+                high = span + 1;
+            }
             if backing & BACKED_DESCRIPTOR != 0 {
                 let descriptor = segment.descriptor(span)?;
                 descriptor.class.set(0);
@@ -392,7 +395,8 @@ impl Section<'_> {
         }
         hot.pages_backed.set(pages);
         hot.spans_used.set(0);
-        hot.spans_high.set(0);
+        // Free spans with memory behind them lie below it too, or nobody would ever give that back.
+        hot.spans_high.set(high);
         hot.span_hint.set(0);
         for head in &hot.partial {
             head.set(0);

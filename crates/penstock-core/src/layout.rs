@@ -105,6 +105,7 @@ pub(crate) struct Hot {
     pub pages_backed: AtomicU64,
     pub slots_backed: AtomicU32,
     pub cells_backed: AtomicU32,
+    /// No span from this one on is taken or has memory behind it.
     pub spans_high: AtomicU32,
     /// Spans whose backing bytes and bitmap are backed themselves.
     pub spans_tracked: AtomicU32,

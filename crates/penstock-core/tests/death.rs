@@ -91,6 +91,7 @@ impl Drop for Child {
 }
 
 fn books_balance(queue: &Queue) {
+    assert_eq!(queue.check().unwrap().faults, []);
     let s = queue.statistics().unwrap();
     assert_eq!(s.puts, s.gets + s.queued + s.dead_letters, "{s:?}");
 }
@@ -591,6 +592,38 @@ mod points {
         );
         let left = queue.statistics().unwrap().memory_bytes;
         assert!(left < 16 << 20, "{left} bytes left");
+    }
+
+    #[test]
+    fn a_rebuild_does_not_forget_memory_to_give_back() {
+        let queue = Queue::create(&PLAIN).unwrap();
+        // Less than half of the memory is free, so it stays; and the free half lies above what is used.
+        let mut held = Vec::new();
+        for _ in 0..12 {
+            put(&queue, &vec![0; 10 << 20]).unwrap();
+        }
+        for i in 0..12 {
+            let mut buffer = Buffer::default();
+            let lent = wait(Patience::Now, |wait| queue.get(&mut buffer, wait)).unwrap();
+            if i < 7 {
+                held.push(lent);
+            }
+        }
+        assert!(queue.statistics().unwrap().memory_bytes > 100 << 20);
+        let child = Child::run(|| {
+            assert!(fault::arm("put.committed", 1));
+            put(&queue, b"x").unwrap();
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(get(&queue, Patience::Now).unwrap(), b"x");
+        drop(held);
+        let given_up = Instant::now() + Duration::from_secs(20);
+        while queue.statistics().unwrap().memory_bytes > 16 << 20 {
+            assert!(Instant::now() < given_up, "{:?}", queue.statistics());
+            let patience = Patience::Until(Instant::now() + Duration::from_millis(200));
+            assert_eq!(get(&queue, patience), Err(Error::Empty));
+        }
+        books_balance(&queue);
     }
 
     /// The waiters that would look for the dead die themselves; one of the others takes their place.
