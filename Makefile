@@ -22,11 +22,12 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test bench lint docs clean
-.PHONY: test-core test-package test-cpython
+.PHONY: test-core test-package test-cpython test-storm
 
 help:
 	@echo "make demo    set everything up and run the main job (make demo ARGS='--kill /usr/share')"
 	@echo "make test    set everything up and run all tests"
+	@echo "make test-storm  hit programs by faults for a quarter of an hour, Penstock beside its rivals"
 	@echo "make bench   compare with multiprocessing and others (make bench ARGS=...)"
 	@echo "make lint    check format, types and style"
 	@echo "make docs    check the documents' examples and links"
@@ -50,6 +51,9 @@ test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 
 test-cpython: build/.wheel $(VENV)/.python
 	@$(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl
+
+test-storm: $(VENV)/.penstock $(VENV)/.storm
+	@$(BIN)/python -m tests.storms $(ARGS)
 
 bench: $(VENV)/.penstock $(VENV)/.bench
 	@$(BIN)/python benchmarks/run.py $(ARGS)
@@ -109,7 +113,7 @@ $(VENV)/.python:
 	@$(PIP) install --upgrade "pip>=25.1" # the first that knows dependency groups
 	@touch $@
 
-$(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench: $(VENV)/.%: $(VENV)/.python pyproject.toml
+$(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.storm: $(VENV)/.%: $(VENV)/.python pyproject.toml
 	@echo "== Installing what $* needs"
 	@$(PIP) install --group $*
 	@touch $@

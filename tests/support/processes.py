@@ -29,6 +29,14 @@ def holding(target: str) -> list[int]:
     return [pid for pid, _ in _parents() if pid != os.getpid() and target in _descriptors(pid)]
 
 
+def command(pid: int) -> str:
+    """The program that the process runs, as it was called; empty if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").partition("\0")[0]
+    except OSError:
+        return ""
+
+
 def describe(pid: int) -> str:
     """A process in one line."""
     try:

@@ -1,9 +1,12 @@
 """The stacks of other processes: of Python where it answers, of the kernel always."""
 
+import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import tempfile
+import time
 from pathlib import Path
 
 # No test and no program has a use for it.
@@ -31,6 +34,41 @@ def can_be_asked_for() -> None:
     # Open until the process ends: the handler must not open anything.
     descriptor = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     faulthandler.register(ASK, file=descriptor, all_threads=True)
+
+
+def report(pids: list[int], file: Path | None = None) -> None:
+    """Print the stacks of these processes to standard error. One that was stopped goes on."""
+    stacks_file = file or Path(os.environ[_FILE])
+    for pid in pids:
+        print(in_kernel(pid), file=sys.stderr)
+    sys.stderr.flush()
+    before = stacks_file.stat().st_size
+    for pid in pids:
+        if answers(pid):
+            _append(stacks_file, f"\nPython's stacks of process {pid}\n")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, ASK)
+                os.kill(pid, signal.SIGCONT)
+            _wait_for_answer(pid)
+        else:
+            _append(stacks_file, f"\nPython's stacks of process {pid}: it does not answer\n")
+    with stacks_file.open(errors="replace") as opened:
+        opened.seek(before)
+        print(opened.read(), file=sys.stderr, flush=True)
+
+
+def _wait_for_answer(pid: int) -> None:
+    # The signal stays pending until its handler runs. A process that waits runs it at once.
+    for _ in range(20):
+        time.sleep(0.02)
+        if not pending(pid):
+            break
+    time.sleep(0.05)
+
+
+def _append(file: Path, text: str) -> None:
+    with file.open("a") as opened:
+        opened.write(text)
 
 
 def answers(pid: int) -> bool:

@@ -50,35 +50,7 @@ def _main(watched: int, stacks_file: Path) -> None:
 def _report(name: str, watched: int, stacks_file: Path) -> None:
     print(f"\n{'=' * 30} HANGS: {name} {'=' * 30}", file=sys.stderr)
     hanging = [watched, *(pid for pid in processes.descendants(watched) if pid != os.getpid())]
-    for pid in hanging:
-        print(stacks.in_kernel(pid), file=sys.stderr)
-    sys.stderr.flush()
-    before = stacks_file.stat().st_size
-    for pid in hanging:
-        if stacks.answers(pid):
-            _append(stacks_file, f"\nPython's stacks of process {pid}\n")
-            _signal(pid, stacks.ASK)
-            _signal(pid, signal.SIGCONT)
-            _wait_for_answer(pid)
-        else:
-            _append(stacks_file, f"\nPython's stacks of process {pid}: it does not answer\n")
-    with stacks_file.open(errors="replace") as file:
-        file.seek(before)
-        print(file.read(), file=sys.stderr, flush=True)
-
-
-def _wait_for_answer(pid: int) -> None:
-    # The signal stays pending until its handler runs. A process that waits runs it at once.
-    for _ in range(20):
-        time.sleep(0.02)
-        if not stacks.pending(pid):
-            break
-    time.sleep(0.05)
-
-
-def _append(file: Path, text: str) -> None:
-    with file.open("a") as opened:
-        opened.write(text)
+    stacks.report(hanging, stacks_file)
 
 
 def _kill_all(roots: list[int]) -> None:

@@ -1,0 +1,29 @@
+"""Penstock's three classes."""
+
+from penstock import JoinableQueue, Queue, SimpleQueue
+
+from . import Contestant
+
+# Its put waits when 1 MiB is queued, so the larger limit that a control group has to have is never reached.
+_NOT_SIMPLE = frozenset({"control group full"})
+
+CONTESTANTS = [
+    Contestant(
+        "penstock.Queue",
+        lambda context, options: Queue(options.maxsize, max_bytes=options.max_bytes),
+        is_penstock=True,
+    ),
+    Contestant(
+        "penstock.SimpleQueue",
+        lambda context, options: SimpleQueue(max_bytes=options.max_bytes),
+        is_penstock=True,
+        does_not_apply=_NOT_SIMPLE,
+    ),
+    Contestant(
+        "penstock.JoinableQueue",
+        lambda context, options: JoinableQueue(options.maxsize, max_bytes=options.max_bytes),
+        is_penstock=True,
+        is_joinable=True,
+        redelivers=True,
+    ),
+]

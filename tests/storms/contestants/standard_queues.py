@@ -1,0 +1,27 @@
+"""The standard library's three classes."""
+
+from . import Contestant
+
+# They send through a pipe, which is a descriptor, and have no bound on memory.
+_NOT_THEIRS = frozenset(
+    {"close descriptors", "max_bytes reached", "control group full", "address space full"}
+)
+
+CONTESTANTS = [
+    Contestant(
+        "multiprocessing.Queue",
+        lambda context, options: context.Queue(options.maxsize),
+        does_not_apply=_NOT_THEIRS,
+    ),
+    Contestant(
+        "multiprocessing.SimpleQueue",
+        lambda context, options: context.SimpleQueue(),
+        does_not_apply=_NOT_THEIRS,
+    ),
+    Contestant(
+        "multiprocessing.JoinableQueue",
+        lambda context, options: context.JoinableQueue(options.maxsize),
+        is_joinable=True,
+        does_not_apply=_NOT_THEIRS,
+    ),
+]
