@@ -1,0 +1,211 @@
+"""Processes that do with a queue what they are told, one step at a time, and answer when it is done."""
+
+import os
+import pickle
+import queue as standard
+import select
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from multiprocessing import util
+from multiprocessing.connection import Client, Connection, Listener
+from typing import Any
+
+from . import stacks
+
+_addresses = count()
+
+
+class Unpicklable:
+    """An object that cannot be pickled."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot be pickled")
+
+
+class Unloadable:
+    """An object that cannot be rebuilt."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise LookupError("cannot be rebuilt")
+
+
+class Theatre:
+    """Where actors report. Any process that was forked after it was made can fork another actor."""
+
+    def __init__(self) -> None:
+        self._listener = Listener(f"\0penstock-test-{os.getpid()}-{next(_addresses)}", "AF_UNIX")
+
+    def close(self) -> None:
+        """Take no more actors."""
+        self._listener.close()
+
+    def fork(self, stage: "Stage") -> "Actor":
+        """Fork an actor from this process. It inherits what is on the stage."""
+        pid = os.fork()
+        if pid == 0:
+            _act(self._listener.address, stage)
+        return self.accept()
+
+    def accept(self) -> "Actor":
+        """Take an actor that was forked, by whatever process."""
+        return Actor(self._listener.accept())
+
+
+class Actor:
+    """An actor as its director sees it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.pid: int = connection.recv()
+        self._pidfd = os.pidfd_open(self.pid)
+
+    def tell(self, verb: str, *arguments: Any) -> None:
+        """Have it begin something."""
+        self._connection.send((verb, *arguments))
+
+    def has_answered(self, seconds: float) -> bool:
+        """Wait for an answer so long."""
+        return self._connection.poll(seconds)
+
+    def answer(self) -> Any:
+        """What it came to: a value, or the type of the exception."""
+        return self._connection.recv()
+
+    def kill(self) -> None:
+        """Kill it, and wait until it is dead."""
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until it has ended, and forget it."""
+        select.select([self._pidfd], [], [])
+        os.close(self._pidfd)
+        self._connection.close()
+        with suppress(ChildProcessError):  # another actor's child
+            os.waitpid(self.pid, 0)
+
+
+class Stage:
+    """A queue's handles in one process, and two threads that use them."""
+
+    def __init__(self, *handles: Any) -> None:
+        self.handles: list[Any] = list(handles)
+        self._errands: standard.SimpleQueue[Callable[[], None] | None] = standard.SimpleQueue()
+        self._second: threading.Thread | None = None
+
+    def do(self, verb: str, *arguments: Any) -> Any:
+        """Do it. Returns a value, or the type of the exception."""
+        try:
+            return getattr(self, verb)(*arguments)
+        except Exception as error:
+            return type(error)
+
+    def second_do(self, verb: str, *arguments: Any) -> Any:
+        """The same in the second thread, which is always the same one."""
+        if self._second is None:
+            self._second = threading.Thread(target=self._run_errands)
+            self._second.start()
+        answers: standard.SimpleQueue[Any] = standard.SimpleQueue()
+        self._errands.put(lambda: answers.put(self.do(verb, *arguments)))
+        return answers.get()
+
+    def close(self) -> None:
+        """End the second thread."""
+        if self._second is not None:
+            self._errands.put(None)
+            self._second.join()
+            self._second = None
+
+    def _run_errands(self) -> None:
+        while (errand := self._errands.get()) is not None:
+            errand()
+
+    # What can be done. `which` is the handle.
+
+    def put(self, which: int, item: Any, *how: Any) -> None:
+        """Put an item, or a new object of a class."""
+        self.handles[which].put(item() if isinstance(item, type) else item, *how)
+
+    def get(self, which: int, *how: Any) -> Any:
+        return self.handles[which].get(*how)
+
+    def task_done(self, which: int) -> None:
+        self.handles[which].task_done()
+
+    def join(self, which: int) -> None:
+        self.handles[which].join()
+
+    def statistics(self, which: int) -> Any:
+        return self.handles[which].statistics()
+
+    def sizes(self, which: int) -> tuple[int | None, bool, bool | None]:
+        """What qsize, empty and full say; a SimpleQueue has only one of them."""
+        handle = self.handles[which]
+        if not hasattr(handle, "qsize"):
+            return None, handle.empty(), None
+        return handle.qsize(), handle.empty(), handle.full()
+
+    def close_handle(self, which: int) -> None:
+        self.handles[which].close()
+
+    def open_another(self) -> None:
+        """Have a second handle."""
+        self.handles.append(pickle.loads(pickle.dumps(self.handles[0])))
+
+    def drop(self) -> None:
+        """Let go of all handles."""
+        self.handles.clear()
+
+    def open_pickled(self, pickled: bytes) -> None:
+        """Open the queue that came pickled."""
+        self.handles.append(pickle.loads(pickled))
+
+    def open_received(self, carrier: Any) -> None:
+        """Open the queue that came in a message."""
+        self.handles.append(carrier.get())
+
+
+def _act(address: Any, stage: Stage) -> None:
+    """Be an actor, until told to end."""
+    status = 1
+    try:
+        stacks.can_be_asked_for()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits here for the actors that it forks
+        # The thread of the process that forked is not here.
+        stage = Stage(*stage.handles)
+        with Client(address) as director:
+            director.send(os.getpid())
+            while True:
+                verb, *arguments = director.recv()
+                if verb == "fork":
+                    director.send(None)
+                    if os.fork() == 0:
+                        _act(address, stage)
+                elif verb == "end":
+                    _end(*arguments)
+                    status = 0
+                    return
+                elif verb == "second":
+                    director.send(stage.second_do(*arguments))
+                else:
+                    director.send(stage.do(verb, *arguments))
+    finally:
+        os._exit(status)
+
+
+def _end(by_an_error: bool) -> None:
+    """Do what an interpreter does when it ends, in order or by an exception that nobody has caught."""
+    if not by_an_error:
+        util._run_finalizers(0)  # type: ignore[attr-defined]
+        return
+    try:
+        raise RuntimeError
+    except RuntimeError:
+        util._run_finalizers(0)  # type: ignore[attr-defined]

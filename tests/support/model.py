@@ -1,0 +1,108 @@
+"""What a queue has to be, in plain Python that is too simple to be wrong."""
+
+import queue
+from bisect import insort
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(order=True)
+class Item:
+    """An item; the number is its place in the order of putting."""
+
+    number: int
+    value: Any = field(compare=False)
+    """What is got: an object, or the type of an exception."""
+    is_done: bool = field(default=False, compare=False)
+    """Done although it is still queued."""
+    redeliveries: int = field(default=0, compare=False)
+
+
+@dataclass
+class Lease:
+    """An item in somebody's hands."""
+
+    item: Item
+    thread: int
+
+
+class Model:
+    """A queue."""
+
+    def __init__(self, *, maxsize: int, is_joinable: bool, max_deliveries: int) -> None:
+        self.maxsize = maxsize
+        self.is_joinable = is_joinable
+        self.max_deliveries = max_deliveries
+        self.ready: list[Item] = []
+        self.leases: dict[int, list[Lease]] = {}
+        """By process, in the order of taking."""
+        self.orphans = 0
+        self.dead_letters: list[Item] = []
+        self.puts = 0
+        self.redeliveries = 0
+        self.high_water = 0
+
+    @property
+    def is_full(self) -> bool:
+        return 0 < self.maxsize <= len(self.ready)
+
+    @property
+    def unfinished(self) -> int:
+        if not self.is_joinable:
+            return 0
+        queued = sum(not item.is_done for item in self.ready)
+        return queued + sum(map(len, self.leases.values())) + self.orphans
+
+    def put(self, value: Any) -> Any:
+        if self.is_full:
+            return queue.Full
+        self.puts += 1
+        self.ready.append(Item(self.puts, value))
+        self.high_water = max(self.high_water, len(self.ready))
+        return None
+
+    def get(self, process: int, thread: int) -> Any:
+        if not self.ready:
+            return queue.Empty
+        item = self.ready.pop(0)
+        if self.is_joinable and not item.is_done:
+            self.leases.setdefault(process, []).append(Lease(item, thread))
+        return item.value
+
+    def task_done(self, process: int, thread: int) -> Any:
+        if self.unfinished == 0:
+            return ValueError
+        mine = self.leases.get(process, [])
+        of_the_thread = [lease for lease in mine if lease.thread == thread]
+        others = [leases for leases in self.leases.values() if leases]
+        if mine:
+            mine.remove((of_the_thread or mine)[0])
+        elif others:
+            assert len(others) == 1, "whose item is done is not promised"
+            del others[0][0]
+        elif self.orphans:
+            self.orphans -= 1
+        else:
+            next(item for item in self.ready if not item.is_done).is_done = True
+        return None
+
+    def whose_is_clear(self, process: int) -> bool:
+        """Tell whether it is promised which item `task_done` finishes."""
+        others = [leases for leases in self.leases.values() if leases]
+        return bool(self.leases.get(process)) or len(others) <= 1
+
+    def leave(self, process: int) -> None:
+        """The process ends its part in order."""
+        self.orphans += len(self.leases.pop(process, []))
+
+    def die(self, process: int) -> None:
+        """The process dies, and that is noticed."""
+        for lease in self.leases.pop(process, []):
+            item = lease.item
+            if item.redeliveries >= self.max_deliveries:
+                self.dead_letters.append(item)
+            else:
+                item.redeliveries += 1
+                self.redeliveries += 1
+                insort(self.ready, item)
+        self.high_water = max(self.high_water, len(self.ready))

@@ -1,0 +1,424 @@
+"""Random steps of several processes, each compared with a plain model, for the three queues.
+
+    PENSTOCK_EXAMPLES    how many random programs for each queue, as `make test-model` sets it
+
+A failure prints the steps, and the line that plays them again.
+"""
+
+import itertools
+import os
+import pickle
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from penstock import JoinableQueue, Queue, SimpleQueue
+from tests.support import stacks
+from tests.support.actors import Actor, Stage, Theatre, Unloadable, Unpicklable
+from tests.support.model import Model
+from tests.support.waiting import until
+
+EXAMPLES = int(os.environ.get("PENSTOCK_EXAMPLES", "40"))
+STEPS = 40
+PROCESSES = 4  # at once, with this one
+PATIENCE = 10.0  # seconds: who has not answered then hangs
+
+# In the slot, beside it, read in place, and copied outside the lock.
+SIZES = [0, 20, 300, 1500, 5000, 70_000]
+SIMPLE_QUEUE_WAITS = 1 << 20  # bytes queued
+
+US = 0  # this process; the others have numbers from 1 on
+any_process = st.integers(0, 9)
+any_handle = st.integers(0, 1)
+any_thread = st.integers(0, 1)
+any_size = st.sampled_from(SIZES)
+# Arguments after the item of `put`, or the only ones of `get`: they do not wait for long, or not at all.
+briefly = st.sampled_from([(False,), (True, 0), (True, -1.0), (True, 0.002), (False, 5.0)])
+
+
+class Machine(RuleBasedStateMachine):
+    """Steps and their outcome. A class for each queue follows."""
+
+    new_queue: ClassVar[Callable[[int, int], Any]]
+    is_joinable: ClassVar[bool] = False
+    is_simple: ClassVar[bool] = False
+    patience: ClassVar[float] = PATIENCE
+
+    @initialize(maxsize=st.sampled_from([0, 0, 1, 2, 5]), max_deliveries=st.integers(0, 3))
+    def begin(self, maxsize: int, max_deliveries: int) -> None:
+        self.theatre = Theatre()
+        self.carrier = Queue[Any]()
+        self.numbers = itertools.count(1)
+        self.values = itertools.count()
+        self.actors: dict[int, Actor] = {}
+        self.handles: dict[int, list[int]] = {}
+        """For each process its handles: the process that closed it, or -1."""
+        # One that does not inherit the queue: it has to be given it.
+        self.add(self.theatre.fork(Stage()), [])
+        cls = type(self)
+        self.queue = cls.new_queue(maxsize, max_deliveries)
+        self.stage = Stage(self.queue, pickle.loads(pickle.dumps(self.queue)))
+        self.handles[US] = [-1, -1]
+        self.model = Model(
+            maxsize=0 if self.is_simple else maxsize,
+            is_joinable=self.is_joinable,
+            max_deliveries=max_deliveries,
+        )
+        # What a process waits in: the verb, and what it puts.
+        self.waiting: dict[int, tuple[str, Any]] = {}
+        self.add(self.theatre.fork(self.stage), self.handles[US])
+
+    def teardown(self) -> None:
+        if hasattr(self, "stage"):
+            self.stage.close()
+        for actor in getattr(self, "actors", {}).values():
+            with suppress(ProcessLookupError):
+                actor.kill()
+        if hasattr(self, "theatre"):
+            self.theatre.close()
+
+    # ---------------------------------------------------------------------------------------- processes
+
+    def add(self, actor: Actor, handles: list[int]) -> None:
+        number = next(self.numbers)
+        self.actors[number] = actor
+        self.handles[number] = list(handles)
+
+    def one_of(self, choice: int, *, killable: bool = False, with_handle: bool = True) -> int | None:
+        """A process that does not wait. None if there is none."""
+        found = [
+            number
+            for number in ([] if killable else [US]) + sorted(self.actors)
+            if number not in self.waiting and (self.handles[number] or not with_handle)
+        ]
+        return found[choice % len(found)] if found else None
+
+    def do(self, process: int, thread: int, verb: str, *arguments: Any) -> Any:
+        """Have a process do something that comes to an end at once."""
+        if process == US:
+            return (self.stage.second_do if thread else self.stage.do)(verb, *arguments)
+        self.actors[process].tell(*(["second"] if thread else []), verb, *arguments)
+        return self.answer_of(process)
+
+    def answer_of(self, process: int) -> Any:
+        actor = self.actors[process]
+        if not actor.has_answered(type(self).patience):
+            stacks.report([actor.pid for actor in self.actors.values()])
+            type(self).patience = 1.0  # from now on the failure is only made smaller
+            raise AssertionError(f"process {process} hangs in {self.waiting.get(process)}")
+        return actor.answer()
+
+    def handle_of(self, process: int, choice: int) -> tuple[int, bool]:
+        """One of a process's handles, and whether it is closed there."""
+        which = choice % len(self.handles[process])
+        closer = self.handles[process][which]
+        return which, closer == process or (self.is_simple and closer != -1)
+
+    @property
+    def error_of_closed(self) -> type[Exception]:
+        return OSError if self.is_simple else ValueError
+
+    # ---------------------------------------------------------------------------------- putting, taking
+
+    def would_wait(self, size: int) -> bool:
+        """Whether a put into a SimpleQueue might wait, which has no time-out."""
+        queued = sum(300 + len(item.value[1]) for item in self.model.ready if isinstance(item.value, tuple))
+        return self.is_simple and queued + size + 1000 * len(self.model.ready) >= SIMPLE_QUEUE_WAITS
+
+    def new_value(self, size: int) -> tuple[int, bytes]:
+        number = next(self.values)
+        return number, bytes([number % 251]) * size
+
+    @rule(choice=any_process, handle=any_handle, thread=any_thread, size=any_size, how=briefly)
+    def put(self, choice: int, handle: int, thread: int, size: int, how: tuple[Any, ...]) -> None:
+        self.put_value(choice, handle, thread, self.new_value(size), how)
+
+    @rule(choice=any_process, handle=any_handle, how=briefly)
+    def put_what_cannot_be_rebuilt(self, choice: int, handle: int, how: tuple[Any, ...]) -> None:
+        self.put_value(choice, handle, 0, Unloadable, how)
+
+    def put_value(self, choice: int, handle: int, thread: int, value: Any, how: tuple[Any, ...]) -> None:
+        process = self.one_of(choice)
+        if process is None or self.would_wait(70_000):
+            return
+        which, is_closed = self.handle_of(process, handle)
+        came = self.do(process, thread, "put", which, value, *([] if self.is_simple else how))
+        if is_closed:
+            assert came is self.error_of_closed
+        else:
+            assert came is self.model.put(LookupError if value is Unloadable else value)
+        self.settle()
+
+    @rule(choice=any_process, handle=any_handle)
+    def put_what_cannot_be_pickled(self, choice: int, handle: int) -> None:
+        process = self.one_of(choice)
+        # A full queue is found to be full first, if the put is not to wait.
+        if process is None or self.model.is_full or self.would_wait(0):
+            return
+        which, is_closed = self.handle_of(process, handle)
+        came = self.do(process, 0, "put", which, Unpicklable)
+        assert came is (self.error_of_closed if is_closed else TypeError)
+
+    @rule(choice=any_process, size=st.sampled_from([0, 1500, 100_000]), count=st.integers(5, 400))
+    def put_many(self, choice: int, size: int, count: int) -> None:
+        """Beyond the memory that a queue has at first."""
+        process = self.one_of(choice)
+        if process is None:
+            return
+        which, is_closed = self.handle_of(process, 0)
+        if is_closed:
+            return
+        for _ in range(count // 20 if size > 5000 else count):
+            if self.model.is_full or self.would_wait(size):
+                return
+            value = self.new_value(size)
+            assert self.do(process, 0, "put", which, value) is self.model.put(value)
+            self.settle()
+
+    @rule(choice=any_process, handle=any_handle, thread=any_thread, how=briefly)
+    def get(self, choice: int, handle: int, thread: int, how: tuple[Any, ...]) -> None:
+        process = self.one_of(choice)
+        if process is None or (self.is_simple and not self.model.ready):
+            return
+        which, is_closed = self.handle_of(process, handle)
+        came = self.do(process, thread, "get", which, *([] if self.is_simple else how))
+        if is_closed:
+            assert came is self.error_of_closed
+        else:
+            assert came == self.model.get(process, thread)
+        self.settle()
+
+    @rule(choice=any_process, count=st.integers(2, 400))
+    def get_many(self, choice: int, count: int) -> None:
+        process = self.one_of(choice)
+        if process is None or self.handle_of(process, 0)[1]:
+            return
+        for _ in range(min(count, len(self.model.ready))):
+            assert self.do(process, 0, "get", 0) == self.model.get(process, 0)
+            self.settle()
+
+    # ------------------------------------------------------------------------------------------ waiting
+
+    def begin_to_wait(self, process: int, verb: str, figure: str, value: Any = None) -> None:
+        which = next((i for i in range(2) if not self.handle_of(process, i)[1]), None)
+        if which is None:
+            return
+        before = getattr(self.queue.statistics(), figure)
+        self.actors[process].tell(verb, which, *([] if value is None else [value]))
+        self.waiting[process] = verb, value
+        until(
+            lambda: (
+                self.actors[process].has_answered(0) or getattr(self.queue.statistics(), figure) == before + 1
+            )
+        )
+        assert not self.actors[process].has_answered(0), "it should wait"
+
+    def is_waited_in(self, verb: str) -> bool:
+        return any(waits_in == verb for waits_in, _ in self.waiting.values())
+
+    @rule(choice=any_process)
+    def wait_in_get(self, choice: int) -> None:
+        process = self.one_of(choice, killable=True)
+        # Which of several would get an item is not promised.
+        if process is not None and not self.model.ready and not self.is_waited_in("get"):
+            self.begin_to_wait(process, "get", "waiting_getters")
+
+    @rule(choice=any_process, size=any_size)
+    def wait_in_put(self, choice: int, size: int) -> None:
+        process = self.one_of(choice, killable=True)
+        if process is not None and self.model.is_full and not self.is_waited_in("put"):
+            self.begin_to_wait(process, "put", "waiting_putters", self.new_value(size))
+
+    @precondition(lambda self: self.is_joinable)
+    @rule(choice=any_process, handle=any_handle)
+    def join(self, choice: int, handle: int) -> None:
+        process = self.one_of(choice, killable=True)
+        if process is None:
+            return
+        if self.model.unfinished:
+            self.begin_to_wait(process, "join", "waiting_joiners")
+        else:
+            which, _ = self.handle_of(process, handle)
+            assert self.do(process, 0, "join", which) is None
+
+    def settle(self) -> None:
+        """See those answer who waited for what there is now."""
+        while True:
+            for process, (verb, value) in sorted(self.waiting.items()):
+                if verb == "get" and self.model.ready:
+                    assert self.answer_of(process) == self.model.get(process, 0)
+                elif verb == "put" and not self.model.is_full:
+                    assert self.answer_of(process) is None
+                    assert self.model.put(value) is None
+                elif verb == "join" and not self.model.unfinished:
+                    assert self.answer_of(process) is None
+                else:
+                    continue
+                del self.waiting[process]
+                break
+            else:
+                return
+
+    # --------------------------------------------------------------------------------------------- done
+
+    @precondition(lambda self: self.is_joinable)
+    @rule(choice=any_process, handle=any_handle, thread=any_thread, count=st.integers(1, 3))
+    def task_done(self, choice: int, handle: int, thread: int, count: int) -> None:
+        process = self.one_of(choice)
+        for _ in range(count):
+            if process is None or not self.model.whose_is_clear(process):
+                return
+            which, _ = self.handle_of(process, handle)
+            came = self.do(process, thread, "task_done", which)
+            assert came is self.model.task_done(process, thread)
+            self.settle()
+
+    # --------------------------------------------------------------------------------- coming and going
+
+    @rule(choice=any_process)
+    def fork_another(self, choice: int) -> None:
+        """By any process, with what it holds, which the child must not have."""
+        process = self.one_of(choice)
+        if process is None or len(self.actors) + 1 >= PROCESSES:
+            return
+        if process == US:
+            self.add(self.theatre.fork(self.stage), self.handles[US])
+        else:
+            assert self.do(process, 0, "fork") is None
+            self.add(self.theatre.accept(), self.handles[process])
+
+    @rule(choice=any_process, finder=any_process)
+    def kill(self, choice: int, finder: int) -> None:
+        """Whatever it holds or waits in. Another one looks, or who waits finds out by itself."""
+        doomed = sorted(self.actors)
+        if not doomed:
+            return
+        process = doomed[choice % len(doomed)]
+        self.actors.pop(process).kill()
+        self.forget(process)
+        self.model.die(process)
+        if not self.is_waited_in("get"):
+            by = self.one_of(finder)
+            assert by is not None
+            self.do(by, 0, "statistics", 0)
+        self.settle()
+
+    @rule(choice=any_process, by_an_error=st.booleans())
+    def end(self, choice: int, by_an_error: bool) -> None:
+        process = self.one_of(choice, killable=True)
+        if process is None:
+            return
+        actor = self.actors.pop(process)
+        actor.tell("end", by_an_error)
+        actor.wait()
+        self.forget(process)
+        if by_an_error:
+            self.model.die(process)
+        else:
+            self.model.leave(process)
+        self.settle()
+
+    def forget(self, process: int) -> None:
+        self.waiting.pop(process, None)
+        del self.handles[process]
+
+    @rule(choice=any_process)
+    def drop_all_handles(self, choice: int) -> None:
+        process = self.one_of(choice, killable=True)
+        if process is not None:
+            assert self.do(process, 0, "drop") is None
+            self.handles[process] = []
+            self.model.leave(process)
+            self.settle()
+
+    @rule(choice=any_process, in_message=st.booleans())
+    def give_a_handle(self, choice: int, in_message: bool) -> None:
+        """To one that has none, or another one to one that has."""
+        process = self.one_of(choice, killable=True, with_handle=False)
+        # A closed handle of a SimpleQueue cannot be pickled.
+        if process is None or len(self.handles[process]) > 1 or self.handle_of(US, 0)[1]:
+            return
+        if in_message:
+            self.carrier.put(self.queue)
+            assert self.do(process, 0, "open_received", self.carrier) is None
+        else:
+            assert self.do(process, 0, "open_pickled", pickle.dumps(self.queue)) is None
+        self.handles[process].append(-1)
+
+    @rule(choice=any_process)
+    def close_second_handle(self, choice: int) -> None:
+        process = self.one_of(choice)
+        if process is not None and len(self.handles[process]) > 1:
+            assert self.do(process, 0, "close_handle", 1) is None
+            self.handles[process][1] = process
+
+    # ---------------------------------------------------------------------------------------- invariant
+
+    @invariant()
+    def is_as_the_model_says(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        model = self.model
+        found = self.queue.statistics()
+        queued, dead = len(model.ready), len(model.dead_letters)
+        assert (found.puts, found.gets, found.queued) == (model.puts, model.puts - queued - dead, queued)
+        assert found.unfinished == model.unfinished
+        assert (found.redeliveries, found.dead_letters) == (model.redeliveries, dead)
+        assert found.high_water == model.high_water
+        verbs = [verb for verb, _ in self.waiting.values()]
+        assert found.waiting_getters == verbs.count("get")
+        assert found.waiting_putters == verbs.count("put")
+        assert found.waiting_joiners == verbs.count("join")
+        assert 1 <= found.participants <= 1 + len(self.actors)
+        letters = [
+            type(letter) if isinstance(letter, Exception) else letter for letter in self.queue.dead_letters()
+        ]
+        assert letters == [letter.value for letter in model.dead_letters]
+        for process in [US, *self.actors]:
+            if process not in self.waiting and self.handles[process] and not self.handle_of(process, 0)[1]:
+                expected = (None, not queued, None) if self.is_simple else (queued, not queued, model.is_full)
+                assert self.do(process, 0, "sizes", 0) == expected
+
+
+class QueueMachine(Machine):
+    new_queue = staticmethod(lambda maxsize, max_deliveries: Queue(maxsize))
+
+
+class SimpleQueueMachine(Machine):
+    new_queue = staticmethod(lambda maxsize, max_deliveries: SimpleQueue())
+    is_simple = True
+
+
+class JoinableQueueMachine(Machine):
+    new_queue = staticmethod(
+        lambda maxsize, max_deliveries: JoinableQueue(maxsize, max_deliveries=max_deliveries)
+    )
+    is_joinable = True
+
+
+@pytest.mark.limit(120 + 5 * EXAMPLES)
+@pytest.mark.parametrize("machine", [QueueMachine, SimpleQueueMachine, JoinableQueueMachine])
+def test_queue_behaves_like_its_model(machine: type[Machine]) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
