@@ -130,6 +130,11 @@ class Hand:
         self._words[_FIRED] = fired
 
     @property
+    def is_child(self) -> bool:
+        """Whether it is that of a process that a worker has forked."""
+        return self.number % HANDS == CHILD
+
+    @property
     def moves(self) -> int:
         """A number that changes when it gets on."""
         return self._words[_PUT] + self._words[_COUNT]

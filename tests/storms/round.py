@@ -20,7 +20,7 @@ from .contestants import Contestant
 from .crew import Crew, Member
 from .faults import EITHER, Blow, ControlGroup, Fault, Role
 from .ledger import Hand, State
-from .worker import CallRoll, Consume, Join, Mishap, Produce, Report
+from .worker import CHILD_PUTS, CallRoll, Consume, Join, Mishap, Produce, Report
 
 # In the slot, beside it, read in place, and copied outside the lock.
 SIZES = [0, 10, 60, 300, 1500, 5000, 70_000]
@@ -250,6 +250,8 @@ class Round:
         self._wait(lambda: all(hand.state is State.PRESENT for hand in self._hands(Role.CONSUMER)))
         self._wait(self.crew.caller.control.poll)
         self.crew.caller.control.recv()
+        children = [hand for hand in self._hands() if hand.is_child]
+        self._wait(lambda: all(processes.state(child.pid) in ("", "Z") for child in children))
 
     def _check_statistics(self) -> None:
         found = self._ask(Report())
@@ -264,7 +266,6 @@ class Round:
         if (found.queued, found.unfinished, found.dead_letters) != (0, 0, 0):
             wrong.append("not empty after the roll call")
         living = sum(not member.is_dead for member in self.crew.members())
-        living += sum(hand.number % 4 == 3 for hand in self._hands())
         if found.participants > living:
             wrong.append(f"{found.participants} participants, but {living} processes live")
         if wrong:
@@ -273,6 +274,7 @@ class Round:
 
     def _close_the_books(self) -> None:
         outcome = self.outcome
+        self._look_for_the_dead()  # what happened at the very end, and was not waited for
         dead = [
             hand for member in self.crew.those(Role.CONSUMER) if member.is_dead for hand in member.hands()
         ]
@@ -291,7 +293,7 @@ class Round:
         found = []
         for member in self.crew.members():
             for hand in [] if member.is_dead else member.hands():
-                if not roles or member.role in roles or hand.number % 4 == 3:
+                if not roles or member.role in roles or hand.is_child:
                     found.append(hand)
         return found
 
@@ -299,7 +301,7 @@ class Round:
         return [hand for member in self.crew.members() for hand in member.hands()]
 
     def _has_put_all(self) -> bool:
-        children_put = all(hand.put == 3 for hand in self._hands() if hand.number % 4 == 3)
+        children_put = all(hand.put == len(CHILD_PUTS) for hand in self._hands() if hand.is_child)
         producers = [member for member in self.crew.those(Role.PRODUCER) if not member.is_dead]
         return children_put and all(
             hand.state in (State.DONE,)
@@ -352,15 +354,17 @@ class Round:
         for member in self.crew.members():
             if any(hand.state is State.BROKEN for hand in member.hands()):
                 raise Broken(f"an exception in the {member.role.value} {member.hand.pid}")
-            if member.is_dead or (member.leaves and not member.process.is_alive()):
+            if member.is_dead or member.leaves:
                 continue
+            is_alive = member.process.is_alive()
+            # Looked at afterwards: who has ended has written before what it did to itself.
             is_victim = member in self.victims and member.hand.has_fired
             if is_victim and self.fault.mishap == "close descriptors":
                 member.leaves = True
             elif is_victim and self.fault.is_deadly and self._has_gone(member):
                 member.is_dead = True
                 self.outcome.kills += self.fault.mishap == "die"
-            elif not member.process.is_alive():
+            elif not is_alive:
                 if not member.may_be_killed:
                     raise Broken(
                         f"the {member.role.value} {member.hand.pid} ended with {member.process.exitcode}"

@@ -14,7 +14,7 @@ from tests.support import stacks
 
 from . import mishaps
 from .contestants import contestant
-from .ledger import CHILD, ROLL_CALL, Hand, Ledger, State, number_of, round_of
+from .ledger import CHILD, HANDS, ROLL_CALL, Hand, Ledger, State, number_of, round_of
 
 CHILD_PUTS = [10, 2000, 0]  # sizes
 
@@ -126,7 +126,7 @@ class Worker:
     def _produce(self, order: Produce) -> None:
         self.round = order.round
         self._with_hands(
-            lambda hand, mishap: self._put_all(hand, order.sizes[hand.number % 4], mishap),
+            lambda hand, mishap: self._put_all(hand, order.sizes[hand.number % HANDS], mishap),
             len(order.sizes),
             order.mishap,
         )
