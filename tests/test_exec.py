@@ -1,13 +1,17 @@
 """A process that takes part in a queue calls exec: its part has ended, though the process lives on."""
 
+import multiprocessing
 import os
 import pickle
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import penstock
 from penstock import JoinableQueue, Queue
+from tests.support import processes
 from tests.support.children import Child, fork
 from tests.support.waiting import until
 
@@ -112,6 +116,26 @@ def test_it_may_open_the_queue_again() -> None:
     queue.task_done()
     queue.join()
     assert queue.statistics().redeliveries == 1
+
+
+def put_and_exec(queue: Any) -> None:
+    queue.put("item")
+    execute(WAIT_FOR_EVER)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_the_program_does_not_keep_the_memory(method: str) -> None:
+    queue = Queue[str]()
+    process = multiprocessing.get_context(method).Process(target=put_and_exec, args=(queue,))
+    process.start()
+    try:
+        until(lambda: WAIT_FOR_EVER in Path(f"/proc/{process.pid}/cmdline").read_text())
+        assert processes.holding(f"/memfd:penstock-{queue._id.hex()} (deleted)") == []
+        assert queue.get() == "item"
+    finally:
+        process.kill()
+        process.join()
+        process.close()
 
 
 def test_a_program_started_with_subprocess_is_no_participant() -> None:

@@ -146,6 +146,8 @@ impl Segment {
                 "it is neither a sealed memory file nor a file on a tmpfs of this user alone",
             ));
         }
+        // Otherwise another program would keep the memory, which no handle keeps any more.
+        platform::close_on_exec(fd.as_fd())?;
         let (_, length) = platform::identify(fd.as_fd())?;
         let mut head = [0; size_of::<Header>()];
         if platform::read_start(fd.as_fd(), &mut head)? != head.len() {

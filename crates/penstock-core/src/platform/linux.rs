@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::futex;
@@ -460,6 +460,11 @@ pub(crate) fn close_checked(fd: RawFd, identity: FileIdentity) {
         // SAFETY: it leads to our file, and this process opened that number for it and keeps no other owner of it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
+}
+
+/// A descriptor that this process was started with is inherited by whatever program it may become.
+pub(crate) fn close_on_exec(fd: BorrowedFd<'_>) -> Result<(), Error> {
+    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(os("fcntl(F_SETFD)"))
 }
 
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
