@@ -7,6 +7,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS :=
+RUNS := 25
 PYTHON :=
 
 VENV := .venv
@@ -22,16 +23,17 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test bench lint docs clean
-.PHONY: test-core test-package test-cpython test-storm
+.PHONY: test-core test-package test-cpython test-storm test-model
 
 help:
-	@echo "make demo    set everything up and run the main job (make demo ARGS='--kill /usr/share')"
-	@echo "make test    set everything up and run all tests"
+	@echo "make demo        set everything up and run the main job (make demo ARGS='--kill /usr/share')"
+	@echo "make test        set everything up and run all tests"
 	@echo "make test-storm  hit programs by faults for a quarter of an hour, Penstock beside its rivals"
-	@echo "make bench   compare with multiprocessing and others (make bench ARGS=...)"
-	@echo "make lint    check format, types and style"
-	@echo "make docs    check the documents' examples and links"
-	@echo "make clean   remove all that was built, the environments too"
+	@echo "make test-model  compare more random programs with the model (make test-model RUNS=25)"
+	@echo "make bench       compare with multiprocessing and others (make bench ARGS=...)"
+	@echo "make lint        check format, types and style"
+	@echo "make docs        check the documents' examples and links"
+	@echo "make clean       remove all that was built, the environments too"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
 
@@ -54,6 +56,9 @@ test-cpython: build/.wheel $(VENV)/.python
 
 test-storm: $(VENV)/.penstock $(VENV)/.storm
 	@$(BIN)/python -m tests.storms $(ARGS)
+
+test-model: $(VENV)/.penstock $(VENV)/.test
+	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/test_state_machine.py $(ARGS)
 
 bench: $(VENV)/.penstock $(VENV)/.bench
 	@$(BIN)/python benchmarks/run.py $(ARGS)
@@ -80,7 +85,7 @@ docs: $(VENV)/.penstock
 	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --document-private-items -p penstock-core
 
 clean:
-	rm -rf build target $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build target $(VENV) .venvs .mypy_cache .hypothesis .pytest_cache .ruff_cache
 
 # What follows is called by the commands above. Each file records that a step was done.
 
