@@ -57,6 +57,10 @@ class Outcome:
     """The longest time in seconds in which nobody got on though there was something to do."""
 
 
+def _no() -> bool:
+    return False
+
+
 class Round:
     """A round of a crew. `play` plays it."""
 
@@ -108,8 +112,8 @@ class Round:
         if not self.fault.fills_memory:
             self._order_to_take(consumers)
         if self.fault.is_idle:
-            self._wait(lambda: all(hand.state is State.TAKING for hand in self._hands()))
-            self._wait(lambda: all(victim.is_asleep() for victim in self.victims))
+            self._wait(lambda: all(hand.state is State.TAKING for hand in self._hands()), _no)
+            self._wait(lambda: all(victim.is_asleep() for victim in self.victims), _no)
             self._strike()
         for producer in producers:
             self._order_to_put(producer, group)
@@ -251,7 +255,7 @@ class Round:
         self._wait(self.crew.caller.control.poll)
         self.crew.caller.control.recv()
         children = [hand for hand in self._hands() if hand.is_child]
-        self._wait(lambda: all(processes.state(child.pid) in ("", "Z") for child in children))
+        self._wait(lambda: all(processes.state(child.pid) in ("", "Z") for child in children), _no)
 
     def _check_statistics(self) -> None:
         found = self._ask(Report())
@@ -304,9 +308,7 @@ class Round:
         children_put = all(hand.put == len(CHILD_PUTS) for hand in self._hands() if hand.is_child)
         producers = [member for member in self.crew.those(Role.PRODUCER) if not member.is_dead]
         return children_put and all(
-            hand.state in (State.DONE,)
-            for member in producers
-            for hand in member.hands()[: member.hand_count]
+            hand.state is State.DONE for member in producers for hand in member.hands()[: member.hand_count]
         )
 
     def _missing(self) -> set[int]:
