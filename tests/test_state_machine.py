@@ -8,6 +8,7 @@ A failure prints the steps, and the line that plays them again.
 import itertools
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, ClassVar
@@ -82,6 +83,20 @@ class Machine(RuleBasedStateMachine):
         self.add(self.theatre.fork(self.stage), self.handles[US])
 
     def teardown(self) -> None:
+        try:
+            if sys.exception() is None and hasattr(self, "model"):
+                self.drain()
+        finally:
+            self.end_all()
+
+    def drain(self) -> None:
+        """Take what is left: everything is there, in its order."""
+        while self.model.ready:
+            assert self.do(US, 0, "get", 0) == self.model.get(US, 0)
+            self.settle()
+        self.is_as_the_model_says()
+
+    def end_all(self) -> None:
         if hasattr(self, "stage"):
             self.stage.close()
         for actor in getattr(self, "actors", {}).values():
@@ -204,7 +219,11 @@ class Machine(RuleBasedStateMachine):
     @rule(choice=any_process, count=st.integers(2, 400))
     def get_many(self, choice: int, count: int) -> None:
         process = self.one_of(choice)
-        if process is None or self.handle_of(process, 0)[1]:
+        if process is not None:
+            self.get_many_by(process, count)
+
+    def get_many_by(self, process: int, count: int) -> None:
+        if self.handle_of(process, 0)[1]:
             return
         for _ in range(min(count, len(self.model.ready))):
             assert self.do(process, 0, "get", 0) == self.model.get(process, 0)
@@ -300,13 +319,15 @@ class Machine(RuleBasedStateMachine):
             assert self.do(process, 0, "fork") is None
             self.add(self.theatre.accept(), self.handles[process])
 
-    @rule(choice=any_process, finder=any_process)
-    def kill(self, choice: int, finder: int) -> None:
+    @rule(choice=any_process, finder=any_process, takes=st.integers(0, 3))
+    def kill(self, choice: int, finder: int, takes: int) -> None:
         """Whatever it holds or waits in. Another one looks, or who waits finds out by itself."""
         doomed = sorted(self.actors)
         if not doomed:
             return
         process = doomed[choice % len(doomed)]
+        if process not in self.waiting and self.handles[process]:
+            self.get_many_by(process, takes)
         self.actors.pop(process).kill()
         self.forget(process)
         self.model.die(process)
