@@ -19,21 +19,23 @@ DOCUMENTS = $(wildcard *.md docs/*.md)
 
 # Folders too, because a deleted file changes its folder.
 CORE := Cargo.toml Cargo.lock $(shell find crates/penstock-core -not -name '.*')
+HISTORY := $(CORE) $(shell find crates/penstock-history -not -name '.*')
 PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test bench lint docs clean
-.PHONY: test-core test-package test-cpython test-storm test-model
+.PHONY: test-core test-history test-package test-cpython test-storm test-model
 
 help:
-	@echo "make demo        set everything up and run the main job (make demo ARGS='--kill /usr/share')"
-	@echo "make test        set everything up and run all tests"
-	@echo "make test-storm  hit programs by faults for a quarter of an hour, Penstock beside its rivals"
-	@echo "make test-model  compare more random programs with the model (make test-model RUNS=25)"
-	@echo "make bench       compare with multiprocessing and others (make bench ARGS=...)"
-	@echo "make lint        check format, types and style"
-	@echo "make docs        check the documents' examples and links"
-	@echo "make clean       remove all that was built, the environments too"
+	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
+	@echo "make test          set everything up and run all tests"
+	@echo "make test-history  record concurrent runs for minutes and prove them linearizable (ARGS='--minutes 10 --seed 1')"
+	@echo "make test-storm    hit programs by faults for a quarter of an hour, Penstock beside its rivals"
+	@echo "make test-model    compare more random programs with the model (make test-model RUNS=25)"
+	@echo "make bench         measure beside all peers, write docs/benchmarks (make bench ARGS=--help)"
+	@echo "make lint          check format, types and style"
+	@echo "make docs          check the documents' examples and links"
+	@echo "make clean         remove all that was built, the environments too"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
 
@@ -43,7 +45,11 @@ demo: $(VENV)/.penstock
 test: test-core test-package test-cpython docs
 	@echo "All tests passed."
 
-test-core: build/.test-core build/.test-core-fault-points
+test-core: build/.test-core build/.test-core-fault-points build/.test-history
+
+test-history:
+	@tools/require cargo cc
+	@cargo run --quiet --release --locked -p penstock-history -- $(ARGS)
 
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 	@echo "== The package"
@@ -109,6 +115,12 @@ build/.test-core-fault-points: $(CORE)
 	@tools/require cargo cc
 	@echo "== The core, with fault points"
 	@cargo test --quiet --locked -p penstock-core --features fault-points
+	@mkdir -p $(@D) && touch $@
+
+build/.test-history: $(HISTORY)
+	@tools/require cargo cc
+	@echo "== Recorded histories"
+	@cargo test --quiet --locked -p penstock-history
 	@mkdir -p $(@D) && touch $@
 
 $(VENV)/.python:

@@ -1,0 +1,198 @@
+//! The sequential queue, as simply as possible: what an operation may answer, and what is
+//! so afterwards. An operation with several possible outcomes has several states afterwards.
+//!
+//! - Items lie in the order in which they were put, for ever: one that comes back goes to its old place, which is in
+//!   front of everything put later.
+//! - `maxsize` bounds what a put finds; what comes back is not refused.
+//! - In an acknowledged queue a get leases the item to its process and thread until `task_done`. In a plain one it is
+//!   gone; except that a process that dies while it looks at a *lent* payload may have held a lease.
+//! - What a dead process, or one that left crashed, had leased comes back, in the order of taking, one at a time: `len`
+//!   takes no lock and may see it half done. After `max_deliveries` times an item becomes a dead letter instead.
+//! - `task_done` finishes the calling thread's oldest lease, else the process's, else any other process's, else an item
+//!   that somebody left unfinished, else the oldest in the queue, which is still delivered.
+
+use penstock_core::Leave;
+
+use crate::history::{Answer, Call, Event, Rules, Value};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Item {
+    /// Its place in the order of puts.
+    rank: u32,
+    value: Value,
+    redeliveries: u8,
+    is_finished: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Lease {
+    process: u32,
+    thread: u32,
+    item: Item,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct State {
+    /// In the order of rank.
+    ready: Vec<Item>,
+    /// In the order of taking.
+    leases: Vec<Lease>,
+    orphans: u32,
+    dead: Vec<Value>,
+    next_rank: u32,
+}
+
+/// What an operation leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It has happened.
+    Done(State),
+    /// A part of it has happened.
+    Part(State),
+}
+
+impl State {
+    fn unfinished(&self) -> usize {
+        self.ready.iter().filter(|item| !item.is_finished).count() + self.leases.len() + self.orphans as usize
+    }
+
+    /// The dead letters, sorted.
+    pub fn dead_letters(&self) -> Vec<Value> {
+        let mut dead = self.dead.clone();
+        dead.sort_unstable();
+        dead
+    }
+
+    /// What `event` may lead to if it happens now; nothing if it cannot have answered so.
+    pub fn steps(&self, rules: &Rules, event: &Event) -> Vec<Step> {
+        let len = self.ready.len() as u64;
+        let is_full = rules.maxsize != 0 && len >= rules.maxsize;
+        let holds = |claim: bool| {
+            if claim {
+                vec![Step::Done(self.clone())]
+            } else {
+                Vec::new()
+            }
+        };
+        match (event.call, event.answer) {
+            (_, Some(Answer::TimedOut)) => holds(true),
+            (Call::Put(value), None | Some(Answer::Done)) if !is_full => vec![Step::Done(self.with(value))],
+            (Call::Put(_), Some(Answer::Full)) => holds(is_full),
+            (Call::Get, Some(Answer::Empty)) => holds(len == 0),
+            (Call::Get, answer) => self.get(rules, event, answer),
+            (Call::Len, Some(Answer::Count(count))) => holds(count == len),
+            (Call::IsEmpty, Some(Answer::Is(is))) => holds(is == (len == 0)),
+            (Call::IsFull, Some(Answer::Is(is))) => holds(is == is_full),
+            (Call::Join, Some(Answer::Done)) => holds(!rules.acknowledged || self.unfinished() == 0),
+            (Call::Join, Some(Answer::Empty)) => holds(rules.acknowledged && self.unfinished() > 0),
+            (Call::TaskDone, answer) => {
+                let can_finish = rules.acknowledged && self.unfinished() > 0;
+                match answer {
+                    Some(Answer::TooManyDone) => holds(!can_finish),
+                    None | Some(Answer::Done) if can_finish => self.task_done(event),
+                    _ => Vec::new(),
+                }
+            }
+            (Call::Leave(Leave::Clean), None | Some(Answer::Done)) => {
+                let mut next = self.clone();
+                next.leases.retain(|lease| lease.process != event.process);
+                next.orphans += (self.leases.len() - next.leases.len()) as u32;
+                vec![Step::Done(next)]
+            }
+            (Call::Leave(Leave::Crashed) | Call::Sweep, None | Some(Answer::Done)) => {
+                vec![self.give_up_one(rules, event)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn with(&self, value: Value) -> State {
+        let mut next = self.clone();
+        next.ready.push(Item {
+            rank: self.next_rank,
+            value,
+            redeliveries: 0,
+            is_finished: false,
+        });
+        next.next_rank += 1;
+        next
+    }
+
+    fn get(&self, rules: &Rules, event: &Event, answer: Option<Answer>) -> Vec<Step> {
+        let Some(first) = self.ready.first() else {
+            return Vec::new();
+        };
+        match answer {
+            Some(Answer::Got(value)) if value != first.value => return Vec::new(),
+            None | Some(Answer::Got(_)) => {}
+            Some(_) => return Vec::new(),
+        }
+        let mut taken = self.clone();
+        let item = taken.ready.remove(0);
+        let mut leased = taken.clone();
+        leased.leases.push(Lease {
+            process: event.process,
+            thread: event.thread,
+            item: item.clone(),
+        });
+        if rules.acknowledged && !item.is_finished {
+            vec![Step::Done(leased)]
+        } else if answer.is_none() && item.value.is_lent() && !item.is_finished {
+            // It died while it looked, or had just ended the look.
+            vec![Step::Done(leased), Step::Done(taken)]
+        } else {
+            vec![Step::Done(taken)]
+        }
+    }
+
+    fn task_done(&self, event: &Event) -> Vec<Step> {
+        let without = |place: usize| {
+            let mut next = self.clone();
+            next.leases.remove(place);
+            Step::Done(next)
+        };
+        let first = |is_meant: &dyn Fn(&Lease) -> bool| self.leases.iter().position(is_meant);
+        let mine = first(&|lease| lease.process == event.process && lease.thread == event.thread)
+            .or_else(|| first(&|lease| lease.process == event.process));
+        if let Some(place) = mine {
+            return vec![without(place)];
+        }
+        if !self.leases.is_empty() {
+            // The oldest of one of the others; which one is not promised.
+            let is_oldest_of_its_process =
+                |place: &usize| first(&|lease| lease.process == self.leases[*place].process) == Some(*place);
+            return (0..self.leases.len())
+                .filter(is_oldest_of_its_process)
+                .map(without)
+                .collect();
+        }
+        let mut next = self.clone();
+        if next.orphans > 0 {
+            next.orphans -= 1;
+        } else if let Some(item) = next.ready.iter_mut().find(|item| !item.is_finished) {
+            item.is_finished = true;
+        }
+        vec![Step::Done(next)]
+    }
+
+    /// Returns the oldest lease of the event's process, if it has one.
+    fn give_up_one(&self, rules: &Rules, event: &Event) -> Step {
+        let mut next = self.clone();
+        let Some(place) = next
+            .leases
+            .iter()
+            .position(|lease| lease.process == event.process)
+        else {
+            return Step::Done(next);
+        };
+        let mut item = next.leases.remove(place).item;
+        if item.redeliveries >= rules.max_deliveries {
+            next.dead.push(item.value);
+        } else {
+            item.redeliveries += 1;
+            let place = next.ready.partition_point(|other| other.rank < item.rank);
+            next.ready.insert(place, item);
+        }
+        Step::Part(next)
+    }
+}

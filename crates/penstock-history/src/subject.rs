@@ -1,0 +1,262 @@
+//! What is under test: a queue, or a queue broken on purpose, which the checkers must reject.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use penstock_core::{Delivery, Error, Leave, Patience, Queue, SMALL, Wait};
+
+use crate::history::{Answer, Value};
+
+/// How long a caller waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// Not at all: a miss then is an answer about the queue.
+    No,
+    /// A miss then says only that the time was over.
+    For(Duration),
+}
+
+impl Waits {
+    fn patience(self) -> Patience {
+        match self {
+            Waits::No => Patience::Now,
+            Waits::For(time) => Patience::Until(Instant::now() + time),
+        }
+    }
+
+    fn missed(self, answer: Answer) -> Answer {
+        match self {
+            Waits::No => answer,
+            Waits::For(_) => Answer::TimedOut,
+        }
+    }
+}
+
+/// A queue of values, as one process holds it.
+/// `len` and `is_empty` are two questions to it, whose answers must agree.
+pub trait Subject: Sync {
+    fn put(&self, value: Value, waits: Waits) -> Answer;
+    fn get(&self, waits: Waits) -> Answer;
+    fn len(&self) -> u64;
+    fn is_empty(&self) -> bool;
+    fn is_full(&self) -> bool;
+    fn task_done(&self) -> Answer;
+    fn join(&self) -> Answer;
+    fn leave(&self, how: Leave) -> Answer;
+}
+
+/// The real one.
+pub struct Penstock(pub Arc<Queue>);
+
+fn payload(value: Value) -> Vec<u8> {
+    let mut bytes = value.0.to_le_bytes().to_vec();
+    bytes.resize(value.payload_len(), value.0 as u8 ^ 0x5a);
+    bytes
+}
+
+fn value_of(bytes: &[u8]) -> Value {
+    let head = bytes.first_chunk().expect("a payload has at least 8 bytes");
+    let value = Value(u64::from_le_bytes(*head));
+    assert!(bytes == payload(value), "the payload of {value:?} is torn");
+    value
+}
+
+impl Subject for Penstock {
+    fn put(&self, value: Value, waits: Waits) -> Answer {
+        let wait = Wait {
+            patience: waits.patience(),
+            interrupted: &mut || false,
+        };
+        match self.0.put(&[&payload(value)], wait) {
+            Ok(_) => Answer::Done,
+            Err(Error::Full) => waits.missed(Answer::Full),
+            Err(error) => panic!("put: {error}"),
+        }
+    }
+
+    fn get(&self, waits: Waits) -> Answer {
+        let mut buffer = [0; SMALL];
+        let wait = Wait {
+            patience: waits.patience(),
+            interrupted: &mut || false,
+        };
+        match self.0.get(&mut buffer, wait) {
+            Ok(Delivery::Copied(len)) => Answer::Got(value_of(&buffer[..len])),
+            Ok(Delivery::Lent(lent)) => Answer::Got(value_of(lent.bytes())),
+            Err(Error::Empty) => waits.missed(Answer::Empty),
+            Err(error) => panic!("get: {error}"),
+        }
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.is_full()
+    }
+
+    fn task_done(&self) -> Answer {
+        match self.0.task_done() {
+            Ok(()) => Answer::Done,
+            Err(Error::TooManyDone) => Answer::TooManyDone,
+            Err(error) => panic!("task_done: {error}"),
+        }
+    }
+
+    fn join(&self) -> Answer {
+        let wait = Wait {
+            patience: Patience::Now,
+            interrupted: &mut || false,
+        };
+        match self.0.join(wait) {
+            Ok(()) => Answer::Done,
+            Err(Error::Empty) => Answer::Empty,
+            Err(error) => panic!("join: {error}"),
+        }
+    }
+
+    fn leave(&self, how: Leave) -> Answer {
+        match self.0.leave(how) {
+            Ok(()) => Answer::Done,
+            Err(error) => panic!("leave: {error}"),
+        }
+    }
+}
+
+/// The dead letters of a queue, sorted.
+pub fn dead_letters(queue: &Queue) -> Vec<Value> {
+    let letters = queue.dead_letters().expect("a queue that is not damaged");
+    let mut values: Vec<Value> = letters.iter().map(|letter| value_of(letter)).collect();
+    values.sort_unstable();
+    values
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Gives the second item first.
+    Swaps,
+    /// Drops an item.
+    Loses,
+    /// Gives an item again.
+    Doubles,
+    /// Answers a get with an old "empty".
+    SaysEmpty,
+    /// Remembers a look at `is_empty` for too long.
+    IsEmptyLate,
+    /// Takes one more than `maxsize`. The queue under it has to be one larger.
+    Overfills,
+}
+
+/// A queue that does one thing wrong, now and then: every so many operations of each process.
+pub struct Broken<S> {
+    queue: S,
+    fault: Fault,
+    maxsize: u64,
+    every: u64,
+    operations: AtomicU64,
+    kept: Mutex<Vec<Value>>,
+    was_empty: Mutex<Option<bool>>,
+}
+
+impl<S: Subject> Broken<S> {
+    pub fn new(queue: S, fault: Fault, maxsize: u64, every: u64) -> Broken<S> {
+        Broken {
+            queue,
+            fault,
+            maxsize,
+            every,
+            operations: AtomicU64::new(0),
+            kept: Mutex::new(Vec::new()),
+            was_empty: Mutex::new(None),
+        }
+    }
+
+    fn is_time_for(&self, fault: Fault) -> bool {
+        self.fault == fault && self.operations.fetch_add(1, Ordering::Relaxed) % self.every == self.every - 1
+    }
+
+    fn keep(&self, answer: Answer) {
+        if let Answer::Got(value) = answer {
+            self.kept
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(value);
+        }
+    }
+}
+
+impl<S: Subject> Subject for Broken<S> {
+    fn put(&self, value: Value, waits: Waits) -> Answer {
+        // Two looks instead of one: what the real queue does in one critical section.
+        if self.fault == Fault::Overfills && self.queue.len() > self.maxsize {
+            return waits.missed(Answer::Full);
+        }
+        self.queue.put(value, waits)
+    }
+
+    fn get(&self, waits: Waits) -> Answer {
+        if let Some(value) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Answer::Got(value);
+        }
+        if self.is_time_for(Fault::SaysEmpty) {
+            return Answer::Empty;
+        }
+        if self.is_time_for(Fault::Swaps) {
+            let first = self.queue.get(waits);
+            let second = self.queue.get(Waits::No);
+            return match second {
+                Answer::Got(_) => {
+                    self.keep(first);
+                    second
+                }
+                _ => first,
+            };
+        }
+        if self.is_time_for(Fault::Loses) {
+            self.queue.get(waits);
+        }
+        let answer = self.queue.get(waits);
+        if self.is_time_for(Fault::Doubles) {
+            self.keep(answer);
+        }
+        answer
+    }
+
+    fn len(&self) -> u64 {
+        self.queue.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        if self.fault != Fault::IsEmptyLate {
+            return self.queue.is_empty();
+        }
+        let mut was_empty = self.was_empty.lock().unwrap_or_else(PoisonError::into_inner);
+        match *was_empty {
+            Some(answer) if !self.is_time_for(Fault::IsEmptyLate) => answer,
+            _ => *was_empty.insert(self.queue.is_empty()),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue.is_full()
+    }
+
+    fn task_done(&self) -> Answer {
+        self.queue.task_done()
+    }
+
+    fn join(&self) -> Answer {
+        self.queue.join()
+    }
+
+    fn leave(&self, how: Leave) -> Answer {
+        self.queue.leave(how)
+    }
+}

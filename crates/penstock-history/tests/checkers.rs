@@ -1,0 +1,311 @@
+//! The two checkers against each other: what proves the one for large histories is the exhaustive search.
+
+use std::cell::Cell;
+
+use penstock_history::random::Random;
+use penstock_history::run::{Workload, record};
+use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, aspects, search};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+/// One operation of a drawn history: the moment at which it happens, and how much earlier and later the caller saw it.
+#[derive(Clone, Debug)]
+struct Drawn {
+    kind: u8,
+    moment: u8,
+    earlier: u8,
+    later: u8,
+    is_pending: bool,
+    /// What a made-up answer is made of.
+    answer: u8,
+}
+
+fn drawn(kinds: u8) -> impl Strategy<Value = Drawn> {
+    (
+        0..kinds,
+        0u8..100,
+        0u8..20,
+        0u8..20,
+        prop::bool::weighted(0.07),
+        any::<u8>(),
+    )
+        .prop_map(|(kind, moment, earlier, later, is_pending, answer)| Drawn {
+            kind,
+            moment,
+            earlier,
+            later,
+            is_pending,
+            answer,
+        })
+}
+
+/// What a queue answers to these operations at their moments, each by a caller of its own.
+fn history_of(drawn: &[Drawn], rules: Rules) -> History {
+    let mut order: Vec<(usize, &Drawn)> = drawn.iter().enumerate().collect();
+    order.sort_by_key(|(_, drawn)| drawn.moment);
+    let mut queue = std::collections::VecDeque::new();
+    let mut events = Vec::new();
+    for (index, drawn) in order {
+        let is_full = rules.maxsize != 0 && queue.len() as u64 >= rules.maxsize;
+        let value = Value::new(index as u64, 0);
+        let (call, answer) = match drawn.kind {
+            // A pending operation may not have happened.
+            0 | 1 if drawn.is_pending && drawn.answer % 2 == 0 => (Call::Put(value), Answer::Done),
+            2 | 3 if drawn.is_pending && drawn.answer % 2 == 0 => (Call::Get, Answer::Empty),
+            0 | 1 if is_full => (Call::Put(value), Answer::Full),
+            0 | 1 => {
+                queue.push_back(value);
+                (Call::Put(value), Answer::Done)
+            }
+            2 | 3 => (Call::Get, queue.pop_front().map_or(Answer::Empty, Answer::Got)),
+            4 => (Call::Len, Answer::Count(queue.len() as u64)),
+            5 => (Call::IsEmpty, Answer::Is(queue.is_empty())),
+            _ => (Call::IsFull, Answer::Is(is_full)),
+        };
+        let is_pending = drawn.is_pending && drawn.kind < 4;
+        events.push(Event {
+            process: index as u32,
+            thread: 0,
+            call,
+            answer: (!is_pending).then_some(answer),
+            invoked: 1000 + Time::from(drawn.moment) * 10 - Time::from(drawn.earlier) * 10,
+            responded: if is_pending {
+                Time::MAX
+            } else {
+                1000 + Time::from(drawn.moment) * 10 + Time::from(drawn.later) * 10
+            },
+        });
+    }
+    History {
+        rules,
+        events,
+        deaths: Vec::new(),
+        dead_letters: None,
+    }
+}
+
+/// Changes an answer, or a time.
+fn disturb(history: &mut History, place: usize, how: u8) {
+    let count = history.events.len();
+    let other = history.events[usize::from(how / 4) % count];
+    let event = &mut history.events[place % count];
+    match (event.call, event.answer, how % 4) {
+        (Call::Get, Some(_), 0) => event.answer = Some(Answer::Empty),
+        (Call::Get, Some(_), 1 | 2) => {
+            if let Call::Put(value) = other.call {
+                event.answer = Some(Answer::Got(value));
+            }
+        }
+        (Call::Len, Some(Answer::Count(count)), _) => event.answer = Some(Answer::Count(count ^ 1)),
+        (Call::IsEmpty | Call::IsFull, Some(Answer::Is(is)), _) => event.answer = Some(Answer::Is(!is)),
+        (Call::Put(_), Some(Answer::Full), _) => event.answer = Some(Answer::Done),
+        _ => {
+            event.invoked = other.invoked;
+            event.responded = event.responded.max(other.invoked);
+        }
+    }
+}
+
+fn drawn_history(kinds: u8, maxsize: impl Strategy<Value = u64>) -> impl Strategy<Value = History> {
+    (
+        prop::collection::vec(drawn(kinds), 2..14),
+        prop::collection::vec((any::<usize>(), any::<u8>()), 0..6),
+        maxsize,
+    )
+        .prop_map(|(drawn, disturbances, maxsize)| {
+            let rules = Rules {
+                maxsize,
+                ..Rules::PLAIN
+            };
+            let mut history = history_of(&drawn, rules);
+            for (place, how) in disturbances {
+                disturb(&mut history, place, how);
+            }
+            history
+        })
+}
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    })
+}
+
+/// The theorem: for puts, gets and "empty" the two agree, whether the history is one of a queue or not.
+#[test]
+fn the_checkers_agree() {
+    let (accepted, rejected, crashed) = (Cell::new(0), Cell::new(0), Cell::new(0));
+    let cases = 20_000;
+    runner(cases)
+        .run(&drawn_history(4, Just(0)), |history| {
+            let found = search::check(&history).is_ok();
+            let aspects = aspects::check(&history);
+            prop_assert_eq!(found, aspects.is_ok(), "{:?} of\n{}", aspects, history);
+            let counter = if found { &accepted } else { &rejected };
+            counter.set(counter.get() + 1);
+            crashed.set(crashed.get() + history.pending());
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    println!(
+        "{} accepted, {} rejected, {} operations crashed",
+        accepted.get(),
+        rejected.get(),
+        crashed.get()
+    );
+    assert!(accepted.get() > cases / 5 && rejected.get() > cases / 5 && crashed.get() > 1000);
+}
+
+/// With counts and bounds the fast one is sound: what it rejects, no order explains.
+#[test]
+fn what_the_counts_reject_is_rejected_by_the_search() {
+    let (rejected, missed) = (Cell::new(0), Cell::new(0));
+    runner(20_000)
+        .run(&drawn_history(7, 0u64..4), |history| {
+            let found = search::check(&history).is_ok();
+            let aspects = aspects::check(&history);
+            prop_assert!(!(found && aspects.is_err()), "{:?} of\n{}", aspects, history);
+            if !found {
+                let counter = if aspects.is_err() { &rejected } else { &missed };
+                counter.set(counter.get() + 1);
+            }
+            Ok(())
+        })
+        .unwrap_or_else(|error| panic!("{error}"));
+    println!(
+        "{} rejected by both, {} by the search alone",
+        rejected.get(),
+        missed.get()
+    );
+    assert!(rejected.get() > 2000 && missed.get() < rejected.get() / 4);
+}
+
+/// The same for items that come back: real histories of dying holders, with answers changed.
+#[test]
+fn what_the_returns_reject_is_rejected_by_the_search() {
+    let seed = 21;
+    let mut random = Random::new(seed);
+    let (mut rejected, mut missed, mut returned) = (0, 0, 0);
+    for round in 0..150 {
+        let mut workload = Workload::small(&mut random, round % 4 != 0, true);
+        workload.is_disciplined = true;
+        workload.mix.leave = 0;
+        workload.rules.maxsize = 0;
+        let history = record(&workload, random.draw());
+        assert!(aspects::applies(&history), "{history}");
+        assert_eq!(
+            aspects::check(&history),
+            Ok(()),
+            "seed {seed}, round {round}:\n{history}"
+        );
+        let gets = history.events.iter().filter_map(|event| match event.answer {
+            Some(Answer::Got(value)) => Some(value),
+            _ => None,
+        });
+        let mut values: Vec<Value> = gets.collect();
+        let deliveries = values.len();
+        values.sort_unstable();
+        values.dedup();
+        returned += deliveries - values.len();
+        for _ in 0..20 {
+            let mut mutant = history.clone();
+            // The sweeps stay as they are: they are not a caller's answers.
+            let place = random.below(mutant.events.len() as u64) as usize;
+            if mutant.events[place].call == Call::Sweep {
+                continue;
+            }
+            disturb(&mut mutant, place, random.below(256) as u8);
+            if !aspects::applies(&mutant) {
+                continue;
+            }
+            let found = search::check(&mutant).is_ok();
+            let aspects = aspects::check(&mutant);
+            assert!(
+                !(found && aspects.is_err()),
+                "seed {seed}: {aspects:?} of\n{mutant}"
+            );
+            rejected += u32::from(aspects.is_err());
+            missed += u32::from(!found && aspects.is_ok());
+        }
+    }
+    println!("{returned} items came back; {rejected} rejected by both, {missed} by the search alone");
+    assert!(rejected > 100 && returned > 20);
+}
+
+fn event(process: u32, call: Call, answer: Answer, invoked: Time, responded: Time) -> Event {
+    Event {
+        process,
+        thread: 0,
+        call,
+        answer: Some(answer),
+        invoked,
+        responded,
+    }
+}
+
+fn is_accepted(events: Vec<Event>, rules: Rules) -> bool {
+    let history = History {
+        rules,
+        events,
+        deaths: Vec::new(),
+        dead_letters: None,
+    };
+    let found = search::check(&history).is_ok();
+    assert_eq!(found, aspects::check(&history).is_ok());
+    found
+}
+
+/// "Empty" while no single item was there all the time, but always one or another.
+#[test]
+fn items_that_relieve_each_other_cover_an_empty() {
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let with_empty = |from, to| {
+        vec![
+            event(1, Call::Put(a), Answer::Done, 10, 20),
+            event(1, Call::Put(b), Answer::Done, 30, 40),
+            event(2, Call::Get, Answer::Got(a), 50, 60),
+            event(2, Call::Get, Answer::Got(b), 70, 80),
+            event(3, Call::Get, Answer::Empty, from, to),
+        ]
+    };
+    assert!(!is_accepted(with_empty(25, 65), Rules::PLAIN));
+    assert!(is_accepted(with_empty(25, 70), Rules::PLAIN));
+    assert!(is_accepted(with_empty(20, 65), Rules::PLAIN));
+}
+
+#[test]
+fn a_redelivered_item_comes_before_younger_ones() {
+    let rules = Rules {
+        acknowledged: true,
+        ..Rules::PLAIN
+    };
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let history = |first, second| History {
+        rules,
+        events: vec![
+            event(1, Call::Put(a), Answer::Done, 10, 11),
+            event(1, Call::Put(b), Answer::Done, 12, 13),
+            event(2, Call::Get, Answer::Got(a), 20, 21),
+            event(2, Call::Sweep, Answer::Done, 30, 40),
+            event(3, Call::Get, Answer::Got(first), 50, 51),
+            event(3, Call::TaskDone, Answer::Done, 52, 53),
+            event(3, Call::Get, Answer::Got(second), 60, 61),
+            event(3, Call::TaskDone, Answer::Done, 62, 63),
+        ],
+        deaths: vec![penstock_history::Death {
+            process: 2,
+            killed: 30,
+            swept: 40,
+        }],
+        dead_letters: Some(Vec::new()),
+    };
+    assert!(search::check(&history(a, b)).is_ok());
+    assert_eq!(aspects::check(&history(a, b)), Ok(()));
+    assert!(search::check(&history(b, a)).is_err());
+    assert_eq!(
+        aspects::check(&history(b, a)),
+        Err(aspects::Violation::Order(a, b))
+    );
+}

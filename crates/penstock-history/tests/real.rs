@@ -1,0 +1,84 @@
+//! The real queue: every recorded history is one of a FIFO queue.
+
+use penstock_history::random::Random;
+use penstock_history::run::{Workload, record};
+use penstock_history::{History, aspects, search};
+
+fn search_histories(histories: u64, acknowledged: bool, kills: bool, seed: u64) {
+    let mut random = Random::new(seed);
+    let (mut operations, mut pending) = (0, 0);
+    for _ in 0..histories {
+        let workload = Workload::small(&mut random, acknowledged, kills);
+        let history = record(&workload, random.draw());
+        operations += history.events.len();
+        pending += history.pending();
+        if let Err(stuck) = search::check(&history) {
+            panic!(
+                "seed {seed}, {workload:?}: stuck after {:?} of\n{history}",
+                stuck.furthest
+            );
+        }
+    }
+    println!("seed {seed}: {histories} histories, {operations} operations, {pending} crashed");
+    assert!(!kills || pending > 0, "nobody was killed inside an operation");
+}
+
+fn check_large(acknowledged: bool, kills: u32, seed: u64) -> History {
+    let mut random = Random::new(seed);
+    let workload = Workload::large(&mut random, acknowledged, kills, 100_000);
+    let history = record(&workload, random.draw());
+    assert!(aspects::applies(&history));
+    println!(
+        "seed {seed}: {} operations, {} crashed, {} deaths",
+        history.events.len(),
+        history.pending(),
+        history.deaths.len()
+    );
+    if let Err(violation) = aspects::check(&history) {
+        panic!("seed {seed}, {workload:?}: {violation:?}");
+    }
+    history
+}
+
+#[test]
+fn small_histories_are_linearizable() {
+    search_histories(400, false, false, 1);
+}
+
+#[test]
+fn small_histories_with_deaths_are_linearizable() {
+    search_histories(400, false, true, 2);
+}
+
+#[test]
+fn small_histories_of_an_acknowledged_queue_are_linearizable() {
+    search_histories(400, true, false, 3);
+}
+
+#[test]
+fn small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable() {
+    search_histories(400, true, true, 4);
+}
+
+#[test]
+fn large_histories_are_linearizable() {
+    for seed in 5..8 {
+        check_large(false, 0, seed);
+    }
+}
+
+#[test]
+fn large_histories_with_deaths_are_linearizable() {
+    for seed in 8..11 {
+        let history = check_large(false, 60, seed);
+        assert!(history.pending() > 0, "nobody was killed inside an operation");
+    }
+}
+
+#[test]
+fn what_dead_holders_had_comes_back_in_large_histories() {
+    for seed in 11..14 {
+        let history = check_large(true, 60, seed);
+        assert!(history.pending() > 0, "nobody was killed inside an operation");
+    }
+}

@@ -1,0 +1,110 @@
+//! What is wrong is rejected: recorded histories changed on purpose, and queues broken on purpose that run live.
+
+use penstock_history::mutation::Mutation;
+use penstock_history::random::Random;
+use penstock_history::run::{Workload, record};
+use penstock_history::subject::Fault;
+use penstock_history::{aspects, search};
+
+#[test]
+fn mutated_small_histories_are_rejected_by_both() {
+    let seed = 31;
+    let mut random = Random::new(seed);
+    let mut rejected = [0; Mutation::ALL.len()];
+    for round in 0..150 {
+        let mut workload = Workload::small(&mut random, false, round % 3 == 0);
+        workload.mix.put = 8;
+        let history = record(&workload, random.draw());
+        for (mutation, count) in Mutation::ALL.iter().zip(&mut rejected) {
+            if let Some(mutant) = mutation.apply(&history, &mut random) {
+                assert!(
+                    search::check(&mutant).is_err(),
+                    "seed {seed}: {mutation:?} not seen in\n{mutant}"
+                );
+                assert!(
+                    aspects::check(&mutant).is_err(),
+                    "seed {seed}: {mutation:?} not seen in\n{mutant}"
+                );
+                *count += 1;
+            }
+        }
+    }
+    println!("seed {seed}: {:?} rejected {rejected:?} times", Mutation::ALL);
+    assert!(rejected.iter().all(|count| *count >= 20), "{rejected:?}");
+}
+
+#[test]
+fn mutated_large_histories_are_rejected() {
+    let seed = 32;
+    let mut random = Random::new(seed);
+    let mut rejected = [0; Mutation::ALL.len()];
+    for (acknowledged, kills) in [(false, 0), (false, 10), (true, 0), (true, 10)] {
+        let workload = Workload::large(&mut random, acknowledged, kills, 20_000);
+        let history = record(&workload, random.draw());
+        for (mutation, count) in Mutation::ALL.iter().zip(&mut rejected) {
+            for _ in 0..5 {
+                if let Some(mutant) = mutation.apply(&history, &mut random) {
+                    assert!(
+                        aspects::check(&mutant).is_err(),
+                        "seed {seed}: {mutation:?} not seen"
+                    );
+                    *count += 1;
+                }
+            }
+        }
+    }
+    println!("seed {seed}: {:?} rejected {rejected:?} times", Mutation::ALL);
+    assert!(rejected.iter().all(|count| *count >= 5), "{rejected:?}");
+}
+
+fn broken(fault: Fault) {
+    let seed = 33;
+    let mut random = Random::new(seed);
+    let (mut by_search, mut by_aspects) = (0, 0);
+    let histories = 40;
+    for _ in 0..histories {
+        let mut workload = Workload::small(&mut random, false, false);
+        workload.rules.maxsize = if fault == Fault::Overfills { 1 } else { 0 };
+        workload.mix.put = 12;
+        workload.mix.asks = 3;
+        workload.fault = Some((fault, 2));
+        let history = record(&workload, random.draw());
+        by_search += u32::from(search::check(&history).is_err());
+    }
+    for _ in 0..2 {
+        let mut workload = Workload::large(&mut random, false, 0, 10_000);
+        workload.rules.maxsize = if fault == Fault::Overfills { 5 } else { 0 };
+        workload.fault = Some((fault, 200));
+        by_aspects += u32::from(aspects::check(&record(&workload, random.draw())).is_err());
+    }
+    println!(
+        "seed {seed}: {fault:?}: {by_search} of {histories} small histories rejected, {by_aspects} of 2 large ones"
+    );
+    assert!(by_search > 0 && by_aspects == 2, "{fault:?} is not seen");
+}
+
+#[test]
+fn a_queue_that_swaps_a_pair_is_rejected() {
+    broken(Fault::Swaps);
+}
+
+#[test]
+fn a_queue_that_loses_an_item_is_rejected() {
+    broken(Fault::Loses);
+}
+
+#[test]
+fn a_queue_that_doubles_an_item_is_rejected() {
+    broken(Fault::Doubles);
+}
+
+#[test]
+fn a_queue_that_says_empty_too_late_is_rejected() {
+    broken(Fault::SaysEmpty);
+    broken(Fault::IsEmptyLate);
+}
+
+#[test]
+fn a_queue_that_exceeds_its_maxsize_is_rejected() {
+    broken(Fault::Overfills);
+}
