@@ -1,0 +1,453 @@
+//! The processes that take part, each driven over a pair of sockets: one command, one reply.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_core::{Delivery, Error, Leave, Lent, Patience, Queue, SMALL, Wait};
+
+use crate::plain::payload;
+
+/// A reply that has not come by then never comes.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patient {
+    No,
+    Millis(u64),
+    Forever,
+}
+
+impl Patient {
+    fn within(self, interrupted: &mut dyn FnMut() -> bool) -> Wait<'_> {
+        let patience = match self {
+            Patient::No => Patience::Now,
+            Patient::Millis(millis) => Patience::Until(Instant::now() + Duration::from_millis(millis)),
+            Patient::Forever => Patience::Forever,
+        };
+        Wait {
+            patience,
+            interrupted,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    Put {
+        number: u64,
+        len: usize,
+        patient: Patient,
+    },
+    Get {
+        keeps_looking: bool,
+        patient: Patient,
+    },
+    EndLook,
+    TaskDone,
+    Join(Patient),
+    Leave(Leave),
+    Ask,
+    /// Lets a thread stop in a put, with memory claimed.
+    StopInPut {
+        len: usize,
+    },
+    /// Arms the fault point of that index; the next command is the last.
+    Arm(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    Done,
+    /// Published in this place of the order.
+    Put {
+        seq: u64,
+    },
+    Item {
+        len: usize,
+        head: u64,
+        is_whole: bool,
+    },
+    Numbers {
+        len: u64,
+        is_empty: bool,
+        is_full: bool,
+    },
+    /// There was nothing to look at any more.
+    NoLook,
+}
+
+pub type Replied = Result<Reply, Error>;
+
+/// One process's part: what commands are done with.
+pub struct Hands {
+    pub queue: Arc<Queue>,
+    looks: std::collections::VecDeque<Lent>,
+}
+
+fn describe(bytes: &[u8]) -> Reply {
+    let mut head = [0; 8];
+    let known = bytes.len().min(8);
+    head[..known].copy_from_slice(&bytes[..known]);
+    let head = u64::from_le_bytes(head);
+    Reply::Item {
+        len: bytes.len(),
+        head,
+        is_whole: bytes.len() < 8 || bytes == payload(head, bytes.len()),
+    }
+}
+
+impl Hands {
+    pub fn new(queue: Arc<Queue>) -> Hands {
+        Hands {
+            queue,
+            looks: std::collections::VecDeque::new(),
+        }
+    }
+
+    pub fn end_looks(&mut self) {
+        self.looks.clear();
+    }
+
+    pub fn perform(&mut self, command: Command) -> Replied {
+        let never = &mut || false;
+        match command {
+            Command::Put { number, len, patient } => {
+                let ticket = self.queue.put(&[&payload(number, len)], patient.within(never))?;
+                Ok(Reply::Put { seq: ticket.seq })
+            }
+            Command::Get {
+                keeps_looking,
+                patient,
+            } => {
+                let mut buffer = [0; SMALL];
+                match self.queue.get(&mut buffer, patient.within(never))? {
+                    Delivery::Copied(len) => Ok(describe(&buffer[..len])),
+                    Delivery::Lent(lent) => {
+                        let reply = describe(lent.bytes());
+                        if keeps_looking {
+                            self.looks.push_back(lent);
+                        }
+                        Ok(reply)
+                    }
+                }
+            }
+            Command::EndLook => Ok(match self.looks.pop_front() {
+                // What was kept is what it was.
+                Some(lent) => describe(lent.bytes()),
+                None => Reply::NoLook,
+            }),
+            Command::TaskDone => self.queue.task_done().map(|()| Reply::Done),
+            Command::Join(patient) => self.queue.join(patient.within(never)).map(|()| Reply::Done),
+            Command::Leave(how) => self.queue.leave(how).map(|()| Reply::Done),
+            Command::Ask => Ok(Reply::Numbers {
+                len: self.queue.len(),
+                is_empty: self.queue.is_empty(),
+                is_full: self.queue.is_full(),
+            }),
+            Command::StopInPut { len } => {
+                self.stop_in_put(len);
+                Ok(Reply::Done)
+            }
+            Command::Arm(point) => {
+                arm(point);
+                Ok(Reply::Done)
+            }
+        }
+    }
+
+    #[cfg(feature = "fault-points")]
+    fn stop_in_put(&self, len: usize) {
+        use penstock_core::fault;
+        assert!(fault::stop_at("claim.copied"));
+        let queue = self.queue.clone();
+        std::thread::spawn(move || {
+            queue.put(
+                &[&payload(0, len)],
+                Wait {
+                    patience: Patience::Forever,
+                    interrupted: &mut || false,
+                },
+            )
+        });
+        while !fault::is_stopped() {
+            std::thread::yield_now();
+        }
+        // No other thread is to stop: this place was passed when the process came.
+        assert!(fault::stop_at("register.alive"));
+    }
+
+    #[cfg(not(feature = "fault-points"))]
+    fn stop_in_put(&self, _: usize) {}
+}
+
+#[cfg(feature = "fault-points")]
+fn arm(point: usize) {
+    assert!(penstock_core::fault::arm(penstock_core::fault::POINTS[point], 1));
+}
+
+#[cfg(not(feature = "fault-points"))]
+fn arm(_: usize) {}
+
+/// A process at the other end of a socket. Killed and reaped when dropped.
+pub struct Remote {
+    pid: i32,
+    socket: UnixStream,
+}
+
+impl Remote {
+    /// A fork of this process, which inherits its handle, and copies of its looks: to drop them there must end nothing.
+    pub fn fork(hands: &mut Hands) -> Remote {
+        let (near, far) = UnixStream::pair().expect("a pair of sockets");
+        // SAFETY: the child runs the loop alone and leaves by _exit or by a signal.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+        if pid == 0 {
+            // SAFETY: asks the kernel to end this process with the test.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            drop(near);
+            hands.end_looks();
+            let queue = hands.queue.clone();
+            let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(queue, far)));
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(if served.is_ok() { 0 } else { 3 }) };
+        }
+        Remote::met(pid, near)
+    }
+
+    /// A new program, which opens the queue by a descriptor, or by its name.
+    // Reaped by its pid, as the forked ones.
+    #[allow(clippy::zombie_processes)]
+    pub fn spawn(queue: &Queue, name: Option<&Path>) -> Remote {
+        let (near, far) = UnixStream::pair().expect("a pair of sockets");
+        let memory = queue.duplicate_fd().expect("a descriptor");
+        for fd in [far.as_raw_fd(), memory.as_raw_fd()] {
+            // SAFETY: lets the descriptor live through exec.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
+        }
+        let mut command = std::process::Command::new(std::env::current_exe().expect("a path"));
+        command
+            .args(["--exact", "a_participant", "--nocapture", "--test-threads=1"])
+            .env("PENSTOCK_MODEL_SOCKET", far.as_raw_fd().to_string())
+            .stdout(std::process::Stdio::null());
+        match name {
+            Some(path) => command.env("PENSTOCK_MODEL_NAME", path),
+            None => command.env("PENSTOCK_MODEL_MEMORY", memory.as_raw_fd().to_string()),
+        };
+        let child = command.spawn().expect("a process");
+        Remote::met(child.id() as i32, near)
+    }
+
+    /// Waits until it is a member.
+    fn met(pid: i32, socket: UnixStream) -> Remote {
+        socket.set_read_timeout(Some(WATCHDOG)).expect("a socket");
+        let mut remote = Remote { pid, socket };
+        assert_eq!(remote.reply(), Ok(Ok(Reply::Done)), "it has not come");
+        remote
+    }
+
+    pub fn send(&mut self, command: Command) {
+        // One that dies says so by the end of its replies.
+        let _ = self.socket.write_all(&to_bytes(&pack_command(command)));
+    }
+
+    /// `Err` if none came: it has died, or it hangs.
+    pub fn reply(&mut self) -> Result<Replied, std::io::ErrorKind> {
+        let mut bytes = [0; 40];
+        self.socket.read_exact(&mut bytes).map_err(|error| error.kind())?;
+        Ok(unpack_reply(from_bytes(&bytes)))
+    }
+
+    pub fn has_replied(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.socket.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one valid pollfd, and no waiting.
+        unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    }
+
+    /// Ends it by SIGKILL; or finds that it has ended so itself.
+    pub fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) -> i32 {
+        let mut status = 0;
+        // SAFETY: a child of this process that was not reaped, so the pid is its own.
+        unsafe {
+            libc::kill(self.pid, libc::SIGKILL);
+            libc::waitpid(self.pid, &raw mut status, 0);
+        }
+        self.pid = 0;
+        status
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        if self.pid != 0 {
+            self.end();
+        }
+    }
+}
+
+/// The life of a participant.
+fn serve(queue: Arc<Queue>, mut socket: UnixStream) {
+    queue.statistics().expect("a queue");
+    let mut hands = Hands::new(queue);
+    let mut replied = Ok(Reply::Done);
+    loop {
+        if socket.write_all(&to_bytes(&pack_reply(&replied))).is_err() {
+            return;
+        }
+        let mut bytes = [0; 40];
+        if socket.read_exact(&mut bytes).is_err() {
+            return;
+        }
+        replied = hands.perform(unpack_command(from_bytes(&bytes)));
+    }
+}
+
+pub fn run_if_asked() {
+    let Ok(socket) = std::env::var("PENSTOCK_MODEL_SOCKET") else {
+        return;
+    };
+    let take = |number: &str| {
+        let number = number.parse().expect("a number");
+        // SAFETY: the numbers were handed over for this purpose, and nothing else in this program uses them.
+        unsafe { OwnedFd::from_raw_fd(number) }
+    };
+    // SAFETY: asks the kernel to end this process with the test.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    let queue = match std::env::var("PENSTOCK_MODEL_NAME") {
+        Ok(path) => Queue::open_named(Path::new(&path)),
+        Err(_) => Queue::attach(take(
+            &std::env::var("PENSTOCK_MODEL_MEMORY").expect("a descriptor"),
+        )),
+    };
+    serve(queue.expect("a queue"), UnixStream::from(take(&socket)));
+    std::process::exit(0);
+}
+
+// ---------------------------------------------------------------------------------------------------- the wire
+
+type Words = [u64; 5];
+
+fn to_bytes(words: &Words) -> [u8; 40] {
+    let mut bytes = [0; 40];
+    for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
+
+fn from_bytes(bytes: &[u8; 40]) -> Words {
+    std::array::from_fn(|i| {
+        let mut word = [0; 8];
+        word.copy_from_slice(&bytes[i * 8..i * 8 + 8]);
+        u64::from_le_bytes(word)
+    })
+}
+
+fn pack_patient(patient: Patient) -> u64 {
+    match patient {
+        Patient::No => 0,
+        Patient::Forever => u64::MAX,
+        Patient::Millis(millis) => millis,
+    }
+}
+
+fn unpack_patient(word: u64) -> Patient {
+    match word {
+        0 => Patient::No,
+        u64::MAX => Patient::Forever,
+        millis => Patient::Millis(millis),
+    }
+}
+
+fn pack_command(command: Command) -> Words {
+    match command {
+        Command::Put { number, len, patient } => [0, number, len as u64, pack_patient(patient), 0],
+        Command::Get {
+            keeps_looking,
+            patient,
+        } => [1, u64::from(keeps_looking), pack_patient(patient), 0, 0],
+        Command::EndLook => [2, 0, 0, 0, 0],
+        Command::TaskDone => [3, 0, 0, 0, 0],
+        Command::Join(patient) => [4, pack_patient(patient), 0, 0, 0],
+        Command::Leave(how) => [5, u64::from(how == Leave::Crashed), 0, 0, 0],
+        Command::Ask => [6, 0, 0, 0, 0],
+        Command::StopInPut { len } => [7, len as u64, 0, 0, 0],
+        Command::Arm(point) => [8, point as u64, 0, 0, 0],
+    }
+}
+
+fn unpack_command(words: Words) -> Command {
+    match words {
+        [0, number, len, patient, _] => Command::Put {
+            number,
+            len: len as usize,
+            patient: unpack_patient(patient),
+        },
+        [1, keeps_looking, patient, ..] => Command::Get {
+            keeps_looking: keeps_looking != 0,
+            patient: unpack_patient(patient),
+        },
+        [2, ..] => Command::EndLook,
+        [3, ..] => Command::TaskDone,
+        [4, patient, ..] => Command::Join(unpack_patient(patient)),
+        [5, 0, ..] => Command::Leave(Leave::Clean),
+        [5, ..] => Command::Leave(Leave::Crashed),
+        [6, ..] => Command::Ask,
+        [7, len, ..] => Command::StopInPut { len: len as usize },
+        [8, point, ..] => Command::Arm(point as usize),
+        _ => panic!("a command of {words:?}"),
+    }
+}
+
+fn pack_reply(replied: &Replied) -> Words {
+    match replied {
+        Ok(Reply::Done) => [0, 0, 0, 0, 0],
+        Ok(Reply::Put { seq }) => [1, *seq, 0, 0, 0],
+        Ok(Reply::Item { len, head, is_whole }) => [2, *len as u64, *head, u64::from(*is_whole), 0],
+        Ok(Reply::Numbers {
+            len,
+            is_empty,
+            is_full,
+        }) => [3, *len, u64::from(*is_empty), u64::from(*is_full), 0],
+        Ok(Reply::NoLook) => [4, 0, 0, 0, 0],
+        Err(Error::Full) => [5, 0, 0, 0, 0],
+        Err(Error::Empty) => [6, 0, 0, 0, 0],
+        Err(Error::TooManyDone) => [7, 0, 0, 0, 0],
+        Err(Error::OutOfMemory { needed, used, limit }) => [8, *needed, *used, *limit, 0],
+        Err(error) => panic!("a participant's error: {error}"),
+    }
+}
+
+fn unpack_reply(words: Words) -> Replied {
+    match words {
+        [0, ..] => Ok(Reply::Done),
+        [1, seq, ..] => Ok(Reply::Put { seq }),
+        [2, len, head, is_whole, _] => Ok(Reply::Item {
+            len: len as usize,
+            head,
+            is_whole: is_whole != 0,
+        }),
+        [3, len, is_empty, is_full, _] => Ok(Reply::Numbers {
+            len,
+            is_empty: is_empty != 0,
+            is_full: is_full != 0,
+        }),
+        [4, ..] => Ok(Reply::NoLook),
+        [5, ..] => Err(Error::Full),
+        [6, ..] => Err(Error::Empty),
+        [7, ..] => Err(Error::TooManyDone),
+        [8, needed, used, limit, _] => Err(Error::OutOfMemory { needed, used, limit }),
+        _ => panic!("a reply of {words:?}"),
+    }
+}

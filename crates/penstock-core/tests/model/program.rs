@@ -1,0 +1,192 @@
+//! What a program is: a queue's rules, and steps by several participants.
+
+use penstock_core::{Leave, Options};
+use proptest::prelude::*;
+
+pub type Rules = Options;
+
+#[derive(Clone)]
+pub struct Program {
+    pub rules: Rules,
+    /// It has a name in a folder, by which participants open it.
+    pub is_named: bool,
+    pub steps: Vec<Step>,
+}
+
+/// One line a step, as in `kept`.
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{:?}, is_named: {}, [", self.rules, self.is_named)?;
+        for step in &self.steps {
+            writeln!(f, "    ({}, {:?}),", step.by, step.action)?;
+        }
+        write!(f, "]")
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Who does it, modulo the number of participants; 0 is the test's own process.
+    pub by: usize,
+    pub action: Action,
+}
+
+/// How a new participant comes to the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A fork, which inherits the handle, and copies of what the test looks at.
+    Forked,
+    /// A new program with a descriptor.
+    Attached,
+    /// A new program with the name, if the queue has one.
+    Named,
+}
+
+/// Where in an operation a participant dies, and what is left of the operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "fault-points"), allow(dead_code))]
+pub enum Place {
+    PutFilled,
+    PutCommitted,
+    LargePutCopied,
+    GetCopied,
+    GetLeased,
+    DoneCommitted,
+}
+
+#[derive(Clone, Debug)]
+pub enum Action {
+    Put {
+        len: usize,
+        waits: bool,
+    },
+    /// Many puts of the test's own.
+    Fill {
+        count: usize,
+        len: usize,
+    },
+    Get {
+        waits: bool,
+    },
+    /// Many gets of the test's own, each finished at once.
+    Drain {
+        count: usize,
+    },
+    /// Takes an item and keeps looking at it, if it is lent.
+    Look,
+    EndLook,
+    TaskDone,
+    Join {
+        waits: bool,
+    },
+    Leave(Leave),
+    /// Waits as long as it takes, while others go on.
+    WaitForItem,
+    WaitForRoom {
+        len: usize,
+    },
+    WaitForFinish,
+    Start(Origin),
+    Kill,
+    /// The test drops its handle, and attaches again.
+    Reopen,
+    /// Stops in a put, with memory claimed.
+    #[cfg_attr(not(feature = "fault-points"), allow(dead_code))]
+    StopInPut {
+        len: usize,
+    },
+    /// Dies in the critical section.
+    #[cfg_attr(not(feature = "fault-points"), allow(dead_code))]
+    DieAt(Place),
+}
+
+fn len() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        6 => 0usize..100,
+        4 => 0usize..5000,
+        2 => 30_000usize..200_000,
+        1 => prop::sample::select(vec![0, 71, 72, 73, 128, 129, 2047, 2048, 2049, 32_768, 32_769, 65_536, 65_537]),
+        1 => 1_000_000usize..5_000_000,
+    ]
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![6 => Just(Origin::Forked), 1 => Just(Origin::Attached), 1 => Just(Origin::Named)]
+}
+
+fn common() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        20 => (len(), any::<bool>()).prop_map(|(len, waits)| Action::Put { len, waits }),
+        1 => (1usize..1500, prop_oneof![0usize..20, 100usize..1000])
+            .prop_map(|(count, len)| Action::Fill { count, len }),
+        14 => any::<bool>().prop_map(|waits| Action::Get { waits }),
+        1 => (1usize..1500).prop_map(|count| Action::Drain { count }),
+        5 => Just(Action::Look),
+        4 => Just(Action::EndLook),
+        12 => Just(Action::TaskDone),
+        1 => any::<bool>().prop_map(|waits| Action::Join { waits }),
+        2 => Just(Action::Leave(Leave::Clean)),
+        2 => Just(Action::Leave(Leave::Crashed)),
+        4 => Just(Action::WaitForItem),
+        3 => len().prop_map(|len| Action::WaitForRoom { len }),
+        2 => Just(Action::WaitForFinish),
+        6 => origin().prop_map(Action::Start),
+        4 => Just(Action::Kill),
+        1 => Just(Action::Reopen),
+    ]
+}
+
+#[cfg(not(feature = "fault-points"))]
+fn action() -> impl Strategy<Value = Action> {
+    common()
+}
+
+#[cfg(feature = "fault-points")]
+fn action() -> impl Strategy<Value = Action> {
+    let places = vec![
+        Place::PutFilled,
+        Place::PutCommitted,
+        Place::LargePutCopied,
+        Place::GetCopied,
+        Place::GetLeased,
+        Place::DoneCommitted,
+    ];
+    prop_oneof![
+        20 => common(),
+        1 => (2049usize..300_000).prop_map(|len| Action::StopInPut { len }),
+        2 => prop::sample::select(places).prop_map(Action::DieAt),
+    ]
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    (
+        prop_oneof![3 => Just(0u64), 2 => 1u64..8],
+        prop_oneof![3 => Just(None), 2 => (65_536u64..2_000_000).prop_map(Some)],
+        prop_oneof![3 => Just(0u64), 1 => 1u64..100_000],
+        any::<bool>(),
+        0u8..4,
+    )
+        .prop_map(
+            |(maxsize, max_bytes, soft_bytes, acknowledged, max_deliveries)| Rules {
+                maxsize,
+                max_bytes,
+                soft_bytes,
+                acknowledged,
+                max_deliveries,
+            },
+        )
+}
+
+pub fn program(steps: std::ops::Range<usize>) -> impl Strategy<Value = Program> {
+    let step = (0usize..12, action()).prop_map(|(by, action)| Step { by, action });
+    (
+        rules(),
+        prop::bool::weighted(0.2),
+        prop::collection::vec(step, steps),
+    )
+        .prop_map(|(rules, is_named, steps)| Program {
+            rules,
+            is_named,
+            steps,
+        })
+}

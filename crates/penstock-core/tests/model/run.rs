@@ -1,0 +1,556 @@
+//! A program on a real queue and on the plain model, compared after every step.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use penstock_core::{Error, Patience, Queue, Wait};
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use crate::participant::{Command, Hands, Patient, Remote, Replied, Reply, WATCHDOG};
+use crate::plain::{Item, Plain, payload};
+use crate::program::{Action, Origin, Place, Program};
+
+/// Participants at a time, with the test itself.
+const MOST: usize = 5;
+/// Long enough that a call which can succeed at once does.
+const LONG: Patient = Patient::Millis(30_000);
+/// For a call that must not succeed.
+const SHORT: Patient = Patient::Millis(2);
+
+type Checked<T = ()> = Result<T, TestCaseError>;
+
+fn failed(error: impl std::fmt::Display) -> TestCaseError {
+    TestCaseError::fail(error.to_string())
+}
+
+/// What a process is blocked in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    Item,
+    Room { len: usize },
+    Finish,
+}
+
+struct Run {
+    hands: Hands,
+    /// Participant `i` of the model is `remotes[i - 1]`; 0 is this process.
+    remotes: Vec<Remote>,
+    waiting: Vec<Option<Waiting>>,
+    has_stopped: Vec<bool>,
+    plain: Plain,
+    /// The most memory in use so far.
+    peak: u64,
+    name: Option<PathBuf>,
+}
+
+pub fn run(program: &Program) -> Checked {
+    static NAMES: AtomicU64 = AtomicU64::new(0);
+    let number = NAMES.fetch_add(1, Ordering::Relaxed);
+    let name = PathBuf::from(format!("/dev/shm/penstock-model-{}-{number}", std::process::id()));
+    let name = program.is_named.then_some(name);
+    let queue = match &name {
+        Some(name) => Queue::create_named(name, &program.rules),
+        None => Queue::create(&program.rules),
+    };
+    let queue = queue.map_err(failed)?;
+    let mut run = Run {
+        plain: Plain::new(queue.options()),
+        hands: Hands::new(queue),
+        remotes: Vec::new(),
+        waiting: vec![None],
+        has_stopped: vec![false],
+        peak: 0,
+        name,
+    };
+    run.compare()?;
+    for (number, step) in program.steps.iter().enumerate() {
+        let actor = step.by % run.plain.actors.len();
+        run.step(actor, &step.action)
+            .and_then(|()| run.settle())
+            .and_then(|()| run.compare())
+            .map_err(|error| failed(format!("step {number}, {step:?}: {error}")))?;
+    }
+    // All that is left, with those who wait for room.
+    while run.plain.len() > 0 {
+        run.drain(1)?;
+    }
+    run.get(0, false, false).and_then(|()| run.compare())
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name {
+            let _ = std::fs::remove_file(name);
+        }
+    }
+}
+
+fn described(item: Item) -> Reply {
+    let bytes = payload(item.number, item.len.min(8));
+    let mut head = [0; 8];
+    head[..bytes.len()].copy_from_slice(&bytes);
+    Reply::Item {
+        len: item.len,
+        head: u64::from_le_bytes(head),
+        is_whole: true,
+    }
+}
+
+impl Run {
+    fn tell(&mut self, actor: usize, command: Command) -> Checked<Replied> {
+        let Some(remote) = actor.checked_sub(1) else {
+            return Ok(self.hands.perform(command));
+        };
+        self.remotes[remote].send(command);
+        self.remotes[remote]
+            .reply()
+            .map_err(|error| failed(format!("{actor} did not answer to {command:?}: {error:?}")))
+    }
+
+    fn expect(&mut self, actor: usize, command: Command, expected: Replied) -> Checked {
+        let actual = self.tell(actor, command)?;
+        prop_assert_eq!(actual, expected, "{} answers to {:?}", actor, command);
+        Ok(())
+    }
+
+    fn nobody_waits(&self) -> bool {
+        self.waiting.iter().all(Option::is_none)
+    }
+
+    fn step(&mut self, actor: usize, action: &Action) -> Checked {
+        if self.waiting[actor].is_some() && !matches!(action, Action::Kill) {
+            return Ok(());
+        }
+        match *action {
+            Action::Put { len, waits } => self.put(actor, len, waits),
+            Action::Fill { count, len } if self.nobody_waits() => {
+                (0..count).try_for_each(|_| self.put(0, len, false))
+            }
+            Action::Get { waits } => self.get(actor, false, waits),
+            Action::Look => self.get(actor, true, false),
+            Action::Drain { count } if self.nobody_waits() => self.drain(count),
+            Action::EndLook => {
+                let expected = self.plain.end_look(actor, 0).map_or(Reply::NoLook, described);
+                self.expect(actor, Command::EndLook, Ok(expected))
+            }
+            Action::TaskDone => {
+                let expected = self.plain.task_done(actor).map(|()| Reply::Done);
+                self.expect(actor, Command::TaskDone, expected)
+            }
+            Action::Join { waits } => {
+                let is_finished = self.plain.unfinished() == 0;
+                let patient = match (waits, is_finished) {
+                    (true, true) => LONG,
+                    (true, false) => SHORT,
+                    (false, _) => Patient::No,
+                };
+                let expected = if is_finished {
+                    Ok(Reply::Done)
+                } else {
+                    Err(Error::Empty)
+                };
+                self.expect(actor, Command::Join(patient), expected)
+            }
+            Action::Leave(how) => {
+                self.plain.leave(actor, how);
+                self.expect(actor, Command::Leave(how), Ok(Reply::Done))
+            }
+            Action::WaitForItem if actor > 0 && self.plain.len() > 0 => self.get(actor, false, true),
+            Action::WaitForItem if actor > 0 => {
+                let command = Command::Get {
+                    keeps_looking: false,
+                    patient: Patient::Forever,
+                };
+                self.wait(actor, Waiting::Item, command)
+            }
+            Action::WaitForRoom { len } if actor > 0 && self.plain.has_room() => self.put(actor, len, true),
+            // One at a time: which of two large ones comes first is not promised.
+            Action::WaitForRoom { len } if actor > 0 && !self.is_somebody_waiting_for_room() => {
+                let command = Command::Put {
+                    number: self.plain.puts + 1,
+                    len,
+                    patient: Patient::Forever,
+                };
+                self.wait(actor, Waiting::Room { len }, command)
+            }
+            Action::WaitForFinish if actor > 0 && self.plain.unfinished() > 0 => {
+                self.wait(actor, Waiting::Finish, Command::Join(Patient::Forever))
+            }
+            Action::Start(origin) if self.plain.actors.len() < MOST => {
+                let remote = match origin {
+                    Origin::Forked => Remote::fork(&mut self.hands),
+                    Origin::Attached => Remote::spawn(&self.hands.queue, None),
+                    Origin::Named => Remote::spawn(&self.hands.queue, self.name.as_deref()),
+                };
+                self.remotes.push(remote);
+                self.waiting.push(None);
+                self.has_stopped.push(false);
+                self.plain.enter();
+                Ok(())
+            }
+            Action::Kill if actor > 0 => self.kill(actor),
+            Action::Reopen => self.reopen(),
+            Action::StopInPut { len } if actor > 0 && !self.has_stopped[actor] => {
+                let Ok(item) = self.plain.can_put(len) else {
+                    return Ok(());
+                };
+                self.has_stopped[actor] = true;
+                self.plain.claim(actor, item);
+                self.expect(actor, Command::StopInPut { len }, Ok(Reply::Done))
+            }
+            Action::DieAt(place) if actor > 0 => self.die_at(actor, place),
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&mut self, actor: usize, len: usize, waits: bool) -> Checked {
+        let number = self.plain.puts + 1;
+        let expected = self.plain.put(len);
+        let patient = match (&expected, waits) {
+            (_, false) => Patient::No,
+            (Err(Error::Full), true) => SHORT,
+            (_, true) => LONG,
+        };
+        let expected = expected.map(|seq| Reply::Put { seq });
+        self.expect(actor, Command::Put { number, len, patient }, expected)
+    }
+
+    fn get(&mut self, actor: usize, keeps_looking: bool, waits: bool) -> Checked {
+        let expected = self.plain.get(actor, 0, keeps_looking);
+        let patient = match (expected, waits) {
+            (_, false) => Patient::No,
+            (None, true) => SHORT,
+            (Some(_), true) => LONG,
+        };
+        let expected = expected.map(described).ok_or(Error::Empty);
+        self.expect(
+            actor,
+            Command::Get {
+                keeps_looking,
+                patient,
+            },
+            expected,
+        )
+    }
+
+    /// Gets of this process's own, each finished.
+    fn drain(&mut self, count: usize) -> Checked {
+        for _ in 0..count {
+            let is_over = self.plain.len() == 0;
+            // Who waited for room has it now, and puts before anything else happens.
+            self.get(0, false, false).and_then(|()| self.settle())?;
+            if is_over {
+                break;
+            }
+            if self.plain.rules.acknowledged {
+                let expected = self.plain.task_done(0).map(|()| Reply::Done);
+                self.expect(0, Command::TaskDone, expected)
+                    .and_then(|()| self.settle())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_somebody_waiting_for_room(&self) -> bool {
+        self.waiting
+            .iter()
+            .any(|waiting| matches!(waiting, Some(Waiting::Room { .. })))
+    }
+
+    /// Sends a process into a wait, and sees that it is there.
+    fn wait(&mut self, actor: usize, waiting: Waiting, command: Command) -> Checked {
+        self.remotes[actor - 1].send(command);
+        self.waiting[actor] = Some(waiting);
+        let deadline = Instant::now() + WATCHDOG;
+        while self.waiters()? != self.expected_waiters() {
+            prop_assert!(
+                Instant::now() < deadline,
+                "{:?}: {:?}",
+                command,
+                self.hands.queue.statistics()
+            );
+            prop_assert!(
+                !self.remotes[actor - 1].has_replied(),
+                "{} did not wait for {:?}",
+                actor,
+                waiting
+            );
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
+    fn waiters(&self) -> Checked<[u64; 3]> {
+        let statistics = self.hands.queue.statistics().map_err(failed)?;
+        Ok([
+            statistics.waiting_getters,
+            statistics.waiting_putters,
+            statistics.waiting_joiners,
+        ])
+    }
+
+    fn expected_waiters(&self) -> [u64; 3] {
+        let mut waiters = [0; 3];
+        for waiting in self.waiting.iter().flatten() {
+            waiters[match waiting {
+                Waiting::Item => 0,
+                Waiting::Room { .. } => 1,
+                Waiting::Finish => 2,
+            }] += 1;
+        }
+        waiters
+    }
+
+    fn forget(&mut self, actor: usize) -> Remote {
+        self.waiting.remove(actor);
+        self.has_stopped.remove(actor);
+        self.remotes.remove(actor - 1)
+    }
+
+    fn kill(&mut self, actor: usize) -> Checked {
+        self.forget(actor).kill();
+        self.plain.kill(actor);
+        // Finds it.
+        self.hands.queue.statistics().map(drop).map_err(failed)
+    }
+
+    fn reopen(&mut self) -> Checked {
+        self.hands.end_looks();
+        while self.plain.is_looking(0) {
+            self.plain.end_look(0, 0);
+        }
+        let fd = self.hands.queue.duplicate_fd().map_err(failed)?;
+        let id = self.hands.queue.id();
+        // The last handle of this process ends its part, in order, before there is another.
+        let again = move |old: Hands| {
+            drop(old);
+            prop_assert!(Queue::by_id(id).is_none());
+            Queue::attach(fd).map_err(failed)
+        };
+        let placeholder = Queue::create(&self.plain.rules).map_err(failed)?;
+        let old = std::mem::replace(&mut self.hands, Hands::new(placeholder));
+        self.hands = Hands::new(again(old)?);
+        self.plain.reopen();
+        prop_assert_eq!(self.hands.queue.options(), &self.plain.rules);
+        Ok(())
+    }
+
+    /// Lets a process die in the middle of an operation that would succeed.
+    #[cfg(feature = "fault-points")]
+    fn die_at(&mut self, actor: usize, place: Place) -> Checked {
+        let head = self.plain.ready.front().copied();
+        let is_small = |item: &Item| item.len <= penstock_core::SMALL;
+        let (point, command) = match place {
+            Place::PutFilled | Place::PutCommitted if self.plain.can_put(20).is_ok() => (
+                if place == Place::PutFilled {
+                    "put.filled"
+                } else {
+                    "put.committed"
+                },
+                Command::Put {
+                    number: self.plain.puts + 1,
+                    len: 20,
+                    patient: Patient::No,
+                },
+            ),
+            Place::LargePutCopied if self.plain.can_put(70_000).is_ok() => (
+                "claim.copied",
+                Command::Put {
+                    number: self.plain.puts + 1,
+                    len: 70_000,
+                    patient: Patient::No,
+                },
+            ),
+            Place::GetCopied if head.as_ref().is_some_and(is_small) => ("get.copied", GET),
+            Place::GetLeased
+                if head.is_some_and(|item| {
+                    !is_small(&item) || self.plain.rules.acknowledged && !item.is_finished
+                }) =>
+            {
+                ("get.leased", GET)
+            }
+            Place::DoneCommitted if self.plain.unfinished() > 0 => ("done.committed", Command::TaskDone),
+            _ => return Ok(()),
+        };
+        let index = penstock_core::fault::POINTS
+            .iter()
+            .position(|name| *name == point);
+        let index = index.ok_or_else(|| failed(point))?;
+        self.expect(actor, Command::Arm(index), Ok(Reply::Done))?;
+        self.remotes[actor - 1].send(command);
+        let reply = self.remotes[actor - 1].reply();
+        prop_assert!(reply.is_err(), "{} did not die at {}: {:?}", actor, point, reply);
+        match place {
+            Place::PutCommitted => drop(self.plain.put(20)),
+            Place::GetLeased => drop(self.plain.get(actor, 0, true)),
+            Place::DoneCommitted => drop(self.plain.task_done(actor)),
+            Place::PutFilled | Place::LargePutCopied | Place::GetCopied => {}
+        }
+        if place != Place::LargePutCopied {
+            self.plain.rebuild();
+        }
+        self.kill(actor)
+    }
+
+    #[cfg(not(feature = "fault-points"))]
+    fn die_at(&mut self, _: usize, _: Place) -> Checked {
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ those who wait
+
+    /// Lets those go on who no longer have to wait.
+    fn settle(&mut self) -> Checked {
+        loop {
+            let finished = self.plain.unfinished() == 0;
+            while let (true, Some(actor)) = (finished, self.waiter(|waiting| waiting == Waiting::Finish)) {
+                let reply = self.reply_of(actor)?;
+                prop_assert_eq!(reply, Ok(Reply::Done), "{} has joined", actor);
+            }
+            if self.plain.len() > 0 && self.waiter(|waiting| waiting == Waiting::Item).is_some() {
+                self.serve_getters()?;
+                continue;
+            }
+            let putter = self.waiter(|waiting| matches!(waiting, Waiting::Room { .. }));
+            let (Some(actor), true) = (putter, self.plain.has_room()) else {
+                return Ok(());
+            };
+            let Some(Waiting::Room { len }) = self.waiting[actor] else {
+                return Ok(());
+            };
+            let expected = self.plain.put(len).map(|seq| Reply::Put { seq });
+            let reply = self.reply_of(actor)?;
+            prop_assert_eq!(reply, expected, "{} has waited for room", actor);
+        }
+    }
+
+    fn waiter(&self, is_meant: impl Fn(Waiting) -> bool) -> Option<usize> {
+        self.waiting
+            .iter()
+            .position(|waiting| waiting.is_some_and(&is_meant))
+    }
+
+    fn reply_of(&mut self, actor: usize) -> Checked<Replied> {
+        let waited = self.waiting[actor].take();
+        self.remotes[actor - 1]
+            .reply()
+            .map_err(|error| failed(format!("{actor} still waits for {waited:?}: {error:?}")))
+    }
+
+    /// As many getters as there are items get the first of them, in whichever order.
+    fn serve_getters(&mut self) -> Checked {
+        let getters = self
+            .waiting
+            .iter()
+            .filter(|waiting| **waiting == Some(Waiting::Item))
+            .count();
+        let mut items: Vec<Item> = self.plain.ready.iter().copied().take(getters).collect();
+        let deadline = Instant::now() + WATCHDOG;
+        while !items.is_empty() {
+            let is_served = |actor: &usize| {
+                self.waiting[*actor] == Some(Waiting::Item) && self.remotes[*actor - 1].has_replied()
+            };
+            let Some(actor) = (1..self.waiting.len()).find(is_served) else {
+                prop_assert!(Instant::now() < deadline, "getters still wait for {:?}", items);
+                std::thread::yield_now();
+                continue;
+            };
+            let reply = self.reply_of(actor)?;
+            let Some(place) = items.iter().position(|item| reply == Ok(described(*item))) else {
+                return Err(failed(format!("{actor} got {reply:?} and not one of {items:?}")));
+            };
+            let item = items.remove(place);
+            let place = self.plain.ready.iter().position(|other| *other == item);
+            self.plain.get(actor, place.unwrap_or(0), false);
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ comparison
+
+    fn compare(&mut self) -> Checked {
+        let (plain, queue) = (&self.plain, &self.hands.queue);
+        let statistics = queue.statistics().map_err(failed)?;
+        let dead_letters = plain.dead.len() as u64;
+        prop_assert_eq!(statistics.puts, plain.puts, "puts");
+        prop_assert_eq!(statistics.gets, plain.puts - plain.len() - dead_letters, "gets");
+        prop_assert_eq!(statistics.bytes, plain.bytes, "bytes");
+        prop_assert_eq!(statistics.queued, plain.len(), "queued");
+        prop_assert_eq!(statistics.unfinished, plain.unfinished(), "unfinished");
+        prop_assert_eq!(statistics.redeliveries, plain.redeliveries, "redeliveries");
+        prop_assert_eq!(statistics.dead_letters, dead_letters, "dead letters");
+        prop_assert_eq!(statistics.high_water, plain.high_water, "high water");
+        prop_assert_eq!(statistics.participants, plain.actors.len() as u64, "participants");
+        let waiters = [
+            statistics.waiting_getters,
+            statistics.waiting_putters,
+            statistics.waiting_joiners,
+        ];
+        prop_assert_eq!(waiters, self.expected_waiters(), "waiters");
+
+        let numbers = Reply::Numbers {
+            len: plain.len(),
+            is_empty: plain.len() == 0,
+            is_full: !plain.has_room(),
+        };
+        let letters: Vec<Vec<u8>> = plain
+            .dead
+            .iter()
+            .map(|item| payload(item.number, item.len))
+            .collect();
+        prop_assert!(
+            queue.dead_letters().map_err(failed)? == letters,
+            "other dead letters than {:?}",
+            plain.dead
+        );
+        self.compare_memory(statistics.memory_bytes)?;
+        let idle: Vec<usize> = (0..self.waiting.len())
+            .filter(|actor| self.waiting[*actor].is_none())
+            .collect();
+        for actor in [0, idle[idle.len() - 1]] {
+            self.expect(actor, Command::Ask, Ok(numbers))?;
+        }
+        Ok(())
+    }
+
+    /// What is in use, to the byte, from an error that states it; and what stands behind it, within bounds.
+    fn compare_memory(&mut self, memory_bytes: u64) -> Checked {
+        static ZEROS: [u8; 1 << 26] = [0; 1 << 26];
+        let used = self.plain.used_bytes();
+        self.peak = self.peak.max(used);
+        prop_assert!(
+            memory_bytes >= self.plain.extent_payload_bytes(),
+            "{} bytes behind it",
+            memory_bytes
+        );
+        let most = 4 * self.peak + (8 << 20);
+        prop_assert!(
+            memory_bytes <= most,
+            "{} bytes behind it, {} at most",
+            memory_bytes,
+            most
+        );
+        // A waiter may be giving memory back at this moment.
+        if !self.plain.has_room() || !self.nobody_waits() {
+            return Ok(());
+        }
+        let limit = self.plain.rules.max_bytes.unwrap_or(u64::MAX);
+        let parts = vec![ZEROS.as_slice(); (limit >> 26) as usize + 1];
+        let needed = 128 + ((parts.len() as u64) << 26);
+        let wait = Wait {
+            patience: Patience::Now,
+            interrupted: &mut || false,
+        };
+        let result = self.hands.queue.put(&parts, wait);
+        prop_assert_eq!(result, Err(Error::OutOfMemory { needed, used, limit }));
+        Ok(())
+    }
+}
+
+#[cfg(feature = "fault-points")]
+const GET: Command = Command::Get {
+    keeps_looking: false,
+    patient: Patient::No,
+};
