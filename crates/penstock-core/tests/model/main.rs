@@ -1,9 +1,11 @@
 //! Random programs of several processes against a plain model that is too simple to be wrong.
 //!
-//! program.rs says what a program is, plain.rs is the model, participant.rs runs the processes, and run.rs compares the
-//! two after every step. A program that fails is shrunk, and printed so that it can be pasted into [`kept`].
+//! program.rs says what a program is, plain.rs is the model, participant.rs runs the processes, run.rs the steps, and
+//! compare.rs compares the two after every one. A program that fails is shrunk, and printed so that it can be pasted into
+//! [`kept`].
 #![allow(unsafe_code)]
 
+mod compare;
 mod participant;
 mod plain;
 mod program;

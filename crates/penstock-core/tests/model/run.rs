@@ -1,10 +1,10 @@
-//! A program on a real queue and on the plain model, compared after every step.
+//! A program on a real queue and on the plain model; compare.rs compares the two after every step.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use penstock_core::{Error, Patience, Queue, Wait};
+use penstock_core::{Error, Queue};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -19,29 +19,29 @@ const LONG: Patient = Patient::Millis(30_000);
 /// For a call that must not succeed.
 const SHORT: Patient = Patient::Millis(2);
 
-type Checked<T = ()> = Result<T, TestCaseError>;
+pub type Checked<T = ()> = Result<T, TestCaseError>;
 
-fn failed(error: impl std::fmt::Display) -> TestCaseError {
+pub fn failed(error: impl std::fmt::Display) -> TestCaseError {
     TestCaseError::fail(error.to_string())
 }
 
 /// What a process is blocked in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Waiting {
+pub enum Waiting {
     Item,
     Room { len: usize },
     Finish,
 }
 
-struct Run {
-    hands: Hands,
+pub struct Run {
+    pub hands: Hands,
     /// Participant `i` of the model is `remotes[i - 1]`; 0 is this process.
     remotes: Vec<Remote>,
-    waiting: Vec<Option<Waiting>>,
+    pub waiting: Vec<Option<Waiting>>,
     has_stopped: Vec<bool>,
-    plain: Plain,
+    pub plain: Plain,
     /// The most memory in use so far.
-    peak: u64,
+    pub peak: u64,
     name: Option<PathBuf>,
 }
 
@@ -109,13 +109,13 @@ impl Run {
             .map_err(|error| failed(format!("{actor} did not answer to {command:?}: {error:?}")))
     }
 
-    fn expect(&mut self, actor: usize, command: Command, expected: Replied) -> Checked {
+    pub fn expect(&mut self, actor: usize, command: Command, expected: Replied) -> Checked {
         let actual = self.tell(actor, command)?;
         prop_assert_eq!(actual, expected, "{} answers to {:?}", actor, command);
         Ok(())
     }
 
-    fn nobody_waits(&self) -> bool {
+    pub fn nobody_waits(&self) -> bool {
         self.waiting.iter().all(Option::is_none)
     }
 
@@ -291,7 +291,7 @@ impl Run {
         ])
     }
 
-    fn expected_waiters(&self) -> [u64; 3] {
+    pub fn expected_waiters(&self) -> [u64; 3] {
         let mut waiters = [0; 3];
         for waiting in self.waiting.iter().flatten() {
             waiters[match waiting {
@@ -465,86 +465,6 @@ impl Run {
             let place = self.plain.ready.iter().position(|other| *other == item);
             self.plain.get(actor, place.unwrap_or(0), false);
         }
-        Ok(())
-    }
-
-    // ------------------------------------------------------------------------------------------------ comparison
-
-    fn compare(&mut self) -> Checked {
-        let (plain, queue) = (&self.plain, &self.hands.queue);
-        let statistics = queue.statistics().map_err(failed)?;
-        let dead_letters = plain.dead.len() as u64;
-        prop_assert_eq!(statistics.puts, plain.puts, "puts");
-        prop_assert_eq!(statistics.gets, plain.puts - plain.len() - dead_letters, "gets");
-        prop_assert_eq!(statistics.bytes, plain.bytes, "bytes");
-        prop_assert_eq!(statistics.queued, plain.len(), "queued");
-        prop_assert_eq!(statistics.unfinished, plain.unfinished(), "unfinished");
-        prop_assert_eq!(statistics.redeliveries, plain.redeliveries, "redeliveries");
-        prop_assert_eq!(statistics.dead_letters, dead_letters, "dead letters");
-        prop_assert_eq!(statistics.high_water, plain.high_water, "high water");
-        prop_assert_eq!(statistics.participants, plain.actors.len() as u64, "participants");
-        let waiters = [
-            statistics.waiting_getters,
-            statistics.waiting_putters,
-            statistics.waiting_joiners,
-        ];
-        prop_assert_eq!(waiters, self.expected_waiters(), "waiters");
-
-        let numbers = Reply::Numbers {
-            len: plain.len(),
-            is_empty: plain.len() == 0,
-            is_full: !plain.has_room(),
-        };
-        let letters: Vec<Vec<u8>> = plain
-            .dead
-            .iter()
-            .map(|item| payload(item.number, item.len))
-            .collect();
-        prop_assert!(
-            queue.dead_letters().map_err(failed)? == letters,
-            "other dead letters than {:?}",
-            plain.dead
-        );
-        self.compare_memory(statistics.memory_bytes)?;
-        let idle: Vec<usize> = (0..self.waiting.len())
-            .filter(|actor| self.waiting[*actor].is_none())
-            .collect();
-        for actor in [0, idle[idle.len() - 1]] {
-            self.expect(actor, Command::Ask, Ok(numbers))?;
-        }
-        Ok(())
-    }
-
-    /// What is in use, to the byte, from an error that states it; and what stands behind it, within bounds.
-    fn compare_memory(&mut self, memory_bytes: u64) -> Checked {
-        static ZEROS: [u8; 1 << 26] = [0; 1 << 26];
-        let used = self.plain.used_bytes();
-        self.peak = self.peak.max(used);
-        prop_assert!(
-            memory_bytes >= self.plain.extent_payload_bytes(),
-            "{} bytes behind it",
-            memory_bytes
-        );
-        let most = 4 * self.peak + (8 << 20);
-        prop_assert!(
-            memory_bytes <= most,
-            "{} bytes behind it, {} at most",
-            memory_bytes,
-            most
-        );
-        // A waiter may be giving memory back at this moment.
-        if !self.plain.has_room() || !self.nobody_waits() {
-            return Ok(());
-        }
-        let limit = self.plain.rules.max_bytes.unwrap_or(u64::MAX);
-        let parts = vec![ZEROS.as_slice(); (limit >> 26) as usize + 1];
-        let needed = 128 + ((parts.len() as u64) << 26);
-        let wait = Wait {
-            patience: Patience::Now,
-            interrupted: &mut || false,
-        };
-        let result = self.hands.queue.put(&parts, wait);
-        prop_assert_eq!(result, Err(Error::OutOfMemory { needed, used, limit }));
         Ok(())
     }
 }

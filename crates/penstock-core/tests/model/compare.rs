@@ -1,0 +1,88 @@
+//! What is compared after every step: every number that the queue tells, what every process is told, and the memory.
+
+use penstock_core::{Error, Patience, Wait};
+use proptest::prelude::*;
+
+use crate::participant::{Command, Reply};
+use crate::plain::payload;
+use crate::run::{Checked, Run, failed};
+
+impl Run {
+    pub fn compare(&mut self) -> Checked {
+        let (plain, queue) = (&self.plain, &self.hands.queue);
+        let statistics = queue.statistics().map_err(failed)?;
+        let dead_letters = plain.dead.len() as u64;
+        prop_assert_eq!(statistics.puts, plain.puts, "puts");
+        prop_assert_eq!(statistics.gets, plain.puts - plain.len() - dead_letters, "gets");
+        prop_assert_eq!(statistics.bytes, plain.bytes, "bytes");
+        prop_assert_eq!(statistics.queued, plain.len(), "queued");
+        prop_assert_eq!(statistics.unfinished, plain.unfinished(), "unfinished");
+        prop_assert_eq!(statistics.redeliveries, plain.redeliveries, "redeliveries");
+        prop_assert_eq!(statistics.dead_letters, dead_letters, "dead letters");
+        prop_assert_eq!(statistics.high_water, plain.high_water, "high water");
+        prop_assert_eq!(statistics.participants, plain.actors.len() as u64, "participants");
+        let waiters = [
+            statistics.waiting_getters,
+            statistics.waiting_putters,
+            statistics.waiting_joiners,
+        ];
+        prop_assert_eq!(waiters, self.expected_waiters(), "waiters");
+
+        let numbers = Reply::Numbers {
+            len: plain.len(),
+            is_empty: plain.len() == 0,
+            is_full: !plain.has_room(),
+        };
+        let letters: Vec<Vec<u8>> = plain
+            .dead
+            .iter()
+            .map(|item| payload(item.number, item.len))
+            .collect();
+        prop_assert!(
+            queue.dead_letters().map_err(failed)? == letters,
+            "other dead letters than {:?}",
+            plain.dead
+        );
+        self.compare_memory(statistics.memory_bytes)?;
+        let idle: Vec<usize> = (0..self.waiting.len())
+            .filter(|actor| self.waiting[*actor].is_none())
+            .collect();
+        for actor in [0, idle[idle.len() - 1]] {
+            self.expect(actor, Command::Ask, Ok(numbers))?;
+        }
+        Ok(())
+    }
+
+    /// What is in use, to the byte, from an error that states it; and what stands behind it, within bounds.
+    fn compare_memory(&mut self, memory_bytes: u64) -> Checked {
+        static ZEROS: [u8; 1 << 26] = [0; 1 << 26];
+        let used = self.plain.used_bytes();
+        self.peak = self.peak.max(used);
+        prop_assert!(
+            memory_bytes >= self.plain.extent_payload_bytes(),
+            "{} bytes behind it",
+            memory_bytes
+        );
+        let most = 4 * self.peak + (8 << 20);
+        prop_assert!(
+            memory_bytes <= most,
+            "{} bytes behind it, {} at most",
+            memory_bytes,
+            most
+        );
+        // A waiter may be giving memory back at this moment.
+        if !self.plain.has_room() || !self.nobody_waits() {
+            return Ok(());
+        }
+        let limit = self.plain.rules.max_bytes.unwrap_or(u64::MAX);
+        let parts = vec![ZEROS.as_slice(); (limit >> 26) as usize + 1];
+        let needed = 128 + ((parts.len() as u64) << 26);
+        let wait = Wait {
+            patience: Patience::Now,
+            interrupted: &mut || false,
+        };
+        let result = self.hands.queue.put(&parts, wait);
+        prop_assert_eq!(result, Err(Error::OutOfMemory { needed, used, limit }));
+        Ok(())
+    }
+}
