@@ -78,7 +78,7 @@ impl Row {
         };
         if let Some(fault) = self.fault {
             workload.rules.maxsize = if fault == Fault::Overfills { 5 } else { 0 };
-            workload.fault = Some((fault, 200));
+            workload.fault = Some((fault, 20));
         }
         workload
     }
