@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Delivery, Error, Leave, Patience, Queue, SMALL, Wait};
+use penstock_core::{Buffer, Delivery, Error, Leave, Patience, Queue, Wait};
 
 use crate::history::{Answer, Value};
 
@@ -77,13 +77,13 @@ impl Subject for Penstock {
     }
 
     fn get(&self, waits: Waits) -> Answer {
-        let mut buffer = [0; SMALL];
+        let mut buffer = Buffer::default();
         let wait = Wait {
             patience: waits.patience(),
             interrupted: &mut || false,
         };
         match self.0.get(&mut buffer, wait) {
-            Ok(Delivery::Copied(len)) => Answer::Got(value_of(&buffer[..len])),
+            Ok(Delivery::Copied) => Answer::Got(value_of(buffer.bytes())),
             Ok(Delivery::Lent(lent)) => Answer::Got(value_of(lent.bytes())),
             Err(Error::Empty) => waits.missed(Answer::Empty),
             Err(error) => panic!("get: {error}"),

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Delivery, Error, Leave, Lent, Patience, Queue, SMALL, Wait};
+use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Patience, Queue, Wait};
 
 use crate::plain::payload;
 
@@ -123,9 +123,9 @@ impl Hands {
                 keeps_looking,
                 patient,
             } => {
-                let mut buffer = [0; SMALL];
+                let mut buffer = Buffer::default();
                 match self.queue.get(&mut buffer, patient.within(never))? {
-                    Delivery::Copied(len) => Ok(describe(&buffer[..len])),
+                    Delivery::Copied => Ok(describe(buffer.bytes())),
                     Delivery::Lent(lent) => {
                         let reply = describe(lent.bytes());
                         if keeps_looking {
