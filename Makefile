@@ -67,7 +67,7 @@ test-model: $(VENV)/.penstock $(VENV)/.test
 	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/test_state_machine.py $(ARGS)
 
 bench: $(VENV)/.penstock $(VENV)/.bench
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+	@$(BIN)/python -m benchmarks --output docs/benchmarks $(ARGS)
 
 lint: $(VENV)/.penstock $(VENV)/.lint
 	@tools/require cargo cc clippy rustfmt

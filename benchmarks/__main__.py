@@ -1,0 +1,284 @@
+"""Measures Penstock beside its peers, and writes tables and charts.
+
+Why not to trust it: these are small loops on one machine with few cores, which other work disturbs. Rounds
+of the rivals are interleaved so that a disturbance meets all of them, medians are shown with their spread,
+and only ratios within one run mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import penstock
+
+from . import growth, report, resources, rivals, round_trips, throughput
+from .measured import Measured, Target, at_least, at_most, interleave, missed
+from .payloads import PAYLOADS, Payload
+from .rivals import Rival, Shape
+
+OURS, STANDARD, PIPE, FIFO = "Penstock", "multiprocessing.Queue", "multiprocessing.Pipe", "faster-fifo"
+BATCHED = "Penstock, batched"
+LIMIT = "limit"
+SHAPES: list[Shape] = [(1, 1), (1, 4), (4, 1), (2, 2), (4, 4)]
+MIB = 1 << 20
+
+
+class Bench:
+    """One run."""
+
+    def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
+        self.options = options
+        self.progress = progress
+        self.task = progress.add_task("measuring", total=None)
+        self.rivals, self.missing = rivals.available()
+        self.results = report.Results(missing=self.missing)
+        self.targets: list[Target] = self.results.targets
+
+    def stage(self, text: str, steps: int) -> None:
+        """Say what is measured now."""
+        self.progress.reset(self.task, total=steps, description=text)
+        if self.progress.disable:
+            print(text, flush=True)
+
+    def tick(self) -> None:
+        """One step of the stage is done."""
+        self.progress.advance(self.task)
+
+    # ------------------------------------------------------------------------------------------ throughput
+
+    def cells(self) -> list[tuple[Payload, Shape]]:
+        """Which payloads are passed between how many processes."""
+        if self.options.all:
+            return [(payload, shape) for payload in PAYLOADS.values() for shape in SHAPES]
+        return [(payload, (1, 1)) for payload in PAYLOADS.values()] + [
+            (PAYLOADS["tuple"], shape) for shape in SHAPES[1:]
+        ]
+
+    def throughputs(self) -> None:
+        """Items per second, of every rival that can do it."""
+        cells = self.cells()
+        for payload, shape in cells:
+            able = [rival for rival in self.rivals.values() if rival.suits(shape)]
+            name = f"{payload.name}, {shape[0]}x{shape[1]}"
+            self.stage(
+                f"items per second: {name}", len(able) * (self.options.rounds + 1) + self.options.rounds
+            )
+            measures: dict[str, Callable[[], float]] = {}
+            for rival in able:
+                measures[rival.name] = self._throughput(rival, payload, shape)
+                self.tick()
+            measures[LIMIT] = lambda payload=payload, shape=shape: throughput.limit(  # type: ignore[misc]
+                payload, shape, self.options.seconds / 2
+            )
+            self.results.throughput[name] = interleave(self.options.rounds, measures, self.tick)
+
+    def _throughput(self, rival: Rival, payload: Payload, shape: Shape) -> Callable[[], float]:
+        """A measure whose rounds take about as long as was asked for."""
+        items = 20 if payload.array_bytes else 2000
+        rate = throughput.throughput(rival, payload, shape, items)
+        rate = throughput.throughput(rival, payload, shape, max(items, round(rate * 0.1)))
+        items = max(items, round(rate * self.options.seconds))
+        return lambda: throughput.throughput(rival, payload, shape, items)
+
+    # ----------------------------------------------------------------------------------------- round trips
+
+    def round_trips(self) -> None:
+        """An int to another process and back."""
+        able = [rival for rival in self.rivals.values() if not rival.batch]
+        for one_core in (False, True):
+            name = "one core" if one_core else "two cores"
+            self.stage(f"round trips, {name}", len(able) * self.options.rounds)
+            rounds: dict[str, list[round_trips.RoundTrips]] = {rival.name: [] for rival in able}
+            for _ in range(self.options.rounds):
+                for rival in able:
+                    rounds[rival.name].append(round_trips.round_trips(rival, 2000, one_core=one_core))
+                    self.tick()
+            self.results.round_trips[name] = {
+                rival: {key: Measured([asdict(each)[key] for each in done]) for key in ("p50", "p99", "p999")}
+                for rival, done in rounds.items()
+            }
+
+    # ------------------------------------------------------------------------------------------- resources
+
+    def resources(self) -> None:
+        """Creation, CPU and memory."""
+        rounds, seconds = self.options.rounds, self.options.idle_seconds
+        able = {name: rival for name, rival in self.rivals.items() if not rival.batch}
+        cheap = {name: rival for name, rival in able.items() if name != "Manager().Queue"}
+        self.stage("creating and attaching", rounds * (len(cheap) + len(able)))
+        self.results.resources["creating, us"] = interleave(
+            rounds,
+            {n: lambda rival=r: resources.creation(rival, 200) for n, r in cheap.items()},  # type: ignore[misc]
+            self.tick,
+        )
+        self.results.resources["first get in a new process, us"] = interleave(
+            rounds,
+            {n: lambda rival=r: resources.attaching(rival) for n, r in able.items()},  # type: ignore[misc]
+            self.tick,
+        )
+        self.stage(f"CPU of a get() that waits {seconds:g} s", len(able) + 1)
+        self.results.resources[f"CPU of a get() that waits {seconds:g} s, ms"] = interleave(
+            1,
+            {
+                **{n: lambda rival=r: resources.idle_cpu(rival, seconds) * 1e3 for n, r in able.items()},  # type: ignore[misc]
+                "ten bare sleeps a second": lambda: resources.bare_wake_ups(seconds) * 1e3,
+            },
+            self.tick,
+        )
+        paced = {n: r for n, r in able.items() if r.suits((1, 1))}
+        self.stage("CPU at 10,000 messages a second", rounds * (len(paced) + 1))
+        self.results.resources["CPU seconds per million messages at 10,000 a second"] = interleave(
+            rounds,
+            {
+                **{
+                    n: lambda rival=r: resources.steady_cpu(rival, 5_000, 10_000)  # type: ignore[misc]
+                    for n, r in paced.items()
+                },
+                "the pacing alone": lambda: resources.steady_cpu(None, 5_000, 10_000),
+            },
+            self.tick,
+        )
+        self.stage("memory of floods", 3)
+        empty = resources.memory_of_an_empty_queue(penstock.Queue())
+        self.results.memory["an empty queue"] = (empty, empty)
+        self.tick()
+        for size in (MIB, 1000):
+            most, after = resources.memory_after_a_flood(penstock.Queue(), 1 << 30, size)
+            self.results.memory[f"1 GiB in items of {size:,} bytes"] = (most, after)
+            self.tick()
+
+    def growth(self) -> None:
+        """Large backlogs, many processes."""
+        sizes = [0, 1_000, 100_000, 1_000_000, self.options.backlog]
+        self.stage(f"backlogs of up to {self.options.backlog:,} items", len(sizes))
+        self.results.backlog = growth.backlog(sizes, self.tick)
+        counts = [0, 1, 10, 30, 100]
+        self.stage("up to 100 processes", len(counts))
+        self.results.participants = growth.participants(counts, self.tick)
+
+    # --------------------------------------------------------------------------------------------- targets
+
+    def judge(self) -> None:
+        """Hold the figures against the targets."""
+
+        def ratio(scenario: str, bound: float, ours: str = OURS, other: str = STANDARD) -> None:
+            figures = self.results.throughput.get(scenario, {})
+            if ours in figures and other in figures:
+                value = figures[ours].median / figures[other].median
+                kind = f" ({ours})" if ours != OURS else ""
+                self.targets.append(at_least(f"{scenario}{kind}", value, bound, f"x {other}"))
+
+        def share(scenario: str, bound: float, ours: str = OURS) -> None:
+            figures = self.results.throughput.get(scenario)
+            if figures is not None:
+                value = 100 * figures[ours].median / figures[LIMIT].median
+                kind = f" ({ours})" if ours != OURS else ""
+                self.targets.append(at_least(f"{scenario}{kind}", value, bound, "% of the limit"))
+
+        ratio("tuple, 1x1", 14)
+        share("tuple, 1x1", 90)
+        ratio("tuple, 1x1", 20, BATCHED)
+        share("tuple, 1x1", 120, BATCHED)
+        ratio("int, 1x1", 15)
+        for shape, bound in (("2x2", 10), ("4x4", 8), ("1x4", 8), ("4x1", 8)):
+            ratio(f"tuple, {shape}", bound)
+        for payload in ("dict", "1 KB bytes"):
+            ratio(f"{payload}, 1x1", 8)
+            ratio(f"{payload}, 1x1", 4, other="pyzmq")
+        ratio("64 KB array, 1x1", 12)
+        ratio("64 KB array, 1x1", 5, other=FIFO)
+        for payload in ("1 MB array", "8 MB array"):
+            ratio(f"{payload}, 1x1", 15)
+            ratio(f"{payload}, 1x1", 5, other=FIFO)
+            share(f"{payload}, 1x1", 70)
+        self._judge_round_trips()
+        self._judge_resources()
+
+    def _judge_round_trips(self) -> None:
+        for cores, bounds in (("two cores", {"p50": 1 / 25, "p99": 1 / 5}), ("one core", {"p50": 1.0})):
+            figures = self.results.round_trips.get(cores, {})
+            for key, bound in bounds.items():
+                if OURS in figures and PIPE in figures:
+                    value = figures[OURS][key].median / figures[PIPE][key].median
+                    self.targets.append(at_most(f"round trip, {cores}, {key}", value, bound, f"x {PIPE}"))
+
+    def _judge_resources(self) -> None:
+        for what, figures in self.results.resources.items():
+            if what.startswith(("creating", "CPU seconds")):
+                value = figures[OURS].median / figures[STANDARD].median
+                self.targets.append(at_most(what, value, 1, f"x {STANDARD}"))
+            elif what.startswith("CPU of"):
+                share = figures[OURS].median / 10 / self.options.idle_seconds
+                self.targets.append(at_most(what, share, 0.1, "% of a core"))
+        for what, (_, after) in self.results.memory.items():
+            bound, unit, size = (256, "KiB", 1024) if what == "an empty queue" else (16, "MiB left", MIB)
+            self.targets.append(at_most(f"memory: {what}", after / size, bound, unit))
+        if self.results.backlog:
+            costs = self.results.backlog
+            most = max(costs)
+            value = costs[most][0] / costs[0][0]
+            self.targets.append(at_most(f"put beside {most:,} items", value, 1.5, "x an empty queue's"))
+
+
+def main() -> int:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measure (default: 5)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.4, help="how long a round of items takes (default: 0.4)"
+    )
+    parser.add_argument(
+        "--idle-seconds", type=float, default=10, help="how long an idle get() waits (default: 10)"
+    )
+    parser.add_argument(
+        "--backlog", type=int, default=10_000_000, help="items of the largest backlog (default: 10000000)"
+    )
+    stages = ("throughputs", "round_trips", "resources", "growth")
+    parser.add_argument("--only", choices=stages, nargs="+", default=stages, help="measure only these")
+    parser.add_argument(
+        "--rivals",
+        nargs="+",
+        metavar="NAME",
+        help="compare only these (Penstock and the standard queue always)",
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every payload between every number of processes (takes an hour)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="write table, figures and charts there (default: nowhere)",
+    )
+    options = parser.parse_args()
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bench = Bench(options, progress)
+        if options.rivals:
+            wanted = {OURS, BATCHED, STANDARD, PIPE, *options.rivals}
+            if unknown := wanted - set(bench.rivals):
+                parser.error(f"not available here: {', '.join(sorted(unknown))}")
+            bench.rivals = {name: rival for name, rival in bench.rivals.items() if name in wanted}
+        for stage in options.only:
+            getattr(bench, stage)()
+    bench.judge()
+    report.show(bench.results, console if console.is_terminal else Console(width=150))
+    if options.output:
+        report.write(bench.results, options.output)
+    return 1 if missed(bench.targets) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

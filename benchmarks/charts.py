@@ -1,0 +1,78 @@
+"""The figures as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from .report import Results
+
+# Drawn as SVG that is the same for the same figures.
+mpl.rcParams["svg.hashsalt"] = "penstock"
+_METADATA = {"Date": None}
+_OURS, _OTHERS = "#1f6f8b", "#b8b8b8"
+
+
+def _colour(name: str) -> str:
+    return _OURS if name.startswith("Penstock") else _OTHERS
+
+
+def _bars(axes: Axes, figures: dict[str, tuple[float, float, float]], title: str) -> None:
+    names = sorted(figures, key=lambda name: figures[name][0])
+    middles = [figures[name][0] for name in names]
+    errors = [[figures[n][0] - figures[n][1] for n in names], [figures[n][2] - figures[n][0] for n in names]]
+    axes.barh(names, middles, xerr=errors, color=[_colour(name) for name in names], ecolor="#555555")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, folder: Path, name: str) -> str:
+    figure.savefig(folder / name, metadata=_METADATA)
+    return name
+
+
+def draw(results: Results, folder: Path) -> dict[str, str]:
+    """Draw what was measured; answers the files by their titles."""
+    drawn: dict[str, str] = {}
+    if results.throughput:
+        count = len(results.throughput)
+        figure = Figure(figsize=(12, 2.6 * ((count + 1) // 2)), layout="constrained")
+        grid = figure.subplots((count + 1) // 2, 2, squeeze=False).flat
+        for axes in grid:
+            axes.set_visible(False)
+        for axes, (scenario, figures) in zip(grid, results.throughput.items(), strict=False):
+            axes.set_visible(True)
+            values = {name: (m.median, *m.spread) for name, m in figures.items() if name != "limit"}
+            _bars(axes, values, f"{scenario}: items a second")
+            axes.axvline(figures["limit"].median, color="#c0392b", linestyle="--", linewidth=1)
+        title = "Items per second; the dashed line is what pickling or one memory copy alone would allow"
+        drawn[title] = _save(figure, folder, "throughput.svg")
+    if results.round_trips:
+        figure = Figure(figsize=(12, 3.2), layout="constrained")
+        for axes, (cores, trips) in zip(
+            figure.subplots(1, 2).flat, results.round_trips.items(), strict=False
+        ):
+            values = {name: (p["p50"].median, *p["p50"].spread) for name, p in trips.items()}
+            _bars(axes, values, f"{cores}: microseconds, p50")
+            axes.set_xscale("log")
+        drawn["Round trip of an int"] = _save(figure, folder, "round_trip.svg")
+    if results.backlog:
+        figure = Figure(figsize=(12, 3), layout="constrained")
+        growing = (("items queued", results.backlog), ("other processes", results.participants))
+        for axes, (what, costs) in zip(figure.subplots(1, 2).flat, growing, strict=True):
+            sizes = list(costs)
+            axes.plot(sizes, [costs[size][0] for size in sizes], "o-", color=_OURS, label="put")
+            axes.plot(sizes, [costs[size][1] for size in sizes], "o-", color="#e08e45", label="get")
+            axes.set_xscale("symlog")
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(what)
+            axes.set_ylabel("nanoseconds")
+            axes.legend(frameon=False)
+        drawn["Cost of an item as the queue and its company grow"] = _save(figure, folder, "growth.svg")
+    return drawn

@@ -1,0 +1,174 @@
+"""Tables for people, figures for programs, charts to look at."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import penstock
+
+from .measured import Measured, Target
+
+LIMIT = "limit"
+
+_PREFACE = """\
+# Benchmarks
+
+**Why not to trust them.** These are small loops on one virtual machine with two cores, which other
+work disturbs. Rounds of the rivals are interleaved, so that a disturbance meets all of them; the figures
+are medians, with the least and the most beside them; and only ratios within one run mean anything. Your
+machine, your objects and your number of processes are others: run `make bench` yourself.
+
+"""
+
+
+@dataclass
+class Results:
+    """All figures of a run."""
+
+    missing: dict[str, str]
+    throughput: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    round_trips: dict[str, dict[str, dict[str, Measured]]] = field(default_factory=dict)
+    resources: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    memory: dict[str, tuple[int, int]] = field(default_factory=dict)
+    backlog: dict[int, tuple[float, float]] = field(default_factory=dict)
+    participants: dict[int, tuple[float, float]] = field(default_factory=dict)
+    targets: list[Target] = field(default_factory=list)
+
+
+@dataclass
+class Section:
+    """One table."""
+
+    title: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def _number(value: float) -> str:
+    if value >= 10_000:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:.3g}"
+
+
+def _spread(measured: Measured) -> str:
+    low, high = measured.spread
+    return f"{_number(low)} to {_number(high)}"
+
+
+def _sections(results: Results) -> list[Section]:
+    sections = [
+        Section(
+            "Targets",
+            ["scenario", "measured", "target", ""],
+            [[t.scenario, t.measured, t.target, "met" if t.is_met else "MISSED"] for t in results.targets],
+        )
+    ]
+    for scenario, figures in results.throughput.items():
+        limit = figures[LIMIT].median
+        standard = figures["multiprocessing.Queue"].median
+        rows = [
+            [
+                name,
+                _number(measured.median),
+                _spread(measured),
+                f"{measured.median / standard:.2f}",
+                f"{measured.median / limit:.0%}",
+            ]
+            for name, measured in sorted(figures.items(), key=lambda item: -item[1].median)
+        ]
+        heads = ["", "items a second", "spread", "x multiprocessing.Queue", "of the limit"]
+        sections.append(Section(f"Items per second: {scenario}", heads, rows))
+    for cores, trips in results.round_trips.items():
+        rows = [
+            [name, *(f"{percentiles[key].median:.1f}" for key in ("p50", "p99", "p999"))]
+            for name, percentiles in sorted(trips.items(), key=lambda item: item[1]["p50"].median)
+        ]
+        sections.append(
+            Section(f"Round trip of an int, microseconds, {cores}", ["", "p50", "p99", "p99.9"], rows)
+        )
+    for what, figures in results.resources.items():
+        rows = [
+            [name, _number(measured.median), _spread(measured)]
+            for name, measured in sorted(figures.items(), key=lambda item: item[1].median)
+        ]
+        sections.append(Section(what[0].upper() + what[1:], ["", "median", "spread"], rows))
+    if results.memory:
+        rows = [[what, f"{most:,}", f"{after:,}"] for what, (most, after) in results.memory.items()]
+        sections.append(Section("Memory of Penstock, bytes", ["", "at most", "when drained"], rows))
+    for what, costs in (("Items queued", results.backlog), ("Other processes", results.participants)):
+        if costs:
+            rows = [[f"{size:,}", f"{put:.0f}", f"{get:.0f}"] for size, (put, get) in costs.items()]
+            sections.append(Section("Nanoseconds of a put and a get of Penstock", [what, "put", "get"], rows))
+    return sections
+
+
+def _versions() -> str:
+    packages = []
+    for package in ("faster-fifo", "pyzmq", "numpy", "pandas", "torch"):
+        try:
+            packages.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return (
+        f"{date.today()}, commit {commit or 'unknown'}, penstock {penstock.__version__}, "
+        f"CPython {platform.python_version()}, Linux {platform.release()}, {platform.machine()}, "
+        f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; {', '.join(packages)}"
+    )
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the tables, the targets last."""
+    first, *others = _sections(results)
+    for section in [*others, first]:
+        table = Table(title=section.title, title_justify="left")
+        for head in section.heads:
+            table.add_column(head)
+        for row in section.rows:
+            table.add_row(*row)
+        console.print(table)
+    for name, reason in results.missing.items():
+        console.print(f"not compared: {name} ({reason})", highlight=False)
+    console.print(_versions(), highlight=False)
+
+
+def _markdown(section: Section) -> str:
+    lines = [section.heads, ["---"] * len(section.heads), *section.rows]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"## {section.title}\n\n{table}\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Measured):
+        return value.rounds
+    return vars(value)
+
+
+def write(results: Results, folder: Path) -> None:
+    """Write README.md, results.json and the charts."""
+    from . import charts  # the plotting library is needed for nothing else
+
+    folder.mkdir(parents=True, exist_ok=True)
+    versions = _versions()
+    drawn = charts.draw(results, folder)
+    pictures = "\n".join(f"![{title}]({name})\n" for title, name in drawn.items())
+    tables = "\n".join(map(_markdown, _sections(results)))
+    not_compared = "".join(f"Not compared: {name} ({reason}).\n" for name, reason in results.missing.items())
+    text = f"{_PREFACE}{versions}\n\n{not_compared}\n{pictures}\n{tables}"
+    (folder / "README.md").write_text(text)
+    with open(folder / "results.json", "w") as file:
+        json.dump({"versions": versions, **vars(results)}, file, default=_plain, indent=1)
+        file.write("\n")

@@ -1,0 +1,148 @@
+"""What a queue costs beside time: creation, memory, CPU while it is idle or little used."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+import penstock
+
+from .payloads import PAYLOADS
+from .rivals import Channel, Rival
+
+_CONTEXT = multiprocessing.get_context("fork")
+
+
+def creation(rival: Rival, count: int) -> float:
+    """Microseconds to create a queue, use it once and let go of it."""
+    start = time.perf_counter()
+    for _ in range(count):
+        channel = rival.open(_CONTEXT, (1, 1))
+        channel.close()
+        del channel
+    return (time.perf_counter() - start) / count * 1e6
+
+
+def _attach(channel: Channel, seconds: Any) -> None:
+    start = time.perf_counter()
+    channel.receiver(0).get()
+    seconds.value = time.perf_counter() - start
+
+
+def attaching(rival: Rival) -> float:
+    """Microseconds of the first get of an item that is there, in a process that has just begun."""
+    channel = rival.open(_CONTEXT, (1, 1))
+    channel.sender(0).put(None)
+    time.sleep(0.01)  # a feeder thread may have to send it first
+    seconds = _CONTEXT.Value("d", 0.0)
+    process = _CONTEXT.Process(target=_attach, args=(channel, seconds))
+    process.start()
+    process.join()
+    channel.close()
+    return float(seconds.value) * 1e6
+
+
+def _wait_for_item(channel: Channel, cpu_seconds: Any) -> None:
+    get = channel.receiver(0).get
+    get()  # everything that a first call does is done
+    before = time.process_time()
+    get()
+    cpu_seconds.value = time.process_time() - before
+
+
+def idle_cpu(rival: Rival, seconds: float) -> float:
+    """CPU seconds that a get uses which waits for so long."""
+    channel = rival.open(_CONTEXT, (1, 1))
+    cpu_seconds = _CONTEXT.Value("d", 0.0)
+    waiter = _CONTEXT.Process(target=_wait_for_item, args=(channel, cpu_seconds))
+    waiter.start()
+    put = channel.sender(0).put
+    put(None)
+    time.sleep(seconds)
+    put(None)
+    waiter.join()
+    channel.close()
+    return float(cpu_seconds.value)
+
+
+def _sleep(seconds: float, cpu_seconds: Any) -> None:
+    time.sleep(0.1)
+    before = time.process_time()
+    for _ in range(round(seconds * 10)):
+        time.sleep(0.1)
+    cpu_seconds.value = time.process_time() - before
+
+
+def bare_wake_ups(seconds: float) -> float:
+    """CPU seconds that ten wake-ups a second and nothing else use: the floor."""
+    cpu_seconds = _CONTEXT.Value("d", 0.0)
+    sleeper = _CONTEXT.Process(target=_sleep, args=(seconds, cpu_seconds))
+    sleeper.start()
+    sleeper.join()
+    return float(cpu_seconds.value)
+
+
+def _pace(put: Any, count: int, per_second: int) -> None:
+    item = PAYLOADS["tuple"].make()
+    start = time.perf_counter()
+    for i in range(count):
+        if (early := start + i / per_second - time.perf_counter()) > 0:
+            time.sleep(early)
+        put(item)
+
+
+def _steady_producer(channel: Channel, count: int, per_second: int) -> None:
+    sender = channel.sender(0)
+    _pace(sender.put, count, per_second)
+    sender.finish()
+
+
+def _steady_consumer(channel: Channel) -> None:
+    get, endings = channel.receiver(0).get, channel.endings
+    while endings:
+        endings -= get() is None
+
+
+def _children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def steady_cpu(rival: Rival | None, count: int, per_second: int) -> float:
+    """CPU seconds per million small messages at a steady pace, with the pacing; of that alone for None."""
+    before = _children_cpu()
+    if rival is None:
+        pacer = _CONTEXT.Process(target=_pace, args=(lambda item: None, count, per_second))
+        pacer.start()
+        pacer.join()
+    else:
+        channel = rival.open(_CONTEXT, (1, 1))
+        processes = [
+            _CONTEXT.Process(target=_steady_producer, args=(channel, count, per_second)),
+            _CONTEXT.Process(target=_steady_consumer, args=(channel,)),
+        ]
+        for process in processes:
+            process.start()
+        processes[0].join()
+        channel.end_one()
+        processes[1].join()
+        channel.close()
+    return (_children_cpu() - before) / count * 1e6
+
+
+def memory_of_an_empty_queue(queue: penstock.Queue[Any]) -> int:
+    """Bytes of memory behind a queue that was just created."""
+    return queue.statistics().memory_bytes
+
+
+def memory_after_a_flood(queue: penstock.Queue[Any], total: int, item: int) -> tuple[int, int]:
+    """Bytes behind a queue while `total` bytes are queued without a consumer, and after they were drained."""
+    payload = bytes(item)
+    for _ in range(total // item):
+        queue.put(payload)
+    at_most = queue.statistics().memory_bytes
+    for _ in range(total // item):
+        queue.get()
+    return at_most, queue.statistics().memory_bytes

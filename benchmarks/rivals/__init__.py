@@ -1,0 +1,123 @@
+"""Who is compared: one file a rival, all with the same interface."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from typing import Any, Protocol
+
+Shape = tuple[int, int]
+"""How many producers, how many consumers."""
+
+
+class Sender(Protocol):
+    """A producer's end, made in its process. A batched rival's `put` takes a list."""
+
+    put: Callable[[Any], Any]
+
+    def finish(self) -> None:
+        """Tell the consumers that this producer has ended, if the rival needs that from the producer."""
+
+
+class Receiver(Protocol):
+    """A consumer's end, made in its process. A batched rival's `get` returns a list."""
+
+    get: Callable[[], Any]
+
+
+class Channel(Protocol):
+    """What one round uses; made before the processes are."""
+
+    endings: int
+    """So many None tell a consumer that all is over."""
+
+    def sender(self, index: int) -> Sender:
+        """Open the end of producer `index`."""
+
+    def receiver(self, index: int) -> Receiver:
+        """Open the end of consumer `index`."""
+
+    def end_one(self) -> None:
+        """Put one ending, when all producers have ended; nothing if the producers did."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A way to pass objects between processes."""
+
+    name: str
+    open: Callable[[BaseContext, Shape], Channel]
+    suits: Callable[[Shape], bool] = lambda shape: True
+    batch: int = 0
+    """Items of a call to `put`; 0 for one at a time."""
+    is_ours: bool = False
+    skips: frozenset[str] = field(default_factory=frozenset)
+    """Payloads that it cannot pass."""
+
+
+@dataclass
+class End:
+    """A producer's or a consumer's end that needs nothing to be closed."""
+
+    put: Callable[[Any], Any] = print
+    get: Callable[[], Any] = list
+
+    def finish(self) -> None:
+        """Leave it to the channel."""
+
+
+class QueueChannel:
+    """A channel that is one queue with `put` and `get`, shared by all."""
+
+    endings = 1
+
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
+
+    def sender(self, index: int) -> Sender:
+        """The queue itself."""
+        return End(put=self.queue.put)
+
+    def receiver(self, index: int) -> Receiver:
+        """The queue itself."""
+        return End(get=self.queue.get)
+
+    def end_one(self) -> None:
+        """One None, for one consumer."""
+        self.queue.put(None)
+
+    def close(self) -> None:
+        """Close the queue, if it can be closed."""
+        getattr(self.queue, "close", lambda: None)()
+
+
+_FILES = (
+    "penstock_queues",
+    "standard_queue",
+    "standard_simple_queue",
+    "standard_joinable_queue",
+    "standard_pipe",
+    "standard_manager",
+    "faster_fifo_queue",
+    "pyzmq_sockets",
+    "torch_queue",
+)
+
+
+def available() -> tuple[dict[str, Rival], dict[str, str]]:
+    """Return the rivals that can be imported here, and why the others cannot."""
+    rivals: dict[str, Rival] = {}
+    missing: dict[str, str] = {}
+    for name in _FILES:
+        try:
+            module = importlib.import_module(f"{__name__}.{name}")
+        except ImportError as error:
+            missing[name] = str(error)
+        else:
+            rivals |= {rival.name: rival for rival in module.RIVALS}
+    return rivals, missing

@@ -1,0 +1,14 @@
+"""multiprocessing.Queue: what programs use today, and what ratios refer to."""
+
+from __future__ import annotations
+
+from multiprocessing.context import BaseContext
+
+from . import QueueChannel, Rival, Shape
+
+
+def _open(context: BaseContext, shape: Shape) -> QueueChannel:
+    return QueueChannel(context.Queue())
+
+
+RIVALS = [Rival("multiprocessing.Queue", _open)]

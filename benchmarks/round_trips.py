@@ -1,0 +1,68 @@
+"""How long an int takes to another process and back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from .rivals import Channel, Rival
+
+_CONTEXT = multiprocessing.get_context("fork")
+_WARM_UP = 200
+
+
+@dataclass
+class RoundTrips:
+    """Percentiles in microseconds."""
+
+    p50: float
+    p99: float
+    p999: float
+
+
+def _echo(requests: Channel, replies: Channel, count: int, core: int | None) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    get, put = requests.receiver(0).get, replies.sender(0).put
+    for _ in range(count):
+        put(get())
+
+
+def _ask(requests: Channel, replies: Channel, count: int, core: int | None, seconds: object) -> None:
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    get, put = replies.receiver(0).get, requests.sender(0).put
+    taken = np.frombuffer(seconds.get_obj())  # type: ignore[attr-defined]
+    for _ in range(_WARM_UP):
+        put(0)
+        get()
+    clock = time.perf_counter
+    for i in range(count):
+        start = clock()
+        put(i)
+        get()
+        taken[i] = clock() - start
+
+
+def round_trips(rival: Rival, count: int, *, one_core: bool = False) -> RoundTrips:
+    """Ask and answer `count` times; both processes on one core, or wherever the system puts them."""
+    core = min(os.sched_getaffinity(0)) if one_core else None
+    requests, replies = rival.open(_CONTEXT, (1, 1)), rival.open(_CONTEXT, (1, 1))
+    seconds = _CONTEXT.Array("d", count)
+    processes = [
+        _CONTEXT.Process(target=_echo, args=(requests, replies, count + _WARM_UP, core), daemon=True),
+        _CONTEXT.Process(target=_ask, args=(requests, replies, count, core, seconds), daemon=True),
+    ]
+    for process in processes:
+        process.start()
+    processes[1].join()
+    processes[0].kill()  # a socket that waits for a peer to take the rest would wait for ever
+    processes[0].join()
+    requests.close()
+    replies.close()
+    p50, p99, p999 = np.percentile(np.frombuffer(seconds.get_obj()), [50, 99, 99.9]) * 1e6
+    return RoundTrips(p50, p99, p999)

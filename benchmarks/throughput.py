@@ -1,0 +1,138 @@
+"""Items per second from some producers to some consumers, and what bounds them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .payloads import Payload
+from .rivals import Channel, Rival, Shape
+
+_CONTEXT = multiprocessing.get_context("fork")
+
+
+class _Round:
+    """One measurement, as its processes see it."""
+
+    def __init__(self, rival: Rival, payload: Payload, shape: Shape, items: int) -> None:
+        self.rival, self.payload, self.shape = rival, payload, shape
+        producers, consumers = shape
+        self.calls = max(1, items // producers // max(1, rival.batch))
+        self.channel: Channel = rival.open(_CONTEXT, shape)
+        self._gate = _CONTEXT.Barrier(producers + consumers)
+        self._started = _CONTEXT.Array("d", producers)
+        self._ended = _CONTEXT.Array("d", consumers)
+        self._counts = _CONTEXT.Array("q", consumers)
+
+    def produce(self, index: int) -> None:
+        sender = self.channel.sender(index)
+        put = sender.put
+        item = self.payload.make()
+        if self.rival.batch:
+            item = [item] * self.rival.batch
+        self._gate.wait()
+        self._started[index] = time.monotonic()
+        for _ in range(self.calls):
+            put(item)
+        sender.finish()
+
+    def consume(self, index: int) -> None:
+        get = self.channel.receiver(index).get
+        self._gate.wait()
+        count, endings = 0, self.channel.endings
+        if self.rival.batch:
+            while endings:
+                items = get()
+                endings -= items[-1] is None
+                if count_now := len(items) - (items[-1] is None):
+                    count += count_now
+                    self._ended[index] = time.monotonic()
+        else:
+            while endings:
+                if get() is None:
+                    endings -= 1
+                else:
+                    count += 1
+            self._ended[index] = time.monotonic()
+        self._counts[index] = count
+
+    def run(self) -> float:
+        producers, consumers = self.shape
+        getting = [_CONTEXT.Process(target=self.consume, args=(i,), daemon=True) for i in range(consumers)]
+        putting = [_CONTEXT.Process(target=self.produce, args=(i,), daemon=True) for i in range(producers)]
+        for process in getting + putting:
+            process.start()
+        for process in putting:
+            process.join()
+        running = [process.sentinel for process in getting]
+        for _ in getting:
+            self.channel.end_one()
+            if self.rival.batch:
+                # Nobody may take two endings, so each waits for the one before it.
+                ended = multiprocessing.connection.wait(running)
+                running = [sentinel for sentinel in running if sentinel not in ended]
+        for process in getting:
+            process.join()
+        self.channel.close()
+        sent = self.calls * max(1, self.rival.batch) * producers
+        if sum(self._counts) != sent:
+            raise RuntimeError(f"{self.rival.name}: {sum(self._counts)} of {sent} items arrived")
+        return sent / (max(self._ended) - min(self._started))
+
+
+def throughput(rival: Rival, payload: Payload, shape: Shape, items: int) -> float:
+    """Items per second: from the first producer's start until the last consumer has seen the end."""
+    return _Round(rival, payload, shape, items).run()
+
+
+def _time(operation: Callable[[], Any], gate: Any, seconds: float, each: Any) -> None:
+    """Seconds that a call takes while the other process is as busy."""
+    operation()
+    gate.wait()
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        for _ in range(10):
+            operation()
+        count += 10
+    each.value = elapsed / count
+
+
+def limit(payload: Payload, shape: Shape, seconds: float) -> float:
+    """Items per second if passing them cost nothing.
+
+    One process pickles while another one unpickles; or, for an array, one process copies it once into warm
+    memory. With more processes than two the cores share the work.
+    """
+    item = payload.make()
+    operations: list[Callable[[], Any]]
+    if payload.array_bytes:
+        source = np.frombuffer(bytes(payload.array_bytes), dtype=np.uint8)
+        target = np.ones_like(source)
+        operations = [lambda: np.copyto(target, source)]
+    else:
+        pickled = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        operations = [
+            lambda: pickle.dumps(item, pickle.HIGHEST_PROTOCOL),
+            lambda: pickle.loads(pickled),
+        ]
+    gate = _CONTEXT.Barrier(len(operations))
+    each = [_CONTEXT.Value("d", 0.0) for _ in operations]
+    processes = [
+        _CONTEXT.Process(target=_time, args=(operation, gate, seconds, value))
+        for operation, value in zip(operations, each, strict=True)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    costs = [value.value for value in each]
+    if payload.array_bytes or shape == (1, 1):
+        return 1 / max(costs)
+    return min(len(os.sched_getaffinity(0)), sum(shape)) / sum(costs)
