@@ -1,12 +1,17 @@
 """Plain messages, which the binding pickles itself: what arrives is what pickle would deliver."""
 
 import copyreg
+import multiprocessing
+import multiprocessing.reduction
 import os
 import pickle
 import pickletools
+import resource
 import signal
-from collections.abc import Iterable
-from typing import Any
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -34,7 +39,7 @@ def look(value: Any) -> object:
                 return dict, number, [(describe(key), describe(item)) for key, item in part.items()]
             if kind in (tuple, list):
                 return kind, number, [describe(item) for item in part]
-        return kind, repr(part)
+        return kind, struct.pack("d", part) if kind is float else repr(part)
 
     return describe(value)
 
@@ -81,6 +86,12 @@ def test_what_arrives_is_what_pickle_delivers(protocol: int) -> None:
     check()
 
 
+def run_in_new_process(function: Callable[[], Any]) -> Any:
+    """Where nothing of pickle was looked up yet."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function)
+
+
 def put_and_die(q: penstock.JoinableQueue[Any], values: Iterable[Any]) -> None:
     for value in values:
         q.put(value)
@@ -125,6 +136,11 @@ PLAIN: list[Any] = [
     [1, 2, 3],
     {},
     {"a": 1, 2: [b"v", {"k": (1, 0)}], None: True},
+    "x" * 127,
+    "x" * 128,
+    [0] * 31,
+    [[[[]]]],
+    [b"x" * 501],  # 512 bytes with the last opcode
 ]
 
 
@@ -166,6 +182,136 @@ def plain_length(value: Any) -> int:
 @pytest.mark.parametrize("index", range(len(PLAIN)))
 def test_it_has_no_frame_and_no_memo(index: int) -> None:
     assert bytes_of(PLAIN[index]) == plain_length(PLAIN[index])
+
+
+def get_without_pickle() -> list[Any]:
+    def loads(_: bytes) -> object:
+        raise AssertionError("pickle was asked")
+
+    pickle.loads = loads  # type: ignore[assignment]
+    q = penstock.Queue[Any]()
+    for value in PLAIN:
+        q.put(value)
+    return [q.get() for _ in PLAIN]
+
+
+def test_it_is_read_without_pickle() -> None:
+    received = run_in_new_process(get_without_pickle)
+    assert [look(value) for value in received] == [look(value) for value in PLAIN]
+
+
+# Opcodes that are known, in an order that is not written here: what pickle makes of them, or raises.
+STRANGE = [
+    b"](K\x01e(K\x02e.",
+    b"}K\x01(K\x02\x86t\x87.",
+    b"]((e]e.",
+    b"}(K\x01K\x02u(K\x01K\x03u.",
+    b"K\x01K\x02.",
+    b"(K\x01e.",
+    b")(e.",
+    b")(u.",
+    b"}(K\x01u.",
+    b"}(](K\x01eK\x02u.",
+    b"](t.",
+    b"K\x01((tt.",
+    b"X\xff\xff\xff\xff.",
+    b"X\x03\x00\x00\x00\xed\xa0\x80.",
+    b"\x8a\x01\x01.",
+    b"K\x01",
+    b".",
+    b"",
+]
+
+
+class Stub:
+    """A pickler that writes bytes as they are."""
+
+    _extra_reducers: ClassVar[dict[type, Any]] = {}
+
+    def __init__(self, file: Any, protocol: int) -> None:
+        self.file = file
+
+    def dump(self, raw: bytes) -> None:
+        self.file.write(raw)
+
+    def clear_memo(self) -> None:
+        pass
+
+
+def rebuild_strange() -> list[tuple[object, object]]:
+    multiprocessing.reduction.ForkingPickler = Stub  # type: ignore[assignment, misc]
+    q = penstock.Queue[Any]()
+    pairs = []
+    for strange in STRANGE:
+        raw = b"\x80\x04" + strange
+        q.put(raw)
+        pairs.append((outcome(q.get), outcome(lambda raw=raw: pickle.loads(raw))))
+    return pairs
+
+
+def outcome(call: Callable[[], object]) -> object:
+    try:
+        return look(call())
+    except Exception as error:
+        return type(error), str(error)
+
+
+def test_opcodes_in_another_order_mean_what_they_mean_to_pickle() -> None:
+    for ours, pickles in run_in_new_process(rebuild_strange):
+        assert ours == pickles
+
+
+class Nosy(multiprocessing.reduction.ForkingPickler):
+    """Wants to see every object."""
+
+    seen: ClassVar[list[object]] = []
+
+    def persistent_id(self, value: object) -> None:
+        self.seen.append(value)
+
+
+def put_with_own_pickler() -> list[object]:
+    multiprocessing.reduction.ForkingPickler = Nosy  # type: ignore[misc]
+    q = penstock.Queue[Any]()
+    q.put((1, "two"))
+    assert q.get() == (1, "two")
+    return Nosy.seen
+
+
+def test_a_pickler_put_in_the_place_of_the_standard_one_sees_every_object() -> None:
+    assert run_in_new_process(put_with_own_pickler) == [(1, "two"), 1, "two"]
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@pytest.mark.parametrize("kind", [bytes, str])
+def test_without_memory_for_the_object(kind: type, is_wrapped: bool) -> None:
+    size = 200 << 20
+    value: Any = b"x" * size if kind is bytes else "x" * size
+    if is_wrapped:
+        value = (1, value)
+
+    def get_in_little_memory(q: penstock.Queue[Any]) -> str:
+        q.put(value)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
+        resource.setrlimit(resource.RLIMIT_AS, (used + size // 2, used + size // 2))
+        try:
+            q.get()
+        except MemoryError as error:
+            return error.__notes__[0]
+        return "there was memory"
+
+    q = penstock.Queue[Any]()
+    with fork(get_in_little_memory, q) as child:
+        assert "could not be rebuilt" in child.result()
+    q.put("next")
+    assert q.get() == "next"
+
+
+def test_long_strings_in_containers() -> None:
+    q = penstock.Queue[Any]()
+    for value in [(1, b"x" * 5000), (True, "x" * 5000), (1, 2, b"x" * 100_000), (b"x" * 513,)]:
+        q.put(value)
+        assert q.get() == value
 
 
 class Text(str):

@@ -191,6 +191,7 @@ impl Queue {
             self.segment.hot().damaged.set(1);
             return recovered;
         }
+        section.wake_chosen();
         // The caller goes on inside the section: it makes its own guard.
         core::mem::forget(section);
         Ok(())
@@ -237,6 +238,13 @@ impl<'q> Section<'q> {
         }
     }
 
+    /// Makes the calls that were put off.
+    fn wake_chosen(&mut self) {
+        for i in 0..core::mem::take(&mut self.wake_count).min(WAKES) {
+            self.wake(self.wakes[i]);
+        }
+    }
+
     fn wake(&self, cell: u32) {
         if let Ok(cell) = self.queue.segment.cell(cell) {
             platform::futex_wake(&cell.word, 1);
@@ -255,9 +263,7 @@ impl Drop for Section<'_> {
         }
         if self.wake_count > 0 {
             fault!("unlock.before-wake");
-            for i in 0..self.wake_count.min(WAKES) {
-                self.wake(self.wakes[i]);
-            }
+            self.wake_chosen();
         }
     }
 }

@@ -19,7 +19,8 @@
 //! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are chosen in
 //! the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in slices of 100 ms,
 //! at whose end it looks for dead participants. The next two sleep two and three times as long, the others a second; they
-//! look only if the watcher has not, because it was killed or stopped itself. Who takes the watcher's place is told so.
+//! look only if the watcher has not, because it was killed or stopped itself. Who takes the watcher's place is told so, and
+//! would find out by itself at the end of its slice.
 //!
 //! ```text
 //! cell.word:  FREE --enlist--> SLEEPING --chosen--> WOKEN --back under the lock--> FREE
@@ -140,15 +141,12 @@ impl Waiting {
 impl Queue {
     /// Takes the lock for an operation that may have to wait, after a look without it: who would find nothing does not
     /// trouble those who are at work, and spins first.
-    ///
-    /// A lock that is taken may be a dead holder's, whose books are half changed. Then only the lock tells.
     pub(crate) fn approach<'q>(
         &'q self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Section<'q>, Error> {
-        let hot = self.segment.hot();
-        if !self.promises(waiting.kind) && hot.lock.get() == 0 && hot.damaged.get() == 0 {
+        if self.is_quiet(waiting.kind) {
             match wait.patience {
                 Patience::Try => return Err(waiting.kind.missed()),
                 Patience::Now => {}
@@ -161,6 +159,13 @@ impl Queue {
             }
         }
         self.enter(wait)
+    }
+
+    /// Whether a waiter would find nothing, by a look without the lock. A lock that is taken may be a dead holder's, whose
+    /// books are half changed: then only the lock tells.
+    fn is_quiet(&self, kind: Kind) -> bool {
+        let hot = self.segment.hot();
+        !self.promises(kind) && hot.lock.get() == 0 && hot.damaged.get() == 0
     }
 
     /// Whether there is what is waited for, by a look without the lock: a hint.
@@ -235,10 +240,10 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended and something is to be done.
+    /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended. Only the watcher sleeps on beside
+    /// an idle queue, and looks at its place in the list once a second; the others do so after each of their slices.
     fn sleep(&self, waiting: &mut Waiting, position: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         let cell = self.segment.cell(waiting.cell)?;
-        let hot = self.segment.hot();
         let whole_slice = match (waiting.kind, position) {
             (_, 0..3) => SLICE * (position + 1),
             // Joiners are woken all at once: a waker that dies before it calls them leaves them all asleep.
@@ -269,9 +274,8 @@ impl Queue {
             if slept != Slept::Changed && (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
-            // An idle queue is left alone. A lock that is taken may be a dead holder's, which the caller finds out.
-            let is_quiet = !self.promises(waiting.kind) && hot.lock.get() == 0 && hot.damaged.get() == 0;
-            if slept != Slept::TimedOut || is_last || !is_quiet {
+            let sleeps_on = slept == Slept::TimedOut && position == 0 && waiting.slices % 10 != 0 && !is_last;
+            if !sleeps_on || !self.is_quiet(waiting.kind) {
                 return Ok(());
             }
         }
@@ -572,11 +576,18 @@ impl Section<'_> {
         self.delist(list, index)?;
         if was_watcher {
             self.free_abandoned(list, kind)?;
-            if end.get() != 0 {
-                self.wake_later(end.get());
-            }
+            self.tell_watcher(list, kind);
         }
         Ok(())
+    }
+
+    /// Has the watcher look at its place, because it is new there. Should this call be lost (its maker may die, and the
+    /// watcher may not be asleep yet), then it looks at the end of its slice.
+    fn tell_watcher(&mut self, list: &WaiterList, kind: Kind) {
+        let watcher = watcher_of(list, kind).get();
+        if watcher != 0 {
+            self.wake_later(watcher);
+        }
     }
 
     /// Frees cells that were abandoned in the watcher's place.
@@ -586,6 +597,7 @@ impl Section<'_> {
             let index = end.get();
             self.delist(list, index)?;
             self.free_cell(index)?;
+            self.tell_watcher(list, kind);
         }
         Ok(())
     }
@@ -643,6 +655,9 @@ impl Section<'_> {
                 LATE => {}
                 _ => self.free_cell(index)?,
             }
+        }
+        for kind in Kind::ALL {
+            self.tell_watcher(&hot.waiters[kind as usize], kind);
         }
         Ok(())
     }

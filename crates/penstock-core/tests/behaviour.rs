@@ -423,3 +423,41 @@ fn other_files_are_refused() {
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(matches!(Queue::attach(file.into()), Err(Error::NotAQueue { .. })));
 }
+
+/// One waiter looks after the dead ten times a second; the others sleep longer, whatever they wait for.
+#[test]
+fn idle_waiters_wake_up_rarely() {
+    let queue = Queue::create(&Options { maxsize: 1, ..PLAIN }).unwrap();
+    put(&queue, b"first").unwrap();
+    let waiters: Vec<_> = (0..50)
+        .map(|_| {
+            let queue = Arc::clone(&queue);
+            std::thread::spawn(move || put(&queue, b"next").unwrap())
+        })
+        .collect();
+    while queue.statistics().unwrap().waiting_putters < 50 {
+        std::thread::yield_now();
+    }
+    let switches = || -> u64 {
+        let of_thread = |entry: std::io::Result<std::fs::DirEntry>| -> u64 {
+            let status = std::fs::read_to_string(entry.unwrap().path().join("status")).unwrap_or_default();
+            let line = status
+                .lines()
+                .find(|line| line.starts_with("voluntary_ctxt_switches"));
+            line.map_or(0, |line| line.split_whitespace().nth(1).unwrap().parse().unwrap())
+        };
+        std::fs::read_dir("/proc/self/task").unwrap().map(of_thread).sum()
+    };
+    let before = switches();
+    let start = Instant::now();
+    std::thread::sleep(Duration::from_secs(2));
+    let per_second = (switches() - before) as f64 / start.elapsed().as_secs_f64();
+    // 10 + 5 + 3 + 47, and what the other tests of this process do; all of them as watchers would be 500.
+    assert!(per_second < 250.0, "{per_second} a second");
+    for _ in 0..51 {
+        get(&queue, Patience::Forever).unwrap();
+    }
+    for waiter in waiters {
+        waiter.join().unwrap();
+    }
+}

@@ -1,11 +1,12 @@
-//! The calls into Python that every message makes, without the argument tuple that the stable ABI of 3.11
-//! otherwise costs: 4 % of a put and a get of a small tuple.
+//! Calls into Python that the binding library does not make as they are needed here.
 #![allow(unsafe_code)]
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 
-/// `callable(argument)`
+/// `callable(argument)`, without the argument tuple that the stable ABI of 3.11 otherwise costs: 4 % of a put and a
+/// get of a small instance.
 pub fn call_one<'py>(
     callable: &Bound<'py, PyAny>,
     argument: &Bound<'py, PyAny>,
@@ -19,5 +20,16 @@ pub fn call_one<'py>(
             std::ptr::null_mut::<ffi::PyObject>(),
         );
         Bound::from_owned_ptr_or_err(callable.py(), answer)
+    }
+}
+
+/// New `bytes`, or MemoryError where `PyBytes::new` panics.
+pub fn new_bytes<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    // SAFETY: the slice is as long as it says, at most isize::MAX, and the answer is new `bytes`, or null with an
+    // exception set.
+    unsafe {
+        let answer =
+            ffi::PyBytes_FromStringAndSize(contents.as_ptr().cast(), contents.len() as ffi::Py_ssize_t);
+        Ok(Bound::from_owned_ptr_or_err(py, answer)?.cast_into_unchecked())
     }
 }

@@ -13,7 +13,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
 use pyo3::{ffi, intern};
 
-use crate::calls::call_one;
+use crate::calls::{call_one, new_bytes};
 use crate::sync::Exclusive;
 
 /// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
@@ -95,14 +95,15 @@ fn copy<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
     if unsafe { ffi::PyObject_GetBuffer(data.as_ptr(), &raw mut view, ffi::PyBUF_SIMPLE) } != 0 {
         return Err(PyErr::fetch(py));
     }
-    // SAFETY: a simple view is `len` bytes at `buf`, which stay where they are until it is released.
-    let bytes = unsafe {
-        Bound::from_owned_ptr_or_err(py, ffi::PyBytes_FromStringAndSize(view.buf.cast(), view.len))
+    let contents = match view.len {
+        0 => &[], // which may have no address
+        // SAFETY: a simple view is `len` bytes at `buf`, which stay where they are until it is released.
+        len => unsafe { std::slice::from_raw_parts(view.buf.cast::<u8>(), len as usize) },
     };
+    let bytes = new_bytes(py, contents);
     // SAFETY: filled in by the successful call above, released once.
     unsafe { ffi::PyBuffer_Release(&raw mut view) };
-    // SAFETY: PyBytes_FromStringAndSize makes nothing else.
-    bytes.map(|bytes| unsafe { bytes.cast_into_unchecked() })
+    bytes
 }
 
 /// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`. A
@@ -130,6 +131,21 @@ impl Reducers {
     }
 }
 
+fn pickler_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    CLASS.import(py, "multiprocessing.reduction", "ForkingPickler")
+}
+
+/// Whether pickling means what it means in the standard library: programs may have put a pickler of their own, which
+/// may want to see every object, in the place of multiprocessing's.
+pub fn is_standard(py: Python<'_>) -> bool {
+    static ANSWER: PyOnceLock<bool> = PyOnceLock::new();
+    *ANSWER.get_or_init(py, || {
+        let home = pickler_class(py).and_then(|class| class.getattr(intern!(py, "__module__")));
+        home.is_ok_and(|home| home.eq("multiprocessing.reduction").unwrap_or(false))
+    })
+}
+
 /// A `multiprocessing` pickler with its sink.
 struct Pickler {
     dump: Py<PyAny>,
@@ -139,9 +155,8 @@ struct Pickler {
 
 impl Pickler {
     fn new(py: Python<'_>, protocol: u8) -> PyResult<Pickler> {
-        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         static REDUCERS: PyOnceLock<Py<Reducers>> = PyOnceLock::new();
-        let class = CLASS.import(py, "multiprocessing.reduction", "ForkingPickler")?;
+        let class = pickler_class(py)?;
         let reducers = REDUCERS.get_or_try_init(py, || {
             let registered = class
                 .getattr(intern!(py, "_extra_reducers"))?

@@ -3,8 +3,9 @@
 //! A message is plain if it is made of a few objects of the exact built-in types below. Its bytes are a pickle
 //! all the same, of the protocol's own opcodes, which `pickle.loads` reads as it reads any other; only the
 //! making and the reading is done here. What is not plain (a subclass, a huge int, an object that occurs
-//! twice, a deep nesting) is left to pickle, and so is a pickle that was made elsewhere: both functions then
-//! answer `None`. No reducer is passed over: pickle asks none for the exact types.
+//! twice, a deep nesting) is left to pickle, and so is a pickle with any other opcode: the answer is `None`
+//! then. No reducer is passed over: pickle asks none for the exact types. A program that has put a pickler of
+//! its own in the place of multiprocessing's is left to that.
 //!
 //! | object | opcodes (protocol 4) |
 //! |---|---|
@@ -19,9 +20,9 @@
 
 use arrayvec::ArrayVec;
 use pyo3::prelude::*;
-use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
+use crate::calls::new_bytes;
 use crate::pickling::LARGE;
 
 /// Objects in a plain message, containers included.
@@ -180,9 +181,9 @@ impl Writer {
         if let Ok(tuple) = object.cast_exact::<PyTuple>() {
             self.tuple(tuple, depth + 1)
         } else if let Ok(list) = object.cast_exact::<PyList>() {
-            with_critical_section(list, || self.list(list, depth + 1))
+            self.list(list, depth + 1)
         } else if let Ok(dict) = object.cast_exact::<PyDict>() {
-            with_critical_section(dict, || self.dict(dict, depth + 1))
+            self.dict(dict, depth + 1)
         } else {
             None
         }
@@ -273,7 +274,7 @@ impl Writer {
 
 // ----------------------------------------------------------------------------------------------- from bytes
 
-/// Reads what a [`Writer`] wrote. `None` for everything else, and on any error: pickle shall raise it.
+/// Reads what a [`Writer`] wrote. `None` for other opcodes, and on any error: pickle shall raise it.
 #[inline]
 pub fn read<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
     let [opcode::PROTO, PROTOCOL..=HIGHEST, rest @ ..] = bytes else {
@@ -346,9 +347,9 @@ impl<'a, 'py> Reader<'a, 'py> {
             }
             opcode::MARK => self.marks.try_push(self.stack.len()).ok()?,
             opcode::EMPTY_TUPLE => self.push(PyTuple::empty(py).into_any())?,
-            opcode::TUPLE1 => self.tuple(self.stack.len().checked_sub(1)?)?,
-            opcode::TUPLE2 => self.tuple(self.stack.len().checked_sub(2)?)?,
-            opcode::TUPLE3 => self.tuple(self.stack.len().checked_sub(3)?)?,
+            opcode::TUPLE1 => self.tuple_of(1)?,
+            opcode::TUPLE2 => self.tuple_of(2)?,
+            opcode::TUPLE3 => self.tuple_of(3)?,
             opcode::TUPLE => {
                 let mark = self.marks.pop()?;
                 self.tuple(mark)?;
@@ -372,6 +373,10 @@ impl<'a, 'py> Reader<'a, 'py> {
     #[inline(always)]
     fn slice(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(length)?;
+        // A longer one is a message by itself, or not from here: then it is not to be copied in vain.
+        if length > BYTES && rest != [opcode::STOP] {
+            return None;
+        }
         self.rest = rest;
         Some(taken)
     }
@@ -397,7 +402,7 @@ impl<'a, 'py> Reader<'a, 'py> {
     #[inline]
     fn bytes(&mut self, length: usize) -> Option<()> {
         let contents = self.slice(length)?;
-        self.push(PyBytes::new(self.py, contents).into_any())
+        self.push(new_bytes(self.py, contents).ok()?.into_any())
     }
 
     /// Replaces what lies on the stack from `start` on by a tuple of it.
@@ -408,13 +413,32 @@ impl<'a, 'py> Reader<'a, 'py> {
         self.push(tuple.into_any())
     }
 
+    /// Replaces the last objects by a tuple of them.
+    #[inline]
+    fn tuple_of(&mut self, count: usize) -> Option<()> {
+        let start = self.stack.len().checked_sub(count)?;
+        (start >= self.lowest()).then(|| self.tuple(start))?
+    }
+
+    /// What lies lower on the stack belongs to a container further out.
+    #[inline]
+    fn lowest(&self) -> usize {
+        self.marks.last().copied().unwrap_or(0)
+    }
+
+    /// Where the items begin of the empty container that lies below the last mark.
+    fn items(&mut self) -> Option<usize> {
+        let start = self.marks.pop()?;
+        (start > self.lowest()).then_some(start)
+    }
+
     /// Replaces the empty list below the mark, and what lies above, by a list of it.
     fn list(&mut self) -> Option<()> {
-        let start = self.marks.pop()?;
+        let start = self.items()?;
         let py = self.py;
         let list = PyList::new(py, self.above(start)?).ok()?;
         let place = self.stack.last_mut()?;
-        if !place.is_exact_instance_of::<PyList>() {
+        if !place.cast_exact::<PyList>().is_ok_and(|list| list.is_empty()) {
             return None;
         }
         *place = list.into_any();
@@ -422,7 +446,7 @@ impl<'a, 'py> Reader<'a, 'py> {
     }
 
     fn dict(&mut self) -> Option<()> {
-        let start = self.marks.pop()?;
+        let start = self.items()?;
         let dict = self
             .stack
             .get(start.checked_sub(1)?)?

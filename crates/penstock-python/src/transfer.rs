@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use penstock_core::{Buffer, Delivery, Error, Lent, Queue, Ticket, Wait};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use crate::handle::{Handle, Opened};
 use crate::lent::Payload;
 use crate::pickling::Pickled;
 use crate::plain::{Writer, Written};
 use crate::waiting::{Deadline, at_once, patiently};
-use crate::{carrying, errors, plain, unpickling};
+use crate::{carrying, errors, pickling, plain, unpickling};
 
 pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     if matches!(deadline, Deadline::Now) && opened.queue.is_full() {
@@ -37,8 +36,10 @@ impl<'a> Message<'a> {
         writer: &'a mut Writer,
     ) -> PyResult<Message<'a>> {
         let picklers = &opened.picklers;
-        if let Some(written) = writer.write(object, picklers.protocol()) {
-            return Ok(Message::Plain(written));
+        if pickling::is_standard(object.py()) {
+            if let Some(written) = writer.write(object, picklers.protocol()) {
+                return Ok(Message::Plain(written));
+            }
         }
         let (pickled, carried) = carrying::collect(|| picklers.dump(object));
         let mut pickled = pickled?;
@@ -127,7 +128,7 @@ pub fn rebuild<'py>(handle: &Bound<'py, Handle>, bytes: &[u8]) -> PyResult<Bound
     let py = handle.py();
     match plain::read(py, bytes) {
         Some(object) => Ok(object),
-        None => unpickling::load(handle, &PyBytes::new(py, bytes)),
+        None => unpickling::load_slice(handle, bytes),
     }
 }
 

@@ -3,9 +3,8 @@
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyBytes;
 
-use crate::calls::call_one;
+use crate::calls::{call_one, new_bytes};
 use crate::handle::Handle;
 
 /// `pickle.loads`. What it raises is raised as it is, because programs catch it by its type; a note on it
@@ -33,5 +32,5 @@ fn note(handle: &Bound<'_, Handle>, payload: &Bound<'_, PyAny>) -> PyResult<Stri
 
 /// The same for bytes that are not Python's.
 pub fn load_slice<'py>(handle: &Bound<'py, Handle>, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    load(handle, &PyBytes::new(handle.py(), payload))
+    load(handle, new_bytes(handle.py(), payload)?.as_any())
 }
