@@ -227,9 +227,12 @@ class Round:
         """Wait until everything that was put has been taken, as far as it has to be."""
 
         def is_settled() -> bool:
-            if not self._has_put_all() or any(hand.is_armed for hand in self._hands()):
+            if not self._has_put_all():
                 return False
             missing = len(self._missing())
+            # In this order: whoever has written an item down, and is to die over it, is armed by then.
+            if any(hand.is_armed for hand in self._hands()):
+                return False
             if missing > self._may_be_missing():
                 # Lost, or everybody hangs: the roll call will tell.
                 return self._quiet_for() > (0.9 * self.watchdog if self.contestant.is_penstock else QUIET)
