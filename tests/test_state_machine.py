@@ -32,13 +32,12 @@ from tests.support.model import Model
 from tests.support.waiting import until
 
 RUNS = int(os.environ.get("PENSTOCK_MODEL_RUNS", "1"))
-EXAMPLES = 40  # random programs in a run
 STEPS = 40  # in a program
 PROCESSES = 4  # at once, with this one
 PATIENCE = 10.0  # seconds: who has not answered then hangs
 
 # In the slot, beside it, read in place, and copied outside the lock.
-SIZES = [0, 20, 300, 1500, 5000, 70_000]
+SIZES = [0, 20, 300, 1500, 5000, 100_000]
 SIMPLE_QUEUE_WAITS = 1 << 20  # bytes queued
 
 US = 0  # this process; the others have numbers from 1 on
@@ -56,9 +55,11 @@ class Machine(RuleBasedStateMachine):
     new_queue: ClassVar[Callable[[int, int], Any]]
     is_joinable: ClassVar[bool] = False
     is_simple: ClassVar[bool] = False
+    programs: ClassVar[int] = 20
+    """In a run."""
     patience: ClassVar[float] = PATIENCE
 
-    @initialize(maxsize=st.sampled_from([0, 0, 1, 2, 5]), max_deliveries=st.integers(0, 3))
+    @initialize(maxsize=st.sampled_from([0, 0, 1, 2, 5]), max_deliveries=st.sampled_from([0, 1, 3]))
     def begin(self, maxsize: int, max_deliveries: int) -> None:
         self.theatre = Theatre()
         self.carrier = Queue[Any]()
@@ -157,17 +158,27 @@ class Machine(RuleBasedStateMachine):
         number = next(self.values)
         return number, bytes([number % 251]) * size
 
-    @rule(choice=any_process, handle=any_handle, thread=any_thread, size=any_size, how=briefly)
-    def put(self, choice: int, handle: int, thread: int, size: int, how: tuple[Any, ...]) -> None:
-        self.put_value(choice, handle, thread, self.new_value(size), how)
+    @rule(
+        choice=any_process,
+        handle=any_handle,
+        thread=any_thread,
+        sizes=st.lists(any_size, min_size=1, max_size=4),
+        how=briefly,
+    )
+    def put(self, choice: int, handle: int, thread: int, sizes: list[int], how: tuple[Any, ...]) -> None:
+        process = self.one_of(choice)
+        if process is not None:
+            for size in sizes:
+                self.put_value(process, handle, thread, self.new_value(size), how)
 
     @rule(choice=any_process, handle=any_handle, how=briefly)
     def put_what_cannot_be_rebuilt(self, choice: int, handle: int, how: tuple[Any, ...]) -> None:
-        self.put_value(choice, handle, 0, Unloadable, how)
-
-    def put_value(self, choice: int, handle: int, thread: int, value: Any, how: tuple[Any, ...]) -> None:
         process = self.one_of(choice)
-        if process is None or self.would_wait(70_000):
+        if process is not None:
+            self.put_value(process, handle, 0, Unloadable, how)
+
+    def put_value(self, process: int, handle: int, thread: int, value: Any, how: tuple[Any, ...]) -> None:
+        if self.would_wait(max(SIZES) * 2):
             return
         which, is_closed = self.handle_of(process, handle)
         came = self.do(process, thread, "put", which, value, *([] if self.is_simple else how))
@@ -187,40 +198,30 @@ class Machine(RuleBasedStateMachine):
         came = self.do(process, 0, "put", which, Unpicklable)
         assert came is (self.error_of_closed if is_closed else TypeError)
 
-    @rule(choice=any_process, size=st.sampled_from([0, 1500, 100_000]), count=st.integers(5, 400))
+    @rule(choice=any_process, size=st.sampled_from([0, 1500, 100_000]), count=st.integers(5, 40))
     def put_many(self, choice: int, size: int, count: int) -> None:
         """Beyond the memory that a queue has at first."""
         process = self.one_of(choice)
+        if process is not None:
+            for _ in range(count):
+                if not self.model.is_full:
+                    self.put_value(process, 0, 0, self.new_value(size), ())
+
+    @rule(choice=any_process, handle=any_handle, thread=any_thread, how=briefly, count=st.integers(1, 2))
+    def get(self, choice: int, handle: int, thread: int, how: tuple[Any, ...], count: int) -> None:
+        process = self.one_of(choice)
         if process is None:
             return
-        which, is_closed = self.handle_of(process, 0)
-        if is_closed:
-            return
-        for _ in range(count // 20 if size > 5000 else count):
-            if self.model.is_full or self.would_wait(size):
-                return
-            value = self.new_value(size)
-            assert self.do(process, 0, "put", which, value) is self.model.put(value)
-            self.settle()
-
-    @rule(choice=any_process, handle=any_handle, thread=any_thread, how=briefly)
-    def get(self, choice: int, handle: int, thread: int, how: tuple[Any, ...]) -> None:
-        process = self.one_of(choice)
-        if process is None or (self.is_simple and not self.model.ready):
-            return
         which, is_closed = self.handle_of(process, handle)
-        came = self.do(process, thread, "get", which, *([] if self.is_simple else how))
-        if is_closed:
-            assert came is self.error_of_closed
-        else:
-            assert came == self.model.get(process, thread)
-        self.settle()
-
-    @rule(choice=any_process, count=st.integers(2, 400))
-    def get_many(self, choice: int, count: int) -> None:
-        process = self.one_of(choice)
-        if process is not None:
-            self.get_many_by(process, count)
+        for _ in range(count):
+            if self.is_simple and not self.model.ready:
+                return
+            came = self.do(process, thread, "get", which, *([] if self.is_simple else how))
+            if is_closed:
+                assert came is self.error_of_closed
+            else:
+                assert came == self.model.get(process, thread)
+            self.settle()
 
     def get_many_by(self, process: int, count: int) -> None:
         if self.handle_of(process, 0)[1]:
@@ -327,6 +328,9 @@ class Machine(RuleBasedStateMachine):
             return
         process = doomed[choice % len(doomed)]
         if process not in self.waiting and self.handles[process]:
+            for _ in range(takes):
+                if not self.model.is_full:
+                    self.put_value(US, 0, 0, self.new_value(20), ())
             self.get_many_by(process, takes)
         self.actors.pop(process).kill()
         self.forget(process)
@@ -355,6 +359,8 @@ class Machine(RuleBasedStateMachine):
     def forget(self, process: int) -> None:
         self.waiting.pop(process, None)
         del self.handles[process]
+        if len(self.actors) < 2:
+            self.add(self.theatre.fork(self.stage), self.handles[US])
 
     @rule(choice=any_process)
     def drop_all_handles(self, choice: int) -> None:
@@ -428,6 +434,7 @@ class JoinableQueueMachine(Machine):
         lambda maxsize, max_deliveries: JoinableQueue(maxsize, max_deliveries=max_deliveries)
     )
     is_joinable = True
+    programs = 60
 
 
 @pytest.mark.limit(400)
@@ -437,7 +444,7 @@ def test_queue_behaves_like_its_model(machine: type[Machine], run: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=machine.programs,
             stateful_step_count=STEPS,
             deadline=None,
             database=None,

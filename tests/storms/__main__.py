@@ -50,7 +50,7 @@ def main() -> int:
         for method in METHODS:
             count = chosen.rounds if contestant.is_penstock else chosen.rival_rounds
             numbers = range(count) if chosen.round is None else range(chosen.round, chosen.round + 1)
-            if chosen.only in f"{contestant.name}/{method}":
+            if numbers and chosen.only in f"{contestant.name}/{method}":
                 plans.append((contestant, method, numbers))
     begun = time.monotonic()
     tallies = []
