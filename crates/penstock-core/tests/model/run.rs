@@ -404,6 +404,7 @@ impl Run {
     /// Lets those go on who no longer have to wait.
     fn settle(&mut self) -> Checked {
         loop {
+            self.check_wakeups()?;
             let finished = self.plain.unfinished() == 0;
             while let (true, Some(actor)) = (finished, self.waiter(|waiting| waiting == Waiting::Finish)) {
                 let reply = self.reply_of(actor)?;
@@ -424,6 +425,25 @@ impl Run {
             let reply = self.reply_of(actor)?;
             prop_assert_eq!(reply, expected, "{} has waited for room", actor);
         }
+    }
+
+    /// Who can go on was chosen in the critical section that let it go on, and stands on no list any more. It would find
+    /// out by itself when its slice ends, so a lost wake-up shows nowhere but here.
+    fn check_wakeups(&self) -> Checked {
+        let [getters, putters, joiners] = self.expected_waiters();
+        let can_go_on = [
+            getters > 0 && self.plain.len() > 0,
+            putters > 0 && self.plain.has_room(),
+            joiners > 0 && self.plain.unfinished() == 0,
+        ];
+        if can_go_on == [false; 3] {
+            return Ok(());
+        }
+        let [still_getters, still_putters, still_joiners] = self.waiters()?;
+        prop_assert!(!can_go_on[0] || still_getters < getters, "no getter was woken");
+        prop_assert!(!can_go_on[1] || still_putters < putters, "no putter was woken");
+        prop_assert!(!can_go_on[2] || still_joiners == 0, "joiners were not woken");
+        Ok(())
     }
 
     fn waiter(&self, is_meant: impl Fn(Waiting) -> bool) -> Option<usize> {
