@@ -106,6 +106,11 @@ impl Log {
         unsafe { self.base.add(at).cast().as_ref() }
     }
 
+    /// Lines of all threads together.
+    pub fn lines(&self) -> usize {
+        self.threads * self.lines
+    }
+
     /// Says that this thread is ready, and waits until all shall go.
     pub fn await_go(&self) {
         self.signals().ready.fetch_add(1, Ordering::SeqCst);

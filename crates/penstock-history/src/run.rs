@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{Leave, Options, Queue};
+use penstock_core::{Error, Leave, Options, Patience, Queue, Wait};
 
 use crate::history::{Answer, Call, Death, Event, History, Rules, Time, Value};
 use crate::log::{Log, Writer, now};
@@ -234,8 +234,18 @@ pub fn record(workload: &Workload, seed: u64) -> History {
                 .all(|thread| recorder.log.is_done(thread))
         })
     });
+    // Nobody holds an item of a plain queue now, so it can be emptied while all that have put and got still live: what
+    // they might have forgotten to give back does not come back by their death.
+    if !rules.acknowledged {
+        recorder.drain();
+        recorder.check_nothing_is_in_use();
+    }
     while !recorder.workers.is_empty() {
         recorder.kill(0);
+    }
+    if rules.acknowledged {
+        recorder.drain();
+        recorder.check_nothing_is_in_use();
     }
     recorder.finish()
 }
@@ -369,11 +379,11 @@ impl Recorder<'_> {
         });
     }
 
-    /// Empties the queue, and compares its own books.
-    fn finish(mut self) -> History {
+    /// Empties the queue, and finishes what somebody has left unfinished.
+    fn drain(&mut self) {
         let subject = Penstock(self.queue.clone());
         // A get and a task_done for each item, in the worst case.
-        let log = Log::new(1, 2 * self.events.len() + 8);
+        let log = Log::new(1, 2 * self.log.lines() + 8);
         let acknowledged = self.workload.rules.acknowledged;
         let mut writer = log.writer(0);
         while writer.record(Call::Get, || subject.get(Waits::No)) != Answer::Empty {
@@ -381,7 +391,6 @@ impl Recorder<'_> {
                 writer.record(Call::TaskDone, || subject.task_done());
             }
         }
-        // What somebody left unfinished.
         while acknowledged
             && !self.workload.is_disciplined
             && writer.record(Call::TaskDone, || subject.task_done()) == Answer::Done
@@ -389,7 +398,31 @@ impl Recorder<'_> {
         writer.record(Call::Join, || subject.join());
         writer.record(Call::Len, || Answer::Count(subject.len()));
         self.events.extend(log.read(0, RECORDER, Time::MAX));
+    }
 
+    /// An emptied queue has no memory in use: a put of more than there can be is refused with the number.
+    fn check_nothing_is_in_use(&self) {
+        static ZEROS: [u8; 1 << 26] = [0; 1 << 26];
+        let limit = self.queue.options().max_bytes.unwrap_or(u64::MAX);
+        let parts = vec![ZEROS.as_slice(); (limit >> 26) as usize + 1];
+        let wait = Wait {
+            patience: Patience::Now,
+            interrupted: &mut || false,
+        };
+        match self.queue.put(&parts, wait) {
+            Err(Error::OutOfMemory { used, .. }) => {
+                let letters = dead_letters(&self.queue).len();
+                assert!(
+                    used == 0 || letters > 0,
+                    "{used} bytes are in use in an empty queue"
+                );
+            }
+            other => panic!("a put of {} times 64 MiB: {other:?}", parts.len()),
+        }
+    }
+
+    /// Compares the queue's own books.
+    fn finish(self) -> History {
         let statistics = self.queue.statistics().expect("a queue that is not damaged");
         let dead_letters = dead_letters(&self.queue);
         assert_eq!(statistics.queued, 0, "{statistics:?}");
