@@ -77,7 +77,7 @@ impl Row {
             }
         };
         if let Some(fault) = self.fault {
-            workload.rules.maxsize = if fault == Fault::Overfills { 5 } else { 0 };
+            workload.rules.maxsize = fault.showing_maxsize();
             workload.fault = Some((fault, 20));
         }
         workload
@@ -121,9 +121,13 @@ impl Row {
         rejection.map(|why| format!("{}: seed {seed}, {workload:?}: {why}", self.name))
     }
 
+    /// At least one of each, and as many of the broken ones as it takes, within reason.
+    fn wants_more(&self) -> bool {
+        self.histories == 0 || self.fault.is_some() && self.rejected == 0 && self.histories < 100
+    }
+
     fn is_as_it_should_be(&self) -> bool {
-        let rejected = if self.fault.is_some() { self.histories } else { 0 };
-        self.rejected == rejected && self.mutants_rejected == self.mutants
+        (self.rejected > 0) == self.fault.is_some() && self.mutants_rejected == self.mutants
     }
 }
 
@@ -164,11 +168,11 @@ fn main() -> ExitCode {
     let (start, end) = (Instant::now(), Duration::from_secs_f64(minutes * 60.0));
     let mut told = Duration::ZERO;
     let mut rejections = Vec::new();
-    while start.elapsed() < end || rows.iter().any(|row| row.histories == 0) {
+    while start.elapsed() < end || rows.iter().any(Row::wants_more) {
         for row in &mut rows {
             let batch = match row.size {
                 Size::Small => 100,
-                Size::Large if row.fault.is_some() && row.histories > 0 => u64::from(random.one_in(20)),
+                Size::Large if row.fault.is_some() && !row.wants_more() => u64::from(random.one_in(20)),
                 Size::Large => 1,
             };
             for _ in 0..batch {

@@ -138,6 +138,7 @@ pub fn dead_letters(queue: &Queue) -> Vec<Value> {
     values
 }
 
+/// What a broken queue does wrong. Whether it shows in a history is a matter of chance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Gives the second item first.
@@ -152,6 +153,17 @@ pub enum Fault {
     IsEmptyLate,
     /// Takes one more than `maxsize`. The queue under it has to be one larger.
     Overfills,
+}
+
+impl Fault {
+    /// A `maxsize` at which it shows often: one that is exceeded, or one at which the queue is empty now and then.
+    pub fn showing_maxsize(self) -> u64 {
+        match self {
+            Fault::Overfills => 5,
+            Fault::IsEmptyLate => 3,
+            _ => 0,
+        }
+    }
 }
 
 /// A queue that does one thing wrong, now and then: every so many operations of each process.
