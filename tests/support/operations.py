@@ -163,6 +163,7 @@ PUT = {
     "put.filled": [AB],
     "put.numbered": [AB],
     "put.committed": [ABX],
+    "put.ordered": [ABX],
     "put.linked": [ABX],
 }
 PUT_LARGE = {
@@ -174,6 +175,7 @@ PUT_LARGE = {
     "claim.copied": [AB],
     "put.numbered": [AB],
     "put.committed": [ABX],
+    "put.ordered": [ABX],
     "put.linked": [ABX],
 }
 GET = {
@@ -200,6 +202,7 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "slot.freed": [NOTHING],
         "put.numbered": [NOTHING],
         "put.committed": [X],
+        "put.ordered": [X],
         "put.linked": [X],
     },
     "put large": PUT_LARGE,
@@ -212,6 +215,7 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "claim.copied": [NOTHING],
         "put.numbered": [NOTHING],
         "put.committed": [X],
+        "put.ordered": [X],
         "put.linked": [X],
     },
     "put large, joinable": PUT_LARGE,
@@ -224,6 +228,7 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "put.filled": [B],
         "put.numbered": [B],
         "put.committed": [BX],
+        "put.ordered": [BX],
         "put.linked": [BX],
     },
     "get small": GET,

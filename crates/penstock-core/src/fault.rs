@@ -28,6 +28,7 @@ mod armed {
         "put.filled",
         "put.numbered",
         "put.committed",
+        "put.ordered",
         "put.linked",
         "claim.committed",
         "grow.backed",

@@ -19,7 +19,7 @@
 
 use core::mem::{offset_of, size_of};
 
-use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{AtomicU32, AtomicU64, Word};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
 pub(crate) const VERSION: u32 = 1;
@@ -76,6 +76,8 @@ pub(crate) struct Hot {
     pub published: AtomicU64,
     /// Items of an acknowledged queue that were put and not yet finished.
     pub unfinished: AtomicU64,
+    /// Payload bytes put (bits 1..64), and the last bit of the order's place up to which they are counted (bit 0): so the
+    /// rebuild can tell whether the item published last is among them. See `Hot::count_bytes`.
     pub put_bytes: AtomicU64,
 
     // Line 1: what small messages only read, and the lists of the rarer states.
@@ -123,6 +125,22 @@ pub(crate) struct Hot {
 
     // Then, for each size class, the spans that have room.
     pub partial: [AtomicU32; 16],
+}
+
+impl Hot {
+    /// Counts the payload of the item that was published in place `seq`. Safe to repeat.
+    #[inline(always)]
+    pub(crate) fn count_bytes(&self, seq: u64, len: u64) {
+        let word = self.put_bytes.get();
+        if word & 1 != seq & 1 {
+            self.put_bytes.set((word & !1).wrapping_add(len << 1) | seq & 1);
+        }
+    }
+
+    /// Payload bytes put so far.
+    pub(crate) fn bytes_put(&self) -> u64 {
+        self.put_bytes.get() >> 1
+    }
 }
 
 /// A doubly linked list of slots through `Slot::next` and `Slot::prev`.

@@ -322,7 +322,8 @@ impl Section<'_> {
         slot.commit(StateWord::new(State::Ready, 0, 0));
         fault!("put.committed");
         hot.published.set(seq);
-        hot.put_bytes.add(len);
+        fault!("put.ordered");
+        hot.count_bytes(seq, len);
         self.push_back(&hot.ready, index)?;
         self.count_ready(len);
         if self.queue.options.acknowledged {

@@ -27,7 +27,7 @@ use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::{State, StateWord};
-use crate::sync::{Count, Ordering, Word, spin_loop};
+use crate::sync::{Ordering, Word, spin_loop};
 
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
 const LOOK_EVERY: u64 = 100;
@@ -104,7 +104,6 @@ impl Queue {
 /// new one, none in between.
 #[derive(Default)]
 struct Books {
-    published_before: u64,
     ready_count: u64,
     ready_bytes: u64,
     unfinished: u64,
@@ -178,10 +177,7 @@ impl Section<'_> {
         if high != hot.slots_high.get() {
             return Err(self.corrupt("more slots are used than there are"));
         }
-        let mut books = Books {
-            published_before: hot.published.get(),
-            ..Books::default()
-        };
+        let mut books = Books::default();
         let held = &self.queue.segment.participant(self.my_index())?.held;
         // Downwards, so that the free list hands out low slots first, and the lists come out nearly sorted.
         for index in (1..high).rev() {
@@ -255,10 +251,10 @@ impl Section<'_> {
                     books.unfinished += acknowledged;
                 }
                 let seq = slot.seq.get();
-                if seq > books.published_before {
-                    // Its putter died between the commit and the books.
-                    hot.published.set(hot.published.get().max(seq));
-                    hot.put_bytes.add(len);
+                if seq >= hot.published.get() {
+                    // Its putter may have died between the commit and the books.
+                    hot.published.set(seq);
+                    hot.count_bytes(seq, len);
                 }
             }
             Some(State::Leased) => {

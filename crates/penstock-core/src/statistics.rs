@@ -47,7 +47,7 @@ impl Queue {
         Ok(Statistics {
             puts,
             gets: puts.saturating_sub(queued).saturating_sub(dead_letters),
-            bytes: hot.put_bytes.get(),
+            bytes: hot.bytes_put(),
             queued,
             unfinished: hot.unfinished.get(),
             redeliveries: hot.redeliveries.get(),

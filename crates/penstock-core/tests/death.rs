@@ -360,6 +360,7 @@ mod points {
                 "put.filled",
                 "put.numbered",
                 "put.committed",
+                "put.ordered",
                 "put.linked",
             ],
         },
@@ -374,6 +375,7 @@ mod points {
                 "put.filled",
                 "put.numbered",
                 "put.committed",
+                "put.ordered",
                 "put.linked",
             ],
         },
@@ -388,6 +390,7 @@ mod points {
                 "claim.copying",
                 "claim.copied",
                 "put.committed",
+                "put.ordered",
                 "put.linked",
             ],
         },
@@ -572,6 +575,30 @@ mod points {
             (1, 0, 20),
             "{statistics:?}"
         );
+    }
+
+    /// Its bytes are counted once, also if whoever rebuilds the books dies too.
+    #[test]
+    fn an_item_of_a_dead_putter_is_counted_once() {
+        for point in ["put.committed", "put.ordered", "put.linked"] {
+            for second in ["takeover.taken", "rebuild.scanned", "rebuild.done"] {
+                let queue = Queue::create(&PLAIN).unwrap();
+                put(&queue, &numbered(7, 100)).unwrap();
+                let child = Child::run(|| {
+                    assert!(fault::arm(point, 1));
+                    put(&queue, &numbered(7, 20)).unwrap();
+                });
+                assert_eq!(child.reap(), libc::SIGKILL);
+                let child = Child::run(|| {
+                    assert!(fault::arm(second, 1));
+                    let _ = queue.statistics();
+                });
+                assert_eq!(child.reap(), libc::SIGKILL);
+                let statistics = queue.statistics().unwrap();
+                assert_eq!((statistics.puts, statistics.bytes), (2, 120), "{point}, {second}");
+                books_balance(&queue);
+            }
+        }
     }
 
     #[test]

@@ -421,7 +421,14 @@ fn damage_to_counters_is_found() {
         (|s| s.hot().published.set(3), "published: it is too small"),
         (|s| s.hot().high_water.set(1), "high_water: it is too small"),
         (|s| s.hot().high_water.set(1 << 40), "high_water: it is too large"),
-        (|s| s.hot().put_bytes.set(100), "put_bytes: it is too small"),
+        (
+            |s| s.hot().put_bytes.set(100 | s.hot().published.get() & 1),
+            "put_bytes: it is too small",
+        ),
+        (
+            |s| s.hot().put_bytes.set(s.hot().put_bytes.get() ^ 1),
+            "put_bytes: a recount differs",
+        ),
         (|s| s.hot().slots_high.set(1 << 20), "slots_high: it is too large"),
         (|s| s.hot().slots_high.set(0), "slots_high: it is too small"),
         (|s| s.hot().slots_backed.set(3), "slots_high: it is too large"),
