@@ -24,18 +24,21 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test bench lint docs clean
-.PHONY: test-core test-history test-package test-cpython test-storm test-model
+.PHONY: test-core test-package test-cpython test-kill test-history test-model test-storm
 
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
 	@echo "make test          set everything up and run all tests"
-	@echo "make test-history  record concurrent runs for minutes and prove them linearizable (ARGS='--minutes 10 --seed 1')"
-	@echo "make test-storm    hit programs by faults for a quarter of an hour, Penstock beside its rivals"
-	@echo "make test-model    compare more random programs with the model (make test-model RUNS=25)"
 	@echo "make bench         measure beside all peers, write docs/benchmarks (make bench ARGS=--help)"
 	@echo "make lint          check format, types and style"
 	@echo "make docs          check the documents' examples and links"
 	@echo "make clean         remove all that was built, the environments too"
+	@echo
+	@echo "The proof, each a longer run of what make test samples (docs/evidence.md has the figures):"
+	@echo "make test-kill     kill a process at every instruction of every operation (half an hour)"
+	@echo "make test-history  record concurrent runs and prove them linearizable (ARGS='--minutes 10 --seed 1')"
+	@echo "make test-model    compare more random programs with the model (RUNS=25)"
+	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
 
@@ -45,7 +48,7 @@ demo: $(VENV)/.penstock
 test: test-core test-package test-cpython docs
 	@echo "All tests passed."
 
-test-core: build/.test-core build/.test-core-fault-points build/.test-history
+test-core: build/.test-core build/.test-core-fault-points build/.test-history build/.test-kill-sample
 
 test-history:
 	@tools/require cargo cc
@@ -56,6 +59,9 @@ test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 	@PENSTOCK_FAULT_POINTS_PATH=$(abspath $(FAULT_POINTS)) $(BIN)/python -m pytest --quiet tests $(ARGS)
 	@echo "== The examples in its docstrings"
 	@$(BIN)/python -m pytest --quiet --doctest-modules --ignore-glob='*/_bootstrap/*' --pyargs penstock
+
+test-kill: build/kill
+	@build/kill $(ARGS)
 
 test-cpython: build/.wheel $(VENV)/.python
 	@$(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl
@@ -122,6 +128,18 @@ build/.test-history: $(HISTORY)
 	@echo "== Recorded histories"
 	@cargo test --quiet --locked -p penstock-history
 	@mkdir -p $(@D) && touch $@
+
+KILL := $(CORE) $(shell find crates/penstock-proof -not -name '.*')
+
+build/kill: $(KILL)
+	@tools/require cargo cc
+	@echo "== The proof by killing (building takes a minute)"
+	@cargo build --quiet --locked --profile proof -p penstock-proof
+	@mkdir -p $(@D) && cp "$${CARGO_TARGET_DIR:-target}/proof/kill" $@
+
+build/.test-kill-sample: build/kill
+	@build/kill --sample 3000
+	@touch $@
 
 $(VENV)/.python:
 	@python=$$(tools/find-python $(PYTHON)) || exit 1; \

@@ -529,6 +529,20 @@ def test_a_subclass_that_forgets_init() -> None:
         penstock.Queue.__init__(penstock.Queue())
 
 
+# Looking for faults.
+
+
+def test_check_says_what_is_wrong() -> None:
+    q = penstock.JoinableQueue[bytes]()
+    for size in (1, 1000, 100_000):
+        q.put(bytes(size))
+    q.get()
+    assert q.check() == []
+    # The count of queued items lies 16 bytes behind the start of the second page.
+    os.pwrite(q._fd, bytes([7]), 4096 + 16)
+    assert "ready_count: a recount differs (7, not 2)" in q.check()
+
+
 # Joining.
 
 

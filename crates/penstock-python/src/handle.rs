@@ -189,6 +189,21 @@ impl Handle {
         Ok(letters)
     }
 
+    /// Look whether everything in the queue's shared memory is as it must be, and return in words what is
+    /// not: an empty list if the queue is sound. For those who look for a fault; changes nothing. Other
+    /// processes have to wait meanwhile, about 0.1 s for a million items.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put("a")
+    /// >>> q.check()
+    /// []
+    fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let queue = &self.opened()?.queue;
+        let check = py.detach(|| queue.check()).map_err(errors::to_python)?;
+        Ok(check.faults.iter().map(ToString::to_string).collect())
+    }
+
     /// The figures of the queue by name.
     fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let queue = &self.opened()?.queue;

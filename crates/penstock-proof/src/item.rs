@@ -1,0 +1,92 @@
+//! Items: a number says all about the payload.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_core::{Delivery, Error, Lent, Patience, Queue, SMALL, Wait};
+
+pub type Item = u32;
+
+const LOOKED_AT: usize = 16 << 10;
+
+/// So long nobody waits, unless the queue hangs.
+pub const WATCHDOG: Duration = Duration::from_secs(40);
+
+/// 10 to 19 fit in a slot, 20 to 29 in an object of a divided span, 30 to 39 in a run of spans; 40 to 49 are so large that their
+/// memory is given back.
+pub fn len_of(item: Item) -> usize {
+    match item {
+        20..=29 => 300,
+        30..=39 => 33_000,
+        40..=49 => 9 << 20,
+        _ => 20,
+    }
+}
+
+pub fn payload(item: Item) -> Vec<u8> {
+    let mut payload = vec![item as u8; len_of(item)];
+    payload[..4].copy_from_slice(&item.to_le_bytes());
+    payload
+}
+
+/// Whose payload that is. Panics if it is nobody's whole one.
+pub fn item_of(payload: &[u8]) -> Item {
+    let (number, rest) = payload.split_at(4);
+    let item = u32::from_le_bytes([number[0], number[1], number[2], number[3]]);
+    // Of the largest only the ends are looked at, because to look through them takes longer than all the rest.
+    let middle = rest.len().saturating_sub(2 * LOOKED_AT);
+    let (start, end) = (
+        &rest[..LOOKED_AT.min(rest.len())],
+        &rest[rest.len() - LOOKED_AT.min(rest.len())..],
+    );
+    let is_whole = |bytes: &[u8]| bytes.iter().all(|byte| *byte == item as u8);
+    assert!(
+        payload.len() == len_of(item)
+            && is_whole(start)
+            && is_whole(end)
+            && (middle > 1 << 20 || is_whole(rest)),
+        "the payload of {item} is torn"
+    );
+    item
+}
+
+pub fn with_patience<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience,
+        interrupted: &mut || false,
+    })
+}
+
+pub fn surely() -> Patience {
+    Patience::Until(Instant::now() + WATCHDOG)
+}
+
+pub fn put(queue: &Queue, item: Item) {
+    // One block many times: a large payload costs the queue's memory alone.
+    let len = len_of(item);
+    let block = vec![item as u8; len.min(LOOKED_AT)];
+    let number = item.to_le_bytes();
+    let mut parts: Vec<&[u8]> = vec![&number];
+    let mut left = len - number.len();
+    while left > 0 {
+        let part = left.min(block.len());
+        parts.push(&block[..part]);
+        left -= part;
+    }
+    if let Err(error) = with_patience(surely(), |wait| queue.put(&parts, wait)) {
+        panic!("put: {error}");
+    }
+}
+
+/// Takes an item; keeps the payload if it was lent.
+pub fn take(queue: &Arc<Queue>, patience: Patience) -> Result<(Item, Option<Lent>), Error> {
+    let mut buffer = [0; SMALL];
+    match with_patience(patience, |wait| queue.get(&mut buffer, wait))? {
+        Delivery::Copied(len) => Ok((item_of(&buffer[..len]), None)),
+        Delivery::Lent(lent) => Ok((item_of(lent.bytes()), Some(lent))),
+    }
+}
+
+pub fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Item, Error> {
+    take(queue, patience).map(|(item, _)| item)
+}

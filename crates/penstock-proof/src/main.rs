@@ -1,0 +1,64 @@
+//! kill: the proof that no participant's death, at any instruction, harms the others.
+//!
+//! A process is brought to the k-th instruction of an operation under ptrace and killed there by SIGKILL, for every k from the
+//! operation's first instruction to its last, and inside each system call in which it sleeps. A system call is one
+//! instruction, so one death lies right before it and one right after. Then survivors put, get and join; every item comes
+//! out exactly once and whole; the counters are exact; and the check of the whole shared memory (`Queue::check`) finds
+//! nothing. Of a sample of those places a second process, which finds the first one dead and recovers, is killed
+//! at every instruction of its recovery, and a third one survives.
+//!
+//! What a death leaves, by the rule of the books: put = got + still queued + dead letters, plus at most the one in the dead hands.
+//!
+//! | operation | before its commit | after it | the commit |
+//! |---|---|---|---|
+//! | put, of any size | nothing: slot and extent are free again | the item, in its place | state = READY |
+//! | put that extends memory | nothing; the memory may stay, and is used or given back later | the item | the same |
+//! | get of a small item, plain | the item, in its place | the item is gone with the victim | state = FREE |
+//! | get of a large item, plain | the item | the item again, once redelivered | none: the release is |
+//! | release of a large item, plain | the item again | the item is gone | state = FREE |
+//! | get, acknowledged | the item | the item again | none: task_done is |
+//! | release, acknowledged | the item again | the item again | none |
+//! | task_done | the item again, unfinished | the item is finished | state = FREE, CLAIMED or READY_DONE |
+//! | leave in order | the item again | unfinished until somebody finishes it | state = ORPHAN |
+//! | leave by a crash | the item again | the item again | none |
+//! | register, wait, give memory back, recover | nothing | nothing | none |
+//!
+//! The commit is one instruction: from some k on the item is there (or gone), and before it is not. That is verified, too.
+//! Kills made off the recorded path (path.rs says when) are counted and shown; each is a death at an instruction of the
+//! operation all the same.
+//!
+//! A survivor's longest wait in one call is reported, not judged: on a busy machine it says more about the machine. A
+//! survivor that hangs is ended by a watchdog, which is a fault.
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod case;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod crew;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod item;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod operation;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod path;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod process;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod proof;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod report;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod scene;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod survivors;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod trace;
+
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+fn main() -> std::process::ExitCode {
+    proof::main()
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+fn main() {
+    println!("Skipped: the proof by single steps knows the instructions of Linux on x86-64 only.");
+}

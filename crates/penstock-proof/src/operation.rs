@@ -1,0 +1,488 @@
+//! The operations under proof: how the stage is set, what the victim does, and what may be gone afterwards.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use penstock_core::{Leave, Lent, Options, Patience, Queue, SMALL, Wait};
+
+use crate::item::{Item, get, payload, put, surely, take, with_patience};
+
+/// The process that dies.
+pub struct Victim {
+    pub queue: Arc<Queue>,
+    lent: Vec<Lent>,
+    payload: Vec<u8>,
+    buffer: Box<[u8; SMALL]>,
+}
+
+impl Victim {
+    pub fn new(queue: Arc<Queue>, puts: Option<Item>) -> Victim {
+        Victim {
+            queue,
+            lent: Vec::with_capacity(4),
+            payload: puts.map_or_else(Vec::new, payload),
+            buffer: Box::new([0; SMALL]),
+        }
+    }
+
+    fn put(&mut self) {
+        let parts: &[&[u8]] = &[&self.payload];
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.put(parts, wait)
+        }));
+    }
+
+    fn get(&mut self) {
+        let delivery = with_patience(Patience::Forever, |wait| self.queue.get(&mut self.buffer, wait));
+        if let Ok(penstock_core::Delivery::Lent(lent)) = std::hint::black_box(delivery) {
+            self.lent.push(lent);
+        }
+    }
+
+    /// Waits for one slice, and gives up.
+    fn wait_in_vain(&mut self) {
+        let mut give_up = || true;
+        let wait = Wait {
+            patience: Patience::Forever,
+            interrupted: &mut give_up,
+        };
+        let _ = std::hint::black_box(self.queue.get(&mut self.buffer, wait).is_ok());
+    }
+
+    fn join(&mut self) {
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| self.queue.join(wait)));
+    }
+
+    fn task_done(&mut self) {
+        let _ = std::hint::black_box(self.queue.task_done());
+    }
+
+    fn leave(&mut self, how: Leave) {
+        let _ = std::hint::black_box(self.queue.leave(how));
+    }
+
+    /// Looks for the dead and sweeps them.
+    fn sweep(&mut self) {
+        let _ = std::hint::black_box(self.queue.statistics().is_ok());
+    }
+
+    /// Forgets that the survivor, whose image this process is a copy of, has handles too.
+    fn become_last_holder(&mut self) {
+        while Arc::strong_count(&self.queue) > 1 {
+            // SAFETY: the other handles are the survivor's; this process never comes back to where they are used.
+            unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.queue)) };
+        }
+    }
+
+    fn drop_last_handle(&mut self) {
+        let queue: *const Arc<Queue> = &raw const self.queue;
+        // SAFETY: the victim ends after this call without touching the handle again.
+        drop(unsafe { queue.read() });
+    }
+}
+
+/// Another process, which sleeps on the queue from before the operation until after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sleeper {
+    /// Takes one item.
+    Getter,
+    /// Puts one item, for which there is no room yet.
+    Putter,
+    Joiner,
+}
+
+/// What the sleeping putter puts.
+pub const SLEEPERS_ITEM: Item = 15;
+
+/// What the surviving process has done so far.
+#[derive(Default)]
+pub struct Log {
+    /// Items that it has put or got, one by one.
+    pub put: Vec<Item>,
+    pub got: Vec<Item>,
+    /// Items that it put and took again, and their bytes.
+    pub passed: u64,
+    pub passed_bytes: u64,
+}
+
+impl Log {
+    pub fn put(&mut self, queue: &Queue, item: Item) {
+        put(queue, item);
+        self.put.push(item);
+    }
+
+    fn put_all(&mut self, queue: &Queue, items: &[Item]) {
+        for item in items {
+            self.put(queue, *item);
+        }
+    }
+
+    /// Puts items and one more, and takes all but the last: the queue has grown by then.
+    fn pass_before(&mut self, queue: &Arc<Queue>, items: &[Item], last: Item) {
+        for item in items {
+            put(queue, *item);
+        }
+        self.put(queue, last);
+        for item in items {
+            assert_eq!(get(queue, Patience::Now), Ok(*item));
+            self.passed += 1;
+            self.passed_bytes += crate::item::len_of(*item) as u64;
+        }
+    }
+}
+
+pub struct Operation {
+    pub name: &'static str,
+    pub options: Options,
+    /// What the survivor does before.
+    pub prepare: fn(&Arc<Queue>, &mut Log),
+    /// What the victim does before, unobserved. It takes part from then on.
+    pub before: fn(&mut Victim),
+    pub run: fn(&mut Victim),
+    /// What the survivor does once the victim sleeps.
+    pub when_asleep: Option<fn(&Arc<Queue>, &mut Log)>,
+    pub sleeper: Option<Sleeper>,
+    /// What the victim puts: it is in the queue whole, or not at all.
+    pub puts: Option<Item>,
+    /// What may be gone with the victim; everything else must come out of the queue exactly once.
+    pub takes: Option<Item>,
+    /// The victim opens the queue anew instead of inheriting it.
+    pub attaches: bool,
+    /// Of how many places inside the critical section a second death is tried in the rebuild that follows.
+    pub second_deaths: usize,
+    /// Whether one is tried in the sweep that follows a death right after the operation.
+    pub is_swept: bool,
+}
+
+const PLAIN: Options = Options {
+    maxsize: 0,
+    max_bytes: Some(256 << 10),
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+const ACKNOWLEDGED: Options = Options {
+    acknowledged: true,
+    ..PLAIN
+};
+const ONE: Options = Options { maxsize: 1, ..PLAIN };
+
+const DEFAULT: Operation = Operation {
+    name: "",
+    options: PLAIN,
+    prepare: |_, _| {},
+    before: take_part,
+    run: |_| {},
+    when_asleep: None,
+    sleeper: None,
+    puts: None,
+    takes: None,
+    attaches: false,
+    second_deaths: 0,
+    is_swept: false,
+};
+
+fn take_part(victim: &mut Victim) {
+    victim.queue.statistics().unwrap();
+}
+
+fn take_one(victim: &mut Victim) {
+    let (_, lent) = take(&victim.queue, surely()).unwrap();
+    victim.lent.extend(lent);
+}
+
+/// A second victim's, which finds the lock in dead hands: it takes the lock over, rebuilds and sweeps.
+pub const REBUILD: Operation = Operation {
+    name: "rebuild",
+    run: |victim| victim.leave(Leave::Crashed),
+    ..DEFAULT
+};
+
+/// A second victim's, which finds somebody dead while nobody is held up.
+pub const SWEEP: Operation = Operation {
+    name: "sweep",
+    run: Victim::sweep,
+    ..DEFAULT
+};
+
+pub const OPERATIONS: &[Operation] = &[
+    Operation {
+        name: "put-inline",
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put,
+        puts: Some(11),
+        second_deaths: 2,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-inline-acknowledged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put,
+        puts: Some(11),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-object",
+        prepare: |queue, log| log.put(queue, 20),
+        run: Victim::put,
+        puts: Some(21),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-run",
+        prepare: |queue, log| log.pass_before(queue, &[30], 20),
+        run: Victim::put,
+        puts: Some(31),
+        second_deaths: 2,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-first-object",
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put,
+        puts: Some(21),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-growing-run",
+        prepare: |queue, log| log.put(queue, 20),
+        run: Victim::put,
+        puts: Some(31),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-growing-slots",
+        prepare: |queue, log| log.put_all(queue, &(100..131).collect::<Vec<_>>()),
+        run: Victim::put,
+        puts: Some(11),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-inline",
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        run: Victim::get,
+        takes: Some(10),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-object",
+        prepare: |queue, log| log.put_all(queue, &[20, 21]),
+        run: Victim::get,
+        takes: Some(20),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-run",
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        run: Victim::get,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "release-run",
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        before: take_one,
+        run: |victim| victim.lent.clear(),
+        takes: Some(30),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-inline-acknowledged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        run: Victim::get,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-run-acknowledged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        run: Victim::get,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "release-run-acknowledged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        before: take_one,
+        run: |victim| victim.lent.clear(),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: take_one,
+        run: Victim::task_done,
+        takes: Some(20),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-while-lent",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: take_one,
+        run: Victim::task_done,
+        takes: Some(30),
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-before-get",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        run: Victim::task_done,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "leave",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: take_one,
+        run: |victim| victim.leave(Leave::Clean),
+        takes: Some(20),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "leave-crashed",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: take_one,
+        run: |victim| victim.leave(Leave::Crashed),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "drop-last-handle",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            take_one(victim);
+            victim.become_last_holder();
+        },
+        run: Victim::drop_last_handle,
+        takes: Some(20),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "register-after-fork",
+        prepare: |queue, log| log.put(queue, 10),
+        before: |_| {},
+        run: Victim::put,
+        puts: Some(11),
+        ..DEFAULT
+    },
+    Operation {
+        name: "register-after-attach",
+        prepare: |queue, log| log.put(queue, 10),
+        before: |_| {},
+        run: Victim::put,
+        puts: Some(11),
+        attaches: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "wait-in-vain",
+        run: Victim::wait_in_vain,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "getter-sleeps-and-is-woken",
+        run: Victim::get,
+        when_asleep: Some(|queue, log| log.put(queue, 10)),
+        takes: Some(10),
+        ..DEFAULT
+    },
+    Operation {
+        name: "putter-sleeps-and-is-woken",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put,
+        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::Now))),
+        puts: Some(11),
+        ..DEFAULT
+    },
+    Operation {
+        name: "joiner-sleeps-and-is-woken",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::join,
+        when_asleep: Some(|queue, log| {
+            log.got.extend(get(queue, Patience::Now));
+            queue.task_done().unwrap();
+        }),
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-wakes-getter",
+        run: Victim::put,
+        sleeper: Some(Sleeper::Getter),
+        puts: Some(11),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-wakes-putter",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::get,
+        sleeper: Some(Sleeper::Putter),
+        takes: Some(10),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-wakes-joiner",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        before: take_one,
+        run: Victim::task_done,
+        sleeper: Some(Sleeper::Joiner),
+        takes: Some(10),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "give-runs-back",
+        options: Options {
+            max_bytes: Some(10 << 20),
+            ..PLAIN
+        },
+        prepare: |queue, log| log.put(queue, 42),
+        before: take_one,
+        run: |victim| victim.lent.clear(),
+        takes: Some(42),
+        ..DEFAULT
+    },
+    Operation {
+        name: "give-slots-back",
+        options: Options {
+            max_bytes: Some(16 << 20),
+            ..PLAIN
+        },
+        prepare: |queue, log| log.pass_before(queue, &(1000..34_000).collect::<Vec<_>>(), 10),
+        run: Victim::get,
+        takes: Some(10),
+        ..DEFAULT
+    },
+];

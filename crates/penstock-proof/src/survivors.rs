@@ -1,0 +1,225 @@
+//! What the survivors must be able to do after a death, and what the books must say then.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use penstock_core::{Error, Patience};
+
+use crate::item::{Item, get, len_of, put, surely, with_patience};
+use crate::operation::Sleeper;
+use crate::scene::Scene;
+
+/// What the survivor puts itself.
+const OWN: [Item; 2] = [200, 35];
+
+/// What was found after a death.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Findings {
+    /// The longest that a survivor was held up in one call.
+    pub stall: Duration,
+    /// Whether the victim's item is there.
+    pub was_put: bool,
+    /// Whether the item that it may have taken is gone.
+    pub was_taken: bool,
+}
+
+struct Survivor {
+    scene: Scene,
+    found: Findings,
+    collected: Vec<Item>,
+    own: Vec<Item>,
+}
+
+/// Goes on with the queue. `turn` chooses what is done first. Panics at whatever is not as promised.
+pub fn go_on(scene: Scene, turn: usize) -> Findings {
+    let collected = scene.log.got.clone();
+    let mut survivor = Survivor {
+        scene,
+        found: Findings::default(),
+        collected,
+        own: Vec::new(),
+    };
+    survivor.act(turn);
+    survivor.settle();
+    survivor.close_books();
+    survivor.found
+}
+
+impl Survivor {
+    fn timed<T>(&mut self, call: impl FnOnce(&mut Scene) -> T) -> T {
+        let start = Instant::now();
+        let answer = call(&mut self.scene);
+        self.found.stall = self.found.stall.max(start.elapsed());
+        answer
+    }
+
+    fn get(&mut self) {
+        let item = self.timed(|scene| get(&scene.queue, surely()));
+        self.collected
+            .push(item.unwrap_or_else(|error| panic!("get: {error}")));
+    }
+
+    fn drain(&mut self) {
+        loop {
+            match get(&self.scene.queue, Patience::Now) {
+                Ok(item) => self.collected.push(item),
+                Err(Error::Empty) => return,
+                Err(error) => panic!("get: {error}"),
+            }
+        }
+    }
+
+    fn put(&mut self, item: Item) {
+        self.timed(|scene| put(&scene.queue, item));
+        self.own.push(item);
+    }
+
+    /// Items that must come out of the queue and have not yet.
+    fn missing(&self) -> BTreeSet<Item> {
+        let takes = self.scene.operation.takes;
+        let there = self.scene.log.put.iter().chain(&self.own);
+        there
+            .copied()
+            .filter(|item| Some(*item) != takes && !self.collected.contains(item))
+            .collect()
+    }
+
+    fn sound(&self, when: &str) {
+        let check = match self.scene.queue.check() {
+            Ok(check) => check,
+            Err(error) => panic!("check {when}: {error}"),
+        };
+        let faults: Vec<String> = check.faults.iter().map(ToString::to_string).collect();
+        assert!(faults.is_empty(), "{when}: {}", faults.join("; "));
+    }
+
+    fn act(&mut self, turn: usize) {
+        let has_limit = self.scene.operation.options.maxsize != 0;
+        match turn % 3 {
+            _ if has_limit => {}
+            // Somebody who takes first.
+            0 if self.scene.sleeper.is_none() && !self.missing().is_empty() => self.get(),
+            // Somebody who only asks first.
+            1 => {
+                self.timed(|scene| scene.queue.is_empty());
+            }
+            _ => {}
+        }
+        if !has_limit {
+            self.put(OWN[0]);
+        }
+        self.sound("after the first operation");
+        match self.scene.sleeper.as_ref().map(|sleeper| sleeper.kind) {
+            Some(Sleeper::Getter) => {
+                // There is an item for it by now.
+                let item = self.sleeper_finishes();
+                self.collected.push(item);
+            }
+            Some(Sleeper::Putter) => {
+                // Either its item comes, or first the one that kept it waiting.
+                self.get();
+                let item = self.sleeper_finishes();
+                self.own.push(item);
+            }
+            Some(Sleeper::Joiner) | None => {}
+        }
+        while !self.missing().is_empty() {
+            self.get();
+        }
+        for item in OWN {
+            if !self.own.contains(&item) {
+                if has_limit {
+                    self.drain();
+                }
+                self.put(item);
+                self.get();
+            }
+        }
+    }
+
+    fn sleeper_finishes(&mut self) -> Item {
+        let Some(sleeper) = self.scene.sleeper.take() else {
+            return 0;
+        };
+        let (item, waited) = sleeper.finish();
+        self.found.stall = self.found.stall.max(waited);
+        item
+    }
+
+    /// Finds all the dead, takes what came back from them, and finishes everything.
+    fn settle(&mut self) {
+        let queue = self.scene.queue.clone();
+        self.timed(|scene| scene.queue.statistics().unwrap());
+        self.sound("after the sweep");
+        self.drain();
+        if !queue.options().acknowledged {
+            return;
+        }
+        while queue.statistics().unwrap().unfinished > 0 {
+            self.timed(|scene| scene.queue.task_done())
+                .unwrap_or_else(|error| panic!("task_done: {error}"));
+        }
+        self.timed(|scene| with_patience(surely(), |wait| scene.queue.join(wait)))
+            .unwrap_or_else(|error| panic!("join: {error}"));
+        // A joiner was released by the last task_done.
+        self.sleeper_finishes();
+    }
+
+    fn close_books(&mut self) {
+        let operation = self.scene.operation;
+        let there: Vec<Item> = self.scene.log.put.iter().chain(&self.own).copied().collect();
+        let mut collected = BTreeSet::new();
+        for item in &self.collected {
+            assert!(collected.insert(*item), "item {item} came twice");
+            assert!(
+                there.contains(item) || operation.puts == Some(*item),
+                "item {item} was never put"
+            );
+        }
+        assert!(self.missing().is_empty(), "lost: {:?}", self.missing());
+        let count = |item: Option<Item>| item.is_some_and(|item| collected.contains(&item));
+        self.found.was_put = count(operation.puts);
+        self.found.was_taken =
+            operation.takes.is_some_and(|item| there.contains(&item)) && !count(operation.takes);
+
+        let queue = &self.scene.queue;
+        let statistics = queue.statistics().unwrap();
+        let victims: Vec<Item> = operation
+            .puts
+            .filter(|_| self.found.was_put)
+            .into_iter()
+            .collect();
+        let puts = self.scene.log.passed + (there.len() + victims.len()) as u64;
+        let bytes = there
+            .iter()
+            .chain(&victims)
+            .map(|item| len_of(*item) as u64)
+            .sum::<u64>();
+        assert_eq!(statistics.puts, puts, "the number of puts is wrong");
+        assert_eq!(statistics.gets, puts, "the number of gets is wrong");
+        assert_eq!(
+            statistics.bytes,
+            bytes + self.scene.log.passed_bytes,
+            "the number of bytes is wrong"
+        );
+        assert_eq!(
+            (statistics.queued, statistics.unfinished, statistics.dead_letters),
+            (0, 0, 0),
+            "something is left: {statistics:?}"
+        );
+        assert_eq!(statistics.participants, 1, "a dead process still takes part");
+        self.sound("at the end");
+        let check = queue.check().unwrap();
+        assert_eq!(
+            (
+                check.claimed,
+                check.leased,
+                check.orphans,
+                check.extents,
+                check.cells
+            ),
+            (0, 0, 0, 0, 0),
+            "something is still held: {check:?}"
+        );
+    }
+}
