@@ -184,7 +184,6 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let word = slot.word();
         self.let_go(index, word.owner())?;
-        slot.reading.set(0);
         if word.redeliveries() >= self.queue.options.max_deliveries {
             slot.commit(StateWord::new(State::Dead, word.redeliveries(), 0));
             self.push_back(&hot.dead, index)?;

@@ -197,7 +197,7 @@ pub(crate) struct Slot {
     pub extent: AtomicU64,
     /// The thread that leased it, and the lease's place in the order of leases.
     pub holder: AtomicU32,
-    /// Not 0 while the holder looks at the payload in place.
+    /// Not 0 while the holder looks at the payload in place. Means something only while it is LEASED; a get sets it.
     pub reading: AtomicU32,
     pub lease: AtomicU64,
     pub inline: [AtomicU64; INLINE / 8],
