@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Delivery, Error, Lent, Patience, Queue, SMALL, Wait};
+use penstock_core::{Buffer, Delivery, Error, Lent, Patience, Queue, Wait};
 
 pub type Item = u32;
 
@@ -80,9 +80,9 @@ pub fn put(queue: &Queue, item: Item) {
 
 /// Takes an item; keeps the payload if it was lent.
 pub fn take(queue: &Arc<Queue>, patience: Patience) -> Result<(Item, Option<Lent>), Error> {
-    let mut buffer = [0; SMALL];
+    let mut buffer = Buffer::default();
     match with_patience(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied(len) => Ok((item_of(&buffer[..len]), None)),
+        Delivery::Copied => Ok((item_of(buffer.bytes()), None)),
         Delivery::Lent(lent) => Ok((item_of(lent.bytes()), Some(lent))),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use penstock_core::{Leave, Lent, Options, Patience, Queue, SMALL, Wait};
+use penstock_core::{Buffer, Leave, Lent, Options, Patience, Queue, Wait};
 
 use crate::item::{Item, get, payload, put, surely, take, with_patience};
 
@@ -12,7 +12,7 @@ pub struct Victim {
     pub queue: Arc<Queue>,
     lent: Vec<Lent>,
     payload: Vec<u8>,
-    buffer: Box<[u8; SMALL]>,
+    buffer: Box<Buffer>,
 }
 
 impl Victim {
@@ -21,7 +21,7 @@ impl Victim {
             queue,
             lent: Vec::with_capacity(4),
             payload: puts.map_or_else(Vec::new, payload),
-            buffer: Box::new([0; SMALL]),
+            buffer: Box::default(),
         }
     }
 
