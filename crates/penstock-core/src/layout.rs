@@ -18,8 +18,9 @@
 //! `participants_high`). The rest is cache: the rebuild (recovery.rs) computes it anew from the truth.
 
 use core::mem::{offset_of, size_of};
+use core::ops::Range;
 
-use crate::sync::{AtomicU32, AtomicU64, Word};
+use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Word};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
 pub(crate) const VERSION: u32 = 1;
@@ -275,6 +276,41 @@ pub(crate) struct Geometry {
 
 pub(crate) const HEADER_AT: u64 = 0;
 pub(crate) const HOT_AT: u64 = PAGE;
+
+/// What the words of a segment are read as, each in a region of its own.
+pub(crate) trait Element {
+    fn region(geometry: &Geometry) -> Range<u64>;
+}
+
+macro_rules! elements {
+    ($($element:ty: $start:ident .. $end:ident),+ $(,)?) => {
+        $(impl Element for $element {
+            fn region(geometry: &Geometry) -> Range<u64> {
+                geometry.$start..geometry.$end
+            }
+        })+
+    };
+}
+elements! {
+    Participant: participants_at .. cells_at,
+    WaiterCell: cells_at .. backing_at,
+    AtomicU8: backing_at .. bitmap_at,
+    AtomicU64: bitmap_at .. descriptors_at,
+    SpanDescriptor: descriptors_at .. slots_at,
+    Slot: slots_at .. heap_at,
+}
+
+impl Element for Header {
+    fn region(_: &Geometry) -> Range<u64> {
+        HEADER_AT..HOT_AT
+    }
+}
+
+impl Element for Hot {
+    fn region(geometry: &Geometry) -> Range<u64> {
+        HOT_AT..geometry.participants_at
+    }
+}
 
 const fn to_page(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE) * PAGE

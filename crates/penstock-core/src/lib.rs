@@ -17,6 +17,8 @@ mod done;
 mod error;
 pub mod fault;
 mod fork;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod get;
 mod heap;
 mod layout;

@@ -29,7 +29,7 @@ use crate::queue::{Patience, Queue, Wait};
 use crate::sync::{Ordering, Word, spin_loop};
 
 pub(crate) const CONTENDED: u32 = 1 << 31;
-const SLICE: Duration = Duration::from_millis(50);
+const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 50_000 });
 /// Rounds of looking at a taken lock before sleeping: a few microseconds, some dozens of critical sections.
 const SPINS: u32 = 100;
 /// Woken after the lock is released; more than these are woken before.
@@ -93,9 +93,13 @@ impl Queue {
 
     /// Takes the lock however long it takes; for work that must be finished.
     pub(crate) fn enter_surely(&self) -> Result<Section<'_>, Error> {
+        #[cfg(not(feature = "fuzzing"))]
+        let mut interrupted = || false;
+        #[cfg(feature = "fuzzing")]
+        let mut interrupted = crate::fuzzing::interrupted_after_slices();
         self.enter(&mut Wait {
             patience: Patience::Forever,
-            interrupted: &mut || false,
+            interrupted: &mut interrupted,
         })
     }
 

@@ -30,7 +30,7 @@ use crate::slot::{State, StateWord};
 use crate::sync::{Ordering, Word, spin_loop};
 
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
-const LOOK_EVERY: u64 = 100;
+const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
 /// Looks at a lock before its holder is suspected.
 const LOOKS: u32 = 100;
 

@@ -244,9 +244,12 @@ impl Segment {
     /// The element at `offset` as a `T`.
     ///
     /// # Safety
-    /// `T` consists of atomics only, and the `T` at `offset` lies aligned inside the mapping.
-    unsafe fn at<T>(&self, offset: u64) -> &T {
-        debug_assert!(offset + size_of::<T>() as u64 <= self.geometry.length);
+    /// `T` consists of atomics only, and the `T` at `offset` lies aligned inside its region of the mapping.
+    unsafe fn at<T: Element>(&self, offset: u64) -> &T {
+        debug_assert!({
+            let region = T::region(&self.geometry);
+            region.start <= offset && offset + size_of::<T>() as u64 <= region.end
+        });
         debug_assert!(offset % align_of::<T>() as u64 == 0);
         // SAFETY: the caller's promise; the mapping lives as long as `self`, and atomics may change under a reference.
         unsafe { &*self.base.as_ptr().add(offset as usize).cast::<T>() }
@@ -333,14 +336,20 @@ impl Segment {
         Ok(self.geometry.heap_at + u64::from(extent.start) * GRANULE)
     }
 
+    fn extent_pointer(&self, extent: Extent, len: u64) -> Result<*mut u8, Error> {
+        let offset = self.extent_at(extent, len)?;
+        debug_assert!(offset >= self.geometry.heap_at && len <= self.geometry.length - offset);
+        // SAFETY: extent_at has checked that the extent lies inside the mapping.
+        Ok(unsafe { self.base.as_ptr().add(offset as usize) })
+    }
+
     /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer has taken.
     /// Nothing that another process could have changed goes into it.
     pub(crate) fn target(&self, slot: u32, extent: Option<Extent>, len: u64) -> Result<*mut u8, Error> {
         match extent {
             None if len <= INLINE as u64 => Ok(self.slot(slot)?.inline.as_ptr().cast::<u8>().cast_mut()),
             None => Err(self.corrupt("a payload without an extent is too long")),
-            // SAFETY: extent_at has checked that the extent lies inside the mapping.
-            Some(extent) => Ok(unsafe { self.base.as_ptr().add(self.extent_at(extent, len)? as usize) }),
+            Some(extent) => self.extent_pointer(extent, len),
         }
     }
 
@@ -350,8 +359,7 @@ impl Segment {
         let pointer = match Extent::unpack(slot.extent.get()) {
             None if len <= INLINE as u64 => slot.inline.as_ptr().cast::<u8>().cast_mut(),
             None => return Err(self.corrupt("an inline payload is too long")),
-            // SAFETY: extent_at has checked that the extent lies inside the mapping.
-            Some(extent) => unsafe { self.base.as_ptr().add(self.extent_at(extent, len)? as usize) },
+            Some(extent) => self.extent_pointer(extent, len)?,
         };
         Ok((pointer, len as usize))
     }

@@ -69,7 +69,7 @@ impl Kind {
     }
 }
 
-const SLICE: Duration = Duration::from_millis(100);
+const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
 
 /// What a spin may cost, in nanoseconds, and what it costs while it does not pay.
 const SPIN_MOST: u32 = 20_000;
@@ -409,7 +409,7 @@ impl Section<'_> {
     }
 
     /// Takes a cell and appends it to the list of its kind.
-    fn enlist(&mut self, kind: Kind) -> Result<u32, Error> {
+    pub(crate) fn enlist(&mut self, kind: Kind) -> Result<u32, Error> {
         let hot = self.hot();
         let mut index = hot.cells_free.get();
         if index == 0 {

@@ -126,18 +126,16 @@ pub(crate) fn map(fd: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error>
         call: "mmap",
         errno: libc::ENOMEM,
     })?;
-    // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
-    let base = unsafe {
-        rustix::mm::mmap(
-            ptr::null_mut(),
-            length,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED | MapFlags::NORESERVE,
-            fd,
-            0,
-        )
-    }
-    .map_err(os("mmap"))?;
+    #[cfg(not(feature = "fuzzing"))]
+    let (place, flags) = (ptr::null_mut(), MapFlags::SHARED | MapFlags::NORESERVE);
+    #[cfg(feature = "fuzzing")]
+    let (place, flags) = (
+        guard::reserve(length).map_err(os("mmap"))?,
+        MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED,
+    );
+    // SAFETY: the kernel chooses the place, or it was reserved for this mapping; no other memory is replaced.
+    let base = unsafe { rustix::mm::mmap(place, length, ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0) }
+        .map_err(os("mmap"))?;
     // SAFETY: the range is the mapping just made; this advice changes no content. Refusal would cost only larger core dumps.
     let _ = unsafe { rustix::mm::madvise(base, length, Advice::LinuxDontDump) };
     NonNull::new(base.cast()).ok_or(Error::Os {
@@ -149,8 +147,32 @@ pub(crate) fn map(fd: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error>
 /// # Safety
 /// `base` and `length` are those of a mapping made by [`map`], to which no reference is left.
 pub(crate) unsafe fn unmap(base: NonNull<u8>, length: u64) {
+    #[cfg(feature = "fuzzing")]
+    let (base, length) = guard::widen(base, length);
     // SAFETY: the caller's promise.
     let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), length as usize) };
+}
+
+/// Address space around a mapping that no access survives: the farthest that any offset of the layout can lead.
+#[cfg(feature = "fuzzing")]
+mod guard {
+    use super::*;
+
+    const GUARD: usize = 1 << 40;
+
+    pub(super) fn reserve(length: usize) -> Result<*mut std::ffi::c_void, Errno> {
+        // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
+        let start = unsafe {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            rustix::mm::mmap_anonymous(ptr::null_mut(), length + 2 * GUARD, ProtFlags::empty(), flags)
+        }?;
+        Ok(start.wrapping_byte_add(GUARD))
+    }
+
+    pub(super) fn widen(base: NonNull<u8>, length: u64) -> (NonNull<u8>, u64) {
+        let start = NonNull::new(base.as_ptr().wrapping_sub(GUARD)).unwrap_or(base);
+        (start, length + 2 * GUARD as u64)
+    }
 }
 
 /// Puts memory behind a range of the file, so that touching it cannot fail. Safe to repeat.
