@@ -184,16 +184,38 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// The spans of an extent that is too large for a size class.
+    fn spans_of(&self, extent: Extent) -> Result<u32, Error> {
+        if extent.start % GRANULES_PER_SPAN != 0 || extent.granules % GRANULES_PER_SPAN != 0 {
+            return Err(self.corrupt("a run of spans is not whole"));
+        }
+        Ok(extent.granules / GRANULES_PER_SPAN)
+    }
+
+    /// Which object of its span an extent of a size class is.
+    fn object_of(&self, extent: Extent, class: usize) -> Result<u32, Error> {
+        let size = CLASSES[class];
+        let (object, rest) = (
+            extent.start % GRANULES_PER_SPAN / size,
+            extent.start % GRANULES_PER_SPAN % size,
+        );
+        if size != extent.granules || rest != 0 || object >= GRANULES_PER_SPAN / size {
+            return Err(self.corrupt("an extent is no object of its class"));
+        }
+        Ok(object)
+    }
+
     /// Returns an extent. Its slot refers to it no more.
     pub(crate) fn free_extent(&mut self, extent: Extent) -> Result<(), Error> {
         self.queue.segment.extent_at(extent, 0)?;
         let span = extent.start / GRANULES_PER_SPAN;
         let Some(class) = class_of(extent.granules) else {
-            return self.mark_run(span, extent.granules / GRANULES_PER_SPAN, false);
+            let spans = self.spans_of(extent)?;
+            return self.mark_run(span, spans, false);
         };
         let descriptor = self.queue.segment.descriptor(span)?;
-        let (size, capacity) = (CLASSES[class], GRANULES_PER_SPAN / CLASSES[class]);
-        let object = extent.start % GRANULES_PER_SPAN / size;
+        let capacity = GRANULES_PER_SPAN / CLASSES[class];
+        let object = self.object_of(extent, class)?;
         let (word, bit) = (&descriptor.taken[(object / 64) as usize & 7], 1 << (object % 64));
         if descriptor.class.get() != class as u32 + 1 || word.get() & bit == 0 {
             return Err(self.corrupt("an extent is freed that was not taken"));
@@ -409,19 +431,10 @@ impl Section<'_> {
         self.queue.segment.extent_at(extent, 0)?;
         let span = extent.start / GRANULES_PER_SPAN;
         let Some(class) = class_of(extent.granules) else {
-            if extent.start % GRANULES_PER_SPAN != 0 || extent.granules % GRANULES_PER_SPAN != 0 {
-                return Err(self.corrupt("a run of spans is not whole"));
-            }
-            return self.mark_run(span, extent.granules / GRANULES_PER_SPAN, true);
+            let spans = self.spans_of(extent)?;
+            return self.mark_run(span, spans, true);
         };
-        let size = CLASSES[class];
-        let (object, rest) = (
-            extent.start % GRANULES_PER_SPAN / size,
-            extent.start % GRANULES_PER_SPAN % size,
-        );
-        if size != extent.granules || rest != 0 || object >= GRANULES_PER_SPAN / size {
-            return Err(self.corrupt("an extent is no object of its class"));
-        }
+        let object = self.object_of(extent, class)?;
         if span >= self.hot().spans_tracked.get()
             || self.queue.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0
         {
