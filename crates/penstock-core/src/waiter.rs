@@ -429,6 +429,9 @@ impl Section<'_> {
             hot.cells_free.set(self.cell(index)?.next.get());
         }
         let cell = self.cell(index)?;
+        if cell.word.get() != FREE {
+            return Err(self.corrupt("a free waiter's cell is not free"));
+        }
         cell.owner.set(self.me);
         cell.kind.set(kind as u32);
         // Release: the commit of the enlisting; the fields above belong to it.
@@ -441,13 +444,17 @@ impl Section<'_> {
     pub(crate) fn list_cell(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
         let cell = self.cell(index)?;
         let tail = list.tail.get();
+        let end = if tail == 0 {
+            &list.head
+        } else {
+            &self.cell(tail)?.next
+        };
+        if end.get() != 0 {
+            return Err(self.corrupt("a list of waiters does not end at its end"));
+        }
         cell.next.set(0);
         cell.prev.set(tail);
-        if tail == 0 {
-            list.head.set(index)
-        } else {
-            self.cell(tail)?.next.set(index)
-        }
+        end.set(index);
         list.tail.set(index);
         list.length.add(1);
         Ok(())
@@ -653,7 +660,8 @@ impl Section<'_> {
                 WOKEN => list.on_way.add(1),
                 // Its owner frees it when it comes back, if it does; a dead owner's cells are swept.
                 LATE => {}
-                _ => self.free_cell(index)?,
+                FREE | ABANDONED => self.free_cell(index)?,
+                _ => return Err(self.corrupt("a waiter's cell is in no known state")),
             }
         }
         for kind in Kind::ALL {
