@@ -114,7 +114,7 @@ impl Section<'_> {
     /// The first lease in a participant's held list, which is in the order of taking.
     fn oldest_lease(&self, participant: u32, thread: Option<u32>) -> Result<Option<u32>, Error> {
         let mut index = self.queue.segment.participant(participant)?.held.head.get();
-        let mut steps = 0;
+        let mut walk = self.walk();
         while index != 0 {
             let slot = self.slot(index)?;
             if slot.word().state() == Some(State::Leased)
@@ -123,23 +123,17 @@ impl Section<'_> {
                 return Ok(Some(index));
             }
             index = slot.next.get();
-            steps += 1;
-            if steps > self.hot().slots_high.get() {
-                return Err(self.corrupt("a held list has a cycle"));
-            }
+            self.step(&mut walk)?;
         }
         Ok(None)
     }
 
     fn oldest_unfinished_ready(&self) -> Result<Option<u32>, Error> {
         let mut index = self.hot().ready.head.get();
-        let mut steps = 0;
+        let mut walk = self.walk();
         while index != 0 && self.slot(index)?.word().state() != Some(State::Ready) {
             index = self.slot(index)?.next.get();
-            steps += 1;
-            if steps > self.hot().slots_high.get() {
-                return Err(self.corrupt("the ready list has a cycle"));
-            }
+            self.step(&mut walk)?;
         }
         Ok((index != 0).then_some(index))
     }
@@ -147,7 +141,7 @@ impl Section<'_> {
     /// Gives up what this participant has taken and not acknowledged. What a thread still looks at or writes stays.
     pub(crate) fn give_up_leases(&mut self, how: Leave) -> Result<(), Error> {
         let mut index = self.queue.segment.participant(self.my_index())?.held.head.get();
-        let mut steps = 0;
+        let mut walk = self.walk();
         while index != 0 {
             let slot = self.slot(index)?;
             let next = slot.next.get();
@@ -159,10 +153,7 @@ impl Section<'_> {
                 fault!("leave.orphaned");
             }
             index = next;
-            steps += 1;
-            if steps > self.hot().slots_high.get() {
-                return Err(self.corrupt("a held list has a cycle"));
-            }
+            self.step(&mut walk)?;
         }
         fault!("leave.released");
         Ok(())

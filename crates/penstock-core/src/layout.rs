@@ -26,6 +26,8 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
 pub(crate) const VERSION: u32 = 1;
 
 pub(crate) const PAGE: u64 = 4096;
+/// Slots are backed by whole pages, and there are whole pages of them.
+pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
 pub(crate) const PARTICIPANTS: u32 = 4096;
 pub(crate) const CELLS: u32 = 16384;
 

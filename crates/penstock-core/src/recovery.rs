@@ -139,17 +139,18 @@ impl Section<'_> {
             return Ok(());
         }
         fault!("sweep.started");
-        let mut steps = 0;
+        let mut walk = self.walk();
         while record.held.head.get() != 0 {
+            self.step(&mut walk)?;
             let slot = record.held.head.get();
-            match self.slot(slot)?.word().state() {
+            let held = self.slot(slot)?.word();
+            if held.owner() != name {
+                return Err(self.corrupt("a held list holds what is another's"));
+            }
+            match held.state() {
                 Some(State::Leased) => self.redeliver(slot)?,
                 Some(State::Claimed) => self.finish_held(slot)?,
                 _ => return Err(self.corrupt("a held list holds what nobody can hold")),
-            }
-            steps += 1;
-            if steps > self.hot().slots_high.get() {
-                return Err(self.corrupt("a held list has a cycle"));
             }
         }
         self.free_cells_of(name)?;
@@ -173,9 +174,9 @@ impl Section<'_> {
         self.clear_caches()?;
         fault!("rebuild.cleared");
 
-        let high = hot.slots_high.get().clamp(1, self.queue.segment.geometry.slots);
-        if high != hot.slots_high.get() {
-            return Err(self.corrupt("more slots are used than there are"));
+        let high = hot.slots_high.get();
+        if high == 0 || high > self.slots_backed()? {
+            return Err(self.corrupt("more slots are used than are backed"));
         }
         let mut books = Books::default();
         let held = &self.queue.segment.participant(self.my_index())?.held;
@@ -279,7 +280,9 @@ impl Section<'_> {
     fn hand_out_held(&mut self, gathered: &List) -> Result<(), Error> {
         let mut index = gathered.head.get();
         clear(gathered);
+        let mut walk = self.walk();
         while index != 0 {
+            self.step(&mut walk)?;
             let slot = self.slot(index)?;
             let next = slot.next.get();
             let owner = slot.word().owner();
@@ -297,12 +300,15 @@ impl Section<'_> {
     fn sort(&mut self, list: &List, key: impl Fn(&Slot) -> u64) -> Result<(), Error> {
         let mut runs = [0u32; 32];
         let mut rest = list.head.get();
+        let mut walk = self.walk();
         while rest != 0 {
             // One ascending run.
+            self.step(&mut walk)?;
             let mut run = rest;
             let mut last = rest;
             rest = self.slot(rest)?.next.get();
             while rest != 0 && key(self.slot(rest)?) >= key(self.slot(last)?) {
+                self.step(&mut walk)?;
                 last = rest;
                 rest = self.slot(rest)?.next.get();
             }
@@ -331,7 +337,9 @@ impl Section<'_> {
         }
         list.head.set(all);
         let (mut prev, mut index) = (0, all);
+        let mut walk = self.walk();
         while index != 0 {
+            self.step(&mut walk)?;
             self.slot(index)?.prev.set(prev);
             prev = index;
             index = self.slot(index)?.next.get();
@@ -342,7 +350,9 @@ impl Section<'_> {
 
     fn merge(&self, mut a: u32, mut b: u32, key: &impl Fn(&Slot) -> u64) -> Result<u32, Error> {
         let (mut head, mut last) = (0, 0);
+        let mut walk = self.walk();
         while a != 0 || b != 0 {
+            self.step(&mut walk)?;
             let takes_a = b == 0 || a != 0 && key(self.slot(a)?) <= key(self.slot(b)?);
             let side = if takes_a { &mut a } else { &mut b };
             let index = *side;

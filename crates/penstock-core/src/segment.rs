@@ -60,8 +60,8 @@ impl Segment {
         let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
         // Twice the limit leaves room for fragmentation; more than the memory there is would serve nobody.
         let mut heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
-        // Whole pages of slots.
-        let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / 32 * 32;
+        let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / SLOTS_PER_PAGE
+            * SLOTS_PER_PAGE;
         let id = platform::random_id()?;
         loop {
             let spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
@@ -131,7 +131,7 @@ impl Segment {
         header.max_deliveries.set(u32::from(options.max_deliveries));
         let hot = self.hot();
         hot.slots_high.set(1);
-        hot.slots_backed.set((PAGE / size_of::<Slot>() as u64) as u32);
+        hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);
         // Nobody else can have the segment yet; whoever gets it, gets it through the kernel, which orders memory.
         header.magic.set(MAGIC);
@@ -170,7 +170,10 @@ impl Segment {
             u32_at(offset_of!(Header, slots)),
             u32_at(offset_of!(Header, spans)),
         );
-        if !(2..=Geometry::MAX_SLOTS).contains(&slots) || !(1..=Geometry::MAX_SPANS).contains(&spans) {
+        if !(SLOTS_PER_PAGE..=Geometry::MAX_SLOTS).contains(&slots)
+            || slots % SLOTS_PER_PAGE != 0
+            || !(1..=Geometry::MAX_SPANS).contains(&spans)
+        {
             return Err(not_a_queue("its sizes are impossible"));
         }
         let geometry = Geometry::new(slots, spans);
@@ -385,7 +388,12 @@ impl Segment {
         let (source, len) = self.payload(slot)?;
         // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that state, so
         // nobody writes these bytes.
-        Ok(unsafe { std::slice::from_raw_parts(source, len) }.to_vec())
+        let bytes = unsafe { std::slice::from_raw_parts(source, len) };
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(len)
+            .map_err(|_| platform::no_memory(len as u64))?;
+        copy.extend_from_slice(bytes);
+        Ok(copy)
     }
 }
 

@@ -16,7 +16,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{Hot, List, Slot};
+use crate::layout::{Hot, List, SLOTS_PER_PAGE, Slot};
 use crate::lock::Section;
 use crate::segment::Extent;
 use crate::sync::{Count, Ordering, Word, compiler_fence};
@@ -111,6 +111,11 @@ pub(crate) enum Growth {
     Tracking(u32),
 }
 
+/// How many slots a walk along a list may still meet.
+pub(crate) struct Walk {
+    steps_left: u32,
+}
+
 impl Section<'_> {
     /// Takes a slot from the free list; its state stays FREE until the caller commits another.
     pub(crate) fn pop_slot(&mut self) -> Result<Result<u32, Growth>, Error> {
@@ -125,7 +130,11 @@ impl Section<'_> {
             return Ok(Ok(index));
         }
         let index = hot.slots_high.get();
-        if index >= hot.slots_backed.get() {
+        let backed = self.slots_backed()?;
+        if index > backed {
+            return Err(self.corrupt("more slots are used than are backed"));
+        }
+        if index == backed {
             return Ok(Err(Growth::Slots));
         }
         if self.slot(index)?.word() != StateWord::FREE {
@@ -133,6 +142,15 @@ impl Section<'_> {
         }
         hot.slots_high.set(index + 1);
         Ok(Ok(index))
+    }
+
+    /// How many slots have memory behind them: whole pages, and no more than there are.
+    pub(crate) fn slots_backed(&self) -> Result<u32, Error> {
+        let backed = self.hot().slots_backed.get();
+        if backed > self.queue.segment.geometry.slots || backed % SLOTS_PER_PAGE != 0 {
+            return Err(self.corrupt("more slots are backed than there are"));
+        }
+        Ok(backed)
     }
 
     /// Puts a slot, already FREE, back on the free list.
@@ -168,16 +186,36 @@ impl Section<'_> {
 
     // ------------------------------------------------------------------------------------------------ lists
 
+    /// A walk along a list of slots; a damaged list may be a ring.
+    pub(crate) fn walk(&self) -> Walk {
+        Walk {
+            steps_left: self.hot().slots_high.get().min(self.queue.segment.geometry.slots),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn step(&self, walk: &mut Walk) -> Result<(), Error> {
+        match walk.steps_left.checked_sub(1) {
+            Some(left) => walk.steps_left = left,
+            None => return Err(self.corrupt("a list of slots has a cycle")),
+        }
+        Ok(())
+    }
+
     pub(crate) fn push_back(&self, list: &List, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let tail = list.tail.get();
+        let end = if tail == 0 {
+            &list.head
+        } else {
+            &self.slot(tail)?.next
+        };
+        if end.get() != 0 {
+            return Err(self.corrupt("a list of slots does not end at its end"));
+        }
         slot.next.set(0);
         slot.prev.set(tail);
-        if tail == 0 {
-            list.head.set(index);
-        } else {
-            self.slot(tail)?.next.set(index);
-        }
+        end.set(index);
         list.tail.set(index);
         Ok(())
     }
@@ -209,26 +247,28 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let seq = slot.seq.get();
         let (mut prev, mut next) = (0, list.head.get());
-        let mut steps = 0;
+        let mut walk = self.walk();
         while next != 0 && self.slot(next)?.seq.get() < seq {
+            self.step(&mut walk)?;
             (prev, next) = (next, self.slot(next)?.next.get());
-            steps += 1;
-            if steps > self.hot().slots_high.get() {
-                return Err(self.corrupt("the ready list has a cycle"));
-            }
+        }
+        let before = if prev == 0 {
+            &list.head
+        } else {
+            &self.slot(prev)?.next
+        };
+        let after = if next == 0 {
+            &list.tail
+        } else {
+            &self.slot(next)?.prev
+        };
+        if after.get() != prev {
+            return Err(self.corrupt("a list of slots is torn"));
         }
         slot.prev.set(prev);
         slot.next.set(next);
-        if prev == 0 {
-            list.head.set(index)
-        } else {
-            self.slot(prev)?.next.set(index)
-        }
-        if next == 0 {
-            list.tail.set(index)
-        } else {
-            self.slot(next)?.prev.set(index)
-        }
+        before.set(index);
+        after.set(index);
         Ok(())
     }
 
@@ -253,7 +293,7 @@ impl Section<'_> {
     pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
         let hot = self.hot();
         let slot = self.slot(index)?;
-        let lease = hot.leases.get() + 1;
+        let lease = hot.leases.get().wrapping_add(1);
         slot.lease.set(lease);
         slot.commit(StateWord::new(state, redeliveries, self.me));
         hot.leases.set(lease);
@@ -279,7 +319,7 @@ impl Section<'_> {
     /// Books an item that has just become READY.
     pub(crate) fn count_ready(&mut self, len: u64) {
         let hot = self.hot();
-        let ready = hot.ready_count.get() + 1;
+        let ready = hot.ready_count.get().wrapping_add(1);
         // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
         hot.ready_count.store(ready, Ordering::Release);
         if self.queue.options.soft_bytes != 0 {

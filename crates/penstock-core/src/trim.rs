@@ -49,7 +49,7 @@ impl Queue {
     pub fn tidy(&self) -> Result<(), Error> {
         let mut wants_trim = self.is_untidy();
         while wants_trim {
-            wants_trim = self.trim_step()?;
+            wants_trim = self.report(self.trim_step())?;
         }
         Ok(())
     }
@@ -88,12 +88,12 @@ impl Queue {
     /// Gives the last slots back. All are free, and the lock is held over the punch, which is short.
     fn trim_slots(&self, section: Section<'_>) -> Result<bool, Error> {
         let hot = section.hot();
-        let backed = hot.slots_backed.get();
+        let backed = section.slots_backed()?;
         // Every slot is FREE, so the free list may forget them all.
         hot.free_head.set(0);
         hot.slots_high.set(1);
         hot.slot_trims.add(1);
-        let kept = backed - SLOTS;
+        let kept = backed.saturating_sub(SLOTS);
         hot.slots_backed.set(kept);
         fault!("trim.slots");
         let at = |slot: u32| self.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;

@@ -205,6 +205,14 @@ pub(crate) fn back_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<
     })
 }
 
+/// This process has no memory of its own for so many bytes.
+pub(crate) fn no_memory(needed: u64) -> Error {
+    Error::NoMemory {
+        needed,
+        errno: libc::ENOMEM,
+    }
+}
+
 /// Gives the memory behind a range of the file back to the system; the range then reads as zeros.
 pub(crate) fn punch(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Error> {
     let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
