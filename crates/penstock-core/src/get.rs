@@ -136,6 +136,10 @@ impl Queue {
                 }
                 return Ok(delivered);
             }
+            // Nobody shall wait, or be woken again and again, for an item that no get can find.
+            if section.hot().ready_count.get() != 0 {
+                return Err(section.corrupt("items are counted that are on no list"));
+            }
             section = self.wait_for(section, waiting, wait)?;
         }
     }

@@ -173,6 +173,7 @@ impl Queue {
         let mut looked_for_dead = false;
         loop {
             if !self.has_room() {
+                section.check_full()?;
                 section = self.wait_for(section, waiting, wait)?;
                 continue;
             }
@@ -248,6 +249,7 @@ impl Queue {
             section.note_backed(extent, len)?;
         }
         while !self.has_room() {
+            section.check_full()?;
             section = self.wait_for(section, waiting, wait)?;
         }
         section.let_go(reserved.slot, section.me)?;
@@ -262,10 +264,20 @@ impl Section<'_> {
         let hot = self.hot();
         let slot = size_of::<Slot>() as u64;
         let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
-        let used = hot.used_bytes.get() + slots_in_use(hot).saturating_mul(slot);
+        let used = slots_in_use(hot)
+            .saturating_mul(slot)
+            .saturating_add(hot.used_bytes.get());
         let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
         if used.saturating_add(needed) > limit {
             return Err(Error::OutOfMemory { needed, used, limit });
+        }
+        Ok(())
+    }
+
+    /// There is no room, so there are items: nobody shall wait for room in a queue that no get can empty.
+    fn check_full(&self) -> Result<(), Error> {
+        if self.hot().ready.head.get() == 0 {
+            return Err(self.corrupt("the queue is full of nothing"));
         }
         Ok(())
     }
