@@ -3,6 +3,8 @@
 use crate::error::Error;
 use crate::platform;
 use crate::queue::Queue;
+use crate::segment::Extent;
+use crate::slot::State;
 use crate::sync::Word;
 use crate::waiter::Kind;
 
@@ -37,8 +39,12 @@ pub struct Statistics {
 impl Queue {
     /// Counts, after the dead have been swept.
     pub fn statistics(&self) -> Result<Statistics, Error> {
+        self.report(self.count())
+    }
+
+    fn count(&self) -> Result<Statistics, Error> {
         self.member()?;
-        self.report(self.look_for_dead(true))?;
+        self.look_for_dead(true)?;
         let memory_bytes = self.segment.fd().map_or(Ok(0), platform::backed_bytes)?;
         let section = self.enter_surely()?;
         let hot = section.hot();
@@ -63,12 +69,12 @@ impl Queue {
 
     /// The payloads of the dead letters, oldest first. They stay where they are.
     pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
-        let places = self.report(self.dead_letter_places())?;
         // A dead letter is never changed or freed, so its payload can be read without the lock.
-        places
-            .into_iter()
-            .map(|slot| self.segment.read_payload(self.segment.slot(slot)?))
-            .collect()
+        let letters = self.dead_letter_places().and_then(|places| {
+            let read = |slot| self.segment.read_payload(self.segment.slot(slot)?);
+            places.into_iter().map(read).collect()
+        });
+        self.report(letters)
     }
 
     fn dead_letter_places(&self) -> Result<Vec<u32>, Error> {
@@ -76,10 +82,21 @@ impl Queue {
         // Memory is taken before the lock, never under it.
         let mut places = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(1 << 20));
         let section = self.enter_surely()?;
-        let mut index = section.hot().dead.head.get();
+        let hot = section.hot();
+        let (mut prev, mut index) = (0, hot.dead.head.get());
+        let mut bytes: u64 = 0;
         while index != 0 && places.len() < places.capacity() {
+            let slot = section.slot(index)?;
+            // Of a list whose links agree both ways no slot is met twice.
+            if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev {
+                return Err(section.corrupt("the list of dead letters is torn"));
+            }
+            bytes = bytes.saturating_add(Extent::unpack(slot.extent.get()).map_or(0, Extent::bytes));
+            if bytes > hot.used_bytes.get() {
+                return Err(section.corrupt("dead letters have more memory than all items"));
+            }
             places.push(index);
-            index = section.slot(index)?.next.get();
+            (prev, index) = (index, slot.next.get());
         }
         Ok(places)
     }
