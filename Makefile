@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 WHEELS := build/wheel
 FAULT_POINTS := build/fault-points
+FUZZ_TARGET = $(or $(CARGO_TARGET_DIR),target)/fuzz
 DOCUMENTS = $(wildcard *.md docs/*.md)
 
 # Folders too, because a deleted file changes its folder.
@@ -24,7 +25,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test bench lint docs clean
-.PHONY: test-core test-package test-cpython test-kill test-history test-model test-storm
+.PHONY: test-core test-damage test-package test-cpython fuzz test-kill test-history test-model test-storm
 
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
@@ -39,13 +40,14 @@ help:
 	@echo "make test-history  record concurrent runs and prove them linearizable (ARGS='--minutes 10 --seed 1')"
 	@echo "make test-model    compare more random programs with the model (RUNS=25)"
 	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
+	@echo "make fuzz          damage the shared memory at random, for ten minutes (ARGS='--seconds 3600')"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
 
 demo: $(VENV)/.penstock
 	@$(BIN)/penstock demo $(ARGS)
 
-test: test-core test-package test-cpython docs
+test: test-core test-damage test-package test-cpython docs
 	@echo "All tests passed."
 
 test-core: build/.test-core build/.test-core-fault-points build/.test-history build/.test-kill-sample
@@ -53,6 +55,8 @@ test-core: build/.test-core build/.test-core-fault-points build/.test-history bu
 test-history:
 	@tools/require cargo cc
 	@cargo run --quiet --release --locked -p penstock-history -- $(ARGS)
+
+test-damage: build/.test-damage
 
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 	@echo "== The package"
@@ -72,6 +76,11 @@ test-storm: $(VENV)/.penstock $(VENV)/.storm
 test-model: $(VENV)/.penstock $(VENV)/.test
 	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/test_state_machine.py $(ARGS)
 
+# Lets the stable compiler accept options of nightly ones; tools/fuzz.py says why.
+fuzz: $(VENV)/.python
+	@tools/require cargo cc
+	@$(BIN)/python tools/fuzz.py $(ARGS)
+
 bench: $(VENV)/.penstock $(VENV)/.bench
 	@$(BIN)/python -m benchmarks --output docs/benchmarks $(ARGS)
 
@@ -79,9 +88,11 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@tools/require cargo cc clippy rustfmt
 	@echo "== rustfmt"
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@echo "== clippy"
 	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets --features penstock-python/fault-points -- -D warnings
+	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) -- -D warnings
 	@echo "== ruff"
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m ruff format --quiet --check .
@@ -139,6 +150,15 @@ build/kill: $(KILL)
 
 build/.test-kill-sample: build/kill
 	@build/kill --sample 3000
+	@touch $@
+
+# The fuzzer's body without the fuzzer: its corpus, and random changes of it.
+build/.test-damage: $(CORE) $(shell find fuzz -mindepth 1 -not -name '.*')
+	@tools/require cargo cc
+	@echo "== The core on damaged memory"
+	@mkdir -p $(@D)
+	@cargo run --quiet --locked --release --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) \
+		--bin replay -- --mutations 2500 --current build/damage-input fuzz/corpus
 	@touch $@
 
 $(VENV)/.python:

@@ -1,0 +1,184 @@
+//! Inputs: bytes to a program. Every sequence of bytes is a program, and a short change of the bytes is a short change of
+//! the program.
+
+use penstock_core::{Leave, Options};
+
+use crate::damage::{Damage, Place, Value};
+
+pub struct Program {
+    pub options: Options,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    Put {
+        len: usize,
+        patience: Patience,
+    },
+    /// `keep` a lent payload rather than end the look at once.
+    Get {
+        patience: Patience,
+        keep: bool,
+    },
+    EndLook,
+    TaskDone,
+    Join(Patience),
+    Leave(Leave),
+    Statistics,
+    DeadLetters,
+    Tidy,
+    Ask,
+    /// The handle is dropped and opened anew.
+    Reopen,
+    /// This participant dies, and another takes its place.
+    Die {
+        in_section: bool,
+    },
+    /// A waiter is enlisted that nobody is behind.
+    Enlist(usize),
+    Damage(Damage),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    Try,
+    Now,
+    /// For ever, until it has been asked twice whether it is interrupted.
+    Wait,
+}
+
+/// More than enough, and little enough that no program takes long.
+const MOST_STEPS: usize = 40;
+
+/// The bytes of an input; zeros when they are used up.
+pub struct Input<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Input<'a> {
+    pub fn new(bytes: &'a [u8]) -> Input<'a> {
+        Input { rest: bytes }
+    }
+
+    fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.rest.split_first() else {
+            return 0;
+        };
+        self.rest = rest;
+        *first
+    }
+
+    fn word(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
+    }
+
+    fn long(&mut self) -> u64 {
+        u64::from_le_bytes(std::array::from_fn(|_| self.byte()))
+    }
+
+    fn choose<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.byte() as usize % from.len()]
+    }
+
+    fn patience(&mut self) -> Patience {
+        self.choose(&[Patience::Now, Patience::Try, Patience::Now, Patience::Wait])
+    }
+
+    /// Around every boundary that the core knows: inline, small, size classes, runs.
+    fn len(&mut self) -> usize {
+        let delta = self.byte();
+        let base = self.choose(&[
+            8, 72, 128, 300, 1000, 2048, 4096, 10_000, 32_768, 65_536, 131_072, 300_000,
+        ]);
+        (base + usize::from(delta % 8)).saturating_sub(usize::from(delta >> 4))
+    }
+
+    fn value(&mut self) -> Value {
+        match self.byte() % 16 {
+            0 => Value::Is(0),
+            1 => Value::Is(1),
+            2 => Value::Is(u64::from(self.byte())),
+            3 => Value::Is(u64::MAX),
+            4 => Value::Is(u64::from(self.word())),
+            5 => Value::Is(self.long()),
+            6 => Value::Is(1 << (self.byte() % 64)),
+            7 => Value::Flip(self.byte() % 64),
+            8 | 9 => Value::Add(i64::from(self.byte() as i8)),
+            10 => Value::Count(i64::from(self.byte() as i8 % 4)),
+            11 => Value::Copy(self.place()),
+            12 => Value::Name {
+                shift: [0, 12, 12, 31][usize::from(self.byte() % 4)],
+            },
+            13 => Value::State {
+                state: self.byte() % 8,
+                is_mine: self.byte() % 2 == 0,
+            },
+            14 => Value::Extent {
+                start: self.word(),
+                granules: self.word(),
+                far: self.byte(),
+            },
+            _ => Value::DeadPid,
+        }
+    }
+
+    fn place(&mut self) -> Place {
+        Place {
+            region: self.byte(),
+            element: self.byte(),
+            offset: self.byte(),
+            from_end: self.byte() % 8 == 7,
+        }
+    }
+
+    fn step(&mut self) -> Option<Step> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        Some(match self.byte() % 32 {
+            0..6 => Step::Put {
+                len: self.len(),
+                patience: self.patience(),
+            },
+            6..10 => Step::Get {
+                patience: self.patience(),
+                keep: self.byte() % 2 == 1,
+            },
+            10 => Step::EndLook,
+            11 | 12 => Step::TaskDone,
+            13 => Step::Join(self.patience()),
+            14 => Step::Leave(self.choose(&[Leave::Clean, Leave::Crashed])),
+            15 => Step::Statistics,
+            16 => Step::DeadLetters,
+            17 => Step::Tidy,
+            18 => Step::Ask,
+            19 => Step::Reopen,
+            20 => Step::Die { in_section: false },
+            21 => Step::Die { in_section: true },
+            22 => Step::Enlist(usize::from(self.byte() % 3)),
+            _ => Step::Damage(Damage {
+                place: self.place(),
+                width: self.choose(&[4, 8, 4, 1]),
+                value: self.value(),
+            }),
+        })
+    }
+}
+
+impl Program {
+    pub fn read(input: &mut Input<'_>) -> Program {
+        let options = Options {
+            acknowledged: input.byte() % 2 == 1,
+            maxsize: input.choose(&[0, 1, 3, 1000]),
+            soft_bytes: input.choose(&[0, 0, 1, 5000]),
+            max_bytes: Some(input.choose(&[1 << 20, 1 << 16, 1 << 24, 1 << 30])),
+            max_deliveries: input.choose(&[1, 0, 3]),
+        };
+        let mut steps = Vec::new();
+        while let Some(step) = input.step().filter(|_| steps.len() < MOST_STEPS) {
+            steps.push(step);
+        }
+        Program { options, steps }
+    }
+}

@@ -1,0 +1,323 @@
+//! A queue at work, the damage to it, and what may come of that.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use penstock_core::{Delivery, Error, Leave, Lent, Options, Queue, SMALL, Statistics, Wait, fuzzing};
+
+use crate::Access;
+use crate::damage::{Damage, Memory};
+use crate::program::{Patience, Step};
+
+pub struct World {
+    fd: OwnedFd,
+    memory: Memory,
+    mapped: fn(*const u8, Access<'_>),
+    /// `None` if the damage keeps anybody from opening the queue.
+    queue: Option<Arc<Queue>>,
+    lents: VecDeque<Lent>,
+    puts: u64,
+    is_damaged: bool,
+    /// An operation has said so since the last damage.
+    is_known_as_corrupt: bool,
+    /// Memory that may stand behind the queue.
+    allowance: u64,
+    /// Whether steps and errors are printed.
+    tells: bool,
+}
+
+/// Whatever the queue is used for: tables, a step of slots, spans of several classes.
+const ALLOWANCE: u64 = 6 << 20;
+/// Pages that are looked at in a large payload.
+const LOOKS: usize = 16;
+const PAGE: usize = 4096;
+
+impl World {
+    pub fn new(options: &Options, mapped: fn(*const u8, Access<'_>)) -> World {
+        let queue = Queue::create(options).expect("a queue");
+        let fd = queue.duplicate_fd().expect("a descriptor");
+        let memory = Memory::map(fd.as_fd(), fuzzing::regions(&queue));
+        let world = World {
+            fd,
+            memory,
+            mapped,
+            queue: None,
+            lents: VecDeque::new(),
+            puts: 0,
+            is_damaged: false,
+            is_known_as_corrupt: false,
+            allowance: ALLOWANCE,
+            tells: std::env::var_os("PENSTOCK_FUZZ_TRACE").is_some(),
+        };
+        world.opened(queue)
+    }
+
+    fn opened(mut self, queue: Arc<Queue>) -> World {
+        self.open(Ok(queue));
+        self
+    }
+
+    fn open(&mut self, queue: Result<Arc<Queue>, Error>) {
+        match queue {
+            Ok(queue) => {
+                (self.mapped)(fuzzing::base(&queue), Access::Forbidden(&self.memory.gaps()));
+                self.queue = Some(queue);
+            }
+            Err(Error::NotAQueue { .. }) if self.is_damaged => {}
+            Err(error) => panic!("attach: {error:?}"),
+        }
+    }
+
+    /// Drops the handle, with everything that keeps it.
+    fn close(&mut self) {
+        self.lents.clear();
+        if let Some(queue) = self.queue.take() {
+            (self.mapped)(fuzzing::base(&queue), Access::Allowed(&self.memory.gaps()));
+            let id = queue.id();
+            drop(queue);
+            assert!(Queue::by_id(id).is_none(), "the handle is gone");
+        }
+    }
+
+    fn reopen(&mut self) {
+        self.close();
+        let fd = self.fd.try_clone().expect("a descriptor");
+        self.open(Queue::attach(fd));
+    }
+
+    pub fn step(&mut self, step: &Step) {
+        if self.tells {
+            eprintln!("{step:?}");
+        }
+        match step {
+            Step::Reopen => return self.reopen(),
+            Step::Damage(damage) => return self.damage(damage),
+            _ => {}
+        }
+        let Some(queue) = self.queue.clone() else { return };
+        match step {
+            Step::Put { len, patience } => self.put(&queue, *len, *patience),
+            Step::Get { patience, keep } => self.get(&queue, *patience, *keep),
+            Step::EndLook => drop(self.lents.pop_front()),
+            Step::TaskDone => {
+                self.heed(queue.task_done(), true);
+            }
+            Step::Join(patience) => {
+                let joined = with(*patience, |wait| queue.join(wait));
+                self.heed(joined, *patience != Patience::Try);
+            }
+            Step::Leave(how) => {
+                self.heed(queue.leave(*how), false);
+            }
+            Step::Statistics => self.statistics(&queue),
+            Step::DeadLetters => {
+                if let Some(letters) = self.heed(queue.dead_letters(), true) {
+                    letters.iter().for_each(|letter| self.check_payload(letter));
+                }
+            }
+            Step::Tidy => {
+                self.heed(queue.tidy(), false);
+            }
+            Step::Ask => {
+                let (is_empty, is_full, _) = (queue.is_empty(), queue.is_full(), queue.is_untidy());
+                assert!(self.is_damaged || !is_empty || !is_full, "empty and full");
+            }
+            Step::Die { in_section } => self.die(queue, *in_section),
+            Step::Enlist(kind) => {
+                self.heed(fuzzing::enlist(&queue, *kind), true);
+            }
+            Step::Reopen | Step::Damage(_) => {}
+        }
+        self.check_memory();
+    }
+
+    /// Everything once more, by the participant at work and by a new one.
+    pub fn finish(mut self) {
+        for _ in 0..2 {
+            for step in [
+                Step::EndLook,
+                Step::Put {
+                    len: 20,
+                    patience: Patience::Now,
+                },
+                Step::Put {
+                    len: 5000,
+                    patience: Patience::Now,
+                },
+                Step::Get {
+                    patience: Patience::Now,
+                    keep: false,
+                },
+                Step::Get {
+                    patience: Patience::Now,
+                    keep: false,
+                },
+                Step::Get {
+                    patience: Patience::Now,
+                    keep: true,
+                },
+                Step::TaskDone,
+                Step::Ask,
+                Step::Join(Patience::Now),
+                Step::Statistics,
+                Step::Leave(Leave::Crashed),
+                Step::DeadLetters,
+                Step::Tidy,
+            ] {
+                self.step(&step);
+            }
+            self.reopen();
+        }
+        self.close();
+    }
+
+    fn damage(&mut self, damage: &Damage) {
+        let name = self.queue.as_ref().map_or(0, |queue| fuzzing::name(queue));
+        self.memory.damage(damage, name);
+        self.is_damaged = true;
+        self.is_known_as_corrupt = false;
+    }
+
+    fn put(&mut self, queue: &Arc<Queue>, len: usize, patience: Patience) {
+        self.puts += 1;
+        self.allowance += 2 * len as u64;
+        let payload = payload(self.puts, len);
+        let (first, second) = payload.split_at(len / 3);
+        let put = with(patience, |wait| queue.put(&[first, second], wait));
+        if let Some(ticket) = self.heed(put, patience != Patience::Try) {
+            assert!(self.is_damaged || queue.is_pending(ticket));
+        }
+    }
+
+    fn get(&mut self, queue: &Arc<Queue>, patience: Patience, keep: bool) {
+        let mut buffer = [0; SMALL];
+        let got = with(patience, |wait| queue.get(&mut buffer, wait));
+        match self.heed(got, patience != Patience::Try) {
+            Some(Delivery::Copied(len)) => self.check_payload(&buffer[..len]),
+            Some(Delivery::Lent(lent)) => {
+                self.check_payload(lent.bytes());
+                if keep {
+                    self.lents.push_back(lent);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn statistics(&mut self, queue: &Queue) {
+        if let Some(Statistics {
+            puts,
+            gets,
+            queued,
+            dead_letters,
+            ..
+        }) = self.heed(queue.statistics(), true)
+        {
+            let is_balanced = puts == gets.wrapping_add(queued).wrapping_add(dead_letters);
+            assert!(
+                self.is_damaged || is_balanced,
+                "{puts} = {gets} + {queued} + {dead_letters}"
+            );
+        }
+    }
+
+    fn die(&mut self, queue: Arc<Queue>, in_section: bool) {
+        if in_section {
+            self.heed(fuzzing::vanish_in_section(&queue), true);
+        }
+        fuzzing::vanish(&queue);
+        drop(queue);
+        self.reopen();
+    }
+
+    /// Judges an answer. `None` for an error. `tells` if the operation always notices that the queue is damaged.
+    fn heed<T>(&mut self, answer: Result<T, Error>, tells: bool) -> Option<T> {
+        let error = match answer {
+            Ok(value) => {
+                assert!(!(tells && self.is_known_as_corrupt), "the damage was forgotten");
+                return Some(value);
+            }
+            Err(error) => error,
+        };
+        if self.tells {
+            eprintln!("    {error:?}");
+        }
+        match error {
+            Error::Corrupt { .. } => {
+                assert!(self.is_damaged, "nothing was damaged: {error}");
+                self.is_known_as_corrupt = true;
+            }
+            Error::Interrupted => {
+                let is_held = self
+                    .queue
+                    .as_ref()
+                    .is_some_and(|queue| fuzzing::is_lock_held_by_the_living(queue));
+                if is_held {
+                    // That a living participant holds the lock is nothing impossible; so the test ends it.
+                    assert!(self.is_damaged, "nobody holds the lock: {error}");
+                    self.memory.unlock();
+                }
+            }
+            Error::Full | Error::Empty | Error::Busy | Error::TooManyDone | Error::OutOfMemory { .. } => {
+                assert!(
+                    !(tells && self.is_known_as_corrupt),
+                    "the damage was forgotten: {error}"
+                );
+            }
+            Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } if self.is_damaged => {}
+            _ => panic!("{error:?}"),
+        }
+        None
+    }
+
+    /// Touches all that was delivered, or some pages of much, and compares it with what was put.
+    fn check_payload(&mut self, bytes: &[u8]) {
+        if !self.is_damaged {
+            let number = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+            assert!(bytes == payload(number, bytes.len()), "another payload");
+            return;
+        }
+        let mut sum = 0u8;
+        for i in 0..LOOKS {
+            let at = bytes.len() / LOOKS * i;
+            let end = bytes.len().min(at + PAGE / 4);
+            sum = bytes[at..end].iter().fold(sum, |sum, byte| sum ^ byte);
+        }
+        sum = bytes.last().map_or(sum, |byte| sum ^ byte);
+        std::hint::black_box(sum);
+        self.allowance += (LOOKS * PAGE) as u64;
+    }
+
+    fn check_memory(&self) {
+        let blocks = rustix::fs::fstat(&self.fd).expect("fstat").st_blocks as u64;
+        assert!(
+            blocks * 512 <= self.allowance,
+            "{} bytes behind the queue",
+            blocks * 512
+        );
+    }
+}
+
+fn payload(number: u64, len: usize) -> Vec<u8> {
+    let mut bytes = number.to_le_bytes().to_vec();
+    bytes.resize(len.max(8), number as u8);
+    bytes.truncate(len.max(8));
+    bytes
+}
+
+/// What `interrupted` answers ends a wait for ever at the end of its second slice.
+fn with<T>(patience: Patience, operation: impl FnOnce(Wait<'_>) -> T) -> T {
+    let mut asked = 0;
+    operation(Wait {
+        patience: match patience {
+            Patience::Try => penstock_core::Patience::Try,
+            Patience::Now => penstock_core::Patience::Now,
+            Patience::Wait => penstock_core::Patience::Forever,
+        },
+        interrupted: &mut || {
+            asked += 1;
+            asked > 2
+        },
+    })
+}
