@@ -25,7 +25,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test bench lint docs clean
-.PHONY: test-core test-damage test-package test-cpython fuzz test-kill test-history test-model test-storm
+.PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-kill test-history test-model test-storm
 
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
@@ -41,6 +41,7 @@ help:
 	@echo "make test-model    compare more random programs with the model (RUNS=25)"
 	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
 	@echo "make fuzz          damage the shared memory at random, for ten minutes (ARGS='--seconds 3600')"
+	@echo "make test-sanitizers  run the core's tests under AddressSanitizer and ThreadSanitizer"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
 
@@ -76,10 +77,14 @@ test-storm: $(VENV)/.penstock $(VENV)/.storm
 test-model: $(VENV)/.penstock $(VENV)/.test
 	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/test_state_machine.py $(ARGS)
 
-# Lets the stable compiler accept options of nightly ones; tools/fuzz.py says why.
+# Both let the stable compiler accept options of nightly ones; tools/fuzz.py says why.
 fuzz: $(VENV)/.python
 	@tools/require cargo cc
 	@$(BIN)/python tools/fuzz.py $(ARGS)
+
+test-sanitizers: $(VENV)/.python
+	@tools/require cargo cc
+	@$(BIN)/python tools/sanitizers.py $(ARGS)
 
 bench: $(VENV)/.penstock $(VENV)/.bench
 	@$(BIN)/python -m benchmarks --output docs/benchmarks $(ARGS)

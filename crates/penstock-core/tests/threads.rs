@@ -1,0 +1,141 @@
+//! Threads of one process on one queue: every byte of a payload happens before whoever takes it.
+//!
+//! Run by `make test-sanitizers` under ThreadSanitizer, which sees a payload that is read without an edge from its writer.
+//! Payloads are of every kind: inline, in an object of the heap, in a run of spans (copied outside the lock, and lent).
+//! Few bytes are reused again and again, so that a missing edge in either direction shows: from put to get, and from
+//! the end of a look to the next put.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use penstock_core::{Delivery, Options, Patience, Queue, SMALL, Wait};
+
+const LENGTHS: [usize; 6] = [16, 72, 200, 2048, 5000, 70_000];
+const PRODUCERS: u64 = 2;
+const CONSUMERS: u64 = 2;
+const EACH: u64 = 1500;
+/// Tells a consumer to stop.
+const END: u64 = u64::MAX;
+
+fn forever<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience: Patience::Forever,
+        interrupted: &mut || false,
+    })
+}
+
+fn put(queue: &Queue, number: u64) {
+    let len = LENGTHS[(number % LENGTHS.len() as u64) as usize];
+    // Written by this thread just now: what the other reads is ordered by the queue alone.
+    let rest: Vec<u8> = (8..len).map(|i| (number as usize + i) as u8).collect();
+    forever(|wait| queue.put(&[&number.to_le_bytes(), &rest], wait)).unwrap();
+}
+
+fn check(payload: &[u8]) -> u64 {
+    let number = u64::from_le_bytes(payload[..8].try_into().unwrap());
+    if number != END {
+        assert_eq!(payload.len(), LENGTHS[(number % LENGTHS.len() as u64) as usize]);
+    }
+    for (i, byte) in payload.iter().enumerate().skip(8) {
+        assert_eq!(*byte, (number as usize + i) as u8, "byte {i} of item {number}");
+    }
+    number
+}
+
+fn take(queue: &Arc<Queue>) -> u64 {
+    let mut buffer = [0; SMALL];
+    match forever(|wait| queue.get(&mut buffer, wait)).unwrap() {
+        Delivery::Copied(len) => check(&buffer[..len]),
+        Delivery::Lent(lent) => check(lent.bytes()),
+    }
+}
+
+/// Queues are kept to the end, because ThreadSanitizer does not understand the fence with which the last owner of an
+/// `Arc` drops it.
+static KEPT: Mutex<Vec<Arc<Queue>>> = Mutex::new(Vec::new());
+
+fn exchange(options: &Options) {
+    let queue = Queue::create(options).unwrap();
+    KEPT.lock().unwrap().push(queue.clone());
+    let is_acknowledged = options.acknowledged;
+    let producers: Vec<_> = (0..PRODUCERS)
+        .map(|producer| {
+            let queue = queue.clone();
+            thread::spawn(move || (0..EACH).for_each(|i| put(&queue, producer * EACH + i)))
+        })
+        .collect();
+    let consumers: Vec<_> = (0..CONSUMERS)
+        .map(|_| {
+            let queue = queue.clone();
+            thread::spawn(move || {
+                let mut sum = 0;
+                loop {
+                    let number = take(&queue);
+                    if is_acknowledged {
+                        queue.task_done().unwrap();
+                    }
+                    if number == END {
+                        return sum;
+                    }
+                    sum += number;
+                }
+            })
+        })
+        .collect();
+    let asker = {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            loop {
+                let statistics = queue.statistics().unwrap();
+                assert_eq!(statistics.puts, statistics.gets + statistics.queued);
+                if statistics.puts >= PRODUCERS * EACH {
+                    return;
+                }
+                thread::yield_now();
+            }
+        })
+    };
+    for producer in producers {
+        producer.join().unwrap();
+    }
+    asker.join().unwrap();
+    if is_acknowledged {
+        forever(|wait| queue.join(wait)).unwrap();
+    }
+    for _ in 0..CONSUMERS {
+        forever(|wait| queue.put(&[&END.to_le_bytes()], wait)).unwrap();
+    }
+    let taken: u64 = consumers
+        .into_iter()
+        .map(|consumer| consumer.join().unwrap())
+        .sum();
+    let all = PRODUCERS * EACH;
+    assert_eq!(taken, all * (all - 1) / 2);
+    assert_eq!(queue.statistics().unwrap().queued, 0);
+}
+
+const PLAIN: Options = Options {
+    maxsize: 4,
+    max_bytes: Some(64 << 20),
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+
+#[test]
+fn payloads_happen_before_their_getters() {
+    exchange(&PLAIN);
+}
+
+#[test]
+fn acknowledged_payloads_happen_before_their_getters() {
+    exchange(&Options {
+        acknowledged: true,
+        ..PLAIN
+    });
+}
+
+#[test]
+fn payloads_of_an_unbounded_queue_happen_before_their_getters() {
+    exchange(&Options { maxsize: 0, ..PLAIN });
+}
