@@ -1,0 +1,308 @@
+"""No operation of the binding keeps anything: counted, so that one object an operation is seen.
+
+Each operation is repeated, and what this process has is counted before and after: Python's blocks of memory,
+the C heap's bytes (where the C library tells), descriptors, mappings, and references to sentinels.
+"""
+
+import contextlib
+import ctypes
+import gc
+import os
+import pickle
+import queue as standard
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock.errors import QueueMemoryError
+
+TIMES = 400
+# One object an operation would be TIMES of them; the smallest piece of the C heap has more than 16 bytes.
+FEW = TIMES // 2
+FEW_BYTES = TIMES * 12
+# The interpreter's own stores fill up in the first rounds, by some hundred blocks; a leak is there in each.
+ROUNDS = 4
+
+SENTINEL = object()
+LARGE = bytes(200_000)
+
+
+class Reducing:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (tuple, ([SENTINEL is None, LARGE[:10]],))
+
+
+class FailsToPickle:
+    def __init__(self) -> None:
+        self.held = SENTINEL
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise RuntimeError("does not pickle")
+
+
+def fails_to_load(_: object) -> None:
+    raise RuntimeError("does not load")
+
+
+class FailsToLoad:
+    def __init__(self, size: int = 1) -> None:
+        self.filling = bytes(size)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (fails_to_load, (self.filling,))
+
+
+class OutOfBand(bytearray):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (bytearray, (pickle.PickleBuffer(self),))
+
+
+MALLINFO_FIELDS = ["arena", "ordblks", "smblks", "hblks", "hblkhd"]
+MALLINFO_FIELDS += ["usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
+
+
+class _MallInfo(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in MALLINFO_FIELDS]
+
+
+try:
+    _mallinfo = ctypes.CDLL(None).mallinfo2
+    _mallinfo.restype = _MallInfo
+except AttributeError:  # another C library than glibc
+    _mallinfo = None
+
+
+@dataclass
+class Counts:
+    blocks: int
+    heap_bytes: int
+    descriptors: int
+    mappings: int
+    references: int
+
+    @staticmethod
+    def take() -> "Counts":
+        gc.collect()
+        heap_bytes = 0
+        if _mallinfo is not None:
+            info = _mallinfo()
+            heap_bytes = info.uordblks + info.hblkhd
+        return Counts(
+            sys.getallocatedblocks(),
+            heap_bytes,
+            len(os.listdir("/proc/self/fd")),
+            Path("/proc/self/maps").read_bytes().count(b"penstock-"),
+            sys.getrefcount(SENTINEL) + sys.getrefcount(LARGE) + sys.getrefcount(fails_to_load),
+        )
+
+
+def put_and_get(queue: Any, item: object) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put(item)
+        queue.get()
+
+    return operation
+
+
+def raising(
+    error: type[BaseException], call: Callable[..., object], *arguments: object
+) -> Callable[[], None]:
+    def operation() -> None:
+        try:
+            call(*arguments)
+        except error:
+            return
+        raise AssertionError(f"no {error.__name__}")
+
+    return operation
+
+
+def drained(queue: Any, error: type[BaseException], item: object) -> Callable[[], None]:
+    """Puts what cannot be rebuilt, and takes it."""
+
+    def operation() -> None:
+        queue.put(item)
+        with contextlib.suppress(error):
+            queue.get()
+
+    return operation
+
+
+def created(kind: Callable[..., Any], item: object) -> Callable[[], None]:
+    def operation() -> None:
+        queue = kind()
+        queue.put(item)
+        queue.get()
+        queue.close()
+
+    return operation
+
+
+def dropped_with_items(kind: Callable[..., Any]) -> Callable[[], None]:
+    def operation() -> None:
+        queue = kind()
+        queue.put("small")
+        queue.put(LARGE)
+
+    return operation
+
+
+def acknowledged(queue: Any, item: object) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put(item)
+        queue.get()
+        queue.task_done()
+        queue.join()
+
+    return operation
+
+
+def asked(queue: Any) -> Callable[[], None]:
+    def operation() -> None:
+        for ask in (queue.qsize, queue.empty, queue.full, queue.statistics, queue.dead_letters):
+            ask()
+        repr(queue)
+
+    return operation
+
+
+def sent(carrier: Any) -> Callable[[], None]:
+    """A queue travels in a message, back to this process, and is used."""
+
+    def operation() -> None:
+        queue: Any = Queue()
+        carrier.put(queue)
+        again = carrier.get()
+        again.put("x")
+        assert queue.get() == "x"
+
+    return operation
+
+
+def kept_view(queue: Any) -> Callable[[], None]:
+    """What was received is kept for longer than the message."""
+
+    def operation() -> None:
+        queue.put(OutOfBand(LARGE))
+        queue.put(OutOfBand(LARGE))
+        first, second = queue.get(), queue.get()
+        del first
+        assert len(second) == len(LARGE)
+
+    return operation
+
+
+def operations() -> dict[str, Callable[[], Callable[[], None]]]:
+    kinds = {"Queue": Queue, "SimpleQueue": SimpleQueue, "JoinableQueue": JoinableQueue}
+    table: dict[str, Callable[[], Callable[[], None]]] = {}
+    for name, kind in kinds.items():
+        if kind is not JoinableQueue:
+            for what, item in {
+                "small": ("small", 1),
+                "of many objects": [str(i) for i in range(50)],
+                "middle": bytes(1500),
+                "large": LARGE,
+                "with a reducer": Reducing(),
+                "out of band": OutOfBand(LARGE),
+            }.items():
+                table[f"{name}: put and get, {what}"] = lambda kind=kind, item=item: put_and_get(kind(), item)
+            table[f"{name}: an item that cannot be rebuilt"] = lambda kind=kind: drained(
+                kind(), RuntimeError, FailsToLoad()
+            )
+            table[f"{name}: a large item that cannot be rebuilt"] = lambda kind=kind: drained(
+                kind(), RuntimeError, FailsToLoad(100_000)
+            )
+        table[f"{name}: put what cannot be pickled"] = lambda kind=kind: raising(
+            RuntimeError, kind().put, FailsToPickle()
+        )
+        table[f"{name}: made and dropped with items"] = lambda kind=kind: dropped_with_items(kind)
+        table[f"{name}: made, used and closed"] = lambda kind=kind: created(kind, ["a", 1, None])
+    table |= {
+        "Queue: kept out of band": lambda: kept_view(Queue()),
+        "Queue: empty": lambda: raising(standard.Empty, Queue().get, False),
+        "Queue: empty, with a time-out": lambda: raising(standard.Empty, Queue().get, True, 0.0001),
+        "Queue: full": lambda: raising(standard.Full, filled().put, "x", False),
+        "Queue: full, with a time-out": lambda: raising(standard.Full, filled().put, LARGE, True, 0.0001),
+        "Queue: no memory": lambda: raising(
+            QueueMemoryError, Queue(max_bytes=1 << 17).put, bytes(1 << 20), False
+        ),
+        "Queue: wrong time-out": lambda: raising(TypeError, Queue().get, True, "soon"),
+        "Queue: wrong arguments": lambda: raising(TypeError, Queue().put),
+        "Queue: closed": lambda: raising(ValueError, closed().put, LARGE),
+        "Queue: asked": lambda: asked(Queue()),
+        "Queue: sent in a message": lambda: sent(Queue()),
+        "JoinableQueue: done, small": lambda: acknowledged(JoinableQueue(), "small"),
+        "JoinableQueue: done, large": lambda: acknowledged(JoinableQueue(), LARGE),
+        "JoinableQueue: done too often": lambda: raising(ValueError, JoinableQueue().task_done),
+        "JoinableQueue: asked": lambda: asked(JoinableQueue()),
+    }
+    return table
+
+
+OPERATIONS = operations()
+
+
+def filled() -> Any:
+    queue: Any = Queue(maxsize=1)
+    queue.put("x")
+    return queue
+
+
+def closed() -> Any:
+    queue: Any = Queue()
+    queue.put("x")
+    queue.close()
+    return queue
+
+
+def growth(operation: Callable[[], None], times: int) -> dict[str, int]:
+    """What there is more after so many repetitions, of each kind that is counted."""
+    before = Counts.take()
+    for _ in range(times):
+        operation()
+    after = Counts.take()
+    return {name: value - getattr(before, name) for name, value in vars(after).items()}
+
+
+def is_leak(more: dict[str, int]) -> bool:
+    return (
+        more["blocks"] >= FEW
+        or more["references"] >= FEW
+        or more["heap_bytes"] >= FEW_BYTES
+        or more["descriptors"] > 0
+        or more["mappings"] > 0
+    )
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operation_keeps_nothing(name: str) -> None:
+    operation = OPERATIONS[name]()
+    growth(operation, 30)  # imports are made, stores are filled
+    rounds = []
+    for _ in range(ROUNDS):
+        rounds.append(growth(operation, TIMES))
+        if not is_leak(rounds[-1]):
+            return
+    pytest.fail(f"in every {TIMES} operations:\n  " + "\n  ".join(map(str, rounds)))
+
+
+def test_counts_see_one_leaked_object_an_operation() -> None:
+    kept: list[object] = []
+    queue: Any = Queue()
+
+    def leaking() -> None:
+        queue.put("x")
+        kept.append(queue.get() + "y")
+
+    assert is_leak(growth(leaking, TIMES))
+    kept.clear()
+    assert growth(lambda: kept.append(SENTINEL), TIMES)["references"] == TIMES
+    kept.clear()
+    if _mallinfo is not None:
+        large = growth(lambda: kept.append(bytearray(600)), TIMES)  # too large for Python's own heap
+        assert large["heap_bytes"] >= FEW_BYTES, large
