@@ -28,4 +28,6 @@ fn mapped(base: *const u8, access: Access<'_>) {
     }
 }
 
-fuzz_target!(|input: &[u8]| penstock_fuzz::run_with(input, mapped));
+fuzz_target!(|input: &[u8]| {
+    penstock_fuzz::run_with(input, mapped);
+});

@@ -12,20 +12,20 @@ mod world;
 use program::{Input, Program};
 use world::World;
 
-/// Runs one input. Panics, crashes or hangs if something is wrong with the core.
-pub fn run(input: &[u8]) {
-    run_with(input, |_, _| {});
+/// Runs one input. Panics, crashes or hangs if something is wrong with the core. Whether the damage was noticed.
+pub fn run(input: &[u8]) -> bool {
+    run_with(input, |_, _| {})
 }
 
 /// The same, with `mapped` called for each mapping of the queue's memory: its start, and ranges in it that nobody may
 /// touch, which change to accessible before it is unmapped.
-pub fn run_with(input: &[u8], mapped: fn(*const u8, Access<'_>)) {
+pub fn run_with(input: &[u8], mapped: fn(*const u8, Access<'_>)) -> bool {
     let program = Program::read(&mut Input::new(input));
     let mut world = World::new(&program.options, mapped);
     for step in &program.steps {
         world.step(step);
     }
-    world.finish();
+    world.finish()
 }
 
 /// Whether ranges of offsets may be touched.

@@ -21,6 +21,8 @@ pub struct World {
     is_damaged: bool,
     /// An operation has said so since the last damage.
     is_known_as_corrupt: bool,
+    /// Somebody was told of the damage, at any time.
+    was_told: bool,
     /// Memory that may stand behind the queue.
     allowance: u64,
     /// Whether steps and errors are printed.
@@ -47,6 +49,7 @@ impl World {
             puts: 0,
             is_damaged: false,
             is_known_as_corrupt: false,
+            was_told: false,
             allowance: ALLOWANCE,
             tells: std::env::var_os("PENSTOCK_FUZZ_TRACE").is_some(),
         };
@@ -64,7 +67,7 @@ impl World {
                 (self.mapped)(fuzzing::base(&queue), Access::Forbidden(&self.memory.gaps()));
                 self.queue = Some(queue);
             }
-            Err(Error::NotAQueue { .. }) if self.is_damaged => {}
+            Err(Error::NotAQueue { .. }) if self.is_damaged => self.was_told = true,
             Err(error) => panic!("attach: {error:?}"),
         }
     }
@@ -132,8 +135,8 @@ impl World {
         self.check_memory();
     }
 
-    /// Everything once more, by the participant at work and by a new one.
-    pub fn finish(mut self) {
+    /// Everything once more, by the participant at work and by a new one. Whether anybody was told of damage.
+    pub fn finish(mut self) -> bool {
         for _ in 0..2 {
             for step in [
                 Step::EndLook,
@@ -170,6 +173,7 @@ impl World {
             self.reopen();
         }
         self.close();
+        self.was_told
     }
 
     fn damage(&mut self, damage: &Damage) {
@@ -247,6 +251,7 @@ impl World {
             Error::Corrupt { .. } => {
                 assert!(self.is_damaged, "nothing was damaged: {error}");
                 self.is_known_as_corrupt = true;
+                self.was_told = true;
             }
             Error::Interrupted => {
                 let is_held = self

@@ -20,23 +20,23 @@ pub struct Region {
 
 /// Where the regions of a queue's memory lie; without those of payload bytes.
 pub fn regions(queue: &Queue) -> [Region; 8] {
-    fn region<T: Element>(geometry: &Geometry, count: u32) -> Region {
+    fn region<T>(start: u64, count: u32) -> Region {
         Region {
-            start: T::region(geometry).start,
+            start,
             size: size_of::<T>() as u64,
             count: u64::from(count),
         }
     }
     let geometry = &queue.segment.geometry;
     [
-        region::<Header>(geometry, 1),
-        region::<Hot>(geometry, 1),
-        region::<Participant>(geometry, PARTICIPANTS),
-        region::<WaiterCell>(geometry, CELLS),
-        region::<AtomicU8>(geometry, geometry.spans),
-        region::<AtomicU64>(geometry, geometry.spans.div_ceil(64)),
-        region::<SpanDescriptor>(geometry, geometry.spans),
-        region::<Slot>(geometry, geometry.slots),
+        region::<Header>(HEADER_AT, 1),
+        region::<Hot>(HOT_AT, 1),
+        region::<Participant>(geometry.participants_at, PARTICIPANTS),
+        region::<WaiterCell>(geometry.cells_at, CELLS),
+        region::<AtomicU8>(geometry.backing_at, geometry.spans),
+        region::<AtomicU64>(geometry.bitmap_at, geometry.spans.div_ceil(64)),
+        region::<SpanDescriptor>(geometry.descriptors_at, geometry.spans),
+        region::<Slot>(geometry.slots_at, geometry.slots),
     ]
 }
 

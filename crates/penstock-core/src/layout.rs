@@ -279,27 +279,27 @@ pub(crate) struct Geometry {
 pub(crate) const HEADER_AT: u64 = 0;
 pub(crate) const HOT_AT: u64 = PAGE;
 
-/// What the words of a segment are read as, each in a region of its own.
+/// What the words of a segment are read as, each in a region of its own; without the element that stands for none.
 pub(crate) trait Element {
     fn region(geometry: &Geometry) -> Range<u64>;
 }
 
 macro_rules! elements {
-    ($($element:ty: $start:ident .. $end:ident),+ $(,)?) => {
+    ($($element:ty: $start:ident + $unused:literal .. $end:ident),+ $(,)?) => {
         $(impl Element for $element {
             fn region(geometry: &Geometry) -> Range<u64> {
-                geometry.$start..geometry.$end
+                geometry.$start + $unused * size_of::<$element>() as u64..geometry.$end
             }
         })+
     };
 }
 elements! {
-    Participant: participants_at .. cells_at,
-    WaiterCell: cells_at .. backing_at,
-    AtomicU8: backing_at .. bitmap_at,
-    AtomicU64: bitmap_at .. descriptors_at,
-    SpanDescriptor: descriptors_at .. slots_at,
-    Slot: slots_at .. heap_at,
+    Participant: participants_at + 1 .. cells_at,
+    WaiterCell: cells_at + 1 .. backing_at,
+    AtomicU8: backing_at + 0 .. bitmap_at,
+    AtomicU64: bitmap_at + 0 .. descriptors_at,
+    SpanDescriptor: descriptors_at + 0 .. slots_at,
+    Slot: slots_at + 1 .. heap_at,
 }
 
 impl Element for Header {

@@ -342,6 +342,7 @@ impl Segment {
     fn extent_pointer(&self, extent: Extent, len: u64) -> Result<*mut u8, Error> {
         let offset = self.extent_at(extent, len)?;
         debug_assert!(offset >= self.geometry.heap_at && len <= self.geometry.length - offset);
+        debug_assert!(len <= extent.bytes(), "a payload lies in its extent");
         // SAFETY: extent_at has checked that the extent lies inside the mapping.
         Ok(unsafe { self.base.as_ptr().add(offset as usize) })
     }
