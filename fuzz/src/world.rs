@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use penstock_core::{Delivery, Error, Leave, Lent, Options, Queue, SMALL, Statistics, Wait, fuzzing};
+use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Queue, Statistics, Wait, fuzzing};
 
 use crate::Access;
 use crate::damage::{Damage, Memory};
@@ -195,10 +195,10 @@ impl World {
     }
 
     fn get(&mut self, queue: &Arc<Queue>, patience: Patience, keep: bool) {
-        let mut buffer = [0; SMALL];
+        let mut buffer = Buffer::default();
         let got = with(patience, |wait| queue.get(&mut buffer, wait));
         match self.heed(got, patience != Patience::Try) {
-            Some(Delivery::Copied(len)) => self.check_payload(&buffer[..len]),
+            Some(Delivery::Copied) => self.check_payload(buffer.bytes()),
             Some(Delivery::Lent(lent)) => {
                 self.check_payload(lent.bytes());
                 if keep {

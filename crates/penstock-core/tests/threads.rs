@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use penstock_core::{Delivery, Options, Patience, Queue, SMALL, Wait};
+use penstock_core::{Buffer, Delivery, Options, Patience, Queue, Wait};
 
 const LENGTHS: [usize; 6] = [16, 72, 200, 2048, 5000, 70_000];
 const PRODUCERS: u64 = 2;
@@ -43,9 +43,9 @@ fn check(payload: &[u8]) -> u64 {
 }
 
 fn take(queue: &Arc<Queue>) -> u64 {
-    let mut buffer = [0; SMALL];
+    let mut buffer = Buffer::default();
     match forever(|wait| queue.get(&mut buffer, wait)).unwrap() {
-        Delivery::Copied(len) => check(&buffer[..len]),
+        Delivery::Copied => check(buffer.bytes()),
         Delivery::Lent(lent) => check(lent.bytes()),
     }
 }
