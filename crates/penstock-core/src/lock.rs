@@ -64,9 +64,10 @@ impl Queue {
         let hot = self.segment.hot();
         // Acquire: pairs with the release in Section::drop of the holder before, or with the release of the commits of
         // a dead holder, whose stores the kernel made visible before it reported the death.
+        // Release: pairs with the acquire in enter_slow: whoever sees this name finds the record that belongs to it.
         if hot
             .lock
-            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
         {
             self.enter_slow(me, wait)?;
@@ -110,7 +111,7 @@ impl Queue {
             for _ in 0..SPINS {
                 if word.get() == 0
                     && word
-                        .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+                        .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
                         .is_ok()
                 {
                     return Ok(());
@@ -131,7 +132,7 @@ impl Queue {
             if seen == 0 {
                 // Others may sleep, so the word says contended: the release then wakes one, perhaps for nothing.
                 if word
-                    .compare_exchange(0, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
+                    .compare_exchange(0, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
                     .is_ok()
                 {
                     return Ok(());
@@ -151,10 +152,14 @@ impl Queue {
                 _ => SLICE,
             };
             let slept = platform::futex_wait(word, taken, slice);
-            if slept == Slept::TimedOut && word.get() == taken && self.is_dead_holder(taken & !CONTENDED)? {
-                // Acquire: see enter. Of all survivors that have seen the dead name, one succeeds.
+            // Acquire: pairs with the release of whoever put its name there (see enter), whose record is looked at now.
+            if slept == Slept::TimedOut
+                && word.load(Ordering::Acquire) == taken
+                && self.is_dead_holder(taken & !CONTENDED)?
+            {
+                // Both: see enter. Of all survivors that have seen the dead name, one succeeds.
                 if word
-                    .compare_exchange(taken, me | CONTENDED, Ordering::Acquire, Ordering::Relaxed)
+                    .compare_exchange(taken, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
                     .is_ok()
                 {
                     fault!("takeover.taken");
