@@ -25,7 +25,8 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test bench lint docs clean
-.PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-kill test-history test-model test-storm
+.PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-kill test-history test-loom test-model
+.PHONY: test-storm
 
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
@@ -38,6 +39,7 @@ help:
 	@echo "The proof, each a longer run of what make test samples (docs/evidence.md has the figures):"
 	@echo "make test-kill     kill a process at every instruction of every operation (half an hour)"
 	@echo "make test-history  record concurrent runs and prove them linearizable (ARGS='--minutes 10 --seed 1')"
+	@echo "make test-loom     let a model checker try every interleaving of small runs, with a process that stops anywhere"
 	@echo "make test-model    compare more random programs with the model (RUNS=25)"
 	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
 	@echo "make fuzz          damage the shared memory at random, for ten minutes (ARGS='--seconds 3600')"
@@ -51,13 +53,18 @@ demo: $(VENV)/.penstock
 test: test-core test-damage test-package test-cpython docs
 	@echo "All tests passed."
 
-test-core: build/.test-core build/.test-core-fault-points build/.test-history build/.test-kill-sample
+test-core: build/.test-core build/.test-core-fault-points build/.test-history build/.test-loom-sample build/.test-kill-sample
 
 test-history:
 	@tools/require cargo cc
 	@cargo run --quiet --release --locked -p penstock-history -- $(ARGS)
 
 test-damage: build/.test-damage
+
+test-loom:
+	@tools/require cargo cc
+	@echo "== The models: every interleaving within the bounds of src/models/mod.rs"
+	@$(LOOM) --test-threads=2 $(ARGS)
 
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 	@echo "== The package"
@@ -98,6 +105,7 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
 	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets --features penstock-python/fault-points -- -D warnings
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) -- -D warnings
+	@RUSTFLAGS="--cfg loom" cargo clippy --quiet --locked -p penstock-core --all-targets --profile models -- -D warnings
 	@echo "== ruff"
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m ruff format --quiet --check .
@@ -119,6 +127,9 @@ clean:
 
 # pyo3 has to be told the interpreter and that no libpython is linked; maturin tells it by itself.
 CARGO_PYTHON := PYO3_PYTHON=$(abspath $(BIN)/python) PYO3_BUILD_EXTENSION_MODULE=1
+
+# loom takes the place of atomics and kernel, so it is built apart from everything else.
+LOOM := RUSTFLAGS="--cfg loom" cargo test --quiet --locked -p penstock-core --lib --profile models -- --nocapture
 
 # $(call build_wheel,folder,options): maturin's talk is shown only if it fails.
 define build_wheel
@@ -165,6 +176,12 @@ build/.test-damage: $(CORE) $(shell find fuzz -mindepth 1 -not -name '.*')
 	@cargo run --quiet --locked --release --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) \
 		--bin replay -- --mutations 2500 --current build/damage-input fuzz/corpus
 	@touch $@
+
+build/.test-loom-sample: $(CORE)
+	@tools/require cargo cc
+	@echo "== The core's smallest models"
+	@$(LOOM) one_putter_one_getter large_payloads growing two_survivors
+	@mkdir -p $(@D) && touch $@
 
 $(VENV)/.python:
 	@python=$$(tools/find-python $(PYTHON)) || exit 1; \

@@ -23,7 +23,7 @@ use crate::lock::Section;
 use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
 use crate::slot::State;
-use crate::sync::Word;
+use crate::sync::{Word, note_read};
 use crate::waiter::{Kind, Waiting};
 
 /// What a get delivers.
@@ -55,6 +55,7 @@ unsafe impl Sync for Lent {}
 
 impl Lent {
     pub fn bytes(&self) -> &[u8] {
+        note_read(self.bytes, self.len);
         // SAFETY: Segment::payload has checked place and length; the slot is LEASED or CLAIMED by this process and marked
         // as read until drop, so the extent is neither written nor given to another item (slot.rs, done.rs).
         unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
@@ -180,6 +181,7 @@ impl Section<'_> {
         let stays_leased = queue.options.acknowledged && !is_finished;
         let is_small = len <= SMALL;
         if is_small {
+            note_read(source, len);
             // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds the lock,
             // so nobody writes them; `len` was compared with SMALL.
             unsafe { room.fill(source, len) };

@@ -20,7 +20,7 @@
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
 
-use crate::sync::{AtomicU8, AtomicU32, AtomicU64, Word};
+use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
 pub(crate) const VERSION: u32 = 1;
@@ -72,22 +72,22 @@ pub(crate) struct Hot {
     /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by spinners.
     pub ready_count: AtomicU64,
     pub ready: List,
-    pub free_head: AtomicU32,
+    pub free_head: LockedU32,
     /// Slots below it have been used at least once since the last trim.
-    pub slots_high: AtomicU32,
+    pub slots_high: LockedU32,
     /// The place in the order of the item published last, and so the number of puts.
-    pub published: AtomicU64,
+    pub published: LockedU64,
     /// Items of an acknowledged queue that were put and not yet finished.
     pub unfinished: AtomicU64,
     /// Payload bytes put (bits 1..64), and the last bit of the order's place up to which they are counted (bit 0): so the
     /// rebuild can tell whether the item published last is among them. See `Hot::count_bytes`.
-    pub put_bytes: AtomicU64,
+    pub put_bytes: LockedU64,
 
     // Line 1: what small messages only read, and the lists of the rarer states.
     /// The largest `ready_count` so far.
-    pub high_water: AtomicU64,
-    pub leases: AtomicU64,
-    pub redeliveries: AtomicU64,
+    pub high_water: LockedU64,
+    pub leases: LockedU64,
+    pub redeliveries: LockedU64,
     pub dead_count: AtomicU64,
     pub dead: List,
     pub orphans: List,
@@ -99,8 +99,8 @@ pub(crate) struct Hot {
 
     // Line 2: waiters, see waiter.rs.
     pub waiters: [WaiterList; 3],
-    pub cells_free: AtomicU32,
-    pub cells_high: AtomicU32,
+    pub cells_free: LockedU32,
+    pub cells_high: LockedU32,
 
     // Line 3: memory, see heap.rs and slot.rs.
     /// Bytes of extents with a payload; with the slots in use they are what `max_bytes` limits.
@@ -109,13 +109,13 @@ pub(crate) struct Hot {
     pub spans_used: AtomicU64,
     pub pages_backed: AtomicU64,
     pub slots_backed: AtomicU32,
-    pub cells_backed: AtomicU32,
+    pub cells_backed: LockedU32,
     /// No span from this one on is taken or has memory behind it.
-    pub spans_high: AtomicU32,
+    pub spans_high: LockedU32,
     /// Spans whose backing bytes and bitmap are backed themselves.
-    pub spans_tracked: AtomicU32,
+    pub spans_tracked: LockedU32,
     /// No span below this one is free.
-    pub span_hint: AtomicU32,
+    pub span_hint: LockedU32,
     pub participants_high: AtomicU32,
     /// Not 0 if memory was extended since it was last given back.
     pub grown: AtomicU32,
@@ -124,10 +124,10 @@ pub(crate) struct Hot {
     /// When memory was last given back, by the same clock.
     pub trimmed_at: AtomicU64,
     /// How often slots were given back: who extends them outside the lock notices that it was overtaken.
-    pub slot_trims: AtomicU64,
+    pub slot_trims: LockedU64,
 
     // Then, for each size class, the spans that have room.
-    pub partial: [AtomicU32; 16],
+    pub partial: [LockedU32; 16],
 }
 
 impl Hot {
@@ -156,9 +156,9 @@ pub(crate) struct List {
 /// A doubly linked list of waiter cells.
 #[repr(C)]
 pub(crate) struct WaiterList {
-    pub head: AtomicU32,
-    pub tail: AtomicU32,
-    pub length: AtomicU32,
+    pub head: LockedU32,
+    pub tail: LockedU32,
+    pub length: LockedU32,
     /// Chosen by a waker and not yet back under the lock.
     pub on_way: AtomicU32,
 }
@@ -180,10 +180,10 @@ pub(crate) struct WaiterCell {
     /// FREE, SLEEPING, WOKEN, LATE or ABANDONED: the futex it sleeps on.
     pub word: AtomicU32,
     /// Its participant, as in the lock word.
-    pub owner: AtomicU32,
-    pub kind: AtomicU32,
-    pub next: AtomicU32,
-    pub prev: AtomicU32,
+    pub owner: LockedU32,
+    pub kind: LockedU32,
+    pub next: LockedU32,
+    pub prev: LockedU32,
 }
 
 /// One item, or memory that one participant has claimed. See slot.rs for the states.
@@ -195,14 +195,14 @@ pub(crate) struct Slot {
     pub seq: AtomicU64,
     pub next: AtomicU32,
     pub prev: AtomicU32,
-    pub len: AtomicU64,
+    pub len: LockedU64,
     /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline.
-    pub extent: AtomicU64,
+    pub extent: LockedU64,
     /// The thread that leased it, and the lease's place in the order of leases.
-    pub holder: AtomicU32,
+    pub holder: LockedU32,
     /// Not 0 while the holder looks at the payload in place. Means something only while it is LEASED; a get sets it.
-    pub reading: AtomicU32,
-    pub lease: AtomicU64,
+    pub reading: LockedU32,
+    pub lease: LockedU64,
     pub inline: [AtomicU64; INLINE / 8],
 }
 
@@ -210,18 +210,23 @@ pub(crate) struct Slot {
 #[repr(C, align(64))]
 pub(crate) struct SpanDescriptor {
     /// Size class + 1, or 0 if the span is free or part of a run.
-    pub class: AtomicU32,
-    pub used: AtomicU32,
-    pub next: AtomicU32,
-    pub prev: AtomicU32,
+    pub class: LockedU32,
+    pub used: LockedU32,
+    pub next: LockedU32,
+    pub prev: LockedU32,
     pub reserved: [AtomicU64; 6],
     /// One bit an object.
-    pub taken: [AtomicU64; 8],
+    pub taken: [LockedU64; 8],
 }
 
 const _: () = {
     assert!(size_of::<Header>() <= PAGE as usize);
     assert!(size_of::<Hot>() <= PAGE as usize);
+};
+
+// The model checker's words are larger.
+#[cfg(not(loom))]
+const _: () = {
     // All that a small put and a small get write beside the slot is in one cache line.
     assert!(offset_of!(Hot, high_water) == 64);
     assert!(size_of::<Participant>() == 64);
@@ -296,8 +301,8 @@ macro_rules! elements {
 elements! {
     Participant: participants_at + 1 .. cells_at,
     WaiterCell: cells_at + 1 .. backing_at,
-    AtomicU8: backing_at + 0 .. bitmap_at,
-    AtomicU64: bitmap_at + 0 .. descriptors_at,
+    LockedU8: backing_at + 0 .. bitmap_at,
+    LockedU64: bitmap_at + 0 .. descriptors_at,
     SpanDescriptor: descriptors_at + 0 .. slots_at,
     Slot: slots_at + 1 .. heap_at,
 }
@@ -327,8 +332,9 @@ impl Geometry {
         let participants_at = HOT_AT + PAGE;
         let cells_at = participants_at + to_page(u64::from(PARTICIPANTS) * size_of::<Participant>() as u64);
         let backing_at = cells_at + to_page(u64::from(CELLS) * size_of::<WaiterCell>() as u64);
-        let bitmap_at = backing_at + to_page(u64::from(spans));
-        let descriptors_at = bitmap_at + to_page(u64::from(spans).div_ceil(64) * 8);
+        let bitmap_at = backing_at + to_page(u64::from(spans) * size_of::<LockedU8>() as u64);
+        let descriptors_at =
+            bitmap_at + to_page(u64::from(spans).div_ceil(64) * size_of::<LockedU64>() as u64);
         let slots_at = descriptors_at + to_page(u64::from(spans) * size_of::<SpanDescriptor>() as u64);
         let heap_at = (slots_at + u64::from(slots) * size_of::<Slot>() as u64).div_ceil(SPAN) * SPAN;
         let length = heap_at + u64::from(spans) * SPAN;

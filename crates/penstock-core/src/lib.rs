@@ -16,6 +16,7 @@ mod delivery;
 mod done;
 mod error;
 pub mod fault;
+#[cfg_attr(loom, path = "models/fork.rs")]
 mod fork;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -23,6 +24,8 @@ mod get;
 mod heap;
 mod layout;
 mod lock;
+#[cfg(loom)]
+mod models;
 mod participant;
 mod platform;
 mod put;
@@ -46,7 +49,7 @@ pub use statistics::Statistics;
 pub type Id = [u8; 16];
 
 /// Payloads up to this size are copied inside the critical section; larger ones outside it.
-pub const SMALL: usize = 2048;
+pub const SMALL: usize = if cfg!(loom) { layout::INLINE } else { 2048 };
 
 /// Items that change hands in one critical section at most, which takes a few microseconds then.
 pub const BATCH: usize = 64;

@@ -19,19 +19,19 @@
 //! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
 //! compare-and-swap from 0. It is not fair.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::{Hot, Slot, WaiterCell};
-use crate::platform::{self, Slept};
+use crate::platform::{self, Instant, Slept};
 use crate::queue::{Patience, Queue, Wait};
 use crate::sync::{Ordering, Word, spin_loop};
 
 pub(crate) const CONTENDED: u32 = 1 << 31;
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 50_000 });
 /// Rounds of looking at a taken lock before sleeping: a few microseconds, some dozens of critical sections.
-const SPINS: u32 = 100;
+const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
 /// Woken after the lock is released; more than these are woken before.
 const WAKES: usize = 8;
 

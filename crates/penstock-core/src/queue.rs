@@ -4,11 +4,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use crate::error::Error;
 use crate::fork;
-use crate::platform;
+use crate::platform::{self, Instant};
 use crate::segment::Segment;
 use crate::sync::{AtomicU32, Ordering, Word};
 use crate::waiter::SpinBudget;

@@ -16,14 +16,14 @@
 //! | sweep: one slot returned | its state says so; the next sweep returns the rest |
 //! | sweep: cells freed, record freed | the next survivor rebuilds, and sweeps this one |
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::{Hot, List, PARTICIPANTS, Slot};
 use crate::lock::{Section, index_of};
 use crate::participant::{free_record, name_of};
-use crate::platform;
+use crate::platform::{self, Instant};
 use crate::queue::{Patience, Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::{State, StateWord};
@@ -32,7 +32,7 @@ use crate::sync::{Ordering, Word, spin_loop};
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
 const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
 /// Looks at a lock before its holder is suspected.
-const LOOKS: u32 = 100;
+const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
 
 impl Queue {
     /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.

@@ -10,7 +10,7 @@ use crate::error::{Error, hex};
 use crate::layout::*;
 use crate::platform::{self, FileIdentity};
 use crate::queue::Options;
-use crate::sync::{AtomicU8, AtomicU64, Word};
+use crate::sync::{LockedU8, LockedU64, Word, note_read, note_write};
 
 /// Granules of the heap that belong to one payload. Packed: first granule (bits 0..32), granules (bits 32..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(crate) struct Segment {
 }
 
 // SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics, and payload
-// bytes are touched only by whom the protocol names (see copy_in, copy_out and bytes).
+// bytes are touched only by whom the protocol names (see copy_in).
 unsafe impl Send for Segment {}
 // SAFETY: as above.
 unsafe impl Sync for Segment {}
@@ -112,6 +112,12 @@ impl Segment {
             fd: fd.into_raw_fd(),
             identity,
         })
+    }
+
+    /// The same memory as another process of a model maps it.
+    #[cfg(all(loom, test))]
+    pub(crate) fn share(&self) -> Segment {
+        Segment { fd: -1, ..*self }
     }
 
     fn initialise(&self, options: &Options) {
@@ -311,21 +317,25 @@ impl Segment {
     }
 
     /// What stands behind a span; see heap.rs for the bits.
-    pub(crate) fn backing(&self, span: u32) -> Result<&AtomicU8, Error> {
+    pub(crate) fn backing(&self, span: u32) -> Result<&LockedU8, Error> {
         if span >= self.geometry.spans {
             return Err(self.corrupt("a span's index is out of range"));
         }
         // SAFETY: the index was checked against the region's size.
-        Ok(unsafe { self.at(self.geometry.backing_at + u64::from(span)) })
+        Ok(unsafe { self.at(self.geometry.backing_at + u64::from(span) * size_of::<LockedU8>() as u64) })
     }
 
     /// The word of the span bitmap that holds the bit of `span`; a set bit means taken.
-    pub(crate) fn bitmap(&self, span: u32) -> Result<&AtomicU64, Error> {
+    pub(crate) fn bitmap(&self, span: u32) -> Result<&LockedU64, Error> {
         if span >= self.geometry.spans {
             return Err(self.corrupt("a span's index is out of range"));
         }
         // SAFETY: the index was checked against the region's size, which is whole words.
-        Ok(unsafe { self.at(self.geometry.bitmap_at + u64::from(span / 64) * 8) })
+        Ok(
+            unsafe {
+                self.at(self.geometry.bitmap_at + u64::from(span / 64) * size_of::<LockedU64>() as u64)
+            },
+        )
     }
 
     // ------------------------------------------------------------------------------------------- payload bytes
@@ -375,6 +385,7 @@ impl Segment {
     /// CLAIMED by it), with the sum of the parts as its length.
     pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
         for part in parts {
+            note_write(target, part.len());
             // SAFETY: room for all parts was checked by `target`; nobody else reads or writes here, by the caller's
             // promise; private memory of this process does not overlap the mapping.
             unsafe {
@@ -387,6 +398,7 @@ impl Segment {
     /// A copy of the payload of a slot that nobody changes any more.
     pub(crate) fn read_payload(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
         let (source, len) = self.payload(slot)?;
+        note_read(source, len);
         // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that state, so
         // nobody writes these bytes.
         let bytes = unsafe { std::slice::from_raw_parts(source, len) };

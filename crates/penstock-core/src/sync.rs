@@ -6,8 +6,29 @@
 //!   whose acquire and release order them, and fields that are read outside it as a hint.
 //! - An ordering written out at the call is half of a happens-before edge; a comment there names the other half.
 
-pub(crate) use core::hint::spin_loop;
-pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, compiler_fence};
+#[cfg(not(loom))]
+mod words {
+    pub(crate) use core::hint::spin_loop;
+    pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, compiler_fence};
+
+    // Words that are touched under the lock only, which the models prove (models/words.rs).
+    pub(crate) type LockedU8 = AtomicU8;
+    pub(crate) type LockedU32 = AtomicU32;
+    pub(crate) type LockedU64 = AtomicU64;
+
+    /// Says that payload bytes are read or written next, which the models check for races. Compiles to nothing.
+    #[inline(always)]
+    pub(crate) fn note_read(_: *const u8, _: usize) {}
+    #[inline(always)]
+    pub(crate) fn note_write(_: *mut u8, _: usize) {}
+}
+#[cfg(not(loom))]
+pub(crate) use words::*;
+
+#[cfg(loom)]
+pub(crate) use crate::models::words::*;
+
+pub(crate) use core::sync::atomic::Ordering;
 
 /// Relaxed access to a shared word.
 pub(crate) trait Word {
@@ -31,6 +52,7 @@ macro_rules! word {
         }
     };
 }
+#[cfg(not(loom))]
 word!(AtomicU8, u8);
 word!(AtomicU32, u32);
 word!(AtomicU64, u64);
@@ -57,3 +79,7 @@ macro_rules! count {
 }
 count!(AtomicU32);
 count!(AtomicU64);
+#[cfg(loom)]
+count!(LockedU32);
+#[cfg(loom)]
+count!(LockedU64);

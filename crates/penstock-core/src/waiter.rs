@@ -32,15 +32,15 @@
 //! ABANDONED without it. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the lists
 //! and their numbers are caches, and after a take-over the order of the waiters may be another.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::{CELLS, PAGE, WaiterCell, WaiterList};
 use crate::lock::Section;
-use crate::platform::{self, Slept};
+use crate::platform::{self, Instant, Slept};
 use crate::queue::{Patience, Queue, Wait};
-use crate::sync::{AtomicU32, Count, Ordering, Word, spin_loop};
+use crate::sync::{AtomicU32, Count, LockedU32, Ordering, Word, spin_loop};
 
 pub(crate) const FREE: u32 = 0;
 pub(crate) const SLEEPING: u32 = 1;
@@ -78,7 +78,7 @@ const SPIN_LEAST: u32 = 500;
 const PROBE_EVERY: u32 = 32;
 /// Pauses of the processor between two looks of a spinner, about a microsecond and a half. Measured: a consumer that looks
 /// more often takes the line away from the producer for every single item, and both are slower.
-const LOOK_AFTER: u32 = 64;
+const LOOK_AFTER: u32 = if cfg!(loom) { 1 } else { 64 };
 
 /// How long a process spins before it sleeps. A spin that is rewarded restores the full budget, one that is not halves it:
 /// so two processes on cores of their own find each other spinning, and two that share a core soon give way to each other.
@@ -88,7 +88,7 @@ pub(crate) struct SpinBudget {
 }
 
 impl SpinBudget {
-    pub(crate) const fn new() -> SpinBudget {
+    pub(crate) fn new() -> SpinBudget {
         SpinBudget {
             nanoseconds: AtomicU32::new(SPIN_MOST),
             waits: AtomicU32::new(0),
@@ -672,7 +672,7 @@ impl Section<'_> {
 }
 
 /// The end of the list at which the waiter stands that is chosen last.
-fn watcher_of(list: &WaiterList, kind: Kind) -> &AtomicU32 {
+fn watcher_of(list: &WaiterList, kind: Kind) -> &LockedU32 {
     if kind == Kind::Room {
         &list.tail
     } else {

@@ -1,4 +1,5 @@
 //! What a queue does, within one process.
+#![cfg(not(loom))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,5 @@
 //! What is left when a participant is killed: at each fault point, and at random.
+#![cfg(not(loom))]
 #![allow(unsafe_code)]
 
 use std::os::fd::AsFd;

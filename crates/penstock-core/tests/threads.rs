@@ -5,6 +5,8 @@
 //! Few bytes are reused again and again, so that a missing edge in either direction shows: from put to get, and from
 //! the end of a look to the next put.
 
+#![cfg(not(loom))]
+
 use std::sync::{Arc, Mutex};
 use std::thread;
 

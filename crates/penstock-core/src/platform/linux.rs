@@ -7,6 +7,7 @@ use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 use std::time::Duration;
+pub(crate) use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
@@ -18,6 +19,7 @@ use rustix::time::Timespec;
 
 use crate::error::Error;
 use crate::layout::PAGE;
+#[cfg(not(loom))]
 use crate::sync::AtomicU32;
 
 fn os(call: &'static str) -> impl Fn(Errno) -> Error {
@@ -316,6 +318,7 @@ pub(crate) enum Slept {
     Interrupted,
 }
 
+#[cfg(not(loom))]
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, at_most: Duration) -> Slept {
     let timeout = Timespec {
         tv_sec: at_most.as_secs() as i64,
@@ -328,6 +331,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, at_most: Duration) -> 
     }
 }
 
+#[cfg(not(loom))]
 pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
     // The only possible error is a word that is not mapped, and a reference to it is mapped.
     let _ = futex::wake(word, futex::Flags::empty(), count);
@@ -504,6 +508,7 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
 // ---------------------------------------------------------------------------------------------------- fork
 
 /// A word that reads 0 in a child after `fork`, however the fork was made.
+#[cfg(not(loom))]
 pub(crate) fn wiped_on_fork() -> Option<&'static AtomicU32> {
     // SAFETY: a new anonymous mapping; nothing of this process is replaced.
     let page = unsafe {

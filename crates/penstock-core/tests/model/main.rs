@@ -3,6 +3,7 @@
 //! program.rs says what a program is, plain.rs is the model, participant.rs runs the processes, run.rs the steps, and
 //! compare.rs compares the two after every one. A program that fails is shrunk, and printed so that it can be pasted into
 //! [`kept`].
+#![cfg(not(loom))]
 #![allow(unsafe_code)]
 
 mod compare;

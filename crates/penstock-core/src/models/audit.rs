@@ -1,0 +1,127 @@
+//! What must hold when all processes of a model have ended: the invariants of the head comments of slot.rs, waiter.rs,
+//! lock.rs and participant.rs, counted from the truth and compared with the caches.
+
+use std::sync::Arc;
+
+use crate::layout::List;
+use crate::lock::Section;
+use crate::queue::Queue;
+use crate::slot::State;
+use crate::sync::Word;
+use crate::waiter;
+
+/// Takes the lock, sweeps the dead, and looks at everything. Answers the items that are queued.
+pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
+    // Twice, because one that died in the critical section is found by who takes the lock.
+    for _ in 0..2 {
+        let statistics = queue.statistics().expect("the queue is whole");
+        assert_eq!(
+            statistics.puts,
+            statistics.gets + statistics.queued + statistics.dead_letters,
+            "the books do not balance"
+        );
+        assert_eq!(statistics.participants, 1, "the auditor alone is left");
+    }
+    let section = queue.enter_surely().expect("the queue is whole");
+    let hot = section.hot();
+    assert_eq!(hot.damaged.get(), 0);
+
+    let mut of_state = [const { Vec::new() }; 7];
+    for index in 1..hot.slots_high.get() {
+        let state = section
+            .slot(index)
+            .unwrap()
+            .word()
+            .state()
+            .expect("a known state");
+        of_state[state as usize].push(index);
+    }
+    let ready = walk(&section, &hot.ready);
+    let is_ordered = ready
+        .windows(2)
+        .all(|pair| seq(&section, pair[0]) < seq(&section, pair[1]));
+    assert!(is_ordered, "the ready list is out of order");
+    let mut found = ready.clone();
+    found.sort_unstable();
+    let mut expected = [
+        &of_state[State::Ready as usize][..],
+        &of_state[State::ReadyDone as usize][..],
+    ]
+    .concat();
+    expected.sort_unstable();
+    assert_eq!(found, expected, "the ready list");
+    assert_eq!(hot.ready_count.get(), ready.len() as u64);
+    assert!(of_state[State::Leased as usize].is_empty() && of_state[State::Claimed as usize].is_empty());
+    assert_eq!(hot.owned_count.get(), 0);
+    let mut dead = walk(&section, &hot.dead);
+    dead.sort_unstable();
+    assert_eq!(dead, of_state[State::Dead as usize]);
+    let mut orphans = walk(&section, &hot.orphans);
+    orphans.sort_unstable();
+    assert_eq!(orphans, of_state[State::Orphan as usize]);
+    let last = ready.iter().map(|index| seq(&section, *index)).max().unwrap_or(0);
+    assert!(hot.published.get() >= last, "a publication number would repeat");
+    if queue.options.acknowledged {
+        let unfinished = of_state[State::Ready as usize].len() + orphans.len();
+        assert_eq!(hot.unfinished.get(), unfinished as u64);
+    }
+
+    // Every free slot is on the free list, except those taken off by one that died: the next rebuild returns them.
+    let mut free = Vec::new();
+    let mut index = hot.free_head.get();
+    while index != 0 {
+        assert!(!free.contains(&index), "the free list has a cycle");
+        free.push(index);
+        index = section.slot(index).unwrap().next.get();
+    }
+    free.sort_unstable();
+    assert_eq!(free, of_state[State::Free as usize], "the free list");
+    let bytes: u64 = expected
+        .iter()
+        .chain(&dead)
+        .filter_map(|index| crate::segment::Extent::unpack(section.slot(*index).unwrap().extent.get()))
+        .map(crate::segment::Extent::bytes)
+        .sum();
+    assert_eq!(hot.used_bytes.get(), bytes, "an extent has leaked");
+
+    for list in &hot.waiters {
+        let all = [
+            list.head.get(),
+            list.tail.get(),
+            list.length.get(),
+            list.on_way.get(),
+        ];
+        assert_eq!(all, [0; 4], "nobody waits any more");
+    }
+    assert_eq!(hot.getter_spinning.get() | hot.putter_spinning.get(), 0);
+    for index in 1..hot.cells_high.get() {
+        assert_eq!(
+            section.cell(index).unwrap().word.get(),
+            waiter::FREE,
+            "a cell has leaked"
+        );
+    }
+    ready
+        .iter()
+        .map(|index| queue.segment.read_payload(section.slot(*index).unwrap()).unwrap()[0])
+        .collect()
+}
+
+fn seq(section: &Section<'_>, index: u32) -> u64 {
+    section.slot(index).unwrap().seq.get()
+}
+
+/// The slots of a list, whose links must agree in both directions.
+fn walk(section: &Section<'_>, list: &List) -> Vec<u32> {
+    let mut found = Vec::new();
+    let (mut prev, mut index) = (0, list.head.get());
+    while index != 0 {
+        assert!(!found.contains(&index), "a list has a cycle");
+        let slot = section.slot(index).unwrap();
+        assert_eq!(slot.prev.get(), prev, "a list is torn");
+        found.push(index);
+        (prev, index) = (index, slot.next.get());
+    }
+    assert_eq!(list.tail.get(), prev, "a list is torn");
+    found
+}

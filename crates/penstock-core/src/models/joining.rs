@@ -1,0 +1,50 @@
+//! Processes that become participants, and cease to be, while others work and die.
+
+use crate::models::run::*;
+use crate::models::world::How;
+use crate::{Leave, Queue};
+use Preemptions::AtMost;
+
+fn leave(queue: &Queue) {
+    queue.leave(Leave::Clean).expect("the queue is whole");
+    queue.unregister();
+}
+
+#[test]
+fn strangers() {
+    Model::new("two processes register, work and leave at once", AtMost(2)).check(|| {
+        let queue = create(&PLAIN);
+        let mut processes = Processes::of(&queue);
+        for process in [1, 2] {
+            processes.start_stranger(process, move |queue| {
+                put(queue, process as u8);
+                leave(queue);
+            });
+        }
+        let mut queued = processes.finish();
+        queued.sort_unstable();
+        assert_eq!(queued, [1, 2]);
+        assert_no_slice_ended();
+    });
+}
+
+#[test]
+fn a_stranger_dies() {
+    Model::new("a process dies while it registers, works and leaves", AtMost(1)).check_stopping(
+        1,
+        How::Dies,
+        || {
+            let queue = create(&PLAIN);
+            let mut processes = Processes::of(&queue);
+            for process in [1, 2] {
+                processes.start_stranger(process, move |queue| {
+                    put(queue, process as u8);
+                    leave(queue);
+                });
+            }
+            let mut queued = processes.finish();
+            queued.sort_unstable();
+            assert!(queued == [1, 2] || queued == [2], "{queued:?}");
+        },
+    );
+}

@@ -1,0 +1,68 @@
+//! One process is stopped before any of its steps and continued much later, as by SIGSTOP and SIGCONT: it is alive, so
+//! nothing is taken from it, and it keeps the others waiting only if it holds the lock.
+
+use std::time::Duration;
+
+use crate::models::run::*;
+use crate::models::world::How;
+use crate::{Error, Patience, Wait};
+use Preemptions::AtMost;
+
+/// Longer than every slice of those who wait.
+const PAUSE: How = How::Pauses(Duration::from_millis(450));
+
+#[test]
+fn a_getter_pauses() {
+    Model::new("a getter pauses, another goes on", AtMost(1)).check_stopping(1, PAUSE, || {
+        let queue = create(&PLAIN);
+        let got = Log::default();
+        let mut processes = Processes::of(&queue);
+        for process in [1, 2] {
+            let log = got.clone();
+            processes.start(process, move |queue| log.note(get(queue)));
+        }
+        processes.start(3, |queue| {
+            put(queue, 1);
+            put(queue, 2);
+        });
+        assert_eq!(processes.finish(), []);
+        assert_eq!(got.items().iter().sum::<u8>(), 3);
+    });
+}
+
+/// A getter gives up after a slice. If the lock is not to be had then, it leaves its cell behind, and a wake-up that was
+/// meant for it goes on to the other.
+#[test]
+fn a_putter_pauses() {
+    Model::new("a putter pauses, a getter gives up, another goes on", AtMost(1)).check_stopping(
+        3,
+        PAUSE,
+        || {
+            let queue = create(&PLAIN);
+            let got = Log::default();
+            let mut processes = Processes::of(&queue);
+            let log = got.clone();
+            processes.start(1, move |queue| log.note(get(queue)));
+            let log = got.clone();
+            processes.start(2, move |queue| {
+                let wait = Wait {
+                    patience: Patience::Forever,
+                    interrupted: &mut || true,
+                };
+                match try_get(queue, wait) {
+                    Ok(item) => log.note(item),
+                    Err(error) => assert_eq!(error, Error::Interrupted),
+                }
+            });
+            processes.start(3, |queue| {
+                put(queue, 1);
+                put(queue, 2);
+            });
+            let queued = processes.finish();
+            let mut all = [got.items(), queued].concat();
+            all.sort_unstable();
+            assert_eq!(all, [1, 2]);
+            assert!(got.last_at() <= Duration::from_millis(600), "{:?}", got.last_at());
+        },
+    );
+}

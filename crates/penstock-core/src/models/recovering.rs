@@ -1,0 +1,65 @@
+//! The lock's holder has died; who recovers dies as well, or is one of several.
+
+use std::time::Duration;
+
+use crate::models::run::*;
+use crate::models::world::{self, How};
+use Preemptions::{Any, AtMost};
+
+/// Steps of a put at which the books are half changed: the lock is taken, the slot numbered, the item committed, counted,
+/// and the lock still held.
+const IN_PUT: [u64; 5] = [2, 8, 10, 14, 18];
+
+#[test]
+fn two_survivors() {
+    for at in IN_PUT {
+        Model::new("a putter died in its section, two others take over", Any)
+            .with_death(1, at)
+            .check(|| {
+                let queue = create(&PLAIN);
+                let mut processes = Processes::of(&queue);
+                for process in [1, 2, 3] {
+                    processes.start(process, move |queue| put(queue, process as u8));
+                }
+                processes.run_first();
+                let mut queued = processes.finish();
+                queued.sort_unstable();
+                assert!(queued == [1, 2, 3] || queued == [2, 3], "{queued:?}");
+                assert!(
+                    world::elapsed().0 <= Duration::from_millis(150),
+                    "{:?}",
+                    world::elapsed()
+                );
+            });
+    }
+}
+
+#[test]
+fn the_survivor_dies() {
+    for at in IN_PUT {
+        let model = Model::new("and the one that takes over dies, too", AtMost(1)).with_death(1, at);
+        model.check_stopping(2, How::Dies, || {
+            let queue = create(&ACKNOWLEDGED);
+            let got = Log::default();
+            put(&queue, 1);
+            put(&queue, 2);
+            let mut processes = Processes::of(&queue);
+            processes.start(1, |queue| {
+                let _ = get(queue);
+            });
+            processes.start(2, |queue| {
+                let _ = get(queue);
+            });
+            let log = got.clone();
+            processes.start(3, move |queue| {
+                get_all(queue, &log, |queue| queue.task_done().expect("it is unfinished"));
+            });
+            processes.run_first();
+            assert_eq!(processes.finish(), []);
+            let mut items = got.items();
+            items.sort_unstable();
+            // The survivor does the one item or both: the other may have been acknowledged by nobody who lives.
+            assert_eq!(items, [1, 2]);
+        });
+    }
+}

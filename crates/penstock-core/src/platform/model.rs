@@ -1,0 +1,148 @@
+//! The kernel of the models: time, futexes and liveness as models/world.rs has them, memory that is always backed.
+//!
+//! What is exact: `futex_wait` compares and goes to sleep in one step; a wake-up reaches who went to sleep before it; a
+//! sleeper that dies takes no wake-up with it. A process is reported as gone only after its last store, and the report
+//! orders those stores before what the asker does next.
+
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::models::world;
+use crate::sync::AtomicU32;
+
+// Reached by code that the models do not run, or harmless: the real kernel's.
+pub(crate) use super::linux::{
+    FileIdentity, Life, Slept, backed_bytes, close_on_exec, create_file, duplicate, identify,
+    is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_start,
+};
+
+/// A moment of the virtual clock.
+pub type Instant = world::Moment;
+
+// ---------------------------------------------------------------------------------------------------- memory
+
+/// Enough for every model: what lies in it is decided by the geometry alone.
+pub(crate) fn memory_limit() -> u64 {
+    1 << 20
+}
+
+pub(crate) fn create_memory(_: &str, _: u64) -> Result<OwnedFd, Error> {
+    world::any_file()
+}
+
+pub(crate) fn map(_: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error> {
+    Ok(world::memory(length as usize))
+}
+
+/// # Safety
+/// None is needed: the memory stays for the next execution.
+pub(crate) unsafe fn unmap(_: NonNull<u8>, _: u64) {}
+
+pub(crate) fn back(_: BorrowedFd<'_>, _: u64, _: u64) -> Result<(), Error> {
+    Ok(())
+}
+
+pub(crate) fn back_mapped(_: NonNull<u8>, _: u64, _: u64) -> Result<(), Error> {
+    Ok(())
+}
+
+pub(crate) fn punch(_: BorrowedFd<'_>, _: u64, _: u64) -> Result<(), Error> {
+    Ok(())
+}
+
+pub(crate) fn punch_mapped(_: NonNull<u8>, _: u64, _: u64) -> Result<(), Error> {
+    Ok(())
+}
+
+pub(crate) fn random_id() -> Result<[u8; 16], Error> {
+    Ok([7; 16])
+}
+
+// --------------------------------------------------------------------------------------------- waiting and waking
+
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, at_most: Duration) -> Slept {
+    if std::thread::panicking() {
+        return Slept::Changed;
+    }
+    world::step();
+    world::mark_disturbance(world::process());
+    // From the look at the word to the sleep nobody else runs: the kernel's own lock.
+    if word.look_as_kernel() != expected {
+        return Slept::Changed;
+    }
+    world::sleep(&raw const *word as usize, at_most)
+}
+
+pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
+    if std::thread::panicking() {
+        return;
+    }
+    world::step();
+    word.look_as_kernel();
+    world::wake(&raw const *word as usize, count);
+}
+
+pub(crate) fn cores() -> u32 {
+    world::cores()
+}
+
+pub(crate) fn thread_id() -> u32 {
+    world::process()
+}
+
+pub(crate) fn coarse_millis() -> u64 {
+    Instant::now().as_millis()
+}
+
+// ---------------------------------------------------------------------------------------------------- liveness
+
+pub(crate) fn process_id() -> u32 {
+    world::process()
+}
+
+pub(crate) fn start_time(_: u32) -> Option<u64> {
+    Some(1)
+}
+
+pub(crate) fn pid_namespace() -> u64 {
+    1
+}
+
+pub(crate) fn is_gone(pid: u32, _: u64) -> bool {
+    world::is_gone(pid)
+}
+
+pub(crate) fn maps_file(_: u32, _: FileIdentity) -> bool {
+    true
+}
+
+/// A descriptor of this process's own, as the real one.
+pub(crate) fn reopen(_: BorrowedFd<'_>) -> Option<OwnedFd> {
+    world::any_file().ok()
+}
+
+pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
+    world::hold_life(life.as_raw_fd(), index)
+}
+
+pub(crate) fn look_at_life(_: BorrowedFd<'_>, index: u32) -> Life {
+    if world::is_life_held(index) {
+        Life::Held
+    } else {
+        Life::Free
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- descriptors
+
+pub(crate) fn borrow_checked(_: RawFd, _: FileIdentity) -> Option<BorrowedFd<'static>> {
+    world::borrow_any_file()
+}
+
+pub(crate) fn close_checked(fd: RawFd, _: FileIdentity) {
+    world::close(fd);
+}
