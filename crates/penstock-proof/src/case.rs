@@ -54,8 +54,8 @@ pub struct Report {
     /// Whether the process came to its place as recorded (0), another way (1), by steps of its own (2).
     pub way: u32,
     pub stall_micros: u32,
-    pub was_put: u32,
-    pub was_taken: u32,
+    pub put: u32,
+    pub taken: u32,
     length: u32,
     text: [u8; TEXT],
 }
@@ -67,8 +67,8 @@ impl Report {
             is_sound: 1,
             way: 0,
             stall_micros: 0,
-            was_put: 0,
-            was_taken: 0,
+            put: 0,
+            taken: 0,
             length: 0,
             text: [0; TEXT],
         }
@@ -173,8 +173,8 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
         return Report {
             way: way as u32,
             stall_micros: found.stall.as_micros() as u32,
-            was_put: u32::from(found.was_put),
-            was_taken: u32::from(found.was_taken),
+            put: found.put as u32,
+            taken: found.taken as u32,
             ..Report::new(request.id)
         };
     }

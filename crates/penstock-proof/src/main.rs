@@ -13,7 +13,9 @@
 //! |---|---|---|---|
 //! | put, of any size | nothing: slot and extent are free again | the item, in its place | state = READY |
 //! | put that extends memory | nothing; the memory may stay, and is used or given back later | the item | the same |
+//! | put of many | the items before it, and not this one | this one too | each item's own state = READY |
 //! | get of a small item, plain | the item, in its place | the item is gone with the victim | state = FREE |
+//! | get of many, plain | the items from this one on | this one is gone too | each item's own state = FREE |
 //! | get of a large item, plain | the item | the item again, once redelivered | none: the release is |
 //! | release of a large item, plain | the item again | the item is gone | state = FREE |
 //! | get, acknowledged | the item | the item again | none: task_done is |

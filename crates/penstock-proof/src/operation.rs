@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use penstock_core::{Buffer, Leave, Lent, Options, Patience, Queue, Wait};
+use penstock_core::{Batch, Buffer, Leave, Lent, Options, Patience, Queue, Wait};
 
 use crate::item::{Item, get, payload, put, surely, take, with_patience};
 
@@ -11,24 +11,39 @@ use crate::item::{Item, get, payload, put, surely, take, with_patience};
 pub struct Victim {
     pub queue: Arc<Queue>,
     lent: Vec<Lent>,
-    payload: Vec<u8>,
+    payloads: Vec<Vec<u8>>,
     buffer: Box<Buffer>,
+    batch: Batch,
 }
 
 impl Victim {
-    pub fn new(queue: Arc<Queue>, puts: Option<Item>) -> Victim {
+    pub fn new(queue: Arc<Queue>, puts: &[Item]) -> Victim {
         Victim {
             queue,
             lent: Vec::with_capacity(4),
-            payload: puts.map_or_else(Vec::new, payload),
+            payloads: puts.iter().copied().map(payload).collect(),
             buffer: Box::default(),
+            batch: Batch::with_room_for(8),
         }
     }
 
     fn put(&mut self) {
-        let parts: &[&[u8]] = &[&self.payload];
+        let parts: &[&[u8]] = &[&self.payloads[0]];
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
             self.queue.put(parts, wait)
+        }));
+    }
+
+    fn put_many(&mut self) {
+        let payloads: Vec<&[u8]> = self.payloads.iter().map(Vec::as_slice).collect();
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.put_many(&payloads, wait)
+        }));
+    }
+
+    fn get_many(&mut self) {
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.get_many(&mut self.batch, wait)
         }));
     }
 
@@ -142,10 +157,10 @@ pub struct Operation {
     /// What the survivor does once the victim sleeps.
     pub when_asleep: Option<fn(&Arc<Queue>, &mut Log)>,
     pub sleeper: Option<Sleeper>,
-    /// What the victim puts: it is in the queue whole, or not at all.
-    pub puts: Option<Item>,
+    /// What the victim puts, in this order: each is in the queue whole, or not at all, and not without those before it.
+    pub puts: &'static [Item],
     /// What may be gone with the victim; everything else must come out of the queue exactly once.
-    pub takes: Option<Item>,
+    pub takes: &'static [Item],
     /// The victim opens the queue anew instead of inheriting it.
     pub attaches: bool,
     /// Of how many places inside the critical section a second death is tried in the rebuild that follows.
@@ -175,8 +190,8 @@ const DEFAULT: Operation = Operation {
     run: |_| {},
     when_asleep: None,
     sleeper: None,
-    puts: None,
-    takes: None,
+    puts: &[],
+    takes: &[],
     attaches: false,
     second_deaths: 0,
     is_swept: false,
@@ -210,7 +225,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put-inline",
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
-        puts: Some(11),
+        puts: &[11],
         second_deaths: 2,
         ..DEFAULT
     },
@@ -219,7 +234,7 @@ pub const OPERATIONS: &[Operation] = &[
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
-        puts: Some(11),
+        puts: &[11],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -227,7 +242,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put-object",
         prepare: |queue, log| log.put(queue, 20),
         run: Victim::put,
-        puts: Some(21),
+        puts: &[21],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -235,7 +250,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put-run",
         prepare: |queue, log| log.pass_before(queue, &[30], 20),
         run: Victim::put,
-        puts: Some(31),
+        puts: &[31],
         second_deaths: 2,
         ..DEFAULT
     },
@@ -243,7 +258,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put-first-object",
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
-        puts: Some(21),
+        puts: &[21],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -251,7 +266,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put-growing-run",
         prepare: |queue, log| log.put(queue, 20),
         run: Victim::put,
-        puts: Some(31),
+        puts: &[31],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -259,15 +274,40 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put-growing-slots",
         prepare: |queue, log| log.put_all(queue, &(100..131).collect::<Vec<_>>()),
         run: Victim::put,
-        puts: Some(11),
+        puts: &[11],
         second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-many",
+        prepare: |queue, log| log.put(queue, 20),
+        run: Victim::put_many,
+        puts: &[11, 21, 12, 31, 13],
+        second_deaths: 2,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-many",
+        prepare: |queue, log| log.put_all(queue, &[10, 20, 11, 12]),
+        run: Victim::get_many,
+        takes: &[10, 20, 11, 12],
+        second_deaths: 2,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-many-acknowledged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 30, 11]),
+        run: Victim::get_many,
+        second_deaths: 1,
+        is_swept: true,
         ..DEFAULT
     },
     Operation {
         name: "get-inline",
         prepare: |queue, log| log.put_all(queue, &[10, 11]),
         run: Victim::get,
-        takes: Some(10),
+        takes: &[10],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -275,7 +315,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "get-object",
         prepare: |queue, log| log.put_all(queue, &[20, 21]),
         run: Victim::get,
-        takes: Some(20),
+        takes: &[20],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -292,7 +332,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[30, 10]),
         before: take_one,
         run: |victim| victim.lent.clear(),
-        takes: Some(30),
+        takes: &[30],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -328,7 +368,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[20, 11]),
         before: take_one,
         run: Victim::task_done,
-        takes: Some(20),
+        takes: &[20],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -338,7 +378,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[30, 11]),
         before: take_one,
         run: Victim::task_done,
-        takes: Some(30),
+        takes: &[30],
         second_deaths: 1,
         is_swept: true,
         ..DEFAULT
@@ -357,7 +397,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[20, 11]),
         before: take_one,
         run: |victim| victim.leave(Leave::Clean),
-        takes: Some(20),
+        takes: &[20],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -379,7 +419,7 @@ pub const OPERATIONS: &[Operation] = &[
             victim.become_last_holder();
         },
         run: Victim::drop_last_handle,
-        takes: Some(20),
+        takes: &[20],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -388,7 +428,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         before: |_| {},
         run: Victim::put,
-        puts: Some(11),
+        puts: &[11],
         ..DEFAULT
     },
     Operation {
@@ -396,7 +436,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         before: |_| {},
         run: Victim::put,
-        puts: Some(11),
+        puts: &[11],
         attaches: true,
         ..DEFAULT
     },
@@ -410,7 +450,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "getter-sleeps-and-is-woken",
         run: Victim::get,
         when_asleep: Some(|queue, log| log.put(queue, 10)),
-        takes: Some(10),
+        takes: &[10],
         ..DEFAULT
     },
     Operation {
@@ -419,7 +459,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
         when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::Now))),
-        puts: Some(11),
+        puts: &[11],
         ..DEFAULT
     },
     Operation {
@@ -437,7 +477,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "put-wakes-getter",
         run: Victim::put,
         sleeper: Some(Sleeper::Getter),
-        puts: Some(11),
+        puts: &[11],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -447,7 +487,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::get,
         sleeper: Some(Sleeper::Putter),
-        takes: Some(10),
+        takes: &[10],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -458,7 +498,7 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: Victim::task_done,
         sleeper: Some(Sleeper::Joiner),
-        takes: Some(10),
+        takes: &[10],
         second_deaths: 1,
         ..DEFAULT
     },
@@ -471,7 +511,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 42),
         before: take_one,
         run: |victim| victim.lent.clear(),
-        takes: Some(42),
+        takes: &[42],
         ..DEFAULT
     },
     Operation {
@@ -482,7 +522,7 @@ pub const OPERATIONS: &[Operation] = &[
         },
         prepare: |queue, log| log.pass_before(queue, &(1000..34_000).collect::<Vec<_>>(), 10),
         run: Victim::get,
-        takes: Some(10),
+        takes: &[10],
         ..DEFAULT
     },
 ];

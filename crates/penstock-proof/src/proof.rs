@@ -319,7 +319,7 @@ impl Proof {
             if let Err(k) = row.commit() {
                 is_proven = false;
                 println!(
-                    "{}: undone again at {k}: its commit is not one instruction",
+                    "{}: at {k} an item is undone again, or two are committed at once",
                     row.name
                 );
             }

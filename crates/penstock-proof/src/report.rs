@@ -16,8 +16,8 @@ pub struct Row {
     pub off_path: u64,
     pub longest: Duration,
     pub faults: u64,
-    /// Of each kill as recorded: k, whether the item was put, whether it was taken.
-    pub outcomes: Vec<(u32, bool, bool)>,
+    /// Of each kill as recorded: k, and how many items were put or taken by then.
+    pub outcomes: Vec<(u32, u32)>,
 }
 
 impl Row {
@@ -41,23 +41,22 @@ impl Row {
         if report.is_sound == 0 {
             self.faults += 1;
         } else if report.way == 0 && death.asleep == 0 {
-            self.outcomes
-                .push((death.k, report.was_put != 0, report.was_taken != 0));
+            self.outcomes.push((death.k, report.put + report.taken));
         }
     }
 
-    /// The first place from which on the operation has happened; `Err` if it is not one instruction that commits.
+    /// The first place from which on something has happened, for good; `Err` where something is undone, or where one
+    /// instruction commits two items.
     pub fn commit(&mut self) -> Result<Option<u32>, u32> {
         self.outcomes.sort_unstable();
-        let mut commit = None;
-        for (k, was_put, was_taken) in &self.outcomes {
-            match (commit, *was_put || *was_taken) {
-                (None, true) => commit = Some(*k),
-                (Some(_), false) => return Err(*k),
-                _ => {}
+        let (mut before, mut done) = (0, 0);
+        for &(k, now) in &self.outcomes {
+            if now < done || (k == before + 1 && now > done + 1) {
+                return Err(k);
             }
+            (before, done) = (k, now);
         }
-        Ok(commit)
+        Ok(self.outcomes.iter().find(|(_, done)| *done > 0).map(|(k, _)| *k))
     }
 }
 

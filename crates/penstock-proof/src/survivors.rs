@@ -17,10 +17,10 @@ const OWN: [Item; 2] = [200, 35];
 pub struct Findings {
     /// The longest that a survivor was held up in one call.
     pub stall: Duration,
-    /// Whether the victim's item is there.
-    pub was_put: bool,
-    /// Whether the item that it may have taken is gone.
-    pub was_taken: bool,
+    /// How many of the victim's items are there.
+    pub put: usize,
+    /// How many of the items that it may have taken are gone.
+    pub taken: usize,
 }
 
 struct Survivor {
@@ -80,7 +80,7 @@ impl Survivor {
         let there = self.scene.log.put.iter().chain(&self.own);
         there
             .copied()
-            .filter(|item| Some(*item) != takes && !self.collected.contains(item))
+            .filter(|item| !takes.contains(item) && !self.collected.contains(item))
             .collect()
     }
 
@@ -172,27 +172,34 @@ impl Survivor {
         for item in &self.collected {
             assert!(collected.insert(*item), "item {item} came twice");
             assert!(
-                there.contains(item) || operation.puts == Some(*item),
+                there.contains(item) || operation.puts.contains(item),
                 "item {item} was never put"
             );
         }
         assert!(self.missing().is_empty(), "lost: {:?}", self.missing());
-        let count = |item: Option<Item>| item.is_some_and(|item| collected.contains(&item));
-        self.found.was_put = count(operation.puts);
-        self.found.was_taken =
-            operation.takes.is_some_and(|item| there.contains(&item)) && !count(operation.takes);
+        let is_there = |item: &Item| collected.contains(item);
+        self.found.put = operation.puts.iter().take_while(|item| is_there(item)).count();
+        let later = operation.puts[self.found.put..]
+            .iter()
+            .find(|item| is_there(item));
+        assert_eq!(later, None, "an item came without the one put before it");
+        let takes: Vec<Item> = operation
+            .takes
+            .iter()
+            .copied()
+            .filter(|item| there.contains(item))
+            .collect();
+        self.found.taken = takes.iter().take_while(|item| !is_there(item)).count();
+        let later = takes[self.found.taken..].iter().find(|item| !is_there(item));
+        assert_eq!(later, None, "an item is gone, and not the one before it");
 
         let queue = &self.scene.queue;
         let statistics = queue.statistics().unwrap();
-        let victims: Vec<Item> = operation
-            .puts
-            .filter(|_| self.found.was_put)
-            .into_iter()
-            .collect();
+        let victims = &operation.puts[..self.found.put];
         let puts = self.scene.log.passed + (there.len() + victims.len()) as u64;
         let bytes = there
             .iter()
-            .chain(&victims)
+            .chain(victims)
             .map(|item| len_of(*item) as u64)
             .sum::<u64>();
         assert_eq!(statistics.puts, puts, "the number of puts is wrong");
