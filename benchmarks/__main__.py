@@ -66,6 +66,8 @@ class Bench:
         cells = self.cells()
         for payload, shape in cells:
             able = [rival for rival in self.rivals.values() if rival.suits(shape)]
+            if payload.array_bytes:  # a batch of them fits in no rival's ring
+                able = [rival for rival in able if not rival.batch]
             name = f"{payload.name}, {shape[0]}x{shape[1]}"
             self.stage(
                 f"items per second: {name}", len(able) * (self.options.rounds + 1) + self.options.rounds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from typing import Any, Protocol
 
@@ -56,8 +56,6 @@ class Rival:
     batch: int = 0
     """Items of a call to `put`; 0 for one at a time."""
     is_ours: bool = False
-    skips: frozenset[str] = field(default_factory=frozenset)
-    """Payloads that it cannot pass."""
 
 
 @dataclass
