@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def _markdown(section: Section) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Measured):
         return value.rounds
-    return vars(value)
+    return asdict(value)
 
 
 def write(results: Results, folder: Path) -> None:
