@@ -44,6 +44,7 @@ mod armed {
         "slot.freed",
         "get.unlinked",
         "lent.reading",
+        "lent.kept",
         "done.committed",
         "leave.orphaned",
         "leave.released",

@@ -2,7 +2,7 @@
 //!
 //! A child shares the mapping and the descriptors but is another participant: it forgets the parent's membership, closes
 //! its copy of the parent's life descriptor (which would keep the parent's life byte locked after its death), and
-//! registers on first use. `pthread_atfork` does that before any other code runs in the child. A child made by a bare
+//! registers on first use. Its views of lent payloads are copies (view.rs). `pthread_atfork` does that before any other code runs in the child. A child made by a bare
 //! `clone` system call is recognised by a page that the kernel wipes, and does the same on its first operation (if another
 //! thread was just opening or closing a queue at that moment, such a child cannot open any).
 
@@ -13,6 +13,7 @@ use crate::Id;
 use crate::platform;
 use crate::queue::Queue;
 use crate::sync::{AtomicU32, Word};
+use crate::view::{self, Views};
 
 /// All queues that this process has open: one handle a queue, so that one process is one participant.
 static OPEN: Mutex<Vec<(Id, Weak<Queue>)>> = Mutex::new(Vec::new());
@@ -22,7 +23,7 @@ static FORK_PAGE: OnceLock<Option<&'static AtomicU32>> = OnceLock::new();
 
 thread_local! {
     /// Held from before a fork until after it, so that no other thread is inside when the process is copied.
-    static HELD: RefCell<Option<OpenQueues>> = const { RefCell::new(None) };
+    static HELD: RefCell<Option<(OpenQueues, Views)>> = const { RefCell::new(None) };
 }
 
 pub(crate) type OpenQueues = MutexGuard<'static, Vec<(Id, Weak<Queue>)>>;
@@ -93,8 +94,9 @@ fn forget_memberships(open: &mut OpenQueues) {
 
 extern "C" fn before() {
     let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    // If this thread's locals are gone already, the lock is simply not held across the fork.
-    let _ = HELD.try_with(|held| *held.borrow_mut() = Some(open));
+    let views = view::before_fork();
+    // If this thread's locals are gone already, the locks are simply not held across the fork.
+    let _ = HELD.try_with(|held| *held.borrow_mut() = Some((open, views)));
 }
 
 extern "C" fn after_in_parent() {
@@ -102,7 +104,7 @@ extern "C" fn after_in_parent() {
 }
 
 extern "C" fn after_in_child() {
-    if let Some(mut open) = HELD.try_with(|held| held.borrow_mut().take()).ok().flatten() {
+    if let Some((mut open, _views)) = HELD.try_with(|held| held.borrow_mut().take()).ok().flatten() {
         forget_memberships(&mut open);
     }
 }

@@ -9,10 +9,13 @@
 //! | small, plain: **state = FREE** | the item was in the hands of a caller that died |
 //! | **state = LEASED** | the sweep puts it back to READY in its old place, one redelivery more |
 //! | lent payload looked at | the same |
+//! | plain: kept, **state = CLAIMED** | the item was in the hands of a caller that died; the sweep frees its memory |
 //! | plain: look ended, state = FREE | the item was in the hands of a caller that died |
 //! | lists, counters | the rebuild computes them |
 #![allow(unsafe_code)]
 
+#[cfg(not(loom))]
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::SMALL;
@@ -22,7 +25,7 @@ use crate::fault::fault;
 use crate::lock::Section;
 use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
-use crate::slot::State;
+use crate::slot::{State, StateWord};
 use crate::sync::{Word, note_read};
 use crate::waiter::{Kind, Waiting};
 
@@ -59,6 +62,35 @@ impl Lent {
         // SAFETY: Segment::payload has checked place and length; the slot is LEASED or CLAIMED by this process and marked
         // as read until drop, so the extent is neither written nor given to another item (slot.rs, done.rs).
         unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Says that the caller has the item now, however long it still looks at the payload: an item of a plain queue does
+    /// not come back any more if this process dies. One of an acknowledged queue does, until `task_done`.
+    pub fn keep(&self) -> Result<(), Error> {
+        if self.queue.member_now() != Some(self.me) || self.queue.options.acknowledged {
+            return Ok(());
+        }
+        let kept = self.queue.keep_held(self.slot, self.lease);
+        self.queue.report(kept)
+    }
+
+    /// The memory file, and where in it the payload begins. `None` in a forked child, which has no part in the lease, and
+    /// if the file was closed behind this process's back.
+    #[cfg(not(loom))]
+    pub(crate) fn place(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        if self.queue.member_now() != Some(self.me) {
+            return None;
+        }
+        let fd = self.queue.segment.fd()?;
+        Some((fd, self.queue.segment.offset_of(self.bytes)))
     }
 }
 
@@ -143,6 +175,19 @@ impl Queue {
             }
             section = self.wait_for(section, waiting, wait)?;
         }
+    }
+
+    /// LEASED -> CLAIMED: the item was delivered for good, and only its memory is held.
+    fn keep_held(&self, index: u32, lease: u64) -> Result<(), Error> {
+        let section = self.enter_surely()?;
+        let slot = section.slot(index)?;
+        let word = slot.word();
+        // See end_look.
+        if slot.lease.get() == lease && word.owner() == section.me && word.state() == Some(State::Leased) {
+            slot.commit(StateWord::new(State::Claimed, 0, word.owner()));
+            fault!("lent.kept");
+        }
+        Ok(())
     }
 
     /// Ends the look at a lent payload.

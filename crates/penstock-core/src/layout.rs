@@ -198,7 +198,7 @@ pub(crate) struct Slot {
     pub len: LockedU64,
     /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline.
     pub extent: LockedU64,
-    /// The thread that leased it, and the lease's place in the order of leases.
+    /// The thread of its process that leased it, and the lease's place in the order of leases.
     pub holder: LockedU32,
     /// Not 0 while the holder looks at the payload in place. Means something only while it is LEASED; a get sets it.
     pub reading: LockedU32,

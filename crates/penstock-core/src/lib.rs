@@ -36,6 +36,8 @@ mod slot;
 mod statistics;
 mod sync;
 mod trim;
+#[cfg(not(loom))]
+mod view;
 mod waiter;
 
 pub use check::{Check, Fault};
@@ -44,6 +46,8 @@ pub use error::Error;
 pub use get::{Delivery, Lent};
 pub use queue::{Options, Patience, Queue, Wait};
 pub use statistics::Statistics;
+#[cfg(not(loom))]
+pub use view::View;
 
 /// Names a queue for ever, on every machine.
 pub type Id = [u8; 16];

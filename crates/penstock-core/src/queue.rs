@@ -169,6 +169,12 @@ impl Queue {
             && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
     }
 
+    /// Whether payloads take more than half of the memory that the queue may have: a moment's estimate, without the lock.
+    /// Whoever holds payloads for long should copy them then, so that puts find room.
+    pub fn is_crowded(&self) -> bool {
+        self.segment.hot().used_bytes.get() > self.options.max_bytes.unwrap_or(u64::MAX) / 2
+    }
+
     /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
     /// the queue.
     pub fn leave(&self, how: Leave) -> Result<(), Error> {

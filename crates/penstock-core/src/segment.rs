@@ -378,6 +378,12 @@ impl Segment {
         Ok((pointer, len as usize))
     }
 
+    /// The inverse of what [`payload`](Self::payload) answers: where in the file an address of this mapping lies.
+    #[cfg(not(loom))]
+    pub(crate) fn offset_of(&self, address: *const u8) -> u64 {
+        (address as usize - self.base.as_ptr() as usize) as u64
+    }
+
     /// Copies the parts, one after the other, to a place that [`target`](Self::target) gave.
     ///
     /// # Safety

@@ -7,7 +7,7 @@
 //!       +-------> CLAIMED ----------+    +-------> LEASED ----------+
 //!                 |  ^ dies: FREE        dies: READY again, or DEAD after too many deliveries
 //!                 |  |                   leaves in order: ORPHAN (unfinished, nobody's)
-//!                 +--+ task_done while the payload is still looked at: CLAIMED until the look ends
+//!                 +--+ task_done while the payload is still looked at, or kept: CLAIMED until the look ends
 //!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
 //! ```
 //!

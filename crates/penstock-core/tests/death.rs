@@ -416,6 +416,20 @@ mod points {
             points: &["get.leased", "lent.reading", "slot.freed"],
         },
         Scene {
+            name: "keep large",
+            options: PLAIN,
+            before: |queue| put(queue, &numbered(8, LARGE)).unwrap(),
+            victim: |queue| {
+                let mut buffer = Buffer::default();
+                let Ok(Delivery::Lent(lent)) = wait(Patience::Now, |wait| queue.get(&mut buffer, wait))
+                else {
+                    panic!("a large payload is lent");
+                };
+                lent.keep().unwrap();
+            },
+            points: &["get.leased", "lent.kept", "lent.reading", "slot.freed"],
+        },
+        Scene {
             name: "get small, acknowledged",
             options: ACKNOWLEDGED,
             before: |queue| put(queue, &numbered(8, 20)).unwrap(),

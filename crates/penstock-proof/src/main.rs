@@ -17,6 +17,7 @@
 //! | get of a small item, plain | the item, in its place | the item is gone with the victim | state = FREE |
 //! | get of many, plain | the items from this one on | this one is gone too | each item's own state = FREE |
 //! | get of a large item, plain | the item | the item again, once redelivered | none: the release is |
+//! | keeping a large item, plain | the item again | the item is gone with the victim | state = CLAIMED |
 //! | release of a large item, plain | the item again | the item is gone | state = FREE |
 //! | get, acknowledged | the item | the item again | none: task_done is |
 //! | release, acknowledged | the item again | the item again | none |

@@ -64,6 +64,10 @@ impl Victim {
         let _ = std::hint::black_box(self.queue.get(&mut self.buffer, wait).is_ok());
     }
 
+    fn keep(&mut self) {
+        let _ = std::hint::black_box(self.lent[0].keep());
+    }
+
     fn join(&mut self) {
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| self.queue.join(wait)));
     }
@@ -323,6 +327,16 @@ pub const OPERATIONS: &[Operation] = &[
         name: "get-run",
         prepare: |queue, log| log.put_all(queue, &[30, 10]),
         run: Victim::get,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "keep-run",
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        before: take_one,
+        run: Victim::keep,
+        takes: &[30],
         second_deaths: 1,
         is_swept: true,
         ..DEFAULT

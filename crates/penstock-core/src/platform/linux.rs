@@ -155,6 +155,37 @@ pub(crate) unsafe fn unmap(base: NonNull<u8>, length: u64) {
     let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), length as usize) };
 }
 
+/// Maps pages of the file copy-on-write: the contents are there, and stores go to copies of this process's own.
+pub(crate) fn map_privately(fd: BorrowedFd<'_>, start: u64, length: usize) -> Option<NonNull<u8>> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
+    let pages =
+        unsafe { rustix::mm::mmap(ptr::null_mut(), length, protection, MapFlags::PRIVATE, fd, start) };
+    NonNull::new(pages.ok()?.cast())
+}
+
+/// # Safety
+/// `pages` and `length` are those of a mapping made by [`map_privately`], to which no reference is left.
+pub(crate) unsafe fn unmap_privately(pages: NonNull<u8>, length: usize) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { rustix::mm::munmap(pages.as_ptr().cast(), length) };
+}
+
+/// Makes private copies of all pages of a mapping made by [`map_privately`] that are not copies yet. Other threads may read
+/// and write it meanwhile. If the system has no memory for that, the rest stays as it is.
+pub(crate) fn copy_privately(pages: usize, length: usize) {
+    // SAFETY: the caller names a mapping of this process; making pages present as for a store changes no contents.
+    let copied = unsafe { rustix::mm::madvise(pages as *mut _, length, Advice::LinuxPopulateWrite) };
+    if copied == Err(Errno::INVAL) {
+        // Linux before 5.14. A store that changes nothing, atomic because other threads may store at the same place.
+        for page in (0..length).step_by(PAGE as usize) {
+            let byte = (pages + page) as *const std::sync::atomic::AtomicU8;
+            // SAFETY: as above, and one byte of an existing page is aligned for an atomic byte.
+            unsafe { &*byte }.fetch_or(0, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
 /// Address space around a mapping that no access survives: the farthest that any offset of the layout can lead.
 #[cfg(feature = "fuzzing")]
 mod guard {
@@ -342,8 +373,16 @@ pub(crate) fn cores() -> u32 {
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32))
 }
 
+/// A number of the calling thread, not 0, which no other of this process has (until four thousand million have come and
+/// gone). Counted here, because the kernel's own would cost a system call for each item that is acknowledged.
 pub(crate) fn thread_id() -> u32 {
-    rustix::thread::gettid().as_raw_nonzero().get() as u32
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static NUMBER: u32 = LAST.fetch_add(1, Ordering::Relaxed) % (u32::MAX - 1) + 1;
+    }
+    // A thread whose locals are gone already acknowledges nothing that it could mistake for another's.
+    NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
 }
 
 /// Milliseconds of the monotonic clock, the same in every process of the machine; coarse, and so nearly free.

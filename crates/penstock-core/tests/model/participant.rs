@@ -47,6 +47,7 @@ pub enum Command {
         patient: Patient,
     },
     EndLook,
+    Keep,
     TaskDone,
     Join(Patient),
     Leave(Leave),
@@ -135,6 +136,10 @@ impl Hands {
                     }
                 }
             }
+            Command::Keep => match self.looks.front() {
+                Some(lent) => lent.keep().map(|()| Reply::Done),
+                None => Ok(Reply::NoLook),
+            },
             Command::EndLook => Ok(match self.looks.pop_front() {
                 // What was kept is what it was.
                 Some(lent) => describe(lent.bytes()),
@@ -384,6 +389,7 @@ fn pack_command(command: Command) -> Words {
         Command::Ask => [6, 0, 0, 0, 0],
         Command::StopInPut { len } => [7, len as u64, 0, 0, 0],
         Command::Arm(point) => [8, point as u64, 0, 0, 0],
+        Command::Keep => [9, 0, 0, 0, 0],
     }
 }
 
@@ -399,6 +405,7 @@ fn unpack_command(words: Words) -> Command {
             patient: unpack_patient(patient),
         },
         [2, ..] => Command::EndLook,
+        [9, ..] => Command::Keep,
         [3, ..] => Command::TaskDone,
         [4, patient, ..] => Command::Join(unpack_patient(patient)),
         [5, 0, ..] => Command::Leave(Leave::Clean),

@@ -237,6 +237,18 @@ impl Plain {
         Some(item)
     }
 
+    /// Has the item at its first look for good, if the queue is a plain one. False if it looks at none.
+    pub fn keep(&mut self, actor: usize) -> bool {
+        let actor = &mut self.actors[actor];
+        let Some(lease) = actor.looks.front() else {
+            return false;
+        };
+        if let Some(held) = actor.held.iter_mut().find(|held| held.lease == *lease) {
+            held.is_leased &= self.rules.acknowledged;
+        }
+        true
+    }
+
     pub fn task_done(&mut self, actor: usize) -> Result<(), Error> {
         if self.unfinished() == 0 {
             return Err(Error::TooManyDone);

@@ -75,6 +75,8 @@ pub enum Action {
     /// Takes an item and keeps looking at it, if it is lent.
     Look,
     EndLook,
+    /// Has the item at the oldest look for good.
+    Keep,
     TaskDone,
     Join {
         waits: bool,
@@ -123,6 +125,7 @@ fn common() -> impl Strategy<Value = Action> {
         1 => (1usize..1500).prop_map(|count| Action::Drain { count }),
         5 => Just(Action::Look),
         4 => Just(Action::EndLook),
+        3 => Just(Action::Keep),
         12 => Just(Action::TaskDone),
         1 => any::<bool>().prop_map(|waits| Action::Join { waits }),
         2 => Just(Action::Leave(Leave::Clean)),

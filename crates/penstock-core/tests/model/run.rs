@@ -135,6 +135,14 @@ impl Run {
                 let expected = self.plain.end_look(actor, 0).map_or(Reply::NoLook, described);
                 self.expect(actor, Command::EndLook, Ok(expected))
             }
+            Action::Keep => {
+                let expected = if self.plain.keep(actor) {
+                    Reply::Done
+                } else {
+                    Reply::NoLook
+                };
+                self.expect(actor, Command::Keep, Ok(expected))
+            }
             Action::TaskDone => {
                 let expected = self.plain.task_done(actor).map(|()| Reply::Done);
                 self.expect(actor, Command::TaskDone, expected)
