@@ -72,7 +72,7 @@ impl Kind {
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
 
 /// What a spin may cost, in nanoseconds, and what it costs while it does not pay.
-const SPIN_MOST: u32 = 20_000;
+const SPIN_MOST: u32 = 50_000;
 const SPIN_LEAST: u32 = 500;
 /// While it does not pay, one wait in so many tries the full budget again.
 const PROBE_EVERY: u32 = 32;
