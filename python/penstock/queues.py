@@ -7,7 +7,12 @@ from multiprocessing.context import BaseContext
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from . import _native, leaving, passing
+from . import (
+    _native,
+    buffers,  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
+    leaving,
+    passing,
+)
 from .statistics import Statistics
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]

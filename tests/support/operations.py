@@ -16,6 +16,7 @@ from .waiting import until
 arm_fault: Any = getattr(_native, "arm_fault", None)
 
 MEDIUM = 1_000  # bytes: not in the slot, but copied under the lock
+MAPPED = 600_000  # bytes of a buffer: it stays in the queue's memory while the receiver has it
 HUGE = 24 << 20  # when it is free, its memory goes back to the system
 
 # -------------------------------------------------------------------------------------------- operations
@@ -92,6 +93,8 @@ class Operation:
     """Items that were put before these, and have been taken."""
     size: int = 0
     """Bytes in each of them, and in the one that is put."""
+    in_buffers: bool = False
+    """Their bytes travel beside the pickle."""
     maxsize: int = 0
     prepare: Callable[[Any], object] = register
     """What the doomed process does before."""
@@ -102,14 +105,16 @@ class Operation:
 
     def new_queue(self) -> Any:
         options: dict[str, Any] = {"maxsize": self.maxsize} if self.maxsize else {}
-        if self.size >= LARGE:
+        # Where memory is scarce, buffers are copied.
+        if self.size >= LARGE and not self.in_buffers:
             # Too little for one item more than there are at any time: lost memory would be missed.
             options["max_bytes"] = int((len(self.queued) + 1.5) * self.size) + (64 << 10)
         queue = self.kind(**options)
         for _ in range(self.more_before):
             queue.put(None)
         for name in self.queued:
-            queue.put(item(name, self.size))
+            payload = item(name, self.size)[1]
+            queue.put((name, memoryview(bytearray(payload)) if self.in_buffers else payload))
         for _ in range(self.more_before):
             queue.get()
         return queue
@@ -131,6 +136,8 @@ OPERATIONS = {
     "get medium": Operation(Queue, get, size=MEDIUM),
     "get large": Operation(Queue, get, size=LARGE),
     "get large, joinable": Operation(JoinableQueue, get, size=LARGE),
+    "get buffers": Operation(Queue, get, size=MAPPED, in_buffers=True),
+    "get buffers, joinable": Operation(JoinableQueue, get, size=MAPPED, in_buffers=True),
     "get huge": Operation(Queue, get, queued="A", size=HUGE),
     "get the last of many": Operation(Queue, get, queued="A", more_before=40_000),
     "get, waits": Operation(Queue, get, queued="", meanwhile=put_x_when_it_waits),
@@ -242,6 +249,14 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "slot.freed": [B],
     },
     "get large, joinable": {"lock.taken": [AB, BACK], "get.leased": [BACK], "lent.reading": [BACK]},
+    "get buffers": {
+        "lock.taken": [AB, BACK, B],
+        "get.leased": [BACK],
+        "lent.kept": [B],
+        "lent.reading": [B],
+        "slot.freed": [B],
+    },
+    "get buffers, joinable": {"lock.taken": [AB, BACK], "get.leased": [BACK], "lent.reading": [BACK]},
     "get huge": {
         "lock.taken": [Left("A"), Left("A", redeliveries=1), NOTHING],
         "get.leased": [Left("A", redeliveries=1)],
@@ -336,6 +351,8 @@ DONE: dict[str, Left] = {
     "get medium": B,
     "get large": B,
     "get large, joinable": BACK,
+    "get buffers": B,
+    "get buffers, joinable": BACK,
     "get huge": NOTHING,
     "get the last of many": NOTHING,
     "task_done small": B,

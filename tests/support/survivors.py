@@ -9,7 +9,7 @@ from .children import fork
 
 LARGE = 130_000  # bytes: copied outside the lock
 
-Item = tuple[str, bytes]
+Item = tuple[str, bytes | memoryview]
 
 
 def item(name: str, size: int = 0) -> Item:

@@ -8,7 +8,8 @@ use pyo3::types::PyList;
 use crate::errors;
 use crate::handle::{Handle, Opened};
 use crate::plain::Writer;
-use crate::transfer::{Message, attempt, rebuild, rebuild_lent, tidy};
+use crate::transfer::{Message, attempt, tidy};
+use crate::unpickling::{load_lent, load_slice};
 use crate::waiting::{Deadline, at_once};
 
 /// Small messages that go into the queue together.
@@ -91,7 +92,7 @@ fn put_all(
         let is_pending = match &message {
             Message::Plain(written) => written.lend(|pieces| pending.push(pieces)),
             Message::Pickled(pickled) => pickled.lend(py, |pieces| pending.push(pieces)),
-            Message::Carrier(..) => false,
+            Message::Array(_) | Message::Carrier(..) => false,
         };
         if !is_pending {
             pending.send(py, queue, deadline, count)?;
@@ -141,8 +142,8 @@ fn append<'py>(handle: &Bound<'py, Handle>, items: &Bound<'py, PyList>, batch: B
     let mut appended = Ok(());
     batch.into_items(|taken| {
         let object = match taken {
-            Taken::Copied(bytes) => rebuild(handle, bytes),
-            Taken::Lent(lent) => rebuild_lent(handle, lent),
+            Taken::Copied(bytes) => load_slice(handle, bytes),
+            Taken::Lent(lent) => load_lent(handle, lent),
         };
         let item = object.unwrap_or_else(|error| {
             let value = error.value(py).clone().into_any();

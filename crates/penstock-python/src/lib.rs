@@ -1,15 +1,20 @@
 //! The Python binding of `penstock_core`: the module `penstock._native`.
 //!
 //! It knows buffers, the GIL and exceptions, and has no algorithm. A message's way: queue.rs (the methods),
-//! transfer.rs, plain.rs or pickling.rs, the core; back: the core, plain.rs or lent.rs and unpickling.rs.
+//! transfer.rs, plain.rs, arrays.rs or pickling.rs (with buffers.rs and envelope.rs), the core; back: the core, plain.rs, arrays.rs or lent.rs
+//! and unpickling.rs.
 
+mod arrays;
 mod batches;
+mod buffers;
 mod calls;
 mod carrying;
+mod envelope;
 mod errors;
 #[cfg(feature = "fault-points")]
 mod fault;
 mod handle;
+mod keys;
 mod leaving;
 mod lent;
 mod pickling;

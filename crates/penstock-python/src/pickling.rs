@@ -2,38 +2,60 @@
 //!
 //! A pickler is kept for the next object, because making one costs five times as much as pickling a small
 //! tuple. It writes into a sink that collects the pieces without copying them, so that they go from there to
-//! shared memory at once.
-#![allow(unsafe_code)]
+//! shared memory at once. Large buffers travel beside the pickle (envelope.rs).
 
 use std::mem;
 
-use pyo3::exceptions::{PyKeyError, PyRuntimeError};
+use pyo3::exceptions::{PyBufferError, PyKeyError, PyRuntimeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict};
-use pyo3::{ffi, intern};
 
-use crate::calls::{call_one, new_bytes};
+use crate::arrays;
+use crate::buffers::Memory;
+use crate::calls::call_one;
+use crate::envelope;
 use crate::sync::Exclusive;
 
 /// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
 /// keeps.
 pub const LARGE: usize = 64 * 1024;
 
-/// A pickled object, in pieces. Most have one.
+/// The first protocol that can leave buffers out.
+pub const BUFFERS: u8 = 5;
+
+/// A part of a pickle.
+enum Piece {
+    Bytes(Py<PyBytes>),
+    /// Not immutable, and not copied either: it is sent before the program gets to change it.
+    Memory(Memory),
+}
+
+impl Piece {
+    fn bytes<'a>(&'a self, py: Python<'a>) -> &'a [u8] {
+        match self {
+            Piece::Bytes(bytes) => bytes.as_bytes(py),
+            Piece::Memory(memory) => memory.bytes(),
+        }
+    }
+}
+
+/// A pickled object: the pickle in pieces, most have one, and the buffers that travel beside it.
 #[derive(Default)]
 pub struct Pickled {
-    first: Option<Py<PyBytes>>,
-    rest: Vec<Py<PyBytes>>,
+    first: Option<Piece>,
+    rest: Vec<Piece>,
     len: usize,
+    buffers: Vec<Memory>,
 }
 
 impl Pickled {
     pub fn is_large(&self) -> bool {
-        self.len > LARGE
+        self.len + self.buffers.iter().map(Memory::len).sum::<usize>() > LARGE
     }
 
-    fn push(&mut self, piece: Py<PyBytes>, len: usize) {
+    fn push(&mut self, piece: Piece, len: usize) {
         self.len += len;
         match self.first {
             None => self.first = Some(piece),
@@ -44,26 +66,53 @@ impl Pickled {
     /// Makes it at least `len` bytes long. `pickle.loads` does not look behind the end of a pickle.
     pub fn pad(&mut self, py: Python<'_>, len: usize) {
         let missing = len.saturating_sub(self.len);
-        self.push(PyBytes::new(py, &vec![0; missing]).unbind(), missing);
+        self.push(
+            Piece::Bytes(PyBytes::new(py, &vec![0; missing]).unbind()),
+            missing,
+        );
     }
 
-    /// Lends the pieces to `operation`.
+    /// Lends the message's pieces to `operation`.
     pub fn lend<T>(&self, py: Python<'_>, operation: impl FnOnce(&[&[u8]]) -> T) -> T {
         match &self.first {
-            None => operation(&[]),
-            Some(first) if self.rest.is_empty() => operation(&[first.as_bytes(py)]),
-            Some(first) => {
-                let pieces: Vec<&[u8]> = std::iter::once(first)
-                    .chain(&self.rest)
-                    .map(|piece| piece.as_bytes(py))
-                    .collect();
-                operation(&pieces)
+            Some(first) if self.rest.is_empty() && self.buffers.is_empty() => operation(&[first.bytes(py)]),
+            first => {
+                let pickle = first.iter().chain(&self.rest).map(|piece| piece.bytes(py));
+                if self.buffers.is_empty() {
+                    operation(&pickle.collect::<Vec<_>>())
+                } else {
+                    self.lend_sealed(pickle, operation)
+                }
             }
         }
     }
+
+    fn lend_sealed<'a, T>(
+        &'a self,
+        pickle: impl Iterator<Item = &'a [u8]>,
+        operation: impl FnOnce(&[&[u8]]) -> T,
+    ) -> T {
+        let lengths: Vec<(usize, bool)> = self
+            .buffers
+            .iter()
+            .map(|buffer| (buffer.len(), buffer.is_read_only()))
+            .collect();
+        let (head, starts) = envelope::seal(self.len, &lengths);
+        let mut pieces = vec![head.as_slice()];
+        for piece in pickle {
+            pieces.push(piece);
+        }
+        let mut end = head.len() + self.len;
+        for (buffer, start) in self.buffers.iter().zip(starts) {
+            pieces.push(envelope::padding(end, start));
+            pieces.push(buffer.bytes());
+            end = start + buffer.len();
+        }
+        operation(&pieces)
+    }
 }
 
-/// The file that a pickler writes to.
+/// The file that a pickler writes to, and where it leaves buffers.
 #[pyclass(frozen)]
 struct Sink(Exclusive<Pickled>);
 
@@ -71,12 +120,27 @@ struct Sink(Exclusive<Pickled>);
 impl Sink {
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let piece = match data.cast::<PyBytes>() {
-            Ok(bytes) => bytes.clone(),
-            Err(_) => copy(data)?,
+            Ok(bytes) => Piece::Bytes(bytes.clone().unbind()),
+            Err(_) => {
+                let scattered =
+                    || PyBufferError::new_err("a pickler has written a buffer in more than one piece");
+                Piece::Memory(Memory::of(data)?.ok_or_else(scattered)?)
+            }
         };
-        let len = piece.as_bytes().len();
+        let len = piece.bytes(data.py()).len();
+        self.0.with(|pickled| pickled.push(piece, len)).ok_or_else(in_use)
+    }
+
+    /// The pickler's `buffer_callback`: true leaves the buffer to the pickle.
+    fn leave_to_pickle(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        // What cannot be lent in one piece, too: pickle says best what is wrong with it.
+        let memory = Memory::of(buffer).ok().flatten();
+        let Some(memory) = memory.filter(|memory| memory.len() >= envelope::OUT_OF_BAND) else {
+            return Ok(true);
+        };
         self.0
-            .with(|pickled| pickled.push(piece.unbind(), len))
+            .with(|pickled| pickled.buffers.push(memory))
+            .map(|()| false)
             .ok_or_else(in_use)
     }
 }
@@ -87,41 +151,45 @@ fn in_use() -> PyErr {
     PyRuntimeError::new_err("the pickler of a queue is in use by another thread")
 }
 
-/// What is not immutable may change after `write` has returned: a bytearray, or the memory of an array.
-fn copy<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    let py = data.py();
-    let mut view = ffi::Py_buffer::new();
-    // SAFETY: `view` is ours, and it is released below if this succeeds, and only then.
-    if unsafe { ffi::PyObject_GetBuffer(data.as_ptr(), &raw mut view, ffi::PyBUF_SIMPLE) } != 0 {
-        return Err(PyErr::fetch(py));
-    }
-    let contents = match view.len {
-        0 => &[], // which may have no address
-        // SAFETY: a simple view is `len` bytes at `buf`, which stay where they are until it is released.
-        len => unsafe { std::slice::from_raw_parts(view.buf.cast::<u8>(), len as usize) },
-    };
-    let bytes = new_bytes(py, contents);
-    // SAFETY: filled in by the successful call above, released once.
-    unsafe { ffi::PyBuffer_Release(&raw mut view) };
-    bytes
-}
-
-/// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`. A
-/// ForkingPickler copies both when it is made, which is too early for one that is kept.
+/// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`, then those of
+/// penstock/buffers.py. A ForkingPickler copies the first two when it is made, which is too early for one that is kept.
 #[pyclass(frozen, mapping)]
 struct Reducers {
-    registered: Py<PyDict>,
-    copyreg: Py<PyDict>,
+    tables: Vec<Py<PyDict>>,
+    /// That of arrays, if buffers can be left out. It is not in a table because NumPy may be imported later.
+    of_arrays: Option<Py<PyAny>>,
+}
+
+impl Reducers {
+    fn new(py: Python<'_>, with_buffers: bool) -> PyResult<Py<Reducers>> {
+        let table = |of: Bound<'_, PyAny>, name: &str| -> PyResult<Py<PyDict>> {
+            Ok(of.getattr(name)?.cast_into()?.unbind())
+        };
+        let mut tables = vec![
+            table(pickler_class(py)?.clone(), "_extra_reducers")?,
+            table(py.import("copyreg")?.into_any(), "dispatch_table")?,
+        ];
+        let mut of_arrays = None;
+        if with_buffers {
+            let module = py.import("penstock.buffers")?.into_any();
+            of_arrays = Some(module.getattr("_reduce_ndarray")?.unbind());
+            tables.push(table(module, "_REDUCERS")?);
+        }
+        Py::new(py, Reducers { tables, of_arrays })
+    }
 }
 
 #[pymethods]
 impl Reducers {
     fn __getitem__<'py>(&self, class: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = class.py();
-        for table in [&self.registered, &self.copyreg] {
+        for table in &self.tables {
             if let Some(reducer) = table.bind(py).get_item(class)? {
                 return Ok(reducer);
             }
+        }
+        if let Some(reducer) = self.of_arrays.as_ref().filter(|_| arrays::is_class(class)) {
+            return Ok(reducer.bind(py).clone());
         }
         // The pickler clears it at once, so one serves for all. Making one costs 5 % of a put and a get of a
         // small instance.
@@ -146,6 +214,25 @@ pub fn is_standard(py: Python<'_>) -> bool {
     })
 }
 
+/// Whether a program has registered a reducer for this class.
+pub fn is_registered(class: &Bound<'_, PyAny>) -> bool {
+    let py = class.py();
+    static TABLES: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
+    let tables = TABLES.get_or_try_init(py, || {
+        let registered = pickler_class(py)?.getattr("_extra_reducers")?.unbind();
+        Ok::<_, PyErr>([
+            registered,
+            py.import("copyreg")?.getattr("dispatch_table")?.unbind(),
+        ])
+    });
+    // If that cannot be found out, pickle decides.
+    tables.is_ok_and(|tables| {
+        tables
+            .iter()
+            .any(|table| table.bind(py).contains(class).unwrap_or(true))
+    })
+}
+
 /// A `multiprocessing` pickler with its sink.
 struct Pickler {
     dump: Py<PyAny>,
@@ -155,22 +242,23 @@ struct Pickler {
 
 impl Pickler {
     fn new(py: Python<'_>, protocol: u8) -> PyResult<Pickler> {
-        static REDUCERS: PyOnceLock<Py<Reducers>> = PyOnceLock::new();
+        static REDUCERS: [PyOnceLock<Py<Reducers>>; 2] = [PyOnceLock::new(), PyOnceLock::new()];
         let class = pickler_class(py)?;
-        let reducers = REDUCERS.get_or_try_init(py, || {
-            let registered = class
-                .getattr(intern!(py, "_extra_reducers"))?
-                .cast_into()?
-                .unbind();
-            let copyreg = py
-                .import("copyreg")?
-                .getattr("dispatch_table")?
-                .cast_into()?
-                .unbind();
-            Py::new(py, Reducers { registered, copyreg })
-        })?;
+        let with_buffers = protocol >= BUFFERS && is_standard(py);
+        let reducers =
+            REDUCERS[usize::from(with_buffers)].get_or_try_init(py, || Reducers::new(py, with_buffers))?;
         let sink = Py::new(py, Sink(Exclusive::default()))?;
-        let pickler = class.call1((&sink, protocol))?;
+        let pickler = if with_buffers {
+            let fix_imports = true; // the default, which stands before the callback
+            class.call1((
+                &sink,
+                protocol,
+                fix_imports,
+                sink.getattr(py, intern!(py, "leave_to_pickle"))?,
+            ))?
+        } else {
+            class.call1((&sink, protocol))?
+        };
         pickler.setattr(intern!(py, "dispatch_table"), reducers)?;
         Ok(Pickler {
             dump: pickler.getattr(intern!(py, "dump"))?.unbind(),
@@ -214,7 +302,7 @@ impl Picklers {
             None => Pickler::new(object.py(), self.protocol)?,
         };
         let pickled = pickler.dump(object)?;
-        if !pickled.is_large() {
+        if pickled.len <= LARGE {
             let mut pickler = Some(pickler);
             self.idle.with(|idle| mem::swap(idle, &mut pickler));
             drop(pickler); // a surplus one, when nobody is turned away for it

@@ -23,6 +23,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
 use crate::calls::new_bytes;
+use crate::keys;
 use crate::pickling::LARGE;
 
 /// Objects in a plain message, containers included.
@@ -295,7 +296,23 @@ struct Reader<'a, 'py> {
     py: Python<'py>,
     rest: &'a [u8],
     stack: ArrayVec<Bound<'py, PyAny>, OBJECTS>,
-    marks: ArrayVec<usize, DEPTH>,
+    marks: ArrayVec<Mark, DEPTH>,
+}
+
+/// The beginning of a container's items on the stack.
+#[derive(Clone, Copy)]
+struct Mark {
+    start: usize,
+    container: Container,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Container {
+    Tuple,
+    /// The place below the items is kept for it.
+    List,
+    /// It lies below the items.
+    Dict,
 }
 
 impl<'a, 'py> Reader<'a, 'py> {
@@ -345,18 +362,27 @@ impl<'a, 'py> Reader<'a, 'py> {
                 let length = u32::from_le_bytes(self.take()?);
                 self.bytes(length as usize)?;
             }
-            opcode::MARK => self.marks.try_push(self.stack.len()).ok()?,
+            opcode::MARK => self.mark(Container::Tuple)?,
             opcode::EMPTY_TUPLE => self.push(PyTuple::empty(py).into_any())?,
             opcode::TUPLE1 => self.tuple_of(1)?,
             opcode::TUPLE2 => self.tuple_of(2)?,
             opcode::TUPLE3 => self.tuple_of(3)?,
             opcode::TUPLE => {
-                let mark = self.marks.pop()?;
-                self.tuple(mark)?;
+                let start = self.end(Container::Tuple)?;
+                self.tuple(start)?;
+            }
+            opcode::EMPTY_LIST if self.is_marked() => {
+                self.push(py.None().into_bound(py))?;
+                self.mark(Container::List)?;
             }
             opcode::EMPTY_LIST => self.push(PyList::empty(py).into_any())?,
             opcode::APPENDS => self.list()?,
-            opcode::EMPTY_DICT => self.push(PyDict::new(py).into_any())?,
+            opcode::EMPTY_DICT => {
+                self.push(PyDict::new(py).into_any())?;
+                if self.is_marked() {
+                    self.mark(Container::Dict)?;
+                }
+            }
             opcode::SETITEMS => self.dict()?,
             _ => return None,
         }
@@ -395,7 +421,11 @@ impl<'a, 'py> Reader<'a, 'py> {
     #[inline]
     fn string(&mut self, length: usize) -> Option<()> {
         let contents = self.slice(length)?;
-        let string = PyString::from_bytes(self.py, contents).ok()?;
+        let string = if self.is_at_key() {
+            keys::string(self.py, contents)?
+        } else {
+            PyString::from_bytes(self.py, contents).ok()?
+        };
         self.push(string.into_any())
     }
 
@@ -423,30 +453,51 @@ impl<'a, 'py> Reader<'a, 'py> {
     /// What lies lower on the stack belongs to a container further out.
     #[inline]
     fn lowest(&self) -> usize {
-        self.marks.last().copied().unwrap_or(0)
+        self.marks.last().map_or(0, |mark| mark.start)
     }
 
-    /// Where the items begin of the empty container that lies below the last mark.
-    fn items(&mut self) -> Option<usize> {
-        let start = self.marks.pop()?;
-        (start > self.lowest()).then_some(start)
+    /// Whether the next opcode marks the beginning of items; takes it then.
+    #[inline]
+    fn is_marked(&mut self) -> bool {
+        let [opcode::MARK, rest @ ..] = self.rest else {
+            return false;
+        };
+        self.rest = rest;
+        true
     }
 
-    /// Replaces the empty list below the mark, and what lies above, by a list of it.
+    #[inline]
+    fn mark(&mut self, container: Container) -> Option<()> {
+        let start = self.stack.len();
+        self.marks.try_push(Mark { start, container }).ok()
+    }
+
+    /// Where the items begin that end here. What was marked for another container is left to pickle.
+    #[inline]
+    fn end(&mut self, container: Container) -> Option<usize> {
+        let mark = self.marks.pop()?;
+        (mark.container == container).then_some(mark.start)
+    }
+
+    /// Whether the next object is a key of a dict.
+    #[inline]
+    fn is_at_key(&self) -> bool {
+        let is_key =
+            |mark: &Mark| mark.container == Container::Dict && (self.stack.len() - mark.start) % 2 == 0;
+        self.marks.last().is_some_and(is_key)
+    }
+
+    /// Replaces what lies above the mark, and the place below it, by a list of it.
     fn list(&mut self) -> Option<()> {
-        let start = self.items()?;
+        let start = self.end(Container::List)?;
         let py = self.py;
         let list = PyList::new(py, self.above(start)?).ok()?;
-        let place = self.stack.last_mut()?;
-        if !place.cast_exact::<PyList>().is_ok_and(|list| list.is_empty()) {
-            return None;
-        }
-        *place = list.into_any();
+        *self.stack.last_mut()? = list.into_any();
         Some(())
     }
 
     fn dict(&mut self) -> Option<()> {
-        let start = self.items()?;
+        let start = self.end(Container::Dict)?;
         let dict = self
             .stack
             .get(start.checked_sub(1)?)?

@@ -24,6 +24,13 @@ pub struct Exclusive<T> {
 unsafe impl<T: Send> Sync for Exclusive<T> {}
 
 impl<T> Exclusive<T> {
+    pub const fn new(value: T) -> Exclusive<T> {
+        Exclusive {
+            is_in_use: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
+    }
+
     /// `None` if another thread, or a caller further up, uses the value just now.
     pub fn with<R>(&self, operation: impl FnOnce(&mut T) -> R) -> Option<R> {
         struct InUse<'a>(&'a AtomicBool);

@@ -2,15 +2,14 @@
 
 use std::sync::Arc;
 
-use penstock_core::{Buffer, Delivery, Error, Lent, Queue, Ticket, Wait};
+use penstock_core::{Buffer, Delivery, Error, Queue, Ticket, Wait};
 use pyo3::prelude::*;
 
 use crate::handle::{Handle, Opened};
-use crate::lent::Payload;
 use crate::pickling::Pickled;
 use crate::plain::{Writer, Written};
 use crate::waiting::{Deadline, at_once, patiently};
-use crate::{carrying, errors, pickling, plain, unpickling};
+use crate::{arrays, carrying, errors, pickling, unpickling};
 
 pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     if matches!(deadline, Deadline::Now) && opened.queue.is_full() {
@@ -23,6 +22,7 @@ pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
 /// An object as bytes.
 pub enum Message<'a> {
     Plain(Written<'a>),
+    Array(arrays::Written),
     Pickled(Pickled),
     /// A pickle that names queues, which stay open here until it was received.
     Carrier(Pickled, Vec<Arc<Queue>>),
@@ -40,6 +40,11 @@ impl<'a> Message<'a> {
             if let Some(written) = writer.write(object, picklers.protocol()) {
                 return Ok(Message::Plain(written));
             }
+            if picklers.protocol() >= pickling::BUFFERS {
+                if let Some(written) = arrays::write(object) {
+                    return Ok(Message::Array(written));
+                }
+            }
         }
         let (pickled, carried) = carrying::collect(|| picklers.dump(object));
         let mut pickled = pickled?;
@@ -54,6 +59,10 @@ impl<'a> Message<'a> {
         match self {
             Message::Plain(written) => {
                 let is_large = written.is_large();
+                written.lend(|pieces| send(py, queue, pieces, is_large, deadline))?;
+            }
+            Message::Array(written) => {
+                let is_large = written.len() > pickling::LARGE;
                 written.lend(|pieces| send(py, queue, pieces, is_large, deadline))?;
             }
             Message::Pickled(pickled) => {
@@ -111,8 +120,8 @@ pub fn get<'py>(
     let delivery = attempt(py, deadline, |wait| queue.get(&mut buffer, wait))?;
     tidy(py, queue)?;
     match delivery {
-        Delivery::Copied => rebuild(handle, buffer.bytes()),
-        Delivery::Lent(lent) => rebuild_lent(handle, lent),
+        Delivery::Copied => unpickling::load_slice(handle, buffer.bytes()),
+        Delivery::Lent(lent) => unpickling::load_lent(handle, lent),
     }
 }
 
@@ -121,25 +130,4 @@ pub fn tidy(py: Python<'_>, queue: &Queue) -> PyResult<()> {
         py.detach(|| queue.tidy()).map_err(errors::to_python)?;
     }
     Ok(())
-}
-
-#[inline]
-pub fn rebuild<'py>(handle: &Bound<'py, Handle>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let py = handle.py();
-    match plain::read(py, bytes) {
-        Some(object) => Ok(object),
-        None => unpickling::load_slice(handle, bytes),
-    }
-}
-
-pub fn rebuild_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
-    let py = handle.py();
-    if let Some(object) = plain::read(py, lent.bytes()) {
-        py.detach(|| drop(lent));
-        return Ok(object);
-    }
-    let payload = Bound::new(py, Payload::new(lent))?;
-    let object = unpickling::load(handle, &payload);
-    payload.get().give_back(py);
-    object
 }

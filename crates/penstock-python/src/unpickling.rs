@@ -1,36 +1,158 @@
 //! Bytes to objects.
 
+use std::sync::Arc;
+
+use penstock_core::{Lent, View};
 use pyo3::exceptions::PyException;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
-use crate::calls::{call_one, new_bytes};
+use crate::calls::{call_one, new_bytearray, new_bytes};
+use crate::envelope::{self, Envelope, Part};
 use crate::handle::Handle;
+use crate::lent::{Mapped, Payload, give_back};
+use crate::{arrays, errors, plain};
 
-/// `pickle.loads`. What it raises is raised as it is, because programs catch it by its type; a note on it
-/// tells which queue the item came from and which types the item names.
-pub fn load<'py>(handle: &Bound<'py, Handle>, payload: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+/// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
+const MAPPED: usize = 256 * 1024;
+
+fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let py = payload.py();
-    let loads = LOADS.import(py, "pickle", "loads")?;
-    call_one(loads, payload).inspect_err(|error| {
-        if error.is_instance_of::<PyException>(py) {
-            // A note that cannot be made must not hide the error itself.
-            let _ = note(handle, payload).and_then(|note| error.add_note(py, note));
-        }
-    })
+    LOADS.import(py, "pickle", "loads")
+}
+
+/// What rebuilding raises is raised as it is, because programs catch it by its type; a note on it tells which queue the
+/// item came from and which types the item names.
+fn explain(handle: &Bound<'_, Handle>, pickle: &Bound<'_, PyAny>, error: &PyErr) {
+    let py = handle.py();
+    if error.is_instance_of::<PyException>(py) {
+        // A note that cannot be made must not hide the error itself.
+        let _ = note(handle, pickle).and_then(|note| error.add_note(py, note));
+    }
 }
 
 #[cold]
-fn note(handle: &Bound<'_, Handle>, payload: &Bound<'_, PyAny>) -> PyResult<String> {
-    let py = payload.py();
+fn note(handle: &Bound<'_, Handle>, pickle: &Bound<'_, PyAny>) -> PyResult<String> {
+    let py = handle.py();
     py.import("penstock.errors")?
         .getattr("_describe_lost_item")?
-        .call1((handle, payload))?
+        .call1((handle, pickle))?
         .extract()
 }
 
-/// The same for bytes that are not Python's.
-pub fn load_slice<'py>(handle: &Bound<'py, Handle>, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    load(handle, new_bytes(handle.py(), payload)?.as_any())
+/// `pickle.loads(pickle)`
+fn load<'py>(handle: &Bound<'py, Handle>, pickle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    call_one(loads(handle.py())?, pickle).inspect_err(|error| explain(handle, pickle, error))
+}
+
+/// `pickle.loads(pickle, buffers=buffers)`
+fn load_with<'py>(
+    handle: &Bound<'py, Handle>,
+    pickle: &Bound<'py, PyAny>,
+    buffers: Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = handle.py();
+    let named = PyDict::new(py);
+    named.set_item(intern!(py, "buffers"), buffers)?;
+    loads(py)?
+        .call((pickle,), Some(&named))
+        .inspect_err(|error| explain(handle, pickle, error))
+}
+
+#[cold]
+fn damaged(handle: &Bound<'_, Handle>) -> PyErr {
+    let text = format!("an item of {handle:?} was damaged in the queue's memory");
+    let error = handle
+        .py()
+        .import("pickle")
+        .and_then(|pickle| pickle.getattr("UnpicklingError")?.call1((text,)));
+    error.map_or_else(|error| error, PyErr::from_value)
+}
+
+/// The object in bytes that nobody else changes and that this call does not keep.
+#[inline]
+pub fn load_slice<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    let py = handle.py();
+    if let Some(object) = plain::read(py, message) {
+        return Ok(object);
+    }
+    if !envelope::is_sealed(message) {
+        return load(handle, new_bytes(py, message)?.as_any());
+    }
+    let Envelope { pickle, parts } = envelope::open(message).ok_or_else(|| damaged(handle))?;
+    let buffers = parts
+        .iter()
+        .map(|part| copy(py, message, part))
+        .collect::<PyResult<Vec<_>>>()?;
+    load_with(
+        handle,
+        new_bytes(py, &message[pickle])?.as_any(),
+        PyTuple::new(py, buffers)?,
+    )
+}
+
+/// What pickle makes of a buffer that lies in the pickle itself.
+fn copy<'py>(py: Python<'py>, message: &[u8], part: &Part) -> PyResult<Bound<'py, PyAny>> {
+    let contents = &message[part.range.clone()];
+    if part.is_read_only {
+        Ok(new_bytes(py, contents)?.into_any())
+    } else {
+        Ok(new_bytearray(py, contents)?.into_any())
+    }
+}
+
+/// The object in a payload that lies in shared memory. Its buffers may stay there.
+pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
+    let py = handle.py();
+    if let Some(object) = plain::read(py, lent.bytes()) {
+        py.detach(|| drop(lent));
+        return Ok(object);
+    }
+    let lent = Arc::new(lent);
+    if !envelope::is_sealed(lent.bytes()) {
+        let payload = Bound::new(py, Payload::new(Arc::clone(&lent), 0..lent.len()))?;
+        drop(lent);
+        let object = load(handle, &payload);
+        payload.get().give_back(py);
+        return object;
+    }
+    let Envelope { pickle, parts } = envelope::open(lent.bytes()).ok_or_else(|| damaged(handle))?;
+    let may_stay = !handle.get().opened()?.queue.is_crowded();
+    let mut stays = false;
+    let mut buffers = Vec::with_capacity(parts.len());
+    for part in &parts {
+        let view = if may_stay && part.range.len() >= MAPPED {
+            View::new(&lent, part.range.clone())
+        } else {
+            None
+        };
+        buffers.push(match view {
+            Some(view) => {
+                stays = true;
+                PyMemoryView::from(Bound::new(py, Mapped::new(view))?.as_any())?.into_any()
+            }
+            None => copy(py, lent.bytes(), part)?,
+        });
+    }
+    let array = match (parts.as_slice(), buffers.as_slice()) {
+        ([part], [buffer]) => arrays::read(&lent.bytes()[pickle.clone()], buffer, part.is_read_only),
+        _ => None,
+    };
+    let object = match array {
+        Some(array) => Ok(array),
+        None => {
+            let payload = Bound::new(py, Payload::new(Arc::clone(&lent), pickle))?;
+            let object = load_with(handle, &payload, PyTuple::new(py, buffers)?);
+            payload.get().give_back(py);
+            object
+        }
+    };
+    if stays {
+        // From here on the item is the caller's, even if it holds the buffers for long.
+        lent.keep().map_err(errors::to_python)?;
+    }
+    give_back(py, lent);
+    object
 }

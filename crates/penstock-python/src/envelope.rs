@@ -1,0 +1,98 @@
+//! A message with buffers beside its pickle, as pickle's protocol 5 keeps them out of band.
+//!
+//! ```text
+//! 0      1         4       8               16
+//! +------+---------+-------+---------------+--------------------+--------+-----+----------+-----+----------+---
+//! | 0xff | 0, 0, 0 | count | pickle length | count x (start,    | pickle | pad | buffer 0 | pad | buffer 1 |...
+//! |      |         | u32   | u64           |   length+flag) u64 |        |     |          |     |          |
+//! +------+---------+-------+---------------+--------------------+--------+-----+----------+-----+----------+---
+//! ```
+//!
+//! No pickle begins with 0xff. Starts are counted from the message's own start, which lies on a boundary of 128 bytes,
+//! and buffers begin on boundaries of 64. The highest bit of a length says that the buffer is read-only. Numbers
+//! have the lowest byte first.
+
+use std::ops::Range;
+
+/// Buffers of at least this many bytes travel beside the pickle: copied once into the queue, and seldom out of it. Smaller
+/// ones are cheaper inside it.
+pub const OUT_OF_BAND: usize = 4096;
+
+const MARK: u8 = 0xff;
+const HEAD: usize = 16;
+const ENTRY: usize = 16;
+const ALIGNMENT: usize = 64;
+const READ_ONLY: u64 = 1 << 63;
+
+static PADDING: [u8; ALIGNMENT] = [0; ALIGNMENT];
+
+/// A buffer of a message: where it lies in it, and what may be done with it.
+#[derive(Clone, Debug)]
+pub struct Part {
+    pub range: Range<usize>,
+    pub is_read_only: bool,
+}
+
+/// What [`open`] finds in a message.
+pub struct Envelope {
+    pub pickle: Range<usize>,
+    pub parts: Vec<Part>,
+}
+
+/// What comes before the pickle, and where the buffers begin.
+pub fn seal(pickle_len: usize, buffers: &[(usize, bool)]) -> (Vec<u8>, Vec<usize>) {
+    let mut head = vec![MARK, 0, 0, 0];
+    head.extend_from_slice(&(buffers.len() as u32).to_le_bytes());
+    head.extend_from_slice(&(pickle_len as u64).to_le_bytes());
+    let mut starts = Vec::with_capacity(buffers.len());
+    let mut end = HEAD + buffers.len() * ENTRY + pickle_len;
+    for &(len, is_read_only) in buffers {
+        let start = end.next_multiple_of(ALIGNMENT);
+        head.extend_from_slice(&(start as u64).to_le_bytes());
+        let flag = if is_read_only { READ_ONLY } else { 0 };
+        head.extend_from_slice(&(len as u64 | flag).to_le_bytes());
+        starts.push(start);
+        end = start + len;
+    }
+    (head, starts)
+}
+
+/// What lies between a piece that ends at `end` and a buffer that starts at `start`.
+pub fn padding(end: usize, start: usize) -> &'static [u8] {
+    &PADDING[..start - end]
+}
+
+/// Whether a message has buffers beside its pickle.
+#[inline]
+pub fn is_sealed(message: &[u8]) -> bool {
+    message.first() == Some(&MARK)
+}
+
+/// Reads the head of such a message. `None` if it cannot be: its bytes were damaged.
+pub fn open(message: &[u8]) -> Option<Envelope> {
+    let number = |at: usize| {
+        let bytes = message.get(at..at + 8)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let within = |start: u64, len: u64| {
+        let (start, end) = (
+            usize::try_from(start).ok()?,
+            usize::try_from(start.checked_add(len)?).ok()?,
+        );
+        (end <= message.len()).then_some(start..end)
+    };
+    let count = usize::try_from(number(0)? >> 32).ok()?;
+    // Each has an entry, so a number that is too large cannot ask for much memory.
+    let table = count.checked_mul(ENTRY)?;
+    message.get(HEAD..HEAD.checked_add(table)?)?;
+    let pickle = within((HEAD + table) as u64, number(8)?)?;
+    let mut parts = Vec::with_capacity(count);
+    for entry in 0..count {
+        let (start, len) = (number(HEAD + entry * ENTRY)?, number(HEAD + entry * ENTRY + 8)?);
+        parts.push(Part {
+            range: within(start, len & !READ_ONLY)?,
+            is_read_only: len & READ_ONLY != 0,
+        });
+    }
+    Some(Envelope { pickle, parts })
+}

@@ -1,0 +1,58 @@
+//! The strings that were keys of dicts lately. Messages of one queue have the same keys again and again; a string made
+//! before need not be made, nor hashed, once more. Strings are immutable, so nobody can tell.
+
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use crate::sync::Exclusive;
+
+/// Longer keys are made anew.
+const LONGEST: usize = 32;
+const PLACES: usize = 256;
+
+struct Known {
+    bytes: [u8; LONGEST],
+    len: usize,
+    string: Py<PyString>,
+}
+
+static KNOWN: Exclusive<[Option<Known>; PLACES]> = Exclusive::new([const { None }; PLACES]);
+
+/// Where a key stands, if it is known.
+fn place_of(contents: &[u8]) -> usize {
+    let (mut head, mut tail) = ([0; 8], [0; 8]);
+    let few = contents.len().min(8);
+    head[..few].copy_from_slice(&contents[..few]);
+    tail[8 - few..].copy_from_slice(&contents[contents.len() - few..]);
+    let mixed = u64::from_le_bytes(head)
+        .wrapping_add(u64::from_le_bytes(tail).rotate_left(29))
+        .wrapping_add(contents.len() as u64)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 56) as usize % PLACES
+}
+
+/// The string of these bytes. `None` if they are no UTF-8.
+#[inline]
+pub fn string<'py>(py: Python<'py>, contents: &[u8]) -> Option<Bound<'py, PyString>> {
+    if contents.len() > LONGEST {
+        return PyString::from_bytes(py, contents).ok();
+    }
+    let place = place_of(contents);
+    let known = KNOWN.with(|known| {
+        let known = known[place].as_ref()?;
+        (known.bytes[..known.len] == *contents).then(|| known.string.clone_ref(py).into_bound(py))
+    });
+    if let Some(Some(string)) = known {
+        return Some(string);
+    }
+    let string = PyString::from_bytes(py, contents).ok()?;
+    let mut new = Known {
+        bytes: [0; LONGEST],
+        len: contents.len(),
+        string: string.clone().unbind(),
+    };
+    new.bytes[..contents.len()].copy_from_slice(contents);
+    let old = KNOWN.with(|known| known[place].replace(new));
+    drop(old); // when nobody is turned away for it
+    Some(string)
+}

@@ -1,0 +1,385 @@
+"""Large buffers: one copy in, none out, and what a receiver may do with the memory that it gets."""
+
+import array
+import gc
+import mmap
+import os
+import pickle
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas
+import pyarrow as arrow
+import pytest
+
+import penstock
+from tests.support.children import fork
+from tests.support.waiting import until
+
+KIB = 1024
+# Copied with the pickle; beside it and copied out; beside it and mapped.
+SIZES = [64, 4 * KIB, 100 * KIB, 8192 * KIB]
+LARGE = 1024 * KIB
+CLASSES = (penstock.Queue, penstock.SimpleQueue, penstock.JoinableQueue)
+every_class = pytest.mark.parametrize("make", CLASSES)
+every_size = pytest.mark.parametrize("size", SIZES)
+
+
+def numbers(size: int, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
+
+
+def mapped_kib(received: Any) -> int:
+    """KiB of the array's pages that are this process's own copies; -1 if it is not in a queue's memory."""
+    address = received.ctypes.data
+    with open("/proc/self/smaps") as smaps:
+        inside = False
+        for line in smaps:
+            fields = line.split()
+            if "-" in fields[0] and not fields[0].endswith(":"):
+                start, end = (int(number, 16) for number in fields[0].split("-"))
+                inside = start <= address < end and "penstock-" in line
+            elif inside and fields[0] == "Anonymous:":
+                return int(fields[1])
+    return -1
+
+
+@every_class
+@every_size
+def test_arrays_arrive(make: Callable[[], Any], size: int) -> None:
+    q = make()
+    sent = numbers(size)
+    for order in (sent, sent.reshape(-1, 8), np.asfortranarray(sent.reshape(-1, 8)), sent[::2], sent[:0]):
+        q.put(order)
+        received = q.get()
+        assert np.array_equal(received, order)
+        assert received.flags.f_contiguous == order.flags.f_contiguous or not order.flags.contiguous
+        assert received.flags.writeable
+
+
+@every_class
+def test_a_large_array_is_not_copied_out(make: Callable[[], Any]) -> None:
+    q = make()
+    q.put(numbers(LARGE))
+    received = q.get()
+    assert mapped_kib(received) == 0
+    assert received.sum() == numbers(LARGE).sum()
+    assert mapped_kib(received) == 0
+    received[0] = 1
+    assert mapped_kib(received) > 0, "a page that was written to is the receiver's own"
+    assert received.ctypes.data % 64 == 0
+
+
+@every_class
+@every_size
+def test_a_received_array_is_the_receivers_own(make: Callable[[], Any], size: int) -> None:
+    q = make()
+    sent = numbers(size)
+    q.put(sent)
+    first = q.get()
+    first[:] = 7
+    q.put(sent)
+    second = q.get()
+    assert np.array_equal(second, sent)
+    second[:] = 9
+    assert (first == 7).all()
+    assert np.array_equal(sent, numbers(size))
+
+
+@every_size
+def test_read_only_stays_read_only(size: int) -> None:
+    q = penstock.Queue[Any]()
+    sent = numbers(size)
+    sent.flags.writeable = False
+    q.put(sent)
+    received = q.get()
+    assert np.array_equal(received, sent)
+    assert not received.flags.writeable
+
+
+def test_held_arrays_survive_producer_and_queue() -> None:
+    def produce(q: Any) -> None:
+        for seed in range(4):
+            q.put(numbers(LARGE, seed))
+
+    def held_arrays() -> list[Any]:
+        q = penstock.Queue[Any]()
+        with fork(produce, q) as child:
+            child.result()
+        return [q.get() for _ in range(4)]
+
+    held = held_arrays()
+    gc.collect()
+    for seed, received in enumerate(held):
+        assert np.array_equal(received, numbers(LARGE, seed))
+
+
+def test_held_arrays_block_nobody_and_go_in_any_order() -> None:
+    q = penstock.Queue[Any](maxsize=2)
+    held = []
+    for seed in range(20):
+        q.put(numbers(LARGE, seed), timeout=10)
+        held.append(q.get())
+    assert q.empty()
+    assert q.statistics().memory_bytes >= 20 * LARGE
+    for seed in (13, 2, 19, 7):
+        assert np.array_equal(held[seed], numbers(LARGE, seed))
+        held[seed] = None
+    for seed in range(20, 24):  # in the places of those
+        q.put(numbers(LARGE, seed))
+        held.append(q.get())
+    for seed, received in enumerate(held):
+        assert received is None or np.array_equal(received, numbers(LARGE, seed))
+    del received
+    held.clear()
+    assert q.check() == []
+    statistics = q.statistics()
+    assert statistics.puts == statistics.gets == 24
+
+
+def test_many_streams_of_large_arrays_keep_their_memory_small() -> None:
+    q = penstock.Queue[Any]()
+    for seed in range(100):
+        q.put(numbers(LARGE, seed % 3))
+        assert np.array_equal(q.get(), numbers(LARGE, seed % 3))
+    assert q.statistics().memory_bytes < 8 * LARGE
+
+
+def test_held_arrays_are_copied_when_the_queue_has_little_memory() -> None:
+    q = penstock.Queue[Any](max_bytes=4 * LARGE)
+    held = []
+    for seed in range(20):
+        q.put(numbers(LARGE, seed))
+        held.append(q.get())
+    for seed, received in enumerate(held):
+        assert np.array_equal(received, numbers(LARGE, seed))
+    assert mapped_kib(held[0]) >= 0 > mapped_kib(held[-1])
+
+
+def test_an_array_of_a_killed_holder_is_gone() -> None:
+    q = penstock.Queue[Any]()
+    q.put(numbers(LARGE))
+    q.put("next")
+
+    def hold() -> None:
+        received = q.get()
+        received[:] = 0
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with fork(hold) as child:
+        assert child.wait() == -signal.SIGKILL
+    assert q.get(timeout=10) == "next"
+    q.put("last")
+    assert q.get(timeout=10) == "last"
+    assert q.statistics().redeliveries == 0
+    assert q.check() == []
+
+
+def test_an_array_of_a_killed_worker_comes_again_as_it_was_put() -> None:
+    q = penstock.JoinableQueue[Any]()
+    q.put(numbers(LARGE))
+
+    def spoil() -> None:
+        received = q.get()
+        received[:] = 0
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with fork(spoil) as child:
+        assert child.wait() == -signal.SIGKILL
+    received = q.get(timeout=10)
+    assert np.array_equal(received, numbers(LARGE))
+    q.task_done()
+    received[0] = 1
+    q.join()
+    assert q.check() == []
+
+
+def test_a_forked_child_has_arrays_of_its_own() -> None:
+    q = penstock.Queue[Any]()
+    again = penstock.Queue[str]()
+    q.put(numbers(LARGE))
+    received = q.get()
+
+    held = [received]
+
+    def look() -> bool:
+        assert again.get() == "go on"
+        return np.array_equal(held[0], numbers(LARGE))
+
+    with fork(look) as child:
+        received[:] = 0
+        del received
+        held.clear()
+        gc.collect()
+        # What takes the place of the array's memory in the queue must not show in the child's.
+        for _ in range(3):
+            q.put(np.zeros(LARGE, dtype=np.uint8))
+        again.put("go on")
+        assert child.result()
+        assert [q.get().any() for _ in range(3)] == [False] * 3
+
+
+def test_a_forked_childs_arrays_outlive_the_parent() -> None:
+    q = penstock.Queue[Any]()
+    go_on, answer = penstock.Queue[str](), penstock.Queue[bool]()
+
+    def parent() -> None:
+        received = q.get()
+        if os.fork() == 0:
+            go_on.get()
+            answer.put(np.array_equal(received, numbers(LARGE)))
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    q.put(numbers(LARGE))
+    with fork(parent) as child:
+        assert child.wait() == -signal.SIGKILL
+    until(lambda: q.statistics().participants == 1)
+    for _ in range(3):
+        q.put(np.zeros(LARGE, dtype=np.uint8))
+    go_on.put("go on")
+    assert answer.get(timeout=30)
+
+
+def test_without_a_descriptor_arrays_are_copied() -> None:
+    q = penstock.Queue[Any]()
+
+    def use() -> bool:
+        os.closerange(3, 3000)
+        for seed in range(3):
+            q.put(numbers(LARGE, seed))
+            received = q.get()
+            if not np.array_equal(received, numbers(LARGE, seed)) or mapped_kib(received) >= 0:
+                return False
+        return True
+
+    def report() -> None:
+        os._exit(0 if use() else 1)
+
+    with fork(report) as child:
+        assert child.wait() == 0
+
+
+@every_class
+@every_size
+def test_other_memory(make: Callable[[], Any], size: int) -> None:
+    q = make()
+    data = numbers(size).tobytes()
+    for sent in (
+        bytearray(data),
+        array.array("d", data),
+        memoryview(data),
+        memoryview(bytearray(data)).cast("d"),
+        memoryview(bytearray(data)).cast("B", (2, size // 2)),
+        memoryview(data)[::2],
+        memoryview(b""),
+    ):
+        q.put(["beside", sent])
+        _, received = q.get()
+        assert type(received) is type(sent)
+        assert memoryview(received).tobytes() == memoryview(sent).tobytes()  # numbers may be NaN
+        if isinstance(sent, memoryview):
+            assert (received.format, received.shape) == (sent.format, sent.shape)
+        assert memoryview(received).readonly == memoryview(sent).readonly
+
+
+def test_the_same_array_twice_is_one() -> None:
+    q = penstock.Queue[Any]()
+    sent = numbers(LARGE)
+    q.put([sent, sent, numbers(LARGE, 2)])
+    first, second, third = q.get()
+    assert first is second
+    assert np.array_equal(third, numbers(LARGE, 2))
+    del first, second, sent
+    assert np.array_equal(third, numbers(LARGE, 2))
+
+
+class Rebuilt:
+    """Gets its buffer while it is rebuilt, as array libraries do."""
+
+    def __init__(self, buffer: Any) -> None:
+        self.buffer = buffer
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return type(self), (pickle.PickleBuffer(self.buffer),)
+
+
+def test_a_buffer_may_be_anything_contiguous() -> None:
+    q = penstock.Queue[Any]()
+    with mmap.mmap(-1, LARGE) as memory:
+        memory[:5] = b"hello"
+        q.put(Rebuilt(memory))
+        received = q.get().buffer
+        assert bytes(received[:5]) == b"hello"
+        assert len(received) == LARGE
+    with pytest.raises(pickle.PicklingError, match="non-contiguous"):
+        q.put(Rebuilt(memoryview(bytes(LARGE))[::2]))
+    assert q.empty()
+
+
+def raise_error(buffer: Any) -> Any:
+    raise RuntimeError("cannot be rebuilt")
+
+
+class NotRebuilt(Rebuilt):
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return raise_error, (pickle.PickleBuffer(self.buffer),)
+
+
+@every_class
+def test_what_cannot_be_rebuilt_keeps_no_memory(make: Callable[[], Any]) -> None:
+    q = make()
+    for _ in range(3):
+        q.put(NotRebuilt(bytes(LARGE)))
+        with pytest.raises(RuntimeError, match="cannot be rebuilt") as caught:
+            q.get()
+        assert "raise_error" in caught.value.__notes__[0]
+        del caught
+        gc.collect()
+        if isinstance(q, penstock.JoinableQueue):
+            q.task_done()
+    assert q.check() == []
+    q.put("after")
+    assert q.get() == "after"
+
+
+def test_dead_letters_have_buffers() -> None:
+    q = penstock.JoinableQueue[Any](max_deliveries=0)
+    q.put(numbers(LARGE))
+    with fork(lambda: (q.get(), os.kill(os.getpid(), signal.SIGKILL))) as child:
+        child.wait()
+    q.join()
+    (letter,) = q.dead_letters()
+    assert np.array_equal(letter, numbers(LARGE))
+
+
+def test_many_at_once() -> None:
+    q = penstock.Queue[Any]()
+    q.put_many([numbers(size, seed) for seed, size in enumerate(SIZES)] + ["end"])
+    *received, end = q.get_many()
+    assert end == "end"
+    for seed, size in enumerate(SIZES):
+        assert np.array_equal(received[seed], numbers(size, seed))
+
+
+def test_pandas() -> None:
+    q = penstock.Queue[Any]()
+    sent = pandas.DataFrame({"a": np.arange(200_000), "b": np.arange(200_000) * 0.5, "c": ["x"] * 200_000})
+    q.put(sent)
+    received = q.get()
+    pandas.testing.assert_frame_equal(received, sent)
+    received.loc[0, "a"] = 17
+    assert sent.loc[0, "a"] == 0
+    assert received.loc[0, "a"] == 17
+
+
+def test_arrow() -> None:
+    q = penstock.Queue[Any]()
+    sent = arrow.table({"a": np.arange(200_000), "b": ["x"] * 200_000})
+    before = arrow.total_allocated_bytes()
+    q.put(sent)
+    received = q.get()
+    assert received.equals(sent)
+    assert arrow.total_allocated_bytes() - before < 100_000, "its memory is the queue's"
