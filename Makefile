@@ -24,7 +24,7 @@ HISTORY := $(CORE) $(shell find crates/penstock-history -not -name '.*')
 PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
-.PHONY: help demo test bench lint docs clean
+.PHONY: help demo test bench bench-core lint docs clean
 .PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-kill test-history test-loom test-model
 .PHONY: test-storm
 
@@ -32,6 +32,7 @@ help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
 	@echo "make test          set everything up and run all tests"
 	@echo "make bench         measure beside all peers, write docs/benchmarks (make bench ARGS=--help)"
+	@echo "make bench-core    time single steps of the core"
 	@echo "make lint          check format, types and style"
 	@echo "make docs          check the documents' examples and links"
 	@echo "make clean         remove all that was built, the environments too"
@@ -95,6 +96,10 @@ test-sanitizers: $(VENV)/.python
 
 bench: $(VENV)/.penstock $(VENV)/.bench
 	@$(BIN)/python -m benchmarks --output docs/benchmarks $(ARGS)
+
+bench-core:
+	@tools/require cargo cc
+	@cargo bench --quiet --locked -p penstock-steps --bench steps -- $(ARGS)
 
 lint: $(VENV)/.penstock $(VENV)/.lint
 	@tools/require cargo cc clippy rustfmt
