@@ -22,10 +22,10 @@ from . import growth, report, resources, rivals, round_trips, throughput
 from .measured import Measured, Target, at_least, at_most, interleave, missed
 from .payloads import PAYLOADS, Payload
 from .rivals import Rival, Shape
+from .throughput import IN_TURN, LIMIT
 
 OURS, STANDARD, PIPE, FIFO = "Penstock", "multiprocessing.Queue", "multiprocessing.Pipe", "faster-fifo"
 BATCHED = "Penstock, batched"
-LIMIT = "limit"
 SHAPES: list[Shape] = [(1, 1), (1, 4), (4, 1), (2, 2), (4, 4)]
 MIB = 1 << 20
 
@@ -69,9 +69,9 @@ class Bench:
             if payload.array_bytes:  # a batch of them fits in no rival's ring
                 able = [rival for rival in able if not rival.batch]
             name = f"{payload.name}, {shape[0]}x{shape[1]}"
-            self.stage(
-                f"items per second: {name}", len(able) * (self.options.rounds + 1) + self.options.rounds
-            )
+            limits = 2 if payload.array_bytes else 1
+            rounds = self.options.rounds
+            self.stage(f"items per second: {name}", len(able) * (rounds + 1) + rounds * limits)
             measures: dict[str, Callable[[], float]] = {}
             for rival in able:
                 measures[rival.name] = self._throughput(rival, payload, shape)
@@ -79,6 +79,10 @@ class Bench:
             measures[LIMIT] = lambda payload=payload, shape=shape: throughput.limit(  # type: ignore[misc]
                 payload, shape, self.options.seconds / 2
             )
+            if payload.array_bytes:
+                measures[IN_TURN] = lambda payload=payload, shape=shape: throughput.limit(  # type: ignore[misc]
+                    payload, shape, self.options.seconds / 2, targets=2
+                )
             self.results.throughput[name] = interleave(self.options.rounds, measures, self.tick)
 
     def _throughput(self, rival: Rival, payload: Payload, shape: Shape) -> Callable[[], float]:

@@ -9,6 +9,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .throughput import IN_TURN, LIMIT
+
 if TYPE_CHECKING:
     from .report import Results
 
@@ -48,9 +50,11 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
             axes.set_visible(False)
         for axes, (scenario, figures) in zip(grid, results.throughput.items(), strict=False):
             axes.set_visible(True)
-            values = {name: (m.median, *m.spread) for name, m in figures.items() if name != "limit"}
+            values = {
+                name: (m.median, *m.spread) for name, m in figures.items() if name not in (LIMIT, IN_TURN)
+            }
             _bars(axes, values, f"{scenario}: items a second")
-            axes.axvline(figures["limit"].median, color="#c0392b", linestyle="--", linewidth=1)
+            axes.axvline(figures[LIMIT].median, color="#c0392b", linestyle="--", linewidth=1)
         title = "Items per second; the dashed line is what pickling or one memory copy alone would allow"
         drawn[title] = _save(figure, folder, "throughput.svg")
     if results.round_trips:

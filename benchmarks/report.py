@@ -18,8 +18,7 @@ from rich.table import Table
 import penstock
 
 from .measured import Measured, Target
-
-LIMIT = "limit"
+from .throughput import LIMIT
 
 _PREFACE = """\
 # Benchmarks

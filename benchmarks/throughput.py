@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -14,6 +15,10 @@ import numpy as np
 
 from .payloads import Payload
 from .rivals import Channel, Rival, Shape
+
+LIMIT = "limit"
+IN_TURN = "limit, two buffers in turn"
+"""What stands among the rivals' figures, as a measure of them."""
 
 _CONTEXT = multiprocessing.get_context("fork")
 
@@ -104,18 +109,19 @@ def _time(operation: Callable[[], Any], gate: Any, seconds: float, each: Any) ->
     each.value = elapsed / count
 
 
-def limit(payload: Payload, shape: Shape, seconds: float) -> float:
+def limit(payload: Payload, shape: Shape, seconds: float, targets: int = 1) -> float:
     """Items per second if passing them cost nothing.
 
     One process pickles while another one unpickles; or, for an array, one process copies it once into warm
-    memory. With more processes than two the cores share the work.
+    memory: always the same, or so many `targets` in turn, as it must be when a consumer has one message while
+    the producer writes the next. With more processes than two the cores share the work.
     """
     item = payload.make()
     operations: list[Callable[[], Any]]
     if payload.array_bytes:
         source = np.frombuffer(bytes(payload.array_bytes), dtype=np.uint8)
-        target = np.ones_like(source)
-        operations = [lambda: np.copyto(target, source)]
+        in_turn = itertools.cycle([np.ones_like(source) for _ in range(targets)])
+        operations = [lambda: np.copyto(next(in_turn), source)]
     else:
         pickled = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
         operations = [
