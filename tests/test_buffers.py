@@ -31,7 +31,7 @@ def numbers(size: int, seed: int = 1) -> Any:
     return np.random.default_rng(seed).integers(0, 256, size, dtype=np.uint8)
 
 
-def mapped_kib(received: Any) -> int:
+def mapped_kib(received: Any, figure: str = "Anonymous") -> int:
     """KiB of the array's pages that are this process's own copies; -1 if it is not in a queue's memory."""
     address = received.ctypes.data
     with open("/proc/self/smaps") as smaps:
@@ -41,7 +41,7 @@ def mapped_kib(received: Any) -> int:
             if "-" in fields[0] and not fields[0].endswith(":"):
                 start, end = (int(number, 16) for number in fields[0].split("-"))
                 inside = start <= address < end and "penstock-" in line
-            elif inside and fields[0] == "Anonymous:":
+            elif inside and fields[0] == f"{figure}:":
                 return int(fields[1])
     return -1
 
@@ -219,6 +219,20 @@ def test_a_forked_child_has_arrays_of_its_own() -> None:
         again.put("go on")
         assert child.result()
         assert [q.get().any() for _ in range(3)] == [False] * 3
+
+
+def test_children_share_what_was_copied_for_the_first() -> None:
+    q = penstock.Queue[Any]()
+    go_on = penstock.Queue[str]()
+    q.put(numbers(LARGE))
+    received = q.get()
+    with fork(go_on.get) as first, fork(go_on.get) as second:
+        assert mapped_kib(received) >= LARGE // KIB
+        proportional = mapped_kib(received, "Pss")
+        assert proportional < LARGE // KIB * 0.4, "the pages of three processes"
+        go_on.put_many(["go on", "go on"])
+        first.result()
+        second.result()
 
 
 def test_a_forked_childs_arrays_outlive_the_parent() -> None:

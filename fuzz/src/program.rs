@@ -22,6 +22,8 @@ pub enum Step {
         keep: bool,
     },
     EndLook,
+    /// Has a lent payload for good, and maps a part of it.
+    Keep,
     TaskDone,
     Join(Patience),
     Leave(Leave),
@@ -157,6 +159,7 @@ impl<'a> Input<'a> {
             20 => Step::Die { in_section: false },
             21 => Step::Die { in_section: true },
             22 => Step::Enlist(usize::from(self.byte() % 3)),
+            31 => Step::Keep,
             _ => Step::Damage(Damage {
                 place: self.place(),
                 width: self.choose(&[4, 8, 4, 1]),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Queue, Statistics, Wait, fuzzing};
+use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Queue, Statistics, View, Wait, fuzzing};
 
 use crate::Access;
 use crate::damage::{Damage, Memory};
@@ -16,7 +16,7 @@ pub struct World {
     mapped: fn(*const u8, Access<'_>),
     /// `None` if the damage keeps anybody from opening the queue.
     queue: Option<Arc<Queue>>,
-    lents: VecDeque<Lent>,
+    lents: VecDeque<Arc<Lent>>,
     puts: u64,
     is_damaged: bool,
     /// An operation has said so since the last damage.
@@ -103,6 +103,12 @@ impl World {
             Step::Put { len, patience } => self.put(&queue, *len, *patience),
             Step::Get { patience, keep } => self.get(&queue, *patience, *keep),
             Step::EndLook => drop(self.lents.pop_front()),
+            Step::Keep => {
+                if let Some(lent) = self.lents.front().cloned() {
+                    self.heed(lent.keep(), true);
+                    drop(View::new(&lent, lent.len() / 3..lent.len()));
+                }
+            }
             Step::TaskDone => {
                 self.heed(queue.task_done(), true);
             }
@@ -202,7 +208,7 @@ impl World {
             Some(Delivery::Lent(lent)) => {
                 self.check_payload(lent.bytes());
                 if keep {
-                    self.lents.push_back(lent);
+                    self.lents.push_back(Arc::new(lent));
                 }
             }
             None => {}

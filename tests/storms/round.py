@@ -23,8 +23,8 @@ from .ledger import Hand, State
 from .worker import CHILD_PUTS, CallRoll, Consume, Join, Mishap, Produce, Report
 
 # In the slot, beside it, read in place, and copied outside the lock.
-SIZES = [0, 10, 60, 300, 1500, 5000, 70_000]
-SIZE_WEIGHTS = [6, 6, 3, 3, 3, 2, 1]
+SIZES = [0, 10, 60, 300, 1500, 5000, 70_000, 300_000]
+SIZE_WEIGHTS = [12, 12, 6, 6, 6, 4, 2, 1]
 COME_UP = 60.0  # seconds for new processes to be there
 LOOK_EVERY = 0.0005  # seconds
 # A rival's items may be on their way without being in the queue. After so long without one it is believed.

@@ -10,6 +10,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import numpy as np
+
 from tests.support import stacks
 
 from . import mishaps
@@ -17,6 +19,7 @@ from .contestants import contestant
 from .ledger import CHILD, HANDS, ROLL_CALL, Hand, Ledger, State, number_of, round_of
 
 CHILD_PUTS = [10, 2000, 0]  # sizes
+ARRAY = 50_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,16 @@ class Report:
 Order = Produce | Consume | CallRoll | Join | Report | None  # None is to end
 
 
-def payload_of(item: int, size: int) -> bytes:
-    return bytes([item % 251]) * size
+def payload_of(item: int, size: int) -> Any:
+    """Bytes, or a large array, which goes another way."""
+    if size < ARRAY:
+        return bytes([item % 251]) * size
+    return np.full(size, item % 251, dtype=np.uint8)
+
+
+def is_payload_of(item: int, payload: Any) -> bool:
+    """Whether it is what was put for the item."""
+    return bool(memoryview(payload) == bytes([item % 251]) * len(payload))
 
 
 class Worker:
@@ -169,8 +180,10 @@ class Worker:
             hand.state = State.TAKING
             item, payload = self.contestant.take(self.queue)
             hand.state = State.WORKING
-            if payload != payload_of(item, len(payload)):
+            if not is_payload_of(item, payload):
                 raise ValueError(f"item {item:#x} is damaged")
+            if len(payload) >= ARRAY:
+                payload[:] = 255  # who gets the item after this one's death must not see it
             if not item & ROLL_CALL:
                 taken += 1
             if mishap is not None and taken == mishap.at and not hand.has_fired:

@@ -18,10 +18,17 @@ use crate::get::Lent;
 use crate::layout::PAGE;
 use crate::platform;
 
-/// All views of this process: where their pages begin, and how many bytes they are.
-static VIEWS: Mutex<BTreeMap<usize, usize>> = Mutex::new(BTreeMap::new());
+/// All views of this process, by the address of their pages.
+static VIEWS: Mutex<BTreeMap<usize, Pages>> = Mutex::new(BTreeMap::new());
 
-pub(crate) type Views = MutexGuard<'static, BTreeMap<usize, usize>>;
+pub(crate) type Views = MutexGuard<'static, BTreeMap<usize, Pages>>;
+
+pub(crate) struct Pages {
+    len: usize,
+    /// No page is the item's any more. After a fork they are shared with the child, copy-on-write like all memory, and
+    /// must not be copied once more for the next child.
+    are_copies: bool,
+}
 
 /// Private memory with the contents of a part of a payload.
 pub struct View {
@@ -53,7 +60,9 @@ impl View {
         let first = offset / PAGE * PAGE;
         let mapped = ((offset + len as u64).div_ceil(PAGE) * PAGE - first) as usize;
         let pages = platform::map_privately(fd, first, mapped)?;
-        lock().insert(pages.as_ptr() as usize, mapped);
+        let len = mapped;
+        let are_copies = false;
+        lock().insert(pages.as_ptr() as usize, Pages { len, are_copies });
         Some(View {
             pages,
             mapped,
@@ -92,9 +101,9 @@ fn lock() -> Views {
 
 /// Copies what is not yet copied, and keeps views from coming and going until the answer is dropped.
 pub(crate) fn before_fork() -> Views {
-    let views = lock();
-    for (&pages, &mapped) in views.iter() {
-        platform::copy_privately(pages, mapped);
+    let mut views = lock();
+    for (&address, pages) in views.iter_mut().filter(|(_, pages)| !pages.are_copies) {
+        pages.are_copies = platform::copy_privately(address, pages.len);
     }
     views
 }

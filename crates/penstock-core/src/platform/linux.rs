@@ -172,18 +172,23 @@ pub(crate) unsafe fn unmap_privately(pages: NonNull<u8>, length: usize) {
 }
 
 /// Makes private copies of all pages of a mapping made by [`map_privately`] that are not copies yet. Other threads may read
-/// and write it meanwhile. If the system has no memory for that, the rest stays as it is.
-pub(crate) fn copy_privately(pages: usize, length: usize) {
+/// and write it meanwhile. False if the system has no memory for that: the rest stays as it is.
+pub(crate) fn copy_privately(pages: usize, length: usize) -> bool {
     // SAFETY: the caller names a mapping of this process; making pages present as for a store changes no contents.
     let copied = unsafe { rustix::mm::madvise(pages as *mut _, length, Advice::LinuxPopulateWrite) };
     if copied == Err(Errno::INVAL) {
-        // Linux before 5.14. A store that changes nothing, atomic because other threads may store at the same place.
+        // Linux before 5.14. An exchange that changes nothing, because other threads may store at the same place. (To add
+        // nothing would not do: the compiler makes a load of it.)
+        use std::sync::atomic::{AtomicU8, Ordering};
         for page in (0..length).step_by(PAGE as usize) {
-            let byte = (pages + page) as *const std::sync::atomic::AtomicU8;
             // SAFETY: as above, and one byte of an existing page is aligned for an atomic byte.
-            unsafe { &*byte }.fetch_or(0, std::sync::atomic::Ordering::Relaxed);
+            let byte = unsafe { &*((pages + page) as *const AtomicU8) };
+            let value = byte.load(Ordering::Relaxed);
+            let _ = byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
         }
+        return true;
     }
+    copied.is_ok()
 }
 
 /// Address space around a mapping that no access survives: the farthest that any offset of the layout can lead.
