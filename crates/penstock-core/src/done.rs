@@ -3,12 +3,13 @@
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | lease found | it is redelivered |
+//! | leave in order while the payload is looked at: **state = LEFT** | the sweep makes it an orphan |
 //! | **state = FREE** (or CLAIMED while the payload is looked at, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::PARTICIPANTS;
+use crate::layout::{PARTICIPANTS, Slot};
 use crate::lock::Section;
 use crate::platform;
 use crate::queue::{Queue, Wait};
@@ -50,11 +51,14 @@ impl Queue {
         is_backed
             && self.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
+                // One that was finished, or kept, may still be looked at.
+                let is_at_work = slot.reading.get() < 2;
                 slot.seq.get() == ticket.seq
-                    && matches!(
-                        state,
-                        Some(State::Ready | State::ReadyDone | State::Leased | State::Claimed)
-                    )
+                    && match state {
+                        Some(State::Ready | State::ReadyDone | State::Leased) => true,
+                        Some(State::Claimed) => is_at_work,
+                        _ => false,
+                    }
             })
     }
 }
@@ -66,11 +70,9 @@ impl Section<'_> {
             return Err(Error::TooManyDone);
         }
         if let Some(index) = self.lease_to_finish()? {
-            let slot = self.slot(index)?;
-            let word = slot.word();
-            if slot.reading.get() != 0 {
-                // Another thread still looks at the payload: the item is finished, the memory stays until it has.
-                slot.commit(StateWord::new(State::Claimed, 0, word.owner()));
+            if self.slot(index)?.reading.get() != 0 {
+                // Somebody still looks at the payload: the item is finished, the memory stays until it has.
+                self.keep_memory(index)?;
             } else {
                 self.finish_held(index)?;
             }
@@ -94,32 +96,34 @@ impl Section<'_> {
     fn lease_to_finish(&self) -> Result<Option<u32>, Error> {
         let thread = platform::thread_id();
         let mine = self.my_index();
-        if let Some(index) = self.oldest_lease(mine, Some(thread))? {
+        let is_this_threads =
+            |slot: &Slot| slot.word().state() == Some(State::Leased) && slot.holder.get() == thread;
+        let is_this_processes = |slot: &Slot| slot.word().state() == Some(State::Leased);
+        if let Some(index) = self.first_lease(mine, is_this_threads)? {
             return Ok(Some(index));
         }
-        if let Some(index) = self.oldest_lease(mine, None)? {
+        if let Some(index) = self.first_lease(mine, is_this_processes)? {
             return Ok(Some(index));
         }
         if self.hot().owned_count.get() == 0 {
             return Ok(None);
         }
         for other in 1..=self.hot().participants_high.get().min(PARTICIPANTS - 1) {
-            if let Some(index) = self.oldest_lease(other, None)? {
+            // One whose holder has left is unfinished, too.
+            if let Some(index) = self.first_lease(other, |_| true)? {
                 return Ok(Some(index));
             }
         }
         Ok(None)
     }
 
-    /// The first lease in a participant's held list, which is in the order of taking.
-    fn oldest_lease(&self, participant: u32, thread: Option<u32>) -> Result<Option<u32>, Error> {
-        let mut index = self.queue.segment.participant(participant)?.held.head.get();
+    /// The oldest of a participant's leases that suits.
+    fn first_lease(&self, participant: u32, suits: impl Fn(&Slot) -> bool) -> Result<Option<u32>, Error> {
+        let mut index = self.queue.segment.participant(participant)?.leased.head.get();
         let mut walk = self.walk();
         while index != 0 {
             let slot = self.slot(index)?;
-            if slot.word().state() == Some(State::Leased)
-                && thread.is_none_or(|thread| slot.holder.get() == thread)
-            {
+            if suits(slot) {
                 return Ok(Some(index));
             }
             index = slot.next.get();
@@ -138,17 +142,23 @@ impl Section<'_> {
         Ok((index != 0).then_some(index))
     }
 
-    /// Gives up what this participant has taken and not acknowledged. What a thread still looks at or writes stays.
+    /// Gives up what this participant has taken and not acknowledged. What it still looks at stays its own until it has.
     pub(crate) fn give_up_leases(&mut self, how: Leave) -> Result<(), Error> {
-        let mut index = self.queue.segment.participant(self.my_index())?.held.head.get();
+        let mut index = self.queue.segment.participant(self.my_index())?.leased.head.get();
         let mut walk = self.walk();
         while index != 0 {
             let slot = self.slot(index)?;
             let next = slot.next.get();
-            if slot.word().state() == Some(State::Leased) && slot.reading.get() == 0 {
+            let word = slot.word();
+            if word.state() == Some(State::Leased) {
                 match how {
-                    Leave::Clean => self.orphan(index)?,
-                    Leave::Crashed => self.redeliver(index)?,
+                    Leave::Clean if slot.reading.get() == 0 => self.orphan(index)?,
+                    Leave::Crashed if slot.reading.get() == 0 => self.redeliver(index)?,
+                    Leave::Clean if self.queue.options.acknowledged => {
+                        slot.commit(StateWord::new(State::Left, word.redeliveries(), word.owner()));
+                    }
+                    // It comes back when this process has ended.
+                    Leave::Clean | Leave::Crashed => {}
                 }
                 fault!("leave.orphaned");
             }
@@ -159,8 +169,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// LEASED -> ORPHAN: unfinished for good, unless somebody calls `task_done` for it. Nobody needs the payload.
-    fn orphan(&mut self, index: u32) -> Result<(), Error> {
+    /// LEASED (or LEFT) -> ORPHAN: unfinished for good, unless somebody calls `task_done` for it. Nobody needs the payload.
+    pub(crate) fn orphan(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         self.let_go(index, slot.word().owner())?;
         slot.commit(StateWord::new(State::Orphan, 0, 0));

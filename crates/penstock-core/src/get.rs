@@ -25,7 +25,7 @@ use crate::fault::fault;
 use crate::lock::Section;
 use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
-use crate::slot::{State, StateWord};
+use crate::slot::State;
 use crate::sync::{Word, note_read};
 use crate::waiter::{Kind, Waiting};
 
@@ -73,9 +73,10 @@ impl Lent {
     }
 
     /// Says that the caller has the item now, however long it still looks at the payload: an item of a plain queue does
-    /// not come back any more if this process dies. One of an acknowledged queue does, until `task_done`.
+    /// not come back any more if this process dies, and is pending no more. One of an acknowledged queue does and is, until
+    /// `task_done`.
     pub fn keep(&self) -> Result<(), Error> {
-        if self.queue.member_now() != Some(self.me) || self.queue.options.acknowledged {
+        if self.queue.member_now() != Some(self.me) {
             return Ok(());
         }
         let kept = self.queue.keep_held(self.slot, self.lease);
@@ -177,14 +178,18 @@ impl Queue {
         }
     }
 
-    /// LEASED -> CLAIMED: the item was delivered for good, and only its memory is held.
+    /// Plain: LEASED -> CLAIMED, because the item was delivered for good, and only its memory is held.
     fn keep_held(&self, index: u32, lease: u64) -> Result<(), Error> {
-        let section = self.enter_surely()?;
+        let mut section = self.enter_surely()?;
         let slot = section.slot(index)?;
         let word = slot.word();
         // See end_look.
-        if slot.lease.get() == lease && word.owner() == section.me && word.state() == Some(State::Leased) {
-            slot.commit(StateWord::new(State::Claimed, 0, word.owner()));
+        if slot.lease.get() != lease || word.owner() != section.me {
+            return Ok(());
+        }
+        slot.reading.set(2);
+        if word.state() == Some(State::Leased) && !self.options.acknowledged {
+            section.keep_memory(index)?;
             fault!("lent.kept");
         }
         Ok(())
@@ -204,7 +209,8 @@ impl Queue {
             // Finished while it was looked at, or plain: nobody needs the payload any more.
             Some(State::Claimed) => section.finish_held(index)?,
             Some(State::Leased) if !self.options.acknowledged => section.finish_held(index)?,
-            Some(State::Leased) => slot.reading.set(0),
+            Some(State::Leased) => section.end_of_look(index)?,
+            Some(State::Left) => section.orphan(index)?,
             _ => return Err(section.corrupt("a lent item was taken away")),
         }
         drop(section);
@@ -240,7 +246,10 @@ impl Section<'_> {
             return Ok(Delivery::Copied);
         }
         slot.holder.set(platform::thread_id());
-        slot.reading.set(u32::from(!is_small));
+        slot.reading.set(0);
+        if !is_small {
+            self.begin_of_look(index)?;
+        }
         // An item finished already must not come back: only its memory is held.
         let state = if is_finished {
             State::Claimed

@@ -105,6 +105,8 @@ pub(crate) struct Hot {
     // Line 3: memory, see heap.rs and slot.rs.
     /// Bytes of extents with a payload; with the slots in use they are what `max_bytes` limits.
     pub used_bytes: AtomicU64,
+    /// Those of them that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
+    pub lent_bytes: AtomicU64,
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
     pub pages_backed: AtomicU64,
@@ -170,8 +172,10 @@ pub(crate) struct Participant {
     pub word: AtomicU64,
     pub start_time: AtomicU64,
     pub pid_namespace: AtomicU64,
-    /// Slots it holds, in the order in which it took them.
-    pub held: List,
+    /// Items delivered to it and not finished, in the order in which it took them.
+    pub leased: List,
+    /// Memory that is its own without an item: being written, given back, or looked at after the item was finished or kept.
+    pub claimed: List,
 }
 
 /// A thread that waits. See waiter.rs.
@@ -200,8 +204,9 @@ pub(crate) struct Slot {
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases.
     pub holder: LockedU32,
-    /// Not 0 while the holder looks at the payload in place. Means something only while it is LEASED; a get sets it.
-    pub reading: LockedU32,
+    /// Not 0 while the holder looks at the payload in place: 1, or 2 if it has the item for good (see Lent::keep).
+    /// Read without the lock by `is_pending`.
+    pub reading: AtomicU32,
     pub lease: LockedU64,
     pub inline: [AtomicU64; INLINE / 8],
 }
@@ -247,7 +252,8 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, waiters),
         offset_of!(Hot, used_bytes),
         offset_of!(Hot, partial),
-        offset_of!(Participant, held),
+        offset_of!(Participant, leased),
+        offset_of!(Participant, claimed),
         offset_of!(WaiterCell, next),
         offset_of!(Slot, extent),
         offset_of!(Slot, inline),

@@ -255,7 +255,7 @@ impl Queue {
         for index in from..=hot.participants_high.get().min(LAST) {
             let record = self.segment.participant(index)?;
             let word = read(record);
-            if only_holders && record.held.head.get() == 0 {
+            if only_holders && holds_nothing(record) {
                 continue;
             }
             if self.is_dead(index, record, !only_holders) {
@@ -282,7 +282,7 @@ impl Queue {
         let Some(me) = self.member_if_any() else { return };
         let holds_nothing = self
             .enter_surely()
-            .and_then(|section| Ok(self.segment.participant(section.my_index())?.held.head.get() == 0));
+            .and_then(|section| Ok(holds_nothing(self.segment.participant(section.my_index())?)));
         fault!("unregister.checked");
         // An error is damage, which the others report as well.
         if let (Ok(true), Ok(Some(record))) = (holds_nothing, self.participant_named(me)) {
@@ -293,9 +293,14 @@ impl Queue {
     }
 }
 
+fn holds_nothing(record: &Participant) -> bool {
+    record.leased.head.get() == 0 && record.claimed.head.get() == 0
+}
+
 /// Frees a record whose owner holds nothing any more, not even the lock.
 pub(crate) fn free_record(record: &Participant, name: u32) {
-    record.held.tail.set(0);
+    record.leased.tail.set(0);
+    record.claimed.tail.set(0);
     record.start_time.set(0);
     record.pid_namespace.set(0);
     // Release: pairs with the acquire in read of whoever registers here next.

@@ -264,9 +264,8 @@ impl Section<'_> {
         let hot = self.hot();
         let slot = size_of::<Slot>() as u64;
         let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
-        let used = slots_in_use(hot)
-            .saturating_mul(slot)
-            .saturating_add(hot.used_bytes.get());
+        let payloads = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
+        let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
         let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
         if used.saturating_add(needed) > limit {
             return Err(Error::OutOfMemory { needed, used, limit });

@@ -169,10 +169,10 @@ impl Queue {
             && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
     }
 
-    /// Whether payloads take more than half of the memory that the queue may have: a moment's estimate, without the lock.
-    /// Whoever holds payloads for long should copy them then, so that puts find room.
-    pub fn is_crowded(&self) -> bool {
-        self.segment.hot().used_bytes.get() > self.options.max_bytes.unwrap_or(u64::MAX) / 2
+    /// Whether so many payloads are looked at in place that whoever wants to hold one for long should copy it: more than a
+    /// quarter of `max_bytes`, for which they do not count. A moment's estimate, without the lock.
+    pub fn is_lent_out(&self) -> bool {
+        self.segment.hot().lent_bytes.get() > self.options.max_bytes.unwrap_or(u64::MAX) / 4
     }
 
     /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use

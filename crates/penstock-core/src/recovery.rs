@@ -26,7 +26,7 @@ use crate::participant::{free_record, name_of};
 use crate::platform::{self, Instant};
 use crate::queue::{Patience, Queue, Wait};
 use crate::segment::Extent;
-use crate::slot::{State, StateWord};
+use crate::slot::{State, StateWord, lent_bytes};
 use crate::sync::{Ordering, Word, spin_loop};
 
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
@@ -110,6 +110,7 @@ struct Books {
     dead_count: u64,
     owned_count: u64,
     used_bytes: u64,
+    lent_bytes: u64,
     orphan_count: u64,
 }
 
@@ -122,6 +123,7 @@ impl Books {
         hot.dead_count.set(self.dead_count);
         hot.owned_count.set(self.owned_count);
         hot.used_bytes.set(self.used_bytes);
+        hot.lent_bytes.set(self.lent_bytes);
         hot.orphan_count.set(self.orphan_count);
         hot.high_water.set(hot.high_water.get().max(self.ready_count));
     }
@@ -140,17 +142,20 @@ impl Section<'_> {
         }
         fault!("sweep.started");
         let mut walk = self.walk();
-        while record.held.head.get() != 0 {
-            self.step(&mut walk)?;
-            let slot = record.held.head.get();
-            let held = self.slot(slot)?.word();
-            if held.owner() != name {
-                return Err(self.corrupt("a held list holds what is another's"));
-            }
-            match held.state() {
-                Some(State::Leased) => self.redeliver(slot)?,
-                Some(State::Claimed) => self.finish_held(slot)?,
-                _ => return Err(self.corrupt("a held list holds what nobody can hold")),
+        for list in [&record.leased, &record.claimed] {
+            while list.head.get() != 0 {
+                self.step(&mut walk)?;
+                let slot = list.head.get();
+                let held = self.slot(slot)?.word();
+                if held.owner() != name {
+                    return Err(self.corrupt("a list of what is held holds what is another's"));
+                }
+                match held.state() {
+                    Some(State::Leased) => self.redeliver(slot)?,
+                    Some(State::Left) => self.orphan(slot)?,
+                    Some(State::Claimed) => self.finish_held(slot)?,
+                    _ => return Err(self.corrupt("a list of what is held holds what nobody can hold")),
+                }
             }
         }
         self.free_cells_of(name)?;
@@ -179,7 +184,7 @@ impl Section<'_> {
             return Err(self.corrupt("more slots are used than are backed"));
         }
         let mut books = Books::default();
-        let held = &self.queue.segment.participant(self.my_index())?.held;
+        let held = &self.queue.segment.participant(self.my_index())?.leased;
         // Downwards, so that the free list hands out low slots first, and the lists come out nearly sorted.
         for index in (1..high).rev() {
             let slot = self.slot(index)?;
@@ -192,7 +197,7 @@ impl Section<'_> {
                 }
                 Some(State::Ready | State::ReadyDone) => &hot.ready,
                 // All held slots are gathered in one list first, and handed to their owners when sorted.
-                Some(State::Leased | State::Claimed) => held,
+                Some(State::Leased | State::Left | State::Claimed) => held,
                 Some(State::Orphan) => &hot.orphans,
                 Some(State::Dead) => &hot.dead,
                 None => return Err(self.corrupt("a slot is in no known state")),
@@ -221,7 +226,9 @@ impl Section<'_> {
             clear(list);
         }
         for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
-            clear(&self.queue.segment.participant(index)?.held);
+            let record = self.queue.segment.participant(index)?;
+            clear(&record.leased);
+            clear(&record.claimed);
         }
         hot.free_head.set(0);
         self.clear_heap()
@@ -258,7 +265,7 @@ impl Section<'_> {
                     hot.count_bytes(seq, len);
                 }
             }
-            Some(State::Leased) => {
+            Some(State::Leased | State::Left) => {
                 books.owned_count += 1;
                 books.unfinished += acknowledged;
             }
@@ -270,7 +277,8 @@ impl Section<'_> {
             Some(State::Dead) => books.dead_count += 1,
             Some(State::Free) | None => {}
         }
-        if matches!(word.state(), Some(State::Leased | State::Claimed)) {
+        if matches!(word.state(), Some(State::Leased | State::Left | State::Claimed)) {
+            books.lent_bytes += lent_bytes(slot);
             hot.leases.set(hot.leases.get().max(slot.lease.get()));
         }
         Ok(())
@@ -286,10 +294,10 @@ impl Section<'_> {
             let slot = self.slot(index)?;
             let next = slot.next.get();
             let owner = slot.word().owner();
-            if self.queue.participant_named(owner)?.is_none() {
+            let Some(holder) = self.queue.participant_named(owner)? else {
                 return Err(self.corrupt("a slot is held by nobody"));
-            }
-            self.push_back(&self.queue.segment.participant(index_of(owner))?.held, index)?;
+            };
+            self.push_back(self.list_of_holder(holder, index)?, index)?;
             index = next;
         }
         Ok(())

@@ -6,7 +6,7 @@
 //!      \  claim            publish  ^   \  get                 done ^
 //!       +-------> CLAIMED ----------+    +-------> LEASED ----------+
 //!                 |  ^ dies: FREE        dies: READY again, or DEAD after too many deliveries
-//!                 |  |                   leaves in order: ORPHAN (unfinished, nobody's)
+//!                 |  |                   leaves in order: ORPHAN (unfinished, nobody's), or LEFT until its look ends
 //!                 +--+ task_done while the payload is still looked at, or kept: CLAIMED until the look ends
 //!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
 //! ```
@@ -16,7 +16,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{Hot, List, SLOTS_PER_PAGE, Slot};
+use crate::layout::{Hot, List, Participant, SLOTS_PER_PAGE, Slot};
 use crate::lock::Section;
 use crate::segment::Extent;
 use crate::sync::{Count, Ordering, Word, compiler_fence};
@@ -36,6 +36,8 @@ pub(crate) enum State {
     Orphan = 5,
     /// A dead letter: its holders died too often.
     Dead = 6,
+    /// Leased, but its holder has left in order and only looks at the payload still: an orphan once it has looked.
+    Left = 7,
 }
 
 /// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
@@ -58,6 +60,7 @@ impl StateWord {
             4 => State::ReadyDone,
             5 => State::Orphan,
             6 => State::Dead,
+            7 => State::Left,
             _ => return None,
         })
     }
@@ -85,6 +88,14 @@ impl Slot {
         // later ones before it: a death in between must find the old fields with the old state.
         self.state.store(word.0, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// Bytes of a slot's extent that are looked at in place.
+pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
+    match Extent::unpack(slot.extent.get()) {
+        Some(extent) if slot.reading.get() != 0 => extent.bytes(),
+        _ => 0,
     }
 }
 
@@ -289,7 +300,7 @@ impl Section<'_> {
         self.own(index, State::Claimed, 0)
     }
 
-    /// To LEASED or CLAIMED in this participant's hands, at the end of its held list.
+    /// To LEASED or CLAIMED in this participant's hands, at the end of its list of such.
     pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
         let hot = self.hot();
         let slot = self.slot(index)?;
@@ -303,16 +314,51 @@ impl Section<'_> {
     /// The second half of [`own`](Self::own), for a slot that is on no list.
     pub(crate) fn hold(&mut self, index: u32) -> Result<(), Error> {
         let me = self.queue.segment.participant(self.my_index())?;
-        self.push_back(&me.held, index)?;
+        self.push_back(self.list_of_holder(me, index)?, index)?;
         self.hot().owned_count.add(1);
         Ok(())
     }
 
-    /// Takes a slot out of its owner's hands.
+    /// Takes a slot out of its owner's hands, before its state changes.
     pub(crate) fn let_go(&mut self, index: u32, owner: u32) -> Result<(), Error> {
         let owner = self.queue.segment.participant(crate::lock::index_of(owner))?;
-        self.unlink(&owner.held, index)?;
+        self.unlink(self.list_of_holder(owner, index)?, index)?;
         self.hot().owned_count.sub(1);
+        self.end_of_look(index)
+    }
+
+    /// LEASED (or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
+    pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        let owner = slot.word().owner();
+        let holder = self.queue.segment.participant(crate::lock::index_of(owner))?;
+        self.unlink(&holder.leased, index)?;
+        slot.commit(StateWord::new(State::Claimed, 0, owner));
+        self.push_back(&holder.claimed, index)
+    }
+
+    /// Where a slot is listed that somebody holds.
+    pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
+        match self.slot(index)?.word().state() {
+            Some(State::Leased | State::Left) => Ok(&holder.leased),
+            Some(State::Claimed) => Ok(&holder.claimed),
+            _ => Err(self.corrupt("a slot is held that nobody can hold")),
+        }
+    }
+
+    /// Books that a payload is looked at in place.
+    pub(crate) fn begin_of_look(&self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        slot.reading.set(1);
+        self.hot().lent_bytes.add(lent_bytes(slot));
+        Ok(())
+    }
+
+    /// Books that it is not any more.
+    pub(crate) fn end_of_look(&self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        self.hot().lent_bytes.sub(lent_bytes(slot));
+        slot.reading.set(0);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use crate::layout::*;
 use crate::lock::index_of;
 use crate::participant::name_of;
 use crate::segment::Extent;
-use crate::slot::{State, StateWord};
+use crate::slot::{State, StateWord, lent_bytes};
 use crate::sync::Word;
 
 /// What the slots add up to.
@@ -16,6 +16,7 @@ struct Sums {
     ready_bytes: u64,
     unfinished: u64,
     used_bytes: u64,
+    lent_bytes: u64,
     /// Payload bytes of items that exist.
     bytes: u64,
 }
@@ -52,7 +53,7 @@ impl Inspection<'_> {
             |slot, state| (!matches!(state, State::Free | State::Claimed)).then(|| slot.seq.get()),
         );
         self.compare_numbers("slots", "two leases have the same number", |slot, state| {
-            matches!(state, State::Leased | State::Claimed).then(|| slot.lease.get())
+            matches!(state, State::Leased | State::Left | State::Claimed).then(|| slot.lease.get())
         });
         for index in high..hot.slots_backed.get().min(self.segment().geometry.slots) {
             if self.segment().slot(index).is_ok_and(|slot| slot.state.get() != 0) {
@@ -158,7 +159,7 @@ impl Inspection<'_> {
                 self.fault("participant", Some(index), "its word is impossible");
             }
             let Some(name) = name_of(index, word) else {
-                if !is_clear(&record.held) {
+                if !is_clear(&record.leased) || !is_clear(&record.claimed) {
                     self.fault("participant", Some(index), "it is nobody's but holds something");
                 }
                 continue;
@@ -167,12 +168,15 @@ impl Inspection<'_> {
             if word >> 32 == 0 {
                 self.fault("participant", Some(index), "it has no pid");
             }
-            let is_held = |word: StateWord| {
-                matches!(word.state(), Some(State::Leased | State::Claimed)) && word.owner() == name
+            let is_leased = |word: StateWord| {
+                matches!(word.state(), Some(State::Leased | State::Left)) && word.owner() == name
             };
-            self.walk("held list", Some(index), &record.held, is_held, |slot| {
+            self.walk("list of leases", Some(index), &record.leased, is_leased, |slot| {
                 slot.lease.get()
             });
+            let is_claimed = |word: StateWord| word.state() == Some(State::Claimed) && word.owner() == name;
+            // In the order of claiming, which is another than that of taking.
+            self.walk("list of claims", Some(index), &record.claimed, is_claimed, |_| 0);
         }
     }
 
@@ -196,7 +200,7 @@ impl Inspection<'_> {
             self.fault("slot", Some(index), "it is on no list");
         }
         let acknowledged = u64::from(self.queue.options.acknowledged);
-        let is_owned = matches!(state, State::Leased | State::Claimed);
+        let is_owned = matches!(state, State::Leased | State::Left | State::Claimed);
         if slot.state.get() >> 43 != 0 || state == State::Free && word != StateWord::FREE {
             self.fault("slot", Some(index), "its state has bits without a meaning");
         }
@@ -222,7 +226,7 @@ impl Inspection<'_> {
                     sums.unfinished += acknowledged;
                 }
             }
-            State::Leased => {
+            State::Leased | State::Left => {
                 self.found.leased += 1;
                 sums.unfinished += acknowledged;
             }
@@ -232,12 +236,15 @@ impl Inspection<'_> {
             }
             State::Dead => self.found.dead += 1,
         }
-        if matches!(state, State::ReadyDone | State::Orphan) && acknowledged == 0 {
+        if matches!(state, State::ReadyDone | State::Orphan | State::Left) && acknowledged == 0 {
             self.fault("slot", Some(index), "its state needs an acknowledged queue");
         }
-        if state == State::Leased {
-            let is_lent = slot.reading.get() == 1 && slot.len.get() > SMALL as u64;
-            if !is_lent && (slot.reading.get() != 0 || acknowledged == 0) {
+        if is_owned {
+            sums.lent_bytes += lent_bytes(slot);
+        }
+        if matches!(state, State::Leased | State::Left) {
+            let is_lent = (1..=2).contains(&slot.reading.get()) && slot.len.get() > SMALL as u64;
+            if !is_lent && (slot.reading.get() != 0 || acknowledged == 0 || state == State::Left) {
                 self.fault("slot", Some(index), "it is leased but not as a get does it");
             }
             if slot.holder.get() == 0 {
@@ -298,6 +305,7 @@ impl Inspection<'_> {
         self.compare("owned_count", hot.owned_count.get(), owned);
         self.compare("unfinished", hot.unfinished.get(), sums.unfinished);
         self.compare("used_bytes", hot.used_bytes.get(), sums.used_bytes);
+        self.compare("lent_bytes", hot.lent_bytes.get(), sums.lent_bytes);
         if self.queue.options.soft_bytes != 0 {
             self.compare("ready_bytes", hot.ready_bytes.get(), sums.ready_bytes);
         }

@@ -372,7 +372,7 @@ fn damage_to_lists_is_found() {
         ),
         (
             |s| {
-                let held = &s.me().held;
+                let held = &s.me().leased;
                 let lease = |slot: u32| &s.queue.segment.slot(slot).unwrap().lease;
                 let first = lease(held.head.get()).get();
                 lease(held.head.get()).set(lease(held.tail.get()).get());
@@ -389,10 +389,10 @@ fn damage_to_lists_is_found() {
             "list of orphans: its end is wrong",
         ),
         (|s| s.hot().dead.head.set(0), "it is on no list"),
-        (|s| s.me().held.head.set(0), "held list"),
+        (|s| s.me().leased.head.set(0), "list of leases"),
         (
             |s| {
-                s.queue.segment.participant(2).unwrap().held.head.set(1);
+                s.queue.segment.participant(2).unwrap().leased.head.set(1);
                 s.hot().participants_high.set(2);
             },
             "participant 2: it is nobody's but holds something",
@@ -418,6 +418,7 @@ fn damage_to_counters_is_found() {
         (|s| s.hot().dead_count.set(0), "dead_count: a recount differs"),
         (|s| s.hot().orphan_count.set(2), "orphan_count: a recount differs"),
         (|s| s.hot().used_bytes.sub(128), "used_bytes: a recount differs"),
+        (|s| s.hot().lent_bytes.add(128), "lent_bytes: a recount differs"),
         (|s| s.hot().published.set(3), "published: it is too small"),
         (|s| s.hot().high_water.set(1), "high_water: it is too small"),
         (|s| s.hot().high_water.set(1 << 40), "high_water: it is too large"),

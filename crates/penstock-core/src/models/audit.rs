@@ -26,7 +26,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     let hot = section.hot();
     assert_eq!(hot.damaged.get(), 0);
 
-    let mut of_state = [const { Vec::new() }; 7];
+    let mut of_state = [const { Vec::new() }; 8];
     for index in 1..hot.slots_high.get() {
         let state = section
             .slot(index)
@@ -51,8 +51,10 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     expected.sort_unstable();
     assert_eq!(found, expected, "the ready list");
     assert_eq!(hot.ready_count.get(), ready.len() as u64);
-    assert!(of_state[State::Leased as usize].is_empty() && of_state[State::Claimed as usize].is_empty());
-    assert_eq!(hot.owned_count.get(), 0);
+    for state in [State::Leased, State::Left, State::Claimed] {
+        assert!(of_state[state as usize].is_empty());
+    }
+    assert_eq!((hot.owned_count.get(), hot.lent_bytes.get()), (0, 0));
     let mut dead = walk(&section, &hot.dead);
     dead.sort_unstable();
     assert_eq!(dead, of_state[State::Dead as usize]);

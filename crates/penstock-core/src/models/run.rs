@@ -214,6 +214,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.owned_count,
         &hot.ready_bytes,
         &hot.used_bytes,
+        &hot.lent_bytes,
         &hot.spans_used,
         &hot.pages_backed,
         &hot.looked_at,
@@ -229,8 +230,10 @@ fn touch_shared_words(queue: &Queue) {
         let cell = segment.cell(index).expect("it exists");
         let slot = segment.slot(index).expect("it exists");
         for word in [
-            &record.held.head,
-            &record.held.tail,
+            &record.leased.head,
+            &record.leased.tail,
+            &record.claimed.head,
+            &record.claimed.tail,
             &cell.word,
             &slot.next,
             &slot.prev,

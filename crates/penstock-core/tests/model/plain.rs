@@ -46,6 +46,8 @@ struct Held {
     /// Delivered and unfinished; otherwise only memory.
     is_leased: bool,
     is_looked_at: bool,
+    /// Leased by one who has left in order, but still looks at it.
+    has_left: bool,
 }
 
 #[derive(Debug)]
@@ -127,15 +129,17 @@ impl Plain {
             + self.orphans
     }
 
-    /// What counts against `max_bytes`.
+    /// What counts against `max_bytes`: not what somebody looks at.
     pub fn used_bytes(&self) -> u64 {
-        let held = self
-            .actors
+        let held = self.actors.iter().flat_map(|actor| &actor.held);
+        let looked_at = held.clone().filter(|held| held.is_looked_at);
+        let all = self
+            .ready
             .iter()
-            .flat_map(|actor| &actor.held)
-            .map(|held| &held.item);
-        let all = self.ready.iter().chain(&self.dead).chain(held);
+            .chain(&self.dead)
+            .chain(held.map(|held| &held.item));
         all.map(|item| 128 + item.extent_bytes()).sum::<u64>() + 128 * self.orphans
+            - looked_at.map(|held| held.item.extent_bytes()).sum::<u64>()
     }
 
     /// Payload bytes that lie outside of slots.
@@ -197,6 +201,7 @@ impl Plain {
             lease: self.leases,
             is_leased: false,
             is_looked_at: false,
+            has_left: false,
         });
     }
 
@@ -212,6 +217,7 @@ impl Plain {
                 lease: self.leases,
                 is_leased: !item.is_finished,
                 is_looked_at: item.is_lent(),
+                has_left: false,
             });
             if item.is_lent() {
                 actor.looks.push_back(self.leases);
@@ -231,7 +237,8 @@ impl Plain {
         let held = &mut actor.held[place];
         held.is_looked_at = false;
         let item = held.item;
-        if !acknowledged || !held.is_leased {
+        self.orphans += u64::from(held.has_left);
+        if !acknowledged || !held.is_leased || held.has_left {
             actor.held.remove(place);
         }
         Some(item)
@@ -253,13 +260,16 @@ impl Plain {
         if self.unfinished() == 0 {
             return Err(Error::TooManyDone);
         }
-        let mut others: Vec<usize> = (0..self.actors.len()).filter(|other| *other != actor).collect();
-        others.sort_by_key(|other| self.actors[*other].index);
-        for holder in std::iter::once(actor).chain(others) {
+        // One's own first, then whoever's, those included that somebody has left.
+        let mut all: Vec<(usize, bool)> = (0..self.actors.len()).map(|holder| (holder, true)).collect();
+        all.sort_by_key(|(holder, _)| self.actors[*holder].index);
+        for (holder, may_have_left) in std::iter::once((actor, false)).chain(all) {
             let held = &mut self.actors[holder].held;
-            if let Some(place) = held.iter().position(|held| held.is_leased) {
+            let suits = |held: &Held| held.is_leased && (may_have_left || !held.has_left);
+            if let Some(place) = held.iter().position(suits) {
                 if held[place].is_looked_at {
                     held[place].is_leased = false;
+                    held[place].has_left = false;
                 } else {
                     held.remove(place);
                 }
@@ -277,7 +287,12 @@ impl Plain {
     pub fn leave(&mut self, actor: usize, how: Leave) {
         let held = std::mem::take(&mut self.actors[actor].held);
         for held in held {
-            if !held.is_leased || held.is_looked_at {
+            if held.is_leased && held.is_looked_at && how == Leave::Clean && self.rules.acknowledged {
+                self.actors[actor].held.push(Held {
+                    has_left: true,
+                    ..held
+                });
+            } else if !held.is_leased || held.is_looked_at {
                 self.actors[actor].held.push(held);
             } else if how == Leave::Clean {
                 self.orphans += 1;
@@ -291,7 +306,11 @@ impl Plain {
     pub fn kill(&mut self, actor: usize) {
         let actor = self.actors.remove(actor);
         for held in actor.held.into_iter().filter(|held| held.is_leased) {
-            self.redeliver(held.item);
+            if held.has_left {
+                self.orphans += 1;
+            } else {
+                self.redeliver(held.item);
+            }
         }
     }
 
