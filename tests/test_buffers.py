@@ -3,10 +3,14 @@
 import array
 import gc
 import mmap
+import multiprocessing
 import os
 import pickle
 import signal
+import sys
+import threading
 from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -147,8 +151,8 @@ def test_many_streams_of_large_arrays_keep_their_memory_small() -> None:
     assert q.statistics().memory_bytes < 8 * LARGE
 
 
-def test_held_arrays_are_copied_when_the_queue_has_little_memory() -> None:
-    q = penstock.Queue[Any](max_bytes=4 * LARGE)
+def test_held_arrays_have_a_bound_and_leave_the_puts_theirs() -> None:
+    q = penstock.Queue[Any](max_bytes=16 * LARGE)
     held = []
     for seed in range(20):
         q.put(numbers(LARGE, seed))
@@ -156,6 +160,54 @@ def test_held_arrays_are_copied_when_the_queue_has_little_memory() -> None:
     for seed, received in enumerate(held):
         assert np.array_equal(received, numbers(LARGE, seed))
     assert mapped_kib(held[0]) >= 0 > mapped_kib(held[-1])
+    q.put_nowait(bytes(15 * LARGE))
+    assert len(q.get()) == 15 * LARGE
+    assert q.check() == []
+
+
+@pytest.mark.parametrize("how", [sys.exit, lambda: None])
+def test_a_worker_that_ends_in_order_with_an_array(how: Callable[[], Any]) -> None:
+    q = penstock.JoinableQueue[Any]()
+    q.put(numbers(LARGE))
+    q.put("small")
+    context = multiprocessing.get_context("fork")
+    held: list[Any] = []
+
+    def work() -> None:
+        held.extend([q.get(), q.get()])
+        how()
+
+    worker = context.Process(target=work)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    worker.close()
+    until(lambda: q.statistics().participants == 1)
+    statistics = q.statistics()
+    assert (statistics.queued, statistics.redeliveries, statistics.unfinished) == (0, 0, 2)
+    assert q.check() == []
+    q.task_done()
+    q.task_done()
+    q.join()
+
+
+def test_a_queue_in_a_message_is_let_go_when_its_receiver_keeps_but_an_array() -> None:
+    q = penstock.Queue[Any]()
+    before = len(os.listdir("/proc/self/fd"))
+    held = []
+    for seed in range(20):
+        reply = penstock.Queue[int]()
+        q.put((reply, numbers(LARGE, seed)))
+        received, payload = q.get()
+        received.put(seed)
+        assert reply.get() == seed
+        held.append(payload)
+        del reply, received
+    q.put((penstock.Queue[int](), "the last"))
+    q.get()
+    assert len(os.listdir("/proc/self/fd")) - before < 8
+    for seed, payload in enumerate(held):
+        assert np.array_equal(payload, numbers(LARGE, seed))
 
 
 def test_an_array_of_a_killed_holder_is_gone() -> None:
@@ -288,6 +340,7 @@ def test_other_memory(make: Callable[[], Any], size: int) -> None:
         memoryview(bytearray(data)).cast("d"),
         memoryview(bytearray(data)).cast("B", (2, size // 2)),
         memoryview(data)[::2],
+        memoryview(bytearray(data))[::2],
         memoryview(b""),
     ):
         q.put(["beside", sent])
@@ -308,6 +361,54 @@ def test_the_same_array_twice_is_one() -> None:
     assert np.array_equal(third, numbers(LARGE, 2))
     del first, second, sent
     assert np.array_equal(third, numbers(LARGE, 2))
+
+
+@every_size
+def test_types_of_numbers_are_kept(size: int) -> None:
+    q = penstock.Queue[Any]()
+    for dtype in (
+        *(np.dtype(code) for code in "?bBhHiIlLqQefdFD"),
+        np.dtype(">f8"),
+        np.dtype("M8[s]"),
+        np.dtype([("a", "i4"), ("b", "f4")]),
+        np.dtype("f8", metadata={"unit": "m"}),
+        np.dtype("U4"),
+    ):
+        sent = np.zeros(size // dtype.itemsize, dtype)
+        for message in (sent, [sent]):
+            q.put(message)
+            received = q.get()
+            received = received[0] if isinstance(received, list) else received
+            assert received.dtype == dtype
+            assert received.dtype.metadata == dtype.metadata
+            assert received.shape == sent.shape
+
+
+def doubled(array: Any) -> Any:
+    return np.array, (array.tolist() * 2,)
+
+
+@pytest.mark.parametrize("size", [64, LARGE])
+def test_reducers_of_programs_come_first(size: int) -> None:
+    q = penstock.Queue[Any]()
+    ForkingPickler.register(np.ndarray, doubled)
+    try:
+        q.put(np.ones(size // 8))
+        q.put([np.ones(size // 8)])
+    finally:
+        del ForkingPickler._extra_reducers[np.ndarray]  # type: ignore[attr-defined]
+    assert q.get().shape == (size // 4,)
+    assert q.get()[0].shape == (size // 4,)
+
+
+@every_size
+def test_a_rebuilt_buffer_has_one_type(size: int) -> None:
+    for q in (penstock.Queue[Any](), penstock.Queue[Any](max_bytes=4 * max(size, 64 * KIB))):
+        for buffer in (bytes(size), bytearray(size)):
+            q.put(Rebuilt(buffer))
+            received = q.get().buffer
+            assert isinstance(received, type(buffer) if size < 4 * KIB else memoryview)
+            assert memoryview(received).readonly == isinstance(buffer, bytes)
 
 
 class Rebuilt:
@@ -335,6 +436,23 @@ def test_a_buffer_may_be_anything_contiguous() -> None:
 
 def raise_error(buffer: Any) -> Any:
     raise RuntimeError("cannot be rebuilt")
+
+
+def test_memory_is_lent_to_a_put_that_waits() -> None:
+    q = penstock.Queue[Any](maxsize=1)
+    q.put("first")
+    sent, text = numbers(LARGE), bytearray(100 * KIB)
+    putting = threading.Thread(target=q.put, args=([sent, text],))
+    putting.start()
+    until(lambda: q.statistics().waiting_putters == 1)
+    with pytest.raises(BufferError):
+        text.append(1)
+    sent[:] = 0
+    assert q.get() == "first"
+    putting.join()
+    text.append(1)
+    received, _ = q.get()
+    assert not received.any()
 
 
 class NotRebuilt(Rebuilt):

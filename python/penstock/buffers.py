@@ -4,6 +4,8 @@ The binding asks for these reducers after all that a program has registered, and
 """
 
 from array import array
+from copyreg import dispatch_table
+from multiprocessing.reduction import ForkingPickler
 from pickle import PickleBuffer
 from typing import Any, SupportsIndex, TypeAlias, cast
 
@@ -11,12 +13,14 @@ __all__: list[str] = []
 
 _Reduced: TypeAlias = "str | tuple[Any, ...]"
 _PROTOCOL: SupportsIndex = 5
+_REGISTERED: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 _OUT_OF_BAND = 4096  # bytes; smaller buffers are pickled inside the message
 
 
 def _reduce_memoryview(view: memoryview) -> _Reduced:
     if not view.c_contiguous:
-        view = memoryview(view.tobytes()).cast(view.format, view.shape)  # type: ignore[call-overload]
+        copy = view.tobytes() if view.readonly else bytearray(view.tobytes())
+        view = memoryview(copy).cast(view.format, view.shape)  # type: ignore[call-overload]
     # To cast is to find out whether the receiver can.
     flat = view.cast("B")
     if flat.nbytes:
@@ -49,8 +53,15 @@ def _reduce_ndarray(items: Any) -> _Reduced:
     The binding writes an array that is a message by itself without even this.
     """
     flags, dtype = items.flags, items.dtype
-    # Large, and of plain numbers in the machine's own byte order, of which the name says all.
-    if dtype.kind in "biufc" and dtype.isbuiltin == 1 and items.nbytes >= _OUT_OF_BAND:
+    # Large, and of plain numbers in the machine's own byte order, of which the name says all; and nobody has
+    # registered another way to pickle it.
+    if (
+        dtype.kind in "biufc"
+        and dtype.isbuiltin == 1
+        and dtype.metadata is None
+        and items.nbytes >= _OUT_OF_BAND
+        and not any(type(dtype) in table for table in (dispatch_table, _REGISTERED))
+    ):
         if flags.c_contiguous:
             return type(items), (items.shape, dtype.str, PickleBuffer(items))
         if flags.f_contiguous:

@@ -6,7 +6,9 @@
 //!
 //! A fork copies a process's private memory, and a child's array must stay what it was whatever the parent does with
 //! its own. The child has no part in the lease, so before a fork all pages of all views are copied; after it, both have
-//! memory of their own. (A child of a bare `clone` system call, which runs no handlers, must not use its parent's views.)
+//! memory of their own. If the system has no memory for that, the child gets no such pages at all: it dies at the first
+//! access, which is better than to compute with what others have put there since. (A child of a bare `clone` system call,
+//! which runs no handlers, must not use its parent's views.)
 #![allow(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -15,8 +17,10 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::get::Lent;
-use crate::layout::PAGE;
 use crate::platform;
+
+/// Views of one process at most: the system has room for some 65,000 mappings, and the program wants some, too.
+const MOST: usize = 16_384;
 
 /// All views of this process, by the address of their pages.
 static VIEWS: Mutex<BTreeMap<usize, Pages>> = Mutex::new(BTreeMap::new());
@@ -48,21 +52,24 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 impl View {
-    /// Maps a part of a payload. `None` if the system has no mapping left, or the descriptor was closed behind this
-    /// process's back: then the payload has to be copied.
+    /// Maps a part of a payload. `None` if there are too many views, the system has no mapping left, or the descriptor was
+    /// closed behind this process's back: then the payload has to be copied.
     pub fn new(lent: &Arc<Lent>, part: Range<usize>) -> Option<View> {
         let len = part.len();
-        if len == 0 || part.end > lent.len() {
+        if len == 0 || part.end > lent.len() || lock().len() >= MOST {
             return None;
         }
         let (fd, offset) = lent.place()?;
         let offset = offset + part.start as u64;
-        let first = offset / PAGE * PAGE;
-        let mapped = ((offset + len as u64).div_ceil(PAGE) * PAGE - first) as usize;
+        let page = platform::page_size();
+        let first = offset / page * page;
+        let mapped = ((offset + len as u64).next_multiple_of(page) - first) as usize;
         let pages = platform::map_privately(fd, first, mapped)?;
-        let len = mapped;
-        let are_copies = false;
-        lock().insert(pages.as_ptr() as usize, Pages { len, are_copies });
+        let new = Pages {
+            len: mapped,
+            are_copies: false,
+        };
+        lock().insert(pages.as_ptr() as usize, new);
         Some(View {
             pages,
             mapped,
@@ -104,6 +111,9 @@ pub(crate) fn before_fork() -> Views {
     let mut views = lock();
     for (&address, pages) in views.iter_mut().filter(|(_, pages)| !pages.are_copies) {
         pages.are_copies = platform::copy_privately(address, pages.len);
+        if !pages.are_copies {
+            platform::keep_from_children(address, pages.len);
+        }
     }
     views
 }

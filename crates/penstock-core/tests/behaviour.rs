@@ -1,12 +1,13 @@
 //! What a queue does, within one process.
 #![cfg(not(loom))]
+#![allow(unsafe_code)]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Patience, Queue, View, Wait};
 
 const PLAIN: Options = Options {
     maxsize: 0,
@@ -284,6 +285,101 @@ fn task_done_beside_a_reader_leaves_the_payload_to_it() {
     assert!(lent.bytes() == payload);
     drop(lent);
     assert_eq!(queue.len(), 5);
+}
+
+fn take_lent(queue: &Arc<Queue>) -> Lent {
+    let mut buffer = Buffer::default();
+    match wait(Patience::Now, |wait| queue.get(&mut buffer, wait)) {
+        Ok(Delivery::Lent(lent)) => lent,
+        _ => panic!("not lent"),
+    }
+}
+
+fn bytes_of(view: &View) -> &[u8] {
+    // SAFETY: so long is the view's own memory, and nobody writes to it meanwhile.
+    unsafe { std::slice::from_raw_parts(view.pointer(), view.len()) }
+}
+
+#[test]
+fn a_view_is_private_memory_with_the_payloads_contents() {
+    for options in [PLAIN, ACKNOWLEDGED] {
+        let queue = create(&options);
+        let payload = pattern(200_000, 5);
+        let ticket = wait(Patience::Now, |wait| queue.put(&[&payload], wait)).unwrap();
+        let lent = Arc::new(take_lent(&queue));
+        assert!(View::new(&lent, 0..0).is_none());
+        assert!(View::new(&lent, 0..payload.len() + 1).is_none());
+        let views: Vec<View> = [0..1, 100..200_000, 4096..8192, 5000..5001, 0..200_000]
+            .into_iter()
+            .map(|part| {
+                let view = View::new(&lent, part.clone()).expect("a mapping");
+                assert!(bytes_of(&view) == &payload[part]);
+                view
+            })
+            .collect();
+        // SAFETY: nobody else has this view's memory.
+        unsafe { views[4].pointer().write_bytes(7, 200_000) };
+        assert!(bytes_of(&views[4]).iter().all(|byte| *byte == 7));
+        assert!(bytes_of(&views[1]) == &payload[100..]);
+        assert!(lent.bytes() == payload);
+
+        lent.keep().unwrap();
+        assert_eq!(queue.is_pending(ticket), options.acknowledged);
+        drop(lent);
+        if options.acknowledged {
+            queue.task_done().unwrap();
+        }
+        assert!(!queue.is_pending(ticket));
+        for i in 0..5 {
+            put(&queue, &pattern(200_000, i)).unwrap();
+        }
+        assert!(
+            bytes_of(&views[1]) == &payload[100..],
+            "no other item has this memory"
+        );
+        assert!(queue.check().unwrap().faults.is_empty());
+        drop(views);
+        assert_eq!(queue.check().unwrap().claimed, 0);
+    }
+}
+
+#[test]
+fn lent_payloads_do_not_count_for_the_bound() {
+    let queue = create(&Options {
+        max_bytes: Some(1 << 20),
+        ..PLAIN
+    });
+    let large = vec![1; 400_000];
+    put(&queue, &large).unwrap();
+    assert!(!queue.is_lent_out());
+    let lent = take_lent(&queue);
+    assert!(queue.is_lent_out());
+    put(&queue, &large).unwrap();
+    put(&queue, &large).unwrap();
+    assert!(matches!(put(&queue, &large), Err(Error::OutOfMemory { .. })));
+    drop(lent);
+    assert!(!queue.is_lent_out());
+}
+
+#[test]
+fn leaving_in_order_while_looking_leaves_the_item_unfinished() {
+    let queue = create(&ACKNOWLEDGED);
+    for done_while_looking in [false, true] {
+        put(&queue, &pattern(100_000, 5)).unwrap();
+        let lent = take_lent(&queue);
+        queue.leave(Leave::Clean).unwrap();
+        assert_eq!(queue.statistics().unwrap().unfinished, 1);
+        assert!(queue.check().unwrap().faults.is_empty());
+        if done_while_looking {
+            queue.task_done().unwrap();
+            assert!(lent.bytes() == pattern(100_000, 5));
+        }
+        drop(lent);
+        assert_eq!(queue.statistics().unwrap().redeliveries, 0);
+        assert_eq!(queue.task_done().is_ok(), !done_while_looking);
+        assert_eq!(queue.statistics().unwrap().unfinished, 0);
+        assert!(queue.check().unwrap().faults.is_empty());
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! bytes are a pickle all the same, which any reader of pickles reads: `numpy.ndarray(shape, dtype, buffer)`. Arrays
 //! inside other objects go the same way through pickle, with a reducer of penstock/buffers.py.
 //!
-//! A reducer for arrays that a program has registered takes precedence over both.
+//! A reducer that a program has registered, for arrays or for the type of their numbers, takes precedence over both.
 
 use arrayvec::ArrayVec;
 use pyo3::intern;
@@ -87,6 +87,13 @@ pub struct Written {
 pub fn write(object: &Bound<'_, PyAny>) -> Option<Written> {
     let class = object.get_type().into_any();
     if cfg!(target_endian = "big") || !is_class(&class) || pickling::is_registered(&class) {
+        return None;
+    }
+    let dtype = object.getattr(intern!(object.py(), "dtype")).ok()?;
+    // What a program has attached to the type of the numbers is not in the buffer.
+    if !dtype.getattr(intern!(object.py(), "metadata")).ok()?.is_none()
+        || pickling::is_registered(dtype.get_type().as_any())
+    {
         return None;
     }
     // What cannot be lent in one piece is pickle's to judge.

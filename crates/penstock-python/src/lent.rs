@@ -2,31 +2,70 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
+use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use penstock_core::{Lent, View};
+use penstock_core::{Error, Lent, View};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::sync::lock;
 
+/// A payload that several objects look at. Whoever drops the last of these gives it back, without the GIL: that may have to
+/// wait for the queue's lock, and takes a while if much memory goes back to the system.
+#[derive(Clone)]
+pub struct Shared(Option<Arc<Lent>>);
+
+impl Shared {
+    pub fn new(lent: Lent) -> Shared {
+        Shared(Some(Arc::new(lent)))
+    }
+
+    /// `None` only while it is dropped.
+    fn lent(&self) -> Option<&Arc<Lent>> {
+        self.0.as_ref()
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        self.lent().map_or(&[], |lent| lent.bytes())
+    }
+
+    /// A part of it as private memory, if that can be had.
+    pub fn view(&self, part: Range<usize>) -> Option<View> {
+        View::new(self.lent()?, part)
+    }
+
+    /// See `Lent::keep`. It may have to wait for the queue's lock.
+    pub fn keep(&self, py: Python<'_>) -> Result<(), Error> {
+        self.lent().map_or(Ok(()), |lent| py.detach(|| lent.keep()))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(lent) = self.0.take().and_then(Arc::into_inner) {
+            Python::attach(|py| py.detach(|| drop(lent)));
+        }
+    }
+}
+
 /// Gives `pickle.loads` the pickle of a payload through the buffer protocol. Whoever keeps a view of it keeps the
 /// payload.
-#[pyclass(frozen)]
+#[pyclass(frozen, module = "penstock._native")]
 pub struct Payload {
     loan: Mutex<Loan>,
     pickle: Range<usize>,
 }
 
 struct Loan {
-    lent: Option<Arc<Lent>>,
+    lent: Option<Shared>,
     views: usize,
 }
 
 impl Payload {
-    pub fn new(lent: Arc<Lent>, pickle: Range<usize>) -> Payload {
+    pub fn new(lent: Shared, pickle: Range<usize>) -> Payload {
         let loan = Loan {
             lent: Some(lent),
             views: 0,
@@ -38,20 +77,11 @@ impl Payload {
     }
 
     /// Ends the reading now, if nobody has kept a view.
-    pub fn give_back(&self, py: Python<'_>) {
+    pub fn give_back(&self) {
         let mut loan = lock(&self.loan);
         let lent = if loan.views == 0 { loan.lent.take() } else { None };
         drop(loan);
-        if let Some(lent) = lent {
-            give_back(py, lent);
-        }
-    }
-}
-
-/// Ends this reference's part in a loan. Giving back large memory takes a while, hence the GIL.
-pub fn give_back(py: Python<'_>, lent: Arc<Lent>) {
-    if let Some(lent) = Arc::into_inner(lent) {
-        py.detach(|| drop(lent));
+        drop(lent);
     }
 }
 
@@ -91,24 +121,19 @@ impl Payload {
 
 /// A buffer of a message as the receiver has it: its own memory, which costs no copy until it is written to. Freed with
 /// the last array that is made of it.
-#[pyclass(frozen)]
-pub struct Mapped {
-    /// Always there; taken out by drop.
-    view: Option<View>,
-}
+#[pyclass(frozen, module = "penstock._native")]
+pub struct Mapped(ManuallyDrop<View>);
 
 impl Mapped {
     pub fn new(view: View) -> Mapped {
-        Mapped { view: Some(view) }
+        Mapped(ManuallyDrop::new(view))
     }
 }
 
 #[pymethods]
 impl Mapped {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, buffer: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
-        let Some(view) = &slf.get().view else {
-            return Err(PyBufferError::new_err("the buffer is gone"));
-        };
+        let view = &slf.get().0;
         // SAFETY: `buffer` is the caller's, as the buffer protocol has it. It holds a reference to `slf`, so the
         // mapping outlives it; the mapping is private to this object, and writable (the 0).
         let filled = unsafe {
@@ -130,8 +155,9 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
+        // SAFETY: it is taken here alone, and nobody can look at it any more.
+        let view = unsafe { ManuallyDrop::take(&mut self.0) };
         // To unmap, and to give the item back, can take a while, and may have to wait for the queue's lock.
-        let view = self.view.take();
         Python::attach(|py| py.detach(|| drop(view)));
     }
 }

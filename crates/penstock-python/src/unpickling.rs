@@ -1,8 +1,6 @@
 //! Bytes to objects.
 
-use std::sync::Arc;
-
-use penstock_core::{Lent, View};
+use penstock_core::Lent;
 use pyo3::exceptions::PyException;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -12,7 +10,7 @@ use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 use crate::calls::{call_one, new_bytearray, new_bytes};
 use crate::envelope::{self, Envelope, Part};
 use crate::handle::Handle;
-use crate::lent::{Mapped, Payload, give_back};
+use crate::lent::{Mapped, Payload, Shared};
 use crate::{arrays, errors, plain};
 
 /// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
@@ -93,38 +91,39 @@ pub fn load_slice<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<
     )
 }
 
-/// What pickle makes of a buffer that lies in the pickle itself.
+/// A part's contents as private memory. It is a memoryview of what pickle makes of a buffer that lies in the pickle
+/// itself: a large buffer shall have one type, whether it is copied or mapped.
 fn copy<'py>(py: Python<'py>, message: &[u8], part: &Part) -> PyResult<Bound<'py, PyAny>> {
     let contents = &message[part.range.clone()];
-    if part.is_read_only {
-        Ok(new_bytes(py, contents)?.into_any())
+    let copy = if part.is_read_only {
+        new_bytes(py, contents)?.into_any()
     } else {
-        Ok(new_bytearray(py, contents)?.into_any())
-    }
+        new_bytearray(py, contents)?.into_any()
+    };
+    Ok(PyMemoryView::from(&copy)?.into_any())
 }
 
 /// The object in a payload that lies in shared memory. Its buffers may stay there.
 pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
+    let lent = Shared::new(lent);
     if let Some(object) = plain::read(py, lent.bytes()) {
-        py.detach(|| drop(lent));
         return Ok(object);
     }
-    let lent = Arc::new(lent);
     if !envelope::is_sealed(lent.bytes()) {
-        let payload = Bound::new(py, Payload::new(Arc::clone(&lent), 0..lent.len()))?;
-        drop(lent);
+        let len = lent.bytes().len();
+        let payload = Bound::new(py, Payload::new(lent, 0..len))?;
         let object = load(handle, &payload);
-        payload.get().give_back(py);
+        payload.get().give_back();
         return object;
     }
     let Envelope { pickle, parts } = envelope::open(lent.bytes()).ok_or_else(|| damaged(handle))?;
-    let may_stay = !handle.get().opened()?.queue.is_crowded();
+    let may_stay = !handle.get().opened()?.queue.is_lent_out();
     let mut stays = false;
     let mut buffers = Vec::with_capacity(parts.len());
     for part in &parts {
         let view = if may_stay && part.range.len() >= MAPPED {
-            View::new(&lent, part.range.clone())
+            lent.view(part.range.clone())
         } else {
             None
         };
@@ -143,16 +142,15 @@ pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound
     let object = match array {
         Some(array) => Ok(array),
         None => {
-            let payload = Bound::new(py, Payload::new(Arc::clone(&lent), pickle))?;
+            let payload = Bound::new(py, Payload::new(lent.clone(), pickle))?;
             let object = load_with(handle, &payload, PyTuple::new(py, buffers)?);
-            payload.get().give_back(py);
+            payload.get().give_back();
             object
         }
     };
     if stays {
         // From here on the item is the caller's, even if it holds the buffers for long.
-        lent.keep().map_err(errors::to_python)?;
+        lent.keep(py).map_err(errors::to_python)?;
     }
-    give_back(py, lent);
     object
 }

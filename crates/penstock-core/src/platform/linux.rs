@@ -180,7 +180,7 @@ pub(crate) fn copy_privately(pages: usize, length: usize) -> bool {
         // Linux before 5.14. An exchange that changes nothing, because other threads may store at the same place. (To add
         // nothing would not do: the compiler makes a load of it.)
         use std::sync::atomic::{AtomicU8, Ordering};
-        for page in (0..length).step_by(PAGE as usize) {
+        for page in (0..length).step_by(page_size() as usize) {
             // SAFETY: as above, and one byte of an existing page is aligned for an atomic byte.
             let byte = unsafe { &*((pages + page) as *const AtomicU8) };
             let value = byte.load(Ordering::Relaxed);
@@ -189,6 +189,17 @@ pub(crate) fn copy_privately(pages: usize, length: usize) -> bool {
         return true;
     }
     copied.is_ok()
+}
+
+/// Leaves a mapping made by [`map_privately`] out of the children of this process from now on.
+pub(crate) fn keep_from_children(pages: usize, length: usize) {
+    // SAFETY: the caller names a mapping of this process, whose contents this advice does not change.
+    let _ = unsafe { rustix::mm::madvise(pages as *mut _, length, Advice::LinuxDontFork) };
+}
+
+/// The system's page size, which is not everywhere that of the layout.
+pub(crate) fn page_size() -> u64 {
+    rustix::param::page_size() as u64
 }
 
 /// Address space around a mapping that no access survives: the farthest that any offset of the layout can lead.
