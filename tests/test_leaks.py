@@ -4,18 +4,21 @@ Each operation is repeated, and what this process has is counted before and afte
 the C heap's bytes (where the C library tells), descriptors, mappings, and references to sentinels.
 """
 
+import array
 import contextlib
 import ctypes
 import gc
 import os
 import pickle
 import queue as standard
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from penstock import JoinableQueue, Queue, SimpleQueue
@@ -30,6 +33,9 @@ ROUNDS = 4
 
 SENTINEL = object()
 LARGE = bytes(200_000)
+# Below the size from which a buffer is mapped instead of being copied, and above it.
+ARRAYS = {"a copied array": np.zeros(100_000, np.uint8), "a mapped array": np.zeros(1_000_000, np.uint8)}
+MAPPED = ARRAYS["a mapped array"]
 
 
 class Reducing:
@@ -55,6 +61,13 @@ class FailsToLoad:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (fails_to_load, (self.filling,))
+
+
+class FailsToLoadBuffer:
+    """What cannot be rebuilt although its buffer was received."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return (fails_to_load, (pickle.PickleBuffer(MAPPED),))
 
 
 class OutOfBand(bytearray):
@@ -97,7 +110,7 @@ class Counts:
             heap_bytes,
             len(os.listdir("/proc/self/fd")),
             Path("/proc/self/maps").read_bytes().count(b"penstock-"),
-            sys.getrefcount(SENTINEL) + sys.getrefcount(LARGE) + sys.getrefcount(fails_to_load),
+            sum(map(sys.getrefcount, (SENTINEL, LARGE, MAPPED, MAPPED.dtype, fails_to_load))),
         )
 
 
@@ -164,7 +177,7 @@ def acknowledged(queue: Any, item: object) -> Callable[[], None]:
 
 def asked(queue: Any) -> Callable[[], None]:
     def operation() -> None:
-        for ask in (queue.qsize, queue.empty, queue.full, queue.statistics, queue.dead_letters):
+        for ask in (queue.qsize, queue.empty, queue.full, queue.statistics, queue.dead_letters, queue.check):
             ask()
         repr(queue)
 
@@ -197,6 +210,86 @@ def kept_view(queue: Any) -> Callable[[], None]:
     return operation
 
 
+def held(queue: Any, item: object) -> Callable[[], None]:
+    """Two views at once, each written to, and dropped in another order than they came."""
+
+    def operation() -> None:
+        queue.put_many([item] * 2)
+        first, (second,) = queue.get(), queue.get_many()
+        first[:] = 1
+        second[5000:] = 2
+        del second
+        assert first[-1] == 1
+
+    return operation
+
+
+def many(queue: Any, items: list[Any]) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put_many(items)
+        assert len(queue.get_many()) == len(items)
+
+    return operation
+
+
+def many_with_one_that_cannot_be_rebuilt(queue: Any, item: object) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put_many([1, item, MAPPED])
+        with contextlib.suppress(RuntimeError):
+            queue.get_many(3)
+        assert queue.empty()
+
+    return operation
+
+
+def many_with_one_that_cannot_be_pickled(queue: Any) -> Callable[[], None]:
+    def operation() -> None:
+        with contextlib.suppress(RuntimeError):
+            queue.put_many([1, MAPPED, FailsToPickle(), 2])
+        assert len(queue.get_many()) == 2
+
+    return operation
+
+
+def many_done(queue: Any) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put_many(["a", MAPPED])
+        items = queue.get_many()
+        for _ in items:
+            queue.task_done()
+        queue.join()
+
+    return operation
+
+
+def with_dead_letters() -> Any:
+    """A queue whose items a process has died over."""
+    queue: Any = JoinableQueue(max_deliveries=0)
+    queue.put_many(["small", LARGE, MAPPED, FailsToLoad()])
+    pid = os.fork()
+    if pid == 0:
+        try:
+            while True:
+                with contextlib.suppress(RuntimeError):
+                    queue.get(False)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert queue.statistics().dead_letters == 4
+    return queue
+
+
+def looked_at(queue: Any) -> Callable[[], None]:
+    """What is there is looked at, and stays there."""
+
+    def operation() -> None:
+        assert len(queue.dead_letters()) == 4
+        assert queue.check() == []
+        assert queue.statistics().dead_letters == 4
+
+    return operation
+
+
 def operations() -> dict[str, Callable[[], Callable[[], None]]]:
     kinds = {"Queue": Queue, "SimpleQueue": SimpleQueue, "JoinableQueue": JoinableQueue}
     table: dict[str, Callable[[], Callable[[], None]]] = {}
@@ -209,6 +302,11 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
                 "large": LARGE,
                 "with a reducer": Reducing(),
                 "out of band": OutOfBand(LARGE),
+                **ARRAYS,
+                "an array among others": {"a": [MAPPED, MAPPED[:100], SENTINEL is None]},
+                "array.array": array.array("d", bytes(1_000_000)),
+                "a large bytearray": bytearray(1_000_000),
+                "memoryview": pickle.PickleBuffer(memoryview(MAPPED)),
             }.items():
                 table[f"{name}: put and get, {what}"] = lambda kind=kind, item=item: put_and_get(kind(), item)
             table[f"{name}: an item that cannot be rebuilt"] = lambda kind=kind: drained(
@@ -216,6 +314,22 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
             )
             table[f"{name}: a large item that cannot be rebuilt"] = lambda kind=kind: drained(
                 kind(), RuntimeError, FailsToLoad(100_000)
+            )
+            table[f"{name}: a mapped item that cannot be rebuilt"] = lambda kind=kind: drained(
+                kind(), RuntimeError, FailsToLoadBuffer()
+            )
+            for what, item in ARRAYS.items():
+                table[f"{name}: held, {what}"] = lambda kind=kind, item=item: held(kind(), item)
+            table[f"{name}: many"] = lambda kind=kind: many(kind(), ["a", 1500 * "b", None, LARGE, MAPPED])
+            table[f"{name}: many, small"] = lambda kind=kind: many(kind(), list(map(str, range(100))))
+            table[f"{name}: many, one cannot be rebuilt"] = lambda kind=kind: (
+                many_with_one_that_cannot_be_rebuilt(kind(), FailsToLoad())
+            )
+            table[f"{name}: many, a mapped one cannot be rebuilt"] = lambda kind=kind: (
+                many_with_one_that_cannot_be_rebuilt(kind(), FailsToLoadBuffer())
+            )
+            table[f"{name}: many, one cannot be pickled"] = lambda kind=kind: (
+                many_with_one_that_cannot_be_pickled(kind())
             )
         table[f"{name}: put what cannot be pickled"] = lambda kind=kind: raising(
             RuntimeError, kind().put, FailsToPickle()
@@ -238,6 +352,16 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
         "Queue: sent in a message": lambda: sent(Queue()),
         "JoinableQueue: done, small": lambda: acknowledged(JoinableQueue(), "small"),
         "JoinableQueue: done, large": lambda: acknowledged(JoinableQueue(), LARGE),
+        "JoinableQueue: done, a mapped array": lambda: acknowledged(JoinableQueue(), MAPPED),
+        "JoinableQueue: done, many": lambda: many_done(JoinableQueue()),
+        "JoinableQueue: dead letters": lambda: looked_at(with_dead_letters()),
+        "Queue: full, many": lambda: raising(standard.Full, filled().put_many, ["x", MAPPED], False),
+        "Queue: full, a mapped array": lambda: raising(standard.Full, filled().put, MAPPED, False),
+        "Queue: empty, many": lambda: raising(standard.Empty, Queue().get_many, None, False),
+        "Queue: no memory, many": lambda: raising(
+            QueueMemoryError, Queue(max_bytes=1 << 17).put_many, [MAPPED], False
+        ),
+        "Queue: closed, many": lambda: raising(ValueError, closed().put_many, [MAPPED]),
         "JoinableQueue: done too often": lambda: raising(ValueError, JoinableQueue().task_done),
         "JoinableQueue: asked": lambda: asked(JoinableQueue()),
     }
@@ -300,6 +424,9 @@ def test_counts_see_one_leaked_object_an_operation() -> None:
         kept.append(queue.get() + "y")
 
     assert is_leak(growth(leaking, TIMES))
+    kept.clear()
+    queue.put(MAPPED)
+    assert growth(lambda: kept.append(queue.get()), 1)["mappings"] > 0
     kept.clear()
     assert growth(lambda: kept.append(SENTINEL), TIMES)["references"] == TIMES
     kept.clear()

@@ -8,6 +8,7 @@ A failure prints the steps, and the line that plays them again.
 import itertools
 import os
 import pickle
+import queue as standard
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,7 +28,7 @@ from hypothesis.stateful import (
 
 from penstock import JoinableQueue, Queue, SimpleQueue
 from tests.support import stacks
-from tests.support.actors import Actor, Stage, Theatre, Unloadable, Unpicklable
+from tests.support.actors import ARRAY, Actor, Array, Stage, Theatre, Unloadable, Unpicklable, described
 from tests.support.model import Model
 from tests.support.waiting import until
 
@@ -44,9 +45,16 @@ US = 0  # this process; the others have numbers from 1 on
 any_process = st.integers(0, 9)
 any_handle = st.integers(0, 1)
 any_thread = st.integers(0, 1)
-any_size = st.sampled_from(SIZES)
+any_size = st.sampled_from([*SIZES, ARRAY])  # the last is an array, and the others are bytes
 # Arguments after the item of `put`, or the only ones of `get`: they do not wait for long, or not at all.
 briefly = st.sampled_from([(False,), (True, 0), (True, -1.0), (True, 0.002), (False, 5.0)])
+
+
+def size_of(value: Any) -> int:
+    """About so many bytes of payload."""
+    if isinstance(value, Array):
+        return ARRAY
+    return len(value[1]) if isinstance(value, tuple) else 0
 
 
 class Machine(RuleBasedStateMachine):
@@ -71,8 +79,8 @@ class Machine(RuleBasedStateMachine):
         # One that does not inherit the queue: it has to be given it.
         self.add(self.theatre.fork(Stage()), [])
         cls = type(self)
-        self.queue = cls.new_queue(maxsize, max_deliveries)
-        self.stage = Stage(self.queue, pickle.loads(pickle.dumps(self.queue)))
+        self.stage = Stage(cls.new_queue(maxsize, max_deliveries))
+        self.stage.open_another()
         self.handles[US] = [-1, -1]
         self.model = Model(
             maxsize=0 if self.is_simple else maxsize,
@@ -82,6 +90,10 @@ class Machine(RuleBasedStateMachine):
         # What a process waits in: the verb, and what it puts.
         self.waiting: dict[int, tuple[str, Any]] = {}
         self.add(self.theatre.fork(self.stage), self.handles[US])
+
+    @property
+    def queue(self) -> Any:
+        return self.stage.handles[0]
 
     def teardown(self) -> None:
         try:
@@ -151,11 +163,13 @@ class Machine(RuleBasedStateMachine):
 
     def would_wait(self, size: int) -> bool:
         """Whether a put into a SimpleQueue might wait, which has no time-out."""
-        queued = sum(300 + len(item.value[1]) for item in self.model.ready if isinstance(item.value, tuple))
+        queued = sum(300 + size_of(item.value) for item in self.model.ready)
         return self.is_simple and queued + size + 1000 * len(self.model.ready) >= SIMPLE_QUEUE_WAITS
 
-    def new_value(self, size: int) -> tuple[int, bytes]:
+    def new_value(self, size: int) -> Any:
         number = next(self.values)
+        if size == ARRAY:
+            return Array(number)
         return number, bytes([number % 251]) * size
 
     @rule(
@@ -199,7 +213,7 @@ class Machine(RuleBasedStateMachine):
         assert came is (self.error_of_closed if is_closed else TypeError)
 
     @rule(choice=any_process, size=st.sampled_from([0, 1500, 100_000]), count=st.integers(5, 40))
-    def put_many(self, choice: int, size: int, count: int) -> None:
+    def put_often(self, choice: int, size: int, count: int) -> None:
         """Beyond the memory that a queue has at first."""
         process = self.one_of(choice)
         if process is not None:
@@ -223,7 +237,87 @@ class Machine(RuleBasedStateMachine):
                 assert came == self.model.get(process, thread)
             self.settle()
 
-    def get_many_by(self, process: int, count: int) -> None:
+    @rule(
+        choice=any_process,
+        handle=any_handle,
+        thread=any_thread,
+        sizes=st.lists(any_size, max_size=12),
+        odd=st.sampled_from([None, None, Unloadable, Unpicklable]),
+        place=st.integers(0, 12),
+        how=briefly,
+    )
+    def put_many(
+        self,
+        choice: int,
+        handle: int,
+        thread: int,
+        sizes: list[int],
+        odd: type | None,
+        place: int,
+        how: tuple[Any, ...],
+    ) -> None:
+        process = self.one_of(choice)
+        # Who waits may take some before others are put, so that there is room for more.
+        if process is None or self.is_waited_in("get"):
+            return
+        values = [self.new_value(size) for size in sizes]
+        if odd is not None:
+            values.insert(place, odd)
+        if self.would_wait(sum(map(size_of, values)) + 1300 * len(values)):
+            return
+        which, is_closed = self.handle_of(process, handle)
+        came = self.do(process, thread, "put_many", which, values, *([] if self.is_simple else how))
+        if is_closed:
+            assert came is self.error_of_closed
+        else:
+            assert came == self.model_put_many(values)
+        self.settle()
+
+    def model_put_many(self, values: list[Any]) -> tuple[type, int] | None:
+        for count, value in enumerate(values):
+            if value is Unpicklable:
+                return TypeError, count
+            failed = self.model.put(LookupError if value is Unloadable else value)
+            if failed is not None:
+                return failed, count
+        return None
+
+    @rule(
+        choice=any_process,
+        handle=any_handle,
+        thread=any_thread,
+        # Not more than a batch takes whatever the sizes: after one that has an error no other follows.
+        most=st.none() | st.integers(1, 16),
+        how=briefly,
+    )
+    def get_many(self, choice: int, handle: int, thread: int, most: int | None, how: tuple[Any, ...]) -> None:
+        process = self.one_of(choice)
+        queued = len(self.model.ready)
+        if process is None or (self.is_simple and not queued):
+            return
+        if most is None and queued > 16:
+            most = 16
+        if self.is_waited_in("put"):
+            # What it puts may be taken, too.
+            most = min(most or queued, queued)
+        which, is_closed = self.handle_of(process, handle)
+        came = self.do(process, thread, "get_many", which, most, *([] if self.is_simple else how))
+        if is_closed:
+            assert came is self.error_of_closed
+        elif not queued:
+            assert came is standard.Empty
+        else:
+            items = [self.model.get(process, thread) for _ in range(min(most or queued, queued))]
+            assert came == (items, LookupError if LookupError in items else None)
+        self.settle()
+
+    @rule(choice=any_process, which=st.integers(0, 3))
+    def drop_held(self, choice: int, which: int) -> None:
+        process = self.one_of(choice, with_handle=False)
+        if process is not None:
+            assert self.do(process, 0, "drop_held", which) is None
+
+    def get_often(self, process: int, count: int) -> None:
         if self.handle_of(process, 0)[1]:
             return
         for _ in range(min(count, len(self.model.ready))):
@@ -320,8 +414,10 @@ class Machine(RuleBasedStateMachine):
             assert self.do(process, 0, "fork") is None
             self.add(self.theatre.accept(), self.handles[process])
 
-    @rule(choice=any_process, finder=any_process, takes=st.integers(0, 3))
-    def kill(self, choice: int, finder: int, takes: int) -> None:
+    @rule(
+        choice=any_process, finder=any_process, takes=st.integers(0, 3), size=st.sampled_from([20, 20, ARRAY])
+    )
+    def kill(self, choice: int, finder: int, takes: int, size: int) -> None:
         """Whatever it holds or waits in. Another one looks, or who waits finds out by itself."""
         doomed = sorted(self.actors)
         if not doomed:
@@ -330,8 +426,8 @@ class Machine(RuleBasedStateMachine):
         if process not in self.waiting and self.handles[process]:
             for _ in range(takes):
                 if not self.model.is_full:
-                    self.put_value(US, 0, 0, self.new_value(20), ())
-            self.get_many_by(process, takes)
+                    self.put_value(US, 0, 0, self.new_value(size), ())
+            self.get_often(process, takes)
         self.actors.pop(process).kill()
         self.forget(process)
         self.model.die(process)
@@ -411,7 +507,8 @@ class Machine(RuleBasedStateMachine):
         assert found.waiting_joiners == verbs.count("join")
         assert 1 <= found.participants <= 1 + len(self.actors)
         letters = [
-            type(letter) if isinstance(letter, Exception) else letter for letter in self.queue.dead_letters()
+            type(letter) if isinstance(letter, Exception) else described(letter)
+            for letter in self.queue.dead_letters()
         ]
         assert letters == [letter.value for letter in model.dead_letters]
         for process in [US, *self.actors]:

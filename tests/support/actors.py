@@ -8,14 +8,43 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import count
 from multiprocessing import util
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
+import numpy as np
+
 from . import stacks
 
 _addresses = count()
+
+
+ARRAY = 1 << 20  # bytes: more than those from which a buffer is mapped, not copied
+HELD = 4  # arrays
+
+
+@dataclass(frozen=True)
+class Array:
+    """Stands for an array where one is told of, which is large to send and does not compare as a whole."""
+
+    number: int
+
+    def made(self) -> Any:
+        """The array."""
+        array = np.full(ARRAY, self.number % 251, dtype=np.uint8)
+        array[:8] = list(self.number.to_bytes(8, "little"))
+        return array
+
+
+def described(received: Any) -> Any:
+    """An object; in an array's place, what tells of it."""
+    if not isinstance(received, np.ndarray):
+        return received
+    array = Array(int.from_bytes(received[:8].tobytes(), "little"))
+    assert np.array_equal(received, array.made()), "an array is not as it was put"
+    return array
 
 
 class Unpicklable:
@@ -97,6 +126,9 @@ class Stage:
 
     def __init__(self, *handles: Any) -> None:
         self.handles: list[Any] = list(handles)
+        self.held: list[tuple[int, Any]] = []
+        """Arrays that were received, and what was written to each."""
+        self._written = 0
         self._errands: standard.SimpleQueue[Callable[[], None] | None] = standard.SimpleQueue()
         self._second: threading.Thread | None = None
 
@@ -130,11 +162,48 @@ class Stage:
     # What can be done. `which` is the handle.
 
     def put(self, which: int, item: Any, *how: Any) -> None:
-        """Put an item, or a new object of a class."""
-        self.handles[which].put(item() if isinstance(item, type) else item, *how)
+        """Put an item, a new object of a class, or the array that is meant."""
+        self.handles[which].put(_made(item), *how)
+
+    def put_many(self, which: int, items: list[Any], *how: Any) -> Any:
+        """The same with many. Returns, if it fails, with what and how many were put."""
+        try:
+            self.handles[which].put_many(map(_made, items), *how)
+        except Exception as error:
+            if hasattr(error, "items_put"):
+                return type(error), error.items_put
+            raise
 
     def get(self, which: int, *how: Any) -> Any:
-        return self.handles[which].get(*how)
+        return self._received(self.handles[which].get(*how))
+
+    def get_many(self, which: int, most: int | None, *how: Any) -> Any:
+        """Returns the objects and, if it fails over one, with what."""
+        failed = None
+        try:
+            items = self.handles[which].get_many(most, *how)
+        except Exception as error:
+            if not hasattr(error, "items"):
+                raise
+            failed, items = type(error), error.items
+        return [type(item) if isinstance(item, Exception) else self._received(item) for item in items], failed
+
+    def _received(self, item: Any) -> Any:
+        """Write to what can be written to, and hold it."""
+        told = described(item)
+        if told is not item:
+            self._written += 1
+            item[:] = 255 - self._written % 200
+            self.held.append((255 - self._written % 200, item))
+            if len(self.held) > HELD:
+                self.drop_held(0)
+        return told
+
+    def drop_held(self, which: int) -> None:
+        """Let go of an array, if one is held. It is as it was written."""
+        if self.held:
+            written, array = self.held.pop(which % len(self.held))
+            assert (array == written).all(), "an array that is held has changed"
 
     def task_done(self, which: int) -> None:
         self.handles[which].task_done()
@@ -160,7 +229,8 @@ class Stage:
         self.handles.append(pickle.loads(pickle.dumps(self.handles[0])))
 
     def drop(self) -> None:
-        """Let go of all handles."""
+        """Let go of all handles, and of the arrays, because one keeps this process's part in the queue."""
+        self.held.clear()
         self.handles.clear()
 
     def open_pickled(self, pickled: bytes) -> None:
@@ -172,14 +242,23 @@ class Stage:
         self.handles.append(carrier.get())
 
 
+def _made(item: Any) -> Any:
+    if isinstance(item, Array):
+        return item.made()
+    return item() if isinstance(item, type) else item
+
+
 def _act(address: Any, stage: Stage) -> None:
     """Be an actor, until told to end."""
     status = 1
     try:
         stacks.can_be_asked_for()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits here for the actors that it forks
-        # The thread of the process that forked is not here.
-        stage = Stage(*stage.handles)
+        # The thread of the process that forked is not here, but copies of its arrays are.
+        # Whoever forked has what is its own on the stage only, so that to drop it here is to have none left.
+        inherited, stage = stage, Stage(*stage.handles)
+        stage.held, inherited.held = inherited.held, []
+        inherited.handles = []
         with Client(address) as director:
             director.send(os.getpid())
             while True:

@@ -9,8 +9,13 @@ use crate::run::{Checked, Run, failed};
 
 impl Run {
     pub fn compare(&mut self) -> Checked {
+        let statistics = self.hands.queue.statistics().map_err(failed)?;
+        if let Some(before) = self.high_water_before.take() {
+            let most = self.plain.high_water;
+            prop_assert!((before..=most).contains(&statistics.high_water), "high water");
+            self.plain.high_water = statistics.high_water;
+        }
         let (plain, queue) = (&self.plain, &self.hands.queue);
-        let statistics = queue.statistics().map_err(failed)?;
         let dead_letters = plain.dead.len() as u64;
         prop_assert_eq!(statistics.puts, plain.puts, "puts");
         prop_assert_eq!(statistics.gets, plain.puts - plain.len() - dead_letters, "gets");
@@ -48,7 +53,7 @@ impl Run {
             .filter(|actor| self.waiting[*actor].is_none())
             .collect();
         for actor in [0, idle[idle.len() - 1]] {
-            self.expect(actor, Command::Ask, Ok(numbers))?;
+            self.expect(actor, Command::Ask, Ok(numbers.clone()))?;
         }
         Ok(())
     }

@@ -7,9 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Patience, Queue, Wait};
+use penstock_core::{Batch, Buffer, Delivery, Error, Leave, Lent, Patience, Queue, Taken, Wait};
 
 use crate::plain::payload;
+use crate::program::Lens;
 
 /// A reply that has not come by then never comes.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
@@ -42,7 +43,18 @@ pub enum Command {
         len: usize,
         patient: Patient,
     },
+    PutMany {
+        /// Of the first.
+        number: u64,
+        lens: Lens,
+        patient: Patient,
+    },
     Get {
+        keeps_looking: bool,
+        patient: Patient,
+    },
+    GetMany {
+        most: usize,
         keeps_looking: bool,
         patient: Patient,
     },
@@ -60,18 +72,24 @@ pub enum Command {
     Arm(usize),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Done,
     /// Published in this place of the order.
     Put {
         seq: u64,
     },
+    /// So many were published, all or not all.
+    PutMany {
+        count: usize,
+        result: Result<(), Error>,
+    },
     Item {
         len: usize,
         head: u64,
         is_whole: bool,
     },
+    Items(Sum),
     Numbers {
         len: u64,
         is_empty: bool,
@@ -79,6 +97,26 @@ pub enum Reply {
     },
     /// There was nothing to look at any more.
     NoLook,
+}
+
+/// Several items in few words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sum {
+    count: u64,
+    bytes: u64,
+    /// Changes with each item's description, and with their order.
+    hash: u64,
+}
+
+impl Sum {
+    pub fn add(&mut self, item: Reply) {
+        let words = pack_reply(&Ok(item));
+        self.count += 1;
+        self.bytes += words[1];
+        for word in words {
+            self.hash = (self.hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
 }
 
 pub type Replied = Result<Reply, Error>;
@@ -119,6 +157,38 @@ impl Hands {
             Command::Put { number, len, patient } => {
                 let ticket = self.queue.put(&[&payload(number, len)], patient.within(never))?;
                 Ok(Reply::Put { seq: ticket.seq })
+            }
+            Command::PutMany {
+                number,
+                lens,
+                patient,
+            } => {
+                let payloads: Vec<Vec<u8>> = (number..)
+                    .zip(lens.iter())
+                    .map(|(number, len)| payload(number, len))
+                    .collect();
+                let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+                let (count, result) = self.queue.put_many(&payloads, patient.within(never));
+                Ok(Reply::PutMany { count, result })
+            }
+            Command::GetMany {
+                most,
+                keeps_looking,
+                patient,
+            } => {
+                let mut batch = Batch::with_room_for(most);
+                self.queue.get_many(&mut batch, patient.within(never))?;
+                let mut sum = Sum::default();
+                batch.into_items(|item| match item {
+                    Taken::Copied(bytes) => sum.add(describe(bytes)),
+                    Taken::Lent(lent) => {
+                        sum.add(describe(lent.bytes()));
+                        if keeps_looking {
+                            self.looks.push_back(lent);
+                        }
+                    }
+                });
+                Ok(Reply::Items(sum))
             }
             Command::Get {
                 keeps_looking,
@@ -390,6 +460,28 @@ fn pack_command(command: Command) -> Words {
         Command::StopInPut { len } => [7, len as u64, 0, 0, 0],
         Command::Arm(point) => [8, point as u64, 0, 0, 0],
         Command::Keep => [9, 0, 0, 0, 0],
+        Command::PutMany {
+            number,
+            lens,
+            patient,
+        } => [
+            10 | (lens.count as u64) << 32,
+            number,
+            lens.usual as u64 | (lens.other as u64) << 32,
+            lens.every as u64,
+            pack_patient(patient),
+        ],
+        Command::GetMany {
+            most,
+            keeps_looking,
+            patient,
+        } => [
+            11,
+            most as u64,
+            u64::from(keeps_looking),
+            pack_patient(patient),
+            0,
+        ],
     }
 }
 
@@ -413,6 +505,21 @@ fn unpack_command(words: Words) -> Command {
         [6, ..] => Command::Ask,
         [7, len, ..] => Command::StopInPut { len: len as usize },
         [8, point, ..] => Command::Arm(point as usize),
+        [11, most, keeps_looking, patient, _] => Command::GetMany {
+            most: most as usize,
+            keeps_looking: keeps_looking != 0,
+            patient: unpack_patient(patient),
+        },
+        [many, number, lens, every, patient] if many as u32 == 10 => Command::PutMany {
+            number,
+            lens: Lens {
+                count: (many >> 32) as usize,
+                usual: lens as u32 as usize,
+                other: (lens >> 32) as usize,
+                every: every as usize,
+            },
+            patient: unpack_patient(patient),
+        },
         _ => panic!("a command of {words:?}"),
     }
 }
@@ -428,6 +535,13 @@ fn pack_reply(replied: &Replied) -> Words {
             is_full,
         }) => [3, *len, u64::from(*is_empty), u64::from(*is_full), 0],
         Ok(Reply::NoLook) => [4, 0, 0, 0, 0],
+        Ok(Reply::Items(sum)) => [9, sum.count, sum.bytes, sum.hash, 0],
+        // What it came to, and beside it the count, from 1 on.
+        Ok(Reply::PutMany { count, result }) => {
+            let mut words = pack_reply(&result.clone().map(|()| Reply::Done));
+            words[0] |= (*count as u64 + 1) << 32;
+            words
+        }
         Err(Error::Full) => [5, 0, 0, 0, 0],
         Err(Error::Empty) => [6, 0, 0, 0, 0],
         Err(Error::TooManyDone) => [7, 0, 0, 0, 0],
@@ -438,6 +552,10 @@ fn pack_reply(replied: &Replied) -> Words {
 
 fn unpack_reply(words: Words) -> Replied {
     match words {
+        [many, needed, used, limit, _] if many >> 32 > 0 => Ok(Reply::PutMany {
+            count: (many >> 32) as usize - 1,
+            result: unpack_reply([many & 0xffff_ffff, needed, used, limit, 0]).map(drop),
+        }),
         [0, ..] => Ok(Reply::Done),
         [1, seq, ..] => Ok(Reply::Put { seq }),
         [2, len, head, is_whole, _] => Ok(Reply::Item {
@@ -451,6 +569,7 @@ fn unpack_reply(words: Words) -> Replied {
             is_full: is_full != 0,
         }),
         [4, ..] => Ok(Reply::NoLook),
+        [9, count, bytes, hash, _] => Ok(Reply::Items(Sum { count, bytes, hash })),
         [5, ..] => Err(Error::Full),
         [6, ..] => Err(Error::Empty),
         [7, ..] => Err(Error::TooManyDone),

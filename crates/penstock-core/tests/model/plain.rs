@@ -188,6 +188,35 @@ impl Plain {
         Ok(item.number)
     }
 
+    /// Puts as many as there is room for, from the first on. Answers how many, and if not all, why.
+    pub fn put_many(&mut self, lens: impl Iterator<Item = usize>) -> (usize, Result<(), Error>) {
+        let mut count = 0;
+        for len in lens {
+            if let Err(error) = self.put(len) {
+                return (count, Err(error));
+            }
+            count += 1;
+        }
+        (count, Ok(()))
+    }
+
+    /// Takes the first items, as many as a batch has room for: 64, and 16 times the most that a small one can have. If it
+    /// was asked to have room for fewer, for so many.
+    pub fn get_many(&mut self, actor: usize, most: usize, keeps_looking: bool) -> Vec<Item> {
+        let mut left = most.min(16) * SMALL;
+        let mut items = Vec::new();
+        while items.len() < most.min(64) && left >= SMALL {
+            let Some(item) = self.get(actor, 0, keeps_looking) else {
+                break;
+            };
+            if !item.is_lent() {
+                left -= item.len;
+            }
+            items.push(item);
+        }
+        items
+    }
+
     fn note_high_water(&mut self) {
         self.high_water = self.high_water.max(self.len());
     }

@@ -54,10 +54,36 @@ pub enum Place {
     DoneCommitted,
 }
 
+/// The lengths of items that are put together, in few words, because they go over the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lens {
+    pub count: usize,
+    pub usual: usize,
+    /// The length of each `every`-th.
+    pub other: usize,
+    pub every: usize,
+}
+
+impl Lens {
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (1..=self.count).map(move |place| {
+            if place % self.every == 0 {
+                self.other
+            } else {
+                self.usual
+            }
+        })
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Action {
     Put {
         len: usize,
+        waits: bool,
+    },
+    PutMany {
+        lens: Lens,
         waits: bool,
     },
     /// Many puts of the test's own.
@@ -66,6 +92,11 @@ pub enum Action {
         len: usize,
     },
     Get {
+        waits: bool,
+    },
+    GetMany {
+        most: usize,
+        keeps_looking: bool,
         waits: bool,
     },
     /// Many gets of the test's own, each finished at once.
@@ -112,6 +143,22 @@ fn len() -> impl Strategy<Value = usize> {
     ]
 }
 
+/// Around the most that a batch takes, too.
+fn lens() -> impl Strategy<Value = Lens> {
+    let count = prop_oneof![6 => 0usize..10, 2 => 10usize..60, 3 => 62usize..67, 1 => 67usize..200];
+    (count, 0usize..3000, len(), 1usize..40).prop_map(|(count, usual, other, every)| Lens {
+        count,
+        usual,
+        // Two hundred of the largest would be a gigabyte.
+        other: if count / every > 20 {
+            other.min(100_000)
+        } else {
+            other
+        },
+        every,
+    })
+}
+
 fn origin() -> impl Strategy<Value = Origin> {
     prop_oneof![6 => Just(Origin::Forked), 1 => Just(Origin::Attached), 1 => Just(Origin::Named)]
 }
@@ -121,6 +168,9 @@ fn common() -> impl Strategy<Value = Action> {
         20 => (len(), any::<bool>()).prop_map(|(len, waits)| Action::Put { len, waits }),
         1 => (1usize..1500, prop_oneof![0usize..20, 100usize..1000])
             .prop_map(|(count, len)| Action::Fill { count, len }),
+        8 => (lens(), any::<bool>()).prop_map(|(lens, waits)| Action::PutMany { lens, waits }),
+        8 => (prop_oneof![1usize..8, 8usize..80], any::<bool>(), any::<bool>())
+            .prop_map(|(most, keeps_looking, waits)| Action::GetMany { most, keeps_looking, waits }),
         14 => any::<bool>().prop_map(|waits| Action::Get { waits }),
         1 => (1usize..1500).prop_map(|count| Action::Drain { count }),
         5 => Just(Action::Look),

@@ -8,9 +8,9 @@ use penstock_core::{Error, Queue};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
-use crate::participant::{Command, Hands, Patient, Remote, Replied, Reply, WATCHDOG};
+use crate::participant::{Command, Hands, Patient, Remote, Replied, Reply, Sum, WATCHDOG};
 use crate::plain::{Item, Plain, payload};
-use crate::program::{Action, Origin, Place, Program};
+use crate::program::{Action, Lens, Origin, Place, Program};
 
 /// Participants at a time, with the test itself.
 const MOST: usize = 5;
@@ -42,6 +42,8 @@ pub struct Run {
     pub plain: Plain,
     /// The most memory in use so far.
     pub peak: u64,
+    /// What `high_water` was before a step in which others took while items were put.
+    pub high_water_before: Option<u64>,
     name: Option<PathBuf>,
 }
 
@@ -62,6 +64,7 @@ pub fn run(program: &Program) -> Checked {
         waiting: vec![None],
         has_stopped: vec![false],
         peak: 0,
+        high_water_before: None,
         name,
     };
     run.compare()?;
@@ -125,6 +128,12 @@ impl Run {
         }
         match *action {
             Action::Put { len, waits } => self.put(actor, len, waits),
+            Action::PutMany { lens, waits } if self.is_count_promised() => self.put_many(actor, lens, waits),
+            Action::GetMany {
+                most,
+                keeps_looking,
+                waits,
+            } if self.is_room_promised() => self.get_many(actor, most, keeps_looking, waits),
             Action::Fill { count, len } if self.nobody_waits() => {
                 (0..count).try_for_each(|_| self.put(0, len, false))
             }
@@ -241,6 +250,59 @@ impl Run {
             },
             expected,
         )
+    }
+
+    fn put_many(&mut self, actor: usize, lens: Lens, waits: bool) -> Checked {
+        if self.waiting.contains(&Some(Waiting::Item)) {
+            self.high_water_before = Some(self.plain.high_water);
+        }
+        let number = self.plain.puts + 1;
+        let (count, result) = self.plain.put_many(lens.iter());
+        let patient = match (&result, waits) {
+            (_, false) => Patient::No,
+            (Err(Error::Full), true) => SHORT,
+            (_, true) => LONG,
+        };
+        let command = Command::PutMany {
+            number,
+            lens,
+            patient,
+        };
+        self.expect(actor, command, Ok(Reply::PutMany { count, result }))
+    }
+
+    /// Those who wait for an item may take some between two critical sections, so that there is room for more.
+    fn is_count_promised(&self) -> bool {
+        let rules = &self.plain.rules;
+        let is_limited = rules.maxsize > 0 || rules.soft_bytes > 0 || rules.max_bytes.is_some();
+        !is_limited || !self.waiting.contains(&Some(Waiting::Item))
+    }
+
+    fn get_many(&mut self, actor: usize, most: usize, keeps_looking: bool, waits: bool) -> Checked {
+        let items = self.plain.get_many(actor, most, keeps_looking);
+        let patient = match (items.is_empty(), waits) {
+            (_, false) => Patient::No,
+            (true, true) => SHORT,
+            (false, true) => LONG,
+        };
+        let mut sum = Sum::default();
+        items.iter().for_each(|item| sum.add(described(*item)));
+        let expected = if items.is_empty() {
+            Err(Error::Empty)
+        } else {
+            Ok(Reply::Items(sum))
+        };
+        let command = Command::GetMany {
+            most,
+            keeps_looking,
+            patient,
+        };
+        self.expect(actor, command, expected)
+    }
+
+    /// Who waits for room may put before the memory of what was lent is free, and find too little.
+    fn is_room_promised(&self) -> bool {
+        self.plain.rules.max_bytes.is_none() || !self.is_somebody_waiting_for_room()
     }
 
     /// Gets of this process's own, each finished.
