@@ -165,6 +165,8 @@ pub struct Operation {
     pub puts: &'static [Item],
     /// What may be gone with the victim; everything else must come out of the queue exactly once.
     pub takes: &'static [Item],
+    /// What is a dead letter if the victim has taken it, and else comes out of the queue.
+    pub buries: &'static [Item],
     /// The victim opens the queue anew instead of inheriting it.
     pub attaches: bool,
     /// Of how many places inside the critical section a second death is tried in the rebuild that follows.
@@ -184,6 +186,11 @@ const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
 };
+/// Who dies with an item has died too often.
+const BURYING: Options = Options {
+    max_deliveries: 0,
+    ..ACKNOWLEDGED
+};
 const ONE: Options = Options { maxsize: 1, ..PLAIN };
 
 const DEFAULT: Operation = Operation {
@@ -196,6 +203,7 @@ const DEFAULT: Operation = Operation {
     sleeper: None,
     puts: &[],
     takes: &[],
+    buries: &[],
     attaches: false,
     second_deaths: 0,
     is_swept: false,
@@ -365,6 +373,26 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[30, 10]),
         run: Victim::get,
         second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "bury-inline",
+        options: BURYING,
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        run: Victim::get,
+        buries: &[10],
+        second_deaths: 2,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "bury-run",
+        options: BURYING,
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        run: Victim::get,
+        buries: &[30],
+        second_deaths: 1,
+        is_swept: true,
         ..DEFAULT
     },
     Operation {

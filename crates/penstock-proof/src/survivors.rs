@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Error, Patience};
 
-use crate::item::{Item, get, len_of, put, surely, with_patience};
+use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, with_patience};
 use crate::operation::Sleeper;
 use crate::scene::Scene;
 
@@ -76,11 +76,11 @@ impl Survivor {
 
     /// Items that must come out of the queue and have not yet.
     fn missing(&self) -> BTreeSet<Item> {
-        let takes = self.scene.operation.takes;
+        let (takes, buries) = (self.scene.operation.takes, self.scene.operation.buries);
         let there = self.scene.log.put.iter().chain(&self.own);
         there
             .copied()
-            .filter(|item| !takes.contains(item) && !self.collected.contains(item))
+            .filter(|item| !takes.contains(item) && !buries.contains(item) && !self.collected.contains(item))
             .collect()
     }
 
@@ -194,6 +194,22 @@ impl Survivor {
         assert_eq!(later, None, "an item is gone, and not the one before it");
 
         let queue = &self.scene.queue;
+        let letters: Vec<Item> = queue
+            .dead_letters()
+            .unwrap()
+            .iter()
+            .map(|payload| item_of(payload))
+            .collect();
+        assert!(operation.buries.starts_with(&letters), "buried: {letters:?}");
+        for item in operation.buries {
+            assert_ne!(
+                letters.contains(item),
+                is_there(item),
+                "item {item} is lost, or came although it is a dead letter"
+            );
+        }
+        self.found.taken += letters.len();
+
         let statistics = queue.statistics().unwrap();
         let victims = &operation.puts[..self.found.put];
         let puts = self.scene.log.passed + (there.len() + victims.len()) as u64;
@@ -203,7 +219,8 @@ impl Survivor {
             .map(|item| len_of(*item) as u64)
             .sum::<u64>();
         assert_eq!(statistics.puts, puts, "the number of puts is wrong");
-        assert_eq!(statistics.gets, puts, "the number of gets is wrong");
+        let buried = letters.len() as u64;
+        assert_eq!(statistics.gets, puts - buried, "the number of gets is wrong");
         assert_eq!(
             statistics.bytes,
             bytes + self.scene.log.passed_bytes,
@@ -211,21 +228,23 @@ impl Survivor {
         );
         assert_eq!(
             (statistics.queued, statistics.unfinished, statistics.dead_letters),
-            (0, 0, 0),
+            (0, 0, buried),
             "something is left: {statistics:?}"
         );
         assert_eq!(statistics.participants, 1, "a dead process still takes part");
         self.sound("at the end");
         let check = queue.check().unwrap();
+        let buried_extents = letters.iter().filter(|item| has_extent(**item)).count() as u64;
         assert_eq!(
             (
                 check.claimed,
                 check.leased,
                 check.orphans,
+                check.dead,
                 check.extents,
                 check.cells
             ),
-            (0, 0, 0, 0, 0),
+            (0, 0, 0, buried, buried_extents, 0),
             "something is still held: {check:?}"
         );
     }
