@@ -174,12 +174,12 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
         if death.k as usize + 1 == path_of_operation.len() && way == Way::Recorded {
             let all = (
                 operation.puts.len(),
-                operation.takes.len() + operation.buries.len(),
+                operation.takes.len() + operation.buries.len() + usize::from(operation.finishes),
             );
             assert_eq!(
                 (found.put, found.taken),
                 all,
-                "who dies at the end has put and taken everything"
+                "who dies at the end has put, taken and finished everything"
             );
         }
         return Report {

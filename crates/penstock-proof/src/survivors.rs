@@ -28,6 +28,8 @@ struct Survivor {
     found: Findings,
     collected: Vec<Item>,
     own: Vec<Item>,
+    /// Calls of task_done that it took until all items were finished.
+    finished: usize,
 }
 
 /// Goes on with the queue. `turn` chooses what is done first. Panics at whatever is not as promised.
@@ -38,6 +40,7 @@ pub fn go_on(scene: Scene, turn: usize) -> Findings {
         found: Findings::default(),
         collected,
         own: Vec::new(),
+        finished: 0,
     };
     survivor.act(turn);
     survivor.settle();
@@ -94,8 +97,13 @@ impl Survivor {
     }
 
     fn act(&mut self, turn: usize) {
-        let has_limit = self.scene.operation.options.maxsize != 0;
+        let options = &self.scene.operation.options;
+        let has_limit = options.maxsize != 0 || options.soft_bytes != 0;
         match turn % 3 {
+            // Nobody puts into what may be full; but somebody meets the lock.
+            _ if has_limit && self.scene.sleeper.is_none() => {
+                self.timed(|scene| scene.queue.statistics().unwrap());
+            }
             _ if has_limit => {}
             // Somebody who takes first.
             0 if self.scene.sleeper.is_none() && !self.missing().is_empty() => self.get(),
@@ -152,12 +160,17 @@ impl Survivor {
         self.timed(|scene| scene.queue.statistics().unwrap());
         self.sound("after the sweep");
         self.drain();
+        for lent in self.scene.log.held.drain(..) {
+            // Nobody else's death has touched what is looked at here.
+            assert!(self.collected.contains(&item_of(lent.bytes())));
+        }
         if !queue.options().acknowledged {
             return;
         }
         while queue.statistics().unwrap().unfinished > 0 {
             self.timed(|scene| scene.queue.task_done())
                 .unwrap_or_else(|error| panic!("task_done: {error}"));
+            self.finished += 1;
         }
         self.timed(|scene| with_patience(surely(), |wait| scene.queue.join(wait)))
             .unwrap_or_else(|error| panic!("join: {error}"));
@@ -209,6 +222,14 @@ impl Survivor {
             );
         }
         self.found.taken += letters.len();
+        if operation.finishes {
+            let others = there.len() - self.finished;
+            assert!(
+                others <= 1,
+                "{others} items are finished that nobody has finished"
+            );
+            self.found.taken += others;
+        }
 
         let statistics = queue.statistics().unwrap();
         let victims = &operation.puts[..self.found.put];
