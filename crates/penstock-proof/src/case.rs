@@ -131,6 +131,7 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
             return Report::new(request.id);
         }
         let path = paths.get(request.path as usize);
+        let path_of_operation = path;
         let death = if is_recovery { request.first } else { request.death };
         let mut when_asleep = scene.when_asleep();
         let mut way = if by_steps && !is_recovery {
@@ -170,6 +171,17 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
             );
         }
         let found = go_on(scene, request.death.k as usize);
+        if death.k as usize + 1 == path_of_operation.len() && way == Way::Recorded {
+            let all = (
+                operation.puts.len(),
+                operation.takes.len() + operation.buries.len() + usize::from(operation.finishes),
+            );
+            assert_eq!(
+                (found.put, found.taken),
+                all,
+                "who dies at the end has put, taken and finished everything"
+            );
+        }
         return Report {
             way: way as u32,
             stall_micros: found.stall.as_micros() as u32,

@@ -23,6 +23,11 @@ pub fn len_of(item: Item) -> usize {
     }
 }
 
+/// Whether the payload lies outside the slot.
+pub fn has_extent(item: Item) -> bool {
+    len_of(item) > 20
+}
+
 pub fn payload(item: Item) -> Vec<u8> {
     let mut payload = vec![item as u8; len_of(item)];
     payload[..4].copy_from_slice(&item.to_le_bytes());

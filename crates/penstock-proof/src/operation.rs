@@ -119,6 +119,8 @@ pub struct Log {
     /// Items that it has put or got, one by one.
     pub put: Vec<Item>,
     pub got: Vec<Item>,
+    /// Payloads that it looks at.
+    pub held: Vec<Lent>,
     /// Items that it put and took again, and their bytes.
     pub passed: u64,
     pub passed_bytes: u64,
@@ -134,6 +136,12 @@ impl Log {
         for item in items {
             self.put(queue, *item);
         }
+    }
+
+    fn take(&mut self, queue: &Arc<Queue>) {
+        let (item, lent) = take(queue, Patience::Now).unwrap();
+        self.got.push(item);
+        self.held.extend(lent);
     }
 
     /// Puts items and one more, and takes all but the last: the queue has grown by then.
@@ -165,6 +173,10 @@ pub struct Operation {
     pub puts: &'static [Item],
     /// What may be gone with the victim; everything else must come out of the queue exactly once.
     pub takes: &'static [Item],
+    /// What is a dead letter if the victim has taken it, and else comes out of the queue.
+    pub buries: &'static [Item],
+    /// Whether the victim finishes an item that somebody else has put in hand, or nobody has taken yet.
+    pub finishes: bool,
     /// The victim opens the queue anew instead of inheriting it.
     pub attaches: bool,
     /// Of how many places inside the critical section a second death is tried in the rebuild that follows.
@@ -184,6 +196,16 @@ const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
 };
+/// Who dies with an item has died too often.
+const BURYING: Options = Options {
+    max_deliveries: 0,
+    ..ACKNOWLEDGED
+};
+/// Full when more bytes than these are queued. A payload of a divided span has more than half of them.
+const SOFT: Options = Options {
+    soft_bytes: 500,
+    ..PLAIN
+};
 const ONE: Options = Options { maxsize: 1, ..PLAIN };
 
 const DEFAULT: Operation = Operation {
@@ -196,6 +218,8 @@ const DEFAULT: Operation = Operation {
     sleeper: None,
     puts: &[],
     takes: &[],
+    buries: &[],
+    finishes: false,
     attaches: false,
     second_deaths: 0,
     is_swept: false,
@@ -368,6 +392,26 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        name: "bury-inline",
+        options: BURYING,
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        run: Victim::get,
+        buries: &[10],
+        second_deaths: 2,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "bury-run",
+        options: BURYING,
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        run: Victim::get,
+        buries: &[30],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
         name: "release-run-acknowledged",
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put_all(queue, &[30, 10]),
@@ -402,6 +446,31 @@ pub const OPERATIONS: &[Operation] = &[
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put_all(queue, &[10, 11]),
         run: Victim::task_done,
+        finishes: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-of-anothers",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_all(queue, &[10, 11]);
+            log.take(queue);
+        },
+        run: Victim::task_done,
+        finishes: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-of-anothers-while-lent",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_all(queue, &[30, 11]);
+            log.take(queue);
+        },
+        run: Victim::task_done,
+        finishes: true,
         second_deaths: 1,
         ..DEFAULT
     },
@@ -443,6 +512,8 @@ pub const OPERATIONS: &[Operation] = &[
         before: |_| {},
         run: Victim::put,
         puts: &[11],
+        second_deaths: 1,
+        is_swept: true,
         ..DEFAULT
     },
     Operation {
@@ -452,6 +523,8 @@ pub const OPERATIONS: &[Operation] = &[
         run: Victim::put,
         puts: &[11],
         attaches: true,
+        second_deaths: 1,
+        is_swept: true,
         ..DEFAULT
     },
     Operation {
@@ -517,6 +590,34 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        name: "put-soft-limit",
+        options: SOFT,
+        prepare: |queue, log| log.put(queue, 20),
+        run: Victim::put,
+        puts: &[21],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "putter-sleeps-at-soft-limit",
+        options: SOFT,
+        prepare: |queue, log| log.put_all(queue, &[20, 21]),
+        run: Victim::put,
+        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::Now))),
+        puts: &[22],
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-wakes-putter-at-soft-limit",
+        options: SOFT,
+        prepare: |queue, log| log.put_all(queue, &[20, 21]),
+        run: Victim::get,
+        sleeper: Some(Sleeper::Putter),
+        takes: &[20],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
         name: "give-runs-back",
         options: Options {
             max_bytes: Some(10 << 20),
@@ -526,8 +627,10 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: |victim| victim.lent.clear(),
         takes: &[42],
+        second_deaths: 1,
         ..DEFAULT
     },
+    // No second deaths: the rebuild looks at all 34,000 slots, which is 700,000 instructions.
     Operation {
         name: "give-slots-back",
         options: Options {

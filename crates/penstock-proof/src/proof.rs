@@ -20,6 +20,9 @@ chosen at random; or in the one CASE that a fault has named.";
 const JOBS: usize = 48;
 /// A death that held the survivors up for so long left the lock taken.
 const IN_SECTION: u32 = 45_000;
+/// What a survivor may be held up for, in microseconds: a slice of the watcher's, one more for each further sleeper that died, and
+/// what a machine that does this alone needs for the rest.
+const LONG: u32 = 300_000;
 /// Faults told in full.
 const TOLD: usize = 20;
 
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         crew: Crew::new(arguments.jobs.unwrap_or(JOBS)),
         rows: BTreeMap::new(),
         faults: Vec::new(),
+        slow: Vec::new(),
     };
     let started = Instant::now();
     match (replayed, arguments.sample) {
@@ -78,6 +82,7 @@ pub fn main() -> ExitCode {
         (None, Some(number)) => proof.sample(&arguments.only, number, arguments.seed),
         (None, None) => proof.everything(&arguments.only),
     }
+    proof.judge_stalls();
     let code = proof.conclude();
     println!("{} s", started.elapsed().as_secs());
     code
@@ -88,6 +93,8 @@ struct Proof {
     /// By place of the path, so that operations come before recoveries.
     rows: BTreeMap<u32, Row>,
     faults: Vec<(Request, String)>,
+    /// Cases that held a survivor up for long, while many others ran.
+    slow: Vec<(Request, u32)>,
 }
 
 const fn request(operation: usize, what: What) -> Request {
@@ -100,6 +107,14 @@ const fn request(operation: usize, what: What) -> Request {
         what,
         first: nowhere,
         death: nowhere,
+    }
+}
+
+/// The place of the path on which it kills.
+fn row_of(request: &Request) -> u32 {
+    match request.what {
+        What::RecordRecovery | What::KillInRecovery => request.recovery,
+        What::RecordOperation | What::KillInOperation => request.path,
     }
 }
 
@@ -195,16 +210,12 @@ impl Proof {
     fn perform(&mut self, what: &'static str, requests: Vec<Request>) -> Vec<(Request, Report)> {
         let mut progress = Progress::new(what, requests.len());
         let mut done = Vec::with_capacity(requests.len());
-        let (rows, faults) = (&mut self.rows, &mut self.faults);
+        let (rows, faults, slow) = (&mut self.rows, &mut self.faults, &mut self.slow);
         self.crew.run(requests, |request, report| {
             let is_sound = report.is_sound != 0;
             progress.step(is_sound);
-            let place = match request.what {
-                What::KillInOperation => Some(request.path),
-                What::KillInRecovery => Some(request.recovery),
-                What::RecordOperation | What::RecordRecovery => None,
-            };
-            if let Some(row) = place.and_then(|place| rows.get_mut(&place)) {
+            let is_kill = matches!(request.what, What::KillInOperation | What::KillInRecovery);
+            if let Some(row) = rows.get_mut(&row_of(request)).filter(|_| is_kill) {
                 row.add(request.death, report);
             }
             if !is_sound {
@@ -212,6 +223,8 @@ impl Proof {
                     println!("{}: {}", report::name_of(request), report.text());
                 }
                 faults.push((*request, report.text()));
+            } else if report.stall_micros > LONG {
+                slow.push((*request, report.stall_micros));
             }
             done.push((*request, *report));
         });
@@ -310,6 +323,49 @@ impl Proof {
 
     // ------------------------------------------------------------------------------------------------ the verdict
 
+    /// Repeats alone each case that held a survivor up for long. What is as slow twice more is no other process's fault.
+    fn judge_stalls(&mut self) {
+        let slow = std::mem::take(&mut self.slow);
+        let faults_before = self.faults.len();
+        for (request, micros) in &slow {
+            let mut stalls = vec![*micros];
+            let mut fault = None;
+            while stalls.len() < 3 && fault.is_none() {
+                let mut answer = Report::failed(0, "the case was not repeated");
+                self.crew.run([*request], |_, report| answer = *report);
+                if answer.is_sound == 0 {
+                    fault = Some(answer.text());
+                } else if answer.stall_micros > LONG {
+                    stalls.push(answer.stall_micros);
+                } else {
+                    break;
+                }
+            }
+            if let [first, again, once_more] = stalls.as_slice() {
+                fault = Some(format!(
+                    "a survivor was held up for {} ms, and alone for {} and {} ms",
+                    first / 1000,
+                    again / 1000,
+                    once_more / 1000
+                ));
+            }
+            if let Some(text) = fault {
+                self.faults.push((*request, text));
+                if let Some(row) = self.rows.get_mut(&row_of(request)) {
+                    row.faults += 1;
+                }
+            }
+        }
+        if !slow.is_empty() {
+            println!(
+                "{} cases held a survivor up for more than {} ms; repeated alone, {} are faults",
+                slow.len(),
+                LONG / 1000,
+                self.faults.len() - faults_before
+            );
+        }
+    }
+
     fn conclude(mut self) -> ExitCode {
         self.rows.retain(|_, row| row.kills > 0);
         let mut is_proven = self.faults.is_empty();
@@ -325,10 +381,7 @@ impl Proof {
             }
         }
         for (request, text) in self.faults.iter().take(TOLD) {
-            let place = match request.what {
-                What::KillInRecovery => request.recovery,
-                _ => request.path,
-            };
+            let place = row_of(request);
             let name = report::name_of(request);
             println!("\n{name}: {text}");
             if let Some(step) = self.crew.paths.get(place as usize).get(request.death.k as usize) {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Error, Patience};
 
-use crate::item::{Item, get, len_of, put, surely, with_patience};
+use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, with_patience};
 use crate::operation::Sleeper;
 use crate::scene::Scene;
 
@@ -28,6 +28,8 @@ struct Survivor {
     found: Findings,
     collected: Vec<Item>,
     own: Vec<Item>,
+    /// Calls of task_done that it took until all items were finished.
+    finished: usize,
 }
 
 /// Goes on with the queue. `turn` chooses what is done first. Panics at whatever is not as promised.
@@ -38,6 +40,7 @@ pub fn go_on(scene: Scene, turn: usize) -> Findings {
         found: Findings::default(),
         collected,
         own: Vec::new(),
+        finished: 0,
     };
     survivor.act(turn);
     survivor.settle();
@@ -76,11 +79,11 @@ impl Survivor {
 
     /// Items that must come out of the queue and have not yet.
     fn missing(&self) -> BTreeSet<Item> {
-        let takes = self.scene.operation.takes;
+        let (takes, buries) = (self.scene.operation.takes, self.scene.operation.buries);
         let there = self.scene.log.put.iter().chain(&self.own);
         there
             .copied()
-            .filter(|item| !takes.contains(item) && !self.collected.contains(item))
+            .filter(|item| !takes.contains(item) && !buries.contains(item) && !self.collected.contains(item))
             .collect()
     }
 
@@ -94,8 +97,13 @@ impl Survivor {
     }
 
     fn act(&mut self, turn: usize) {
-        let has_limit = self.scene.operation.options.maxsize != 0;
+        let options = &self.scene.operation.options;
+        let has_limit = options.maxsize != 0 || options.soft_bytes != 0;
         match turn % 3 {
+            // Nobody puts into what may be full; but somebody meets the lock.
+            _ if has_limit && self.scene.sleeper.is_none() => {
+                self.timed(|scene| scene.queue.statistics().unwrap());
+            }
             _ if has_limit => {}
             // Somebody who takes first.
             0 if self.scene.sleeper.is_none() && !self.missing().is_empty() => self.get(),
@@ -152,12 +160,17 @@ impl Survivor {
         self.timed(|scene| scene.queue.statistics().unwrap());
         self.sound("after the sweep");
         self.drain();
+        for lent in self.scene.log.held.drain(..) {
+            // Nobody else's death has touched what is looked at here.
+            assert!(self.collected.contains(&item_of(lent.bytes())));
+        }
         if !queue.options().acknowledged {
             return;
         }
         while queue.statistics().unwrap().unfinished > 0 {
             self.timed(|scene| scene.queue.task_done())
                 .unwrap_or_else(|error| panic!("task_done: {error}"));
+            self.finished += 1;
         }
         self.timed(|scene| with_patience(surely(), |wait| scene.queue.join(wait)))
             .unwrap_or_else(|error| panic!("join: {error}"));
@@ -194,6 +207,30 @@ impl Survivor {
         assert_eq!(later, None, "an item is gone, and not the one before it");
 
         let queue = &self.scene.queue;
+        let letters: Vec<Item> = queue
+            .dead_letters()
+            .unwrap()
+            .iter()
+            .map(|payload| item_of(payload))
+            .collect();
+        assert!(operation.buries.starts_with(&letters), "buried: {letters:?}");
+        for item in operation.buries {
+            assert_ne!(
+                letters.contains(item),
+                is_there(item),
+                "item {item} is lost, or came although it is a dead letter"
+            );
+        }
+        self.found.taken += letters.len();
+        if operation.finishes {
+            let others = there.len() - self.finished;
+            assert!(
+                others <= 1,
+                "{others} items are finished that nobody has finished"
+            );
+            self.found.taken += others;
+        }
+
         let statistics = queue.statistics().unwrap();
         let victims = &operation.puts[..self.found.put];
         let puts = self.scene.log.passed + (there.len() + victims.len()) as u64;
@@ -203,7 +240,8 @@ impl Survivor {
             .map(|item| len_of(*item) as u64)
             .sum::<u64>();
         assert_eq!(statistics.puts, puts, "the number of puts is wrong");
-        assert_eq!(statistics.gets, puts, "the number of gets is wrong");
+        let buried = letters.len() as u64;
+        assert_eq!(statistics.gets, puts - buried, "the number of gets is wrong");
         assert_eq!(
             statistics.bytes,
             bytes + self.scene.log.passed_bytes,
@@ -211,21 +249,23 @@ impl Survivor {
         );
         assert_eq!(
             (statistics.queued, statistics.unfinished, statistics.dead_letters),
-            (0, 0, 0),
+            (0, 0, buried),
             "something is left: {statistics:?}"
         );
         assert_eq!(statistics.participants, 1, "a dead process still takes part");
         self.sound("at the end");
         let check = queue.check().unwrap();
+        let buried_extents = letters.iter().filter(|item| has_extent(**item)).count() as u64;
         assert_eq!(
             (
                 check.claimed,
                 check.leased,
                 check.orphans,
+                check.dead,
                 check.extents,
                 check.cells
             ),
-            (0, 0, 0, 0, 0),
+            (0, 0, 0, buried, buried_extents, 0),
             "something is still held: {check:?}"
         );
     }
