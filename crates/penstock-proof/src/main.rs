@@ -23,7 +23,7 @@
 //! | get, acknowledged, nobody may get again | the item | the item is a dead letter, and finished | state = LEASED |
 //! | release, acknowledged | the item again | the item again | none |
 //! | task_done | the item again, unfinished | the item is finished | state = FREE, CLAIMED or READY_DONE |
-//! | leave in order | the item again | unfinished until somebody finishes it | state = ORPHAN |
+//! | leave in order, also with a payload still lent | the item again | unfinished until somebody finishes it | state = ORPHAN |
 //! | leave by a crash | the item again | the item again | none |
 //! | register, wait, give memory back, recover | nothing | nothing | none |
 //!

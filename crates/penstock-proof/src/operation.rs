@@ -485,6 +485,17 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        name: "leave-while-lent",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: take_one,
+        run: |victim| victim.leave(Leave::Clean),
+        takes: &[30],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
         name: "leave-crashed",
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put_all(queue, &[20, 11]),

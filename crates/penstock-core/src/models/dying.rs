@@ -1,10 +1,12 @@
 //! One process dies before any of its steps; the others finish, soon, and the books balance.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::models::run::*;
 use crate::models::world::How;
-use Preemptions::AtMost;
+use crate::{Batch, Taken};
+use Preemptions::{Any, AtMost};
 
 /// In virtual time: one slice of the lock, and one of the watcher's.
 const SOON: Duration = Duration::from_millis(200);
@@ -108,6 +110,134 @@ fn a_spinner_dies() {
         assert_eq!(processes.finish(), []);
         let all = [lost.items(), got.items()].concat();
         assert!(all == [1] || all.is_empty(), "{all:?}");
+        assert!(got.last_at() <= SOON, "{:?}", got.last_at());
+    });
+}
+
+/// It dies while its slot is CLAIMED, too, with the payload half written outside the lock.
+#[test]
+fn a_large_putter_dies() {
+    let model = Model::new("a putter of large payloads dies, a getter goes on", AtMost(1));
+    model.check_stopping(1, How::Dies, || {
+        let queue = create(&PLAIN);
+        prepare_heap(&queue);
+        let (put_, got) = (Log::default(), Log::default());
+        let mut processes = Processes::of(&queue);
+        let log = put_.clone();
+        processes.start(1, move |queue| {
+            for item in [1, 2] {
+                put_large(queue, item);
+                log.note(item);
+            }
+        });
+        let log = got.clone();
+        processes.start(2, move |queue| get_all(queue, &log, |_| ()));
+        assert_eq!(processes.finish(), []);
+        let (put_, items) = (put_.items(), got.items());
+        assert!(
+            items.starts_with(&put_) && [1, 2].starts_with(&items),
+            "{put_:?} {items:?}"
+        );
+        assert!(got.last_at() <= SOON, "{:?}", got.last_at());
+    });
+}
+
+/// Until it has kept the item, that comes again; from then on it does not.
+#[test]
+fn a_holder_dies() {
+    let model = Model::new("a holder of a lent payload dies, another goes on", AtMost(1));
+    model.check_stopping(1, How::Dies, || {
+        let queue = create(&PLAIN);
+        put_large(&queue, 1);
+        let (taken, kept, got) = (Log::default(), Log::default(), Log::default());
+        let mut processes = Processes::of(&queue);
+        let logs = (taken.clone(), kept.clone());
+        processes.start(1, move |queue| {
+            if let Some(lent) = take_large(queue) {
+                logs.0.note(lent.bytes()[0]);
+                lent.keep().expect("it is held");
+                logs.1.note(lent.bytes()[0]);
+            }
+        });
+        let log = got.clone();
+        processes.start(2, move |queue| get_all(queue, &log, |_| ()));
+        assert_eq!(processes.finish(), []);
+        let (taken, kept, items) = (taken.items(), kept.items(), got.items());
+        // Whoever says that it has kept the item has it alone. Who died while it kept it may have committed that.
+        let is_sound = match (taken.as_slice(), kept.as_slice()) {
+            ([1], [1]) => items.is_empty(),
+            ([1], []) => items.is_empty() || items == [1],
+            ([], []) => items == [1],
+            _ => false,
+        };
+        assert!(is_sound, "{taken:?} {kept:?} {items:?}");
+        assert!(got.last_at() <= SOON, "{:?}", got.last_at());
+    });
+}
+
+/// The same without a race, so that it shows: one step is the commit, before which the item comes again, and after it never.
+#[test]
+fn a_holder_dies_alone() {
+    let came: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let found = came.clone();
+    Model::new("a holder dies alone: the item's commit", Any).check_stopping(1, How::Dies, move || {
+        let queue = create(&PLAIN);
+        put_large(&queue, 1);
+        let (kept, got) = (Log::default(), Log::default());
+        let mut processes = Processes::of(&queue);
+        let log = kept.clone();
+        processes.start(1, move |queue| {
+            if let Some(lent) = take_large(queue) {
+                lent.keep().expect("it is held");
+                log.note(lent.bytes()[0]);
+            }
+        });
+        let log = got.clone();
+        processes.start(2, move |queue| get_all(queue, &log, |_| ()));
+        processes.run_first();
+        assert_eq!(processes.finish(), []);
+        assert!(kept.items().is_empty() || got.items().is_empty());
+        found.lock().expect("nobody panics here").push(got.items() == [1]);
+    });
+    let came = came.lock().expect("nobody panics here");
+    // By place of death, in order: it comes again, and then never more.
+    assert!(came.is_sorted_by(|before, after| before >= after), "{came:?}");
+    assert!(came[0] && !came[came.len() - 1], "{came:?}");
+}
+
+/// It dies between the commits of items that are put, or taken, together.
+#[test]
+fn a_batcher_dies() {
+    let model = Model::new("who puts and gets many dies, another goes on", AtMost(1));
+    model.check_stopping(1, How::Dies, || {
+        let queue = create(&PLAIN);
+        let (lost, got) = (Log::default(), Log::default());
+        let mut processes = Processes::of(&queue);
+        let log = lost.clone();
+        processes.start(1, move |queue| {
+            let (count, put) = queue.put_many(&[&[1], &[2]], forever());
+            assert_eq!((count, put), (2, Ok(())));
+            let mut batch = Batch::with_room_for(2);
+            if queue.get_many(&mut batch, patient()).is_ok() {
+                batch.into_items(|item| match item {
+                    Taken::Copied(bytes) => log.note(bytes[0]),
+                    Taken::Lent(_) => unreachable!("it is small"),
+                });
+            }
+        });
+        let log = got.clone();
+        processes.start(2, move |queue| get_all(queue, &log, |_| ()));
+        assert_eq!(processes.finish(), []);
+        // In order, none twice, and no hole but what died with the dead.
+        let (lost, items) = (lost.items(), got.items());
+        let mut all = [lost.clone(), items.clone()].concat();
+        all.sort_unstable();
+        assert!(
+            [1, 2]
+                .iter()
+                .all(|item| all.iter().filter(|other| other == &item).count() <= 1)
+        );
+        assert!(items.is_sorted() && lost.is_sorted(), "{lost:?} {items:?}");
         assert!(got.last_at() <= SOON, "{:?}", got.last_at());
     });
 }

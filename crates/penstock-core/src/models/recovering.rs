@@ -2,13 +2,35 @@
 
 use std::time::Duration;
 
+use crate::lock::{CONTENDED, index_of};
 use crate::models::run::*;
 use crate::models::world::{self, How};
+use crate::participant::name_of;
+use crate::queue::Queue;
+use crate::sync::Word;
 use Preemptions::{Any, AtMost};
 
 /// Steps of a put at which the books are half changed: the lock is taken, the slot numbered, the item committed, counted,
 /// and the lock still held.
 const IN_PUT: [u64; 5] = [2, 8, 10, 14, 18];
+/// The same of a get, which is shorter.
+const IN_GET: [u64; 5] = [2, 6, 10, 12, 14];
+
+/// The step numbers mean what they say: the lock is taken, and its word names the dead process.
+fn assert_died_in_section(queue: &Queue, process: u32) {
+    let lock = queue.segment.hot().lock.get();
+    assert_ne!(lock, 0, "it did not die in its section");
+    let index = index_of(lock);
+    let record = queue.segment.participant(index).expect("it exists").word.get();
+    assert_eq!(
+        name_of(index, record),
+        Some(lock & !CONTENDED),
+        "the lock names nobody"
+    );
+    // A record's upper half is the process's number.
+    assert_eq!((record >> 32) as u32, process, "the lock names another process");
+    assert!(world::is_gone(process), "it lives");
+}
 
 #[test]
 fn two_survivors() {
@@ -22,6 +44,7 @@ fn two_survivors() {
                     processes.start(process, move |queue| put(queue, process as u8));
                 }
                 processes.run_first();
+                assert_died_in_section(&queue, 1);
                 let mut queued = processes.finish();
                 queued.sort_unstable();
                 assert!(queued == [1, 2, 3] || queued == [2, 3], "{queued:?}");
@@ -36,7 +59,7 @@ fn two_survivors() {
 
 #[test]
 fn the_survivor_dies() {
-    for at in IN_PUT {
+    for at in IN_GET {
         let model = Model::new("and the one that takes over dies, too", AtMost(1)).with_death(1, at);
         model.check_stopping(2, How::Dies, || {
             let queue = create(&ACKNOWLEDGED);
@@ -55,6 +78,7 @@ fn the_survivor_dies() {
                 get_all(queue, &log, |queue| queue.task_done().expect("it is unfinished"));
             });
             processes.run_first();
+            assert_died_in_section(&queue, 1);
             assert_eq!(processes.finish(), []);
             let mut items = got.items();
             items.sort_unstable();

@@ -10,7 +10,7 @@ use crate::models::world::{self, Died, How, Stop};
 use crate::queue::{Options, Patience, Queue, Wait};
 use crate::sync::{AtomicU32, Word};
 use crate::waiter::SpinBudget;
-use crate::{Buffer, Delivery, Error, SMALL};
+use crate::{Buffer, Delivery, Error, Lent, SMALL};
 
 /// The process that makes the queue, and looks at it when the others have ended.
 pub(crate) const AUDITOR: u32 = 5;
@@ -404,15 +404,30 @@ pub(crate) fn get(queue: &Arc<Queue>) -> u8 {
     try_get(queue, forever()).expect("a get succeeds")
 }
 
+/// As long as anything in the queue may take.
+pub(crate) fn patient() -> Wait<'static> {
+    Wait {
+        patience: Patience::Until(crate::platform::Instant::now() + LONG),
+        // Nothing is allocated: the closure has no size.
+        interrupted: Box::leak(Box::new(|| false)),
+    }
+}
+
+/// Takes a large item, if one comes.
+pub(crate) fn take_large(queue: &Arc<Queue>) -> Option<Lent> {
+    let mut buffer = Buffer::default();
+    match queue.get(&mut buffer, patient()) {
+        Ok(Delivery::Lent(lent)) => Some(lent),
+        Ok(Delivery::Copied) => panic!("it is large"),
+        Err(Error::Empty) => None,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Gets and notes items until none has come for as long as anything in the queue may take.
 pub(crate) fn get_all(queue: &Arc<Queue>, log: &Log, mut then: impl FnMut(&Queue)) {
     loop {
-        let deadline = crate::platform::Instant::now() + LONG;
-        let wait = Wait {
-            patience: Patience::Until(deadline),
-            interrupted: &mut || false,
-        };
-        match try_get(queue, wait) {
+        match try_get(queue, patient()) {
             Ok(item) => log.note(item),
             Err(Error::Empty) => return,
             Err(error) => panic!("{error}"),
