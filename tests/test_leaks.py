@@ -34,7 +34,10 @@ ROUNDS = 4
 SENTINEL = object()
 LARGE = bytes(200_000)
 # Below the size from which a buffer is mapped instead of being copied, and above it.
-ARRAYS = {"a copied array": np.zeros(100_000, np.uint8), "a mapped array": np.zeros(1_000_000, np.uint8)}
+ARRAYS: dict[str, Any] = {
+    "a copied array": np.zeros(100_000, np.uint8),
+    "a mapped array": np.zeros(1_000_000, np.uint8),
+}
 MAPPED = ARRAYS["a mapped array"]
 
 

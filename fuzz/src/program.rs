@@ -21,6 +21,18 @@ pub enum Step {
         patience: Patience,
         keep: bool,
     },
+    /// The lengths in turn, so many items altogether.
+    PutMany {
+        count: usize,
+        lens: [usize; 2],
+        patience: Patience,
+    },
+    /// `keep` what was lent rather than end the looks at once.
+    GetMany {
+        most: usize,
+        patience: Patience,
+        keep: bool,
+    },
     EndLook,
     /// Has a lent payload for good, and maps a part of it.
     Keep,
@@ -96,6 +108,11 @@ impl<'a> Input<'a> {
         (base + usize::from(delta % 8)).saturating_sub(usize::from(delta >> 4))
     }
 
+    /// Up to a little more than a batch takes.
+    fn count(&mut self) -> usize {
+        1 + usize::from(self.byte()) % 70
+    }
+
     fn value(&mut self) -> Value {
         match self.byte() % 16 {
             0 => Value::Is(0),
@@ -159,6 +176,16 @@ impl<'a> Input<'a> {
             20 => Step::Die { in_section: false },
             21 => Step::Die { in_section: true },
             22 => Step::Enlist(usize::from(self.byte() % 3)),
+            29 => Step::PutMany {
+                count: self.count(),
+                lens: [self.len(), self.len()],
+                patience: self.patience(),
+            },
+            30 => Step::GetMany {
+                most: self.count(),
+                patience: self.patience(),
+                keep: self.byte() % 2 == 1,
+            },
             31 => Step::Keep,
             _ => Step::Damage(Damage {
                 place: self.place(),

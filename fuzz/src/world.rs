@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Queue, Statistics, View, Wait, fuzzing};
+use penstock_core::{
+    Batch, Buffer, Delivery, Error, Leave, Lent, Options, Queue, Statistics, Taken, View, Wait, fuzzing,
+};
 
 use crate::Access;
 use crate::damage::{Damage, Memory};
@@ -102,10 +104,17 @@ impl World {
         match step {
             Step::Put { len, patience } => self.put(&queue, *len, *patience),
             Step::Get { patience, keep } => self.get(&queue, *patience, *keep),
+            Step::PutMany {
+                count,
+                lens,
+                patience,
+            } => self.put_many(&queue, *count, lens, *patience),
+            Step::GetMany { most, patience, keep } => self.get_many(&queue, *most, *patience, *keep),
             Step::EndLook => drop(self.lents.pop_front()),
             Step::Keep => {
                 if let Some(lent) = self.lents.front().cloned() {
-                    self.heed(lent.keep(), true);
+                    // In an acknowledged queue it has nothing to do, so it looks at nothing.
+                    self.heed(lent.keep(), !queue.options().acknowledged);
                     drop(View::new(&lent, lent.len() / 3..lent.len()));
                 }
             }
@@ -213,6 +222,42 @@ impl World {
             }
             None => {}
         }
+    }
+
+    fn put_many(&mut self, queue: &Arc<Queue>, count: usize, lens: &[usize], patience: Patience) {
+        let payloads: Vec<Vec<u8>> = (self.puts + 1..)
+            .zip(lens.iter().cycle().take(count))
+            .map(|(number, len)| payload(number, *len))
+            .collect();
+        let payloads: Vec<&[u8]> = payloads.iter().map(Vec::as_slice).collect();
+        self.puts += count as u64;
+        // A slot, and as much again for what its size class rounds up.
+        self.allowance += payloads
+            .iter()
+            .map(|payload| 128 + 2 * payload.len() as u64)
+            .sum::<u64>();
+        let (put, result) = with(patience, |wait| queue.put_many(&payloads, wait));
+        assert_eq!(put == count, result.is_ok(), "{put} of {count} were put");
+        // Some may have been put before the damage was met.
+        self.heed(result, patience != Patience::Try);
+    }
+
+    fn get_many(&mut self, queue: &Arc<Queue>, most: usize, patience: Patience, keep: bool) {
+        let mut batch = Batch::with_room_for(most);
+        let got = with(patience, |wait| queue.get_many(&mut batch, wait));
+        assert!(batch.len() <= most);
+        let is_got = self.heed(got, patience != Patience::Try).is_some();
+        assert!(!is_got || !batch.is_empty(), "nothing was got");
+        // What was taken before damage was met was taken.
+        batch.into_items(|item| match item {
+            Taken::Copied(bytes) => self.check_payload(bytes),
+            Taken::Lent(lent) => {
+                self.check_payload(lent.bytes());
+                if keep {
+                    self.lents.push_back(Arc::new(lent));
+                }
+            }
+        });
     }
 
     fn statistics(&mut self, queue: &Queue) {

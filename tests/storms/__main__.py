@@ -87,7 +87,7 @@ def main() -> int:
                 tallies.append(storm.tally)
     finally:
         stacks_file.unlink(missing_ok=True)
-    table.show(console, tallies)
+    table.show(console, tallies, not_here)
     console.print(
         f"Python {platform.python_version()}, penstock {penstock.__version__}, Linux {platform.release()}, "
         f"{len(os.sched_getaffinity(0))} cores, {time.monotonic() - begun:.0f} s, seed {seed}. "

@@ -1,6 +1,6 @@
 """The table."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -31,8 +31,8 @@ def _libraries(tallies: Iterable[Tally]) -> list[str]:
     return list(dict.fromkeys(tally.contestant.name.partition(".")[0] for tally in tallies))
 
 
-def show(console: Console, tallies: Sequence[Tally]) -> None:
-    """Print what came of the storms: by class and start method, and Penstock's by fault."""
+def show(console: Console, tallies: Sequence[Tally], skipped: Mapping[str, str]) -> None:
+    """Print what came of the storms: by class and start method, and by fault, with those not made here."""
     table = Table(title="Storms")
     for heading in ("", "start", *_COLUMNS, "longest stall"):
         table.add_column(heading, justify="left" if heading in ("", "start") else "right")
@@ -42,7 +42,9 @@ def show(console: Console, tallies: Sequence[Tally]) -> None:
             table.add_row(tally.contestant.name, tally.method, *_row([tally]))
         table.add_row(f"{library}, all", "", *_row(its), end_section=True, style="bold")
     console.print(table)
-    console.print(_by_fault(tallies))
+    console.print(_by_fault(tallies, skipped))
+    for fault, reason in skipped.items():
+        console.print(f"skipped: {fault}: {reason}", highlight=False)
     console.print(
         "lost: put() had returned, nobody got it, beyond one for each hand that died while it took.\n"
         "doubled: got twice, though its first taker has not died.\n"
@@ -55,7 +57,7 @@ def show(console: Console, tallies: Sequence[Tally]) -> None:
     )
 
 
-def _by_fault(tallies: Sequence[Tally]) -> Table:
+def _by_fault(tallies: Sequence[Tally], skipped: Mapping[str, str]) -> Table:
     libraries = _libraries(tallies)
     table = Table(
         title="By fault: rounds that it struck, of these failed (lost, doubled, hung, broken); longest stall"
@@ -80,6 +82,8 @@ def _by_fault(tallies: Sequence[Tally]) -> Table:
             stall = max((outcome.stall for outcome in outcomes), default=0.0)
             if all(fault.name in tally.contestant.does_not_apply for tally in its):
                 cells.append("n/a")
+            elif fault.name in skipped:
+                cells.append("skipped")
             else:
                 cells.append(f"{len(outcomes):,}, {failed:,} failed; {stall * 1000:,.0f} ms")
         table.add_row(fault.name, *cells)
