@@ -324,7 +324,9 @@ impl Section<'_> {
         let owner = self.queue.segment.participant(crate::lock::index_of(owner))?;
         self.unlink(self.list_of_holder(owner, index)?, index)?;
         self.hot().owned_count.sub(1);
-        self.end_of_look(index)
+        // `reading` stays until the state has changed, and means nothing then: a death in between must find it.
+        self.hot().lent_bytes.sub(lent_bytes(self.slot(index)?));
+        Ok(())
     }
 
     /// LEASED (or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
@@ -354,7 +356,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Books that it is not any more.
+    /// Books that it is not any more, though its holder has the slot still.
     pub(crate) fn end_of_look(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         self.hot().lent_bytes.sub(lent_bytes(slot));
