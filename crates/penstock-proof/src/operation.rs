@@ -179,7 +179,9 @@ pub struct Operation {
     pub finishes: bool,
     /// The victim opens the queue anew instead of inheriting it.
     pub attaches: bool,
-    /// Of how many places inside the critical section a second death is tried in the rebuild that follows.
+    /// Of how many places inside the critical section a second death is tried in the rebuild that follows. Each costs as
+    /// many kills as the proof of the first death, take-over, rebuild and sweep have instructions, so only those operations
+    /// have one that leave something of their own to recover.
     pub second_deaths: usize,
     /// Whether one is tried in the sweep that follows a death right after the operation.
     pub is_swept: bool,
@@ -254,7 +256,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
         puts: &[11],
-        second_deaths: 2,
+        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -263,7 +265,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
         puts: &[11],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -271,7 +272,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 20),
         run: Victim::put,
         puts: &[21],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -279,7 +279,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.pass_before(queue, &[30], 20),
         run: Victim::put,
         puts: &[31],
-        second_deaths: 2,
+        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -287,7 +287,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
         puts: &[21],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -295,7 +294,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 20),
         run: Victim::put,
         puts: &[31],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -311,7 +309,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 20),
         run: Victim::put_many,
         puts: &[11, 21, 12, 31, 13],
-        second_deaths: 2,
+        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -319,7 +317,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[10, 20, 11, 12]),
         run: Victim::get_many,
         takes: &[10, 20, 11, 12],
-        second_deaths: 2,
         ..DEFAULT
     },
     Operation {
@@ -336,7 +333,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[10, 11]),
         run: Victim::get,
         takes: &[10],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -344,7 +340,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[20, 21]),
         run: Victim::get,
         takes: &[20],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -379,8 +374,6 @@ pub const OPERATIONS: &[Operation] = &[
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put_all(queue, &[10, 11]),
         run: Victim::get,
-        second_deaths: 1,
-        is_swept: true,
         ..DEFAULT
     },
     Operation {
@@ -388,7 +381,6 @@ pub const OPERATIONS: &[Operation] = &[
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put_all(queue, &[30, 10]),
         run: Victim::get,
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -397,7 +389,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[10, 11]),
         run: Victim::get,
         buries: &[10],
-        second_deaths: 2,
+        second_deaths: 1,
         is_swept: true,
         ..DEFAULT
     },
@@ -407,8 +399,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[30, 10]),
         run: Victim::get,
         buries: &[30],
-        second_deaths: 1,
-        is_swept: true,
         ..DEFAULT
     },
     Operation {
@@ -417,7 +407,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[30, 10]),
         before: take_one,
         run: |victim| victim.lent.clear(),
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -447,7 +436,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[10, 11]),
         run: Victim::task_done,
         finishes: true,
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -459,7 +447,6 @@ pub const OPERATIONS: &[Operation] = &[
         },
         run: Victim::task_done,
         finishes: true,
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -471,7 +458,6 @@ pub const OPERATIONS: &[Operation] = &[
         },
         run: Victim::task_done,
         finishes: true,
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -501,7 +487,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &[20, 11]),
         before: take_one,
         run: |victim| victim.leave(Leave::Crashed),
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -534,14 +519,11 @@ pub const OPERATIONS: &[Operation] = &[
         run: Victim::put,
         puts: &[11],
         attaches: true,
-        second_deaths: 1,
-        is_swept: true,
         ..DEFAULT
     },
     Operation {
         name: "wait-in-vain",
         run: Victim::wait_in_vain,
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -606,7 +588,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 20),
         run: Victim::put,
         puts: &[21],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -625,7 +606,6 @@ pub const OPERATIONS: &[Operation] = &[
         run: Victim::get,
         sleeper: Some(Sleeper::Putter),
         takes: &[20],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
