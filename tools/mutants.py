@@ -460,7 +460,7 @@ MUTANTS = [
         f"{CORE}/get.rs",
         "            slot.commit(StateWord::new(State::Claimed, 0, word.owner()));\n",
         "",
-        (STATE_MACHINE,),
+        (core("death", "points::what_was_kept_does_not_come_back"),),
     ),
 ]
 

@@ -575,6 +575,31 @@ mod points {
         assert_eq!(number_of(&get(&queue, Patience::Now).unwrap()), 8);
     }
 
+    /// What a consumer has kept is its own: it does not come back when the consumer dies, only its memory does.
+    #[test]
+    fn what_was_kept_does_not_come_back() {
+        let queue = Queue::create(&PLAIN).unwrap();
+        put(&queue, &numbered(8, LARGE)).unwrap();
+        let child = Child::run(|| {
+            let mut buffer = Buffer::default();
+            let delivery = wait(Patience::Now, |wait| queue.get(&mut buffer, wait));
+            let Ok(Delivery::Lent(lent)) = delivery else {
+                panic!("a large payload is lent");
+            };
+            lent.keep().unwrap();
+            assert!(fault::arm("lent.reading", 1));
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        let statistics = queue.statistics().unwrap();
+        assert_eq!(
+            (statistics.gets, statistics.redeliveries),
+            (1, 0),
+            "{statistics:?}"
+        );
+        assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+        books_balance(&queue);
+    }
+
     #[test]
     fn death_between_publishing_and_waking() {
         let queue = Queue::create(&PLAIN).unwrap();
