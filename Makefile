@@ -25,7 +25,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test bench bench-core lint docs clean
-.PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-kill test-history test-loom test-model
+.PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model
 .PHONY: test-storm
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
 	@echo "make fuzz          damage the shared memory at random, for ten minutes (ARGS='--seconds 3600')"
 	@echo "make test-sanitizers  run the core's tests under AddressSanitizer and ThreadSanitizer"
+	@echo "make test-mutants  break the protocol on purpose, and see that each change is caught (ARGS='--only NAME')"
 	@echo
 	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
 
@@ -93,6 +94,10 @@ fuzz: $(VENV)/.python
 test-sanitizers: $(VENV)/.python
 	@tools/require cargo cc
 	@$(BIN)/python tools/sanitizers.py $(ARGS)
+
+test-mutants: $(VENV)/.python
+	@tools/require cargo cc
+	@$(BIN)/python tools/mutants.py $(ARGS)
 
 bench: $(VENV)/.penstock $(VENV)/.bench
 	@$(BIN)/python -m benchmarks --output docs/benchmarks $(ARGS)

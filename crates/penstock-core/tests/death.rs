@@ -558,6 +558,48 @@ mod points {
         }
     }
 
+    /// Who takes the lock over from the dead returns what it held, and leaves that to no later look for the dead.
+    #[test]
+    fn what_the_locks_dead_holder_had_comes_back_at_once() {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, &numbered(8, 20)).unwrap();
+        let child = Child::run(|| {
+            get(&queue, Patience::Now).unwrap();
+            assert!(fault::arm("lock.taken", 1));
+            put(&queue, &numbered(7, 20)).unwrap();
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        // A put looks for nobody dead by itself.
+        put(&queue, &numbered(9, 20)).unwrap();
+        assert_eq!(queue.len(), 2);
+        assert_eq!(number_of(&get(&queue, Patience::Now).unwrap()), 8);
+    }
+
+    /// What a consumer has kept is its own: it does not come back when the consumer dies, only its memory does.
+    #[test]
+    fn what_was_kept_does_not_come_back() {
+        let queue = Queue::create(&PLAIN).unwrap();
+        put(&queue, &numbered(8, LARGE)).unwrap();
+        let child = Child::run(|| {
+            let mut buffer = Buffer::default();
+            let delivery = wait(Patience::Now, |wait| queue.get(&mut buffer, wait));
+            let Ok(Delivery::Lent(lent)) = delivery else {
+                panic!("a large payload is lent");
+            };
+            lent.keep().unwrap();
+            assert!(fault::arm("lent.reading", 1));
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        let statistics = queue.statistics().unwrap();
+        assert_eq!(
+            (statistics.gets, statistics.redeliveries),
+            (1, 0),
+            "{statistics:?}"
+        );
+        assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+        books_balance(&queue);
+    }
+
     #[test]
     fn death_between_publishing_and_waking() {
         let queue = Queue::create(&PLAIN).unwrap();
@@ -634,6 +676,50 @@ mod points {
         );
         let left = queue.statistics().unwrap().memory_bytes;
         assert!(left < 16 << 20, "{left} bytes left");
+    }
+
+    /// Has a child put so many bytes, and die when it has their memory and has not touched it. Answers how much memory there is.
+    fn memory_before_the_first_byte(queue: &Arc<Queue>, len: usize) -> u64 {
+        let child = Child::run(|| {
+            assert!(fault::arm("claim.copying", 1));
+            // Of the empty part a half is written before the point.
+            let _ = wait(Patience::Forever, |wait| queue.put(&[&[], &vec![1; len]], wait));
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        queue.statistics().unwrap().memory_bytes
+    }
+
+    /// Who dies before it has extended the memory leaves no promise that it did: the next one extends it.
+    #[test]
+    fn memory_is_promised_after_it_was_extended() {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let len = 16 << 20;
+        let child = Child::run(|| {
+            assert!(fault::arm("claim.committed", 1));
+            put(&queue, &vec![0; len]).unwrap();
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        assert!(queue.statistics().unwrap().memory_bytes < len as u64);
+        let there = memory_before_the_first_byte(&queue, len);
+        assert!(there >= len as u64, "{there} bytes are there of {len}");
+        books_balance(&queue);
+    }
+
+    /// Who dies when it has given memory back leaves no promise that it is there: the next one extends it.
+    #[test]
+    fn memory_is_promised_no_more_before_it_is_given_back() {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let len = 32 << 20;
+        put(&queue, &vec![0; len]).unwrap();
+        let child = Child::run(|| {
+            assert!(fault::arm("trim.punched", 1));
+            drop(get(&queue, Patience::Now).unwrap());
+        });
+        assert_eq!(child.reap(), libc::SIGKILL);
+        assert!(queue.statistics().unwrap().memory_bytes < len as u64);
+        let there = memory_before_the_first_byte(&queue, len);
+        assert!(there >= len as u64, "{there} bytes are there of {len}");
+        books_balance(&queue);
     }
 
     #[test]

@@ -1,0 +1,726 @@
+"""Break the protocol on purpose, one change at a time, and see that a check notices.
+
+The sources are copied to build/mutants/source, and only the copy is ever changed. Each mutant replaces one
+piece of text there, which has to occur exactly once: a mutant that no longer fits is out of date, which is
+an error like a mutant that no check has caught. The checks named for a mutant are run in order until one
+fails or runs into its time limit. What they said is left in build/mutants/log.
+
+A check that always fails catches nothing: --baseline runs all of them on the unchanged copy.
+"""
+
+import argparse
+import fcntl
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build" / "mutants"
+SOURCE = BUILD / "source"
+LOG = BUILD / "log"
+# Apart from the checkout's own, so that no program made of broken sources is ever taken for another.
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", BUILD / "target")).absolute() / "mutants"
+COPIED = ["Cargo.toml", "Cargo.lock", "crates", "fuzz", "tools"]
+
+# So a change takes seconds to build instead of a minute: it is the protocol that is tested, not the compiler.
+ENVIRONMENT = {
+    "CARGO_TARGET_DIR": str(TARGET),
+    "CARGO_INCREMENTAL": "1",
+    "CARGO_PROFILE_PROOF_LTO": "off",
+    "CARGO_PROFILE_PROOF_CODEGEN_UNITS": "16",
+    "RUST_BACKTRACE": "0",
+    # The state machine's programs are the same each time: so a mutant is caught each time, or never.
+    "PROPTEST_RNG_SEED": "1",
+}
+BUILD_SECONDS = 3600.0
+CARGO = ["--quiet", "--locked"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that fails when the protocol is broken."""
+
+    name: str
+    build: tuple[str, ...]
+    """Run first, without counting as the check: a change that does not compile has caught nothing."""
+    run: tuple[str, ...]
+    seconds: float
+    """Who takes longer hangs. Several times what it takes on a busy machine."""
+    environment: dict[str, str] = field(default_factory=dict, hash=False)
+
+
+def cargo_test(
+    name: str, options: Iterable[str], tests: Iterable[str], seconds: float, flags: str = ""
+) -> Check:
+    command = ("cargo", "test", *CARGO, *options)
+    return Check(
+        name,
+        (*command, "--no-run"),
+        (*command, "--", "--nocapture", *tests),
+        seconds,
+        {"RUSTFLAGS": flags} if flags else {},
+    )
+
+
+def models(*names: str) -> Check:
+    """Every interleaving of small runs (src/models)."""
+    options = ["-p", "penstock-core", "--lib", "--profile", "models"]
+    return cargo_test(f"models {' '.join(names)}", options, names, 1800, "--cfg loom")
+
+
+def core(file: str, *tests: str) -> Check:
+    """The core's tests with fault points, of one file."""
+    options = ["-p", "penstock-core", "--features", "fault-points", "--test", file]
+    return cargo_test(
+        " ".join(["tests", file, *(test.removeprefix("points::") for test in tests)]), options, tests, 600
+    )
+
+
+def histories(*tests: str) -> Check:
+    """Recorded histories of real processes."""
+    return cargo_test(
+        f"histories {' '.join(tests)}", ["-p", "penstock-history", "--test", "real"], tests, 300
+    )
+
+
+def kill(operation: str, places: int) -> Check:
+    """Deaths at so many places of the operations whose name begins so, a quarter of them in recoveries."""
+    return Check(
+        f"kill {operation}",
+        ("cargo", "build", *CARGO, "--profile", "proof", "-p", "penstock-proof"),
+        (str(TARGET / "proof" / "kill"), "--only", operation, "--sample", str(places), "--seed", "1"),
+        600,
+    )
+
+
+def corpus() -> Check:
+    """Damaged memory, as the fuzzer has found it."""
+    options = [
+        *CARGO,
+        "--release",
+        "--manifest-path",
+        "fuzz/Cargo.toml",
+        "--target-dir",
+        str(TARGET / "fuzz"),
+    ]
+    return Check(
+        "fuzzer's corpus",
+        ("cargo", "build", *options, "--bin", "replay"),
+        (str(TARGET / "fuzz" / "release" / "replay"), "fuzz/corpus"),
+        300,
+    )
+
+
+def thread_sanitizer() -> Check:
+    # It builds by itself, with options of its own; so its limit is for both.
+    return Check("ThreadSanitizer", (), (sys.executable, "tools/sanitizers.py", "thread"), 1200)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    change: str
+    file: str
+    old: str
+    new: str
+    checks: tuple[Check, ...]
+
+
+CORE = "crates/penstock-core/src"
+DEATHS = core("death", "points::death_at_each_point")
+RECOVERY = core("death", "points::death_inside_the_recovery")
+STATE_MACHINE = core("model")
+# As many as there are instructions, so that the one in question is among them.
+DEATHS_IN_PUT = kill("put-inline", 3000)
+
+MUTANTS = [
+    # ----------------------------------------------------------------------------------------------- the lock
+    Mutant(
+        "lock-release-relaxed",
+        "the lock's release made relaxed",
+        f"{CORE}/lock.rs",
+        "word.swap(0, Ordering::Release) & CONTENDED",
+        "word.swap(0, Ordering::Relaxed) & CONTENDED",
+        (models("one_putter_one_getter"), thread_sanitizer()),
+    ),
+    Mutant(
+        "lock-acquire-relaxed",
+        "the lock's acquire made relaxed",
+        f"{CORE}/lock.rs",
+        """\
+            .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+""",
+        """\
+            .compare_exchange(0, me, Ordering::Release, Ordering::Relaxed)
+            .is_err()
+""",
+        (thread_sanitizer(), models("one_putter_one_getter")),
+    ),
+    Mutant(
+        "lock-wake-left-out",
+        "nobody is woken when the lock is released",
+        f"{CORE}/lock.rs",
+        "            platform::futex_wake(word, 1);\n",
+        "",
+        (models("one_putter_one_getter"),),
+    ),
+    Mutant(
+        "dead-by-time",
+        "the lock's holder declared dead because a slice of time has ended",
+        f"{CORE}/lock.rs",
+        "                && self.is_dead_holder(taken & !CONTENDED)?\n",
+        "",
+        (models("a_putter_pauses"),),
+    ),
+    # ---------------------------------------------------------------------------------------------------- put
+    Mutant(
+        "publish-before-copy",
+        "a small payload published before it is copied",
+        f"{CORE}/put.rs",
+        """\
+        unsafe { segment.copy_in(target, payload) };
+        fault!("put.filled");
+        self.publish(reserved.slot, len)
+""",
+        """\
+        let published = self.publish(reserved.slot, len);
+        unsafe { segment.copy_in(target, payload) };
+        fault!("put.filled");
+        published
+""",
+        (DEATHS, DEATHS_IN_PUT),
+    ),
+    Mutant(
+        "publish-before-write",
+        "a large payload published before it is written",
+        f"{CORE}/put.rs",
+        """\
+            .write_claimed(&reserved, payload, len)
+            .and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
+""",
+        """\
+            .publish_claimed(&reserved, len, waiting, wait)
+            .and_then(|ticket| self.write_claimed(&reserved, payload, len).map(|()| ticket));
+""",
+        (models("large_payloads"),),
+    ),
+    Mutant(
+        "commit-before-number",
+        "an item committed before it has its number",
+        f"{CORE}/put.rs",
+        """\
+        slot.seq.set(seq);
+        fault!("put.numbered");
+        slot.commit(StateWord::new(State::Ready, 0, 0));
+""",
+        """\
+        slot.commit(StateWord::new(State::Ready, 0, 0));
+        fault!("put.numbered");
+        slot.seq.set(seq);
+""",
+        (DEATHS_IN_PUT, models("a_putter_dies")),
+    ),
+    Mutant(
+        "number-reused",
+        "a publication number given twice: the counter does not move",
+        f"{CORE}/put.rs",
+        "        hot.published.set(seq);\n",
+        "",
+        (STATE_MACHINE,),
+    ),
+    Mutant(
+        "no-second-look-for-room",
+        "no second look for room after a large payload was written",
+        f"{CORE}/put.rs",
+        """\
+        while !self.has_room() {
+            section.check_full()?;
+            section = self.wait_for(section, waiting, wait)?;
+        }
+""",
+        "",
+        (histories("large_histories_are_linearizable"),),
+    ),
+    # ------------------------------------------------------------------------------------------------- waking
+    Mutant(
+        "wake-left-out",
+        "the wake-up call left out",
+        f"{CORE}/lock.rs",
+        "            self.wake(self.wakes[i]);\n",
+        "            let _ = i;\n",
+        (models("one_putter_one_getter"),),
+    ),
+    Mutant(
+        "wake-before-mark",
+        "the sleeper woken before it is marked",
+        f"{CORE}/waiter.rs",
+        """\
+        // Relaxed: the woken waiter learns what happened from the lock, which it takes next.
+        match cell
+            .word
+            .compare_exchange(SLEEPING, WOKEN, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            Ok(_) => {
+                list.on_way.add(1);
+                self.wake_later(index);
+""",
+        """\
+        platform::futex_wake(&cell.word, 1);
+        match cell
+            .word
+            .compare_exchange(SLEEPING, WOKEN, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            Ok(_) => {
+                list.on_way.add(1);
+""",
+        (models("one_putter_one_getter"),),
+    ),
+    Mutant(
+        "no-settling",
+        "nobody is chosen at the end of a critical section",
+        f"{CORE}/lock.rs",
+        "        self.settle();\n",
+        "",
+        (models("one_putter_one_getter"),),
+    ),
+    Mutant(
+        "joiners-not-woken",
+        "joiners not chosen when all is finished",
+        f"{CORE}/waiter.rs",
+        "            while joiners.length.get() > 0 {\n",
+        "            while joiners.length.get() > 0 && false {\n",
+        (models("a_joiner"),),
+    ),
+    Mutant(
+        "withdrawn-stays-chosen",
+        "a waiter that was chosen and gives up counts as on its way",
+        f"{CORE}/waiter.rs",
+        """\
+                self.leave_list(list, waiting.kind, index)?;
+            }
+            WOKEN => list.on_way.sub(1),
+""",
+        """\
+                self.leave_list(list, waiting.kind, index)?;
+            }
+            WOKEN => {}
+""",
+        (models("an_interrupted_getter"),),
+    ),
+    Mutant(
+        "dead-spinner-kept",
+        "a dead participant still counts as spinning",
+        f"{CORE}/waiter.rs",
+        "                let _ = word.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);\n",
+        "                let _ = word;\n",
+        (models("a_spinner_dies"),),
+    ),
+    # ----------------------------------------------------------------------------------------------- recovery
+    Mutant(
+        "no-rebuild",
+        "no rebuild after the lock was taken over",
+        f"{CORE}/lock.rs",
+        "section.rebuild().and_then(|()| section.sweep_named(former))",
+        "section.sweep_named(former)",
+        (DEATHS,),
+    ),
+    Mutant(
+        "no-sweep-of-former",
+        "the lock's dead holder not swept by whoever takes it over",
+        f"{CORE}/lock.rs",
+        "section.rebuild().and_then(|()| section.sweep_named(former))",
+        "section.rebuild().and_then(|()| section.queue.participant_named(former).map(|_| ()))",
+        (core("death", "points::what_the_locks_dead_holder_had_comes_back_at_once"),),
+    ),
+    Mutant(
+        "rebuild-forgets-number",
+        "the publication number not raised to that of an item whose putter died",
+        f"{CORE}/recovery.rs",
+        "                    hot.published.set(seq);\n",
+        "",
+        (core("death", "points::an_item_of_a_dead_putter_is_counted_once"),),
+    ),
+    Mutant(
+        "rebuild-does-not-sort",
+        "the rebuild leaves the items in the order of their slots",
+        f"{CORE}/recovery.rs",
+        "            self.sort(list, |slot| slot.seq.get())?;\n",
+        "            self.sort(list, |_| 0)?;\n",
+        (STATE_MACHINE,),
+    ),
+    Mutant(
+        "redelivered-at-end",
+        "a redelivered item put at the end instead of its old place",
+        f"{CORE}/done.rs",
+        "            self.insert_by_seq(&hot.ready, index)?;\n",
+        "            self.push_back(&hot.ready, index)?;\n",
+        (
+            histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
+            STATE_MACHINE,
+        ),
+    ),
+    Mutant(
+        "redelivery-not-counted",
+        "an item's redeliveries not counted",
+        f"{CORE}/done.rs",
+        "StateWord::new(State::Ready, word.redeliveries() + 1, 0)",
+        "StateWord::new(State::Ready, word.redeliveries(), 0)",
+        (STATE_MACHINE,),
+    ),
+    Mutant(
+        "one-redelivery-too-many",
+        "an item redelivered once more than it may be",
+        f"{CORE}/done.rs",
+        "word.redeliveries() >= self.queue.options.max_deliveries",
+        "word.redeliveries() > self.queue.options.max_deliveries",
+        (STATE_MACHINE,),
+    ),
+    Mutant(
+        "claimed-not-freed",
+        "the sweep takes claimed memory from the dead and does not free it",
+        f"{CORE}/recovery.rs",
+        "Some(State::Claimed) => self.finish_held(slot)?,",
+        "Some(State::Claimed) => self.let_go(slot, held.owner())?,",
+        (DEATHS,),
+    ),
+    Mutant(
+        "record-freed-first",
+        "a dead participant's record freed before its held list is empty",
+        f"{CORE}/recovery.rs",
+        '        fault!("sweep.started");\n',
+        '        fault!("sweep.started");\n        record.word.store(word & !1, Ordering::Release);\n',
+        (RECOVERY,),
+    ),
+    # -------------------------------------------------------------------------------------------------- death
+    Mutant(
+        "life-byte-not-looked-at",
+        "a participant's life byte not looked at",
+        f"{CORE}/participant.rs",
+        "Some(fd) if !word.is_lifeless() => platform::look_at_life(fd, index),",
+        "Some(_) if !word.is_lifeless() => Life::Unknown,",
+        (core("death", "points::exec_inside_the_critical_section"),),
+    ),
+    Mutant(
+        "dead-by-descriptor",
+        "a free life byte taken for death, though the process may only have closed it",
+        f"{CORE}/participant.rs",
+        "            Life::Free if is_neighbour => is_gone() || has_changed(),\n",
+        "",
+        (core("death", "closed_descriptors_are_not_a_death"),),
+    ),
+    # ------------------------------------------------------------------------------------------------- memory
+    Mutant(
+        "backed-before-fallocate",
+        "a backing byte raised before memory is behind it",
+        f"{CORE}/heap.rs",
+        "                self.set_backing(first + i, backing | MAYBE_MORE)?;\n",
+        "                self.set_backing(first + i, backing & BACKED_DESCRIPTOR | pages_needed(len, i))?;\n",
+        (core("death", "points::memory_is_promised_after_it_was_extended"),),
+    ),
+    Mutant(
+        "punched-before-lowered",
+        "a backing byte not lowered before the hole is punched",
+        f"{CORE}/heap.rs",
+        """\
+            self.set_backing(
+                span,
+                segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
+            )?;
+""",
+        "            segment.backing(span)?;\n",
+        (core("death", "points::memory_is_promised_no_more_before_it_is_given_back"),),
+    ),
+    Mutant(
+        "length-not-validated",
+        "a payload's length not compared with its extent",
+        f"{CORE}/segment.rs",
+        " || len > extent.bytes() {",
+        " {",
+        (corpus(),),
+    ),
+    # -------------------------------------------------------------------------------------------------- looks
+    Mutant(
+        "done-frees-what-is-read",
+        "task_done() frees a payload that is still looked at",
+        f"{CORE}/done.rs",
+        "            if self.slot(index)?.reading.get() != 0 {\n",
+        "            if self.slot(index)?.reading.get() != 0 && false {\n",
+        (STATE_MACHINE,),
+    ),
+    Mutant(
+        "keep-not-committed",
+        "an item that was kept stays leased, and comes back",
+        f"{CORE}/get.rs",
+        "            section.keep_memory(index)?;\n",
+        "",
+        (core("death", "points::what_was_kept_does_not_come_back"),),
+    ),
+]
+
+
+# ---------------------------------------------------------------------------------------------------- running
+
+
+@dataclass
+class Outcome:
+    failed: bool
+    how: str = ""
+    """What the check said first, if it failed, or why it did not run."""
+    trouble: str = ""
+    """Set if it says nothing about the change: it could not be built, or has no such test."""
+
+
+def run(command: Sequence[str], seconds: float, environment: dict[str, str]) -> tuple[int | None, str]:
+    """The status of a command and what it printed; no status if it had to be ended."""
+    with subprocess.Popen(
+        command,
+        cwd=SOURCE,
+        env={**os.environ, **ENVIRONMENT, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,  # so that the processes of a check end with it
+    ) as process:
+        status: int | None
+        try:
+            output, _ = process.communicate(timeout=seconds)
+            status = process.returncode
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            status = None
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return status, output
+
+
+def first_failure(output: str) -> str:
+    """What failed first, in one line; with the execution of the model if it was one."""
+    lines = [line.strip() for line in output.splitlines()]
+    where = ""
+    if execution := re.search(r": failed in execution (\d+); \[(.*)\]$", output, re.MULTILINE):
+        stops = re.findall(r"process: (\d+), at: (\d+)", execution[2])
+        stopped = "".join(f", process {process} stopped at {at}" for process, at in stops)
+        where = f" (execution {execution[1]}{stopped})"
+    for i, line in enumerate(lines):
+        if re.search(r"^thread .* panicked at ", line):
+            told = next((later for later in lines[i + 1 :] if later and not later.startswith("note:")), line)
+            # What was compared says more than that it differs.
+            compared = [later for later in lines[i + 1 : i + 6] if re.match(r"(left|right): ", later)]
+            return ", ".join(part.rstrip(" ,") for part in [shorten(told), *map(shorten, compared)]) + where
+        if re.search(r"^SUMMARY: |^replay: |^[a-z-]+@[0-9+s]+: |an item is undone again", line):
+            return shorten(line)
+    return next((line for line in reversed(lines) if line), "it said nothing") + where
+
+
+def shorten(told: str) -> str:
+    """Without what the log has as well: the whole workload of a history, the program of a state machine."""
+    told = re.sub(r", Workload \{.*?fault: \w+ \}: ", ": ", told)
+    told = re.sub(r"(Test|Case) failed: |, Step \{.*\}(?=: )", "", told)
+    told = re.sub(r"(?<=data race )/\S+/(?=\S+ in )", "", told)
+    return re.sub(r" at crates/\S+$", "", told)
+
+
+def perform(check: Check, log: Path) -> Outcome:
+    with log.open("a") as out:
+        if check.build:
+            status, output = run(check.build, BUILD_SECONDS, check.environment)
+            out.write(f"== building: {check.name}\n{output}")
+            if status != 0:
+                error = re.search(r"^error.*", output, re.MULTILINE)
+                return Outcome(False, error[0] if error else first_failure(output), "DOES NOT BUILD")
+        status, output = run(check.run, check.seconds, check.environment)
+        out.write(f"== {check.name}: status {status}\n{output}")
+    if "error: could not compile" in output:
+        return Outcome(False, "error: could not compile", "DOES NOT BUILD")
+    if status is None:
+        return Outcome(True, f"hung: did not end within {check.seconds:.0f} s")
+    if status != 0:
+        return Outcome(True, first_failure(output))
+    if check.run[:2] == ("cargo", "test") and not re.search(r"^running [1-9]", output, re.MULTILINE):
+        return Outcome(False, f"there is no test of that name: {check.name}", "OUT OF DATE")
+    skipped = re.search(r"^Skipped: .*", output, re.MULTILINE)
+    return Outcome(False, skipped[0] if skipped else "")
+
+
+def copy_sources() -> None:
+    """Make the copy like the checkout. Only what differs is written, so that little is built anew."""
+    wanted = set()
+    for name in COPIED:
+        top = ROOT / name
+        for path in [top] if top.is_file() else sorted(top.rglob("*")):
+            if (
+                path.is_file()
+                and "target" not in path.relative_to(top).parts[:1]
+                and "__pycache__" not in path.parts
+            ):
+                copy = SOURCE / path.relative_to(ROOT)
+                wanted.add(copy)
+                if not copy.exists() or copy.read_bytes() != path.read_bytes():
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    # Not with its time: a change that is undone is newer than what was built of it.
+                    shutil.copyfile(path, copy)
+    for path in SOURCE.rglob("*"):
+        if path.is_file() and path not in wanted:
+            path.unlink()
+
+
+@dataclass
+class Row:
+    """A line of the table: a change and who caught it, or a check and whether it passes."""
+
+    change: str
+    caught_by: str
+    how: str
+    seconds: float
+    is_fine: bool
+
+
+def try_out(mutant: Mutant) -> Row:
+    """Make the change, run its checks until one notices, and undo it."""
+    start = time.monotonic()
+
+    def row(caught_by: str, how: str, is_fine: bool) -> Row:
+        return Row(mutant.change, caught_by, how, time.monotonic() - start, is_fine)
+
+    file = SOURCE / mutant.file
+    text = file.read_text()
+    found = text.count(mutant.old)
+    if found != 1:
+        return row("OUT OF DATE", f"its text occurs {found} times in {mutant.file}", False)
+    log = LOG / f"{mutant.name}.log"
+    log.write_text(f"{mutant.name}: {mutant.change}\n--- {mutant.old}+++ {mutant.new}")
+    file.write_text(text.replace(mutant.old, mutant.new))
+    try:
+        for check in mutant.checks:
+            outcome = perform(check, log)
+            if outcome.trouble:
+                return row(outcome.trouble, outcome.how, False)
+            if outcome.failed:
+                return row(check.name, outcome.how, True)
+    finally:
+        file.write_text(text)
+    return row("NOTHING", f"passed: {', '.join(check.name for check in mutant.checks)}", False)
+
+
+def pass_unchanged(check: Check, number: int) -> Row:
+    start = time.monotonic()
+    log = LOG / f"baseline-{number}.log"
+    log.write_text("")
+    outcome = perform(check, log)
+    is_fine = not outcome.trouble and not outcome.failed
+    verdict = "passes" if is_fine else outcome.trouble or "FAILS"
+    return Row(check.name, verdict, outcome.how, time.monotonic() - start, is_fine)
+
+
+def cut(text: str, most: int = 110) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+HEAD = ("change", "caught by", "how", "seconds")
+
+
+def print_table(rows: list[Row], head: tuple[str, str, str, str]) -> None:
+    cells = [head, *((row.change, row.caught_by, cut(row.how), f"{row.seconds:.0f}") for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(4)]
+    cells.insert(1, ("-" * widths[0], "-" * widths[1], "-" * widths[2], "-" * widths[3]))
+    for change, caught_by, how, seconds in cells:
+        line = f"{change:{widths[0]}} | {caught_by:{widths[1]}} | {how:{widths[2]}} | {seconds:>{widths[3]}}"
+        print(line.rstrip())
+
+
+def progress(text: str) -> None:
+    """A line that the next one replaces, on a terminal; nothing elsewhere."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{text}", end="", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tools/mutants.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit status: 0 if each mutant was caught (or each check passes unchanged), 1 if one was\n"
+        "caught by nothing, is out of date or does not build, 2 if called in another way than this.",
+    )
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", help="the mutants whose name begins so; may be given again"
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--baseline",
+        action="store_true",
+        help="run the checks of the chosen mutants on unchanged sources instead",
+    )
+    instead.add_argument(
+        "--list", action="store_true", help="only say which mutants there are, and their checks"
+    )
+    arguments = parser.parse_args()
+    if arguments.only:
+        for name in arguments.only:
+            if not any(mutant.name.startswith(name) for mutant in MUTANTS):
+                parser.error(f"no mutant's name begins with {name!r}; --list says which there are")
+    return arguments
+
+
+def main() -> int:
+    arguments = parse()
+    only = tuple(arguments.only or [""])
+    chosen = [mutant for mutant in MUTANTS if mutant.name.startswith(only)]
+    if arguments.list:
+        for mutant in chosen:
+            print(f"{mutant.name:24} {mutant.change} [{'; '.join(check.name for check in mutant.checks)}]")
+        return 0
+    LOG.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Each would change the sources of the other.
+            print("mutants.py: another run is at work in build/mutants", file=sys.stderr)
+            return 2
+        copy_sources()
+        return report(chosen, arguments.baseline)
+
+
+def report(chosen: list[Mutant], baseline: bool) -> int:
+    """Try all, print the table. The exit status."""
+    rows: list[Row] = []
+    start = time.monotonic()
+    if baseline:
+        checks = list(dict.fromkeys(check for mutant in chosen for check in mutant.checks))
+        for number, check in enumerate(checks):
+            progress(f"{number + 1}/{len(checks)} unchanged: {check.name}")
+            rows.append(pass_unchanged(check, number))
+    else:
+        for number, mutant in enumerate(chosen):
+            progress(f"{number + 1}/{len(chosen)} {mutant.name}")
+            rows.append(try_out(mutant))
+            if not sys.stdout.isatty():
+                # Some minutes pass until the table.
+                print(f"{mutant.name}: {rows[-1].caught_by}, {rows[-1].seconds:.0f} s", flush=True)
+    progress("")
+    head = ("check", "unchanged", "how", "seconds") if baseline else HEAD
+    print_table(rows, head)
+    bad = [row for row in rows if not row.is_fine]
+    verdict = "do not pass" if baseline else "not caught"
+    print(f"\n{len(rows)} in {time.monotonic() - start:.0f} s; {len(bad) or 'none'} {verdict}. Logs: {LOG}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
