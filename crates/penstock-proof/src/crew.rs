@@ -47,15 +47,16 @@ impl Crew {
         }
     }
 
-    /// Has all requests performed, in about that order; `done` hears of each.
+    /// Has all requests performed, in about that order, so many at once at most; `done` hears of each.
     pub fn run(
         &mut self,
         requests: impl IntoIterator<Item = Request>,
+        at_once: usize,
         mut done: impl FnMut(&Request, &Report),
     ) {
         let mut requests = requests.into_iter();
         loop {
-            while self.at_work.len() < self.most {
+            while self.at_work.len() < self.most.min(at_once) {
                 let Some(mut request) = requests.next() else { break };
                 self.next_id += 1;
                 request.id = self.next_id;

@@ -18,6 +18,8 @@ chosen at random; or in the one CASE that a fault has named.";
 
 /// Cases at once. Most of them sleep.
 const JOBS: usize = 48;
+/// Recordings at once.
+const RECORDINGS: usize = 2;
 /// A death that held the survivors up for so long left the lock taken.
 const IN_SECTION: u32 = 45_000;
 /// What a survivor may be held up for, in microseconds: a slice of the watcher's, one more for each further sleeper that died, and
@@ -211,7 +213,12 @@ impl Proof {
         let mut progress = Progress::new(what, requests.len());
         let mut done = Vec::with_capacity(requests.len());
         let (rows, faults, slow) = (&mut self.rows, &mut self.faults, &mut self.slow);
-        self.crew.run(requests, |request, report| {
+        // What is recorded under load is another path than what is met later: it waits longer, and is scheduled otherwise.
+        let is_recording = requests
+            .first()
+            .is_some_and(|request| matches!(request.what, What::RecordOperation | What::RecordRecovery));
+        let at_once = if is_recording { RECORDINGS } else { usize::MAX };
+        self.crew.run(requests, at_once, |request, report| {
             let is_sound = report.is_sound != 0;
             progress.step(is_sound);
             let is_kill = matches!(request.what, What::KillInOperation | What::KillInRecovery);
@@ -332,7 +339,7 @@ impl Proof {
             let mut fault = None;
             while stalls.len() < 3 && fault.is_none() {
                 let mut answer = Report::failed(0, "the case was not repeated");
-                self.crew.run([*request], |_, report| answer = *report);
+                self.crew.run([*request], 1, |_, report| answer = *report);
                 if answer.is_sound == 0 {
                     fault = Some(answer.text());
                 } else if answer.stall_micros > LONG {
