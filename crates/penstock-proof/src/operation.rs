@@ -256,7 +256,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
         puts: &[11],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -301,7 +300,6 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &(100..131).collect::<Vec<_>>()),
         run: Victim::put,
         puts: &[11],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -324,8 +322,6 @@ pub const OPERATIONS: &[Operation] = &[
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put_all(queue, &[10, 30, 11]),
         run: Victim::get_many,
-        second_deaths: 1,
-        is_swept: true,
         ..DEFAULT
     },
     Operation {
@@ -346,8 +342,6 @@ pub const OPERATIONS: &[Operation] = &[
         name: "get-run",
         prepare: |queue, log| log.put_all(queue, &[30, 10]),
         run: Victim::get,
-        second_deaths: 1,
-        is_swept: true,
         ..DEFAULT
     },
     Operation {
@@ -366,7 +360,6 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: |victim| victim.lent.clear(),
         takes: &[30],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -416,7 +409,6 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: Victim::task_done,
         takes: &[20],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -426,8 +418,6 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: Victim::task_done,
         takes: &[30],
-        second_deaths: 1,
-        is_swept: true,
         ..DEFAULT
     },
     Operation {
@@ -467,7 +457,6 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: |victim| victim.leave(Leave::Clean),
         takes: &[20],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -499,7 +488,6 @@ pub const OPERATIONS: &[Operation] = &[
         },
         run: Victim::drop_last_handle,
         takes: &[20],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -508,8 +496,6 @@ pub const OPERATIONS: &[Operation] = &[
         before: |_| {},
         run: Victim::put,
         puts: &[11],
-        second_deaths: 1,
-        is_swept: true,
         ..DEFAULT
     },
     Operation {
@@ -558,7 +544,6 @@ pub const OPERATIONS: &[Operation] = &[
         run: Victim::put,
         sleeper: Some(Sleeper::Getter),
         puts: &[11],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -568,7 +553,6 @@ pub const OPERATIONS: &[Operation] = &[
         run: Victim::get,
         sleeper: Some(Sleeper::Putter),
         takes: &[10],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
