@@ -113,8 +113,8 @@ impl World {
             Step::EndLook => drop(self.lents.pop_front()),
             Step::Keep => {
                 if let Some(lent) = self.lents.front().cloned() {
-                    // In an acknowledged queue it has nothing to do, so it looks at nothing.
-                    self.heed(lent.keep(), !queue.options().acknowledged);
+                    // What another participant was lent, before this one took its place, it does not look at.
+                    self.heed(lent.keep(), false);
                     drop(View::new(&lent, lent.len() / 3..lent.len()));
                 }
             }

@@ -105,8 +105,6 @@ pub(crate) struct Hot {
     // Line 3: memory, see heap.rs and slot.rs.
     /// Bytes of extents with a payload; with the slots in use they are what `max_bytes` limits.
     pub used_bytes: AtomicU64,
-    /// Those of them that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
-    pub lent_bytes: AtomicU64,
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
     pub pages_backed: AtomicU64,
@@ -130,6 +128,9 @@ pub(crate) struct Hot {
 
     // Then, for each size class, the spans that have room.
     pub partial: [LockedU32; 16],
+
+    /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
+    pub lent_bytes: AtomicU64,
 }
 
 impl Hot {
@@ -252,6 +253,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, waiters),
         offset_of!(Hot, used_bytes),
         offset_of!(Hot, partial),
+        offset_of!(Hot, lent_bytes),
         offset_of!(Participant, leased),
         offset_of!(Participant, claimed),
         offset_of!(WaiterCell, next),
