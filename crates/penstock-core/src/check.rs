@@ -13,7 +13,7 @@
 
 mod heap;
 mod slots;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 mod waiters;
 
