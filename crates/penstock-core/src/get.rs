@@ -59,7 +59,7 @@ unsafe impl Sync for Lent {}
 impl Lent {
     pub fn bytes(&self) -> &[u8] {
         note_read(self.bytes, self.len);
-        // SAFETY: Segment::payload has checked place and length; the slot is LEASED or CLAIMED by this process and marked
+        // SAFETY: Segment::payload has checked place and length; the slot is LEASED, LEFT or CLAIMED by this process and marked
         // as read until drop, so the extent is neither written nor given to another item (slot.rs, done.rs).
         unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
     }

@@ -92,7 +92,7 @@ pub(crate) struct Hot {
     pub dead: List,
     pub orphans: List,
     pub orphan_count: AtomicU64,
-    /// Slots in the hands of a participant (LEASED or CLAIMED).
+    /// Slots in the hands of a participant (LEASED, LEFT or CLAIMED).
     pub owned_count: AtomicU64,
     /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
     pub ready_bytes: AtomicU64,

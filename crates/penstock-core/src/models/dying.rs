@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::models::run::*;
 use crate::models::world::How;
-use crate::{Batch, Taken};
+use crate::{Batch, Queue, Taken};
 use Preemptions::{Any, AtMost};
 
 /// In virtual time: one slice of the lock, and one of the watcher's.
@@ -13,8 +13,14 @@ const SOON: Duration = Duration::from_millis(200);
 
 #[test]
 fn a_putter_dies() {
-    Model::new("a putter dies, a getter goes on", AtMost(2)).check_stopping(1, How::Dies, || {
+    let model = Model::new("a putter dies, a getter goes on", AtMost(2));
+    check_a_putter(model, |_| (), put);
+}
+
+fn check_a_putter(model: Model, prepare: fn(&Arc<Queue>), put: fn(&Queue, u8)) {
+    model.check_stopping(1, How::Dies, move || {
         let queue = create(&PLAIN);
+        prepare(&queue);
         let (put_, got) = (Log::default(), Log::default());
         let mut processes = Processes::of(&queue);
         let log = put_.clone();
@@ -118,28 +124,7 @@ fn a_spinner_dies() {
 #[test]
 fn a_large_putter_dies() {
     let model = Model::new("a putter of large payloads dies, a getter goes on", AtMost(1));
-    model.check_stopping(1, How::Dies, || {
-        let queue = create(&PLAIN);
-        prepare_heap(&queue);
-        let (put_, got) = (Log::default(), Log::default());
-        let mut processes = Processes::of(&queue);
-        let log = put_.clone();
-        processes.start(1, move |queue| {
-            for item in [1, 2] {
-                put_large(queue, item);
-                log.note(item);
-            }
-        });
-        let log = got.clone();
-        processes.start(2, move |queue| get_all(queue, &log, |_| ()));
-        assert_eq!(processes.finish(), []);
-        let (put_, items) = (put_.items(), got.items());
-        assert!(
-            items.starts_with(&put_) && [1, 2].starts_with(&items),
-            "{put_:?} {items:?}"
-        );
-        assert!(got.last_at() <= SOON, "{:?}", got.last_at());
-    });
+    check_a_putter(model, prepare_heap, put_large);
 }
 
 /// Until it has kept the item, that comes again; from then on it does not.
