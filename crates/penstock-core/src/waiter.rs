@@ -168,6 +168,16 @@ impl Queue {
         !self.promises(kind) && hot.lock.get() == 0 && hot.damaged.get() == 0
     }
 
+    /// The same after all that was done under the lock so far. A mere look may see old numbers slice after slice.
+    fn is_surely_quiet(&self, kind: Kind) -> bool {
+        let lock = &self.segment.hot().lock;
+        // An exchange of nothing, which does not take the lock, because an exchange reads the last value there is.
+        // Acquire: pairs with the release in Section::drop of whoever held the lock last.
+        lock.compare_exchange(0, 0, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+            && self.is_quiet(kind)
+    }
+
     /// Whether there is what is waited for, by a look without the lock: a hint.
     fn promises(&self, kind: Kind) -> bool {
         match kind {
@@ -275,7 +285,7 @@ impl Queue {
                 return Err(Error::Interrupted);
             }
             let sleeps_on = slept == Slept::TimedOut && position == 0 && waiting.slices % 10 != 0 && !is_last;
-            if !sleeps_on || !self.is_quiet(waiting.kind) {
+            if !sleeps_on || !self.is_surely_quiet(waiting.kind) {
                 return Ok(());
             }
         }
