@@ -22,6 +22,7 @@ use crate::SMALL;
 use crate::delivery::{Batch, Buffer, Room};
 use crate::error::Error;
 use crate::fault::fault;
+use crate::layout::Slot;
 use crate::lock::Section;
 use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
@@ -181,14 +182,11 @@ impl Queue {
     /// Plain: LEASED -> CLAIMED, because the item was delivered for good, and only its memory is held.
     fn keep_held(&self, index: u32, lease: u64) -> Result<(), Error> {
         let mut section = self.enter_surely()?;
-        let slot = section.slot(index)?;
-        let word = slot.word();
-        // See end_look.
-        if slot.lease.get() != lease || word.owner() != section.me {
+        let Some(slot) = section.lent_to_me(index, lease)? else {
             return Ok(());
-        }
+        };
         slot.reading.set(2);
-        if word.state() == Some(State::Leased) && !self.options.acknowledged {
+        if slot.word().state() == Some(State::Leased) && !self.options.acknowledged {
             section.keep_memory(index)?;
             fault!("lent.kept");
         }
@@ -198,14 +196,10 @@ impl Queue {
     /// Ends the look at a lent payload.
     fn end_look(&self, index: u32, lease: u64) -> Result<(), Error> {
         let mut section = self.enter_surely()?;
-        let slot = section.slot(index)?;
-        let word = slot.word();
-        // Leases have numbers that never repeat, so another one says that this process was wrongly taken for dead (see
-        // participant.rs) and the item given to somebody else.
-        if slot.lease.get() != lease || word.owner() != section.me {
+        let Some(slot) = section.lent_to_me(index, lease)? else {
             return Ok(());
-        }
-        match word.state() {
+        };
+        match slot.word().state() {
             // Finished while it was looked at, or plain: nobody needs the payload any more.
             Some(State::Claimed) => section.finish_held(index)?,
             Some(State::Leased) if !self.options.acknowledged => section.finish_held(index)?,
@@ -219,7 +213,15 @@ impl Queue {
     }
 }
 
-impl Section<'_> {
+impl<'q> Section<'q> {
+    /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that this process
+    /// was wrongly taken for dead (see participant.rs) and the item given to somebody else.
+    fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&'q Slot>, Error> {
+        let slot = self.slot(index)?;
+        let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;
+        Ok(is_mine.then_some(slot))
+    }
+
     fn deliver(&mut self, queue: &Arc<Queue>, index: u32, room: &mut impl Room) -> Result<Delivery, Error> {
         let slot = self.slot(index)?;
         let word = slot.word();

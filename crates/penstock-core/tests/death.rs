@@ -698,11 +698,15 @@ mod points {
             assert!(fault::arm("claim.committed", 1));
             put(&queue, &vec![0; len]).unwrap();
         });
+        memory_is_there_though_it_dies(child, &queue, len);
+    }
+
+    fn memory_is_there_though_it_dies(child: Child, queue: &Arc<Queue>, len: usize) {
         assert_eq!(child.reap(), libc::SIGKILL);
         assert!(queue.statistics().unwrap().memory_bytes < len as u64);
-        let there = memory_before_the_first_byte(&queue, len);
+        let there = memory_before_the_first_byte(queue, len);
         assert!(there >= len as u64, "{there} bytes are there of {len}");
-        books_balance(&queue);
+        books_balance(queue);
     }
 
     /// Who dies when it has given memory back leaves no promise that it is there: the next one extends it.
@@ -715,11 +719,7 @@ mod points {
             assert!(fault::arm("trim.punched", 1));
             drop(get(&queue, Patience::Now).unwrap());
         });
-        assert_eq!(child.reap(), libc::SIGKILL);
-        assert!(queue.statistics().unwrap().memory_bytes < len as u64);
-        let there = memory_before_the_first_byte(&queue, len);
-        assert!(there >= len as u64, "{there} bytes are there of {len}");
-        books_balance(&queue);
+        memory_is_there_though_it_dies(child, &queue, len);
     }
 
     #[test]

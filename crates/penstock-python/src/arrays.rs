@@ -133,12 +133,11 @@ impl Written {
     }
 }
 
-/// The array that [`write`] wrote, in memory that is its own. `None` for any other pickle, and on any error: pickle shall
-/// raise it.
-pub fn read<'py>(pickle: &[u8], buffer: &Bound<'py, PyAny>, is_read_only: bool) -> Option<Bound<'py, PyAny>> {
+/// The array that [`write`] wrote, in memory that is its own. `None` for any other pickle (a read-only array's among them,
+/// for which pickle has to make the memory read-only first), and on any error: pickle shall raise it.
+pub fn read<'py>(pickle: &[u8], buffer: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
     let py = buffer.py();
-    let end = if is_read_only { READ_ONLY_END } else { END };
-    let mut rest = pickle.strip_prefix(START)?.strip_suffix(end)?;
+    let mut rest = pickle.strip_prefix(START)?.strip_suffix(END)?;
     let mut shape: ArrayVec<Bound<'py, PyInt>, DIMENSIONS> = ArrayVec::new();
     while let Some(number) = rest.strip_prefix(NUMBER) {
         let (number, after) = number.split_first_chunk()?;
@@ -149,7 +148,7 @@ pub fn read<'py>(pickle: &[u8], buffer: &Bound<'py, PyAny>, is_read_only: bool) 
     let [length, name @ ..] = rest.strip_prefix(TYPE)? else {
         return None;
     };
-    if usize::from(*length) != name.len() || is_read_only {
+    if usize::from(*length) != name.len() {
         return None;
     }
     let name = PyString::intern(py, std::str::from_utf8(name).ok()?);

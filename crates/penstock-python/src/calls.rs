@@ -29,50 +29,58 @@ pub fn call_one<'py>(
 
 /// New `bytes`, or MemoryError where `PyBytes::new` panics. Much is copied without the GIL.
 pub fn new_bytes<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
-    let (source, size) = (contents.as_ptr().cast(), contents.len() as ffi::Py_ssize_t);
-    // SAFETY: the slice is as long as it says, at most isize::MAX; without a source the object has room for as much. The
-    // answer is new `bytes`, or null with an exception set. Its room is written before anybody else sees the object, and
-    // so much room is at the address that AsString answers.
+    // SAFETY: the two functions belong together, and make and fill `bytes`.
     unsafe {
-        if contents.len() <= LARGE {
-            let bytes = ffi::PyBytes_FromStringAndSize(source, size);
-            return Ok(Bound::from_owned_ptr_or_err(py, bytes)?.cast_into_unchecked());
-        }
-        let bytes = ffi::PyBytes_FromStringAndSize(std::ptr::null(), size);
-        let bytes = Bound::from_owned_ptr_or_err(py, bytes)?;
-        fill(py, ffi::PyBytes_AsString(bytes.as_ptr()), contents);
+        let bytes = new_with(
+            py,
+            contents,
+            ffi::PyBytes_FromStringAndSize,
+            ffi::PyBytes_AsString,
+        )?;
         Ok(bytes.cast_into_unchecked())
     }
-}
-
-/// Copies much without the GIL.
-///
-/// # Safety
-/// There is room for the contents at `target`, which nobody else reads or writes meanwhile.
-unsafe fn fill(py: Python<'_>, target: *mut c_char, contents: &[u8]) {
-    struct Target(*mut c_char);
-    // SAFETY: an address; who uses it promises what is above.
-    unsafe impl Send for Target {}
-    let target = Target(target);
-    py.detach(move || {
-        let Target(target) = { target };
-        // SAFETY: the caller's promise; private memory does not overlap the contents.
-        unsafe { std::ptr::copy_nonoverlapping(contents.as_ptr(), target.cast(), contents.len()) };
-    });
 }
 
 /// A new `bytearray`, or MemoryError where `PyByteArray::new` panics. Much is copied without the GIL.
 pub fn new_bytearray<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'py, PyByteArray>> {
-    let (source, size) = (contents.as_ptr().cast(), contents.len() as ffi::Py_ssize_t);
-    // SAFETY: as in `new_bytes`, with a new `bytearray`.
+    // SAFETY: the two functions belong together, and make and fill a `bytearray`.
     unsafe {
-        if contents.len() <= LARGE {
-            let bytes = ffi::PyByteArray_FromStringAndSize(source, size);
-            return Ok(Bound::from_owned_ptr_or_err(py, bytes)?.cast_into_unchecked());
-        }
-        let bytes = ffi::PyByteArray_FromStringAndSize(std::ptr::null(), size);
-        let bytes = Bound::from_owned_ptr_or_err(py, bytes)?;
-        fill(py, ffi::PyByteArray_AsString(bytes.as_ptr()), contents);
+        let bytes = new_with(
+            py,
+            contents,
+            ffi::PyByteArray_FromStringAndSize,
+            ffi::PyByteArray_AsString,
+        )?;
         Ok(bytes.cast_into_unchecked())
     }
+}
+
+/// # Safety
+/// `make` makes a new object of so many bytes, with those at an address, or with any if that is null; `room` answers where
+/// they lie in it.
+unsafe fn new_with<'py>(
+    py: Python<'py>,
+    contents: &[u8],
+    make: unsafe extern "C" fn(*const c_char, ffi::Py_ssize_t) -> *mut ffi::PyObject,
+    room: unsafe extern "C" fn(*mut ffi::PyObject) -> *mut c_char,
+) -> PyResult<Bound<'py, PyAny>> {
+    struct Target(*mut c_char);
+    // SAFETY: an address, which is written to below, and by nobody else.
+    unsafe impl Send for Target {}
+
+    let size = contents.len() as ffi::Py_ssize_t; // at most isize::MAX
+    if contents.len() <= LARGE {
+        // SAFETY: the caller's promise; so many bytes are at the address. The answer is null with an exception set, or new.
+        return unsafe { Bound::from_owned_ptr_or_err(py, make(contents.as_ptr().cast(), size)) };
+    }
+    // SAFETY: as above.
+    let object = unsafe { Bound::from_owned_ptr_or_err(py, make(std::ptr::null(), size)) }?;
+    // SAFETY: the object is what `make` makes.
+    let target = Target(unsafe { room(object.as_ptr()) });
+    py.detach(move || {
+        let Target(target) = { target };
+        // SAFETY: there is room for the contents, which nobody else knows yet, and which does not overlap them.
+        unsafe { std::ptr::copy_nonoverlapping(contents.as_ptr(), target.cast(), contents.len()) };
+    });
+    Ok(object)
 }

@@ -162,18 +162,12 @@ struct Reducers {
 
 impl Reducers {
     fn new(py: Python<'_>, with_buffers: bool) -> PyResult<Py<Reducers>> {
-        let table = |of: Bound<'_, PyAny>, name: &str| -> PyResult<Py<PyDict>> {
-            Ok(of.getattr(name)?.cast_into()?.unbind())
-        };
-        let mut tables = vec![
-            table(pickler_class(py)?.clone(), "_extra_reducers")?,
-            table(py.import("copyreg")?.into_any(), "dispatch_table")?,
-        ];
+        let mut tables: Vec<Py<PyDict>> = registered(py)?.iter().map(|table| table.clone_ref(py)).collect();
         let mut of_arrays = None;
         if with_buffers {
-            let module = py.import("penstock.buffers")?.into_any();
+            let module = py.import("penstock.buffers")?;
             of_arrays = Some(module.getattr("_reduce_ndarray")?.unbind());
-            tables.push(table(module, "_REDUCERS")?);
+            tables.push(module.getattr("_REDUCERS")?.cast_into()?.unbind());
         }
         Py::new(py, Reducers { tables, of_arrays })
     }
@@ -214,23 +208,24 @@ pub fn is_standard(py: Python<'_>) -> bool {
     })
 }
 
+/// The tables of reducers that a program has registered.
+fn registered(py: Python<'_>) -> PyResult<&[Py<PyDict>; 2]> {
+    static TABLES: PyOnceLock<[Py<PyDict>; 2]> = PyOnceLock::new();
+    TABLES.get_or_try_init(py, || {
+        let of_multiprocessing = pickler_class(py)?.getattr("_extra_reducers")?;
+        let of_copyreg = py.import("copyreg")?.getattr("dispatch_table")?;
+        Ok([
+            of_multiprocessing.cast_into()?.unbind(),
+            of_copyreg.cast_into()?.unbind(),
+        ])
+    })
+}
+
 /// Whether a program has registered a reducer for this class.
 pub fn is_registered(class: &Bound<'_, PyAny>) -> bool {
-    let py = class.py();
-    static TABLES: PyOnceLock<[Py<PyAny>; 2]> = PyOnceLock::new();
-    let tables = TABLES.get_or_try_init(py, || {
-        let registered = pickler_class(py)?.getattr("_extra_reducers")?.unbind();
-        Ok::<_, PyErr>([
-            registered,
-            py.import("copyreg")?.getattr("dispatch_table")?.unbind(),
-        ])
-    });
+    let has = |table: &Py<PyDict>| table.bind(class.py()).contains(class).unwrap_or(true);
     // If that cannot be found out, pickle decides.
-    tables.is_ok_and(|tables| {
-        tables
-            .iter()
-            .any(|table| table.bind(py).contains(class).unwrap_or(true))
-    })
+    registered(class.py()).map_or(true, |tables| tables.iter().any(has))
 }
 
 /// A `multiprocessing` pickler with its sink.

@@ -135,8 +135,8 @@ pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound
             None => copy(py, lent.bytes(), part)?,
         });
     }
-    let array = match (parts.as_slice(), buffers.as_slice()) {
-        ([part], [buffer]) => arrays::read(&lent.bytes()[pickle.clone()], buffer, part.is_read_only),
+    let array = match buffers.as_slice() {
+        [buffer] => arrays::read(&lent.bytes()[pickle.clone()], buffer),
         _ => None,
     };
     let object = match array {
