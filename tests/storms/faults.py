@@ -15,7 +15,7 @@ class Role(Enum):
     """A place in the crew."""
 
     CALLER = "caller"
-    """Calls the roll, waits in join(), and tells the statistics. Never hit."""
+    """Calls the roll, waits in join(), and tells the statistics. Hit in join() only, and replaced at once."""
     PRODUCER = "producer"
     CONSUMER = "consumer"
 
@@ -43,7 +43,9 @@ class Fault:
     weight: int = 1
     blow: Blow = Blow.NONE
     is_idle: bool = False
-    """It comes while the queue is empty and all takers sleep."""
+    """It comes while the victim sleeps in the queue: an empty one, or before anybody takes a full one."""
+    needs_bound: bool = False
+    """Only in a queue with a bound on its items."""
     hits_both: bool = False
     """One producer and one consumer are hit, not one of them."""
     mishap: str = ""
@@ -64,13 +66,21 @@ class Fault:
     max_bytes: bool | None = None
     """Only in a queue with, or without, a low limit of memory."""
 
+    @property
+    def comes_before_takers(self) -> bool:
+        """Whether nobody takes until the blow has come."""
+        return self.is_idle and self.victims != (Role.CONSUMER,)
+
     def phase(self, role: Role) -> State:
         """What the victim is in when the blow comes."""
-        return State.PUTTING if role is Role.PRODUCER else State.TAKING
+        phases = {Role.PRODUCER: State.PUTTING, Role.CONSUMER: State.TAKING, Role.CALLER: State.JOINING}
+        return phases[role]
 
 
 FAULTS = [
     Fault("kill idle in get", (Role.CONSUMER,), 3, Blow.KILL, is_idle=True),
+    Fault("kill idle in put", (Role.PRODUCER,), 3, Blow.KILL, is_idle=True, needs_bound=True),
+    Fault("kill idle in join", (Role.CALLER,), 3, Blow.KILL, is_idle=True),
     Fault("kill in put", (Role.PRODUCER,), 3, Blow.KILL),
     Fault("kill in get", (Role.CONSUMER,), 3, Blow.KILL),
     Fault("kill in put and in get", EITHER, 2, Blow.KILL, hits_both=True),

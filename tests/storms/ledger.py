@@ -35,6 +35,8 @@ class State(IntEnum):
     """It has answered the roll call, and takes no more in this round."""
     BROKEN = 7
     """An exception came out of the queue that should not."""
+    JOINING = 8
+    """It waits until all items are done."""
 
 
 def number_of(round: int, hand: int, index: int) -> int:

@@ -109,20 +109,26 @@ class Round:
             member.begin()
         consumers, producers = self.crew.those(Role.CONSUMER), self.crew.those(Role.PRODUCER)
         self._moved()
-        if not self.fault.fills_memory:
+        takes_late = self.fault.fills_memory or self.fault.comes_before_takers
+        if not takes_late:
             self._order_to_take(consumers)
-        if self.fault.is_idle:
-            self._wait(lambda: all(hand.state is State.TAKING for hand in self._hands()), _no)
-            self._wait(lambda: all(victim.is_asleep() for victim in self.victims), _no)
-            self._strike()
+            if self.fault.is_idle:
+                self._strike_sleepers()
         for producer in producers:
             self._order_to_put(producer, group)
         self._moved()
         if self.fault.fills_memory:
             self._wait_for_refusal(producers)
-            self._order_to_take(consumers)
+        elif self.fault.comes_before_takers:
+            if self.fault.victims == (Role.CALLER,):
+                # Something must be there that is not done.
+                self._wait(self._sum_of_moves)
+                self.crew.caller.order(Join())
+            self._strike_sleepers()
         elif not self.fault.is_idle:
             self._strike()
+        if takes_late:
+            self._order_to_take(consumers)
         self._settle()
         self._moved()
         self._call_the_roll()
@@ -142,6 +148,10 @@ class Round:
             if self.fault.needs_new_process:
                 victim = self.crew.replace(victim, self.fault.has_own_pids)
             self.victims.append(victim)
+        self._wait_for_all()
+
+    def _wait_for_all(self) -> None:
+        """Wait until the new processes have come up."""
         deadline = time.monotonic() + COME_UP
         while any(member.hand.state is State.AWAY for member in self.crew.members()):
             for member in self.crew.members():
@@ -188,6 +198,25 @@ class Round:
         for victim in self.victims:
             self._strike_one(victim)
         self.outcome.has_struck = True
+
+    def _strike_sleepers(self) -> None:
+        """Deal the blow when the victim, and all that do the same, sleep in the queue.
+
+        A producer that has put all before that sleeps nowhere: then it comes to nothing.
+        """
+        role = self.victims[0].role
+        members = self.crew.those(role)
+
+        def sleeps(member: Member) -> bool:
+            return member.hand.state is self.fault.phase(role) and member.is_asleep()
+
+        self._wait(lambda: all(sleeps(each) or each.hand.state is State.DONE for each in members), _no)
+        if sleeps(self.victims[0]):
+            self._strike()
+        if role is Role.CALLER:
+            self.crew.replace(self.victims[0], has_own_pids=False)
+            self._wait_for_all()
+            self._moved()  # to start a process is no stall of the queue's
 
     def _strike_one(self, victim: Member) -> None:
         if self.fault.blow is Blow.KILL:

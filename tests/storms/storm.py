@@ -155,6 +155,7 @@ class Storm:
             and fault.max_bytes in (None, is_tight)
             # A bound on the items would stop whoever is to fill the memory.
             and not (fault.fills_memory and era.options.maxsize)
+            and not (fault.needs_bound and not era.options.maxsize)
         ]
         return rng.choices(possible, [fault.weight for fault in possible])[0]
 

@@ -108,7 +108,10 @@ class Worker:
                         self._put(ROLL_CALL | number_of(order.round, self.number, index), 0)
                     self.control.send("called")
                 case Join():
+                    hand = self.ledger.hand(self.number)
+                    hand.state = State.JOINING
                     self.queue.join()
+                    hand.state = State.READY
                     self.control.send("joined")
                 case Report():
                     self.control.send(self.queue.statistics())

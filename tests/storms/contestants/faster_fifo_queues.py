@@ -37,7 +37,7 @@ CONTESTANTS = [
     Contestant(
         "faster_fifo.Queue",
         _new_queue,
-        does_not_apply=frozenset({"max_bytes reached", "control group full"}),
+        does_not_apply=frozenset({"max_bytes reached", "control group full", "kill idle in join"}),
         take=_take,
         put=_put,
     )

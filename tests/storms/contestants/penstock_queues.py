@@ -4,14 +4,16 @@ from penstock import JoinableQueue, Queue, SimpleQueue
 
 from . import Contestant
 
+_NO_JOIN = frozenset({"kill idle in join"})
 # Its put waits when 1 MiB is queued, so the larger limit that a control group has to have is never reached.
-_NOT_SIMPLE = frozenset({"control group full"})
+_NOT_SIMPLE = _NO_JOIN | {"control group full"}
 
 CONTESTANTS = [
     Contestant(
         "penstock.Queue",
         lambda context, options: Queue(options.maxsize, max_bytes=options.max_bytes),
         is_penstock=True,
+        does_not_apply=_NO_JOIN,
     ),
     Contestant(
         "penstock.SimpleQueue",

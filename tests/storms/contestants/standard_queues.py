@@ -6,17 +6,18 @@ from . import Contestant
 _NOT_THEIRS = frozenset(
     {"close descriptors", "max_bytes reached", "control group full", "address space full"}
 )
+_NO_JOIN = frozenset({"kill idle in join"})
 
 CONTESTANTS = [
     Contestant(
         "multiprocessing.Queue",
         lambda context, options: context.Queue(options.maxsize),
-        does_not_apply=_NOT_THEIRS,
+        does_not_apply=_NOT_THEIRS | _NO_JOIN,
     ),
     Contestant(
         "multiprocessing.SimpleQueue",
         lambda context, options: context.SimpleQueue(),
-        does_not_apply=_NOT_THEIRS,
+        does_not_apply=_NOT_THEIRS | _NO_JOIN,
     ),
     Contestant(
         "multiprocessing.JoinableQueue",
