@@ -1,6 +1,7 @@
 """Crash-safe queues between processes, in shared memory, with the interface of `multiprocessing`.
 
     Queue, SimpleQueue, JoinableQueue   the queues
+    Pipe                                two connected objects
     get_context                         `multiprocessing` with these queues
     patch, unpatch                      these queues under programs that import `multiprocessing`
     errors                              what can be raised
@@ -19,6 +20,7 @@ if sys.platform != "linux":
 
 from . import errors
 from ._native import __version__
+from .connections import Pipe
 from .context import get_context
 from .patching import patch, unpatch
 from .queues import JoinableQueue, Queue, SimpleQueue
@@ -26,6 +28,7 @@ from .statistics import Statistics
 
 __all__ = [
     "JoinableQueue",
+    "Pipe",
     "Queue",
     "SimpleQueue",
     "Statistics",

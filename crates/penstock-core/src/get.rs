@@ -128,6 +128,29 @@ impl Queue {
         })
     }
 
+    /// Waits until there is an item, and leaves it there.
+    pub(crate) fn wait_without_taking(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut waiting = Waiting::new(Kind::Item);
+        let result = self.wait_in_section(&mut waiting, wait);
+        result.map_err(|error| {
+            self.abandon(&mut waiting);
+            if error == Error::Busy && wait.patience != Patience::Try {
+                Error::Empty
+            } else {
+                error
+            }
+        })
+    }
+
+    fn wait_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut section = self.approach(waiting, wait)?;
+        while section.hot().ready.head.get() == 0 {
+            section = self.wait_for(section, waiting, wait)?;
+        }
+        // The end of the section wakes another waiter: the item is still there.
+        section.withdraw(waiting)
+    }
+
     /// Waits for an item, and has it delivered.
     fn take<T>(
         &self,
@@ -153,7 +176,9 @@ impl Queue {
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         // What is in dead hands comes back even if nobody ever waits, because there is always another item.
-        if self.segment.hot().owned_count.get() > 0 && self.is_time_to_look() {
+        // (And a dead watcher of the bell costs everybody system calls.)
+        let hot = self.segment.hot();
+        if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_time_to_look() {
             if wait.patience == Patience::Try {
                 return Err(Error::Busy);
             }

@@ -11,6 +11,8 @@
 //! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
 //! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
 
+#[cfg_attr(loom, path = "models/bell.rs")]
+mod bell;
 mod check;
 mod delivery;
 mod done;

@@ -19,6 +19,7 @@
 //! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
 //! compare-and-swap from 0. It is not fair.
 
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 use crate::error::Error;
@@ -49,6 +50,8 @@ pub(crate) struct Section<'q> {
     pub me: u32,
     wakes: [u32; WAKES],
     wake_count: usize,
+    /// The bell's descriptor, if it is to be rung once the lock is released. See bell.rs.
+    pub ring_later: RawFd,
 }
 
 impl Queue {
@@ -77,6 +80,7 @@ impl Queue {
             me,
             wakes: [0; WAKES],
             wake_count: 0,
+            ring_later: -1,
         };
         fault!("lock.taken");
         if hot.damaged.get() != 0 {
@@ -194,6 +198,7 @@ impl Queue {
             me,
             wakes: [0; WAKES],
             wake_count: 0,
+            ring_later: -1,
         };
         let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
         if recovered.is_err() {
@@ -273,6 +278,9 @@ impl Drop for Section<'_> {
         if self.wake_count > 0 {
             fault!("unlock.before-wake");
             self.wake_chosen();
+        }
+        if self.ring_later >= 0 {
+            self.queue.ring_now(self.ring_later);
         }
     }
 }

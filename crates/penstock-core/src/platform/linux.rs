@@ -12,6 +12,7 @@ pub(crate) use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
+use rustix::pipe::PipeFlags;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::futex;
@@ -558,6 +559,169 @@ pub(crate) fn close_on_exec(fd: BorrowedFd<'_>) -> Result<(), Error> {
 
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
+}
+
+// ---------------------------------------------------------------------------------------------------- the bell
+
+/// A direction of a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// What an end of a pipe has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PipeState {
+    /// It holds bytes, or has room for some.
+    Ready,
+    Quiet,
+    /// The other ends are all closed, and it holds nothing.
+    HungUp,
+    /// This end is not open.
+    Closed,
+}
+
+/// A new pipe, open in both directions, and its number.
+pub(crate) fn make_pipe() -> Result<(OwnedFd, u64), Error> {
+    let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+    let (reading, _writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
+    let both = reopen_in(reading.as_fd(), OFlags::RDWR).map_err(os("open(/proc/self/fd)"))?;
+    let number = pipe_number(both.as_raw_fd()).ok_or(Error::Closed)?;
+    Ok((both, number))
+}
+
+fn reopen_in(fd: BorrowedFd<'_>, access: OFlags) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(path, access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Another description of the same pipe, in one direction.
+pub(crate) fn reopen_pipe(fd: BorrowedFd<'_>, access: Access) -> Option<OwnedFd> {
+    let access = match access {
+        Access::Read => OFlags::RDONLY,
+        Access::Write => OFlags::WRONLY,
+    };
+    reopen_in(fd, access).ok()
+}
+
+/// Opens a pipe in both directions through a process that has it open. `None` if it has not, or may not be asked.
+pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> Option<OwnedFd> {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    // What is there by now may be anything: it is looked at before it is opened, and again afterwards.
+    let found = rustix::fs::stat(&path).ok()?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::Fifo || found.st_ino != number {
+        return None;
+    }
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let pipe = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    (pipe_number(pipe.as_raw_fd()) == Some(number)).then_some(pipe)
+}
+
+/// The number by which the kernel knows a pipe. `None` if the descriptor leads to none.
+pub(crate) fn pipe_number(fd: RawFd) -> Option<u64> {
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for that alone.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let stat = rustix::fs::fstat(borrowed).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::Fifo).then_some(stat.st_ino)
+}
+
+/// Borrows a descriptor by number if it leads to that pipe; other code may have closed or replaced it.
+pub(crate) fn borrow_pipe(fd: RawFd, number: u64) -> Option<BorrowedFd<'static>> {
+    // SAFETY: it leads to the pipe. Whoever closes it takes the queue's lock before (bell.rs), which the caller holds; if
+    // other code closes it all the same, the worst is one byte in, or from, what it has opened in its place.
+    (pipe_number(fd) == Some(number)).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Has the calls on an end of a pipe never block, in every process that has this description.
+pub(crate) fn never_block(fd: RawFd) -> Result<(), Error> {
+    // SAFETY: a descriptor number that is not open is answered with EBADF; the borrow is used for that alone.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::ioctl_fionbio(borrowed, true).map_err(os("ioctl(FIONBIO)"))
+}
+
+/// Puts a byte into a pipe. A full one has enough of them.
+pub(crate) fn ring(pipe: BorrowedFd<'_>) -> bool {
+    matches!(rustix::io::write(pipe, &[1]), Ok(_) | Err(Errno::AGAIN))
+}
+
+/// Takes all bytes out of a pipe.
+pub(crate) fn silence(pipe: BorrowedFd<'_>) -> bool {
+    let mut bytes = [0; 64];
+    loop {
+        match rustix::io::read(pipe, &mut bytes) {
+            Ok(count) if count == bytes.len() => {}
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Waits until an end of a pipe has something to say, `at_most` so long. A signal ends the wait early, with `Quiet`.
+pub(crate) fn look_at_pipe(fd: RawFd, access: Access, at_most: Duration) -> PipeState {
+    if fd < 0 {
+        return PipeState::Closed;
+    }
+    let events = match access {
+        Access::Read => PollFlags::IN,
+        Access::Write => PollFlags::OUT,
+    };
+    // SAFETY: a descriptor number that is not open is answered by poll with NVAL; the borrow is used for that alone.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let mut polled = [PollFd::new(&borrowed, events)];
+    let timeout = Timespec {
+        tv_sec: at_most.as_secs() as i64,
+        tv_nsec: i64::from(at_most.subsec_nanos()),
+    };
+    let _ = poll(&mut polled, Some(&timeout));
+    let seen = polled[0].revents();
+    if seen.contains(PollFlags::NVAL) {
+        PipeState::Closed
+    } else if access == Access::Read && seen.contains(PollFlags::IN) {
+        PipeState::Ready
+    } else if seen.intersects(PollFlags::HUP | PollFlags::ERR) {
+        PipeState::HungUp
+    } else if seen.contains(events) {
+        PipeState::Ready
+    } else {
+        PipeState::Quiet
+    }
+}
+
+/// Whether somebody reads behind the writing end of a pipe. `back` is the reading end of a second pipe, by which the same
+/// processes answer, or -1: a process that dies closes one of the two first.
+pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
+    if writing < 0 {
+        return PipeState::Closed;
+    }
+    // SAFETY: as in look_at_pipe; poll passes over negative numbers, and -1 is not borrowed.
+    let (there, back) = unsafe {
+        let back = if back < 0 { writing } else { back };
+        (BorrowedFd::borrow_raw(writing), BorrowedFd::borrow_raw(back))
+    };
+    let mut polled = [
+        PollFd::new(&there, PollFlags::empty()),
+        PollFd::new(&back, PollFlags::empty()),
+    ];
+    let _ = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    let seen = polled[0].revents() | polled[1].revents();
+    if seen.contains(PollFlags::NVAL) {
+        PipeState::Closed
+    } else if seen.intersects(PollFlags::ERR | PollFlags::HUP) {
+        PipeState::HungUp
+    } else {
+        PipeState::Ready
+    }
+}
+
+/// Closes a descriptor that this process has opened and that nobody else closes.
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: the caller's promise: it owns the number.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
 // ---------------------------------------------------------------------------------------------------- fork
