@@ -18,7 +18,6 @@ from multiprocessing.process import AuthenticationString  # type: ignore[attr-de
 from types import FunctionType
 from typing import Any
 
-from .pools import asked_by_standard_pool
 from .queues import JoinableQueue, Queue, SimpleQueue
 
 # Executed by its path: a child that has not got its `sys.path` yet may be unable to import Penstock.
@@ -28,13 +27,15 @@ _CALL_PATCHING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_boot
 def patch() -> None:
     """Put Penstock's queues under `multiprocessing`, in this process and in those it starts with it.
 
-    From now on `multiprocessing.Queue`, `SimpleQueue` and `JoinableQueue`, and the same of the contexts
-    that `multiprocessing.get_context` returns, make Penstock's queues. So they do in the processes started
-    from here under fork, spawn and forkserver, and in theirs. Left alone are
+    From now on `multiprocessing.Queue`, `SimpleQueue`, `JoinableQueue` and `Pipe`, and the same of the contexts
+    that `multiprocessing.get_context` returns, make Penstock's queues and connections; so do process pools,
+    which make theirs by these. So they do in the processes started from here under fork, spawn and
+    forkserver, and in theirs. Left alone are
 
     - queues that exist already;
-    - the classes in `multiprocessing.queues`, and the queues inside the standard library's own pools,
-      executors and managers;
+    - the classes in `multiprocessing.queues` and the functions in `multiprocessing.connection`, and what the
+      standard library makes with them: the queues inside managers, and the one by which a
+      `ProcessPoolExecutor` hands out its calls;
     - a context of the program's own that overrides these methods;
     - Python programs started through `subprocess`.
 
@@ -125,7 +126,14 @@ def _joinable_queue(self: BaseContext, maxsize: int = 0) -> Any:
     return patching.make("JoinableQueue", self, maxsize)
 
 
+def _pipe(self: BaseContext, duplex: bool = True) -> Any:
+    from penstock.connections import Pipe
+
+    return Pipe(duplex)
+
+
 _factories = {
+    "Pipe": _Function(BaseContext.Pipe, _pipe),
     "Queue": _Function(BaseContext.Queue, _queue),
     "SimpleQueue": _Function(BaseContext.SimpleQueue, _simple_queue),
     "JoinableQueue": _Function(BaseContext.JoinableQueue, _joinable_queue),
@@ -139,8 +147,6 @@ _classes: dict[str, Callable[..., Any]] = {
 
 def make(name: str, asked: BaseContext, *arguments: int) -> Any:
     """Make the queue that the patched method `name` of the context `asked` answers with."""
-    if asked_by_standard_pool():
-        return _factories[name].original(asked, *arguments)
     return _classes[name](*arguments, ctx=asked.get_context())
 
 

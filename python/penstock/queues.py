@@ -3,6 +3,7 @@
 import copyreg
 import pickle
 from collections.abc import Callable
+from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from . import (
     _native,
     buffers,  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
+    faces,
     leaving,
     passing,
 )
@@ -63,6 +65,24 @@ class _Family(_native.Handle):
             max_deliveries=_whole("max_deliveries", max_deliveries, least=0, most=255),
         )
 
+    # What `multiprocessing`'s queues have of their pipe; see faces.py.
+
+    @property
+    def _reader(self) -> faces.Reader:
+        return faces.Reader(self, self._faces())
+
+    @property
+    def _writer(self) -> faces.Writer:
+        return faces.Writer(self, self._faces())
+
+    @property
+    def _rlock(self) -> faces.ReadLock:
+        return self._faces().lock
+
+    def _faces(self) -> faces.Faces:
+        known: faces.Faces = self.__dict__.setdefault("_known_faces", faces.Faces())
+        return known
+
     def statistics(self) -> Statistics:
         """Return the queue's figures, of this moment and over all processes. Does not wait for items or room.
 
@@ -97,7 +117,7 @@ class _Family(_native.Handle):
         return f"<{type(self).__module__}.{type(self).__qualname__} {name} at {id(self):#x}>"
 
 
-class Queue(_native.QueueBase[T], _Family):
+class Queue(_native.QueueBase[T], _Family, queues.Queue):
     """A first-in first-out queue between processes, in the place of `multiprocessing.Queue`.
 
     When `put()` returns, the item is in the queue, and every process sees it; there is no thread that sends
@@ -185,7 +205,7 @@ class Queue(_native.QueueBase[T], _Family):
         """
 
 
-class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
+class JoinableQueue(_native.JoinableQueueBase[T], Queue[T], queues.JoinableQueue):
     """A queue that knows when all of its items are done, in the place of `multiprocessing.JoinableQueue`.
 
     For each item that it took, a worker calls `task_done()` when it is done; `join()` waits until all are. An
@@ -223,7 +243,7 @@ class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
         )
 
 
-class SimpleQueue(_native.SimpleQueueBase[T], _Family):
+class SimpleQueue(_native.SimpleQueueBase[T], _Family, queues.SimpleQueue):
     """A queue without time-outs and bound on its items, in the place of `multiprocessing.SimpleQueue`.
 
     Like the pipe that is the standard library's, it holds a limited number of bytes: `put()` waits while 1

@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
 use crate::pickling::Picklers;
 use crate::waiting::{Deadline, patiently};
-use crate::{carrying, errors, leaving, unpickling};
+use crate::{carrying, errors, leaving, transfer, unpickling};
 
 /// A queue as one Python object knows it. Several handles of one process share what the core holds.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -20,6 +20,8 @@ pub struct Handle {
     /// The process that closed this handle, or 0. A child that inherits a closed handle may use it, as with
     /// `multiprocessing`.
     closed_by: AtomicU32,
+    /// The process whose end is the end of all items for this one, or 0. See `_end_with_parent`.
+    source: AtomicU32,
 }
 
 pub struct Opened {
@@ -49,6 +51,12 @@ impl Handle {
         closer != 0 && closer == std::process::id()
     }
 
+    /// Whether nobody is left who could put, as far as this process wants to be told of it.
+    pub fn has_ended(&self) -> bool {
+        let source = self.source.load(Ordering::Relaxed);
+        source != 0 && source != std::os::unix::process::parent_id()
+    }
+
     pub fn was_closed(&self) -> bool {
         self.closed_by.load(Ordering::Relaxed) != 0
     }
@@ -74,6 +82,7 @@ impl Handle {
         Handle {
             opened: OnceLock::new(),
             closed_by: AtomicU32::new(0),
+            source: AtomicU32::new(0),
         }
     }
 
@@ -188,6 +197,17 @@ impl Handle {
         }
         let queue = &slf.get().opened()?.queue;
         slf.py().detach(|| queue.watch()).map_err(errors::to_python)
+    }
+
+    /// Have a `get` that waits raise EOFError once the parent process has ended, and so all who put.
+    fn _end_with_parent(&self, is_alive: bool) {
+        let parent = std::os::unix::process::parent_id();
+        self.source.store(if is_alive { parent } else { u32::MAX }, Ordering::Relaxed);
+    }
+
+    /// `get`, also of a queue whose own one has no time-out.
+    fn _take<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+        transfer::get(slf, slf.get().opened()?, None, Deadline::new(true, timeout)?)
     }
 
     /// Whether a `get` would find an item, within `timeout` seconds (None for ever).

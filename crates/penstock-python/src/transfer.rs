@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use crate::handle::{Handle, Opened};
 use crate::pickling::Pickled;
 use crate::plain::{Writer, Written};
-use crate::waiting::{Deadline, at_once, patiently};
+use crate::waiting::{Deadline, at_once, patiently, patiently_until};
 use crate::{arrays, carrying, errors, pickling, unpickling};
 
 /// Of a connection: the writing end of the pipe that leads there, and the reading end of the one that leads back, or -1.
@@ -113,13 +113,23 @@ pub fn send(
 pub fn attempt<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
+    operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<T> {
+    attempt_until(py, deadline, || false, operation)
+}
+
+#[inline]
+fn attempt_until<T: Send>(
+    py: Python<'_>,
+    deadline: Deadline,
+    has_ended: impl Fn() -> bool + Send + Sync,
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     match at_once(&mut operation) {
         Ok(done) => Ok(done),
-        Err(Error::Busy) => patiently(py, deadline, operation),
+        Err(Error::Busy) => patiently_until(py, deadline, has_ended, operation),
         Err(Error::Full | Error::Empty) if !matches!(deadline, Deadline::Now) => {
-            patiently(py, deadline, operation)
+            patiently_until(py, deadline, has_ended, operation)
         }
         Err(error) => Err(errors::to_python(error)),
     }
@@ -134,7 +144,9 @@ pub fn get<'py>(
     let py = handle.py();
     let queue = &opened.queue;
     let mut buffer = Buffer::default();
-    let delivery = attempt(py, deadline, |wait| match end {
+    let this: &Handle = handle.get();
+    let has_ended = || this.has_ended();
+    let delivery = attempt_until(py, deadline, has_ended, |wait| match end {
         None => queue.get(&mut buffer, wait),
         Some(end) => queue.get_at(end, &mut buffer, wait),
     })?;

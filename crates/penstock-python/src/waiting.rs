@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use penstock_core::{Error, Patience, Wait};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyEOFError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -62,12 +62,25 @@ pub fn patiently<T: Send>(
     deadline: Deadline,
     operation: impl FnOnce(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
+    patiently_until(py, deadline, || false, operation)
+}
+
+/// The same, with EOFError once `has_ended` says so, which is asked now and then.
+pub fn patiently_until<T: Send>(
+    py: Python<'_>,
+    deadline: Deadline,
+    has_ended: impl Fn() -> bool + Send + Sync,
+    operation: impl FnOnce(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<T> {
     let mut raised = None;
     let result = py.detach(|| {
         // An interpreter that shuts down cannot be attached to any more: what is left is a daemon thread, and
         // it waits on.
         let mut interrupted = || {
             raised = Python::try_attach(|py| py.check_signals().err()).flatten();
+            if raised.is_none() && has_ended() {
+                raised = Some(PyEOFError::new_err(()));
+            }
             raised.is_some()
         };
         operation(Wait {
