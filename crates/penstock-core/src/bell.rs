@@ -57,6 +57,8 @@ pub(crate) const UNKNOWN: u32 = 2;
 /// anybody still reads.
 const SLICE: Duration = Duration::from_millis(100);
 const LOOK_FOR_READER: Duration = Duration::from_millis(20);
+/// How long who has rung waits for the lock to look once more.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// After a bell could not be opened, how long this process does not try again, in milliseconds.
 const PAUSE: u64 = 100;
 
@@ -292,8 +294,13 @@ impl Queue {
         let is_rung = platform::borrow_pipe(fd, number).is_some_and(platform::ring);
         fault!("bell.rung");
         if !is_rung || self.ready_count() == 0 {
-            // An error is damage, which the others report as well.
-            let _ = self.enter_surely().map(|mut section| section.mistrust_bell(is_rung));
+            // Not for long: who calls this may not wait, and has done its work. Behind a stopped holder of the lock the bell
+            // may be wrong until that goes on. An error is damage, which the others report as well.
+            let mut wait = Wait {
+                patience: Patience::Until(Instant::now() + LOOK_AGAIN),
+                interrupted: &mut || false,
+            };
+            let _ = self.enter(&mut wait).map(|mut section| section.mistrust_bell(is_rung));
         }
     }
 

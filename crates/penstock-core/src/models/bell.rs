@@ -5,6 +5,10 @@ use crate::layout::Participant;
 use crate::lock::Section;
 use crate::queue::Queue;
 
+pub(crate) const SILENT: u32 = 0;
+pub(crate) const RUNG: u32 = 1;
+pub(crate) const UNKNOWN: u32 = 2;
+
 pub(crate) struct Bell;
 
 impl Bell {
