@@ -118,6 +118,9 @@ impl World {
                     drop(View::new(&lent, lent.len() / 3..lent.len()));
                 }
             }
+            Step::Watch => {
+                self.heed(queue.watch(), true);
+            }
             Step::TaskDone => {
                 self.heed(queue.task_done(), true);
             }
@@ -321,7 +324,8 @@ impl World {
                     "the damage was forgotten: {error}"
                 );
             }
-            Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } if self.is_damaged => {}
+            Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } | Error::BellUnreachable { .. }
+                if self.is_damaged => {}
             _ => panic!("{error:?}"),
         }
         None

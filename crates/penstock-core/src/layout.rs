@@ -101,9 +101,6 @@ pub(crate) struct Hot {
     pub waiters: [WaiterList; 3],
     pub cells_free: LockedU32,
     pub cells_high: LockedU32,
-    /// Watchers of the bell, of all participants together; and what its pipe holds. See bell.rs.
-    pub watching: LockedU32,
-    pub rung: LockedU32,
 
     // Line 3: memory, see heap.rs and slot.rs.
     /// Bytes of extents with a payload; with the slots in use they are what `max_bytes` limits.
@@ -136,6 +133,9 @@ pub(crate) struct Hot {
     pub lent_bytes: AtomicU64,
     /// Which pipe is the bell: its inode's number, or 0.
     pub bell: LockedU64,
+    /// Watchers of the bell, of all participants together; and what its pipe holds. See bell.rs.
+    pub watching: LockedU32,
+    pub rung: LockedU32,
 }
 
 impl Hot {
