@@ -14,17 +14,20 @@
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 if sys.platform != "linux":
     raise ImportError(f"Penstock works on Linux only, so far; this is {sys.platform}")
 
 from . import errors
 from ._native import __version__
-from .connections import Pipe
 from .context import get_context
 from .patching import patch, unpatch
 from .queues import JoinableQueue, Queue, SimpleQueue
 from .statistics import Statistics
+
+if TYPE_CHECKING:
+    from .connections import Pipe
 
 __all__ = [
     "JoinableQueue",
@@ -38,3 +41,11 @@ __all__ = [
     "patch",
     "unpatch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Pipe":  # late, as `connections` says
+        from .connections import Pipe
+
+        return Pipe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,12 +4,15 @@ A connection's messages go through a queue for each direction. Beside each queue
 ends are open exactly where the connection's are: in every process that has inherited or received it, until it
 closes it or dies. So the kernel says when nobody is left on the other side, and the pipe is what `select` looks
 at: it holds a byte while a message is there.
+
+To be imported when a connection is made or arrives: `multiprocessing.connection` imports `multiprocessing.util`
+(see `leaving.arm`).
 """
 
 import io
 import os
 from collections.abc import Callable
-from multiprocessing import connection, context, reduction
+from multiprocessing import connection, context, reduction, resource_sharer
 from typing import Any
 
 from . import leaving, passing
@@ -180,6 +183,14 @@ def _reopen(description: Any) -> Channel | None:
         return None
     state, end = description
     channel = Channel()
-    passing.reopen(channel, state)
+    if isinstance(state[2], resource_sharer.DupFd):
+        id, protocol, duplicate = state
+        fd = duplicate.detach()
+        if channel._adopt(id, protocol):
+            os.close(fd)
+        else:
+            channel._attach(fd, id, protocol)
+    else:
+        passing.reopen(channel, state)
     channel._hold(end.detach(), False)
     return channel

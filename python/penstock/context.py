@@ -5,7 +5,6 @@ from multiprocessing import context
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from .connections import Connection, Pipe
 from .queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = ["ForkContext", "ForkServerContext", "SpawnContext", "get_context"]
@@ -59,7 +58,7 @@ class _Factories(_Mixed):
         """
         return SimpleQueue(max_bytes=max_bytes, protocol=protocol, ctx=self)
 
-    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
+    def Pipe(self, duplex: bool = True) -> Any:
         """Make two connections, as `penstock.Pipe` does.
 
         >>> a, b = get_context().Pipe()
@@ -67,6 +66,8 @@ class _Factories(_Mixed):
         >>> b.recv()
         1
         """
+        from .connections import Pipe
+
         return Pipe(duplex)
 
     def get_context(self, method: str | None = None) -> Any:

@@ -12,7 +12,7 @@ descriptor a path, which leads to the same memory: /proc/<pid>/fd/<descriptor>.
 import errno
 import os
 from collections.abc import Iterator
-from multiprocessing import context, reduction, resource_sharer
+from multiprocessing import context, reduction
 from typing import Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -60,13 +60,7 @@ def reopen(handle: Handle, state: State) -> None:
     Raises QueueGoneError if no process has the queue open any more.
     """
     id, protocol, where = state
-    if isinstance(where, resource_sharer.DupFd):
-        fd = where.detach()
-        if handle._adopt(id, protocol):
-            os.close(fd)
-        elif not handle._attach(fd, id, protocol):
-            raise QueueGoneError(errno.ESTALE, f"queue {id.hex()} is gone: another came in its place")
-    elif not isinstance(where, tuple):
+    if not isinstance(where, tuple):
         _reopen_inherited(handle, id, protocol, where)
     elif not handle._adopt(id, protocol):
         for path in _paths(*where):

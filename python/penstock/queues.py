@@ -3,7 +3,6 @@
 import copyreg
 import pickle
 from collections.abc import Callable
-from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -51,7 +50,7 @@ class _Family(_native.Handle):
         acknowledged: bool = False,
         max_deliveries: SupportsIndex = _MAX_DELIVERIES,
     ) -> None:
-        leaving.arm()
+        _arm()
         self._create(
             maxsize=max(0, _whole("maxsize", maxsize, most=1 << 62)),
             max_bytes=None if max_bytes is None else _whole("max_bytes", max_bytes, least=1, most=1 << 62),
@@ -103,7 +102,7 @@ class _Family(_native.Handle):
         return passing.describe(self)
 
     def __setstate__(self, state: passing.State) -> None:
-        leaving.arm()
+        _arm()
         passing.reopen(self, state)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
@@ -117,7 +116,7 @@ class _Family(_native.Handle):
         return f"<{type(self).__module__}.{type(self).__qualname__} {name} at {id(self):#x}>"
 
 
-class Queue(_native.QueueBase[T], _Family, queues.Queue):
+class Queue(_native.QueueBase[T], _Family):
     """A first-in first-out queue between processes, in the place of `multiprocessing.Queue`.
 
     When `put()` returns, the item is in the queue, and every process sees it; there is no thread that sends
@@ -205,7 +204,7 @@ class Queue(_native.QueueBase[T], _Family, queues.Queue):
         """
 
 
-class JoinableQueue(_native.JoinableQueueBase[T], Queue[T], queues.JoinableQueue):
+class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
     """A queue that knows when all of its items are done, in the place of `multiprocessing.JoinableQueue`.
 
     For each item that it took, a worker calls `task_done()` when it is done; `join()` waits until all are. An
@@ -243,7 +242,7 @@ class JoinableQueue(_native.JoinableQueueBase[T], Queue[T], queues.JoinableQueue
         )
 
 
-class SimpleQueue(_native.SimpleQueueBase[T], _Family, queues.SimpleQueue):
+class SimpleQueue(_native.SimpleQueueBase[T], _Family):
     """A queue without time-outs and bound on its items, in the place of `multiprocessing.SimpleQueue`.
 
     Like the pipe that is the standard library's, it holds a limited number of bytes: `put()` waits while 1
@@ -269,6 +268,29 @@ class SimpleQueue(_native.SimpleQueueBase[T], _Family, queues.SimpleQueue):
         if self._closed:
             raise OSError("handle is closed")
         return super().__getstate__()
+
+
+_is_armed = False
+
+
+def _arm() -> None:
+    """Do what waits until this process opens a queue, because it imports `multiprocessing.util`."""
+    global _is_armed
+    if _is_armed:
+        return
+    leaving.arm()
+    from multiprocessing import queues
+
+    # Ours are standard queues for who asks: `logging.config` does. They inherit nothing from there, because they have
+    # all that is there.
+    for ours, standard in (
+        (Queue, queues.Queue),
+        (JoinableQueue, queues.JoinableQueue),
+        (SimpleQueue, queues.SimpleQueue),
+    ):
+        if standard not in ours.__mro__:
+            ours.__bases__ = (*ours.__bases__, standard)
+    _is_armed = True
 
 
 def _whole(name: str, value: SupportsIndex, *, most: int, least: int | None = None) -> int:
