@@ -324,7 +324,9 @@ impl World {
                     "the damage was forgotten: {error}"
                 );
             }
-            Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } | Error::BellUnreachable { .. }
+            Error::TooManyParticipants { .. }
+            | Error::TooManyWaiters { .. }
+            | Error::BellUnreachable { .. }
                 if self.is_damaged => {}
             _ => panic!("{error:?}"),
         }

@@ -1,19 +1,19 @@
 """`Pipe`: two connected objects that send and receive.
 
-A connection's messages go through a queue for each direction. Beside each queue lies a pipe of the system, whose
-ends are open exactly where the connection's are: in every process that has inherited or received it, until it
-closes it or dies. So the kernel says when nobody is left on the other side, and the pipe is what `select` looks
-at: it holds a byte while a message is there.
+A connection's messages go through a queue for each direction. Beside each queue lies a pipe of the system,
+whose ends are open exactly where the connection's are: in every process that has inherited or received it,
+until it closes it or dies. So the kernel says when nobody is left on the other side, and the pipe is what
+`select` looks at: it holds a byte while a message is there.
 
-To be imported when a connection is made or arrives: `multiprocessing.connection` imports `multiprocessing.util`
-(see `leaving.arm`).
+To be imported when a connection is made or arrives: `multiprocessing.connection` imports
+`multiprocessing.util` (see `leaving.arm`).
 """
 
 import io
 import os
 from collections.abc import Callable
 from multiprocessing import connection, context, reduction, resource_sharer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import leaving, passing
 from ._native import Channel
@@ -28,17 +28,17 @@ class Connection(connection.Connection):
     """One side of a `Pipe`, in the place of `multiprocessing.connection.Connection`, which it is one of.
 
     It has that class's methods, with the same meaning: `send`, `recv`, `send_bytes`, `recv_bytes`,
-    `recv_bytes_into`, `poll`, `fileno`, `close`, `closed`, `readable`, `writable`, and `with`. What `send` was
-    given arrives although the sender is killed next. Several threads may send, and several receive, at once; each
-    message goes to one of them whole. A `send` waits while 1 MiB is on its way.
+    `recv_bytes_into`, `poll`, `fileno`, `close`, `closed`, `readable`, `writable`, and `with`. What `send`
+    was given arrives although the sender is killed next. Several threads may send, and several receive, at
+    once; each message goes to one of them whole. A `send` waits while 1 MiB is on its way.
 
-    `recv` raises EOFError when nothing is left to receive and the other side is closed in every process, or its
-    processes have died. `send` raises BrokenPipeError when nobody is left who could receive. A signal handler
-    that raises, as for Ctrl-C, ends a wait.
+    `recv` raises EOFError when nothing is left to receive and the other side is closed in every process, or
+    its processes have died. `send` raises BrokenPipeError when nobody is left who could receive. A signal
+    handler that raises, as for Ctrl-C, ends a wait.
 
-    `fileno()` is a descriptor for `select` and its like, readable exactly while `recv` would not wait; nothing
-    else may be done with it. A connection travels to another process as the standard one does: inherited, as an
-    argument of a `Process`, or inside a message.
+    `fileno()` is a descriptor for `select` and its like, readable exactly while `recv` would not wait;
+    nothing else may be done with it. A connection travels to another process as the standard one does:
+    inherited, as an argument of a `Process`, or inside a message.
 
     >>> import penstock
     >>> a, b = penstock.Pipe()
@@ -54,7 +54,15 @@ class Connection(connection.Connection):
     EOFError
     """
 
-    # The checks of state and arguments are inherited.
+    # The checks of state and arguments are inherited, and the stubs do not tell of them.
+
+    if TYPE_CHECKING:
+        _handle: int
+
+        def _check_closed(self) -> None: ...
+        def _check_readable(self) -> None: ...
+        def _check_writable(self) -> None: ...
+        def _bad_message_length(self) -> None: ...
 
     _incoming: Channel | None
     _outgoing: Channel | None
@@ -89,19 +97,71 @@ class Connection(connection.Connection):
         return self._outgoing
 
     def fileno(self) -> int:
+        """Return a descriptor to wait with. Does not wait itself. Raises OSError if closed.
+
+        >>> import penstock, select
+        >>> a, b = penstock.Pipe()
+        >>> a.send(1)
+        >>> select.select([b], [], [], 0)[0] == [b]
+        True
+        """
         self._check_closed()
         return self._handle if self._incoming is None else self._incoming.watch()
 
     def send(self, obj: Any) -> None:
+        """Send an object that pickles. Waits while 1 MiB is on its way to the other side.
+
+        Raises BrokenPipeError if nobody is left who could receive it, OSError if this connection is closed or
+        only receives, QueueMemoryError if there is no memory, and whatever pickling raises; nothing is sent
+        then. If this process is killed meanwhile, the object arrives whole or not at all.
+
+        >>> import penstock
+        >>> a, b = penstock.Pipe()
+        >>> b.close()
+        >>> a.send(1)
+        Traceback (most recent call last):
+            ...
+        BrokenPipeError: [Errno 32] Broken pipe
+        """
         self._sending().send(obj)
 
     def recv(self) -> Any:
+        """Receive an object. Waits for one.
+
+        Raises EOFError if all was received and nobody is left who could send, OSError if this connection is
+        closed or only sends, and what rebuilding the object raises. If this process is killed meanwhile, the
+        object is lost, or goes to another process that receives here.
+
+        >>> import penstock
+        >>> a, b = penstock.Pipe()
+        >>> a.send([1])
+        >>> b.recv()
+        [1]
+        """
         return self._receiving().recv()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
+        """Return whether `recv` would not wait. Waits for that, `timeout` seconds at most (None for ever).
+
+        >>> import penstock
+        >>> a, b = penstock.Pipe()
+        >>> b.poll(0.01)
+        False
+        """
         return self._receiving().poll(timeout)
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Receive bytes that were sent by `send_bytes`, or the pickle of an object. Waits for them.
+
+        Raises what `recv` raises; and OSError if there are more than `maxlength` bytes, which are lost then, and
+        nothing can be received here any more.
+
+        >>> import penstock
+        >>> a, b = penstock.Pipe()
+        >>> a.send_bytes(b"abc")
+        >>> b.recv_bytes()
+        b'abc'
+        """
         channel = self._receiving()
         if maxlength is not None and maxlength < 0:
             raise ValueError("negative maxlength")
@@ -129,8 +189,9 @@ class Connection(connection.Connection):
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """Make two connected connections, in the place of `multiprocessing.Pipe`.
 
-    If `duplex` is true, both send and receive; else the first one only receives and the second one only sends.
-    Does not block. Raises QueueMemoryError and OSError if the system has no memory or descriptor for them.
+    If `duplex` is true, both send and receive; else the first one only receives and the second one only
+    sends. Does not block. Raises QueueMemoryError and OSError if the system has no memory or descriptor for
+    them.
 
     >>> import penstock
     >>> receiver, sender = penstock.Pipe(duplex=False)
@@ -159,8 +220,8 @@ def _make_direction() -> tuple[Channel, Channel]:
     return receiving, sending
 
 
-# How a connection reaches another process: the queue as passing.py says, or by its descriptor, because the sender may
-# close the connection at once; the pipe's end by its descriptor.
+# How a connection reaches another process: the queue as passing.py says, or by its descriptor, because the
+# sender may close the connection at once; the pipe's end by its descriptor.
 
 
 def _describe(channel: Channel | None) -> Any:

@@ -1,10 +1,11 @@
 """The private attributes of `multiprocessing`'s queues that known programs touch.
 
-`multiprocessing`'s queues are a pipe and locks around it, and programs that have come to know these reach for them.
-A queue of Penstock has neither; what stands here answers in their place, as far as one of these programs needs it:
+`multiprocessing`'s queues are a pipe and locks around it, and programs that have come to know these reach for
+them. A queue of Penstock has neither; what stands here answers in their place, as far as one of these
+programs needs it:
 
     queue._reader       recv, poll, close    multiprocessing.pool.Pool (results; a worker closes it)
-                        recv, fileno         concurrent.futures.ProcessPoolExecutor (results, in connection.wait)
+                        recv, fileno         concurrent.futures.ProcessPoolExecutor (results)
     queue._writer       send, close          multiprocessing.pool.Pool (tasks; a worker closes it)
     queue._rlock        acquire, release     the same, when it is terminated
 """
@@ -38,14 +39,15 @@ class Reader:
         self._faces = faces
 
     def fileno(self) -> int:
+        """Return the queue's `fileno()`."""
         self._check()
         return self._queue.fileno()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
         """Whether `recv` would find something, within `timeout` seconds (None for ever).
 
-        A thread that holds the lock of the reading side expects that nobody takes it away before it calls `recv`,
-        so for such a thread this takes it already.
+        A thread that holds the lock of the reading side expects that nobody takes it away before it calls
+        `recv`, so for such a thread this takes it already.
         """
         self._check()
         faces = self._faces
@@ -59,6 +61,7 @@ class Reader:
         return True
 
     def recv(self) -> Any:
+        """Take an item out of the queue. Waits for one."""
         self._check()
         faces = self._faces
         if faces.lock.is_mine() and faces.in_hand:
@@ -66,10 +69,12 @@ class Reader:
         return self._queue._take(None)
 
     def close(self) -> None:
+        """Use this face no more, in this process."""
         self._faces.is_reader_closed = True
 
     @property
     def closed(self) -> bool:
+        """Whether `close` was called."""
         return self._faces.is_reader_closed
 
     def _check(self) -> None:
@@ -85,6 +90,7 @@ class Writer:
         self._faces = faces
 
     def send(self, obj: Any) -> None:
+        """Put an object into the queue."""
         if self.closed:
             raise OSError("handle is closed")
         self._queue.put(obj)  # type: ignore[attr-defined]
@@ -92,8 +98,8 @@ class Writer:
     def close(self) -> None:
         """Put no more into the queue, in this process.
 
-        A worker does so, and expects to be told by EOFError when nobody can put any more: when the process that
-        started it has ended.
+        A worker does so, and expects to be told by EOFError when nobody can put any more: when the process
+        that started it has ended.
         """
         self._faces.is_writer_closed = True
         parent = process.parent_process()
@@ -102,6 +108,7 @@ class Writer:
 
     @property
     def closed(self) -> bool:
+        """Whether `close` was called."""
         return self._faces.is_writer_closed
 
 
@@ -114,9 +121,11 @@ class ReadLock:
         self._depth = 0
 
     def is_mine(self) -> bool:
+        """Return whether this thread holds it."""
         return self._owner == threading.get_ident()
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take it, as a lock of `multiprocessing`; again and again, if this thread has it already."""
         if not self._lock.acquire(block, -1 if timeout is None or not block else max(0.0, timeout)):
             return False
         self._owner = threading.get_ident()
@@ -124,6 +133,7 @@ class ReadLock:
         return True
 
     def release(self) -> None:
+        """Let go of it. Raises ValueError if this thread does not hold it."""
         if not self.is_mine():
             raise ValueError("semaphore or lock released too many times")
         self._depth -= 1

@@ -27,10 +27,10 @@ _CALL_PATCHING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_boot
 def patch() -> None:
     """Put Penstock's queues under `multiprocessing`, in this process and in those it starts with it.
 
-    From now on `multiprocessing.Queue`, `SimpleQueue`, `JoinableQueue` and `Pipe`, and the same of the contexts
-    that `multiprocessing.get_context` returns, make Penstock's queues and connections; so do process pools,
-    which make theirs by these. So they do in the processes started from here under fork, spawn and
-    forkserver, and in theirs. Left alone are
+    From now on `multiprocessing.Queue`, `SimpleQueue`, `JoinableQueue` and `Pipe`, and the same of the
+    contexts that `multiprocessing.get_context` returns, make Penstock's queues and connections; so do
+    process pools, which make theirs by these. So they do in the processes started from here under fork,
+    spawn and forkserver, and in theirs. Left alone are
 
     - queues that exist already;
     - the classes in `multiprocessing.queues` and the functions in `multiprocessing.connection`, and what the

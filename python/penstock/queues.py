@@ -281,8 +281,8 @@ def _arm() -> None:
     leaving.arm()
     from multiprocessing import queues
 
-    # Ours are standard queues for who asks: `logging.config` does. They inherit nothing from there, because they have
-    # all that is there.
+    # Ours are standard queues for who asks: `logging.config` does. They inherit nothing from there, because
+    # they have all that is there.
     for ours, standard in (
         (Queue, queues.Queue),
         (JoinableQueue, queues.JoinableQueue),

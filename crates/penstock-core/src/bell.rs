@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::Ticket;
 use crate::delivery::Buffer;
 use crate::error::Error;
 use crate::fault::fault;
@@ -46,7 +47,6 @@ use crate::platform::{self, Access, Instant, PipeState};
 use crate::queue::{Patience, Queue, Wait};
 use crate::sync::{Count, Word};
 use crate::waiter::Kind;
-use crate::Ticket;
 
 // What the pipe holds: nothing, a byte, or it cannot be told.
 pub(crate) const SILENT: u32 = 0;
@@ -111,7 +111,12 @@ struct Bringing(Option<End>);
 impl Bringing {
     fn new(end: RawFd, access: Access) -> Bringing {
         // A thread whose locals are gone already makes no more calls that bring an end.
-        Bringing(BROUGHT.try_with(|brought| brought.replace(Some(End(end, access)))).ok().flatten())
+        Bringing(
+            BROUGHT
+                .try_with(|brought| brought.replace(Some(End(end, access))))
+                .ok()
+                .flatten(),
+        )
     }
 }
 
@@ -140,7 +145,9 @@ impl Queue {
     /// The same for a queue that has been given the pipe `end` is the reading end of.
     pub fn watch_at(&self, end: RawFd) -> Result<(), Error> {
         let _bringing = Bringing::new(end, Access::Read);
-        let watched = self.enter_surely().and_then(|mut section| section.watch_for_good());
+        let watched = self
+            .enter_surely()
+            .and_then(|mut section| section.watch_for_good());
         self.report(watched)
     }
 
@@ -300,7 +307,9 @@ impl Queue {
                 patience: Patience::Until(Instant::now() + LOOK_AGAIN),
                 interrupted: &mut || false,
             };
-            let _ = self.enter(&mut wait).map(|mut section| section.mistrust_bell(is_rung));
+            let _ = self
+                .enter(&mut wait)
+                .map(|mut section| section.mistrust_bell(is_rung));
         }
     }
 
@@ -421,7 +430,12 @@ impl Section<'_> {
     /// The descriptor that a watcher of this process polls.
     fn open_bell_to_watch(&mut self) -> Result<RawFd, Error> {
         let number = self.hot().bell.get();
-        if let Some(fd) = self.queue.bell.fd().filter(|fd| platform::pipe_number(*fd) == Some(number)) {
+        if let Some(fd) = self
+            .queue
+            .bell
+            .fd()
+            .filter(|fd| platform::pipe_number(*fd) == Some(number))
+        {
             return Ok(fd);
         }
         if let Some(fd) = self.open_bell_of_another()? {

@@ -127,7 +127,10 @@ impl fmt::Display for Error {
                 "the queue's file descriptor was closed by other code in this process (closerange?); \
                  the queue still works here but cannot be sent to another process"
             ),
-            Error::Ended => write!(f, "the other side is closed or dead, and everything it sent was received"),
+            Error::Ended => write!(
+                f,
+                "the other side is closed or dead, and everything it sent was received"
+            ),
             Error::Broken => write!(f, "the other side is closed or dead"),
             Error::EndClosed => write!(f, "the connection's descriptor was closed"),
             Error::BellUnreachable { pid } => write!(

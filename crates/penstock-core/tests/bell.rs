@@ -238,10 +238,12 @@ impl Ends {
 
 fn receive(queue: &Arc<Queue>, end: RawFd, patience: Patience) -> Result<Vec<u8>, Error> {
     let mut buffer = Buffer::default();
-    Ok(match with(patience, |wait| queue.get_at(end, &mut buffer, wait))? {
-        Delivery::Copied => buffer.bytes().to_vec(),
-        Delivery::Lent(lent) => lent.bytes().to_vec(),
-    })
+    Ok(
+        match with(patience, |wait| queue.get_at(end, &mut buffer, wait))? {
+            Delivery::Copied => buffer.bytes().to_vec(),
+            Delivery::Lent(lent) => lent.bytes().to_vec(),
+        },
+    )
 }
 
 #[test]
@@ -273,7 +275,11 @@ fn a_connection_breaks_with_its_last_reader() {
     .unwrap();
     let ends = Ends::new(&queue);
     let writing = ends.0[1];
-    let send = || with(Patience::Forever, |wait| queue.put_at((writing, -1), &[&[1; 20]], wait));
+    let send = || {
+        with(Patience::Forever, |wait| {
+            queue.put_at((writing, -1), &[&[1; 20]], wait)
+        })
+    };
     send().unwrap();
     // The second one waits for room until the reader goes.
     std::thread::scope(|scope| {

@@ -105,7 +105,14 @@ impl Channel {
         let pieces = [envelope::raw_mark(bytes), bytes];
         let is_large = bytes.len() > pickling::LARGE;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        transfer::send(slf.py(), &opened.queue, Some(ends), &pieces, is_large, Deadline::Never)?;
+        transfer::send(
+            slf.py(),
+            &opened.queue,
+            Some(ends),
+            &pieces,
+            is_large,
+            Deadline::Never,
+        )?;
         Ok(())
     }
 
@@ -115,7 +122,10 @@ impl Channel {
     }
 
     /// The message as bytes, or None if there are more than `maxlength`: it is lost then.
-    fn recv_bytes<'py>(slf: &Bound<'py, Self>, maxlength: Option<usize>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    fn recv_bytes<'py>(
+        slf: &Bound<'py, Self>,
+        maxlength: Option<usize>,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
         let (opened, end) = parts(slf)?;
         let (py, queue) = (slf.py(), &opened.queue);
         let mut buffer = Buffer::default();
@@ -138,19 +148,20 @@ impl Channel {
         let (opened, end) = parts(slf)?;
         let (py, queue) = (slf.py(), &opened.queue);
         let deadline = Deadline::new(true, timeout)?;
-        let waited = patiently(py, deadline, |mut wait| match queue.await_at(end, &mut wait) {
+        patiently(py, deadline, |mut wait| match queue.await_at(end, &mut wait) {
             Ok(()) | Err(Error::Ended) => Ok(true),
             Err(Error::Empty) => Ok(false),
             Err(error) => Err(error),
-        });
-        waited
+        })
     }
 
     /// The end's descriptor, readable exactly while a message is there, or the end of all messages.
     fn watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
         let (opened, end) = parts(slf)?;
         let queue = &opened.queue;
-        slf.py().detach(|| queue.watch_at(end)).map_err(errors::to_python)?;
+        slf.py()
+            .detach(|| queue.watch_at(end))
+            .map_err(errors::to_python)?;
         Ok(end)
     }
 }

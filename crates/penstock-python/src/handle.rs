@@ -202,11 +202,15 @@ impl Handle {
     /// Have a `get` that waits raise EOFError once the parent process has ended, and so all who put.
     fn _end_with_parent(&self, is_alive: bool) {
         let parent = std::os::unix::process::parent_id();
-        self.source.store(if is_alive { parent } else { u32::MAX }, Ordering::Relaxed);
+        self.source
+            .store(if is_alive { parent } else { u32::MAX }, Ordering::Relaxed);
     }
 
     /// `get`, also of a queue whose own one has no time-out.
-    fn _take<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Bound<'py, PyAny>> {
+    fn _take<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         transfer::get(slf, slf.get().opened()?, None, Deadline::new(true, timeout)?)
     }
 

@@ -12,8 +12,8 @@ pub(crate) use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
-use rustix::pipe::PipeFlags;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::futex;
 use rustix::time::Timespec;
@@ -707,7 +707,13 @@ pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
         PollFd::new(&there, PollFlags::empty()),
         PollFd::new(&back, PollFlags::empty()),
     ];
-    let _ = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    let _ = poll(
+        &mut polled,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    );
     let seen = polled[0].revents() | polled[1].revents();
     if seen.contains(PollFlags::NVAL) {
         PipeState::Closed
