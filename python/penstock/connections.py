@@ -153,8 +153,8 @@ class Connection(connection.Connection):
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Receive bytes that were sent by `send_bytes`, or the pickle of an object. Waits for them.
 
-        Raises what `recv` raises; and OSError if there are more than `maxlength` bytes, which are lost then, and
-        nothing can be received here any more.
+        Raises what `recv` raises; and OSError if there are more than `maxlength` bytes, which are lost then,
+        and nothing can be received here any more.
 
         >>> import penstock
         >>> a, b = penstock.Pipe()
