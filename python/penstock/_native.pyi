@@ -4,7 +4,7 @@
 
 from collections.abc import Iterable
 from types import GenericAlias
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, final
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -56,6 +56,8 @@ class Handle:
     def check(self) -> list[str]: ...
     def close(self) -> None: ...
 
+@final
+@disjoint_base
 class Channel(Handle):
     def _hold(self, end: int, is_new: bool) -> None: ...
     def _pair(self, back: int) -> None: ...

@@ -46,7 +46,7 @@ use crate::lock::Section;
 use crate::platform::{self, Access, Instant, PipeState};
 use crate::queue::{Patience, Queue, Wait};
 use crate::sync::{Count, Word};
-use crate::waiter::Kind;
+use crate::waiter::{Kind, Waiting};
 
 // What the pipe holds: nothing, a byte, or it cannot be told.
 pub(crate) const SILENT: u32 = 0;
@@ -223,6 +223,29 @@ impl Queue {
     pub fn await_item(&self, mut wait: Wait<'_>) -> Result<(), Error> {
         let waited = self.wait_without_taking(&mut wait);
         self.report(waited)
+    }
+
+    /// Waits until there is an item, and leaves it there.
+    fn wait_without_taking(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut waiting = Waiting::new(Kind::Item);
+        let result = self.wait_in_section(&mut waiting, wait);
+        result.map_err(|error| {
+            self.abandon(&mut waiting);
+            if error == Error::Busy && wait.patience != Patience::Try {
+                Error::Empty
+            } else {
+                error
+            }
+        })
+    }
+
+    fn wait_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut section = self.approach(waiting, wait)?;
+        while section.hot().ready.head.get() == 0 {
+            section = self.wait_for(section, waiting, wait)?;
+        }
+        // The end of the section wakes another waiter: the item is still there.
+        section.withdraw(waiting)
     }
 
     /// The same at the reading end of the queue's pipe; `Error::Ended` as of [`get_at`](Self::get_at).

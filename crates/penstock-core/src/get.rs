@@ -128,29 +128,6 @@ impl Queue {
         })
     }
 
-    /// Waits until there is an item, and leaves it there.
-    pub(crate) fn wait_without_taking(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let mut waiting = Waiting::new(Kind::Item);
-        let result = self.wait_in_section(&mut waiting, wait);
-        result.map_err(|error| {
-            self.abandon(&mut waiting);
-            if error == Error::Busy && wait.patience != Patience::Try {
-                Error::Empty
-            } else {
-                error
-            }
-        })
-    }
-
-    fn wait_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let mut section = self.approach(waiting, wait)?;
-        while section.hot().ready.head.get() == 0 {
-            section = self.wait_for(section, waiting, wait)?;
-        }
-        // The end of the section wakes another waiter: the item is still there.
-        section.withdraw(waiting)
-    }
-
     /// Waits for an item, and has it delivered.
     fn take<T>(
         &self,

@@ -314,6 +314,7 @@ pub(crate) fn free_record(record: &Participant, name: u32) {
         .store(RecordWord::free(name >> 12).0, Ordering::Release);
 }
 
+#[cfg(not(loom))]
 impl Participant {
     pub(crate) fn pid(&self) -> u32 {
         read(self).pid()
