@@ -134,7 +134,7 @@ pub(crate) struct Hot {
     /// Which pipe is the bell: its inode's number, or 0.
     pub bell: LockedU64,
     /// Watchers of the bell, of all participants together; and what its pipe holds. See bell.rs.
-    pub watching: LockedU32,
+    pub watching: AtomicU32,
     pub rung: LockedU32,
 }
 
