@@ -198,6 +198,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.slots_backed,
         &hot.participants_high,
         &hot.grown,
+        &hot.watching,
     ];
     let on_way = hot.waiters.iter().map(|list| &list.on_way);
     let lists = [&hot.ready, &hot.dead, &hot.orphans]
