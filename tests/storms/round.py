@@ -27,6 +27,7 @@ SIZES = [0, 10, 60, 300, 1500, 5000, 70_000, 300_000]
 SIZE_WEIGHTS = [12, 12, 6, 6, 6, 4, 2, 1]
 COME_UP = 60.0  # seconds for new processes to be there
 LOOK_EVERY = 0.0005  # seconds
+BE_FOUND = 0.3  # seconds within which a death must show
 # A rival's items may be on their way without being in the queue. After so long without one it is believed.
 QUIET = 0.5
 
@@ -262,6 +263,9 @@ class Round:
             # In this order: whoever has written an item down, and is to die over it, is armed by then.
             if any(hand.is_armed for hand in self._hands()):
                 return False
+            # Again, because whoever was armed may have forked, and has announced its child before it was armed no more.
+            if not self._has_put_all():
+                return False
             if missing > self._may_be_missing():
                 # Lost, or everybody hangs: the roll call will tell.
                 return self._quiet_for() > (0.9 * self.watchdog if self.contestant.is_penstock else QUIET)
@@ -290,7 +294,13 @@ class Round:
         self._wait(lambda: all(processes.state(child.pid) in ("", "Z") for child in children), _no)
 
     def _check_statistics(self) -> None:
+        living = sum(not member.is_dead for member in self.crew.members())
         found = self._ask(Report())
+        # The kernel closes a process's descriptors, and with them its life byte, a moment after it has become another
+        # program; the promise is about 100 ms.
+        end = time.monotonic() + BE_FOUND
+        while found.participants > living and time.monotonic() < end:
+            found = self._ask(Report())
         hands = self._all_hands()
         wrong = self.outcome.wrong
         least = self.puts_before + self.called + sum(hand.put for hand in hands)
@@ -301,7 +311,6 @@ class Round:
             wrong.append("the statistics' books do not balance")
         if (found.queued, found.unfinished, found.dead_letters) != (0, 0, 0):
             wrong.append("not empty after the roll call")
-        living = sum(not member.is_dead for member in self.crew.members())
         if found.participants > living:
             wrong.append(f"{found.participants} participants, but {living} processes live")
         if wrong:

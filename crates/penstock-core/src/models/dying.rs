@@ -50,7 +50,12 @@ fn a_getter_dies() {
         let (lost, got) = (Log::default(), Log::default());
         let mut processes = Processes::of(&queue);
         let log = lost.clone();
-        processes.start(1, move |queue| log.note(get(queue)));
+        // Patient, not for ever: or it could stop at one more step of one more slice, again and again.
+        processes.start(1, move |queue| {
+            if let Ok(item) = try_get(queue, patient()) {
+                log.note(item);
+            }
+        });
         let log = got.clone();
         processes.start(2, move |queue| get_all(queue, &log, |_| ()));
         processes.start(3, |queue| {
@@ -80,9 +85,11 @@ fn a_worker_dies() {
             let mut processes = Processes::of(&queue);
             let log = given_up.clone();
             processes.start(1, move |queue| {
-                let item = get(queue);
-                queue.task_done().expect("it is unfinished");
-                log.note(item);
+                // Patient, as in a_getter_dies.
+                if let Ok(item) = try_get(queue, patient()) {
+                    queue.task_done().expect("it is unfinished");
+                    log.note(item);
+                }
             });
             let log = done.clone();
             processes.start(2, move |queue| {
@@ -109,7 +116,12 @@ fn a_spinner_dies() {
         let (lost, got) = (Log::default(), Log::default());
         let mut processes = Processes::of(&queue);
         let log = lost.clone();
-        processes.start(1, move |queue| log.note(get(queue)));
+        // Patient, as in a_getter_dies.
+        processes.start(1, move |queue| {
+            if let Ok(item) = try_get(queue, patient()) {
+                log.note(item);
+            }
+        });
         let log = got.clone();
         processes.start(2, move |queue| get_all(queue, &log, |_| ()));
         processes.start(3, |queue| put(queue, 1));
