@@ -468,6 +468,30 @@ MUTANTS = [
         "",
         (core("death", "points::what_was_kept_does_not_come_back"),),
     ),
+    Mutant(
+        "bell-not-rung",
+        "the byte that was promised to the bell is not written",
+        f"{CORE}/bell.rs",
+        ".is_some_and(platform::ring);\n",
+        ".is_some();\n",
+        (core("bell"),),
+    ),
+    Mutant(
+        "bell-owed-by-the-dead",
+        "the sweep trusts what a dead process says of the bell",
+        f"{CORE}/bell.rs",
+        "        self.hot().rung.set(UNKNOWN);\n        self.hot().watching",
+        "        self.hot().watching",
+        (DEATHS,),
+    ),
+    Mutant(
+        "dead-watchers-counted",
+        "the watchers of a dead process are counted on",
+        f"{CORE}/bell.rs",
+        "        self.hot().watching.sub(record.watching.get());\n",
+        "",
+        (core("bell"),),
+    ),
 ]
 
 

@@ -320,6 +320,7 @@ impl Queue {
     /// Writes the byte that `toll` has promised. The lock is released.
     #[cold]
     pub(crate) fn ring_now(&self, fd: RawFd) {
+        fault!("bell.owed");
         let number = self.segment.hot().bell.get();
         let is_rung = platform::borrow_pipe(fd, number).is_some_and(platform::ring);
         fault!("bell.rung");

@@ -58,6 +58,7 @@ mod armed {
         "bell.counted",
         "bell.watching",
         "bell.changed",
+        "bell.owed",
         "bell.rung",
         "takeover.taken",
         "rebuild.cleared",

@@ -498,7 +498,7 @@ mod points {
             options: PLAIN,
             before: |queue| put(queue, &numbered(8, 20)).unwrap(),
             victim: |queue| drop(queue.watch()),
-            points: &["bell.made", "bell.counted", "bell.changed", "bell.rung"],
+            points: &["bell.made", "bell.counted", "bell.changed", "bell.owed", "bell.rung"],
         },
         Scene {
             name: "ring and silence",
@@ -510,7 +510,7 @@ mod points {
                 put(queue, &numbered(7, 20)).unwrap();
                 get(queue, Patience::Now).unwrap();
             },
-            points: &["bell.changed", "bell.rung", "slot.freed"],
+            points: &["bell.changed", "bell.owed", "bell.rung", "slot.freed"],
         },
         Scene {
             name: "let go of the last handle",
