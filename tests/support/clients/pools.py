@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from collections.abc import Callable
 from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from typing import Any
 
@@ -161,6 +163,47 @@ def idle_workers_are_killed(context: Any) -> None:
         done_with(pool)
 
 
+def keep_an_idle_pool(context: Any, found: Any) -> None:
+    pool = opened(context)
+    until_idle(pool)
+    found.put(pids(pool))
+    wait_for_ever()
+
+
+def be_silent() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def keep_a_pool_that_waits_for_room(context: Any, found: Any) -> None:
+    pool = opened(context, be_silent)  # a worker prints a traceback, with the standard library's queues, too
+    # The thread that takes the results never comes back from the first one.
+    pool.apply_async(own_pid, callback=wait_for_ever)
+    pool.starmap_async(repeat, [(bytes(1), 1 << 20)] * 100, chunksize=1)
+    until(lambda: pool._outqueue.statistics().waiting_putters == WORKERS)
+    found.put(pids(pool))
+    wait_for_ever()
+
+
+def kill_the_owner(context: Any, keep: Callable[[Any, Any], None]) -> None:
+    found = context.SimpleQueue()
+    owner = context.Process(target=keep, args=(context, found))
+    owner.start()
+    workers = found.get()
+    assert not have_ended(workers)
+    owner.kill()
+    owner.join()
+    owner.close()
+    until(lambda: have_ended(workers))
+
+
+def idle_workers_end_when_the_owner_of_the_pool_is_killed(context: Any) -> None:
+    kill_the_owner(context, keep_an_idle_pool)
+
+
+def workers_that_wait_for_room_end_when_the_owner_of_the_pool_is_killed(context: Any) -> None:
+    kill_the_owner(context, keep_a_pool_that_waits_for_room)
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
@@ -171,6 +214,8 @@ PROGRAMS = {
         terminated_while_tasks_are_under_way_and_queued,
         terminated_while_idle,
         idle_workers_are_killed,
+        idle_workers_end_when_the_owner_of_the_pool_is_killed,
+        workers_that_wait_for_room_end_when_the_owner_of_the_pool_is_killed,
     )
 }
 
