@@ -10,6 +10,7 @@ programs needs it:
     queue._rlock        acquire, release     the same, when it is terminated
 """
 
+import os
 import threading
 from multiprocessing import process
 from queue import Empty
@@ -69,8 +70,12 @@ class Reader:
         return self._queue._take(None)
 
     def close(self) -> None:
-        """Use this face no more, in this process."""
+        """Take no more out of the queue, in this process.
+
+        A worker does so, and expects BrokenPipeError when nobody can take any more, as for `Writer.close`.
+        """
         self._faces.is_reader_closed = True
+        _end_with_parent(self._queue)
 
     @property
     def closed(self) -> bool:
@@ -102,14 +107,22 @@ class Writer:
         that started it has ended.
         """
         self._faces.is_writer_closed = True
-        parent = process.parent_process()
-        if parent is not None:
-            self._queue._end_with_parent(parent.is_alive())
+        _end_with_parent(self._queue)
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._faces.is_writer_closed
+
+
+def _end_with_parent(queue: "_Family") -> None:
+    parent = process.parent_process()
+    if parent is None:
+        return
+    if parent.pid == os.getppid():
+        queue._end_when(lambda: os.getppid() != parent.pid)
+    else:  # started by a fork server, which lives on
+        queue._end_when(lambda: not parent.is_alive())
 
 
 class ReadLock:

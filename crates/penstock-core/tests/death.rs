@@ -498,7 +498,13 @@ mod points {
             options: PLAIN,
             before: |queue| put(queue, &numbered(8, 20)).unwrap(),
             victim: |queue| drop(queue.watch()),
-            points: &["bell.made", "bell.counted", "bell.changed", "bell.owed", "bell.rung"],
+            points: &[
+                "bell.made",
+                "bell.counted",
+                "bell.changed",
+                "bell.owed",
+                "bell.rung",
+            ],
         },
         Scene {
             name: "ring and silence",

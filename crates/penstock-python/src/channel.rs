@@ -105,14 +105,7 @@ impl Channel {
         let pieces = [envelope::raw_mark(bytes), bytes];
         let is_large = bytes.len() > pickling::LARGE;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        transfer::send(
-            slf.py(),
-            &opened.queue,
-            Some(ends),
-            &pieces,
-            is_large,
-            Deadline::Never,
-        )?;
+        transfer::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
         Ok(())
     }
 

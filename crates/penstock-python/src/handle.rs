@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
 use crate::pickling::Picklers;
-use crate::waiting::{Deadline, patiently};
+use crate::waiting::{Deadline, Ending, patiently};
 use crate::{carrying, errors, leaving, transfer, unpickling};
 
 /// A queue as one Python object knows it. Several handles of one process share what the core holds.
@@ -20,13 +20,33 @@ pub struct Handle {
     /// The process that closed this handle, or 0. A child that inherits a closed handle may use it, as with
     /// `multiprocessing`.
     closed_by: AtomicU32,
-    /// The process whose end is the end of all items for this one, or 0. See `_end_with_parent`.
-    source: AtomicU32,
 }
 
 pub struct Opened {
     pub queue: Arc<Queue>,
     pub picklers: Picklers,
+    /// Tells whether nobody is left on the other side; see `_end_when`.
+    has_ended: OnceLock<Py<PyAny>>,
+}
+
+impl Opened {
+    /// What ends a wait for items.
+    pub fn end_of_items(&self) -> Option<Ending<'_>> {
+        let has_ended = self.has_ended.get()?;
+        Some(Ending {
+            has_ended,
+            raise: || errors::to_python(Error::Ended),
+        })
+    }
+
+    /// What ends a wait for room.
+    pub fn end_of_room(&self) -> Option<Ending<'_>> {
+        let has_ended = self.has_ended.get()?;
+        Some(Ending {
+            has_ended,
+            raise: || errors::to_python(Error::Broken),
+        })
+    }
 }
 
 impl Handle {
@@ -42,6 +62,7 @@ impl Handle {
             .set(Opened {
                 queue,
                 picklers: Picklers::new(protocol),
+                has_ended: OnceLock::new(),
             })
             .map_err(|_| PyRuntimeError::new_err("__init__() of the queue was called twice"))
     }
@@ -49,12 +70,6 @@ impl Handle {
     pub fn is_closed_here(&self) -> bool {
         let closer = self.closed_by.load(Ordering::Relaxed);
         closer != 0 && closer == std::process::id()
-    }
-
-    /// Whether nobody is left who could put, as far as this process wants to be told of it.
-    pub fn has_ended(&self) -> bool {
-        let source = self.source.load(Ordering::Relaxed);
-        source != 0 && source != std::os::unix::process::parent_id()
     }
 
     pub fn was_closed(&self) -> bool {
@@ -82,7 +97,6 @@ impl Handle {
         Handle {
             opened: OnceLock::new(),
             closed_by: AtomicU32::new(0),
-            source: AtomicU32::new(0),
         }
     }
 
@@ -199,11 +213,11 @@ impl Handle {
         slf.py().detach(|| queue.watch()).map_err(errors::to_python)
     }
 
-    /// Have a `get` that waits raise EOFError once the parent process has ended, and so all who put.
-    fn _end_with_parent(&self, is_alive: bool) {
-        let parent = std::os::unix::process::parent_id();
-        self.source
-            .store(if is_alive { parent } else { u32::MAX }, Ordering::Relaxed);
+    /// Have a `get` that waits raise EOFError, and a `put` BrokenPipeError, once `has_ended()` is true: nobody is left
+    /// on the other side. Asked by every `put`, and now and then by whoever waits. Only the first call counts.
+    fn _end_when(&self, has_ended: Py<PyAny>) -> PyResult<()> {
+        let _ = self.opened()?.has_ended.set(has_ended);
+        Ok(())
     }
 
     /// `get`, also of a queue whose own one has no time-out.
