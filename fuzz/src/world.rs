@@ -119,7 +119,8 @@ impl World {
                 }
             }
             Step::Watch => {
-                self.heed(queue.watch(), true);
+                let watched = with(Patience::Now, |wait| queue.watch(wait));
+                self.heed(watched, true);
             }
             Step::TaskDone => {
                 self.heed(queue.task_done(), true);

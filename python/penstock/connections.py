@@ -216,7 +216,7 @@ def _make_direction() -> tuple[Channel, Channel]:
     sending._adopt(receiving._id, receiving._protocol)
     reader, writer = os.pipe()
     receiving._hold(reader, True)
-    sending._hold(writer, False)
+    sending._hold(writer, True)
     return receiving, sending
 
 

@@ -138,6 +138,9 @@ impl Queue {
         let result = self.take_in_section(&mut waiting, &mut wait, deliver);
         self.report(result.map_err(|error| {
             self.abandon(&mut waiting);
+            if error == Error::Empty && self.bell.is_watched() {
+                self.found_nothing();
+            }
             if error == Error::Busy && wait.patience != Patience::Try {
                 Error::Empty
             } else {

@@ -132,10 +132,10 @@ pub(crate) struct Hot {
     /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
     pub lent_bytes: AtomicU64,
     /// Which pipe is the bell: its inode's number, or 0.
-    pub bell: LockedU64,
+    pub bell: AtomicU64,
     /// Watchers of the bell, of all participants together; and what its pipe holds. See bell.rs.
     pub watching: AtomicU32,
-    pub rung: LockedU32,
+    pub rung: AtomicU32,
 }
 
 impl Hot {
@@ -184,7 +184,7 @@ pub(crate) struct Participant {
     pub claimed: List,
     /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there. See bell.rs.
     pub watching: LockedU32,
-    pub bell: LockedU32,
+    pub bell: AtomicU32,
 }
 
 /// A thread that waits. See waiter.rs.

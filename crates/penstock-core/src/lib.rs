@@ -14,6 +14,8 @@
 #[cfg_attr(loom, path = "models/bell.rs")]
 mod bell;
 mod check;
+#[cfg(not(loom))]
+mod connection;
 mod delivery;
 mod done;
 mod error;

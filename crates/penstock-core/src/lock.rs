@@ -19,9 +19,9 @@
 //! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
 //! compare-and-swap from 0. It is not fair.
 
-use std::os::fd::RawFd;
 use std::time::Duration;
 
+use crate::bell::Errand;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::{Hot, Slot, WaiterCell};
@@ -50,8 +50,8 @@ pub(crate) struct Section<'q> {
     pub me: u32,
     wakes: [u32; WAKES],
     wake_count: usize,
-    /// The bell's descriptor, if it is to be rung once the lock is released. See bell.rs.
-    pub ring_later: RawFd,
+    /// What is due at the bell once the lock is released. See bell.rs.
+    pub errand: Errand,
 }
 
 impl Queue {
@@ -80,7 +80,7 @@ impl Queue {
             me,
             wakes: [0; WAKES],
             wake_count: 0,
-            ring_later: -1,
+            errand: Errand::None,
         };
         fault!("lock.taken");
         if hot.damaged.get() != 0 {
@@ -198,7 +198,7 @@ impl Queue {
             me,
             wakes: [0; WAKES],
             wake_count: 0,
-            ring_later: -1,
+            errand: Errand::None,
         };
         let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
         if recovered.is_err() {
@@ -279,8 +279,8 @@ impl Drop for Section<'_> {
             fault!("unlock.before-wake");
             self.wake_chosen();
         }
-        if self.ring_later >= 0 {
-            self.queue.ring_now(self.ring_later);
+        if !matches!(self.errand, Errand::None) {
+            self.queue.run(self.errand);
         }
     }
 }

@@ -40,6 +40,10 @@ fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
     })
 }
 
+fn watch(queue: &Queue) -> RawFd {
+    with(soon(), |wait| queue.watch(wait)).unwrap()
+}
+
 fn is_readable(fd: RawFd, timeout: i32) -> bool {
     let mut polled = libc::pollfd {
         fd,
@@ -76,8 +80,8 @@ fn die() {
 fn readable_exactly_while_there_is_an_item() {
     let queue = Queue::create(&PLAIN).unwrap();
     put(&queue, b"before");
-    let fd = queue.watch().unwrap();
-    assert_eq!(queue.watch().unwrap(), fd, "one descriptor a process");
+    let fd = watch(&queue);
+    assert_eq!(watch(&queue), fd, "one descriptor a process");
     for len in [1, 500, 5000, 500_000] {
         assert!(is_readable(fd, 0));
         get(&queue).unwrap();
@@ -93,12 +97,12 @@ fn readable_exactly_while_there_is_an_item() {
 #[test]
 fn whoever_fills_and_empties_it() {
     let queue = Queue::create(&PLAIN).unwrap();
-    let fd = queue.watch().unwrap();
+    let fd = watch(&queue);
     for _ in 0..3 {
         assert!(in_child(|| put(&queue, b"a child's")));
         assert!(is_readable(fd, 0));
         assert!(in_child(|| {
-            let own = queue.watch().unwrap();
+            let own = watch(&queue);
             assert!(is_readable(own, 0) && is_readable(fd, 0));
             get(&queue).unwrap();
             assert!(!is_readable(own, 0) && !is_readable(fd, 0));
@@ -111,14 +115,14 @@ fn whoever_fills_and_empties_it() {
 fn a_dead_watcher_costs_nobody_anything() {
     let queue = Queue::create(&PLAIN).unwrap();
     assert!(!in_child(|| {
-        queue.watch().unwrap();
+        watch(&queue);
         die();
     }));
     queue.statistics().unwrap();
     assert_eq!(queue.check().unwrap().faults, []);
     // Nobody has the bell any more, so there is another.
     put(&queue, b"x");
-    let fd = queue.watch().unwrap();
+    let fd = watch(&queue);
     assert!(is_readable(fd, 0));
     get(&queue).unwrap();
     assert!(!is_readable(fd, 0));
@@ -131,14 +135,14 @@ fn the_bell_outlives_who_made_it() {
     // SAFETY: as in `in_child`.
     let pid = unsafe { libc::fork() };
     if pid == 0 {
-        queue.watch().unwrap();
+        watch(&queue);
         put(&has_watched, b"");
         with(soon(), |wait| may_end.await_item(wait)).unwrap();
         die();
     }
     with(soon(), |wait| has_watched.await_item(wait)).unwrap();
     // Opened through the child.
-    let fd = queue.watch().unwrap();
+    let fd = watch(&queue);
     put(&may_end, b"");
     let mut status = 0;
     // SAFETY: as above.
@@ -151,7 +155,7 @@ fn the_bell_outlives_who_made_it() {
 #[test]
 fn a_thread_that_polls_is_woken() {
     let queue = Queue::create(&PLAIN).unwrap();
-    let fd = queue.watch().unwrap();
+    let fd = watch(&queue);
     for _ in 0..200 {
         std::thread::scope(|scope| {
             let poller = scope.spawn(|| is_readable(fd, 20_000));
@@ -167,7 +171,7 @@ fn a_thread_that_polls_is_woken() {
 #[test]
 fn in_a_crowd() {
     let queue = Queue::create(&PLAIN).unwrap();
-    let fd = queue.watch().unwrap();
+    let fd = watch(&queue);
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {

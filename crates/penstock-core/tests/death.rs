@@ -497,7 +497,7 @@ mod points {
             name: "watch",
             options: PLAIN,
             before: |queue| put(queue, &numbered(8, 20)).unwrap(),
-            victim: |queue| drop(queue.watch()),
+            victim: |queue| drop(wait(soon(), |wait| queue.watch(wait))),
             points: &[
                 "bell.made",
                 "bell.counted",
@@ -510,7 +510,7 @@ mod points {
             name: "ring and silence",
             options: PLAIN,
             before: |queue| {
-                queue.watch().unwrap();
+                wait(soon(), |wait| queue.watch(wait)).unwrap();
             },
             victim: |queue| {
                 put(queue, &numbered(7, 20)).unwrap();
@@ -535,7 +535,7 @@ mod points {
     /// Who watches is told the truth.
     fn bell_is_right(queue: &Queue, what: &str) {
         let mut polled = libc::pollfd {
-            fd: queue.watch().unwrap(),
+            fd: wait(soon(), |wait| queue.watch(wait)).unwrap(),
             events: libc::POLLIN,
             revents: 0,
         };

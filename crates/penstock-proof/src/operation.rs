@@ -67,7 +67,7 @@ impl Victim {
     }
 
     fn watch(&mut self) {
-        let _ = std::hint::black_box(self.queue.watch());
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| self.queue.watch(wait)));
     }
 
     /// Receives from the connection whose ends the survivor has made.
@@ -176,14 +176,14 @@ impl Log {
     }
 
     fn watch(&mut self, queue: &Queue) {
-        self.bell = Some(queue.watch().unwrap());
+        self.bell = Some(with_patience(surely(), |wait| queue.watch(wait)).unwrap());
     }
 
     /// Of a connection.
     fn watch_end(&mut self, queue: &Queue) {
         connect(queue);
         let end = ENDS[0].load(Ordering::Relaxed);
-        queue.watch_at(end).unwrap();
+        with_patience(surely(), |wait| queue.watch_at(end, wait)).unwrap();
         self.bell = Some(end);
     }
 

@@ -104,12 +104,12 @@ impl Survivor {
             Some(bell) => bell,
             None => match reading_end() {
                 Some(end) => end,
-                None => queue.watch().unwrap(),
+                None => with_patience(surely(), |wait| queue.watch(wait)).unwrap(),
             },
         };
         if reading_end().is_some() {
             // Of a connection, whose end each call brings; the calls of this survivor so far did not.
-            queue.watch_at(bell).unwrap();
+            with_patience(surely(), |wait| queue.watch_at(bell, wait)).unwrap();
         }
         let mut polled = libc::pollfd {
             fd: bell,
@@ -146,6 +146,10 @@ impl Survivor {
             self.put(OWN[0]);
         }
         self.sound("after the first operation");
+        if !has_limit && self.scene.log.bell.is_some() && reading_end().is_none() {
+            // Nobody has looked for the dead yet, and there is an item.
+            self.bell_is_right();
+        }
         match self.scene.sleeper.as_ref().map(|sleeper| sleeper.kind) {
             Some(Sleeper::Getter) => {
                 // There is an item for it by now.

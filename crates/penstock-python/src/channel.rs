@@ -1,6 +1,6 @@
 //! One direction of a connection: a queue, and the end of its pipe that this process has.
 
-use std::os::fd::RawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use penstock_core::{Buffer, Delivery, Error};
@@ -30,6 +30,17 @@ impl Channel {
         match self.end.load(Ordering::Relaxed) {
             -1 => Err(PyOSError::new_err("handle is closed")),
             end => Ok(end),
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let end = *self.end.get_mut();
+        if end >= 0 {
+            // SAFETY: the end was handed over by `_hold`, and `_let_go` was not called, so nobody else closes it.
+            #[allow(unsafe_code)]
+            drop(unsafe { OwnedFd::from_raw_fd(end) });
         }
     }
 }
@@ -65,7 +76,7 @@ impl Channel {
         })
     }
 
-    /// Hold this end of the pipe; `is_new` if the pipe is not yet the bell of the queue.
+    /// Own this end of the pipe; `is_new` if the pipe was made for this queue just now.
     fn _hold(slf: &Bound<'_, Self>, end: RawFd, is_new: bool) -> PyResult<()> {
         let opened = slf.as_super().get().opened()?;
         if is_new {
@@ -80,7 +91,7 @@ impl Channel {
         self.back.store(back, Ordering::Relaxed);
     }
 
-    /// Hold it no more, and return it, or -1 if there was none.
+    /// Own it no more, and return it, or -1 if there was none.
     fn _let_go(&self) -> RawFd {
         self.end.swap(-1, Ordering::Relaxed)
     }
@@ -152,9 +163,7 @@ impl Channel {
     fn watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
         let (opened, end) = parts(slf)?;
         let queue = &opened.queue;
-        slf.py()
-            .detach(|| queue.watch_at(end))
-            .map_err(errors::to_python)?;
+        patiently(slf.py(), Deadline::Never, |wait| queue.watch_at(end, wait))?;
         Ok(end)
     }
 }

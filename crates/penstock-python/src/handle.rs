@@ -210,7 +210,7 @@ impl Handle {
             return Err(PyOSError::new_err("handle is closed"));
         }
         let queue = &slf.get().opened()?.queue;
-        slf.py().detach(|| queue.watch()).map_err(errors::to_python)
+        patiently(slf.py(), Deadline::Never, |wait| queue.watch(wait))
     }
 
     /// Have a `get` that waits raise EOFError, and a `put` BrokenPipeError, once `has_ended()` is true: nobody is left

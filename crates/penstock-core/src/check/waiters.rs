@@ -1,7 +1,7 @@
 //! The waiters' cells against their lists.
 
 use super::Inspection;
-use crate::bell::{RUNG, SILENT, UNKNOWN};
+use crate::bell::{RUNG, SILENT, state_of};
 use crate::layout::*;
 use crate::sync::Word;
 use crate::waiter::{ABANDONED, FREE, Kind, LATE, SLEEPING, WOKEN};
@@ -64,8 +64,7 @@ impl Inspection<'_> {
             }
         }
         self.compare("watching", u64::from(hot.watching.get()), watching);
-        let (rung, is_ready) = (hot.rung.get(), hot.ready_count.get() > 0);
-        self.at_most("rung", u64::from(rung), u64::from(UNKNOWN));
+        let (rung, is_ready) = (state_of(hot.rung.get()), hot.ready_count.get() > 0);
         if watching > 0 && (rung == SILENT && is_ready || rung == RUNG && !is_ready) {
             self.fault("rung", None, "who watches is not told the truth");
         }

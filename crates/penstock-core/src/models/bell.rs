@@ -5,9 +5,18 @@ use crate::layout::Participant;
 use crate::lock::Section;
 use crate::queue::Queue;
 
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Errand {
+    #[default]
+    None,
+}
+
 pub(crate) const SILENT: u32 = 0;
 pub(crate) const RUNG: u32 = 1;
-pub(crate) const UNKNOWN: u32 = 2;
+
+pub(crate) fn state_of(rung: u32) -> u32 {
+    rung
+}
 
 pub(crate) struct Bell;
 
@@ -19,12 +28,18 @@ impl Bell {
     pub(crate) fn is_known(&self) -> bool {
         false
     }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        false
+    }
 }
 
 impl Queue {
     pub(crate) fn drop_bell(&self) {}
 
-    pub(crate) fn ring_now(&self, _: i32) {}
+    pub(crate) fn found_nothing(&self) {}
+
+    pub(crate) fn run(&self, _: Errand) {}
 }
 
 impl Section<'_> {

@@ -199,6 +199,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.participants_high,
         &hot.grown,
         &hot.watching,
+        &hot.rung,
     ];
     let on_way = hot.waiters.iter().map(|list| &list.on_way);
     let lists = [&hot.ready, &hot.dead, &hot.orphans]

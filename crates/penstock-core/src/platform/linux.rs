@@ -563,17 +563,17 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
 
 // ---------------------------------------------------------------------------------------------------- the bell
 
-/// A direction of a pipe.
+/// What a descriptor of a pipe is open for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
+    Both,
 }
 
 /// What an end of a pipe has to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PipeState {
-    /// It holds bytes, or has room for some.
     Ready,
     Quiet,
     /// The other ends are all closed, and it holds nothing.
@@ -582,40 +582,65 @@ pub(crate) enum PipeState {
     Closed,
 }
 
+/// A pipe that another process is said to have open.
+pub(crate) enum PipeOfAnother {
+    /// Opened here, in both directions.
+    Open(OwnedFd),
+    /// That process has it not, or not there.
+    Elsewhere,
+    /// It cannot be asked.
+    OutOfReach,
+}
+
 /// A new pipe, open in both directions, and its number.
 pub(crate) fn make_pipe() -> Result<(OwnedFd, u64), Error> {
     let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
     let (reading, _writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
-    let both = reopen_in(reading.as_fd(), OFlags::RDWR).map_err(os("open(/proc/self/fd)"))?;
+    let both = reopen_in(reading.as_raw_fd(), OFlags::RDWR).map_err(os("open(/proc/self/fd)"))?;
     let number = pipe_number(both.as_raw_fd()).ok_or(Error::Closed)?;
     Ok((both, number))
 }
 
-fn reopen_in(fd: BorrowedFd<'_>, access: OFlags) -> Result<OwnedFd, Errno> {
-    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+fn reopen_in(fd: RawFd, access: OFlags) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{fd}");
     rustix::fs::open(path, access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Another description of the same pipe, in one direction.
-pub(crate) fn reopen_pipe(fd: BorrowedFd<'_>, access: Access) -> Option<OwnedFd> {
+pub(crate) fn reopen_pipe(fd: RawFd, access: Access) -> Option<OwnedFd> {
     let access = match access {
         Access::Read => OFlags::RDONLY,
         Access::Write => OFlags::WRONLY,
+        Access::Both => OFlags::RDWR,
     };
     reopen_in(fd, access).ok()
 }
 
-/// Opens a pipe in both directions through a process that has it open. `None` if it has not, or may not be asked.
-pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> Option<OwnedFd> {
+/// Opens a pipe in both directions through a process that has it open.
+pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
     let path = format!("/proc/{pid}/fd/{fd}");
-    // What is there by now may be anything: it is looked at before it is opened, and again afterwards.
-    let found = rustix::fs::stat(&path).ok()?;
-    if FileType::from_raw_mode(found.st_mode) != FileType::Fifo || found.st_ino != number {
-        return None;
+    // What is there by now may be anything: it is looked at by its link, which opens nothing, and again afterwards.
+    match fs::read_link(&path) {
+        Ok(target) if target.as_os_str() == format!("pipe:[{number}]").as_str() => {}
+        Ok(_) => return PipeOfAnother::Elsewhere,
+        Err(_) if fs::read_dir(format!("/proc/{pid}/fd")).is_ok() => return PipeOfAnother::Elsewhere,
+        Err(_) => return PipeOfAnother::OutOfReach,
     }
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let pipe = rustix::fs::open(path, flags, Mode::empty()).ok()?;
-    (pipe_number(pipe.as_raw_fd()) == Some(number)).then_some(pipe)
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(pipe) if pipe_number(pipe.as_raw_fd()) == Some(number) => PipeOfAnother::Open(pipe),
+        Ok(_) => PipeOfAnother::Elsewhere,
+        Err(_) => PipeOfAnother::OutOfReach,
+    }
+}
+
+/// The device of all pipes that have no name.
+fn pipe_device() -> Option<u64> {
+    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        let (reading, _) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok()?;
+        Some(rustix::fs::fstat(reading).ok()?.st_dev)
+    })
 }
 
 /// The number by which the kernel knows a pipe. `None` if the descriptor leads to none.
@@ -626,14 +651,9 @@ pub(crate) fn pipe_number(fd: RawFd) -> Option<u64> {
     // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for that alone.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let stat = rustix::fs::fstat(borrowed).ok()?;
-    (FileType::from_raw_mode(stat.st_mode) == FileType::Fifo).then_some(stat.st_ino)
-}
-
-/// Borrows a descriptor by number if it leads to that pipe; other code may have closed or replaced it.
-pub(crate) fn borrow_pipe(fd: RawFd, number: u64) -> Option<BorrowedFd<'static>> {
-    // SAFETY: it leads to the pipe. Whoever closes it takes the queue's lock before (bell.rs), which the caller holds; if
-    // other code closes it all the same, the worst is one byte in, or from, what it has opened in its place.
-    (pipe_number(fd) == Some(number)).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+    let is_pipe =
+        FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && Some(stat.st_dev) == pipe_device();
+    is_pipe.then_some(stat.st_ino)
 }
 
 /// Has the calls on an end of a pipe never block, in every process that has this description.
@@ -643,13 +663,21 @@ pub(crate) fn never_block(fd: RawFd) -> Result<(), Error> {
     rustix::io::ioctl_fionbio(borrowed, true).map_err(os("ioctl(FIONBIO)"))
 }
 
-/// Puts a byte into a pipe. A full one has enough of them.
-pub(crate) fn ring(pipe: BorrowedFd<'_>) -> bool {
-    matches!(rustix::io::write(pipe, &[1]), Ok(_) | Err(Errno::AGAIN))
+/// Puts a byte into a pipe. A full one has enough of them, and one that nobody can read needs none.
+pub(crate) fn ring(fd: RawFd) -> bool {
+    // SAFETY: the caller has found the pipe behind this number a moment ago. Should other code have closed it since, the call
+    // fails, or, if it has opened something else there, that gets a byte.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    matches!(
+        rustix::io::write(pipe, &[1]),
+        Ok(_) | Err(Errno::AGAIN | Errno::PIPE)
+    )
 }
 
 /// Takes all bytes out of a pipe.
-pub(crate) fn silence(pipe: BorrowedFd<'_>) -> bool {
+pub(crate) fn silence(fd: RawFd) -> bool {
+    // SAFETY: as in ring.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     let mut bytes = [0; 64];
     loop {
         match rustix::io::read(pipe, &mut bytes) {
@@ -661,18 +689,14 @@ pub(crate) fn silence(pipe: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Waits until an end of a pipe has something to say, `at_most` so long. A signal ends the wait early, with `Quiet`.
-pub(crate) fn look_at_pipe(fd: RawFd, access: Access, at_most: Duration) -> PipeState {
+/// Waits until the reading end of a pipe has something to say, `at_most` so long. A signal ends the wait early, with `Quiet`.
+pub(crate) fn look_at_pipe(fd: RawFd, at_most: Duration) -> PipeState {
     if fd < 0 {
         return PipeState::Closed;
     }
-    let events = match access {
-        Access::Read => PollFlags::IN,
-        Access::Write => PollFlags::OUT,
-    };
     // SAFETY: a descriptor number that is not open is answered by poll with NVAL; the borrow is used for that alone.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    let mut polled = [PollFd::new(&borrowed, events)];
+    let mut polled = [PollFd::new(&borrowed, PollFlags::IN)];
     let timeout = Timespec {
         tv_sec: at_most.as_secs() as i64,
         tv_nsec: i64::from(at_most.subsec_nanos()),
@@ -681,12 +705,10 @@ pub(crate) fn look_at_pipe(fd: RawFd, access: Access, at_most: Duration) -> Pipe
     let seen = polled[0].revents();
     if seen.contains(PollFlags::NVAL) {
         PipeState::Closed
-    } else if access == Access::Read && seen.contains(PollFlags::IN) {
+    } else if seen.contains(PollFlags::IN) {
         PipeState::Ready
     } else if seen.intersects(PollFlags::HUP | PollFlags::ERR) {
         PipeState::HungUp
-    } else if seen.contains(events) {
-        PipeState::Ready
     } else {
         PipeState::Quiet
     }
@@ -724,10 +746,12 @@ pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
     }
 }
 
-/// Closes a descriptor that this process has opened and that nobody else closes.
-pub(crate) fn close(fd: RawFd) {
-    // SAFETY: the caller's promise: it owns the number.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+/// Closes a descriptor by number if it still leads to that pipe, and leaves it alone if it is somebody else's by now.
+pub(crate) fn close_pipe(fd: RawFd, number: u64) {
+    if pipe_number(fd) == Some(number) {
+        // SAFETY: it leads to our pipe, and this process opened that number for it and keeps no other owner of it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------- fork
