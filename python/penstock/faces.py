@@ -30,6 +30,11 @@ class Faces:
         self.in_hand: list[Any] = []
 
 
+def _is_closed(queue: "_Family") -> bool:
+    closed: bool = queue._closed  # type: ignore[attr-defined]
+    return closed
+
+
 class Reader:
     """A queue's `_reader`: what would be the reading end of its pipe."""
 
@@ -70,7 +75,7 @@ class Reader:
 
     @property
     def closed(self) -> bool:
-        return self._faces.is_reader_closed
+        return self._faces.is_reader_closed or _is_closed(self._queue)
 
     def _check(self) -> None:
         if self.closed:
@@ -102,7 +107,7 @@ class Writer:
 
     @property
     def closed(self) -> bool:
-        return self._faces.is_writer_closed
+        return self._faces.is_writer_closed or _is_closed(self._queue)
 
 
 class ReadLock:
