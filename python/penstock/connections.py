@@ -1,16 +1,17 @@
 """`Pipe`: two connected objects that send and receive.
 
-A connection's messages go through a queue for each direction. Beside each queue lies a pipe of the system, whose
-ends are open exactly where the connection's are: in every process that has inherited or received it, until it
-closes it or dies. So the kernel says when nobody is left on the other side, and the pipe is what `select` looks
-at: it holds a byte while a message is there.
+A connection's messages go through a queue for each direction. Beside each queue lies a pipe of the system,
+whose ends are open exactly where the connection's are: in every process that has inherited or received it,
+until it closes it or dies. So the kernel says when nobody is left on the other side, and the pipe is what
+`select` looks at: it holds a byte while a message is there.
 """
 
 import io
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing import connection, context, reduction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import leaving, passing
 from ._native import Channel
@@ -25,17 +26,17 @@ class Connection(connection.Connection):
     """One side of a `Pipe`, in the place of `multiprocessing.connection.Connection`, which it is one of.
 
     It has that class's methods, with the same meaning: `send`, `recv`, `send_bytes`, `recv_bytes`,
-    `recv_bytes_into`, `poll`, `fileno`, `close`, `closed`, `readable`, `writable`, and `with`. What `send` was
-    given arrives although the sender is killed next. Several threads may send, and several receive, at once; each
-    message goes to one of them whole. A `send` waits while 1 MiB is on its way.
+    `recv_bytes_into`, `poll`, `fileno`, `close`, `closed`, `readable`, `writable`, and `with`. What `send`
+    was given arrives although the sender is killed next. Several threads may send, and several receive, at
+    once; each message goes to one of them whole. A `send` waits while 1 MiB is on its way.
 
-    `recv` raises EOFError when nothing is left to receive and the other side is closed in every process, or its
-    processes have died. `send` raises BrokenPipeError when nobody is left who could receive. A signal handler
-    that raises, as for Ctrl-C, ends a wait.
+    `recv` raises EOFError when nothing is left to receive and the other side is closed in every process, or
+    its processes have died. `send` raises BrokenPipeError when nobody is left who could receive. A signal
+    handler that raises, as for Ctrl-C, ends a wait. A closed connection raises OSError, and so does one that
+    is asked to go against its direction.
 
-    `fileno()` is a descriptor for `select` and its like, readable exactly while `recv` would not wait; nothing
-    else may be done with it. A connection travels to another process as the standard one does: inherited, as an
-    argument of a `Process`, or inside a message.
+    A connection travels to another process as the standard one does: inherited, as an argument of a
+    `Process`, or inside a message.
 
     >>> import penstock
     >>> a, b = penstock.Pipe()
@@ -51,7 +52,15 @@ class Connection(connection.Connection):
     EOFError
     """
 
-    # The checks of state and arguments are inherited.
+    # The checks of state and arguments are inherited, and in nobody's stubs.
+
+    if TYPE_CHECKING:
+        _handle: int
+
+        def _check_closed(self) -> None: ...
+        def _check_readable(self) -> None: ...
+        def _check_writable(self) -> None: ...
+        def _bad_message_length(self) -> None: ...
 
     _incoming: Channel | None
     _outgoing: Channel | None
@@ -86,26 +95,77 @@ class Connection(connection.Connection):
         return self._outgoing
 
     def fileno(self) -> int:
+        """Return a descriptor for `select` and its like, readable exactly while `recv` would not wait.
+
+        Nothing else may be done with it. Does not block.
+
+        >>> import multiprocessing.connection, penstock
+        >>> a, b = penstock.Pipe()
+        >>> a.send("hello")
+        >>> multiprocessing.connection.wait([a, b]) == [b]
+        True
+        """
         self._check_closed()
         return self._handle if self._incoming is None else self._incoming.watch()
 
     def send(self, obj: Any) -> None:
+        """Send an object, pickled. Waits while 1 MiB is on its way.
+
+        Raises BrokenPipeError, and what pickling raises.
+
+        >>> import penstock
+        >>> a, b = penstock.Pipe()
+        >>> a.send([1, 2])
+        >>> b.recv()
+        [1, 2]
+        """
         self._sending().send(obj)
 
     def recv(self) -> Any:
+        """Receive an object, or the one that `send_bytes` was given pickled. Waits for it.
+
+        Raises EOFError, and what unpickling raises.
+
+        >>> import pickle, penstock
+        >>> a, b = penstock.Pipe()
+        >>> a.send_bytes(pickle.dumps("hello"))
+        >>> b.recv()
+        'hello'
+        """
         return self._receiving().recv()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
+        """Return whether `recv` would not wait, after up to `timeout` seconds; None is for ever.
+
+        >>> import penstock
+        >>> a, b = penstock.Pipe()
+        >>> a.poll(), a.poll(0.01)
+        (False, False)
+        >>> b.send(1)
+        >>> a.poll(None)
+        True
+        """
         return self._receiving().poll(timeout)
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Receive what `send_bytes` was given, or the pickle of what `send` was given. Waits for it.
+
+        Raises EOFError, and OSError if there are more than `maxlength` bytes: the message is lost then, and
+        nothing more can be received.
+
+        >>> import penstock
+        >>> a, b = penstock.Pipe()
+        >>> a.send_bytes(b"hello", 1, 3)
+        >>> b.recv_bytes()
+        b'ell'
+        """
         channel = self._receiving()
         if maxlength is not None and maxlength < 0:
             raise ValueError("negative maxlength")
-        message = channel.recv_bytes(maxlength)
-        if message is None:
+        message = channel.recv_bytes(None)
+        assert message is not None
+        if maxlength is not None and len(message) > maxlength:
             self._bad_message_length()
-            raise AssertionError("the line above raises")
         return message
 
     # For the inherited `send_bytes` and `recv_bytes_into`.
@@ -126,8 +186,9 @@ class Connection(connection.Connection):
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """Make two connected connections, in the place of `multiprocessing.Pipe`.
 
-    If `duplex` is true, both send and receive; else the first one only receives and the second one only sends.
-    Does not block. Raises QueueMemoryError and OSError if the system has no memory or descriptor for them.
+    If `duplex` is true, both send and receive; else the first one only receives and the second one only
+    sends. Does not block. Raises QueueMemoryError and OSError if the system has no memory or descriptor for
+    them.
 
     >>> import penstock
     >>> receiver, sender = penstock.Pipe(duplex=False)
@@ -136,14 +197,18 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     b'abc'
     """
     leaving.arm()
-    there = _make_direction()
-    if not duplex:
-        return Connection(there[0], None), Connection(None, there[1])
-    back = _make_direction()
-    return Connection(back[0], there[1]), Connection(there[0], back[1])
+    with ExitStack() as undo:
+        there = _make_direction(undo)
+        if not duplex:
+            sides = Connection(there[0], None), Connection(None, there[1])
+        else:
+            back = _make_direction(undo)
+            sides = Connection(back[0], there[1]), Connection(there[0], back[1])
+        undo.pop_all()
+    return sides
 
 
-def _make_direction() -> tuple[Channel, Channel]:
+def _make_direction(undo: ExitStack) -> tuple[Channel, Channel]:
     receiving = Channel()
     receiving._create(
         maxsize=0, max_bytes=None, soft_bytes=_BYTES, protocol=5, acknowledged=False, max_deliveries=3
@@ -151,13 +216,15 @@ def _make_direction() -> tuple[Channel, Channel]:
     sending = Channel()
     sending._adopt(receiving._id, receiving._protocol)
     reader, writer = os.pipe()
+    undo.callback(os.close, reader)
+    undo.callback(os.close, writer)
     receiving._hold(reader, True)
     sending._hold(writer, False)
     return receiving, sending
 
 
-# How a connection reaches another process: the queue as passing.py says, or by its descriptor, because the sender may
-# close the connection at once; the pipe's end by its descriptor.
+# How a connection reaches another process: the queue as passing.py says, or by its descriptor, because the
+# sender may close the connection at once; the pipe's end by its descriptor.
 
 
 def _describe(channel: Channel | None) -> Any:
@@ -172,14 +239,19 @@ def _describe(channel: Channel | None) -> Any:
 
 def _rebuild(cls: type[Connection], incoming: Any, outgoing: Any) -> Connection:
     leaving.arm()
-    return cls(_reopen(incoming), _reopen(outgoing))
+    with ExitStack() as undo:
+        side = cls(_reopen(incoming, undo), _reopen(outgoing, undo))
+        undo.pop_all()
+    return side
 
 
-def _reopen(description: Any) -> Channel | None:
+def _reopen(description: Any, undo: ExitStack) -> Channel | None:
     if description is None:
         return None
-    state, end = description
+    state, duplicate = description
+    end = duplicate.detach()
+    undo.callback(os.close, end)
     channel = Channel()
     passing.reopen(channel, state)
-    channel._hold(end.detach(), False)
+    channel._hold(end, False)
     return channel
