@@ -1147,15 +1147,20 @@ def test_an_alarm_and_ctrl_c_end_a_wait(wait: str) -> None:
     a, b = penstock.Pipe()
     announce, announced = penstock.Pipe()
 
+    def ring_and_wait() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        WAITS[wait][0](a)
+
+    def say_so_and_wait() -> None:
+        announce.send("it rang")
+        WAITS[wait][0](a)
+
     def twice() -> tuple[str, str]:
         signal.signal(signal.SIGALRM, ring)
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        first = what_is_raised(lambda: WAITS[wait][0](a))
-        announce.send(first)
-        return first, what_is_raised(lambda: WAITS[wait][0](a))
+        return what_is_raised(ring_and_wait), what_is_raised(say_so_and_wait)
 
     with fork(twice) as child:
-        assert announced.recv() == "Alarm"
+        assert announced.recv() == "it rang"
         until(lambda: sleeps(child))
         child.kill(signal.SIGINT)
         assert child.result() == ("Alarm", "KeyboardInterrupt")
