@@ -32,6 +32,11 @@ class Faces:
         self.in_hand: list[Any] = []
 
 
+def _is_closed(queue: "_Family") -> bool:
+    closed: bool = queue._closed  # type: ignore[attr-defined]
+    return closed
+
+
 class Reader:
     """A queue's `_reader`: what would be the reading end of its pipe."""
 
@@ -79,8 +84,8 @@ class Reader:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._faces.is_reader_closed
+        """Whether this, or the queue, was closed here."""
+        return self._faces.is_reader_closed or _is_closed(self._queue)
 
     def _check(self) -> None:
         if self.closed:
@@ -111,8 +116,8 @@ class Writer:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._faces.is_writer_closed
+        """Whether this, or the queue, was closed here."""
+        return self._faces.is_writer_closed or _is_closed(self._queue)
 
 
 def _end_with_parent(queue: "_Family") -> None:

@@ -13,6 +13,7 @@ under such names.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import reduction
 from multiprocessing.context import BaseContext
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
 from types import FunctionType
@@ -29,8 +30,9 @@ def patch() -> None:
 
     From now on `multiprocessing.Queue`, `SimpleQueue`, `JoinableQueue` and `Pipe`, and the same of the
     contexts that `multiprocessing.get_context` returns, make Penstock's queues and connections; so do
-    process pools, which make theirs by these. So they do in the processes started from here under fork,
-    spawn and forkserver, and in theirs. Left alone are
+    process pools, which make theirs by these. `multiprocessing.reduction.send_handle` and `recv_handle` know
+    Penstock's connections. So it is in the processes started from here under fork, spawn and forkserver, and
+    in theirs. Left alone are
 
     - queues that exist already;
     - the classes in `multiprocessing.queues` and the functions in `multiprocessing.connection`, and what the
@@ -49,7 +51,7 @@ def patch() -> None:
     >>> type(multiprocessing.Queue())
     <class 'multiprocessing.queues.Queue'>
     """
-    for function in [*_factories.values(), _reduce]:
+    for function in [*_factories.values(), *_handles.values(), _reduce]:
         function.replace()
 
 
@@ -62,7 +64,7 @@ def unpatch() -> None:
     >>> import penstock
     >>> penstock.unpatch()
     """
-    for function in [*_factories.values(), _reduce, *_commands]:
+    for function in [*_factories.values(), *_handles.values(), _reduce, *_commands]:
         function.restore()
 
 
@@ -148,6 +150,52 @@ _classes: dict[str, Callable[..., Any]] = {
 def make(name: str, asked: BaseContext, *arguments: int) -> Any:
     """Make the queue that the patched method `name` of the context `asked` answers with."""
     return _classes[name](*arguments, ctx=asked.get_context())
+
+
+# Sending descriptors. The standard functions want the connection's socket; a connection of Penstock has none.
+
+
+def _send_handle(conn: Any, handle: int, destination_pid: int) -> Any:
+    from penstock import patching
+
+    return patching.send_handle(conn, handle, destination_pid)
+
+
+def _recv_handle(conn: Any) -> Any:
+    from penstock import patching
+
+    return patching.recv_handle(conn)
+
+
+_handles = {
+    "send_handle": _Function(reduction.send_handle, _send_handle),
+    "recv_handle": _Function(reduction.recv_handle, _recv_handle),
+}
+
+
+def send_handle(connection: Any, handle: int, destination_pid: int) -> None:
+    """Send a descriptor: through one of ours as it travels inside any message."""
+    from .connections import Connection
+
+    if isinstance(connection, Connection):
+        connection.send(reduction.DupFd(handle))
+    else:
+        _handles["send_handle"].original(connection, handle, destination_pid)
+
+
+def recv_handle(connection: Any) -> int:
+    """Receive what `send_handle` has sent."""
+    from .connections import Connection
+
+    if not isinstance(connection, Connection):
+        received: int = _handles["recv_handle"].original(connection)
+        return received
+    from multiprocessing.resource_sharer import DupFd
+
+    message = connection.recv()
+    if not isinstance(message, DupFd):
+        raise RuntimeError("Invalid data received")
+    return message.detach()
 
 
 # Starting processes.
