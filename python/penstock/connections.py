@@ -165,10 +165,9 @@ class Connection(connection.Connection):
         channel = self._receiving()
         if maxlength is not None and maxlength < 0:
             raise ValueError("negative maxlength")
-        message = channel.recv_bytes(maxlength)
-        if message is None:
+        message = channel.recv_bytes()
+        if maxlength is not None and len(message) > maxlength:
             self._bad_message_length()
-            raise AssertionError("the line above raises")
         return message
 
     # For the inherited `send_bytes` and `recv_bytes_into`.

@@ -62,7 +62,7 @@ fn received<'py>(channel: &Bound<'py, Channel>, message: &[u8]) -> PyResult<Boun
         .import("multiprocessing.reduction")?
         .getattr("ForkingPickler")?
         .call_method1("dumps", (object,))?;
-    new_bytes(py, pickle.extract::<&[u8]>()?)
+    pickle.call_method0("tobytes")?.cast_into().map_err(PyErr::from)
 }
 
 #[pymethods]
@@ -126,26 +126,21 @@ impl Channel {
         transfer::get(slf.as_super(), opened, Some(end), Deadline::Never)
     }
 
-    /// The message as bytes, or None if there are more than `maxlength`: it is lost then.
-    fn recv_bytes<'py>(
-        slf: &Bound<'py, Self>,
-        maxlength: Option<usize>,
-    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+    /// The message as bytes.
+    fn recv_bytes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
         let (opened, end) = parts(slf)?;
         let (py, queue) = (slf.py(), &opened.queue);
         let mut buffer = Buffer::default();
         let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
         tidy(py, queue)?;
-        let message = match delivery {
-            Delivery::Copied => received(slf, buffer.bytes())?,
+        match delivery {
+            Delivery::Copied => received(slf, buffer.bytes()),
             Delivery::Lent(lent) => {
                 let message = received(slf, lent.bytes());
                 py.detach(|| drop(lent));
-                message?
+                message
             }
-        };
-        let is_short_enough = maxlength.is_none_or(|most| message.as_bytes().len() <= most);
-        Ok(is_short_enough.then_some(message))
+        }
     }
 
     /// Whether a message is there, or the end of all messages, within `timeout` seconds (None for ever).
