@@ -64,16 +64,16 @@ def test_classes(standard: Callable[[], Any], ours: type) -> None:
     finally:
         penstock.unpatch()
     assert type(patched) is ours
-    assert not issubclass(ours, (multiprocessing.queues.Queue, multiprocessing.queues.SimpleQueue))
     assert type(standard()).__module__ == "multiprocessing.queues"
 
 
 @every_pair
 def test_private_attributes(standard: Callable[[], Any], ours: Callable[[], Any]) -> None:
-    for name in ("_reader", "_writer", "_poll"):
+    for name in ("_reader", "_writer", "_rlock"):
         assert hasattr(standard(), name)
-        assert not hasattr(ours(), name)
-    for name in ("_buffer", "_thread", "_on_queue_feeder_error"):
+        assert hasattr(ours(), name)
+    assert hasattr(standard(), "_poll")
+    for name in ("_poll", "_buffer", "_thread", "_wlock", "_sem"):
         assert not hasattr(ours(), name)
 
 

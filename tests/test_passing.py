@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
-from multiprocessing.queues import SimpleQueue as StandardSimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -562,7 +561,7 @@ def put_square(q: Any, number: int) -> None:
 def test_pools_and_executors_of_a_context_of_ours() -> None:
     context = penstock.get_context("fork")
     with context.Pool(2) as pool:
-        assert type(pool._inqueue) is StandardSimpleQueue
+        assert type(pool._inqueue) is penstock.SimpleQueue
         assert pool.map(square, range(10)) == [number * number for number in range(10)]
         # Not possible with the queues of multiprocessing, which can only be inherited.
         q = context.Queue()

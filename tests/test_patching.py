@@ -22,7 +22,6 @@ from typing import Any
 import pytest
 
 import penstock
-from penstock.pools import asked_by_standard_pool
 from tests.support.programs import METHODS, PLAIN, run, write
 
 BOUND_EARLIER = {"Queue": Queue, "SimpleQueue": SimpleQueue, "JoinableQueue": JoinableQueue}
@@ -213,7 +212,7 @@ if __name__ == "__main__":
     assert done.stdout.decode().splitlines() == expected
 
 
-# What is left alone.
+# Pools and executors.
 
 
 def square_and_module(number: int) -> tuple[int, str]:
@@ -225,7 +224,7 @@ def square_and_module(number: int) -> tuple[int, str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_pool(method: str, ours: bool) -> None:
     with (penstock if ours else multiprocessing).get_context(method).Pool(2) as pool:
-        assert type(pool._inqueue).__module__ == STANDARD  # type: ignore[attr-defined]
+        assert type(pool._inqueue).__module__ == OURS  # type: ignore[attr-defined]
         assert pool.map(square_and_module, range(5), chunksize=1) == [(n * n, OURS) for n in range(5)]
         pool.close()
         pool.join()
@@ -238,6 +237,9 @@ def test_executor(method: str, ours: bool) -> None:
     context = (penstock if ours else multiprocessing).get_context(method)
     with ProcessPoolExecutor(2, mp_context=context) as executor:
         assert list(executor.map(square_and_module, range(5))) == [(n * n, OURS) for n in range(5)]
+
+
+# What is left alone.
 
 
 @pytest.mark.usefixtures("patched")
@@ -279,25 +281,6 @@ def test_context_with_factories_of_its_own() -> None:
         pool.join()
 
 
-def test_who_asks() -> None:
-    called_by = {"asked": asked_by_standard_pool}
-    for name in ("multiprocessing.pool", "concurrent.futures.process"):
-        exec("answer = asked()", {"__name__": name, **called_by}, called_by)
-        assert called_by["answer"] is True
-    # The nearest caller counts: this is a task that runs in a pool.
-    exec(
-        "answer = task()",
-        {"__name__": "multiprocessing.pool", "task": asked_by_standard_pool.__call__},
-        called_by,
-    )
-    exec(
-        "answer = task()",
-        {"__name__": "multiprocessing.pool", "task": lambda: asked_by_standard_pool()},
-        called_by,
-    )
-    assert called_by["answer"] is False
-
-
 def test_python_started_by_subprocess(tmp_path: Path) -> None:
     program = """
 import multiprocessing, penstock, subprocess, sys
@@ -316,6 +299,7 @@ TOUCHED = [
     context.BaseContext.Queue,
     context.BaseContext.SimpleQueue,
     context.BaseContext.JoinableQueue,
+    context.BaseContext.Pipe,
     process.AuthenticationString.__reduce__,
     util.spawnv_passfds,  # type: ignore[attr-defined]
 ]

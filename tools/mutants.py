@@ -468,6 +468,30 @@ MUTANTS = [
         "",
         (core("death", "points::what_was_kept_does_not_come_back"),),
     ),
+    Mutant(
+        "bell-not-rung",
+        "the byte that was promised to the bell is not written",
+        f"{CORE}/bell.rs",
+        'let is_rung = with_access(end, Access::Write, platform::ring);\n            fault!("bell.rung");\n',
+        "let is_rung = true;\n",
+        (core("bell"),),
+    ),
+    Mutant(
+        "bell-owed-by-the-dead",
+        "a promise to the bell counts as kept before it is",
+        f"{CORE}/bell.rs",
+        "            let promise = next(rung, PROMISED);\n",
+        "            let promise = next(rung, RUNG);\n",
+        (DEATHS,),
+    ),
+    Mutant(
+        "dead-watchers-counted",
+        "the watchers of a dead process are counted on",
+        f"{CORE}/bell.rs",
+        "        self.hot().watching.sub(record.watching.get());\n",
+        "",
+        (core("bell"),),
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Penstock: its three queues, one item at a time and in batches."""
+"""Penstock: its three queues, one item at a time and in batches, and its pipe."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import penstock
 
 from . import End, QueueChannel, Receiver, Rival, Sender, Shape
+from .standard_pipe import PipeChannel
 
 BATCH = 100
 
@@ -49,9 +50,14 @@ def _open_batched(context: BaseContext, shape: Shape) -> QueueChannel:
     return _Batched(penstock.Queue())
 
 
+def _open_pipe(context: BaseContext, shape: Shape) -> PipeChannel:
+    return PipeChannel(penstock.Pipe(duplex=False))
+
+
 RIVALS = [
     Rival("Penstock", _open, is_ours=True),
     Rival("Penstock, batched", _open_batched, batch=BATCH, is_ours=True),
     Rival("Penstock SimpleQueue", _open_simple, is_ours=True),
     Rival("Penstock JoinableQueue", _open_joinable, is_ours=True),
+    Rival("Penstock Pipe", _open_pipe, suits=lambda shape: shape == (1, 1), is_ours=True),
 ]

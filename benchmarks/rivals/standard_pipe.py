@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from multiprocessing.context import BaseContext
+from typing import Any
 
 from . import End, Receiver, Rival, Sender, Shape
 
 
-class _Pipe:
+class PipeChannel:
+    """A channel that is a pipe from one process to one other."""
+
     endings = 1
 
-    def __init__(self, context: BaseContext, shape: Shape) -> None:
-        self._reader, self._writer = context.Pipe(duplex=False)
+    def __init__(self, ends: tuple[Any, Any]) -> None:
+        self._reader, self._writer = ends
 
     def sender(self, index: int) -> Sender:
         return End(put=self._writer.send)
@@ -27,4 +30,8 @@ class _Pipe:
         self._writer.close()
 
 
-RIVALS = [Rival("multiprocessing.Pipe", _Pipe, suits=lambda shape: shape == (1, 1))]
+def _open(context: BaseContext, shape: Shape) -> PipeChannel:
+    return PipeChannel(context.Pipe(duplex=False))
+
+
+RIVALS = [Rival("multiprocessing.Pipe", _open, suits=lambda shape: shape == (1, 1))]

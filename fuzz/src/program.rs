@@ -34,6 +34,8 @@ pub enum Step {
         keep: bool,
     },
     EndLook,
+    /// Begins to watch the bell, and looks at it.
+    Watch,
     /// Has a lent payload for good, and maps a part of it.
     Keep,
     TaskDone,
@@ -176,6 +178,7 @@ impl<'a> Input<'a> {
             20 => Step::Die { in_section: false },
             21 => Step::Die { in_section: true },
             22 => Step::Enlist(usize::from(self.byte() % 3)),
+            28 => Step::Watch,
             29 => Step::PutMany {
                 count: self.count(),
                 lens: [self.len(), self.len()],

@@ -118,6 +118,10 @@ impl World {
                     drop(View::new(&lent, lent.len() / 3..lent.len()));
                 }
             }
+            Step::Watch => {
+                let watched = with(Patience::Now, |wait| queue.watch(wait));
+                self.heed(watched, true);
+            }
             Step::TaskDone => {
                 self.heed(queue.task_done(), true);
             }
@@ -321,7 +325,10 @@ impl World {
                     "the damage was forgotten: {error}"
                 );
             }
-            Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } if self.is_damaged => {}
+            Error::TooManyParticipants { .. }
+            | Error::TooManyWaiters { .. }
+            | Error::BellUnreachable { .. }
+                if self.is_damaged => {}
             _ => panic!("{error:?}"),
         }
         None

@@ -1,6 +1,7 @@
 """Crash-safe queues between processes, in shared memory, with the interface of `multiprocessing`.
 
     Queue, SimpleQueue, JoinableQueue   the queues
+    Pipe                                two connected objects
     get_context                         `multiprocessing` with these queues
     patch, unpatch                      these queues under programs that import `multiprocessing`
     errors                              what can be raised
@@ -13,6 +14,7 @@
 """
 
 import sys
+from typing import TYPE_CHECKING, Any
 
 if sys.platform != "linux":
     raise ImportError(f"Penstock works on Linux only, so far; this is {sys.platform}")
@@ -24,8 +26,12 @@ from .patching import patch, unpatch
 from .queues import JoinableQueue, Queue, SimpleQueue
 from .statistics import Statistics
 
+if TYPE_CHECKING:
+    from .connections import Pipe
+
 __all__ = [
     "JoinableQueue",
+    "Pipe",
     "Queue",
     "SimpleQueue",
     "Statistics",
@@ -35,3 +41,11 @@ __all__ = [
     "patch",
     "unpatch",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Pipe":  # late, as `connections` says
+        from .connections import Pipe
+
+        return Pipe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,10 +3,8 @@
 import multiprocessing
 from multiprocessing import context
 from multiprocessing.context import BaseContext
-from operator import index
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from .pools import asked_by_standard_pool
 from .queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = ["ForkContext", "ForkServerContext", "SpawnContext", "get_context"]
@@ -20,8 +18,6 @@ else:
 class _Factories(_Mixed):
     """The methods of a context that Penstock has its own of."""
 
-    # What is made is `Any` for a type checker: a standard pool gets the standard library's.
-
     def Queue(
         self,
         maxsize: SupportsIndex = 0,
@@ -34,8 +30,6 @@ class _Factories(_Mixed):
         >>> get_context().Queue(maxsize=3).empty()
         True
         """
-        if asked_by_standard_pool():
-            return super().Queue(index(maxsize))
         return Queue(maxsize, max_bytes=max_bytes, protocol=protocol, ctx=self)
 
     def JoinableQueue(
@@ -50,8 +44,6 @@ class _Factories(_Mixed):
 
         >>> get_context().JoinableQueue().join()
         """
-        if asked_by_standard_pool():
-            return super().JoinableQueue(index(maxsize))
         return JoinableQueue(
             maxsize, max_bytes=max_bytes, protocol=protocol, max_deliveries=max_deliveries, ctx=self
         )
@@ -64,9 +56,19 @@ class _Factories(_Mixed):
         >>> get_context().SimpleQueue().empty()
         True
         """
-        if asked_by_standard_pool():
-            return super().SimpleQueue()
         return SimpleQueue(max_bytes=max_bytes, protocol=protocol, ctx=self)
+
+    def Pipe(self, duplex: bool = True) -> Any:
+        """Make two connections, as `penstock.Pipe` does.
+
+        >>> a, b = get_context().Pipe()
+        >>> a.send(1)
+        >>> b.recv()
+        1
+        """
+        from .connections import Pipe
+
+        return Pipe(duplex)
 
     def get_context(self, method: str | None = None) -> Any:
         """Return this context, or Penstock's one of another start method; see `penstock.get_context`.
@@ -110,7 +112,7 @@ def get_context(method: str | None = None) -> Any:
     `method` is the start method: "fork", "spawn", "forkserver", or None for the one that `multiprocessing`
     uses, which is settled by this call as by `multiprocessing.get_context()`. The answer is a
     `multiprocessing.context.BaseContext`; its factories have the keyword arguments of the queue classes too.
-    Pools and executors made with it keep the standard library's queues inside. Nothing blocks. Raises
+    Pools made with it have Penstock's queues inside. Nothing blocks. Raises
     ValueError for an unknown method.
 
     >>> import penstock

@@ -13,12 +13,12 @@ under such names.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from multiprocessing import reduction
 from multiprocessing.context import BaseContext
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
 from types import FunctionType
 from typing import Any
 
-from .pools import asked_by_standard_pool
 from .queues import JoinableQueue, Queue, SimpleQueue
 
 # Executed by its path: a child that has not got its `sys.path` yet may be unable to import Penstock.
@@ -28,13 +28,16 @@ _CALL_PATCHING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_boot
 def patch() -> None:
     """Put Penstock's queues under `multiprocessing`, in this process and in those it starts with it.
 
-    From now on `multiprocessing.Queue`, `SimpleQueue` and `JoinableQueue`, and the same of the contexts
-    that `multiprocessing.get_context` returns, make Penstock's queues. So they do in the processes started
-    from here under fork, spawn and forkserver, and in theirs. Left alone are
+    From now on `multiprocessing.Queue`, `SimpleQueue`, `JoinableQueue` and `Pipe`, and the same of the
+    contexts that `multiprocessing.get_context` returns, make Penstock's queues and connections; so do
+    process pools, which make theirs by these. `multiprocessing.reduction.send_handle` and `recv_handle` know
+    Penstock's connections. So it is in the processes started from here under fork, spawn and forkserver, and
+    in theirs. Left alone are
 
     - queues that exist already;
-    - the classes in `multiprocessing.queues`, and the queues inside the standard library's own pools,
-      executors and managers;
+    - the classes in `multiprocessing.queues` and the functions in `multiprocessing.connection`, and what the
+      standard library makes with them: the queues inside managers, and the one by which a
+      `ProcessPoolExecutor` hands out its calls;
     - a context of the program's own that overrides these methods;
     - Python programs started through `subprocess`.
 
@@ -48,7 +51,7 @@ def patch() -> None:
     >>> type(multiprocessing.Queue())
     <class 'multiprocessing.queues.Queue'>
     """
-    for function in [*_factories.values(), _reduce]:
+    for function in [*_factories.values(), *_handles.values(), _reduce]:
         function.replace()
 
 
@@ -61,7 +64,7 @@ def unpatch() -> None:
     >>> import penstock
     >>> penstock.unpatch()
     """
-    for function in [*_factories.values(), _reduce, *_commands]:
+    for function in [*_factories.values(), *_handles.values(), _reduce, *_commands]:
         function.restore()
 
 
@@ -125,7 +128,14 @@ def _joinable_queue(self: BaseContext, maxsize: int = 0) -> Any:
     return patching.make("JoinableQueue", self, maxsize)
 
 
+def _pipe(self: BaseContext, duplex: bool = True) -> Any:
+    from penstock.connections import Pipe
+
+    return Pipe(duplex)
+
+
 _factories = {
+    "Pipe": _Function(BaseContext.Pipe, _pipe),
     "Queue": _Function(BaseContext.Queue, _queue),
     "SimpleQueue": _Function(BaseContext.SimpleQueue, _simple_queue),
     "JoinableQueue": _Function(BaseContext.JoinableQueue, _joinable_queue),
@@ -139,9 +149,53 @@ _classes: dict[str, Callable[..., Any]] = {
 
 def make(name: str, asked: BaseContext, *arguments: int) -> Any:
     """Make the queue that the patched method `name` of the context `asked` answers with."""
-    if asked_by_standard_pool():
-        return _factories[name].original(asked, *arguments)
     return _classes[name](*arguments, ctx=asked.get_context())
+
+
+# Sending descriptors. The standard functions want the connection's socket; a connection of Penstock has none.
+
+
+def _send_handle(conn: Any, handle: int, destination_pid: int) -> Any:
+    from penstock import patching
+
+    return patching.send_handle(conn, handle, destination_pid)
+
+
+def _recv_handle(conn: Any) -> Any:
+    from penstock import patching
+
+    return patching.recv_handle(conn)
+
+
+_handles = {
+    "send_handle": _Function(reduction.send_handle, _send_handle),
+    "recv_handle": _Function(reduction.recv_handle, _recv_handle),
+}
+
+
+def send_handle(connection: Any, handle: int, destination_pid: int) -> None:
+    """Send a descriptor: through one of ours as it travels inside any message."""
+    from .connections import Connection
+
+    if isinstance(connection, Connection):
+        connection.send(reduction.DupFd(handle))
+    else:
+        _handles["send_handle"].original(connection, handle, destination_pid)
+
+
+def recv_handle(connection: Any) -> int:
+    """Receive what `send_handle` has sent."""
+    from .connections import Connection
+
+    if not isinstance(connection, Connection):
+        received: int = _handles["recv_handle"].original(connection)
+        return received
+    from multiprocessing.resource_sharer import DupFd
+
+    message = connection.recv()
+    if not isinstance(message, DupFd):
+        raise RuntimeError("Invalid data received")
+    return message.detach()
 
 
 # Starting processes.

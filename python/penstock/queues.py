@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from . import (
     _native,
     buffers,  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
+    faces,
     leaving,
     passing,
 )
@@ -49,7 +50,7 @@ class _Family(_native.Handle):
         acknowledged: bool = False,
         max_deliveries: SupportsIndex = _MAX_DELIVERIES,
     ) -> None:
-        leaving.arm()
+        _arm()
         self._create(
             maxsize=max(0, _whole("maxsize", maxsize, most=1 << 62)),
             max_bytes=None if max_bytes is None else _whole("max_bytes", max_bytes, least=1, most=1 << 62),
@@ -62,6 +63,24 @@ class _Family(_native.Handle):
             acknowledged=acknowledged,
             max_deliveries=_whole("max_deliveries", max_deliveries, least=0, most=255),
         )
+
+    # What `multiprocessing`'s queues have of their pipe; see faces.py.
+
+    @property
+    def _reader(self) -> faces.Reader:
+        return faces.Reader(self, self._faces())
+
+    @property
+    def _writer(self) -> faces.Writer:
+        return faces.Writer(self, self._faces())
+
+    @property
+    def _rlock(self) -> faces.ReadLock:
+        return self._faces().lock
+
+    def _faces(self) -> faces.Faces:
+        known: faces.Faces = self.__dict__.setdefault("_known_faces", faces.Faces())
+        return known
 
     def statistics(self) -> Statistics:
         """Return the queue's figures, of this moment and over all processes. Does not wait for items or room.
@@ -83,7 +102,7 @@ class _Family(_native.Handle):
         return passing.describe(self)
 
     def __setstate__(self, state: passing.State) -> None:
-        leaving.arm()
+        _arm()
         passing.reopen(self, state)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
@@ -249,6 +268,29 @@ class SimpleQueue(_native.SimpleQueueBase[T], _Family):
         if self._closed:
             raise OSError("handle is closed")
         return super().__getstate__()
+
+
+_is_armed = False
+
+
+def _arm() -> None:
+    """Do what waits until this process opens a queue, because it imports `multiprocessing.util`."""
+    global _is_armed
+    if _is_armed:
+        return
+    leaving.arm()
+    from multiprocessing import queues
+
+    # Ours are standard queues for who asks: `logging.config` does. They inherit nothing from there, because
+    # they have all that is there.
+    for ours, standard in (
+        (Queue, queues.Queue),
+        (JoinableQueue, queues.JoinableQueue),
+        (SimpleQueue, queues.SimpleQueue),
+    ):
+        if standard not in ours.__mro__:
+            ours.__bases__ = (*ours.__bases__, standard)
+    _is_armed = True
 
 
 def _whole(name: str, value: SupportsIndex, *, most: int, least: int | None = None) -> int:

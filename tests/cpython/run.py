@@ -1,4 +1,4 @@
-"""Run the interpreter's own multiprocessing tests with Penstock's queues in the place of its own.
+"""Run the interpreter's own multiprocessing tests with Penstock's queues and pipes in the place of its own.
 
 usage: python tests/cpython/run.py [--method fork|spawn|forkserver]
 
@@ -28,11 +28,12 @@ ROOT = str(Path(__file__).resolve().parent.parent.parent)
 if sys.path[0] != ROOT:
     sys.path[0] = ROOT  # instead of this script's folder; the children get it from here
 
+from tests.cpython.differences import AS_DOCUMENTED  # noqa: E402
 from tests.support import leaks, stacks  # noqa: E402
 from tests.support.watchdog import Watchdog  # noqa: E402
 
 import penstock  # noqa: E402
-from penstock import queues  # noqa: E402
+from penstock import connections, queues  # noqa: E402
 
 METHODS = ("fork", "spawn", "forkserver")
 LIMIT = 120  # seconds that one test may take
@@ -75,6 +76,9 @@ class Result(unittest.TestResult):
 
     def addSkip(self, test: unittest.TestCase, reason: str) -> None:
         """Count it, and why."""
+        if reason == AS_DOCUMENTED:
+            self._count(test, "differ as documented")
+            return
         self._count(test, "skipped")
         self.skips[reason] += 1
 
@@ -117,34 +121,39 @@ def run_method(method: str) -> int:
     watchdog.begin("before the tests", LIMIT)
     multiprocessing.set_start_method(method)
     penstock.patch()
-    made = count_queues()
+    made = count_made()
     result = Result(watchdog)
     with hidden_output() as output:
-        from tests.cpython import suite
+        from tests.cpython import executors, suite
 
+        executor_tests = executors.load(method)
         before = leaks.Snapshot.take()
         unittest.defaultTestLoader.loadTestsFromModule(suite).run(result)
+        if executor_tests is not None:
+            executor_tests.run(result)
         left = leaks.left_processes(exempt={watchdog.pid})
         memory = [line for line in before.new_since_then() if line.startswith("queue memory")]
     watchdog.stop()
     stacks_file.unlink()
     for name, counts in sorted(result.counts.items()):
-        print(f"  {method:10}  {name:36}  {summary(counts)}")
+        print(f"  {method:10}  {name:41}  {summary(counts)}")
     for reason, number in result.skips.items():
         print(f"  {method:10}  skipped by itself, {number} x: {reason}")
+    if executor_tests is None:
+        print(f"  {method:10}  not tested: executors, because there is no test.test_concurrent_futures")
     problems = result.reports
     problems += [f"FAILED: still running: {line}" for line in left]
     problems += [f"FAILED: left behind: {line}" for line in memory]
     total = result.total()
-    if total["passed"] == 0 or set(made) != {"Queue", "SimpleQueue", "JoinableQueue"}:
-        problems.append(f"FAILED: not all queues were tested, but {dict(made)}")
+    if total["passed"] == 0 or set(made) != {"Queue", "SimpleQueue", "JoinableQueue", "Connection"}:
+        problems.append(f"FAILED: not all classes were tested, but {dict(made)}")
     if problems:
         print(f"Output of the tests under {method}:\n{output()}", *problems, sep="\n")
     seconds = time.monotonic() - started
     print(
         f"{method}: {total['passed']} passed, {total['differ as documented']} differ as documented, "
         f"{total['skipped']} skipped, {total['failed']} failed; "
-        f"{made.total()} queues of Penstock made by the test process; {seconds:.0f} s"
+        f"{made.total()} queues and connections of Penstock made by the test process; {seconds:.0f} s"
     )
     return 1 if problems else 0
 
@@ -154,16 +163,21 @@ def summary(counts: Counter[str]) -> str:
     return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
 
 
-def count_queues() -> Counter[str]:
-    """Count from now on the queues of Penstock that this process makes, by their class."""
+def count_made() -> Counter[str]:
+    """Count from now on the queues and connections of Penstock that this process makes, by their class."""
     made: Counter[str] = Counter()
-    original = queues._Family._open
 
-    def counting(self: Any, **options: Any) -> None:
-        made[type(self).__name__] += 1
-        original(self, **options)
+    def count(owner: Any, method: str) -> None:
+        original = getattr(owner, method)
 
-    queues._Family._open = counting  # type: ignore[method-assign]
+        def counting(self: Any, *arguments: Any, **options: Any) -> None:
+            made[type(self).__name__] += 1
+            original(self, *arguments, **options)
+
+        setattr(owner, method, counting)
+
+    count(queues._Family, "_open")
+    count(connections.Connection, "__init__")
     return made
 
 

@@ -5,16 +5,19 @@ The start method is that of the process which imports the module. The tests take
 not by this module.
 """
 
+import contextlib
 import multiprocessing
 import re
+import signal
 import unittest
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from test import _test_multiprocessing
-from tests.cpython.differences import DIFFERENCES
+from tests.cpython.differences import AS_DOCUMENTED, DIFFERENCES, Difference
 
-# These make no queue themselves, but patching must leave the pools alone.
+# These make no queue themselves, but the pools that they make do.
 ALSO = {"_TestPool", "_TestPoolWorkerLifetime"}
 
 
@@ -28,7 +31,7 @@ def _definitions() -> dict[str, str]:
 
 def _install() -> dict[str, Any]:
     texts = _definitions()
-    make_queues = {name for name, text in texts.items() if re.search(r"\b(Simple|Joinable)?Queue\(", text)}
+    makers = {name for name, text in texts.items() if re.search(r"\b((Simple|Joinable)?Queue|Pipe)\(", text)}
     names: dict[str, Any] = {"__name__": __name__}
     _test_multiprocessing.install_tests_in_module_dict(names, multiprocessing.get_start_method())
     chosen: dict[str, Any] = {}
@@ -38,23 +41,47 @@ def _install() -> dict[str, Any]:
         elif not name.startswith(("WithManager", "WithThreads")):  # those have queues of another kind
             base = tests.__bases__[0].__name__
             words = set(re.findall(r"\w+", texts[base]))  # its own name among them
-            if base in ALSO or words & make_queues:
+            if base in ALSO or words & makers:
                 chosen[name] = tests
                 _apply_differences(tests, base)
     return chosen
+
+
+@contextlib.contextmanager
+def _ended_by_an_alarm() -> Iterator[None]:
+    def end(number: int, frame: Any) -> None:
+        raise AssertionError("it waits for ever")
+
+    former = signal.signal(signal.SIGALRM, end)
+    signal.alarm(1)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
 
 
 def _apply_differences(tests: Any, name: str) -> None:
     for difference in DIFFERENCES:
         owner, _, method = difference.test.partition(".")
         if owner == name and hasattr(tests, method):
-            original = getattr(tests, method)
-
-            def expected_to_fail(self: Any, original: Any = original) -> None:
-                original(self)
-
-            setattr(tests, method, unittest.expectedFailure(expected_to_fail))
+            setattr(tests, method, _changed(getattr(tests, method), difference))
             setattr(tests, f"{method}_instead", difference.instead)
+
+
+def _changed(original: Callable[[Any], None], difference: Difference) -> Callable[[Any], None]:
+    def expected_to_fail(self: Any) -> None:
+        with _ended_by_an_alarm() if difference.waits else contextlib.nullcontext():
+            original(self)
+
+    def may_fail(self: Any) -> None:
+        assert difference.may_raise is not None
+        try:
+            original(self)
+        except difference.may_raise:
+            self.skipTest(AS_DOCUMENTED)
+
+    return unittest.expectedFailure(expected_to_fail) if difference.may_raise is None else may_fail
 
 
 globals().update(_install())

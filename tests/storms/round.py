@@ -263,7 +263,7 @@ class Round:
             # In this order: whoever has written an item down, and is to die over it, is armed by then.
             if any(hand.is_armed for hand in self._hands()):
                 return False
-            # Again, because whoever was armed may have forked, and has announced its child before it was armed no more.
+            # Again: who was armed may have forked, and has announced its child before it was armed no more.
             if not self._has_put_all():
                 return False
             if missing > self._may_be_missing():
@@ -296,8 +296,8 @@ class Round:
     def _check_statistics(self) -> None:
         living = sum(not member.is_dead for member in self.crew.members())
         found = self._ask(Report())
-        # The kernel closes a process's descriptors, and with them its life byte, a moment after it has become another
-        # program; the promise is about 100 ms.
+        # The kernel closes a process's descriptors, and with them its life byte, a moment after it has become
+        # another program; the promise is about 100 ms.
         end = time.monotonic() + BE_FOUND
         while found.participants > living and time.monotonic() < end:
             found = self._ask(Report())

@@ -46,6 +46,16 @@ pub enum Error {
     },
     /// The queue's descriptor was closed behind its back.
     Closed,
+    /// Nobody can put any more, and everything was taken (a connection whose other side is closed or dead).
+    Ended,
+    /// Nobody can get any more (the same).
+    Broken,
+    /// The descriptor of a connection was closed.
+    EndClosed,
+    /// A process watches the queue, and its descriptor cannot be opened.
+    BellUnreachable {
+        pid: u32,
+    },
     /// The folder for a named queue lies on a disk.
     NotInMemory,
     Os {
@@ -116,6 +126,17 @@ impl fmt::Display for Error {
                 f,
                 "the queue's file descriptor was closed by other code in this process (closerange?); \
                  the queue still works here but cannot be sent to another process"
+            ),
+            Error::Ended => write!(
+                f,
+                "the other side is closed or dead, and everything it sent was received"
+            ),
+            Error::Broken => write!(f, "the other side is closed or dead"),
+            Error::EndClosed => write!(f, "the connection's descriptor was closed"),
+            Error::BellUnreachable { pid } => write!(
+                f,
+                "process {pid} (by its own count) waits for this queue with a descriptor that this process cannot open: \
+                 both must be in the same pid namespace and belong to the same user"
             ),
             Error::NotInMemory => write!(
                 f,

@@ -88,6 +88,7 @@ fn forget_memberships(open: &mut OpenQueues) {
     for (_, queue) in open.iter() {
         if let Some(queue) = queue.upgrade() {
             queue.forget_membership();
+            queue.bell.forget_watcher();
         }
     }
 }

@@ -138,6 +138,9 @@ impl Queue {
         let result = self.take_in_section(&mut waiting, &mut wait, deliver);
         self.report(result.map_err(|error| {
             self.abandon(&mut waiting);
+            if error == Error::Empty && self.bell.is_watched() {
+                self.found_nothing();
+            }
             if error == Error::Busy && wait.patience != Patience::Try {
                 Error::Empty
             } else {
@@ -153,7 +156,9 @@ impl Queue {
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         // What is in dead hands comes back even if nobody ever waits, because there is always another item.
-        if self.segment.hot().owned_count.get() > 0 && self.is_time_to_look() {
+        // (And a dead watcher of the bell costs everybody system calls.)
+        let hot = self.segment.hot();
+        if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_time_to_look() {
             if wait.patience == Patience::Try {
                 return Err(Error::Busy);
             }

@@ -131,6 +131,11 @@ pub(crate) struct Hot {
 
     /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
     pub lent_bytes: AtomicU64,
+    /// Which pipe is the bell: its inode's number, or 0.
+    pub bell: AtomicU64,
+    /// Watchers of the bell, of all participants together; and what its pipe holds. See bell.rs.
+    pub watching: AtomicU32,
+    pub rung: AtomicU32,
 }
 
 impl Hot {
@@ -177,6 +182,9 @@ pub(crate) struct Participant {
     pub leased: List,
     /// Memory that is its own without an item: being written, given back, or looked at after the item was finished or kept.
     pub claimed: List,
+    /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there. See bell.rs.
+    pub watching: LockedU32,
+    pub bell: AtomicU32,
 }
 
 /// A thread that waits. See waiter.rs.
@@ -254,8 +262,11 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, used_bytes),
         offset_of!(Hot, partial),
         offset_of!(Hot, lent_bytes),
+        offset_of!(Hot, watching),
+        offset_of!(Hot, bell),
         offset_of!(Participant, leased),
         offset_of!(Participant, claimed),
+        offset_of!(Participant, watching),
         offset_of!(WaiterCell, next),
         offset_of!(Slot, extent),
         offset_of!(Slot, inline),

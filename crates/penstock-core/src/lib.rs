@@ -11,7 +11,11 @@
 //! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
 //! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
 
+#[cfg_attr(loom, path = "models/bell.rs")]
+mod bell;
 mod check;
+#[cfg(not(loom))]
+mod connection;
 mod delivery;
 mod done;
 mod error;

@@ -21,6 +21,7 @@
 
 use std::time::Duration;
 
+use crate::bell::Errand;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::{Hot, Slot, WaiterCell};
@@ -49,6 +50,8 @@ pub(crate) struct Section<'q> {
     pub me: u32,
     wakes: [u32; WAKES],
     wake_count: usize,
+    /// What is due at the bell once the lock is released. See bell.rs.
+    pub errand: Errand,
 }
 
 impl Queue {
@@ -77,6 +80,7 @@ impl Queue {
             me,
             wakes: [0; WAKES],
             wake_count: 0,
+            errand: Errand::None,
         };
         fault!("lock.taken");
         if hot.damaged.get() != 0 {
@@ -194,6 +198,7 @@ impl Queue {
             me,
             wakes: [0; WAKES],
             wake_count: 0,
+            errand: Errand::None,
         };
         let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
         if recovered.is_err() {
@@ -273,6 +278,9 @@ impl Drop for Section<'_> {
         if self.wake_count > 0 {
             fault!("unlock.before-wake");
             self.wake_chosen();
+        }
+        if !matches!(self.errand, Errand::None) {
+            self.queue.run(self.errand);
         }
     }
 }

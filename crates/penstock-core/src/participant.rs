@@ -123,6 +123,9 @@ impl Queue {
             );
             self.me.set(me);
             drop(open);
+            if self.bell.is_known() {
+                self.enter_surely()?.announce_bell()?;
+            }
             self.sweep_former_self(index_of(me), pid, started, namespace)?;
             if index_of(me) > high {
                 // The next ones shall find the places of the dead rather than new ones.
@@ -280,9 +283,11 @@ impl Queue {
     pub(crate) fn unregister(&self) {
         fork::notice_fork();
         let Some(me) = self.member_if_any() else { return };
-        let holds_nothing = self
-            .enter_surely()
-            .and_then(|section| Ok(holds_nothing(self.segment.participant(section.my_index())?)));
+        let holds_nothing = self.enter_surely().and_then(|mut section| {
+            let record = self.segment.participant(section.my_index())?;
+            section.discount_watchers_of(record);
+            Ok(holds_nothing(record))
+        });
         fault!("unregister.checked");
         // An error is damage, which the others report as well.
         if let (Ok(true), Ok(Some(record))) = (holds_nothing, self.participant_named(me)) {
@@ -294,7 +299,7 @@ impl Queue {
 }
 
 fn holds_nothing(record: &Participant) -> bool {
-    record.leased.head.get() == 0 && record.claimed.head.get() == 0
+    record.leased.head.get() == 0 && record.claimed.head.get() == 0 && record.watching.get() == 0
 }
 
 /// Frees a record whose owner holds nothing any more, not even the lock.
@@ -307,6 +312,13 @@ pub(crate) fn free_record(record: &Participant, name: u32) {
     record
         .word
         .store(RecordWord::free(name >> 12).0, Ordering::Release);
+}
+
+#[cfg(not(loom))]
+impl Participant {
+    pub(crate) fn pid(&self) -> u32 {
+        read(self).pid()
+    }
 }
 
 /// The name of a living record's owner.

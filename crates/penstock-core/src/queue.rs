@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::{Arc, Weak};
 
+use crate::bell::Bell;
 use crate::error::Error;
 use crate::fork;
 use crate::platform::{self, Instant};
@@ -57,6 +58,7 @@ pub struct Queue {
     /// The descriptor whose lock is this process's life byte, or -1.
     pub(crate) life: AtomicI32,
     pub(crate) spin_budgets: [SpinBudget; 2],
+    pub(crate) bell: Bell,
 }
 
 impl Queue {
@@ -104,6 +106,7 @@ impl Queue {
             me: AtomicU32::new(0),
             life: AtomicI32::new(-1),
             spin_budgets: [SpinBudget::new(), SpinBudget::new()],
+            bell: Bell::new(),
         });
         open.push((id, Arc::downgrade(&queue) as Weak<Queue>));
         queue
@@ -202,6 +205,7 @@ impl Drop for Queue {
             let _ = self.leave(Leave::Clean);
             self.unregister();
         }
+        self.drop_bell();
         // Last, so that nobody in this process opens the queue anew while it is still a member.
         fork::forget(self.segment.id);
     }

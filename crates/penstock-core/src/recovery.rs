@@ -159,6 +159,7 @@ impl Section<'_> {
             }
         }
         self.free_cells_of(name)?;
+        self.discount_watchers_of(record);
         fault!("sweep.cells-freed");
         free_record(record, name);
         fault!("sweep.released");
@@ -215,6 +216,7 @@ impl Section<'_> {
         self.sort(held, |slot| slot.lease.get())?;
         self.hand_out_held(held)?;
         self.rebuild_waiters()?;
+        self.rebuild_bell()?;
         books.enter_into(hot);
         fault!("rebuild.done");
         Ok(())

@@ -179,7 +179,7 @@ impl Queue {
     }
 
     /// Whether there is what is waited for, by a look without the lock: a hint.
-    fn promises(&self, kind: Kind) -> bool {
+    pub(crate) fn promises(&self, kind: Kind) -> bool {
         match kind {
             Kind::Item => self.ready_count() > 0,
             Kind::Room => self.has_room(),
@@ -202,6 +202,19 @@ impl Queue {
         // Not before the lock is taken: until then the spinner counts as on its way.
         self.stop_spinning(waiting.kind);
         Some(entered)
+    }
+
+    /// Spins once, if this process may, for those whose wake-up comes by the bell (bell.rs) and not by a list: that they are
+    /// on their way matters to nobody. True if there is what was waited for.
+    #[cfg(not(loom))]
+    pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {
+        let me = self.member()?;
+        if !self.start_spinning(kind, me) {
+            return Ok(false);
+        }
+        self.spin(kind);
+        self.stop_spinning(kind);
+        Ok(self.promises(kind))
     }
 
     /// Waits for a change, with the section's lock released meanwhile. The caller looks again, in a loop.
@@ -366,7 +379,14 @@ impl Section<'_> {
     pub(crate) fn settle(&mut self) {
         let hot = self.hot();
         let [getters, putters, joiners] = &hot.waiters;
-        if getters.length.get() | putters.length.get() | joiners.length.get() == 0 || hot.damaged.get() != 0 {
+        let waiting = getters.length.get() | putters.length.get() | joiners.length.get();
+        if waiting | hot.watching.get() == 0 {
+            return;
+        }
+        if hot.watching.get() != 0 {
+            self.toll();
+        }
+        if waiting == 0 || hot.damaged.get() != 0 {
             return;
         }
         if self.settle_waiters().is_err() {

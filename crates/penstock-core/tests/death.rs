@@ -494,6 +494,31 @@ mod points {
             points: &["trim.slots"],
         },
         Scene {
+            name: "watch",
+            options: PLAIN,
+            before: |queue| put(queue, &numbered(8, 20)).unwrap(),
+            victim: |queue| drop(wait(soon(), |wait| queue.watch(wait))),
+            points: &[
+                "bell.made",
+                "bell.counted",
+                "bell.changed",
+                "bell.owed",
+                "bell.rung",
+            ],
+        },
+        Scene {
+            name: "ring and silence",
+            options: PLAIN,
+            before: |queue| {
+                wait(soon(), |wait| queue.watch(wait)).unwrap();
+            },
+            victim: |queue| {
+                put(queue, &numbered(7, 20)).unwrap();
+                get(queue, Patience::Now).unwrap();
+            },
+            points: &["bell.changed", "bell.owed", "bell.rung", "slot.freed"],
+        },
+        Scene {
             name: "let go of the last handle",
             options: ACKNOWLEDGED,
             before: |queue| put(queue, &numbered(8, 20)).unwrap(),
@@ -507,10 +532,23 @@ mod points {
         },
     ];
 
+    /// Who watches is told the truth.
+    fn bell_is_right(queue: &Queue, what: &str) {
+        let mut polled = libc::pollfd {
+            fd: wait(soon(), |wait| queue.watch(wait)).unwrap(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: the call reads and writes one struct.
+        let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
+        assert_eq!(ready, i32::from(!queue.is_empty()), "{what}: the bell is wrong");
+    }
+
     fn survivors_go_on(queue: &Arc<Queue>, what: &str) {
         let acknowledged = queue.options().acknowledged;
         // Finds the dead at once, so that what they held comes before what is put now.
         queue.statistics().unwrap();
+        bell_is_right(queue, what);
         put(queue, &numbered(9, 30)).unwrap();
         put(queue, &numbered(9, LARGE)).unwrap();
         loop {
@@ -532,6 +570,7 @@ mod points {
             }
             wait(soon(), |wait| queue.join(wait)).unwrap();
         }
+        bell_is_right(queue, what);
         books_balance(queue);
         let statistics = queue.statistics().unwrap();
         assert_eq!(

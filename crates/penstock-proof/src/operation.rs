@@ -1,7 +1,9 @@
 //! The operations under proof: how the stage is set, what the victim does, and what may be gone afterwards.
 #![allow(unsafe_code)]
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use penstock_core::{Batch, Buffer, Leave, Lent, Options, Patience, Queue, Wait};
 
@@ -64,6 +66,27 @@ impl Victim {
         let _ = std::hint::black_box(self.queue.get(&mut self.buffer, wait).is_ok());
     }
 
+    fn watch(&mut self) {
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| self.queue.watch(wait)));
+    }
+
+    /// Receives from the connection whose ends the survivor has made.
+    fn receive(&mut self) {
+        let end = ENDS[0].load(Ordering::Relaxed);
+        let delivery = with_patience(Patience::Forever, |wait| {
+            self.queue.get_at(end, &mut self.buffer, wait)
+        });
+        let _ = std::hint::black_box(delivery.is_ok());
+    }
+
+    fn send(&mut self) {
+        let end = ENDS[1].load(Ordering::Relaxed);
+        let parts: &[&[u8]] = &[&self.payloads[0]];
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.put_at((end, -1), parts, wait)
+        }));
+    }
+
     fn keep(&mut self) {
         let _ = std::hint::black_box(self.lent[0].keep());
     }
@@ -100,6 +123,24 @@ impl Victim {
     }
 }
 
+/// The ends of a connection's pipe, for reading and for writing, which the victim inherits.
+static ENDS: [AtomicI32; 2] = [AtomicI32::new(-1), AtomicI32::new(-1)];
+
+pub fn reading_end() -> Option<RawFd> {
+    Some(ENDS[0].load(Ordering::Relaxed)).filter(|end| *end >= 0)
+}
+
+/// Makes the queue that of a connection.
+fn connect(queue: &Queue) {
+    let mut ends = [0; 2];
+    // SAFETY: the call writes two descriptors to the array.
+    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    for (place, end) in ENDS.iter().zip(ends) {
+        place.store(end, Ordering::Relaxed);
+        queue.give_bell(end).unwrap();
+    }
+}
+
 /// Another process, which sleeps on the queue from before the operation until after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleeper {
@@ -121,6 +162,8 @@ pub struct Log {
     pub got: Vec<Item>,
     /// Payloads that it looks at.
     pub held: Vec<Lent>,
+    /// The descriptor by which it watches the queue.
+    pub bell: Option<RawFd>,
     /// Items that it put and took again, and their bytes.
     pub passed: u64,
     pub passed_bytes: u64,
@@ -130,6 +173,18 @@ impl Log {
     pub fn put(&mut self, queue: &Queue, item: Item) {
         put(queue, item);
         self.put.push(item);
+    }
+
+    fn watch(&mut self, queue: &Queue) {
+        self.bell = Some(with_patience(surely(), |wait| queue.watch(wait)).unwrap());
+    }
+
+    /// Of a connection.
+    fn watch_end(&mut self, queue: &Queue) {
+        connect(queue);
+        let end = ENDS[0].load(Ordering::Relaxed);
+        with_patience(surely(), |wait| queue.watch_at(end, wait)).unwrap();
+        self.bell = Some(end);
     }
 
     fn put_all(&mut self, queue: &Queue, items: &[Item]) {
@@ -564,6 +619,70 @@ pub const OPERATIONS: &[Operation] = &[
         sleeper: Some(Sleeper::Joiner),
         takes: &[10],
         second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "watch",
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::watch,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "watch-anothers-bell",
+        prepare: |queue, log| {
+            log.put(queue, 10);
+            log.watch(queue);
+        },
+        run: Victim::watch,
+        attaches: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-rings",
+        prepare: |queue, log| log.watch(queue),
+        run: Victim::put,
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-opens-the-bell-and-rings",
+        prepare: |queue, log| log.watch(queue),
+        run: Victim::put,
+        puts: &[11],
+        attaches: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-silences",
+        prepare: |queue, log| {
+            log.watch(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::get,
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "receiver-sleeps-and-is-rung",
+        prepare: |queue, _| connect(queue),
+        run: Victim::receive,
+        when_asleep: Some(|queue, log| {
+            let end = ENDS[1].load(Ordering::Relaxed);
+            let payload = payload(10);
+            with_patience(Patience::Now, |wait| queue.put_at((end, -1), &[&payload], wait)).unwrap();
+            log.put.push(10);
+        }),
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "send-rings",
+        prepare: |queue, log| log.watch_end(queue),
+        run: Victim::send,
+        puts: &[11],
         ..DEFAULT
     },
     Operation {

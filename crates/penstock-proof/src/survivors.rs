@@ -1,4 +1,5 @@
 //! What the survivors must be able to do after a death, and what the books must say then.
+#![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -6,7 +7,7 @@ use std::time::{Duration, Instant};
 use penstock_core::{Error, Patience};
 
 use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, with_patience};
-use crate::operation::Sleeper;
+use crate::operation::{Sleeper, reading_end};
 use crate::scene::Scene;
 
 /// What the survivor puts itself.
@@ -96,6 +97,34 @@ impl Survivor {
         assert!(faults.is_empty(), "{when}: {}", faults.join("; "));
     }
 
+    /// The descriptor of who watches, from before the death or from now on, is readable exactly if there is an item.
+    fn bell_is_right(&mut self) {
+        let queue = &self.scene.queue;
+        let bell = match self.scene.log.bell {
+            Some(bell) => bell,
+            None => match reading_end() {
+                Some(end) => end,
+                None => with_patience(surely(), |wait| queue.watch(wait)).unwrap(),
+            },
+        };
+        if reading_end().is_some() {
+            // Of a connection, whose end each call brings; the calls of this survivor so far did not.
+            with_patience(surely(), |wait| queue.watch_at(bell, wait)).unwrap();
+        }
+        let mut polled = libc::pollfd {
+            fd: bell,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: the call reads and writes one struct.
+        let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
+        assert_eq!(
+            (ready, polled.revents & !libc::POLLIN),
+            (i32::from(!queue.is_empty()), 0),
+            "the bell is wrong"
+        );
+    }
+
     fn act(&mut self, turn: usize) {
         let options = &self.scene.operation.options;
         let has_limit = options.maxsize != 0 || options.soft_bytes != 0;
@@ -117,6 +146,10 @@ impl Survivor {
             self.put(OWN[0]);
         }
         self.sound("after the first operation");
+        if !has_limit && self.scene.log.bell.is_some() && reading_end().is_none() {
+            // Nobody has looked for the dead yet, and there is an item.
+            self.bell_is_right();
+        }
         match self.scene.sleeper.as_ref().map(|sleeper| sleeper.kind) {
             Some(Sleeper::Getter) => {
                 // There is an item for it by now.
@@ -159,7 +192,9 @@ impl Survivor {
         let queue = self.scene.queue.clone();
         self.timed(|scene| scene.queue.statistics().unwrap());
         self.sound("after the sweep");
+        self.bell_is_right();
         self.drain();
+        self.bell_is_right();
         for lent in self.scene.log.held.drain(..) {
             // Nobody else's death has touched what is looked at here.
             assert!(self.collected.contains(&item_of(lent.bytes())));

@@ -141,9 +141,11 @@ impl Tracee {
     pub fn is_before_sleep(&self) -> bool {
         let registers = self.registers();
         let wait = |operation: u64| operation & 0x7f == libc::FUTEX_WAIT as u64;
+        // A look that does not wait has a time-out of zero seconds and nanoseconds.
+        let may_wait = |timeout: u64| timeout == 0 || self.peek(timeout) | self.peek(timeout + 8) != 0;
         self.peek(registers.rip) & 0xffff == 0x050f
-            && registers.rax == libc::SYS_futex as u64
-            && wait(registers.rsi)
+            && (registers.rax == libc::SYS_futex as u64 && wait(registers.rsi)
+                || registers.rax == libc::SYS_ppoll as u64 && may_wait(registers.rdx))
     }
 
     fn peek(&self, address: u64) -> u64 {

@@ -96,7 +96,7 @@ fn put_all(
         };
         if !is_pending {
             pending.send(py, queue, deadline, count)?;
-            message.send(py, opened, deadline)?;
+            message.send(py, opened, None, deadline)?;
             *count += 1;
         } else if pending.ends.len() == BATCH {
             pending.send(py, queue, deadline, count)?;

@@ -19,6 +19,8 @@ use std::ops::Range;
 pub const OUT_OF_BAND: usize = 4096;
 
 const MARK: u8 = 0xff;
+/// Comes before bytes that a connection is to deliver as they are, if they begin as no pickle does: with one of the two marks.
+const RAW: [u8; 1] = [0xfe];
 const HEAD: usize = 16;
 const ENTRY: usize = 16;
 const ALIGNMENT: usize = 64;
@@ -66,6 +68,19 @@ pub fn padding(end: usize, start: usize) -> &'static [u8] {
 #[inline]
 pub fn is_sealed(message: &[u8]) -> bool {
     message.first() == Some(&MARK)
+}
+
+/// What must be sent before bytes that are no message of ours.
+pub fn raw_mark(bytes: &[u8]) -> &'static [u8] {
+    match bytes.first() {
+        Some(first) if *first == MARK || *first == RAW[0] => &RAW,
+        _ => &[],
+    }
+}
+
+/// The bytes without that mark.
+pub fn open_raw(message: &[u8]) -> &[u8] {
+    message.strip_prefix(&RAW).unwrap_or(message)
 }
 
 /// Reads the head of such a message. `None` if it cannot be: its bytes were damaged.

@@ -2,7 +2,7 @@
 
 use penstock_core::Error;
 use pyo3::PyErr;
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyRuntimeError, PyValueError};
 
 mod imported {
     pyo3::import_exception!(queue, Empty);
@@ -12,7 +12,9 @@ mod imported {
 }
 
 const EBADF: i32 = 9;
+const EACCES: i32 = 13;
 const EINVAL: i32 = 22;
+const EPIPE: i32 = 32;
 const EUSERS: i32 = 87;
 const EUCLEAN: i32 = 117;
 
@@ -28,6 +30,10 @@ pub fn to_python(error: Error) -> PyErr {
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
             PyOSError::new_err((EUSERS, error.to_string()))
         }
+        Error::Ended => PyEOFError::new_err(()),
+        Error::Broken => PyBrokenPipeError::new_err((EPIPE, "Broken pipe")),
+        Error::EndClosed => PyOSError::new_err((EBADF, error.to_string())),
+        Error::BellUnreachable { .. } => PyOSError::new_err((EACCES, error.to_string())),
         Error::Corrupt { .. } => imported::CorruptQueueError::new_err((EUCLEAN, error.to_string())),
         Error::NotAQueue { .. } => PyOSError::new_err((EINVAL, error.to_string())),
         Error::Closed => PyOSError::new_err((EBADF, error.to_string())),

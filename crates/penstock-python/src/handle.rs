@@ -4,13 +4,14 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use penstock_core::{Id, Options, Queue};
-use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
+use penstock_core::{Error, Id, Options, Queue};
+use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
 use crate::pickling::Picklers;
-use crate::{carrying, errors, leaving, unpickling};
+use crate::waiting::{Deadline, Ending, patiently};
+use crate::{carrying, errors, leaving, transfer, unpickling};
 
 /// A queue as one Python object knows it. Several handles of one process share what the core holds.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -24,6 +25,28 @@ pub struct Handle {
 pub struct Opened {
     pub queue: Arc<Queue>,
     pub picklers: Picklers,
+    /// Tells whether nobody is left on the other side; see `_end_when`.
+    has_ended: OnceLock<Py<PyAny>>,
+}
+
+impl Opened {
+    /// What ends a wait for items.
+    pub fn end_of_items(&self) -> Option<Ending<'_>> {
+        let has_ended = self.has_ended.get()?;
+        Some(Ending {
+            has_ended,
+            raise: || errors::to_python(Error::Ended),
+        })
+    }
+
+    /// What ends a wait for room.
+    pub fn end_of_room(&self) -> Option<Ending<'_>> {
+        let has_ended = self.has_ended.get()?;
+        Some(Ending {
+            has_ended,
+            raise: || errors::to_python(Error::Broken),
+        })
+    }
 }
 
 impl Handle {
@@ -39,6 +62,7 @@ impl Handle {
             .set(Opened {
                 queue,
                 picklers: Picklers::new(protocol),
+                has_ended: OnceLock::new(),
             })
             .map_err(|_| PyRuntimeError::new_err("__init__() of the queue was called twice"))
     }
@@ -162,6 +186,57 @@ impl Handle {
     /// ValueError: Queue ... is closed
     fn close(&self) {
         self.closed_by.store(std::process::id(), Ordering::Relaxed);
+    }
+
+    /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`, which is
+    /// readable exactly while a `get` would find an item. It stays the queue's: nothing but waiting may be done with it.
+    /// Whoever waits with it may find that another consumer was quicker.
+    ///
+    /// From the first call on, until this process lets go of the queue, whoever puts into the empty queue or empties it
+    /// makes one or two system calls more. Does not wait for items.
+    ///
+    /// Raises `ValueError` or `OSError` if this handle was closed, and `OSError` if the system has no descriptor, or if
+    /// another process waits with a descriptor that this one cannot open (in another pid namespace).
+    ///
+    /// >>> import penstock, select
+    /// >>> q = penstock.Queue()
+    /// >>> select.select([q], [], [], 0)[0]
+    /// []
+    /// >>> q.put("a")
+    /// >>> select.select([q], [], [], 0)[0] == [q]
+    /// True
+    fn fileno(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
+        if slf.get().is_closed_here() {
+            return Err(PyOSError::new_err("handle is closed"));
+        }
+        let queue = &slf.get().opened()?.queue;
+        patiently(slf.py(), Deadline::Never, |wait| queue.watch(wait))
+    }
+
+    /// Have a `get` that waits raise EOFError, and a `put` BrokenPipeError, once `has_ended()` is true: nobody is left
+    /// on the other side. Asked by every `put`, and now and then by whoever waits. Only the first call counts.
+    fn _end_when(&self, has_ended: Py<PyAny>) -> PyResult<()> {
+        let _ = self.opened()?.has_ended.set(has_ended);
+        Ok(())
+    }
+
+    /// `get`, also of a queue whose own one has no time-out.
+    fn _take<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        transfer::get(slf, slf.get().opened()?, None, Deadline::new(true, timeout)?)
+    }
+
+    /// Whether a `get` would find an item, within `timeout` seconds (None for ever).
+    fn _wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let queue = &self.opened()?.queue;
+        let deadline = Deadline::new(true, timeout)?;
+        patiently(py, deadline, |wait| match queue.await_item(wait) {
+            Ok(()) => Ok(true),
+            Err(Error::Empty) => Ok(false),
+            Err(error) => Err(error),
+        })
     }
 
     /// Return the items that were set aside because the processes that took them died too often, oldest

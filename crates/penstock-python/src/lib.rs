@@ -9,6 +9,7 @@ mod batches;
 mod buffers;
 mod calls;
 mod carrying;
+mod channel;
 mod envelope;
 mod errors;
 #[cfg(feature = "fault-points")]
@@ -29,6 +30,8 @@ mod waiting;
 mod _native {
     #[pymodule_export]
     use crate::carrying::_forget_carried;
+    #[pymodule_export]
+    use crate::channel::Channel;
     #[cfg(feature = "fault-points")]
     #[pymodule_export]
     use crate::fault::{arm_fault, fault_points};

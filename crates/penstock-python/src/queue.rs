@@ -116,7 +116,7 @@ impl QueueBase {
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
-        transfer::get(handle, open(handle)?, Deadline::new(block.0, timeout)?)
+        transfer::get(handle, open(handle)?, None, Deadline::new(block.0, timeout)?)
     }
 
     /// Put all objects of an iterable, in order, as `put` would one after the other, but in larger steps: up to 64
@@ -334,7 +334,7 @@ impl SimpleQueueBase {
     /// [1, 2]
     fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
-        transfer::get(handle, open_simple(handle)?, Deadline::Never)
+        transfer::get(handle, open_simple(handle)?, None, Deadline::Never)
     }
 
     /// Put all objects of an iterable, in order, as `put` would one after the other, but in larger steps: up to 64

@@ -1,5 +1,6 @@
 //! An object's way into a queue and out of it.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use penstock_core::{Buffer, Delivery, Error, Queue, Ticket, Wait};
@@ -8,15 +9,21 @@ use pyo3::prelude::*;
 use crate::handle::{Handle, Opened};
 use crate::pickling::Pickled;
 use crate::plain::{Writer, Written};
-use crate::waiting::{Deadline, at_once, patiently};
+use crate::waiting::{Deadline, Ending, at_once, patiently_until};
 use crate::{arrays, carrying, errors, pickling, unpickling};
+
+/// Of a connection: the writing end of the pipe that leads there, and the reading end of the one that leads back, or -1.
+pub type Ends = (RawFd, RawFd);
 
 pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     if matches!(deadline, Deadline::Now) && opened.queue.is_full() {
         return Err(errors::to_python(Error::Full)); // not worth pickling for
     }
+    if let Some(ending) = opened.end_of_room() {
+        ending.look(object.py())?;
+    }
     let mut writer = Writer::default();
-    Message::of(opened, object, &mut writer)?.send(object.py(), opened, deadline)
+    Message::of(opened, object, &mut writer)?.send(object.py(), opened, None, deadline)
 }
 
 /// An object as bytes.
@@ -55,41 +62,53 @@ impl<'a> Message<'a> {
         Ok(Message::Carrier(pickled, carried))
     }
 
-    pub fn send(self, py: Python<'_>, Opened { queue, .. }: &Opened, deadline: Deadline) -> PyResult<()> {
+    /// Puts the message; into a connection by the end of its pipe.
+    pub fn send(
+        self,
+        py: Python<'_>,
+        opened: &Opened,
+        ends: Option<Ends>,
+        deadline: Deadline,
+    ) -> PyResult<()> {
         match self {
             Message::Plain(written) => {
                 let is_large = written.is_large();
-                written.lend(|pieces| send(py, queue, pieces, is_large, deadline))?;
+                written.lend(|pieces| send(py, opened, ends, pieces, is_large, deadline))?;
             }
             Message::Array(written) => {
                 let is_large = written.len() > pickling::LARGE;
-                written.lend(|pieces| send(py, queue, pieces, is_large, deadline))?;
+                written.lend(|pieces| send(py, opened, ends, pieces, is_large, deadline))?;
             }
             Message::Pickled(pickled) => {
                 let is_large = pickled.is_large();
-                pickled.lend(py, |pieces| send(py, queue, pieces, is_large, deadline))?;
+                pickled.lend(py, |pieces| send(py, opened, ends, pieces, is_large, deadline))?;
             }
             Message::Carrier(pickled, carried) => {
                 let is_large = pickled.is_large();
-                let ticket = pickled.lend(py, |pieces| send(py, queue, pieces, is_large, deadline))?;
-                carrying::pin(queue, ticket, carried);
+                let ticket = pickled.lend(py, |pieces| send(py, opened, ends, pieces, is_large, deadline))?;
+                carrying::pin(&opened.queue, ticket, carried);
             }
         }
         Ok(())
     }
 }
 
-fn send(
+pub fn send(
     py: Python<'_>,
-    queue: &Queue,
+    opened: &Opened,
+    ends: Option<Ends>,
     pieces: &[&[u8]],
     is_large: bool,
     deadline: Deadline,
 ) -> PyResult<Ticket> {
+    let put = |wait: Wait<'_>| match ends {
+        None => opened.queue.put(pieces, wait),
+        Some(ends) => opened.queue.put_at(ends, pieces, wait),
+    };
     if is_large {
-        return patiently(py, deadline, |wait| queue.put(pieces, wait));
+        return patiently_until(py, deadline, opened.end_of_room(), put);
     }
-    attempt(py, deadline, |wait| queue.put(pieces, wait))
+    attempt_until(py, deadline, opened.end_of_room(), put)
 }
 
 /// Tries with the GIL held, and if that is not enough, waits without it.
@@ -97,13 +116,23 @@ fn send(
 pub fn attempt<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
+    operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<T> {
+    attempt_until(py, deadline, None, operation)
+}
+
+#[inline]
+fn attempt_until<T: Send>(
+    py: Python<'_>,
+    deadline: Deadline,
+    ending: Option<Ending<'_>>,
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     match at_once(&mut operation) {
         Ok(done) => Ok(done),
-        Err(Error::Busy) => patiently(py, deadline, operation),
+        Err(Error::Busy) => patiently_until(py, deadline, ending, operation),
         Err(Error::Full | Error::Empty) if !matches!(deadline, Deadline::Now) => {
-            patiently(py, deadline, operation)
+            patiently_until(py, deadline, ending, operation)
         }
         Err(error) => Err(errors::to_python(error)),
     }
@@ -112,12 +141,16 @@ pub fn attempt<T: Send>(
 pub fn get<'py>(
     handle: &Bound<'py, Handle>,
     opened: &Opened,
+    end: Option<RawFd>,
     deadline: Deadline,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let queue = &opened.queue;
     let mut buffer = Buffer::default();
-    let delivery = attempt(py, deadline, |wait| queue.get(&mut buffer, wait))?;
+    let delivery = attempt_until(py, deadline, opened.end_of_items(), |wait| match end {
+        None => queue.get(&mut buffer, wait),
+        Some(end) => queue.get_at(end, &mut buffer, wait),
+    })?;
     tidy(py, queue)?;
     match delivery {
         Delivery::Copied => unpickling::load_slice(handle, buffer.bytes()),

@@ -62,12 +62,42 @@ pub fn patiently<T: Send>(
     deadline: Deadline,
     operation: impl FnOnce(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
+    patiently_until(py, deadline, None, operation)
+}
+
+/// That nobody is left on a queue's other side, and what is raised then.
+#[derive(Clone, Copy)]
+pub struct Ending<'a> {
+    pub has_ended: &'a Py<PyAny>,
+    pub raise: fn() -> PyErr,
+}
+
+impl Ending<'_> {
+    pub fn look(&self, py: Python<'_>) -> PyResult<()> {
+        if self.has_ended.call0(py)?.is_truthy(py)? {
+            return Err((self.raise)());
+        }
+        Ok(())
+    }
+}
+
+/// The same, until the ending that is looked for now and then.
+pub fn patiently_until<T: Send>(
+    py: Python<'_>,
+    deadline: Deadline,
+    ending: Option<Ending<'_>>,
+    operation: impl FnOnce(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<T> {
     let mut raised = None;
     let result = py.detach(|| {
         // An interpreter that shuts down cannot be attached to any more: what is left is a daemon thread, and
         // it waits on.
         let mut interrupted = || {
-            raised = Python::try_attach(|py| py.check_signals().err()).flatten();
+            let look = |py: Python<'_>| {
+                py.check_signals()?;
+                ending.map_or(Ok(()), |ending| ending.look(py))
+            };
+            raised = Python::try_attach(|py| look(py).err()).flatten();
             raised.is_some()
         };
         operation(Wait {

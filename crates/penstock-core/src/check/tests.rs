@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::bell::SILENT;
 use crate::layout::*;
 use crate::segment::Extent;
 use crate::slot::{State, StateWord};
@@ -53,6 +54,8 @@ impl Scene {
             assert!(get(&queue).is_none());
             queue.task_done().unwrap();
         }
+        // Somebody who watches the bell.
+        now(|wait| queue.watch(wait)).unwrap();
         // A dead letter and an orphan.
         put(&queue, 20);
         for _ in 0..2 {
@@ -612,6 +615,15 @@ fn damage_to_waiters_is_found() {
         (
             |s| s.hot().unfinished.set(0),
             "they sleep although nothing is unfinished",
+        ),
+        (|s| s.hot().watching.set(2), "watching: a recount differs"),
+        (
+            |s| s.queue.segment.participant(1).unwrap().watching.set(0),
+            "watching: a recount differs",
+        ),
+        (
+            |s| s.hot().rung.set(SILENT),
+            "rung: who watches is not told the truth",
         ),
     ]);
 }

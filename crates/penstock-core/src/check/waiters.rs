@@ -1,6 +1,7 @@
 //! The waiters' cells against their lists.
 
 use super::Inspection;
+use crate::bell::{RUNG, SILENT, state_of};
 use crate::layout::*;
 use crate::sync::Word;
 use crate::waiter::{ABANDONED, FREE, Kind, LATE, SLEEPING, WOKEN};
@@ -44,12 +45,28 @@ impl Inspection<'_> {
                 self.fault(name, None, "it names nobody");
             }
         }
+        self.inspect_bell();
         if hot.unfinished.get() == 0 && hot.waiters[Kind::Finish as usize].length.get() != 0 {
             self.fault(
                 "list of joiners",
                 None,
                 "they sleep although nothing is unfinished",
             );
+        }
+    }
+
+    fn inspect_bell(&mut self) {
+        let hot = self.hot();
+        let mut watching = 0;
+        for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
+            if let Ok(record) = self.segment().participant(index) {
+                watching += u64::from(record.watching.get());
+            }
+        }
+        self.compare("watching", u64::from(hot.watching.get()), watching);
+        let (rung, is_ready) = (state_of(hot.rung.get()), hot.ready_count.get() > 0);
+        if watching > 0 && (rung == SILENT && is_ready || rung == RUNG && !is_ready) {
+            self.fault("rung", None, "who watches is not told the truth");
         }
     }
 

@@ -198,6 +198,8 @@ fn touch_shared_words(queue: &Queue) {
         &hot.slots_backed,
         &hot.participants_high,
         &hot.grown,
+        &hot.watching,
+        &hot.rung,
     ];
     let on_way = hot.waiters.iter().map(|list| &list.on_way);
     let lists = [&hot.ready, &hot.dead, &hot.orphans]
@@ -328,6 +330,7 @@ fn handle(queue: &Queue) -> Arc<Queue> {
         me: AtomicU32::new(0),
         life: AtomicI32::new(-1),
         spin_budgets: [SpinBudget::new(), SpinBudget::new()],
+        bell: crate::bell::Bell::new(),
     })
 }
 

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::futex;
 use rustix::time::Timespec;
@@ -558,6 +559,199 @@ pub(crate) fn close_on_exec(fd: BorrowedFd<'_>) -> Result<(), Error> {
 
 pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
+}
+
+// ---------------------------------------------------------------------------------------------------- the bell
+
+/// What a descriptor of a pipe is open for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+    Both,
+}
+
+/// What an end of a pipe has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PipeState {
+    Ready,
+    Quiet,
+    /// The other ends are all closed, and it holds nothing.
+    HungUp,
+    /// This end is not open.
+    Closed,
+}
+
+/// A pipe that another process is said to have open.
+pub(crate) enum PipeOfAnother {
+    /// Opened here, in both directions.
+    Open(OwnedFd),
+    /// That process has it not, or not there.
+    Elsewhere,
+    /// It cannot be asked.
+    OutOfReach,
+}
+
+/// A new pipe, open in both directions, and its number.
+pub(crate) fn make_pipe() -> Result<(OwnedFd, u64), Error> {
+    let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+    let (reading, _writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
+    let both = reopen_in(reading.as_raw_fd(), OFlags::RDWR).map_err(os("open(/proc/self/fd)"))?;
+    let number = pipe_number(both.as_raw_fd()).ok_or(Error::Closed)?;
+    Ok((both, number))
+}
+
+fn reopen_in(fd: RawFd, access: OFlags) -> Result<OwnedFd, Errno> {
+    let path = format!("/proc/self/fd/{fd}");
+    rustix::fs::open(path, access | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Another description of the same pipe, in one direction.
+pub(crate) fn reopen_pipe(fd: RawFd, access: Access) -> Option<OwnedFd> {
+    let access = match access {
+        Access::Read => OFlags::RDONLY,
+        Access::Write => OFlags::WRONLY,
+        Access::Both => OFlags::RDWR,
+    };
+    reopen_in(fd, access).ok()
+}
+
+/// Opens a pipe in both directions through a process that has it open.
+pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
+    let path = format!("/proc/{pid}/fd/{fd}");
+    // What is there by now may be anything: it is looked at by its link, which opens nothing, and again afterwards.
+    match fs::read_link(&path) {
+        Ok(target) if target.as_os_str() == format!("pipe:[{number}]").as_str() => {}
+        Ok(_) => return PipeOfAnother::Elsewhere,
+        Err(_) if fs::read_dir(format!("/proc/{pid}/fd")).is_ok() => return PipeOfAnother::Elsewhere,
+        Err(_) => return PipeOfAnother::OutOfReach,
+    }
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(pipe) if pipe_number(pipe.as_raw_fd()) == Some(number) => PipeOfAnother::Open(pipe),
+        Ok(_) => PipeOfAnother::Elsewhere,
+        Err(_) => PipeOfAnother::OutOfReach,
+    }
+}
+
+/// The device of all pipes that have no name.
+fn pipe_device() -> Option<u64> {
+    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
+    *DEVICE.get_or_init(|| {
+        let (reading, _) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok()?;
+        Some(rustix::fs::fstat(reading).ok()?.st_dev)
+    })
+}
+
+/// The number by which the kernel knows a pipe. `None` if the descriptor leads to none.
+pub(crate) fn pipe_number(fd: RawFd) -> Option<u64> {
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for that alone.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let stat = rustix::fs::fstat(borrowed).ok()?;
+    let is_pipe =
+        FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && Some(stat.st_dev) == pipe_device();
+    is_pipe.then_some(stat.st_ino)
+}
+
+/// Has the calls on an end of a pipe never block, in every process that has this description.
+pub(crate) fn never_block(fd: RawFd) -> Result<(), Error> {
+    // SAFETY: a descriptor number that is not open is answered with EBADF; the borrow is used for that alone.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::ioctl_fionbio(borrowed, true).map_err(os("ioctl(FIONBIO)"))
+}
+
+/// Puts a byte into a pipe. A full one has enough of them, and one that nobody can read needs none.
+pub(crate) fn ring(fd: RawFd) -> bool {
+    // SAFETY: the caller has found the pipe behind this number a moment ago. Should other code have closed it since, the call
+    // fails, or, if it has opened something else there, that gets a byte.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    matches!(
+        rustix::io::write(pipe, &[1]),
+        Ok(_) | Err(Errno::AGAIN | Errno::PIPE)
+    )
+}
+
+/// Takes all bytes out of a pipe.
+pub(crate) fn silence(fd: RawFd) -> bool {
+    // SAFETY: as in ring.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    let mut bytes = [0; 64];
+    loop {
+        match rustix::io::read(pipe, &mut bytes) {
+            Ok(count) if count == bytes.len() => {}
+            Err(Errno::INTR) => {}
+            Ok(_) | Err(Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Waits until the reading end of a pipe has something to say, `at_most` so long. A signal ends the wait early, with `Quiet`.
+pub(crate) fn look_at_pipe(fd: RawFd, at_most: Duration) -> PipeState {
+    if fd < 0 {
+        return PipeState::Closed;
+    }
+    // SAFETY: a descriptor number that is not open is answered by poll with NVAL; the borrow is used for that alone.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let mut polled = [PollFd::new(&borrowed, PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: at_most.as_secs() as i64,
+        tv_nsec: i64::from(at_most.subsec_nanos()),
+    };
+    let _ = poll(&mut polled, Some(&timeout));
+    let seen = polled[0].revents();
+    if seen.contains(PollFlags::NVAL) {
+        PipeState::Closed
+    } else if seen.contains(PollFlags::IN) {
+        PipeState::Ready
+    } else if seen.intersects(PollFlags::HUP | PollFlags::ERR) {
+        PipeState::HungUp
+    } else {
+        PipeState::Quiet
+    }
+}
+
+/// Whether somebody reads behind the writing end of a pipe. `back` is the reading end of a second pipe, by which the same
+/// processes answer, or -1: a process that dies closes one of the two first.
+pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
+    if writing < 0 {
+        return PipeState::Closed;
+    }
+    // SAFETY: as in look_at_pipe; poll passes over negative numbers, and -1 is not borrowed.
+    let (there, back) = unsafe {
+        let back = if back < 0 { writing } else { back };
+        (BorrowedFd::borrow_raw(writing), BorrowedFd::borrow_raw(back))
+    };
+    let mut polled = [
+        PollFd::new(&there, PollFlags::empty()),
+        PollFd::new(&back, PollFlags::empty()),
+    ];
+    let _ = poll(
+        &mut polled,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    );
+    let seen = polled[0].revents() | polled[1].revents();
+    if seen.contains(PollFlags::NVAL) {
+        PipeState::Closed
+    } else if seen.intersects(PollFlags::ERR | PollFlags::HUP) {
+        PipeState::HungUp
+    } else {
+        PipeState::Ready
+    }
+}
+
+/// Closes a descriptor by number if it still leads to that pipe, and leaves it alone if it is somebody else's by now.
+pub(crate) fn close_pipe(fd: RawFd, number: u64) {
+    if pipe_number(fd) == Some(number) {
+        // SAFETY: it leads to our pipe, and this process opened that number for it and keeps no other owner of it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------- fork

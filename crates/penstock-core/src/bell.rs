@@ -1,0 +1,474 @@
+//! The bell: a pipe in which there is a byte exactly while a get would find an item, for those who wait with `poll`.
+//!
+//! A queue's own waiters sleep on futexes (waiter.rs), and a futex can stand in no `select`. Who wants a descriptor instead
+//! *watches* the bell. While nobody watches, nobody rings, and a put costs what it costs without a bell.
+//!
+//! Two kinds of queue have one. A connection's (connection.rs) is the pipe whose ends are open exactly where the
+//! connection's are; each call brings the end that it has. Any other queue's is made by its first watcher. Whoever has to
+//! ring and has not opened it yet does so through a participant that has: /proc/<pid>/fd/<descriptor>. The kernel frees it
+//! with the last of them.
+//!
+//! Protocol. While somebody watches, every critical section ends with this restored (`toll`):
+//!
+//! > The pipe holds a byte exactly if something is ready, or a byte is promised.
+//!
+//! The pipe is emptied under the lock. The byte is only promised there, and written right after the lock was released,
+//! because it wakes somebody who wants the lock. `Hot::rung` says how it stands:
+//!
+//! ```text
+//! bits 0..2: state             bits 2..32: counts the changes, so that a promise is kept on nobody else's behalf
+//!
+//! SILENT --toll--> PROMISED --byte written, without the lock--> RUNG --toll--> SILENT
+//!                     |  \--toll of another section that ends beside an item--> PROMISED, and another byte: never too few
+//!                     \--toll of one that leaves nothing--> SILENT, the pipe emptied
+//! ```
+//!
+//! Whoever has written finds its promise as it was, or already replaced; only if the state is SILENT again the byte may
+//! have come too late, and is taken out. `rung` is what the pipe holds also while nobody watches and it is not kept up:
+//! whoever begins to watch ends a critical section.
+//!
+//! | step | if the process dies, or is stopped, right after it |
+//! |---|---|
+//! | pipe made, its number noted | no participant has it: the next watcher makes another |
+//! | its place noted in the participant's record | the sweep frees the record |
+//! | the record counts a watcher, `Hot::watching` does not | the rebuild adds the records up |
+//! | pipe emptied, or byte promised, `rung` changed or not, lock held | the rebuild takes it as unknown, and the end of its section puts it right |
+//! | byte promised, lock released | whoever ends the next section beside an item writes a byte. Until then a watcher that only polls, and asks the queue for nothing, is not woken |
+//! | byte written, the promise not looked at again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
+//!
+//! A process that can open the bell of no watcher (in another pid namespace, or without a descriptor to spare) leaves it
+//! *unknown*, and the next participant that can puts it right.
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::fork;
+use crate::layout::{PARTICIPANTS, Participant};
+use crate::lock::{Section, index_of};
+use crate::platform::{self, Access, Instant, PipeOfAnother};
+use crate::queue::{Patience, Queue, Wait};
+use crate::sync::{AtomicU32, Count, Ordering, Word};
+use crate::waiter::{Kind, Waiting};
+
+// The states of `Hot::rung`.
+pub(crate) const SILENT: u32 = 0;
+pub(crate) const RUNG: u32 = 1;
+pub(crate) const PROMISED: u32 = 2;
+pub(crate) const UNKNOWN: u32 = 3;
+
+/// How long this process tries for a lock that it wants only for the bell's sake.
+const BRIEFLY: Duration = Duration::from_millis(20);
+/// After a bell could not be opened, how long this process does not try again, in milliseconds.
+const PAUSE: u64 = 100;
+
+pub(crate) fn state_of(rung: u32) -> u32 {
+    rung & 3
+}
+
+/// The next word, of that state.
+fn next(rung: u32, state: u32) -> u32 {
+    (rung & !3).wrapping_add(4) | state
+}
+
+/// The bell as one process has opened it for itself.
+pub(crate) struct Bell {
+    /// Open in both directions, or -1; and the number of the pipe behind it.
+    fd: AtomicI32,
+    number: AtomicU64,
+    /// The name under which this process watches for good, or 0.
+    watched_as: AtomicU32,
+    /// When it could not be opened.
+    failed_at: AtomicU64,
+}
+
+impl Bell {
+    pub(crate) fn new() -> Bell {
+        Bell {
+            fd: AtomicI32::new(-1),
+            number: AtomicU64::new(0),
+            watched_as: AtomicU32::new(0),
+            failed_at: AtomicU64::new(0),
+        }
+    }
+
+    /// After a fork, in the child: the descriptor is there, but nobody watches yet.
+    pub(crate) fn forget_watcher(&self) {
+        self.watched_as.set(0);
+    }
+
+    /// Whether there is something to say in a new record.
+    pub(crate) fn is_known(&self) -> bool {
+        self.fd.load(Relaxed) >= 0 || self.watched_as.get() != 0
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched_as.get() != 0
+    }
+
+    /// The descriptor, if it leads to that pipe.
+    fn current(&self, number: u64) -> Option<RawFd> {
+        let fd = self.fd.load(Relaxed);
+        (platform::pipe_number(fd) == Some(number)).then_some(fd)
+    }
+}
+
+/// A descriptor of the bell, and what it is open for.
+#[derive(Clone, Copy)]
+pub(crate) struct End {
+    pub fd: RawFd,
+    pub access: Access,
+}
+
+/// What is due once the lock is released.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Errand {
+    #[default]
+    None,
+    /// A byte is to be written, on this promise.
+    Ring(End, u32),
+    /// The bell is to be opened.
+    Find,
+}
+
+thread_local! {
+    /// The end of a connection's pipe that this thread's call has brought.
+    static BROUGHT: Cell<Option<End>> = const { Cell::new(None) };
+}
+
+/// While it lives, the critical sections of this thread ring and silence the bell with that end.
+pub(crate) struct Bringing(Option<End>);
+
+impl Bringing {
+    pub(crate) fn new(fd: RawFd, access: Access) -> Bringing {
+        let end = Some(End { fd, access });
+        // A thread whose locals are gone already makes no more calls that bring an end.
+        Bringing(BROUGHT.try_with(|brought| brought.replace(end)).ok().flatten())
+    }
+}
+
+impl Drop for Bringing {
+    fn drop(&mut self) {
+        let _ = BROUGHT.try_with(|brought| brought.set(self.0));
+    }
+}
+
+/// Lends a descriptor for that direction to `operation`. False if there is none, or if it fails.
+fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool) -> bool {
+    if end.access == access || end.access == Access::Both {
+        return operation(end.fd);
+    }
+    // The kernel opens the same pipe again in the other direction, for this moment; in which this process does not fork,
+    // or the child would have an end that nobody knows of.
+    let _open = fork::open_queues();
+    let Some(other) = platform::reopen_pipe(end.fd, access) else {
+        return false;
+    };
+    use std::os::fd::AsRawFd;
+    operation(other.as_raw_fd())
+}
+
+impl Queue {
+    /// A descriptor that is readable exactly while a get would find an item, level triggered. It stays the queue's: others
+    /// only wait with it, and neither read from it nor close it. From now on whoever fills or empties the queue makes
+    /// a system call or two, until this process leaves the queue.
+    pub fn watch(&self, mut wait: Wait<'_>) -> Result<RawFd, Error> {
+        let watched = self.open_and_watch(&mut wait);
+        self.report(watched)
+    }
+
+    fn open_and_watch(&self, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
+        self.member()?;
+        loop {
+            let number = self.segment.hot().bell.get();
+            let found = match self.bell.current(number) {
+                Some(fd) => Some(fd),
+                None => self.open_bell_of_another(number)?,
+            };
+            let mut section = self.enter(wait)?;
+            let hot = section.hot();
+            if hot.bell.get() != number {
+                // Somebody was quicker.
+                continue;
+            }
+            let fd = match found {
+                Some(fd) => fd,
+                None => {
+                    let (pipe, number) = platform::make_pipe()?;
+                    hot.rung.set(next(hot.rung.get(), SILENT));
+                    hot.bell.set(number);
+                    fault!("bell.made");
+                    self.keep_bell(pipe, number)
+                }
+            };
+            section.announce_bell()?;
+            section.watch_for_good()?;
+            return Ok(fd);
+        }
+    }
+
+    /// Waits until a get would find an item, without taking it.
+    pub fn await_item(&self, mut wait: Wait<'_>) -> Result<(), Error> {
+        let mut waiting = Waiting::new(Kind::Item);
+        let waited = self.await_in_section(&mut waiting, &mut wait);
+        self.report(waited.map_err(|error| {
+            self.abandon(&mut waiting);
+            if error == Error::Busy && wait.patience != Patience::Try {
+                Error::Empty
+            } else {
+                error
+            }
+        }))
+    }
+
+    fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut section = self.approach(waiting, wait)?;
+        while section.hot().ready.head.get() == 0 {
+            section = self.wait_for(section, waiting, wait)?;
+        }
+        // The end of the section wakes another waiter: the item is still there.
+        section.withdraw(waiting)
+    }
+
+    /// A get of this process has found nothing. If it was the bell that called, there may be a byte too many.
+    #[cold]
+    pub(crate) fn found_nothing(&self) {
+        let attempt = self.enter(&mut Wait {
+            patience: Patience::Try,
+            interrupted: &mut || false,
+        });
+        // If the lock is not to be had now, the next get that is called in vain comes here again.
+        if let Ok(mut section) = attempt {
+            section.silence_if_empty();
+        }
+    }
+
+    /// Does what a section has left to do. The lock is released.
+    #[cold]
+    pub(crate) fn run(&self, errand: Errand) {
+        match errand {
+            Errand::None => {}
+            Errand::Ring(end, promise) => self.keep_promise(end, promise),
+            Errand::Find => self.find_bell(),
+        }
+    }
+
+    /// Writes the byte that `toll` has promised.
+    fn keep_promise(&self, end: End, mut promise: u32) {
+        let rung = &self.segment.hot().rung;
+        loop {
+            fault!("bell.owed");
+            let is_rung = with_access(end, Access::Write, platform::ring);
+            fault!("bell.rung");
+            let kept = promise & !3 | if is_rung { RUNG } else { UNKNOWN };
+            // SeqCst: the byte is written before the state is looked at, and `toll` changes the state after it has emptied
+            // the pipe. The kernel's lock of the pipe orders the two.
+            match rung.compare_exchange(promise, kept, Ordering::SeqCst, Ordering::SeqCst) {
+                // Replaced by what another section has found: an item, whose byte this one may be, too.
+                Err(now) if is_rung && state_of(now) == SILENT => {}
+                _ => return,
+            }
+            // The queue was emptied between promise and byte, and the pipe perhaps before the byte came.
+            with_access(end, Access::Read, platform::silence);
+            promise = rung.load(Ordering::SeqCst);
+            if state_of(promise) == SILENT {
+                return;
+            }
+            // It has been filled again meanwhile, and it may be that byte which was taken out.
+        }
+    }
+
+    /// Opens the bell, and has the end of a section do what is due.
+    fn find_bell(&self) {
+        let (failed_at, now) = (&self.bell.failed_at, platform::coarse_millis());
+        if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE {
+            return;
+        }
+        failed_at.store(now, Relaxed);
+        if let Ok(Some(_)) = self.open_bell_of_another(self.segment.hot().bell.get()) {
+            let patience = Patience::Until(Instant::now() + BRIEFLY);
+            let mut wait = Wait {
+                patience,
+                interrupted: &mut || false,
+            };
+            // An error is damage, which the others report as well, or a holder that is stopped: then the next section does it.
+            if let Ok(mut section) = self.enter(&mut wait) {
+                let _ = section.announce_bell();
+            }
+        }
+    }
+
+    /// Opens the bell through a participant that has it. An error if somebody has it and cannot be reached: a second bell
+    /// would not be rung by everybody. Makes system calls, and needs no lock.
+    fn open_bell_of_another(&self, number: u64) -> Result<Option<RawFd>, Error> {
+        let own = self.member_if_any().map(index_of);
+        let mut unreachable = None;
+        for index in 1..=self.segment.hot().participants_high.get().min(PARTICIPANTS - 1) {
+            let record = self.segment.participant(index)?;
+            let place = record.bell.get();
+            if place == 0 || Some(index) == own {
+                continue;
+            }
+            match platform::open_pipe_of(record.pid(), place - 1, number) {
+                PipeOfAnother::Open(pipe) => return Ok(Some(self.keep_bell(pipe, number))),
+                PipeOfAnother::Elsewhere => {}
+                PipeOfAnother::OutOfReach if self.is_dead(index, record, true) => {}
+                PipeOfAnother::OutOfReach => unreachable = Some(record.pid()),
+            }
+        }
+        match unreachable {
+            Some(pid) => Err(Error::BellUnreachable { pid }),
+            None => Ok(None),
+        }
+    }
+
+    /// Makes it this process's own, unless another thread was quicker.
+    fn keep_bell(&self, pipe: OwnedFd, number: u64) -> RawFd {
+        // One thread at a time.
+        let _open = fork::open_queues();
+        if let Some(fd) = self.bell.current(number) {
+            return fd;
+        }
+        let fd = pipe.into_raw_fd();
+        let former = (
+            self.bell.fd.swap(fd, Relaxed),
+            self.bell.number.swap(number, Relaxed),
+        );
+        if former.0 != fd {
+            platform::close_pipe(former.0, former.1);
+        }
+        fd
+    }
+
+    /// Closes the bell of a queue that this process does not use any more.
+    pub(crate) fn drop_bell(&self) {
+        platform::close_pipe(self.bell.fd.swap(-1, Relaxed), self.bell.number.load(Relaxed));
+    }
+}
+
+impl Section<'_> {
+    /// Restores the invariant of the head comment. Called at the end of each critical section while somebody watches.
+    #[cold]
+    pub(crate) fn toll(&mut self) {
+        let hot = self.hot();
+        let is_wanted = hot.ready_count.get() > 0 || hot.damaged.get() != 0;
+        let rung = hot.rung.get();
+        if state_of(rung) == if is_wanted { RUNG } else { SILENT } {
+            return;
+        }
+        let Some(end) = self.end_at_hand() else {
+            hot.rung.set(next(rung, UNKNOWN));
+            self.errand = Errand::Find;
+            return;
+        };
+        if !is_wanted {
+            self.silence(end);
+        } else if end.access == Access::Read {
+            // A reader, who has found an item that it does not take.
+            let is_rung = with_access(end, Access::Write, platform::ring);
+            hot.rung.set(next(rung, if is_rung { RUNG } else { UNKNOWN }));
+        } else {
+            let promise = next(rung, PROMISED);
+            hot.rung.set(promise);
+            self.errand = Errand::Ring(end, promise);
+        }
+        fault!("bell.changed");
+    }
+
+    fn silence(&mut self, end: End) {
+        let rung = &self.hot().rung;
+        let is_silent = with_access(end, Access::Read, platform::silence);
+        // SeqCst: see keep_promise.
+        let state = if is_silent { SILENT } else { UNKNOWN };
+        rung.store(next(rung.get(), state), Ordering::SeqCst);
+    }
+
+    /// Takes out what is in the pipe though there is no item.
+    pub(crate) fn silence_if_empty(&mut self) {
+        let hot = self.hot();
+        if hot.ready_count.get() == 0 && hot.damaged.get() == 0 {
+            if let Some(end) = self.end_at_hand() {
+                self.silence(end);
+            }
+        }
+    }
+
+    /// A descriptor of the bell that needs not be looked for.
+    fn end_at_hand(&self) -> Option<End> {
+        let number = self.hot().bell.get();
+        // A call inside another's wait (a signal handler's) finds that one's end here.
+        let brought = BROUGHT.try_with(Cell::get).ok().flatten();
+        let brought = brought.filter(|end| platform::pipe_number(end.fd) == Some(number));
+        brought.or_else(|| {
+            let fd = self.queue.bell.current(number)?;
+            let access = Access::Both;
+            Some(End { fd, access })
+        })
+    }
+
+    /// One watcher more among this process's; answers the name under which it counts. The end of the section has the bell
+    /// tell the truth.
+    pub(crate) fn count_watcher(&mut self) -> Result<u32, Error> {
+        self.my_record()?.watching.add(1);
+        fault!("bell.counted");
+        self.hot().watching.add(1);
+        Ok(self.me)
+    }
+
+    /// Not if this process was taken for dead meanwhile, and has another name now.
+    pub(crate) fn discount_watcher(&mut self, name: u32) -> Result<(), Error> {
+        if name == self.me {
+            self.my_record()?.watching.sub(1);
+            self.hot().watching.sub(1);
+        }
+        Ok(())
+    }
+
+    /// Unless this process does so already.
+    pub(crate) fn watch_for_good(&mut self) -> Result<(), Error> {
+        if self.queue.bell.watched_as.get() != self.me {
+            self.count_watcher()?;
+            self.queue.bell.watched_as.set(self.me);
+        }
+        Ok(())
+    }
+
+    /// All watchers of a participant that goes, or is dead.
+    pub(crate) fn discount_watchers_of(&mut self, record: &Participant) {
+        self.hot().watching.sub(record.watching.get());
+        record.watching.set(0);
+        record.bell.set(0);
+    }
+
+    /// Adds the records up. What the pipe holds may be known to nobody any more.
+    pub(crate) fn rebuild_bell(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        let mut watching = 0u32;
+        for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
+            let record = self.queue.segment.participant(index)?;
+            watching = watching.saturating_add(record.watching.get());
+        }
+        hot.watching.set(watching);
+        hot.rung.set(next(hot.rung.get(), UNKNOWN));
+        Ok(())
+    }
+
+    /// This process is a participant under a new name: others find the bell here, and its watching goes on.
+    pub(crate) fn announce_bell(&mut self) -> Result<(), Error> {
+        if let Some(fd) = self.queue.bell.current(self.hot().bell.get()) {
+            self.my_record()?.bell.set(fd as u32 + 1);
+        }
+        if self.queue.bell.is_watched() {
+            self.watch_for_good()?;
+        }
+        Ok(())
+    }
+
+    fn my_record(&self) -> Result<&Participant, Error> {
+        self.queue.segment.participant(self.my_index())
+    }
+}

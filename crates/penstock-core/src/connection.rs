@@ -1,0 +1,203 @@
+//! Connections: a queue beside a pipe of the system, which says whether anybody is left on the other side.
+//!
+//! The pipe's ends are open exactly where the connection's ends are, in every process that has one; so the kernel tells a
+//! receiver of the end of all writers, and a sender of the end of all readers, whatever they died of. The pipe is the
+//! queue's bell, too (bell.rs): who waits for a message sleeps in `poll` on it, and is woken by a byte as by the end.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | sender: message committed | it is received, though the sender's end is gone |
+//! | receiver: counted as a watcher, asleep | the sweep discounts it |
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Ticket;
+use crate::bell::Bringing;
+use crate::delivery::Buffer;
+use crate::error::Error;
+use crate::fault::fault;
+use crate::get::Delivery;
+use crate::platform::{self, Access, Instant, PipeState};
+use crate::queue::{Patience, Queue, Wait};
+use crate::sync::Word;
+use crate::waiter::Kind;
+
+/// How long a receiver sleeps before it looks for the dead.
+const SLICE: Duration = Duration::from_millis(100);
+/// How long a receiver that gives up waits for the lock, to say so.
+const BRIEFLY: Duration = Duration::from_millis(50);
+
+impl Queue {
+    /// Says of which pipe this end is that is the queue's bell from now on. To be called for both ends when they are made.
+    pub fn give_bell(&self, end: RawFd) -> Result<(), Error> {
+        let number = platform::pipe_number(end).ok_or(Error::EndClosed)?;
+        platform::never_block(end)?;
+        self.enter_surely()?.hot().bell.set(number);
+        Ok(())
+    }
+
+    /// [`watch`](Self::watch) with the reading end of the queue's pipe.
+    pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<(), Error> {
+        let _bringing = Bringing::new(end, Access::Read);
+        let watched = self
+            .enter(&mut wait)
+            .and_then(|mut section| section.watch_for_good());
+        self.report(watched)
+    }
+
+    /// Takes the oldest item. If there is none, waits for one at the reading end of the queue's pipe, as long as `wait`
+    /// allows. `Error::Ended` once no writing end is open any more, in whichever process, and everything was taken.
+    pub fn get_at(
+        self: &Arc<Self>,
+        end: RawFd,
+        buffer: &mut Buffer,
+        mut wait: Wait<'_>,
+    ) -> Result<Delivery, Error> {
+        let _bringing = Bringing::new(end, Access::Read);
+        let patience = match wait.patience {
+            Patience::Try => Patience::Try,
+            _ => Patience::Now,
+        };
+        loop {
+            let attempt = Wait {
+                patience,
+                interrupted: wait.interrupted,
+            };
+            match self.get(buffer, attempt) {
+                Err(Error::Empty) => self.await_at(end, &mut wait)?,
+                result => return result,
+            }
+        }
+    }
+
+    /// Puts an item. `Error::Broken` if no reading end of the queue's pipe is open any more, in whichever process, or if
+    /// the pipe that leads back has no writing end any more (`back` is its reading end, or -1). Who waits for room asks
+    /// at the end of each of its slices.
+    pub fn put_at(
+        &self,
+        (end, back): (RawFd, RawFd),
+        payload: &[&[u8]],
+        wait: Wait<'_>,
+    ) -> Result<Ticket, Error> {
+        let _bringing = Bringing::new(end, Access::Write);
+        match platform::has_reader(end, back) {
+            PipeState::HungUp => return Err(Error::Broken),
+            PipeState::Closed => return Err(Error::EndClosed),
+            _ => {}
+        }
+        let mut is_broken = false;
+        let mut interrupted = || {
+            is_broken = platform::has_reader(end, back) == PipeState::HungUp;
+            is_broken || (wait.interrupted)()
+        };
+        let put = self.put(
+            payload,
+            Wait {
+                patience: wait.patience,
+                interrupted: &mut interrupted,
+            },
+        );
+        if is_broken && put == Err(Error::Interrupted) {
+            return Err(Error::Broken);
+        }
+        put
+    }
+
+    /// Waits at the reading end of the queue's pipe until a get would find an item, without taking it; `Error::Ended` as of
+    /// [`get_at`](Self::get_at).
+    pub fn await_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let _bringing = Bringing::new(end, Access::Read);
+        let waited = self.await_readable(end, wait);
+        self.report(waited.map_err(|error| {
+            if error == Error::Busy && wait.patience != Patience::Try {
+                Error::Empty
+            } else {
+                error
+            }
+        }))
+    }
+
+    fn await_readable(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
+        if self.promises(Kind::Item) {
+            return Ok(());
+        }
+        if matches!(wait.patience, Patience::Try | Patience::Now) {
+            let is_there = self.look_at_end(end, Duration::ZERO, wait)?;
+            return if is_there { Ok(()) } else { Err(Error::Empty) };
+        }
+        if self.spin_without_lock(Kind::Item)? {
+            return Ok(());
+        }
+        let name = self.enter(wait)?.count_watcher()?;
+        fault!("bell.watching");
+        let waited = self.sleep_at(end, wait);
+        // Not for long, because the lock may be stuck behind a stopped process. Who stays counted only has others write a byte
+        // that nobody waits for.
+        let mut briefly = Wait {
+            patience: Patience::Until(Instant::now() + BRIEFLY),
+            interrupted: &mut || false,
+        };
+        if let Ok(mut section) = self.enter(&mut briefly) {
+            section.discount_watcher(name)?;
+        }
+        waited
+    }
+
+    fn sleep_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut slices: u32 = 0;
+        loop {
+            if self.promises(Kind::Item) {
+                return Ok(());
+            }
+            // Another thread may have closed the end, and the number be somebody else's.
+            if platform::pipe_number(end) != Some(self.segment.hot().bell.get()) {
+                return Err(Error::EndClosed);
+            }
+            let slice = match wait.patience {
+                Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()).min(SLICE),
+                _ => SLICE,
+            };
+            if self.look_at_end(end, slice, wait)? {
+                return Ok(());
+            }
+            // A slice has ended, or a signal has come.
+            if (wait.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            if matches!(wait.patience, Patience::Until(deadline) if Instant::now() >= deadline) {
+                return Err(Error::Empty);
+            }
+            slices += 1;
+            self.look_for_dead(slices % 10 == 0)?;
+            self.tidy()?;
+        }
+    }
+
+    /// Whether there is an item, after so long at most.
+    fn look_at_end(&self, end: RawFd, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
+        let mut state = platform::look_at_pipe(end, at_most);
+        if state == PipeState::Ready && self.ready_count() == 0 {
+            // Somebody was quicker; or it is a byte too many, behind which the end may be.
+            self.enter(wait)?.silence_if_empty();
+            state = platform::look_at_pipe(end, Duration::ZERO);
+        }
+        match state {
+            PipeState::Closed => Err(Error::EndClosed),
+            PipeState::Quiet => Ok(false),
+            PipeState::Ready => Ok(self.ready_count() > 0),
+            PipeState::HungUp => {
+                // What was put before the last writer went is there by now, but for what dead hands hold: the lock, or an
+                // item that they were given.
+                drop(self.enter(wait)?);
+                self.look_for_dead(true)?;
+                if self.ready_count() > 0 {
+                    Ok(true)
+                } else {
+                    Err(Error::Ended)
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Waiting with a descriptor: the bell is readable exactly if a get would find an item, whoever puts, gets and dies.
+#![cfg(not(loom))]
+#![allow(unsafe_code)]
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use penstock_core::{Buffer, Delivery, Error, Options, Patience, Queue, Wait};
+
+const PLAIN: Options = Options {
+    maxsize: 0,
+    max_bytes: None,
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+
+fn with<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience,
+        interrupted: &mut || false,
+    })
+}
+
+fn soon() -> Patience {
+    Patience::Until(Instant::now() + Duration::from_secs(20))
+}
+
+fn put(queue: &Queue, payload: &[u8]) {
+    with(Patience::Forever, |wait| queue.put(&[payload], wait)).unwrap();
+}
+
+fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
+    let mut buffer = Buffer::default();
+    Ok(match with(Patience::Now, |wait| queue.get(&mut buffer, wait))? {
+        Delivery::Copied => buffer.bytes().to_vec(),
+        Delivery::Lent(lent) => lent.bytes().to_vec(),
+    })
+}
+
+fn watch(queue: &Queue) -> RawFd {
+    with(soon(), |wait| queue.watch(wait)).unwrap()
+}
+
+fn is_readable(fd: RawFd, timeout: i32) -> bool {
+    let mut polled = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the call reads and writes one struct.
+    assert!(unsafe { libc::poll(&raw mut polled, 1, timeout) } >= 0);
+    polled.revents & libc::POLLIN != 0
+}
+
+/// Runs `work` in a forked child and waits for its end. False if it was killed or failed.
+fn in_child(work: impl FnOnce()) -> bool {
+    // SAFETY: the child runs `work` alone and leaves by _exit.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        // SAFETY: ends this process at once.
+        unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
+    }
+    let mut status = 0;
+    // SAFETY: the process is a child of this one that has not been reaped.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    status == 0
+}
+
+fn die() {
+    // SAFETY: ends this process.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+}
+
+#[test]
+fn readable_exactly_while_there_is_an_item() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    put(&queue, b"before");
+    let fd = watch(&queue);
+    assert_eq!(watch(&queue), fd, "one descriptor a process");
+    for len in [1, 500, 5000, 500_000] {
+        assert!(is_readable(fd, 0));
+        get(&queue).unwrap();
+        assert!(!is_readable(fd, 0));
+        put(&queue, &vec![1; len]);
+        put(&queue, b"and more");
+        assert!(is_readable(fd, 0));
+        get(&queue).unwrap();
+        assert!(is_readable(fd, 0));
+    }
+}
+
+#[test]
+fn whoever_fills_and_empties_it() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let fd = watch(&queue);
+    for _ in 0..3 {
+        assert!(in_child(|| put(&queue, b"a child's")));
+        assert!(is_readable(fd, 0));
+        assert!(in_child(|| {
+            let own = watch(&queue);
+            assert!(is_readable(own, 0) && is_readable(fd, 0));
+            get(&queue).unwrap();
+            assert!(!is_readable(own, 0) && !is_readable(fd, 0));
+        }));
+        assert!(!is_readable(fd, 0));
+    }
+}
+
+#[test]
+fn a_dead_watcher_costs_nobody_anything() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    assert!(!in_child(|| {
+        watch(&queue);
+        die();
+    }));
+    queue.statistics().unwrap();
+    assert_eq!(queue.check().unwrap().faults, []);
+    // Nobody has the bell any more, so there is another.
+    put(&queue, b"x");
+    let fd = watch(&queue);
+    assert!(is_readable(fd, 0));
+    get(&queue).unwrap();
+    assert!(!is_readable(fd, 0));
+}
+
+#[test]
+fn the_bell_outlives_who_made_it() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let (has_watched, may_end) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+    // SAFETY: as in `in_child`.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        watch(&queue);
+        put(&has_watched, b"");
+        with(soon(), |wait| may_end.await_item(wait)).unwrap();
+        die();
+    }
+    with(soon(), |wait| has_watched.await_item(wait)).unwrap();
+    // Opened through the child.
+    let fd = watch(&queue);
+    put(&may_end, b"");
+    let mut status = 0;
+    // SAFETY: as above.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    // A third one finds it here.
+    assert!(in_child(|| put(&queue, b"x")));
+    assert!(is_readable(fd, 0));
+}
+
+#[test]
+fn a_thread_that_polls_is_woken() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let fd = watch(&queue);
+    for _ in 0..200 {
+        std::thread::scope(|scope| {
+            let poller = scope.spawn(|| is_readable(fd, 20_000));
+            put(&queue, b"x");
+            assert!(poller.join().unwrap());
+        });
+        get(&queue).unwrap();
+    }
+}
+
+/// Producers and consumers fill and empty the queue all the time, and one thread polls: it never sleeps beside an item, and
+/// when all is quiet the bell is silent.
+#[test]
+fn in_a_crowd() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let fd = watch(&queue);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..5000 {
+                    put(&queue, b"x");
+                }
+            });
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = get(&queue);
+                }
+            });
+        }
+        let mut got = 0;
+        while queue.statistics().unwrap().puts < 10_000 || !queue.is_empty() {
+            if is_readable(fd, 10) {
+                got += usize::from(get(&queue).is_ok());
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        println!("{got} items by polling");
+    });
+    assert_eq!(queue.check().unwrap().faults, []);
+    assert!(!is_readable(fd, 0));
+    put(&queue, b"x");
+    assert!(is_readable(fd, 0));
+}
+
+#[test]
+fn waiting_takes_nothing() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let short = || Patience::Until(Instant::now() + Duration::from_millis(5));
+    assert_eq!(with(short(), |wait| queue.await_item(wait)), Err(Error::Empty));
+    std::thread::scope(|scope| {
+        let waiters: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| with(soon(), |wait| queue.await_item(wait))))
+            .collect();
+        put(&queue, b"x");
+        // One item, and all are told of it.
+        for waiter in waiters {
+            waiter.join().unwrap().unwrap();
+        }
+    });
+    assert_eq!(get(&queue).unwrap(), b"x");
+    let statistics = queue.statistics().unwrap();
+    assert_eq!((statistics.queued, statistics.waiting_getters), (0, 0));
+}
+
+/// The ends of a connection's pipe.
+struct Ends([RawFd; 2]);
+
+impl Ends {
+    fn new(queue: &Queue) -> Ends {
+        let mut ends = [0; 2];
+        // SAFETY: the call writes two descriptors to the array.
+        assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+        queue.give_bell(ends[0]).unwrap();
+        queue.give_bell(ends[1]).unwrap();
+        Ends(ends)
+    }
+
+    fn close(&self, which: usize) {
+        // SAFETY: the descriptor was made above, and is closed once.
+        unsafe { libc::close(self.0[which]) };
+    }
+}
+
+fn receive(queue: &Arc<Queue>, end: RawFd, patience: Patience) -> Result<Vec<u8>, Error> {
+    let mut buffer = Buffer::default();
+    Ok(
+        match with(patience, |wait| queue.get_at(end, &mut buffer, wait))? {
+            Delivery::Copied => buffer.bytes().to_vec(),
+            Delivery::Lent(lent) => lent.bytes().to_vec(),
+        },
+    )
+}
+
+#[test]
+fn a_connection_ends_with_its_last_writer() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let ends = Ends::new(&queue);
+    let [reading, writing] = ends.0;
+    assert_eq!(receive(&queue, reading, Patience::Now), Err(Error::Empty));
+    assert!(!in_child(|| {
+        with(soon(), |wait| queue.put_at((writing, -1), &[b"last words"], wait)).unwrap();
+        die();
+    }));
+    assert_eq!(receive(&queue, reading, soon()).unwrap(), b"last words");
+    with(soon(), |wait| queue.put_at((writing, -1), &[b"and again"], wait)).unwrap();
+    ends.close(1);
+    assert_eq!(receive(&queue, reading, soon()).unwrap(), b"and again");
+    for patience in [Patience::Now, Patience::Forever, soon()] {
+        assert_eq!(receive(&queue, reading, patience), Err(Error::Ended));
+    }
+    ends.close(0);
+}
+
+#[test]
+fn a_connection_breaks_with_its_last_reader() {
+    let queue = Queue::create(&Options {
+        soft_bytes: 10,
+        ..PLAIN
+    })
+    .unwrap();
+    let ends = Ends::new(&queue);
+    let writing = ends.0[1];
+    let send = || {
+        with(Patience::Forever, |wait| {
+            queue.put_at((writing, -1), &[&[1; 20]], wait)
+        })
+    };
+    send().unwrap();
+    // The second one waits for room until the reader goes.
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(send);
+        while queue.statistics().unwrap().waiting_putters == 0 {
+            std::thread::yield_now();
+        }
+        ends.close(0);
+        assert_eq!(sender.join().unwrap(), Err(Error::Broken));
+    });
+    assert_eq!(send(), Err(Error::Broken));
+    ends.close(1);
+}
+
+#[test]
+fn a_receiver_that_sleeps_is_woken_by_each_message_and_by_the_end() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let ends = Ends::new(&queue);
+    let [reading, writing] = ends.0;
+    std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            let mut count = 0;
+            loop {
+                match receive(&queue, reading, Patience::Forever) {
+                    Ok(_) => count += 1,
+                    Err(error) => return (count, error),
+                }
+            }
+        });
+        for i in 0..500 {
+            if i % 10 == 0 {
+                // Long enough for it to go to sleep, or not: either way must do.
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            with(soon(), |wait| queue.put_at((writing, -1), &[b"x"], wait)).unwrap();
+        }
+        ends.close(1);
+        assert_eq!(receiver.join().unwrap(), (500, Error::Ended));
+    });
+    assert_eq!(queue.check().unwrap().faults, []);
+    ends.close(0);
+}

@@ -1,0 +1,165 @@
+//! One direction of a connection: a queue, and the end of its pipe that this process has.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use penstock_core::{Buffer, Delivery, Error};
+use pyo3::exceptions::{PyBufferError, PyOSError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+
+use crate::buffers::Memory;
+use crate::calls::new_bytes;
+use crate::handle::{Handle, Opened};
+use crate::plain::Writer;
+use crate::transfer::{self, Message, attempt, tidy};
+use crate::waiting::{Deadline, patiently};
+use crate::{envelope, errors, pickling, unpickling};
+
+/// Sends or receives, as the end of the pipe has it. The Python class Connection is made of one or two of them.
+#[pyclass(frozen, extends = Handle, module = "penstock._native")]
+pub struct Channel {
+    /// The end's descriptor, or -1.
+    end: AtomicI32,
+    /// Of a sending channel: the end by which the other side answers, or -1. It belongs to another channel.
+    back: AtomicI32,
+}
+
+impl Channel {
+    fn end(&self) -> PyResult<RawFd> {
+        match self.end.load(Ordering::Relaxed) {
+            -1 => Err(PyOSError::new_err("handle is closed")),
+            end => Ok(end),
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let end = *self.end.get_mut();
+        if end >= 0 {
+            // SAFETY: the end was handed over by `_hold`, and `_let_go` was not called, so nobody else closes it.
+            #[allow(unsafe_code)]
+            drop(unsafe { OwnedFd::from_raw_fd(end) });
+        }
+    }
+}
+
+fn parts<'a>(channel: &'a Bound<'_, Channel>) -> PyResult<(&'a Opened, RawFd)> {
+    let end = channel.get().end()?;
+    Ok((channel.as_super().get().opened()?, end))
+}
+
+/// A message as it was sent: what `send_bytes` was given, or a pickle.
+fn received<'py>(channel: &Bound<'py, Channel>, message: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    let py = channel.py();
+    if !envelope::is_sealed(message) {
+        return new_bytes(py, envelope::open_raw(message));
+    }
+    // It was sent as an object, with buffers beside its pickle: the receiver shall have one it can read.
+    let object = unpickling::load_slice(channel.as_super(), message)?;
+    let pickle = py
+        .import("multiprocessing.reduction")?
+        .getattr("ForkingPickler")?
+        .call_method1("dumps", (object,))?;
+    pickle.call_method0("tobytes")?.cast_into().map_err(PyErr::from)
+}
+
+#[pymethods]
+impl Channel {
+    #[new]
+    #[pyo3(signature = (*args, **kwargs))]
+    fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Channel> {
+        PyClassInitializer::from(Handle::new(args, kwargs)).add_subclass(Channel {
+            end: AtomicI32::new(-1),
+            back: AtomicI32::new(-1),
+        })
+    }
+
+    /// Own this end of the pipe; `is_new` if the pipe was made for this queue just now.
+    fn _hold(slf: &Bound<'_, Self>, end: RawFd, is_new: bool) -> PyResult<()> {
+        let opened = slf.as_super().get().opened()?;
+        // First, so that it is closed if anything fails.
+        slf.get().end.store(end, Ordering::Relaxed);
+        if is_new {
+            opened.queue.give_bell(end).map_err(errors::to_python)?;
+        }
+        Ok(())
+    }
+
+    /// Know the end by which the other side answers, too.
+    fn _pair(&self, back: RawFd) {
+        self.back.store(back, Ordering::Relaxed);
+    }
+
+    /// Own it no more, and return it, or -1 if there was none.
+    fn _let_go(&self) -> RawFd {
+        self.end.swap(-1, Ordering::Relaxed)
+    }
+
+    #[getter]
+    fn _end(&self) -> PyResult<RawFd> {
+        self.end()
+    }
+
+    fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (opened, end) = parts(slf)?;
+        let mut writer = Writer::default();
+        let ends = (end, slf.get().back.load(Ordering::Relaxed));
+        Message::of(opened, obj, &mut writer)?.send(slf.py(), opened, Some(ends), Deadline::Never)
+    }
+
+    fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (opened, end) = parts(slf)?;
+        let memory = Memory::of(buf)?
+            .ok_or_else(|| PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"))?;
+        let bytes = memory.bytes();
+        let pieces = [envelope::raw_mark(bytes), bytes];
+        let is_large = bytes.len() > pickling::LARGE;
+        let ends = (end, slf.get().back.load(Ordering::Relaxed));
+        transfer::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
+        Ok(())
+    }
+
+    fn recv<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let (opened, end) = parts(slf)?;
+        transfer::get(slf.as_super(), opened, Some(end), Deadline::Never)
+    }
+
+    /// The message as bytes.
+    fn recv_bytes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
+        let (opened, end) = parts(slf)?;
+        let (py, queue) = (slf.py(), &opened.queue);
+        let mut buffer = Buffer::default();
+        let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
+        tidy(py, queue)?;
+        match delivery {
+            Delivery::Copied => received(slf, buffer.bytes()),
+            Delivery::Lent(lent) => {
+                let message = received(slf, lent.bytes());
+                py.detach(|| drop(lent));
+                message
+            }
+        }
+    }
+
+    /// Whether a message is there, or the end of all messages, within `timeout` seconds (None for ever).
+    fn poll(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let (opened, end) = parts(slf)?;
+        let (py, queue) = (slf.py(), &opened.queue);
+        let deadline = Deadline::new(true, timeout)?;
+        patiently(py, deadline, |mut wait| match queue.await_at(end, &mut wait) {
+            Ok(()) | Err(Error::Ended) => Ok(true),
+            Err(Error::Empty) => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// The end's descriptor, readable exactly while a message is there, or the end of all messages.
+    fn watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
+        let (opened, end) = parts(slf)?;
+        let queue = &opened.queue;
+        patiently(slf.py(), Deadline::Never, |wait| queue.watch_at(end, wait))?;
+        Ok(end)
+    }
+}

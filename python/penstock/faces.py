@@ -1,0 +1,168 @@
+"""The private attributes of `multiprocessing`'s queues that known programs touch.
+
+`multiprocessing`'s queues are a pipe and locks around it, and programs that have come to know these reach for
+them. A queue of Penstock has neither; what stands here answers in their place, as far as one of these
+programs needs it:
+
+    queue._reader       recv, poll, close    multiprocessing.pool.Pool (results; a worker closes it)
+                        recv, fileno         concurrent.futures.ProcessPoolExecutor (results)
+    queue._writer       send, close          multiprocessing.pool.Pool (tasks; a worker closes it)
+    queue._rlock        acquire, release     the same, when it is terminated
+"""
+
+import os
+import threading
+from multiprocessing import process
+from queue import Empty
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .queues import _Family
+
+
+class Faces:
+    """What one handle remembers for its faces, which come and go. It does not refer to the handle."""
+
+    def __init__(self) -> None:
+        self.is_reader_closed = False
+        self.is_writer_closed = False
+        self.lock = ReadLock()
+        # What `poll` has promised to the thread that holds the lock.
+        self.in_hand: list[Any] = []
+
+
+def _is_closed(queue: "_Family") -> bool:
+    closed: bool = queue._closed  # type: ignore[attr-defined]
+    return closed
+
+
+class Reader:
+    """A queue's `_reader`: what would be the reading end of its pipe."""
+
+    def __init__(self, queue: "_Family", faces: Faces) -> None:
+        self._queue = queue
+        self._faces = faces
+
+    def fileno(self) -> int:
+        """Return the queue's `fileno()`."""
+        self._check()
+        return self._queue.fileno()
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Whether `recv` would find something, within `timeout` seconds (None for ever).
+
+        A thread that holds the lock of the reading side expects that nobody takes it away before it calls
+        `recv`, so for such a thread this takes it already.
+        """
+        self._check()
+        faces = self._faces
+        if not faces.lock.is_mine():
+            return self._queue._wait(timeout)
+        if not faces.in_hand:
+            try:
+                faces.in_hand.append(self._queue._take(timeout))
+            except Empty:
+                return False
+        return True
+
+    def recv(self) -> Any:
+        """Take an item out of the queue. Waits for one."""
+        self._check()
+        faces = self._faces
+        if faces.lock.is_mine() and faces.in_hand:
+            return faces.in_hand.pop()
+        return self._queue._take(None)
+
+    def close(self) -> None:
+        """Take no more out of the queue, in this process.
+
+        A worker does so, and expects BrokenPipeError when nobody can take any more, as for `Writer.close`.
+        """
+        self._faces.is_reader_closed = True
+        _end_with_parent(self._queue)
+
+    @property
+    def closed(self) -> bool:
+        """Whether this, or the queue, was closed here."""
+        return self._faces.is_reader_closed or _is_closed(self._queue)
+
+    def _check(self) -> None:
+        if self.closed:
+            raise OSError("handle is closed")
+
+
+class Writer:
+    """A queue's `_writer`: what would be the writing end of its pipe."""
+
+    def __init__(self, queue: "_Family", faces: Faces) -> None:
+        self._queue = queue
+        self._faces = faces
+
+    def send(self, obj: Any) -> None:
+        """Put an object into the queue."""
+        if self.closed:
+            raise OSError("handle is closed")
+        self._queue.put(obj)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Put no more into the queue, in this process.
+
+        A worker does so, and expects to be told by EOFError when nobody can put any more: when the process
+        that started it has ended.
+        """
+        self._faces.is_writer_closed = True
+        _end_with_parent(self._queue)
+
+    @property
+    def closed(self) -> bool:
+        """Whether this, or the queue, was closed here."""
+        return self._faces.is_writer_closed or _is_closed(self._queue)
+
+
+def _end_with_parent(queue: "_Family") -> None:
+    parent = process.parent_process()
+    if parent is None:
+        return
+    if parent.pid == os.getppid():
+        queue._end_when(lambda: os.getppid() != parent.pid)
+    else:  # started by a fork server, which lives on
+        queue._end_when(lambda: not parent.is_alive())
+
+
+class ReadLock:
+    """A queue's `_rlock`. Nothing in Penstock waits for it; see `Reader.poll`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._owner: int | None = None
+        self._depth = 0
+
+    def is_mine(self) -> bool:
+        """Return whether this thread holds it."""
+        return self._owner == threading.get_ident()
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Take it, as a lock of `multiprocessing`; again and again, if this thread has it already."""
+        if not self._lock.acquire(block, -1 if timeout is None or not block else max(0.0, timeout)):
+            return False
+        self._owner = threading.get_ident()
+        self._depth += 1
+        return True
+
+    def release(self) -> None:
+        """Let go of it. Raises ValueError if this thread does not hold it."""
+        if not self.is_mine():
+            raise ValueError("semaphore or lock released too many times")
+        self._depth -= 1
+        if self._depth == 0:
+            self._owner = None
+        self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
