@@ -97,6 +97,13 @@ def test_death_of_the_test_process_takes_its_children_with_it(tmp_path: Path) ->
     assert "The test process died by itself in test_sample.py::test_sample." in done.stderr
 
 
+def test_death_of_the_test_process_ends_the_watchdog(tmp_path: Path) -> None:
+    # Nobody else has the watchdog's pipe: its end is all that comes from there, and comes again and again.
+    done = run_sample(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    assert done.returncode == -signal.SIGKILL
+    assert "The test process died by itself in test_sample.py::test_sample." in done.stderr
+
+
 def test_stopped_process_is_ended_too(tmp_path: Path) -> None:
     body = (
         "child = fork(blocked_in_child); child.kill(signal.SIGSTOP); child.wait()"

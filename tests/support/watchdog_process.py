@@ -20,11 +20,15 @@ import stacks
 def _main(watched: int, stacks_file: Path) -> None:
     parent = os.pidfd_open(watched)
     name, deadline, unread = "", None, b""
+    heard = [0, parent]
     while True:
         patience = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready = select.select([0, parent], [], [], patience)[0]
+        ready = select.select(heard, [], [], patience)[0]
         if 0 in ready:
-            unread += os.read(0, 65536)
+            said = os.read(0, 65536)
+            if not said:
+                heard.remove(0)  # nobody has the pipe any more; that the process has died is what comes next
+            unread += said
             *lines, unread = unread.split(b"\n")
             for line in lines:
                 verb, _, rest = line.decode().partition(" ")
