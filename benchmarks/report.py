@@ -17,6 +17,8 @@ from rich.table import Table
 
 import penstock
 
+import numpy as np
+
 from .measured import Measured, Target
 from .throughput import LIMIT
 
@@ -153,6 +155,8 @@ def _markdown(section: Section) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Measured):
         return value.rounds
+    if isinstance(value, np.generic):
+        return value.item()
     return asdict(value)
 
 
