@@ -12,12 +12,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 import penstock
-
-import numpy as np
 
 from .measured import Measured, Target
 from .throughput import LIMIT
