@@ -4,13 +4,14 @@ Not collected by itself, because it needs a build that has fault points: test_de
 """
 
 import itertools
+import select
 import signal
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock import JoinableQueue, Pipe, Queue, SimpleQueue
 from penstock._native import fault_points  # type: ignore[attr-defined]
 from tests.support.children import fork
 from tests.support.operations import (
@@ -84,9 +85,42 @@ def test_no_death_elsewhere(name: str) -> None:
         assert leftovers(queue, OPERATIONS[name].size) == DONE[name]
 
 
+# On the way of a process that begins to watch a queue with an item in it.
+BELL = ("bell.made", "bell.counted", "bell.changed", "bell.owed", "bell.rung")
+
+
+def is_readable(queue: Any) -> bool:
+    return select.select([queue], [], [], 0)[0] == [queue]
+
+
+@pytest.mark.parametrize("point", BELL)
+def test_death_at_the_bell(point: str) -> None:
+    queue = Queue[str]()
+    queue.put("x")
+    with fork(armed, queue, nothing, lambda queue: queue.fileno(), point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    assert queue.statistics().participants == 1
+    assert is_readable(queue)
+    assert queue.get() == "x"
+    assert not is_readable(queue)
+    queue.put("y")
+    assert is_readable(queue)
+    assert queue.check() == []
+
+
+def test_death_of_a_receiver_that_is_about_to_sleep() -> None:
+    receiver, sender = Pipe(duplex=False)
+    with sender, receiver:
+        with fork(armed, receiver, nothing, lambda receiver: receiver.recv(), "bell.watching") as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        sender.send("x")
+        assert receiver.poll(10)
+        assert receiver.recv() == "x"
+
+
 def test_every_fault_point_is_reached() -> None:
     in_table = {point for points in OUTCOMES.values() for point in points}
-    assert in_table | {"unlock.before-wake", *LEAVING} == set(fault_points())
+    assert in_table | {"unlock.before-wake", "bell.watching", *BELL, *LEAVING} == set(fault_points())
 
 
 # ------------------------------------------------------------------------------------ with others asleep
