@@ -5,7 +5,7 @@
 //!
 //! Two kinds of queue have one. A connection's (connection.rs) is the pipe whose ends are open exactly where the
 //! connection's are; each call brings the end that it has. Any other queue's is made by its first watcher. Whoever has to
-//! ring and has not opened it yet does so through a participant that has: /proc/<pid>/fd/<descriptor>. The kernel frees it
+//! ring and has not opened it yet does so through a participant that has: `/proc/<pid>/fd/<descriptor>`. The kernel frees it
 //! with the last of them.
 //!
 //! Protocol. While somebody watches, every critical section ends with this restored (`toll`):
