@@ -26,15 +26,16 @@ Run a Python program with Penstock's queues in the place of those of
 multiprocessing.
 
 The program is not changed, and needs to know nothing of Penstock. Whatever it
-makes with multiprocessing.Queue, SimpleQueue and JoinableQueue, or with the
-same of a context, is Penstock's: in the program itself, in the processes that
-it starts with multiprocessing under fork, spawn or forkserver, and in theirs.
+makes with multiprocessing.Queue, SimpleQueue, JoinableQueue and Pipe, or with
+the same of a context, is Penstock's, inside process pools too: in the program
+itself, in the processes that it starts with multiprocessing under fork, spawn
+or forkserver, and in theirs.
 All else is as under plain Python: arguments, __main__, environment, exit
 status, tracebacks.
 
-Pools, executors and managers of the standard library keep its queues, and so
-do Python programs started through subprocess. Options of the interpreter go
-before: python -O -m penstock run program.py
+Managers of the standard library keep its queues, and so do the calls of a
+ProcessPoolExecutor and Python programs started through subprocess. Options of
+the interpreter go before: python -O -m penstock run program.py
 """
 
 _DEMO = """\
