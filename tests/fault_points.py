@@ -118,9 +118,45 @@ def test_death_of_a_receiver_that_is_about_to_sleep() -> None:
         assert receiver.recv() == "x"
 
 
+FULL = bytes(1 << 20)  # as much as may be on its way
+
+
+def test_death_of_a_sender_that_fills_the_pipe() -> None:
+    receiver, sender = Pipe(duplex=False)
+    with sender, receiver:
+        sender.send_bytes(FULL)
+        with fork(armed, sender, nothing, lambda sender: sender.send_bytes(b"x"), "bell.plugged") as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        assert receiver.recv_bytes() == FULL
+        assert not receiver.poll()
+        sender.send_bytes(b"y")
+        assert receiver.recv_bytes() == b"y"
+
+
+def test_death_of_a_receiver_that_calls_a_sender() -> None:
+    receiver, sender = Pipe(duplex=False)
+    with sender, receiver:
+        sender.send_bytes(FULL)
+        with fork(lambda sender: sender.send_bytes(b"x"), sender) as waiting:
+            until(lambda: select.select([], [sender.fileno()], [], 0)[1] == [])
+            with fork(armed, receiver, nothing, lambda end: end.recv_bytes(), "bell.unplugged") as doomed:
+                assert doomed.wait() == -signal.SIGKILL
+            # It had not taken the message out of the shared memory yet.
+            assert receiver.recv_bytes() == FULL
+            assert waiting.result() is None
+        assert receiver.recv_bytes() == b"x"
+
+
 def test_every_fault_point_is_reached() -> None:
     in_table = {point for points in OUTCOMES.values() for point in points}
-    assert in_table | {"unlock.before-wake", "bell.watching", *BELL, *LEAVING} == set(fault_points())
+    assert in_table | {
+        "unlock.before-wake",
+        "bell.watching",
+        "bell.plugged",
+        "bell.unplugged",
+        *BELL,
+        *LEAVING,
+    } == set(fault_points())
 
 
 # ------------------------------------------------------------------------------------ with others asleep

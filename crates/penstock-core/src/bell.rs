@@ -27,6 +27,12 @@
 //! have come too late, and is taken out. `rung` is what the pipe holds also while nobody watches and it is not kept up:
 //! whoever begins to watch ends a critical section.
 //!
+//! A connection's sender that waits for room has the pipe hold more bytes than one, so many that `poll` calls it full, and
+//! sleeps until it is not (`place_to_sleep`). It is on the list of the putters like any other (waiter.rs). Whoever chooses one
+//! takes bytes out, under the lock, but for the last (`call_senders`). `poll` looks anew once it was woken, so nobody
+//! fills the pipe before those who were chosen are back; who would like to meanwhile sleeps a moment elsewhere. There is room
+//! for nobody while the pipe is filled, so there are items, and the bell's byte is among the others.
+//!
 //! | step | if the process dies, or is stopped, right after it |
 //! |---|---|
 //! | pipe made, its number noted | no participant has it: the next watcher makes another |
@@ -135,20 +141,52 @@ pub(crate) enum Errand {
     Find,
 }
 
+/// What a call to a connection brings along: the end of its pipe; and of a sender the end by which the other side answers, or -1.
+#[derive(Clone, Copy)]
+struct Brought {
+    end: End,
+    back: RawFd,
+}
+
 thread_local! {
-    /// The end of a connection's pipe that this thread's call has brought.
-    static BROUGHT: Cell<Option<End>> = const { Cell::new(None) };
+    /// What this thread's call has brought.
+    static BROUGHT: Cell<Option<Brought>> = const { Cell::new(None) };
 }
 
 /// While it lives, the critical sections of this thread ring and silence the bell with that end.
-pub(crate) struct Bringing(Option<End>);
+pub(crate) struct Bringing(Option<Brought>);
 
 impl Bringing {
-    pub(crate) fn new(fd: RawFd, access: Access) -> Bringing {
-        let end = Some(End { fd, access });
-        // A thread whose locals are gone already makes no more calls that bring an end.
-        Bringing(BROUGHT.try_with(|brought| brought.replace(end)).ok().flatten())
+    pub(crate) fn reader(fd: RawFd) -> Bringing {
+        let access = Access::Read;
+        Bringing::new(End { fd, access }, -1)
     }
+
+    pub(crate) fn writer(fd: RawFd, back: RawFd) -> Bringing {
+        let access = Access::Write;
+        Bringing::new(End { fd, access }, back)
+    }
+
+    fn new(end: End, back: RawFd) -> Bringing {
+        let now = Some(Brought { end, back });
+        // A thread whose locals are gone already makes no more calls that bring an end.
+        Bringing(BROUGHT.try_with(|brought| brought.replace(now)).ok().flatten())
+    }
+}
+
+fn brought() -> Option<Brought> {
+    BROUGHT.try_with(Cell::get).ok().flatten()
+}
+
+/// Where a waiter sleeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At its cell's word.
+    Cell,
+    /// The same for a moment only, because its place is at the pipe and cannot be taken now.
+    CellForNow,
+    /// Until the pipe can be written to: its writing end, and the end by which the other side answers.
+    Pipe(RawFd, RawFd),
 }
 
 impl Drop for Bringing {
@@ -401,13 +439,51 @@ impl Section<'_> {
     fn end_at_hand(&self) -> Option<End> {
         let number = self.hot().bell.get();
         // A call inside another's wait (a signal handler's) finds that one's end here.
-        let brought = BROUGHT.try_with(Cell::get).ok().flatten();
-        let brought = brought.filter(|end| platform::pipe_number(end.fd) == Some(number));
-        brought.or_else(|| {
+        let end = brought().map(|brought| brought.end);
+        let end = end.filter(|end| platform::pipe_number(end.fd) == Some(number));
+        end.or_else(|| {
             let fd = self.queue.bell.current(number)?;
             let access = Access::Both;
             Some(End { fd, access })
         })
+    }
+
+    /// Where a waiter of that kind is to sleep: a connection's sender at its pipe, which is full from now on.
+    pub(crate) fn place_to_sleep(&mut self, kind: Kind) -> Place {
+        let Some(Brought { end, back }) = brought().filter(|brought| {
+            kind == Kind::Room
+                && brought.end.access == Access::Write
+                && platform::pipe_number(brought.end.fd) == Some(self.hot().bell.get())
+        }) else {
+            return Place::Cell;
+        };
+        let hot = self.hot();
+        if hot.waiters[Kind::Room as usize].on_way.get() > 0 {
+            return Place::CellForNow;
+        }
+        let is_full = platform::plug(end.fd);
+        fault!("bell.plugged");
+        hot.rung
+            .set(next(hot.rung.get(), if is_full { RUNG } else { UNKNOWN }));
+        if is_full {
+            Place::Pipe(end.fd, back)
+        } else {
+            Place::Cell
+        }
+    }
+
+    /// Has the senders that sleep at the pipe look at their cells.
+    pub(crate) fn call_senders(&mut self) {
+        let number = self.hot().bell.get();
+        let end = brought().map(|brought| brought.end);
+        // Only a connection's pipe is ever full.
+        let Some(end) = end.filter(|end| platform::pipe_number(end.fd) == Some(number)) else {
+            return;
+        };
+        if platform::is_plugged(end.fd) {
+            with_access(end, Access::Read, platform::unplug);
+            fault!("bell.unplugged");
+        }
     }
 
     /// One watcher more among this process's; answers the name under which it counts. The end of the section has the bell

@@ -2,12 +2,17 @@
 //!
 //! The pipe's ends are open exactly where the connection's ends are, in every process that has one; so the kernel tells a
 //! receiver of the end of all writers, and a sender of the end of all readers, whatever they died of. The pipe is the
-//! queue's bell, too (bell.rs): who waits for a message sleeps in `poll` on it, and is woken by a byte as by the end.
+//! queue's bell, too (bell.rs): who waits for a message sleeps in `poll` on it, and is woken by a byte as by the end. And who
+//! waits for room fills the pipe and sleeps in `poll` until it can be written to, and is woken by room as by the end.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | sender: message committed | it is received, though the sender's end is gone |
 //! | receiver: counted as a watcher, asleep | the sweep discounts it |
+//! | sender: pipe filled, `rung` changed or not, lock held | as a byte written under the lock (bell.rs) |
+//! | sender: on the list, asleep | the sweep frees its cell, and the pipe can be written to again |
+//! | receiver: sender chosen, the pipe still full | the sender's slice ends, unless the receiver was the last, whose end wakes it |
+//! | receiver: pipe no longer full, lock held | the sender wakes, and takes the lock over |
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -19,7 +24,7 @@ use crate::delivery::Buffer;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::get::Delivery;
-use crate::platform::{self, Access, Instant, PipeState};
+use crate::platform::{self, Instant, PipeState};
 use crate::queue::{Patience, Queue, Wait};
 use crate::sync::Word;
 use crate::waiter::Kind;
@@ -34,13 +39,14 @@ impl Queue {
     pub fn give_bell(&self, end: RawFd) -> Result<(), Error> {
         let number = platform::pipe_number(end).ok_or(Error::EndClosed)?;
         platform::never_block(end)?;
+        platform::make_narrow(end);
         self.enter_surely()?.hot().bell.set(number);
         Ok(())
     }
 
     /// [`watch`](Self::watch) with the reading end of the queue's pipe.
     pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<(), Error> {
-        let _bringing = Bringing::new(end, Access::Read);
+        let _bringing = Bringing::reader(end);
         let watched = self
             .enter(&mut wait)
             .and_then(|mut section| section.watch_for_good());
@@ -55,7 +61,7 @@ impl Queue {
         buffer: &mut Buffer,
         mut wait: Wait<'_>,
     ) -> Result<Delivery, Error> {
-        let _bringing = Bringing::new(end, Access::Read);
+        let _bringing = Bringing::reader(end);
         let patience = match wait.patience {
             Patience::Try => Patience::Try,
             _ => Patience::Now,
@@ -73,24 +79,28 @@ impl Queue {
     }
 
     /// Puts an item. `Error::Broken` if no reading end of the queue's pipe is open any more, in whichever process, or if
-    /// the pipe that leads back has no writing end any more (`back` is its reading end, or -1). Who waits for room asks
-    /// at the end of each of its slices.
+    /// the pipe that leads back has no writing end any more (`back` is its reading end, or -1), also while it waits for
+    /// room.
     pub fn put_at(
         &self,
         (end, back): (RawFd, RawFd),
         payload: &[&[u8]],
         wait: Wait<'_>,
     ) -> Result<Ticket, Error> {
-        let _bringing = Bringing::new(end, Access::Write);
+        let _bringing = Bringing::writer(end, back);
         match platform::has_reader(end, back) {
             PipeState::HungUp => return Err(Error::Broken),
             PipeState::Closed => return Err(Error::EndClosed),
             _ => {}
         }
-        let mut is_broken = false;
+        let mut broken = None;
         let mut interrupted = || {
-            is_broken = platform::has_reader(end, back) == PipeState::HungUp;
-            is_broken || (wait.interrupted)()
+            broken = match platform::has_reader(end, back) {
+                PipeState::HungUp => Some(Error::Broken),
+                PipeState::Closed => Some(Error::EndClosed),
+                _ => None,
+            };
+            broken.is_some() || (wait.interrupted)()
         };
         let put = self.put(
             payload,
@@ -99,16 +109,16 @@ impl Queue {
                 interrupted: &mut interrupted,
             },
         );
-        if is_broken && put == Err(Error::Interrupted) {
-            return Err(Error::Broken);
+        match (put, broken) {
+            (Err(Error::Interrupted), Some(broken)) => Err(broken),
+            (put, _) => put,
         }
-        put
     }
 
     /// Waits at the reading end of the queue's pipe until a get would find an item, without taking it; `Error::Ended` as of
     /// [`get_at`](Self::get_at).
     pub fn await_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let _bringing = Bringing::new(end, Access::Read);
+        let _bringing = Bringing::reader(end);
         let waited = self.await_readable(end, wait);
         self.report(waited.map_err(|error| {
             if error == Error::Busy && wait.patience != Patience::Try {

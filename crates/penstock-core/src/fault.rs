@@ -57,6 +57,8 @@ mod armed {
         "bell.made",
         "bell.counted",
         "bell.watching",
+        "bell.plugged",
+        "bell.unplugged",
         "bell.changed",
         "bell.owed",
         "bell.rung",

@@ -133,7 +133,7 @@ pub(crate) struct Hot {
     pub lent_bytes: AtomicU64,
     /// Which pipe is the bell: its inode's number, or 0.
     pub bell: AtomicU64,
-    /// Watchers of the bell, of all participants together; and what its pipe holds. See bell.rs.
+    /// Watchers of the bell, of all participants together; and whether its pipe holds anything. See bell.rs.
     pub watching: AtomicU32,
     pub rung: AtomicU32,
 }

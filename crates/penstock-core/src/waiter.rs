@@ -13,6 +13,9 @@
 //! every way back leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
 //! chosen one takes an item and its own `settle` chooses the next.
 //!
+//! A sender of a connection sleeps in `poll` instead of on its cell's word (bell.rs), so that the end of its readers wakes it, too.
+//! All else is the same for it.
+//!
 //! Who was chosen and then dies is found by the sweep, which settles too. Who was chosen and is stopped is found by the
 //! others at the end of their slice: they see an item in spite of everything, declare those on their way late, and go on.
 //!
@@ -34,6 +37,7 @@
 
 use std::time::Duration;
 
+use crate::bell::Place;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::{CELLS, PAGE, WaiterCell, WaiterList};
@@ -70,6 +74,11 @@ impl Kind {
 }
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
+
+/// How long a sender of a connection sleeps who must not fill the pipe yet (bell.rs), and after how many such moments it takes
+/// those for late on whom it waits.
+const FOR_NOW: Duration = Duration::from_millis(1);
+const MOMENTS: u32 = 100;
 
 /// What a spin may cost, in nanoseconds, and what it costs while it does not pay.
 const SPIN_MOST: u32 = 50_000;
@@ -119,6 +128,10 @@ pub(crate) struct Waiting {
     has_spun: bool,
     was_chosen: bool,
     slices: u32,
+    /// Looks for now: see FOR_NOW.
+    moments: u32,
+    /// Whether the last sleep ended before its slice did.
+    is_early: bool,
 }
 
 impl Waiting {
@@ -129,6 +142,8 @@ impl Waiting {
             has_spun: false,
             was_chosen: false,
             slices: 0,
+            moments: 0,
+            is_early: false,
         }
     }
 
@@ -246,10 +261,11 @@ impl Queue {
             waiting.cell = section.enlist(waiting.kind)?;
         }
         let position = section.position(waiting)?;
+        let place = section.place_to_sleep(waiting.kind);
         drop(section);
         fault!("wait.enlisted");
         let entered = self
-            .sleep(waiting, position, wait)
+            .sleep(waiting, (position, place), wait)
             .and_then(|()| self.enter(wait));
         let mut section = match entered {
             Ok(section) => section,
@@ -265,8 +281,14 @@ impl Queue {
 
     /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended. Only the watcher sleeps on beside
     /// an idle queue, and looks at its place in the list once a second; the others do so after each of their slices.
-    fn sleep(&self, waiting: &mut Waiting, position: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn sleep(
+        &self,
+        waiting: &mut Waiting,
+        (position, place): (u32, Place),
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Error> {
         let cell = self.segment.cell(waiting.cell)?;
+        waiting.is_early = false;
         let whole_slice = match (waiting.kind, position) {
             (_, 0..3) => SLICE * (position + 1),
             // Joiners are woken all at once: a waker that dies before it calls them leaves them all asleep.
@@ -282,7 +304,27 @@ impl Queue {
                 _ => (whole_slice, false),
             };
             fault!("wait.asleep");
-            let slept = platform::futex_wait(&cell.word, SLEEPING, slice);
+            let slept = match place {
+                Place::Cell => platform::futex_wait(&cell.word, SLEEPING, slice),
+                Place::CellForNow => platform::futex_wait(&cell.word, SLEEPING, slice.min(FOR_NOW)),
+                Place::Pipe(there, back) => platform::await_unplugged((there, back), slice),
+            };
+            waiting.is_early = match place {
+                Place::Cell => false,
+                Place::CellForNow => {
+                    waiting.moments += 1;
+                    slice > FOR_NOW && waiting.moments % MOMENTS != 0
+                }
+                Place::Pipe(..) => slept != Slept::TimedOut,
+            };
+            let slept = match slept {
+                Slept::TimedOut if waiting.is_early => return Queue::look_up(wait),
+                // Room, or the end of all readers.
+                Slept::Changed if waiting.is_early && cell.word.get() == SLEEPING => {
+                    return Queue::look_up(wait);
+                }
+                slept => slept,
+            };
             if slept == Slept::TimedOut {
                 waiting.slices += 1;
                 if position == 0 {
@@ -302,6 +344,14 @@ impl Queue {
                 return Ok(());
             }
         }
+    }
+
+    /// Before the end of a slice: only whether the caller wants to go on.
+    fn look_up(wait: &mut Wait<'_>) -> Result<(), Error> {
+        if (wait.interrupted)() {
+            return Err(Error::Interrupted);
+        }
+        Ok(())
     }
 
     /// Leaves the list; without the lock if need be, which may be stuck behind a stopped process.
@@ -431,6 +481,9 @@ impl Section<'_> {
             Ok(_) => {
                 list.on_way.add(1);
                 self.wake_later(index);
+                if cell.kind.get() == Kind::Room as u32 {
+                    self.call_senders();
+                }
                 Ok(())
             }
             Err(ABANDONED) => self.free_cell(index),
@@ -545,6 +598,7 @@ impl Section<'_> {
         let hot = self.hot();
         let list = &hot.waiters[waiting.kind as usize];
         match self.cell(waiting.cell)?.word.get() {
+            SLEEPING if waiting.is_early => return Ok(()),
             SLEEPING => {
                 self.give_up_on_the_late(waiting.kind)?;
                 return Ok(());
@@ -611,6 +665,9 @@ impl Section<'_> {
         let end = watcher_of(list, kind);
         let was_watcher = end.get() == index;
         self.delist(list, index)?;
+        if kind == Kind::Room && list.length.get() == 0 {
+            self.call_senders();
+        }
         if was_watcher {
             self.free_abandoned(list, kind)?;
             self.tell_watcher(list, kind);

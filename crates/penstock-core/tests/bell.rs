@@ -326,3 +326,161 @@ fn a_receiver_that_sleeps_is_woken_by_each_message_and_by_the_end() {
     assert_eq!(queue.check().unwrap().faults, []);
     ends.close(0);
 }
+
+const FULL_AT_TEN: Options = Options {
+    soft_bytes: 10,
+    ..PLAIN
+};
+
+/// Sends a message that fills the queue. How many slices of its wait have ended, too.
+fn send_counting(queue: &Queue, ends: &Ends) -> (Result<(), Error>, u32) {
+    let mut slices = 0;
+    let sent = queue.put_at(
+        (ends.0[1], -1),
+        &[&[1; 20]],
+        Wait {
+            patience: Patience::Forever,
+            interrupted: &mut || {
+                slices += 1;
+                false
+            },
+        },
+    );
+    (sent.map(|_| ()), slices)
+}
+
+fn await_putters(queue: &Queue, count: u64) {
+    while queue.statistics().unwrap().waiting_putters < count {
+        std::thread::yield_now();
+    }
+}
+
+fn is_writable(fd: RawFd) -> bool {
+    let mut polled = libc::pollfd {
+        fd,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: the call reads and writes one struct.
+    assert!(unsafe { libc::poll(&raw mut polled, 1, 0) } >= 0);
+    polled.revents & libc::POLLOUT != 0
+}
+
+const ROUNDS: u32 = 20;
+
+#[test]
+fn a_sender_that_waits_for_room_is_woken_by_room() {
+    let queue = Queue::create(&FULL_AT_TEN).unwrap();
+    let ends = Ends::new(&queue);
+    let mut slices = 0;
+    for _ in 0..ROUNDS {
+        assert_eq!(send_counting(&queue, &ends).0, Ok(()));
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| send_counting(&queue, &ends));
+            await_putters(&queue, 1);
+            receive(&queue, ends.0[0], soon()).unwrap();
+            let (sent, ended) = sender.join().unwrap();
+            assert_eq!(sent, Ok(()));
+            slices += ended;
+        });
+        receive(&queue, ends.0[0], soon()).unwrap();
+        assert!(is_writable(ends.0[1]));
+    }
+    // One that slept on until its slice's end would have done so each time.
+    assert!(slices < ROUNDS, "{slices} slices ended");
+    assert_eq!(queue.check().unwrap().faults, []);
+    ends.close(0);
+    ends.close(1);
+}
+
+#[test]
+fn a_sender_that_waits_for_room_is_woken_by_the_death_of_the_last_reader() {
+    let mut slices = 0;
+    for _ in 0..ROUNDS {
+        let queue = Queue::create(&FULL_AT_TEN).unwrap();
+        let ends = Ends::new(&queue);
+        assert_eq!(send_counting(&queue, &ends).0, Ok(()));
+        // SAFETY: the child only sleeps and is killed.
+        let reader = unsafe { libc::fork() };
+        if reader == 0 {
+            loop {
+                // SAFETY: waits for the kill.
+                unsafe { libc::pause() };
+            }
+        }
+        ends.close(0);
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| send_counting(&queue, &ends));
+            await_putters(&queue, 1);
+            // SAFETY: a child of this process, not reaped yet.
+            unsafe {
+                libc::kill(reader, libc::SIGKILL);
+                libc::waitpid(reader, std::ptr::null_mut(), 0);
+            }
+            let (sent, ended) = sender.join().unwrap();
+            assert_eq!(sent, Err(Error::Broken));
+            slices += ended;
+        });
+        ends.close(1);
+    }
+    assert!(slices < ROUNDS, "{slices} slices ended");
+}
+
+#[test]
+fn senders_that_share_an_end_all_get_their_room() {
+    const SENDERS: u32 = 4;
+    const EACH: u32 = 500;
+    let queue = Queue::create(&FULL_AT_TEN).unwrap();
+    let ends = Ends::new(&queue);
+    std::thread::scope(|scope| {
+        for _ in 0..SENDERS {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    assert_eq!(send_counting(&queue, &ends).0, Ok(()));
+                }
+            });
+        }
+        for _ in 0..SENDERS * EACH {
+            receive(&queue, ends.0[0], soon()).unwrap();
+        }
+    });
+    assert_eq!(receive(&queue, ends.0[0], Patience::Now), Err(Error::Empty));
+    assert!(!is_readable(ends.0[0], 0) && is_writable(ends.0[1]));
+    assert_eq!(queue.check().unwrap().faults, []);
+    ends.close(0);
+    ends.close(1);
+}
+
+#[test]
+fn a_sender_that_is_killed_while_it_waits_leaves_the_pipe_in_order() {
+    let queue = Queue::create(&FULL_AT_TEN).unwrap();
+    let ends = Ends::new(&queue);
+    assert_eq!(send_counting(&queue, &ends).0, Ok(()));
+    // SAFETY: the child sends, which never ends, and is killed.
+    let sender = unsafe { libc::fork() };
+    if sender == 0 {
+        let _ = send_counting(&queue, &ends);
+        // SAFETY: ends this process at once.
+        unsafe { libc::_exit(3) };
+    }
+    await_putters(&queue, 1);
+    while is_writable(ends.0[1]) {
+        std::thread::yield_now();
+    }
+    // SAFETY: a child of this process, not reaped yet.
+    unsafe {
+        libc::kill(sender, libc::SIGKILL);
+        libc::waitpid(sender, std::ptr::null_mut(), 0);
+    }
+    // Full, and readable because there is an item: both are true, though they were never about each other.
+    assert!(is_readable(ends.0[0], 0));
+    let watched = with(soon(), |wait| queue.watch_at(ends.0[0], wait));
+    assert_eq!(watched, Ok(()));
+    assert_eq!(receive(&queue, ends.0[0], soon()).unwrap(), [1; 20]);
+    assert!(!is_readable(ends.0[0], 0) && is_writable(ends.0[1]));
+    assert_eq!(send_counting(&queue, &ends), (Ok(()), 0));
+    assert!(is_readable(ends.0[0], 0));
+    assert_eq!(queue.check().unwrap().faults, []);
+    ends.close(0);
+    ends.close(1);
+}

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Buffer, Delivery, Error, Lent, Patience, Queue, Wait};
 
+use crate::operation::reading_end;
+
 pub type Item = u32;
 
 const LOOKED_AT: usize = 16 << 10;
@@ -83,10 +85,14 @@ pub fn put(queue: &Queue, item: Item) {
     }
 }
 
-/// Takes an item; keeps the payload if it was lent.
+/// Takes an item, over the connection if there is one; keeps the payload if it was lent.
 pub fn take(queue: &Arc<Queue>, patience: Patience) -> Result<(Item, Option<Lent>), Error> {
     let mut buffer = Buffer::default();
-    match with_patience(patience, |wait| queue.get(&mut buffer, wait))? {
+    let delivery = with_patience(patience, |wait| match reading_end() {
+        Some(end) => queue.get_at(end, &mut buffer, wait),
+        None => queue.get(&mut buffer, wait),
+    });
+    match delivery? {
         Delivery::Copied => Ok((item_of(buffer.bytes()), None)),
         Delivery::Lent(lent) => Ok((item_of(lent.bytes()), Some(lent))),
     }

@@ -130,6 +130,14 @@ pub fn reading_end() -> Option<RawFd> {
     Some(ENDS[0].load(Ordering::Relaxed)).filter(|end| *end >= 0)
 }
 
+/// Sends over the connection that the survivor has made.
+pub fn send(queue: &Queue, item: Item) {
+    let end = ENDS[1].load(Ordering::Relaxed);
+    let payload = payload(item);
+    with_patience(surely(), |wait| queue.put_at((end, -1), &[&payload], wait))
+        .unwrap_or_else(|error| panic!("send: {error}"));
+}
+
 /// Makes the queue that of a connection.
 fn connect(queue: &Queue) {
     let mut ends = [0; 2];
@@ -148,6 +156,8 @@ pub enum Sleeper {
     Getter,
     /// Puts one item, for which there is no room yet.
     Putter,
+    /// The same, over the connection.
+    Sender,
     Joiner,
 }
 
@@ -670,9 +680,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, _| connect(queue),
         run: Victim::receive,
         when_asleep: Some(|queue, log| {
-            let end = ENDS[1].load(Ordering::Relaxed);
-            let payload = payload(10);
-            with_patience(Patience::Now, |wait| queue.put_at((end, -1), &[&payload], wait)).unwrap();
+            send(queue, 10);
             log.put.push(10);
         }),
         takes: &[10],
@@ -683,6 +691,31 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.watch_end(queue),
         run: Victim::send,
         puts: &[11],
+        ..DEFAULT
+    },
+    Operation {
+        name: "sender-sleeps-and-is-called",
+        options: ONE,
+        prepare: |queue, log| {
+            connect(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::send,
+        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::Now))),
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "receive-calls-the-sender",
+        options: ONE,
+        prepare: |queue, log| {
+            connect(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::receive,
+        sleeper: Some(Sleeper::Sender),
+        takes: &[10],
         ..DEFAULT
     },
     Operation {

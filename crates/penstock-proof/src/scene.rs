@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use penstock_core::Queue;
 
 use crate::item::{Item, WATCHDOG, get, put, surely, with_patience};
-use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim};
+use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim, send};
 use crate::process::{self, Child, Pipe};
 use crate::trace::{Tracee, WhenAsleep, between_markers, trace_me};
 
@@ -35,6 +35,10 @@ impl Asleep {
                     put(queue, SLEEPERS_ITEM);
                     SLEEPERS_ITEM
                 }
+                Sleeper::Sender => {
+                    send(queue, SLEEPERS_ITEM);
+                    SLEEPERS_ITEM
+                }
                 Sleeper::Joiner => {
                     with_patience(surely(), |wait| queue.join(wait)).unwrap();
                     0
@@ -46,7 +50,7 @@ impl Asleep {
             let statistics = queue.statistics().unwrap();
             0 < match kind {
                 Sleeper::Getter => statistics.waiting_getters,
-                Sleeper::Putter => statistics.waiting_putters,
+                Sleeper::Putter | Sleeper::Sender => statistics.waiting_putters,
                 Sleeper::Joiner => statistics.waiting_joiners,
             }
         };

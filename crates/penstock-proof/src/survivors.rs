@@ -108,7 +108,7 @@ impl Survivor {
             },
         };
         if reading_end().is_some() {
-            // Of a connection, whose end each call brings; the calls of this survivor so far did not.
+            // Of a connection, whose end each call brings; the puts of this survivor did not.
             with_patience(surely(), |wait| queue.watch_at(bell, wait)).unwrap();
         }
         let mut polled = libc::pollfd {
@@ -156,7 +156,7 @@ impl Survivor {
                 let item = self.sleeper_finishes();
                 self.collected.push(item);
             }
-            Some(Sleeper::Putter) => {
+            Some(Sleeper::Putter | Sleeper::Sender) => {
                 // Either its item comes, or first the one that kept it waiting.
                 self.get();
                 let item = self.sleeper_finishes();

@@ -674,11 +674,68 @@ pub(crate) fn ring(fd: RawFd) -> bool {
     )
 }
 
+/// What a write puts into a pipe as a whole or not at all; and the least that a pipe can hold twice.
+const CHUNK: usize = PAGE as usize;
+
+/// Has a pipe hold two pages, so that it takes little to fill it. One that must stay larger only takes longer.
+pub(crate) fn make_narrow(fd: RawFd) {
+    // SAFETY: as in never_block.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, 2 * rustix::param::page_size());
+}
+
+/// Fills a pipe, so that nobody who asks whether it can be written to is told that it can.
+pub(crate) fn plug(fd: RawFd) -> bool {
+    // SAFETY: as in ring.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    loop {
+        match rustix::io::write(pipe, &[1; CHUNK]) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return error == Errno::AGAIN,
+        }
+    }
+}
+
+/// How many bytes a pipe holds; either end can tell.
+pub(crate) fn bytes_in_pipe(fd: RawFd) -> u64 {
+    // SAFETY: as in ring.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::io::ioctl_fionread(pipe).unwrap_or(0)
+}
+
+/// Takes so much out of a full pipe that it can be written to again, and leaves a byte at least. Not to be called by two at once.
+pub(crate) fn unplug(fd: RawFd) -> bool {
+    // SAFETY: as in ring.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    while bytes_in_pipe(fd) > CHUNK as u64 {
+        match rustix::io::read(pipe, &mut [0; CHUNK]) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Whether a pipe holds what only [`plug`] puts there.
+pub(crate) fn is_plugged(fd: RawFd) -> bool {
+    bytes_in_pipe(fd) > CHUNK as u64
+}
+
+/// Sleeps until a pipe can be written to, `at_most` so long; or until its readers, or the writers of `back`, are all gone.
+pub(crate) fn await_unplugged((writing, back): (RawFd, RawFd), at_most: Duration) -> Slept {
+    let (_, polled) = poll_ends((writing, PollFlags::OUT), back, at_most);
+    match polled {
+        Ok(0) => Slept::TimedOut,
+        Err(Errno::INTR) => Slept::Interrupted,
+        _ => Slept::Changed,
+    }
+}
+
 /// Takes all bytes out of a pipe.
 pub(crate) fn silence(fd: RawFd) -> bool {
     // SAFETY: as in ring.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
-    let mut bytes = [0; 64];
+    let mut bytes = [0; CHUNK];
     loop {
         match rustix::io::read(pipe, &mut bytes) {
             Ok(count) if count == bytes.len() => {}
@@ -720,23 +777,7 @@ pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
     if writing < 0 {
         return PipeState::Closed;
     }
-    // SAFETY: as in look_at_pipe; poll passes over negative numbers, and -1 is not borrowed.
-    let (there, back) = unsafe {
-        let back = if back < 0 { writing } else { back };
-        (BorrowedFd::borrow_raw(writing), BorrowedFd::borrow_raw(back))
-    };
-    let mut polled = [
-        PollFd::new(&there, PollFlags::empty()),
-        PollFd::new(&back, PollFlags::empty()),
-    ];
-    let _ = poll(
-        &mut polled,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    );
-    let seen = polled[0].revents() | polled[1].revents();
+    let (seen, _) = poll_ends((writing, PollFlags::empty()), back, Duration::ZERO);
     if seen.contains(PollFlags::NVAL) {
         PipeState::Closed
     } else if seen.intersects(PollFlags::ERR | PollFlags::HUP) {
@@ -744,6 +785,26 @@ pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
     } else {
         PipeState::Ready
     }
+}
+
+/// What poll says of a writing end and of the reading end `back` (or -1), together, and its own result.
+fn poll_ends(
+    (writing, asked): (RawFd, PollFlags),
+    back: RawFd,
+    at_most: Duration,
+) -> (PollFlags, Result<usize, Errno>) {
+    // SAFETY: as in look_at_pipe; -1 is not borrowed.
+    let (there, back) = unsafe {
+        let back = if back < 0 { writing } else { back };
+        (BorrowedFd::borrow_raw(writing), BorrowedFd::borrow_raw(back))
+    };
+    let mut polled = [PollFd::new(&there, asked), PollFd::new(&back, PollFlags::empty())];
+    let timeout = Timespec {
+        tv_sec: at_most.as_secs() as i64,
+        tv_nsec: i64::from(at_most.subsec_nanos()),
+    };
+    let result = poll(&mut polled, Some(&timeout));
+    (polled[0].revents() | polled[1].revents(), result)
 }
 
 /// Closes a descriptor by number if it still leads to that pipe, and leaves it alone if it is somebody else's by now.

@@ -16,8 +16,8 @@ use crate::sync::AtomicU32;
 
 // Reached by code that the models do not run, or harmless: the real kernel's.
 pub(crate) use super::linux::{
-    FileIdentity, Life, Slept, backed_bytes, close_on_exec, create_file, duplicate, identify,
-    is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_start,
+    FileIdentity, Life, Slept, await_unplugged, backed_bytes, close_on_exec, create_file, duplicate,
+    identify, is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_start,
 };
 
 /// A moment of the virtual clock.

@@ -352,6 +352,23 @@ impl Run {
         Ok(())
     }
 
+    /// All are listed who wait. One whose slice had ended when it could go on may have been quicker than the one that was chosen,
+    /// which is on no list until it has looked in vain.
+    pub fn await_waiters(&self) -> Checked {
+        let deadline = Instant::now() + WATCHDOG;
+        let expected = self.expected_waiters();
+        while self.waiters()? != expected {
+            prop_assert!(
+                Instant::now() < deadline,
+                "waiters: {:?} instead of {:?}",
+                self.waiters()?,
+                expected
+            );
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+
     fn waiters(&self) -> Checked<[u64; 3]> {
         let statistics = self.hands.queue.statistics().map_err(failed)?;
         Ok([
