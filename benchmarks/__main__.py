@@ -55,10 +55,12 @@ class Bench:
 
     def cells(self) -> list[tuple[Payload, Shape]]:
         """Which payloads are passed between how many processes."""
-        if self.options.all:
-            return [(payload, shape) for payload in PAYLOADS.values() for shape in SHAPES]
-        return [(payload, (1, 1)) for payload in PAYLOADS.values()] + [
-            (PAYLOADS["tuple"], shape) for shape in SHAPES[1:]
+        wanted = [PAYLOADS[name] for name in self.options.payloads]
+        return [
+            (payload, shape)
+            for payload in wanted
+            for shape in SHAPES
+            if self.options.all or shape == (1, 1) or payload.name == "tuple"
         ]
 
     def throughputs(self) -> None:
@@ -261,6 +263,14 @@ def main() -> int:
         nargs="+",
         metavar="NAME",
         help="compare only these (Penstock and the standard queue always)",
+    )
+    parser.add_argument(
+        "--payloads",
+        nargs="+",
+        choices=PAYLOADS,
+        default=list(PAYLOADS),
+        metavar="NAME",
+        help=f"pass only these: {', '.join(PAYLOADS)}",
     )
     parser.add_argument(
         "--all", action="store_true", help="every payload between every number of processes (takes an hour)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ class Payload:
     make: Callable[[], Any]
     array_bytes: int = 0
     """Bytes that one memory copy has to move; 0 for what is dominated by pickling."""
+    needs: str | None = None
+    """A package that has to be installed for it."""
 
 
 def _array(size: int) -> Any:
@@ -27,6 +30,12 @@ def _frame() -> Any:
     import pandas  # optional, and slow to import
 
     return pandas.DataFrame({name: np.arange(10_000, dtype=np.float64) + i for i, name in enumerate("abcd")})
+
+
+def _tensor() -> Any:
+    import torch  # optional, and slow to import
+
+    return torch.arange(125_000, dtype=torch.float64)
 
 
 PAYLOADS = {
@@ -42,5 +51,7 @@ PAYLOADS = {
         Payload("1 MB array", lambda: _array(1_000_000), 1_000_000),
         Payload("8 MB array", lambda: _array(8_000_000), 8_000_000),
         Payload("DataFrame", _frame, 320_000),
+        Payload("1 MB tensor", _tensor, 1_000_000, needs="torch"),
     )
+    if payload.needs is None or find_spec(payload.needs) is not None
 }

@@ -35,6 +35,8 @@ class _Round:
         self._started = _CONTEXT.Array("d", producers)
         self._ended = _CONTEXT.Array("d", consumers)
         self._counts = _CONTEXT.Array("q", consumers)
+        self._finished = _CONTEXT.Semaphore(0)
+        self._may_end = _CONTEXT.Event()
 
     def produce(self, index: int) -> None:
         sender = self.channel.sender(index)
@@ -47,6 +49,9 @@ class _Round:
         for _ in range(self.calls):
             put(item)
         sender.finish()
+        self._finished.release()
+        # Some rivals' messages have to be fetched from the process that sent them.
+        self._may_end.wait()
 
     def consume(self, index: int) -> None:
         get = self.channel.receiver(index).get
@@ -74,8 +79,10 @@ class _Round:
         putting = [_CONTEXT.Process(target=self.produce, args=(i,), daemon=True) for i in range(producers)]
         for process in getting + putting:
             process.start()
-        for process in putting:
-            process.join()
+        for _ in putting:
+            while not self._finished.acquire(timeout=1):
+                if any(process.exitcode for process in putting):
+                    raise RuntimeError(f"{self.rival.name}: a producer has failed")
         running = [process.sentinel for process in getting]
         for _ in getting:
             self.channel.end_one()
@@ -84,6 +91,9 @@ class _Round:
                 ended = multiprocessing.connection.wait(running)
                 running = [sentinel for sentinel in running if sentinel not in ended]
         for process in getting:
+            process.join()
+        self._may_end.set()
+        for process in putting:
             process.join()
         self.channel.close()
         sent = self.calls * max(1, self.rival.batch) * producers

@@ -17,8 +17,9 @@ class Sender(Protocol):
 
     put: Callable[[Any], Any]
 
-    def finish(self) -> None:
-        """Tell the consumers that this producer has ended, if the rival needs that from the producer."""
+    finish: Callable[[], Any]
+    """Has all that was put go on its way, and tells the consumers that this producer has ended if the rival needs that
+    from the producer."""
 
 
 class Receiver(Protocol):
@@ -60,13 +61,12 @@ class Rival:
 
 @dataclass
 class End:
-    """A producer's or a consumer's end that needs nothing to be closed."""
+    """A producer's or a consumer's end."""
 
     put: Callable[[Any], Any] = print
     get: Callable[[], Any] = list
-
-    def finish(self) -> None:
-        """Leave it to the channel."""
+    finish: Callable[[], Any] = lambda: None
+    """Sees that all is on its way; by default that is so after each put."""
 
 
 class QueueChannel:
@@ -78,8 +78,13 @@ class QueueChannel:
         self.queue = queue
 
     def sender(self, index: int) -> Sender:
-        """The queue itself."""
-        return End(put=self.queue.put)
+        """The queue itself. A standard one sends from a thread."""
+        return End(put=self.queue.put, finish=self._flush)
+
+    def _flush(self) -> None:
+        if hasattr(self.queue, "join_thread"):
+            self.queue.close()
+            self.queue.join_thread()
 
     def receiver(self, index: int) -> Receiver:
         """The queue itself."""

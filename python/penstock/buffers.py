@@ -3,8 +3,11 @@
 The binding asks for these reducers after all that a program has registered, and only for protocol 5.
 """
 
+import sys
 from array import array
 from copyreg import dispatch_table
+from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing.reduction import ForkingPickler
 from pickle import PickleBuffer
 from typing import Any, SupportsIndex, TypeAlias, cast
@@ -67,6 +70,50 @@ def _reduce_ndarray(items: Any) -> _Reduced:
         if flags.f_contiguous:
             return type(items), (items.shape, dtype.str, PickleBuffer(items), 0, None, "F")
     return cast(_Reduced, items.__reduce_ex__(_PROTOCOL))
+
+
+def _reduce_tensor(tensor: Any) -> _Reduced:
+    """For a tensor of torch: as an array is sent, if nobody shares its memory yet.
+
+    The binding asks for it in the place of torch's own reducer, which moves the memory to a file of the
+    sender, from whom the receiver has to fetch it while that process lives.
+    """
+    torch: Any = import_module("torch")
+    if not _is_plain(tensor, torch):
+        return cast(_Reduced, torch.multiprocessing.reductions.reduce_tensor(tensor))
+    plain, dtype = tensor.detach().resolve_conj().resolve_neg(), None
+    try:
+        items = plain.numpy()
+    except TypeError:
+        # NumPy has no such numbers (bfloat16), so they travel as integers of their size.
+        dtype = tensor.dtype
+        items = plain.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]).numpy()
+    return _rebuild_tensor, (items, dtype, tensor.requires_grad, type(tensor) is torch.nn.Parameter)
+
+
+def _is_plain(tensor: Any, torch: Any) -> bool:
+    if "numpy" not in sys.modules and find_spec("numpy") is None:
+        return False  # torch does without, but lends its memory through it
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        and not tensor.has_names()
+        # Of one that was computed from others, torch says that it cannot be sent.
+        and (tensor.is_leaf or not tensor.requires_grad)
+        and not tensor.is_shared()
+    )
+
+
+def _rebuild_tensor(items: Any, dtype: Any, requires_grad: bool, is_parameter: bool) -> Any:
+    torch: Any = import_module("torch")
+    tensor = torch.from_numpy(items)
+    if dtype is not None:
+        tensor = tensor.view(dtype)
+    if is_parameter:
+        return torch.nn.Parameter(tensor, requires_grad=requires_grad)
+    return tensor.requires_grad_(requires_grad)
 
 
 _REDUCERS: dict[type, Any] = {memoryview: _reduce_memoryview, array: _reduce_array}

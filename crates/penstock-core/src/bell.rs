@@ -30,8 +30,9 @@
 //! A connection's sender that waits for room has the pipe hold more bytes than one, so many that `poll` calls it full, and
 //! sleeps until it is not (`place_to_sleep`). It is on the list of the putters like any other (waiter.rs). Whoever chooses one
 //! takes bytes out, under the lock, but for the last (`call_senders`). `poll` looks anew once it was woken, so nobody
-//! fills the pipe before those who were chosen are back; who would like to meanwhile sleeps a moment elsewhere. There is room
-//! for nobody while the pipe is filled, so there are items, and the bell's byte is among the others.
+//! fills the pipe before those who were chosen are back; who would like to meanwhile sleeps a moment elsewhere. (One that was
+//! taken for late does not count: it may have to wait for its slice's end.) There is room for nobody while the pipe is filled, so there
+//! are items, and the bell's byte is among the others. Sections of calls that bring no end take nothing out; these are none that make room.
 //!
 //! | step | if the process dies, or is stopped, right after it |
 //! |---|---|
@@ -56,7 +57,7 @@ use crate::fault::fault;
 use crate::fork;
 use crate::layout::{PARTICIPANTS, Participant};
 use crate::lock::{Section, index_of};
-use crate::platform::{self, Access, Instant, PipeOfAnother};
+use crate::platform::{self, Access, Instant, PipeOfAnother, Plugged};
 use crate::queue::{Patience, Queue, Wait};
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 use crate::waiter::{Kind, Waiting};
@@ -461,14 +462,17 @@ impl Section<'_> {
         if hot.waiters[Kind::Room as usize].on_way.get() > 0 {
             return Place::CellForNow;
         }
-        let is_full = platform::plug(end.fd);
+        // SeqCst: who empties the pipe without the lock (keep_promise) must not find it SILENT afterwards.
+        hot.rung.store(next(hot.rung.get(), UNKNOWN), Ordering::SeqCst);
+        let plugged = platform::plug(end.fd);
         fault!("bell.plugged");
-        hot.rung
-            .set(next(hot.rung.get(), if is_full { RUNG } else { UNKNOWN }));
-        if is_full {
-            Place::Pipe(end.fd, back)
-        } else {
-            Place::Cell
+        if plugged == Plugged::Full {
+            hot.rung.set(next(hot.rung.get(), RUNG));
+        }
+        match plugged {
+            // Without a reader it is told so at once.
+            Plugged::Full | Plugged::NoReader => Place::Pipe(end.fd, back),
+            Plugged::Not => Place::Cell,
         }
     }
 
@@ -530,6 +534,7 @@ impl Section<'_> {
         }
         hot.watching.set(watching);
         hot.rung.set(next(hot.rung.get(), UNKNOWN));
+        self.call_senders();
         Ok(())
     }
 

@@ -86,6 +86,28 @@ impl Section<'_> {
         Ok(allocated)
     }
 
+    /// Whether room for a payload would be new memory.
+    #[cfg(not(loom))]
+    pub(crate) fn would_grow(&self, len: u64) -> Result<bool, Error> {
+        let granules = extent_for(len).unwrap_or(1);
+        let spans = match class_of(granules.min(u64::from(u32::MAX)) as u32) {
+            Some(class) if self.hot().partial[class].get() != 0 => return Ok(false),
+            Some(_) => 1,
+            None => u32::try_from(granules / u64::from(GRANULES_PER_SPAN)).unwrap_or(u32::MAX),
+        };
+        let first = match self.find_run(spans) {
+            Ok(Ok(first)) => first,
+            Ok(Err(_)) | Err(Error::OutOfMemory { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        for i in 0..spans {
+            if pages_of(self.queue.segment.backing(first + i)?.get()) < pages_needed(len, i) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn allocate_object(&mut self, class: usize) -> Result<Result<Extent, Growth>, Error> {
         let hot = self.hot();
         let mut span = hot.partial[class].get();

@@ -26,6 +26,10 @@ use crate::sync::{Count, Word};
 use crate::waiter::{Kind, Waiting};
 use crate::{BATCH, SMALL, Ticket};
 
+/// Measured: new memory for 64 KiB costs its producer and its consumer some 40 us, by faults of pages.
+#[cfg(not(loom))]
+const BYTES_GROWN_IN_A_NANOSECOND: u64 = 2;
+
 /// What a put has in hand before the item exists.
 struct Reserved {
     slot: u32,
@@ -171,10 +175,19 @@ impl Queue {
     ) -> Result<(Section<'q>, Reserved), Error> {
         let mut section = self.approach(waiting, wait)?;
         let mut looked_for_dead = false;
+        #[cfg(not(loom))]
+        let mut has_paused = wait.patience == Patience::Try || len <= SMALL as u64;
         loop {
             if !self.has_room() {
                 section.check_full()?;
                 section = self.wait_for(section, waiting, wait)?;
+                continue;
+            }
+            // A producer that runs ahead of its consumers would write each large message to new memory.
+            #[cfg(not(loom))]
+            if !has_paused && self.ready_count() > 0 && section.would_grow(len)? {
+                has_paused = true;
+                section = self.pause_for_memory(section, len / BYTES_GROWN_IN_A_NANOSECOND, wait)?;
                 continue;
             }
             let reserved = section

@@ -45,7 +45,7 @@ pub enum Patience {
 /// How long to wait, and what can end the wait earlier.
 pub struct Wait<'a> {
     pub patience: Patience,
-    /// Asked after a signal and at the end of each time slice; true ends the wait with [`Error::Interrupted`].
+    /// Asked after a signal, at the end of each time slice, and in vain looks between; true ends the wait with [`Error::Interrupted`].
     pub interrupted: &'a mut dyn FnMut() -> bool,
 }
 
@@ -58,6 +58,8 @@ pub struct Queue {
     /// The descriptor whose lock is this process's life byte, or -1.
     pub(crate) life: AtomicI32,
     pub(crate) spin_budgets: [SpinBudget; 2],
+    #[cfg(not(loom))]
+    pub(crate) memory_budget: SpinBudget,
     pub(crate) bell: Bell,
 }
 
@@ -106,6 +108,8 @@ impl Queue {
             me: AtomicU32::new(0),
             life: AtomicI32::new(-1),
             spin_budgets: [SpinBudget::new(), SpinBudget::new()],
+            #[cfg(not(loom))]
+            memory_budget: SpinBudget::new(),
             bell: Bell::new(),
         });
         open.push((id, Arc::downgrade(&queue) as Weak<Queue>));

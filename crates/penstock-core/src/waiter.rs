@@ -130,7 +130,8 @@ pub(crate) struct Waiting {
     slices: u32,
     /// Looks for now: see FOR_NOW.
     moments: u32,
-    /// Whether the last sleep ended before its slice did.
+    /// Whether the last sleep was such a moment, and whether it ended before its slice did.
+    is_displaced: bool,
     is_early: bool,
 }
 
@@ -143,6 +144,7 @@ impl Waiting {
             was_chosen: false,
             slices: 0,
             moments: 0,
+            is_displaced: false,
             is_early: false,
         }
     }
@@ -309,6 +311,7 @@ impl Queue {
                 Place::CellForNow => platform::futex_wait(&cell.word, SLEEPING, slice.min(FOR_NOW)),
                 Place::Pipe(there, back) => platform::await_unplugged((there, back), slice),
             };
+            waiting.is_displaced = place == Place::CellForNow;
             waiting.is_early = match place {
                 Place::Cell => false,
                 Place::CellForNow => {
@@ -380,22 +383,32 @@ impl Queue {
         waiting.cell = 0;
     }
 
+    /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more: for so many
+    /// nanoseconds at most, in which it would have been had.
+    #[cfg(not(loom))]
+    pub(crate) fn pause_for_memory<'q>(
+        &'q self,
+        section: Section<'q>,
+        at_most: u64,
+        wait: &mut Wait<'_>,
+    ) -> Result<Section<'q>, Error> {
+        let (hot, me) = (section.hot(), section.me);
+        let used = hot.used_bytes.get();
+        drop(section);
+        if !self.start_spinning(Kind::Room, me) {
+            return self.enter(wait);
+        }
+        let at_most = Duration::from_nanos(at_most);
+        spin_until(&self.memory_budget, at_most, || hot.used_bytes.get() < used);
+        let entered = self.enter(wait);
+        self.stop_spinning(Kind::Room);
+        entered
+    }
+
     /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
     fn spin(&self, kind: Kind) {
         let budget = &self.spin_budgets[kind as usize];
-        let end = Instant::now() + budget.next();
-        loop {
-            if self.promises(kind) {
-                return budget.adapt(true);
-            }
-            // Not too often: each look takes the line away from those who are at work on it.
-            for _ in 0..LOOK_AFTER {
-                spin_loop();
-            }
-            if Instant::now() >= end {
-                return budget.adapt(false);
-            }
-        }
+        spin_until(budget, Duration::MAX, || self.promises(kind));
     }
 
     /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock afterwards.
@@ -481,7 +494,7 @@ impl Section<'_> {
             Ok(_) => {
                 list.on_way.add(1);
                 self.wake_later(index);
-                if cell.kind.get() == Kind::Room as u32 {
+                if cell.kind.get() == Kind::Room as u32 && list.length.get() > 0 {
                     self.call_senders();
                 }
                 Ok(())
@@ -543,7 +556,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    fn delist(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
+    /// Of senders the last one leaves a pipe that can be written to.
+    fn delist(&mut self, list: &WaiterList, index: u32) -> Result<(), Error> {
         let cell = self.cell(index)?;
         let (next, prev) = (cell.next.get(), cell.prev.get());
         let before = if prev == 0 {
@@ -562,6 +576,9 @@ impl Section<'_> {
         before.set(next);
         after.set(prev);
         list.length.sub(1);
+        if list.length.get() == 0 && cell.kind.get() == Kind::Room as u32 {
+            self.call_senders();
+        }
         Ok(())
     }
 
@@ -600,7 +617,7 @@ impl Section<'_> {
         match self.cell(waiting.cell)?.word.get() {
             SLEEPING if waiting.is_early => return Ok(()),
             SLEEPING => {
-                self.give_up_on_the_late(waiting.kind)?;
+                self.give_up_on_the_late(waiting)?;
                 return Ok(());
             }
             WOKEN => list.on_way.sub(1),
@@ -614,14 +631,14 @@ impl Section<'_> {
     }
 
     /// A slice has ended and there is an item (or room) although nobody came for it: whoever was on the way is stopped
-    /// or dead. They count no more; should they come, they will find out.
-    fn give_up_on_the_late(&mut self, kind: Kind) -> Result<(), Error> {
-        let hot = self.hot();
+    /// or dead. They count no more; should they come, they will find out. The same if they have kept this waiter from its place.
+    fn give_up_on_the_late(&mut self, waiting: &Waiting) -> Result<(), Error> {
+        let (hot, kind) = (self.hot(), waiting.kind);
         let list = &hot.waiters[kind as usize];
         let spinning = self.queue.spinning_word(kind);
         let promising = match kind {
             Kind::Item => hot.ready_count.get() > 0,
-            Kind::Room => self.queue.has_room(),
+            Kind::Room => self.queue.has_room() || waiting.is_displaced,
             Kind::Finish => false,
         };
         if !promising || (list.on_way.get() == 0 && spinning.is_none_or(|word| word.get() == 0)) {
@@ -665,9 +682,6 @@ impl Section<'_> {
         let end = watcher_of(list, kind);
         let was_watcher = end.get() == index;
         self.delist(list, index)?;
-        if kind == Kind::Room && list.length.get() == 0 {
-            self.call_senders();
-        }
         if was_watcher {
             self.free_abandoned(list, kind)?;
             self.tell_watcher(list, kind);
@@ -755,6 +769,22 @@ impl Section<'_> {
             self.tell_watcher(&hot.waiters[kind as usize], kind);
         }
         Ok(())
+    }
+}
+
+fn spin_until(budget: &SpinBudget, at_most: Duration, is_there: impl Fn() -> bool) {
+    let end = Instant::now() + budget.next().min(at_most);
+    loop {
+        if is_there() {
+            return budget.adapt(true);
+        }
+        // Not too often: each look takes the line away from those who are at work on it.
+        for _ in 0..LOOK_AFTER {
+            spin_loop();
+        }
+        if Instant::now() >= end {
+            return budget.adapt(false);
+        }
     }
 }
 

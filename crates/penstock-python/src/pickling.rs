@@ -156,20 +156,28 @@ fn in_use() -> PyErr {
 #[pyclass(frozen, mapping)]
 struct Reducers {
     tables: Vec<Py<PyDict>>,
-    /// That of arrays, if buffers can be left out. It is not in a table because NumPy may be imported later.
+    /// Those of arrays and of tensors, if buffers can be left out. They are in no table, because NumPy may be imported later,
+    /// and because torch has registered another one.
     of_arrays: Option<Py<PyAny>>,
+    of_tensors: Option<Py<PyAny>>,
 }
 
 impl Reducers {
     fn new(py: Python<'_>, with_buffers: bool) -> PyResult<Py<Reducers>> {
         let mut tables: Vec<Py<PyDict>> = registered(py)?.iter().map(|table| table.clone_ref(py)).collect();
-        let mut of_arrays = None;
+        let (mut of_arrays, mut of_tensors) = (None, None);
         if with_buffers {
             let module = py.import("penstock.buffers")?;
             of_arrays = Some(module.getattr("_reduce_ndarray")?.unbind());
+            of_tensors = Some(module.getattr("_reduce_tensor")?.unbind());
             tables.push(module.getattr("_REDUCERS")?.cast_into()?.unbind());
         }
-        Py::new(py, Reducers { tables, of_arrays })
+        let reducers = Reducers {
+            tables,
+            of_arrays,
+            of_tensors,
+        };
+        Py::new(py, reducers)
     }
 }
 
@@ -179,7 +187,10 @@ impl Reducers {
         let py = class.py();
         for table in &self.tables {
             if let Some(reducer) = table.bind(py).get_item(class)? {
-                return Ok(reducer);
+                return Ok(match &self.of_tensors {
+                    Some(of_tensors) if is_torchs(&reducer) => of_tensors.bind(py).clone(),
+                    _ => reducer,
+                });
             }
         }
         if let Some(reducer) = self.of_arrays.as_ref().filter(|_| arrays::is_class(class)) {
@@ -191,6 +202,17 @@ impl Reducers {
         let missing = MISSING.get_or_init(py, || PyKeyError::new_err(()).into_value(py).into_any());
         Err(PyErr::from_value(missing.bind(py).clone()))
     }
+}
+
+/// Whether a reducer is the one that torch registers for tensors.
+fn is_torchs(reducer: &Bound<'_, PyAny>) -> bool {
+    let py = reducer.py();
+    let is = |attribute, expected| {
+        let found = reducer.getattr(attribute);
+        found.is_ok_and(|found| found.eq(expected).unwrap_or(false))
+    };
+    is(intern!(py, "__module__"), "torch.multiprocessing.reductions")
+        && is(intern!(py, "__name__"), "reduce_tensor")
 }
 
 fn pickler_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {

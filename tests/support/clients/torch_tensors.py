@@ -1,7 +1,8 @@
-"""torch: tensors whose memory is shared through descriptors, and the workers of a DataLoader."""
+"""torch: tensors by value and in memory that is shared already, and the workers of a DataLoader."""
 
 from typing import Any
 
+import pytest
 import torch
 import torch.utils.data
 
@@ -13,32 +14,75 @@ SIZE = 100_000  # numbers
 SAMPLES = 64
 
 
-def produce(tensors: Any, received: Any) -> None:
+def produce(tensors: Any) -> None:
     for number in range(TENSORS):
         tensors.put((number, torch.full((SIZE,), number, dtype=torch.int64)))
-    tensors.put(torch.nn.Parameter(torch.ones(3, 4)))
-    tensors.put(torch.arange(24).reshape(2, 3, 4)[:, 1])
-    # A tensor's memory is asked for at the process that made it, so that has to be there until then.
-    received.get()
 
 
 def tensors_outlive_their_producer(context: Any) -> None:
-    for make in (context.Queue, context.SimpleQueue, context.JoinableQueue):
-        tensors, received = make(), context.SimpleQueue()
-        producer = context.Process(target=produce, args=(tensors, received))
+    for make in (context.Queue, context.JoinableQueue):
+        tensors = make()
+        producer = context.Process(target=produce, args=(tensors,))
         producer.start()
-        found = [tensors.get() for _ in range(TENSORS)]
-        parameter, view = tensors.get(), tensors.get()
-        received.put("all")
         finish(producer)
+        found = [tensors.get() for _ in range(TENSORS)]
         for number, tensor in found:
             assert tensor.tolist() == [number] * SIZE
             tensor.add_(1)
             assert tensor.tolist() == [number + 1] * SIZE
-        assert isinstance(parameter, torch.nn.Parameter)
-        assert parameter.requires_grad
-        assert parameter.tolist() == torch.ones(3, 4).tolist()
-        assert view.tolist() == torch.arange(24).reshape(2, 3, 4)[:, 1].tolist()
+
+
+def all_kinds() -> list[Any]:
+    numbers = torch.arange(24).reshape(2, 3, 4)
+    return [
+        numbers,
+        numbers[:, 1],
+        numbers.permute(2, 0, 1),
+        torch.tensor(7),
+        torch.empty(0, 3),
+        torch.rand(1000, 10),
+        torch.rand(3000).to(torch.bfloat16),
+        torch.rand(3000).to(torch.float16),
+        torch.rand(100) > 0.5,
+        torch.view_as_complex(torch.rand(10, 2)),
+        torch.view_as_complex(torch.rand(10, 2)).conj(),
+        torch.ones(2000, requires_grad=True),
+        torch.nn.Parameter(torch.ones(3, 4)),
+        torch.nn.Parameter(torch.ones(2000), requires_grad=False),
+    ]
+
+
+def every_kind_of_tensor_arrives(context: Any) -> None:
+    tensors = context.Queue()
+    for sent in all_kinds():
+        tensors.put(sent)
+        received = tensors.get()
+        assert type(received) is type(sent)
+        assert (received.dtype, received.shape, received.layout) == (sent.dtype, sent.shape, sent.layout)
+        assert (received.requires_grad, received.is_leaf) == (sent.requires_grad, True)
+        assert torch.equal(received, sent)
+    computed = torch.ones(3, requires_grad=True) * 2
+    with pytest.raises(RuntimeError, match="requires_grad"):
+        tensors.put(computed)
+    model = torch.nn.Linear(3, 2)
+    tensors.put(model)
+    assert tensors.get()(torch.ones(3)).tolist() == model(torch.ones(3)).tolist()
+
+
+def double(shared: Any, done: Any) -> None:
+    shared.get().mul_(2)
+    done.put("doubled")
+
+
+def shared_memory_stays_shared(context: Any) -> None:
+    shared, done = context.Queue(), context.Queue()
+    tensor = torch.arange(1000).share_memory_()
+    worker = context.Process(target=double, args=(shared, done))
+    worker.start()
+    shared.put(tensor)
+    assert done.get() == "doubled"
+    finish(worker)
+    assert tensor.tolist() == list(range(0, 2000, 2))
 
 
 class Squares(torch.utils.data.Dataset[Any]):
@@ -63,7 +107,15 @@ def data_loader(context: Any) -> None:
         del batches, loader
 
 
-PROGRAMS = {program.__name__: program for program in (tensors_outlive_their_producer, data_loader)}
+PROGRAMS = {
+    program.__name__: program
+    for program in (
+        tensors_outlive_their_producer,
+        every_kind_of_tensor_arrives,
+        shared_memory_stays_shared,
+        data_loader,
+    )
+}
 
 if __name__ == "__main__":
     main(PROGRAMS)

@@ -674,30 +674,47 @@ pub(crate) fn ring(fd: RawFd) -> bool {
     )
 }
 
-/// What a write puts into a pipe as a whole or not at all; and the least that a pipe can hold twice.
+/// What a write puts into a pipe as a whole or not at all, in pages of its own.
 const CHUNK: usize = PAGE as usize;
 
-/// Has a pipe hold two pages, so that it takes little to fill it. One that must stay larger only takes longer.
+/// Has a pipe hold four pages, so that it takes little to fill it; and bytes of the bell, which may share no page with what is
+/// left of a filling, do not. One that must stay larger only takes longer.
 pub(crate) fn make_narrow(fd: RawFd) {
     // SAFETY: as in never_block.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
-    let _ = rustix::pipe::fcntl_setpipe_size(pipe, 2 * rustix::param::page_size());
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, 4 * rustix::param::page_size());
 }
 
-/// Fills a pipe, so that nobody who asks whether it can be written to is told that it can.
-pub(crate) fn plug(fd: RawFd) -> bool {
-    // SAFETY: as in ring.
+/// What came of filling a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plugged {
+    /// Nobody who asks whether it can be written to is told that it can.
+    Full,
+    NoReader,
+    Not,
+}
+
+/// Fills a pipe.
+pub(crate) fn plug(fd: RawFd) -> Plugged {
+    // SAFETY: as in ring; the number of writes is bounded, and what is no pipe has no size.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
-    loop {
+    let Ok(size) = rustix::pipe::fcntl_getpipe_size(pipe) else {
+        return Plugged::Not;
+    };
+    for _ in 0..=size / CHUNK {
         match rustix::io::write(pipe, &[1; CHUNK]) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return error == Errno::AGAIN,
+            Ok(_) => {}
+            // One that has a single page is full with a byte, and nobody would know when to take it out.
+            Err(Errno::AGAIN) if is_plugged(fd) => return Plugged::Full,
+            Err(Errno::PIPE) => return Plugged::NoReader,
+            Err(_) => break,
         }
     }
+    Plugged::Not
 }
 
 /// How many bytes a pipe holds; either end can tell.
-pub(crate) fn bytes_in_pipe(fd: RawFd) -> u64 {
+fn bytes_in_pipe(fd: RawFd) -> u64 {
     // SAFETY: as in ring.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::io::ioctl_fionread(pipe).unwrap_or(0)
@@ -707,7 +724,7 @@ pub(crate) fn bytes_in_pipe(fd: RawFd) -> u64 {
 pub(crate) fn unplug(fd: RawFd) -> bool {
     // SAFETY: as in ring.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
-    while bytes_in_pipe(fd) > CHUNK as u64 {
+    while is_plugged(fd) {
         match rustix::io::read(pipe, &mut [0; CHUNK]) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return false,
