@@ -42,21 +42,28 @@ def _save(figure: Figure, folder: Path, name: str) -> str:
 def draw(results: Results, folder: Path) -> dict[str, str]:
     """Draw what was measured; answers the files by their titles."""
     drawn: dict[str, str] = {}
-    if results.throughput:
-        count = len(results.throughput)
-        figure = Figure(figsize=(12, 2.6 * ((count + 1) // 2)), layout="constrained")
-        grid = figure.subplots((count + 1) // 2, 2, squeeze=False).flat
-        for axes in grid:
+    shapes: dict[str, list[str]] = {}
+    for scenario in results.throughput:
+        shapes.setdefault(scenario.rpartition(", ")[2], []).append(scenario)
+    for shape, scenarios in shapes.items():
+        rows = (len(scenarios) + 1) // 2
+        figure = Figure(figsize=(12, 2.6 * rows), layout="constrained")
+        grid = list(figure.subplots(rows, 2, squeeze=False).flat)
+        for axes in grid[len(scenarios) :]:
             axes.set_visible(False)
-        for axes, (scenario, figures) in zip(grid, results.throughput.items(), strict=False):
-            axes.set_visible(True)
+        for axes, scenario in zip(grid, scenarios, strict=False):
+            figures = results.throughput[scenario]
             values = {
                 name: (m.median, *m.spread) for name, m in figures.items() if name not in (LIMIT, IN_TURN)
             }
             _bars(axes, values, f"{scenario}: items a second")
             axes.axvline(figures[LIMIT].median, color="#c0392b", linestyle="--", linewidth=1)
-        title = "Items per second; the dashed line is what pickling or one memory copy alone would allow"
-        drawn[title] = _save(figure, folder, "throughput.svg")
+        producers, consumers = shape.split("x")
+        title = (
+            f"Producers: {producers}, consumers: {consumers}. Items a second; the dashed line is what "
+            "pickling or one memory copy alone would allow"
+        )
+        drawn[title] = _save(figure, folder, f"throughput-{shape}.svg")
     if results.round_trips:
         figure = Figure(figsize=(12, 3.2), layout="constrained")
         for axes, (cores, trips) in zip(

@@ -66,6 +66,18 @@ def _spread(measured: Measured) -> str:
     return f"{_number(low)} to {_number(high)}"
 
 
+def _overview(results: Results) -> Section:
+    """How many times as fast as the standard queue, of all payloads and shapes."""
+    ratios: dict[str, dict[str, str]] = {}
+    for scenario, figures in results.throughput.items():
+        payload, _, shape = scenario.rpartition(", ")
+        ratio = figures["Penstock"].median / figures["multiprocessing.Queue"].median
+        ratios.setdefault(payload, {})[shape] = f"{ratio:.1f}"
+    shapes = list(dict.fromkeys(shape for row in ratios.values() for shape in row))
+    rows = [[payload, *(row.get(shape, "") for shape in shapes)] for payload, row in ratios.items()]
+    return Section("Times as fast as multiprocessing.Queue, producers x consumers", ["", *shapes], rows)
+
+
 def _sections(results: Results) -> list[Section]:
     sections = [
         Section(
@@ -74,6 +86,8 @@ def _sections(results: Results) -> list[Section]:
             [[t.scenario, t.measured, t.target, "met" if t.is_met else "MISSED"] for t in results.targets],
         )
     ]
+    if len(results.throughput) > 1:
+        sections.append(_overview(results))
     for scenario, figures in results.throughput.items():
         limit = figures[LIMIT].median
         standard = figures["multiprocessing.Queue"].median

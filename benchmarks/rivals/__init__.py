@@ -18,8 +18,8 @@ class Sender(Protocol):
     put: Callable[[Any], Any]
 
     finish: Callable[[], Any]
-    """Has all that was put go on its way, and tells the consumers that this producer has ended if the rival needs that
-    from the producer."""
+    """Has all that was put go on its way, and tells the consumers that this producer has ended if the rival
+    needs that from the producer."""
 
 
 class Receiver(Protocol):
