@@ -15,13 +15,14 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock import JoinableQueue, Pipe, Queue, SimpleQueue
 from penstock.errors import QueueMemoryError
 
 TIMES = 400
@@ -293,6 +294,37 @@ def looked_at(queue: Any) -> Callable[[], None]:
     return operation
 
 
+def through_a_pipe(item: object, *, duplex: bool) -> Callable[[], None]:
+    receiver, sender = Pipe(duplex)
+
+    def operation() -> None:
+        sender.send(item)
+        receiver.recv()
+
+    return operation
+
+
+def piped(duplex: bool) -> None:
+    """A connection is made, waited for, and closed or dropped with a message in it."""
+    receiver, sender = Pipe(duplex)
+    sender.send("small")
+    sender.send(LARGE)
+    receiver.fileno()
+    assert receiver.poll()
+    receiver.recv()
+    if duplex:
+        receiver.close()
+        sender.close()
+
+
+def watched() -> None:
+    queue: Any = Queue()
+    queue.fileno()
+    queue.put("x")
+    queue.get()
+    queue.close()
+
+
 def operations() -> dict[str, Callable[[], Callable[[], None]]]:
     kinds = {"Queue": Queue, "SimpleQueue": SimpleQueue, "JoinableQueue": JoinableQueue}
     table: dict[str, Callable[[], Callable[[], None]]] = {}
@@ -367,6 +399,15 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
         "Queue: closed, many": lambda: raising(ValueError, closed().put_many, [MAPPED]),
         "JoinableQueue: done too often": lambda: raising(ValueError, JoinableQueue().task_done),
         "JoinableQueue: asked": lambda: asked(JoinableQueue()),
+        "Queue: watched": lambda: watched,
+        "Pipe: made, used and dropped": lambda: partial(piped, duplex=False),
+        "Pipe: made, used and closed, both ways": lambda: partial(piped, duplex=True),
+        "Pipe: ended": lambda: raising(EOFError, ended().recv),
+        "Pipe: broken": lambda: raising(BrokenPipeError, broken().send, LARGE),
+        **{
+            f"Pipe: send and receive, {what}": lambda item=item: through_a_pipe(item, duplex=True)
+            for what, item in {"small": "small", "large": LARGE, "a mapped array": MAPPED}.items()
+        },
     }
     return table
 
@@ -378,6 +419,18 @@ def filled() -> Any:
     queue: Any = Queue(maxsize=1)
     queue.put("x")
     return queue
+
+
+def ended() -> Any:
+    receiver, sender = Pipe(duplex=False)
+    sender.close()
+    return receiver
+
+
+def broken() -> Any:
+    receiver, sender = Pipe(duplex=False)
+    receiver.close()
+    return sender
 
 
 def closed() -> Any:

@@ -45,7 +45,6 @@
 //!
 //! A process that can open the bell of no watcher (in another pid namespace, or without a descriptor to spare) leaves it
 //! *unknown*, and the next participant that can puts it right.
-#![allow(unsafe_code)]
 
 use std::cell::Cell;
 use std::os::fd::{IntoRawFd, OwnedFd, RawFd};

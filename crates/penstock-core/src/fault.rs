@@ -59,6 +59,7 @@ mod armed {
         "bell.watching",
         "bell.plugged",
         "bell.unplugged",
+        "put.pausing",
         "bell.changed",
         "bell.owed",
         "bell.rung",

@@ -100,8 +100,15 @@ impl Section<'_> {
             Ok(Err(_)) | Err(Error::OutOfMemory { .. }) => return Ok(true),
             Err(error) => return Err(error),
         };
+        let is_object = granules <= u64::from(CLASSES[CLASSES.len() - 1]);
         for i in 0..spans {
-            if pages_of(self.queue.segment.backing(first + i)?.get()) < pages_needed(len, i) {
+            let backing = self.queue.segment.backing(first + i)?.get();
+            let is_backed = if is_object {
+                pages_of(backing) == PAGES_PER_SPAN && backing & BACKED_DESCRIPTOR != 0
+            } else {
+                pages_of(backing) >= pages_needed(len, i)
+            };
+            if !is_backed {
                 return Ok(true);
             }
         }

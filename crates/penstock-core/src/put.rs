@@ -176,7 +176,7 @@ impl Queue {
         let mut section = self.approach(waiting, wait)?;
         let mut looked_for_dead = false;
         #[cfg(not(loom))]
-        let mut has_paused = wait.patience == Patience::Try || len <= SMALL as u64;
+        let mut has_paused = len <= SMALL as u64;
         loop {
             if !self.has_room() {
                 section.check_full()?;
@@ -186,6 +186,9 @@ impl Queue {
             // A producer that runs ahead of its consumers would write each large message to new memory.
             #[cfg(not(loom))]
             if !has_paused && self.ready_count() > 0 && section.would_grow(len)? {
+                if wait.patience == Patience::Try {
+                    return Err(Error::Busy);
+                }
                 has_paused = true;
                 section = self.pause_for_memory(section, len / BYTES_GROWN_IN_A_NANOSECOND, wait)?;
                 continue;

@@ -215,10 +215,7 @@ impl Queue {
             return None;
         }
         self.spin(waiting.kind);
-        let entered = self.enter(wait);
-        // Not before the lock is taken: until then the spinner counts as on its way.
-        self.stop_spinning(waiting.kind);
-        Some(entered)
+        Some(self.enter_from_spin(waiting.kind, wait))
     }
 
     /// Spins once, if this process may, for those whose wake-up comes by the bell (bell.rs) and not by a list: that they are
@@ -394,14 +391,31 @@ impl Queue {
     ) -> Result<Section<'q>, Error> {
         let (hot, me) = (section.hot(), section.me);
         let used = hot.used_bytes.get();
+        // Still under the lock: who pauses counts as on its way, so nobody else is sent for its room meanwhile.
+        let is_alone = self.start_spinning(Kind::Room, me);
         drop(section);
-        if !self.start_spinning(Kind::Room, me) {
+        if !is_alone {
             return self.enter(wait);
         }
+        fault!("put.pausing");
         let at_most = Duration::from_nanos(at_most);
         spin_until(&self.memory_budget, at_most, || hot.used_bytes.get() < used);
+        self.enter_from_spin(Kind::Room, wait)
+    }
+
+    /// Takes the lock, as who was spinning does.
+    fn enter_from_spin<'q>(&'q self, kind: Kind, wait: &mut Wait<'_>) -> Result<Section<'q>, Error> {
         let entered = self.enter(wait);
-        self.stop_spinning(Kind::Room);
+        // Not before the lock is taken: until then the spinner counts as on its way.
+        self.stop_spinning(kind);
+        if entered.is_err() {
+            // Others may have relied on it. The end of any section sends the next one.
+            let patience = Patience::Until(Instant::now() + SLICE / 2);
+            let _ = self.enter(&mut Wait {
+                patience,
+                interrupted: &mut || false,
+            });
+        }
         entered
     }
 

@@ -4,7 +4,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use penstock_core::{Buffer, Delivery, Error, Options, Patience, Queue, Wait};
@@ -449,6 +449,81 @@ fn senders_that_share_an_end_all_get_their_room() {
     assert_eq!(queue.check().unwrap().faults, []);
     ends.close(0);
     ends.close(1);
+}
+
+/// A sender that was called looks at the pipe again, however late, and must not find it filled by another one.
+#[test]
+fn nobody_fills_the_pipe_before_the_one_who_was_called_is_back() {
+    // SAFETY: a new page of memory, which the child shares.
+    let looks: &AtomicU32 = unsafe {
+        let shared = libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        assert_ne!(shared, libc::MAP_FAILED);
+        &*shared.cast()
+    };
+    let mut slices = 0;
+    for _ in 0..ROUNDS {
+        let queue = Queue::create(&FULL_AT_TEN).unwrap();
+        let ends = Ends::new(&queue);
+        assert_eq!(send_counting(&queue, &ends).0, Ok(()));
+        // SAFETY: the child sends and ends.
+        let first = unsafe { libc::fork() };
+        if first == 0 {
+            let sent = queue.put_at(
+                (ends.0[1], -1),
+                &[&[1; 20]],
+                Wait {
+                    patience: Patience::Forever,
+                    interrupted: &mut || {
+                        looks.fetch_add(1, Ordering::Relaxed);
+                        false
+                    },
+                },
+            );
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(i32::from(sent.is_err())) };
+        }
+        await_putters(&queue, 1);
+        while is_writable(ends.0[1]) {
+            std::thread::yield_now();
+        }
+        let mut status = 0;
+        // SAFETY: a child of this process, not reaped yet.
+        unsafe {
+            libc::kill(first, libc::SIGSTOP);
+            libc::waitpid(first, &raw mut status, libc::WUNTRACED);
+        }
+        receive(&queue, ends.0[0], soon()).unwrap();
+        assert!(is_writable(ends.0[1]), "the first one was not called");
+        // Somebody else takes the room, and yet another one waits for more.
+        assert_eq!(send_counting(&queue, &ends).0, Ok(()));
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| send_counting(&queue, &ends).0);
+            await_putters(&queue, 1);
+            // SAFETY: as above.
+            unsafe { libc::kill(first, libc::SIGCONT) };
+            await_putters(&queue, 2);
+            // So far it has slept once, and nobody but the receiver has woken it.
+            slices += looks.swap(0, Ordering::Relaxed);
+            for _ in 0..3 {
+                receive(&queue, ends.0[0], soon()).unwrap();
+            }
+            assert_eq!(second.join().unwrap(), Ok(()));
+        });
+        // SAFETY: as above.
+        unsafe { libc::waitpid(first, &raw mut status, 0) };
+        assert_eq!(status, 0);
+        looks.store(0, Ordering::Relaxed);
+        ends.close(0);
+        ends.close(1);
+    }
+    assert!(slices < ROUNDS, "{slices} slices ended");
 }
 
 #[test]

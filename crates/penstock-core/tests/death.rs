@@ -460,6 +460,13 @@ mod points {
             points: &["leave.orphaned", "leave.released"],
         },
         Scene {
+            name: "put beside an item, to new memory",
+            options: PLAIN,
+            before: |queue| put(queue, &numbered(8, 30)).unwrap(),
+            victim: |queue| put(queue, &numbered(7, LARGE)).unwrap(),
+            points: &["put.pausing", "claim.committed"],
+        },
+        Scene {
             name: "wait",
             options: PLAIN,
             before: |_| {},

@@ -1,0 +1,90 @@
+//! A producer that runs ahead pauses for memory that consumers give back, before it takes new memory.
+#![cfg(not(loom))]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use penstock_core::{Buffer, Error, Options, Patience, Queue, Wait};
+
+const PLAIN: Options = Options {
+    maxsize: 0,
+    max_bytes: None,
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+
+fn create(options: &Options) -> Arc<Queue> {
+    Queue::create(options).unwrap()
+}
+
+fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience,
+        interrupted: &mut || false,
+    })
+}
+
+fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
+    wait(Patience::Forever, |wait| queue.put(&[payload], wait)).map(|_| ())
+}
+
+fn get(queue: &Arc<Queue>, patience: Patience) -> Result<(), Error> {
+    let mut buffer = Buffer::default();
+    wait(patience, |wait| queue.get(&mut buffer, wait)).map(|_| ())
+}
+
+/// A put that pauses for memory counts as a putter on its way; once it has put, it does no more.
+#[test]
+fn who_waits_for_room_is_woken_after_another_has_paused_for_memory() {
+    const ROUNDS: usize = 20;
+    let queue = create(&Options { maxsize: 2, ..PLAIN });
+    let slices = AtomicU64::new(0);
+    for round in 1..=ROUNDS {
+        put(&queue, b"an item is queued").unwrap();
+        // Larger than any before, so it needs new memory.
+        put(&queue, &vec![7; round * 200_000]).unwrap();
+        thread::scope(|scope| {
+            let putter = scope.spawn(|| {
+                queue.put(
+                    &[b"waits"],
+                    Wait {
+                        patience: Patience::Forever,
+                        interrupted: &mut || {
+                            slices.fetch_add(1, Ordering::Relaxed);
+                            false
+                        },
+                    },
+                )
+            });
+            while queue.statistics().unwrap().waiting_putters == 0 {
+                thread::yield_now();
+            }
+            get(&queue, Patience::Now).unwrap();
+            putter.join().unwrap().unwrap();
+        });
+        get(&queue, Patience::Now).unwrap();
+        get(&queue, Patience::Now).unwrap();
+    }
+    // One that slept on until its slice's end would have done so each time.
+    assert!(slices.into_inner() < ROUNDS as u64);
+}
+
+/// A producer that must not block at all is told so, and one that may gets the memory.
+#[test]
+fn a_bounded_attempt_does_not_pause_for_memory() {
+    let queue = create(&PLAIN);
+    let large = vec![1; 100_000];
+    put(&queue, &large).unwrap();
+    get(&queue, Patience::Now).unwrap();
+    // There is memory for one.
+    assert_eq!(
+        wait(Patience::Try, |wait| queue.put(&[&large], wait)).map(|_| ()),
+        Ok(())
+    );
+    let again = wait(Patience::Try, |wait| queue.put(&[&large], wait)).map(|_| ());
+    assert_eq!(again, Err(Error::Busy));
+    put(&queue, &large).unwrap();
+    assert_eq!(queue.len(), 2);
+}
