@@ -9,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from . import round_trips
 from .throughput import IN_TURN, LIMIT
 
 if TYPE_CHECKING:
@@ -70,16 +71,20 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
             figure.subplots(1, 2).flat, results.round_trips.items(), strict=False
         ):
             values = {name: (p["p50"].median, *p["p50"].spread) for name, p in trips.items()}
+            bare = values.pop(round_trips.LIMIT.name)[0]
             _bars(axes, values, f"{cores}: microseconds, p50")
+            axes.axvline(bare, color="#c0392b", linestyle="--", linewidth=1)
             axes.set_xscale("log")
-        drawn["Round trip of an int"] = _save(figure, folder, "round_trip.svg")
+        drawn["Round trip of an int; the dashed line is a byte through two pipes"] = _save(
+            figure, folder, "round_trip.svg"
+        )
     if results.backlog:
         figure = Figure(figsize=(12, 3), layout="constrained")
         growing = (("items queued", results.backlog), ("other processes", results.participants))
         for axes, (what, costs) in zip(figure.subplots(1, 2).flat, growing, strict=True):
             sizes = list(costs)
-            axes.plot(sizes, [costs[size][0] for size in sizes], "o-", color=_OURS, label="put")
-            axes.plot(sizes, [costs[size][1] for size in sizes], "o-", color="#e08e45", label="get")
+            axes.plot(sizes, [costs[size][0].median for size in sizes], "o-", color=_OURS, label="put")
+            axes.plot(sizes, [costs[size][1].median for size in sizes], "o-", color="#e08e45", label="get")
             axes.set_xscale("symlog")
             axes.set_ylim(bottom=0)
             axes.set_xlabel(what)

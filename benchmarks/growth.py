@@ -3,49 +3,57 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import penstock
 
+from .measured import Measured
 from .payloads import PAYLOADS
 
 _CONTEXT = multiprocessing.get_context("fork")
 _SAMPLE = 20_000
 _ROUNDS = 5
 
+Costs = dict[int, tuple[Measured, Measured]]
+"""Nanoseconds of a put and of a get, of each backlog or number of processes."""
 
-def backlog(sizes: list[int], tick: Callable[[], None]) -> dict[int, tuple[float, float]]:
-    """Nanoseconds of a put and of a get when so many items are queued; the first size should be 0.
 
+def backlog(sizes: list[int], tick: Callable[[], None]) -> Costs:
+    """Nanoseconds of a put and of a get when so many items are queued.
+
+    Beside each size an empty queue is measured, in turn with the full one: the rounds of the cost at 0.
     A get is measured on the way back, at the same backlog. The first round at each takes new memory, perhaps
     memory that no program has touched since the machine started, which costs the system more than the
-    queue: it is left out, and the median of the others counts.
+    queue: it is left out, so all that is measured goes to memory used before.
     """
-    queue = penstock.Queue[Any]()
+    queue, empty = penstock.Queue[Any](), penstock.Queue[Any]()
     item = PAYLOADS["tuple"].make()
-    put, get = queue.put, queue.get
-    costs: dict[int, tuple[float, float]] = {}
+    costs: Costs = {0: (Measured(), Measured())}
     for size in sizes:
         missing = size - queue.qsize()
         while missing > 0:
             queue.put_many([item] * min(missing, 10_000))
             missing -= 10_000
-        costs[size] = _rounds(put, get, item)
+        costs[size] = Measured(), Measured()
+        _measure({0: empty, size: queue}, costs, item)
         tick()
     return costs
 
 
-def _rounds(put: Callable[[Any], Any], get: Callable[[], Any], item: Any) -> tuple[float, float]:
-    _round(put, get, item)
-    rounds = [_round(put, get, item) for _ in range(_ROUNDS)]
-    puts, gets = zip(*rounds, strict=True)
-    return statistics.median(puts), statistics.median(gets)
+def _measure(queues: dict[int, penstock.Queue[Any]], costs: Costs, item: Any) -> None:
+    """Measure the queues in turn, and add the rounds to their costs."""
+    for queue in queues.values():
+        _round(queue, item)
+    for _ in range(_ROUNDS):
+        for key, queue in queues.items():
+            for measured, cost in zip(costs[key], _round(queue, item), strict=True):
+                measured.rounds.append(cost)
 
 
-def _round(put: Callable[[Any], Any], get: Callable[[], Any], item: Any) -> tuple[float, float]:
+def _round(queue: penstock.Queue[Any], item: Any) -> tuple[float, float]:
+    put, get = queue.put, queue.get
     start = time.perf_counter()
     for _ in range(_SAMPLE):
         put(item)
@@ -63,20 +71,24 @@ def _take_part(queue: penstock.Queue[Any], ready: Any, gate: Any) -> None:
     gate.wait()
 
 
-def participants(counts: list[int], tick: Callable[[], None]) -> dict[int, tuple[float, float]]:
-    """Nanoseconds of a put and of a get when so many other processes have used the queue and live."""
-    queue = penstock.Queue[Any]()
+def participants(counts: list[int], tick: Callable[[], None]) -> Costs:
+    """Nanoseconds of a put and of a get when so many other processes have used the queue and live.
+
+    In turn with it, a queue is measured that no other process has used: the rounds of the cost at 0.
+    """
+    queue, alone = penstock.Queue[Any](), penstock.Queue[Any]()
     item = PAYLOADS["tuple"].make()
     ready, gate = _CONTEXT.Semaphore(0), _CONTEXT.Event()
     processes: list[Any] = []
-    costs: dict[int, tuple[float, float]] = {}
+    costs: Costs = {0: (Measured(), Measured())}
     for count in counts:
         while len(processes) < count:
             process = _CONTEXT.Process(target=_take_part, args=(queue, ready, gate))
             process.start()
             processes.append(process)
             ready.acquire()
-        costs[count] = _rounds(queue.put, queue.get, item)
+        costs[count] = Measured(), Measured()
+        _measure({0: alone, count: queue}, costs, item)
         tick()
     gate.set()
     for process in processes:

@@ -18,12 +18,19 @@ class Payload:
     make: Callable[[], Any]
     array_bytes: int = 0
     """Bytes that one memory copy has to move; 0 for what is dominated by pickling."""
+    touch: Callable[[Any], Any] | None = None
+    """What a consumer does with each object, to some result; None for nothing."""
     needs: str | None = None
     """A package that has to be installed for it."""
 
 
 def _array(size: int) -> Any:
     return np.arange(size // 8, dtype=np.float64)
+
+
+def _read(array: Any) -> Any:
+    """One number of each page."""
+    return array.ravel()[::512].sum()
 
 
 def _frame() -> Any:
@@ -49,6 +56,7 @@ PAYLOADS = {
         Payload("1 KB bytes", lambda: bytes(range(250)) * 4),
         Payload("64 KB array", lambda: _array(64_000), 64_000),
         Payload("1 MB array", lambda: _array(1_000_000), 1_000_000),
+        Payload("1 MB array, read", lambda: _array(1_000_000), 1_000_000, touch=_read),
         Payload("8 MB array", lambda: _array(8_000_000), 8_000_000),
         Payload("DataFrame", _frame, 320_000),
         Payload("1 MB tensor", _tensor, 1_000_000, needs="torch"),

@@ -7,13 +7,51 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
+from typing import Any
 
 import numpy as np
 
-from .rivals import Channel, Rival
+from .rivals import Channel, End, Receiver, Rival, Sender, Shape
 
 _CONTEXT = multiprocessing.get_context("fork")
 _WARM_UP = 200
+
+
+class _BytePipe:
+    """A pipe of the system, through which a byte goes: a wake-up of the other process and nothing else."""
+
+    endings = 1
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+
+    def sender(self, index: int) -> Sender:
+        return End(put=self._put)
+
+    def receiver(self, index: int) -> Receiver:
+        return End(get=self._get)
+
+    def _put(self, item: Any) -> None:
+        os.write(self._writer, b"0")
+
+    def _get(self) -> bytes:
+        return os.read(self._reader, 1)
+
+    def end_one(self) -> None:
+        self._put(None)
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def _open(context: BaseContext, shape: Shape) -> _BytePipe:
+    return _BytePipe()
+
+
+LIMIT = Rival("limit, a byte through two pipes", _open)
+"""What a round trip takes that wakes the other process and passes no object."""
 
 
 @dataclass
@@ -53,7 +91,7 @@ def _ask(requests: Channel, replies: Channel, count: int, core: int | None, seco
 def round_trips(rival: Rival, count: int, *, one_core: bool = False) -> RoundTrips:
     """Ask and answer `count` times; both processes on one core, or wherever the system puts them."""
     core = min(os.sched_getaffinity(0)) if one_core else None
-    requests, replies = rival.open(_CONTEXT, (1, 1)), rival.open(_CONTEXT, (1, 1))
+    requests, replies = rival.open_both_ways(_CONTEXT)
     seconds = _CONTEXT.Array("d", count)
     processes = [
         _CONTEXT.Process(target=_echo, args=(requests, replies, count + _WARM_UP, core), daemon=True),

@@ -55,6 +55,8 @@ class _Round:
 
     def consume(self, index: int) -> None:
         get = self.channel.receiver(index).get
+        if self.payload.touch is not None:
+            get = _get_and_touch(get, self.payload.touch)
         self._gate.wait()
         count, endings = 0, self.channel.endings
         if self.rival.batch:
@@ -100,6 +102,14 @@ class _Round:
         if sum(self._counts) != sent:
             raise RuntimeError(f"{self.rival.name}: {sum(self._counts)} of {sent} items arrived")
         return sent / (max(self._ended) - min(self._started))
+
+
+def _get_and_touch(get: Callable[[], Any], touch: Callable[[Any], Any]) -> Callable[[], Any]:
+    def get_and_touch() -> Any:
+        item = get()
+        return None if item is None else touch(item)
+
+    return get_and_touch
 
 
 def throughput(rival: Rival, payload: Payload, shape: Shape, items: int) -> float:

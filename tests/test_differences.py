@@ -5,6 +5,7 @@ import multiprocessing.queues
 import pickle
 import re
 from collections.abc import Callable
+from multiprocessing import connection
 from multiprocessing.synchronize import SEM_VALUE_MAX
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def test_classes(standard: Callable[[], Any], ours: type) -> None:
         penstock.unpatch()
     assert type(patched) is ours
     assert type(standard()).__module__ == "multiprocessing.queues"
+    assert isinstance(ours(), getattr(multiprocessing.queues, ours.__name__))
 
 
 @every_pair
@@ -75,6 +77,17 @@ def test_private_attributes(standard: Callable[[], Any], ours: Callable[[], Any]
     assert hasattr(standard(), "_poll")
     for name in ("_poll", "_buffer", "_thread", "_wlock", "_sem"):
         assert not hasattr(ours(), name)
+    assert ours()._closed is False
+
+
+@every_pair
+def test_faces_can_be_waited_for(standard: Callable[[], Any], ours: Callable[[], Any]) -> None:
+    queue, another = ours(), ours()
+    queue.put("item")
+    assert queue._reader in connection.wait([queue._reader, another._reader])
+    assert another._reader not in connection.wait([queue._reader, another._reader])
+    assert len({queue._reader, queue._reader, queue._writer, queue._writer, another._reader}) == 3
+    assert queue._reader != queue._writer != another._writer
 
 
 @every_pair

@@ -54,9 +54,18 @@ class Rival:
     name: str
     open: Callable[[BaseContext, Shape], Channel]
     suits: Callable[[Shape], bool] = lambda shape: True
+    """Whether items are streamed through it so; a rival that suits nothing only makes round trips."""
     batch: int = 0
     """Items of a call to `put`; 0 for one at a time."""
     is_ours: bool = False
+    duplex: Callable[[BaseContext], tuple[Channel, Channel]] | None = None
+    """Opens the way there and the way back as one thing; None if they are two."""
+
+    def open_both_ways(self, context: BaseContext) -> tuple[Channel, Channel]:
+        """Open a way from one process to another, and a way back."""
+        if self.duplex is not None:
+            return self.duplex(context)
+        return self.open(context, (1, 1)), self.open(context, (1, 1))
 
 
 @dataclass

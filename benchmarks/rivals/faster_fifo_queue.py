@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import queue
+from collections.abc import Callable
 from multiprocessing.context import BaseContext
+from typing import Any
 
 import faster_fifo
 import faster_fifo_reduction  # noqa: F401  # so that its queues can be passed to processes
@@ -15,6 +18,19 @@ RING = 64_000_000
 PATIENCE = 3600.0  # its default of 10 s is an exception in the middle of a measurement
 
 
+def _patient(get: Callable[[], Any]) -> Callable[[], Any]:
+    """Wait on where `get` gives up before its time: when another consumer was faster."""
+
+    def get_patiently() -> Any:
+        while True:
+            try:
+                return get()
+            except queue.Empty:
+                continue
+
+    return get_patiently
+
+
 class _Fifo(QueueChannel):
     def sender(self, index: int) -> Sender:
         put = self.queue.put
@@ -22,7 +38,7 @@ class _Fifo(QueueChannel):
 
     def receiver(self, index: int) -> Receiver:
         get = self.queue.get
-        return End(get=lambda: get(timeout=PATIENCE))
+        return End(get=_patient(lambda: get(timeout=PATIENCE)))
 
 
 class _Batched(QueueChannel):
@@ -32,7 +48,7 @@ class _Batched(QueueChannel):
 
     def receiver(self, index: int) -> Receiver:
         get_many = self.queue.get_many
-        return End(get=lambda: get_many(timeout=PATIENCE, max_messages_to_get=BATCH))
+        return End(get=_patient(lambda: get_many(timeout=PATIENCE, max_messages_to_get=BATCH)))
 
 
 def _open(context: BaseContext, shape: Shape) -> QueueChannel:

@@ -8,7 +8,7 @@ from typing import Any
 import penstock
 
 from . import End, QueueChannel, Receiver, Rival, Sender, Shape
-from .standard_pipe import PipeChannel
+from .standard_pipe import PipeChannel, both_ways
 
 BATCH = 100
 
@@ -54,10 +54,21 @@ def _open_pipe(context: BaseContext, shape: Shape) -> PipeChannel:
     return PipeChannel(penstock.Pipe(duplex=False))
 
 
+def _open_duplex(context: BaseContext, shape: Shape) -> PipeChannel:
+    return PipeChannel(penstock.Pipe())
+
+
 RIVALS = [
     Rival("Penstock", _open, is_ours=True),
     Rival("Penstock, batched", _open_batched, batch=BATCH, is_ours=True),
     Rival("Penstock SimpleQueue", _open_simple, is_ours=True),
     Rival("Penstock JoinableQueue", _open_joinable, is_ours=True),
     Rival("Penstock Pipe", _open_pipe, suits=lambda shape: shape == (1, 1), is_ours=True),
+    Rival(
+        "Penstock Pipe, duplex",
+        _open_duplex,
+        suits=lambda shape: False,
+        is_ours=True,
+        duplex=lambda context: both_ways(penstock.Pipe()),
+    ),
 ]

@@ -1,4 +1,4 @@
-"""multiprocessing.Pipe: two connections, one process at each."""
+"""multiprocessing.Pipe: two connections, one process at each, for one way or, by default, for both."""
 
 from __future__ import annotations
 
@@ -34,4 +34,22 @@ def _open(context: BaseContext, shape: Shape) -> PipeChannel:
     return PipeChannel(context.Pipe(duplex=False))
 
 
-RIVALS = [Rival("multiprocessing.Pipe", _open, suits=lambda shape: shape == (1, 1))]
+def _open_duplex(context: BaseContext, shape: Shape) -> PipeChannel:
+    return PipeChannel(context.Pipe())
+
+
+def both_ways(ends: tuple[Any, Any]) -> tuple[PipeChannel, PipeChannel]:
+    """The two channels of a pipe whose ends read and write."""
+    left, right = ends
+    return PipeChannel((right, left)), PipeChannel((left, right))
+
+
+RIVALS = [
+    Rival("multiprocessing.Pipe", _open, suits=lambda shape: shape == (1, 1)),
+    Rival(
+        "multiprocessing.Pipe, duplex",
+        _open_duplex,
+        suits=lambda shape: False,
+        duplex=lambda context: both_ways(context.Pipe()),
+    ),
+]

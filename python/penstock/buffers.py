@@ -88,6 +88,9 @@ def _reduce_tensor(tensor: Any) -> _Reduced:
         # NumPy has no such numbers (bfloat16), so they travel as integers of their size.
         dtype = tensor.dtype
         items = plain.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]).numpy()
+    except RuntimeError:
+        # This torch was built without NumPy, or for another major version of it than is installed.
+        return cast(_Reduced, torch.multiprocessing.reductions.reduce_tensor(tensor))
     return _rebuild_tensor, (items, dtype, tensor.requires_grad, type(tensor) is torch.nn.Parameter)
 
 

@@ -9,6 +9,7 @@ To be imported when a connection is made or arrives: `multiprocessing.connection
 `multiprocessing.util` (see `leaving.arm`).
 """
 
+import errno
 import io
 import os
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import leaving, passing
 from ._native import Channel
+from .errors import QueueGoneError
 
 __all__ = ["Connection", "Pipe"]
 
@@ -37,8 +39,11 @@ class Connection(connection.Connection):
     handler that raises, as for Ctrl-C, ends a wait.
 
     `fileno()` is a descriptor for `select` and its like, readable exactly while `recv` would not wait;
-    nothing else may be done with it. A connection travels to another process as the standard one does:
-    inherited, as an argument of a `Process`, or inside a message.
+    nothing else may be done with it. A program that only polls descriptors, without a time-out, may not be
+    woken by a sender that is killed, or stopped, within a microsecond after its message was sent.
+
+    A connection travels to another process as the standard one does: inherited, as an argument of a
+    `Process`, or inside a message.
 
     >>> import penstock
     >>> a, b = penstock.Pipe()
@@ -97,7 +102,13 @@ class Connection(connection.Connection):
         return self._outgoing
 
     def fileno(self) -> int:
-        """Return a descriptor to wait with. Does not wait itself. Raises OSError if closed.
+        """Return a descriptor to wait with. Does not wait itself.
+
+        Who only polls it, without a time-out, may not be woken by a sender that is killed, or stopped, within
+        a microsecond after its message was sent; `poll` and `recv` find the message.
+
+        Raises OSError if this connection is closed, or more processes use it than there is room for, and
+        CorruptQueueError.
 
         >>> import penstock, select
         >>> a, b = penstock.Pipe()
@@ -248,8 +259,11 @@ def _reopen(description: Any) -> Channel | None:
         fd = duplicate.detach()
         if channel._adopt(id, protocol):
             os.close(fd)
-        else:
-            channel._attach(fd, id, protocol)
+        elif not channel._attach(fd, id, protocol):
+            raise QueueGoneError(
+                errno.ESTALE,
+                f"queue {id.hex()} is gone: what came as its descriptor, {fd}, is another queue's",
+            )
     else:
         passing.reopen(channel, state)
     channel._hold(end.detach(), False)

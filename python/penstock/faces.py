@@ -5,9 +5,13 @@ them. A queue of Penstock has neither; what stands here answers in their place, 
 programs needs it:
 
     queue._reader       recv, poll, close    multiprocessing.pool.Pool (results; a worker closes it)
+                        fileno               the same, whose `_get_sentinels` waits with it
                         recv, fileno         concurrent.futures.ProcessPoolExecutor (results)
     queue._writer       send, close          multiprocessing.pool.Pool (tasks; a worker closes it)
     queue._rlock        acquire, release     the same, when it is terminated
+
+`queue._closed` has the standard name too, but no program that we know asks for it: it is there for this file
+and for queues.py.
 """
 
 import os
@@ -37,12 +41,22 @@ def _is_closed(queue: "_Family") -> bool:
     return closed
 
 
-class Reader:
-    """A queue's `_reader`: what would be the reading end of its pipe."""
+class _Face:
+    """Made anew at each access, so it equals all of its class and queue: who waits for it looks for it."""
 
     def __init__(self, queue: "_Family", faces: Faces) -> None:
         self._queue = queue
         self._faces = faces
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Face) and type(other) is type(self) and other._queue is self._queue
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self._queue)))
+
+
+class Reader(_Face):
+    """A queue's `_reader`: what would be the reading end of its pipe."""
 
     def fileno(self) -> int:
         """Return the queue's `fileno()`."""
@@ -92,12 +106,8 @@ class Reader:
             raise OSError("handle is closed")
 
 
-class Writer:
+class Writer(_Face):
     """A queue's `_writer`: what would be the writing end of its pipe."""
-
-    def __init__(self, queue: "_Family", faces: Faces) -> None:
-        self._queue = queue
-        self._faces = faces
 
     def send(self, obj: Any) -> None:
         """Put an object into the queue."""

@@ -281,8 +281,9 @@ def _arm() -> None:
     leaving.arm()
     from multiprocessing import queues
 
-    # Ours are standard queues for who asks: `logging.config` does. They inherit nothing from there, because
-    # they have all that is there.
+    # Ours are standard queues for who asks: `logging.config` does. All that is public there they have
+    # themselves. They inherit private methods (`_feed`, `_start_thread`, `_reset`, `_on_queue_feeder_error`),
+    # which nothing calls.
     for ours, standard in (
         (Queue, queues.Queue),
         (JoinableQueue, queues.JoinableQueue),

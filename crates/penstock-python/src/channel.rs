@@ -78,9 +78,9 @@ impl Channel {
 
     /// Own this end of the pipe; `is_new` if the pipe was made for this queue just now.
     fn _hold(slf: &Bound<'_, Self>, end: RawFd, is_new: bool) -> PyResult<()> {
-        let opened = slf.as_super().get().opened()?;
         // First, so that it is closed if anything fails.
         slf.get().end.store(end, Ordering::Relaxed);
+        let opened = slf.as_super().get().opened()?;
         if is_new {
             opened.queue.give_bell(end).map_err(errors::to_python)?;
         }

@@ -195,8 +195,12 @@ impl Handle {
     /// From the first call on, until this process lets go of the queue, whoever puts into the empty queue or empties it
     /// makes one or two system calls more. Does not wait for items.
     ///
-    /// Raises `ValueError` or `OSError` if this handle was closed, and `OSError` if the system has no descriptor, or if
-    /// another process waits with a descriptor that this one cannot open (in another pid namespace).
+    /// Who only polls it, without a time-out, and asks the queue for nothing, may not be woken by a producer that is
+    /// killed, or stopped, within a microsecond after its put.
+    ///
+    /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the queue than
+    /// there is room for, or if another process waits with a descriptor that this one cannot open (in another pid
+    /// namespace); and `CorruptQueueError`.
     ///
     /// >>> import penstock, select
     /// >>> q = penstock.Queue()

@@ -148,6 +148,50 @@ def configured_by_a_dictionary(context: Any) -> None:
         finish(listening)
 
 
+def configure_the_handler(queue: Any) -> None:
+    """As a program does whose listener is its own affair."""
+    # From 3.12 on `dictConfig` has a syntax of its own for queues, and some of these versions take no queue.
+    takes_queues = not (3, 12) <= sys.version_info < (3, 12, 5)
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "handlers": {
+                "queue": {
+                    "class": "logging.handlers.QueueHandler",
+                    "queue": queue if takes_queues else {"()": lambda: queue},
+                }
+            },
+            "loggers": {"configured": {"level": "INFO", "handlers": ["queue"], "propagate": False}},
+        }
+    )
+
+
+def log_through_the_handler(queue: Any, number: int) -> None:
+    configure_the_handler(queue)
+    (handler,) = logging.getLogger("configured").handlers
+    assert isinstance(handler, logging.handlers.QueueHandler)
+    assert handler.queue is queue
+    logging.getLogger("configured").info("from child %d", number)
+
+
+def handler_configured_by_a_dictionary(context: Any) -> None:
+    for make in (context.Queue, context.JoinableQueue):
+        queue, kept = make(), Kept()
+        listener = logging.handlers.QueueListener(queue, kept)
+        listener.start()
+        # It changes all loggers of its process.
+        workers = [
+            context.Process(target=log_through_the_handler, args=(queue, number)) for number in range(WORKERS)
+        ]
+        for worker in workers:
+            worker.start()
+        finish(*workers)
+        listener.stop()
+        expected = [f"from child {number}" for number in range(WORKERS)]
+        assert sorted(record.getMessage() for record in kept.records) == expected
+
+
 PROGRAMS = {
     program.__name__: program
     for program in (
@@ -156,6 +200,7 @@ PROGRAMS = {
         through_a_queue_that_is_joined,
         simple_queues_do_not_serve,
         configured_by_a_dictionary,
+        handler_configured_by_a_dictionary,
     )
 }
 

@@ -1,6 +1,7 @@
 """torch: tensors by value and in memory that is shared already, and the workers of a DataLoader."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -69,6 +70,37 @@ def every_kind_of_tensor_arrives(context: Any) -> None:
     assert tensors.get()(torch.ones(3)).tolist() == model(torch.ones(3)).tolist()
 
 
+def mapping_of(tensor: Any) -> str:
+    """The line of /proc/self/maps in whose memory the tensor's numbers lie."""
+    address = tensor.data_ptr()
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            start, end = (int(number, 16) for number in line.split()[0].split("-"))
+            if start <= address < end:
+                return line
+    raise AssertionError(f"nothing is mapped at {address:#x}")
+
+
+def a_large_tensor_is_not_copied_out(context: Any) -> None:
+    tensors = context.Queue()
+    sent = torch.arange(125_000, dtype=torch.float64)  # 1 MB
+    tensors.put(sent)
+    received = tensors.get()
+    assert "penstock-" in mapping_of(received)
+    assert "penstock-" not in mapping_of(sent)
+    assert torch.equal(received, sent)
+
+
+def without_a_numpy_that_torch_can_use(context: Any) -> None:
+    tensors = context.Queue()
+    for dtype in (torch.float64, torch.bfloat16):
+        sent = torch.arange(SIZE).to(dtype)
+        with mock.patch.object(torch.Tensor, "numpy", side_effect=RuntimeError("Numpy is not available")):
+            tensors.put(sent)
+        assert sent.is_shared(), "it went torch's way"
+        assert torch.equal(tensors.get(), sent)
+
+
 def double(shared: Any, done: Any) -> None:
     shared.get().mul_(2)
     done.put("doubled")
@@ -112,6 +144,8 @@ PROGRAMS = {
     for program in (
         tensors_outlive_their_producer,
         every_kind_of_tensor_arrives,
+        a_large_tensor_is_not_copied_out,
+        without_a_numpy_that_torch_can_use,
         shared_memory_stays_shared,
         data_loader,
     )
