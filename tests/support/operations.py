@@ -175,6 +175,7 @@ PUT = {
 }
 PUT_LARGE = {
     "lock.taken": [AB],
+    "put.pausing": [AB],
     "put.slot-popped": [AB],
     "claim.committed": [AB],
     "grow.backed": [AB],
