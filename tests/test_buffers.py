@@ -9,6 +9,7 @@ import pickle
 import signal
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -515,3 +516,32 @@ def test_arrow() -> None:
     received = q.get()
     assert received.equals(sent)
     assert arrow.total_allocated_bytes() - before < 100_000, "its memory is the queue's"
+
+
+def peak(call: Callable[[], object]) -> int:
+    """Bytes that Python's objects took at most during the call, beyond what there was."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        result = call()
+        most = tracemalloc.get_traced_memory()[1]
+        del result
+    finally:
+        tracemalloc.stop()
+    return most - before
+
+
+@every_class
+@pytest.mark.parametrize(
+    "sent",
+    [bytes(10_000 * KIB), "a" * 10_000 * KIB, [bytes([i]) * 1000 * KIB for i in range(10)]],
+    ids=["bytes", "str", "list of bytes"],
+)
+def test_large_objects_are_copied_no_more_than_pickle_needs(make: Callable[[], Any], sent: Any) -> None:
+    q = make()
+    pickled = pickle.dumps(sent, pickle.HIGHEST_PROTOCOL)
+    # The pickle itself is never made in one piece.
+    assert peak(lambda: q.put(sent)) < 100 * KIB
+    received = []
+    assert peak(lambda: received.append(q.get())) < peak(lambda: pickle.loads(pickled)) + 100 * KIB
+    assert received == [sent]
