@@ -150,17 +150,18 @@ def configured_by_a_dictionary(context: Any) -> None:
 
 def configure_the_handler(queue: Any) -> None:
     """As a program does whose listener is its own affair."""
-    # From 3.12 on `dictConfig` has a syntax of its own for queues, and some of these versions take no queue.
+    # From 3.12 on `dictConfig` has a syntax of its own for queues; the first of these versions take no queue,
+    # and want handlers.
     takes_queues = not (3, 12) <= sys.version_info < (3, 12, 5)
+    how: dict[str, Any] = (
+        {"queue": queue} if takes_queues else {"queue": {"()": lambda: queue}, "handlers": []}
+    )
     logging.config.dictConfig(
         {
             "version": 1,
             "disable_existing_loggers": False,
             "handlers": {
-                "queue": {
-                    "class": "logging.handlers.QueueHandler",
-                    "queue": queue if takes_queues else {"()": lambda: queue},
-                }
+                "queue": {"class": "logging.handlers.QueueHandler", **how},
             },
             "loggers": {"configured": {"level": "INFO", "handlers": ["queue"], "propagate": False}},
         }
