@@ -427,6 +427,51 @@ fn a_sender_that_waits_for_room_is_woken_by_the_death_of_the_last_reader() {
 }
 
 #[test]
+fn a_receiver_that_sleeps_is_woken_by_the_death_of_the_last_writer() {
+    let mut slices = 0;
+    for _ in 0..ROUNDS {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let ends = Ends::new(&queue);
+        // SAFETY: the child only sleeps and is killed.
+        let writer = unsafe { libc::fork() };
+        if writer == 0 {
+            loop {
+                // SAFETY: waits for the kill.
+                unsafe { libc::pause() };
+            }
+        }
+        ends.close(1);
+        std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| {
+                let (mut ended, mut buffer) = (0, Buffer::default());
+                let wait = Wait {
+                    patience: Patience::Forever,
+                    interrupted: &mut || {
+                        ended += 1;
+                        false
+                    },
+                };
+                let received = queue.get_at(ends.0[0], &mut buffer, wait).map(|_| ());
+                (received, ended)
+            });
+            // Much longer than it spins, and much shorter than a slice.
+            std::thread::sleep(Duration::from_millis(5));
+            // SAFETY: a child of this process, not reaped yet.
+            unsafe {
+                libc::kill(writer, libc::SIGKILL);
+                libc::waitpid(writer, std::ptr::null_mut(), 0);
+            }
+            let (received, ended) = receiver.join().unwrap();
+            assert_eq!(received, Err(Error::Ended));
+            slices += ended;
+        });
+        ends.close(0);
+    }
+    // One that had looked only at its slices' ends would have ended one each time.
+    assert!(slices < ROUNDS, "{slices} slices ended");
+}
+
+#[test]
 fn senders_that_share_an_end_all_get_their_room() {
     const SENDERS: u32 = 4;
     const EACH: u32 = 500;
