@@ -248,6 +248,8 @@ pub struct Operation {
     /// many kills as the proof of the first death, take-over, rebuild and sweep have instructions, so only those operations
     /// have one that leave something of their own to recover.
     pub second_deaths: usize,
+    /// The rebuild after it looks at so many slots that nobody can step through it in time.
+    pub is_rebuilt_slowly: bool,
     /// Whether one is tried in the sweep that follows a death right after the operation.
     pub is_swept: bool,
 }
@@ -289,6 +291,7 @@ const DEFAULT: Operation = Operation {
     finishes: false,
     attaches: false,
     second_deaths: 0,
+    is_rebuilt_slowly: false,
     is_swept: false,
 };
 
@@ -767,6 +770,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.pass_before(queue, &(1000..34_000).collect::<Vec<_>>(), 10),
         run: Victim::get,
         takes: &[10],
+        is_rebuilt_slowly: true,
         ..DEFAULT
     },
 ];

@@ -293,6 +293,7 @@ impl Proof {
         let firsts: Vec<(usize, Death)> = (0..4)
             .map(|_| random.choose(&kills))
             .map(|kill| (kill.operation as usize, kill.death))
+            .filter(|(operation, _)| !OPERATIONS[*operation].is_rebuilt_slowly)
             .collect();
         random.shuffle(&mut kills);
         kills.truncate(number - number / 4);
