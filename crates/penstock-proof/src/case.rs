@@ -144,6 +144,7 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
         };
         drop(when_asleep);
         way = die(tracee, death, path[death.k as usize].instruction, way);
+        let way_of_first = way;
         if let Some(mut second) = second {
             if request.what == What::RecordRecovery {
                 paths.record(request.recovery as usize, second, WhenAsleep::default());
@@ -182,6 +183,8 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
                 "who dies at the end has put, taken and finished everything"
             );
         }
+        // What the first had done where it died is not what is recorded, either.
+        way = if way == Way::Recorded { way_of_first } else { way };
         return Report {
             way: way as u32,
             stall_micros: found.stall.as_micros() as u32,

@@ -151,6 +151,12 @@ fn landmark(path: &[Step], k: usize) -> usize {
         .unwrap_or(0)
 }
 
+/// Whether every run of the operation comes to the k-th place at the same stage of its work: not so inside a loop that waits, whose
+/// passages depend on the clock.
+pub fn is_certain(path: &[Step], k: usize) -> bool {
+    path[landmark(path, k)].occurrence == 1
+}
+
 /// Brings a process from the begin marker to the k-th place of a path.
 pub fn go_to(
     tracee: &mut Tracee,

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use crate::case::{Death, Report, Request, What};
 use crate::crew::Crew;
 use crate::operation::OPERATIONS;
-use crate::path::Step;
+use crate::path::{Paths, Step, is_certain};
 use crate::report::{self, Progress, Row};
 use crate::trace;
 
@@ -263,7 +263,7 @@ impl Proof {
         let mut firsts = Vec::new();
         for operation in operations {
             firsts.extend(
-                first_deaths(operation, &done)
+                first_deaths(operation, &done, self.crew.paths)
                     .into_iter()
                     .map(|death| (operation, death)),
             );
@@ -294,6 +294,13 @@ impl Proof {
             .map(|_| random.choose(&kills))
             .map(|kill| (kill.operation as usize, kill.death))
             .filter(|(operation, _)| !OPERATIONS[*operation].is_rebuilt_slowly)
+            .filter(|(operation, death)| {
+                let path = self
+                    .crew
+                    .paths
+                    .get(request(*operation, What::KillInOperation).path as usize);
+                is_certain(path, death.k as usize)
+            })
             .collect();
         random.shuffle(&mut kills);
         kills.truncate(number - number / 4);
@@ -413,7 +420,7 @@ fn chosen(only: &str) -> Vec<usize> {
 
 /// After which deaths in an operation a second one is tried: some inside the critical section, evenly spread, and if the
 /// operation says so one after it, with all that the victim holds then.
-fn first_deaths(operation: usize, done: &[(Request, Report)]) -> Vec<Death> {
+fn first_deaths(operation: usize, done: &[(Request, Report)], paths: &Paths) -> Vec<Death> {
     let most = OPERATIONS[operation].second_deaths;
     if most == 0 {
         return Vec::new();
@@ -425,6 +432,7 @@ fn first_deaths(operation: usize, done: &[(Request, Report)]) -> Vec<Death> {
                 && request.death.asleep == 0
                 && report.way == 0
                 && report.stall_micros >= IN_SECTION
+                && is_certain(paths.get(request.path as usize), request.death.k as usize)
         })
         .map(|(request, _)| request.death.k)
         .collect();
