@@ -7,6 +7,7 @@ Queues belong to one test: a fixture of a wider scope that holds one is reported
 
 import gc
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _failed = pytest.StashKey[bool]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the watchdog while standard error is not captured."""
+    # A shell has what it starts in the background ignore it, and then nobody could interrupt what is tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "limit(seconds): the watchdog's patience with the test")
     config.stash[_stacks_file] = stacks.new_file()
     stacks.can_be_asked_for()
