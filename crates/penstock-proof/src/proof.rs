@@ -290,17 +290,18 @@ impl Proof {
             .flat_map(|operation| self.kills_in(*operation))
             .collect();
         // One in four dies in a recovery after one of a few first deaths.
-        let firsts: Vec<(usize, Death)> = (0..4)
-            .map(|_| random.choose(&kills))
-            .map(|kill| (kill.operation as usize, kill.death))
-            .filter(|(operation, _)| !OPERATIONS[*operation].is_rebuilt_slowly)
-            .filter(|(operation, death)| {
-                let path = self
-                    .crew
-                    .paths
-                    .get(request(*operation, What::KillInOperation).path as usize);
-                is_certain(path, death.k as usize)
+        let certain: Vec<Request> = kills
+            .iter()
+            .filter(|kill| {
+                let path = self.crew.paths.get(kill.path as usize);
+                !OPERATIONS[kill.operation as usize].is_rebuilt_slowly
+                    && is_certain(path, kill.death.k as usize)
             })
+            .copied()
+            .collect();
+        let firsts: Vec<(usize, Death)> = (0..if certain.is_empty() { 0 } else { 4 })
+            .map(|_| random.choose(&certain))
+            .map(|kill| (kill.operation as usize, kill.death))
             .collect();
         random.shuffle(&mut kills);
         kills.truncate(number - number / 4);
