@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 import penstock
+from penstock import patching
 from tests.support.programs import METHODS, PLAIN, run, write
 
 BOUND_EARLIER = {"Queue": Queue, "SimpleQueue": SimpleQueue, "JoinableQueue": JoinableQueue}
@@ -161,6 +162,42 @@ if __name__ == "__main__":
     done = run(PLAIN, ["penstock.py"], folder=tmp_path)
     assert done.stderr == b""
     assert done.stdout.decode().splitlines() == [f"{depth} {OURS} {OURS} {OURS}" for depth in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("command", "behind"),
+    [
+        ("from multiprocessing.forkserver import main; main(3, 4, ['json'], **{})", []),
+        (
+            "import sys; from multiprocessing.forkserver import main; "
+            "main(3, 4, ['json'], sys_argv=sys.argv[1:], **{})",
+            ["-c", "an argument of the program's own"],
+        ),
+    ],
+    ids=["3.11", "3.14.7"],
+)
+def test_the_command_of_a_fork_server_in_each_version(
+    command: str, behind: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    class Original:
+        @staticmethod
+        def original(path: str, arguments: list[str], descriptors: list[int]) -> int:
+            started.append(list(arguments))
+            return 7
+
+    monkeypatch.setattr(patching, "_commands", [Original])
+    before = ["python", "-X", "dev", "-c"]
+    assert patching.start_interpreter("python", [*before, command, *behind], [3, 4]) == 7
+    another = [*before, "from multiprocessing.resource_tracker import main;main(3)"]
+    assert patching.start_interpreter("python", another, [3]) == 7
+    first, second = started
+    assert second == another
+    assert (first[:4], first[5:]) == (before, behind)
+    ours, _, rest = first[4].partition("; " + command)
+    assert "patch_fork_server" in ours
+    assert rest == ""
 
 
 def test_modules_that_a_fork_server_preloads(tmp_path: Path) -> None:

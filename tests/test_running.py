@@ -410,7 +410,7 @@ def child():
 if __name__ == "__main__":
     input_end, output_end = multiprocessing.Pipe(duplex=False)
     queue = multiprocessing.Queue()
-    multiprocessing.Process(target=child).start()
+    multiprocessing.get_context("fork").Process(target=child).start()
     atexit.register(output_end.send, 1)
     atexit.register(print, "registered after", flush=True)
 """

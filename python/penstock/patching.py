@@ -13,12 +13,14 @@ under such names.
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from multiprocessing import reduction
 from multiprocessing.context import BaseContext
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
 from types import FunctionType
 from typing import Any
 
+from . import once
 from .queues import JoinableQueue, Queue, SimpleQueue
 
 # Executed by its path: a child that has not got its `sys.path` yet may be unable to import Penstock.
@@ -240,9 +242,10 @@ def _patch_command() -> None:
     # keep its place among what the program registers.
     from multiprocessing import util
 
-    if not _commands:
-        _commands.append(_Function(util.spawnv_passfds, _spawnv_passfds))
-    _commands[0].replace()
+    with once.lock:
+        if not _commands:
+            _commands.append(_Function(util.spawnv_passfds, _spawnv_passfds))
+        _commands[0].replace()
 
 
 def _spawnv_passfds(path: Any, args: Any, passfds: Any) -> Any:
@@ -253,8 +256,12 @@ def _spawnv_passfds(path: Any, args: Any, passfds: Any) -> Any:
 
 def start_interpreter(path: str | bytes, arguments: Sequence[str | bytes], descriptors: Sequence[int]) -> int:
     """Start a Python process as `multiprocessing` asked for it, but a fork server patched; return its pid."""
-    *interpreter, command = arguments
-    if isinstance(command, str) and command.startswith("from multiprocessing.forkserver import main;"):
-        arguments = [*interpreter, f"{_Call('patch_fork_server').command}; {command}"]
+    # Behind the command stand the program's own arguments in newer interpreters, and nothing in older ones.
+    for place, (flag, command) in enumerate(pairwise(arguments)):
+        if flag == "-c":
+            if isinstance(command, str) and "from multiprocessing.forkserver import main; main(" in command:
+                command = f"{_Call('patch_fork_server').command}; {command}"
+                arguments = [*arguments[: place + 1], command, *arguments[place + 2 :]]
+            break
     pid: int = _commands[0].original(path, arguments, descriptors)
     return pid
