@@ -90,7 +90,7 @@ impl Queue {
             // Wrongly taken for dead (participant.rs says when that can happen): what it held is gone, and it goes on
             // under a new name.
             drop(section);
-            self.forget_membership();
+            self.forget_name(me);
             return self.enter(wait);
         }
         Ok(section)

@@ -73,9 +73,9 @@ impl Queue {
     #[inline]
     pub(crate) fn member(&self) -> Result<u32, Error> {
         fork::notice_fork();
-        match self.me.get() {
-            0 => self.register(),
-            me => Ok(me),
+        match self.member_if_any() {
+            None => self.register(),
+            Some(me) => Ok(me),
         }
     }
 
@@ -87,7 +87,8 @@ impl Queue {
     }
 
     pub(crate) fn member_if_any(&self) -> Option<u32> {
-        Some(self.me.get()).filter(|me| *me != 0)
+        // Acquire: pairs with the release in register. Whoever takes the lock with this name passes on what its record says.
+        Some(self.me.load(Ordering::Acquire)).filter(|me| *me != 0)
     }
 
     /// After a fork, in the child: the parent goes on under the old name.
@@ -97,6 +98,15 @@ impl Queue {
             self.life.swap(-1, std::sync::atomic::Ordering::Relaxed),
             self.segment.identity(),
         );
+    }
+
+    /// After this process was wrongly taken for dead: its old name is nobody's. Another thread may have a new one already.
+    #[cold]
+    pub(crate) fn forget_name(&self, old: u32) {
+        let _open = fork::open_queues(); // nobody registers meanwhile
+        if self.me.get() == old {
+            self.forget_membership();
+        }
     }
 
     #[cold]
@@ -121,7 +131,8 @@ impl Queue {
                 life.map_or(-1, IntoRawFd::into_raw_fd),
                 std::sync::atomic::Ordering::Relaxed,
             );
-            self.me.set(me);
+            // Release: pairs with the acquire in member_if_any.
+            self.me.store(me, Ordering::Release);
             drop(open);
             if self.bell.is_known() {
                 self.enter_surely()?.announce_bell()?;

@@ -385,6 +385,12 @@ pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
     let _ = futex::wake(word, futex::Flags::empty(), count);
 }
 
+/// Finds out what does not change while the process lives.
+pub(crate) fn find_out() {
+    cores();
+    pipe_device();
+}
+
 pub(crate) fn cores() -> u32 {
     static CORES: OnceLock<u32> = OnceLock::new();
     *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32))
