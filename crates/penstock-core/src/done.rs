@@ -195,7 +195,7 @@ impl Section<'_> {
             }
         } else {
             slot.commit(StateWord::new(State::Ready, word.redeliveries() + 1, 0));
-            self.insert_by_seq(&hot.ready, index)?;
+            self.insert_ready(index)?;
             self.count_ready(slot.len.get());
             hot.redeliveries.add(1);
         }

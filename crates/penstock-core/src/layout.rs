@@ -67,8 +67,8 @@ pub(crate) struct Hot {
     /// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiter.rs.
     pub getter_spinning: AtomicU32,
     pub putter_spinning: AtomicU32,
-    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`.
-    pub damaged: AtomicU32,
+    /// Slots freed since, which puts take when those of `free_head` are used up. See slot.rs.
+    pub freed_head: LockedU32,
     /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by spinners.
     pub ready_count: AtomicU64,
     pub ready: List,
@@ -136,6 +136,9 @@ pub(crate) struct Hot {
     /// Watchers of the bell, of all participants together; and whether its pipe holds anything. See bell.rs.
     pub watching: AtomicU32,
     pub rung: AtomicU32,
+    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every operation
+    /// reads it, and `watching`, and hardly any writes them.
+    pub damaged: AtomicU32,
 }
 
 impl Hot {
@@ -154,7 +157,8 @@ impl Hot {
     }
 }
 
-/// A doubly linked list of slots through `Slot::next` and `Slot::prev`.
+/// A list of slots through `Slot::next` and `Slot::prev`. The ready list is linked forwards only: what its `prev` say
+/// means nothing.
 #[repr(C)]
 pub(crate) struct List {
     pub head: AtomicU32,
@@ -264,6 +268,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, lent_bytes),
         offset_of!(Hot, watching),
         offset_of!(Hot, bell),
+        offset_of!(Hot, damaged),
         offset_of!(Participant, leased),
         offset_of!(Participant, claimed),
         offset_of!(Participant, watching),

@@ -336,7 +336,12 @@ impl Section<'_> {
         // this thread holds the lock; `len` is the sum of the parts.
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
-        self.publish(reserved.slot, len)
+        let ticket = self.publish(reserved.slot, len)?;
+        let next = self.hot().free_head.get();
+        if next != 0 {
+            segment.prefetch_slot(next)?;
+        }
+        Ok(ticket)
     }
 
     /// To READY: from here on the item exists. The slot is on no list.

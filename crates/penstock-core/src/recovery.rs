@@ -233,6 +233,7 @@ impl Section<'_> {
             clear(&record.claimed);
         }
         hot.free_head.set(0);
+        hot.freed_head.set(0);
         self.clear_heap()
     }
 

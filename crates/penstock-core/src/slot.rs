@@ -128,9 +128,17 @@ pub(crate) struct Walk {
 }
 
 impl Section<'_> {
-    /// Takes a slot from the free list; its state stays FREE until the caller commits another.
+    /// Takes a slot from the free lists; its state stays FREE until the caller commits another.
+    ///
+    /// There are two, so that a put knows which slot the next one will take, whatever the gets free meanwhile, and can
+    /// have it fetched (see [`Segment::prefetch_slot`](crate::segment::Segment::prefetch_slot)). When the first is used
+    /// up, the second takes its place.
     pub(crate) fn pop_slot(&mut self) -> Result<Result<u32, Growth>, Error> {
         let hot = self.hot();
+        if hot.free_head.get() == 0 {
+            hot.free_head.set(hot.freed_head.get());
+            hot.freed_head.set(0);
+        }
         let index = hot.free_head.get();
         if index != 0 {
             let slot = self.slot(index)?;
@@ -164,11 +172,11 @@ impl Section<'_> {
         Ok(backed)
     }
 
-    /// Puts a slot, already FREE, back on the free list.
+    /// Puts a slot, already FREE, back on a free list.
     pub(crate) fn push_slot(&mut self, index: u32) -> Result<(), Error> {
         let hot = self.hot();
-        self.slot(index)?.next.set(hot.free_head.get());
-        hot.free_head.set(index);
+        self.slot(index)?.next.set(hot.freed_head.get());
+        hot.freed_head.set(index);
         Ok(())
     }
 
@@ -231,6 +239,24 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work there.
+    fn pop_ready(&self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
+        let next = self.slot(index)?.next.get();
+        let is_last = list.tail.get() == index;
+        if list.head.get() != index || is_last != (next == 0) {
+            return Err(self.corrupt("a list of slots is torn"));
+        }
+        list.head.set(next);
+        if is_last {
+            list.tail.set(0);
+        } else if next != list.tail.get() {
+            // The next get's; but not the last one, to which a put will link its own.
+            self.queue.segment.prefetch_slot(next)?;
+        }
+        Ok(())
+    }
+
     /// Takes a slot out of its list; its neighbours must agree that it was there.
     pub(crate) fn unlink(&self, list: &List, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
@@ -254,7 +280,8 @@ impl Section<'_> {
     }
 
     /// Puts a redelivered item back in its old place, which lies near the head.
-    pub(crate) fn insert_by_seq(&self, list: &List, index: u32) -> Result<(), Error> {
+    pub(crate) fn insert_ready(&self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
         let slot = self.slot(index)?;
         let seq = slot.seq.get();
         let (mut prev, mut next) = (0, list.head.get());
@@ -268,18 +295,14 @@ impl Section<'_> {
         } else {
             &self.slot(prev)?.next
         };
-        let after = if next == 0 {
-            &list.tail
-        } else {
-            &self.slot(next)?.prev
-        };
-        if after.get() != prev {
+        if next == 0 && list.tail.get() != prev {
             return Err(self.corrupt("a list of slots is torn"));
         }
-        slot.prev.set(prev);
         slot.next.set(next);
         before.set(index);
-        after.set(index);
+        if next == 0 {
+            list.tail.set(index);
+        }
         Ok(())
     }
 
@@ -381,7 +404,7 @@ impl Section<'_> {
     /// Books that an item is READY no more, and takes it off the list.
     pub(crate) fn uncount_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
         let hot = self.hot();
-        self.unlink(&hot.ready, index)?;
+        self.pop_ready(index)?;
         hot.ready_count
             .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
         if self.queue.options.soft_bytes != 0 {

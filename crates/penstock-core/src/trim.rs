@@ -33,7 +33,7 @@ fn wants_trim(hot: &Hot) -> bool {
     let backed = hot.pages_backed.get().saturating_mul(PAGE);
     let used = hot.spans_used.get().saturating_mul(SPAN);
     let spare_spans = backed > used.saturating_mul(2).saturating_add(KEEP);
-    let spare_slots = slots_in_use(hot) == 0 && hot.slots_backed.get() > 4 * SLOTS;
+    let spare_slots = hot.slots_backed.get() > 4 * SLOTS && slots_in_use(hot) == 0;
     (spare_spans || spare_slots)
         && (hot.grown.get() == 0 || platform::coarse_millis().wrapping_sub(hot.trimmed_at.get()) >= KEEP_WARM)
 }
@@ -91,6 +91,7 @@ impl Queue {
         let backed = section.slots_backed()?;
         // Every slot is FREE, so the free list may forget them all.
         hot.free_head.set(0);
+        hot.freed_head.set(0);
         hot.slots_high.set(1);
         hot.slot_trims.add(1);
         let kept = backed.saturating_sub(SLOTS);

@@ -662,6 +662,36 @@ mod points {
         survivors_go_on(&queue, "between publishing and waking");
     }
 
+    /// A burst costs a system call for each waiter that is sent, and no more are sent than can be at work beside the
+    /// putter, however many items there are and however long those take to come. A putter that would make one call more
+    /// dies of it here.
+    #[test]
+    fn a_burst_wakes_few() {
+        let beside = std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1));
+        for getters in [1, 4] {
+            for (calls, ending) in [(getters.min(beside), libc::SIGKILL), (getters.min(beside) + 1, 0)] {
+                let queue = Queue::create(&PLAIN).unwrap();
+                let sleepers: Vec<Child> = (0..getters)
+                    .map(|_| Child::run(|| drop(get(&queue, Patience::Forever))))
+                    .collect();
+                while queue.statistics().unwrap().waiting_getters < getters as u64 {
+                    std::thread::yield_now();
+                }
+                for sleeper in &sleepers {
+                    // SAFETY: as in Child::kill.
+                    unsafe { libc::kill(sleeper.0, libc::SIGSTOP) };
+                }
+                let putter = Child::run(|| {
+                    assert!(fault::arm("unlock.before-wake", calls as u64));
+                    for number in 0..1000 {
+                        put(&queue, &numbered(number, 20)).unwrap();
+                    }
+                });
+                assert_eq!(putter.reap(), ending, "{getters} getters, call {calls}");
+            }
+        }
+    }
+
     /// Of a number that was written but not committed nothing remains.
     #[test]
     fn an_item_that_was_never_published_is_not_counted() {

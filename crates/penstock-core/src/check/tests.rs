@@ -283,7 +283,7 @@ fn damage_to_states_is_found() {
                 s.slot(State::Free, false)
                     .commit(StateWord::new(State::Dead, 0, 0))
             },
-            "it is on the free list but not free",
+            "it is on a free list but not free",
         ),
         (
             |s| {
@@ -341,21 +341,47 @@ fn damage_to_states_is_found() {
 #[test]
 fn damage_to_lists_is_found() {
     each_is_found(&[
-        (|s| s.hot().free_head.set(0), "it is on no list"),
+        (
+            |s| {
+                s.hot().free_head.set(0);
+                s.hot().freed_head.set(0);
+            },
+            "it is on no list",
+        ),
         (
             |s| s.hot().free_head.set(s.hot().ready.head.get()),
             "it is on two lists",
         ),
-        (|s| s.hot().free_head.set(1 << 30), "it leads out of the slots"),
+        (
+            |s| s.hot().freed_head.set(s.hot().ready.head.get()),
+            "it is on two lists",
+        ),
+        (
+            |s| s.hot().free_head.set(1 << 30),
+            "free list: it leads out of the slots",
+        ),
+        (
+            |s| s.hot().freed_head.set(1 << 30),
+            "list of the freed: it leads out of the slots",
+        ),
         (
             |s| {
                 let slot = s.ready_head();
                 s.hot().ready.head.set(slot.next.get());
             },
+            "it is on no list",
+        ),
+        (
+            |s| {
+                let last = s.me().leased.tail.get();
+                s.queue.segment.slot(last).unwrap().prev.set(0);
+            },
             "the link back is wrong",
         ),
-        (|s| s.ready_head().prev.set(3), "the link back is wrong"),
-        (|s| s.hot().ready.tail.set(1), "ready list: its end is wrong"),
+        (
+            |s| s.hot().ready.tail.set(s.hot().ready.head.get()),
+            "ready list: its end is wrong",
+        ),
         (
             |s| s.ready_head().next.set(s.hot().ready.head.get()),
             "twice on one",
