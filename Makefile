@@ -47,7 +47,7 @@ help:
 	@echo "make test-sanitizers  run the core's tests under AddressSanitizer and ThreadSanitizer"
 	@echo "make test-mutants  break the protocol on purpose, and see that each change is caught (ARGS='--only NAME')"
 	@echo
-	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
+	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time. A free-threaded one (from 3.14 on) must be named."
 
 demo: $(VENV)/.penstock
 	@$(BIN)/penstock demo $(ARGS)
@@ -205,12 +205,13 @@ $(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.storm: $(VENV
 	@$(PIP) install --group $*
 	@touch $@
 
-build/.wheel: $(PACKAGE) | $(VENV)/.build
+# Another interpreter may need another wheel.
+build/.wheel: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
 	@echo "== Building the wheel (some minutes the first time)"
 	@$(call build_wheel,$(WHEELS))
 	@touch $@
 
-build/.fault-points: $(PACKAGE) | $(VENV)/.build
+build/.fault-points: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
 	@echo "== Building the wheel with fault points, for tests only"
 	@$(call build_wheel,$(FAULT_POINTS)-wheel,--features fault-points)
 	@rm -rf $(FAULT_POINTS)

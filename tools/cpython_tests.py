@@ -3,31 +3,41 @@
 usage: python tools/cpython_tests.py WHEEL [argument of tests/cpython/run.py ...]
 
 The wheel is for the stable ABI, so all of them get the same, each in an environment `.venvs/<version>`.
+A free-threaded interpreter has no such ABI: run by one, this tests its own version only.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venvs"
 
-# A stable-ABI wheel does not load in a free-threaded interpreter. Some distributions package `test` apart.
+# Some distributions package `test` apart.
 PROBE = """
 import importlib.util, sys, sysconfig, venv
+wanted = sys.argv[1]
+kind = sysconfig.get_config_var("SOABI") if sysconfig.get_config_var("Py_GIL_DISABLED") else "stable"
 fits = (
     sys.implementation.name == "cpython"
     and sys.version_info >= (3, 11)
     and sys.version_info.releaselevel == "final"
-    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    and kind == wanted
 )
 if fits:
     tests = importlib.util.find_spec("test._test_multiprocessing")
     print("%d.%d.%d" % sys.version_info[:3], "tested" if tests else "untested", sys._base_executable)
 """
+
+
+def wanted_abi() -> str:
+    """What the probe says of an interpreter that can load this one's wheel."""
+    free_threaded = sysconfig.get_config_var("Py_GIL_DISABLED")
+    return str(sysconfig.get_config_var("SOABI")) if free_threaded else "stable"
 
 
 def candidates() -> Iterator[Path]:
@@ -40,14 +50,14 @@ def candidates() -> Iterator[Path]:
     for folder in folders:
         # pyenv's shims stand for interpreters that the folders of its versions have themselves.
         if folder != pyenv / "shims":
-            yield from sorted(folder.glob("python3.[0-9]*[0-9]"))
+            yield from sorted(folder.glob("python3.[0-9]*[0-9t]"))
 
 
 def interpreters() -> tuple[dict[str, str], dict[str, str]]:
     """The installed CPythons from 3.11 up with these tests, and those without: version -> path."""
     found: dict[str, dict[str, str]] = {"tested": {}, "untested": {}}
     for path in dict.fromkeys(candidate.resolve() for candidate in candidates()):
-        probe = subprocess.run([path, "-c", PROBE], capture_output=True, text=True, cwd="/")
+        probe = subprocess.run([path, "-c", PROBE, wanted_abi()], capture_output=True, text=True, cwd="/")
         if probe.returncode == 0 and probe.stdout:
             version, kind, executable = probe.stdout.strip().split(maxsplit=2)
             found[kind].setdefault(version, executable)

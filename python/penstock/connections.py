@@ -92,14 +92,12 @@ class Connection(connection.Connection):
     def _receiving(self) -> Channel:
         self._check_closed()
         self._check_readable()
-        assert self._incoming is not None
-        return self._incoming
+        return _open(self._incoming)
 
     def _sending(self) -> Channel:
         self._check_closed()
         self._check_writable()
-        assert self._outgoing is not None
-        return self._outgoing
+        return _open(self._outgoing)
 
     def fileno(self) -> int:
         """Return a descriptor to wait with. Does not wait itself.
@@ -117,7 +115,11 @@ class Connection(connection.Connection):
         True
         """
         self._check_closed()
-        return self._handle if self._incoming is None else self._incoming.watch()
+        incoming, handle = self._incoming, self._handle
+        if incoming is not None:
+            return incoming.watch()
+        self._check_closed()  # another thread may close it at any moment
+        return handle
 
     def send(self, obj: Any) -> None:
         """Send an object that pickles. Waits while 1 MiB is on its way to the other side.
@@ -192,8 +194,9 @@ class Connection(connection.Connection):
         return stream
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        self._check_closed()
-        return _rebuild, (type(self), _describe(self._incoming), _describe(self._outgoing))
+        channels = self._incoming, self._outgoing
+        self._check_closed()  # then these are from before another thread closed it, if one does
+        return _rebuild, (type(self), *map(_describe, channels))
 
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
@@ -228,6 +231,12 @@ def _make_direction() -> tuple[Channel, Channel]:
     receiving._hold(reader, True)
     sending._hold(writer, True)
     return receiving, sending
+
+
+def _open(channel: Channel | None) -> Channel:
+    if channel is None:
+        raise OSError("handle is closed")  # by another thread, since that was checked
+    return channel
 
 
 # How a connection reaches another process: the queue as passing.py says, or by its descriptor, because the

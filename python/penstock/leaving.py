@@ -11,7 +11,7 @@ from functools import wraps
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from . import _native
+from . import _native, once
 
 _armed = False
 _exit_code_of_child: int | None = 0
@@ -32,14 +32,17 @@ def arm() -> None:
     own handler for the exit when it is imported, and a program may rely on the order of the handlers.
     """
     global _armed
-    if not _armed:
-        from multiprocessing import util
+    if _armed:
+        return
+    with once.lock:
+        if not _armed:
+            from multiprocessing import util
 
-        _armed = True
-        _settle_at_exit()
-        os.register_at_fork(after_in_child=_after_fork)
-        # A child of `multiprocessing` forgets all finalizers after that.
-        util.register_after_fork(_registered, lambda _: _settle_at_exit())
+            _settle_at_exit()
+            os.register_at_fork(after_in_child=_after_fork)
+            # A child of `multiprocessing` forgets all finalizers after that.
+            util.register_after_fork(_registered, lambda _: _settle_at_exit())
+            _armed = True  # only now may another thread rely on it
 
 
 def _settle_at_exit() -> None:

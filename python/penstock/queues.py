@@ -12,6 +12,7 @@ from . import (
     buffers,  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
     faces,
     leaving,
+    once,
     passing,
 )
 from .statistics import Statistics
@@ -279,6 +280,12 @@ def _arm() -> None:
     if _is_armed:
         return
     leaving.arm()
+    with once.lock:
+        _inherit()
+    _is_armed = True
+
+
+def _inherit() -> None:
     from multiprocessing import queues
 
     # Ours are standard queues for who asks: `logging.config` does. All that is public there they have
@@ -291,7 +298,6 @@ def _arm() -> None:
     ):
         if standard not in ours.__mro__:
             ours.__bases__ = (*ours.__bases__, standard)
-    _is_armed = True
 
 
 def _whole(name: str, value: SupportsIndex, *, most: int, least: int | None = None) -> int:

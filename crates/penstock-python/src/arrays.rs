@@ -8,12 +8,12 @@
 //! A reducer that a program has registered, for arrays or for the type of their numbers, takes precedence over both.
 
 use arrayvec::ArrayVec;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple, PyType};
 
 use crate::buffers::Memory;
+use crate::sync::{name, once};
 use crate::{envelope, pickling};
 
 /// protocol 5; "numpy" and "ndarray" on the stack; the class of that name; a mark
@@ -37,18 +37,18 @@ fn class(py: Python<'_>) -> Option<&Bound<'_, PyType>> {
         return Some(class.bind(py));
     }
     static MODULES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
-    let modules = MODULES.get_or_try_init(py, || {
+    let modules = once(&MODULES, py, || {
         let modules = py.import("sys")?.getattr("modules")?;
-        Ok::<_, PyErr>(modules.cast_into()?.unbind())
+        Ok(modules.cast_into()?.unbind())
     });
-    let numpy = modules.ok()?.bind(py).get_item(intern!(py, "numpy")).ok()??;
+    let numpy = modules.ok()?.bind(py).get_item(name!(py, "numpy")).ok()??;
     // While it is being imported it may not be there yet.
     let class = numpy
-        .getattr(intern!(py, "ndarray"))
+        .getattr(name!(py, "ndarray"))
         .ok()?
         .cast_into::<PyType>()
         .ok()?;
-    Some(CLASS.get_or_init(py, || class.unbind()).bind(py))
+    Some(once(&CLASS, py, || Ok(class.unbind())).ok()?.bind(py))
 }
 
 /// Whether a class is `numpy.ndarray` itself.
@@ -89,9 +89,9 @@ pub fn write(object: &Bound<'_, PyAny>) -> Option<Written> {
     if cfg!(target_endian = "big") || !is_class(&class) || pickling::is_registered(&class) {
         return None;
     }
-    let dtype = object.getattr(intern!(object.py(), "dtype")).ok()?;
+    let dtype = object.getattr(name!(object.py(), "dtype")).ok()?;
     // What a program has attached to the type of the numbers is not in the buffer.
-    if !dtype.getattr(intern!(object.py(), "metadata")).ok()?.is_none()
+    if !dtype.getattr(name!(object.py(), "metadata")).ok()?.is_none()
         || pickling::is_registered(dtype.get_type().as_any())
     {
         return None;

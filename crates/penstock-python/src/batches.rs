@@ -1,13 +1,13 @@
 //! Many objects at once: their way into a queue and out of it.
 
 use penstock_core::{BATCH, Batch, Error, Queue, SMALL, Taken};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::errors;
 use crate::handle::{Handle, Opened};
 use crate::plain::Writer;
+use crate::sync::name;
 use crate::transfer::{Message, attempt, tidy};
 use crate::unpickling::{load_lent, load_slice};
 use crate::waiting::{Deadline, at_once};
@@ -62,7 +62,7 @@ pub fn put_many(opened: &Opened, objects: &Bound<'_, PyAny>, deadline: Deadline)
     put_all(opened, objects, deadline, &mut count).inspect_err(|error| {
         let py = objects.py();
         // An exception that takes no attributes is raised as it is.
-        let _ = error.value(py).setattr(intern!(py, "items_put"), count);
+        let _ = error.value(py).setattr(name!(py, "items_put"), count);
     })
 }
 
@@ -159,7 +159,7 @@ fn append<'py>(handle: &Bound<'py, Handle>, items: &Bound<'py, PyList>, batch: B
         None => Ok(()),
         Some(error) => {
             // An exception that takes no attributes is raised as it is.
-            let _ = error.value(py).setattr(intern!(py, "items"), items);
+            let _ = error.value(py).setattr(name!(py, "items"), items);
             Err(error)
         }
     }

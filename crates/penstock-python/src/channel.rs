@@ -114,7 +114,10 @@ impl Channel {
         let memory = Memory::of(buf)?
             .ok_or_else(|| PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"))?;
         let bytes = memory.bytes();
-        let pieces = [envelope::raw_mark(bytes), bytes];
+        // What is looked at is what is sent, whatever another thread writes there meanwhile.
+        let first = bytes.first().copied();
+        let first = first.as_slice();
+        let pieces = [envelope::raw_mark(first), first, &bytes[first.len()..]];
         let is_large = bytes.len() > pickling::LARGE;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
         transfer::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;

@@ -1,8 +1,8 @@
 //! The one place where an error of the core becomes a Python exception.
 
 use penstock_core::Error;
-use pyo3::PyErr;
 use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyRuntimeError, PyValueError};
+use pyo3::{PyErr, Python};
 
 mod imported {
     pyo3::import_exception!(queue, Empty);
@@ -17,6 +17,15 @@ const EINVAL: i32 = 22;
 const EPIPE: i32 = 32;
 const EUSERS: i32 = 87;
 const EUCLEAN: i32 = 117;
+
+/// Imports them, so that no thread does while another one forks.
+pub fn import(py: Python<'_>) {
+    use pyo3::PyTypeInfo;
+    imported::Empty::type_object(py);
+    imported::Full::type_object(py);
+    imported::CorruptQueueError::type_object(py);
+    imported::QueueMemoryError::type_object(py);
+}
 
 pub fn to_python(error: Error) -> PyErr {
     match error {

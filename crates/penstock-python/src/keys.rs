@@ -34,7 +34,8 @@ fn place_of(contents: &[u8]) -> usize {
 /// The string of these bytes. `None` if they are no UTF-8.
 #[inline]
 pub fn string<'py>(py: Python<'py>, contents: &[u8]) -> Option<Bound<'py, PyString>> {
-    if contents.len() > LONGEST {
+    // Without a GIL, threads would wait for each other's cache lines at each key.
+    if contents.len() > LONGEST || cfg!(Py_GIL_DISABLED) {
         return PyString::from_bytes(py, contents).ok();
     }
     let place = place_of(contents);

@@ -107,11 +107,12 @@ impl Payload {
                 flags,
             )
         };
-        if filled != 0 {
-            return Err(PyErr::fetch(slf.py()));
+        if filled == 0 {
+            loan.views += 1;
+            return Ok(());
         }
-        loan.views += 1;
-        Ok(())
+        drop(loan); // what follows is Python
+        Err(PyErr::fetch(slf.py()))
     }
 
     unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {

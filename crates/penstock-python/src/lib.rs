@@ -1,6 +1,6 @@
 //! The Python binding of `penstock_core`: the module `penstock._native`.
 //!
-//! It knows buffers, the GIL and exceptions, and has no algorithm. A message's way: queue.rs (the methods),
+//! It knows buffers, threads of the interpreter and exceptions, and has no algorithm. A message's way: queue.rs (the methods),
 //! transfer.rs, plain.rs, arrays.rs or pickling.rs (with buffers.rs and envelope.rs), the core; back: the core, plain.rs, arrays.rs or lent.rs
 //! and unpickling.rs.
 
@@ -44,4 +44,10 @@ mod _native {
     const __version__: &str = env!("CARGO_PKG_VERSION");
     #[pymodule_export]
     use crate::queue::{JoinableQueueBase, QueueBase, SimpleQueueBase};
+
+    #[pymodule_init]
+    fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+        crate::errors::import(module.py());
+        Ok(())
+    }
 }

@@ -7,16 +7,15 @@
 use std::mem;
 
 use pyo3::exceptions::{PyBufferError, PyKeyError, PyRuntimeError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{PyByteArray, PyBytes, PyDict};
 
 use crate::arrays;
 use crate::buffers::Memory;
 use crate::calls::call_one;
 use crate::envelope;
-use crate::sync::Exclusive;
+use crate::sync::{Exclusive, name, once};
 
 /// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
 /// keeps.
@@ -28,7 +27,8 @@ pub const BUFFERS: u8 = 5;
 /// A part of a pickle.
 enum Piece {
     Bytes(Py<PyBytes>),
-    /// Not immutable, and not copied either: it is sent before the program gets to change it.
+    /// Not immutable, and not copied either: a bytearray, which cannot be resized while it is lent. What another thread
+    /// writes to it before it is sent may be sent.
     Memory(Memory),
 }
 
@@ -61,6 +61,12 @@ impl Pickled {
             None => self.first = Some(piece),
             Some(_) => self.rest.push(piece),
         }
+    }
+
+    /// Whether the pickle so far ends with a number: how long the bytearray is that comes next (opcode BYTEARRAY8).
+    fn ends_with_length(&self, py: Python<'_>, len: usize) -> bool {
+        let last = self.rest.last().or(self.first.as_ref());
+        last.is_some_and(|last| last.bytes(py).ends_with(&(len as u64).to_le_bytes()))
     }
 
     /// Makes it at least `len` bytes long. `pickle.loads` does not look behind the end of a pickle.
@@ -128,7 +134,20 @@ impl Sink {
             }
         };
         let len = piece.bytes(data.py()).len();
-        self.0.with(|pickled| pickled.push(piece, len)).ok_or_else(in_use)
+        let is_bytearray = data.is_exact_instance_of::<PyByteArray>();
+        let push = |pickled: &mut Pickled| {
+            // Without a GIL another thread may resize it after the pickler has written how long it is.
+            let is_announced = !is_bytearray || pickled.ends_with_length(data.py(), len);
+            if is_announced {
+                pickled.push(piece, len);
+            }
+            is_announced
+        };
+        if self.0.with(push).ok_or_else(in_use)? {
+            return Ok(());
+        }
+        let resized = "a bytearray was resized by another thread while it was pickled";
+        Err(PyBufferError::new_err(resized))
     }
 
     /// The pickler's `buffer_callback`: true leaves the buffer to the pickle.
@@ -197,9 +216,14 @@ impl Reducers {
             return Ok(reducer.bind(py).clone());
         }
         // The pickler clears it at once, so one serves for all. Making one costs 5 % of a put and a get of a
-        // small instance.
+        // small instance; but threads that run at the same time would all count references to it.
+        if cfg!(Py_GIL_DISABLED) {
+            return Err(PyKeyError::new_err(()));
+        }
         static MISSING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let missing = MISSING.get_or_init(py, || PyKeyError::new_err(()).into_value(py).into_any());
+        let missing = once(&MISSING, py, || {
+            Ok(PyKeyError::new_err(()).into_value(py).into_any())
+        })?;
         Err(PyErr::from_value(missing.bind(py).clone()))
     }
 }
@@ -211,29 +235,36 @@ fn is_torchs(reducer: &Bound<'_, PyAny>) -> bool {
         let found = reducer.getattr(attribute);
         found.is_ok_and(|found| found.eq(expected).unwrap_or(false))
     };
-    is(intern!(py, "__module__"), "torch.multiprocessing.reductions")
-        && is(intern!(py, "__name__"), "reduce_tensor")
+    is(name!(py, "__module__"), "torch.multiprocessing.reductions")
+        && is(name!(py, "__name__"), "reduce_tensor")
 }
 
 fn pickler_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    CLASS.import(py, "multiprocessing.reduction", "ForkingPickler")
+    let import = || {
+        Ok(py
+            .import("multiprocessing.reduction")?
+            .getattr("ForkingPickler")?
+            .unbind())
+    };
+    Ok(once(&CLASS, py, import)?.bind(py))
 }
 
 /// Whether pickling means what it means in the standard library: programs may have put a pickler of their own, which
 /// may want to see every object, in the place of multiprocessing's.
 pub fn is_standard(py: Python<'_>) -> bool {
     static ANSWER: PyOnceLock<bool> = PyOnceLock::new();
-    *ANSWER.get_or_init(py, || {
-        let home = pickler_class(py).and_then(|class| class.getattr(intern!(py, "__module__")));
-        home.is_ok_and(|home| home.eq("multiprocessing.reduction").unwrap_or(false))
-    })
+    let find_out = || {
+        let home = pickler_class(py)?.getattr(name!(py, "__module__"))?;
+        home.eq("multiprocessing.reduction")
+    };
+    once(&ANSWER, py, || Ok(find_out().unwrap_or(false))).is_ok_and(|answer| *answer)
 }
 
 /// The tables of reducers that a program has registered.
 fn registered(py: Python<'_>) -> PyResult<&[Py<PyDict>; 2]> {
     static TABLES: PyOnceLock<[Py<PyDict>; 2]> = PyOnceLock::new();
-    TABLES.get_or_try_init(py, || {
+    once(&TABLES, py, || {
         let of_multiprocessing = pickler_class(py)?.getattr("_extra_reducers")?;
         let of_copyreg = py.import("copyreg")?.getattr("dispatch_table")?;
         Ok([
@@ -262,8 +293,9 @@ impl Pickler {
         static REDUCERS: [PyOnceLock<Py<Reducers>>; 2] = [PyOnceLock::new(), PyOnceLock::new()];
         let class = pickler_class(py)?;
         let with_buffers = protocol >= BUFFERS && is_standard(py);
-        let reducers =
-            REDUCERS[usize::from(with_buffers)].get_or_try_init(py, || Reducers::new(py, with_buffers))?;
+        let reducers = once(&REDUCERS[usize::from(with_buffers)], py, || {
+            Reducers::new(py, with_buffers)
+        })?;
         let sink = Py::new(py, Sink(Exclusive::default()))?;
         let pickler = if with_buffers {
             let fix_imports = true; // the default, which stands before the callback
@@ -271,15 +303,15 @@ impl Pickler {
                 &sink,
                 protocol,
                 fix_imports,
-                sink.getattr(py, intern!(py, "leave_to_pickle"))?,
+                sink.getattr(py, name!(py, "leave_to_pickle"))?,
             ))?
         } else {
             class.call1((&sink, protocol))?
         };
-        pickler.setattr(intern!(py, "dispatch_table"), reducers)?;
+        pickler.setattr(name!(py, "dispatch_table"), reducers)?;
         Ok(Pickler {
-            dump: pickler.getattr(intern!(py, "dump"))?.unbind(),
-            clear_memo: pickler.getattr(intern!(py, "clear_memo"))?.unbind(),
+            dump: pickler.getattr(name!(py, "dump"))?.unbind(),
+            clear_memo: pickler.getattr(name!(py, "clear_memo"))?.unbind(),
             sink,
         })
     }
@@ -292,17 +324,20 @@ impl Pickler {
     }
 }
 
-/// The pickler of one handle, for one thread at a time.
+/// Threads that may pickle at the same time without making a pickler each time.
+const THREADS: usize = if cfg!(Py_GIL_DISABLED) { 8 } else { 1 };
+
+/// The picklers of one handle, each for one thread at a time.
 pub struct Picklers {
     protocol: u8,
-    idle: Exclusive<Option<Pickler>>,
+    idle: [Exclusive<Option<Pickler>>; THREADS],
 }
 
 impl Picklers {
     pub fn new(protocol: u8) -> Picklers {
         Picklers {
             protocol,
-            idle: Exclusive::default(),
+            idle: Default::default(),
         }
     }
 
@@ -313,7 +348,10 @@ impl Picklers {
     /// While the pickler is out, another thread, or a reducer that itself puts into this queue, makes its
     /// own. One that failed is not used again: it holds half an object.
     pub fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
-        let idle = self.idle.with(Option::take).flatten();
+        let idle = self
+            .idle
+            .iter()
+            .find_map(|idle| idle.with(Option::take).flatten());
         let pickler = match idle {
             Some(pickler) => pickler,
             None => Pickler::new(object.py(), self.protocol)?,
@@ -321,7 +359,11 @@ impl Picklers {
         let pickled = pickler.dump(object)?;
         if pickled.len <= LARGE {
             let mut pickler = Some(pickler);
-            self.idle.with(|idle| mem::swap(idle, &mut pickler));
+            for idle in &self.idle {
+                if pickler.is_some() {
+                    idle.with(|idle| mem::swap(idle, &mut pickler));
+                }
+            }
             drop(pickler); // a surplus one, when nobody is turned away for it
         }
         Ok(pickled)

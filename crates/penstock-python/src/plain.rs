@@ -265,6 +265,9 @@ impl Writer {
             return Some(());
         }
         self.push(&[opcode::MARK])?;
+        // Without a GIL another thread may change the dict meanwhile, at which its iterator panics. A copy is whole.
+        #[cfg(Py_GIL_DISABLED)]
+        let dict = &dict.copy().ok()?;
         for (key, value) in dict.iter() {
             self.object(&key, depth)?;
             self.object(&value, depth)?;

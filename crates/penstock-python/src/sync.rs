@@ -1,16 +1,55 @@
-//! Locks of this process.
+//! Locks of this process, and what is found out once.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
 /// Every section under these locks leaves its data whole at each step, so a panic in one is no reason to
-/// refuse the next. None of them calls into Python or waits, and so none is held by another thread while this
-/// one forks with the GIL.
+/// refuse the next. None of them calls into Python or waits. So none is held by another thread while this one forks: that
+/// thread would have to have the GIL; or, where there is none, to have been stopped in the middle, and a fork stops
+/// threads only where they call into Python.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// What `make` answers the first time; several threads may make it at once, and one of them is heard.
+///
+/// Unlike `PyOnceLock::get_or_init`, under which Python may run: a child that another thread forks meanwhile would wait
+/// for this one for ever.
+#[inline]
+pub fn once<'a, T>(
+    cell: &'a PyOnceLock<T>,
+    py: Python<'_>,
+    make: impl FnOnce() -> PyResult<T>,
+) -> PyResult<&'a T> {
+    if let Some(value) = cell.get(py) {
+        return Ok(value);
+    }
+    let value = make()?;
+    let surplus = cell.set(py, value);
+    drop(surplus);
+    Ok(cell.get(py).expect("somebody has set it"))
+}
+
+/// A Python string that is made once. pyo3's `intern!` is a `PyOnceLock::get_or_init`.
+macro_rules! name {
+    ($py:expr, $text:literal) => {{
+        static NAME: pyo3::sync::PyOnceLock<pyo3::Py<pyo3::types::PyString>> = pyo3::sync::PyOnceLock::new();
+        let py: pyo3::Python<'_> = $py;
+        crate::sync::once(
+            &NAME,
+            py,
+            || Ok(pyo3::types::PyString::intern(py, $text).unbind()),
+        )
+        .expect("making a string raises nothing")
+        .bind(py)
+    }};
+}
+pub(crate) use name;
 
 /// A value for one thread at a time. Who comes second is turned away and does not wait. It costs half of a mutex,
 /// whose unlocking is a second atomic exchange; there are four uses in a small put, and the difference is 5 % of it.

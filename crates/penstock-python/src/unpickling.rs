@@ -2,7 +2,6 @@
 
 use penstock_core::Lent;
 use pyo3::exceptions::PyException;
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyMemoryView, PyTuple};
@@ -11,6 +10,7 @@ use crate::calls::{call_one, new_bytearray, new_bytes};
 use crate::envelope::{self, Envelope, Part};
 use crate::handle::Handle;
 use crate::lent::{Mapped, Payload, Shared};
+use crate::sync::{name, once};
 use crate::{arrays, errors, plain};
 
 /// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
@@ -18,7 +18,8 @@ const MAPPED: usize = 256 * 1024;
 
 fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    LOADS.import(py, "pickle", "loads")
+    let import = || Ok(py.import("pickle")?.getattr("loads")?.unbind());
+    Ok(once(&LOADS, py, import)?.bind(py))
 }
 
 /// What rebuilding raises is raised as it is, because programs catch it by its type; a note on it tells which queue the
@@ -53,7 +54,7 @@ fn load_with<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let named = PyDict::new(py);
-    named.set_item(intern!(py, "buffers"), buffers)?;
+    named.set_item(name!(py, "buffers"), buffers)?;
     loads(py)?
         .call((pickle,), Some(&named))
         .inspect_err(|error| explain(handle, pickle, error))

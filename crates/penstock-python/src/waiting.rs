@@ -48,7 +48,8 @@ impl Deadline {
     }
 }
 
-/// The bounded attempt that is made with the GIL held. It never waits, so nothing can interrupt it.
+/// The attempt that is made with the GIL held. It waits for nothing but the ends of critical sections, so nothing can
+/// interrupt it.
 pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Result<T, Error> {
     operation(Wait {
         patience: Patience::Try,
