@@ -18,11 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import penstock
 
-from . import growth, report, resources, rivals, round_trips, throughput
+from . import growth, report, resources, rivals, round_trips, threads, throughput
 from .measured import Measured, Target, at_least, at_most, interleave, missed
 from .payloads import PAYLOADS, Payload
 from .rivals import Rival, Shape
-from .throughput import IN_TURN, LIMIT
+from .throughput import HANDED, IN_TURN, LIMIT
 
 OURS, STANDARD, PIPE, FIFO = "Penstock", "multiprocessing.Queue", "multiprocessing.Pipe", "faster-fifo"
 BATCHED, OUR_PIPE = "Penstock, batched", "Penstock Pipe"
@@ -73,7 +73,7 @@ class Bench:
                 able = [rival for rival in able if not rival.batch]
             payload.make()  # nobody imports a package while it is timed: what is forked has it already
             name = f"{payload.name}, {shape[0]}x{shape[1]}"
-            limits = 2 if payload.array_bytes else 1
+            limits = 3 if payload.array_bytes else 1
             rounds = self.options.rounds
             self.stage(f"items per second: {name}", len(able) * (rounds + 1) + rounds * limits)
             measures: dict[str, Callable[[], float]] = {}
@@ -86,6 +86,9 @@ class Bench:
             if payload.array_bytes:
                 measures[IN_TURN] = lambda payload=payload, shape=shape: throughput.limit(  # type: ignore[misc]
                     payload, shape, self.options.seconds / 2, targets=2
+                )
+                measures[HANDED] = lambda payload=payload: throughput.handed(  # type: ignore[misc]
+                    payload, self.options.seconds / 2
                 )
             self.results.throughput[name] = interleave(self.options.rounds, measures, self.tick)
 
@@ -164,6 +167,11 @@ class Bench:
             most, after = resources.memory_after_a_flood(penstock.Queue(), 1 << 30, size)
             self.results.memory[f"1 GiB in items of {size:,} bytes"] = (most, after)
             self.tick()
+
+    def threads(self) -> None:
+        """Threads of one process."""
+        self.stage("threads of one process", threads.steps(self.options.rounds))
+        self.results.threads = threads.measure(self.options.rounds, self.tick)
 
     def growth(self) -> None:
         """Large backlogs, many processes."""
@@ -259,7 +267,7 @@ def main() -> int:
     parser.add_argument(
         "--backlog", type=int, default=10_000_000, help="items of the largest backlog (default: 10000000)"
     )
-    stages = ("throughputs", "round_trips", "resources", "growth")
+    stages = ("throughputs", "round_trips", "resources", "threads", "growth")
     parser.add_argument("--only", choices=stages, nargs="+", default=stages, help="measure only these")
     parser.add_argument(
         "--rivals",

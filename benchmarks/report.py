@@ -18,7 +18,7 @@ from rich.table import Table
 
 import penstock
 
-from . import growth, round_trips
+from . import growth, round_trips, threads
 from .measured import Measured, Target
 from .throughput import LIMIT
 
@@ -61,6 +61,7 @@ class Results:
     memory: dict[str, tuple[int, int]] = field(default_factory=dict)
     backlog: growth.Costs = field(default_factory=dict)
     participants: growth.Costs = field(default_factory=dict)
+    threads: threads.Results = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
 
 
@@ -142,6 +143,15 @@ def _sections(results: Results) -> list[Section]:
             for name, measured in sorted(figures.items(), key=lambda item: item[1].median)
         ]
         sections.append(Section(what[0].upper() + what[1:], ["", "median", "spread"], rows))
+    kind = threads.kind_of_interpreter()
+    for scenario, figures in results.threads.items():
+        processes = figures[threads.OURS_BY_PROCESSES].median
+        rows = [
+            [name, _number(measured.median), _spread(measured), f"{measured.median / processes:.2f}"]
+            for name, measured in sorted(figures.items(), key=lambda item: -item[1].median)
+        ]
+        heads = ["", "items a second", "spread", f"x {threads.OURS_BY_PROCESSES}"]
+        sections.append(Section(f"Items per second within one process, {kind}: {scenario}", heads, rows))
     if results.memory:
         rows = [[what, f"{most:,}", f"{after:,}"] for what, (most, after) in results.memory.items()]
         sections.append(Section("Memory of Penstock, bytes", ["", "at most", "when drained"], rows))
@@ -188,7 +198,8 @@ def _versions() -> str:
             continue
     return (
         f"{date.today()}, {_commit()}, penstock {penstock.__version__}, "
-        f"CPython {platform.python_version()}, Linux {platform.release()}, {platform.machine()}, "
+        f"CPython {platform.python_version()} {threads.kind_of_interpreter()}, "
+        f"Linux {platform.release()}, {platform.machine()}, "
         f"{_processor()}, "
         f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; {', '.join(packages)}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -18,6 +19,7 @@ from .rivals import Channel, Rival, Shape
 
 LIMIT = "limit"
 IN_TURN = "limit, two buffers in turn"
+HANDED = "limit, copied in and out"
 """What stands among the rivals' figures, as a measure of them."""
 
 _CONTEXT = multiprocessing.get_context("fork")
@@ -162,3 +164,36 @@ def limit(payload: Payload, shape: Shape, seconds: float, targets: int = 1) -> f
     if payload.array_bytes or shape == (1, 1):
         return 1 / max(costs)
     return min(len(os.sched_getaffinity(0)), sum(shape)) / sum(costs)
+
+
+def handed(payload: Payload, seconds: float) -> float:
+    """Items per second if one process copies an array into shared memory and another one copies it out, and
+    nothing else is done. They use four buffers in turn, and watch each other without ever sleeping.
+    """
+    buffers, size = 4, payload.array_bytes
+    memory = mmap.mmap(-1, mmap.PAGESIZE + buffers * size)
+    # Each on a cache line of its own.
+    written, read = (np.frombuffer(memory, np.int64, 1, offset) for offset in (0, 512))
+    shared = [np.frombuffer(memory, np.uint8, size, mmap.PAGESIZE + i * size) for i in range(buffers)]
+    count = max(20, round(seconds * 4e9 / size))
+
+    def copy_out() -> None:
+        mine = np.ones(size, dtype=np.uint8)
+        for number in range(count):
+            while written[0] <= number:
+                pass
+            np.copyto(mine, shared[number % buffers])
+            read[0] = number + 1
+
+    source = np.ones(size, dtype=np.uint8)
+    reader = _CONTEXT.Process(target=copy_out)
+    reader.start()
+    for number in range(count):
+        if number == buffers:
+            start = time.perf_counter()
+        while number - read[0] >= buffers:
+            pass
+        np.copyto(shared[number % buffers], source)
+        written[0] = number + 1
+    reader.join()
+    return (count - buffers) / (time.perf_counter() - start)
