@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import round_trips
-from .throughput import IN_TURN, LIMIT
+from .throughput import HANDED, IN_TURN, LIMIT
 
 if TYPE_CHECKING:
     from .report import Results
@@ -54,9 +54,8 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
             axes.set_visible(False)
         for axes, scenario in zip(grid, scenarios, strict=False):
             figures = results.throughput[scenario]
-            values = {
-                name: (m.median, *m.spread) for name, m in figures.items() if name not in (LIMIT, IN_TURN)
-            }
+            limits = (LIMIT, IN_TURN, HANDED)
+            values = {name: (m.median, *m.spread) for name, m in figures.items() if name not in limits}
             _bars(axes, values, f"{scenario}: items a second")
             axes.axvline(figures[LIMIT].median, color="#c0392b", linestyle="--", linewidth=1)
         producers, consumers = shape.split("x")

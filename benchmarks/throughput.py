@@ -19,7 +19,7 @@ from .rivals import Channel, Rival, Shape
 
 LIMIT = "limit"
 IN_TURN = "limit, two buffers in turn"
-HANDED = "limit, copied in and out"
+HANDED = "limit, copied in by one process and out by another"
 """What stands among the rivals' figures, as a measure of them."""
 
 _CONTEXT = multiprocessing.get_context("fork")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import penstock
+from tests.support.interpreter import FREE_THREADED
 from tests.support.programs import PLAIN, run, write
 
 FRESH = 12  # processes: what is done once can go wrong once in each
@@ -167,6 +168,28 @@ def test_a_list_that_another_thread_changes() -> None:
         for _ in range(3000):
             queue.put(shared)
             assert queue.get() in ([1, 2, 3], [1, 2, 3, 4])
+
+
+def test_a_long_list_that_another_thread_changes() -> None:
+    queue = penstock.Queue[list[int]]()
+    shared = list(range(300))
+
+    def change() -> None:
+        shared.append(300)
+        shared.pop()
+
+    sent = 0
+    with thread(change):
+        for _ in range(1000):
+            try:
+                queue.put(shared)
+            except (RuntimeError, IndexError):  # pickle says so, and only where there is no GIL
+                assert queue.empty()
+            else:
+                sent += 1
+                assert queue.get() in (list(range(300)), list(range(301)))
+    assert sent > 0
+    assert FREE_THREADED or sent == 1000
 
 
 def test_a_bytearray_that_another_thread_resizes() -> None:

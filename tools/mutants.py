@@ -349,8 +349,8 @@ MUTANTS = [
         "freed-slots-lost",
         "slots that gets have freed do not come back to puts",
         f"{CORE}/slot.rs",
-        "            hot.free_head.set(hot.freed_head.get());\n",
-        "            hot.free_head.set(0);\n",
+        "            hot.freed_head.set(index);\n            index = freed;\n",
+        "            hot.freed_head.set(index);\n",
         (STATE_MACHINE,),
     ),
     Mutant(

@@ -62,7 +62,7 @@ class Connection(connection.Connection):
     # The checks of state and arguments are inherited, and the stubs do not tell of them.
 
     if TYPE_CHECKING:
-        _handle: int
+        _handle: int | None
 
         def _check_closed(self) -> None: ...
         def _check_readable(self) -> None: ...
@@ -82,6 +82,7 @@ class Connection(connection.Connection):
         super().__init__(first._end, readable=incoming is not None, writable=outgoing is not None)
 
     def _close(self) -> None:
+        self._handle = None  # first: who then finds no channel, in another thread, finds it closed, too
         for channel in (self._incoming, self._outgoing):
             if channel is not None:
                 end = channel._let_go()
@@ -114,12 +115,10 @@ class Connection(connection.Connection):
         >>> select.select([b], [], [], 0)[0] == [b]
         True
         """
-        self._check_closed()
         incoming, handle = self._incoming, self._handle
-        if incoming is not None:
-            return incoming.watch()
-        self._check_closed()  # another thread may close it at any moment
-        return handle
+        if handle is None:
+            raise OSError("handle is closed")
+        return handle if incoming is None else incoming.watch()
 
     def send(self, obj: Any) -> None:
         """Send an object that pickles. Waits while 1 MiB is on its way to the other side.

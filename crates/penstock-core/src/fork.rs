@@ -31,12 +31,7 @@ pub(crate) type OpenQueues = MutexGuard<'static, Vec<(Id, Weak<Queue>)>>;
 /// The list of open queues, locked. A panic elsewhere leaves it whole, so poison means nothing.
 pub(crate) fn open_queues() -> OpenQueues {
     static HANDLERS: Once = Once::new();
-    HANDLERS.call_once(|| {
-        // What is found out once is found out here, before any operation: a thread that is just doing so when another
-        // one forks would leave the child waiting for it for ever.
-        platform::find_out();
-        platform::at_fork(before, after_in_parent, after_in_child);
-    });
+    HANDLERS.call_once(|| platform::at_fork(before, after_in_parent, after_in_child));
     FORK_PAGE.get_or_init(platform::wiped_on_fork);
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     if is_page_wiped() {

@@ -339,7 +339,7 @@ impl Section<'_> {
         let ticket = self.publish(reserved.slot, len)?;
         let next = self.hot().free_head.get();
         if next != 0 {
-            segment.prefetch_slot(next)?;
+            segment.prefetch_slot(next);
         }
         Ok(ticket)
     }

@@ -186,7 +186,7 @@ impl Section<'_> {
         }
         let mut books = Books::default();
         let held = &self.queue.segment.participant(self.my_index())?.leased;
-        // Downwards, so that the free list hands out low slots first, and the lists come out nearly sorted.
+        // Downwards, so that low slots are handed out first, and the lists come out nearly sorted.
         for index in (1..high).rev() {
             let slot = self.slot(index)?;
             let word = slot.word();

@@ -309,8 +309,11 @@ impl Segment {
     /// Has the processor fetch the two lines of a slot that will be written next, while the caller goes on. They come
     /// from the cache of whoever wrote them last, which takes as long as all else in a put or a get together.
     #[inline(always)]
-    pub(crate) fn prefetch_slot(&self, index: u32) -> Result<(), Error> {
-        let slot = core::ptr::from_ref(self.slot(index)?);
+    pub(crate) fn prefetch_slot(&self, index: u32) {
+        // Who takes it finds out that it is out of range.
+        let Ok(slot) = self.slot(index).map(core::ptr::from_ref) else {
+            return;
+        };
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a hint, which reads and writes nothing a program can see, and has no faults.
         unsafe {
@@ -332,7 +335,6 @@ impl Segment {
             );
         }
         let _ = slot;
-        Ok(())
     }
 
     pub(crate) fn descriptor(&self, span: u32) -> Result<&SpanDescriptor, Error> {

@@ -111,6 +111,9 @@ pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
     .fold(0, |sum: u64, count| sum.saturating_add(count.get()))
 }
 
+/// After so many puts the free lists change places.
+const SLOTS_FROM_A_LIST: u64 = 64;
+
 /// What growth a put has to wait for, outside the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Growth {
@@ -131,19 +134,20 @@ impl Section<'_> {
     /// Takes a slot from the free lists; its state stays FREE until the caller commits another.
     ///
     /// There are two, so that a put knows which slot the next one will take, whatever the gets free meanwhile, and can
-    /// have it fetched (see [`Segment::prefetch_slot`](crate::segment::Segment::prefetch_slot)). When the first is used
-    /// up, the second takes its place.
+    /// have it fetched (see [`Segment::prefetch_slot`](crate::segment::Segment::prefetch_slot)). They change places when
+    /// the first is used up, and every 64 puts, so that slots come back while they are warm, also if many more are free.
     pub(crate) fn pop_slot(&mut self) -> Result<Result<u32, Growth>, Error> {
         let hot = self.hot();
-        if hot.free_head.get() == 0 {
-            hot.free_head.set(hot.freed_head.get());
-            hot.freed_head.set(0);
+        let mut index = hot.free_head.get();
+        let freed = hot.freed_head.get();
+        if freed != 0 && (index == 0 || hot.published.get() % SLOTS_FROM_A_LIST == 0) {
+            hot.freed_head.set(index);
+            index = freed;
         }
-        let index = hot.free_head.get();
         if index != 0 {
             let slot = self.slot(index)?;
             if slot.word().state() != Some(State::Free) {
-                return Err(self.corrupt("a slot on the free list is not free"));
+                return Err(self.corrupt("a slot on a free list is not free"));
             }
             hot.free_head.set(slot.next.get());
             return Ok(Ok(index));
@@ -252,7 +256,7 @@ impl Section<'_> {
             list.tail.set(0);
         } else if next != list.tail.get() {
             // The next get's; but not the last one, to which a put will link its own.
-            self.queue.segment.prefetch_slot(next)?;
+            self.queue.segment.prefetch_slot(next);
         }
         Ok(())
     }

@@ -89,7 +89,7 @@ impl Queue {
     fn trim_slots(&self, section: Section<'_>) -> Result<bool, Error> {
         let hot = section.hot();
         let backed = section.slots_backed()?;
-        // Every slot is FREE, so the free list may forget them all.
+        // Every slot is FREE, so the free lists may forget them all.
         hot.free_head.set(0);
         hot.freed_head.set(0);
         hot.slots_high.set(1);

@@ -89,11 +89,19 @@ impl Payload {
 impl Payload {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let payload = slf.get();
-        let mut loan = lock(&payload.loan);
-        let Some(lent) = &loan.lent else {
+        let memory = {
+            let mut loan = lock(&payload.loan);
+            let memory = loan.lent.as_ref().map(|lent| {
+                let bytes = &lent.bytes()[payload.pickle.clone()];
+                (bytes.as_ptr(), bytes.len())
+            });
+            // Counted first, and not counted again if it fails: what is called below is Python.
+            loan.views += usize::from(memory.is_some());
+            memory
+        };
+        let Some((bytes, len)) = memory else {
             return Err(PyBufferError::new_err("the item was given back to the queue"));
         };
-        let bytes = &lent.bytes()[payload.pickle.clone()];
         // SAFETY: `view` is the caller's, as the buffer protocol has it. The view holds a reference to `slf`,
         // and `views` keeps `give_back` from ending the loan, so the memory outlives the view; it is
         // read-only (the 1).
@@ -101,17 +109,16 @@ impl Payload {
             ffi::PyBuffer_FillInfo(
                 view,
                 slf.as_ptr(),
-                bytes.as_ptr().cast::<c_void>().cast_mut(),
-                bytes.len() as ffi::Py_ssize_t,
+                bytes.cast::<c_void>().cast_mut(),
+                len as ffi::Py_ssize_t,
                 1,
                 flags,
             )
         };
         if filled == 0 {
-            loan.views += 1;
             return Ok(());
         }
-        drop(loan); // what follows is Python
+        lock(&payload.loan).views -= 1;
         Err(PyErr::fetch(slf.py()))
     }
 

@@ -63,10 +63,12 @@ impl Pickled {
         }
     }
 
-    /// Whether the pickle so far ends with a number: how long the bytearray is that comes next (opcode BYTEARRAY8).
-    fn ends_with_length(&self, py: Python<'_>, len: usize) -> bool {
+    /// False if the pickle so far ends with how long a bytearray is that comes next, and that is not `len`.
+    fn announces(&self, py: Python<'_>, len: usize) -> bool {
+        const BYTEARRAY8: u8 = 0x96;
         let last = self.rest.last().or(self.first.as_ref());
-        last.is_some_and(|last| last.bytes(py).ends_with(&(len as u64).to_le_bytes()))
+        let end = last.and_then(|last| last.bytes(py).last_chunk::<9>());
+        !matches!(end, Some([BYTEARRAY8, length @ ..]) if *length != (len as u64).to_le_bytes())
     }
 
     /// Makes it at least `len` bytes long. `pickle.loads` does not look behind the end of a pickle.
@@ -137,7 +139,7 @@ impl Sink {
         let is_bytearray = data.is_exact_instance_of::<PyByteArray>();
         let push = |pickled: &mut Pickled| {
             // Without a GIL another thread may resize it after the pickler has written how long it is.
-            let is_announced = !is_bytearray || pickled.ends_with_length(data.py(), len);
+            let is_announced = !is_bytearray || pickled.announces(data.py(), len);
             if is_announced {
                 pickled.push(piece, len);
             }

@@ -5,7 +5,6 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
 use std::time::Duration;
 pub(crate) use std::time::Instant;
 
@@ -303,14 +302,34 @@ fn in_steps(mut start: u64, length: u64, step: impl Fn(u64, u64) -> Result<(), E
     Ok(())
 }
 
+/// A number that is found out once, and not 0. Not a `OnceLock`: if a thread were just inside of one when another forks,
+/// the child would wait for that thread for ever.
+struct Remembered(std::sync::atomic::AtomicU64);
+
+impl Remembered {
+    const fn new() -> Remembered {
+        Remembered(std::sync::atomic::AtomicU64::new(0))
+    }
+
+    /// The number, or what `find_out` answers; several threads may find it out at once. A failure is not remembered.
+    fn or_else(&self, find_out: impl FnOnce() -> Option<u64>) -> Option<u64> {
+        use std::sync::atomic::Ordering::Relaxed; // nothing else is said by it
+        match self.0.load(Relaxed) {
+            0 => find_out().inspect(|number| self.0.store(*number, Relaxed)),
+            number => Some(number),
+        }
+    }
+}
+
 /// The memory that this process may use at most: the machine's, or its control group's if that is less.
 pub(crate) fn memory_limit() -> u64 {
-    static LIMIT: OnceLock<u64> = OnceLock::new();
-    *LIMIT.get_or_init(|| {
+    static LIMIT: Remembered = Remembered::new();
+    let find_out = || {
         let info = rustix::system::sysinfo();
         let total = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)));
         control_group_limits().fold(total, u64::min)
-    })
+    };
+    LIMIT.or_else(|| Some(find_out())).unwrap_or(0)
 }
 
 fn control_group_limits() -> impl Iterator<Item = u64> {
@@ -385,15 +404,10 @@ pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
     let _ = futex::wake(word, futex::Flags::empty(), count);
 }
 
-/// Finds out what does not change while the process lives.
-pub(crate) fn find_out() {
-    cores();
-    pipe_device();
-}
-
 pub(crate) fn cores() -> u32 {
-    static CORES: OnceLock<u32> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32))
+    static CORES: Remembered = Remembered::new();
+    let find_out = || std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    CORES.or_else(|| Some(find_out())).unwrap_or(1) as u32
 }
 
 /// A number of the calling thread, not 0, which no other of this process has (until four thousand million have come and
@@ -642,8 +656,8 @@ pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
 
 /// The device of all pipes that have no name.
 fn pipe_device() -> Option<u64> {
-    static DEVICE: OnceLock<Option<u64>> = OnceLock::new();
-    *DEVICE.get_or_init(|| {
+    static DEVICE: Remembered = Remembered::new();
+    DEVICE.or_else(|| {
         let (reading, _) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok()?;
         Some(rustix::fs::fstat(reading).ok()?.st_dev)
     })
