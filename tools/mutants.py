@@ -351,7 +351,7 @@ MUTANTS = [
         f"{CORE}/slot.rs",
         "            hot.freed_head.set(index);\n            index = freed;\n",
         "            hot.freed_head.set(index);\n",
-        (STATE_MACHINE,),
+        (DEATHS,),
     ),
     Mutant(
         "rebuild-keeps-freed-list",

@@ -688,6 +688,9 @@ mod points {
                     }
                 });
                 assert_eq!(putter.reap(), ending, "{getters} getters, call {calls}");
+                // The others sleep on: not all were sent by one call's section either.
+                let asleep = queue.statistics().unwrap().waiting_getters;
+                assert_eq!(asleep, (getters - getters.min(beside)) as u64);
             }
         }
     }
