@@ -3,7 +3,8 @@
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | lease found | it is redelivered |
-//! | leave in order while the payload is looked at: **state = LEFT** | the sweep makes it an orphan |
+//! | leave in order, one lease after the other: **state = ORPHAN** | it is unfinished for good; the younger ones come back |
+//! | the same while the payload is looked at: **state = LEFT** | the sweep makes it an orphan; the younger ones come back |
 //! | **state = FREE** (or CLAIMED while the payload is looked at, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |
 

@@ -8,6 +8,8 @@
 //!   gone; except that a process that dies while it looks at a *lent* payload may have held a lease.
 //! - What a dead process, or one that left crashed, had leased comes back, in the order of taking, one at a time: `len`
 //!   takes no lock and may see it half done. After `max_deliveries` times an item becomes a dead letter instead.
+//! - A process that leaves in order leaves its items unfinished, all at once for everybody else; but one that is killed
+//!   meanwhile has left some, the ones taken first, and the rest comes back.
 //! - `task_done` finishes the calling thread's oldest lease, else the process's, else any other process's, else an item
 //!   that somebody left unfinished, else the oldest in the queue, which is still delivered.
 
@@ -93,12 +95,7 @@ impl State {
                     _ => Vec::new(),
                 }
             }
-            (Call::Leave(Leave::Clean), None | Some(Answer::Done)) => {
-                let mut next = self.clone();
-                next.leases.retain(|lease| lease.process != event.process);
-                next.orphans += (self.leases.len() - next.leases.len()) as u32;
-                vec![Step::Done(next)]
-            }
+            (Call::Leave(Leave::Clean), None | Some(Answer::Done)) => self.leave_in_order(event),
             (Call::Leave(Leave::Crashed) | Call::Sweep, None | Some(Answer::Done)) => {
                 vec![self.give_up_one(rules, event)]
             }
@@ -173,6 +170,26 @@ impl State {
             item.is_finished = true;
         }
         vec![Step::Done(next)]
+    }
+
+    /// Leaves all leases of the event's process unfinished; of a process that was killed, so many of the oldest.
+    fn leave_in_order(&self, event: &Event) -> Vec<Step> {
+        let is_its = |lease: &Lease| lease.process == event.process;
+        let held = self.leases.iter().filter(|lease| is_its(lease)).count();
+        let least = if event.is_pending() { held.min(1) } else { held };
+        (least..=held)
+            .map(|given_up| {
+                let mut next = self.clone();
+                let mut left = given_up;
+                next.leases.retain(|lease| {
+                    let is_given_up = is_its(lease) && left > 0;
+                    left -= usize::from(is_given_up);
+                    !is_given_up
+                });
+                next.orphans += given_up as u32;
+                Step::Done(next)
+            })
+            .collect()
     }
 
     /// Returns the oldest lease of the event's process, if it has one.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use penstock_core::Leave;
 use penstock_history::random::Random;
 use penstock_history::run::{Workload, record};
 use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, aspects, search};
@@ -308,4 +309,57 @@ fn a_redelivered_item_comes_before_younger_ones() {
         aspects::check(&history(b, a)),
         Err(aspects::Violation::Order(a, b))
     );
+}
+
+/// Who is killed while it leaves in order has given up the items that it took first, and no others.
+#[test]
+fn a_leave_cut_short_gives_up_the_oldest_leases() {
+    let rules = Rules {
+        acknowledged: true,
+        ..Rules::PLAIN
+    };
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let is_accepted = |is_cut_short: bool, back: &[Value]| {
+        let mut leave = event(2, Call::Leave(Leave::Clean), Answer::Done, 30, 40);
+        let mut sweep = event(2, Call::Sweep, Answer::Done, 35, 40);
+        if is_cut_short {
+            leave.answer = None;
+        } else {
+            leave.responded = 34;
+            sweep.invoked = 35;
+        }
+        let mut events = vec![
+            event(1, Call::Put(a), Answer::Done, 10, 11),
+            event(1, Call::Put(b), Answer::Done, 12, 13),
+            event(2, Call::Get, Answer::Got(a), 20, 21),
+            event(2, Call::Get, Answer::Got(b), 22, 23),
+            leave,
+            sweep,
+        ];
+        // Whatever has come back, both are unfinished.
+        let answers = back.iter().map(|value| (Call::Get, Answer::Got(*value)));
+        let rest = [
+            (Call::Get, Answer::Empty),
+            (Call::TaskDone, Answer::Done),
+            (Call::TaskDone, Answer::Done),
+            (Call::TaskDone, Answer::TooManyDone),
+        ];
+        for (place, (call, answer)) in answers.chain(rest).enumerate() {
+            let time = 50 + 2 * place as Time;
+            events.push(event(3, call, answer, time, time + 1));
+        }
+        let history = History {
+            rules,
+            events,
+            deaths: Vec::new(),
+            dead_letters: Some(Vec::new()),
+        };
+        search::check(&history).is_ok()
+    };
+    assert!(is_accepted(true, &[a, b]), "killed before");
+    assert!(is_accepted(true, &[b]), "killed meanwhile");
+    assert!(is_accepted(true, &[]), "killed after");
+    assert!(!is_accepted(true, &[a]), "the younger one first");
+    assert!(is_accepted(false, &[]));
+    assert!(!is_accepted(false, &[b]), "killed after the answer");
 }

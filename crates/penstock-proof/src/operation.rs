@@ -519,12 +519,16 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        // Cut short, the older item is left unfinished, and the younger comes back.
         name: "leave",
         options: ACKNOWLEDGED,
-        prepare: |queue, log| log.put_all(queue, &[20, 11]),
-        before: take_one,
+        prepare: |queue, log| log.put_all(queue, &[20, 11, 12]),
+        before: |victim| {
+            take_one(victim);
+            take_one(victim);
+        },
         run: |victim| victim.leave(Leave::Clean),
-        takes: &[20],
+        takes: &[20, 11],
         ..DEFAULT
     },
     Operation {
