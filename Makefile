@@ -105,6 +105,7 @@ bench: $(VENV)/.penstock $(VENV)/.bench
 bench-core:
 	@tools/require cargo cc
 	@cargo bench --quiet --locked -p penstock-steps --bench steps -- $(ARGS)
+	@cargo bench --quiet --locked -p penstock-steps --bench handing
 
 lint: $(VENV)/.penstock $(VENV)/.lint
 	@tools/require cargo cc clippy rustfmt
