@@ -192,13 +192,12 @@ MUTANTS = [
         """\
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
-        self.publish(reserved.slot, len)
+        let ticket = self.publish(reserved.slot, len)?;
 """,
         """\
-        let published = self.publish(reserved.slot, len);
+        let ticket = self.publish(reserved.slot, len)?;
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
-        published
 """,
         (DEATHS, DEATHS_IN_PUT),
     ),
@@ -349,17 +348,41 @@ MUTANTS = [
         "freed-slots-lost",
         "slots that gets have freed do not come back to puts",
         f"{CORE}/slot.rs",
-        "            hot.freed_head.set(index);\n            index = freed;\n",
-        "            hot.freed_head.set(index);\n",
+        "            list.freed.set(index);\n            index = freed;\n",
+        "            list.freed.set(index);\n",
         (DEATHS,),
     ),
     Mutant(
         "rebuild-keeps-freed-list",
         "the rebuild lists the free slots beside those of the former list of the freed",
         f"{CORE}/recovery.rs",
-        "        hot.freed_head.set(0);\n        self.clear_heap()",
-        "        self.clear_heap()",
+        "            list.freed.set(0);\n        }\n        hot.kept_sum",
+        "        }\n        hot.kept_sum",
         (DEATHS,),
+    ),
+    Mutant(
+        "rebuild-keeps-extents",
+        "the rebuild frees the memory that free slots keep, and leaves it to them, too",
+        f"{CORE}/recovery.rs",
+        "                    slot.extent.set(0);\n                    slot.next",
+        "                    slot.next",
+        (DEATHS, kill("put-object-in-a-kept-one", 3000)),
+    ),
+    Mutant(
+        "kept-extents-count",
+        "memory that free slots keep counts for max_bytes",
+        f"{CORE}/put.rs",
+        "let payloads = extents.saturating_sub(hot.bytes_kept());",
+        "let payloads = extents;",
+        (STATE_MACHINE,),
+    ),
+    Mutant(
+        "kept-of-any-size",
+        "a payload is written to what a free slot keeps, whatever its size",
+        f"{CORE}/put.rs",
+        "Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {",
+        "Some((slot, extent)) if needed.is_some() => {",
+        (STATE_MACHINE,),
     ),
     Mutant(
         "last-ready-keeps-tail",
@@ -511,8 +534,8 @@ MUTANTS = [
         "pause-never-ends",
         "who has paused for memory counts as on its way for good",
         f"{CORE}/waiter.rs",
-        "        self.stop_spinning(kind);\n        if entered.is_err() {",
-        "        if entered.is_err() {",
+        "        self.stop_spinning(kind);\n        if acquired.is_err() {",
+        "        if acquired.is_err() {",
         (core("pausing", "who_waits_for_room_is_woken_after_another_has_paused_for_memory"),),
     ),
     Mutant(

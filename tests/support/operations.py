@@ -34,6 +34,14 @@ def put_x(queue: Any, size: int = 0) -> None:
     queue.put(item("X", size))
 
 
+def pass_a_medium_one(queue: Any) -> None:
+    """Its memory is kept for the next one. The two that were in the queue are in it again afterwards."""
+    put_x(queue, MEDIUM)
+    first, second, _ = queue.get(), queue.get(), queue.get()
+    queue.put(first)
+    queue.put(second)
+
+
 def put_y(queue: Any) -> None:
     queue.put(item("Y"))
 
@@ -126,6 +134,9 @@ OPERATIONS = {
     "put small, joinable": Operation(JoinableQueue, put_x),
     "put small, first use": Operation(Queue, put_x, prepare=nothing),
     "put medium, first": Operation(Queue, lambda queue: put_x(queue, MEDIUM), queued="", size=MEDIUM),
+    "put medium, again": Operation(
+        Queue, lambda queue: put_x(queue, MEDIUM), size=MEDIUM, prepare=pass_a_medium_one
+    ),
     "put large": Operation(Queue, lambda queue: put_x(queue, LARGE), size=LARGE),
     "put large, first": Operation(Queue, lambda queue: put_x(queue, LARGE), queued="", size=LARGE),
     "put large, joinable": Operation(JoinableQueue, lambda queue: put_x(queue, LARGE), size=LARGE),
@@ -212,6 +223,15 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "put.committed": [X],
         "put.ordered": [X],
         "put.linked": [X],
+    },
+    "put medium, again": {
+        "lock.taken": [AB],
+        "put.kept-popped": [AB],
+        "put.filled": [AB],
+        "put.numbered": [AB],
+        "put.committed": [ABX],
+        "put.ordered": [ABX],
+        "put.linked": [ABX],
     },
     "put large": PUT_LARGE,
     "put large, first": {
@@ -344,6 +364,7 @@ DONE: dict[str, Left] = {
     "put small, first use": ABX,
     "put medium, first": X,
     "put large": ABX,
+    "put medium, again": ABX,
     "put large, first": X,
     "put large, joinable": ABX,
     "get small": B,

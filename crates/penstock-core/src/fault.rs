@@ -24,6 +24,7 @@ mod armed {
         "register.life-held",
         "register.alive",
         "lock.taken",
+        "put.kept-popped",
         "put.slot-popped",
         "put.filled",
         "put.numbered",

@@ -129,6 +129,7 @@ impl Queue {
     }
 
     /// Waits for an item, and has it delivered.
+    #[inline(always)]
     fn take<T>(
         &self,
         mut wait: Wait<'_>,
@@ -149,6 +150,7 @@ impl Queue {
         }))
     }
 
+    #[inline(always)]
     fn take_in_section<T>(
         &self,
         waiting: &mut Waiting,
@@ -227,6 +229,7 @@ impl<'q> Section<'q> {
         Ok(is_mine.then_some(slot))
     }
 
+    #[inline(always)]
     fn deliver(&mut self, queue: &Arc<Queue>, index: u32, room: &mut impl Room) -> Result<Delivery, Error> {
         let slot = self.slot(index)?;
         let word = slot.word();

@@ -1,7 +1,7 @@
 //! The heap for payloads that do not fit in a slot: size classes in spans of 64 KiB, and runs of whole spans.
 //!
 //! All of it is cache except the backing bytes: what is taken follows from the extents of the slots that are not FREE,
-//! and the rebuild marks it anew. No bookkeeping lies inside the payload area.
+//! and the rebuild marks it anew. (Free slots may keep small extents, slot.rs: that is cache, too.) No bookkeeping lies inside the payload area.
 //!
 //! ```text
 //! bitmap       one bit a span: taken (part of a run, or divided)
@@ -30,6 +30,9 @@ pub(crate) const MAYBE_MORE: u8 = 1 << 6;
 
 /// Spans whose books are extended at a time: one page of backing bytes.
 const TRACKING_STEP: u32 = PAGE as u32;
+
+/// How many spans of a class a put looks at, to find one that is empty, when the heap is full.
+const PARTIAL_LOOKS: u32 = 64;
 
 pub(crate) fn class_of(granules: u32) -> Option<usize> {
     (granules <= CLASSES[CLASSES.len() - 1]).then(|| CLASSES.partition_point(|size| *size < granules))
@@ -256,11 +259,36 @@ impl Section<'_> {
         }
         // One empty span a class is kept divided: a queue that is filled and drained does not divide it again each time.
         if descriptor.used.get() == 0 && (descriptor.prev.get() != 0 || descriptor.next.get() != 0) {
-            self.unlink_partial(class, span)?;
-            descriptor.class.set(0);
-            self.mark_run(span, 1, false)?;
+            self.free_span(class, span)?;
         }
         Ok(())
+    }
+
+    /// Frees the empty spans that are kept divided. Of a class there is one at most; it is not looked for long.
+    pub(crate) fn release_spans(&mut self) -> Result<(), Error> {
+        for class in 0..CLASSES.len() {
+            let mut next = self.hot().partial[class].get();
+            for _ in 0..PARTIAL_LOOKS {
+                if next == 0 {
+                    break;
+                }
+                let span = next - 1;
+                let descriptor = self.queue.segment.descriptor(span)?;
+                if descriptor.used.get() == 0 {
+                    self.free_span(class, span)?;
+                    break;
+                }
+                next = descriptor.next.get();
+            }
+        }
+        Ok(())
+    }
+
+    /// A divided span, of which no object is taken, is one again.
+    fn free_span(&mut self, class: usize, span: u32) -> Result<(), Error> {
+        self.unlink_partial(class, span)?;
+        self.queue.segment.descriptor(span)?.class.set(0);
+        self.mark_run(span, 1, false)
     }
 
     // ------------------------------------------------------------------------------------------------ spans
@@ -298,7 +326,7 @@ impl Section<'_> {
     }
 
     /// Marks a run of spans as taken or free.
-    fn mark_run(&mut self, first: u32, spans: u32, taken: bool) -> Result<(), Error> {
+    pub(crate) fn mark_run(&mut self, first: u32, spans: u32, taken: bool) -> Result<(), Error> {
         let hot = self.hot();
         let end = first.saturating_add(spans);
         if end > hot.spans_tracked.get() {
@@ -580,8 +608,11 @@ impl Queue {
 
     /// Puts memory behind a free span and its descriptor, which is claimed meanwhile as if it were a payload.
     fn grow_span(&self, mut section: Section<'_>) -> Result<(), Error> {
-        let (Ok(span), Ok(slot)) = (section.find_run(1)?, section.pop_slot()?) else {
-            // Something else is missing by now: the caller asks for that next.
+        // Something else may be missing by now: the caller asks for that next.
+        let Ok(span) = section.find_run(1)? else {
+            return Ok(());
+        };
+        let Ok(slot) = section.pop_slot()? else {
             return self.grow_slots(section);
         };
         let extent = Extent {

@@ -12,7 +12,7 @@
 //! pages are touched for the first time. Everything is found by offset or by index; index 0 means "none", and element 0
 //! of every indexed region is unused. All words are atomics, so a reference to them is sound whoever writes.
 //!
-//! Truth: `Slot::state` with the slot's own fields, `WaiterCell::word`, `Participant::word`, the lock word, the
+//! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`, `Participant::word`, the lock word, the
 //! backing bytes, the two counters that never repeat (`Hot::published`, `Hot::leases`), and the marks that only grow or
 //! shrink by a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
 //! `participants_high`). The rest is cache: the rebuild (recovery.rs) computes it anew from the truth.
@@ -36,6 +36,9 @@ pub(crate) const SPAN: u64 = 64 * 1024;
 pub(crate) const GRANULE: u64 = 128;
 pub(crate) const GRANULES_PER_SPAN: u32 = (SPAN / GRANULE) as u32;
 pub(crate) const PAGES_PER_SPAN: u8 = (SPAN / PAGE) as u8;
+
+/// One more extent in `Hot::kept_sum`.
+pub(crate) const ONE_KEPT: u32 = 1 << 20;
 
 /// Payload bytes that fit in the slot itself.
 pub(crate) const INLINE: usize = 72;
@@ -64,17 +67,14 @@ pub(crate) struct Hot {
     // Line 0: the queue itself.
     /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See lock.rs.
     pub lock: AtomicU32,
-    /// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiter.rs.
-    pub getter_spinning: AtomicU32,
-    pub putter_spinning: AtomicU32,
-    /// Slots freed since, which puts take when those of `free_head` are used up. See slot.rs.
-    pub freed_head: LockedU32,
+    /// What free slots keep: bytes (bits 0..20), and extents (bits 20..32). See slot.rs.
+    pub kept_sum: LockedU32,
+    /// Free slots without an extent, and those that keep one.
+    pub free: FreeList,
+    pub kept: FreeList,
     /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by spinners.
     pub ready_count: AtomicU64,
     pub ready: List,
-    pub free_head: LockedU32,
-    /// Slots below it have been used at least once since the last trim.
-    pub slots_high: LockedU32,
     /// The place in the order of the item published last, and so the number of puts.
     pub published: LockedU64,
     /// Items of an acknowledged queue that were put and not yet finished.
@@ -97,18 +97,21 @@ pub(crate) struct Hot {
     /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
     pub ready_bytes: AtomicU64,
 
-    // Line 2: waiters, see waiter.rs.
+    // Waiters, see waiter.rs.
     pub waiters: [WaiterList; 3],
     pub cells_free: LockedU32,
     pub cells_high: LockedU32,
 
-    // Line 3: memory, see heap.rs and slot.rs.
-    /// Bytes of extents with a payload; with the slots in use they are what `max_bytes` limits.
+    // Memory, see heap.rs and slot.rs.
+    /// Bytes of extents that have a payload or are kept. Without the kept ones, and with the slots in use, they are what
+    /// `max_bytes` limits.
     pub used_bytes: AtomicU64,
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
     pub pages_backed: AtomicU64,
     pub slots_backed: AtomicU32,
+    /// Slots below it have been used at least once since the last trim.
+    pub slots_high: LockedU32,
     pub cells_backed: LockedU32,
     /// No span from this one on is taken or has memory behind it.
     pub spans_high: LockedU32,
@@ -139,6 +142,23 @@ pub(crate) struct Hot {
     /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every operation
     /// reads it, and `watching`, and hardly any writes them.
     pub damaged: AtomicU32,
+
+    // A line that only those who wait write.
+    pub spinning: Spinning,
+}
+
+/// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiter.rs.
+#[repr(C, align(64))]
+pub(crate) struct Spinning {
+    pub getter: AtomicU32,
+    pub putter: AtomicU32,
+}
+
+/// Slots that puts take from `next`, and gets give back to `freed`. See slot.rs.
+#[repr(C)]
+pub(crate) struct FreeList {
+    pub next: LockedU32,
+    pub freed: LockedU32,
 }
 
 impl Hot {
@@ -151,14 +171,17 @@ impl Hot {
         }
     }
 
+    pub(crate) fn bytes_kept(&self) -> u64 {
+        u64::from(self.kept_sum.get() & (ONE_KEPT - 1))
+    }
+
     /// Payload bytes put so far.
     pub(crate) fn bytes_put(&self) -> u64 {
         self.put_bytes.get() >> 1
     }
 }
 
-/// A list of slots through `Slot::next` and `Slot::prev`. The ready list is linked forwards only: what its `prev` say
-/// means nothing.
+/// A list of slots through `Slot::next` and `Slot::prev`. The ready list is linked forwards only.
 #[repr(C)]
 pub(crate) struct List {
     pub head: AtomicU32,
@@ -211,9 +234,11 @@ pub(crate) struct Slot {
     /// The item's place in the order of publication.
     pub seq: AtomicU64,
     pub next: AtomicU32,
+    /// The one before it; or, in a list that is linked forwards only, the granule at which the next one's extent begins,
+    /// or anything else: there it is a hint.
     pub prev: AtomicU32,
     pub len: LockedU64,
-    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline.
+    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. That of a free slot is kept.
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases.
     pub holder: LockedU32,
@@ -269,6 +294,10 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, watching),
         offset_of!(Hot, bell),
         offset_of!(Hot, damaged),
+        offset_of!(Hot, kept_sum),
+        offset_of!(Hot, free),
+        offset_of!(Hot, slots_high),
+        offset_of!(Hot, spinning),
         offset_of!(Participant, leased),
         offset_of!(Participant, claimed),
         offset_of!(Participant, watching),

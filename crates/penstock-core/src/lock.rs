@@ -42,7 +42,7 @@ pub(crate) fn index_of(name: u32) -> u32 {
 }
 
 /// The critical section: whoever has one holds the lock. Dropping it restores the waiters' invariant (waiter.rs),
-/// releases the lock and then makes the wake-up calls.
+/// releases the lock, has the next operation's place fetched, and then makes the wake-up calls.
 ///
 /// Inside it there is no Python, no allocation, no logging and no panic.
 pub(crate) struct Section<'q> {
@@ -52,12 +52,30 @@ pub(crate) struct Section<'q> {
     wake_count: usize,
     /// What is due at the bell once the lock is released. See bell.rs.
     pub errand: Errand,
+    pub ahead: Ahead,
+}
+
+/// The place where the same operation will probably find its next payload, or write it: once the lock is released the
+/// processor is told to fetch it from the cache of whoever wrote or read there last. Inside the next critical section that would take
+/// longer than all the rest. The length is that of the present payload.
+#[derive(Clone, Copy)]
+pub(crate) enum Ahead {
+    Nothing,
+    ToRead { start: u32, len: u64 },
+    ToWrite { start: u32, len: u64 },
 }
 
 impl Queue {
     /// Takes the lock. `Error::Busy` if the wait's patience ended first.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn enter(&self, wait: &mut Wait<'_>) -> Result<Section<'_>, Error> {
+        self.acquire(wait).map(|me| Section::new(self, me))
+    }
+
+    /// The same without the guard, which the caller makes of the name that this answers. So it is made in its place: to
+    /// move one costs as much as all else in here.
+    #[inline(always)]
+    pub(crate) fn acquire(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let me = match self.member_now() {
             Some(me) => me,
             // To register makes system calls, and may have to sweep.
@@ -75,15 +93,18 @@ impl Queue {
         {
             self.enter_slow(me, wait)?;
         }
-        let section = Section {
-            queue: self,
-            me,
-            wakes: [0; WAKES],
-            wake_count: 0,
-            errand: Errand::None,
-        };
         fault!("lock.taken");
-        if hot.damaged.get() != 0 {
+        if hot.damaged.get() == 0 && matches!(self.participant_named(me), Ok(Some(_))) {
+            return Ok(me);
+        }
+        self.enter_in_vain(me, wait)
+    }
+
+    /// The lock is held, and this process has no business in the section, or nobody has.
+    #[cold]
+    fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        let section = Section::new(self, me);
+        if self.segment.hot().damaged.get() != 0 {
             return Err(section.corrupt("found damaged before"));
         }
         if self.participant_named(me)?.is_none() {
@@ -91,9 +112,10 @@ impl Queue {
             // under a new name.
             drop(section);
             self.forget_name(me);
-            return self.enter(wait);
+            return self.acquire(wait);
         }
-        Ok(section)
+        core::mem::forget(section);
+        Ok(me)
     }
 
     /// Takes the lock however long it takes; for work that must be finished.
@@ -193,13 +215,7 @@ impl Queue {
     /// What the new holder does first after a take-over: it rebuilds, and sweeps the former holder. Other dead are found
     /// as usual, outside the lock. On damage the queue is marked and the lock released.
     fn recover(&self, me: u32, former: u32) -> Result<(), Error> {
-        let mut section = Section {
-            queue: self,
-            me,
-            wakes: [0; WAKES],
-            wake_count: 0,
-            errand: Errand::None,
-        };
+        let mut section = Section::new(self, me);
         let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
         if recovered.is_err() {
             self.segment.hot().damaged.set(1);
@@ -213,6 +229,19 @@ impl Queue {
 }
 
 impl<'q> Section<'q> {
+    /// The guard of a lock that was just acquired.
+    #[inline(always)]
+    pub(crate) fn new(queue: &'q Queue, me: u32) -> Section<'q> {
+        Section {
+            queue,
+            me,
+            wakes: [0; WAKES],
+            wake_count: 0,
+            errand: Errand::None,
+            ahead: Ahead::Nothing,
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn hot(&self) -> &'q Hot {
         self.queue.segment.hot()
@@ -267,7 +296,7 @@ impl<'q> Section<'q> {
 }
 
 impl Drop for Section<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.settle();
         let word = &self.hot().lock;
@@ -275,6 +304,7 @@ impl Drop for Section<'_> {
         if word.swap(0, Ordering::Release) & CONTENDED != 0 {
             platform::futex_wake(word, 1);
         }
+        self.queue.segment.fetch_ahead(self.ahead);
         if self.wake_count > 0 {
             fault!("unlock.before-wake");
             self.wake_chosen();

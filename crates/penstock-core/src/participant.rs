@@ -63,6 +63,7 @@ impl RecordWord {
     }
 }
 
+#[inline(always)]
 fn read(record: &Participant) -> RecordWord {
     // Acquire: pairs with the release in register, so that what a living record says is complete.
     RecordWord(record.word.load(Ordering::Acquire))
@@ -80,12 +81,13 @@ impl Queue {
     }
 
     /// The same if it has registered.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn member_now(&self) -> Option<u32> {
         fork::notice_fork();
         self.member_if_any()
     }
 
+    #[inline(always)]
     pub(crate) fn member_if_any(&self) -> Option<u32> {
         // Acquire: pairs with the release in register. Whoever takes the lock with this name passes on what its record says.
         Some(self.me.load(Ordering::Acquire)).filter(|me| *me != 0)
@@ -257,6 +259,7 @@ impl Queue {
     }
 
     /// The record of a name from the lock word or a state word, if it is still that participant's.
+    #[inline(always)]
     pub(crate) fn participant_named(&self, name: u32) -> Result<Option<&Participant>, Error> {
         let record = self.segment.participant(index_of(name))?;
         let word = read(record);

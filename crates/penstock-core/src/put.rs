@@ -18,7 +18,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::heap::extent_for;
 use crate::layout::{GRANULE, Slot};
-use crate::lock::Section;
+use crate::lock::{Ahead, Section};
 use crate::queue::{Patience, Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::{Growth, State, StateWord, slots_in_use};
@@ -53,6 +53,7 @@ impl Queue {
     }
 
     /// Ends a put that may have failed while it waited.
+    #[inline(always)]
     fn conclude<T>(
         &self,
         result: Result<T, Error>,
@@ -130,6 +131,7 @@ impl Queue {
         Ok(count)
     }
 
+    #[inline(always)]
     fn put_small(
         &self,
         payload: &[&[u8]],
@@ -137,7 +139,20 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        let (mut section, reserved) = self.reserve(len, waiting, wait)?;
+        // What is usual by itself, because a section that is moved about costs as much as all the rest.
+        let mut section = self.approach(waiting, wait)?;
+        if self.has_room() && section.is_within_limit(len).is_ok() {
+            match section.try_reserve(len) {
+                Ok(Ok(reserved)) => {
+                    let ticket = section.publish_small(&reserved, payload, len)?;
+                    section.withdraw(waiting)?;
+                    return Ok(ticket);
+                }
+                Ok(Err(_)) | Err(Error::OutOfMemory { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (mut section, reserved) = self.reserve_from(section, len, waiting, wait)?;
         let ticket = section.publish_small(&reserved, payload, len)?;
         section.withdraw(waiting)?;
         Ok(ticket)
@@ -173,7 +188,17 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<(Section<'q>, Reserved), Error> {
-        let mut section = self.approach(waiting, wait)?;
+        let section = self.approach(waiting, wait)?;
+        self.reserve_from(section, len, waiting, wait)
+    }
+
+    fn reserve_from<'q>(
+        &'q self,
+        mut section: Section<'q>,
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<(Section<'q>, Reserved), Error> {
         let mut looked_for_dead = false;
         #[cfg(not(loom))]
         let mut has_paused = len <= SMALL as u64;
@@ -276,11 +301,13 @@ impl Queue {
 }
 
 impl Section<'_> {
+    #[inline(always)]
     fn is_within_limit(&self, len: u64) -> Result<(), Error> {
         let hot = self.hot();
         let slot = size_of::<Slot>() as u64;
         let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
-        let payloads = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
+        let extents = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
+        let payloads = extents.saturating_sub(hot.bytes_kept());
         let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
         let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
         if used.saturating_add(needed) > limit {
@@ -297,20 +324,49 @@ impl Section<'_> {
         Ok(())
     }
 
+    #[inline(always)]
     fn try_reserve(&mut self, len: u64) -> Result<Result<Reserved, Growth>, Error> {
-        let slot = match self.pop_slot()? {
-            Ok(slot) => slot,
-            Err(growth) => return Ok(Err(growth)),
+        let needed = extent_for(len);
+        let kept = match needed {
+            Some(_) if len <= SMALL as u64 => self.pop_kept()?,
+            _ => None,
+        };
+        let slot = match kept {
+            Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {
+                fault!("put.kept-popped");
+                let start = self.slot(slot)?.prev.get();
+                self.ahead = Ahead::ToWrite { start, len };
+                return Ok(Ok(Reserved {
+                    slot,
+                    extent: Some(extent),
+                    is_backed: true,
+                }));
+            }
+            Some((slot, extent)) => {
+                self.free_payload(extent)?;
+                slot
+            }
+            None => match self.pop_slot()? {
+                Ok(slot) => slot,
+                Err(growth) => return Ok(Err(growth)),
+            },
         };
         fault!("put.slot-popped");
-        if extent_for(len).is_none() {
+        if needed.is_none() {
             return Ok(Ok(Reserved {
                 slot,
                 extent: None,
                 is_backed: true,
             }));
         }
-        match self.allocate(len) {
+        let mut allocated = self.allocate(len);
+        if matches!(allocated, Err(Error::OutOfMemory { .. })) {
+            // What is kept for later must not stand in the way.
+            self.release_kept()?;
+            self.release_spans()?;
+            allocated = self.allocate(len);
+        }
+        match allocated {
             Ok(Ok(allocation)) => Ok(Ok(Reserved {
                 slot,
                 extent: Some(allocation.extent),
@@ -328,23 +384,30 @@ impl Section<'_> {
     }
 
     /// Copies a small payload into what was reserved for it, and publishes it.
+    #[inline(always)]
     fn publish_small(&mut self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<Ticket, Error> {
         self.fill(reserved.slot, reserved.extent, len)?;
         let segment = &self.queue.segment;
         let target = segment.target(reserved.slot, reserved.extent, len)?;
-        // SAFETY: the slot is off the free list and its extent is marked as taken, so nobody else uses either while
+        // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked as taken, so nobody else uses either while
         // this thread holds the lock; `len` is the sum of the parts.
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
         let ticket = self.publish(reserved.slot, len)?;
-        let next = self.hot().free_head.get();
-        if next != 0 {
-            segment.prefetch_slot(next);
+        let hot = self.hot();
+        let next = if reserved.extent.is_some() {
+            &hot.kept.next
+        } else {
+            &hot.free.next
+        };
+        if next.get() != 0 {
+            segment.prefetch_slot(next.get());
         }
         Ok(ticket)
     }
 
     /// To READY: from here on the item exists. The slot is on no list.
+    #[inline(always)]
     fn publish(&mut self, index: u32, len: u64) -> Result<Ticket, Error> {
         let hot = self.hot();
         let slot = self.slot(index)?;
@@ -356,7 +419,7 @@ impl Section<'_> {
         hot.published.set(seq);
         fault!("put.ordered");
         hot.count_bytes(seq, len);
-        self.push_back(&hot.ready, index)?;
+        self.push_ready(index)?;
         self.count_ready(len);
         if self.queue.options.acknowledged {
             hot.unfinished.add(1);

@@ -170,6 +170,7 @@ impl Queue {
         self.segment.hot().ready_count.load(Ordering::Acquire)
     }
 
+    #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {
         let (maxsize, soft_bytes) = (self.options.maxsize, self.options.soft_bytes);
         (maxsize == 0 || self.ready_count() < maxsize)
@@ -194,6 +195,7 @@ impl Queue {
     }
 
     /// Passes a result on; damage is noted in the segment, so that everybody learns of it.
+    #[inline(always)]
     pub(crate) fn report<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::Corrupt { .. }) = result {
             self.segment.hot().damaged.set(1);

@@ -41,7 +41,7 @@ impl Queue {
         let hot = self.segment.hot();
         hot.looked_at.set(platform::coarse_millis());
         // Somebody chosen or spinning who never comes back may be dead without holding anything.
-        let is_somebody_on_way = hot.getter_spinning.get() | hot.putter_spinning.get() != 0
+        let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
             || hot.waiters.iter().any(|list| list.on_way.get() > 0);
         let mut from = 1;
         let mut found = false;
@@ -192,8 +192,9 @@ impl Section<'_> {
             let word = slot.word();
             let list = match word.state() {
                 Some(State::Free) => {
-                    slot.next.set(hot.free_head.get());
-                    hot.free_head.set(index);
+                    slot.extent.set(0);
+                    slot.next.set(hot.free.next.get());
+                    hot.free.next.set(index);
                     continue;
                 }
                 Some(State::Ready | State::ReadyDone) => &hot.ready,
@@ -232,8 +233,11 @@ impl Section<'_> {
             clear(&record.leased);
             clear(&record.claimed);
         }
-        hot.free_head.set(0);
-        hot.freed_head.set(0);
+        for list in [&hot.free, &hot.kept] {
+            list.next.set(0);
+            list.freed.set(0);
+        }
+        hot.kept_sum.set(0);
         self.clear_heap()
     }
 

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::ptr::NonNull;
 
 use crate::Id;
+use crate::SMALL;
 use crate::error::{Error, hex};
 use crate::layout::*;
+use crate::lock::Ahead;
 use crate::platform::{self, FileIdentity};
 use crate::queue::Options;
 use crate::sync::{LockedU8, LockedU64, Word, note_read, note_write};
@@ -279,6 +281,7 @@ impl Segment {
         Error::Corrupt { id: self.id, what }
     }
 
+    #[inline(always)]
     pub(crate) fn participant(&self, index: u32) -> Result<&Participant, Error> {
         if index == 0 || index >= PARTICIPANTS {
             return Err(self.corrupt("a participant's index is out of range"));
@@ -311,30 +314,34 @@ impl Segment {
     #[inline(always)]
     pub(crate) fn prefetch_slot(&self, index: u32) {
         // Who takes it finds out that it is out of range.
-        let Ok(slot) = self.slot(index).map(core::ptr::from_ref) else {
+        if let Ok(slot) = self.slot(index) {
+            let place = core::ptr::from_ref(slot).cast::<u8>();
+            prefetch::<true>(place);
+            prefetch::<true>(place.wrapping_add(64));
+        }
+    }
+
+    /// The same for the place of the next payload.
+    #[inline(always)]
+    pub(crate) fn fetch_ahead(&self, ahead: Ahead) {
+        let (start, len) = match ahead {
+            Ahead::Nothing => return,
+            Ahead::ToRead { start, len } | Ahead::ToWrite { start, len } => (start, len),
+        };
+        if start == 0 || !(INLINE as u64 + 1..=SMALL as u64).contains(&len) {
+            return;
+        }
+        let granules = len.div_ceil(GRANULE) as u32;
+        // Whoever goes there finds out that it is out of range.
+        let Ok(place) = self.extent_pointer(Extent { start, granules }, len) else {
             return;
         };
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a hint, which reads and writes nothing a program can see, and has no faults.
-        unsafe {
-            core::arch::asm!(
-                "prefetchw [{0}]",
-                "prefetchw [{0} + 64]",
-                in(reg) slot,
-                options(nostack, preserves_flags, readonly),
-            );
+        for at in (0..len as usize).step_by(64) {
+            match ahead {
+                Ahead::ToWrite { .. } => prefetch::<true>(place.wrapping_add(at)),
+                _ => prefetch::<false>(place.wrapping_add(at)),
+            }
         }
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above.
-        unsafe {
-            core::arch::asm!(
-                "prfm pstl1keep, [{0}]",
-                "prfm pstl1keep, [{0}, #64]",
-                in(reg) slot,
-                options(nostack, preserves_flags, readonly),
-            );
-        }
-        let _ = slot;
     }
 
     pub(crate) fn descriptor(&self, span: u32) -> Result<&SpanDescriptor, Error> {
@@ -390,6 +397,7 @@ impl Segment {
 
     /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer has taken.
     /// Nothing that another process could have changed goes into it.
+    #[inline(always)]
     pub(crate) fn target(&self, slot: u32, extent: Option<Extent>, len: u64) -> Result<*mut u8, Error> {
         match extent {
             None if len <= INLINE as u64 => Ok(self.slot(slot)?.inline.as_ptr().cast::<u8>().cast_mut()),
@@ -399,6 +407,7 @@ impl Segment {
     }
 
     /// Where the payload of a slot lies, and its length, both checked.
+    #[inline(always)]
     pub(crate) fn payload(&self, slot: &Slot) -> Result<(*mut u8, usize), Error> {
         let len = slot.len.get();
         let pointer = match Extent::unpack(slot.extent.get()) {
@@ -420,6 +429,7 @@ impl Segment {
     /// # Safety
     /// `target` came from `target` for a slot and an extent that this thread holds exclusively (under the lock, or
     /// CLAIMED by it), with the sum of the parts as its length.
+    #[inline(always)]
     pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
         for part in parts {
             note_write(target, part.len());
@@ -445,6 +455,30 @@ impl Segment {
         copy.extend_from_slice(bytes);
         Ok(copy)
     }
+}
+
+/// Has the processor fetch a line, to be written to or to be read only.
+#[inline(always)]
+fn prefetch<const TO_WRITE: bool>(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads and writes nothing a program can see, and has no faults.
+    unsafe {
+        if TO_WRITE {
+            core::arch::asm!("prefetchw [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        } else {
+            core::arch::asm!("prefetcht0 [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        if TO_WRITE {
+            core::arch::asm!("prfm pstl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        } else {
+            core::arch::asm!("prfm pldl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        }
+    }
+    let _ = place;
 }
 
 impl Drop for Segment {

@@ -14,10 +14,11 @@
 //! Every change of state happens under the lock, as one store with release ordering after all fields that the new
 //! state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
 
+use crate::SMALL;
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{Hot, List, Participant, SLOTS_PER_PAGE, Slot};
-use crate::lock::Section;
+use crate::layout::{FreeList, Hot, List, ONE_KEPT, Participant, SLOTS_PER_PAGE, Slot};
+use crate::lock::{Ahead, Section};
 use crate::segment::Extent;
 use crate::sync::{Count, Ordering, Word, compiler_fence};
 
@@ -113,6 +114,9 @@ pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
 
 /// After so many puts the free lists change places.
 const SLOTS_FROM_A_LIST: u64 = 64;
+/// So many free slots keep an extent at most: those that puts take until the lists change places, and those freed meanwhile.
+pub(crate) const KEPT_MOST: u32 = 128;
+const _: () = assert!(KEPT_MOST as usize * SMALL < ONE_KEPT as usize);
 
 /// What growth a put has to wait for, outside the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,25 +135,11 @@ pub(crate) struct Walk {
 }
 
 impl Section<'_> {
-    /// Takes a slot from the free lists; its state stays FREE until the caller commits another.
-    ///
-    /// There are two, so that a put knows which slot the next one will take, whatever the gets free meanwhile, and can
-    /// have it fetched (see [`Segment::prefetch_slot`](crate::segment::Segment::prefetch_slot)). They change places when
-    /// the first is used up, and every 64 puts, so that slots come back while they are warm, also if many more are free.
+    /// Takes a slot without an extent from the free lists; its state stays FREE until the caller commits another.
+    #[inline(always)]
     pub(crate) fn pop_slot(&mut self) -> Result<Result<u32, Growth>, Error> {
         let hot = self.hot();
-        let mut index = hot.free_head.get();
-        let freed = hot.freed_head.get();
-        if freed != 0 && (index == 0 || hot.published.get() % SLOTS_FROM_A_LIST == 0) {
-            hot.freed_head.set(index);
-            index = freed;
-        }
-        if index != 0 {
-            let slot = self.slot(index)?;
-            if slot.word().state() != Some(State::Free) {
-                return Err(self.corrupt("a slot on a free list is not free"));
-            }
-            hot.free_head.set(slot.next.get());
+        if let Some(index) = self.pop_free(&hot.free)? {
             return Ok(Ok(index));
         }
         let index = hot.slots_high.get();
@@ -158,13 +148,70 @@ impl Section<'_> {
             return Err(self.corrupt("more slots are used than are backed"));
         }
         if index == backed {
-            return Ok(Err(Growth::Slots));
+            return self.pop_kept_slot().map(|slot| slot.ok_or(Growth::Slots));
         }
         if self.slot(index)?.word() != StateWord::FREE {
             return Err(self.corrupt("a slot never used is not free"));
         }
         hot.slots_high.set(index + 1);
         Ok(Ok(index))
+    }
+
+    /// Takes a slot from one of the pairs of free lists.
+    ///
+    /// There are two in each, so that a put knows which slot the next one will take, whatever the gets free meanwhile, and
+    /// can have it fetched (see [`Ahead`](crate::lock::Ahead)). They change places when the first is used up, and every 64
+    /// puts, so that slots come back while they are warm, also if many more are free.
+    #[inline(always)]
+    fn pop_free(&self, list: &FreeList) -> Result<Option<u32>, Error> {
+        let (mut index, freed) = (list.next.get(), list.freed.get());
+        if freed != 0 && (index == 0 || self.hot().published.get() % SLOTS_FROM_A_LIST == 0) {
+            list.freed.set(index);
+            index = freed;
+        }
+        if index == 0 {
+            return Ok(None);
+        }
+        let slot = self.slot(index)?;
+        if slot.word().state() != Some(State::Free) {
+            return Err(self.corrupt("a slot on a free list is not free"));
+        }
+        list.next.set(slot.next.get());
+        Ok(Some(index))
+    }
+
+    /// Takes a free slot with the extent that it keeps, which is the caller's from now on.
+    #[inline(always)]
+    pub(crate) fn pop_kept(&self) -> Result<Option<(u32, Extent)>, Error> {
+        let Some(index) = self.pop_free(&self.hot().kept)? else {
+            return Ok(None);
+        };
+        let slot = self.slot(index)?;
+        let Some(extent) = Extent::unpack(slot.extent.get()) else {
+            return Err(self.corrupt("a free slot keeps nothing"));
+        };
+        slot.extent.set(0);
+        self.hot().kept_sum.sub(ONE_KEPT + extent.bytes() as u32);
+        Ok(Some((index, extent)))
+    }
+
+    /// The same, and frees the extent.
+    fn pop_kept_slot(&mut self) -> Result<Option<u32>, Error> {
+        let Some((index, extent)) = self.pop_kept()? else {
+            return Ok(None);
+        };
+        self.free_payload(extent)?;
+        Ok(Some(index))
+    }
+
+    /// Gives back all memory that free slots keep. There are [`KEPT_MOST`] of them at most.
+    pub(crate) fn release_kept(&mut self) -> Result<(), Error> {
+        let mut walk = self.walk();
+        while let Some(index) = self.pop_kept_slot()? {
+            self.step(&mut walk)?;
+            self.push_slot(index)?;
+        }
+        Ok(())
     }
 
     /// How many slots have memory behind them: whole pages, and no more than there are.
@@ -176,35 +223,64 @@ impl Section<'_> {
         Ok(backed)
     }
 
-    /// Puts a slot, already FREE, back on a free list.
+    /// Puts a slot, already FREE and without an extent, back on a free list.
+    #[inline(always)]
     pub(crate) fn push_slot(&mut self, index: u32) -> Result<(), Error> {
-        let hot = self.hot();
-        self.slot(index)?.next.set(hot.freed_head.get());
-        hot.freed_head.set(index);
+        let freed = &self.hot().free.freed;
+        self.slot(index)?.next.set(freed.get());
+        freed.set(index);
         Ok(())
     }
 
     /// Frees a slot with its payload: the acknowledgement of an item. The caller has taken it off its list.
+    ///
+    /// A small extent stays with the slot, for the next payload of that size: then neither the put nor the get has to do
+    /// with the heap, whose books are lines that both would write, and the put knows beforehand where it will write. What
+    /// a free slot keeps is a cache: the rebuild forgets it.
+    #[inline(always)]
     pub(crate) fn free_slot(&mut self, index: u32) -> Result<(), Error> {
-        self.slot(index)?.commit(StateWord::FREE);
+        let slot = self.slot(index)?;
+        slot.commit(StateWord::FREE);
         fault!("slot.freed");
-        self.drop_payload(index)?;
-        self.push_slot(index)
+        let hot = self.hot();
+        let is_small = (1..=SMALL as u64).contains(&slot.len.get());
+        let keeps = |_: &Extent| is_small && hot.kept_sum.get() < KEPT_MOST * ONE_KEPT;
+        let Some(extent) = Extent::unpack(slot.extent.get()).filter(keeps) else {
+            self.drop_payload(index)?;
+            return self.push_slot(index);
+        };
+        slot.len.set(0);
+        hot.kept_sum.add(ONE_KEPT + extent.bytes() as u32);
+        let freed = hot.kept.freed.get();
+        slot.prev.set(match freed {
+            0 => 0,
+            _ => self.slot(freed)?.extent.get() as u32,
+        });
+        slot.next.set(freed);
+        hot.kept.freed.set(index);
+        Ok(())
     }
 
-    /// Frees the payload of a slot whose state has none (FREE or ORPHAN).
+    /// Frees the payload of a slot whose state needs none (FREE or ORPHAN).
     pub(crate) fn drop_payload(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         if let Some(extent) = Extent::unpack(slot.extent.get()) {
             slot.extent.set(0);
             // Memory that was claimed to extend it or to give it back has no payload, and does not count.
             if slot.len.get() > 0 {
-                self.hot().used_bytes.sub(extent.bytes());
+                self.free_payload(extent)?;
+            } else {
+                self.free_extent(extent)?;
             }
-            self.free_extent(extent)?;
         }
         slot.len.set(0);
         Ok(())
+    }
+
+    /// Frees an extent that counts as used.
+    pub(crate) fn free_payload(&mut self, extent: Extent) -> Result<(), Error> {
+        self.hot().used_bytes.sub(extent.bytes());
+        self.free_extent(extent)
     }
 
     // ------------------------------------------------------------------------------------------------ lists
@@ -225,6 +301,19 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// Appends a slot to the ready list, and notes in the one before it where its payload lies.
+    #[inline(always)]
+    pub(crate) fn push_ready(&self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
+        let tail = list.tail.get();
+        self.push_back(list, index)?;
+        if tail != 0 {
+            self.slot(tail)?.prev.set(self.slot(index)?.extent.get() as u32);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     pub(crate) fn push_back(&self, list: &List, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let tail = list.tail.get();
@@ -244,14 +333,22 @@ impl Section<'_> {
     }
 
     /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work there.
-    fn pop_ready(&self, index: u32) -> Result<(), Error> {
+    #[inline(always)]
+    fn pop_ready(&mut self, index: u32) -> Result<(), Error> {
         let list = &self.hot().ready;
-        let next = self.slot(index)?.next.get();
+        let slot = self.slot(index)?;
+        let next = slot.next.get();
         let is_last = list.tail.get() == index;
         if list.head.get() != index || is_last != (next == 0) {
             return Err(self.corrupt("a list of slots is torn"));
         }
         list.head.set(next);
+        if !is_last {
+            self.ahead = Ahead::ToRead {
+                start: slot.prev.get(),
+                len: slot.len.get(),
+            };
+        }
         if is_last {
             list.tail.set(0);
         } else if next != list.tail.get() {
@@ -313,6 +410,7 @@ impl Section<'_> {
     // ------------------------------------------------------------------------------------------------ transitions
 
     /// Books the extent and the length of a payload in a slot that is still FREE.
+    #[inline(always)]
     pub(crate) fn fill(&self, index: u32, extent: Option<Extent>, len: u64) -> Result<(), Error> {
         let slot = self.slot(index)?;
         slot.len.set(len);
@@ -392,6 +490,7 @@ impl Section<'_> {
     }
 
     /// Books an item that has just become READY.
+    #[inline(always)]
     pub(crate) fn count_ready(&mut self, len: u64) {
         let hot = self.hot();
         let ready = hot.ready_count.get().wrapping_add(1);
@@ -406,6 +505,7 @@ impl Section<'_> {
     }
 
     /// Books that an item is READY no more, and takes it off the list.
+    #[inline(always)]
     pub(crate) fn uncount_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
         let hot = self.hot();
         self.pop_ready(index)?;

@@ -1,6 +1,6 @@
 //! Trim: memory that a queue has grown by and no longer needs goes back to the system.
 //!
-//! Runs of free spans are claimed, punched outside the lock, and freed; slots are given back when none is in use. A queue
+//! What free slots keep is released first. Runs of free spans are claimed, punched outside the lock, and freed; slots are given back when none is in use. A queue
 //! that is filled and drained again and again keeps its memory warm: after a growth the next trim waits a second.
 //!
 //! | step | if the process dies right after it |
@@ -28,7 +28,7 @@ const SLOTS: u32 = (1 << 20) / size_of::<Slot>() as u32;
 const KEEP_WARM: u64 = 1000;
 
 /// Whether there is memory to give back.
-#[inline]
+#[inline(always)]
 fn wants_trim(hot: &Hot) -> bool {
     let backed = hot.pages_backed.get().saturating_mul(PAGE);
     let used = hot.spans_used.get().saturating_mul(SPAN);
@@ -40,7 +40,7 @@ fn wants_trim(hot: &Hot) -> bool {
 
 impl Queue {
     /// Whether a drained queue has memory to give back: a look without the lock, for callers of [`tidy`](Self::tidy).
-    #[inline]
+    #[inline(always)]
     pub fn is_untidy(&self) -> bool {
         wants_trim(self.segment.hot())
     }
@@ -63,6 +63,7 @@ impl Queue {
         let hot = section.hot();
         hot.grown.set(0);
         hot.trimmed_at.set(platform::coarse_millis());
+        section.release_kept()?;
         if slots_in_use(hot) == 0 && hot.slots_backed.get() > 4 * SLOTS {
             return self.trim_slots(section);
         }
@@ -89,9 +90,9 @@ impl Queue {
     fn trim_slots(&self, section: Section<'_>) -> Result<bool, Error> {
         let hot = section.hot();
         let backed = section.slots_backed()?;
-        // Every slot is FREE, so the free lists may forget them all.
-        hot.free_head.set(0);
-        hot.freed_head.set(0);
+        // Every slot is FREE and keeps nothing, so the free lists may forget them all.
+        hot.free.next.set(0);
+        hot.free.freed.set(0);
         hot.slots_high.set(1);
         hot.slot_trims.add(1);
         let kept = backed.saturating_sub(SLOTS);

@@ -158,28 +158,36 @@ impl Waiting {
 impl Queue {
     /// Takes the lock for an operation that may have to wait, after a look without it: who would find nothing does not
     /// trouble those who are at work, and spins first.
+    #[inline(always)]
     pub(crate) fn approach<'q>(
         &'q self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Section<'q>, Error> {
+        self.acquire_unless_quiet(waiting, wait)
+            .map(|me| Section::new(self, me))
+    }
+
+    #[inline(always)]
+    fn acquire_unless_quiet(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<u32, Error> {
         if self.is_quiet(waiting.kind) {
             match wait.patience {
                 Patience::Try => return Err(waiting.kind.missed()),
                 Patience::Now => {}
                 Patience::Until(_) | Patience::Forever => {
                     let me = self.member()?;
-                    return self
-                        .spin_and_enter(waiting, wait, me)
-                        .unwrap_or_else(|| self.enter(wait));
+                    if let Some(acquired) = self.spin_and_acquire(waiting, wait, me) {
+                        return acquired;
+                    }
                 }
             }
         }
-        self.enter(wait)
+        self.acquire(wait)
     }
 
     /// Whether a waiter would find nothing, by a look without the lock. A lock that is taken may be a dead holder's, whose
     /// books are half changed: then only the lock tells.
+    #[inline(always)]
     fn is_quiet(&self, kind: Kind) -> bool {
         let hot = self.segment.hot();
         !self.promises(kind) && hot.lock.get() == 0 && hot.damaged.get() == 0
@@ -196,6 +204,7 @@ impl Queue {
     }
 
     /// Whether there is what is waited for, by a look without the lock: a hint.
+    #[inline(always)]
     pub(crate) fn promises(&self, kind: Kind) -> bool {
         match kind {
             Kind::Item => self.ready_count() > 0,
@@ -205,17 +214,17 @@ impl Queue {
     }
 
     /// Spins once in a wait, if this process may. `None` if not.
-    fn spin_and_enter<'q>(
-        &'q self,
+    fn spin_and_acquire(
+        &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
         me: u32,
-    ) -> Option<Result<Section<'q>, Error>> {
+    ) -> Option<Result<u32, Error>> {
         if core::mem::replace(&mut waiting.has_spun, true) || !self.start_spinning(waiting.kind, me) {
             return None;
         }
         self.spin(waiting.kind);
-        Some(self.enter_from_spin(waiting.kind, wait))
+        Some(self.acquire_from_spin(waiting.kind, wait))
     }
 
     /// Spins once, if this process may, for those whose wake-up comes by the bell (bell.rs) and not by a list: that they are
@@ -252,8 +261,9 @@ impl Queue {
             let me = section.me;
             drop(section);
             return self
-                .spin_and_enter(waiting, wait, me)
-                .unwrap_or_else(|| self.enter(wait));
+                .spin_and_acquire(waiting, wait, me)
+                .unwrap_or_else(|| self.acquire(wait))
+                .map(|me| Section::new(self, me));
         }
         if waiting.cell == 0 {
             section.free_abandoned(&self.segment.hot().waiters[waiting.kind as usize], waiting.kind)?;
@@ -400,15 +410,16 @@ impl Queue {
         fault!("put.pausing");
         let at_most = Duration::from_nanos(at_most);
         spin_until(&self.memory_budget, at_most, || hot.used_bytes.get() < used);
-        self.enter_from_spin(Kind::Room, wait)
+        self.acquire_from_spin(Kind::Room, wait)
+            .map(|me| Section::new(self, me))
     }
 
     /// Takes the lock, as who was spinning does.
-    fn enter_from_spin<'q>(&'q self, kind: Kind, wait: &mut Wait<'_>) -> Result<Section<'q>, Error> {
-        let entered = self.enter(wait);
+    fn acquire_from_spin(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        let acquired = self.acquire(wait);
         // Not before the lock is taken: until then the spinner counts as on its way.
         self.stop_spinning(kind);
-        if entered.is_err() {
+        if acquired.is_err() {
             // Others may have relied on it. The end of any section sends the next one.
             let patience = Patience::Until(Instant::now() + SLICE / 2);
             let _ = self.enter(&mut Wait {
@@ -416,7 +427,7 @@ impl Queue {
                 interrupted: &mut || false,
             });
         }
-        entered
+        acquired
     }
 
     /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
@@ -443,8 +454,8 @@ impl Queue {
 
     pub(crate) fn spinning_word(&self, kind: Kind) -> Option<&AtomicU32> {
         match kind {
-            Kind::Item => Some(&self.segment.hot().getter_spinning),
-            Kind::Room => Some(&self.segment.hot().putter_spinning),
+            Kind::Item => Some(&self.segment.hot().spinning.getter),
+            Kind::Room => Some(&self.segment.hot().spinning.putter),
             Kind::Finish => None,
         }
     }
@@ -452,7 +463,7 @@ impl Queue {
 
 impl Section<'_> {
     /// Restores the invariant of the head comment. Called at the end of every critical section.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn settle(&mut self) {
         let hot = self.hot();
         let [getters, putters, joiners] = &hot.waiters;
@@ -478,13 +489,13 @@ impl Section<'_> {
         let [getters, putters, joiners] = &hot.waiters;
         let ready = hot.ready_count.get();
         while getters.length.get() > 0
-            && u64::from(getters.on_way.get()) + u64::from(hot.getter_spinning.get() != 0) < most.min(ready)
+            && u64::from(getters.on_way.get()) + u64::from(hot.spinning.getter.get() != 0) < most.min(ready)
         {
             self.choose(getters, getters.tail.get())?;
         }
         while putters.length.get() > 0
             && self.queue.has_room()
-            && u64::from(putters.on_way.get()) + u64::from(hot.putter_spinning.get() != 0) < most
+            && u64::from(putters.on_way.get()) + u64::from(hot.spinning.putter.get() != 0) < most
         {
             self.choose(putters, putters.head.get())?;
         }
@@ -672,6 +683,7 @@ impl Section<'_> {
     }
 
     /// Ends a wait under the lock, whatever its state. The end of the section passes a wake-up on.
+    #[inline(always)]
     pub(crate) fn withdraw(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
         let index = core::mem::take(&mut waiting.cell);
         if index == 0 {
@@ -762,8 +774,8 @@ impl Section<'_> {
             list.on_way.set(0);
         }
         hot.cells_free.set(0);
-        hot.getter_spinning.set(0);
-        hot.putter_spinning.set(0);
+        hot.spinning.getter.set(0);
+        hot.spinning.putter.set(0);
         let high = hot.cells_high.get().clamp(1, CELLS);
         for index in 1..high {
             let cell = self.cell(index)?;

@@ -139,6 +139,28 @@ fn the_memory_limit_is_an_error_and_the_queue_goes_on() {
     assert_eq!(queue.len(), 0);
 }
 
+/// Of any two payloads in a row the second is of another size, and every slot is used.
+#[test]
+fn payloads_of_many_sizes_take_turns() {
+    let queue = create(&Options {
+        max_bytes: Some(1 << 20),
+        ..PLAIN
+    });
+    let size_of = |index: usize| [10, 1000, 90, 2000, 20, 400][index % 6];
+    let (mut first, mut last) = (0, 0);
+    for round in 0..15 {
+        while put(&queue, &pattern(size_of(last), last)).is_ok() {
+            last += 1;
+        }
+        assert!(last - first > 500, "{} items in 1 MiB", last - first);
+        for _ in 0..last - first - round {
+            assert!(get(&queue, Patience::Now).unwrap() == pattern(size_of(first), first));
+            first += 1;
+        }
+        assert_eq!(queue.check().unwrap().faults, []);
+    }
+}
+
 #[test]
 fn a_time_out_lasts_as_long_as_asked() {
     let queue = create(&Options { maxsize: 1, ..PLAIN });

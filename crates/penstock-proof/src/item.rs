@@ -14,11 +14,12 @@ const LOOKED_AT: usize = 16 << 10;
 /// So long nobody waits, unless the queue hangs.
 pub const WATCHDOG: Duration = Duration::from_secs(40);
 
-/// 10 to 19 fit in a slot, 20 to 29 in an object of a divided span, 30 to 39 in a run of spans; 40 to 49 are so large that their
+/// 10 to 19 fit in a slot, 20 to 24 in an object of a divided span, 25 to 29 in a larger one, 30 to 39 in a run of spans; 40 to 49 are so large that their
 /// memory is given back.
 pub fn len_of(item: Item) -> usize {
     match item {
-        20..=29 => 300,
+        20..=24 => 300,
+        25..=29 => 600,
         30..=39 => 33_000,
         40..=49 => 9 << 20,
         _ => 20,

@@ -342,6 +342,20 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        name: "put-object-in-a-kept-one",
+        prepare: |queue, log| log.pass_before(queue, &[22, 23], 20),
+        run: Victim::put,
+        puts: &[21],
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-object-that-fits-no-kept-one",
+        prepare: |queue, log| log.pass_before(queue, &[22, 25], 26),
+        run: Victim::put,
+        puts: &[21],
+        ..DEFAULT
+    },
+    Operation {
         name: "put-run",
         prepare: |queue, log| log.pass_before(queue, &[30], 20),
         run: Victim::put,
@@ -366,6 +380,17 @@ pub const OPERATIONS: &[Operation] = &[
     Operation {
         name: "put-growing-slots",
         prepare: |queue, log| log.put_all(queue, &(100..131).collect::<Vec<_>>()),
+        run: Victim::put,
+        puts: &[11],
+        ..DEFAULT
+    },
+    // The only slot that is free keeps an extent.
+    Operation {
+        name: "put-inline-in-a-kept-one",
+        prepare: |queue, log| {
+            log.pass_before(queue, &[20], 10);
+            log.put_all(queue, &(100..129).collect::<Vec<_>>());
+        },
         run: Victim::put,
         puts: &[11],
         ..DEFAULT
@@ -757,7 +782,7 @@ pub const OPERATIONS: &[Operation] = &[
             max_bytes: Some(10 << 20),
             ..PLAIN
         },
-        prepare: |queue, log| log.put(queue, 42),
+        prepare: |queue, log| log.pass_before(queue, &[20], 42),
         before: take_one,
         run: |victim| victim.lent.clear(),
         takes: &[42],
@@ -771,7 +796,13 @@ pub const OPERATIONS: &[Operation] = &[
             max_bytes: Some(16 << 20),
             ..PLAIN
         },
-        prepare: |queue, log| log.pass_before(queue, &(1000..34_000).collect::<Vec<_>>(), 10),
+        prepare: |queue, log| {
+            log.pass_before(
+                queue,
+                &[20].into_iter().chain(1000..34_000).collect::<Vec<_>>(),
+                10,
+            )
+        },
         run: Victim::get,
         takes: &[10],
         is_rebuilt_slowly: true,

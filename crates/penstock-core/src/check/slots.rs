@@ -7,7 +7,7 @@ use crate::layout::*;
 use crate::lock::index_of;
 use crate::participant::name_of;
 use crate::segment::Extent;
-use crate::slot::{State, StateWord, lent_bytes};
+use crate::slot::{KEPT_MOST, State, StateWord, lent_bytes};
 use crate::sync::Word;
 
 /// What the slots add up to.
@@ -16,6 +16,8 @@ struct Sums {
     ready_bytes: u64,
     unfinished: u64,
     used_bytes: u64,
+    kept_bytes: u64,
+    kept: u64,
     lent_bytes: u64,
     /// Payload bytes of items that exist.
     bytes: u64,
@@ -30,8 +32,10 @@ impl Inspection<'_> {
         let capacity = u64::from(self.segment().geometry.slots);
         self.at_most("slots_backed", u64::from(hot.slots_backed.get()), capacity);
 
-        self.walk_free_list("free list", hot.free_head.get());
-        self.walk_free_list("list of the freed", hot.freed_head.get());
+        self.walk_free_list("free list", hot.free.next.get(), false);
+        self.walk_free_list("list of the freed", hot.free.freed.get(), false);
+        self.walk_free_list("list of the kept", hot.kept.next.get(), true);
+        self.walk_free_list("list of the freed that are kept", hot.kept.freed.get(), true);
         let is_ready = |word: StateWord| matches!(word.state(), Some(State::Ready | State::ReadyDone));
         self.walk("ready list", None, &hot.ready, is_ready, |slot| slot.seq.get());
         // Those come in the order in which they were given up, or after a rebuild in that of publication.
@@ -88,13 +92,19 @@ impl Inspection<'_> {
         true
     }
 
-    fn walk_free_list(&mut self, name: &'static str, mut index: u32) {
+    fn walk_free_list(&mut self, name: &'static str, mut index: u32, keeps_extents: bool) {
         while index != 0 && self.list_slot(name, None, index) {
             let Ok(slot) = self.segment().slot(index) else {
                 return;
             };
             if slot.word().state() != Some(State::Free) {
                 self.fault("slot", Some(index), "it is on a free list but not free");
+            } else if (slot.extent.get() != 0) != keeps_extents {
+                self.fault(
+                    "slot",
+                    Some(index),
+                    "it keeps memory and should not, or the reverse",
+                );
             }
             index = slot.next.get();
         }
@@ -217,6 +227,19 @@ impl Inspection<'_> {
         match state {
             State::Free => {
                 self.found.free += 1;
+                if let Some(extent) = Extent::unpack(slot.extent.get()) {
+                    if extent.bytes() > SMALL as u64 {
+                        self.fault("slot", Some(index), "it keeps more than a small payload needs");
+                    }
+                    sums.kept += 1;
+                    sums.kept_bytes += extent.bytes();
+                    sums.used_bytes += extent.bytes();
+                    self.uses.push(Use {
+                        extent,
+                        slot: index,
+                        backed: 0,
+                    });
+                }
                 return;
             }
             State::Claimed => self.found.claimed += 1,
@@ -306,6 +329,9 @@ impl Inspection<'_> {
         self.compare("owned_count", hot.owned_count.get(), owned);
         self.compare("unfinished", hot.unfinished.get(), sums.unfinished);
         self.compare("used_bytes", hot.used_bytes.get(), sums.used_bytes);
+        self.compare("kept_bytes", hot.bytes_kept(), sums.kept_bytes);
+        self.compare("kept", u64::from(hot.kept_sum.get() / ONE_KEPT), sums.kept);
+        self.at_most("kept", sums.kept, u64::from(KEPT_MOST));
         self.compare("lent_bytes", hot.lent_bytes.get(), sums.lent_bytes);
         if self.queue.options.soft_bytes != 0 {
             self.compare("ready_bytes", hot.ready_bytes.get(), sums.ready_bytes);

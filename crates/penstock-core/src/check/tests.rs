@@ -46,13 +46,15 @@ impl Scene {
             max_deliveries: 1,
         })
         .unwrap();
-        // Free slots.
-        for _ in 0..14 {
-            put(&queue, 300);
-        }
-        for _ in 0..14 {
-            assert!(get(&queue).is_none());
-            queue.task_done().unwrap();
+        // Free slots, and such as keep memory; payloads of other sizes will take seven of those, and free it.
+        for (count, len) in [(16, 20), (9, 500)] {
+            for _ in 0..count {
+                put(&queue, len);
+            }
+            for _ in 0..count {
+                assert!(get(&queue).is_none());
+                queue.task_done().unwrap();
+            }
         }
         // Somebody who watches the bell.
         now(|wait| queue.watch(wait)).unwrap();
@@ -181,11 +183,12 @@ fn a_sound_queue_has_no_fault() {
         ),
         (1, 7, 2, 1, 1, 6, 4, 1),
     );
-    assert_eq!(check.free, 2, "of fourteen, twelve were used again");
+    assert_eq!(check.free, 4, "of sixteen, twelve were used again");
+    assert_eq!(scene.hot().bytes_kept(), 2 * 512);
     assert_eq!(
         check.spans,
-        3 * 2 + 2,
-        "three runs of two spans, two divided spans"
+        3 * 2 + 3,
+        "three runs of two spans, three divided spans"
     );
     // It changes nothing.
     assert_eq!(scene.queue.check().unwrap(), check);
@@ -210,6 +213,37 @@ fn an_empty_queue_and_one_that_has_grown_are_sound() {
     while !queue.is_empty() {
         drop(get(&queue));
     }
+    assert_eq!(queue.check().unwrap().faults, []);
+}
+
+/// Memory that small payloads leave behind for others of their size is there for any other, once the heap is full.
+#[test]
+fn what_is_kept_does_not_stand_in_the_way() {
+    let queue = Queue::create(&Options {
+        maxsize: 0,
+        max_bytes: Some(1 << 20),
+        soft_bytes: 0,
+        acknowledged: false,
+        max_deliveries: 3,
+    })
+    .unwrap();
+    for granules in crate::heap::CLASSES {
+        for _ in 0..3 {
+            put(&queue, (granules * 128) as usize);
+            drop(get(&queue));
+        }
+    }
+    let hot = queue.segment.hot();
+    let high = hot.spans_high.get();
+    let rest = hot.spans_tracked.get() - high;
+    assert!(hot.bytes_kept() > 0 && hot.spans_used.get() == 16 && high == 16);
+    queue.enter_surely().unwrap().mark_run(high, rest, true).unwrap();
+    put(&queue, 900_000);
+    assert_eq!(
+        (hot.bytes_kept(), hot.spans_used.get()),
+        (0, u64::from(rest) + 14)
+    );
+    queue.enter_surely().unwrap().mark_run(high, rest, false).unwrap();
     assert_eq!(queue.check().unwrap().faults, []);
 }
 
@@ -343,26 +377,61 @@ fn damage_to_lists_is_found() {
     each_is_found(&[
         (
             |s| {
-                s.hot().free_head.set(0);
-                s.hot().freed_head.set(0);
+                s.hot().free.next.set(0);
+                s.hot().free.freed.set(0);
             },
             "it is on no list",
         ),
         (
-            |s| s.hot().free_head.set(s.hot().ready.head.get()),
+            |s| s.hot().free.next.set(s.hot().ready.head.get()),
             "it is on two lists",
         ),
         (
-            |s| s.hot().freed_head.set(s.hot().ready.head.get()),
+            |s| s.hot().free.freed.set(s.hot().ready.head.get()),
             "it is on two lists",
         ),
         (
-            |s| s.hot().free_head.set(1 << 30),
+            |s| s.hot().free.next.set(1 << 30),
             "free list: it leads out of the slots",
         ),
         (
-            |s| s.hot().freed_head.set(1 << 30),
+            |s| s.hot().free.freed.set(1 << 30),
             "list of the freed: it leads out of the slots",
+        ),
+        (
+            |s| {
+                s.hot().kept.next.set(0);
+                s.hot().kept.freed.set(0);
+            },
+            "it is on no list",
+        ),
+        (
+            |s| s.hot().kept.next.set(1 << 30),
+            "list of the kept: it leads out of the slots",
+        ),
+        (
+            |s| s.hot().kept.freed.set(1 << 30),
+            "list of the freed that are kept: it leads out of the slots",
+        ),
+        (
+            |s| s.slot(State::Free, true).extent.set(0),
+            "it keeps memory and should not, or the reverse",
+        ),
+        (
+            |s| {
+                s.slot(State::Free, false)
+                    .extent
+                    .set(s.payload(300).0.extent.get())
+            },
+            "it keeps memory and should not, or the reverse",
+        ),
+        (
+            |s| {
+                s.slot(State::Free, true)
+                    .extent
+                    .set(s.payload(300).0.extent.get())
+            },
+            "its extent overlaps another's",
         ),
         (
             |s| {
@@ -447,6 +516,8 @@ fn damage_to_counters_is_found() {
         (|s| s.hot().dead_count.set(0), "dead_count: a recount differs"),
         (|s| s.hot().orphan_count.set(2), "orphan_count: a recount differs"),
         (|s| s.hot().used_bytes.sub(128), "used_bytes: a recount differs"),
+        (|s| s.hot().kept_sum.sub(512), "kept_bytes: a recount differs"),
+        (|s| s.hot().kept_sum.add(ONE_KEPT), "kept: a recount differs"),
         (|s| s.hot().lent_bytes.add(128), "lent_bytes: a recount differs"),
         (|s| s.hot().published.set(3), "published: it is too small"),
         (|s| s.hot().high_water.set(1), "high_water: it is too small"),
@@ -635,7 +706,7 @@ fn damage_to_waiters_is_found() {
             "getters on_way: a recount differs",
         ),
         (
-            |s| s.hot().getter_spinning.set(0x5_0001),
+            |s| s.hot().spinning.getter.set(0x5_0001),
             "getter_spinning: it names nobody",
         ),
         (

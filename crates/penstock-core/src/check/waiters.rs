@@ -38,8 +38,8 @@ impl Inspection<'_> {
             self.compare(counters[i], u64::from(list.on_way.get()), on_way[i]);
         }
         for (name, spinner) in [
-            ("getter_spinning", hot.getter_spinning.get()),
-            ("putter_spinning", hot.putter_spinning.get()),
+            ("getter_spinning", hot.spinning.getter.get()),
+            ("putter_spinning", hot.spinning.putter.get()),
         ] {
             if spinner != 0 && !self.is_participant(spinner) {
                 self.fault(name, None, "it names nobody");

@@ -70,7 +70,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
 
     // Every free slot is on a free list, except those taken off by one that died: the next rebuild returns them.
     let mut free = Vec::new();
-    for head in [&hot.free_head, &hot.freed_head] {
+    for head in [&hot.free.next, &hot.free.freed, &hot.kept.next, &hot.kept.freed] {
         let mut index = head.get();
         while index != 0 {
             assert!(!free.contains(&index), "a free list has a cycle");
@@ -97,7 +97,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         ];
         assert_eq!(all, [0; 4], "nobody waits any more");
     }
-    assert_eq!(hot.getter_spinning.get() | hot.putter_spinning.get(), 0);
+    assert_eq!(hot.spinning.getter.get() | hot.spinning.putter.get(), 0);
     for index in 1..hot.cells_high.get() {
         assert_eq!(
             section.cell(index).unwrap().word.get(),

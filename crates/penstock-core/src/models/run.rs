@@ -192,8 +192,8 @@ fn touch_shared_words(queue: &Queue) {
     let hot = segment.hot();
     let words = [
         &hot.lock,
-        &hot.getter_spinning,
-        &hot.putter_spinning,
+        &hot.spinning.getter,
+        &hot.spinning.putter,
         &hot.damaged,
         &hot.slots_backed,
         &hot.participants_high,
