@@ -63,6 +63,12 @@ pub(crate) fn extent_for(len: u64) -> Option<u64> {
     })
 }
 
+/// Whether an extent can be the object of a payload of this length, by its place alone.
+pub(crate) fn is_object(extent: Extent, len: u64) -> bool {
+    let (place, size) = (extent.start % GRANULES_PER_SPAN, extent.granules);
+    extent_for(len) == Some(u64::from(size)) && place % size == 0 && place + size <= GRANULES_PER_SPAN
+}
+
 /// An extent, and whether memory stands behind all of it already.
 pub(crate) struct Allocation {
     pub extent: Extent,

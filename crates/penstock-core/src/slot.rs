@@ -17,6 +17,7 @@
 use crate::SMALL;
 use crate::error::Error;
 use crate::fault::fault;
+use crate::heap::is_object;
 use crate::layout::{FreeList, Hot, List, ONE_KEPT, Participant, SLOTS_PER_PAGE, Slot};
 use crate::lock::{Ahead, Section};
 use crate::segment::Extent;
@@ -244,7 +245,10 @@ impl Section<'_> {
         fault!("slot.freed");
         let hot = self.hot();
         let is_small = (1..=SMALL as u64).contains(&slot.len.get());
-        let keeps = |_: &Extent| is_small && hot.kept_sum.get() < KEPT_MOST * ONE_KEPT;
+        // One that cannot be an object is left to the heap, which says so.
+        let keeps = |extent: &Extent| {
+            is_small && hot.kept_sum.get() < KEPT_MOST * ONE_KEPT && is_object(*extent, slot.len.get())
+        };
         let Some(extent) = Extent::unpack(slot.extent.get()).filter(keeps) else {
             self.drop_payload(index)?;
             return self.push_slot(index);
