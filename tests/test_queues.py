@@ -538,8 +538,8 @@ def test_check_says_what_is_wrong() -> None:
         q.put(bytes(size))
     q.get()
     assert q.check() == []
-    # The count of queued items lies 16 bytes behind the start of the second page.
-    os.pwrite(q._fd, bytes([7]), 4096 + 16)
+    # The count of queued items lies 24 bytes behind the start of the second page.
+    os.pwrite(q._fd, bytes([7]), 4096 + 24)
     assert "ready_count: a recount differs (7, not 2)" in q.check()
 
 
