@@ -32,7 +32,7 @@ help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
 	@echo "make test          set everything up and run all tests"
 	@echo "make bench         measure beside all peers, write docs/benchmarks (make bench ARGS=--help)"
-	@echo "make bench-core    time single steps of the core"
+	@echo "make bench-core    time single steps of the core, and messages between two processes"
 	@echo "make lint          check format, types and style"
 	@echo "make docs          check the documents' examples and links"
 	@echo "make clean         remove all that was built, the environments too"

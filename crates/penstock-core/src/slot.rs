@@ -188,8 +188,9 @@ impl Section<'_> {
             return Ok(None);
         };
         let slot = self.slot(index)?;
-        let Some(extent) = Extent::unpack(slot.extent.get()) else {
-            return Err(self.corrupt("a free slot keeps nothing"));
+        let is_small = |extent: &Extent| extent.bytes() <= SMALL as u64;
+        let Some(extent) = Extent::unpack(slot.extent.get()).filter(is_small) else {
+            return Err(self.corrupt("a free slot keeps nothing, or too much"));
         };
         slot.extent.set(0);
         self.hot().kept_sum.sub(ONE_KEPT + extent.bytes() as u32);

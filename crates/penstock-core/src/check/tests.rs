@@ -30,6 +30,17 @@ fn get(queue: &Arc<Queue>) -> Option<Lent> {
     }
 }
 
+fn plain(max_bytes: u64) -> Arc<Queue> {
+    Queue::create(&Options {
+        maxsize: 0,
+        max_bytes: Some(max_bytes),
+        soft_bytes: 0,
+        acknowledged: false,
+        max_deliveries: 3,
+    })
+    .unwrap()
+}
+
 /// A queue with slots in every state, and with waiters.
 struct Scene {
     queue: Arc<Queue>,
@@ -197,14 +208,7 @@ fn a_sound_queue_has_no_fault() {
 
 #[test]
 fn an_empty_queue_and_one_that_has_grown_are_sound() {
-    let queue = Queue::create(&Options {
-        maxsize: 0,
-        max_bytes: Some(64 << 20),
-        soft_bytes: 0,
-        acknowledged: false,
-        max_deliveries: 3,
-    })
-    .unwrap();
+    let queue = plain(64 << 20);
     assert_eq!(queue.check().unwrap().faults, []);
     for i in 0..3000 {
         put(&queue, i * 37 % 5000);
@@ -219,14 +223,7 @@ fn an_empty_queue_and_one_that_has_grown_are_sound() {
 /// Memory that small payloads leave behind for others of their size is there for any other, once the heap is full.
 #[test]
 fn what_is_kept_does_not_stand_in_the_way() {
-    let queue = Queue::create(&Options {
-        maxsize: 0,
-        max_bytes: Some(1 << 20),
-        soft_bytes: 0,
-        acknowledged: false,
-        max_deliveries: 3,
-    })
-    .unwrap();
+    let queue = plain(1 << 20);
     for granules in crate::heap::CLASSES {
         for _ in 0..3 {
             put(&queue, (granules * 128) as usize);
@@ -245,6 +242,19 @@ fn what_is_kept_does_not_stand_in_the_way() {
     );
     queue.enter_surely().unwrap().mark_run(high, rest, false).unwrap();
     assert_eq!(queue.check().unwrap().faults, []);
+}
+
+#[test]
+fn a_put_does_not_take_what_no_slot_can_keep() {
+    let queue = plain(1 << 20);
+    put(&queue, 1000);
+    drop(get(&queue));
+    let kept = queue.segment.slot(queue.segment.hot().kept.freed.get()).unwrap();
+    kept.extent.set(u64::MAX << 32);
+    assert!(matches!(
+        now(|wait| queue.put(&[&[7; 1000]], wait)),
+        Err(crate::Error::Corrupt { .. })
+    ));
 }
 
 #[test]
