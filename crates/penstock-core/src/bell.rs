@@ -265,7 +265,7 @@ impl Queue {
 
     fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut section = self.approach(waiting, wait)?;
-        while section.hot().ready.head.get() == 0 {
+        while section.oldest()? == 0 {
             section = self.wait_for(section, waiting, wait)?;
         }
         // The end of the section wakes another waiter: the item is still there.

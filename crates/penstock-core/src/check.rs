@@ -40,6 +40,7 @@ pub struct Check {
     pub claimed: u64,
     pub ready: u64,
     pub leased: u64,
+    /// Items that are unfinished for good, as their holders left in order.
     pub orphans: u64,
     pub dead: u64,
     /// Payloads, and memory claimed for them, outside the slots.
@@ -89,8 +90,12 @@ struct Use {
 struct Inspection<'q> {
     queue: &'q Queue,
     found: Check,
+    /// Items that living participants took and whose payloads were given up.
+    given_up: u64,
     /// Slots found on a list so far.
     is_listed: Vec<bool>,
+    /// Subtrees of the heap of returned items that are still to be walked, each with its root's parent.
+    subtrees: Vec<(u32, u32)>,
     uses: Vec<Use>,
     /// Numbers that must be different from each other.
     numbers: Vec<u64>,
@@ -128,7 +133,9 @@ impl<'q> Inspection<'q> {
         let mut inspection = Inspection {
             queue,
             found: Check::default(),
+            given_up: 0,
             is_listed: Vec::new(),
+            subtrees: Vec::new(),
             uses: Vec::new(),
             numbers: Vec::new(),
             has_room: Vec::new(),
@@ -139,6 +146,7 @@ impl<'q> Inspection<'q> {
         let slots = slots + slots / 4 + 1024;
         inspection.found.faults.reserve_exact(MOST);
         inspection.is_listed.resize(slots, false);
+        inspection.subtrees.reserve_exact(slots);
         inspection.uses.reserve_exact(slots);
         inspection.numbers.reserve_exact(slots);
         inspection.has_room.resize(spans, false);
@@ -173,6 +181,7 @@ impl<'q> Inspection<'q> {
         if self.hot().damaged.get() != 0 {
             self.fault("queue", None, "it is marked as damaged");
         }
+        self.found.orphans = self.hot().orphans.get();
         self.inspect_header();
         self.inspect_slots();
         self.inspect_heap();

@@ -1,36 +1,87 @@
 //! Done: items of an acknowledged queue are finished, and `join` waits for all of them.
 //!
+//! What `task_done` costs does not grow with leases, queued items or participants. A participant's leases are one list, in the order
+//! of taking. The calling thread's oldest one mostly is among its first ([`NEAR`]); if not, the thread reads the list once, in
+//! portions, and notes its own leases (holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
+//! may have leases. Of the ready list `Hot::marked_slot` says up to where its items are finished.
+//!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | lease found | it is redelivered |
-//! | leave in order, one lease after the other: **state = ORPHAN** | it is unfinished for good; the younger ones come back |
+//! | leave in order, one lease after the other: **state = ORPHAN** | it is counted as unfinished for good (aside.rs); the younger ones come back |
 //! | the same while the payload is looked at: **state = LEFT** | the sweep makes it an orphan; the younger ones come back |
 //! | **state = FREE** (or CLAIMED while the payload is looked at, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{PARTICIPANTS, Slot};
+use crate::holding::{self, Found, Lease};
+use crate::layout::{Hot, Slot};
 use crate::lock::Section;
 use crate::platform;
 use crate::queue::{Queue, Wait};
-use crate::slot::{State, StateWord};
+use crate::recovery::{PORTION, Portion};
+use crate::slot::{State, StateWord, lessee};
 use crate::sync::{Count, Word};
 use crate::waiter::{Kind, Waiting};
 use crate::{Leave, Ticket};
+
+/// Leases of its process that `task_done` compares with the calling thread, before it reads the list once and for all.
+const NEAR: u32 = if cfg!(loom) { 4 } else { 32 };
 
 impl Queue {
     /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that somebody else holds or
     /// left unfinished, else the oldest that nobody has taken yet (which is still delivered).
     pub fn task_done(&self) -> Result<(), Error> {
-        let done = self.enter_surely().and_then(|mut section| section.finish_one());
+        let done = self.acknowledge_from_now_on().and_then(|()| self.finish_one());
         self.report(done)
+    }
+
+    fn finish_one(&self) -> Result<(), Error> {
+        let mut section = self.enter_surely()?;
+        section.check_unfinished()?;
+        match section.near_lease()? {
+            Near::Mine(index) => section.finish_lease(index),
+            Near::NoneOfMine => section.finish_any(),
+            Near::Unknown => {
+                drop(section);
+                self.finish_distant_lease()
+            }
+        }
+    }
+
+    /// The calling thread's leases stand behind many of other threads.
+    #[cold]
+    fn finish_distant_lease(&self) -> Result<(), Error> {
+        let (id, me) = (self.segment.id, self.member()?);
+        let mut found = holding::take_found(id, me);
+        let finished = self
+            .read_leases(&mut found)
+            .and_then(|()| self.enter_surely()?.finish_found(&mut found));
+        holding::keep_found(id, found);
+        finished
+    }
+
+    /// Notes those of the calling thread's leases that it has not noted yet, in portions.
+    fn read_leases(&self, found: &mut Found) -> Result<(), Error> {
+        loop {
+            let room = PORTION as usize;
+            found
+                .leases
+                .try_reserve(room)
+                .map_err(|_| platform::no_memory((room * size_of::<Lease>()) as u64))?;
+            if self.enter_surely()?.read_leases(found)? == Portion::Last {
+                return Ok(());
+            }
+        }
     }
 
     /// Waits until every item that was put is finished.
     pub fn join(&self, mut wait: Wait<'_>) -> Result<(), Error> {
         let mut waiting = Waiting::new(Kind::Finish);
-        let joined = self.wait_until_finished(&mut waiting, &mut wait);
+        let joined = self
+            .acknowledge_from_now_on()
+            .and_then(|()| self.wait_until_finished(&mut waiting, &mut wait));
         self.report(joined.map_err(|error| {
             self.abandon(&mut waiting);
             if error == Error::Busy { Error::Empty } else { error }
@@ -56,7 +107,7 @@ impl Queue {
                 let is_at_work = slot.reading.get() < 2;
                 slot.seq.get() == ticket.seq
                     && match state {
-                        Some(State::Ready | State::ReadyDone | State::Leased) => true,
+                        Some(State::Ready | State::ReadyDone | State::Leased | State::Aside) => true,
                         Some(State::Claimed) => is_at_work,
                         _ => false,
                     }
@@ -64,61 +115,132 @@ impl Queue {
     }
 }
 
+/// What the first of a process's leases say of the calling thread.
+enum Near {
+    /// Its oldest lease.
+    Mine(u32),
+    /// It has no lease.
+    NoneOfMine,
+    /// All of them are other threads'; there are more.
+    Unknown,
+}
+
 impl Section<'_> {
-    fn finish_one(&mut self) -> Result<(), Error> {
-        let hot = self.hot();
-        if hot.unfinished.get() == 0 || !self.queue.options.acknowledged {
+    fn check_unfinished(&self) -> Result<(), Error> {
+        if self.hot().unfinished.get() == 0 || !self.queue.options.acknowledged {
             return Err(Error::TooManyDone);
         }
-        if let Some(index) = self.lease_to_finish()? {
-            if self.slot(index)?.reading.get() != 0 {
-                // Somebody still looks at the payload: the item is finished, the memory stays until it has.
-                self.keep_memory(index)?;
-            } else {
-                self.finish_held(index)?;
-            }
-        } else if hot.orphans.head.get() != 0 {
-            let index = hot.orphans.head.get();
-            self.unlink(&hot.orphans, index)?;
-            hot.orphan_count.sub(1);
-            self.free_slot(index)?;
-        } else {
-            let Some(index) = self.oldest_unfinished_ready()? else {
-                return Err(Error::TooManyDone);
-            };
-            let slot = self.slot(index)?;
-            slot.commit(StateWord::new(State::ReadyDone, slot.word().redeliveries(), 0));
-        }
-        fault!("done.committed");
-        hot.unfinished.sub(1);
         Ok(())
     }
 
-    fn lease_to_finish(&self) -> Result<Option<u32>, Error> {
+    #[inline(always)]
+    fn near_lease(&self) -> Result<Near, Error> {
         let thread = platform::thread_id();
-        let mine = self.my_index();
-        let is_this_threads =
-            |slot: &Slot| slot.word().state() == Some(State::Leased) && slot.holder.get() == thread;
-        let is_this_processes = |slot: &Slot| slot.word().state() == Some(State::Leased);
-        if let Some(index) = self.first_lease(mine, is_this_threads)? {
-            return Ok(Some(index));
-        }
-        if let Some(index) = self.first_lease(mine, is_this_processes)? {
-            return Ok(Some(index));
-        }
-        if self.hot().owned_count.get() == 0 {
-            return Ok(None);
-        }
-        for other in 1..=self.hot().participants_high.get().min(PARTICIPANTS - 1) {
-            // One whose holder has left is unfinished, too.
-            if let Some(index) = self.first_lease(other, |_| true)? {
-                return Ok(Some(index));
+        let mut index = self.queue.segment.participant(self.my_index())?.leased.head.get();
+        for _ in 0..NEAR {
+            if index == 0 {
+                return Ok(Near::NoneOfMine);
             }
+            let slot = self.slot(index)?;
+            if slot.word().is_finishable() && slot.holder.get() == thread {
+                return Ok(Near::Mine(index));
+            }
+            index = slot.next.get();
         }
-        Ok(None)
+        Ok(Near::Unknown)
     }
 
-    /// The oldest of a participant's leases that suits.
+    /// Notes a portion of the calling thread's leases that are not noted yet, and for which there is room.
+    fn read_leases(&mut self, found: &mut Found) -> Result<Portion, Error> {
+        let mut index = self.first_unread(found)?;
+        let thread = platform::thread_id();
+        for _ in 0..PORTION {
+            if index == 0 {
+                return Ok(Portion::Last);
+            }
+            let slot = self.slot(index)?;
+            let lease = Lease {
+                slot: index,
+                number: slot.lease.get(),
+            };
+            if slot.holder.get() == thread && slot.word().is_finishable() {
+                found.leases.push_back(lease);
+            }
+            found.last_read = lease;
+            index = slot.next.get();
+        }
+        Ok(Portion::MoreToCome)
+    }
+
+    /// The oldest of this participant's leases that is younger than those that were read, or 0.
+    fn first_unread(&self, found: &Found) -> Result<u32, Error> {
+        let list = &self.queue.segment.participant(self.my_index())?.leased;
+        if self.is_mine(&found.last_read) {
+            return Ok(self.slot(found.last_read.slot)?.next.get());
+        }
+        // The last one that was read is finished. Mostly few are younger: backwards from the youngest.
+        let mut first = 0;
+        let mut index = list.tail.get();
+        for _ in 0..PORTION {
+            if index == 0 || self.slot(index)?.lease.get() <= found.last_read.number {
+                return Ok(first);
+            }
+            first = index;
+            index = self.slot(index)?.prev.get();
+        }
+        self.first_lease(self.my_index(), |slot| slot.lease.get() > found.last_read.number)
+            .map(|index| index.unwrap_or(0))
+    }
+
+    fn finish_found(&mut self, found: &mut Found) -> Result<(), Error> {
+        self.check_unfinished()?;
+        while let Some(lease) = found.leases.pop_front() {
+            let slot = self.slot(lease.slot)?;
+            let word = slot.word();
+            // Another thread, or another process, may have finished it.
+            if slot.lease.get() == lease.number && word.is_finishable() && word.owner() == self.me {
+                return self.finish_lease(lease.slot);
+            }
+        }
+        self.finish_any()
+    }
+
+    /// Finishes an item of which the calling thread has none: the process's oldest, else another's, else one that was left, else
+    /// the oldest that no getter has taken yet.
+    fn finish_any(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        if let Some(index) = self.first_lease(self.my_index(), |slot| slot.word().is_finishable())? {
+            return self.finish_lease(index);
+        }
+        if let Some(index) = self.lease_of_another()? {
+            return self.finish_lease(index);
+        }
+        if hot.orphans.get() != 0 {
+            hot.orphans.sub(1);
+        } else if !self.forget_one_given_up()? {
+            self.finish_before_any_get()?;
+        }
+        self.count_finished();
+        Ok(())
+    }
+
+    fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
+        if self.slot(index)?.reading.get() != 0 {
+            // The payload is still borrowed: the item is finished, and its memory stays until it is not.
+            self.keep_memory(index)?;
+        } else {
+            self.finish_held(index)?;
+        }
+        self.count_finished();
+        Ok(())
+    }
+
+    fn count_finished(&self) {
+        fault!("done.committed");
+        self.hot().unfinished.sub(1);
+    }
+
+    /// The first of a participant's leases that suits.
     fn first_lease(&self, participant: u32, suits: impl Fn(&Slot) -> bool) -> Result<Option<u32>, Error> {
         let mut index = self.queue.segment.participant(participant)?.leased.head.get();
         let mut walk = self.walk();
@@ -133,28 +255,159 @@ impl Section<'_> {
         Ok(None)
     }
 
-    fn oldest_unfinished_ready(&self) -> Result<Option<u32>, Error> {
-        let mut index = self.hot().ready.head.get();
+    /// The oldest lease of the first participant that has any. One whose holder has left is unfinished, too.
+    fn lease_of_another(&self) -> Result<Option<u32>, Error> {
+        let mut participant = 0;
+        while let Some(index) = self.next_lessee(participant) {
+            participant = index;
+            if let Some(lease) = self.first_lease(index, |slot| slot.word().is_lease())? {
+                return Ok(Some(lease));
+            }
+            // Its next lease sets the bit again.
+            let (lessees, bit) = lessee(self.hot(), index);
+            lessees.set(lessees.get() & !bit);
+        }
+        Ok(None)
+    }
+
+    /// The next participant that may have leases.
+    pub(crate) fn next_lessee(&self, after: u32) -> Option<u32> {
+        let from = after + 1;
+        let words = self.hot().lessees.iter().enumerate().skip(from as usize / 64);
+        for (at, word) in words {
+            let first = (at as u32 * 64).max(from);
+            let bits = word.get() & (u64::MAX << (first % 64));
+            if bits != 0 {
+                return Some(at as u32 * 64 + bits.trailing_zeros());
+            }
+        }
+        None
+    }
+
+    /// Finishes an item that a living participant took and whose payload was given up since.
+    fn forget_one_given_up(&self) -> Result<bool, Error> {
+        let hot = self.hot();
+        if hot.given_up_of_living.get() == 0 {
+            return Ok(false);
+        }
+        for index in self.queue.participants() {
+            let given_up = &self.queue.segment.participant(index)?.given_up;
+            if given_up.get() > 0 {
+                given_up.sub(1);
+                hot.given_up_of_living.sub(1);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// READY -> READY_DONE: the oldest that is not finished is delivered as usual.
+    fn finish_before_any_get(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        let (mut index, returned) = (self.first_unmarked()?, hot.returned.get());
+        if returned != 0 && (index == 0 || self.slot(returned)?.seq.get() < self.slot(index)?.seq.get()) {
+            // So what is finished in advance stays at the ready list's head.
+            self.pop_returned()?;
+            self.insert_marked(returned)?;
+            index = returned;
+        }
+        if index == 0 {
+            return Err(Error::TooManyDone);
+        }
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        if word.state() == Some(State::Ready) {
+            slot.commit(StateWord::new(State::ReadyDone, word.redeliveries(), 0));
+            hot.ready_done.add(1);
+        }
+        hot.marked_slot.set(index);
+        hot.marked_seq.set(slot.seq.get());
+        Ok(())
+    }
+
+    /// The item of the ready list that was finished last, if no getter has taken it since, or 0.
+    fn last_marked(&self) -> u32 {
+        let (hot, index) = (self.hot(), self.hot().marked_slot.get());
+        let is_there = self.queue.segment.slot(index).is_ok_and(|slot| {
+            slot.word().state() == Some(State::ReadyDone) && slot.seq.get() == hot.marked_seq.get()
+        });
+        if is_there { index } else { 0 }
+    }
+
+    fn first_unmarked(&self) -> Result<u32, Error> {
+        let mut index = match self.last_marked() {
+            0 => self.hot().ready.head.get(),
+            marked => self.slot(marked)?.next.get(),
+        };
         let mut walk = self.walk();
         while index != 0 && self.slot(index)?.word().state() != Some(State::Ready) {
             index = self.slot(index)?.next.get();
             self.step(&mut walk)?;
         }
-        Ok((index != 0).then_some(index))
+        Ok(index)
     }
 
-    /// Gives up what this participant has taken and not acknowledged. What it still looks at stays its own until it has.
-    pub(crate) fn give_up_leases(&mut self, how: Leave) -> Result<(), Error> {
-        let mut index = self.queue.segment.participant(self.my_index())?.leased.head.get();
+    /// Inserts a slot that is on no list into the ready list, in its place in the order of publication, which mostly is right behind
+    /// the item that was finished last.
+    fn insert_marked(&self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
+        let slot = self.slot(index)?;
+        let seq = slot.seq.get();
+        let marked = self.last_marked();
+        let is_behind = marked != 0 && self.slot(marked)?.seq.get() < seq;
+        let mut prev = if is_behind { marked } else { 0 };
+        let mut next = match prev {
+            0 => list.head.get(),
+            prev => self.slot(prev)?.next.get(),
+        };
         let mut walk = self.walk();
-        while index != 0 {
+        while next != 0 && self.slot(next)?.seq.get() < seq {
+            self.step(&mut walk)?;
+            (prev, next) = (next, self.slot(next)?.next.get());
+        }
+        let before = if prev == 0 {
+            &list.head
+        } else {
+            &self.slot(prev)?.next
+        };
+        if next == 0 && list.tail.get() != prev {
+            return Err(self.corrupt("a list of slots is torn"));
+        }
+        slot.next.set(next);
+        before.set(index);
+        if next == 0 {
+            list.tail.set(index);
+        }
+        Ok(())
+    }
+
+    /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`, which then is the last one
+    /// that was read. What is still borrowed stays the participant's own until it is not.
+    pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
+        let record = self.queue.segment.participant(self.my_index())?;
+        let mut index = match from.filter(|lease| self.is_mine(lease)) {
+            Some(lease) => self.slot(lease.slot)?.next.get(),
+            None => record.leased.head.get(),
+        };
+        for _ in 0..PORTION {
+            if index == 0 {
+                if how == Leave::Clean {
+                    self.settle_given_up(record, true);
+                }
+                fault!("leave.released");
+                return Ok(Portion::Last);
+            }
             let slot = self.slot(index)?;
             let next = slot.next.get();
             let word = slot.word();
-            if word.state() == Some(State::Leased) {
+            let lease = Lease {
+                slot: index,
+                number: slot.lease.get(),
+            };
+            if word.is_finishable() {
                 match how {
                     Leave::Clean if slot.reading.get() == 0 => self.orphan(index)?,
-                    Leave::Crashed if slot.reading.get() == 0 => self.redeliver(index)?,
+                    Leave::Crashed if slot.reading.get() == 0 => self.return_lease(index)?,
                     Leave::Clean if self.queue.options.acknowledged => {
                         slot.commit(StateWord::new(State::Left, word.redeliveries(), word.owner()));
                     }
@@ -163,29 +416,45 @@ impl Section<'_> {
                 }
                 fault!("leave.orphaned");
             }
+            if self.is_mine(&lease) {
+                *from = Some(lease);
+            }
             index = next;
-            self.step(&mut walk)?;
         }
-        fault!("leave.released");
-        Ok(())
+        Ok(Portion::MoreToCome)
     }
 
-    /// LEASED (or LEFT) -> ORPHAN: unfinished for good, unless somebody calls `task_done` for it. Nobody needs the payload.
+    /// Whether this participant still has that lease.
+    fn is_mine(&self, lease: &Lease) -> bool {
+        self.queue.segment.slot(lease.slot).is_ok_and(|slot| {
+            let word = slot.word();
+            slot.lease.get() == lease.number && word.is_lease() && word.owner() == self.me
+        })
+    }
+
+    /// LEASED (or ASIDE, or LEFT) -> ORPHAN -> FREE: unfinished for good, unless a process calls `task_done` for it. Only its
+    /// number is kept.
     pub(crate) fn orphan(&mut self, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        self.let_go(index, slot.word().owner())?;
-        slot.commit(StateWord::new(State::Orphan, 0, 0));
-        self.drop_payload(index)?;
-        self.hot().orphan_count.add(1);
-        self.push_back(&self.hot().orphans, index)
+        self.let_go(index, self.slot(index)?.word().owner())?;
+        self.free_counted(index, State::Orphan, 0, &self.hot().orphans)
     }
 
-    /// LEASED -> READY in its old place, or DEAD if that happened too often.
-    pub(crate) fn redeliver(&mut self, index: u32) -> Result<(), Error> {
+    /// Returns what a participant has taken that is dead, or that leaves by a failure: to the queue; or if it was set aside, and nothing is
+    /// acknowledged yet, to the others of that kind.
+    pub(crate) fn return_lease(&mut self, index: u32) -> Result<(), Error> {
+        let word = self.slot(index)?.word();
+        if word.state() == Some(State::Aside) && self.queue.sets_aside() {
+            return self.disown(index);
+        }
+        self.let_go(index, word.owner())?;
+        self.return_to_queue(index)
+    }
+
+    /// To READY in its old place, or to DEAD if the item came back too often. The slot is on no list.
+    pub(crate) fn return_to_queue(&mut self, index: u32) -> Result<(), Error> {
         let hot = self.hot();
         let slot = self.slot(index)?;
         let word = slot.word();
-        self.let_go(index, word.owner())?;
         if word.redeliveries() >= self.queue.options.max_deliveries {
             slot.commit(StateWord::new(State::Dead, word.redeliveries(), 0));
             self.push_back(&hot.dead, index)?;
@@ -196,11 +465,28 @@ impl Section<'_> {
             }
         } else {
             slot.commit(StateWord::new(State::Ready, word.redeliveries() + 1, 0));
-            self.insert_ready(index)?;
+            self.insert_returned(index)?;
             self.count_ready(slot.len.get());
             hot.redeliveries.add(1);
         }
         fault!("sweep.slot-returned");
         Ok(())
     }
+}
+
+impl StateWord {
+    /// `task_done` finishes it for its own process.
+    #[inline(always)]
+    fn is_finishable(self) -> bool {
+        matches!(self.state(), Some(State::Leased | State::Aside))
+    }
+}
+
+/// Items that are taken and not finished.
+pub(crate) fn taken_items(hot: &Hot) -> u64 {
+    let queued = hot.ready_count.get().saturating_sub(hot.ready_done.get());
+    hot.unfinished
+        .get()
+        .saturating_sub(queued)
+        .saturating_sub(hot.orphans.get())
 }

@@ -23,6 +23,9 @@ pub enum Error {
         needed: u64,
         used: u64,
         limit: u64,
+        /// Items of an acknowledged queue that are taken and not finished, and their part of `used`.
+        taken: u64,
+        taken_bytes: u64,
     },
     /// The system has no memory to give.
     NoMemory {
@@ -86,14 +89,28 @@ impl fmt::Display for Error {
             Error::Busy => write!(f, "the queue's lock is taken"),
             Error::Interrupted => write!(f, "interrupted"),
             Error::TooManyDone => write!(f, "task_done() called too many times"),
-            Error::OutOfMemory { needed, used, limit } => write!(
-                f,
-                "the queue's memory limit is reached: the item needs {}, {} are in use, max_bytes is {}; \
-                 take items out, or create the queue with a larger max_bytes",
-                mib(*needed),
-                mib(*used),
-                mib(*limit)
-            ),
+            Error::OutOfMemory {
+                needed,
+                used,
+                limit,
+                taken,
+                taken_bytes,
+            } => {
+                let (needed, used, limit) = (mib(*needed), mib(*used), mib(*limit));
+                write!(
+                    f,
+                    "the queue's memory limit is reached: the item needs {needed}, {used} are in use, max_bytes is {limit}; "
+                )?;
+                match taken {
+                    0 => write!(f, "take items out, or create the queue with a larger max_bytes"),
+                    taken => write!(
+                        f,
+                        "{taken} items of {} are taken and not done: call task_done() for each item that is, take items \
+                         out, or create the queue with a larger max_bytes",
+                        mib(*taken_bytes)
+                    ),
+                }
+            }
             Error::NoMemory { needed, errno } => write!(
                 f,
                 "the system has no memory for {} of a queue ({}); take items out, or free memory",

@@ -18,17 +18,18 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::SMALL;
 use crate::delivery::{Batch, Buffer, Room};
 use crate::error::Error;
 use crate::fault::fault;
+use crate::holding::{self, Lease};
 use crate::layout::Slot;
 use crate::lock::Section;
 use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
 use crate::slot::State;
-use crate::sync::{Word, note_read};
+use crate::sync::{Count, Word, note_read};
 use crate::waiter::{Kind, Waiting};
+use crate::{BATCH, SMALL};
 
 /// What a get delivers.
 pub enum Delivery {
@@ -111,32 +112,33 @@ impl Drop for Lent {
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
     pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
-        self.take(wait, |section, head| section.deliver(self, head, buffer))
+        self.take(wait, 1, |section, head| section.deliver(self, head, buffer))
     }
 
     /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits for the first
     /// as long as `wait` allows.
     pub fn get_many(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
-        self.take(wait, |section, mut head| {
+        self.take(wait, BATCH, |section, mut head| {
             while head != 0 && batch.has_room() {
                 if let Delivery::Lent(lent) = section.deliver(self, head, batch)? {
                     batch.push_lent(lent);
                 }
-                head = section.hot().ready.head.get();
+                head = section.oldest()?;
             }
             Ok(())
         })
     }
 
-    /// Waits for an item, and has it delivered.
+    /// Waits for an item, and has `at_most` so many delivered.
     #[inline(always)]
     fn take<T>(
         &self,
         mut wait: Wait<'_>,
+        at_most: usize,
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut waiting = Waiting::new(Kind::Item);
-        let result = self.take_in_section(&mut waiting, &mut wait, deliver);
+        let result = self.take_in_section(&mut waiting, &mut wait, at_most, deliver);
         self.report(result.map_err(|error| {
             self.abandon(&mut waiting);
             if error == Error::Empty && self.bell.is_watched() {
@@ -155,8 +157,12 @@ impl Queue {
         &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
+        at_most: usize,
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
+        if self.sets_aside() {
+            self.set_aside(at_most, wait)?;
+        }
         // What is in dead hands comes back even if nobody ever waits, because there is always another item.
         // (And a dead watcher of the bell costs everybody system calls.)
         let hot = self.segment.hot();
@@ -168,7 +174,7 @@ impl Queue {
         }
         let mut section = self.approach(waiting, wait)?;
         loop {
-            let head = section.hot().ready.head.get();
+            let head = section.oldest()?;
             if head != 0 {
                 let delivered = deliver(&mut section, head)?;
                 section.withdraw(waiting)?;
@@ -210,7 +216,7 @@ impl Queue {
             // Finished while it was looked at, or plain: nobody needs the payload any more.
             Some(State::Claimed) => section.finish_held(index)?,
             Some(State::Leased) if !self.options.acknowledged => section.finish_held(index)?,
-            Some(State::Leased) => section.end_of_look(index)?,
+            Some(State::Leased | State::Aside) => section.end_of_look(index)?,
             Some(State::Left) => section.orphan(index)?,
             _ => return Err(section.corrupt("a lent item was taken away")),
         }
@@ -251,6 +257,9 @@ impl<'q> Section<'q> {
         self.uncount_ready(index, len as u64)?;
         if is_small && !stays_leased {
             fault!("get.unlinked");
+            if is_finished {
+                self.hot().ready_done.sub(1);
+            }
             self.free_slot(index)?;
             fault!("get.freed");
             return Ok(Delivery::Copied);
@@ -269,6 +278,12 @@ impl<'q> Section<'q> {
         self.own(index, state, word.redeliveries())?;
         fault!("get.leased");
         self.hold(index)?;
+        if is_finished {
+            self.hot().ready_done.sub(1);
+        } else if queue.sets_aside() {
+            let number = slot.lease.get();
+            holding::note(queue.segment.id, Lease { slot: index, number });
+        }
         if is_small {
             return Ok(Delivery::Copied);
         }

@@ -321,12 +321,7 @@ impl Section<'_> {
             }
         }
         if tracked == self.queue.segment.geometry.spans {
-            let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
-            return Err(Error::OutOfMemory {
-                needed: u64::from(spans) * SPAN,
-                used: hot.used_bytes.get(),
-                limit,
-            });
+            return Err(self.out_of_memory(u64::from(spans) * SPAN, hot.used_bytes.get()));
         }
         Ok(Err(Growth::Tracking(spans)))
     }
@@ -559,16 +554,10 @@ impl Queue {
         let hot = section.hot();
         let (old, capacity) = (hot.slots_backed.get(), self.segment.geometry.slots);
         let trims = hot.slot_trims.get();
-        drop(section);
         if old >= capacity {
-            let used = hot.used_bytes.get();
-            let limit = self.options.max_bytes.unwrap_or(u64::MAX);
-            return Err(Error::OutOfMemory {
-                needed: size_of::<Slot>() as u64,
-                used,
-                limit,
-            });
+            return Err(section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get()));
         }
+        drop(section);
         let new = old.saturating_add(old.clamp(32, 8192)).min(capacity);
         let at = |slot: u32| self.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
         self.segment.back(at(old), at(new) - at(old))?;

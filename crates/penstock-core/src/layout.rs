@@ -13,7 +13,8 @@
 //! of every indexed region is unused. All words are atomics, so a reference to them is sound whoever writes.
 //!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`, `Participant::word`, the lock word, the
-//! backing bytes, the two counters that never repeat (`Hot::published`, `Hot::leases`), and the marks that only grow or
+//! backing bytes, the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more but
+//! are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that only grow or
 //! shrink by a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
 //! `participants_high`). The rest is cache: the rebuild (recovery.rs) computes it anew from the truth.
 
@@ -90,9 +91,13 @@ pub(crate) struct Hot {
     pub redeliveries: LockedU64,
     pub dead_count: AtomicU64,
     pub dead: List,
-    pub orphans: List,
-    pub orphan_count: AtomicU64,
-    /// Slots in the hands of a participant (LEASED, LEFT or CLAIMED).
+    /// Root of the heap of items that came back, which a get takes before younger ones. See returned.rs.
+    pub returned: LockedU32,
+    /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See aside.rs.
+    pub acknowledging: AtomicU32,
+    /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
+    pub orphans: AtomicU64,
+    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants had set aside.
     pub owned_count: AtomicU64,
     /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
     pub ready_bytes: AtomicU64,
@@ -131,6 +136,20 @@ pub(crate) struct Hot {
 
     // Then, for each size class, the spans that have room.
     pub partial: [LockedU32; 16],
+
+    /// Items that dead holders had set aside, in the order in which the holders were swept. See aside.rs.
+    pub aside: List,
+    /// Items whose payload was given up and whose holder has died since; and the sum of those of living holders.
+    pub given_up: AtomicU64,
+    pub given_up_of_living: AtomicU64,
+    /// Bytes of the extents of items that are taken and not finished.
+    pub taken_bytes: AtomicU64,
+    /// Items on the ready list that are finished already, and the one that was finished last: its slot and its place in the order.
+    pub ready_done: LockedU64,
+    pub marked_slot: LockedU32,
+    pub marked_seq: LockedU64,
+    /// One bit a participant: set if it may have leases, clear if it has none.
+    pub lessees: [LockedU64; PARTICIPANTS as usize / 64],
 
     /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
     pub lent_bytes: AtomicU64,
@@ -212,6 +231,8 @@ pub(crate) struct Participant {
     /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there. See bell.rs.
     pub watching: LockedU32,
     pub bell: AtomicU32,
+    /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See aside.rs.
+    pub given_up: AtomicU64,
 }
 
 /// A thread that waits. See waiter.rs.
@@ -234,13 +255,13 @@ pub(crate) struct Slot {
     /// The item's place in the order of publication.
     pub seq: AtomicU64,
     pub next: AtomicU32,
-    /// The one before it; or, in a list that is linked forwards only, the granule at which the next one's extent begins,
-    /// or anything else: there it is a hint.
+    /// The one before it. In the ready list, which is linked forwards only, it is a hint: the granule at which the next one's
+    /// extent begins, or anything else. Of a returned item, `next` and `prev` are the subtrees.
     pub prev: AtomicU32,
     pub len: LockedU64,
     /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. That of a free slot is kept.
     pub extent: LockedU64,
-    /// The thread of its process that leased it, and the lease's place in the order of leases.
+    /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned item, its rank.
     pub holder: LockedU32,
     /// Not 0 while the holder looks at the payload in place: 1, or 2 if it has the item for good (see Lent::keep).
     /// Read without the lock by `is_pending`.
@@ -287,6 +308,10 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, ready),
         offset_of!(Hot, published),
         offset_of!(Hot, dead),
+        offset_of!(Hot, returned),
+        offset_of!(Hot, orphans),
+        offset_of!(Hot, aside),
+        offset_of!(Hot, lessees),
         offset_of!(Hot, waiters),
         offset_of!(Hot, used_bytes),
         offset_of!(Hot, partial),
@@ -301,6 +326,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Participant, leased),
         offset_of!(Participant, claimed),
         offset_of!(Participant, watching),
+        offset_of!(Participant, given_up),
         offset_of!(WaiterCell, next),
         offset_of!(Slot, extent),
         offset_of!(Slot, inline),

@@ -7,10 +7,13 @@
 //! get.rs:  READY -> LEASED -> copy or view -> FREE, or LEASED until done.rs finishes the item
 //! ```
 //!
+//! returned.rs holds the items that came back from a dead holder.
+//!
 //! Under them lie lock.rs (one short lock a queue, which a survivor takes over), recovery.rs (what a survivor does then),
 //! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
 //! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
 
+mod aside;
 #[cfg_attr(loom, path = "models/bell.rs")]
 mod bell;
 mod check;
@@ -26,6 +29,7 @@ mod fork;
 pub mod fuzzing;
 mod get;
 mod heap;
+mod holding;
 mod layout;
 mod lock;
 #[cfg(loom)]
@@ -34,7 +38,9 @@ mod participant;
 mod platform;
 mod put;
 mod queue;
+mod rebuild;
 mod recovery;
+mod returned;
 mod segment;
 mod slot;
 mod statistics;

@@ -256,6 +256,11 @@ impl<'q> Section<'q> {
         self.queue.segment.cell(index)
     }
 
+    /// Whether another thread sleeps until the lock is released.
+    pub(crate) fn is_contended(&self) -> bool {
+        self.hot().lock.get() & CONTENDED != 0
+    }
+
     pub(crate) fn my_index(&self) -> u32 {
         index_of(self.me)
     }

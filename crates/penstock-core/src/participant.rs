@@ -201,7 +201,7 @@ impl Queue {
                 && record.start_time.get() == started
                 && record.pid_namespace.get() == namespace
             {
-                self.enter_surely()?.sweep(index, seen.0)?;
+                self.sweep_in_portions(index, seen.0)?;
             }
         }
         Ok(())
@@ -282,6 +282,11 @@ impl Queue {
         Ok(None)
     }
 
+    /// The places of all that may take part.
+    pub(crate) fn participants(&self) -> impl Iterator<Item = u32> {
+        1..=self.segment.hot().participants_high.get().min(LAST)
+    }
+
     pub(crate) fn living(&self) -> Result<u64, Error> {
         let mut count = 0;
         for index in 1..=self.segment.hot().participants_high.get().min(LAST) {
@@ -313,7 +318,8 @@ impl Queue {
 }
 
 fn holds_nothing(record: &Participant) -> bool {
-    record.leased.head.get() == 0 && record.claimed.head.get() == 0 && record.watching.get() == 0
+    let lists = record.leased.head.get() | record.claimed.head.get();
+    lists == 0 && record.watching.get() == 0 && record.given_up.get() == 0
 }
 
 /// Frees a record whose owner holds nothing any more, not even the lock.

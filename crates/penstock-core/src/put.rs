@@ -165,20 +165,25 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        let (mut section, reserved) = self.reserve(len, waiting, wait)?;
-        section.fill(reserved.slot, reserved.extent, len)?;
-        section.claim(reserved.slot)?;
-        section.hold(reserved.slot)?;
-        section.withdraw(waiting)?;
-        fault!("claim.committed");
-        drop(section);
-        let published = self
-            .write_claimed(&reserved, payload, len)
-            .and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
-        if published.is_err() {
-            self.give_back(&reserved)?;
+        loop {
+            let (mut section, reserved) = self.reserve(len, waiting, wait)?;
+            section.fill(reserved.slot, reserved.extent, len)?;
+            section.claim(reserved.slot)?;
+            section.hold(reserved.slot)?;
+            section.withdraw(waiting)?;
+            fault!("claim.committed");
+            drop(section);
+            let written = self.write_claimed(&reserved, payload, len);
+            let is_written = written.is_ok();
+            let published = written.and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
+            if published.is_err() {
+                self.give_back(&reserved)?;
+            }
+            if is_written || published.is_ok() {
+                return published;
+            }
+            self.unless_given_up(published.map(|_| ()), len)?;
         }
-        published
     }
 
     /// Waits for room and takes a slot and an extent, extending the memory if need be.
@@ -224,19 +229,36 @@ impl Queue {
             match reserved {
                 Ok(Ok(reserved)) => return Ok((section, reserved)),
                 Ok(Err(_)) if wait.patience == Patience::Try => return Err(Error::Busy),
-                Ok(Err(growth)) => self.grow(section, growth)?,
-                // The dead may hold what is missing.
-                Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
-                    if wait.patience == Patience::Try {
-                        return Err(Error::Busy);
-                    }
-                    looked_for_dead = true;
+                Ok(Err(growth)) => {
+                    let grown = self.grow(section, growth);
+                    self.unless_given_up(grown, len)?;
+                }
+                Err(Error::OutOfMemory { .. }) if wait.patience == Patience::Try => return Err(Error::Busy),
+                Err(error @ Error::OutOfMemory { .. }) => {
                     drop(section);
-                    self.look_for_dead(false)?;
+                    // The dead may hold what is missing.
+                    if looked_for_dead {
+                        self.unless_given_up(Err(error), len)?;
+                    } else {
+                        looked_for_dead = true;
+                        self.look_for_dead(false)?;
+                    }
                 }
                 Err(error) => return Err(error),
             }
             section = self.enter(wait)?;
+        }
+    }
+
+    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (aside.rs).
+    fn unless_given_up(&self, result: Result<(), Error>, len: u64) -> Result<(), Error> {
+        match result {
+            Err(Error::OutOfMemory { .. } | Error::NoMemory { .. })
+                if self.give_up_aside(len.saturating_add(size_of::<Slot>() as u64))? =>
+            {
+                Ok(())
+            }
+            result => result,
         }
     }
 
@@ -311,14 +333,14 @@ impl Section<'_> {
         let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
         let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
         if used.saturating_add(needed) > limit {
-            return Err(Error::OutOfMemory { needed, used, limit });
+            return Err(self.out_of_memory(needed, used));
         }
         Ok(())
     }
 
     /// There is no room, so there are items: nobody shall wait for room in a queue that no get can empty.
     fn check_full(&self) -> Result<(), Error> {
-        if self.hot().ready.head.get() == 0 {
+        if self.oldest()? == 0 {
             return Err(self.corrupt("the queue is full of nothing"));
         }
         Ok(())

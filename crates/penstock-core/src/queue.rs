@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use crate::bell::Bell;
 use crate::error::Error;
 use crate::fork;
+use crate::holding;
 use crate::platform::{self, Instant};
 use crate::segment::Segment;
 use crate::sync::{AtomicU32, Ordering, Word};
@@ -190,8 +191,8 @@ impl Queue {
         if self.member_if_any().is_none() {
             return Ok(());
         }
-        let left = self.enter_surely()?.give_up_leases(how);
-        self.report(left)
+        let mut from = None;
+        self.in_portions(|section| section.give_up_leases(how, &mut from))
     }
 
     /// Passes a result on; damage is noted in the segment, so that everybody learns of it.
@@ -212,6 +213,7 @@ impl Drop for Queue {
             self.unregister();
         }
         self.drop_bell();
+        holding::forget(self.segment.id);
         // Last, so that nobody in this process opens the queue anew while it is still a member.
         fork::forget(self.segment.id);
     }

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 
 use crate::Id;
 use crate::SMALL;
+use crate::aside::{NOT_YET, YES};
 use crate::error::{Error, hex};
 use crate::layout::*;
 use crate::lock::Ahead;
@@ -138,6 +139,9 @@ impl Segment {
         header.soft_bytes.set(options.soft_bytes);
         header.max_deliveries.set(u32::from(options.max_deliveries));
         let hot = self.hot();
+        // The models take every acknowledged queue for one whose users acknowledge.
+        let sets_aside = options.acknowledged && cfg!(not(loom));
+        hot.acknowledging.set(if sets_aside { NOT_YET } else { YES });
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);

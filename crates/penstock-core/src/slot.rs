@@ -6,9 +6,12 @@
 //!      \  claim            publish  ^   \  get                 done ^
 //!       +-------> CLAIMED ----------+    +-------> LEASED ----------+
 //!                 |  ^ dies: FREE        dies: READY again, or DEAD after too many deliveries
-//!                 |  |                   leaves in order: ORPHAN (unfinished, nobody's), or LEFT until its look ends
+//!                 |  |                   leaves in order: ORPHAN, then FREE (counted as unfinished), or LEFT until its look ends
 //!                 +--+ task_done while the payload is still looked at, or kept: CLAIMED until the look ends
 //!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
+//!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)
+//!    ASIDE -- memory is needed --> GIVEN_UP, then FREE (counted as unfinished)
+//!    ASIDE -- items are acknowledged from now on: as LEASED
 //! ```
 //!
 //! Every change of state happens under the lock, as one store with release ordering after all fields that the new
@@ -21,7 +24,7 @@ use crate::heap::is_object;
 use crate::layout::{FreeList, Hot, List, ONE_KEPT, Participant, SLOTS_PER_PAGE, Slot};
 use crate::lock::{Ahead, Section};
 use crate::segment::Extent;
-use crate::sync::{Count, Ordering, Word, compiler_fence};
+use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -34,12 +37,17 @@ pub(crate) enum State {
     Leased = 3,
     /// Ready, but finished: `task_done` was called before the item was taken.
     ReadyDone = 4,
-    /// Unfinished, and its holder left in order. Only the count matters any more: the payload is freed.
+    /// Unfinished, and its holder left in order: on its way to FREE, while `Hot::orphans` counts it.
     Orphan = 5,
     /// A dead letter: its holders died too often.
     Dead = 6,
     /// Leased, but its holder has left in order and only looks at the payload still: an orphan once it has looked.
     Left = 7,
+    /// Leased, and its holder has asked for another item since, on a queue without acknowledgements so far. Without an owner
+    /// its holder has died.
+    Aside = 8,
+    /// It was set aside, and its memory is needed: on its way to FREE, while `Participant::given_up` or `Hot::given_up` counts it.
+    GivenUp = 9,
 }
 
 /// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
@@ -63,8 +71,26 @@ impl StateWord {
             5 => State::Orphan,
             6 => State::Dead,
             7 => State::Left,
+            8 => State::Aside,
+            9 => State::GivenUp,
             _ => return None,
         })
+    }
+
+    /// A get would find the item.
+    pub(crate) fn is_ready(self) -> bool {
+        matches!(self.state(), Some(State::Ready | State::ReadyDone))
+    }
+
+    /// A participant holds the slot, or a dead one has set it aside.
+    pub(crate) fn is_held(self) -> bool {
+        self.is_lease() || self.state() == Some(State::Claimed)
+    }
+
+    /// It is taken and not finished.
+    #[inline(always)]
+    pub(crate) fn is_lease(self) -> bool {
+        matches!(self.state(), Some(State::Leased | State::Aside | State::Left))
     }
 
     pub(crate) fn redeliveries(self) -> u8 {
@@ -101,16 +127,26 @@ pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
     }
 }
 
+impl Slot {
+    pub(crate) fn extent_bytes(&self) -> u64 {
+        Extent::unpack(self.extent.get()).map_or(0, Extent::bytes)
+    }
+}
+
 /// Slots that are not FREE. Under the lock; without it an estimate.
 pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
-    [
-        &hot.ready_count,
-        &hot.owned_count,
-        &hot.dead_count,
-        &hot.orphan_count,
-    ]
-    .iter()
-    .fold(0, |sum: u64, count| sum.saturating_add(count.get()))
+    [&hot.ready_count, &hot.owned_count, &hot.dead_count]
+        .iter()
+        .fold(0, |sum: u64, count| sum.saturating_add(count.get()))
+}
+
+/// The word and the bit that say whether a participant may have leases.
+#[inline(always)]
+pub(crate) fn lessee(hot: &Hot, index: u32) -> (&LockedU64, u64) {
+    (
+        &hot.lessees[index as usize / 64 % hot.lessees.len()],
+        1 << (index % 64),
+    )
 }
 
 /// After so many puts the free lists change places.
@@ -266,8 +302,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Frees the payload of a slot whose state needs none (FREE or ORPHAN).
-    pub(crate) fn drop_payload(&mut self, index: u32) -> Result<(), Error> {
+    /// Frees the payload of a slot that is FREE.
+    fn drop_payload(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         if let Some(extent) = Extent::unpack(slot.extent.get()) {
             slot.extent.set(0);
@@ -385,33 +421,6 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Puts a redelivered item back in its old place, which lies near the head.
-    pub(crate) fn insert_ready(&self, index: u32) -> Result<(), Error> {
-        let list = &self.hot().ready;
-        let slot = self.slot(index)?;
-        let seq = slot.seq.get();
-        let (mut prev, mut next) = (0, list.head.get());
-        let mut walk = self.walk();
-        while next != 0 && self.slot(next)?.seq.get() < seq {
-            self.step(&mut walk)?;
-            (prev, next) = (next, self.slot(next)?.next.get());
-        }
-        let before = if prev == 0 {
-            &list.head
-        } else {
-            &self.slot(prev)?.next
-        };
-        if next == 0 && list.tail.get() != prev {
-            return Err(self.corrupt("a list of slots is torn"));
-        }
-        slot.next.set(next);
-        before.set(index);
-        if next == 0 {
-            list.tail.set(index);
-        }
-        Ok(())
-    }
-
     // ------------------------------------------------------------------------------------------------ transitions
 
     /// Books the extent and the length of a payload in a slot that is still FREE.
@@ -446,7 +455,31 @@ impl Section<'_> {
         let me = self.queue.segment.participant(self.my_index())?;
         self.push_back(self.list_of_holder(me, index)?, index)?;
         self.hot().owned_count.add(1);
+        self.count_lease(index)
+    }
+
+    /// Books that an item is taken and unfinished, if it is, and that this participant may have such items.
+    fn count_lease(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        if slot.word().state() != Some(State::Leased) {
+            return Ok(());
+        }
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            self.hot().taken_bytes.add(extent.bytes());
+        }
+        let (lessees, bit) = lessee(self.hot(), self.my_index());
+        if lessees.get() & bit == 0 {
+            lessees.set(lessees.get() | bit);
+        }
         Ok(())
+    }
+
+    fn uncount_lease(&self, slot: &Slot) {
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            if slot.word().is_lease() {
+                self.hot().taken_bytes.sub(extent.bytes());
+            }
+        }
     }
 
     /// Takes a slot out of its owner's hands, before its state changes.
@@ -454,17 +487,22 @@ impl Section<'_> {
         let owner = self.queue.segment.participant(crate::lock::index_of(owner))?;
         self.unlink(self.list_of_holder(owner, index)?, index)?;
         self.hot().owned_count.sub(1);
-        // `reading` stays until the state has changed, and means nothing then: a death in between must find it.
-        self.hot().lent_bytes.sub(lent_bytes(self.slot(index)?));
+        let slot = self.slot(index)?;
+        if slot.extent.get() != 0 {
+            // `reading` stays until the state has changed, and means nothing then: a death in between must find it.
+            self.hot().lent_bytes.sub(lent_bytes(slot));
+            self.uncount_lease(slot);
+        }
         Ok(())
     }
 
-    /// LEASED (or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
+    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
     pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let owner = slot.word().owner();
         let holder = self.queue.segment.participant(crate::lock::index_of(owner))?;
         self.unlink(&holder.leased, index)?;
+        self.uncount_lease(slot);
         slot.commit(StateWord::new(State::Claimed, 0, owner));
         self.push_back(&holder.claimed, index)
     }
@@ -472,7 +510,7 @@ impl Section<'_> {
     /// Where a slot is listed that somebody holds.
     pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
         match self.slot(index)?.word().state() {
-            Some(State::Leased | State::Left) => Ok(&holder.leased),
+            Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),
             Some(State::Claimed) => Ok(&holder.claimed),
             _ => Err(self.corrupt("a slot is held that nobody can hold")),
         }
@@ -513,7 +551,11 @@ impl Section<'_> {
     #[inline(always)]
     pub(crate) fn uncount_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
         let hot = self.hot();
-        self.pop_ready(index)?;
+        if index == hot.returned.get() {
+            self.pop_returned()?;
+        } else {
+            self.pop_ready(index)?;
+        }
         hot.ready_count
             .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
         if self.queue.options.soft_bytes != 0 {

@@ -1,6 +1,10 @@
 //! What a queue tells about itself.
 
+use crate::aside::unfinished_given_up;
+use crate::done::taken_items;
 use crate::error::Error;
+use crate::layout::Slot;
+use crate::lock::Section;
 use crate::platform;
 use crate::queue::Queue;
 use crate::segment::Extent;
@@ -23,8 +27,14 @@ pub struct Statistics {
     pub unfinished: u64,
     /// Deliveries repeated because a holder died. Of one that dies during a sweep the last may go uncounted.
     pub redeliveries: u64,
-    /// Items given up because their holders died too often.
+    /// Items that became dead letters because their holders died too often.
     pub dead_letters: u64,
+    /// Items that are taken and not finished, and the memory that they use, in bytes.
+    pub taken: u64,
+    pub taken_bytes: u64,
+    /// Items whose payloads were given up for memory before anything was acknowledged, and whose holders have died since. Of a
+    /// sweeper that dies meanwhile those of one holder may go uncounted.
+    pub given_up: u64,
     pub waiting_getters: u64,
     pub waiting_putters: u64,
     pub waiting_joiners: u64,
@@ -58,6 +68,9 @@ impl Queue {
             unfinished: hot.unfinished.get(),
             redeliveries: hot.redeliveries.get(),
             dead_letters,
+            taken: taken_items(hot),
+            taken_bytes: section.taken_bytes(),
+            given_up: hot.given_up.get(),
             waiting_getters: waiting(Kind::Item),
             waiting_putters: waiting(Kind::Room),
             waiting_joiners: waiting(Kind::Finish),
@@ -99,5 +112,29 @@ impl Queue {
             (prev, index) = (index, slot.next.get());
         }
         Ok(places)
+    }
+}
+
+impl Section<'_> {
+    /// Memory of the items that are taken and not finished, in bytes: slots and extents.
+    fn taken_bytes(&self) -> u64 {
+        let hot = self.hot();
+        let slots = taken_items(hot).saturating_sub(unfinished_given_up(hot));
+        hot.taken_bytes
+            .get()
+            .saturating_add(slots.saturating_mul(size_of::<Slot>() as u64))
+    }
+
+    /// The queue's own limit is reached.
+    #[cold]
+    pub(crate) fn out_of_memory(&self, needed: u64, used: u64) -> Error {
+        let acknowledged = self.queue.options.acknowledged;
+        Error::OutOfMemory {
+            needed,
+            used,
+            limit: self.queue.options.max_bytes.unwrap_or(u64::MAX),
+            taken: if acknowledged { taken_items(self.hot()) } else { 0 },
+            taken_bytes: if acknowledged { self.taken_bytes() } else { 0 },
+        }
     }
 }

@@ -2,12 +2,13 @@
 
 use super::{Inspection, Use, is_clear};
 use crate::SMALL;
+use crate::aside::unfinished_without_slot;
 use crate::heap::extent_for;
 use crate::layout::*;
 use crate::lock::index_of;
 use crate::participant::name_of;
 use crate::segment::Extent;
-use crate::slot::{KEPT_MOST, State, StateWord, lent_bytes};
+use crate::slot::{KEPT_MOST, State, StateWord, lent_bytes, lessee};
 use crate::sync::Word;
 
 /// What the slots add up to.
@@ -19,6 +20,8 @@ struct Sums {
     kept_bytes: u64,
     kept: u64,
     lent_bytes: u64,
+    taken_bytes: u64,
+    ready_done: u64,
     /// Payload bytes of items that exist.
     bytes: u64,
 }
@@ -36,13 +39,22 @@ impl Inspection<'_> {
         self.walk_free_list("list of the freed", hot.free.freed.get(), false);
         self.walk_free_list("list of the kept", hot.kept.next.get(), true);
         self.walk_free_list("list of the freed that are kept", hot.kept.freed.get(), true);
-        let is_ready = |word: StateWord| matches!(word.state(), Some(State::Ready | State::ReadyDone));
-        self.walk("ready list", None, &hot.ready, is_ready, |slot| slot.seq.get());
+        self.walk("ready list", None, &hot.ready, StateWord::is_ready, |slot| {
+            slot.seq.get()
+        });
+        self.walk_returned();
         // Those come in the order in which they were given up, or after a rebuild in that of publication.
         let is_dead = |word: StateWord| word.state() == Some(State::Dead);
         self.walk("list of dead letters", None, &hot.dead, is_dead, |_| 0);
-        let is_orphan = |word: StateWord| word.state() == Some(State::Orphan);
-        self.walk("list of orphans", None, &hot.orphans, is_orphan, |_| 0);
+        // In the order in which the sweeps left them.
+        let is_aside = |word: StateWord| word.state() == Some(State::Aside) && word.owner() == 0;
+        self.walk(
+            "list of what dead holders set aside",
+            None,
+            &hot.aside,
+            is_aside,
+            |_| 0,
+        );
         self.inspect_participants();
 
         let mut sums = Sums::default();
@@ -58,7 +70,8 @@ impl Inspection<'_> {
             |slot, state| (!matches!(state, State::Free | State::Claimed)).then(|| slot.seq.get()),
         );
         self.compare_numbers("slots", "two leases have the same number", |slot, state| {
-            matches!(state, State::Leased | State::Left | State::Claimed).then(|| slot.lease.get())
+            matches!(state, State::Leased | State::Aside | State::Left | State::Claimed)
+                .then(|| slot.lease.get())
         });
         for index in high..hot.slots_backed.get().min(self.segment().geometry.slots) {
             if self.segment().slot(index).is_ok_and(|slot| slot.state.get() != 0) {
@@ -154,6 +167,51 @@ impl Inspection<'_> {
         }
     }
 
+    /// Walks the heap of returned items: no item is older than its parent, and each rank is right.
+    fn walk_returned(&mut self) {
+        const NAME: &str = "heap of returned items";
+        self.subtrees.clear();
+        self.subtrees.push((self.hot().returned.get(), 0));
+        while let Some((index, parent)) = self.subtrees.pop() {
+            if index == 0 {
+                continue;
+            }
+            if !self.list_slot(NAME, None, index) {
+                return;
+            }
+            let Ok(slot) = self.segment().slot(index) else {
+                return;
+            };
+            if !slot.word().is_ready() {
+                self.fault("slot", Some(index), "it is on a list that is not its state's");
+            }
+            let seq_of = |index: u32| self.segment().slot(index).map_or(0, |slot| slot.seq.get());
+            if seq_of(parent) >= seq_of(index) {
+                self.fault_in_numbers(
+                    NAME,
+                    Some(index),
+                    "the order is wrong",
+                    seq_of(parent),
+                    seq_of(index),
+                );
+            }
+            let rank_of = |index: u32| match index {
+                0 => 0,
+                index => self.segment().slot(index).map_or(0, |slot| slot.holder.get()),
+            };
+            let [first, second] = slot.subtrees();
+            if rank_of(first) < rank_of(second) || rank_of(index) != rank_of(second).saturating_add(1) {
+                self.fault(NAME, Some(index), "its rank is wrong");
+            }
+            // Two for each slot that was taken off, which was listed; so they fit.
+            for subtree in [first, second] {
+                if subtree != 0 && self.subtrees.len() < self.subtrees.capacity() {
+                    self.subtrees.push((subtree, index));
+                }
+            }
+        }
+    }
+
     // ------------------------------------------------------------------------------------------------ participants
 
     fn inspect_participants(&mut self) {
@@ -170,7 +228,7 @@ impl Inspection<'_> {
                 self.fault("participant", Some(index), "its word is impossible");
             }
             let Some(name) = name_of(index, word) else {
-                if !is_clear(&record.leased) || !is_clear(&record.claimed) {
+                if !is_clear(&record.leased) || !is_clear(&record.claimed) || record.given_up.get() != 0 {
                     self.fault("participant", Some(index), "it is nobody's but holds something");
                 }
                 continue;
@@ -179,9 +237,16 @@ impl Inspection<'_> {
             if word >> 32 == 0 {
                 self.fault("participant", Some(index), "it has no pid");
             }
-            let is_leased = |word: StateWord| {
-                matches!(word.state(), Some(State::Leased | State::Left)) && word.owner() == name
-            };
+            let is_leased = |word: StateWord| word.is_lease() && word.owner() == name;
+            let (lessees, bit) = lessee(hot, index);
+            if record.leased.head.get() != 0 && lessees.get() & bit == 0 {
+                self.fault(
+                    "participant",
+                    Some(index),
+                    "it has leases and is not noted for them",
+                );
+            }
+            self.given_up = self.given_up.saturating_add(record.given_up.get());
             self.walk("list of leases", Some(index), &record.leased, is_leased, |slot| {
                 slot.lease.get()
             });
@@ -211,7 +276,8 @@ impl Inspection<'_> {
             self.fault("slot", Some(index), "it is on no list");
         }
         let acknowledged = u64::from(self.queue.options.acknowledged);
-        let is_owned = matches!(state, State::Leased | State::Left | State::Claimed);
+        let is_disowned = state == State::Aside && word.owner() == 0;
+        let is_owned = word.is_held() && !is_disowned;
         if slot.state.get() >> 43 != 0 || state == State::Free && word != StateWord::FREE {
             self.fault("slot", Some(index), "its state has bits without a meaning");
         }
@@ -248,25 +314,31 @@ impl Inspection<'_> {
                 sums.ready_bytes += slot.len.get();
                 if state == State::Ready {
                     sums.unfinished += acknowledged;
+                } else {
+                    sums.ready_done += 1;
                 }
             }
-            State::Leased | State::Left => {
+            State::Leased | State::Aside | State::Left => {
                 self.found.leased += 1;
                 sums.unfinished += acknowledged;
-            }
-            State::Orphan => {
-                self.found.orphans += 1;
-                sums.unfinished += acknowledged;
+                sums.taken_bytes += slot.extent_bytes();
             }
             State::Dead => self.found.dead += 1,
+            State::Orphan | State::GivenUp => {
+                self.fault(
+                    "slot",
+                    Some(index),
+                    "its item is only counted, and the slot is not free",
+                );
+            }
         }
-        if matches!(state, State::ReadyDone | State::Orphan | State::Left) && acknowledged == 0 {
+        if matches!(state, State::ReadyDone | State::Aside | State::Left) && acknowledged == 0 {
             self.fault("slot", Some(index), "its state needs an acknowledged queue");
         }
         if is_owned {
             sums.lent_bytes += lent_bytes(slot);
         }
-        if matches!(state, State::Leased | State::Left) {
+        if word.is_lease() {
             let is_lent = (1..=2).contains(&slot.reading.get()) && slot.len.get() > SMALL as u64;
             if !is_lent && (slot.reading.get() != 0 || acknowledged == 0 || state == State::Left) {
                 self.fault("slot", Some(index), "it is leased but not as a get does it");
@@ -289,7 +361,6 @@ impl Inspection<'_> {
         let extent = Extent::unpack(slot.extent.get());
         let needed = extent_for(len);
         let fits = match extent {
-            _ if state == State::Orphan => extent.is_none() && len == 0,
             // Memory that is extended or given back: whole spans.
             Some(extent) if state == State::Claimed && len == 0 => {
                 extent.granules > 0 && extent.granules % GRANULES_PER_SPAN == 0
@@ -321,13 +392,16 @@ impl Inspection<'_> {
     fn compare_counters(&mut self, sums: &Sums) {
         let hot = self.hot();
         let found = &self.found;
-        let (ready, dead, orphans) = (found.ready, found.dead, found.orphans);
+        let (ready, dead) = (found.ready, found.dead);
+        let unfinished = sums.unfinished.saturating_add(unfinished_without_slot(hot));
         let (leased, owned) = (found.leased, found.leased + found.claimed);
         self.compare("ready_count", hot.ready_count.get(), ready);
         self.compare("dead_count", hot.dead_count.get(), dead);
-        self.compare("orphan_count", hot.orphan_count.get(), orphans);
         self.compare("owned_count", hot.owned_count.get(), owned);
-        self.compare("unfinished", hot.unfinished.get(), sums.unfinished);
+        self.compare("unfinished", hot.unfinished.get(), unfinished);
+        self.compare("given_up_of_living", hot.given_up_of_living.get(), self.given_up);
+        self.compare("taken_bytes", hot.taken_bytes.get(), sums.taken_bytes);
+        self.compare("ready_done", hot.ready_done.get(), sums.ready_done);
         self.compare("used_bytes", hot.used_bytes.get(), sums.used_bytes);
         self.compare("kept_bytes", hot.bytes_kept(), sums.kept_bytes);
         self.compare("kept", u64::from(hot.kept_sum.get() / ONE_KEPT), sums.kept);
@@ -337,7 +411,7 @@ impl Inspection<'_> {
             self.compare("ready_bytes", hot.ready_bytes.get(), sums.ready_bytes);
         }
         self.at_least("high_water", hot.high_water.get(), ready);
-        self.at_least("published", hot.published.get(), ready + leased + orphans + dead);
+        self.at_least("published", hot.published.get(), ready + leased + dead);
         self.at_most("high_water", hot.high_water.get(), hot.published.get());
         // It says up to where the items are counted.
         self.compare("put_bytes", hot.put_bytes.get() & 1, hot.published.get() & 1);

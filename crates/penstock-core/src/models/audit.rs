@@ -26,7 +26,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     let hot = section.hot();
     assert_eq!(hot.damaged.get(), 0);
 
-    let mut of_state = [const { Vec::new() }; 8];
+    let mut of_state = [const { Vec::new() }; 10];
     for index in 1..hot.slots_high.get() {
         let state = section
             .slot(index)
@@ -41,7 +41,8 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         .windows(2)
         .all(|pair| seq(&section, pair[0]) < seq(&section, pair[1]));
     assert!(is_ordered, "the ready list is out of order");
-    let mut found = ready.clone();
+    let returned = walk_heap(&section, hot.returned.get(), 0);
+    let mut found = [&ready[..], &returned[..]].concat();
     found.sort_unstable();
     let mut expected = [
         &of_state[State::Ready as usize][..],
@@ -49,23 +50,20 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     ]
     .concat();
     expected.sort_unstable();
-    assert_eq!(found, expected, "the ready list");
-    assert_eq!(hot.ready_count.get(), ready.len() as u64);
-    for state in [State::Leased, State::Left, State::Claimed] {
+    assert_eq!(found, expected, "the ready list and the returned items");
+    assert_eq!(hot.ready_count.get(), found.len() as u64);
+    for state in [State::Leased, State::Left, State::Claimed, State::Orphan] {
         assert!(of_state[state as usize].is_empty());
     }
     assert_eq!((hot.owned_count.get(), hot.lent_bytes.get()), (0, 0));
     let mut dead = walk(&section, &hot.dead);
     dead.sort_unstable();
     assert_eq!(dead, of_state[State::Dead as usize]);
-    let mut orphans = walk(&section, &hot.orphans);
-    orphans.sort_unstable();
-    assert_eq!(orphans, of_state[State::Orphan as usize]);
-    let last = ready.iter().map(|index| seq(&section, *index)).max().unwrap_or(0);
+    let last = found.iter().map(|index| seq(&section, *index)).max().unwrap_or(0);
     assert!(hot.published.get() >= last, "a publication number would repeat");
     if queue.options.acknowledged {
-        let unfinished = of_state[State::Ready as usize].len() + orphans.len();
-        assert_eq!(hot.unfinished.get(), unfinished as u64);
+        let unfinished = of_state[State::Ready as usize].len() as u64 + hot.orphans.get();
+        assert_eq!(hot.unfinished.get(), unfinished);
     }
 
     // Every free slot is on a free list, except those taken off by one that died: the next rebuild returns them.
@@ -105,10 +103,25 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
             "a cell has leaked"
         );
     }
-    ready
+    found.sort_by_key(|index| seq(&section, *index));
+    found
         .iter()
         .map(|index| queue.segment.read_payload(section.slot(*index).unwrap()).unwrap()[0])
         .collect()
+}
+
+/// The slots of a heap of returned items, none of which is older than its parent.
+fn walk_heap(section: &Section<'_>, index: u32, older_than: u64) -> Vec<u32> {
+    if index == 0 {
+        return Vec::new();
+    }
+    assert!(
+        seq(section, index) > older_than,
+        "the heap of returned items is out of order"
+    );
+    let subtrees = section.slot(index).unwrap().subtrees();
+    let walked = subtrees.map(|subtree| walk_heap(section, subtree, seq(section, index)));
+    [&[index], &walked[0][..], &walked[1][..]].concat()
 }
 
 fn seq(section: &Section<'_>, index: u32) -> u64 {

@@ -202,7 +202,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.rung,
     ];
     let on_way = hot.waiters.iter().map(|list| &list.on_way);
-    let lists = [&hot.ready, &hot.dead, &hot.orphans]
+    let lists = [&hot.ready, &hot.dead]
         .into_iter()
         .flat_map(|list| [&list.head, &list.tail]);
     for word in words.into_iter().chain(on_way).chain(lists) {
@@ -212,7 +212,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.ready_count,
         &hot.unfinished,
         &hot.dead_count,
-        &hot.orphan_count,
+        &hot.orphans,
         &hot.owned_count,
         &hot.ready_bytes,
         &hot.used_bytes,

@@ -404,6 +404,11 @@ pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
     let _ = futex::wake(word, futex::Flags::empty(), count);
 }
 
+/// Lets other threads run for that long.
+pub(crate) fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
 pub(crate) fn cores() -> u32 {
     static CORES: Remembered = Remembered::new();
     let find_out = || std::thread::available_parallelism().map_or(1, |n| n.get() as u64);

@@ -1,6 +1,6 @@
 //! What is compared after every step: every number that the queue tells, what every process is told, and the memory.
 
-use penstock_core::{Error, Patience, Wait};
+use penstock_core::{Patience, Wait};
 use proptest::prelude::*;
 
 use crate::participant::{Command, Reply};
@@ -23,6 +23,11 @@ impl Run {
         prop_assert_eq!(statistics.bytes, plain.bytes, "bytes");
         prop_assert_eq!(statistics.queued, plain.len(), "queued");
         prop_assert_eq!(statistics.unfinished, plain.unfinished(), "unfinished");
+        if plain.rules.acknowledged {
+            let taken = (statistics.taken, statistics.taken_bytes);
+            prop_assert_eq!(taken, (plain.taken(), plain.taken_bytes()), "taken");
+        }
+        prop_assert_eq!(statistics.given_up, plain.given_up, "given up");
         prop_assert_eq!(statistics.redeliveries, plain.redeliveries, "redeliveries");
         prop_assert_eq!(statistics.dead_letters, dead_letters, "dead letters");
         prop_assert_eq!(statistics.high_water, plain.high_water, "high water");
@@ -55,8 +60,7 @@ impl Run {
     /// What is in use, to the byte, from an error that states it; and what stands behind it, within bounds.
     fn compare_memory(&mut self, memory_bytes: u64) -> Checked {
         static ZEROS: [u8; 1 << 26] = [0; 1 << 26];
-        let used = self.plain.used_bytes();
-        self.peak = self.peak.max(used);
+        self.peak = self.peak.max(self.plain.used_bytes());
         prop_assert!(
             memory_bytes >= self.plain.extent_payload_bytes(),
             "{} bytes behind it",
@@ -70,7 +74,8 @@ impl Run {
             most
         );
         // A waiter may be giving memory back at this moment.
-        if !self.plain.has_room() || !self.nobody_waits() {
+        // And a put that finds no memory gives up what is set aside.
+        if !self.plain.has_room() || !self.nobody_waits() || self.plain.has_set_aside() {
             return Ok(());
         }
         let limit = self.plain.rules.max_bytes.unwrap_or(u64::MAX);
@@ -81,7 +86,7 @@ impl Run {
             interrupted: &mut || false,
         };
         let result = self.hands.queue.put(&parts, wait);
-        prop_assert_eq!(result, Err(Error::OutOfMemory { needed, used, limit }));
+        prop_assert_eq!(result, Err(self.plain.out_of_memory(needed)));
         Ok(())
     }
 }

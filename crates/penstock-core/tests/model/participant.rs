@@ -545,16 +545,22 @@ fn pack_reply(replied: &Replied) -> Words {
         Err(Error::Full) => [5, 0, 0, 0, 0],
         Err(Error::Empty) => [6, 0, 0, 0, 0],
         Err(Error::TooManyDone) => [7, 0, 0, 0, 0],
-        Err(Error::OutOfMemory { needed, used, limit }) => [8, *needed, *used, *limit, 0],
+        Err(Error::OutOfMemory {
+            needed,
+            used,
+            limit,
+            taken,
+            taken_bytes,
+        }) => [8, *needed, *used, *limit, taken << 40 | taken_bytes],
         Err(error) => panic!("a participant's error: {error}"),
     }
 }
 
 fn unpack_reply(words: Words) -> Replied {
     match words {
-        [many, needed, used, limit, _] if many >> 32 > 0 => Ok(Reply::PutMany {
+        [many, needed, used, limit, taken] if many >> 32 > 0 => Ok(Reply::PutMany {
             count: (many >> 32) as usize - 1,
-            result: unpack_reply([many & 0xffff_ffff, needed, used, limit, 0]).map(drop),
+            result: unpack_reply([many & 0xffff_ffff, needed, used, limit, taken]).map(drop),
         }),
         [0, ..] => Ok(Reply::Done),
         [1, seq, ..] => Ok(Reply::Put { seq }),
@@ -573,7 +579,13 @@ fn unpack_reply(words: Words) -> Replied {
         [5, ..] => Err(Error::Full),
         [6, ..] => Err(Error::Empty),
         [7, ..] => Err(Error::TooManyDone),
-        [8, needed, used, limit, _] => Err(Error::OutOfMemory { needed, used, limit }),
+        [8, needed, used, limit, taken] => Err(Error::OutOfMemory {
+            needed,
+            used,
+            limit,
+            taken: taken >> 40,
+            taken_bytes: taken & ((1 << 40) - 1),
+        }),
         _ => panic!("a reply of {words:?}"),
     }
 }

@@ -46,7 +46,9 @@ struct Held {
     /// Delivered and unfinished; otherwise only memory.
     is_leased: bool,
     is_looked_at: bool,
-    /// Leased by one who has left in order, but still looks at it.
+    /// Its actor has asked for another item since, and nothing is acknowledged yet.
+    is_aside: bool,
+    /// Leased by an actor that has left in order, but still borrows it.
     has_left: bool,
 }
 
@@ -58,6 +60,8 @@ pub struct Actor {
     held: Vec<Held>,
     /// Leases whose payloads it looks at, in the same order.
     looks: VecDeque<u64>,
+    /// Items that it had set aside, and whose payloads were given up.
+    given_up: u64,
 }
 
 pub struct Plain {
@@ -67,6 +71,12 @@ pub struct Plain {
     /// In the order of dying.
     pub dead: Vec<Item>,
     pub orphans: u64,
+    /// Whether `task_done` or `join` was called, or never need be.
+    pub is_acknowledged: bool,
+    /// What dead actors had set aside, with its leases.
+    pub aside: Vec<(u64, Item)>,
+    /// Items given up whose actors are dead.
+    pub given_up: u64,
     pub puts: u64,
     pub bytes: u64,
     pub redeliveries: u64,
@@ -83,6 +93,9 @@ impl Plain {
             actors: Vec::new(),
             dead: Vec::new(),
             orphans: 0,
+            is_acknowledged: !rules.acknowledged,
+            aside: Vec::new(),
+            given_up: 0,
             puts: 0,
             bytes: 0,
             redeliveries: 0,
@@ -104,6 +117,7 @@ impl Plain {
             index: (1..).find(is_free).unwrap_or(0),
             held: Vec::new(),
             looks: VecDeque::new(),
+            given_up: 0,
         }
     }
 
@@ -123,10 +137,23 @@ impl Plain {
         if !self.rules.acknowledged {
             return 0;
         }
+        self.ready.iter().filter(|item| !item.is_finished).count() as u64 + self.taken() + self.orphans
+    }
+
+    /// Items of an acknowledged queue that are taken and not finished.
+    pub fn taken(&self) -> u64 {
         let leased = self.actors.iter().flat_map(|actor| &actor.held);
-        (self.ready.iter().filter(|item| !item.is_finished).count()
-            + leased.filter(|held| held.is_leased).count()) as u64
-            + self.orphans
+        let given_up: u64 = self.actors.iter().map(|actor| actor.given_up).sum();
+        let of_the_dead = if self.is_acknowledged { 0 } else { self.given_up };
+        (leased.filter(|held| held.is_leased).count() + self.aside.len()) as u64 + given_up + of_the_dead
+    }
+
+    /// Their memory: slots, which those have not that were given up, and extents.
+    pub fn taken_bytes(&self) -> u64 {
+        let held = self.actors.iter().flat_map(|actor| &actor.held);
+        let leased = held.filter(|held| held.is_leased).map(|held| &held.item);
+        let items = leased.chain(self.aside.iter().map(|(_, item)| item));
+        items.map(|item| 128 + item.extent_bytes()).sum()
     }
 
     /// What counts against `max_bytes`: not what somebody looks at.
@@ -137,8 +164,9 @@ impl Plain {
             .ready
             .iter()
             .chain(&self.dead)
-            .chain(held.map(|held| &held.item));
-        all.map(|item| 128 + item.extent_bytes()).sum::<u64>() + 128 * self.orphans
+            .chain(held.map(|held| &held.item))
+            .chain(self.aside.iter().map(|(_, item)| item));
+        all.map(|item| 128 + item.extent_bytes()).sum::<u64>()
             - looked_at.map(|held| held.item.extent_bytes()).sum::<u64>()
     }
 
@@ -149,7 +177,8 @@ impl Plain {
             .iter()
             .flat_map(|actor| &actor.held)
             .map(|held| &held.item);
-        let all = self.ready.iter().chain(&self.dead).chain(held);
+        let aside = self.aside.iter().map(|(_, item)| item);
+        let all = self.ready.iter().chain(&self.dead).chain(held).chain(aside);
         all.filter(|item| item.extent_bytes() > 0)
             .map(|item| item.len as u64)
             .sum()
@@ -161,8 +190,8 @@ impl Plain {
 
     // ------------------------------------------------------------------------------------------------ operations
 
-    /// Whether a put that does not wait would succeed.
-    pub fn can_put(&self, len: usize) -> Result<Item, Error> {
+    /// Whether a put that does not wait would succeed. It gives up what is set aside, if that is in the way.
+    pub fn can_put(&mut self, len: usize) -> Result<Item, Error> {
         let item = Item {
             number: self.puts + 1,
             len,
@@ -172,10 +201,99 @@ impl Plain {
         if !self.has_room() {
             return Err(Error::Full);
         }
-        let (needed, used) = (128 + item.extent_bytes(), self.used_bytes());
-        match self.rules.max_bytes {
-            Some(limit) if used + needed > limit => Err(Error::OutOfMemory { needed, used, limit }),
-            _ => Ok(item),
+        let needed = 128 + item.extent_bytes();
+        let limit = self.rules.max_bytes.unwrap_or(u64::MAX);
+        while self.used_bytes() + needed > limit {
+            if !self.give_up(128 + len as u64) {
+                return Err(self.out_of_memory(needed));
+            }
+        }
+        Ok(item)
+    }
+
+    pub fn out_of_memory(&self, needed: u64) -> Error {
+        let is_counted = self.rules.acknowledged;
+        Error::OutOfMemory {
+            needed,
+            used: self.used_bytes(),
+            limit: self.rules.max_bytes.unwrap_or(u64::MAX),
+            taken: if is_counted { self.taken() } else { 0 },
+            taken_bytes: if is_counted { self.taken_bytes() } else { 0 },
+        }
+    }
+
+    /// Whether something could be given up.
+    pub fn has_set_aside(&self) -> bool {
+        !self.is_acknowledged && !self.oldest_aside().is_empty()
+    }
+
+    /// The oldest lease of each actor, and of the dead, that is set aside and not borrowed, with its place: ascending.
+    fn oldest_aside(&self) -> Vec<(u64, Option<usize>)> {
+        let mut oldest: Vec<(u64, Option<usize>)> = self
+            .aside
+            .first()
+            .map(|(lease, _)| (*lease, None))
+            .into_iter()
+            .collect();
+        for (place, actor) in self.actors.iter().enumerate() {
+            let first = actor.held.iter().find(|held| held.is_aside && !held.is_looked_at);
+            oldest.extend(first.map(|held| (held.lease, Some(place))));
+        }
+        oldest.sort_unstable();
+        oldest
+    }
+
+    /// Gives up what is set aside until `needed` bytes are free, the oldest first; of one actor in a row what was taken until
+    /// 64 leases after the oldest of the others.
+    fn give_up(&mut self, needed: u64) -> bool {
+        let mut freed = 0;
+        while freed < needed && self.has_set_aside() {
+            let oldest = self.oldest_aside();
+            let until = oldest.get(1).map_or(u64::MAX, |(lease, _)| lease + 64);
+            loop {
+                let item = match oldest[0].1 {
+                    None => {
+                        self.given_up += 1;
+                        self.aside.remove(0).1
+                    }
+                    Some(actor) => {
+                        let actor = &mut self.actors[actor];
+                        actor.given_up += 1;
+                        let is_next = |held: &Held| held.is_aside && !held.is_looked_at;
+                        let place = actor.held.iter().position(is_next).unwrap_or(0);
+                        actor.held.remove(place).item
+                    }
+                };
+                freed += 128 + item.extent_bytes();
+                let next = self
+                    .oldest_aside()
+                    .into_iter()
+                    .find(|(_, place)| *place == oldest[0].1);
+                if freed >= needed || next.is_none_or(|(lease, _)| lease > until) {
+                    break;
+                }
+            }
+        }
+        freed > 0
+    }
+
+    /// The actor asks for an item: what it has in hand is set aside.
+    pub fn ask(&mut self, actor: usize) {
+        if !self.is_acknowledged {
+            for held in &mut self.actors[actor].held {
+                held.is_aside |= held.is_leased && !held.has_left;
+            }
+        }
+    }
+
+    /// From now on what is set aside is leased.
+    pub fn acknowledge(&mut self) {
+        self.is_acknowledged = true;
+        for held in self.actors.iter_mut().flat_map(|actor| &mut actor.held) {
+            held.is_aside = false;
+        }
+        for (_, item) in std::mem::take(&mut self.aside) {
+            self.redeliver(item);
         }
     }
 
@@ -203,10 +321,11 @@ impl Plain {
     /// Takes the first items, as many as a batch has room for: 64, and 16 times the most that a small one can have. If it
     /// was asked to have room for fewer, for so many.
     pub fn get_many(&mut self, actor: usize, most: usize, keeps_looking: bool) -> Vec<Item> {
+        self.ask(actor);
         let mut left = most.min(16) * SMALL;
         let mut items = Vec::new();
         while items.len() < most.min(64) && left >= SMALL {
-            let Some(item) = self.get(actor, 0, keeps_looking) else {
+            let Some(item) = self.take(actor, 0, keeps_looking) else {
                 break;
             };
             if !item.is_lent() {
@@ -230,12 +349,18 @@ impl Plain {
             lease: self.leases,
             is_leased: false,
             is_looked_at: false,
+            is_aside: false,
             has_left: false,
         });
     }
 
     /// Takes the item at a place, which is 0 unless several take at once.
     pub fn get(&mut self, actor: usize, place: usize, keeps_looking: bool) -> Option<Item> {
+        self.ask(actor);
+        self.take(actor, place, keeps_looking)
+    }
+
+    fn take(&mut self, actor: usize, place: usize, keeps_looking: bool) -> Option<Item> {
         let item = self.ready.remove(place)?;
         let stays_leased = self.rules.acknowledged && !item.is_finished;
         if stays_leased || item.is_lent() {
@@ -246,6 +371,7 @@ impl Plain {
                 lease: self.leases,
                 is_leased: !item.is_finished,
                 is_looked_at: item.is_lent(),
+                is_aside: false,
                 has_left: false,
             });
             if item.is_lent() {
@@ -286,6 +412,7 @@ impl Plain {
     }
 
     pub fn task_done(&mut self, actor: usize) -> Result<(), Error> {
+        self.acknowledge();
         if self.unfinished() == 0 {
             return Err(Error::TooManyDone);
         }
@@ -307,6 +434,11 @@ impl Plain {
         }
         if self.orphans > 0 {
             self.orphans -= 1;
+            return Ok(());
+        }
+        let given_up = self.actors.iter_mut().find(|actor| actor.given_up > 0);
+        if let Some(actor) = given_up {
+            actor.given_up -= 1;
         } else if let Some(item) = self.ready.iter_mut().find(|item| !item.is_finished) {
             item.is_finished = true;
         }
@@ -314,11 +446,15 @@ impl Plain {
     }
 
     pub fn leave(&mut self, actor: usize, how: Leave) {
+        if how == Leave::Clean {
+            self.orphans += std::mem::take(&mut self.actors[actor].given_up);
+        }
         let held = std::mem::take(&mut self.actors[actor].held);
         for held in held {
             if held.is_leased && held.is_looked_at && how == Leave::Clean && self.rules.acknowledged {
                 self.actors[actor].held.push(Held {
                     has_left: true,
+                    is_aside: false,
                     ..held
                 });
             } else if !held.is_leased || held.is_looked_at {
@@ -326,19 +462,29 @@ impl Plain {
             } else if how == Leave::Clean {
                 self.orphans += 1;
             } else {
-                self.redeliver(held.item);
+                self.come_back(held);
             }
+        }
+    }
+
+    /// What a dead or failed actor had taken.
+    fn come_back(&mut self, held: Held) {
+        if held.is_aside {
+            self.aside.push((held.lease, held.item));
+        } else {
+            self.redeliver(held.item);
         }
     }
 
     /// The actor is gone; those after it move up.
     pub fn kill(&mut self, actor: usize) {
         let actor = self.actors.remove(actor);
+        self.given_up += actor.given_up;
         for held in actor.held.into_iter().filter(|held| held.is_leased) {
             if held.has_left {
                 self.orphans += 1;
             } else {
-                self.redeliver(held.item);
+                self.come_back(held);
             }
         }
     }
@@ -354,6 +500,7 @@ impl Plain {
     #[cfg_attr(not(feature = "fault-points"), allow(dead_code))]
     pub fn rebuild(&mut self) {
         self.dead.sort_by_key(|item| item.number);
+        self.aside.sort_by_key(|(lease, _)| *lease);
     }
 
     fn redeliver(&mut self, mut item: Item) {

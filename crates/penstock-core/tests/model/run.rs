@@ -137,8 +137,8 @@ impl Run {
             Action::Fill { count, len } if self.nobody_waits() => {
                 (0..count).try_for_each(|_| self.put(0, len, false))
             }
-            Action::Get { waits } => self.get(actor, false, waits),
-            Action::Look => self.get(actor, true, false),
+            Action::Get { waits } if self.is_room_promised() => self.get(actor, false, waits),
+            Action::Look if self.is_room_promised() => self.get(actor, true, false),
             Action::Drain { count } if self.nobody_waits() => self.drain(count),
             Action::EndLook => {
                 let expected = self.plain.end_look(actor, 0).map_or(Reply::NoLook, described);
@@ -157,6 +157,7 @@ impl Run {
                 self.expect(actor, Command::TaskDone, expected)
             }
             Action::Join { waits } => {
+                self.plain.acknowledge();
                 let is_finished = self.plain.unfinished() == 0;
                 let patient = match (waits, is_finished) {
                     (true, true) => LONG,
@@ -176,6 +177,7 @@ impl Run {
             }
             Action::WaitForItem if actor > 0 && self.plain.len() > 0 => self.get(actor, false, true),
             Action::WaitForItem if actor > 0 => {
+                self.plain.ask(actor);
                 let command = Command::Get {
                     keeps_looking: false,
                     patient: Patient::Forever,
@@ -193,6 +195,7 @@ impl Run {
                 self.wait(actor, Waiting::Room { len }, command)
             }
             Action::WaitForFinish if actor > 0 && self.plain.unfinished() > 0 => {
+                self.plain.acknowledge();
                 self.wait(actor, Waiting::Finish, Command::Join(Patient::Forever))
             }
             Action::Start(origin) if self.plain.actors.len() < MOST => {
@@ -470,10 +473,11 @@ impl Run {
         let reply = self.remotes[actor - 1].reply();
         prop_assert!(reply.is_err(), "{} did not die at {}: {:?}", actor, point, reply);
         match place {
+            Place::GetCopied => self.plain.ask(actor),
             Place::PutCommitted => drop(self.plain.put(20)),
             Place::GetLeased => drop(self.plain.get(actor, 0, true)),
             Place::DoneCommitted => drop(self.plain.task_done(actor)),
-            Place::PutFilled | Place::LargePutCopied | Place::GetCopied => {}
+            Place::PutFilled | Place::LargePutCopied => {}
         }
         if place != Place::LargePutCopied {
             self.plain.rebuild();
