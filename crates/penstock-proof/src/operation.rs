@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use penstock_core::{Batch, Buffer, Leave, Lent, Options, Patience, Queue, Wait};
+use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Wait};
 
 use crate::item::{Item, get, payload, put, surely, take, with_patience};
 
@@ -242,6 +242,8 @@ pub struct Operation {
     pub buries: &'static [Item],
     /// Whether the victim finishes an item that somebody else has put in hand, or nobody has taken yet.
     pub finishes: bool,
+    /// No process has called `task_done` or `join` before the operation; elsewhere one has.
+    pub sets_aside: bool,
     /// The victim opens the queue anew instead of inheriting it.
     pub attaches: bool,
     /// Of how many places inside the critical section a second death is tried in the rebuild that follows. Each costs as
@@ -289,6 +291,7 @@ const DEFAULT: Operation = Operation {
     takes: &[],
     buries: &[],
     finishes: false,
+    sets_aside: false,
     attaches: false,
     second_deaths: 0,
     is_rebuilt_slowly: false,
@@ -302,6 +305,10 @@ fn take_part(victim: &mut Victim) {
 fn take_one(victim: &mut Victim) {
     let (_, lent) = take(&victim.queue, surely()).unwrap();
     victim.lent.extend(lent);
+}
+
+fn set_all_aside(victim: &mut Victim) {
+    while get(&victim.queue, Patience::Now).is_ok() {}
 }
 
 /// A second victim's, which finds the lock in dead hands: it takes the lock over, rebuilds and sweeps.
@@ -585,6 +592,79 @@ pub const OPERATIONS: &[Operation] = &[
         },
         run: Victim::drop_last_handle,
         takes: &[20],
+        ..DEFAULT
+    },
+    Operation {
+        name: "set-aside",
+        options: ACKNOWLEDGED,
+        sets_aside: true,
+        prepare: |queue, log| log.put_all(queue, &[20, 10, 11]),
+        before: take_one,
+        run: Victim::get,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        // Four payloads are more than the queue may have.
+        name: "give-up",
+        options: ACKNOWLEDGED,
+        sets_aside: true,
+        prepare: |queue, log| log.put_all(queue, &[30, 31, 32]),
+        before: set_all_aside,
+        run: Victim::put,
+        puts: &[33],
+        takes: &[30],
+        second_deaths: 2,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "give-up-of-the-dead",
+        options: ACKNOWLEDGED,
+        sets_aside: true,
+        prepare: |queue, log| {
+            log.put_all(queue, &[30, 31, 32]);
+            for _ in 0..3 {
+                let _ = get(queue, Patience::Now);
+            }
+            assert_eq!(get(queue, Patience::Now), Err(Error::Empty));
+            queue.leave(Leave::Crashed).unwrap();
+        },
+        run: Victim::put,
+        puts: &[33],
+        takes: &[30],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "leave-what-is-set-aside",
+        options: ACKNOWLEDGED,
+        sets_aside: true,
+        prepare: |queue, log| log.put_all(queue, &[20, 10, 11]),
+        before: |victim| {
+            take_one(victim);
+            take_one(victim);
+        },
+        run: |victim| victim.leave(Leave::Clean),
+        takes: &[20, 10],
+        ..DEFAULT
+    },
+    Operation {
+        // What a dead process had set aside comes back, and is finished before it is taken.
+        name: "first-task-done",
+        options: ACKNOWLEDGED,
+        sets_aside: true,
+        prepare: |queue, log| {
+            log.put_all(queue, &[20, 10, 11]);
+            for _ in 0..2 {
+                let _ = get(queue, Patience::Now);
+            }
+            queue.leave(Leave::Crashed).unwrap();
+        },
+        run: Victim::task_done,
+        finishes: true,
+        second_deaths: 2,
         ..DEFAULT
     },
     Operation {

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::Queue;
+use penstock_core::{Patience, Queue};
 
 use crate::item::{Item, WATCHDOG, get, put, surely, with_patience};
 use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim, send};
@@ -85,6 +85,9 @@ impl Scene {
             .then(|| Child::run(|| outsider(operation, &way_in)));
         let queue = Queue::create(&operation.options).unwrap();
         queue.statistics().unwrap();
+        if operation.options.acknowledged && !operation.sets_aside {
+            with_patience(Patience::Now, |wait| queue.join(wait)).unwrap();
+        }
         let mut log = Log::default();
         (operation.prepare)(&queue, &mut log);
         let sleeper = operation.sleeper.map(|kind| Asleep::new(kind, &queue));

@@ -61,6 +61,16 @@ impl Survivor {
         let item = self.timed(|scene| get(&scene.queue, surely()));
         self.collected
             .push(item.unwrap_or_else(|error| panic!("get: {error}")));
+        if self.scene.operation.sets_aside && self.scene.queue.statistics().unwrap().unfinished > 0 {
+            // What it has taken must not keep it from putting.
+            self.finish_one();
+        }
+    }
+
+    fn finish_one(&mut self) {
+        self.timed(|scene| scene.queue.task_done())
+            .unwrap_or_else(|error| panic!("task_done: {error}"));
+        self.finished += 1;
     }
 
     fn drain(&mut self) {
@@ -128,6 +138,12 @@ impl Survivor {
     fn act(&mut self, turn: usize) {
         let options = &self.scene.operation.options;
         let has_limit = options.maxsize != 0 || options.soft_bytes != 0;
+        if self.scene.operation.sets_aside {
+            // What the victim had set aside comes back.
+            let joined = self.timed(|scene| with_patience(Patience::Now, |wait| scene.queue.join(wait)));
+            assert!(matches!(joined, Ok(()) | Err(Error::Empty)), "join: {joined:?}");
+            self.sound("after the first join");
+        }
         match turn % 3 {
             // Nobody puts into what may be full; but somebody meets the lock.
             _ if has_limit && self.scene.sleeper.is_none() => {
@@ -203,9 +219,7 @@ impl Survivor {
             return;
         }
         while queue.statistics().unwrap().unfinished > 0 {
-            self.timed(|scene| scene.queue.task_done())
-                .unwrap_or_else(|error| panic!("task_done: {error}"));
-            self.finished += 1;
+            self.finish_one();
         }
         self.timed(|scene| with_patience(surely(), |wait| scene.queue.join(wait)))
             .unwrap_or_else(|error| panic!("join: {error}"));
