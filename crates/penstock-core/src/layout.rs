@@ -59,6 +59,8 @@ pub(crate) struct Header {
     pub soft_bytes: AtomicU64,
     pub max_deliveries: AtomicU32,
     pub reserved: AtomicU32,
+    /// The pid namespace of the process that made the queue.
+    pub home: AtomicU64,
 }
 
 /// Everything that a put or a get touches under the lock, in a few cache lines.
@@ -201,9 +203,10 @@ pub(crate) struct WaiterList {
 /// A process that takes part. See participant.rs.
 #[repr(C, align(64))]
 pub(crate) struct Participant {
-    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), pid (bits 32..64).
+    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), pid (bits 32..64).
     pub word: AtomicU64,
-    pub start_time: AtomicU64,
+    /// What tells its process from others with the same pid, and the namespace of that pid. See platform/process.rs.
+    pub birth: AtomicU64,
     pub pid_namespace: AtomicU64,
     /// Items delivered to it and not finished, in the order in which it took them.
     pub leased: List,

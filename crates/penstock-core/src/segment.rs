@@ -137,6 +137,7 @@ impl Segment {
         header.max_bytes.set(options.max_bytes.unwrap_or(u64::MAX));
         header.soft_bytes.set(options.soft_bytes);
         header.max_deliveries.set(u32::from(options.max_deliveries));
+        header.home.set(platform::pid_namespace());
         let hot = self.hot();
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);

@@ -2,7 +2,6 @@
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -317,18 +316,6 @@ fn closed_descriptors_are_not_a_death() {
     assert_eq!(get(&queue, Patience::Now).unwrap(), [1; 500_000]);
     let statistics = queue.statistics().unwrap();
     assert_eq!((statistics.redeliveries, statistics.participants), (0, 1));
-}
-
-#[test]
-fn a_full_table_of_the_dead_is_no_dead_end() {
-    let queue = Queue::create(&PLAIN).unwrap();
-    for i in 0..300 {
-        let child = Child::run(|| put(&queue, b"x").unwrap());
-        assert_eq!(child.reap(), 0, "child {i}");
-    }
-    assert_eq!(queue.len(), 300);
-    assert_eq!(queue.statistics().unwrap().participants, 1);
-    assert!(queue.fd().unwrap().as_fd().try_clone_to_owned().is_ok());
 }
 
 #[cfg(feature = "fault-points")]

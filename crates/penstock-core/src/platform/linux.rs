@@ -8,12 +8,12 @@ use std::ptr::{self, NonNull};
 use std::time::Duration;
 pub(crate) use std::time::Instant;
 
+pub(crate) use super::process::*;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
@@ -98,8 +98,8 @@ pub(crate) fn is_out_of_address_space(error: &Error) -> bool {
 /// Which file a descriptor leads to, and how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileIdentity {
-    device: u64,
-    inode: u64,
+    pub(super) device: u64,
+    pub(super) inode: u64,
 }
 
 pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(FileIdentity, u64), Error> {
@@ -428,82 +428,7 @@ pub(crate) fn coarse_millis() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
-// ---------------------------------------------------------------------------------------------------- liveness
-
-pub(crate) fn process_id() -> u32 {
-    rustix::process::getpid().as_raw_nonzero().get() as u32
-}
-
-/// When the process started, in clock ticks since boot; a pid used again has another. `None` if /proc does not say.
-pub(crate) fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is plain.
-    let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    std::str::from_utf8(&stat[after..])
-        .ok()?
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
-}
-
-/// The pid namespace of this process; pids of another one mean nothing here. 0 if /proc does not say, or is that of
-/// another namespace.
-pub(crate) fn pid_namespace() -> u64 {
-    let is_ours =
-        fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == process_id().to_string().as_str());
-    if is_ours {
-        rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
-    } else {
-        0
-    }
-}
-
-/// Whether a process of this pid namespace is gone for good: no thread of it can run any more.
-pub(crate) fn is_gone(pid: u32, started: u64) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return true;
-    };
-    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return true,
-        // Sandboxes may forbid pidfds.
-        Err(_) if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) => return true,
-        Err(_) => {}
-        Ok(pidfd) => {
-            // Readable once every thread has ended, also while the process waits to be reaped.
-            let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-            if poll(
-                &mut fds,
-                Some(&Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                }),
-            )
-            .is_ok_and(|ready| ready > 0)
-            {
-                return true;
-            }
-        }
-    }
-    started != 0 && start_time(pid.as_raw_nonzero().get() as u32).is_some_and(|now| now != started)
-}
-
-/// Whether the process still maps the file; it does not after `exec`. True if /proc does not say.
-pub(crate) fn maps_file(pid: u32, identity: FileIdentity) -> bool {
-    let (major, minor) = (
-        rustix::fs::major(identity.device),
-        rustix::fs::minor(identity.device),
-    );
-    let (device, inode) = (format!("{major:02x}:{minor:02x}"), identity.inode.to_string());
-    // address perms offset dev inode pathname
-    match fs::read(format!("/proc/{pid}/maps")) {
-        Ok(maps) => String::from_utf8_lossy(&maps).lines().any(|line| {
-            let mut fields = line.split_ascii_whitespace().skip(3);
-            fields.next() == Some(&device) && fields.next() == Some(&inode)
-        }),
-        Err(_) => true,
-    }
-}
+// ---------------------------------------------------------------------------------------------------- life bytes
 
 /// A second, independent open file description of the same file: locks taken on it are this process's own.
 pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
