@@ -212,9 +212,12 @@ pub(crate) struct Participant {
     pub leased: List,
     /// Memory that is its own without an item: being written, given back, or looked at after the item was finished or kept.
     pub claimed: List,
-    /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there. See bell.rs.
+    /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there; and the same of the
+    /// writing end, if that is another one. See bell.rs.
     pub watching: LockedU32,
     pub bell: AtomicU32,
+    pub bell_writing: AtomicU32,
+    pub reserved: AtomicU32,
 }
 
 /// A thread that waits. See waiter.rs.

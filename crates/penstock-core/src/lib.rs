@@ -38,6 +38,8 @@ mod recovery;
 mod segment;
 mod slot;
 mod statistics;
+#[cfg(not(loom))]
+mod substitute;
 mod sync;
 mod trim;
 #[cfg(not(loom))]

@@ -287,6 +287,140 @@ fn workers_are_killed_inside_their_operations() {
     });
 }
 
+#[test]
+fn a_watcher_without_proc_dies() {
+    for_each_pair(|blind, blind_survivor, folder| {
+        let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+        let watcher = Child::run(|| {
+            blind.become_so(folder);
+            wait(soon(), |wait| queue.watch(wait)).unwrap();
+            put(&told, b"watching");
+            sleep_for_ever();
+        });
+        get(&told, soon()).unwrap();
+        watcher.kill();
+        let survivor = Child::run(|| {
+            blind_survivor.become_so(folder);
+            assert_eq!(queue.statistics().unwrap().participants, 1, "the watcher is dead");
+            let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+            for _ in 0..2 {
+                assert!(!is_readable(fd, 0));
+                put(&queue, b"x");
+                assert!(is_readable(fd, 0));
+                get(&queue, Patience::Now).unwrap();
+            }
+        });
+        assert_eq!(survivor.status(), 0);
+    });
+}
+
+/// Bells that were made with and without /proc, and are opened by those that have it and those that have not.
+#[test]
+fn a_watcher_is_told_by_processes_that_see_less_or_more() {
+    for_each_pair(|blind, blind_watcher, folder| {
+        if blind == Blind::WithoutBoth {
+            return; // nothing leads such a process to the bell of another one
+        }
+        let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+        let watcher = Child::run(|| {
+            blind_watcher.become_so(folder);
+            let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+            for _ in 0..3 {
+                assert!(!is_readable(fd, 0));
+                put(&told, b"watching");
+                assert!(is_readable(fd, 20_000));
+                get(&queue, Patience::Now).unwrap();
+            }
+        });
+        let producer = Child::run(|| {
+            blind.become_so(folder);
+            for _ in 0..3 {
+                get(&told, soon()).unwrap();
+                put(&queue, b"x");
+            }
+        });
+        assert_eq!((producer.status(), watcher.status()), (0, 0));
+    });
+}
+
+/// The end that a connection's process has leads in one direction.
+#[test]
+fn a_connection_is_watched_without_proc() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let child = Child::run(|| {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let (reader, writer) = make_ends(&queue);
+        let send = || {
+            let sent = wait(soon(), |wait| queue.put_at((writer, -1), &[b"x"], wait));
+            sent.unwrap();
+        };
+        let watch = || wait(soon(), |wait| queue.watch_at(reader, wait)).unwrap();
+        let receive = || {
+            let mut buffer = Buffer::default();
+            wait(Patience::Now, |wait| queue.get_at(reader, &mut buffer, wait)).map(|_| ())
+        };
+        // Nothing rings as long as nothing is watched.
+        send();
+        send();
+        lose_proc(&folder);
+        let fd = watch();
+        assert!(is_readable(fd, 0));
+        assert_eq!(watch(), fd, "it stays the same");
+        receive().unwrap();
+        assert!(is_readable(fd, 0));
+        receive().unwrap();
+        assert!(!is_readable(fd, 0));
+        for _ in 0..3 {
+            send();
+            assert!(is_readable(fd, 0));
+            receive().unwrap();
+            assert!(!is_readable(fd, 0));
+            assert_eq!(receive(), Err(Error::Empty));
+        }
+        // A child has none of its own yet, and leaves the parent's alone.
+        send();
+        let other = Child::run(|| {
+            let fd = watch();
+            assert!(is_readable(fd, 0));
+            receive().unwrap();
+            assert!(!is_readable(fd, 0));
+            send();
+        });
+        assert_eq!(other.status(), 0);
+        assert_eq!(watch(), fd);
+        assert!(is_readable(fd, 0));
+        receive().unwrap();
+        assert!(!is_readable(fd, 0));
+        // SAFETY: nothing in this process uses the end any more.
+        unsafe { libc::close(writer) };
+        assert!(is_readable(fd, 0), "the end of all writers");
+        assert_eq!(receive(), Err(Error::Ended));
+    });
+    assert_eq!(child.status(), 0);
+}
+
+fn make_ends(queue: &Queue) -> (i32, i32) {
+    let mut ends = [0; 2];
+    // SAFETY: the call writes two numbers.
+    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    queue.give_bell(ends[0]).unwrap();
+    queue.give_bell(ends[1]).unwrap();
+    (ends[0], ends[1])
+}
+
+fn is_readable(fd: i32, timeout: i32) -> bool {
+    let mut polled = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the call reads and writes one struct.
+    unsafe { libc::poll(&raw mut polled, 1, timeout) > 0 }
+}
+
 /// Under another user, a process may open neither the memory file again nor what /proc shows of the others.
 #[test]
 fn a_worker_that_changed_its_user_dies() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(crate) use std::time::Instant;
 
 pub(crate) use super::process::*;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, poll};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -508,12 +508,11 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
 
 // ---------------------------------------------------------------------------------------------------- the bell
 
-/// What a descriptor of a pipe is open for.
+/// What is to be done with a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
-    Both,
 }
 
 /// What an end of a pipe has to say.
@@ -529,21 +528,36 @@ pub(crate) enum PipeState {
 
 /// A pipe that another process is said to have open.
 pub(crate) enum PipeOfAnother {
-    /// Opened here, in both directions.
-    Open(OwnedFd),
+    Open(OpenPipe),
     /// That process has it not, or not there.
     Elsewhere,
     /// It cannot be asked.
     OutOfReach,
 }
 
-/// A new pipe, open in both directions, and its number.
-pub(crate) fn make_pipe() -> Result<(OwnedFd, u64), Error> {
+/// A pipe that is open here in both directions.
+pub(crate) struct OpenPipe {
+    pub reading: OwnedFd,
+    /// `None` if the other descriptor is open in both.
+    pub writing: Option<OwnedFd>,
+}
+
+/// A new pipe, and its number. Where the kernel opens no descriptor again, it takes two.
+pub(crate) fn make_pipe() -> Result<(OpenPipe, u64), Error> {
     let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
-    let (reading, _writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
-    let both = reopen_in(reading.as_raw_fd(), OFlags::RDWR).map_err(os("open(/proc/self/fd)"))?;
-    let number = pipe_number(both.as_raw_fd()).ok_or(Error::Closed)?;
-    Ok((both, number))
+    let (reading, writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
+    let number = pipe_number(reading.as_raw_fd()).ok_or(Error::Closed)?;
+    let pipe = match reopen_in(reading.as_raw_fd(), OFlags::RDWR) {
+        Ok(both) => OpenPipe {
+            reading: both,
+            writing: None,
+        },
+        Err(_) => OpenPipe {
+            reading,
+            writing: Some(writing),
+        },
+    };
+    Ok((pipe, number))
 }
 
 fn reopen_in(fd: RawFd, access: OFlags) -> Result<OwnedFd, Errno> {
@@ -556,13 +570,36 @@ pub(crate) fn reopen_pipe(fd: RawFd, access: Access) -> Option<OwnedFd> {
     let access = match access {
         Access::Read => OFlags::RDONLY,
         Access::Write => OFlags::WRONLY,
-        Access::Both => OFlags::RDWR,
     };
     reopen_in(fd, access).ok()
 }
 
-/// Opens a pipe in both directions through a process that has it open.
-pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
+/// Opens a pipe in both directions through a process that has it open: at `reading`, and at `writing` if that is another.
+pub(crate) fn open_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
+    match open_pipe_by_path(pid, reading, number) {
+        PipeOfAnother::OutOfReach => duplicate_pipe_of(pid, (reading, writing), number),
+        found => found,
+    }
+}
+
+/// Without /proc: a duplicate of that process's own descriptors. The kernel allows that to fewer than /proc does.
+fn duplicate_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
+    let duplicate = |fd| match take_descriptor_of(pid, fd) {
+        Ok(fd) if pipe_number(fd.as_raw_fd()) == Some(number) => Ok(fd),
+        Ok(_) | Err(Errno::BADF | Errno::SRCH) => Err(PipeOfAnother::Elsewhere),
+        Err(_) => Err(PipeOfAnother::OutOfReach),
+    };
+    let opened = duplicate(reading).and_then(|reading| {
+        let writing = writing.map(duplicate).transpose()?;
+        Ok(OpenPipe { reading, writing })
+    });
+    match opened {
+        Ok(pipe) => PipeOfAnother::Open(pipe),
+        Err(not_opened) => not_opened,
+    }
+}
+
+fn open_pipe_by_path(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
     let path = format!("/proc/{pid}/fd/{fd}");
     // What is there by now may be anything: it is looked at by its link, which opens nothing, and again afterwards.
     match fs::read_link(&path) {
@@ -573,7 +610,10 @@ pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
     }
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(pipe) if pipe_number(pipe.as_raw_fd()) == Some(number) => PipeOfAnother::Open(pipe),
+        Ok(both) if pipe_number(both.as_raw_fd()) == Some(number) => PipeOfAnother::Open(OpenPipe {
+            reading: both,
+            writing: None,
+        }),
         Ok(_) => PipeOfAnother::Elsewhere,
         Err(_) => PipeOfAnother::OutOfReach,
     }
@@ -773,6 +813,69 @@ fn poll_ends(
 pub(crate) fn close_pipe(fd: RawFd, number: u64) {
     if pipe_number(fd) == Some(number) {
         // SAFETY: it leads to our pipe, and this process opened that number for it and keeps no other owner of it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ the substitute
+
+/// An epoll descriptor that is readable while its counter, the second descriptor, is set.
+pub(crate) fn make_substitute() -> Result<(OwnedFd, OwnedFd), Error> {
+    let counter =
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(os("eventfd"))?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create1"))?;
+    epoll::add(
+        &epoll,
+        &counter,
+        epoll::EventData::new_u64(0),
+        epoll::EventFlags::IN,
+    )
+    .map_err(os("epoll_ctl"))?;
+    Ok((epoll, counter))
+}
+
+/// Whether two descriptor numbers still lead to what [`make_substitute`] made.
+pub(crate) fn is_substitute(epoll: RawFd, counter: RawFd) -> bool {
+    if epoll < 0 || counter < 0 {
+        return false;
+    }
+    // SAFETY: numbers that are not open, or not those of an epoll descriptor and of what it looks at, are answered with an
+    // error; the borrows are used for that alone.
+    let (epoll, counter) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(counter)) };
+    epoll::modify(
+        epoll,
+        counter,
+        epoll::EventData::new_u64(0),
+        epoll::EventFlags::IN,
+    )
+    .is_ok()
+}
+
+/// Has the epoll descriptor be readable while that end of a pipe is, too.
+pub(crate) fn look_at_end_too(epoll: RawFd, end: RawFd) -> Result<(), Error> {
+    // SAFETY: as in is_substitute.
+    let (epoll, end) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(end)) };
+    match epoll::add(epoll, end, epoll::EventData::new_u64(1), epoll::EventFlags::IN) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(os("epoll_ctl")(errno)),
+    }
+}
+
+pub(crate) fn set_counter(counter: RawFd, is_set: bool) -> bool {
+    // SAFETY: the caller has just asked is_substitute; should other code have replaced it since, that gets eight bytes.
+    let counter = unsafe { BorrowedFd::borrow_raw(counter) };
+    let done = if is_set {
+        rustix::io::write(counter, &1u64.to_ne_bytes())
+    } else {
+        rustix::io::read(counter, &mut [0; 8])
+    };
+    matches!(done, Ok(_) | Err(Errno::AGAIN))
+}
+
+/// For numbers that [`is_substitute`] has just known.
+pub(crate) fn close_substitute(epoll: RawFd, counter: RawFd) {
+    for fd in [epoll, counter] {
+        // SAFETY: it leads to what this process made, and this process keeps no other owner of it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }

@@ -112,8 +112,6 @@ pub(crate) fn pid_namespace() -> u64 {
     1
 }
 
-pub(crate) fn inherit_pid_namespace() {}
-
 pub(crate) fn look_at_process(pid: u32, _: u64) -> Seen {
     if world::is_gone(pid) {
         Seen::Ended

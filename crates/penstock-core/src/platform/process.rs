@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use rustix::time::Timespec;
 
 use super::linux::{FileIdentity, random_id};
@@ -52,6 +52,12 @@ fn pidfd_of(pid: u32) -> Result<OwnedFd, Errno> {
         .and_then(Pid::from_raw)
         .ok_or(Errno::SRCH)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty())
+}
+
+/// A duplicate of another process's descriptor.
+pub(crate) fn take_descriptor_of(pid: u32, fd: u32) -> Result<OwnedFd, Errno> {
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    rustix::process::pidfd_getfd(pidfd_of(pid)?, fd, PidfdGetfdFlags::empty())
 }
 
 /// The number of a pidfd's inode. `None` before Linux 6.9, where all pidfds share one.
