@@ -248,7 +248,7 @@ impl Queue {
     }
 
     fn open_and_watch(&self, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
-        self.member()?;
+        self.join_in(wait)?;
         loop {
             let number = self.segment.hot().bell.get();
             let found = match self.bell.current(number) {

@@ -50,7 +50,7 @@ pub use check::{Check, Fault};
 pub use delivery::{Batch, Buffer, Taken};
 pub use error::Error;
 pub use get::{Delivery, Lent};
-pub use participant::Proof;
+pub use participant::{Proof, joined_without_proof};
 pub use queue::{Options, Patience, Queue, Wait};
 pub use statistics::Statistics;
 #[cfg(not(loom))]

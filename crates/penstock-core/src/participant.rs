@@ -37,7 +37,7 @@ use crate::fork;
 use crate::layout::{PAGE, PARTICIPANTS, Participant};
 use crate::lock::index_of;
 use crate::platform::{self, Life, Seen};
-use crate::queue::Queue;
+use crate::queue::{Queue, Wait};
 use crate::sync::{Ordering, Word};
 
 /// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), pid (bits 32..64).
@@ -89,6 +89,14 @@ impl RecordWord {
     fn free(incarnation: u32) -> RecordWord {
         RecordWord(u64::from(incarnation) << 1)
     }
+}
+
+/// Set when this process joins a queue whose other processes could not prove its death.
+static IS_UNTOLD: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Whether this process has joined such a queue since the last call. For bindings, which tell their user.
+pub fn joined_without_proof() -> bool {
+    IS_UNTOLD.swap(false, std::sync::atomic::Ordering::Relaxed)
 }
 
 #[inline(always)]
@@ -151,9 +159,17 @@ impl Queue {
         })
     }
 
-    /// Whether this process has registered.
-    pub fn takes_part(&self) -> bool {
-        self.member_now().is_some()
+    /// The same for an operation, whose caller may have it end here.
+    #[cold]
+    pub(crate) fn join_in(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        let me = self.member()?;
+        if self.take_part()? == Proof::Impossible {
+            IS_UNTOLD.store(true, std::sync::atomic::Ordering::Relaxed);
+            if (wait.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(me)
     }
 
     #[cold]

@@ -506,6 +506,11 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
 }
 
+/// The same of another process's.
+pub(crate) fn duplicate_of(pid: u32, fd: u32) -> Result<OwnedFd, Error> {
+    take_descriptor_of(pid, fd).map_err(os("pidfd_getfd"))
+}
+
 // ---------------------------------------------------------------------------------------------------- the bell
 
 /// What is to be done with a pipe.
