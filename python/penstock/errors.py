@@ -67,8 +67,8 @@ class CorruptQueueError(PenstockError, OSError):
 class QueueGoneError(PenstockError, OSError):
     """A queue that came inside a message cannot be opened.
 
-    `errno` says why: ESTALE if no process has it open any more, EACCES if the system does not let this process
-    open it, because it or the sender runs under another user than the queue's maker.
+    `errno` says why: ESTALE if no process has it open any more, EACCES if the system does not let this
+    process open it, because it or the sender runs under another user than the queue's maker.
 
     >>> import pickle, penstock
     >>> message = pickle.dumps(penstock.Queue())

@@ -58,7 +58,7 @@ def describe(handle: Handle) -> State:
 def reopen(handle: Handle, state: State) -> None:
     """Make `handle`, a new object, a handle of the queue that `state` describes.
 
-    Raises QueueGoneError if no process has the queue open any more, or the system does not let this one open it.
+    Raises QueueGoneError if no process has the queue open any more, or if this one may not open it.
     """
     id, protocol, where = state
     if not isinstance(where, tuple):
@@ -115,16 +115,16 @@ def _not_opened(id: bytes, sender: int, refused: list[str]) -> QueueGoneError:
     if refused:
         return QueueGoneError(
             errno.EACCES,
-            f"queue {id.hex()} cannot be opened: it came in a message from process {sender}, and the system does not "
-            f"let this process (user {os.geteuid()}) open {refused[0]}; both must run under the user that made the "
-            "queue, and must not have changed their user since they were started. Pass the queue as an argument "
-            "when the process is started",
+            f"queue {id.hex()} cannot be opened: it came in a message from process {sender}, and the "
+            f"system does not let this process (user {os.geteuid()}) open {refused[0]}; both must run under "
+            "the user that made the queue, and must not have changed their user since they were started. "
+            "Pass the queue as an argument when the process is started",
         )
     if not os.path.exists("/proc/self"):
         return QueueGoneError(
             errno.ESTALE,
-            f"queue {id.hex()} cannot be found: it came in a message from process {sender}, which has not kept it, "
-            "and this process sees no /proc in which other processes could be looked for",
+            f"queue {id.hex()} cannot be found: it came in a message from process {sender}, which has not "
+            "kept it, and this process sees no /proc that would lead to another one",
         )
     return QueueGoneError(
         errno.ESTALE,

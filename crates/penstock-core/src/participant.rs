@@ -151,6 +151,10 @@ impl Queue {
     /// whether the death of this process could be proven asks here.
     pub fn take_part(&self) -> Result<Proof, Error> {
         let me = self.report(self.member())?;
+        self.proof_of(me)
+    }
+
+    fn proof_of(&self, me: u32) -> Result<Proof, Error> {
         let word = read(self.segment.participant(index_of(me))?);
         Ok(if word.is_lifeless() && !word.is_at_home() {
             Proof::Impossible
@@ -163,11 +167,8 @@ impl Queue {
     #[cold]
     pub(crate) fn join_in(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let me = self.member()?;
-        if self.take_part()? == Proof::Impossible {
-            IS_UNTOLD.store(true, std::sync::atomic::Ordering::Relaxed);
-            if (wait.interrupted)() {
-                return Err(Error::Interrupted);
-            }
+        if IS_UNTOLD.load(std::sync::atomic::Ordering::Relaxed) && (wait.interrupted)() {
+            return Err(Error::Interrupted);
         }
         Ok(me)
     }
@@ -207,6 +208,9 @@ impl Queue {
                 self.look_for_dead(true)?;
             }
             if index_of(me) < LAST {
+                if self.proof_of(me)? == Proof::Impossible {
+                    IS_UNTOLD.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
                 return Ok(me);
             }
             // The last place serves only to sweep, so that a table full of the dead is no dead end.
