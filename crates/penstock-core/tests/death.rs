@@ -576,12 +576,29 @@ mod points {
 
     #[test]
     fn death_at_each_point() {
+        die_at_each_point(|| {});
+    }
+
+    /// The same of a process that only its pid proves dead.
+    #[test]
+    fn death_at_each_point_without_proc() {
+        // SAFETY: only asks.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("NOT TESTED: only root may chroot");
+            return;
+        }
+        // SAFETY: a path that ends with a zero. The folder below /proc stands for an empty one: it has no /proc itself.
+        die_at_each_point(|| assert_eq!(unsafe { libc::chroot(c"/proc/self/task".as_ptr()) }, 0));
+    }
+
+    fn die_at_each_point(first: fn()) {
         for scene in SCENES {
             for point in scene.points {
                 let what = format!("{}, killed at {point}", scene.name);
                 let queue = Queue::create(&scene.options).unwrap();
                 (scene.before)(&queue);
                 let child = Child::run(|| {
+                    first();
                     assert!(fault::arm(point, 1));
                     (scene.victim)(&queue);
                 });

@@ -61,6 +61,24 @@ impl Child {
         Child(pid)
     }
 
+    /// The same with a pid that is free. `None` if it is not.
+    fn run_as(pid: i32, work: impl FnOnce()) -> Option<Child> {
+        let wanted = [pid];
+        // SAFETY: a plain C struct for which zeros are valid.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        arguments.set_tid = wanted.as_ptr() as u64;
+        arguments.set_tid_size = 1;
+        // SAFETY: as a fork, which the kernel alone does: the child has a copy of this thread and its memory.
+        let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+        if made == 0 {
+            work();
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(0) };
+        }
+        (made > 0).then_some(Child(pid))
+    }
+
     fn kill(mut self) {
         // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
@@ -524,6 +542,43 @@ fn nothing_proves_the_death_in_another_pid_namespace_without_proc() {
     let so_soon = Patience::Until(Instant::now() + Duration::from_millis(500));
     assert_eq!(get(&queue, so_soon), Err(Error::Empty));
     assert_eq!(queue.statistics().unwrap().participants, 2);
+}
+
+/// A process of that pid lives, but it is another one.
+#[test]
+fn a_pid_that_is_used_again() {
+    if !is_root() {
+        return;
+    }
+    for (blind, blind_survivor) in [
+        (Blind::WithoutProc, Blind::No),
+        (Blind::WithoutProc, Blind::WithoutProc),
+        (Blind::WithoutPidfds, Blind::No),
+        (Blind::WithoutBoth, Blind::No),
+        (Blind::WithoutBoth, Blind::WithoutPidfds),
+    ] {
+        println!("worker {blind:?}, survivor {blind_survivor:?}");
+        let folder = Folder::new();
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, b"item");
+        let worker = Child::run(|| {
+            blind.become_so(&folder);
+            get(&queue, Patience::Forever).unwrap();
+        });
+        let pid = worker.0;
+        assert_eq!(worker.status(), 0);
+        // The start of a process is known in hundredths of a second.
+        std::thread::sleep(Duration::from_millis(30));
+        let Some(_other) = Child::run_as(pid, || sleep_for_ever()) else {
+            println!("NOT TESTED: another process has got the pid {pid}");
+            continue;
+        };
+        let survivor = Child::run(|| {
+            blind_survivor.become_so(&folder);
+            assert_eq!(get(&queue, soon()).unwrap(), b"item");
+        });
+        assert_eq!(survivor.status(), 0);
+    }
 }
 
 /// Without /proc, and without a word from the kernel about namespaces, a child knows from its parent where it is.
