@@ -27,6 +27,8 @@
 //! without either, by the processes that get one of the last places. A lifeless record that is between its word and its
 //! birth, and whose pid is used again, keeps its place until the queue ends.
 //!
+//! A survivor without /proc does not see that a process called `exec`: what that held comes back when the new program ends.
+//!
 //! A record is freed under the lock only, after everything that its owner held has been swept.
 
 use std::os::fd::{IntoRawFd, OwnedFd};

@@ -206,7 +206,7 @@ impl Handle {
     ///
     /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the queue than
     /// there is room for, or if another process waits with a descriptor that this one cannot open (in another pid
-    /// namespace); and `CorruptQueueError`.
+    /// namespace, or without /proc); and `CorruptQueueError`.
     ///
     /// >>> import penstock, select
     /// >>> q = penstock.Queue()
