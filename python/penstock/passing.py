@@ -65,8 +65,10 @@ def reopen(handle: Handle, state: State) -> None:
         _reopen_inherited(handle, id, protocol, where)
     elif not handle._adopt(id, protocol):
         refused: list[str] = []
-        for path in _paths(*where):
-            if _reopen_path(handle, id, protocol, path, refused):
+        if _reopen_path(handle, id, protocol, "/proc/{}/fd/{}".format(*where), refused):
+            return
+        for path in _paths():
+            if _reopen_path(handle, id, protocol, path, []):
                 return
         if not _reopen_duplicate(handle, id, protocol, where, refused):
             raise _not_opened(id, where[0], refused)
@@ -133,9 +135,8 @@ def _not_opened(id: bytes, sender: int, refused: list[str]) -> QueueGoneError:
     )
 
 
-def _paths(pid: int, fd: int) -> Iterator[str]:
-    """Where the queue was seen last, then every descriptor of every process of this user."""
-    yield f"/proc/{pid}/fd/{fd}"
+def _paths() -> Iterator[str]:
+    """Every descriptor of every process of this user."""
     try:
         processes = os.listdir("/proc")
     except OSError:
