@@ -480,8 +480,8 @@ MUTANTS = [
         "reused-pid-taken-for-the-process",
         "a pid that is used again taken for the process that had it",
         f"{CORE}/platform/process.rs",
-        "(Some(false), _) | (None, true) => return Seen::Absent,",
-        "(None, true) => return Seen::Absent,",
+        ".map(|number| number == birth);",
+        ".map(|_| true);",
         (core("liveness", "a_pid_that_is_used_again"),),
     ),
     Mutant(
