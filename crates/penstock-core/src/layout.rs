@@ -207,6 +207,8 @@ pub(crate) struct Participant {
     pub word: AtomicU64,
     /// What tells its process from others with the same pid, and the namespace of that pid. See platform/process.rs.
     pub birth: AtomicU64,
+    /// When it joined: a process with that pid that started later is another one.
+    pub since: AtomicU64,
     pub pid_namespace: AtomicU64,
     /// Items delivered to it and not finished, in the order in which it took them.
     pub leased: List,

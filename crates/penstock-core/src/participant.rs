@@ -8,7 +8,7 @@
 //! |---|---|
 //! | life byte locked | the kernel unlocks it: nothing happened |
 //! | word = ALIVE, with the pid | its life byte is free and its pid is gone: it is swept, and holds nothing |
-//! | birth, pid namespace noted | the same |
+//! | pid namespace, birth, moment noted | the same |
 //! | a record of its life before `exec` swept | what is left of that is found by the others |
 //!
 //! Death is a fact that the kernel states, never a time-out. Two facts prove it, and either is enough:
@@ -177,11 +177,8 @@ impl Queue {
 
     #[cold]
     fn register(&self) -> Result<u32, Error> {
-        let (pid, namespace, birth) = (
-            platform::process_id(),
-            platform::pid_namespace(),
-            platform::own_birth(),
-        );
+        let (pid, namespace) = (platform::process_id(), platform::pid_namespace());
+        let (birth, since) = (platform::own_birth(), platform::ticks_since_boot());
         for attempt in 0..2 {
             // One thread of the process at a time.
             let open = fork::open_queues();
@@ -195,6 +192,7 @@ impl Queue {
             let record = self.segment.participant(index_of(me))?;
             record.pid_namespace.set(namespace);
             record.birth.set(birth);
+            record.since.set(since);
             self.life.store(
                 life.map_or(-1, IntoRawFd::into_raw_fd),
                 std::sync::atomic::Ordering::Relaxed,
@@ -303,7 +301,8 @@ impl Queue {
             } else {
                 record.pid_namespace.get()
             };
-        let seen = platform::look_at_process(word.pid(), record.birth.get());
+        let noted = (record.birth.get(), record.since.get());
+        let seen = platform::look_at_process(word.pid(), noted);
         if seen == Seen::Ended || seen == Seen::Absent && is_neighbour {
             return true;
         }
@@ -402,6 +401,7 @@ pub(crate) fn free_record(record: &Participant, name: u32) {
     record.leased.tail.set(0);
     record.claimed.tail.set(0);
     record.birth.set(0);
+    record.since.set(0);
     record.pid_namespace.set(0);
     // Release: pairs with the acquire in read of whoever registers here next.
     record

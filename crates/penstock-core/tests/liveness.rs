@@ -553,6 +553,7 @@ fn a_pid_that_is_used_again() {
     for (blind, blind_survivor) in [
         (Blind::WithoutProc, Blind::No),
         (Blind::WithoutProc, Blind::WithoutProc),
+        (Blind::WithoutProc, Blind::WithoutPidfds),
         (Blind::WithoutPidfds, Blind::No),
         (Blind::WithoutBoth, Blind::No),
         (Blind::WithoutBoth, Blind::WithoutPidfds),

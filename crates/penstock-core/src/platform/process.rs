@@ -4,7 +4,7 @@
 //!
 //! | question | first answer | without that |
 //! |---|---|---|
-//! | which process was it | the number of its pidfd's inode (Linux 6.9), which no other process ever has | its start time from /proc; else the moment of the note, before which it started |
+//! | which process was it | the number of its pidfd's inode (Linux 6.9), which no other process ever has | its start time from /proc; and one that started after the moment of the note is another |
 //! | which pid namespace is this | asked of the own pidfd (Linux 6.11) | /proc/self/ns/pid; else what the parent knew; else a number that only children share |
 //! | does it live | its pidfd | `kill(pid, 0)` |
 //! | does it still map the file | /proc/<pid>/maps | taken as true |
@@ -22,10 +22,8 @@ use rustix::time::Timespec;
 
 use super::linux::{FileIdentity, random_id};
 
-/// A birth that is the number of a pidfd's inode.
+/// A birth that is the number of a pidfd's inode; without this mark it is a start time.
 const BY_NUMBER: u64 = 1 << 63;
-/// A birth that is a moment before which the process started; without either mark it is the start time itself.
-const BEFORE: u64 = 1 << 62;
 /// A namespace's number that the kernel did not give.
 const OWN_NUMBER: u64 = 1 << 63;
 
@@ -70,25 +68,25 @@ fn number_of(pidfd: &OwnedFd) -> Option<u64> {
         .map(|stat| stat.st_ino)
 }
 
-/// What tells this process from all others that ever have its pid.
+/// What tells this process from all others that ever have its pid; 0 if nothing does.
 pub(crate) fn own_birth() -> u64 {
     let pid = process_id();
     let number = pidfd_of(pid).ok().and_then(|pidfd| number_of(&pidfd));
     number
         .map(|number| number | BY_NUMBER)
         .or_else(|| start_time(pid))
-        .unwrap_or_else(|| ticks_since_boot() | BEFORE)
+        .unwrap_or(0)
 }
 
 /// In the unit of [`start_time`].
-fn ticks_since_boot() -> u64 {
+pub(crate) fn ticks_since_boot() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let per_second = rustix::param::clock_ticks_per_second();
     now.tv_sec as u64 * per_second + now.tv_nsec as u64 * per_second / 1_000_000_000
 }
 
-/// Looks for the process that had this pid and noted this birth.
-pub(crate) fn look_at_process(pid: u32, birth: u64) -> Seen {
+/// Looks for the process that had this pid, and noted this birth, at this moment in ticks since boot. Either may be 0.
+pub(crate) fn look_at_process(pid: u32, (birth, since): (u64, u64)) -> Seen {
     let pidfd = match pidfd_of(pid) {
         Ok(pidfd) => Some(pidfd),
         Err(Errno::SRCH) => return Seen::Absent,
@@ -108,7 +106,7 @@ pub(crate) fn look_at_process(pid: u32, birth: u64) -> Seen {
             (None, false) => {}
         }
     }
-    if is_started_after(pid, birth) {
+    if is_a_later_one(pid, birth, since) {
         Seen::Absent
     } else {
         Seen::Present
@@ -129,18 +127,11 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
     poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
-/// Whether /proc shows that the process with this pid is a later one than that of this birth.
-fn is_started_after(pid: u32, birth: u64) -> bool {
-    if birth == 0 || birth & BY_NUMBER != 0 {
-        return false;
-    }
-    let noted = birth & !BEFORE;
-    start_time(pid).is_some_and(|now| {
-        if birth & BEFORE != 0 {
-            now > noted
-        } else {
-            now != noted
-        }
+/// Whether /proc shows that the process with this pid is a later one.
+fn is_a_later_one(pid: u32, birth: u64, since: u64) -> bool {
+    start_time(pid).is_some_and(|start| {
+        let is_known = birth != 0 && birth & BY_NUMBER == 0;
+        is_known && start != birth || since != 0 && start > since
     })
 }
 
