@@ -494,7 +494,7 @@ MUTANTS = [
     ),
     Mutant(
         "joiner-looks-at-all",
-        "a process that joins looks for the dead",
+        "a process that joins asks the kernel about all others",
         f"{CORE}/participant.rs",
         "if index_of(me) > LAST - LATE_PLACES {",
         "if index_of(me) > 1 {",
@@ -502,7 +502,7 @@ MUTANTS = [
     ),
     Mutant(
         "last-places-not-swept",
-        "a process that gets one of the last places does not look for the dead",
+        "a process that gets one of the last places does not sweep the dead",
         f"{CORE}/participant.rs",
         "if index_of(me) > LAST - LATE_PLACES {",
         "if false {",

@@ -23,7 +23,7 @@
 //! ([`Queue::take_part`]). Its record, and what it holds, stay until the queue ends.
 //!
 //! A process that joins makes no system call for another process, so a queue of n processes costs n joins. The places of
-//! the dead are freed by the waiting participants, which look at all others once a second, and by `statistics`; in a queue
+//! the dead are freed by the waiting participants, which ask the kernel about all others once a second, and by `statistics`; in a queue
 //! without either, by the processes that get one of the last places. A lifeless record that is between its word and its
 //! birth, and whose pid is used again, keeps its place until the queue ends.
 //!
@@ -48,7 +48,7 @@ struct RecordWord(u64);
 
 const INCARNATIONS: u32 = 1 << 19;
 const LAST: u32 = PARTICIPANTS - 1;
-/// A process that gets one of the last places looks for the dead. So many processes may do so at once.
+/// A process that gets one of the last places sweeps the dead. So many processes may do so at once.
 const LATE_PLACES: u32 = 64;
 
 /// Whether the death of this process could be proven by the others.

@@ -6,8 +6,8 @@
 //! epoll descriptor instead, which is readable while the pipe is, and while a counter of this process's own says so.
 //!
 //! The counter is set exactly while a message is there that is not in the pipe, as far as this process's own critical
-//! sections know: each of them puts it right (bell.rs, `toll`). When another receiver takes that message, the next look of
-//! this process, by `watch_at`, `poll` or a get, finds the counter to be wrong, as with a byte too many in the pipe.
+//! sections know: each of them puts it right (bell.rs, `toll`). When another receiver takes that message, the next section of
+//! this process, of `watch_at`, `poll` or a get, finds the counter to be wrong, as with a byte too many in the pipe.
 
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
@@ -43,7 +43,7 @@ impl Substitute {
         self.is_needed.load(Relaxed)
     }
 
-    /// The epoll descriptor, which looks at that end too from now on; and whether the caller has to end a critical section
+    /// The epoll descriptor, which shows that end too from now on; and whether the caller has to end a critical section
     /// once more, because it is new.
     pub(crate) fn with_end(&self, end: RawFd) -> Result<(RawFd, bool), Error> {
         // One thread at a time.

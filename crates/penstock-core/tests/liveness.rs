@@ -1,5 +1,5 @@
 //! Processes that see little of the others: without /proc, without pidfds, in another pid namespace, under another user.
-//! Whether they live is found out all the same, by whoever asks.
+//! Their deaths are proven all the same, by survivors that see as little.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 

@@ -844,7 +844,7 @@ pub(crate) fn is_substitute(epoll: RawFd, counter: RawFd) -> bool {
     if epoll < 0 || counter < 0 {
         return false;
     }
-    // SAFETY: numbers that are not open, or not those of an epoll descriptor and of what it looks at, are answered with an
+    // SAFETY: numbers that are not open, or not those of an epoll descriptor and its counter, are answered with an
     // error; the borrows are used for that alone.
     let (epoll, counter) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(counter)) };
     epoll::modify(

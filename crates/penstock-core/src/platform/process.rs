@@ -5,9 +5,9 @@
 //! | question | first answer | without that |
 //! |---|---|---|
 //! | which process was it | the number of its pidfd's inode (Linux 6.9), which no other process ever has | its start time from /proc; and one that started after the moment of the note is another |
-//! | which pid namespace is this | asked of the own pidfd (Linux 6.11) | /proc/self/ns/pid; else what the parent knew; else a number that only children share |
+//! | which pid namespace is this | asked of the own pidfd (Linux 6.11) | `/proc/self/ns/pid`; else what the parent knew; else a number that only children share |
 //! | does it live | its pidfd | `kill(pid, 0)` |
-//! | does it still map the file | /proc/<pid>/maps | taken as true |
+//! | does it still map the file | its `maps` in /proc | taken as true |
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -27,7 +27,7 @@ const BY_NUMBER: u64 = 1 << 63;
 /// A namespace's number that the kernel did not give.
 const OWN_NUMBER: u64 = 1 << 63;
 
-/// What a look at a process shows.
+/// What the kernel says of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     /// It is proven to be that process, and no thread of it can run any more.
@@ -85,7 +85,7 @@ pub(crate) fn ticks_since_boot() -> u64 {
     now.tv_sec as u64 * per_second + now.tv_nsec as u64 * per_second / 1_000_000_000
 }
 
-/// Looks for the process that had this pid, and noted this birth, at this moment in ticks since boot. Either may be 0.
+/// Asks for the process that had this pid, and noted this birth, at this moment in ticks since boot. Either may be 0.
 pub(crate) fn look_at_process(pid: u32, (birth, since): (u64, u64)) -> Seen {
     let pidfd = match pidfd_of(pid) {
         Ok(pidfd) => Some(pidfd),
