@@ -65,7 +65,10 @@ class CorruptQueueError(PenstockError, OSError):
 
 
 class QueueGoneError(PenstockError, OSError):
-    """A queue that came inside a message cannot be opened, because no process has it open any more.
+    """A queue that came inside a message cannot be opened.
+
+    `errno` says why: ESTALE if no process has it open any more, EACCES if the system does not let this
+    process open it, because it or the sender runs under another user than the queue's maker.
 
     >>> import pickle, penstock
     >>> message = pickle.dumps(penstock.Queue())

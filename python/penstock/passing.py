@@ -6,7 +6,8 @@
     inside a message              by name: the receiver opens it through a process that has it open
 
 A name is the queue's id, and the process and descriptor at which it was last seen. The kernel gives every
-descriptor a path, which leads to the same memory: /proc/<pid>/fd/<descriptor>.
+descriptor a path, which leads to the same memory: /proc/<pid>/fd/<descriptor>. A receiver without /proc asks
+for a duplicate of that descriptor.
 """
 
 import errno
@@ -57,20 +58,20 @@ def describe(handle: Handle) -> State:
 def reopen(handle: Handle, state: State) -> None:
     """Make `handle`, a new object, a handle of the queue that `state` describes.
 
-    Raises QueueGoneError if no process has the queue open any more.
+    Raises QueueGoneError if no process has the queue open any more, or if this one may not open it.
     """
     id, protocol, where = state
     if not isinstance(where, tuple):
         _reopen_inherited(handle, id, protocol, where)
     elif not handle._adopt(id, protocol):
-        for path in _paths(*where):
-            if _reopen_path(handle, id, protocol, path):
+        refused: list[str] = []
+        if _reopen_path(handle, id, protocol, "/proc/{}/fd/{}".format(*where), refused):
+            return
+        for path in _paths():
+            if _reopen_path(handle, id, protocol, path, []):
                 return
-        raise QueueGoneError(
-            errno.ESTALE,
-            f"queue {id.hex()} is gone: it came in a message, and no process of this user has it open "
-            "any more; the sender must live and keep the queue until the receiver has opened it",
-        )
+        if not _reopen_duplicate(handle, id, protocol, where, refused):
+            raise _not_opened(id, where[0], refused)
 
 
 def _reopen_inherited(handle: Handle, id: bytes, protocol: int, duplicate: _Duplicate) -> None:
@@ -87,19 +88,60 @@ def _reopen_inherited(handle: Handle, id: bytes, protocol: int, duplicate: _Dupl
         )
 
 
-def _reopen_path(handle: Handle, id: bytes, protocol: int, path: str) -> bool:
+def _reopen_path(handle: Handle, id: bytes, protocol: int, path: str, refused: list[str]) -> bool:
     try:
         if not os.readlink(path).startswith(f"/memfd:penstock-{id.hex()}"):
             return False
         return handle._attach(os.open(path, os.O_RDWR | os.O_CLOEXEC), id, protocol)
+    except PermissionError:
+        refused.append(path)
+        return False
     except OSError:
-        return False  # closed meanwhile, ended meanwhile, or not ours to open
+        return False  # closed meanwhile, or ended meanwhile
 
 
-def _paths(pid: int, fd: int) -> Iterator[str]:
-    """Where the queue was seen last, then every descriptor of every process of this user."""
-    yield f"/proc/{pid}/fd/{fd}"
-    for process in filter(str.isdecimal, os.listdir("/proc")):
+def _reopen_duplicate(handle: Handle, id: bytes, protocol: int, seen: _Seen, refused: list[str]) -> bool:
+    """Where no path leads there, because this process sees no /proc."""
+    if os.path.exists("/proc/self"):
+        return False
+    try:
+        return handle._attach_of(*seen, id, protocol)
+    except PermissionError:
+        refused.append(f"descriptor {seen[1]} of process {seen[0]}")
+        return False
+    except OSError:
+        return False  # closed, ended, or something else by now
+
+
+def _not_opened(id: bytes, sender: int, refused: list[str]) -> QueueGoneError:
+    if refused:
+        return QueueGoneError(
+            errno.EACCES,
+            f"queue {id.hex()} cannot be opened: it came in a message from process {sender}, and the "
+            f"system does not let this process (user {os.geteuid()}) open {refused[0]}; both must run under "
+            "the user that made the queue, and must not have changed their user since they were started. "
+            "Pass the queue as an argument when the process is started",
+        )
+    if not os.path.exists("/proc/self"):
+        return QueueGoneError(
+            errno.ESTALE,
+            f"queue {id.hex()} cannot be found: it came in a message from process {sender}, which has not "
+            "kept it, and this process sees no /proc that would lead to another one",
+        )
+    return QueueGoneError(
+        errno.ESTALE,
+        f"queue {id.hex()} is gone: it came in a message, and no process of this user has it open "
+        "any more; the sender must live and keep the queue until the receiver has opened it",
+    )
+
+
+def _paths() -> Iterator[str]:
+    """Every descriptor of every process of this user."""
+    try:
+        processes = os.listdir("/proc")
+    except OSError:
+        return  # there is none
+    for process in filter(str.isdecimal, processes):
         try:
             if os.stat(f"/proc/{process}").st_uid == os.geteuid():
                 for descriptor in os.listdir(f"/proc/{process}/fd"):

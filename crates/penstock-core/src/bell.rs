@@ -5,8 +5,8 @@
 //!
 //! Two kinds of queue have one. A connection's (connection.rs) is the pipe whose ends are open exactly where the
 //! connection's are; each call brings the end that it has. Any other queue's is made by its first watcher. Whoever has to
-//! ring and has not opened it yet does so through a participant that has: `/proc/<pid>/fd/<descriptor>`. The kernel frees it
-//! with the last of them.
+//! ring and has not opened it yet does so through a participant that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of
+//! that descriptor. The kernel frees it with the last of them.
 //!
 //! Protocol. While somebody watches, every critical section ends with this restored (`toll`):
 //!
@@ -44,10 +44,11 @@
 //! | byte written, the promise not looked at again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
 //!
 //! A process that can open the bell of no watcher (in another pid namespace, or without a descriptor to spare) leaves it
-//! *unknown*, and the next participant that can puts it right.
+//! *unknown*, and the next participant that can puts it right. The same holds for a connection's process that would need the
+//! other direction of its pipe and cannot open it (without /proc). If it is one that watches, it has a substitute (substitute.rs).
 
 use std::cell::Cell;
-use std::os::fd::{IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -56,8 +57,9 @@ use crate::fault::fault;
 use crate::fork;
 use crate::layout::{PARTICIPANTS, Participant};
 use crate::lock::{Section, index_of};
-use crate::platform::{self, Access, Instant, PipeOfAnother, Plugged};
+use crate::platform::{self, Access, Instant, OpenPipe, PipeOfAnother, Plugged};
 use crate::queue::{Patience, Queue, Wait};
+use crate::substitute::Substitute;
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 use crate::waiter::{Kind, Waiting};
 
@@ -83,28 +85,34 @@ fn next(rung: u32, state: u32) -> u32 {
 
 /// The bell as one process has opened it for itself.
 pub(crate) struct Bell {
-    /// Open in both directions, or -1; and the number of the pipe behind it.
+    /// Open in both directions, or -1; and the number of the pipe behind it. Without /proc two descriptors are needed: then
+    /// `fd` is the reading end, and `writing` the other one, else -1.
     fd: AtomicI32,
+    writing: AtomicI32,
     number: AtomicU64,
     /// The name under which this process watches for good, or 0.
     watched_as: AtomicU32,
     /// When it could not be opened.
     failed_at: AtomicU64,
+    pub substitute: Substitute,
 }
 
 impl Bell {
     pub(crate) fn new() -> Bell {
         Bell {
             fd: AtomicI32::new(-1),
+            writing: AtomicI32::new(-1),
             number: AtomicU64::new(0),
             watched_as: AtomicU32::new(0),
             failed_at: AtomicU64::new(0),
+            substitute: Substitute::new(),
         }
     }
 
     /// After a fork, in the child: the descriptor is there, but nobody watches yet.
     pub(crate) fn forget_watcher(&self) {
         self.watched_as.set(0);
+        self.substitute.close();
     }
 
     /// Whether there is something to say in a new record.
@@ -116,18 +124,34 @@ impl Bell {
         self.watched_as.get() != 0
     }
 
-    /// The descriptor, if it leads to that pipe.
-    fn current(&self, number: u64) -> Option<RawFd> {
-        let fd = self.fd.load(Relaxed);
-        (platform::pipe_number(fd) == Some(number)).then_some(fd)
+    /// The descriptors, if they lead to that pipe.
+    fn current(&self, number: u64) -> Option<End> {
+        let (reading, writing) = (self.fd.load(Relaxed), self.writing.load(Relaxed));
+        let end = End {
+            reading,
+            writing: if writing < 0 { reading } else { writing },
+        };
+        let leads_there = |fd| platform::pipe_number(fd) == Some(number);
+        (leads_there(reading) && (writing < 0 || leads_there(writing))).then_some(end)
     }
 }
 
-/// A descriptor of the bell, and what it is open for.
+/// Where this process has the bell open for reading and for writing, or -1.
 #[derive(Clone, Copy)]
 pub(crate) struct End {
-    pub fd: RawFd,
-    pub access: Access,
+    reading: RawFd,
+    writing: RawFd,
+}
+
+impl End {
+    /// A descriptor by which the pipe is known.
+    fn any(self) -> RawFd {
+        if self.reading < 0 {
+            self.writing
+        } else {
+            self.reading
+        }
+    }
 }
 
 /// What is due once the lock is released.
@@ -158,13 +182,13 @@ pub(crate) struct Bringing(Option<Brought>);
 
 impl Bringing {
     pub(crate) fn reader(fd: RawFd) -> Bringing {
-        let access = Access::Read;
-        Bringing::new(End { fd, access }, -1)
+        let (reading, writing) = (fd, -1);
+        Bringing::new(End { reading, writing }, -1)
     }
 
     pub(crate) fn writer(fd: RawFd, back: RawFd) -> Bringing {
-        let access = Access::Write;
-        Bringing::new(End { fd, access }, back)
+        let (reading, writing) = (-1, fd);
+        Bringing::new(End { reading, writing }, back)
     }
 
     fn new(end: End, back: RawFd) -> Bringing {
@@ -197,13 +221,17 @@ impl Drop for Bringing {
 
 /// Lends a descriptor for that direction to `operation`. False if there is none, or if it fails.
 fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool) -> bool {
-    if end.access == access || end.access == Access::Both {
-        return operation(end.fd);
+    let fd = match access {
+        Access::Read => end.reading,
+        Access::Write => end.writing,
+    };
+    if fd >= 0 {
+        return operation(fd);
     }
     // The kernel opens the same pipe again in the other direction, for this moment; in which this process does not fork,
     // or the child would have an end that nobody knows of.
     let _open = fork::open_queues();
-    let Some(other) = platform::reopen_pipe(end.fd, access) else {
+    let Some(other) = platform::reopen_pipe(end.any(), access) else {
         return false;
     };
     use std::os::fd::AsRawFd;
@@ -220,11 +248,11 @@ impl Queue {
     }
 
     fn open_and_watch(&self, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
-        self.member()?;
+        self.join_in(wait)?;
         loop {
             let number = self.segment.hot().bell.get();
             let found = match self.bell.current(number) {
-                Some(fd) => Some(fd),
+                Some(end) => Some(end),
                 None => self.open_bell_of_another(number)?,
             };
             let mut section = self.enter(wait)?;
@@ -233,8 +261,8 @@ impl Queue {
                 // Somebody was quicker.
                 continue;
             }
-            let fd = match found {
-                Some(fd) => fd,
+            let end = match found {
+                Some(end) => end,
                 None => {
                     let (pipe, number) = platform::make_pipe()?;
                     hot.rung.set(next(hot.rung.get(), SILENT));
@@ -245,7 +273,7 @@ impl Queue {
             };
             section.announce_bell()?;
             section.watch_for_good()?;
-            return Ok(fd);
+            return Ok(end.reading);
         }
     }
 
@@ -311,8 +339,14 @@ impl Queue {
                 _ => return,
             }
             // The queue was emptied between promise and byte, and the pipe perhaps before the byte came.
-            with_access(end, Access::Read, platform::silence);
+            let is_silent = with_access(end, Access::Read, platform::silence);
             promise = rung.load(Ordering::SeqCst);
+            if !is_silent && state_of(promise) == SILENT {
+                // A byte too many: the next section that can takes it out. If another one was quicker, it was such a one.
+                let unknown = next(promise, UNKNOWN);
+                let _ = rung.compare_exchange(promise, unknown, Ordering::SeqCst, Ordering::SeqCst);
+                return;
+            }
             if state_of(promise) == SILENT {
                 return;
             }
@@ -342,7 +376,7 @@ impl Queue {
 
     /// Opens the bell through a participant that has it. An error if somebody has it and cannot be reached: a second bell
     /// would not be rung by everybody. Makes system calls, and needs no lock.
-    fn open_bell_of_another(&self, number: u64) -> Result<Option<RawFd>, Error> {
+    fn open_bell_of_another(&self, number: u64) -> Result<Option<End>, Error> {
         let own = self.member_if_any().map(index_of);
         let mut unreachable = None;
         for index in 1..=self.segment.hot().participants_high.get().min(PARTICIPANTS - 1) {
@@ -351,7 +385,8 @@ impl Queue {
             if place == 0 || Some(index) == own {
                 continue;
             }
-            match platform::open_pipe_of(record.pid(), place - 1, number) {
+            let places = (place - 1, record.bell_writing.get().checked_sub(1));
+            match platform::open_pipe_of(record.pid(), places, number) {
                 PipeOfAnother::Open(pipe) => return Ok(Some(self.keep_bell(pipe, number))),
                 PipeOfAnother::Elsewhere => {}
                 PipeOfAnother::OutOfReach if self.is_dead(index, record, true) => {}
@@ -365,26 +400,31 @@ impl Queue {
     }
 
     /// Makes it this process's own, unless another thread was quicker.
-    fn keep_bell(&self, pipe: OwnedFd, number: u64) -> RawFd {
+    fn keep_bell(&self, pipe: OpenPipe, number: u64) -> End {
         // One thread at a time.
         let _open = fork::open_queues();
-        if let Some(fd) = self.bell.current(number) {
-            return fd;
+        if let Some(end) = self.bell.current(number) {
+            return end;
         }
-        let fd = pipe.into_raw_fd();
-        let former = (
-            self.bell.fd.swap(fd, Relaxed),
-            self.bell.number.swap(number, Relaxed),
-        );
-        if former.0 != fd {
-            platform::close_pipe(former.0, former.1);
+        let reading = pipe.reading.into_raw_fd();
+        let writing = pipe.writing.map_or(-1, IntoRawFd::into_raw_fd);
+        let former = self.bell.number.swap(number, Relaxed);
+        for (place, fd) in [(&self.bell.fd, reading), (&self.bell.writing, writing)] {
+            let former_fd = place.swap(fd, Relaxed);
+            if former_fd != reading && former_fd != writing {
+                platform::close_pipe(former_fd, former);
+            }
         }
-        fd
+        let writing = if writing < 0 { reading } else { writing };
+        End { reading, writing }
     }
 
     /// Closes the bell of a queue that this process does not use any more.
     pub(crate) fn drop_bell(&self) {
-        platform::close_pipe(self.bell.fd.swap(-1, Relaxed), self.bell.number.load(Relaxed));
+        for place in [&self.bell.fd, &self.bell.writing] {
+            platform::close_pipe(place.swap(-1, Relaxed), self.bell.number.load(Relaxed));
+        }
+        self.bell.substitute.close();
     }
 }
 
@@ -394,10 +434,16 @@ impl Section<'_> {
     pub(crate) fn toll(&mut self) {
         let hot = self.hot();
         let is_wanted = hot.ready_count.get() > 0 || hot.damaged.get() != 0;
-        let rung = hot.rung.get();
-        if state_of(rung) == if is_wanted { RUNG } else { SILENT } {
-            return;
+        if state_of(hot.rung.get()) != if is_wanted { RUNG } else { SILENT } {
+            self.change_bell(is_wanted);
         }
+        let is_missing = is_wanted && state_of(hot.rung.get()) == UNKNOWN;
+        self.queue.bell.substitute.tell(is_missing);
+    }
+
+    fn change_bell(&mut self, is_wanted: bool) {
+        let hot = self.hot();
+        let rung = hot.rung.get();
         let Some(end) = self.end_at_hand() else {
             hot.rung.set(next(rung, UNKNOWN));
             self.errand = Errand::Find;
@@ -405,9 +451,12 @@ impl Section<'_> {
         };
         if !is_wanted {
             self.silence(end);
-        } else if end.access == Access::Read {
+        } else if end.writing < 0 {
             // A reader, who has found an item that it does not take.
             let is_rung = with_access(end, Access::Write, platform::ring);
+            if !is_rung {
+                self.queue.bell.substitute.note_need();
+            }
             hot.rung.set(next(rung, if is_rung { RUNG } else { UNKNOWN }));
         } else {
             let promise = next(rung, PROMISED);
@@ -440,20 +489,16 @@ impl Section<'_> {
         let number = self.hot().bell.get();
         // A call inside another's wait (a signal handler's) finds that one's end here.
         let end = brought().map(|brought| brought.end);
-        let end = end.filter(|end| platform::pipe_number(end.fd) == Some(number));
-        end.or_else(|| {
-            let fd = self.queue.bell.current(number)?;
-            let access = Access::Both;
-            Some(End { fd, access })
-        })
+        let end = end.filter(|end| platform::pipe_number(end.any()) == Some(number));
+        end.or_else(|| self.queue.bell.current(number))
     }
 
     /// Where a waiter of that kind is to sleep: a connection's sender at its pipe, which is full from now on.
     pub(crate) fn place_to_sleep(&mut self, kind: Kind) -> Place {
         let Some(Brought { end, back }) = brought().filter(|brought| {
             kind == Kind::Room
-                && brought.end.access == Access::Write
-                && platform::pipe_number(brought.end.fd) == Some(self.hot().bell.get())
+                && brought.end.reading < 0
+                && platform::pipe_number(brought.end.writing) == Some(self.hot().bell.get())
         }) else {
             return Place::Cell;
         };
@@ -463,14 +508,14 @@ impl Section<'_> {
         }
         // SeqCst: who empties the pipe without the lock (keep_promise) must not find it SILENT afterwards.
         hot.rung.store(next(hot.rung.get(), UNKNOWN), Ordering::SeqCst);
-        let plugged = platform::plug(end.fd);
+        let plugged = platform::plug(end.writing);
         fault!("bell.plugged");
         if plugged == Plugged::Full {
             hot.rung.set(next(hot.rung.get(), RUNG));
         }
         match plugged {
             // Without a reader it is told so at once.
-            Plugged::Full | Plugged::NoReader => Place::Pipe(end.fd, back),
+            Plugged::Full | Plugged::NoReader => Place::Pipe(end.writing, back),
             Plugged::Not => Place::Cell,
         }
     }
@@ -480,10 +525,10 @@ impl Section<'_> {
         let number = self.hot().bell.get();
         let end = brought().map(|brought| brought.end);
         // Only a connection's pipe is ever full.
-        let Some(end) = end.filter(|end| platform::pipe_number(end.fd) == Some(number)) else {
+        let Some(end) = end.filter(|end| platform::pipe_number(end.any()) == Some(number)) else {
             return;
         };
-        if platform::is_plugged(end.fd) {
+        if platform::is_plugged(end.any()) {
             with_access(end, Access::Read, platform::unplug);
             fault!("bell.unplugged");
         }
@@ -521,6 +566,7 @@ impl Section<'_> {
         self.hot().watching.sub(record.watching.get());
         record.watching.set(0);
         record.bell.set(0);
+        record.bell_writing.set(0);
     }
 
     /// Adds the records up. What the pipe holds may be known to nobody any more.
@@ -539,8 +585,13 @@ impl Section<'_> {
 
     /// This process is a participant under a new name: others find the bell here, and its watching goes on.
     pub(crate) fn announce_bell(&mut self) -> Result<(), Error> {
-        if let Some(fd) = self.queue.bell.current(self.hot().bell.get()) {
-            self.my_record()?.bell.set(fd as u32 + 1);
+        if let Some(end) = self.queue.bell.current(self.hot().bell.get()) {
+            let is_one = end.reading == end.writing;
+            let record = self.my_record()?;
+            record
+                .bell_writing
+                .set(if is_one { 0 } else { end.writing as u32 + 1 });
+            record.bell.set(end.reading as u32 + 1);
         }
         if self.queue.bell.is_watched() {
             self.watch_for_good()?;

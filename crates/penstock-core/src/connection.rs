@@ -44,13 +44,25 @@ impl Queue {
         Ok(())
     }
 
-    /// [`watch`](Self::watch) with the reading end of the queue's pipe.
-    pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<(), Error> {
+    /// [`watch`](Self::watch) with the reading end of the queue's pipe. Answers that end, or a descriptor in its place.
+    pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<RawFd, Error> {
         let _bringing = Bringing::reader(end);
-        let watched = self
-            .enter(&mut wait)
-            .and_then(|mut section| section.watch_for_good());
+        let watched = self.watch_at_end(end, &mut wait);
         self.report(watched)
+    }
+
+    fn watch_at_end(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
+        let substitute = &self.bell.substitute;
+        loop {
+            self.enter(wait)?.watch_for_good()?;
+            if !substitute.is_needed() {
+                return Ok(end);
+            }
+            let (descriptor, is_new) = substitute.with_end(end)?;
+            if !is_new {
+                return Ok(descriptor);
+            }
+        }
     }
 
     /// Takes the oldest item. If there is none, waits for one at the reading end of the queue's pipe, as long as `wait`

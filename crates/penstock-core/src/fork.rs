@@ -83,6 +83,7 @@ fn forget_memberships(open: &mut OpenQueues) {
     if let Some(Some(page)) = FORK_PAGE.get() {
         page.set(1);
     }
+    platform::inherit_pid_namespace();
     // What another thread of the parent was just dropping will never be dropped here.
     open.retain(|(_, queue)| queue.strong_count() > 0);
     for (_, queue) in open.iter() {

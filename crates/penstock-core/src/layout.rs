@@ -1,10 +1,10 @@
 //! The shared layout: what lies where in a segment, and what each word means.
 //!
 //! ```text
-//! 0         4 KiB     8 KiB           264 KiB        1.3 MiB
+//! 0         4 KiB     8 KiB           520 KiB        1.5 MiB
 //! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+------+
 //! | Header  | Hot     | Participant[] | WaiterCell[] | backing   | span      | SpanDesc[]  | Slot[]| heap |
-//! | const   | lock... | 64 B each     | 64 B each    | u8 a span | bitmap    | 128 B each  | 128 B | 64KiB|
+//! | const   | lock... | 128 B each    | 64 B each    | u8 a span | bitmap    | 128 B each  | 128 B | 64KiB|
 //! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+ spans|
 //! ```
 //!
@@ -60,6 +60,8 @@ pub(crate) struct Header {
     pub soft_bytes: AtomicU64,
     pub max_deliveries: AtomicU32,
     pub reserved: AtomicU32,
+    /// The pid namespace of the process that made the queue.
+    pub home: AtomicU64,
 }
 
 /// Everything that a put or a get touches under the lock, in a few cache lines.
@@ -220,17 +222,22 @@ pub(crate) struct WaiterList {
 /// A process that takes part. See participant.rs.
 #[repr(C, align(64))]
 pub(crate) struct Participant {
-    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), pid (bits 32..64).
+    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), pid (bits 32..64).
     pub word: AtomicU64,
-    pub start_time: AtomicU64,
+    /// What tells its process from others with the same pid, and the namespace of that pid. See platform/process.rs.
+    pub birth: AtomicU64,
+    /// When it joined: a process with that pid that started later is another one.
+    pub since: AtomicU64,
     pub pid_namespace: AtomicU64,
     /// Items delivered to it and not finished, in the order in which it took them.
     pub leased: List,
     /// Memory that is its own without an item: being written, given back, or looked at after the item was finished or kept.
     pub claimed: List,
-    /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there. See bell.rs.
+    /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there; and the same of the
+    /// writing end, if that is another one. See bell.rs.
     pub watching: LockedU32,
     pub bell: AtomicU32,
+    pub bell_writing: AtomicU32,
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See aside.rs.
     pub given_up: AtomicU64,
 }
@@ -293,7 +300,7 @@ const _: () = {
 const _: () = {
     // All that a small put and a small get write beside the slot is in one cache line.
     assert!(offset_of!(Hot, high_water) == 64);
-    assert!(size_of::<Participant>() == 64);
+    assert!(size_of::<Participant>() == 128);
     assert!(size_of::<WaiterCell>() == 64);
     assert!(size_of::<Slot>() == 128);
     assert!(offset_of!(Slot, inline) + INLINE == 128);

@@ -44,6 +44,8 @@ mod returned;
 mod segment;
 mod slot;
 mod statistics;
+#[cfg(not(loom))]
+mod substitute;
 mod sync;
 mod trim;
 #[cfg(not(loom))]
@@ -54,6 +56,7 @@ pub use check::{Check, Fault};
 pub use delivery::{Batch, Buffer, Taken};
 pub use error::Error;
 pub use get::{Delivery, Lent};
+pub use participant::{Proof, joined_without_proof};
 pub use queue::{Options, Patience, Queue, Wait};
 pub use statistics::Statistics;
 #[cfg(not(loom))]

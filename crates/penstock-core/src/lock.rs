@@ -80,7 +80,7 @@ impl Queue {
             Some(me) => me,
             // To register makes system calls, and may have to sweep.
             None if wait.patience == Patience::Try => return Err(Error::Busy),
-            None => self.member()?,
+            None => self.join_in(wait)?,
         };
         let hot = self.segment.hot();
         // Acquire: pairs with the release in Section::drop of the holder before, or with the release of the commits of

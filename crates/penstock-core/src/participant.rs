@@ -7,14 +7,27 @@
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | life byte locked | the kernel unlocks it: nothing happened |
-//! | word = ALIVE | its life byte is free and its pid is gone: it is swept, and holds nothing |
-//! | start time, pid namespace noted | the same |
+//! | word = ALIVE, with the pid | its life byte is free and its pid is gone: it is swept, and holds nothing |
+//! | pid namespace, birth, moment noted | the same |
+//! | a record of its life before `exec` swept | what is left of that is found by the others |
 //!
-//! (One that has no descriptor to lock and dies between the last two keeps its record until the queue ends.)
+//! Death is a fact that the kernel states, never a time-out. Two facts prove it, and either is enough:
 //!
-//! Death is a fact that the kernel states, never a time-out: in the same pid namespace a pidfd that is readable, ESRCH or
-//! another start time; in any namespace a free life byte, except that a live process may have had its descriptors closed
-//! behind its back: a process that still maps the queue's memory lives, one that called `exec` does not map it any more.
+//! - *The pid*, in the same pid namespace: no process has it, it has ended, or it is another process's by now, which the
+//!   noted birth tells. Needs no /proc on either side (platform/process.rs).
+//! - *The life byte*, in any namespace: it is free. But a live process may have had its descriptors closed behind its back:
+//!   a process that still maps the queue's memory lives, one that called `exec` does not map it any more.
+//!
+//! A process that has no descriptor to lock (without /proc, or under another user than the queue's) is *lifeless*: only its pid
+//! can prove its death. If it is in another pid namespace than the queue's maker, too, nothing can, and it is told so
+//! ([`Queue::take_part`]). Its record, and what it holds, stay until the queue ends.
+//!
+//! A process that joins makes no system call for another process, so a queue of n processes costs n joins. The places of
+//! the dead are freed by the waiting participants, which ask the kernel about all others once a second, and by `statistics`; in a queue
+//! without either, by the processes that get one of the last places. A lifeless record that is between its word and its
+//! birth, and whose pid is used again, keeps its place until the queue ends.
+//!
+//! A survivor without /proc does not see that a process called `exec`: what that held comes back when the new program ends.
 //!
 //! A record is freed under the lock only, after everything that its owner held has been swept.
 
@@ -25,16 +38,27 @@ use crate::fault::fault;
 use crate::fork;
 use crate::layout::{PAGE, PARTICIPANTS, Participant};
 use crate::lock::index_of;
-use crate::platform::{self, Life};
-use crate::queue::Queue;
+use crate::platform::{self, Life, Seen};
+use crate::queue::{Queue, Wait};
 use crate::sync::{Ordering, Word};
 
-/// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), pid (bits 32..64).
+/// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), pid (bits 32..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RecordWord(u64);
 
 const INCARNATIONS: u32 = 1 << 19;
 const LAST: u32 = PARTICIPANTS - 1;
+/// A process that gets one of the last places sweeps the dead. So many processes may do so at once.
+const LATE_PLACES: u32 = 64;
+
+/// Whether the death of this process could be proven by the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// By its pid or its life byte.
+    Possible,
+    /// By neither: it had no /proc when it joined, and is in another pid namespace than the queue's maker.
+    Impossible,
+}
 
 impl RecordWord {
     fn is_alive(self) -> bool {
@@ -50,17 +74,31 @@ impl RecordWord {
         self.0 & 1 << 20 != 0
     }
 
+    /// Its pid is one of the namespace in which the queue was made.
+    fn is_at_home(self) -> bool {
+        self.0 & 1 << 21 != 0
+    }
+
     fn pid(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
-    fn alive(incarnation: u32, lifeless: bool, pid: u32) -> RecordWord {
-        RecordWord(1 | u64::from(incarnation) << 1 | u64::from(lifeless) << 20 | u64::from(pid) << 32)
+    fn alive(incarnation: u32, (is_lifeless, is_at_home): (bool, bool), pid: u32) -> RecordWord {
+        let marks = u64::from(is_lifeless) << 20 | u64::from(is_at_home) << 21;
+        RecordWord(1 | u64::from(incarnation) << 1 | marks | u64::from(pid) << 32)
     }
 
     fn free(incarnation: u32) -> RecordWord {
         RecordWord(u64::from(incarnation) << 1)
     }
+}
+
+/// Set when this process joins a queue whose other processes could not prove its death.
+static IS_UNTOLD: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Whether this process has joined such a queue since the last call. For bindings, which tell their user.
+pub fn joined_without_proof() -> bool {
+    IS_UNTOLD.swap(false, std::sync::atomic::Ordering::Relaxed)
 }
 
 #[inline(always)]
@@ -111,24 +149,50 @@ impl Queue {
         }
     }
 
+    /// Registers this process unless it has. Every operation does so by itself; a caller that wants to know beforehand
+    /// whether the death of this process could be proven asks here.
+    pub fn take_part(&self) -> Result<Proof, Error> {
+        let me = self.report(self.member())?;
+        self.proof_of(me)
+    }
+
+    fn proof_of(&self, me: u32) -> Result<Proof, Error> {
+        let word = read(self.segment.participant(index_of(me))?);
+        Ok(if word.is_lifeless() && !word.is_at_home() {
+            Proof::Impossible
+        } else {
+            Proof::Possible
+        })
+    }
+
+    /// The same for an operation, whose caller may have it end here.
+    #[cold]
+    pub(crate) fn join_in(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        let me = self.member()?;
+        if IS_UNTOLD.load(std::sync::atomic::Ordering::Relaxed) && (wait.interrupted)() {
+            return Err(Error::Interrupted);
+        }
+        Ok(me)
+    }
+
     #[cold]
     fn register(&self) -> Result<u32, Error> {
         let (pid, namespace) = (platform::process_id(), platform::pid_namespace());
-        let started = platform::start_time(pid).unwrap_or(0);
+        let (birth, since) = (platform::own_birth(), platform::ticks_since_boot());
         for attempt in 0..2 {
             // One thread of the process at a time.
             let open = fork::open_queues();
             if let Some(me) = self.member_if_any() {
                 return Ok(me);
             }
-            let high = self.segment.hot().participants_high.get();
             let life = self.segment.fd().and_then(platform::reopen);
-            let Some(me) = self.claim_record(life.as_ref(), pid)? else {
+            let Some(me) = self.claim_record(life.as_ref(), pid, namespace)? else {
                 break;
             };
             let record = self.segment.participant(index_of(me))?;
             record.pid_namespace.set(namespace);
-            record.start_time.set(started);
+            record.birth.set(birth);
+            record.since.set(since);
             self.life.store(
                 life.map_or(-1, IntoRawFd::into_raw_fd),
                 std::sync::atomic::Ordering::Relaxed,
@@ -139,12 +203,14 @@ impl Queue {
             if self.bell.is_known() {
                 self.enter_surely()?.announce_bell()?;
             }
-            self.sweep_former_self(index_of(me), pid, started, namespace)?;
-            if index_of(me) > high {
-                // The next ones shall find the places of the dead rather than new ones.
+            self.sweep_former_self(index_of(me), pid, birth, namespace)?;
+            if index_of(me) > LAST - LATE_PLACES {
                 self.look_for_dead(true)?;
             }
             if index_of(me) < LAST {
+                if self.proof_of(me)? == Proof::Impossible {
+                    IS_UNTOLD.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
                 return Ok(me);
             }
             // The last place serves only to sweep, so that a table full of the dead is no dead end.
@@ -157,8 +223,9 @@ impl Queue {
     }
 
     /// Takes the first free record. `None` if there is none.
-    fn claim_record(&self, life: Option<&OwnedFd>, pid: u32) -> Result<Option<u32>, Error> {
+    fn claim_record(&self, life: Option<&OwnedFd>, pid: u32, namespace: u64) -> Result<Option<u32>, Error> {
         let hot = self.segment.hot();
+        let marks = (life.is_none(), namespace == self.home());
         let per_page = (PAGE / size_of::<Participant>() as u64) as u32;
         for index in 1..=LAST {
             if index > hot.participants_high.get() && index % per_page == 0 {
@@ -174,7 +241,7 @@ impl Queue {
             // Before the word: a record beyond the mark would never be looked at.
             hot.participants_high.fetch_max(index, Ordering::Relaxed);
             let incarnation = (seen.incarnation() + 1) % INCARNATIONS;
-            let word = RecordWord::alive(incarnation, life.is_none(), pid);
+            let word = RecordWord::alive(incarnation, marks, pid);
             // Release: pairs with the acquire in read.
             if record
                 .word
@@ -190,15 +257,20 @@ impl Queue {
         Ok(None)
     }
 
+    /// The pid namespace in which the queue was made.
+    fn home(&self) -> u64 {
+        self.segment.header().home.get()
+    }
+
     /// Before a call of `exec` this process may have been another participant, which no longer exists.
-    fn sweep_former_self(&self, mine: u32, pid: u32, started: u64, namespace: u64) -> Result<(), Error> {
+    fn sweep_former_self(&self, mine: u32, pid: u32, birth: u64, namespace: u64) -> Result<(), Error> {
         for index in 1..=self.segment.hot().participants_high.get().min(LAST) {
             let record = self.segment.participant(index)?;
             let seen = read(record);
             if index != mine
                 && seen.is_alive()
                 && seen.pid() == pid
-                && record.start_time.get() == started
+                && record.birth.get() == birth
                 && record.pid_namespace.get() == namespace
             {
                 self.sweep_in_portions(index, seen.0)?;
@@ -223,17 +295,25 @@ impl Queue {
         if life == Life::Held && !thorough {
             return false;
         }
-        let namespace = platform::pid_namespace();
-        let is_neighbour = namespace != 0 && record.pid_namespace.get() == namespace;
-        let is_gone = || is_neighbour && platform::is_gone(word.pid(), record.start_time.get());
+        let is_neighbour = platform::pid_namespace()
+            == if word.is_at_home() {
+                self.home()
+            } else {
+                record.pid_namespace.get()
+            };
+        let noted = (record.birth.get(), record.since.get());
+        let seen = platform::look_at_process(word.pid(), noted);
+        if seen == Seen::Ended || seen == Seen::Absent && is_neighbour {
+            return true;
+        }
+        let is_here = is_neighbour || seen == Seen::Running;
         // It no longer maps the memory, or it does so under a new name: it has called exec.
         let has_changed =
             || !platform::maps_file(word.pid(), self.segment.identity()) || self.has_successor(index, record);
         match life {
-            Life::Held => is_gone(),
-            Life::Unknown => is_gone() || is_neighbour && word.is_lifeless() && has_changed(),
-            Life::Free if is_neighbour => is_gone() || has_changed(),
-            Life::Free => true,
+            Life::Held => false,
+            Life::Unknown => is_here && word.is_lifeless() && has_changed(),
+            Life::Free => !is_here || has_changed(),
         }
     }
 
@@ -248,7 +328,7 @@ impl Queue {
             other != index
                 && seen.is_alive()
                 && seen.pid() == word.pid()
-                && candidate.start_time.get() == record.start_time.get()
+                && candidate.birth.get() == record.birth.get()
                 && candidate.pid_namespace.get() == record.pid_namespace.get()
                 && (Some(other) == self.member_if_any().map(index_of)
                     || self
@@ -326,7 +406,8 @@ fn holds_nothing(record: &Participant) -> bool {
 pub(crate) fn free_record(record: &Participant, name: u32) {
     record.leased.tail.set(0);
     record.claimed.tail.set(0);
-    record.start_time.set(0);
+    record.birth.set(0);
+    record.since.set(0);
     record.pid_namespace.set(0);
     // Release: pairs with the acquire in read of whoever registers here next.
     record

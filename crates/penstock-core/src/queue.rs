@@ -47,6 +47,8 @@ pub enum Patience {
 pub struct Wait<'a> {
     pub patience: Patience,
     /// Asked after a signal, at the end of each time slice, and in vain looks between; true ends the wait with [`Error::Interrupted`].
+    /// And asked before the first operation of a process whose death nothing could prove: see
+    /// [`joined_without_proof`](crate::joined_without_proof).
     pub interrupted: &'a mut dyn FnMut() -> bool,
 }
 
@@ -94,6 +96,13 @@ impl Queue {
         }
         let (segment, options) = Segment::open(fd)?;
         Ok(Queue::enter_in_list(&mut open, segment, options))
+    }
+
+    /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc to open it by.
+    /// The kernel allows it where it would allow a debugger.
+    #[cfg(not(loom))]
+    pub fn duplicate_of(pid: u32, fd: u32) -> Result<OwnedFd, Error> {
+        platform::duplicate_of(pid, fd)
     }
 
     /// This process's handle to a queue, if it has one.

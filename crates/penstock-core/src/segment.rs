@@ -138,6 +138,7 @@ impl Segment {
         header.max_bytes.set(options.max_bytes.unwrap_or(u64::MAX));
         header.soft_bytes.set(options.soft_bytes);
         header.max_deliveries.set(u32::from(options.max_deliveries));
+        header.home.set(platform::pid_namespace());
         let hot = self.hot();
         // The models take every acknowledged queue for one whose users acknowledge.
         let sets_aside = options.acknowledged && cfg!(not(loom));

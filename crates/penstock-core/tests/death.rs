@@ -2,7 +2,6 @@
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -319,18 +318,6 @@ fn closed_descriptors_are_not_a_death() {
     assert_eq!((statistics.redeliveries, statistics.participants), (0, 1));
 }
 
-#[test]
-fn a_full_table_of_the_dead_is_no_dead_end() {
-    let queue = Queue::create(&PLAIN).unwrap();
-    for i in 0..300 {
-        let child = Child::run(|| put(&queue, b"x").unwrap());
-        assert_eq!(child.reap(), 0, "child {i}");
-    }
-    assert_eq!(queue.len(), 300);
-    assert_eq!(queue.statistics().unwrap().participants, 1);
-    assert!(queue.fd().unwrap().as_fd().try_clone_to_owned().is_ok());
-}
-
 #[cfg(feature = "fault-points")]
 mod points {
     use super::*;
@@ -589,12 +576,29 @@ mod points {
 
     #[test]
     fn death_at_each_point() {
+        die_at_each_point(|| {});
+    }
+
+    /// The same of a process that only its pid proves dead.
+    #[test]
+    fn death_at_each_point_without_proc() {
+        // SAFETY: only asks.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("NOT TESTED: only root may chroot");
+            return;
+        }
+        // SAFETY: a path that ends with a zero. The folder below /proc stands for an empty one: it has no /proc itself.
+        die_at_each_point(|| assert_eq!(unsafe { libc::chroot(c"/proc/self/task".as_ptr()) }, 0));
+    }
+
+    fn die_at_each_point(first: fn()) {
         for scene in SCENES {
             for point in scene.points {
                 let what = format!("{}, killed at {point}", scene.name);
                 let queue = Queue::create(&scene.options).unwrap();
                 (scene.before)(&queue);
                 let child = Child::run(|| {
+                    first();
                     assert!(fault::arm(point, 1));
                     (scene.victim)(&queue);
                 });

@@ -158,11 +158,10 @@ impl Channel {
         })
     }
 
-    /// The end's descriptor, readable exactly while a message is there, or the end of all messages.
+    /// The end's descriptor, or one in its place, readable exactly while a message is there, or the end of all messages.
     fn watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
         let (opened, end) = parts(slf)?;
         let queue = &opened.queue;
-        patiently(slf.py(), Deadline::Never, |wait| queue.watch_at(end, wait))?;
-        Ok(end)
+        patiently(slf.py(), Deadline::Never, |wait| queue.watch_at(end, wait))
     }
 }

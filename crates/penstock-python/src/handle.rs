@@ -1,6 +1,6 @@
 //! What the three queue classes share: opening, closing, the way to other processes, figures.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
 use crate::pickling::Picklers;
 use crate::waiting::{Deadline, Ending, patiently};
-use crate::{carrying, errors, leaving, transfer, unpickling};
+use crate::{carrying, errors, leaving, proof, transfer, unpickling};
 
 /// A queue as one Python object knows it. Several handles of one process share what the core holds.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -168,6 +168,12 @@ impl Handle {
         Ok(self.opened()?.queue.fd().map_err(errors::to_python)?.as_raw_fd())
     }
 
+    /// Opens the queue behind another process's descriptor, for a process that has no /proc. False if it is another queue's.
+    fn _attach_of(&self, pid: u32, fd: u32, id: &[u8], protocol: u8) -> PyResult<bool> {
+        let fd = Queue::duplicate_of(pid, fd).map_err(errors::to_python)?;
+        self._attach(fd.into_raw_fd(), id, protocol)
+    }
+
     /// To be called when the handle is pickled into a message.
     fn _carried(&self) -> PyResult<()> {
         carrying::pickled(&self.opened()?.queue);
@@ -200,7 +206,7 @@ impl Handle {
     ///
     /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the queue than
     /// there is room for, or if another process waits with a descriptor that this one cannot open (in another pid
-    /// namespace); and `CorruptQueueError`.
+    /// namespace, or without /proc); and `CorruptQueueError`.
     ///
     /// >>> import penstock, select
     /// >>> q = penstock.Queue()
@@ -255,7 +261,9 @@ impl Handle {
         let py = slf.py();
         let queue = &slf.get().opened()?.queue;
         let letters = PyList::empty(py);
-        for letter in py.detach(|| queue.dead_letters()).map_err(errors::to_python)? {
+        let found = py.detach(|| queue.dead_letters()).map_err(errors::to_python)?;
+        proof::warn_if_impossible(py)?;
+        for letter in found {
             match unpickling::load_slice(slf, &letter) {
                 Ok(object) => letters.append(object)?,
                 // One that cannot be rebuilt must not hide the others.
@@ -280,6 +288,7 @@ impl Handle {
     fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let queue = &self.opened()?.queue;
         let check = py.detach(|| queue.check()).map_err(errors::to_python)?;
+        proof::warn_if_impossible(py)?;
         Ok(check.faults.iter().map(ToString::to_string).collect())
     }
 
@@ -287,6 +296,7 @@ impl Handle {
     fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let queue = &self.opened()?.queue;
         let statistics = py.detach(|| queue.statistics()).map_err(errors::to_python)?;
+        proof::warn_if_impossible(py)?;
         let dict = PyDict::new(py);
         for (name, value) in [
             ("puts", statistics.puts),

@@ -20,6 +20,7 @@ mod leaving;
 mod lent;
 mod pickling;
 mod plain;
+mod proof;
 mod queue;
 mod sync;
 mod transfer;

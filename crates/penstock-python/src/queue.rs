@@ -7,7 +7,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::handle::{Handle, Opened};
 use crate::waiting::{Deadline, patiently};
-use crate::{batches, errors, transfer};
+use crate::{batches, errors, proof, transfer};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -265,7 +265,8 @@ impl JoinableQueueBase {
     /// ValueError: task_done() called too many times
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         let queue = &slf.as_super().as_super().get().opened()?.queue;
-        slf.py().detach(|| queue.task_done()).map_err(errors::to_python)
+        slf.py().detach(|| queue.task_done()).map_err(errors::to_python)?;
+        proof::warn_if_impossible(slf.py())
     }
 
     /// Wait until every item that was put is done. Items of a worker that was killed are given to others, so

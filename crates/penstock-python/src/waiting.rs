@@ -6,7 +6,7 @@ use penstock_core::{Error, Patience, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::errors;
+use crate::{errors, proof};
 
 /// How long the caller agreed to wait, fixed when the call began.
 #[derive(Clone, Copy)]
@@ -57,7 +57,8 @@ pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Resul
     })
 }
 
-/// Runs `operation` with the GIL released. A signal handler that raises (Ctrl-C) ends it with that exception.
+/// Runs `operation` with the GIL released. A signal handler that raises (Ctrl-C) ends it with that exception; so does the
+/// warning of proof.rs, if the program has warnings raised, before anything is done.
 pub fn patiently<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
@@ -95,6 +96,7 @@ pub fn patiently_until<T: Send>(
         // it waits on.
         let mut interrupted = || {
             let look = |py: Python<'_>| {
+                proof::warn_if_impossible(py)?;
                 py.check_signals()?;
                 ending.map_or(Ok(()), |ending| ending.look(py))
             };

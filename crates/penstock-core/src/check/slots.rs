@@ -224,7 +224,7 @@ impl Inspection<'_> {
             };
             let word = record.word.get();
             // Bits that have no meaning.
-            if word & 0xffe0_0000 != 0 {
+            if word & 0xffc0_0000 != 0 {
                 self.fault("participant", Some(index), "its word is impossible");
             }
             let Some(name) = name_of(index, word) else {

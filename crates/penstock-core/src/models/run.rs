@@ -226,7 +226,7 @@ fn touch_shared_words(queue: &Queue) {
     }
     for index in 1..=4 {
         let record = segment.participant(index).expect("it exists");
-        for word in [&record.word, &record.start_time, &record.pid_namespace] {
+        for word in [&record.word, &record.birth, &record.since, &record.pid_namespace] {
             word.get();
         }
         let cell = segment.cell(index).expect("it exists");

@@ -8,12 +8,12 @@ use std::ptr::{self, NonNull};
 use std::time::Duration;
 pub(crate) use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, poll};
+pub(crate) use super::process::*;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, epoll, poll};
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
@@ -98,8 +98,8 @@ pub(crate) fn is_out_of_address_space(error: &Error) -> bool {
 /// Which file a descriptor leads to, and how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileIdentity {
-    device: u64,
-    inode: u64,
+    pub(super) device: u64,
+    pub(super) inode: u64,
 }
 
 pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(FileIdentity, u64), Error> {
@@ -433,82 +433,7 @@ pub(crate) fn coarse_millis() -> u64 {
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
 }
 
-// ---------------------------------------------------------------------------------------------------- liveness
-
-pub(crate) fn process_id() -> u32 {
-    rustix::process::getpid().as_raw_nonzero().get() as u32
-}
-
-/// When the process started, in clock ticks since boot; a pid used again has another. `None` if /proc does not say.
-pub(crate) fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is plain.
-    let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    std::str::from_utf8(&stat[after..])
-        .ok()?
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
-}
-
-/// The pid namespace of this process; pids of another one mean nothing here. 0 if /proc does not say, or is that of
-/// another namespace.
-pub(crate) fn pid_namespace() -> u64 {
-    let is_ours =
-        fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == process_id().to_string().as_str());
-    if is_ours {
-        rustix::fs::stat("/proc/self/ns/pid").map_or(0, |stat| stat.st_ino)
-    } else {
-        0
-    }
-}
-
-/// Whether a process of this pid namespace is gone for good: no thread of it can run any more.
-pub(crate) fn is_gone(pid: u32, started: u64) -> bool {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-        return true;
-    };
-    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Err(Errno::SRCH) => return true,
-        // Sandboxes may forbid pidfds.
-        Err(_) if rustix::process::test_kill_process(pid) == Err(Errno::SRCH) => return true,
-        Err(_) => {}
-        Ok(pidfd) => {
-            // Readable once every thread has ended, also while the process waits to be reaped.
-            let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-            if poll(
-                &mut fds,
-                Some(&Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                }),
-            )
-            .is_ok_and(|ready| ready > 0)
-            {
-                return true;
-            }
-        }
-    }
-    started != 0 && start_time(pid.as_raw_nonzero().get() as u32).is_some_and(|now| now != started)
-}
-
-/// Whether the process still maps the file; it does not after `exec`. True if /proc does not say.
-pub(crate) fn maps_file(pid: u32, identity: FileIdentity) -> bool {
-    let (major, minor) = (
-        rustix::fs::major(identity.device),
-        rustix::fs::minor(identity.device),
-    );
-    let (device, inode) = (format!("{major:02x}:{minor:02x}"), identity.inode.to_string());
-    // address perms offset dev inode pathname
-    match fs::read(format!("/proc/{pid}/maps")) {
-        Ok(maps) => String::from_utf8_lossy(&maps).lines().any(|line| {
-            let mut fields = line.split_ascii_whitespace().skip(3);
-            fields.next() == Some(&device) && fields.next() == Some(&inode)
-        }),
-        Err(_) => true,
-    }
-}
+// ---------------------------------------------------------------------------------------------------- life bytes
 
 /// A second, independent open file description of the same file: locks taken on it are this process's own.
 pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
@@ -586,14 +511,18 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
 }
 
+/// The same of another process's.
+pub(crate) fn duplicate_of(pid: u32, fd: u32) -> Result<OwnedFd, Error> {
+    take_descriptor_of(pid, fd).map_err(os("pidfd_getfd"))
+}
+
 // ---------------------------------------------------------------------------------------------------- the bell
 
-/// What a descriptor of a pipe is open for.
+/// What is to be done with a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
-    Both,
 }
 
 /// What an end of a pipe has to say.
@@ -609,21 +538,36 @@ pub(crate) enum PipeState {
 
 /// A pipe that another process is said to have open.
 pub(crate) enum PipeOfAnother {
-    /// Opened here, in both directions.
-    Open(OwnedFd),
+    Open(OpenPipe),
     /// That process has it not, or not there.
     Elsewhere,
     /// It cannot be asked.
     OutOfReach,
 }
 
-/// A new pipe, open in both directions, and its number.
-pub(crate) fn make_pipe() -> Result<(OwnedFd, u64), Error> {
+/// A pipe that is open here in both directions.
+pub(crate) struct OpenPipe {
+    pub reading: OwnedFd,
+    /// `None` if the other descriptor is open in both.
+    pub writing: Option<OwnedFd>,
+}
+
+/// A new pipe, and its number. Where the kernel opens no descriptor again, it takes two.
+pub(crate) fn make_pipe() -> Result<(OpenPipe, u64), Error> {
     let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
-    let (reading, _writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
-    let both = reopen_in(reading.as_raw_fd(), OFlags::RDWR).map_err(os("open(/proc/self/fd)"))?;
-    let number = pipe_number(both.as_raw_fd()).ok_or(Error::Closed)?;
-    Ok((both, number))
+    let (reading, writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
+    let number = pipe_number(reading.as_raw_fd()).ok_or(Error::Closed)?;
+    let pipe = match reopen_in(reading.as_raw_fd(), OFlags::RDWR) {
+        Ok(both) => OpenPipe {
+            reading: both,
+            writing: None,
+        },
+        Err(_) => OpenPipe {
+            reading,
+            writing: Some(writing),
+        },
+    };
+    Ok((pipe, number))
 }
 
 fn reopen_in(fd: RawFd, access: OFlags) -> Result<OwnedFd, Errno> {
@@ -636,13 +580,36 @@ pub(crate) fn reopen_pipe(fd: RawFd, access: Access) -> Option<OwnedFd> {
     let access = match access {
         Access::Read => OFlags::RDONLY,
         Access::Write => OFlags::WRONLY,
-        Access::Both => OFlags::RDWR,
     };
     reopen_in(fd, access).ok()
 }
 
-/// Opens a pipe in both directions through a process that has it open.
-pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
+/// Opens a pipe in both directions through a process that has it open: at `reading`, and at `writing` if that is another.
+pub(crate) fn open_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
+    match open_pipe_by_path(pid, reading, number) {
+        PipeOfAnother::OutOfReach => duplicate_pipe_of(pid, (reading, writing), number),
+        found => found,
+    }
+}
+
+/// Without /proc: a duplicate of that process's own descriptors. The kernel allows that to fewer than /proc does.
+fn duplicate_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
+    let duplicate = |fd| match take_descriptor_of(pid, fd) {
+        Ok(fd) if pipe_number(fd.as_raw_fd()) == Some(number) => Ok(fd),
+        Ok(_) | Err(Errno::BADF | Errno::SRCH) => Err(PipeOfAnother::Elsewhere),
+        Err(_) => Err(PipeOfAnother::OutOfReach),
+    };
+    let opened = duplicate(reading).and_then(|reading| {
+        let writing = writing.map(duplicate).transpose()?;
+        Ok(OpenPipe { reading, writing })
+    });
+    match opened {
+        Ok(pipe) => PipeOfAnother::Open(pipe),
+        Err(not_opened) => not_opened,
+    }
+}
+
+fn open_pipe_by_path(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
     let path = format!("/proc/{pid}/fd/{fd}");
     // What is there by now may be anything: it is looked at by its link, which opens nothing, and again afterwards.
     match fs::read_link(&path) {
@@ -653,7 +620,10 @@ pub(crate) fn open_pipe_of(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
     }
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(pipe) if pipe_number(pipe.as_raw_fd()) == Some(number) => PipeOfAnother::Open(pipe),
+        Ok(both) if pipe_number(both.as_raw_fd()) == Some(number) => PipeOfAnother::Open(OpenPipe {
+            reading: both,
+            writing: None,
+        }),
         Ok(_) => PipeOfAnother::Elsewhere,
         Err(_) => PipeOfAnother::OutOfReach,
     }
@@ -853,6 +823,69 @@ fn poll_ends(
 pub(crate) fn close_pipe(fd: RawFd, number: u64) {
     if pipe_number(fd) == Some(number) {
         // SAFETY: it leads to our pipe, and this process opened that number for it and keeps no other owner of it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ the substitute
+
+/// An epoll descriptor that is readable while its counter, the second descriptor, is set.
+pub(crate) fn make_substitute() -> Result<(OwnedFd, OwnedFd), Error> {
+    let counter =
+        rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(os("eventfd"))?;
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create1"))?;
+    epoll::add(
+        &epoll,
+        &counter,
+        epoll::EventData::new_u64(0),
+        epoll::EventFlags::IN,
+    )
+    .map_err(os("epoll_ctl"))?;
+    Ok((epoll, counter))
+}
+
+/// Whether two descriptor numbers still lead to what [`make_substitute`] made.
+pub(crate) fn is_substitute(epoll: RawFd, counter: RawFd) -> bool {
+    if epoll < 0 || counter < 0 {
+        return false;
+    }
+    // SAFETY: numbers that are not open, or not those of an epoll descriptor and its counter, are answered with an
+    // error; the borrows are used for that alone.
+    let (epoll, counter) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(counter)) };
+    epoll::modify(
+        epoll,
+        counter,
+        epoll::EventData::new_u64(0),
+        epoll::EventFlags::IN,
+    )
+    .is_ok()
+}
+
+/// Has the epoll descriptor be readable while that end of a pipe is, too.
+pub(crate) fn look_at_end_too(epoll: RawFd, end: RawFd) -> Result<(), Error> {
+    // SAFETY: as in is_substitute.
+    let (epoll, end) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(end)) };
+    match epoll::add(epoll, end, epoll::EventData::new_u64(1), epoll::EventFlags::IN) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(os("epoll_ctl")(errno)),
+    }
+}
+
+pub(crate) fn set_counter(counter: RawFd, is_set: bool) -> bool {
+    // SAFETY: the caller has just asked is_substitute; should other code have replaced it since, that gets eight bytes.
+    let counter = unsafe { BorrowedFd::borrow_raw(counter) };
+    let done = if is_set {
+        rustix::io::write(counter, &1u64.to_ne_bytes())
+    } else {
+        rustix::io::read(counter, &mut [0; 8])
+    };
+    matches!(done, Ok(_) | Err(Errno::AGAIN))
+}
+
+/// For numbers that [`is_substitute`] has just known.
+pub(crate) fn close_substitute(epoll: RawFd, counter: RawFd) {
+    for fd in [epoll, counter] {
+        // SAFETY: it leads to what this process made, and this process keeps no other owner of it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }

@@ -16,7 +16,7 @@ use crate::sync::AtomicU32;
 
 // Reached by code that the models do not run, or harmless: the real kernel's.
 pub(crate) use super::linux::{
-    FileIdentity, Life, Slept, await_unplugged, backed_bytes, close_on_exec, create_file, duplicate,
+    FileIdentity, Life, Seen, Slept, await_unplugged, backed_bytes, close_on_exec, create_file, duplicate,
     identify, is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_start,
 };
 
@@ -107,16 +107,24 @@ pub(crate) fn process_id() -> u32 {
     world::process()
 }
 
-pub(crate) fn start_time(_: u32) -> Option<u64> {
-    Some(1)
+pub(crate) fn own_birth() -> u64 {
+    1
 }
 
 pub(crate) fn pid_namespace() -> u64 {
     1
 }
 
-pub(crate) fn is_gone(pid: u32, _: u64) -> bool {
-    world::is_gone(pid)
+pub(crate) fn ticks_since_boot() -> u64 {
+    1
+}
+
+pub(crate) fn look_at_process(pid: u32, _: (u64, u64)) -> Seen {
+    if world::is_gone(pid) {
+        Seen::Ended
+    } else {
+        Seen::Running
+    }
 }
 
 pub(crate) fn maps_file(_: u32, _: FileIdentity) -> bool {

@@ -1,0 +1,228 @@
+//! Linux: which process is which, and whether it lives. pidfd, and /proc where it is there.
+//!
+//! A worker in a chroot or in a sandbox has no /proc, so nothing here depends on it:
+//!
+//! | question | first answer | without that |
+//! |---|---|---|
+//! | which process was it | the number of its pidfd's inode (Linux 6.9), which no other process ever has | its start time from /proc; and one that started after the moment of the note is another |
+//! | which pid namespace is this | asked of the own pidfd (Linux 6.11) | `/proc/self/ns/pid`; else what the parent knew; else a number that only children share |
+//! | does it live | its pidfd | `kill(pid, 0)` |
+//! | does it still map the file | its `maps` in /proc | taken as true |
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use rustix::time::Timespec;
+
+use super::linux::{FileIdentity, random_id};
+
+/// A birth that is the number of a pidfd's inode; without this mark it is a start time.
+const BY_NUMBER: u64 = 1 << 63;
+/// A namespace's number that the kernel did not give.
+const OWN_NUMBER: u64 = 1 << 63;
+
+/// What the kernel says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// It is proven to be that process, and no thread of it can run any more.
+    Ended,
+    /// It is proven to be that process, and it has not ended.
+    Running,
+    /// No process that runs in this pid namespace is it.
+    Absent,
+    /// A process with its pid runs in this pid namespace, and nothing tells the two apart.
+    Present,
+}
+
+pub(crate) fn process_id() -> u32 {
+    rustix::process::getpid().as_raw_nonzero().get() as u32
+}
+
+fn pidfd_of(pid: u32) -> Result<OwnedFd, Errno> {
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Errno::SRCH)?;
+    rustix::process::pidfd_open(pid, PidfdFlags::empty())
+}
+
+/// A duplicate of another process's descriptor.
+pub(crate) fn take_descriptor_of(pid: u32, fd: u32) -> Result<OwnedFd, Errno> {
+    let fd = i32::try_from(fd).map_err(|_| Errno::BADF)?;
+    rustix::process::pidfd_getfd(pidfd_of(pid)?, fd, PidfdGetfdFlags::empty())
+}
+
+/// The number of a pidfd's inode. `None` before Linux 6.9, where all pidfds share one.
+fn number_of(pidfd: &OwnedFd) -> Option<u64> {
+    const PIDFS_MAGIC: u64 = 0x5049_4446;
+    let is_pidfs = rustix::fs::fstatfs(pidfd).is_ok_and(|stat| stat.f_type as u64 == PIDFS_MAGIC);
+    is_pidfs
+        .then(|| rustix::fs::fstat(pidfd).ok())
+        .flatten()
+        .map(|stat| stat.st_ino)
+}
+
+/// What tells this process from all others that ever have its pid; 0 if nothing does.
+pub(crate) fn own_birth() -> u64 {
+    let pid = process_id();
+    let number = pidfd_of(pid).ok().and_then(|pidfd| number_of(&pidfd));
+    number
+        .map(|number| number | BY_NUMBER)
+        .or_else(|| start_time(pid))
+        .unwrap_or(0)
+}
+
+/// In the unit of [`start_time`].
+pub(crate) fn ticks_since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let per_second = rustix::param::clock_ticks_per_second();
+    now.tv_sec as u64 * per_second + now.tv_nsec as u64 * per_second / 1_000_000_000
+}
+
+/// Asks for the process that had this pid, and noted this birth, at this moment in ticks since boot. Either may be 0.
+pub(crate) fn look_at_process(pid: u32, (birth, since): (u64, u64)) -> Seen {
+    let pidfd = match pidfd_of(pid) {
+        Ok(pidfd) => Some(pidfd),
+        Err(Errno::SRCH) => return Seen::Absent,
+        // Sandboxes may forbid pidfds.
+        Err(_) if !exists(pid) => return Seen::Absent,
+        Err(_) => None,
+    };
+    if let Some(pidfd) = &pidfd {
+        let number = number_of(pidfd).map(|number| number | BY_NUMBER);
+        let is_it = number
+            .filter(|_| birth & BY_NUMBER != 0)
+            .map(|number| number == birth);
+        match (is_it, has_ended(pidfd)) {
+            (Some(true), true) => return Seen::Ended,
+            (Some(true), false) => return Seen::Running,
+            (Some(false), _) | (None, true) => return Seen::Absent,
+            (None, false) => {}
+        }
+    }
+    if is_a_later_one(pid, birth, since) {
+        Seen::Absent
+    } else {
+        Seen::Present
+    }
+}
+
+fn exists(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+/// A pidfd is readable once every thread of the process has ended, also while it waits to be reaped.
+fn has_ended(pidfd: &OwnedFd) -> bool {
+    let at_once = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&at_once)).is_ok_and(|ready| ready > 0)
+}
+
+/// Whether /proc shows that the process with this pid is a later one.
+fn is_a_later_one(pid: u32, birth: u64, since: u64) -> bool {
+    start_time(pid).is_some_and(|start| {
+        let is_known = birth != 0 && birth & BY_NUMBER == 0;
+        is_known && start != birth || since != 0 && start > since
+    })
+}
+
+/// A file that /proc has of a process of this pid namespace. `None` without /proc, and if it is another namespace's.
+fn proc_file(pid: u32, name: &str) -> Option<PathBuf> {
+    let own = fs::read_link("/proc/self").ok()?;
+    (own.as_os_str() == process_id().to_string().as_str()).then(|| format!("/proc/{pid}/{name}").into())
+}
+
+/// When the process started, in clock ticks since boot; a pid used again has another. `None` if /proc does not say.
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read(proc_file(pid, "stat")?).ok()?;
+    // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is plain.
+    let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
+    std::str::from_utf8(&stat[after..])
+        .ok()?
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
+}
+
+/// The pid namespace of this process, once it is known, and the pid of the process that knows it.
+static NAMESPACE: AtomicU64 = AtomicU64::new(0);
+static KNOWN_TO: AtomicU32 = AtomicU32::new(0);
+
+/// The pid namespace of this process, in which it stays for all its life; pids of another one mean nothing here. Not 0.
+pub(crate) fn pid_namespace() -> u64 {
+    match NAMESPACE.load(Relaxed) {
+        0 => {
+            let found = ask_for_namespace().unwrap_or_else(make_up_namespace);
+            // Of several threads that do so at once, one decides; a number that was made up must not be another's as well.
+            let decided = NAMESPACE.compare_exchange(0, found, Relaxed, Relaxed);
+            KNOWN_TO.store(process_id(), Relaxed);
+            decided.err().unwrap_or(found)
+        }
+        known => known,
+    }
+}
+
+/// After a fork, in the child: it is in the parent's pid namespace exactly if it sees the parent under the pid that the
+/// parent knows itself by. (In a namespace below, the parent has no pid.)
+pub(crate) fn inherit_pid_namespace() {
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
+    if parent == KNOWN_TO.load(Relaxed) {
+        KNOWN_TO.store(process_id(), Relaxed);
+    } else {
+        NAMESPACE.store(0, Relaxed);
+    }
+}
+
+fn ask_for_namespace() -> Option<u64> {
+    namespace_of_pidfd().or_else(|| {
+        let path = proc_file(process_id(), "ns/pid")?;
+        Some(rustix::fs::stat(path).ok()?.st_ino)
+    })
+}
+
+fn namespace_of_pidfd() -> Option<u64> {
+    // PIDFD_GET_PID_NAMESPACE = _IO(0xFF, 5)
+    const GET_PID_NAMESPACE: u64 = 0xff05;
+    let own = pidfd_of(process_id()).ok()?;
+    // SAFETY: the descriptor is open, and this request reads no argument. A kernel that does not know it answers ENOTTY.
+    let namespace = unsafe { libc::ioctl(own.as_raw_fd(), GET_PID_NAMESPACE as _, 0) };
+    if namespace < 0 {
+        return None;
+    }
+    // SAFETY: the call has just opened this descriptor, and nothing else knows of it.
+    let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
+    Some(rustix::fs::fstat(&namespace).ok()?.st_ino)
+}
+
+/// The number that this process and its children share, if nothing tells which namespace it is.
+fn make_up_namespace() -> u64 {
+    let id = random_id().unwrap_or_default();
+    u64::from_le_bytes(*id.first_chunk().unwrap_or(&[0; 8])) | OWN_NUMBER
+}
+
+/// Whether the process still maps the file; it does not after `exec`. True if /proc does not say.
+pub(crate) fn maps_file(pid: u32, identity: FileIdentity) -> bool {
+    let (major, minor) = (
+        rustix::fs::major(identity.device),
+        rustix::fs::minor(identity.device),
+    );
+    let (device, inode) = (format!("{major:02x}:{minor:02x}"), identity.inode.to_string());
+    // address perms offset dev inode pathname
+    match proc_file(pid, "maps").map(fs::read) {
+        Some(Ok(maps)) => String::from_utf8_lossy(&maps).lines().any(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(3);
+            fields.next() == Some(&device) && fields.next() == Some(&inode)
+        }),
+        _ => true,
+    }
+}

@@ -1,0 +1,632 @@
+//! Processes that see little of the others: without /proc, without pidfds, in another pid namespace, under another user.
+//! Their deaths are proven all the same, by survivors that see as little.
+#![cfg(not(loom))]
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_core::{Buffer, Delivery, Error, Options, Patience, Proof, Queue, Wait};
+
+const PLAIN: Options = Options {
+    maxsize: 0,
+    max_bytes: None,
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+const ACKNOWLEDGED: Options = Options {
+    acknowledged: true,
+    max_deliveries: 255,
+    ..PLAIN
+};
+
+fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience,
+        interrupted: &mut || false,
+    })
+}
+
+fn soon() -> Patience {
+    Patience::Until(Instant::now() + Duration::from_secs(20))
+}
+
+fn put(queue: &Queue, payload: &[u8]) {
+    wait(soon(), |wait| queue.put(&[payload], wait)).unwrap();
+}
+
+fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
+    let mut buffer = Buffer::default();
+    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
+        Delivery::Copied => Ok(buffer.bytes().to_vec()),
+        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
+    }
+}
+
+/// A forked child, killed and reaped when dropped.
+struct Child(i32);
+
+impl Child {
+    fn run(work: impl FnOnce()) -> Child {
+        // SAFETY: the child runs `work` alone and leaves by _exit; what it needs of this process is memory.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
+        }
+        Child(pid)
+    }
+
+    /// The same with a pid that is free. `None` if it is not.
+    fn run_as(pid: i32, work: impl FnOnce()) -> Option<Child> {
+        let wanted = [pid];
+        // SAFETY: a plain C struct for which zeros are valid.
+        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+        arguments.exit_signal = libc::SIGCHLD as u64;
+        arguments.set_tid = wanted.as_ptr() as u64;
+        arguments.set_tid_size = 1;
+        // SAFETY: as a fork, which the kernel alone does: the child has a copy of this thread and its memory.
+        let made = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of_val(&arguments)) };
+        if made == 0 {
+            work();
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(0) };
+        }
+        (made > 0).then_some(Child(pid))
+    }
+
+    fn kill(mut self) {
+        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        self.reap();
+    }
+
+    /// Its exit status.
+    fn status(mut self) -> i32 {
+        libc::WEXITSTATUS(self.reap())
+    }
+
+    fn reap(&mut self) -> i32 {
+        let mut status = 0;
+        // SAFETY: as in kill.
+        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
+        self.0 = 0;
+        status
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.0 != 0 {
+            Child(std::mem::take(&mut self.0)).kill();
+        }
+    }
+}
+
+fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// An empty folder, removed when dropped.
+struct Folder(CString);
+
+impl Folder {
+    fn new() -> Folder {
+        let mut template = *b"/tmp/penstock-empty-XXXXXX\0";
+        // SAFETY: the template ends with a zero, and the call writes inside it.
+        assert!(!unsafe { libc::mkdtemp(template.as_mut_ptr().cast()) }.is_null());
+        Folder(CString::from_vec_with_nul(template.to_vec()).unwrap())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // SAFETY: a path that ends with a zero.
+        unsafe { libc::rmdir(self.0.as_ptr()) };
+    }
+}
+
+fn lose_proc(folder: &Folder) {
+    // SAFETY: both calls only read their paths.
+    unsafe {
+        assert_eq!(libc::chroot(folder.0.as_ptr()), 0);
+        assert_eq!(libc::chdir(c"/".as_ptr()), 0);
+    }
+}
+
+/// From now on that is the answer to `pidfd_open`; except, if `but_own`, for the own pid.
+fn answer_pidfd_open(answer: u32, but_own: bool) {
+    let statement = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let unless_equal = |k: u32, skipped: u8| libc::sock_filter {
+        code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+        jt: 0,
+        jf: skipped,
+        k,
+    };
+    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+    let own = if but_own { std::process::id() } else { 0 };
+    let mut filter = [
+        statement(LOAD, 0), // the call's number
+        unless_equal(libc::SYS_pidfd_open as u32, 4),
+        statement(LOAD, 16), // its first argument
+        unless_equal(own, 1),
+        statement(RETURN, libc::SECCOMP_RET_ALLOW),
+        statement(RETURN, answer),
+        statement(RETURN, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the calls only read the program, which lives until they return.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &raw const program), 0);
+    }
+}
+
+fn lose_pidfds() {
+    answer_pidfd_open(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, false);
+}
+
+/// What a process cannot see. All of it is lost before the process joins a queue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Blind {
+    No,
+    WithoutProc,
+    WithoutPidfds,
+    WithoutBoth,
+}
+
+impl Blind {
+    const ALL: [Blind; 4] = [
+        Blind::No,
+        Blind::WithoutProc,
+        Blind::WithoutPidfds,
+        Blind::WithoutBoth,
+    ];
+
+    fn become_so(self, folder: &Folder) {
+        if matches!(self, Blind::WithoutProc | Blind::WithoutBoth) {
+            lose_proc(folder);
+        }
+        if matches!(self, Blind::WithoutPidfds | Blind::WithoutBoth) {
+            lose_pidfds();
+        }
+    }
+}
+
+fn is_root() -> bool {
+    // SAFETY: only asks.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    if !is_root {
+        println!("NOT TESTED: only root may chroot, change its user, and make pid namespaces");
+    }
+    is_root
+}
+
+fn for_each_pair(test: impl Fn(Blind, Blind, &Folder)) {
+    if is_root() {
+        for worker in Blind::ALL {
+            for survivor in Blind::ALL {
+                println!("worker {worker:?}, survivor {survivor:?}");
+                test(worker, survivor, &Folder::new());
+            }
+        }
+    }
+}
+
+#[test]
+fn item_of_a_dead_worker_comes_back() {
+    for_each_pair(|blind, blind_survivor, folder| {
+        let (queue, told) = (
+            Queue::create(&ACKNOWLEDGED).unwrap(),
+            Queue::create(&PLAIN).unwrap(),
+        );
+        put(&queue, b"item");
+        let worker = Child::run(|| {
+            blind.become_so(folder);
+            assert_eq!(queue.take_part().unwrap(), Proof::Possible);
+            get(&queue, Patience::Forever).unwrap();
+            put(&told, b"taken");
+            sleep_for_ever();
+        });
+        get(&told, soon()).unwrap();
+        let survivor = Child::run(|| {
+            blind_survivor.become_so(folder);
+            let so_soon = Patience::Until(Instant::now() + Duration::from_millis(300));
+            assert_eq!(get(&queue, so_soon), Err(Error::Empty), "the worker lives");
+            put(&told, b"looked");
+            assert_eq!(get(&queue, soon()).unwrap(), b"item");
+            queue.task_done().unwrap();
+        });
+        get(&told, soon()).unwrap();
+        worker.kill();
+        assert_eq!(survivor.status(), 0);
+        assert_eq!(queue.statistics().unwrap().redeliveries, 1);
+    });
+}
+
+#[test]
+fn workers_are_killed_inside_their_operations() {
+    for_each_pair(|blind, blind_survivor, folder| {
+        if blind == Blind::No {
+            return; // as in death.rs
+        }
+        let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+        let busy = || {
+            Child::run(|| {
+                blind.become_so(folder);
+                queue.take_part().unwrap();
+                put(&told, b"joined");
+                let batch: [&[&[u8]]; 40] = [&[b"x"]; 40];
+                loop {
+                    for payload in batch {
+                        wait(Patience::Forever, |wait| queue.put(payload, wait)).unwrap();
+                    }
+                    for _ in batch {
+                        let _ = get(&queue, Patience::Now);
+                    }
+                }
+            })
+        };
+        let survivor = Child::run(|| {
+            blind_survivor.become_so(folder);
+            loop {
+                // Gets in behind each of the dead, or ends by its patience.
+                put(&queue, b"survivor");
+                let _ = get(&queue, Patience::Now);
+            }
+        });
+        for _ in 0..15 {
+            let worker = busy();
+            get(&told, soon()).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+            worker.kill();
+            put(&queue, b"y");
+        }
+        survivor.kill();
+        put(&queue, b"y");
+        assert_eq!(queue.check().unwrap().faults, []);
+        assert_eq!(queue.statistics().unwrap().participants, 1);
+    });
+}
+
+#[test]
+fn a_watcher_without_proc_dies() {
+    for_each_pair(|blind, blind_survivor, folder| {
+        let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+        let watcher = Child::run(|| {
+            blind.become_so(folder);
+            wait(soon(), |wait| queue.watch(wait)).unwrap();
+            put(&told, b"watching");
+            sleep_for_ever();
+        });
+        get(&told, soon()).unwrap();
+        watcher.kill();
+        let survivor = Child::run(|| {
+            blind_survivor.become_so(folder);
+            assert_eq!(queue.statistics().unwrap().participants, 1, "the watcher is dead");
+            let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+            for _ in 0..2 {
+                assert!(!is_readable(fd, 0));
+                put(&queue, b"x");
+                assert!(is_readable(fd, 0));
+                get(&queue, Patience::Now).unwrap();
+            }
+        });
+        assert_eq!(survivor.status(), 0);
+    });
+}
+
+/// Bells that were made with and without /proc, and are opened by those that have it and those that have not.
+#[test]
+fn a_watcher_is_told_by_processes_that_see_less_or_more() {
+    for_each_pair(|blind, blind_watcher, folder| {
+        if blind == Blind::WithoutBoth {
+            return; // nothing leads such a process to the bell of another one
+        }
+        let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+        let watcher = Child::run(|| {
+            blind_watcher.become_so(folder);
+            let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+            for _ in 0..3 {
+                assert!(!is_readable(fd, 0));
+                put(&told, b"watching");
+                assert!(is_readable(fd, 20_000));
+                get(&queue, Patience::Now).unwrap();
+            }
+        });
+        let producer = Child::run(|| {
+            blind.become_so(folder);
+            for _ in 0..3 {
+                get(&told, soon()).unwrap();
+                put(&queue, b"x");
+            }
+        });
+        assert_eq!((producer.status(), watcher.status()), (0, 0));
+    });
+}
+
+/// The end that a connection's process has leads in one direction.
+#[test]
+fn a_connection_is_watched_without_proc() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let child = Child::run(|| {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let (reader, writer) = make_ends(&queue);
+        let send = || {
+            let sent = wait(soon(), |wait| queue.put_at((writer, -1), &[b"x"], wait));
+            sent.unwrap();
+        };
+        let watch = || wait(soon(), |wait| queue.watch_at(reader, wait)).unwrap();
+        let receive = || {
+            let mut buffer = Buffer::default();
+            wait(Patience::Now, |wait| queue.get_at(reader, &mut buffer, wait)).map(|_| ())
+        };
+        // Nothing rings as long as nothing is watched.
+        send();
+        send();
+        lose_proc(&folder);
+        let fd = watch();
+        assert!(is_readable(fd, 0));
+        assert_eq!(watch(), fd, "it stays the same");
+        receive().unwrap();
+        assert!(is_readable(fd, 0));
+        receive().unwrap();
+        assert!(!is_readable(fd, 0));
+        for _ in 0..3 {
+            send();
+            assert!(is_readable(fd, 0));
+            receive().unwrap();
+            assert!(!is_readable(fd, 0));
+            assert_eq!(receive(), Err(Error::Empty));
+        }
+        // A child has none of its own yet, and leaves the parent's alone.
+        send();
+        let other = Child::run(|| {
+            let fd = watch();
+            assert!(is_readable(fd, 0));
+            receive().unwrap();
+            assert!(!is_readable(fd, 0));
+            send();
+        });
+        assert_eq!(other.status(), 0);
+        assert_eq!(watch(), fd);
+        assert!(is_readable(fd, 0));
+        receive().unwrap();
+        assert!(!is_readable(fd, 0));
+        // SAFETY: nothing in this process uses the end any more.
+        unsafe { libc::close(writer) };
+        assert!(is_readable(fd, 0), "the end of all writers");
+        assert_eq!(receive(), Err(Error::Ended));
+    });
+    assert_eq!(child.status(), 0);
+}
+
+fn make_ends(queue: &Queue) -> (i32, i32) {
+    let mut ends = [0; 2];
+    // SAFETY: the call writes two numbers.
+    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    queue.give_bell(ends[0]).unwrap();
+    queue.give_bell(ends[1]).unwrap();
+    (ends[0], ends[1])
+}
+
+fn is_readable(fd: i32, timeout: i32) -> bool {
+    let mut polled = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the call reads and writes one struct.
+    unsafe { libc::poll(&raw mut polled, 1, timeout) > 0 }
+}
+
+/// Under another user, a process may open neither the memory file again nor what /proc shows of the others.
+#[test]
+fn a_worker_that_changed_its_user_dies() {
+    if !is_root() {
+        return;
+    }
+    let (queue, told) = (
+        Queue::create(&ACKNOWLEDGED).unwrap(),
+        Queue::create(&PLAIN).unwrap(),
+    );
+    put(&queue, b"item");
+    let worker = Child::run(|| {
+        // SAFETY: changes this process only.
+        assert_eq!(unsafe { libc::setuid(65534) }, 0);
+        assert_eq!(queue.take_part().unwrap(), Proof::Possible);
+        get(&queue, Patience::Forever).unwrap();
+        put(&told, b"taken");
+        sleep_for_ever();
+    });
+    get(&told, soon()).unwrap();
+    let so_soon = Patience::Until(Instant::now() + Duration::from_millis(300));
+    assert_eq!(get(&queue, so_soon), Err(Error::Empty), "the worker lives");
+    worker.kill();
+    assert_eq!(get(&queue, soon()).unwrap(), b"item");
+}
+
+/// A worker in a pid namespace of its own. Its parent outside waits for it.
+fn in_pid_namespace(work: impl FnOnce()) -> Child {
+    Child::run(|| {
+        // SAFETY: concerns this process's children only.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
+        let first = Child::run(|| {
+            // SAFETY: only asks.
+            assert_eq!(unsafe { libc::getpid() }, 1);
+            work();
+        });
+        let status = first.status();
+        // SAFETY: ends this process at once.
+        unsafe { libc::_exit(status) };
+    })
+}
+
+#[test]
+fn in_another_pid_namespace_the_life_byte_decides() {
+    if !is_root() {
+        return;
+    }
+    let (queue, told, end) = (
+        Queue::create(&ACKNOWLEDGED).unwrap(),
+        Queue::create(&PLAIN).unwrap(),
+        Queue::create(&PLAIN).unwrap(),
+    );
+    put(&queue, b"item");
+    let worker = in_pid_namespace(|| {
+        assert_eq!(queue.take_part().unwrap(), Proof::Possible);
+        get(&queue, Patience::Forever).unwrap();
+        put(&told, b"taken");
+        get(&end, Patience::Forever).unwrap();
+    });
+    get(&told, soon()).unwrap();
+    let so_soon = Patience::Until(Instant::now() + Duration::from_millis(300));
+    assert_eq!(get(&queue, so_soon), Err(Error::Empty), "the worker lives");
+    put(&end, b"end");
+    assert_eq!(worker.status(), 0);
+    // It has ended without a word.
+    assert_eq!(get(&queue, soon()).unwrap(), b"item");
+}
+
+#[test]
+fn nothing_proves_the_death_in_another_pid_namespace_without_proc() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let (queue, told) = (
+        Queue::create(&ACKNOWLEDGED).unwrap(),
+        Queue::create(&PLAIN).unwrap(),
+    );
+    put(&queue, b"item");
+    let worker = in_pid_namespace(|| {
+        lose_proc(&folder);
+        assert_eq!(queue.take_part().unwrap(), Proof::Impossible);
+        get(&queue, Patience::Forever).unwrap();
+        // One that both came from the namespace is judged there as anywhere.
+        put(&queue, b"second");
+        let second = Child::run(|| {
+            assert_eq!(queue.take_part().unwrap(), Proof::Impossible);
+            get(&queue, Patience::Forever).unwrap();
+        });
+        assert_eq!(second.status(), 0);
+        assert_eq!(get(&queue, soon()).unwrap(), b"second");
+        queue.task_done().unwrap();
+        queue.task_done().unwrap();
+        put(&queue, b"item");
+        get(&queue, soon()).unwrap();
+        put(&told, b"taken");
+    });
+    get(&told, soon()).unwrap();
+    assert_eq!(worker.status(), 0);
+    // A process there may live under any pid: no time-out decides.
+    let so_soon = Patience::Until(Instant::now() + Duration::from_millis(500));
+    assert_eq!(get(&queue, so_soon), Err(Error::Empty));
+    assert_eq!(queue.statistics().unwrap().participants, 2);
+}
+
+/// A process of that pid lives, but it is another one.
+#[test]
+fn a_pid_that_is_used_again() {
+    if !is_root() {
+        return;
+    }
+    for (blind, blind_survivor) in [
+        (Blind::WithoutProc, Blind::No),
+        (Blind::WithoutProc, Blind::WithoutProc),
+        (Blind::WithoutProc, Blind::WithoutPidfds),
+        (Blind::WithoutPidfds, Blind::No),
+        (Blind::WithoutBoth, Blind::No),
+        (Blind::WithoutBoth, Blind::WithoutPidfds),
+    ] {
+        println!("worker {blind:?}, survivor {blind_survivor:?}");
+        let folder = Folder::new();
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, b"item");
+        let worker = Child::run(|| {
+            blind.become_so(&folder);
+            get(&queue, Patience::Forever).unwrap();
+        });
+        let pid = worker.0;
+        assert_eq!(worker.status(), 0);
+        // The start of a process is known in hundredths of a second.
+        std::thread::sleep(Duration::from_millis(30));
+        let Some(_other) = Child::run_as(pid, || sleep_for_ever()) else {
+            println!("NOT TESTED: another process has got the pid {pid}");
+            continue;
+        };
+        let survivor = Child::run(|| {
+            blind_survivor.become_so(&folder);
+            assert_eq!(get(&queue, soon()).unwrap(), b"item");
+        });
+        assert_eq!(survivor.status(), 0);
+    }
+}
+
+/// Without /proc, and without a word from the kernel about namespaces, a child knows from its parent where it is.
+#[test]
+fn children_of_a_process_that_never_saw_anything() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let parent = Child::run(|| {
+        Blind::WithoutBoth.become_so(&folder);
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, b"item");
+        let worker = Child::run(|| {
+            assert_eq!(queue.take_part().unwrap(), Proof::Possible);
+            get(&queue, Patience::Forever).unwrap();
+        });
+        assert_eq!(worker.status(), 0);
+        assert_eq!(get(&queue, soon()).unwrap(), b"item");
+    });
+    assert_eq!(parent.status(), 0);
+}
+
+/// A process that asks for the pidfd of another one is killed there.
+#[test]
+fn joining_asks_for_no_other_process() {
+    let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+    let mut others = Vec::new();
+    for _ in 0..150 {
+        others.push(Child::run(|| {
+            answer_pidfd_open(libc::SECCOMP_RET_KILL_PROCESS, true);
+            put(&queue, b"x");
+            put(&told, b"joined");
+            sleep_for_ever();
+        }));
+        get(&told, soon()).unwrap();
+    }
+    assert_eq!(queue.statistics().unwrap().participants, 151);
+}
+
+#[test]
+fn a_full_table_of_the_dead_is_no_dead_end() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    for i in 0..4200 {
+        let child = Child::run(|| put(&queue, b"x"));
+        assert_eq!(child.status(), 0, "child {i}");
+    }
+    assert_eq!(queue.len(), 4200);
+    assert_eq!(queue.statistics().unwrap().participants, 1);
+}
