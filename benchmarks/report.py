@@ -18,7 +18,7 @@ from rich.table import Table
 
 import penstock
 
-from . import growth, round_trips, threads
+from . import growth, recovery, round_trips, sizes, threads
 from .measured import Measured, Target
 from .throughput import LIMIT
 
@@ -62,6 +62,8 @@ class Results:
     backlog: growth.Costs = field(default_factory=dict)
     participants: growth.Costs = field(default_factory=dict)
     threads: threads.Results = field(default_factory=dict)
+    sizes: sizes.Results = field(default_factory=sizes.Results)
+    recovery: recovery.Figures = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
 
 
@@ -137,6 +139,8 @@ def _sections(results: Results) -> list[Section]:
         ]
         heads = ["", "p50", "spread of p50", "x the limit", "p99", "p99.9"]
         sections.append(Section(f"Round trip of an int, microseconds, {cores}", heads, rows, _BARE))
+    for kind, by_size in results.sizes.costs.items():
+        sections.append(_by_size(kind, by_size, results.sizes.checks[kind]))
     for what, figures in results.resources.items():
         rows = [
             [name, _number(measured.median), _spread(measured)]
@@ -164,7 +168,39 @@ def _sections(results: Results) -> list[Section]:
             heads = [what, "put", "spread", "get", "spread"]
             title = "Nanoseconds of a put and a get of Penstock, in memory used before"
             sections.append(Section(title, heads, rows, _USED_BEFORE))
+    if results.recovery:
+        rows = [
+            [what, f"{_number(measured.median)} {recovery.UNITS[what]}", _spread(measured)]
+            for what, measured in results.recovery.items()
+        ]
+        heads = ["", "median", "spread"]
+        sections.append(Section("What deaths, leases and processes cost", heads, rows, recovery.NOTE))
     return sections
+
+
+def _by_size(kind: str, costs: sizes.Costs, check: sizes.Check) -> Section:
+    """The costs of a kind, and in the note what they are held against."""
+    rows = [
+        [
+            f"{size:,}",
+            _number(ours.median),
+            _spread(ours),
+            _number(standard.median),
+            _spread(standard),
+            f"{ours.median / standard.median:.2f}",
+        ]
+        for size, (ours, standard) in costs.items()
+    ]
+    larger, smaller = check.growth_sizes
+    size, next_size = check.cliff_sizes
+    note = (
+        f"None takes more than {check.growth:.2f} x as long as one up to twice as small "
+        f"({larger:,} bytes against {smaller:,}), none more than {check.cliff:.2f} x as long as one up to twice "
+        f"as large ({size:,} against {next_size:,}), and none more than {check.ratio:.2f} x as long as through "
+        f"multiprocessing.Queue ({check.ratio_size:,})."
+    )
+    heads = ["bytes", "Penstock", "spread", "multiprocessing.Queue", "spread", "ratio"]
+    return Section(f"Microseconds of an item from one process to another: {kind}", heads, rows, note)
 
 
 def _git(*arguments: str) -> str:
