@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import queue
@@ -68,8 +69,8 @@ GROWTH = {
 NOTE = (
     "Rebuilding: a process is killed inside the critical section, and the first put of another one is timed. "
     "What the same takes on an empty queue, where nearly all of it is finding the death out, is subtracted. "
-    "Leases: the time since the kill, with finding it out. The longest call contains what the system took the "
-    "processor away for; how long that is shows the row below it."
+    "Leases: the time since the kill, with finding it out. The longest call contains the time for which the "
+    "system gave the processor to others; the row below it shows how long that is without a death."
 )
 
 Figures = dict[str, Measured]
@@ -169,18 +170,19 @@ def redelivery(leases: int) -> tuple[float, float, float, float]:
     """
     tasks = penstock.JoinableQueue[int]()
     tasks.put_many(list(range(leases)))
-    holding, observing, dying = _CONTEXT.Event(), _CONTEXT.Event(), _CONTEXT.Value("d", 0.0)
+    holding, observing = _CONTEXT.Event(), _CONTEXT.Event()
+    death = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")  # its time; shared, and 0 before
     ours, its = _CONTEXT.Pipe()
     holder = _CONTEXT.Process(target=_hold, args=(tasks, leases, holding), daemon=True)
     joiner = _CONTEXT.Process(target=tasks.join, daemon=True)  # it waits, so it looks after the dead
-    observer = _CONTEXT.Process(target=_observe, args=(tasks, observing, dying, its), daemon=True)
+    observer = _CONTEXT.Process(target=_observe, args=(tasks, observing, death, its), daemon=True)
     holder.start()
     holding.wait()
     joiner.start()
     observer.start()
     observing.wait()
     time.sleep(0.5)
-    dying.value = begin = time.monotonic()
+    death[0] = begin = time.monotonic()
     holder.kill()
     first = _await_redeliveries(tasks, 1) - begin
     last = _await_redeliveries(tasks, leases) - begin
@@ -207,7 +209,7 @@ def _hold(tasks: penstock.JoinableQueue[int], leases: int, holding: Any) -> None
     signal.pause()
 
 
-def _observe(tasks: penstock.JoinableQueue[int], observing: Any, dying: Any, its: Any) -> None:
+def _observe(tasks: penstock.JoinableQueue[int], observing: Any, death: memoryview, its: Any) -> None:
     """Put and get without a pause, and answer the longest call before and after the death."""
     longest = [0.0, 0.0]
     clock = time.monotonic
@@ -218,7 +220,7 @@ def _observe(tasks: penstock.JoinableQueue[int], observing: Any, dying: Any, its
             return call()
         finally:
             end = clock()
-            is_after = 0.0 < dying.value < end
+            is_after = 0.0 < death[0] < end
             longest[is_after] = max(longest[is_after], end - begin)
 
     tasks.put(-1)

@@ -195,9 +195,9 @@ def _by_size(kind: str, costs: sizes.Costs, check: sizes.Check) -> Section:
     size, next_size = check.cliff_sizes
     note = (
         f"None takes more than {check.growth:.2f} x as long as one up to twice as small "
-        f"({larger:,} bytes against {smaller:,}), none more than {check.cliff:.2f} x as long as one up to twice "
-        f"as large ({size:,} against {next_size:,}), and none more than {check.ratio:.2f} x as long as through "
-        f"multiprocessing.Queue ({check.ratio_size:,})."
+        f"({larger:,} bytes against {smaller:,}), none more than {check.cliff:.2f} x as long as one up to "
+        f"twice as large ({size:,} against {next_size:,}), and none more than {check.ratio:.2f} x as long as "
+        f"through multiprocessing.Queue ({check.ratio_size:,})."
     )
     heads = ["bytes", "Penstock", "spread", "multiprocessing.Queue", "spread", "ratio"]
     return Section(f"Microseconds of an item from one process to another: {kind}", heads, rows, note)

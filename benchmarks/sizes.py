@@ -26,7 +26,7 @@ KINDS: dict[str, Callable[[int], Any]] = {
 
 _POWERS = [1 << power for power in range(3, 21)]
 _MESSAGES = (72, 2048, 1 << 16)
-"""Longest messages that lie in the slot, are copied under the lock, and are copied without releasing the GIL."""
+"""Longest messages that lie in the slot, are copied under the lock, and are copied while the GIL is held."""
 _BUFFERS = (4096, 1 << 16, 1 << 18)
 """Smallest buffers that travel beside the pickle, are copied with the GIL released, and are mapped."""
 
