@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from rich.table import Table
 import penstock
 
 from . import growth, recovery, round_trips, sizes, threads
-from .measured import Measured, Target
+from .measured import Measured, Target, three_digits
 from .throughput import LIMIT
 
 _PREFACE = """\
@@ -77,15 +77,9 @@ class Section:
     note: str = ""
 
 
-def _number(value: float) -> str:
-    if value >= 1_000:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.3g}"
-
-
 def _spread(measured: Measured) -> str:
     low, high = measured.spread
-    return f"{_number(low)} to {_number(high)}"
+    return f"{three_digits(low)} to {three_digits(high)}"
 
 
 def _overview(results: Results) -> Section:
@@ -116,7 +110,7 @@ def _sections(results: Results) -> list[Section]:
         rows = [
             [
                 name,
-                _number(measured.median),
+                three_digits(measured.median),
                 _spread(measured),
                 f"{measured.median / standard:.2f}",
                 f"{measured.median / limit:.0%}",
@@ -143,7 +137,7 @@ def _sections(results: Results) -> list[Section]:
         sections.append(_by_size(kind, by_size, results.sizes.checks[kind]))
     for what, figures in results.resources.items():
         rows = [
-            [name, _number(measured.median), _spread(measured)]
+            [name, three_digits(measured.median), _spread(measured)]
             for name, measured in sorted(figures.items(), key=lambda item: item[1].median)
         ]
         sections.append(Section(what[0].upper() + what[1:], ["", "median", "spread"], rows))
@@ -151,7 +145,7 @@ def _sections(results: Results) -> list[Section]:
     for scenario, figures in results.threads.items():
         processes = figures[threads.OURS_BY_PROCESSES].median
         rows = [
-            [name, _number(measured.median), _spread(measured), f"{measured.median / processes:.2f}"]
+            [name, three_digits(measured.median), _spread(measured), f"{measured.median / processes:.2f}"]
             for name, measured in sorted(figures.items(), key=lambda item: -item[1].median)
         ]
         heads = ["", "items a second", "spread", f"x {threads.OURS_BY_PROCESSES}"]
@@ -170,7 +164,7 @@ def _sections(results: Results) -> list[Section]:
             sections.append(Section(title, heads, rows, _USED_BEFORE))
     if results.recovery:
         rows = [
-            [what, f"{_number(measured.median)} {recovery.UNITS[what]}", _spread(measured)]
+            [what, f"{three_digits(measured.median)} {recovery.UNITS[what]}", _spread(measured)]
             for what, measured in results.recovery.items()
         ]
         heads = ["", "median", "spread"]
@@ -183,9 +177,9 @@ def _by_size(kind: str, costs: sizes.Costs, check: sizes.Check) -> Section:
     rows = [
         [
             f"{size:,}",
-            _number(ours.median),
+            three_digits(ours.median),
             _spread(ours),
-            _number(standard.median),
+            three_digits(standard.median),
             _spread(standard),
             f"{ours.median / standard.median:.2f}",
         ]
@@ -270,7 +264,7 @@ def _plain(value: Any) -> Any:
         return value.rounds
     if isinstance(value, np.generic):
         return value.item()
-    return asdict(value)
+    return vars(value)  # of a dataclass; what it holds comes here in turn
 
 
 def write(results: Results, folder: Path) -> None:
