@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-from benchmarks import recovery, resources, rivals, sizes
+from benchmarks import recovery, report, resources, rivals, sizes
 from benchmarks.measured import Measured
 from benchmarks.payloads import Payload
 
@@ -79,6 +79,24 @@ def test_task_done_is_timed(are_taken: bool) -> None:
 
 def test_joining_is_timed() -> None:
     assert recovery.joining_cpu(3) > 0
+
+
+def test_report_of_sizes_and_recovery() -> None:
+    results = report.Results(missing={})
+    by_size = costs({8: 1.0, 16: 3.0, 20: 1.0})
+    results.sizes = sizes.Results({"bytes": by_size}, {"bytes": sizes.check(by_size)})
+    results.recovery = {name: Measured([1.0, 2.0, 3000.0]) for name in recovery.UNITS}
+    tables = {section.title: section for section in report._sections(results)}
+    table = tables["Microseconds of an item from one process to another: bytes"]
+    assert table.rows[1] == ["16", "3", "3 to 3", "100", "100 to 100", "0.03"]
+    assert "3.00 x as long as one up to twice as small (16 bytes against 8)" in table.note
+    assert "3.00 x as long as one up to twice as large (16 against 20)" in table.note
+    assert "0.03 x as long as through multiprocessing.Queue (16)" in table.note
+    rows = tables["What deaths, leases and processes cost"].rows
+    assert [recovery.REBUILD, "2 ms", "1 to 3,000"] in rows
+    written = json.loads(json.dumps(vars(results), default=report._plain))
+    assert written["sizes"]["costs"]["bytes"]["16"] == [[3.0], [100.0]]
+    assert written["recovery"][recovery.REBUILD] == [1.0, 2.0, 3000.0]
 
 
 def test_every_figure_has_a_unit() -> None:
