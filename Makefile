@@ -26,7 +26,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 
 .PHONY: help demo test bench bench-core lint docs clean
 .PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model
-.PHONY: test-storm
+.PHONY: test-storm count-instructions
 
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
@@ -39,6 +39,7 @@ help:
 	@echo
 	@echo "The proof, each a longer run of what make test samples (docs/evidence.md has the figures):"
 	@echo "make test-kill     kill a process at every instruction of every operation (half an hour)"
+	@echo "make count-instructions  print the instructions of the fast paths beside their budgets (a minute, with the build)"
 	@echo "make test-history  record concurrent runs and prove them linearizable (ARGS='--minutes 10 --seed 1')"
 	@echo "make test-loom     let a model checker try every interleaving of small runs, with a process that stops anywhere"
 	@echo "make test-model    compare more random programs with the model (RUNS=25)"
@@ -76,6 +77,9 @@ test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 
 test-kill: build/kill
 	@build/kill $(ARGS)
+
+count-instructions: build/kill
+	@build/kill --count
 
 test-cpython: build/.wheel $(VENV)/.python
 	@$(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl
@@ -176,6 +180,7 @@ build/kill: $(KILL)
 	@mkdir -p $(@D) && cp "$${CARGO_TARGET_DIR:-target}/proof/kill" $@
 
 build/.test-kill-sample: build/kill
+	@cargo test --quiet --locked -p penstock-proof
 	@build/kill --sample 3000
 	@touch $@
 

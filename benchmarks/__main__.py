@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import penstock
 
-from . import growth, report, resources, rivals, round_trips, threads, throughput
+from . import growth, recovery, report, resources, rivals, round_trips, sizes, threads, throughput
 from .measured import Measured, Target, at_least, at_most, interleave, missed
 from .payloads import PAYLOADS, Payload
 from .rivals import Rival, Shape
@@ -120,6 +120,15 @@ class Bench:
                 for rival, done in rounds.items()
             }
 
+    # ----------------------------------------------------------------------------------------------- sizes
+
+    def sizes(self) -> None:
+        """An item by its size."""
+        self.stage("items from 8 bytes to 1 MB", sizes.steps(self.options.rounds))
+        ours, standard = self.rivals[OURS], self.rivals[STANDARD]
+        seconds = self.options.seconds / 8
+        self.results.sizes = sizes.measure(ours, standard, self.options.rounds, seconds, self.tick)
+
     # ------------------------------------------------------------------------------------------- resources
 
     def resources(self) -> None:
@@ -136,6 +145,12 @@ class Bench:
         self.results.resources["first get in a new process, us"] = interleave(
             rounds,
             {n: lambda rival=r: resources.attaching(rival) for n, r in able.items()},  # type: ignore[misc]
+            self.tick,
+        )
+        self.stage("importing", rounds * len(resources.IMPORTED))
+        self.results.resources["importing, ms"] = interleave(
+            rounds,
+            {name: lambda name=name: resources.importing(name) for name in resources.IMPORTED},  # type: ignore[misc]
             self.tick,
         )
         self.stage(f"CPU of a get() that waits {seconds:g} s", len(able) + 1)
@@ -182,6 +197,13 @@ class Bench:
         self.stage("up to 100 processes", len(counts))
         self.results.participants = growth.participants(counts, self.tick)
 
+    # -------------------------------------------------------------------------------------------- recovery
+
+    def recovery(self) -> None:
+        """What dead processes, and many leases and processes, cost the others."""
+        self.stage("recovery", recovery.steps(self.options.rounds))
+        self.results.recovery = recovery.measure(self.options.rounds, self.tick)
+
     # --------------------------------------------------------------------------------------------- targets
 
     def judge(self) -> None:
@@ -219,6 +241,8 @@ class Bench:
             share(f"{payload}, 1x1", 70)
         self._judge_round_trips()
         self._judge_resources()
+        self._judge_sizes()
+        self._judge_recovery()
 
     def _judge_round_trips(self) -> None:
         for cores, bounds in (("two cores", {"p50": 1 / 25, "p99": 1 / 5}), ("one core", {"p50": 1.0})):
@@ -234,7 +258,10 @@ class Bench:
 
     def _judge_resources(self) -> None:
         for what, figures in self.results.resources.items():
-            if what.startswith(("creating", "CPU seconds")):
+            if what.startswith("importing"):
+                value = figures[resources.IMPORTED[0]].median / figures[resources.IMPORTED[1]].median
+                self.targets.append(at_most(what, value, 0.5, f"x {resources.IMPORTED[1]}"))
+            elif what.startswith(("creating", "CPU seconds")):
                 value = figures[OURS].median / figures[STANDARD].median
                 self.targets.append(at_most(what, value, 1, f"x {STANDARD}"))
             elif what.startswith("CPU of"):
@@ -248,6 +275,27 @@ class Bench:
             most = max(costs)
             value = costs[most][0].median / costs[0][0].median
             self.targets.append(at_most(f"put beside {most:,} items", value, 1.5, "x an empty queue's"))
+
+    def _judge_sizes(self) -> None:
+        for kind, found in self.results.sizes.checks.items():
+            larger, size = found.growth_sizes
+            what = f"{kind} of {larger:,} bytes, the worst against one up to twice as small ({size:,})"
+            self.targets.append(at_most(what, found.growth, 2, "x as long"))
+            size, larger = found.cliff_sizes
+            what = f"{kind} of {size:,} bytes, the worst against one up to twice as large ({larger:,})"
+            self.targets.append(at_most(what, found.cliff, 2, "x as long"))
+            what = f"{kind} of {found.ratio_size:,} bytes, the worst against {STANDARD}"
+            self.targets.append(at_most(what, found.ratio, 1, f"x {STANDARD}"))
+
+    def _judge_recovery(self) -> None:
+        figures = self.results.recovery
+        for what, (bound, unit) in recovery.BOUNDS.items():
+            if what in figures:
+                self.targets.append(at_most(what, figures[what].median, bound, unit))
+        for what, (few, many, bound) in recovery.GROWTH.items():
+            if many in figures:
+                ratio = figures[many].median / figures[few].median
+                self.targets.append(at_most(what, ratio, bound, "x as much"))
 
 
 def main() -> int:
@@ -267,7 +315,7 @@ def main() -> int:
     parser.add_argument(
         "--backlog", type=int, default=10_000_000, help="items of the largest backlog (default: 10000000)"
     )
-    stages = ("throughputs", "round_trips", "resources", "threads", "growth")
+    stages = ("throughputs", "round_trips", "sizes", "resources", "threads", "growth", "recovery")
     parser.add_argument("--only", choices=stages, nargs="+", default=stages, help="measure only these")
     parser.add_argument(
         "--rivals",

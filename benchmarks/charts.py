@@ -40,6 +40,27 @@ def _save(figure: Figure, folder: Path, name: str) -> str:
     return name
 
 
+def _by_size(results: Results) -> Figure:
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    drawn = zip(figure.subplots(1, 2, sharey=True).flat, results.sizes.costs.items(), strict=True)
+    for axes, (kind, costs) in drawn:
+        sizes = list(costs)
+        for which, (name, colour) in enumerate((("multiprocessing.Queue", _OTHERS), ("Penstock", _OURS))):
+            measured = [costs[size][1 - which] for size in sizes]
+            low, high = zip(*(each.spread for each in measured), strict=True)
+            axes.fill_between(sizes, low, high, color=colour, alpha=0.25, linewidth=0)
+            axes.plot(sizes, [each.median for each in measured], ".-", color=colour, label=name)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        ticks = sizes[0], 64, 512, 4096, 32768, 262_144, sizes[-1]
+        axes.set_xticks(ticks, ["8", "64", "512", "4 Ki", "32 Ki", "256 Ki", "1 Mi"])
+        axes.set_xlabel("bytes")
+        axes.set_title(f"{kind}: microseconds an item", fontsize=10, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
+
+
 def draw(results: Results, folder: Path) -> dict[str, str]:
     """Draw what was measured; answers the files by their titles."""
     drawn: dict[str, str] = {}
@@ -77,6 +98,10 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
         drawn["Round trip of an int; the dashed line is a byte through two pipes"] = _save(
             figure, folder, "round_trip.svg"
         )
+    if results.sizes.costs:
+        drawn[
+            "Microseconds of an item by its size; the dots are medians, the bands from the least to the most"
+        ] = _save(_by_size(results), folder, "sizes.svg")
     if results.backlog:
         figure = Figure(figsize=(12, 3), layout="constrained")
         growing = (("items queued", results.backlog), ("other processes", results.participants))

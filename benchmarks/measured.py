@@ -46,14 +46,19 @@ class Target:
     is_met: bool
 
 
+def three_digits(value: float) -> str:
+    """A number as people read it, never with an exponent from 1,000 on."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
 def at_least(scenario: str, value: float, bound: float, unit: str) -> Target:
     """A target that is met from a bound on."""
-    return Target(scenario, f"{value:.3g} {unit}", f">= {bound:g} {unit}", value >= bound)
+    return Target(scenario, f"{three_digits(value)} {unit}", f">= {bound:g} {unit}", value >= bound)
 
 
 def at_most(scenario: str, value: float, bound: float, unit: str) -> Target:
     """A target that is met up to a bound."""
-    return Target(scenario, f"{value:.3g} {unit}", f"<= {bound:.3g} {unit}", value <= bound)
+    return Target(scenario, f"{three_digits(value)} {unit}", f"<= {bound:.3g} {unit}", value <= bound)
 
 
 def missed(targets: Iterable[Target]) -> list[Target]:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from rich.table import Table
 
 import penstock
 
-from . import growth, round_trips, threads
-from .measured import Measured, Target
+from . import growth, recovery, round_trips, sizes, threads
+from .measured import Measured, Target, three_digits
 from .throughput import LIMIT
 
 _PREFACE = """\
@@ -62,6 +62,8 @@ class Results:
     backlog: growth.Costs = field(default_factory=dict)
     participants: growth.Costs = field(default_factory=dict)
     threads: threads.Results = field(default_factory=dict)
+    sizes: sizes.Results = field(default_factory=sizes.Results)
+    recovery: recovery.Figures = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
 
 
@@ -75,15 +77,9 @@ class Section:
     note: str = ""
 
 
-def _number(value: float) -> str:
-    if value >= 1_000:
-        return f"{float(f'{value:.3g}'):,.0f}"
-    return f"{value:.3g}"
-
-
 def _spread(measured: Measured) -> str:
     low, high = measured.spread
-    return f"{_number(low)} to {_number(high)}"
+    return f"{three_digits(low)} to {three_digits(high)}"
 
 
 def _overview(results: Results) -> Section:
@@ -114,7 +110,7 @@ def _sections(results: Results) -> list[Section]:
         rows = [
             [
                 name,
-                _number(measured.median),
+                three_digits(measured.median),
                 _spread(measured),
                 f"{measured.median / standard:.2f}",
                 f"{measured.median / limit:.0%}",
@@ -137,9 +133,11 @@ def _sections(results: Results) -> list[Section]:
         ]
         heads = ["", "p50", "spread of p50", "x the limit", "p99", "p99.9"]
         sections.append(Section(f"Round trip of an int, microseconds, {cores}", heads, rows, _BARE))
+    for kind, by_size in results.sizes.costs.items():
+        sections.append(_by_size(kind, by_size, results.sizes.checks[kind]))
     for what, figures in results.resources.items():
         rows = [
-            [name, _number(measured.median), _spread(measured)]
+            [name, three_digits(measured.median), _spread(measured)]
             for name, measured in sorted(figures.items(), key=lambda item: item[1].median)
         ]
         sections.append(Section(what[0].upper() + what[1:], ["", "median", "spread"], rows))
@@ -147,7 +145,7 @@ def _sections(results: Results) -> list[Section]:
     for scenario, figures in results.threads.items():
         processes = figures[threads.OURS_BY_PROCESSES].median
         rows = [
-            [name, _number(measured.median), _spread(measured), f"{measured.median / processes:.2f}"]
+            [name, three_digits(measured.median), _spread(measured), f"{measured.median / processes:.2f}"]
             for name, measured in sorted(figures.items(), key=lambda item: -item[1].median)
         ]
         heads = ["", "items a second", "spread", f"x {threads.OURS_BY_PROCESSES}"]
@@ -164,7 +162,39 @@ def _sections(results: Results) -> list[Section]:
             heads = [what, "put", "spread", "get", "spread"]
             title = "Nanoseconds of a put and a get of Penstock, in memory used before"
             sections.append(Section(title, heads, rows, _USED_BEFORE))
+    if results.recovery:
+        rows = [
+            [what, f"{three_digits(measured.median)} {recovery.UNITS[what]}", _spread(measured)]
+            for what, measured in results.recovery.items()
+        ]
+        heads = ["", "median", "spread"]
+        sections.append(Section("What deaths, leases and processes cost", heads, rows, recovery.NOTE))
     return sections
+
+
+def _by_size(kind: str, costs: sizes.Costs, check: sizes.Check) -> Section:
+    """The costs of a kind, and in the note what they are held against."""
+    rows = [
+        [
+            f"{size:,}",
+            three_digits(ours.median),
+            _spread(ours),
+            three_digits(standard.median),
+            _spread(standard),
+            f"{ours.median / standard.median:.2f}",
+        ]
+        for size, (ours, standard) in costs.items()
+    ]
+    larger, smaller = check.growth_sizes
+    size, next_size = check.cliff_sizes
+    note = (
+        f"None takes more than {check.growth:.2f} x as long as one up to twice as small "
+        f"({larger:,} bytes against {smaller:,}), none more than {check.cliff:.2f} x as long as one up to "
+        f"twice as large ({size:,} against {next_size:,}), and none more than {check.ratio:.2f} x as long as "
+        f"through multiprocessing.Queue ({check.ratio_size:,})."
+    )
+    heads = ["bytes", "Penstock", "spread", "multiprocessing.Queue", "spread", "ratio"]
+    return Section(f"Microseconds of an item from one process to another: {kind}", heads, rows, note)
 
 
 def _git(*arguments: str) -> str:
@@ -234,7 +264,7 @@ def _plain(value: Any) -> Any:
         return value.rounds
     if isinstance(value, np.generic):
         return value.item()
-    return asdict(value)
+    return vars(value)  # of a dataclass; what it holds comes here in turn
 
 
 def write(results: Results, folder: Path) -> None:

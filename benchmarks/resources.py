@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -105,14 +107,15 @@ def _steady_consumer(channel: Channel) -> None:
         endings -= get() is None
 
 
-def _children_cpu() -> float:
+def children_cpu() -> float:
+    """CPU seconds of all processes that this one has started and waited for."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def steady_cpu(rival: Rival | None, count: int, per_second: int) -> float:
     """CPU seconds per million small messages at a steady pace, with the pacing; of that alone for None."""
-    before = _children_cpu()
+    before = children_cpu()
     if rival is None:
         pacer = _CONTEXT.Process(target=_pace, args=(lambda item: None, count, per_second))
         pacer.start()
@@ -129,7 +132,27 @@ def steady_cpu(rival: Rival | None, count: int, per_second: int) -> float:
         channel.end_one()
         processes[1].join()
         channel.close()
-    return (_children_cpu() - before) / count * 1e6
+    return (children_cpu() - before) / count * 1e6
+
+
+IMPORTED = ("penstock, after multiprocessing.queues", "multiprocessing.queues")
+"""What is imported: ours beyond what every program with queues imports, and that."""
+
+_IMPORT = """
+import time
+begin = time.perf_counter()
+import multiprocessing.queues
+middle = time.perf_counter()
+import penstock
+end = time.perf_counter()
+print((end - middle) * 1e3, (middle - begin) * 1e3)
+"""
+
+
+def importing(name: str) -> float:
+    """Milliseconds of an import, in an interpreter that has just begun."""
+    done = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[IMPORTED.index(name)])
 
 
 def memory_of_an_empty_queue(queue: penstock.Queue[Any]) -> int:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import pytest
 from penstock import cli, demo
 from penstock.demo import crew
 from penstock.demo.interrupts import FirstInterrupt
-from penstock.demo.tree import Count, Findings, Task, Unreadable, examine, survey
+from penstock.demo.screen import Progress
+from penstock.demo.times import Machine, Times, compare
+from penstock.demo.tree import Count, Findings, Task, Unreadable, examine, read, survey
 from tests.support import processes
 from tests.support.programs import METHODS, write
 from tests.support.waiting import until
@@ -48,12 +50,12 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A folder that takes minutes to read and no room on the disk."""
+    """A folder that takes minutes to read, is larger than the memory, and takes no room on the disk."""
     folder = tmp_path / "large"
     folder.mkdir()
     for number in range(64):
         (folder / f"{number}.bin").touch()
-        os.truncate(folder / f"{number}.bin", 1 << 30)
+        os.truncate(folder / f"{number}.bin", 16 << 30)
     return folder
 
 
@@ -215,6 +217,130 @@ def test_output_is_plain_text_when_it_is_no_terminal(odd: Path) -> None:
     assert [letter for letter in done.stdout if not letter.isprintable() and letter != "\n"] == []
 
 
+# What the times say.
+
+TWO = Machine(processors=2, load=0.5)
+BUSY = Machine(processors=2, load=6.0)
+
+
+def test_workers_that_pay() -> None:
+    assert compare(Times(workers=2, with_workers=1.1, starting=0.02, alone=2.09), TWO) == [
+        "Time with 2 workers: 1.10 s. Without: 2.09 s. Workers made it 1.9 times as fast."
+    ]
+
+
+def test_workers_that_pay_on_a_busy_machine() -> None:
+    lines = compare(Times(workers=2, with_workers=1.1, starting=0.02, alone=2.09), BUSY)
+    assert lines[0].endswith("Workers made it 1.9 times as fast.")
+    assert len(lines) == 1
+
+
+def test_work_too_little_for_workers() -> None:
+    assert compare(Times(workers=2, with_workers=0.0301, starting=0.025, alone=0.0012), BUSY) == [
+        "Time with 2 workers: 30 ms. Without: 1.2 ms.",
+        "Workers do not pay for so little work: starting and ending them took 25 ms, "
+        "and 2 at once can save 0.6 ms at most.",
+    ]
+
+
+def test_workers_on_a_busy_machine() -> None:
+    assert compare(Times(workers=2, with_workers=4.0, starting=0.02, alone=3.2), BUSY) == [
+        "Time with 2 workers: 4.00 s. Without: 3.20 s. Workers made it 1.2 times as slow.",
+        "Other programs were at work: on average over the last minute, "
+        "6.0 processes wanted to run on 2 processors.",
+    ]
+
+
+def test_workers_that_make_no_difference() -> None:
+    times = Times(workers=2, with_workers=3.0, starting=0.02, alone=3.1)
+    assert compare(times, TWO) == [
+        "Time with 2 workers: 3.00 s. Without: 3.10 s. Workers made no difference."
+    ]
+
+
+def test_one_worker() -> None:
+    lines = compare(Times(workers=1, with_workers=3.4, starting=0.02, alone=3.0), TWO)
+    assert lines[0] == "Time with 1 worker: 3.40 s. Without: 3.00 s. Workers made it 1.1 times as slow."
+    assert "what the queues cost" in lines[1]
+
+
+def test_one_processor() -> None:
+    lines = compare(Times(workers=2, with_workers=3.4, starting=0.02, alone=3.0), Machine(1, 0.5))
+    assert lines[1:] == ["This program may run on one processor only, so workers cannot be faster."]
+
+
+def test_no_time_at_all() -> None:
+    lines = compare(Times(workers=2, with_workers=0.0, starting=0.0, alone=0.0), TWO)
+    assert "do not pay" in lines[1]
+
+
+# The times can be compared.
+
+
+def test_all_is_read_before_it_is_timed(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    was_read: list[int] = []
+    early: list[int] = []
+
+    def note_reading(task: Task) -> None:
+        was_read.append(task.number)
+        read(task)
+
+    def examine_what_was_read(task: Task) -> Findings:
+        if task.number not in was_read:
+            early.append(task.number)
+        return examine(task)
+
+    monkeypatch.setattr(demo, "read", note_reading)
+    monkeypatch.setattr(demo, "examine", examine_what_was_read)
+    assert demo.run(str(small), 2, False, "fork") == 0
+    assert (was_read, early) == (list(range(13)), [])
+    output = capsys.readouterr().out
+    assert output.index("Reading: 100 %, 399.0 kB") < output.index("Hashing: 100 %, 798.0 kB")
+
+
+def test_what_would_not_stay_in_memory_is_not_read_before(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "_available_memory", lambda: 2 * 398_999)
+    monkeypatch.setattr(demo, "read", lambda task: pytest.fail("it is read"))
+    assert demo.run(str(small), 2, False, "fork") == 0
+    assert "Not read before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("count", "turns"), [(1, 1), (127, 1), (128, 2), (640, 10), (10_000, 10)])
+def test_turns(count: int, turns: int) -> None:
+    tasks = [Task(number, ".", (), 0) for number in range(count)]
+    portions = list(demo._portions(tasks, 2))
+    assert [task for portion in portions for task in portion] == tasks
+    assert len(portions) == turns
+    assert min(map(len, portions)) >= min(count, 64)
+
+
+def test_turns_change_their_order(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ways: list[tuple[str, int]] = []
+    do = crew.Job.do
+
+    def do_with_workers(self: crew.Job, tasks: Sequence[Task], progress: Progress) -> None:
+        ways.append(("with workers", tasks[0].number))
+        do(self, tasks, progress)
+
+    def do_alone(task: Task) -> Findings:
+        ways.append(("alone", task.number))
+        return examine(task)
+
+    monkeypatch.setattr(demo, "_TASKS_OF_A_WORKER", 4)
+    monkeypatch.setattr(crew.Job, "do", do_with_workers)
+    monkeypatch.setattr(demo, "examine", do_alone)
+    assert demo.run(str(small), 1, False, "fork") == 0
+    assert [number for way, number in ways if way == "with workers"] == [0, 4, 8]
+    order = [way for way, number in ways if number in (0, 4, 8)]
+    assert order == ["with workers", "alone", "alone", "with workers", "with workers", "alone"]
+
+
 # Failure is told.
 
 
@@ -306,7 +432,8 @@ def test_progress_bar_and_table_on_a_terminal(small: Path) -> None:
     status, output = run_on_terminal(small, {"TERM": "xterm-256color"})
     assert status == 0
     bar = re.sub("\x1b[^a-zA-Z]*[a-zA-Z]", "", output)
-    assert re.search(r"With workers ━+ 100% 399\.0/399\.0 kB", bar)
+    assert re.search(r"Reading ━+ 100% 399\.0/399\.0 kB", bar)
+    assert re.search(r"Hashing ━+ 100% 798\.0/798\.0 kB", bar)
     assert re.search(r"killed worker \d+ after \d+ of 13 tasks\n", bar)
     assert re.search(r"^ +total +400 +399,000 +79,800 *$", bar, re.MULTILINE)
     assert output.endswith(AGREE)
@@ -316,7 +443,7 @@ def test_plain_text_on_a_terminal_that_can_do_no_more(small: Path) -> None:
     status, output = run_on_terminal(small, {"TERM": "dumb"})
     assert status == 0
     assert "\x1b" not in output
-    assert "With workers: 100 %, 399.0 kB of 399.0 kB" in output
+    assert "Hashing: 100 %, 798.0 kB in " in output
     assert output.endswith(AGREE)
 
 
@@ -343,11 +470,26 @@ def test_interrupt(moment: str, method: str, times: int, large: Path) -> None:
     press_after(moment, times, [large, "--workers", "8", "--start-method", method, "--kill"])
 
 
-def test_interrupt_without_workers(tmp_path: Path) -> None:
+def test_interrupt_while_reading(tmp_path: Path) -> None:
+    # They stay in memory, so that they are read before.
+    size = min(demo._available_memory() // 3, 8 << 30)
     for number in range(20):
         (tmp_path / str(number)).touch()
-        os.truncate(tmp_path / str(number), 64 << 20)
-    press_after("Without:  10 %", 1, [tmp_path])
+        os.truncate(tmp_path / str(number), size // 20)
+    press_after("Reading:", 1, [tmp_path])
+
+
+@pytest.mark.usefixtures("same_signal_handler")
+def test_interrupt_without_workers(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def press(task: Task) -> Findings:
+        signal.raise_signal(signal.SIGINT)
+        return examine(task)
+
+    monkeypatch.setattr(demo, "examine", press)
+    assert cli.main(["demo", str(small), "--start-method", "fork"]) == 130
+    assert capfd.readouterr().err == "Interrupted.\n"
 
 
 def press_after(moment: str, times: int, arguments: list[Any]) -> None:
@@ -393,11 +535,11 @@ def test_interrupt_that_the_interpreter_loses(monkeypatch: pytest.MonkeyPatch) -
 def test_workers_end_after_their_parent(method: str, large: Path) -> None:
     for file in large.iterdir():
         os.truncate(file, 16 << 20)
-    command = [*COMMAND, large, "--workers", "3", "--start-method", method]
+    command = [*COMMAND, large, "--workers", "3", "--start-method", method, "--kill"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         for line in program.stdout:
-            if " 10 %" in line:
+            if "killed worker" in line:
                 break
         started = processes.descendants(program.pid)
         assert len(started) >= 3

@@ -40,15 +40,37 @@ the interpreter go before: python -O -m penstock run program.py
 
 _DEMO = """\
 Hash every file of a folder and count its lines, with several worker processes,
-and check the totals.
+check the totals, and show what the workers save.
 
-The files are split into tasks, which reach the workers through a
-penstock.JoinableQueue; what the workers find comes back through a
-penstock.Queue. Afterwards all is done once more without workers and queues,
-and the totals are compared.
+The files are split into tasks of up to 32 files or 2 MiB, which reach the
+workers through a penstock.JoinableQueue; what the workers find comes back
+through a penstock.Queue. All is done a second time without workers and queues,
+and totals and times are compared. The time with workers includes starting and
+ending them.
+
+So that the times tell of the work alone, all files are read once before, unless
+they need more than half of the available memory and would not stay there; and a
+tenth of the files is done with workers, the same tenth without, and so on, if
+there are enough of them.
 
 Links to folders are not followed. What cannot be read is listed, and does not
 stop the demo.
+"""
+
+_DEMO_END = """\
+On a terminal, with rich installed (pip install 'penstock[cli]'), the demo draws
+progress bars; elsewhere it writes plain lines of text.
+
+exit status:
+  0    the totals with workers and without agree, also if workers were killed
+  1    they do not agree, or workers kept dying by themselves
+  2    wrong arguments
+  130  interrupted by Ctrl-C
+
+examples:
+  penstock demo                         the standard library's folder
+  penstock demo --kill /usr/share       workers are killed meanwhile
+  penstock demo --workers 1 .           what the queues alone cost
 """
 
 
@@ -134,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="hash a folder's files with several processes and check the totals",
         description=_DEMO,
+        epilog=_DEMO_END,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     demo.add_argument(

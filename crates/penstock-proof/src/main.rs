@@ -37,6 +37,8 @@
 //! ended by a watchdog, which is a fault at once.
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod budget;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod case;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod crew;

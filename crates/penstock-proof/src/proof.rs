@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
+use crate::budget;
 use crate::case::{Death, Report, Request, What};
 use crate::crew::Crew;
 use crate::operation::OPERATIONS;
@@ -12,9 +13,12 @@ use crate::report::{self, Progress, Row};
 use crate::trace;
 
 const USAGE: &str = "usage: kill [--only NAME] [--sample NUMBER [--seed NUMBER]] [--replay CASE] [--jobs NUMBER]
+       kill --count
 
 Kills a process at every instruction of every operation, or of those whose name begins with NAME; or at NUMBER places
-chosen at random; or in the one CASE that a fault has named.";
+chosen at random; or in the one CASE that a fault has named.
+
+With --count it kills none: it prints the instructions of the fast paths beside their budgets, and fails if one is exceeded.";
 
 /// Cases at once. Most of them sleep.
 const JOBS: usize = 48;
@@ -35,12 +39,17 @@ struct Arguments {
     seed: Option<u64>,
     replay: Option<String>,
     jobs: Option<usize>,
+    count: bool,
 }
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
         let mut arguments = Arguments::default();
         while let Some(word) = words.next() {
+            if word == "--count" {
+                arguments.count = true;
+                continue;
+            }
             let value = words.next()?;
             match word.as_str() {
                 "--only" => arguments.only = value,
@@ -78,6 +87,9 @@ pub fn main() -> ExitCode {
         faults: Vec::new(),
         slow: Vec::new(),
     };
+    if arguments.count {
+        return proof.count();
+    }
     let started = Instant::now();
     match (replayed, arguments.sample) {
         (Some(case), _) => proof.replay(case),
@@ -314,6 +326,31 @@ impl Proof {
         second.truncate(number / 4);
         kills.extend(second);
         self.perform("killing", kills);
+    }
+
+    /// Records the operations of the fast paths, and holds the sums of their instructions against the budgets.
+    fn count(&mut self) -> ExitCode {
+        let operations: Vec<usize> = (0..OPERATIONS.len())
+            .filter(|i| {
+                budget::BUDGETS
+                    .iter()
+                    .any(|budget| budget.operations.contains(&OPERATIONS[*i].name))
+            })
+            .collect();
+        self.record(&operations);
+        if let Some((request, text)) = self.faults.first() {
+            println!("{}: not recorded: {text}", report::name_of(request));
+            return ExitCode::FAILURE;
+        }
+        let count = |name: &str| {
+            let operation = OPERATIONS.iter().position(|known| known.name == name);
+            budget::Count::of(operation.map_or(&[], |index| self.crew.paths.get(2 * index)))
+        };
+        if budget::judge(count) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 
     fn replay(&mut self, (operation, death, second): (usize, Death, Option<Death>)) {

@@ -1,16 +1,26 @@
 """The demo: a folder's files, hashed and counted by worker processes over Penstock's queues, and checked."""
 
-import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import penstock
 
-from .crew import Work, do
+from .crew import Job, Work
 from .interrupts import FirstInterrupt
 from .screen import Progress, Screen, open_screen, size_text
-from .tree import Count, Findings, Task, Unreadable, examine, survey
+from .times import Stopwatch, Times, compare, machine
+from .tree import Count, Findings, Task, Unreadable, examine, read, survey
 
 _SUFFIXES_SHOWN = 10
 _UNREADABLE_SHOWN = 20
+
+# The work is done in so many turns at most, each with so many tasks for a worker at least: at the end of a
+# turn some workers wait for the last one.
+_TURNS = 10
+_TASKS_OF_A_WORKER = 32
+
+# Files that need more than this share of the available memory are not read before.
+_SHARE_OF_MEMORY = 0.5
 
 
 def run(folder: str, workers: int, kill: bool, start_method: str | None) -> int:
@@ -33,35 +43,83 @@ def run(folder: str, workers: int, kill: bool, start_method: str | None) -> int:
             f"{files:,} files, {size_text(size)}, in {len(tasks):,} tasks for {workers} workers "
             f"started by {context.get_start_method()}"
         )
-
-        begin = time.monotonic()
-        with screen.progress("With workers", size) as progress:
-            work = do(tasks, workers, kill, context, progress, interrupt)
-        seconds_with_workers = time.monotonic() - begin
-
-        begin = time.monotonic()
-        with screen.progress("Without", size) as progress:
-            expected = _do_alone(tasks, progress, interrupt)
-        seconds_alone = time.monotonic() - begin
+        _read_before(screen, tasks, size, interrupt)
+        with screen.progress("Hashing", 2 * size) as progress:
+            job = Job(tasks, workers, kill, context, interrupt)
+            work, expected, times = _do_in_turn(tasks, job, workers, progress, interrupt)
 
     screen.line()
     _show_counts(screen, work.findings)
     _show_unreadable(screen, [*unreadable, *sorted(work.findings.unreadable)])
     _show_work(screen, work, kill)
-    screen.line(f"Time with {workers} workers: {seconds_with_workers:.2f} s.")
-    screen.line(f"Time without: {seconds_alone:.2f} s. The system had read all files before, then.")
+    for line in compare(times, machine()):
+        screen.line(line)
     return _show_verdict(screen, work, expected)
 
 
-def _do_alone(tasks: list[Task], progress: Progress, interrupt: FirstInterrupt) -> Findings:
-    """Do the tasks in this process, without queues."""
-    findings = Findings()
-    for task in tasks:
-        findings.add(examine(task))
-        progress.advance(task.size)
-        progress.refresh()
-        interrupt.check()
-    return findings
+def _read_before(screen: Screen, tasks: list[Task], size: int, interrupt: FirstInterrupt) -> None:
+    """Read all files once, if they stay in memory, so that no time that is compared is the disk's."""
+    if size > _available_memory() * _SHARE_OF_MEMORY:
+        screen.line("Not read before, because they would not stay in memory: the times are also the disk's.")
+        return
+    with screen.progress("Reading", size) as progress:
+        for task in tasks:
+            read(task)
+            progress.advance(task.size)
+            progress.refresh()
+            interrupt.check()
+
+
+def _available_memory() -> int:
+    """Return how many bytes the system could give to files; 0 if it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError, IndexError):
+        return 0
+
+
+def _do_in_turn(
+    tasks: list[Task], job: Job, workers: int, progress: Progress, interrupt: FirstInterrupt
+) -> tuple[Work, Findings, Times]:
+    """Do all tasks twice, with workers and in this process, some in turn, and answer both and their times.
+
+    So other programs that come and go meet both. The order changes with each turn, so that neither finds
+    more in the system's memory.
+    """
+    expected = Findings()
+    with_workers, alone = Stopwatch(), Stopwatch()
+
+    def do_alone(some: list[Task]) -> None:
+        with alone:
+            for task in some:
+                expected.add(examine(task))
+                progress.advance(task.size)
+                progress.refresh()
+                interrupt.check()
+
+    def do_with_workers(some: list[Task]) -> None:
+        with with_workers:
+            job.do(some, progress)
+
+    with ExitStack() as running:
+        with with_workers:
+            running.enter_context(job)
+        for number, some in enumerate(_portions(tasks, workers)):
+            ways = [do_with_workers, do_alone]
+            for do in ways if number % 2 == 0 else reversed(ways):
+                do(some)
+        with with_workers:
+            work = job.finish()
+    return work, expected, Times(workers, with_workers.seconds, work.seconds_starting, alone.seconds)
+
+
+def _portions(tasks: list[Task], workers: int) -> Iterator[list[Task]]:
+    """Split tasks for turns, each of which has enough of them to keep all workers busy to its end."""
+    turns = max(1, min(_TURNS, len(tasks) // (workers * _TASKS_OF_A_WORKER)))
+    for turn in range(turns):
+        yield tasks[len(tasks) * turn // turns : len(tasks) * (turn + 1) // turns]
 
 
 def _show_counts(screen: Screen, findings: Findings) -> None:

@@ -29,6 +29,7 @@ _KILLS_BY_PROGRESS = 10
 # How long, in seconds, the parent waits for a result before it looks after the workers, and a worker for a
 # task before it looks whether there still is a parent.
 _SECONDS_FOR_RESULT = 0.1
+_SECONDS_FOR_END = 0.001  # all results are there, and a worker is about to say that its task is done
 _SECONDS_FOR_TASK = 1.0
 
 
@@ -47,58 +48,96 @@ class Work:
     duplicates: int
     statistics: penstock.Statistics
     unfinished: list[Task]
+    seconds_starting: float
+    """What starting the first workers and ending the last ones took."""
 
 
-def do(
-    tasks: Sequence[Task],
-    workers: int,
-    kill: bool,
-    context: BaseContext,
-    progress: Progress,
-    interrupt: FirstInterrupt,
-) -> Work:
-    """Have `tasks` done by worker processes; with `kill`, SIGKILL one every second and every tenth of them.
+class Job:
+    """Tasks that worker processes do.
 
-    A task whose worker died is given to another one by the queue. If the worker had sent its result
-    already, the result comes twice, and the second is dropped. Blocks until all is done, and leaves no
-    process behind. Raises PenstockError if workers keep dying by themselves.
+    With `kill`, one of them is killed every second and at every tenth of the tasks. A task whose worker died
+    is given to another one by the queue. If the worker had sent its result already, the result comes twice,
+    and the second is dropped. The workers run while the `with` lasts, and its end kills those that are left.
+    `do` raises PenstockError if workers keep dying by themselves.
     """
-    findings = Findings()
-    done: set[int] = set()
-    duplicates = 0
-    to_do = penstock.JoinableQueue(max_deliveries=_MAX_DELIVERIES, ctx=context)
-    results = penstock.Queue(ctx=context)
-    for task in tasks:
-        to_do.put(task)
 
-    with _Crew(workers, context, to_do, results) as crew:
-        kills = _Kills(len(tasks)) if kill else None
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        workers: int,
+        kill: bool,
+        context: BaseContext,
+        interrupt: FirstInterrupt,
+    ) -> None:
+        self._tasks = tasks
+        self._interrupt = interrupt
+        self._findings = Findings()
+        self._done: set[int] = set()
+        self._duplicates = 0
+        self._to_do = penstock.JoinableQueue(max_deliveries=_MAX_DELIVERIES, ctx=context)
+        self._results = penstock.Queue(ctx=context)
+        self._kills = _Kills(len(tasks)) if kill else None
+        self._crew = _Crew(workers, context, self._to_do, self._results)
+        self._seconds_starting = 0.0
+
+    def __enter__(self) -> "Job":
+        begin = time.monotonic()
+        self._crew.__enter__()
+        self._seconds_starting = time.monotonic() - begin
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._crew.__exit__(kind, error, trace)
+
+    def do(self, tasks: Sequence[Task], progress: Progress) -> None:
+        """Have some of the tasks done, and wait for that."""
+        for task in tasks:
+            self._to_do.put(task)
+        end = len(self._done) + len(tasks)
         # A task can be unfinished though its result is there: its worker has died in between, or is about to
         # say that it is done.
-        while to_do.statistics().unfinished > 0 or not results.empty():
+        while self._to_do.statistics().unfinished > 0 or not self._results.empty():
             progress.refresh()
-            interrupt.check()
-            crew.replace_lost()
-            if kills is not None and kills.is_due(len(done)):
-                pid = crew.kill_one()
-                progress.note(f"killed worker {pid} after {len(done)} of {len(tasks)} tasks")
+            self._interrupt.check()
+            self._crew.replace_lost()
+            if self._kills is not None and self._kills.is_due(len(self._done)):
+                pid = self._crew.kill_one()
+                progress.note(f"killed worker {pid} after {len(self._done)} of {len(self._tasks)} tasks")
             try:
-                result = results.get(timeout=_SECONDS_FOR_RESULT)
+                self._take_result(
+                    progress, _SECONDS_FOR_RESULT if len(self._done) < end else _SECONDS_FOR_END
+                )
             except queue.Empty:
                 continue
-            if result.task in done:
-                duplicates += 1
-                continue
-            done.add(result.task)
-            findings.add(result.findings)
-            progress.advance(tasks[result.task].size)
-        crew.send_home()
 
-    unfinished = [task for task in tasks if task.number not in done]
-    work = Work(findings, crew.killed, crew.lost, duplicates, to_do.statistics(), unfinished)
-    to_do.close()
-    results.close()
-    return work
+    def finish(self) -> Work:
+        """End the workers, and return what they did."""
+        begin = time.monotonic()
+        self._crew.send_home()
+        self._seconds_starting += time.monotonic() - begin
+        work = Work(
+            self._findings,
+            self._crew.killed,
+            self._crew.lost,
+            self._duplicates,
+            self._to_do.statistics(),
+            [task for task in self._tasks if task.number not in self._done],
+            self._seconds_starting,
+        )
+        self._to_do.close()
+        self._results.close()
+        return work
+
+    def _take_result(self, progress: Progress, timeout: float) -> None:
+        result = self._results.get(timeout=timeout)
+        if result.task in self._done:
+            self._duplicates += 1
+            return
+        self._done.add(result.task)
+        self._findings.add(result.findings)
+        progress.advance(self._tasks[result.task].size)
 
 
 class _Kills:

@@ -18,7 +18,12 @@ except ImportError:
 else:
     _HAS_RICH = True
 
-_SECONDS_BETWEEN_LINES = 10.0
+# So that the bars of several stages begin in one column.
+_WIDEST_TITLE = len("Hashing")
+
+# Lines of progress come at least and at most so often.
+_MOST_SECONDS_BETWEEN_LINES = 10.0
+_LEAST_SECONDS_BETWEEN_LINES = 1.0
 
 
 class Progress(Protocol):
@@ -51,11 +56,13 @@ class Screen:
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Progress]:
         """Show the progress of work of `total` bytes."""
-        yield _Lines(self, title, total)
+        lines = _Lines(self, title, total)
+        yield lines
+        lines.end()
 
 
 class _Lines:
-    """Progress as lines: at every tenth, and when there was none for a while."""
+    """Progress as lines: at a tenth, when there was none for a second; and when there was none for ten."""
 
     def __init__(self, screen: Screen, title: str, total: int) -> None:
         self._screen = screen
@@ -67,12 +74,25 @@ class _Lines:
     def advance(self, size: int) -> None:
         tenths = self._done * 10 // max(1, self._total)
         self._done += size
-        if self._done * 10 // max(1, self._total) > tenths:
+        has_new_tenth = self._done * 10 // max(1, self._total) > tenths
+        if has_new_tenth and self._done < self._total and self._waited() >= _LEAST_SECONDS_BETWEEN_LINES:
             self._write()
 
     def refresh(self) -> None:
-        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+        if self._waited() >= _MOST_SECONDS_BETWEEN_LINES:
             self._write()
+
+    def end(self) -> None:
+        """Write the last line."""
+        seconds = time.monotonic() - self._begin
+        rate = self._done / max(1e-6, seconds)
+        self.note(f"{self._percent():3} %, {size_text(self._done)} in {seconds:.2f} s, {size_text(rate)}/s")
+
+    def _percent(self) -> int:
+        return self._done * 100 // self._total if self._total else 100
+
+    def _waited(self) -> float:
+        return time.monotonic() - self._last
 
     def note(self, text: str) -> None:
         self._screen.line(f"{self._title}: {text}")
@@ -81,9 +101,9 @@ class _Lines:
         self._last = time.monotonic()
         rate = self._done / max(1e-6, self._last - self._begin)
         left = f", {(self._total - self._done) / rate:.0f} s left" if rate else ""
-        percent = self._done * 100 // max(1, self._total)
         self.note(
-            f"{percent:3} %, {size_text(self._done)} of {size_text(self._total)}, {size_text(rate)}/s{left}"
+            f"{self._percent():3} %, {size_text(self._done)} of {size_text(self._total)}, "
+            f"{size_text(rate)}/s{left}"
         )
 
 
@@ -112,14 +132,14 @@ class _Terminal(Screen):
             rich.progress.TaskProgressColumn(),
             rich.progress.DownloadColumn(),
             rich.progress.TransferSpeedColumn(),
-            rich.progress.TimeRemainingColumn(),
+            rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
         ]
         # Without a thread that refreshes it, because workers may be forked from this process.
         bar = rich.progress.Progress(
             *columns, console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
         with bar as progress:
-            yield _Bar(self, progress, progress.add_task(title, total=total))
+            yield _Bar(self, progress, progress.add_task(f"{title:{_WIDEST_TITLE}}", total=total))
             progress.refresh()
 
 

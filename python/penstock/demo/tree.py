@@ -127,22 +127,38 @@ def examine(task: Task) -> Findings:
     return findings
 
 
-def _examine_file(folder: str, name: str) -> Findings:
-    size = lines = 0
-    last = b"\n"
-    content = blake2b(digest_size=_DIGEST_BYTES)
+def read(task: Task) -> None:
+    """Read the files of a task, so that the system has them in memory. Pass over one that cannot be read."""
+    for name in task.names:
+        try:
+            for _ in _parts(task.folder, name):
+                pass
+        except OSError:
+            continue  # `examine` reports it
+
+
+def _parts(folder: str, name: str) -> Iterator[bytes]:
+    """Read a file in parts."""
     # Does not block, should a named pipe have taken the file's place since the survey.
     descriptor = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(_NO_FILE)
         while part := os.read(descriptor, _BYTES_AT_ONCE):
-            content.update(part)
-            size += len(part)
-            lines += part.count(b"\n")
-            last = part[-1:]
+            yield part
     finally:
         os.close(descriptor)
+
+
+def _examine_file(folder: str, name: str) -> Findings:
+    size = lines = 0
+    last = b"\n"
+    content = blake2b(digest_size=_DIGEST_BYTES)
+    for part in _parts(folder, name):
+        content.update(part)
+        size += len(part)
+        lines += part.count(b"\n")
+        last = part[-1:]
     lines += last != b"\n"  # a last line without an end is a line
     named = blake2b(os.fsencode(name) + b"\0" + content.digest(), digest_size=_DIGEST_BYTES)
     suffix = os.path.splitext(name)[1].lower() or "(none)"

@@ -1,0 +1,136 @@
+"""Microseconds that an item of some size takes from one process to another, on both sides of each threshold.
+
+They are those of a stream: while one process puts an item, the other one gets the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import penstock
+
+from .measured import Measured
+from .payloads import Payload
+from .rivals import Rival
+from .throughput import throughput
+
+KINDS: dict[str, Callable[[int], Any]] = {
+    "bytes": bytes,
+    "array of uint8": lambda size: np.zeros(size, dtype=np.uint8),
+}
+"""What is put, made of its size."""
+
+_POWERS = [1 << power for power in range(3, 21)]
+_MESSAGES = (72, 2048, 1 << 16)
+"""Longest messages that lie in the slot, are copied under the lock, and are copied while the GIL is held."""
+_BUFFERS = (4096, 1 << 16, 1 << 18)
+"""Smallest buffers that travel beside the pickle, are copied with the GIL released, and are mapped."""
+
+_LEAST_ITEMS = 20
+_MORE_ROUNDS = 3
+"""Short rounds are as many times more: which process the other one waits for changes from one to the next."""
+
+Costs = dict[int, tuple[Measured, Measured]]
+"""Microseconds of an item of each size: through Penstock, and through the other."""
+
+
+@dataclass
+class Check:
+    """What the costs of a kind are held against."""
+
+    growth: float = 0.0
+    """The most times as long as one that is up to twice as small takes any."""
+    growth_sizes: tuple[int, int] = (0, 0)
+    cliff: float = 0.0
+    """The most times as long as one that is up to twice as large takes any."""
+    cliff_sizes: tuple[int, int] = (0, 0)
+    ratio: float = 0.0
+    """The most times as long as through the other takes any."""
+    ratio_size: int = 0
+
+
+@dataclass
+class Results:
+    """Figures of all kinds."""
+
+    costs: dict[str, Costs] = field(default_factory=dict)
+    checks: dict[str, Check] = field(default_factory=dict)
+
+
+def _message(make: Callable[[int], Any], size: int) -> int:
+    """Bytes of the message that is made of an object."""
+    queue = penstock.Queue[Any]()
+    queue.put(make(size))
+    return queue.statistics().bytes
+
+
+def _largest(make: Callable[[int], Any], limit: int) -> int:
+    """Size of the largest object whose message is not longer than `limit`; -1 if there is none."""
+    fits, too_large = -1, limit + 1
+    while too_large - fits > 1:
+        middle = (fits + too_large) // 2
+        if _message(make, middle) <= limit:
+            fits = middle
+        else:
+            too_large = middle
+    return fits
+
+
+def sizes(kind: str) -> list[int]:
+    """Powers of two from 8 bytes to 1 MB, and both sides of each threshold of this kind."""
+    make = KINDS[kind]
+    found = {*_POWERS}
+    for limit in _MESSAGES:
+        last = _largest(make, limit)
+        found |= {last, last + 1}
+    for limit in _BUFFERS:
+        found |= {limit - 1, limit}
+    return sorted(size for size in found if size >= _POWERS[0])
+
+
+def steps(rounds: int) -> int:
+    """How often `measure` ticks."""
+    return sum(len(sizes(kind)) for kind in KINDS) * rounds * _MORE_ROUNDS
+
+
+def measure(ours: Rival, other: Rival, rounds: int, seconds: float, tick: Callable[[], None]) -> Results:
+    """Measure all of it: in each round every size, of either kind, through both in turn."""
+    results = Results()
+    items: dict[tuple[str, str, int], int] = {}
+    for kind in KINDS:
+        results.costs[kind] = {size: (Measured(), Measured()) for size in sizes(kind)}
+    for _ in range(rounds * _MORE_ROUNDS):
+        for kind, costs in results.costs.items():
+            for size, measured in costs.items():
+                payload = Payload(f"{kind} of {size}", lambda kind=kind, size=size: KINDS[kind](size))  # type: ignore[misc]
+                for rival, figure in zip((ours, other), measured, strict=True):
+                    key = (rival.name, kind, size)
+                    if key not in items:
+                        rate = throughput(rival, payload, (1, 1), 10 * _LEAST_ITEMS)
+                        items[key] = max(_LEAST_ITEMS, round(rate * seconds))
+                    rate = throughput(rival, payload, (1, 1), items[key])
+                    items[key] = max(_LEAST_ITEMS, round(rate * seconds))
+                    figure.rounds.append(1e6 / rate)
+                tick()
+    results.checks = {kind: check(costs) for kind, costs in results.costs.items()}
+    return results
+
+
+def check(costs: Costs) -> Check:
+    """Compare the medians of neighbouring sizes, and with the other's."""
+    found = Check()
+    for size, (ours, other) in costs.items():
+        if (ratio := ours.median / other.median) > found.ratio:
+            found.ratio, found.ratio_size = ratio, size
+        for larger, (its, _) in costs.items():
+            if not size < larger <= 2 * size:
+                continue
+            if (growth := its.median / ours.median) > found.growth:
+                found.growth, found.growth_sizes = growth, (larger, size)
+            if (cliff := ours.median / its.median) > found.cliff:
+                found.cliff, found.cliff_sizes = cliff, (size, larger)
+    return found
