@@ -225,11 +225,13 @@ impl Section<'_> {
     }
 
     fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
-        if self.slot(index)?.reading.get() != 0 {
+        let slot = self.slot(index)?;
+        if slot.reading.get() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until it is not.
             self.keep_memory(index)?;
         } else {
-            self.finish_held(index)?;
+            self.let_go_of_lease(index, slot)?;
+            self.free_slot(index)?;
         }
         self.count_finished();
         Ok(())

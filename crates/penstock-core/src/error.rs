@@ -23,8 +23,9 @@ pub enum Error {
         needed: u64,
         used: u64,
         limit: u64,
-        /// Items of an acknowledged queue that are taken and not finished, and their part of `used`.
-        taken: u64,
+        /// Items of an acknowledged queue that are taken and not finished, and their part of `used`. (The number is narrow so that
+        /// this variant is no larger than the others: every result of an operation has room for an error.)
+        taken: u32,
         taken_bytes: u64,
     },
     /// The system has no memory to give.
@@ -66,6 +67,8 @@ pub enum Error {
         errno: i32,
     },
 }
+
+const _: () = assert!(size_of::<Error>() == 40);
 
 /// An id as it stands in the name of the queue's memory file.
 pub(crate) fn hex(id: &Id) -> String {

@@ -269,20 +269,20 @@ impl<'q> Section<'q> {
         if !is_small {
             self.begin_of_look(index)?;
         }
-        // An item finished already must not come back: only its memory is held.
-        let state = if is_finished {
-            State::Claimed
-        } else {
-            State::Leased
-        };
-        self.own(index, state, word.redeliveries())?;
-        fault!("get.leased");
-        self.hold(index)?;
         if is_finished {
+            // It must not come back: only its memory is held.
+            self.own(index, State::Claimed, word.redeliveries())?;
+            fault!("get.leased");
+            self.hold(index)?;
             self.hot().ready_done.sub(1);
-        } else if queue.sets_aside() {
-            let number = slot.lease.get();
-            holding::note(queue.segment.id, Lease { slot: index, number });
+        } else {
+            self.own(index, State::Leased, word.redeliveries())?;
+            fault!("get.leased");
+            self.hold_lease(index, slot)?;
+            if queue.sets_aside() {
+                let number = slot.lease.get();
+                holding::note(queue.segment.id, Lease { slot: index, number });
+            }
         }
         if is_small {
             return Ok(Delivery::Copied);

@@ -12,6 +12,7 @@
 //! A backing byte may say too little, never too much: it grows after `fallocate` has succeeded, and shrinks before a hole
 //! is punched. So a page that it promises can be touched without a fault for want of memory.
 
+use crate::SMALL;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::*;
@@ -51,19 +52,43 @@ pub(crate) fn pages_at_most(byte: u8) -> u8 {
     }
 }
 
+/// The size of the object, in granules, for so many granules of a small payload.
+const SMALL_SIZES: [u32; SMALL.div_ceil(GRANULE as usize) + 1] = {
+    let mut sizes = [0; SMALL.div_ceil(GRANULE as usize) + 1];
+    let (mut granules, mut class) = (1, 0);
+    while granules < sizes.len() {
+        if CLASSES[class] < granules as u32 {
+            class += 1;
+        }
+        sizes[granules] = CLASSES[class];
+        granules += 1;
+    }
+    sizes
+};
+
 /// The extent that a payload of this length needs. `None` if it fits in the slot.
+#[inline(always)]
 pub(crate) fn extent_for(len: u64) -> Option<u64> {
     if len <= INLINE as u64 {
         return None;
     }
     let granules = len.div_ceil(GRANULE);
-    Some(match class_of(granules.min(u64::from(u32::MAX)) as u32) {
-        Some(class) => u64::from(CLASSES[class]),
-        None => len.div_ceil(SPAN) * u64::from(GRANULES_PER_SPAN),
+    Some(match SMALL_SIZES.get(granules as usize) {
+        Some(size) => u64::from(*size),
+        None => large_extent_for(len),
     })
 }
 
+fn large_extent_for(len: u64) -> u64 {
+    let granules = len.div_ceil(GRANULE);
+    match class_of(granules.min(u64::from(u32::MAX)) as u32) {
+        Some(class) => u64::from(CLASSES[class]),
+        None => len.div_ceil(SPAN) * u64::from(GRANULES_PER_SPAN),
+    }
+}
+
 /// Whether an extent can be the object of a payload of this length, by its place alone.
+#[inline(always)]
 pub(crate) fn is_object(extent: Extent, len: u64) -> bool {
     let (place, size) = (extent.start % GRANULES_PER_SPAN, extent.granules);
     extent_for(len) == Some(u64::from(size)) && place % size == 0 && place + size <= GRANULES_PER_SPAN

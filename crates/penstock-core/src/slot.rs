@@ -21,7 +21,7 @@ use crate::SMALL;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::heap::is_object;
-use crate::layout::{FreeList, Hot, List, ONE_KEPT, Participant, SLOTS_PER_PAGE, Slot};
+use crate::layout::{FreeList, Hot, List, ONE_KEPT, PARTICIPANTS, Participant, SLOTS_PER_PAGE, Slot};
 use crate::lock::{Ahead, Section};
 use crate::segment::Extent;
 use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
@@ -134,19 +134,18 @@ impl Slot {
 }
 
 /// Slots that are not FREE. Under the lock; without it an estimate.
+#[inline(always)]
 pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
-    [&hot.ready_count, &hot.owned_count, &hot.dead_count]
-        .iter()
-        .fold(0, |sum: u64, count| sum.saturating_add(count.get()))
+    let held = hot.owned_count.get().wrapping_add(hot.dead_count.get());
+    hot.ready_count.get().wrapping_add(held)
 }
 
 /// The word and the bit that say whether a participant may have leases.
 #[inline(always)]
 pub(crate) fn lessee(hot: &Hot, index: u32) -> (&LockedU64, u64) {
-    (
-        &hot.lessees[index as usize / 64 % hot.lessees.len()],
-        1 << (index % 64),
-    )
+    // The remainder keeps the compiler from a check that could only fail for an index out of range.
+    let word = index as usize % PARTICIPANTS as usize / 64;
+    (&hot.lessees[word], 1 << (index % 64))
 }
 
 /// After so many puts the free lists change places.
@@ -280,16 +279,24 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         slot.commit(StateWord::FREE);
         fault!("slot.freed");
-        let hot = self.hot();
-        let is_small = (1..=SMALL as u64).contains(&slot.len.get());
+        match Extent::unpack(slot.extent.get()) {
+            None => {
+                slot.len.set(0);
+                self.push_slot(index)
+            }
+            Some(extent) => self.free_slot_with(index, slot, extent),
+        }
+    }
+
+    #[inline(always)]
+    fn free_slot_with(&mut self, index: u32, slot: &Slot, extent: Extent) -> Result<(), Error> {
+        let (hot, len) = (self.hot(), slot.len.get());
+        let is_small = (1..=SMALL as u64).contains(&len);
         // One that cannot be an object is left to the heap, which says so.
-        let keeps = |extent: &Extent| {
-            is_small && hot.kept_sum.get() < KEPT_MOST * ONE_KEPT && is_object(*extent, slot.len.get())
-        };
-        let Some(extent) = Extent::unpack(slot.extent.get()).filter(keeps) else {
+        if !is_small || hot.kept_sum.get() >= KEPT_MOST * ONE_KEPT || !is_object(extent, len) {
             self.drop_payload(index)?;
             return self.push_slot(index);
-        };
+        }
         slot.len.set(0);
         hot.kept_sum.add(ONE_KEPT + extent.bytes() as u32);
         let freed = hot.kept.freed.get();
@@ -400,6 +407,7 @@ impl Section<'_> {
     }
 
     /// Takes a slot out of its list; its neighbours must agree that it was there.
+    #[inline(always)]
     pub(crate) fn unlink(&self, list: &List, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let (next, prev) = (slot.next.get(), slot.prev.get());
@@ -440,6 +448,7 @@ impl Section<'_> {
     }
 
     /// To LEASED or CLAIMED in this participant's hands, at the end of its list of such.
+    #[inline(always)]
     pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
         let hot = self.hot();
         let slot = self.slot(index)?;
@@ -455,21 +464,37 @@ impl Section<'_> {
         let me = self.queue.segment.participant(self.my_index())?;
         self.push_back(self.list_of_holder(me, index)?, index)?;
         self.hot().owned_count.add(1);
-        self.count_lease(index)
+        Ok(())
     }
 
-    /// Books that an item is taken and unfinished, if it is, and that this participant may have such items.
-    fn count_lease(&mut self, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        if slot.word().state() != Some(State::Leased) {
-            return Ok(());
-        }
-        if let Some(extent) = Extent::unpack(slot.extent.get()) {
-            self.hot().taken_bytes.add(extent.bytes());
-        }
-        let (lessees, bit) = lessee(self.hot(), self.my_index());
-        if lessees.get() & bit == 0 {
+    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much memory they take.
+    #[inline(always)]
+    pub(crate) fn hold_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
+        let (hot, me) = (self.hot(), self.my_index());
+        let list = &self.queue.segment.participant(me)?.leased;
+        if list.tail.get() == 0 {
+            let (lessees, bit) = lessee(hot, me);
             lessees.set(lessees.get() | bit);
+        }
+        self.push_back(list, index)?;
+        hot.owned_count.add(1);
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            hot.taken_bytes.add(extent.bytes());
+        }
+        Ok(())
+    }
+
+    /// [`let_go`](Self::let_go) of a lease whose payload is not borrowed.
+    #[inline(always)]
+    pub(crate) fn let_go_of_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
+        let owner = self
+            .queue
+            .segment
+            .participant(crate::lock::index_of(slot.word().owner()))?;
+        self.unlink(&owner.leased, index)?;
+        self.hot().owned_count.sub(1);
+        if slot.extent.get() != 0 {
+            self.uncount_lease(slot);
         }
         Ok(())
     }

@@ -133,7 +133,11 @@ impl Section<'_> {
             needed,
             used,
             limit: self.queue.options.max_bytes.unwrap_or(u64::MAX),
-            taken: if acknowledged { taken_items(self.hot()) } else { 0 },
+            taken: if acknowledged {
+                u32::try_from(taken_items(self.hot())).unwrap_or(u32::MAX)
+            } else {
+                0
+            },
             taken_bytes: if acknowledged { self.taken_bytes() } else { 0 },
         }
     }

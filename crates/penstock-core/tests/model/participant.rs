@@ -551,7 +551,7 @@ fn pack_reply(replied: &Replied) -> Words {
             limit,
             taken,
             taken_bytes,
-        }) => [8, *needed, *used, *limit, taken << 40 | taken_bytes],
+        }) => [8, *needed, *used, *limit, u64::from(*taken) << 40 | taken_bytes],
         Err(error) => panic!("a participant's error: {error}"),
     }
 }
@@ -583,7 +583,7 @@ fn unpack_reply(words: Words) -> Replied {
             needed,
             used,
             limit,
-            taken: taken >> 40,
+            taken: (taken >> 40) as u32,
             taken_bytes: taken & ((1 << 40) - 1),
         }),
         _ => panic!("a reply of {words:?}"),

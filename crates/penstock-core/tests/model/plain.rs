@@ -217,7 +217,7 @@ impl Plain {
             needed,
             used: self.used_bytes(),
             limit: self.rules.max_bytes.unwrap_or(u64::MAX),
-            taken: if is_counted { self.taken() } else { 0 },
+            taken: if is_counted { self.taken() as u32 } else { 0 },
             taken_bytes: if is_counted { self.taken_bytes() } else { 0 },
         }
     }
