@@ -1,6 +1,7 @@
-"""Arrays of NumPy, and what is made of them: what arrives is what `multiprocessing` delivers, up to Python 3.13.
+"""Arrays of NumPy, and what is made of them: what `multiprocessing` delivers up to Python 3.13 arrives.
 
-From Python 3.14 on `multiprocessing` pickles by protocol 5, by which NumPy keeps read-only marks and byte orders.
+From Python 3.14 on `multiprocessing` pickles by protocol 5, by which NumPy keeps read-only marks and byte
+orders.
 """
 
 import io
@@ -300,3 +301,71 @@ def test_scalars() -> None:
         assert dtype == wanted
         for name in ("byteorder", "metadata", "isalignedstruct"):
             assert getattr(dtype, name, None) == getattr(wanted, name, None)
+
+
+# What makes them fast, and at every size.
+
+
+def get_without_pickle() -> list[bool]:
+    def loads(*_: object, **__: object) -> object:
+        raise AssertionError("pickle was asked")
+
+    pickle.loads = loads
+    q = penstock.Queue[Any]()
+    arrives = []
+    for size in (0, 1, 8, 72, 1_000, 2_040, 2_048, 4_088, 4_096, 60_000, 300_000):
+        for dtype in ("u1", "f4", "U2", "S4", "M8[s]", "?"):
+            sent = filled(dtype, max(size // np.dtype(dtype).itemsize, 1))[: None if size else 0]
+            q.put(sent)
+            arrives.append(np.array_equal(q.get(), sent))
+    return arrives
+
+
+def test_an_array_by_itself_is_read_without_pickle() -> None:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert all(pool.apply(get_without_pickle))
+
+
+def pickle_of(value: Any) -> bytes:
+    """What a message has in it, if no buffer travels beside it."""
+    receiver, sender = penstock.Pipe(duplex=False)
+    sender.send(value)
+    received: bytes = receiver.recv_bytes()
+    return received
+
+
+@pytest.mark.parametrize("dtype", ["u1", "f8", "U2", "M8[s]"])
+@pytest.mark.parametrize(
+    "cut", [np.ascontiguousarray, lambda array: array[::2], np.asfortranarray], ids=["C", "gaps", "F"]
+)
+def test_arrays_inside_others_have_nothing_of_numpys_own_pickle(dtype: str, cut: Any) -> None:
+    sent = [cut(filled(dtype, 40).reshape(4, -1)) for _ in range(200)]
+    message = pickle_of(sent)
+    assert b"multiarray" not in message
+    assert len(message) < 200 * (sent[0].nbytes + 50)
+    for received, expected in zip(pickle.loads(message), sent, strict=True):
+        assert np.array_equal(received, expected)
+
+
+def test_times_inside_others_have_nothing_of_numpys_own_pickle() -> None:
+    sent = [np.datetime64("2024-01-01") + number for number in range(500)]
+    assert len(pickle_of(sent)) < 500 * 30
+    assert pickle.loads(pickle_of(sent)) == sent
+
+
+def test_a_message_with_an_array_is_a_pickle() -> None:
+    for size in (16, 4_000):
+        for sent in (np.arange(size), filled("M8[s]", size), filled(">f8", size), filled("f8", size)[::2]):
+            assert np.array_equal(pickle.loads(pickle_of(sent)), sent)
+
+
+def test_reducers_of_programs_come_first() -> None:
+    q = penstock.Queue[Any]()
+    for value in (np.arange(3), np.arange(3_000), np.datetime64("2024-01-01"), 1j):
+        for message in (value, [value]):
+            ForkingPickler.register(type(value), lambda value: (str, ("the program's",)))
+            try:
+                assert _there_and_back(q, message) in ("the program's", ["the program's"])
+            finally:
+                del ForkingPickler._extra_reducers[type(value)]  # type: ignore[attr-defined]
+            assert "the program's" not in str(_there_and_back(q, message))

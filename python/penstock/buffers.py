@@ -54,10 +54,10 @@ def _rebuild_array(typecode: Any, buffer: Any) -> "array[Any]":
 
 
 def _reduce_ndarray(items: Any) -> _Reduced:
-    """For a `numpy.ndarray` whose items need more than a short name; the binding reduces all others by itself.
+    """For a `numpy.ndarray` whose items need more than a short name; the binding reduces all others.
 
-    What arrives is what protocol 4 delivers, the default of `multiprocessing` up to Python 3.13: an array that may be
-    written to, without gaps, its numbers in the machine's own byte order.
+    What arrives is what protocol 4 delivers, the default of `multiprocessing` up to Python 3.13: an array
+    that may be written to, without gaps, its numbers in the machine's own byte order.
     """
     try:
         reduced = _reduce_large_ndarray(items)
@@ -120,7 +120,8 @@ def _reduce_tensor(tensor: Any) -> _Reduced:
     try:
         reduced = _reduce_plain_tensor(tensor)
     except Exception:
-        # A question that this torch does not answer: newer ones have no named tensors, older ones no lazy conjugates.
+        # A question that this torch does not answer: newer ones have no named tensors, older ones no lazy
+        # conjugates.
         reduced = None
     return cast(_Reduced, _REGISTERED[type(tensor)](tensor)) if reduced is None else reduced
 

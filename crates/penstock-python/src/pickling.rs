@@ -265,7 +265,7 @@ impl Reducers {
         dict.update(of_copyreg.as_mapping())?;
         dict.update(of_multiprocessing.as_mapping())?;
         if self.with_buffers {
-            for (class, reducer) in of_multiprocessing.iter().chain(of_copyreg.iter()) {
+            for (class, reducer) in dict.copy()?.iter() {
                 if let Some(ours) = in_place_of(&reducer)? {
                     dict.set_item(class, ours)?;
                 }
