@@ -254,6 +254,17 @@ def test_sources_stay_as_they_are(dtype: Any, size: int) -> None:
     assert sent.dtype == np.dtype(dtype)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_resizing_in_place(size: int) -> None:
+    q = penstock.Queue[Any]()
+    received = _there_and_back(q, np.arange(size))
+    with pytest.raises(ValueError, match="does not own its data"):
+        received.resize(size + 1, refcheck=False)
+    received = received.copy()
+    received.resize(size + 1, refcheck=False)
+    assert received.shape == (size + 1,)
+
+
 @pytest.mark.parametrize("size", [64, 8_192, 1_000_000])
 def test_other_buffers_keep_their_read_only_mark(size: int) -> None:
     q = penstock.Queue[Any]()
