@@ -93,7 +93,7 @@ test-torch: $(TORCH)/.penstock
 	@echo "== Tensors, with the newest torch (5.4 GB, the first time)"
 	@$(TORCH)/bin/python -m pip --quiet install --upgrade --group torch --group test
 	@$(TORCH)/bin/python -c 'import torch; print("torch", torch.__version__)'
-	@$(TORCH)/bin/python -m pytest --quiet tests/test_tensors.py tests/test_clients.py -k "tensors or torch" $(ARGS)
+	@$(TORCH)/bin/python -m pytest --quiet tests/test_tensors.py tests/test_clients.py -k "test_tensors or test_torch" $(ARGS)
 
 # Both let the stable compiler accept options of nightly ones; tools/fuzz.py says why.
 fuzz: $(VENV)/.python

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.lib.stride_tricks
@@ -21,6 +21,7 @@ import pyarrow as arrow
 import pytest
 
 import penstock
+from penstock import _native, buffers
 
 CLASSES = (penstock.Queue, penstock.SimpleQueue, penstock.JoinableQueue)
 # Items of arrays in the pickle, beside it and copied out, beside it and mapped (most of them).
@@ -314,6 +315,24 @@ def test_scalars() -> None:
             assert getattr(dtype, name, None) == getattr(wanted, name, None)
 
 
+class Odd:
+    """Answers no question as NumPy does."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        return str, (f"its own way, by protocol {protocol}",)
+
+
+class OddType(Odd):
+    dtype = None
+    nbytes = "many"
+
+
+@pytest.mark.parametrize("make", [Odd, OddType])
+def test_a_question_that_another_numpy_does_not_answer(make: Callable[[], Any]) -> None:
+    for reduce in (_native._reduce_ndarray, buffers._reduce_ndarray, buffers._reduce_time):
+        assert reduce(make()) == (str, ("its own way, by protocol 4",))
+
+
 # What makes them fast, and at every size.
 
 
@@ -359,7 +378,7 @@ def test_arrays_inside_others_have_nothing_of_numpys_own_pickle(dtype: str, cut:
 
 
 def test_times_inside_others_have_nothing_of_numpys_own_pickle() -> None:
-    sent = [np.datetime64("2024-01-01") + number for number in range(500)]
+    sent = [np.datetime64("2024-01-01") + np.timedelta64(number, "D") for number in range(500)]
     assert len(pickle_of(sent)) < 500 * 30
     assert pickle.loads(pickle_of(sent)) == sent
 

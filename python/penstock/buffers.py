@@ -95,20 +95,24 @@ def _rebuild_swapped(shape: Any, dtype: Any, buffer: Any, offset: int, strides: 
 
 def _reduce_time(time: Any) -> _Reduced:
     """For a `numpy.datetime64` or `timedelta64`: NumPy's own way pickles its type anew for each."""
-    name = time.dtype.str  # as in "<M8[25us]"
-    if name[0] != _OWN or name[-1] != "]" or time.dtype.metadata is not None:
-        return cast(_Reduced, time.__reduce_ex__(_NORMALIZING))
-    return type(time), (int(time.view("i8")), sys.intern(name[4:-1]))
+    try:
+        name = time.dtype.str  # as in "<M8[25us]"
+        if name[0] == _OWN and name[-1] == "]" and time.dtype.metadata is None:
+            return type(time), (int(time.view("i8")), sys.intern(name[4:-1]))
+    except Exception:
+        pass  # as above
+    return cast(_Reduced, time.__reduce_ex__(_NORMALIZING))
 
 
 def _reducers_of_arrays() -> dict[type, Any]:
     """Those for the classes of a NumPy that the program has imported."""
     numpy: Any = import_module("numpy")
-    return {
-        numpy.ndarray: _native._reduce_ndarray,
-        numpy.datetime64: _reduce_time,
-        numpy.timedelta64: _reduce_time,
+    reducers = {
+        "ndarray": _native._reduce_ndarray,
+        "datetime64": _reduce_time,
+        "timedelta64": _reduce_time,
     }
+    return {getattr(numpy, name): reducer for name, reducer in reducers.items() if hasattr(numpy, name)}
 
 
 def _reduce_tensor(tensor: Any) -> _Reduced:
