@@ -95,7 +95,12 @@ fn type_name(format: &[u8], item_size: usize) -> Option<&'static str> {
 /// An array that this file writes: its memory, and the name of the type of its items, which says all of them.
 struct Named<'py> {
     memory: Memory,
-    type_name: Bound<'py, PyString>,
+    type_name: TypeName<'py>,
+}
+
+enum TypeName<'py> {
+    Short(&'static str),
+    Full(Bound<'py, PyString>),
 }
 
 impl<'py> Named<'py> {
@@ -112,30 +117,56 @@ impl<'py> Named<'py> {
         {
             return None;
         }
-        let kind = dtype
-            .getattr(name!(py, "kind"))
-            .ok()?
-            .cast_into::<PyString>()
-            .ok()?;
-        match kind.to_str().ok()? {
-            "b" | "i" | "u" | "f" | "c" => {
-                let memory = memory_of(array)?;
-                let name = type_name(memory.format(), memory.item_size())?;
-                let type_name = PyString::intern(py, name);
-                Some(Named { memory, type_name })
-            }
-            "S" | "U" => Some(Named {
-                type_name: full_name(&dtype)?,
-                memory: memory_of(array)?,
-            }),
-            // Times have no buffers. They are counted in 8 bytes.
-            "M" | "m" => Some(Named {
-                type_name: full_name(&dtype)?,
-                memory: memory_of(&array.call_method1(name!(py, "view"), (name!(py, "i8"),)).ok()?)?,
-            }),
-            _ => None,
+        let memory = Memory::of(array);
+        let short = |memory: Memory| {
+            let name = type_name(memory.format(), memory.item_size())?;
+            let type_name = TypeName::Short(name);
+            Some(Named { memory, type_name })
+        };
+        // What is usual first: its buffer says enough.
+        if let Ok(Some(memory)) = memory {
+            return short(memory).or_else(|| Named::by_kind(array, &dtype));
+        }
+        match kind(&dtype)?.to_str().ok()? {
+            "b" | "i" | "u" | "f" | "c" => short(memory_of(array)?),
+            _ => Named::by_kind(array, &dtype),
         }
     }
+
+    fn by_kind(array: &Bound<'py, PyAny>, dtype: &Bound<'py, PyAny>) -> Option<Named<'py>> {
+        let py = array.py();
+        let memory = match kind(dtype)?.to_str().ok()? {
+            "S" | "U" => memory_of(array)?,
+            // Times have no buffers. They are counted in 8 bytes.
+            "M" | "m" => memory_of(&array.call_method1(name!(py, "view"), (name!(py, "i8"),)).ok()?)?,
+            _ => return None,
+        };
+        let type_name = TypeName::Full(full_name(dtype)?);
+        Some(Named { memory, type_name })
+    }
+}
+
+impl<'py> TypeName<'py> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            TypeName::Short(name) => Some(name),
+            TypeName::Full(name) => name.to_str().ok(),
+        }
+    }
+
+    /// The same object for the same name, so that pickle writes it once.
+    fn interned(self, py: Python<'py>) -> Bound<'py, PyString> {
+        match self {
+            TypeName::Short(name) => PyString::intern(py, name),
+            TypeName::Full(name) => name,
+        }
+    }
+}
+
+/// What the items are, in one character.
+fn kind<'py>(dtype: &Bound<'py, PyAny>) -> Option<Bound<'py, PyString>> {
+    let kind = dtype.getattr(name!(dtype.py(), "kind")).ok()?;
+    kind.cast_into().ok()
 }
 
 /// The name of a type of strings or times, of the machine's own byte order.
@@ -180,7 +211,7 @@ pub fn write(object: &Bound<'_, PyAny>) -> Option<Written> {
         push(NUMBER)?;
         push(&i64::try_from(*number).ok()?.to_le_bytes())?;
     }
-    let type_name = type_name.to_str().ok()?;
+    let type_name = type_name.text()?;
     push(TYPE)?;
     push(&[u8::try_from(type_name.len()).ok()?])?;
     push(type_name.as_bytes())?;
@@ -261,6 +292,7 @@ pub fn _reduce_ndarray<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Py
 fn reduce<'py>(array: &Bound<'py, PyAny>) -> Option<Bound<'py, PyTuple>> {
     let py = array.py();
     let Named { memory, type_name } = Named::of(array)?;
+    let type_name = type_name.interned(py);
     let shape = PyTuple::new(py, memory.shape()).ok()?;
     let is_in_c_order = memory.is_in_c_order();
     let buffer = if memory.len() < envelope::OUT_OF_BAND {
