@@ -11,6 +11,7 @@ RUNS := 25
 PYTHON :=
 
 VENV := .venv
+TORCH := .venvs/torch
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 WHEELS := build/wheel
@@ -26,7 +27,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 
 .PHONY: help demo test bench bench-core lint docs clean
 .PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model
-.PHONY: test-storm count-instructions
+.PHONY: test-storm test-torch count-instructions
 
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
@@ -45,6 +46,7 @@ help:
 	@echo "make test-model    compare more random programs with the model (RUNS=25)"
 	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
 	@echo "make fuzz          damage the shared memory at random, for ten minutes (ARGS='--seconds 3600')"
+	@echo "make test-torch    pass tensors with the newest torch of the package index (5.4 GB in .venvs/torch)"
 	@echo "make test-sanitizers  run the core's tests under AddressSanitizer and ThreadSanitizer"
 	@echo "make test-mutants  break the protocol on purpose, and see that each change is caught (ARGS='--only NAME')"
 	@echo
@@ -89,6 +91,13 @@ test-storm: $(VENV)/.penstock $(VENV)/.storm
 
 test-model: $(VENV)/.penstock $(VENV)/.test
 	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/test_state_machine.py $(ARGS)
+
+# The newest one each time: what it answers about a tensor changes from version to version.
+test-torch: $(TORCH)/.penstock
+	@echo "== Tensors, with the newest torch (5.4 GB, the first time)"
+	@$(TORCH)/bin/python -m pip --quiet install --upgrade --group torch --group test
+	@$(TORCH)/bin/python -c 'import torch; print("torch", torch.__version__)'
+	@$(TORCH)/bin/python -m pytest --quiet tests/test_tensors.py tests/test_clients.py -k "test_tensors or test_torch" $(ARGS)
 
 # Both let the stable compiler accept options of nightly ones; tools/fuzz.py says why.
 fuzz: $(VENV)/.python
@@ -226,4 +235,10 @@ build/.fault-points: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
 
 $(VENV)/.penstock: build/.wheel $(VENV)/.python
 	@wheel=$$(echo $(WHEELS)/*.whl) && $(PIP) install --no-index --no-deps --force-reinstall "$$wheel" && $(PIP) install "$$wheel[cli]"
+	@touch $@
+
+$(TORCH)/.penstock: build/.wheel $(VENV)/.python
+	@test -x $(TORCH)/bin/python || $(BIN)/python -m venv $(TORCH)
+	@$(TORCH)/bin/python -m pip --quiet install --upgrade "pip>=25.1"
+	@wheel=$$(echo $(WHEELS)/*.whl) && $(TORCH)/bin/python -m pip --quiet install --force-reinstall --no-deps "$$wheel" && $(TORCH)/bin/python -m pip --quiet install "$$wheel[cli]"
 	@touch $@

@@ -76,6 +76,7 @@ def test_under_penstock_run(client: ModuleType, method: str) -> None:
     run_all(PENSTOCK, client, method, "multiprocessing")
 
 
+@pytest.mark.limit(600)  # each process that is spawned imports torch
 @pytest.mark.parametrize("way", [PLAIN, PENSTOCK], ids=["context", "penstock run"])
 @every_method
 def test_torch(way: Sequence[str], method: str) -> None:

@@ -17,6 +17,9 @@ __all__ = [
     "__version__",
     "_forget_carried",
     "_leave_all",
+    "_reduce_complex",
+    "_reduce_ndarray",
+    "_unmarked",
 ]
 
 _T = TypeVar("_T")
@@ -99,3 +102,6 @@ class SimpleQueueBase(Handle, Generic[_T]):
 
 def _forget_carried() -> None: ...
 def _leave_all(crashed: bool) -> None: ...
+def _reduce_complex(number: complex) -> tuple[type[complex], tuple[float, float]]: ...
+def _reduce_ndarray(array: Any) -> Any: ...
+def _unmarked(object: Buffer) -> Any: ...

@@ -5,17 +5,20 @@ The binding asks for these reducers after all that a program has registered, and
 
 import sys
 from array import array
-from copyreg import dispatch_table
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing.reduction import ForkingPickler
 from pickle import PickleBuffer
 from typing import Any, SupportsIndex, TypeAlias, cast
 
+from . import _native
+
 __all__: list[str] = []
 
 _Reduced: TypeAlias = "str | tuple[Any, ...]"
 _PROTOCOL: SupportsIndex = 5
+_NORMALIZING: SupportsIndex = 4  # by which NumPy writes arrays as `multiprocessing` delivers them
+_OWN, _FOREIGN = "<>" if sys.byteorder == "little" else "><"
 _REGISTERED: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 _OUT_OF_BAND = 4096  # bytes; smaller buffers are pickled inside the message
 
@@ -51,25 +54,65 @@ def _rebuild_array(typecode: Any, buffer: Any) -> "array[Any]":
 
 
 def _reduce_ndarray(items: Any) -> _Reduced:
-    """For `numpy.ndarray` itself: a fifth of the time that its own way takes, whose message is another.
+    """For a `numpy.ndarray` whose items need more than a short name; the binding reduces all others.
 
-    The binding writes an array that is a message by itself without even this.
+    What arrives is what protocol 4 delivers, the default of `multiprocessing` up to Python 3.13: an array
+    that may be written to, without gaps, its numbers in the machine's own byte order.
     """
-    flags, dtype = items.flags, items.dtype
-    # Large, and of plain numbers in the machine's own byte order, of which the name says all; and nobody has
-    # registered another way to pickle it.
+    try:
+        reduced = _reduce_large_ndarray(items)
+    except Exception:
+        reduced = None  # a question that this NumPy does not answer
+    return cast(_Reduced, items.__reduce_ex__(_NORMALIZING)) if reduced is None else reduced
+
+
+def _reduce_large_ndarray(items: Any) -> "tuple[Any, ...] | None":
+    """Its memory beside the pickle; None if that cannot be, or is too small to be worth it."""
+    dtype = items.dtype
     if (
-        dtype.kind in "biufc"
-        and dtype.isbuiltin == 1
-        and dtype.metadata is None
-        and items.nbytes >= _OUT_OF_BAND
-        and not any(type(dtype) in table for table in (dispatch_table, _REGISTERED))
+        items.nbytes < _OUT_OF_BAND
+        or dtype.hasobject
+        or dtype.kind not in "biufcmMSUV"
+        or dtype.isbuiltin == 2  # a program's own type, of which NumPy knows no more than the size
     ):
-        if flags.c_contiguous:
-            return type(items), (items.shape, dtype.str, PickleBuffer(items))
-        if flags.f_contiguous:
-            return type(items), (items.shape, dtype.str, PickleBuffer(items), 0, None, "F")
-    return cast(_Reduced, items.__reduce_ex__(_PROTOCOL))
+        return None
+    if not (items.flags.c_contiguous or items.flags.f_contiguous):
+        items = items.copy()
+    order = "C" if items.flags.c_contiguous else "F"
+    # As bytes without a meaning, because the buffer protocol does not know all types of NumPy.
+    buffer = _native._unmarked(items.view(f"V{dtype.itemsize}"))
+    rebuild = _rebuild_swapped if dtype.byteorder == _FOREIGN else type(items)
+    return rebuild, (items.shape, dtype, buffer, 0, None, order)
+
+
+def _rebuild_swapped(shape: Any, dtype: Any, buffer: Any, offset: int, strides: Any, order: str) -> Any:
+    numpy: Any = import_module("numpy")
+    items = numpy.ndarray(shape, dtype, buffer, offset, strides, order).byteswap(inplace=True)
+    # NumPy, too, names the order of those types that have parameters.
+    has_parameters = dtype.kind in "mMSU" or dtype.metadata is not None
+    return items.view(dtype.newbyteorder(_OWN if has_parameters else "="))
+
+
+def _reduce_time(time: Any) -> _Reduced:
+    """For a `numpy.datetime64` or `timedelta64`: NumPy's own way pickles its type anew for each."""
+    try:
+        name = time.dtype.str  # as in "<M8[25us]"
+        if name[0] == _OWN and name[-1] == "]" and time.dtype.metadata is None:
+            return type(time), (int(time.view("i8")), sys.intern(name[4:-1]))
+    except Exception:
+        pass  # as above
+    return cast(_Reduced, time.__reduce_ex__(_NORMALIZING))
+
+
+def _reducers_of_arrays() -> dict[type, Any]:
+    """Those for the classes of a NumPy that the program has imported."""
+    numpy: Any = import_module("numpy")
+    reducers = {
+        "ndarray": _native._reduce_ndarray,
+        "datetime64": _reduce_time,
+        "timedelta64": _reduce_time,
+    }
+    return {getattr(numpy, name): reducer for name, reducer in reducers.items() if hasattr(numpy, name)}
 
 
 def _reduce_tensor(tensor: Any) -> _Reduced:
@@ -78,20 +121,35 @@ def _reduce_tensor(tensor: Any) -> _Reduced:
     The binding asks for it in the place of torch's own reducer, which moves the memory to a file of the
     sender, from whom the receiver has to fetch it while that process lives.
     """
+    try:
+        reduced = _reduce_plain_tensor(tensor)
+    except Exception:
+        # A question that this torch does not answer: newer ones have no named tensors, older ones no lazy
+        # conjugates.
+        reduced = None
+    return cast(_Reduced, _REGISTERED[type(tensor)](tensor)) if reduced is None else reduced
+
+
+def _reduce_plain_tensor(tensor: Any) -> "tuple[Any, ...] | None":
+    """By value. None if the tensor is more than numbers in this process's own memory."""
     torch: Any = import_module("torch")
     if not _is_plain(tensor, torch):
-        return cast(_Reduced, torch.multiprocessing.reductions.reduce_tensor(tensor))
-    plain, dtype = tensor.detach().resolve_conj().resolve_neg(), None
+        return None
+    plain, dtype = tensor.detach(), None
+    for resolve in ("resolve_conj", "resolve_neg"):
+        plain = getattr(plain, resolve, lambda plain=plain: plain)()
+    # NumPy would arrange its numbers anew.
+    axes = None if plain.is_contiguous() else sorted(range(plain.dim()), key=plain.stride, reverse=True)
+    if axes is not None:
+        plain = plain.permute(axes)
     try:
         items = plain.numpy()
     except TypeError:
         # NumPy has no such numbers (bfloat16), so they travel as integers of their size.
         dtype = tensor.dtype
         items = plain.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()]).numpy()
-    except RuntimeError:
-        # This torch was built without NumPy, or for another major version of it than is installed.
-        return cast(_Reduced, torch.multiprocessing.reductions.reduce_tensor(tensor))
-    return _rebuild_tensor, (items, dtype, tensor.requires_grad, type(tensor) is torch.nn.Parameter)
+    is_parameter = type(tensor) is torch.nn.Parameter
+    return _rebuild_tensor, (items, dtype, tensor.requires_grad, is_parameter, axes)
 
 
 def _is_plain(tensor: Any, torch: Any) -> bool:
@@ -101,19 +159,29 @@ def _is_plain(tensor: Any, torch: Any) -> bool:
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
-        and not tensor.is_quantized
-        and not tensor.has_names()
+        and not _says(tensor, "is_quantized")
+        and not _says(tensor, "has_names")
+        # Of these torch warns that they stay behind.
+        and not _says(tensor, "_backward_hooks")
         # Of one that was computed from others, torch says that it cannot be sent.
         and (tensor.is_leaf or not tensor.requires_grad)
         and not tensor.is_shared()
     )
 
 
-def _rebuild_tensor(items: Any, dtype: Any, requires_grad: bool, is_parameter: bool) -> Any:
+def _says(tensor: Any, question: str) -> bool:
+    """The answer, or False from a torch that has no such thing."""
+    answer = getattr(tensor, question, False)
+    return bool(answer() if callable(answer) else answer)
+
+
+def _rebuild_tensor(items: Any, dtype: Any, requires_grad: bool, is_parameter: bool, axes: Any) -> Any:
     torch: Any = import_module("torch")
     tensor = torch.from_numpy(items)
     if dtype is not None:
         tensor = tensor.view(dtype)
+    if axes is not None:
+        tensor = tensor.permute(sorted(range(len(axes)), key=axes.__getitem__))
     if is_parameter:
         return torch.nn.Parameter(tensor, requires_grad=requires_grad)
     return tensor.requires_grad_(requires_grad)

@@ -11,12 +11,6 @@ the object raised.
 """
 
 import queue
-from collections.abc import Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 __all__ = ["CorruptQueueError", "PenstockError", "QueueGoneError", "QueueMemoryError"]
 
@@ -77,38 +71,3 @@ class QueueGoneError(PenstockError, OSError):
         ...
     penstock.errors.QueueGoneError: [Errno 116] queue ... is gone: ...
     """
-
-
-_LOOKED_AT = 1 << 20  # bytes of a pickle
-_NAMED = 8
-
-
-def _describe_lost_item(handle: object, payload: "ReadableBuffer") -> str:
-    """Say which item could not be rebuilt; called by the binding."""
-    names = ", ".join(islice(dict.fromkeys(_types_named(bytes(memoryview(payload)[:_LOOKED_AT]))), _NAMED))
-    return f"This item of {handle!r} could not be rebuilt. Types named in it: {names or 'none'}."
-
-
-def _types_named(pickled: bytes) -> Iterator[str]:
-    import pickletools  # late, because hardly any process needs it
-
-    strings: list[str] = []
-    memo: list[str | None] = []
-    pushed: str | None = None
-    try:
-        argument: Any
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name in ("GLOBAL", "INST"):
-                yield argument.replace(" ", ".")
-            elif opcode.name == "STACK_GLOBAL":
-                yield ".".join(strings[-2:])
-            if opcode.name == "MEMOIZE":
-                memo.append(pushed)
-            elif opcode.name in ("BINGET", "LONG_BINGET") and argument < len(memo):
-                pushed = memo[argument]
-            else:
-                pushed = argument if isinstance(argument, str) else None
-            if pushed is not None and opcode.name != "MEMOIZE":
-                strings.append(pushed)
-    except ValueError:
-        pass  # cut off, or damaged: what was named before it counts

@@ -1,9 +1,14 @@
 //! Arrays of NumPy, without the cost that pickling one has.
 //!
 //! `ndarray.__reduce_ex__` takes as long as copying 64 KiB several times, because it goes through Python code and pickles a
-//! `dtype`. A message that is one large array of plain numbers is therefore written and read here. As with plain.rs the
-//! bytes are a pickle all the same, which any reader of pickles reads: `numpy.ndarray(shape, dtype, buffer)`. Arrays
-//! inside other objects go the same way through pickle, with a reducer of penstock/buffers.py.
+//! `dtype`. An array whose numbers a short name describes in full is therefore written here, as
+//! `numpy.ndarray(shape, name, buffer)`: a message by itself with its bytes, and inside other objects as what a reducer
+//! answers. As with plain.rs the bytes are a pickle all the same, which any reader of pickles reads. A buffer of less than
+//! [`envelope::OUT_OF_BAND`] lies in the pickle, as a bytearray; a larger one travels beside it. Other arrays
+//! are left to penstock/buffers.py.
+//!
+//! The buffer is never marked as read-only: `multiprocessing` delivers arrays that may be written to, whatever the
+//! sender's could.
 //!
 //! A reducer that a program has registered, for arrays or for the type of their numbers, takes precedence over both.
 
@@ -12,7 +17,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple, PyType};
 
-use crate::buffers::Memory;
+use crate::buffers::{Contents, Memory};
+use crate::calls::new_bytearray;
 use crate::sync::{name, once};
 use crate::{envelope, pickling};
 
@@ -22,13 +28,17 @@ const START: &[u8] = b"\x80\x05\x8c\x05numpy\x8c\x07ndarray\x93(";
 const NUMBER: &[u8] = b"\x8a\x08";
 /// The shape is a tuple; the type's name follows.
 const TYPE: &[u8] = b"t\x8c";
-/// The next buffer, read-only if the envelope says so; a call with three arguments.
-const END: &[u8] = b"\x97\x87R.";
-const READ_ONLY_END: &[u8] = b"\x97\x98\x87R.";
+/// A bytearray, with 8 bytes for its length.
+const WITHIN: &[u8] = b"\x96";
+/// The next of the buffers beside the pickle.
+const BESIDE: &[u8] = b"\x97";
+/// A call with three arguments.
+const END: &[u8] = b"\x87R.";
 
 /// Dimensions of an array that is written here.
 const DIMENSIONS: usize = 8;
-const LONGEST: usize = 128;
+const LONGEST_NAME: usize = 32;
+const LONGEST: usize = 160;
 
 /// `numpy.ndarray`, once the program has imported it.
 fn class(py: Python<'_>) -> Option<&Bound<'_, PyType>> {
@@ -51,8 +61,13 @@ fn class(py: Python<'_>) -> Option<&Bound<'_, PyType>> {
     Some(once(&CLASS, py, || Ok(class.unbind())).ok()?.bind(py))
 }
 
+/// Whether the program has imported NumPy, so that there can be arrays.
+pub fn is_there(py: Python<'_>) -> bool {
+    class(py).is_some()
+}
+
 /// Whether a class is `numpy.ndarray` itself.
-pub fn is_class(class: &Bound<'_, PyAny>) -> bool {
+fn is_class(class: &Bound<'_, PyAny>) -> bool {
     self::class(class.py()).is_some_and(|ndarray| ndarray.is(class))
 }
 
@@ -77,6 +92,101 @@ fn type_name(format: &[u8], item_size: usize) -> Option<&'static str> {
     })
 }
 
+/// An array that this file writes: its memory, and the name of the type of its items, which says all of them.
+struct Named<'py> {
+    memory: Memory,
+    type_name: TypeName<'py>,
+}
+
+enum TypeName<'py> {
+    Short(&'static str),
+    Full(Bound<'py, PyString>),
+}
+
+impl<'py> Named<'py> {
+    /// `None` if the items need more than a name, and if any question to NumPy goes wrong: NumPy's own way is taken then.
+    fn of(array: &Bound<'py, PyAny>) -> Option<Named<'py>> {
+        if cfg!(target_endian = "big") {
+            return None;
+        }
+        let py = array.py();
+        let dtype = array.getattr(name!(py, "dtype")).ok()?;
+        // What a program has attached to the type of the items is not in its name.
+        if !dtype.getattr(name!(py, "metadata")).ok()?.is_none()
+            || pickling::is_registered(dtype.get_type().as_any())
+        {
+            return None;
+        }
+        let memory = Memory::of(array);
+        let short = |memory: Memory| {
+            let name = type_name(memory.format(), memory.item_size())?;
+            let type_name = TypeName::Short(name);
+            Some(Named { memory, type_name })
+        };
+        // What is usual first: its buffer says enough.
+        if let Ok(Some(memory)) = memory {
+            return short(memory).or_else(|| Named::by_kind(array, &dtype));
+        }
+        match kind(&dtype)?.to_str().ok()? {
+            "b" | "i" | "u" | "f" | "c" => short(memory_of(array)?),
+            _ => Named::by_kind(array, &dtype),
+        }
+    }
+
+    fn by_kind(array: &Bound<'py, PyAny>, dtype: &Bound<'py, PyAny>) -> Option<Named<'py>> {
+        let py = array.py();
+        let memory = match kind(dtype)?.to_str().ok()? {
+            "S" | "U" => memory_of(array)?,
+            // Times have no buffers. They are counted in 8 bytes.
+            "M" | "m" => memory_of(&array.call_method1(name!(py, "view"), (name!(py, "i8"),)).ok()?)?,
+            _ => return None,
+        };
+        let type_name = TypeName::Full(full_name(dtype)?);
+        Some(Named { memory, type_name })
+    }
+}
+
+impl<'py> TypeName<'py> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            TypeName::Short(name) => Some(name),
+            TypeName::Full(name) => name.to_str().ok(),
+        }
+    }
+
+    /// The same object for the same name, so that pickle writes it once.
+    fn interned(self, py: Python<'py>) -> Bound<'py, PyString> {
+        match self {
+            TypeName::Short(name) => PyString::intern(py, name),
+            TypeName::Full(name) => name,
+        }
+    }
+}
+
+/// What the items are, in one character.
+fn kind<'py>(dtype: &Bound<'py, PyAny>) -> Option<Bound<'py, PyString>> {
+    let kind = dtype.getattr(name!(dtype.py(), "kind")).ok()?;
+    kind.cast_into().ok()
+}
+
+/// The name of a type of strings or times, of the machine's own byte order.
+fn full_name<'py>(dtype: &Bound<'py, PyAny>) -> Option<Bound<'py, PyString>> {
+    let name = dtype.getattr(name!(dtype.py(), "str")).ok()?;
+    let name = name.cast_into::<PyString>().ok()?;
+    let text = name.to_str().ok()?;
+    (text.starts_with(['<', '|']) && text.len() <= LONGEST_NAME).then(|| PyString::intern(dtype.py(), text))
+}
+
+/// The array's items in one piece. `None` if it has none.
+fn memory_of(array: &Bound<'_, PyAny>) -> Option<Memory> {
+    let memory = match Memory::of(array).ok()? {
+        Some(memory) => memory,
+        // With gaps, so that they have to be copied together; in C order, as NumPy does it.
+        None => Memory::of(&array.call_method0(name!(array.py(), "copy")).ok()?).ok()??,
+    };
+    (memory.item_size() > 0).then_some(memory)
+}
+
 /// An array as a message.
 pub struct Written {
     pickle: ArrayVec<u8, LONGEST>,
@@ -86,20 +196,12 @@ pub struct Written {
 /// Writes an object if it is such an array.
 pub fn write(object: &Bound<'_, PyAny>) -> Option<Written> {
     let class = object.get_type().into_any();
-    if cfg!(target_endian = "big") || !is_class(&class) || pickling::is_registered(&class) {
+    if !is_class(&class) || pickling::is_registered(&class) {
         return None;
     }
-    let dtype = object.getattr(name!(object.py(), "dtype")).ok()?;
-    // What a program has attached to the type of the numbers is not in the buffer.
-    if !dtype.getattr(name!(object.py(), "metadata")).ok()?.is_none()
-        || pickling::is_registered(dtype.get_type().as_any())
-    {
-        return None;
-    }
-    // What cannot be lent in one piece is pickle's to judge.
-    let memory = Memory::of(object).ok()??;
+    let Named { memory, type_name } = Named::of(object)?;
     let shape = memory.shape();
-    if memory.len() < envelope::OUT_OF_BAND || shape.len() > DIMENSIONS || !memory.is_in_c_order() {
+    if shape.len() > DIMENSIONS || !memory.is_in_c_order() {
         return None;
     }
     let mut pickle = ArrayVec::new();
@@ -109,21 +211,28 @@ pub fn write(object: &Bound<'_, PyAny>) -> Option<Written> {
         push(NUMBER)?;
         push(&i64::try_from(*number).ok()?.to_le_bytes())?;
     }
-    let name = type_name(memory.format(), memory.item_size())?;
+    let type_name = type_name.text()?;
     push(TYPE)?;
-    push(&[name.len() as u8])?;
-    push(name.as_bytes())?;
-    push(if memory.is_read_only() { READ_ONLY_END } else { END })?;
+    push(&[u8::try_from(type_name.len()).ok()?])?;
+    push(type_name.as_bytes())?;
+    if memory.len() < envelope::OUT_OF_BAND {
+        push(WITHIN)?;
+        push(&(memory.len() as u64).to_le_bytes())?;
+    } else {
+        push(BESIDE)?;
+        push(END)?;
+    }
     Some(Written { pickle, memory })
 }
 
 impl Written {
     /// Lends the message's pieces to `operation`.
     pub fn lend<T>(&self, operation: impl FnOnce(&[&[u8]]) -> T) -> T {
-        let (head, starts) = envelope::seal(
-            self.pickle.len(),
-            &[(self.memory.len(), self.memory.is_read_only())],
-        );
+        if self.len() < envelope::OUT_OF_BAND {
+            return operation(&[&self.pickle, self.memory.bytes(), END]);
+        }
+        let is_read_only = false;
+        let (head, starts) = envelope::seal(self.pickle.len(), &[(self.len(), is_read_only)]);
         let padding = envelope::padding(head.len() + self.pickle.len(), starts[0]);
         operation(&[&head, &self.pickle, padding, self.memory.bytes()])
     }
@@ -133,10 +242,19 @@ impl Written {
     }
 }
 
-/// The array that [`write`] wrote, in memory that is its own. `None` for any other pickle (a read-only array's among them,
-/// for which pickle has to make the memory read-only first), and on any error: pickle shall raise it.
-pub fn read<'py>(pickle: &[u8], buffer: &Bound<'py, PyAny>) -> Option<Bound<'py, PyAny>> {
-    let py = buffer.py();
+/// Whether a pickle may be an array that [`write`] wrote.
+#[inline]
+pub fn is_array(pickle: &[u8]) -> bool {
+    pickle.starts_with(START)
+}
+
+/// The array that [`write`] wrote, in memory that is its own: `beside`, or what lies in the pickle. `None` for any other
+/// pickle, and on any error: pickle shall raise it.
+pub fn read<'py>(
+    py: Python<'py>,
+    pickle: &[u8],
+    beside: Option<&Bound<'py, PyAny>>,
+) -> Option<Bound<'py, PyAny>> {
     let mut rest = pickle.strip_prefix(START)?.strip_suffix(END)?;
     let mut shape: ArrayVec<Bound<'py, PyInt>, DIMENSIONS> = ArrayVec::new();
     while let Some(number) = rest.strip_prefix(NUMBER) {
@@ -145,13 +263,58 @@ pub fn read<'py>(pickle: &[u8], buffer: &Bound<'py, PyAny>) -> Option<Bound<'py,
         shape.try_push(number).ok()?;
         rest = after;
     }
-    let [length, name @ ..] = rest.strip_prefix(TYPE)? else {
-        return None;
-    };
-    if usize::from(*length) != name.len() {
+    let (length, rest) = rest.strip_prefix(TYPE)?.split_first()?;
+    let (type_name, rest) = rest.split_at_checked(usize::from(*length))?;
+    let type_name = PyString::intern(py, std::str::from_utf8(type_name).ok()?);
+    let shape = PyTuple::new(py, shape).ok()?;
+    let class = class(py)?;
+    if let Some(buffer) = beside {
+        return (rest == BESIDE).then(|| class.call1((shape, type_name, buffer)).ok())?;
+    }
+    let (length, contents) = rest.strip_prefix(WITHIN)?.split_first_chunk()?;
+    if u64::from_le_bytes(*length) != contents.len() as u64 {
         return None;
     }
-    let name = PyString::intern(py, std::str::from_utf8(name).ok()?);
-    let arguments = (PyTuple::new(py, shape).ok()?, name, buffer);
-    class(py)?.call1(arguments).ok()
+    class
+        .call1((shape, type_name, new_bytearray(py, contents).ok()?))
+        .ok()
+}
+
+/// The reducer of `numpy.ndarray` itself.
+#[pyfunction]
+pub fn _reduce_ndarray<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    match reduce(array) {
+        Some(reduced) => Ok(reduced.into_any()),
+        None => with_more_than_a_name(array),
+    }
+}
+
+fn reduce<'py>(array: &Bound<'py, PyAny>) -> Option<Bound<'py, PyTuple>> {
+    let py = array.py();
+    let Named { memory, type_name } = Named::of(array)?;
+    let type_name = type_name.interned(py);
+    let shape = PyTuple::new(py, memory.shape()).ok()?;
+    let is_in_c_order = memory.is_in_c_order();
+    let buffer = if memory.len() < envelope::OUT_OF_BAND {
+        new_bytearray(py, memory.bytes()).ok()?.into_any()
+    } else {
+        Contents::lend(py, memory).ok()?
+    };
+    let arguments = if is_in_c_order {
+        (shape, type_name, buffer).into_pyobject(py)
+    } else {
+        (shape, type_name, buffer, 0, py.None(), name!(py, "F")).into_pyobject(py)
+    };
+    (class(py)?, arguments.ok()?).into_pyobject(py).ok()
+}
+
+#[cold]
+fn with_more_than_a_name<'py>(array: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    static REDUCER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let py = array.py();
+    let import = || {
+        let module = py.import("penstock.buffers")?;
+        Ok(module.getattr("_reduce_ndarray")?.unbind())
+    };
+    once(&REDUCER, py, import)?.bind(py).call1((array,))
 }

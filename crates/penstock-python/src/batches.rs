@@ -92,7 +92,8 @@ fn put_all(
         let is_pending = match &message {
             Message::Plain(written) => written.lend(|pieces| pending.push(pieces)),
             Message::Pickled(pickled) => pickled.lend(py, |pieces| pending.push(pieces)),
-            Message::Array(_) | Message::Carrier(..) => false,
+            Message::Array(written) => written.lend(|pieces| pending.push(pieces)),
+            Message::Carrier(..) => false,
         };
         if !is_pending {
             pending.send(py, queue, deadline, count)?;

@@ -1,8 +1,15 @@
 //! Memory of objects that is not copied until it goes into the queue.
 #![allow(unsafe_code)]
 
+use std::ffi::{c_int, c_void};
+
 use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::PyBufferError;
+use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::sync::once;
 
 /// An object's memory in one piece, which stays where it is until this is dropped.
 pub struct Memory(PyUntypedBuffer);
@@ -48,4 +55,49 @@ impl Memory {
             len => unsafe { std::slice::from_raw_parts(self.0.buf_ptr().cast::<u8>(), len) },
         }
     }
+}
+
+/// An array's memory as a pickler is to see it: as bytes that may be written to. A pickler marks a buffer as read-only if the
+/// sender must not write to it, and the receiver's array is to be writable all the same. Picklers and the binding, which
+/// have it, only read.
+#[pyclass(frozen, name = "_Contents", module = "penstock._native")]
+pub struct Contents(Memory);
+
+impl Contents {
+    /// A `pickle.PickleBuffer` of the memory.
+    pub fn lend(py: Python<'_>, memory: Memory) -> PyResult<Bound<'_, PyAny>> {
+        static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let import = || Ok(py.import("pickle")?.getattr("PickleBuffer")?.unbind());
+        once(&CLASS, py, import)?.bind(py).call1((Contents(memory),))
+    }
+}
+
+#[pymethods]
+impl Contents {
+    unsafe fn __getbuffer__(slf: Bound<'_, Self>, buffer: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
+        let bytes = slf.get().0.bytes();
+        // SAFETY: `buffer` is the caller's, as the buffer protocol has it. It holds a reference to `slf`, which keeps the
+        // memory where it is. The 0 says writable, and nothing writes: see the class.
+        let filled = unsafe {
+            ffi::PyBuffer_FillInfo(
+                buffer,
+                slf.as_ptr(),
+                bytes.as_ptr().cast::<c_void>().cast_mut(),
+                bytes.len() as ffi::Py_ssize_t,
+                0,
+                flags,
+            )
+        };
+        if filled != 0 {
+            return Err(PyErr::fetch(slf.py()));
+        }
+        Ok(())
+    }
+}
+
+/// A `pickle.PickleBuffer` of an object's memory that pickle does not mark as read-only, whatever the object is.
+#[pyfunction]
+pub fn _unmarked<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let scattered = || PyBufferError::new_err("the memory of an array is in more than one piece");
+    Contents::lend(object.py(), Memory::of(object)?.ok_or_else(scattered)?)
 }

@@ -18,6 +18,7 @@ mod handle;
 mod keys;
 mod leaving;
 mod lent;
+mod mentioned;
 mod pickling;
 mod plain;
 mod proof;
@@ -30,6 +31,10 @@ mod waiting;
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
+    use crate::arrays::_reduce_ndarray;
+    #[pymodule_export]
+    use crate::buffers::_unmarked;
+    #[pymodule_export]
     use crate::carrying::_forget_carried;
     #[pymodule_export]
     use crate::channel::Channel;
@@ -40,6 +45,8 @@ mod _native {
     use crate::handle::Handle;
     #[pymodule_export]
     use crate::leaving::_leave_all;
+    #[pymodule_export]
+    use crate::pickling::_reduce_complex;
     #[allow(non_upper_case_globals)]
     #[pymodule_export]
     const __version__: &str = env!("CARGO_PKG_VERSION");

@@ -4,12 +4,13 @@
 //! tuple. It writes into a sink that collects the pieces without copying them, so that they go from there to
 //! shared memory at once. Large buffers travel beside the pickle (envelope.rs).
 
+use std::cell::Cell;
 use std::mem;
 
-use pyo3::exceptions::{PyBufferError, PyKeyError, PyRuntimeError};
+use pyo3::exceptions::{PyBufferError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyDict};
+use pyo3::types::{PyByteArray, PyBytes, PyComplex, PyDict, PyTuple};
 
 use crate::arrays;
 use crate::buffers::Memory;
@@ -20,6 +21,11 @@ use crate::sync::{Exclusive, name, once};
 /// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
 /// keeps.
 pub const LARGE: usize = 64 * 1024;
+
+/// Objects that a pickler has remembered which is worth keeping. No pickle of fewer bytes has more.
+const MEMO: usize = 512;
+/// The opcode by which it remembers one. As a part of contents it counts, too, which does no harm.
+const MEMOIZE: u8 = 0x94;
 
 /// The first protocol that can leave buffers out.
 pub const BUFFERS: u8 = 5;
@@ -53,6 +59,27 @@ pub struct Pickled {
 impl Pickled {
     pub fn is_large(&self) -> bool {
         self.len + self.buffers.iter().map(Memory::len).sum::<usize>() > LARGE
+    }
+
+    /// Whether its pickler has become one that takes long to empty: as much memory, and a memo of as many places, as the
+    /// largest object that it ever pickled took, would be gone through for each object after it.
+    fn has_swollen_its_pickler(&self, py: Python<'_>) -> bool {
+        if self.len > LARGE {
+            return true;
+        }
+        let mut memorized = 0;
+        let pieces = self.first.iter().chain(&self.rest).map(|piece| piece.bytes(py));
+        // A compiler makes no vectors of a loop that may end at each byte.
+        for part in pieces.flat_map(|bytes| bytes.chunks(MEMO)) {
+            memorized += part
+                .iter()
+                .map(|byte| usize::from(*byte == MEMOIZE))
+                .sum::<usize>();
+            if memorized > MEMO {
+                return true;
+            }
+        }
+        false
     }
 
     fn push(&mut self, piece: Piece, len: usize) {
@@ -173,72 +200,111 @@ fn in_use() -> PyErr {
 }
 
 /// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`, then those of
-/// penstock/buffers.py. A ForkingPickler copies the first two when it is made, which is too early for one that is kept.
-#[pyclass(frozen, mapping)]
+/// penstock/buffers.py. A ForkingPickler copies the first two when it is made, which is too early for one that is kept; so
+/// it is given a dict that is made anew whenever one of them has changed since the last object.
 struct Reducers {
-    tables: Vec<Py<PyDict>>,
-    /// Those of arrays and of tensors, if buffers can be left out. They are in no table, because NumPy may be imported later,
-    /// and because torch has registered another one.
-    of_arrays: Option<Py<PyAny>>,
-    of_tensors: Option<Py<PyAny>>,
+    dict: Py<PyDict>,
+    /// What the program has registered, as it was when the dict was made.
+    known: Vec<(Py<PyAny>, Py<PyAny>)>,
+    /// Whether NumPy had been imported then.
+    had_arrays: bool,
+    with_buffers: bool,
 }
 
 impl Reducers {
-    fn new(py: Python<'_>, with_buffers: bool) -> PyResult<Py<Reducers>> {
-        let mut tables: Vec<Py<PyDict>> = registered(py)?.iter().map(|table| table.clone_ref(py)).collect();
-        let (mut of_arrays, mut of_tensors) = (None, None);
-        if with_buffers {
-            let module = py.import("penstock.buffers")?;
-            of_arrays = Some(module.getattr("_reduce_ndarray")?.unbind());
-            of_tensors = Some(module.getattr("_reduce_tensor")?.unbind());
-            tables.push(module.getattr("_REDUCERS")?.cast_into()?.unbind());
+    fn new(py: Python<'_>, with_buffers: bool) -> Reducers {
+        Reducers {
+            dict: PyDict::new(py).unbind(),
+            known: Vec::new(),
+            had_arrays: false,
+            with_buffers,
         }
-        let reducers = Reducers {
-            tables,
-            of_arrays,
-            of_tensors,
-        };
-        Py::new(py, reducers)
     }
-}
 
-#[pymethods]
-impl Reducers {
-    fn __getitem__<'py>(&self, class: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        let py = class.py();
-        for table in &self.tables {
-            if let Some(reducer) = table.bind(py).get_item(class)? {
-                return Ok(match &self.of_tensors {
-                    Some(of_tensors) if is_torchs(&reducer) => of_tensors.bind(py).clone(),
-                    _ => reducer,
-                });
+    fn refresh(&mut self, py: Python<'_>) -> PyResult<()> {
+        let has_arrays = self.with_buffers && arrays::is_there(py);
+        if has_arrays != self.had_arrays || !self.is_up_to_date(py)? {
+            self.make(py)?;
+            self.had_arrays = has_arrays;
+        }
+        Ok(())
+    }
+
+    fn is_up_to_date(&self, py: Python<'_>) -> PyResult<bool> {
+        let (place, is_same) = (Cell::new(0), Cell::new(true));
+        for table in registered(py)? {
+            table.bind(py).locked_for_each(|class, reducer| {
+                let known = self.known.get(place.replace(place.get() + 1));
+                let is_known = known.is_some_and(|known| class.is(&known.0) && reducer.is(&known.1));
+                is_same.set(is_same.get() && is_known);
+                Ok(())
+            })?;
+        }
+        Ok(is_same.get() && place.get() == self.known.len())
+    }
+
+    #[cold]
+    fn make(&mut self, py: Python<'_>) -> PyResult<()> {
+        // Copied first, because another thread may change them; the last one that is copied takes precedence.
+        let [of_multiprocessing, of_copyreg] = registered(py)?;
+        let (of_multiprocessing, of_copyreg) =
+            (of_multiprocessing.bind(py).copy()?, of_copyreg.bind(py).copy()?);
+        let dict = self.dict.bind(py);
+        dict.clear();
+        if self.with_buffers {
+            let ours = py.import("penstock.buffers")?;
+            dict.update(ours.getattr("_REDUCERS")?.cast::<PyDict>()?.as_mapping())?;
+            if arrays::is_there(py) {
+                dict.update(
+                    ours.call_method0("_reducers_of_arrays")?
+                        .cast::<PyDict>()?
+                        .as_mapping(),
+                )?;
             }
         }
-        if let Some(reducer) = self.of_arrays.as_ref().filter(|_| arrays::is_class(class)) {
-            return Ok(reducer.bind(py).clone());
+        dict.update(of_copyreg.as_mapping())?;
+        dict.update(of_multiprocessing.as_mapping())?;
+        if self.with_buffers {
+            for (class, reducer) in dict.copy()?.iter() {
+                if let Some(ours) = in_place_of(&reducer)? {
+                    dict.set_item(class, ours)?;
+                }
+            }
         }
-        // The pickler clears it at once, so one serves for all. Making one costs 5 % of a put and a get of a
-        // small instance; but threads that run at the same time would all count references to it.
-        if cfg!(Py_GIL_DISABLED) {
-            return Err(PyKeyError::new_err(()));
+        self.known.clear();
+        for (class, reducer) in of_multiprocessing.iter().chain(of_copyreg.iter()) {
+            self.known.push((class.unbind(), reducer.unbind()));
         }
-        static MISSING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let missing = once(&MISSING, py, || {
-            Ok(PyKeyError::new_err(()).into_value(py).into_any())
-        })?;
-        Err(PyErr::from_value(missing.bind(py).clone()))
+        Ok(())
     }
 }
 
-/// Whether a reducer is the one that torch registers for tensors.
-fn is_torchs(reducer: &Bound<'_, PyAny>) -> bool {
+/// The reducer that is asked instead of one that is not a program's own: torch's for tensors, and that of complex numbers, which
+/// takes half as long as all else about one.
+fn in_place_of<'py>(reducer: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = reducer.py();
-    let is = |attribute, expected| {
+    let is = |attribute: &str, expected: &str| {
         let found = reducer.getattr(attribute);
         found.is_ok_and(|found| found.eq(expected).unwrap_or(false))
     };
-    is(name!(py, "__module__"), "torch.multiprocessing.reductions")
-        && is(name!(py, "__name__"), "reduce_tensor")
+    let is_from = |module: &str, name: &str| is("__module__", module) && is("__name__", name);
+    if is_from("torch.multiprocessing.reductions", "reduce_tensor") {
+        return py.import("penstock.buffers")?.getattr("_reduce_tensor").map(Some);
+    }
+    if is_from("copyreg", "pickle_complex") {
+        return py
+            .import("penstock._native")?
+            .getattr("_reduce_complex")
+            .map(Some);
+    }
+    Ok(None)
+}
+
+/// As `copyreg.pickle_complex` does it.
+#[pyfunction]
+pub fn _reduce_complex<'py>(number: &Bound<'py, PyComplex>) -> PyResult<Bound<'py, PyTuple>> {
+    let parts = (number.real(), number.imag());
+    (number.py().get_type::<PyComplex>(), parts).into_pyobject(number.py())
 }
 
 fn pickler_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -288,16 +354,14 @@ struct Pickler {
     dump: Py<PyAny>,
     clear_memo: Py<PyAny>,
     sink: Py<Sink>,
+    reducers: Reducers,
 }
 
 impl Pickler {
     fn new(py: Python<'_>, protocol: u8) -> PyResult<Pickler> {
-        static REDUCERS: [PyOnceLock<Py<Reducers>>; 2] = [PyOnceLock::new(), PyOnceLock::new()];
         let class = pickler_class(py)?;
         let with_buffers = protocol >= BUFFERS && is_standard(py);
-        let reducers = once(&REDUCERS[usize::from(with_buffers)], py, || {
-            Reducers::new(py, with_buffers)
-        })?;
+        let reducers = Reducers::new(py, with_buffers);
         let sink = Py::new(py, Sink(Exclusive::default()))?;
         let pickler = if with_buffers {
             let fix_imports = true; // the default, which stands before the callback
@@ -310,16 +374,18 @@ impl Pickler {
         } else {
             class.call1((&sink, protocol))?
         };
-        pickler.setattr(name!(py, "dispatch_table"), reducers)?;
+        pickler.setattr(name!(py, "dispatch_table"), &reducers.dict)?;
         Ok(Pickler {
             dump: pickler.getattr(name!(py, "dump"))?.unbind(),
             clear_memo: pickler.getattr(name!(py, "clear_memo"))?.unbind(),
             sink,
+            reducers,
         })
     }
 
-    fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
+    fn dump(&mut self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
         let py = object.py();
+        self.reducers.refresh(py)?;
         call_one(self.dump.bind(py), object)?;
         self.clear_memo.bind(py).call0()?; // it held the object and its parts
         self.sink.get().0.with(mem::take).ok_or_else(in_use)
@@ -354,12 +420,12 @@ impl Picklers {
             .idle
             .iter()
             .find_map(|idle| idle.with(Option::take).flatten());
-        let pickler = match idle {
+        let mut pickler = match idle {
             Some(pickler) => pickler,
             None => Pickler::new(object.py(), self.protocol)?,
         };
         let pickled = pickler.dump(object)?;
-        if pickled.len <= LARGE {
+        if !pickled.has_swollen_its_pickler(object.py()) {
             let mut pickler = Some(pickler);
             for idle in &self.idle {
                 if pickler.is_some() {

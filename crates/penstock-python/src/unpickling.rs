@@ -11,9 +11,10 @@ use crate::envelope::{self, Envelope, Part};
 use crate::handle::Handle;
 use crate::lent::{Mapped, Payload, Shared};
 use crate::sync::{name, once};
-use crate::{arrays, errors, plain};
+use crate::{arrays, errors, mentioned, plain};
 
 /// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
+/// Shorter ones are copied however many a message has: who reads or writes them, and drops them, is faster by that.
 const MAPPED: usize = 256 * 1024;
 
 fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -24,40 +25,33 @@ fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 
 /// What rebuilding raises is raised as it is, because programs catch it by its type; a note on it tells which queue the
 /// item came from and which types the item names.
-fn explain(handle: &Bound<'_, Handle>, pickle: &Bound<'_, PyAny>, error: &PyErr) {
+#[cold]
+fn explain(handle: &Bound<'_, Handle>, pickle: &[u8], error: &PyErr) {
     let py = handle.py();
     if error.is_instance_of::<PyException>(py) {
+        let mentioned = mentioned::types(pickle);
+        let types = if mentioned.is_empty() {
+            "none".to_owned()
+        } else {
+            mentioned.join(", ")
+        };
+        let note = format!("This item of {handle:?} could not be rebuilt. Types named in it: {types}.");
         // A note that cannot be made must not hide the error itself.
-        let _ = note(handle, pickle).and_then(|note| error.add_note(py, note));
+        let _ = error.add_note(py, note);
     }
 }
 
-#[cold]
-fn note(handle: &Bound<'_, Handle>, pickle: &Bound<'_, PyAny>) -> PyResult<String> {
-    let py = handle.py();
-    py.import("penstock.errors")?
-        .getattr("_describe_lost_item")?
-        .call1((handle, pickle))?
-        .extract()
-}
-
 /// `pickle.loads(pickle)`
-fn load<'py>(handle: &Bound<'py, Handle>, pickle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    call_one(loads(handle.py())?, pickle).inspect_err(|error| explain(handle, pickle, error))
+fn load<'py>(py: Python<'py>, pickle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    call_one(loads(py)?, pickle)
 }
 
 /// `pickle.loads(pickle, buffers=buffers)`
-fn load_with<'py>(
-    handle: &Bound<'py, Handle>,
-    pickle: &Bound<'py, PyAny>,
-    buffers: Bound<'py, PyTuple>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let py = handle.py();
+fn load_with<'py>(pickle: &Bound<'py, PyAny>, buffers: Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+    let py = pickle.py();
     let named = PyDict::new(py);
     named.set_item(name!(py, "buffers"), buffers)?;
-    loads(py)?
-        .call((pickle,), Some(&named))
-        .inspect_err(|error| explain(handle, pickle, error))
+    loads(py)?.call((pickle,), Some(&named))
 }
 
 #[cold]
@@ -74,22 +68,30 @@ fn damaged(handle: &Bound<'_, Handle>) -> PyErr {
 #[inline]
 pub fn load_slice<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
-    if let Some(object) = plain::read(py, message) {
+    if let Some(object) = read(py, message) {
         return Ok(object);
     }
     if !envelope::is_sealed(message) {
-        return load(handle, new_bytes(py, message)?.as_any());
+        let pickle = new_bytes(py, message)?.into_any();
+        return load(py, &pickle).inspect_err(|error| explain(handle, message, error));
     }
     let Envelope { pickle, parts } = envelope::open(message).ok_or_else(|| damaged(handle))?;
     let buffers = parts
         .iter()
         .map(|part| copy(py, message, part))
         .collect::<PyResult<Vec<_>>>()?;
-    load_with(
-        handle,
-        new_bytes(py, &message[pickle])?.as_any(),
-        PyTuple::new(py, buffers)?,
-    )
+    let pickle = &message[pickle];
+    load_with(new_bytes(py, pickle)?.as_any(), PyTuple::new(py, buffers)?)
+        .inspect_err(|error| explain(handle, pickle, error))
+}
+
+/// The object in a pickle that the binding reads itself.
+#[inline]
+fn read<'py>(py: Python<'py>, pickle: &[u8]) -> Option<Bound<'py, PyAny>> {
+    if arrays::is_array(pickle) {
+        return arrays::read(py, pickle, None);
+    }
+    plain::read(py, pickle)
 }
 
 /// A part's contents as private memory. It is a memoryview of what pickle makes of a buffer that lies in the pickle
@@ -108,13 +110,13 @@ fn copy<'py>(py: Python<'py>, message: &[u8], part: &Part) -> PyResult<Bound<'py
 pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let lent = Shared::new(lent);
-    if let Some(object) = plain::read(py, lent.bytes()) {
+    if let Some(object) = read(py, lent.bytes()) {
         return Ok(object);
     }
     if !envelope::is_sealed(lent.bytes()) {
         let len = lent.bytes().len();
-        let payload = Bound::new(py, Payload::new(lent, 0..len))?;
-        let object = load(handle, &payload);
+        let payload = Bound::new(py, Payload::new(lent.clone(), 0..len))?;
+        let object = load(py, &payload).inspect_err(|error| explain(handle, lent.bytes(), error));
         payload.get().give_back();
         return object;
     }
@@ -136,15 +138,17 @@ pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound
             None => copy(py, lent.bytes(), part)?,
         });
     }
+    let bytes = &lent.bytes()[pickle.clone()];
     let array = match buffers.as_slice() {
-        [buffer] => arrays::read(&lent.bytes()[pickle.clone()], buffer),
+        [buffer] => arrays::read(py, bytes, Some(buffer)),
         _ => None,
     };
     let object = match array {
         Some(array) => Ok(array),
         None => {
             let payload = Bound::new(py, Payload::new(lent.clone(), pickle))?;
-            let object = load_with(handle, &payload, PyTuple::new(py, buffers)?);
+            let object = load_with(&payload, PyTuple::new(py, buffers)?)
+                .inspect_err(|error| explain(handle, bytes, error));
             payload.get().give_back();
             object
         }

@@ -3,12 +3,17 @@
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 import torch.utils.data
 
 import penstock
 from tests.support.clients import finish, main
+
+# A child that was forked after its parent had used several threads waits for those for ever, whichever queue
+# it has.
+torch.set_num_threads(1)
 
 TENSORS = 20
 SIZE = 100_000  # numbers
@@ -50,7 +55,17 @@ def all_kinds() -> list[Any]:
         torch.ones(2000, requires_grad=True),
         torch.nn.Parameter(torch.ones(3, 4)),
         torch.nn.Parameter(torch.ones(2000), requires_grad=False),
+        torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        torch.rand(20, 30, 40, 5).to(torch.bfloat16).to(memory_format=torch.channels_last),
+        torch.zeros(3).expand(2, 3),
+        torch.from_numpy(np.arange(3)),
     ]
+
+
+def is_dense(tensor: Any) -> bool:
+    """Whether a tensor has no gaps, in whichever order its axes lie."""
+    axes = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return bool(tensor.permute(axes).is_contiguous())
 
 
 def every_kind_of_tensor_arrives(context: Any) -> None:
@@ -62,12 +77,35 @@ def every_kind_of_tensor_arrives(context: Any) -> None:
         assert (received.dtype, received.shape, received.layout) == (sent.dtype, sent.shape, sent.layout)
         assert (received.requires_grad, received.is_leaf) == (sent.requires_grad, True)
         assert torch.equal(received, sent)
+        assert received.stride() == sent.stride() or not is_dense(sent)
+        tensors.put({"a": [sent, np.arange(3)], "b": sent})
+        together = tensors.get()
+        assert torch.equal(together["a"][0], sent)
+        assert together["b"] is together["a"][0]
     computed = torch.ones(3, requires_grad=True) * 2
     with pytest.raises(RuntimeError, match="requires_grad"):
         tensors.put(computed)
     model = torch.nn.Linear(3, 2)
     tensors.put(model)
     assert tensors.get()(torch.ones(3)).tolist() == model(torch.ones(3)).tolist()
+
+
+class Tagged(torch.Tensor):
+    """A subclass, as libraries make them."""
+
+
+def others_go_their_own_way(context: Any) -> None:
+    tensors = context.Queue()
+    torch.sparse.check_sparse_tensor_invariants.enable()  # else it warns
+    for sent in (
+        torch.eye(3).to_sparse(),
+        torch.ones(3, device="meta"),
+        torch.ones(3).as_subclass(Tagged),
+    ):
+        tensors.put(sent)
+        received = tensors.get()
+        assert type(received) is type(sent)
+        assert (received.shape, received.layout, received.device) == (sent.shape, sent.layout, sent.device)
 
 
 def mapping_of(tensor: Any) -> str:
@@ -144,6 +182,7 @@ PROGRAMS = {
     for program in (
         tensors_outlive_their_producer,
         every_kind_of_tensor_arrives,
+        others_go_their_own_way,
         a_large_tensor_is_not_copied_out,
         without_a_numpy_that_torch_can_use,
         shared_memory_stays_shared,
