@@ -27,7 +27,8 @@ class QueueMemoryError(PenstockError, queue.Full, MemoryError):
     """There is no memory for the item; the queue is as it was, and goes on working.
 
     `needed`, `used` and `limit` are bytes: what the item needs, what the queue has in use, and its
-    `max_bytes`. If it is the system that has no memory, only `needed` is known, and the others are None.
+    `max_bytes`. Of a `JoinableQueue`, `taken` is the number of items that are taken and not yet done, and `taken_bytes` their
+    part of `used`; both are 0 for other queues. If the system has no memory, only `needed` is known, and the others are None.
 
     >>> import penstock
     >>> q = penstock.Queue(max_bytes=1_000_000)
@@ -38,11 +39,21 @@ class QueueMemoryError(PenstockError, queue.Full, MemoryError):
     QueueMemoryError True 1000000
     """
 
-    def __init__(self, message: str, needed: int, used: int | None = None, limit: int | None = None) -> None:
-        super().__init__(message, needed, used, limit)
+    def __init__(
+        self,
+        message: str,
+        needed: int,
+        used: int | None = None,
+        limit: int | None = None,
+        taken: int | None = None,
+        taken_bytes: int | None = None,
+    ) -> None:
+        super().__init__(message, needed, used, limit, taken, taken_bytes)
         self.needed = needed
         self.used = used
         self.limit = limit
+        self.taken = taken
+        self.taken_bytes = taken_bytes
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -33,7 +33,14 @@ class Statistics:
     redeliveries: int
     """Items that went back into the queue because the process that had them died."""
     dead_letters: int
-    """Items set aside because the processes that had them died too often."""
+    """Items that became dead letters because the processes that had them died too often."""
+    taken: int
+    """Items taken from a `JoinableQueue` and not yet done; 0 for the other queues."""
+    taken_bytes: int
+    """Bytes of memory that these items occupy."""
+    given_up: int
+    """Items whose payload was given up, because memory was needed before any process had called `task_done()` or `join()`,
+    and whose process has died since."""
     waiting_getters: int
     """Threads that wait in `get()`."""
     waiting_putters: int

@@ -116,9 +116,12 @@ impl Queue {
 }
 
 impl Section<'_> {
-    /// Memory of the items that are taken and not finished, in bytes: slots and extents.
+    /// Memory of the items that are taken and not finished, in bytes: slots and extents. 0 for a plain queue.
     fn taken_bytes(&self) -> u64 {
         let hot = self.hot();
+        if !self.queue.options.acknowledged {
+            return 0;
+        }
         let slots = taken_items(hot).saturating_sub(unfinished_given_up(hot));
         hot.taken_bytes
             .get()
@@ -128,17 +131,12 @@ impl Section<'_> {
     /// The queue's own limit is reached.
     #[cold]
     pub(crate) fn out_of_memory(&self, needed: u64, used: u64) -> Error {
-        let acknowledged = self.queue.options.acknowledged;
         Error::OutOfMemory {
             needed,
             used,
             limit: self.queue.options.max_bytes.unwrap_or(u64::MAX),
-            taken: if acknowledged {
-                u32::try_from(taken_items(self.hot())).unwrap_or(u32::MAX)
-            } else {
-                0
-            },
-            taken_bytes: if acknowledged { self.taken_bytes() } else { 0 },
+            taken: u32::try_from(taken_items(self.hot())).unwrap_or(u32::MAX),
+            taken_bytes: self.taken_bytes(),
         }
     }
 }

@@ -32,8 +32,15 @@ pub fn to_python(error: Error) -> PyErr {
         Error::Full => imported::Full::new_err(()),
         Error::Empty => imported::Empty::new_err(()),
         Error::TooManyDone => PyValueError::new_err("task_done() called too many times"),
-        Error::OutOfMemory { needed, used, limit } => {
-            imported::QueueMemoryError::new_err((error.to_string(), needed, used, limit))
+        Error::OutOfMemory {
+            needed,
+            used,
+            limit,
+            taken,
+            taken_bytes,
+        } => {
+            let message = error.to_string();
+            imported::QueueMemoryError::new_err((message, needed, used, limit, taken, taken_bytes))
         }
         Error::NoMemory { needed, .. } => imported::QueueMemoryError::new_err((error.to_string(), needed)),
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
