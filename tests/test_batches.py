@@ -53,8 +53,11 @@ def test_how_many(make: Callable[[], Any]) -> None:
     assert q.get_many(max_items=64) == list(range(1, 65))
     assert q.get_many(65) == list(range(65, 130))
     assert q.get_many(10**6) == list(range(130, 500))
-    for wrong in (0, -1, 10**30):
+    for wrong in (0, -1, -(10**30)):
         with pytest.raises(ValueError, match="max_items must be at least 1"):
+            q.get_many(wrong)
+    for wrong in (2**64, 10**30):
+        with pytest.raises(ValueError, match=r"max_items must be less than 2\*\*64"):
             q.get_many(wrong)
     with pytest.raises(TypeError):
         q.get_many("two")

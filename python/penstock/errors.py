@@ -10,12 +10,16 @@ queue and on too many `task_done()`, `OSError` on a closed `SimpleQueue`, and fr
 the object raised.
 """
 
-import queue
-from collections.abc import Iterator
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+import queue
+from itertools import islice
+
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
     from _typeshed import ReadableBuffer
 
 __all__ = ["CorruptQueueError", "PenstockError", "QueueGoneError", "QueueMemoryError"]
@@ -80,7 +84,7 @@ _LOOKED_AT = 1 << 20  # bytes of a pickle
 _NAMED = 8
 
 
-def _describe_lost_item(handle: object, payload: "ReadableBuffer") -> str:
+def _describe_lost_item(handle: object, payload: ReadableBuffer) -> str:
     """Say which item could not be rebuilt; called by the binding."""
     names = ", ".join(islice(dict.fromkeys(_types_named(bytes(memoryview(payload)[:_LOOKED_AT]))), _NAMED))
     return f"This item of {handle!r} could not be rebuilt. Types named in it: {names or 'none'}."

@@ -4,6 +4,8 @@ use penstock_core::Error;
 use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::{PyErr, Python};
 
+use crate::room;
+
 mod imported {
     pyo3::import_exception!(queue, Empty);
     pyo3::import_exception!(queue, Full);
@@ -35,7 +37,10 @@ pub fn to_python(error: Error) -> PyErr {
         Error::OutOfMemory { needed, used, limit } => {
             imported::QueueMemoryError::new_err((error.to_string(), needed, used, limit))
         }
-        Error::NoMemory { needed, .. } => imported::QueueMemoryError::new_err((error.to_string(), needed)),
+        Error::NoMemory { needed, .. } => {
+            room::give_up();
+            imported::QueueMemoryError::new_err((error.to_string(), needed))
+        }
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
             PyOSError::new_err((EUSERS, error.to_string()))
         }

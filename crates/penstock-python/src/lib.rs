@@ -21,10 +21,16 @@ mod lent;
 mod pickling;
 mod plain;
 mod queue;
+mod reducers;
+mod room;
+mod small;
 mod sync;
 mod transfer;
 mod unpickling;
 mod waiting;
+
+#[global_allocator]
+static ALLOCATOR: small::Small = small::Small;
 
 #[pyo3::pymodule(gil_used = false)]
 mod _native {

@@ -6,12 +6,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
-use crate::calls::{call_one, new_bytearray, new_bytes};
+use crate::calls::{call_one, new_bytearray, new_bytes, new_tuple_of};
 use crate::envelope::{self, Envelope, Part};
 use crate::handle::Handle;
 use crate::lent::{Mapped, Payload, Shared};
 use crate::sync::{name, once};
-use crate::{arrays, errors, plain};
+use crate::{arrays, errors, plain, room};
 
 /// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
 const MAPPED: usize = 256 * 1024;
@@ -70,25 +70,57 @@ fn damaged(handle: &Bound<'_, Handle>) -> PyErr {
     error.map_or_else(|error| error, PyErr::from_value)
 }
 
+/// The object, if it is plain, or if the program has put a pickler in the place of multiprocessing's.
+#[inline]
+fn plain_or_other<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = handle.py();
+    let other = &handle.get().opened()?.picklers.other;
+    if !other.is_there() {
+        if let Some(object) = plain::read(py, message) {
+            return Ok(Some(object));
+        }
+    }
+    // What has buffers beside its pickle was not written by such a pickler.
+    if envelope::is_sealed(message) {
+        return Ok(None);
+    }
+    match other.class(py)? {
+        None => Ok(None),
+        Some(other) => {
+            let bytes = new_bytes(py, envelope::open_raw(message))?;
+            other
+                .call_method1(name!(py, "loads"), (&bytes,))
+                .inspect_err(|error| explain(handle, bytes.as_any(), error))
+                .map(Some)
+        }
+    }
+}
+
 /// The object in bytes that nobody else changes and that this call does not keep.
 #[inline]
 pub fn load_slice<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    room::with_reserve(handle.py(), || load_copied(handle, message))
+}
+
+#[inline]
+fn load_copied<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
-    if let Some(object) = plain::read(py, message) {
+    if let Some(object) = plain_or_other(handle, message)? {
         return Ok(object);
     }
     if !envelope::is_sealed(message) {
         return load(handle, new_bytes(py, message)?.as_any());
     }
     let Envelope { pickle, parts } = envelope::open(message).ok_or_else(|| damaged(handle))?;
-    let buffers = parts
-        .iter()
-        .map(|part| copy(py, message, part))
-        .collect::<PyResult<Vec<_>>>()?;
+    let mut buffers = Vec::new();
+    room::reserve(&mut buffers, parts.len())?;
+    for part in &parts {
+        buffers.push(copy(py, message, part)?);
+    }
     load_with(
         handle,
         new_bytes(py, &message[pickle])?.as_any(),
-        PyTuple::new(py, buffers)?,
+        new_tuple_of(py, buffers.into_iter())?,
     )
 }
 
@@ -106,14 +138,18 @@ fn copy<'py>(py: Python<'py>, message: &[u8], part: &Part) -> PyResult<Bound<'py
 
 /// The object in a payload that lies in shared memory. Its buffers may stay there.
 pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
-    let py = handle.py();
     let lent = Shared::new(lent);
-    if let Some(object) = plain::read(py, lent.bytes()) {
+    room::with_reserve(handle.py(), || load_shared(handle, &lent))
+}
+
+fn load_shared<'py>(handle: &Bound<'py, Handle>, lent: &Shared) -> PyResult<Bound<'py, PyAny>> {
+    let py = handle.py();
+    if let Some(object) = plain_or_other(handle, lent.bytes())? {
         return Ok(object);
     }
     if !envelope::is_sealed(lent.bytes()) {
         let len = lent.bytes().len();
-        let payload = Bound::new(py, Payload::new(lent, 0..len))?;
+        let payload = Bound::new(py, Payload::new(lent.clone(), 0..len))?;
         let object = load(handle, &payload);
         payload.get().give_back();
         return object;
@@ -121,7 +157,8 @@ pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound
     let Envelope { pickle, parts } = envelope::open(lent.bytes()).ok_or_else(|| damaged(handle))?;
     let may_stay = !handle.get().opened()?.queue.is_lent_out();
     let mut stays = false;
-    let mut buffers = Vec::with_capacity(parts.len());
+    let mut buffers = Vec::new();
+    room::reserve(&mut buffers, parts.len())?;
     for part in &parts {
         let view = if may_stay && part.range.len() >= MAPPED {
             lent.view(part.range.clone())
@@ -144,7 +181,7 @@ pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound
         Some(array) => Ok(array),
         None => {
             let payload = Bound::new(py, Payload::new(lent.clone(), pickle))?;
-            let object = load_with(handle, &payload, PyTuple::new(py, buffers)?);
+            let object = load_with(handle, &payload, new_tuple_of(py, buffers.into_iter())?);
             payload.get().give_back();
             object
         }
