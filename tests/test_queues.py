@@ -809,3 +809,19 @@ def test_dead_letter_that_cannot_be_rebuilt_hides_no_other() -> None:
 class Unbuildable:
     def __reduce__(self) -> tuple[type, tuple[str]]:
         return int, ("x",)
+
+
+@pytest.mark.parametrize("make", [penstock.Queue, penstock.JoinableQueue, penstock.SimpleQueue])
+def test_a_second_init_makes_a_fresh_queue(make: Callable[[], Any]) -> None:
+    q = make()
+    q.put("old")
+    q._reader.close()
+    q.close()
+    before = q._id
+    q.__init__()
+    assert q._id != before
+    assert q.empty()
+    q.put("new")
+    assert q._reader.recv() == "new"
+    q.__init__()
+    assert q.empty()

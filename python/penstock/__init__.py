@@ -20,18 +20,11 @@ import sys
 if sys.platform != "linux":
     raise ImportError(f"Penstock works on Linux only, so far; this is {sys.platform}")
 
-from . import errors
-
-try:
-    from ._native import __version__
-except ImportError as error:
-    if "interpreter" not in str(error):
-        raise
-    raise ImportError(
-        "Penstock works in one interpreter of a process: the first that imports it; this is another one. "
-        "Use processes in the place of sub-interpreters, or `multiprocessing` here"
-    ) from error
-
+from . import (
+    errors,
+    interpreter,  # noqa: F401  # first: it refuses what the binding would be harmed by
+)
+from ._native import __version__
 from .context import get_context
 from .queues import JoinableQueue, Queue, SimpleQueue
 

@@ -54,6 +54,8 @@ mod _native {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         crate::errors::import(module.py());
+        crate::lent::prepare(module.py());
+        crate::pickling::prepare(module.py());
         Ok(())
     }
 }

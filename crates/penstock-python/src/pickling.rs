@@ -143,6 +143,13 @@ impl Pickled {
     }
 }
 
+/// Makes the classes, which needs memory, before there may be none.
+pub fn prepare(py: Python<'_>) {
+    use pyo3::PyTypeInfo;
+    Sink::type_object(py);
+    Reducers::type_object(py);
+}
+
 /// The file that a pickler writes to, and where it leaves buffers.
 #[pyclass(frozen)]
 struct Sink(Exclusive<Pickled>);

@@ -9,7 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-const BLOCK: usize = 1024;
+const BLOCK: usize = 4096;
 const COUNT: usize = 64;
 const ALIGNMENT: usize = 64;
 
