@@ -1,6 +1,6 @@
 """Refuses to be imported in a sub-interpreter.
 
-To be imported before the binding, whose library lets one interpreter of a process load it, and counts attempts.
+To be imported before the binding: its library serves the first interpreter that tries to load it.
 """
 
 
@@ -16,6 +16,6 @@ def _is_main() -> bool:
 
 if not _is_main():
     raise ImportError(
-        "Penstock works in the main interpreter of a process only, and this is a sub-interpreter: use a process "
-        "in its place (with mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
+        "Penstock works in the main interpreter of a process only, and this is a sub-interpreter: "
+        "use a process in its place (with mod_wsgi: WSGIApplicationGroup %{GLOBAL})"
     )
