@@ -48,7 +48,7 @@ fn take() -> PyResult<()> {
 #[inline]
 pub fn with_reserve<T>(py: Python<'_>, rebuild: impl Fn() -> PyResult<T>) -> PyResult<T> {
     match rebuild() {
-        Err(error) if error.get_type(py).is(&py.get_type::<PyMemoryError>()) && give_up() => {
+        Err(error) if error.get_type(py).is(py.get_type::<PyMemoryError>()) && give_up() => {
             drop(error); // its traceback keeps memory
             rebuild()
         }
