@@ -16,6 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 WHEELS := build/wheel
 FAULT_POINTS := build/fault-points
+LIBRARIES := .venvs/libraries
 FUZZ_TARGET = $(or $(CARGO_TARGET_DIR),target)/fuzz
 DOCUMENTS = $(wildcard *.md docs/*.md)
 
@@ -27,7 +28,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 
 .PHONY: help demo test bench bench-core lint docs clean
 .PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model
-.PHONY: test-storm test-torch count-instructions
+.PHONY: test-storm test-torch test-libraries count-instructions
 
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
@@ -47,6 +48,7 @@ help:
 	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
 	@echo "make fuzz          damage the shared memory at random, for ten minutes (ARGS='--seconds 3600')"
 	@echo "make test-torch    pass tensors with the newest torch of the package index (5.4 GB in .venvs/torch)"
+	@echo "make test-libraries  try it inside programs that PyInstaller froze, and with the picklers of dill and cloudpickle"
 	@echo "make test-sanitizers  run the core's tests under AddressSanitizer and ThreadSanitizer"
 	@echo "make test-mutants  break the protocol on purpose, and see that each change is caught (ARGS='--only NAME')"
 	@echo
@@ -88,6 +90,9 @@ test-cpython: build/.wheel $(VENV)/.python
 
 test-storm: $(VENV)/.penstock $(VENV)/.storm
 	@$(BIN)/python -m tests.storms $(ARGS)
+
+test-libraries: $(LIBRARIES)/.penstock
+	@$(LIBRARIES)/bin/python -m pytest --quiet tests/libraries $(ARGS)
 
 test-model: $(VENV)/.penstock $(VENV)/.test
 	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/test_state_machine.py $(ARGS)
@@ -241,4 +246,16 @@ $(TORCH)/.penstock: build/.wheel $(VENV)/.python
 	@test -x $(TORCH)/bin/python || $(BIN)/python -m venv $(TORCH)
 	@$(TORCH)/bin/python -m pip --quiet install --upgrade "pip>=25.1"
 	@wheel=$$(echo $(WHEELS)/*.whl) && $(TORCH)/bin/python -m pip --quiet install --force-reinstall --no-deps "$$wheel" && $(TORCH)/bin/python -m pip --quiet install "$$wheel[cli]"
+	@touch $@
+
+# Apart, because what is frozen there is all that is installed.
+$(LIBRARIES)/.python: $(VENV)/.python pyproject.toml
+	@echo "== Making $(LIBRARIES)"
+	@$(BIN)/python -m venv --clear $(LIBRARIES)
+	@$(LIBRARIES)/bin/python -m pip --quiet install --upgrade "pip>=25.1"
+	@$(LIBRARIES)/bin/python -m pip --quiet install --group libraries
+	@touch $@
+
+$(LIBRARIES)/.penstock: build/.wheel $(LIBRARIES)/.python
+	@$(LIBRARIES)/bin/python -m pip --quiet install --no-index --no-deps --force-reinstall $(WHEELS)/*.whl
 	@touch $@

@@ -1,10 +1,12 @@
 """Many items at once: `put_many` and `get_many`."""
 
+import collections
+import functools
 import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -53,8 +55,11 @@ def test_how_many(make: Callable[[], Any]) -> None:
     assert q.get_many(max_items=64) == list(range(1, 65))
     assert q.get_many(65) == list(range(65, 130))
     assert q.get_many(10**6) == list(range(130, 500))
-    for wrong in (0, -1, 10**30):
+    for wrong in (0, -1, -(10**30)):
         with pytest.raises(ValueError, match="max_items must be at least 1"):
+            q.get_many(wrong)
+    for wrong in (2**64, 10**30):
+        with pytest.raises(ValueError, match=r"max_items must be less than 2\*\*64"):
             q.get_many(wrong)
     with pytest.raises(TypeError):
         q.get_many("two")
@@ -116,6 +121,95 @@ def test_one_time_out_for_all() -> None:
     with pytest.raises(queue.Full) as raised:
         q.put_many(slowly(), timeout=0.01)
     assert raised.value.items_put == 1  # type: ignore[attr-defined]
+
+
+# What comes from code of the program's is in the queue before that code runs again.
+
+
+class Subclass(list[Any]):
+    def __init__(self, objects: Iterable[Any]) -> None:
+        super().__init__([None])
+        self.objects = iter(objects)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.objects
+
+
+LAZY: dict[str, Callable[[Iterable[Any]], Any]] = {
+    "generator": lambda objects: (item for item in objects),
+    "iterator": iter,
+    "map": lambda objects: map(int, objects),
+    "iter of a function": lambda objects: iter(functools.partial(next, iter(objects), None), None),
+    "chain": itertools.chain,
+    "subclass of list": Subclass,
+}
+
+
+@every_class
+@pytest.mark.parametrize("kind", LAZY)
+def test_an_iterable_that_waits_for_its_last_item(make: Callable[[], Any], kind: str) -> None:
+    q = make()
+
+    def each_when_the_last_was_taken() -> Iterator[int]:
+        for number in range(100):
+            yield number
+            assert q.get_many() == [number]
+
+    q.put_many(LAZY[kind](each_when_the_last_was_taken()))
+    assert q.empty()
+
+
+CONTAINERS: list[Any] = [
+    [1, 2],
+    (1, 2),
+    range(3),
+    {1: 2},
+    {1, 2},
+    frozenset({1, 2}),
+    "ab",
+    b"ab",
+    bytearray(b"ab"),
+    collections.deque([1, 2]),
+]
+
+
+@every_class
+@pytest.mark.parametrize("container", CONTAINERS, ids=lambda container: type(container).__name__)
+def test_containers(make: Callable[[], Any], container: Any) -> None:
+    q = make()
+    q.put_many(container)
+    assert q.get_many() == list(container)
+
+
+class Counting:
+    """Takes, while it is pickled, what was put before it."""
+
+    def __init__(self, q: Any) -> None:
+        self.q = q
+
+    def __reduce__(self) -> Any:
+        return int, (self.q.statistics().queued,)
+
+
+@every_class
+def test_no_object_is_held_back_while_another_one_is_pickled(make: Callable[[], Any]) -> None:
+    q = make()
+    q.put_many([0, 1, Counting(q), 3, [Counting(q)], 5])
+    assert q.get_many() == [0, 1, 2, 3, [4], 5]
+
+
+@pytest.mark.parametrize("make", [penstock.Queue, penstock.JoinableQueue])
+def test_an_interrupt_inside_the_iterable_while_the_queue_is_full(make: Callable[..., Any]) -> None:
+    q = make(maxsize=2)
+
+    def interrupted() -> Iterator[int]:
+        yield from (1, 2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        q.put_many(interrupted())
+    assert raised.value.items_put == 2  # type: ignore[attr-defined]
+    assert q.get_many() == [1, 2]
 
 
 class Unpicklable:

@@ -1,5 +1,6 @@
 """Limits of memory are Python exceptions, and the queue goes on; memory that was drained is given back."""
 
+import contextlib
 import os
 import queue as standard
 import resource
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock import JoinableQueue, Pipe, Queue, SimpleQueue
 from penstock.errors import PenstockError, QueueMemoryError
 from tests.support import processes
 from tests.support.children import fork
@@ -136,6 +137,138 @@ def test_small_address_space() -> None:
         filled, drained = child.result()
     assert filled == drained
     assert filled > 10
+
+
+def test_small_files() -> None:
+    def use() -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4 * MIB, 4 * MIB))
+        queue = Queue[Any]()
+        queue.put([1])
+        sender, receiver = Pipe()
+        sender.send([2])
+        return queue.get() + receiver.recv()
+
+    with fork(use) as child:
+        assert child.result() == [1, 2]
+
+
+class Box:
+    """Pickled by its class."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+ITEMS: dict[str, list[Any]] = {
+    "small": list(range(1000, 6000)),
+    "nested": [(number, str(number), [float(number), {"key": number}]) for number in range(2000)],
+    "pickled": [Box(number) for number in range(2000)],
+    "large": [bytes([number % 256]) * 5000 for number in range(300)],
+    "mapped": [bytearray(300_000 + number) for number in range(20)],
+}
+
+
+def exhaust() -> Callable[[], None]:
+    """Take all the memory that this process can have but some hundred bytes; the answer gives it back."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    blocks: list[Any] = [None] * 100_000
+    resource.setrlimit(resource.RLIMIT_AS, (used + 3 * MIB, hard))
+    count = 0
+    for size in (50_000, 5000, 600):
+        with contextlib.suppress(MemoryError):
+            while True:
+                blocks[count] = bytes(size)
+                count += 1
+
+    def give_back() -> None:
+        blocks.clear()
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+    return give_back
+
+
+def as_numbers(items: list[Any]) -> list[Any]:
+    return [item.number if isinstance(item, Box) else item for item in items]
+
+
+@every_kind
+@pytest.mark.parametrize("items", ITEMS)
+@pytest.mark.parametrize("call", ["get", "get_many"])
+def test_nothing_is_lost_without_memory(kind: Callable[[], Any], items: str, call: str) -> None:
+    def take() -> bool:
+        queue, received = kind(), []
+        put = ITEMS[items][:2] if kind is SimpleQueue and items == "mapped" else ITEMS[items]
+        put = put[:100] if kind is SimpleQueue else put
+        queue.put_many(put)
+        give_back = exhaust()
+        for _ in range(3):
+            try:
+                received.append(queue.get_many(10_000) if call == "get_many" else [queue.get()])
+            except MemoryError as error:
+                received.append(getattr(error, "items", []))
+        give_back()
+        while not queue.empty():
+            received.append(queue.get_many())
+        return as_numbers([item for items in received for item in items]) == as_numbers(put)
+
+    with fork(take) as child:
+        assert child.result()
+
+
+CALLS: dict[str, Callable[[Any, Any], object]] = {
+    "put": lambda queue, items: queue.put(items[0]),
+    "put_many": lambda queue, items: queue.put_many(items),
+    "put_many of a generator": lambda queue, items: queue.put_many(item for item in items),
+    "check": lambda queue, items: queue.check(),
+    "statistics": lambda queue, items: queue.statistics(),
+    "dead_letters": lambda queue, items: queue.dead_letters(),
+    "another queue": lambda queue, items: type(queue)(),
+    "Pipe": lambda queue, items: Pipe(),
+}
+
+
+@every_kind
+@pytest.mark.parametrize("items", ["small", "nested", "pickled", "large"])
+@pytest.mark.parametrize("call", CALLS)
+def test_no_memory_is_an_exception(kind: Callable[[], Any], items: str, call: str) -> None:
+    def use() -> str:
+        queue, objects = kind(), ITEMS[items][:100]
+        queue.put_many(objects)
+        give_back = exhaust()
+        what = "nothing"
+        try:
+            for _ in range(50):
+                CALLS[call](queue, objects[:1] if kind is SimpleQueue else objects)
+        except (MemoryError, OSError):
+            what = "raised"
+        give_back()
+        assert queue.check() == []
+        return what
+
+    with fork(use) as child:
+        assert child.result() in ("nothing", "raised")
+
+
+@pytest.mark.parametrize("call", ["send", "recv", "send_bytes", "recv_bytes"])
+@pytest.mark.parametrize("items", ITEMS)
+def test_no_memory_is_an_exception_of_a_pipe(items: str, call: str) -> None:
+    def use() -> bool:
+        a, b = Pipe()
+        payload = ITEMS[items][0] if "bytes" not in call else bytes(100_000)
+        send = a.send_bytes if "bytes" in call else a.send
+        send(payload)
+        calls = {"send": lambda: a.send(payload), "recv": lambda: b.recv()}
+        calls |= {"send_bytes": lambda: a.send_bytes(payload), "recv_bytes": lambda: b.recv_bytes()}
+        give_back = exhaust()
+        with contextlib.suppress(MemoryError):
+            calls[call]()
+        give_back()
+        send(payload)
+        return b.poll(1)
+
+    with fork(use) as child:
+        assert child.result()
 
 
 IN_A_CONTAINER = """

@@ -461,6 +461,25 @@ def test_a_queue_whose_sender_died_but_which_another_process_has() -> None:
         keeper.result()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can open the files of another user")
+def test_a_queue_of_another_user_is_refused() -> None:
+    """Its name in a message may lead there, and root may open it."""
+    names, stay = penstock.Queue[Any](), penstock.Queue[int]()
+
+    def make() -> None:
+        os.setuid(12345)
+        foreign = penstock.Queue[int]()
+        names.put(pickle.dumps(foreign))
+        stay.get()
+
+    with fork(make) as child:
+        message = names.get()
+        with pytest.raises(QueueGoneError, match="belongs to user 12345, and this process runs as user 0"):
+            pickle.loads(message)
+        stay.put(0)
+        assert child.result() is None
+
+
 def test_a_descriptor_of_another_file_is_not_taken_for_the_queue() -> None:
     q = penstock.Queue[str]()
     id, protocol, (pid, _) = q.__getstate__()  # type: ignore[misc]

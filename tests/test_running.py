@@ -519,6 +519,33 @@ def test_help(arguments: list[str], tmp_path: Path) -> None:
     assert done.stdout.startswith(b"usage: penstock")
 
 
+def test_help_says_where_penstock_ends(tmp_path: Path) -> None:
+    done = run(("-m", "penstock"), ["run", "--help"], folder=tmp_path)
+    assert b"Penstock ends at exec" in done.stdout
+
+
+SUB_INTERPRETER = """
+try:
+    import _interpreters
+    run = lambda program: _interpreters.exec(_interpreters.create("legacy"), program)
+except ImportError:
+    import _xxsubinterpreters as _interpreters
+    run = lambda program: _interpreters.run_string(_interpreters.create(isolated=False), program)
+import multiprocessing
+run("import os, sys; print('in another', 'PYTHONPATH' in os.environ, len(sys.path), flush=True)")
+run("import multiprocessing; print(multiprocessing.Queue.__name__, flush=True)")
+print("in this one", flush=True)
+"""
+
+
+@pytest.mark.parametrize("path", [None, "lib"])
+def test_sub_interpreters(path: str | None, tmp_path: Path) -> None:
+    write(tmp_path, {"program.py": SUB_INTERPRETER})
+    plain = assert_same(["program.py"], tmp_path, environment={"PYTHONPATH": path})
+    assert (plain.returncode, plain.stderr) == (0, b"")
+    assert b"in another" in plain.stdout
+
+
 def test_without_the_script(tmp_path: Path) -> None:
     write(tmp_path, {"program.py": KINDS})
     done = run(("-m", "penstock", "run"), ["-m", "program", "fork"], folder=tmp_path)

@@ -247,7 +247,7 @@ impl World {
     }
 
     fn get_many(&mut self, queue: &Arc<Queue>, most: usize, patience: Patience, keep: bool) {
-        let mut batch = Batch::with_room_for(most);
+        let mut batch = Batch::with_room_for(most).expect("there is memory");
         let got = with(patience, |wait| queue.get_many(&mut batch, wait));
         assert!(batch.len() <= most);
         let is_got = self.heed(got, patience != Patience::Try).is_some();

@@ -13,21 +13,28 @@
 {'any': 'object that pickles'}
 """
 
+from __future__ import annotations
+
 import sys
-from typing import TYPE_CHECKING, Any
 
 if sys.platform != "linux":
     raise ImportError(f"Penstock works on Linux only, so far; this is {sys.platform}")
 
-from . import errors
+from . import (
+    errors,
+    interpreter,  # noqa: F401  # first: it refuses what the binding would be harmed by
+)
 from ._native import __version__
 from .context import get_context
-from .patching import patch, unpatch
 from .queues import JoinableQueue, Queue, SimpleQueue
-from .statistics import Statistics
 
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    from typing import Any
+
     from .connections import Pipe
+    from .patching import patch, unpatch
+    from .statistics import Statistics
 
 __all__ = [
     "JoinableQueue",
@@ -48,4 +55,12 @@ def __getattr__(name: str) -> Any:
         from .connections import Pipe
 
         return Pipe
+    if name in ("patch", "unpatch"):  # late, because few programs need them
+        from . import patching
+
+        return getattr(patching, name)
+    if name == "Statistics":
+        from .statistics import Statistics
+
+        return Statistics
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

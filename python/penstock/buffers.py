@@ -3,23 +3,34 @@
 The binding asks for these reducers after all that a program has registered, and only for protocol 5.
 """
 
+from __future__ import annotations
+
 import sys
 from array import array
 from importlib import import_module
-from importlib.util import find_spec
-from multiprocessing.reduction import ForkingPickler
 from pickle import PickleBuffer
-from typing import Any, SupportsIndex, TypeAlias, cast
+
+from .reducers import _REGISTERED
+
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
+if TYPE_CHECKING:
+    from typing import Any, SupportsIndex, TypeAlias, cast
+
+    _Reduced: TypeAlias = "str | tuple[Any, ...]"
+else:
+    _Reduced = None
+
+    def cast(_: object, value: object) -> object:
+        return value
+
 
 from . import _native
 
 __all__: list[str] = []
 
-_Reduced: TypeAlias = "str | tuple[Any, ...]"
 _PROTOCOL: SupportsIndex = 5
 _NORMALIZING: SupportsIndex = 4  # by which NumPy writes arrays as `multiprocessing` delivers them
 _OWN, _FOREIGN = "<>" if sys.byteorder == "little" else "><"
-_REGISTERED: dict[type, Any] = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 _OUT_OF_BAND = 4096  # bytes; smaller buffers are pickled inside the message
 
 
@@ -41,13 +52,13 @@ def _rebuild_memoryview(buffer: Any, format: Any, shape: tuple[int, ...]) -> mem
     return flat.cast(format, shape) if flat.nbytes else flat.cast(format)
 
 
-def _reduce_array(items: "array[Any]") -> _Reduced:
+def _reduce_array(items: array[Any]) -> _Reduced:
     if len(items) * items.itemsize < _OUT_OF_BAND:
         return items.__reduce_ex__(_PROTOCOL)
     return _rebuild_array, (items.typecode, PickleBuffer(items))
 
 
-def _rebuild_array(typecode: Any, buffer: Any) -> "array[Any]":
+def _rebuild_array(typecode: Any, buffer: Any) -> array[Any]:
     items: array[Any] = array(typecode)
     items.frombytes(buffer)
     return items
@@ -153,8 +164,11 @@ def _reduce_plain_tensor(tensor: Any) -> "tuple[Any, ...] | None":
 
 
 def _is_plain(tensor: Any, torch: Any) -> bool:
-    if "numpy" not in sys.modules and find_spec("numpy") is None:
-        return False  # torch does without, but lends its memory through it
+    if "numpy" not in sys.modules:
+        from importlib.util import find_spec  # late, because hardly any process needs it
+
+        if find_spec("numpy") is None:
+            return False  # torch does without, but lends its memory through it
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"

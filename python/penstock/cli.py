@@ -34,8 +34,10 @@ All else is as under plain Python: arguments, __main__, environment, exit
 status, tracebacks.
 
 Managers of the standard library keep its queues, and so do the calls of a
-ProcessPoolExecutor and Python programs started through subprocess. Options of
-the interpreter go before: python -O -m penstock run program.py
+ProcessPoolExecutor, sub-interpreters, and Python programs started through
+subprocess. Penstock ends at exec: a program that restarts itself by os.execv
+runs under plain Python from then on, unless it starts `penstock run` again.
+Options of the interpreter go before: python -O -m penstock run program.py
 """
 
 _DEMO = """\

@@ -16,7 +16,11 @@ from collections.abc import Callable
 from multiprocessing import connection, context, reduction, resource_sharer
 from typing import TYPE_CHECKING, Any
 
-from . import leaving, passing
+from . import (
+    buffers,  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
+    leaving,
+    passing,
+)
 from ._native import Channel
 from .errors import QueueGoneError
 
@@ -227,7 +231,11 @@ def _make_direction() -> tuple[Channel, Channel]:
     sending = Channel()
     sending._adopt(receiving._id, receiving._protocol)
     reader, writer = os.pipe()
-    receiving._hold(reader, True)
+    try:
+        receiving._hold(reader, True)
+    except BaseException:
+        os.close(writer)
+        raise
     sending._hold(writer, True)
     return receiving, sending
 

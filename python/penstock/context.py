@@ -1,15 +1,19 @@
 """Contexts: `multiprocessing` with Penstock's queues."""
 
+from __future__ import annotations
+
 import multiprocessing
 from multiprocessing import context
-from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from .queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = ["ForkContext", "ForkServerContext", "SpawnContext", "get_context"]
 
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+    from typing import Any, SupportsIndex
+
     _Mixed = BaseContext
 else:
     _Mixed = object

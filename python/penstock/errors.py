@@ -10,6 +10,8 @@ queue and on too many `task_done()`, `OSError` on a closed `SimpleQueue`, and fr
 the object raised.
 """
 
+from __future__ import annotations
+
 import queue
 
 __all__ = ["CorruptQueueError", "PenstockError", "QueueGoneError", "QueueMemoryError"]

@@ -14,14 +14,18 @@ programs needs it:
 and for queues.py.
 """
 
+from __future__ import annotations
+
 import os
 import threading
 from multiprocessing import process
 from queue import Empty
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any
+
     from .queues import _Family
 
 
@@ -36,7 +40,7 @@ class Faces:
         self.in_hand: list[Any] = []
 
 
-def _is_closed(queue: "_Family") -> bool:
+def _is_closed(queue: _Family) -> bool:
     closed: bool = queue._closed  # type: ignore[attr-defined]
     return closed
 
@@ -44,7 +48,7 @@ def _is_closed(queue: "_Family") -> bool:
 class _Face:
     """Made anew at each access, so it equals all of its class and queue: who waits for it looks for it."""
 
-    def __init__(self, queue: "_Family", faces: Faces) -> None:
+    def __init__(self, queue: _Family, faces: Faces) -> None:
         self._queue = queue
         self._faces = faces
 
@@ -130,7 +134,7 @@ class Writer(_Face):
         return self._faces.is_writer_closed or _is_closed(self._queue)
 
 
-def _end_with_parent(queue: "_Family") -> None:
+def _end_with_parent(queue: _Family) -> None:
     parent = process.parent_process()
     if parent is None:
         return

@@ -5,13 +5,18 @@ order, and the items stay unfinished, as with `multiprocessing`; or through an u
 to another process. A process that is killed settles nothing: the others find out, and take its items back.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from functools import wraps
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from . import _native, once
+
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
+if TYPE_CHECKING:
+    from typing import Any
 
 _armed = False
 _exit_code_of_child: int | None = 0

@@ -10,26 +10,30 @@ descriptor a path, which leads to the same memory: /proc/<pid>/fd/<descriptor>. 
 for a duplicate of that descriptor.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-from collections.abc import Iterator
 from multiprocessing import context, reduction
-from typing import Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
-from ._native import Handle
 from .errors import QueueGoneError
 
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Protocol, TypeAlias
 
-class _Duplicate(Protocol):
-    """A descriptor on its way to a process that is being started; see `multiprocessing.reduction.DupFd`."""
+    from ._native import Handle
 
-    def detach(self) -> int: ...
+    class _Duplicate(Protocol):
+        """A descriptor on its way to a process that is being started, as a `reduction.DupFd`."""
 
+        def detach(self) -> int: ...
 
-_Seen: TypeAlias = tuple[int, int]
-State: TypeAlias = tuple[bytes, int, _Seen | _Duplicate]
-"""What is pickled: the queue's id, the handle's pickle protocol, and where to get at the queue."""
+    _Seen: TypeAlias = tuple[int, int]
+    State: TypeAlias = tuple[bytes, int, _Seen | _Duplicate]
+    """What is pickled: the queue's id, the handle's pickle protocol, and where to get at the queue."""
 
 # What was duplicated for a process that is being started, by queue.
 _duplicates: WeakKeyDictionary[object, dict[bytes, _Duplicate]] = WeakKeyDictionary()
@@ -92,12 +96,36 @@ def _reopen_path(handle: Handle, id: bytes, protocol: int, path: str, refused: l
     try:
         if not os.readlink(path).startswith(f"/memfd:penstock-{id.hex()}"):
             return False
-        return handle._attach(os.open(path, os.O_RDWR | os.O_CLOEXEC), id, protocol)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError:
         refused.append(path)
         return False
     except OSError:
         return False  # closed meanwhile, or ended meanwhile
+    _check_owner(fd, id)
+    return _attach(handle, fd, id, protocol)
+
+
+def _attach(handle: Handle, fd: int, id: bytes, protocol: int) -> bool:
+    try:
+        return handle._attach(fd, id, protocol)
+    except OSError:
+        return False  # something else by now
+
+
+def _check_owner(fd: int, id: bytes) -> None:
+    """Raise QueueGoneError, and close the descriptor, unless its file belongs to this process's user.
+
+    A privileged process can open the files of others, and unpickles what it finds there.
+    """
+    owner = os.fstat(fd).st_uid
+    if owner != os.geteuid():
+        os.close(fd)
+        raise QueueGoneError(
+            errno.EACCES,
+            f"queue {id.hex()} belongs to user {owner}, and this process runs as user {os.geteuid()}: "
+            "all processes of a queue run under one user",
+        )
 
 
 def _reopen_duplicate(handle: Handle, id: bytes, protocol: int, seen: _Seen, refused: list[str]) -> bool:
@@ -105,12 +133,14 @@ def _reopen_duplicate(handle: Handle, id: bytes, protocol: int, seen: _Seen, ref
     if os.path.exists("/proc/self"):
         return False
     try:
-        return handle._attach_of(*seen, id, protocol)
+        fd = handle._duplicate_of(*seen)
     except PermissionError:
         refused.append(f"descriptor {seen[1]} of process {seen[0]}")
         return False
     except OSError:
         return False  # closed, ended, or something else by now
+    _check_owner(fd, id)
+    return _attach(handle, fd, id, protocol)
 
 
 def _not_opened(id: bytes, sender: int, refused: list[str]) -> QueueGoneError:

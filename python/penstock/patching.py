@@ -23,6 +23,8 @@ from typing import Any
 from . import once
 from .queues import JoinableQueue, Queue, SimpleQueue
 
+# In the command by which `multiprocessing` starts a fork server.
+_SERVE = "from multiprocessing.forkserver import main; main("
 # Executed by its path: a child that has not got its `sys.path` yet may be unable to import Penstock.
 _CALL_PATCHING = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bootstrap", "call_patching.py")
 
@@ -228,7 +230,10 @@ class _Call:
     """Where this is unpickled, a function of this module is called. None is what comes of it."""
 
     def __init__(self, function: str) -> None:
-        self.command = f"import runpy; runpy.run_path({_CALL_PATCHING!r}, {{'function': {function!r}}})"
+        if os.path.isfile(_CALL_PATCHING):
+            self.command = f"import runpy; runpy.run_path({_CALL_PATCHING!r}, {{'function': {function!r}}})"
+        else:  # a frozen program, whose modules are in no files, and whose children have the same modules
+            self.command = f"import penstock.patching; penstock.patching.{function}()"
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return exec, (self.command, {})
@@ -259,8 +264,10 @@ def start_interpreter(path: str | bytes, arguments: Sequence[str | bytes], descr
     # Behind the command stand the program's own arguments in newer interpreters, and nothing in older ones.
     for place, (flag, command) in enumerate(pairwise(arguments)):
         if flag == "-c":
-            if isinstance(command, str) and "from multiprocessing.forkserver import main; main(" in command:
-                command = f"{_Call('patch_fork_server').command}; {command}"
+            if isinstance(command, str) and _SERVE in command:
+                # Its beginning stays: a frozen program's own code knows the command by that.
+                imports = _SERVE.removesuffix("main(")
+                command = command.replace(_SERVE, f"{imports}{_Call('patch_fork_server').command}; main(", 1)
                 arguments = [*arguments[: place + 1], command, *arguments[place + 2 :]]
             break
     pid: int = _commands[0].original(path, arguments, descriptors)

@@ -1,32 +1,29 @@
 """The three queues."""
 
+from __future__ import annotations
+
 import copyreg
 import pickle
-from collections.abc import Callable
-from multiprocessing.context import BaseContext
 from operator import index
-from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from . import (
-    _native,
-    buffers,  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
-    faces,
-    leaving,
-    once,
-    passing,
-)
-from .statistics import Statistics
+from . import _native, leaving, once
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import BaseContext
+    from typing import Any, SupportsIndex
+
     from typing_extensions import TypeVar
+
+    from . import faces, passing
+    from .statistics import Statistics
 
     T = TypeVar("T", default=Any)  # so that no checker asks what `Queue()` is a queue of
 else:
-    from typing import TypeVar
-
-    T = TypeVar("T")
+    T = None
 
 # Where a put into a SimpleQueue begins to wait. The standard library's waits as soon as its pipe is full,
 # with 64 KiB.
@@ -52,6 +49,8 @@ class _Family(_native.Handle):
         max_deliveries: SupportsIndex = _MAX_DELIVERIES,
     ) -> None:
         _arm()
+        # Of a second `__init__()`: a fresh queue, whose reading and writing sides are open.
+        self.__dict__.pop("_known_faces", None)
         self._create(
             maxsize=max(0, _whole("maxsize", maxsize, most=1 << 62)),
             max_bytes=None if max_bytes is None else _whole("max_bytes", max_bytes, least=1, most=1 << 62),
@@ -69,10 +68,14 @@ class _Family(_native.Handle):
 
     @property
     def _reader(self) -> faces.Reader:
+        from . import faces
+
         return faces.Reader(self, self._faces())
 
     @property
     def _writer(self) -> faces.Writer:
+        from . import faces
+
         return faces.Writer(self, self._faces())
 
     @property
@@ -80,6 +83,8 @@ class _Family(_native.Handle):
         return self._faces().lock
 
     def _faces(self) -> faces.Faces:
+        from . import faces
+
         known: faces.Faces = self.__dict__.setdefault("_known_faces", faces.Faces())
         return known
 
@@ -94,15 +99,21 @@ class _Family(_native.Handle):
         >>> q.statistics().queued
         1
         """
+        from .statistics import Statistics
+
         return Statistics(**self._statistics())
 
     # The protocol of `multiprocessing`'s queues: a subclass with a state of its own overrides these two and
     # calls them.
 
     def __getstate__(self) -> passing.State:
+        from . import passing
+
         return passing.describe(self)
 
     def __setstate__(self, state: passing.State) -> None:
+        from . import passing
+
         _arm()
         passing.reopen(self, state)
 
@@ -281,6 +292,10 @@ def _arm() -> None:
         return
     leaving.arm()
     with once.lock:
+        # Late, because a program that imports Penstock may open no queue; and not later, because then perhaps
+        # no file can be opened any more.
+        from . import buffers, faces, passing, statistics  # noqa: F401
+
         _inherit()
     _is_armed = True
 

@@ -1,10 +1,33 @@
 """A queue's figures."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections import namedtuple
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(
+    namedtuple(
+        "Statistics",
+        [
+            "puts",
+            "gets",
+            "bytes",
+            "queued",
+            "unfinished",
+            "redeliveries",
+            "dead_letters",
+            "taken",
+            "taken_bytes",
+            "given_up",
+            "waiting_getters",
+            "waiting_putters",
+            "waiting_joiners",
+            "high_water",
+            "participants",
+            "memory_bytes",
+        ],
+    )
+):
     """What a queue has done so far and how it stands, counted over all processes that use it.
 
     All figures are of one moment.
@@ -19,6 +42,8 @@ class Statistics:
     >>> now.puts, now.gets, now.queued, now.high_water
     (2, 1, 1, 2)
     """
+
+    __slots__ = ()
 
     puts: int
     """Items put."""

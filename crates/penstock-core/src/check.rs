@@ -19,6 +19,7 @@ mod waiters;
 
 use core::fmt;
 
+use crate::delivery::vec_with_room;
 use crate::error::Error;
 use crate::layout::{Hot, List};
 use crate::queue::Queue;
@@ -111,7 +112,7 @@ impl Queue {
     pub fn check(&self) -> Result<Check, Error> {
         self.member()?;
         loop {
-            let mut inspection = Inspection::new(self);
+            let mut inspection = Inspection::new(self)?;
             let section = match self.enter_surely() {
                 Ok(section) => Some(section),
                 // Nobody changes a damaged queue any more.
@@ -129,7 +130,7 @@ impl Queue {
 }
 
 impl<'q> Inspection<'q> {
-    fn new(queue: &'q Queue) -> Inspection<'q> {
+    fn new(queue: &'q Queue) -> Result<Inspection<'q>, Error> {
         let mut inspection = Inspection {
             queue,
             found: Check::default(),
@@ -144,14 +145,18 @@ impl<'q> Inspection<'q> {
         let (slots, spans, cells) = inspection.sizes();
         // Room for what comes until the lock is taken.
         let slots = slots + slots / 4 + 1024;
-        inspection.found.faults.reserve_exact(MOST);
+        let cells = cells + 64;
+        inspection.found.faults = vec_with_room(MOST)?;
+        inspection.is_listed = vec_with_room(slots)?;
         inspection.is_listed.resize(slots, false);
-        inspection.subtrees.reserve_exact(slots);
-        inspection.uses.reserve_exact(slots);
-        inspection.numbers.reserve_exact(slots);
+        inspection.subtrees = vec_with_room(slots)?;
+        inspection.uses = vec_with_room(slots)?;
+        inspection.numbers = vec_with_room(slots)?;
+        inspection.has_room = vec_with_room(spans)?;
         inspection.has_room.resize(spans, false);
-        inspection.is_cell_listed.resize(cells + 64, false);
-        inspection
+        inspection.is_cell_listed = vec_with_room(cells)?;
+        inspection.is_cell_listed.resize(cells, false);
+        Ok(inspection)
     }
 
     /// Slots, spans and cells that can be looked at: no more than have memory behind them.

@@ -3,8 +3,9 @@
 
 use std::mem::MaybeUninit;
 
+use crate::error::Error;
 use crate::get::Lent;
-use crate::{BATCH, SMALL};
+use crate::{BATCH, SMALL, platform};
 
 /// Where a get copies a small payload. To make one costs nothing: only what was filled in can be read.
 pub struct Buffer {
@@ -53,7 +54,12 @@ pub(crate) trait Room {
 pub struct Batch {
     bytes: Vec<u8>,
     items: Vec<Item>,
+    /// Bytes of the lent ones.
+    lent: usize,
 }
+
+/// After so many bytes of lent payloads a batch is full: what is made of them needs memory, too.
+const LENT: usize = 1 << 20;
 
 enum Item {
     /// Ends here in `bytes`, and begins where the copied one before it ends.
@@ -70,12 +76,13 @@ pub enum Taken<'a> {
 impl Batch {
     /// With room for so many items at most, and for fewer if they are many or large. It is allocated here, because
     /// nothing may be while the lock is held.
-    pub fn with_room_for(most: usize) -> Batch {
+    pub fn with_room_for(most: usize) -> Result<Batch, Error> {
         let most = most.min(BATCH);
-        Batch {
-            bytes: Vec::with_capacity(SMALL * most.min(BATCH / 4)),
-            items: Vec::with_capacity(most),
-        }
+        Ok(Batch {
+            bytes: vec_with_room(SMALL * most.min(BATCH / 4))?,
+            items: vec_with_room(most)?,
+            lent: 0,
+        })
     }
 
     /// The items, oldest first.
@@ -102,12 +109,23 @@ impl Batch {
 
     pub(crate) fn push_lent(&mut self, lent: Lent) {
         debug_assert!(self.has_room());
+        self.lent += lent.len();
         self.items.push(Item::Lent(lent));
     }
 
     pub(crate) fn has_room(&self) -> bool {
-        self.bytes.capacity() - self.bytes.len() >= SMALL && self.items.len() < self.items.capacity()
+        self.bytes.capacity() - self.bytes.len() >= SMALL
+            && self.items.len() < self.items.capacity()
+            && self.lent < LENT
     }
+}
+
+/// An empty vector with room for `most` elements, or an error where `Vec::with_capacity` ends the process.
+pub(crate) fn vec_with_room<T>(most: usize) -> Result<Vec<T>, Error> {
+    let mut vec = Vec::new();
+    vec.try_reserve_exact(most)
+        .map_err(|_| platform::no_memory((most * size_of::<T>()) as u64))?;
+    Ok(vec)
 }
 
 impl Room for Batch {

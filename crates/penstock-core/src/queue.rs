@@ -71,14 +71,14 @@ impl Queue {
     pub fn create(options: &Options) -> Result<Arc<Queue>, Error> {
         let (segment, options) = Segment::create(options, None)?;
         let mut open = fork::open_queues();
-        Ok(Queue::enter_in_list(&mut open, segment, options))
+        Queue::enter_in_list(&mut open, segment, options)
     }
 
     /// Creates a queue with a name in a folder on a tmpfs. The name keeps it, with its items, until it is removed.
     pub fn create_named(path: &Path, options: &Options) -> Result<Arc<Queue>, Error> {
         let (segment, options) = Segment::create(options, Some(path))?;
         let mut open = fork::open_queues();
-        Ok(Queue::enter_in_list(&mut open, segment, options))
+        Queue::enter_in_list(&mut open, segment, options)
     }
 
     /// Opens a queue by its name.
@@ -95,7 +95,7 @@ impl Queue {
             return Ok(queue);
         }
         let (segment, options) = Segment::open(fd)?;
-        Ok(Queue::enter_in_list(&mut open, segment, options))
+        Queue::enter_in_list(&mut open, segment, options)
     }
 
     /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc to open it by.
@@ -110,8 +110,14 @@ impl Queue {
         fork::find(&fork::open_queues(), id)
     }
 
-    fn enter_in_list(open: &mut fork::OpenQueues, segment: Segment, options: Options) -> Arc<Queue> {
+    fn enter_in_list(
+        open: &mut fork::OpenQueues,
+        segment: Segment,
+        options: Options,
+    ) -> Result<Arc<Queue>, Error> {
         let id = segment.id;
+        open.try_reserve(1)
+            .map_err(|_| platform::no_memory(size_of_val(open.as_slice()) as u64))?;
         let queue = Arc::new(Queue {
             segment,
             options,
@@ -123,7 +129,7 @@ impl Queue {
             bell: Bell::new(),
         });
         open.push((id, Arc::downgrade(&queue) as Weak<Queue>));
-        queue
+        Ok(queue)
     }
 
     pub fn id(&self) -> Id {

@@ -53,8 +53,10 @@ unsafe impl Send for Segment {}
 // SAFETY: as above.
 unsafe impl Sync for Segment {}
 
-/// Smallest heap worth having.
+/// Spans that every heap has, if the system allows.
 const MIN_SPANS: u64 = 64;
+/// Spans of the smallest heap, where the system allows small files or mappings only.
+const FEWEST_SPANS: u32 = 8;
 
 impl Segment {
     /// Makes the memory of a queue, with a name in the file system if `path` is given.
@@ -62,17 +64,17 @@ impl Segment {
         let memory = platform::memory_limit();
         let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
         // Twice the limit leaves room for fragmentation; more than the memory there is would serve nobody.
-        let mut heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
+        let heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
+        let mut spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
         let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / SLOTS_PER_PAGE
             * SLOTS_PER_PAGE;
         let id = platform::random_id()?;
         loop {
-            let spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
             let geometry = Geometry::new(slots.min(spans.saturating_mul(512)), spans);
             match Segment::make(id, geometry, path) {
                 // The address space or the largest file is limited: a smaller range will do.
-                Err(error) if platform::is_out_of_address_space(&error) && heap > MIN_SPANS * SPAN => {
-                    heap /= 2
+                Err(error) if platform::is_out_of_address_space(&error) && spans > FEWEST_SPANS => {
+                    spans = (spans / 2).max(FEWEST_SPANS);
                 }
                 Err(error) => return Err(error),
                 Ok(segment) => {

@@ -1,6 +1,7 @@
 //! What a queue tells about itself.
 
 use crate::aside::unfinished_given_up;
+use crate::delivery::vec_with_room;
 use crate::done::taken_items;
 use crate::error::Error;
 use crate::layout::Slot;
@@ -84,8 +85,11 @@ impl Queue {
     pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
         // A dead letter is never changed or freed, so its payload can be read without the lock.
         let letters = self.dead_letter_places().and_then(|places| {
-            let read = |slot| self.segment.read_payload(self.segment.slot(slot)?);
-            places.into_iter().map(read).collect()
+            let mut letters = vec_with_room(places.len())?;
+            for slot in places {
+                letters.push(self.segment.read_payload(self.segment.slot(slot)?)?);
+            }
+            Ok(letters)
         });
         self.report(letters)
     }
@@ -93,7 +97,7 @@ impl Queue {
     fn dead_letter_places(&self) -> Result<Vec<u32>, Error> {
         let count = self.segment.hot().dead_count.get();
         // Memory is taken before the lock, never under it.
-        let mut places = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(1 << 20));
+        let mut places = vec_with_room(usize::try_from(count).unwrap_or(0).min(1 << 20))?;
         let section = self.enter_surely()?;
         let hot = section.hot();
         let (mut prev, mut index) = (0, hot.dead.head.get());

@@ -25,7 +25,7 @@ impl Victim {
             lent: Vec::with_capacity(4),
             payloads: puts.iter().copied().map(payload).collect(),
             buffer: Box::default(),
-            batch: Batch::with_room_for(8),
+            batch: Batch::with_room_for(8).expect("there is memory"),
         }
     }
 

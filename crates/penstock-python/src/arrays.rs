@@ -20,7 +20,7 @@ use pyo3::types::{PyDict, PyInt, PyString, PyTuple, PyType};
 use crate::buffers::{Contents, Memory};
 use crate::calls::new_bytearray;
 use crate::sync::{name, once};
-use crate::{envelope, pickling};
+use crate::{envelope, pickling, room};
 
 /// protocol 5; "numpy" and "ndarray" on the stack; the class of that name; a mark
 const START: &[u8] = b"\x80\x05\x8c\x05numpy\x8c\x07ndarray\x93(";
@@ -227,12 +227,14 @@ pub fn write(object: &Bound<'_, PyAny>) -> Option<Written> {
 
 impl Written {
     /// Lends the message's pieces to `operation`.
-    pub fn lend<T>(&self, operation: impl FnOnce(&[&[u8]]) -> T) -> T {
+    pub fn lend<T>(&self, operation: impl FnOnce(&[&[u8]]) -> PyResult<T>) -> PyResult<T> {
         if self.len() < envelope::OUT_OF_BAND {
             return operation(&[&self.pickle, self.memory.bytes(), END]);
         }
         let is_read_only = false;
-        let (head, starts) = envelope::seal(self.pickle.len(), &[(self.len(), is_read_only)]);
+        let buffer = (self.len(), is_read_only);
+        let sealed = envelope::seal(self.pickle.len(), [buffer].into_iter());
+        let (head, starts) = sealed.ok_or_else(room::no_memory)?;
         let padding = envelope::padding(head.len() + self.pickle.len(), starts[0]);
         operation(&[&head, &self.pickle, padding, self.memory.bytes()])
     }

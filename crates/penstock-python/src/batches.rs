@@ -1,14 +1,20 @@
 //! Many objects at once: their way into a queue and out of it.
 
+use arrayvec::ArrayVec;
 use penstock_core::{BATCH, Batch, Error, Queue, SMALL, Taken};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{
+    PyByteArray, PyBytes, PyDict, PyFrozenSet, PyList, PyRange, PySet, PyString, PyTuple, PyType,
+};
 
+use crate::calls::{new_list, new_tuple_of};
 use crate::errors;
 use crate::handle::{Handle, Opened};
 use crate::plain::Writer;
-use crate::sync::name;
-use crate::transfer::{Message, attempt, tidy};
+use crate::room;
+use crate::sync::{name, once};
+use crate::transfer::{self, attempt, tidy};
 use crate::unpickling::{load_lent, load_slice};
 use crate::waiting::{Deadline, at_once};
 
@@ -16,14 +22,14 @@ use crate::waiting::{Deadline, at_once};
 #[derive(Default)]
 struct Pending {
     bytes: Vec<u8>,
-    ends: Vec<usize>,
+    ends: ArrayVec<usize, BATCH>,
 }
 
 impl Pending {
-    /// False if the message is too large to be one of many.
+    /// False if the message is too large to be one of many, or if there is no memory to keep it in.
     fn push(&mut self, pieces: &[&[u8]]) -> bool {
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
-        if len > SMALL {
+        if len > SMALL || self.bytes.try_reserve(len).is_err() {
             return false;
         }
         for piece in pieces {
@@ -36,7 +42,7 @@ impl Pending {
     /// Puts the messages and forgets them. On an error `count` tells how many of them were put.
     fn send(&mut self, py: Python<'_>, queue: &Queue, deadline: Deadline, count: &mut usize) -> PyResult<()> {
         let mut start = 0;
-        let mut messages = Vec::with_capacity(self.ends.len());
+        let mut messages: ArrayVec<&[u8], BATCH> = ArrayVec::new();
         for &end in &self.ends {
             messages.push(&self.bytes[start..end]);
             start = end;
@@ -50,23 +56,72 @@ impl Pending {
                 result
             })?;
         }
+        drop(messages);
         self.bytes.clear();
         self.ends.clear();
         Ok(())
     }
 }
 
+/// Whether the iterable is a built-in container, so that to ask it for its next item runs no code of the program's.
+fn is_container(objects: &Bound<'_, PyAny>) -> bool {
+    let class = objects.get_type();
+    let py = objects.py();
+    let is = |known: &Bound<'_, PyType>| class.is(known);
+    is(&py.get_type::<PyList>())
+        || is(&py.get_type::<PyTuple>())
+        || is(&py.get_type::<PyRange>())
+        || is(&py.get_type::<PyDict>())
+        || is(&py.get_type::<PySet>())
+        || is(&py.get_type::<PyFrozenSet>())
+        || is(&py.get_type::<PyString>())
+        || is(&py.get_type::<PyBytes>())
+        || is(&py.get_type::<PyByteArray>())
+        || deque(py).is_ok_and(is)
+}
+
+fn deque(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    static DEQUE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let import = || {
+        let class = py.import("collections")?.getattr("deque")?;
+        Ok(class.cast_into()?.unbind())
+    };
+    Ok(once(&DEQUE, py, import)?.bind(py))
+}
+
 /// Puts the objects of an iterable. Whatever is raised has the attribute `items_put`.
 pub fn put_many(opened: &Opened, objects: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     let mut count = 0;
-    put_all(opened, objects, deadline, &mut count).inspect_err(|error| {
+    let put = if is_container(objects) {
+        put_together(opened, objects, deadline, &mut count)
+    } else {
+        put_one_by_one(opened, objects, deadline, &mut count)
+    };
+    put.inspect_err(|error| {
         let py = objects.py();
         // An exception that takes no attributes is raised as it is.
         let _ = error.value(py).setattr(name!(py, "items_put"), count);
     })
 }
 
-fn put_all(
+/// The iterable runs code of the program's, which may wait for the answer to the item before: each item is in the queue
+/// before the next one is asked for.
+fn put_one_by_one(
+    opened: &Opened,
+    objects: &Bound<'_, PyAny>,
+    deadline: Deadline,
+    count: &mut usize,
+) -> PyResult<()> {
+    for object in objects.try_iter()? {
+        transfer::put(opened, &object?, deadline)?;
+        *count += 1;
+    }
+    Ok(())
+}
+
+/// Plain objects go into the queue up to [`BATCH`] at a time. Before anything else is pickled, which may run code of the
+/// program's, those before it are put.
+fn put_together(
     opened: &Opened,
     objects: &Bound<'_, PyAny>,
     deadline: Deadline,
@@ -77,37 +132,35 @@ fn put_all(
     let mut pending = Pending::default();
     let mut writer = Writer::default();
     for object in objects.try_iter()? {
-        let message = match object.as_ref() {
-            Ok(object) => Message::of(opened, object, &mut writer),
-            Err(error) => Err(error.clone_ref(py)),
-        };
-        let message = match message {
-            Ok(message) => message,
+        let object = match object {
+            Ok(object) => object,
             Err(error) => {
-                // What came before it is put all the same.
-                pending.send(py, queue, deadline, count)?;
+                // Another thread has changed the container. What came before is put, if that needs no waiting.
+                let _ = pending.send(py, queue, Deadline::Now, count);
                 return Err(error);
             }
         };
-        let is_pending = match &message {
-            Message::Plain(written) => written.lend(|pieces| pending.push(pieces)),
-            Message::Pickled(pickled) => pickled.lend(py, |pieces| pending.push(pieces)),
-            Message::Array(written) => written.lend(|pieces| pending.push(pieces)),
-            Message::Carrier(..) => false,
+        let picklers = &opened.picklers;
+        let plain = match picklers.other.is_there() {
+            true => None,
+            false => writer.write(&object, picklers.protocol()),
         };
-        if !is_pending {
+        if plain.is_some_and(|written| written.lend(|pieces| pending.push(pieces))) {
+            if pending.ends.is_full() {
+                pending.send(py, queue, deadline, count)?;
+            }
+        } else {
             pending.send(py, queue, deadline, count)?;
-            message.send(py, opened, None, deadline)?;
+            transfer::put(opened, &object, deadline)?;
             *count += 1;
-        } else if pending.ends.len() == BATCH {
-            pending.send(py, queue, deadline, count)?;
         }
     }
     pending.send(py, queue, deadline, count)
 }
 
 /// Takes as many objects as are there, `most` at most; waits for the first. If one cannot be rebuilt, its error is
-/// raised, and has the attribute `items`, where errors stand in the place of such objects.
+/// raised, and has the attribute `items`, where errors stand in the place of such objects. If there is no memory, nothing is
+/// taken.
 pub fn get_many<'py>(
     handle: &Bound<'py, Handle>,
     opened: &Opened,
@@ -117,51 +170,116 @@ pub fn get_many<'py>(
     let py = handle.py();
     let queue = &opened.queue;
     let most = most.unwrap_or_else(|| queue.len().max(1) as usize);
-    let items = PyList::empty(py);
-    let mut batch = Batch::with_room_for(most);
+    let mut received = Received::new(py)?;
+    let mut batch = received.prepare(most)?;
     attempt(py, deadline, |wait| queue.get_many(&mut batch, wait))?;
     loop {
-        tidy(py, queue)?;
-        append(handle, &items, batch)?;
-        if items.len() >= most {
+        let tidied = tidy(py, queue);
+        received.rebuild(handle, batch)?;
+        if let Err(error) = tidied {
+            received.first_error.get_or_insert(error);
             break;
         }
-        batch = Batch::with_room_for(most - items.len());
+        if received.count >= most {
+            break;
+        }
+        batch = match received.prepare(most - received.count) {
+            Ok(batch) => batch,
+            Err(_) => break, // what is there is delivered first
+        };
         // What is not to be had at once is not waited for.
         match at_once(|wait| queue.get_many(&mut batch, wait)) {
             Ok(()) => {}
             Err(Error::Empty | Error::Busy) => break,
-            Err(error) => return Err(errors::to_python(error)),
+            Err(error) => {
+                received.first_error.get_or_insert(errors::to_python(error));
+                break;
+            }
         }
     }
-    Ok(items)
+    received.finish()
 }
 
-fn append<'py>(handle: &Bound<'py, Handle>, items: &Bound<'py, PyList>, batch: Batch) -> PyResult<()> {
-    let py = handle.py();
-    let mut first_error: Option<PyErr> = None;
-    let mut appended = Ok(());
-    batch.into_items(|taken| {
-        let object = match taken {
-            Taken::Copied(bytes) => load_slice(handle, bytes),
-            Taken::Lent(lent) => load_lent(handle, lent),
-        };
-        let item = object.unwrap_or_else(|error| {
-            let value = error.value(py).clone().into_any();
-            first_error.get_or_insert(error);
-            value
-        });
-        if let Err(error) = items.append(item) {
-            appended = Err(error);
+/// As many as a batch can have.
+fn nones(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static NONES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let make = || {
+        let nones = (0..BATCH).map(|_| py.None().into_bound(py));
+        Ok(new_tuple_of(py, nones)?.into_any().unbind())
+    };
+    Ok(once(&NONES, py, make)?.bind(py))
+}
+
+/// The objects that a `get_many` has taken so far.
+struct Received<'py> {
+    /// Behind the objects stand `None`s: the room for the next.
+    items: Bound<'py, PyList>,
+    count: usize,
+    first_error: Option<PyErr>,
+}
+
+impl<'py> Received<'py> {
+    fn new(py: Python<'py>) -> PyResult<Received<'py>> {
+        Ok(Received {
+            items: new_list(py)?,
+            count: 0,
+            first_error: None,
+        })
+    }
+
+    /// Makes room for the next objects, so that none is taken that cannot be delivered.
+    fn prepare(&mut self, most: usize) -> PyResult<Batch> {
+        let py = self.items.py();
+        room::keep()?;
+        let batch = Batch::with_room_for(most).map_err(|_| room::no_memory())?;
+        let (len, needed) = (self.items.len(), self.count + most.min(BATCH));
+        if needed == len + BATCH {
+            self.items.set_slice(len, len, nones(py)?)?;
+        } else {
+            for _ in len..needed {
+                self.items.append(py.None())?;
+            }
         }
-    });
-    appended?;
-    match first_error {
-        None => Ok(()),
-        Some(error) => {
-            // An exception that takes no attributes is raised as it is.
-            let _ = error.value(py).setattr(name!(py, "items"), items);
-            Err(error)
+        Ok(batch)
+    }
+
+    fn rebuild(&mut self, handle: &Bound<'py, Handle>, batch: Batch) -> PyResult<()> {
+        let py = handle.py();
+        let mut entered = Ok(());
+        batch.into_items(|taken| {
+            let object = match taken {
+                Taken::Copied(bytes) => load_slice(handle, bytes),
+                Taken::Lent(lent) => load_lent(handle, lent),
+            };
+            let item = object.unwrap_or_else(|error| {
+                let value = error.value(py).clone().into_any();
+                self.first_error.get_or_insert(error);
+                value
+            });
+            if let Err(error) = self.items.set_item(self.count, item) {
+                entered = Err(error);
+            }
+            self.count += 1;
+        });
+        entered
+    }
+
+    /// The list, or the first error with the list as its attribute.
+    fn finish(self) -> PyResult<Bound<'py, PyList>> {
+        let py = self.items.py();
+        // To delete many at once may need memory; to delete the last one does not.
+        if self.items.del_slice(self.count, self.items.len()).is_err() {
+            while self.items.len() > self.count {
+                self.items.del_item(self.items.len() - 1)?;
+            }
+        }
+        match self.first_error {
+            None => Ok(self.items),
+            Some(error) => {
+                // An exception that takes no attributes is raised as it is.
+                let _ = error.value(py).setattr(name!(py, "items"), self.items);
+                Err(error)
+            }
         }
     }
 }

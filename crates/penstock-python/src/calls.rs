@@ -1,11 +1,11 @@
 //! Calls into Python that the binding library does not make as they are needed here.
 #![allow(unsafe_code)]
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_int};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyTuple};
 
 use crate::pickling::LARGE;
 
@@ -25,6 +25,65 @@ pub fn call_one<'py>(
         );
         Bound::from_owned_ptr_or_err(callable.py(), answer)
     }
+}
+
+// New objects, or MemoryError where those of the binding library panic.
+
+pub fn new_int(py: Python<'_>, value: i64) -> PyResult<Bound<'_, PyInt>> {
+    // SAFETY: the answer is a new int, or null with an exception set.
+    unsafe { Ok(Bound::from_owned_ptr_or_err(py, ffi::PyLong_FromLongLong(value))?.cast_into_unchecked()) }
+}
+
+pub fn new_float(py: Python<'_>, value: f64) -> PyResult<Bound<'_, PyFloat>> {
+    // SAFETY: the answer is a new float, or null with an exception set.
+    unsafe { Ok(Bound::from_owned_ptr_or_err(py, ffi::PyFloat_FromDouble(value))?.cast_into_unchecked()) }
+}
+
+pub fn new_dict(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    // SAFETY: the answer is a new dict, or null with an exception set.
+    unsafe { Ok(Bound::from_owned_ptr_or_err(py, ffi::PyDict_New())?.cast_into_unchecked()) }
+}
+
+pub fn new_list(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
+    // SAFETY: the answer is a new list, or null with an exception set.
+    unsafe { Ok(Bound::from_owned_ptr_or_err(py, ffi::PyList_New(0))?.cast_into_unchecked()) }
+}
+
+/// A list of all that the iterator gives.
+pub fn new_list_of<'py>(
+    py: Python<'py>,
+    items: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyList>> {
+    // SAFETY: the two functions belong together, and make and fill a list.
+    unsafe { Ok(filled(py, items, ffi::PyList_New, ffi::PyList_SetItem)?.cast_into_unchecked()) }
+}
+
+/// A tuple of all that the iterator gives.
+pub fn new_tuple_of<'py>(
+    py: Python<'py>,
+    items: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyTuple>> {
+    // SAFETY: the two functions belong together, and make and fill a tuple.
+    unsafe { Ok(filled(py, items, ffi::PyTuple_New, ffi::PyTuple_SetItem)?.cast_into_unchecked()) }
+}
+
+/// # Safety
+/// `make` makes a new container of so many empty places, and `set` fills one of them, with a reference that it takes over.
+#[inline(always)]
+unsafe fn filled<'py>(
+    py: Python<'py>,
+    items: impl ExactSizeIterator<Item = Bound<'py, PyAny>>,
+    make: unsafe extern "C" fn(ffi::Py_ssize_t) -> *mut ffi::PyObject,
+    set: unsafe extern "C" fn(*mut ffi::PyObject, ffi::Py_ssize_t, *mut ffi::PyObject) -> c_int,
+) -> PyResult<Bound<'py, PyAny>> {
+    let len = items.len();
+    // SAFETY: the answer is a new object, or null with an exception set.
+    let container = unsafe { Bound::from_owned_ptr_or_err(py, make(len as ffi::Py_ssize_t)) }?;
+    for (place, item) in (0..len).zip(items) {
+        // SAFETY: the place is one of them, nobody else knows the container yet, and the reference is handed over.
+        unsafe { set(container.as_ptr(), place as ffi::Py_ssize_t, item.into_ptr()) };
+    }
+    Ok(container)
 }
 
 /// New `bytes`, or MemoryError where `PyBytes::new` panics. Much is copied without the GIL.

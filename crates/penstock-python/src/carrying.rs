@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use penstock_core::{Queue, SMALL, Ticket};
 use pyo3::prelude::*;
 
+use crate::room::reserve;
 use crate::sync::lock;
 
 /// Messages with queues in them have at least this many bytes.
@@ -33,12 +34,14 @@ pub fn collect<T>(pickle: impl FnOnce() -> T) -> (T, Vec<Arc<Queue>>) {
 
 /// A handle of `queue` is being pickled by this thread. Outside a put this means nothing: the program keeps
 /// the handle.
-pub fn pickled(queue: &Arc<Queue>) {
+pub fn pickled(queue: &Arc<Queue>) -> PyResult<()> {
     PICKLED.with_borrow_mut(|pickled| {
         if let Some(pickled) = pickled {
+            reserve(pickled, 1)?;
             pickled.push(Arc::clone(queue));
         }
-    });
+        Ok(())
+    })
 }
 
 /// A queue that is kept open for the receiver of a message.
@@ -70,11 +73,18 @@ impl Pins {
         if FEW < count && count < self.look_at {
             return Vec::new();
         }
-        let (pending, finished) = self
-            .pins
-            .drain(..)
-            .partition(|pin| pin.carrier.is_pending(pin.ticket));
-        self.pins = pending;
+        // What there is no memory to remember here is finished another time.
+        let mut finished = Vec::new();
+        let _ = finished.try_reserve_exact(count);
+        let mut index = 0;
+        while index < self.pins.len() && finished.len() < finished.capacity() {
+            let pin = &self.pins[index];
+            if pin.carrier.is_pending(pin.ticket) {
+                index += 1;
+            } else {
+                finished.push(self.pins.swap_remove(index));
+            }
+        }
         self.look_at = self.pins.len() * 2;
         PINNED.store(self.pins.len(), Ordering::Relaxed);
         finished
@@ -92,7 +102,13 @@ pub fn pin(carrier: &Arc<Queue>, ticket: Ticket, carried: Vec<Arc<Queue>>) {
     });
     let finished = {
         let mut held = lock(&PINS);
-        held.pins.extend(pins);
+        for pin in pins {
+            match held.pins.try_reserve(1) {
+                Ok(()) => held.pins.push(pin),
+                // The message is on its way already, so its queue stays open until this process ends.
+                Err(_) => std::mem::forget(pin),
+            }
+        }
         held.take_finished()
     };
     drop(finished); // outside the lock, because it may unmap memory

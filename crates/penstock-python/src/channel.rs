@@ -14,7 +14,7 @@ use crate::handle::{Handle, Opened};
 use crate::plain::Writer;
 use crate::transfer::{self, Message, attempt, tidy};
 use crate::waiting::{Deadline, patiently};
-use crate::{envelope, errors, pickling, unpickling};
+use crate::{envelope, errors, pickling, reducers, room, unpickling};
 
 /// Sends or receives, as the end of the pipe has it. The Python class Connection is made of one or two of them.
 #[pyclass(frozen, extends = Handle, module = "penstock._native")]
@@ -58,10 +58,7 @@ fn received<'py>(channel: &Bound<'py, Channel>, message: &[u8]) -> PyResult<Boun
     }
     // It was sent as an object, with buffers beside its pickle: the receiver shall have one it can read.
     let object = unpickling::load_slice(channel.as_super(), message)?;
-    let pickle = py
-        .import("multiprocessing.reduction")?
-        .getattr("ForkingPickler")?
-        .call_method1("dumps", (object,))?;
+    let pickle = reducers::standard(py)?.call_method1("dumps", (object,))?;
     pickle.call_method0("tobytes")?.cast_into().map_err(PyErr::from)
 }
 
@@ -133,6 +130,7 @@ impl Channel {
     fn recv_bytes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
         let (opened, end) = parts(slf)?;
         let (py, queue) = (slf.py(), &opened.queue);
+        room::keep()?;
         let mut buffer = Buffer::default();
         let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
         tidy(py, queue)?;

@@ -42,13 +42,19 @@ pub struct Envelope {
 }
 
 /// What comes before the pickle, and where the buffers begin.
-pub fn seal(pickle_len: usize, buffers: &[(usize, bool)]) -> (Vec<u8>, Vec<usize>) {
-    let mut head = vec![MARK, 0, 0, 0];
+/// `None` if there is no memory for it.
+pub fn seal(
+    pickle_len: usize,
+    buffers: impl ExactSizeIterator<Item = (usize, bool)>,
+) -> Option<(Vec<u8>, Vec<usize>)> {
+    let (mut head, mut starts) = (Vec::new(), Vec::new());
+    head.try_reserve_exact(HEAD + buffers.len() * ENTRY).ok()?;
+    starts.try_reserve_exact(buffers.len()).ok()?;
+    head.extend_from_slice(&[MARK, 0, 0, 0]);
     head.extend_from_slice(&(buffers.len() as u32).to_le_bytes());
     head.extend_from_slice(&(pickle_len as u64).to_le_bytes());
-    let mut starts = Vec::with_capacity(buffers.len());
     let mut end = HEAD + buffers.len() * ENTRY + pickle_len;
-    for &(len, is_read_only) in buffers {
+    for (len, is_read_only) in buffers {
         let start = end.next_multiple_of(ALIGNMENT);
         head.extend_from_slice(&(start as u64).to_le_bytes());
         let flag = if is_read_only { READ_ONLY } else { 0 };
@@ -56,7 +62,7 @@ pub fn seal(pickle_len: usize, buffers: &[(usize, bool)]) -> (Vec<u8>, Vec<usize
         starts.push(start);
         end = start + len;
     }
-    (head, starts)
+    Some((head, starts))
 }
 
 /// What lies between a piece that ends at `end` and a buffer that starts at `start`.
@@ -83,7 +89,7 @@ pub fn open_raw(message: &[u8]) -> &[u8] {
     message.strip_prefix(&RAW).unwrap_or(message)
 }
 
-/// Reads the head of such a message. `None` if it cannot be: its bytes were damaged.
+/// Reads the head of such a message. `None` if it cannot be: its bytes were damaged, or there is no memory for the table.
 pub fn open(message: &[u8]) -> Option<Envelope> {
     let number = |at: usize| {
         let bytes = message.get(at..at + 8)?;
@@ -101,7 +107,8 @@ pub fn open(message: &[u8]) -> Option<Envelope> {
     let table = count.checked_mul(ENTRY)?;
     message.get(HEAD..HEAD.checked_add(table)?)?;
     let pickle = within((HEAD + table) as u64, number(8)?)?;
-    let mut parts = Vec::with_capacity(count);
+    let mut parts = Vec::new();
+    parts.try_reserve_exact(count).ok()?;
     for entry in 0..count {
         let (start, len) = (number(HEAD + entry * ENTRY)?, number(HEAD + entry * ENTRY + 8)?);
         parts.push(Part {

@@ -4,6 +4,8 @@ use penstock_core::Error;
 use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::{PyErr, Python};
 
+use crate::room;
+
 mod imported {
     pyo3::import_exception!(queue, Empty);
     pyo3::import_exception!(queue, Full);
@@ -42,7 +44,10 @@ pub fn to_python(error: Error) -> PyErr {
             let message = error.to_string();
             imported::QueueMemoryError::new_err((message, needed, used, limit, taken, taken_bytes))
         }
-        Error::NoMemory { needed, .. } => imported::QueueMemoryError::new_err((error.to_string(), needed)),
+        Error::NoMemory { needed, .. } => {
+            room::give_up();
+            imported::QueueMemoryError::new_err((error.to_string(), needed))
+        }
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
             PyOSError::new_err((EUSERS, error.to_string()))
         }

@@ -9,14 +9,16 @@ use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
+use crate::channel::Channel;
 use crate::pickling::Picklers;
+use crate::reducers::Home;
 use crate::waiting::{Deadline, Ending, patiently};
-use crate::{carrying, errors, leaving, proof, transfer, unpickling};
+use crate::{calls, carrying, errors, leaving, proof, room, transfer, unpickling};
 
 /// A queue as one Python object knows it. Several handles of one process share what the core holds.
 #[pyclass(frozen, subclass, module = "penstock._native")]
 pub struct Handle {
-    opened: OnceLock<Opened>,
+    opened: OnceLock<Box<Opened>>,
     /// The process that closed this handle, or 0. A child that inherits a closed handle may use it, as with
     /// `multiprocessing`.
     closed_by: AtomicU32,
@@ -27,9 +29,21 @@ pub struct Opened {
     pub picklers: Picklers,
     /// Tells whether nobody is left on the other side; see `_end_when`.
     has_ended: OnceLock<Py<PyAny>>,
+    /// What the handle was made to stand for later, by another `__init__()`. This one stays as long as the handle, because
+    /// other threads may be at work with it.
+    next: OnceLock<Box<Opened>>,
 }
 
 impl Opened {
+    #[inline]
+    fn last(&self) -> &Opened {
+        let mut last = self;
+        while let Some(next) = last.next.get() {
+            last = next;
+        }
+        last
+    }
+
     /// What ends a wait for items.
     pub fn end_of_items(&self) -> Option<Ending<'_>> {
         let has_ended = self.has_ended.get()?;
@@ -53,18 +67,36 @@ impl Handle {
     pub fn opened(&self) -> PyResult<&Opened> {
         self.opened
             .get()
+            .map(|first| first.last())
             .ok_or_else(|| PyRuntimeError::new_err("__init__() of the queue was not called"))
     }
 
-    fn open(&self, queue: Arc<Queue>, protocol: u8) -> PyResult<()> {
+    fn open(slf: &Bound<'_, Handle>, queue: Arc<Queue>, protocol: u8) -> PyResult<()> {
+        let home = match slf.is_instance_of::<Channel>() {
+            true => Home::Connection,
+            false => Home::Queues,
+        };
+        let picklers = Picklers::new(slf.py(), home, protocol)?;
+        room::keep()?;
         leaving::remember(&queue);
-        self.opened
-            .set(Opened {
-                queue,
-                picklers: Picklers::new(protocol),
-                has_ended: OnceLock::new(),
-            })
-            .map_err(|_| PyRuntimeError::new_err("__init__() of the queue was called twice"))
+        let handle = slf.get();
+        let mut opened = Opened {
+            queue,
+            picklers,
+            has_ended: OnceLock::new(),
+            next: OnceLock::new(),
+        };
+        // Another thread may do the same, and comes first or last.
+        while let Err(again) = handle
+            .opened
+            .get()
+            .map_or(&handle.opened, |first| &first.last().next)
+            .set(Box::new(opened))
+        {
+            opened = *again;
+        }
+        handle.closed_by.store(0, Ordering::Relaxed);
+        Ok(())
     }
 
     pub fn is_closed_here(&self) -> bool {
@@ -111,7 +143,7 @@ impl Handle {
     /// Makes a new queue.
     #[pyo3(signature = (*, maxsize, max_bytes, soft_bytes, protocol, acknowledged, max_deliveries))]
     fn _create(
-        &self,
+        slf: &Bound<'_, Self>,
         maxsize: u64,
         max_bytes: Option<u64>,
         soft_bytes: u64,
@@ -126,20 +158,20 @@ impl Handle {
             acknowledged,
             max_deliveries,
         };
-        self.open(Queue::create(&options).map_err(errors::to_python)?, protocol)
+        Handle::open(slf, Queue::create(&options).map_err(errors::to_python)?, protocol)
     }
 
     /// Uses the queue of that id if this process has it already.
-    fn _adopt(&self, id: &[u8], protocol: u8) -> PyResult<bool> {
+    fn _adopt(slf: &Bound<'_, Self>, id: &[u8], protocol: u8) -> PyResult<bool> {
         let Some(queue) = Queue::by_id(parse_id(id)?) else {
             return Ok(false);
         };
-        self.open(queue, protocol)?;
+        Handle::open(slf, queue, protocol)?;
         Ok(true)
     }
 
     /// Opens the queue behind a descriptor, which is closed in any case. False if it is another queue's.
-    fn _attach(&self, fd: RawFd, id: &[u8], protocol: u8) -> PyResult<bool> {
+    fn _attach(slf: &Bound<'_, Self>, fd: RawFd, id: &[u8], protocol: u8) -> PyResult<bool> {
         // SAFETY: the caller hands over a descriptor that it owns.
         #[allow(unsafe_code)]
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -148,7 +180,7 @@ impl Handle {
         if queue.id() != id {
             return Ok(false);
         }
-        self.open(queue, protocol)?;
+        Handle::open(slf, queue, protocol)?;
         Ok(true)
     }
 
@@ -168,16 +200,17 @@ impl Handle {
         Ok(self.opened()?.queue.fd().map_err(errors::to_python)?.as_raw_fd())
     }
 
-    /// Opens the queue behind another process's descriptor, for a process that has no /proc. False if it is another queue's.
-    fn _attach_of(&self, pid: u32, fd: u32, id: &[u8], protocol: u8) -> PyResult<bool> {
-        let fd = Queue::duplicate_of(pid, fd).map_err(errors::to_python)?;
-        self._attach(fd.into_raw_fd(), id, protocol)
+    /// Duplicates another process's descriptor, for a process that has no /proc.
+    #[staticmethod]
+    fn _duplicate_of(pid: u32, fd: u32) -> PyResult<RawFd> {
+        Ok(Queue::duplicate_of(pid, fd)
+            .map_err(errors::to_python)?
+            .into_raw_fd())
     }
 
     /// To be called when the handle is pickled into a message.
     fn _carried(&self) -> PyResult<()> {
-        carrying::pickled(&self.opened()?.queue);
-        Ok(())
+        carrying::pickled(&self.opened()?.queue)
     }
 
     /// Close this handle, for this process: it puts and gets no more. What was put stays for the others. Does
@@ -260,7 +293,7 @@ impl Handle {
     fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
         let queue = &slf.get().opened()?.queue;
-        let letters = PyList::empty(py);
+        let letters = calls::new_list(py)?;
         let found = py.detach(|| queue.dead_letters()).map_err(errors::to_python)?;
         proof::warn_if_impossible(py)?;
         for letter in found {
@@ -285,11 +318,15 @@ impl Handle {
     /// >>> q.put("a")
     /// >>> q.check()
     /// []
-    fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+    fn check<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let queue = &self.opened()?.queue;
         let check = py.detach(|| queue.check()).map_err(errors::to_python)?;
         proof::warn_if_impossible(py)?;
-        Ok(check.faults.iter().map(ToString::to_string).collect())
+        let faults = calls::new_list(py)?;
+        for fault in &check.faults {
+            faults.append(fault.to_string())?;
+        }
+        Ok(faults)
     }
 
     /// The figures of the queue by name.

@@ -1,6 +1,7 @@
 //! The end of this process's part in its queues.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, Weak};
 
 use penstock_core::{Id, Leave, Queue};
@@ -21,16 +22,24 @@ pub fn remember(queue: &Arc<Queue>) {
     }
 }
 
+fn next_after(last: Bound<Id>) -> Option<(Id, Arc<Queue>)> {
+    let queues = lock(&QUEUES);
+    let mut rest = queues.range((last, Bound::Unbounded));
+    rest.find_map(|(id, queue)| Some((*id, queue.upgrade()?)))
+}
+
 /// To be called when the process ends, because an exception went uncaught if `crashed`: what it holds
 /// unfinished of a joinable queue is then given to another process; otherwise it stays unfinished.
 #[pyfunction]
 pub fn _leave_all(py: Python<'_>, crashed: bool) -> PyResult<()> {
     let how = if crashed { Leave::Crashed } else { Leave::Clean };
-    let queues: Vec<Arc<Queue>> = lock(&QUEUES).values().filter_map(Weak::upgrade).collect();
     // All of them, whatever becomes of one.
-    let results: Vec<_> = py.detach(|| queues.iter().map(|queue| queue.leave(how)).collect());
-    results
-        .into_iter()
-        .collect::<Result<(), _>>()
-        .map_err(errors::to_python)
+    let mut left = Ok(());
+    let mut last = Bound::Unbounded;
+    while let Some((id, queue)) = next_after(last) {
+        left = left.and(py.detach(|| queue.leave(how)));
+        py.detach(|| drop(queue));
+        last = Bound::Excluded(id);
+    }
+    left.map_err(errors::to_python)
 }

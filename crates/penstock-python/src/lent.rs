@@ -51,6 +51,13 @@ impl Drop for Shared {
     }
 }
 
+/// Makes the classes, which needs memory, before there may be none.
+pub fn prepare(py: Python<'_>) {
+    use pyo3::PyTypeInfo;
+    Payload::type_object(py);
+    Mapped::type_object(py);
+}
+
 /// Gives `pickle.loads` the pickle of a payload through the buffer protocol. Whoever keeps a view of it keeps the
 /// payload.
 #[pyclass(frozen, module = "penstock._native")]

@@ -23,10 +23,16 @@ mod pickling;
 mod plain;
 mod proof;
 mod queue;
+mod reducers;
+mod room;
+mod small;
 mod sync;
 mod transfer;
 mod unpickling;
 mod waiting;
+
+#[global_allocator]
+static ALLOCATOR: small::Small = small::Small;
 
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
@@ -56,6 +62,8 @@ mod _native {
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
         crate::errors::import(module.py());
+        crate::lent::prepare(module.py());
+        crate::pickling::prepare(module.py());
         Ok(())
     }
 }

@@ -12,11 +12,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyComplex, PyDict, PyTuple};
 
-use crate::arrays;
 use crate::buffers::Memory;
-use crate::calls::call_one;
-use crate::envelope;
+use crate::calls::{call_one, new_bytes};
+use crate::carrying::NOT_SMALL;
+use crate::reducers::{self, Home, Other};
 use crate::sync::{Exclusive, name, once};
+use crate::{arrays, envelope, room};
 
 /// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
 /// keeps.
@@ -57,6 +58,22 @@ pub struct Pickled {
 }
 
 impl Pickled {
+    /// What a pickler that a program has put in the place of multiprocessing's makes of an object.
+    fn by(other: &Bound<'_, PyAny>, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
+        let py = object.py();
+        let bytes = other.call_method1(name!(py, "dumps"), (object,))?;
+        let scattered = || PyBufferError::new_err("dumps() has returned a buffer in more than one piece");
+        let memory = Memory::of(&bytes)?.ok_or_else(scattered)?;
+        let mark = envelope::raw_mark(memory.bytes());
+        let mut pickled = Pickled::default();
+        if !mark.is_empty() {
+            pickled.push(Piece::Bytes(new_bytes(py, mark)?.unbind()), mark.len())?;
+        }
+        let len = memory.len();
+        pickled.push(Piece::Memory(memory), len)?;
+        Ok(pickled)
+    }
+
     pub fn is_large(&self) -> bool {
         self.len + self.buffers.iter().map(Memory::len).sum::<usize>() > LARGE
     }
@@ -82,12 +99,16 @@ impl Pickled {
         false
     }
 
-    fn push(&mut self, piece: Piece, len: usize) {
-        self.len += len;
+    fn push(&mut self, piece: Piece, len: usize) -> PyResult<()> {
         match self.first {
             None => self.first = Some(piece),
-            Some(_) => self.rest.push(piece),
+            Some(_) => {
+                room::reserve(&mut self.rest, 1)?;
+                self.rest.push(piece);
+            }
         }
+        self.len += len;
+        Ok(())
     }
 
     /// False if the pickle so far ends with how long a bytearray is that comes next, and that is not `len`.
@@ -99,22 +120,23 @@ impl Pickled {
     }
 
     /// Makes it at least `len` bytes long. `pickle.loads` does not look behind the end of a pickle.
-    pub fn pad(&mut self, py: Python<'_>, len: usize) {
-        let missing = len.saturating_sub(self.len);
-        self.push(
-            Piece::Bytes(PyBytes::new(py, &vec![0; missing]).unbind()),
-            missing,
-        );
+    pub fn pad(&mut self, py: Python<'_>, len: usize) -> PyResult<()> {
+        static ZEROS: [u8; NOT_SMALL] = [0; NOT_SMALL];
+        let missing = &ZEROS[..len.saturating_sub(self.len)];
+        self.push(Piece::Bytes(new_bytes(py, missing)?.unbind()), missing.len())
     }
 
     /// Lends the message's pieces to `operation`.
-    pub fn lend<T>(&self, py: Python<'_>, operation: impl FnOnce(&[&[u8]]) -> T) -> T {
+    pub fn lend<T>(&self, py: Python<'_>, operation: impl FnOnce(&[&[u8]]) -> PyResult<T>) -> PyResult<T> {
         match &self.first {
             Some(first) if self.rest.is_empty() && self.buffers.is_empty() => operation(&[first.bytes(py)]),
             first => {
                 let pickle = first.iter().chain(&self.rest).map(|piece| piece.bytes(py));
                 if self.buffers.is_empty() {
-                    operation(&pickle.collect::<Vec<_>>())
+                    let mut pieces = Vec::new();
+                    room::reserve(&mut pieces, 1 + self.rest.len())?;
+                    pieces.extend(pickle);
+                    operation(&pieces)
                 } else {
                     self.lend_sealed(pickle, operation)
                 }
@@ -125,15 +147,16 @@ impl Pickled {
     fn lend_sealed<'a, T>(
         &'a self,
         pickle: impl Iterator<Item = &'a [u8]>,
-        operation: impl FnOnce(&[&[u8]]) -> T,
-    ) -> T {
-        let lengths: Vec<(usize, bool)> = self
+        operation: impl FnOnce(&[&[u8]]) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let lengths = self
             .buffers
             .iter()
-            .map(|buffer| (buffer.len(), buffer.is_read_only()))
-            .collect();
-        let (head, starts) = envelope::seal(self.len, &lengths);
-        let mut pieces = vec![head.as_slice()];
+            .map(|buffer| (buffer.len(), buffer.is_read_only()));
+        let (head, starts) = envelope::seal(self.len, lengths).ok_or_else(room::no_memory)?;
+        let mut pieces = Vec::new();
+        room::reserve(&mut pieces, 2 + self.rest.len() + 2 * self.buffers.len())?;
+        pieces.push(head.as_slice());
         for piece in pickle {
             pieces.push(piece);
         }
@@ -145,6 +168,12 @@ impl Pickled {
         }
         operation(&pieces)
     }
+}
+
+/// Makes the classes, which needs memory, before there may be none.
+pub fn prepare(py: Python<'_>) {
+    use pyo3::PyTypeInfo;
+    Sink::type_object(py);
 }
 
 /// The file that a pickler writes to, and where it leaves buffers.
@@ -168,11 +197,11 @@ impl Sink {
             // Without a GIL another thread may resize it after the pickler has written how long it is.
             let is_announced = !is_bytearray || pickled.announces(data.py(), len);
             if is_announced {
-                pickled.push(piece, len);
+                pickled.push(piece, len)?;
             }
-            is_announced
+            PyResult::Ok(is_announced)
         };
-        if self.0.with(push).ok_or_else(in_use)? {
+        if self.0.with(push).ok_or_else(in_use)?? {
             return Ok(());
         }
         let resized = "a bytearray was resized by another thread while it was pickled";
@@ -186,10 +215,12 @@ impl Sink {
         let Some(memory) = memory.filter(|memory| memory.len() >= envelope::OUT_OF_BAND) else {
             return Ok(true);
         };
-        self.0
-            .with(|pickled| pickled.buffers.push(memory))
-            .map(|()| false)
-            .ok_or_else(in_use)
+        let push = |pickled: &mut Pickled| {
+            room::reserve(&mut pickled.buffers, 1)?;
+            pickled.buffers.push(memory);
+            Ok(false)
+        };
+        self.0.with(push).ok_or_else(in_use)?
     }
 }
 
@@ -307,38 +338,12 @@ pub fn _reduce_complex<'py>(number: &Bound<'py, PyComplex>) -> PyResult<Bound<'p
     (number.py().get_type::<PyComplex>(), parts).into_pyobject(number.py())
 }
 
-fn pickler_class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let import = || {
-        Ok(py
-            .import("multiprocessing.reduction")?
-            .getattr("ForkingPickler")?
-            .unbind())
-    };
-    Ok(once(&CLASS, py, import)?.bind(py))
-}
-
-/// Whether pickling means what it means in the standard library: programs may have put a pickler of their own, which
-/// may want to see every object, in the place of multiprocessing's.
-pub fn is_standard(py: Python<'_>) -> bool {
-    static ANSWER: PyOnceLock<bool> = PyOnceLock::new();
-    let find_out = || {
-        let home = pickler_class(py)?.getattr(name!(py, "__module__"))?;
-        home.eq("multiprocessing.reduction")
-    };
-    once(&ANSWER, py, || Ok(find_out().unwrap_or(false))).is_ok_and(|answer| *answer)
-}
-
 /// The tables of reducers that a program has registered.
 fn registered(py: Python<'_>) -> PyResult<&[Py<PyDict>; 2]> {
     static TABLES: PyOnceLock<[Py<PyDict>; 2]> = PyOnceLock::new();
     once(&TABLES, py, || {
-        let of_multiprocessing = pickler_class(py)?.getattr("_extra_reducers")?;
         let of_copyreg = py.import("copyreg")?.getattr("dispatch_table")?;
-        Ok([
-            of_multiprocessing.cast_into()?.unbind(),
-            of_copyreg.cast_into()?.unbind(),
-        ])
+        Ok([reducers::registered(py)?, of_copyreg.cast_into()?.unbind()])
     })
 }
 
@@ -359,8 +364,8 @@ struct Pickler {
 
 impl Pickler {
     fn new(py: Python<'_>, protocol: u8) -> PyResult<Pickler> {
-        let class = pickler_class(py)?;
-        let with_buffers = protocol >= BUFFERS && is_standard(py);
+        let class = reducers::standard(py)?;
+        let with_buffers = protocol >= BUFFERS;
         let reducers = Reducers::new(py, with_buffers);
         let sink = Py::new(py, Sink(Exclusive::default()))?;
         let pickler = if with_buffers {
@@ -398,15 +403,17 @@ const THREADS: usize = if cfg!(Py_GIL_DISABLED) { 8 } else { 1 };
 /// The picklers of one handle, each for one thread at a time.
 pub struct Picklers {
     protocol: u8,
+    pub other: Other,
     idle: [Exclusive<Option<Pickler>>; THREADS],
 }
 
 impl Picklers {
-    pub fn new(protocol: u8) -> Picklers {
-        Picklers {
+    pub fn new(py: Python<'_>, home: Home, protocol: u8) -> PyResult<Picklers> {
+        Ok(Picklers {
             protocol,
+            other: Other::find(py, home)?,
             idle: Default::default(),
-        }
+        })
     }
 
     pub fn protocol(&self) -> u8 {
@@ -416,6 +423,9 @@ impl Picklers {
     /// While the pickler is out, another thread, or a reducer that itself puts into this queue, makes its
     /// own. One that failed is not used again: it holds half an object.
     pub fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
+        if let Some(other) = self.other.class(object.py())? {
+            return Pickled::by(&other, object);
+        }
         let idle = self
             .idle
             .iter()

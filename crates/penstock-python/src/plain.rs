@@ -22,7 +22,7 @@ use arrayvec::ArrayVec;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
-use crate::calls::new_bytes;
+use crate::calls::{self, new_bytes};
 use crate::keys;
 use crate::pickling::LARGE;
 
@@ -347,7 +347,7 @@ impl<'a, 'py> Reader<'a, 'py> {
             }
             opcode::BINFLOAT => {
                 let value = f64::from_be_bytes(self.take()?);
-                self.push(PyFloat::new(py, value).into_any())?;
+                self.push(calls::new_float(py, value).ok()?.into_any())?;
             }
             opcode::SHORT_BINUNICODE => {
                 let [length] = self.take()?;
@@ -378,10 +378,10 @@ impl<'a, 'py> Reader<'a, 'py> {
                 self.push(py.None().into_bound(py))?;
                 self.mark(Container::List)?;
             }
-            opcode::EMPTY_LIST => self.push(PyList::empty(py).into_any())?,
+            opcode::EMPTY_LIST => self.push(calls::new_list(py).ok()?.into_any())?,
             opcode::APPENDS => self.list()?,
             opcode::EMPTY_DICT => {
-                self.push(PyDict::new(py).into_any())?;
+                self.push(calls::new_dict(py).ok()?.into_any())?;
                 if self.is_marked() {
                     self.mark(Container::Dict)?;
                 }
@@ -417,8 +417,7 @@ impl<'a, 'py> Reader<'a, 'py> {
 
     #[inline(always)]
     fn int(&mut self, value: i64) -> Option<()> {
-        let Ok(int) = value.into_pyobject(self.py);
-        self.push(int.into_any())
+        self.push(calls::new_int(self.py, value).ok()?.into_any())
     }
 
     #[inline]
@@ -442,7 +441,7 @@ impl<'a, 'py> Reader<'a, 'py> {
     #[inline]
     fn tuple(&mut self, start: usize) -> Option<()> {
         let py = self.py;
-        let tuple = PyTuple::new(py, self.above(start)?).ok()?;
+        let tuple = calls::new_tuple_of(py, self.above(start)?).ok()?;
         self.push(tuple.into_any())
     }
 
@@ -494,7 +493,7 @@ impl<'a, 'py> Reader<'a, 'py> {
     fn list(&mut self) -> Option<()> {
         let start = self.end(Container::List)?;
         let py = self.py;
-        let list = PyList::new(py, self.above(start)?).ok()?;
+        let list = calls::new_list_of(py, self.above(start)?).ok()?;
         *self.stack.last_mut()? = list.into_any();
         Some(())
     }

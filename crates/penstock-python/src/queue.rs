@@ -25,14 +25,17 @@ fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
     let Some(max_items) = max_items else {
         return Ok(None);
     };
-    match max_items.extract::<usize>() {
-        Ok(most) if most > 0 => Ok(Some(most)),
-        Err(error) if !error.is_instance_of::<PyOverflowError>(max_items.py()) => Err(error),
-        _ => Err(PyValueError::new_err(format!(
-            "max_items must be at least 1 or None, not {}",
-            max_items.repr()?
-        ))),
-    }
+    let bounds = match max_items.extract::<usize>() {
+        Ok(most) if most > 0 => return Ok(Some(most)),
+        Ok(_) => "at least 1",
+        Err(error) if !error.is_instance_of::<PyOverflowError>(max_items.py()) => return Err(error),
+        Err(_) if max_items.call_method0("__index__")?.lt(0)? => "at least 1",
+        Err(_) => "less than 2**64",
+    };
+    Err(PyValueError::new_err(format!(
+        "max_items must be {bounds} or None, not {}",
+        max_items.repr()?
+    )))
 }
 
 /// A queue with a bound on its items, for any number of producers and consumers.
@@ -119,11 +122,13 @@ impl QueueBase {
         transfer::get(handle, open(handle)?, None, Deadline::new(block.0, timeout)?)
     }
 
-    /// Put all objects of an iterable, in order, as `put` would one after the other, but in larger steps: up to 64
-    /// small ones go into the queue at once, next to each other.
+    /// Put all objects of an iterable, in order, as `put` would one after the other.
     ///
-    /// `timeout` (seconds) is for all of them together. `objs` is asked for the next objects while it goes on,
-    /// so it may be a generator.
+    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of a
+    /// subclass), up to 64 small plain objects go into the queue in one step. What comes from any other iterable
+    /// is in the queue before the iterable is asked for the next object, so it may be a generator that waits for
+    /// the answer to the last one. No object is held back while code of the program runs. `timeout` (seconds) is
+    /// for all objects together.
     ///
     /// Raises what `put` raises, and what `objs` itself raises. What came before that stays in the queue: the
     /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
@@ -156,7 +161,7 @@ impl QueueBase {
     /// has at least one.
     ///
     /// Raises `queue.Empty` if there was no item in that time, `ValueError` if this handle was closed or
-    /// `max_items` is less than 1. What rebuilding an object raises is raised when all have been looked at; the
+    /// `max_items` is less than 1, and `MemoryError`, with nothing taken, if there is no memory. What rebuilding an object raises is raised when all have been looked at; the
     /// exception's attribute `items` is the list, with the exception in the place of what could not be rebuilt.
     /// If this process is killed meanwhile, up to 64 items are lost or go to another process; those of a
     /// `JoinableQueue` are never lost, and each wants its own `task_done()`.
@@ -338,8 +343,12 @@ impl SimpleQueueBase {
         transfer::get(handle, open_simple(handle)?, None, Deadline::Never)
     }
 
-    /// Put all objects of an iterable, in order, as `put` would one after the other, but in larger steps: up to 64
-    /// small ones go into the queue at once, next to each other.
+    /// Put all objects of an iterable, in order, as `put` would one after the other.
+    ///
+    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of a
+    /// subclass), up to 64 small plain objects go into the queue in one step. What comes from any other iterable
+    /// is in the queue before the iterable is asked for the next object, so it may be a generator that waits for
+    /// the answer to the last one. No object is held back while code of the program runs.
     ///
     /// Raises what `put` raises, and what `objs` itself raises. What came before that stays in the queue: the
     /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
@@ -357,8 +366,8 @@ impl SimpleQueueBase {
     /// Take the items that are there, `max_items` at most, and return them as a list, oldest first. If
     /// `max_items` is None, as many as are there at the start. Waits until there is at least one.
     ///
-    /// Raises `OSError` if this handle was closed, and `ValueError` if `max_items` is less than 1. What rebuilding
-    /// an object raises is raised when all have been looked at; the exception's attribute `items` is the list,
+    /// Raises `OSError` if this handle was closed, `ValueError` if `max_items` is less than 1, and `MemoryError`, with
+    /// nothing taken, if there is no memory. What rebuilding an object raises is raised when all have been looked at; the exception's attribute `items` is the list,
     /// with the exception in the place of what could not be rebuilt. If this process is killed meanwhile, up to
     /// 64 items are lost or go to another process.
     ///

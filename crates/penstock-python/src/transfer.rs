@@ -10,7 +10,7 @@ use crate::handle::{Handle, Opened};
 use crate::pickling::Pickled;
 use crate::plain::{Writer, Written};
 use crate::waiting::{Deadline, Ending, at_once, patiently_until};
-use crate::{arrays, carrying, errors, pickling, unpickling};
+use crate::{arrays, carrying, errors, pickling, room, unpickling};
 
 /// Of a connection: the writing end of the pipe that leads there, and the reading end of the one that leads back, or -1.
 pub type Ends = (RawFd, RawFd);
@@ -43,7 +43,8 @@ impl<'a> Message<'a> {
         writer: &'a mut Writer,
     ) -> PyResult<Message<'a>> {
         let picklers = &opened.picklers;
-        if pickling::is_standard(object.py()) {
+        // Another pickler may want to see every object.
+        if !picklers.other.is_there() {
             if let Some(written) = writer.write(object, picklers.protocol()) {
                 return Ok(Message::Plain(written));
             }
@@ -58,7 +59,7 @@ impl<'a> Message<'a> {
         if carried.is_empty() {
             return Ok(Message::Pickled(pickled));
         }
-        pickled.pad(object.py(), carrying::NOT_SMALL);
+        pickled.pad(object.py(), carrying::NOT_SMALL)?;
         Ok(Message::Carrier(pickled, carried))
     }
 
@@ -146,6 +147,7 @@ pub fn get<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let queue = &opened.queue;
+    room::keep()?;
     let mut buffer = Buffer::default();
     let delivery = attempt_until(py, deadline, opened.end_of_items(), |wait| match end {
         None => queue.get(&mut buffer, wait),

@@ -6,12 +6,12 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
-use crate::calls::{call_one, new_bytearray, new_bytes};
+use crate::calls::{call_one, new_bytearray, new_bytes, new_tuple_of};
 use crate::envelope::{self, Envelope, Part};
 use crate::handle::Handle;
 use crate::lent::{Mapped, Payload, Shared};
 use crate::sync::{name, once};
-use crate::{arrays, errors, mentioned, plain};
+use crate::{arrays, errors, mentioned, plain, room};
 
 /// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
 /// Shorter ones are copied however many a message has: who reads or writes them, and drops them, is faster by that.
@@ -64,11 +64,42 @@ fn damaged(handle: &Bound<'_, Handle>) -> PyErr {
     error.map_or_else(|error| error, PyErr::from_value)
 }
 
+/// The object, if it is plain, or if the program has put a pickler in the place of multiprocessing's.
+#[inline]
+fn plain_or_other<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = handle.py();
+    let other = &handle.get().opened()?.picklers.other;
+    if !other.is_there() {
+        if let Some(object) = read(py, message) {
+            return Ok(Some(object));
+        }
+    }
+    // What has buffers beside its pickle was not written by such a pickler.
+    if envelope::is_sealed(message) {
+        return Ok(None);
+    }
+    match other.class(py)? {
+        None => Ok(None),
+        Some(other) => {
+            let bytes = new_bytes(py, envelope::open_raw(message))?;
+            other
+                .call_method1(name!(py, "loads"), (&bytes,))
+                .inspect_err(|error| explain(handle, bytes.as_bytes(), error))
+                .map(Some)
+        }
+    }
+}
+
 /// The object in bytes that nobody else changes and that this call does not keep.
 #[inline]
 pub fn load_slice<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    room::with_reserve(handle.py(), || load_copied(handle, message))
+}
+
+#[inline]
+fn load_copied<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
-    if let Some(object) = read(py, message) {
+    if let Some(object) = plain_or_other(handle, message)? {
         return Ok(object);
     }
     if !envelope::is_sealed(message) {
@@ -76,13 +107,14 @@ pub fn load_slice<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<
         return load(py, &pickle).inspect_err(|error| explain(handle, message, error));
     }
     let Envelope { pickle, parts } = envelope::open(message).ok_or_else(|| damaged(handle))?;
-    let buffers = parts
-        .iter()
-        .map(|part| copy(py, message, part))
-        .collect::<PyResult<Vec<_>>>()?;
+    let mut buffers = Vec::new();
+    room::reserve(&mut buffers, parts.len())?;
+    for part in &parts {
+        buffers.push(copy(py, message, part)?);
+    }
     let pickle = &message[pickle];
-    load_with(new_bytes(py, pickle)?.as_any(), PyTuple::new(py, buffers)?)
-        .inspect_err(|error| explain(handle, pickle, error))
+    let buffers = new_tuple_of(py, buffers.into_iter())?;
+    load_with(new_bytes(py, pickle)?.as_any(), buffers).inspect_err(|error| explain(handle, pickle, error))
 }
 
 /// The object in a pickle that the binding reads itself.
@@ -108,9 +140,13 @@ fn copy<'py>(py: Python<'py>, message: &[u8], part: &Part) -> PyResult<Bound<'py
 
 /// The object in a payload that lies in shared memory. Its buffers may stay there.
 pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
-    let py = handle.py();
     let lent = Shared::new(lent);
-    if let Some(object) = read(py, lent.bytes()) {
+    room::with_reserve(handle.py(), || load_shared(handle, &lent))
+}
+
+fn load_shared<'py>(handle: &Bound<'py, Handle>, lent: &Shared) -> PyResult<Bound<'py, PyAny>> {
+    let py = handle.py();
+    if let Some(object) = plain_or_other(handle, lent.bytes())? {
         return Ok(object);
     }
     if !envelope::is_sealed(lent.bytes()) {
@@ -123,7 +159,8 @@ pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound
     let Envelope { pickle, parts } = envelope::open(lent.bytes()).ok_or_else(|| damaged(handle))?;
     let may_stay = !handle.get().opened()?.queue.is_lent_out();
     let mut stays = false;
-    let mut buffers = Vec::with_capacity(parts.len());
+    let mut buffers = Vec::new();
+    room::reserve(&mut buffers, parts.len())?;
     for part in &parts {
         let view = if may_stay && part.range.len() >= MAPPED {
             lent.view(part.range.clone())
@@ -147,7 +184,7 @@ pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound
         Some(array) => Ok(array),
         None => {
             let payload = Bound::new(py, Payload::new(lent.clone(), pickle))?;
-            let object = load_with(&payload, PyTuple::new(py, buffers)?)
+            let object = load_with(&payload, new_tuple_of(py, buffers.into_iter())?)
                 .inspect_err(|error| explain(handle, bytes, error));
             payload.get().give_back();
             object

@@ -74,7 +74,7 @@ fn items(criterion: &mut Criterion) {
     let payloads = [[7u8; 40].as_slice(); 64];
     criterion.bench_function("64 inline items, put_many and get_many", |bencher| {
         bencher.iter_batched(
-            || Batch::with_room_for(64),
+            || Batch::with_room_for(64).expect("there is memory"),
             |mut batch| {
                 let (count, put) = with(Patience::Now, |wait| many.put_many(black_box(&payloads), wait));
                 put.expect("room");

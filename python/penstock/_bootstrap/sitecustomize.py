@@ -57,15 +57,20 @@ def _patch() -> None:
     runpy.run_path(os.path.join(_FOLDER, "call_patching.py"), {"function": "patch"})
 
 
-# As plain Python would have it. `penstock.running` wrote what is read here.
-if "PENSTOCK_PYTHONPATH" in os.environ:
+# As plain Python would have it. `penstock.running` wrote what is read here. Another interpreter of this
+# process has the same `sys.path`, but finds the environment turned back. Penstock works in one interpreter
+# only, so nothing is patched there.
+_is_first = os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] == _FOLDER
+if _is_first and "PENSTOCK_PYTHONPATH" in os.environ:
     os.environ["PYTHONPATH"] = os.environ.pop("PENSTOCK_PYTHONPATH")
-else:
+elif _is_first:
     del os.environ["PYTHONPATH"]
 sys.path.remove(_FOLDER)
 sys.path_importer_cache.pop(_FOLDER, None)
 
-if "multiprocessing" in sys.modules:  # a .pth file has imported it
+if not _is_first:
+    pass
+elif "multiprocessing" in sys.modules:  # a .pth file has imported it
     _patch()
 else:
     sys.meta_path.insert(0, _PatchMultiprocessing())

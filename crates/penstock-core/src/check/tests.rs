@@ -112,7 +112,7 @@ impl Scene {
             put(&queue, 200);
         }
         for most in [2, 5] {
-            now(|wait| queue.get_many(&mut crate::Batch::with_room_for(most), wait)).unwrap();
+            now(|wait| queue.get_many(&mut crate::Batch::with_room_for(most).unwrap(), wait)).unwrap();
         }
         queue.leave(Leave::Crashed).unwrap();
         // The oldest items have come back: they are taken again.

@@ -214,7 +214,7 @@ fn a_batcher_dies() {
         processes.start(1, move |queue| {
             let (count, put) = queue.put_many(&[&[1], &[2]], forever());
             assert_eq!((count, put), (2, Ok(())));
-            let mut batch = Batch::with_room_for(2);
+            let mut batch = Batch::with_room_for(2).expect("there is memory");
             if queue.get_many(&mut batch, patient()).is_ok() {
                 batch.into_items(|item| match item {
                     Taken::Copied(bytes) => log.note(bytes[0]),

@@ -176,7 +176,7 @@ impl Hands {
                 keeps_looking,
                 patient,
             } => {
-                let mut batch = Batch::with_room_for(most);
+                let mut batch = Batch::with_room_for(most).unwrap();
                 self.queue.get_many(&mut batch, patient.within(never))?;
                 let mut sum = Sum::default();
                 batch.into_items(|item| match item {
