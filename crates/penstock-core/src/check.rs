@@ -21,7 +21,7 @@ use core::fmt;
 
 use crate::error::Error;
 use crate::layout::{Hot, List};
-use crate::queue::Queue;
+use crate::queue::{Patience, Queue, Wait};
 use crate::segment::{Extent, Segment};
 use crate::sync::Word;
 
@@ -104,10 +104,18 @@ impl Queue {
     ///
     /// Holds the lock meanwhile: about 0.1 s for a million items. A queue that is marked as damaged is looked at as well.
     pub fn check(&self) -> Result<Check, Error> {
+        self.check_within(Wait {
+            patience: Patience::Forever,
+            interrupted: &mut || false,
+        })
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows.
+    pub fn check_within(&self, mut wait: Wait<'_>) -> Result<Check, Error> {
         self.member()?;
         loop {
             let mut inspection = Inspection::new(self);
-            let section = match self.enter_surely() {
+            let section = match self.enter(&mut wait) {
                 Ok(section) => Some(section),
                 // Nobody changes a damaged queue any more.
                 Err(Error::Corrupt { .. }) => None,

@@ -16,6 +16,7 @@ use crate::platform;
 use crate::queue::{Queue, Wait};
 use crate::slot::{State, StateWord};
 use crate::sync::{Count, Word};
+use crate::upkeep::KEPT;
 use crate::waiter::{Kind, Waiting};
 use crate::{Leave, Ticket};
 
@@ -27,13 +28,19 @@ impl Queue {
         self.report(done)
     }
 
+    /// The same, waiting for the lock as long as `wait` allows. If it ends in vain, the item is as it was.
+    pub fn task_done_within(&self, mut wait: Wait<'_>) -> Result<(), Error> {
+        let done = self.enter(&mut wait).and_then(|mut section| section.finish_one());
+        self.report(done)
+    }
+
     /// Waits until every item that was put is finished.
     pub fn join(&self, mut wait: Wait<'_>) -> Result<(), Error> {
         let mut waiting = Waiting::new(Kind::Finish);
         let joined = self.wait_until_finished(&mut waiting, &mut wait);
         self.report(joined.map_err(|error| {
             self.abandon(&mut waiting);
-            if error == Error::Busy { Error::Empty } else { error }
+            Kind::Finish.conclude(error, wait.patience)
         }))
     }
 
@@ -53,10 +60,11 @@ impl Queue {
             && self.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
                 // One that was finished, or kept, may still be looked at.
-                let is_at_work = slot.reading.get() < 2;
+                let is_at_work = slot.reading.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
-                        Some(State::Ready | State::ReadyDone | State::Leased) => true,
+                        Some(State::Ready | State::ReadyDone) => true,
+                        Some(State::Leased) => self.options.acknowledged || is_at_work,
                         Some(State::Claimed) => is_at_work,
                         _ => false,
                     }

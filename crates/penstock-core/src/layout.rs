@@ -201,7 +201,7 @@ pub(crate) struct WaiterList {
 /// A process that takes part. See participant.rs.
 #[repr(C, align(64))]
 pub(crate) struct Participant {
-    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), pid (bits 32..64).
+    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), left and gone (bits 30, 31), pid (bits 32..64).
     pub word: AtomicU64,
     pub start_time: AtomicU64,
     pub pid_namespace: AtomicU64,
@@ -217,7 +217,7 @@ pub(crate) struct Participant {
 /// A thread that waits. See waiter.rs.
 #[repr(C, align(64))]
 pub(crate) struct WaiterCell {
-    /// FREE, SLEEPING, WOKEN, LATE or ABANDONED: the futex it sleeps on.
+    /// Its state: the futex that the thread sleeps on.
     pub word: AtomicU32,
     /// Its participant, as in the lock word.
     pub owner: LockedU32,
@@ -242,7 +242,7 @@ pub(crate) struct Slot {
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases.
     pub holder: LockedU32,
-    /// Not 0 while the holder looks at the payload in place: 1, or 2 if it has the item for good (see Lent::keep).
+    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See upkeep.rs.
     /// Read without the lock by `is_pending`.
     pub reading: AtomicU32,
     pub lease: LockedU64,

@@ -36,10 +36,12 @@ mod put;
 mod queue;
 mod recovery;
 mod segment;
+mod slice;
 mod slot;
 mod statistics;
 mod sync;
 mod trim;
+mod upkeep;
 #[cfg(not(loom))]
 mod view;
 mod waiter;

@@ -62,11 +62,7 @@ impl Queue {
     ) -> Result<T, Error> {
         self.report(result.map_err(|error| {
             self.abandon(waiting);
-            if error == Error::Busy && patience != Patience::Try {
-                Error::Full
-            } else {
-                error
-            }
+            Kind::Room.conclude(error, patience)
         }))
     }
 
@@ -176,7 +172,7 @@ impl Queue {
             .write_claimed(&reserved, payload, len)
             .and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
         if published.is_err() {
-            self.give_back(&reserved)?;
+            self.give_back(&reserved, wait.patience)?;
         }
         published
     }
@@ -224,7 +220,7 @@ impl Queue {
             match reserved {
                 Ok(Ok(reserved)) => return Ok((section, reserved)),
                 Ok(Err(_)) if wait.patience == Patience::Try => return Err(Error::Busy),
-                Ok(Err(growth)) => self.grow(section, growth)?,
+                Ok(Err(growth)) => self.grow(section, growth, wait)?,
                 // The dead may hold what is missing.
                 Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
                     if wait.patience == Patience::Try {
@@ -232,7 +228,7 @@ impl Queue {
                     }
                     looked_for_dead = true;
                     drop(section);
-                    self.look_for_dead(false)?;
+                    self.look_for_dead_within(false, wait)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -241,18 +237,31 @@ impl Queue {
     }
 
     /// After a failure: what was claimed becomes free, and memory that was extended for it goes back.
-    fn give_back(&self, reserved: &Reserved) -> Result<(), Error> {
+    fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             let is_punched = self
                 .segment
                 .punch(self.segment.extent_at(extent, 0)?, extent.bytes());
-            let mut section = self.enter_surely()?;
-            if is_punched {
-                section.note_punched(extent)?;
-            }
-            return section.release_claim(reserved.slot);
+            let note = |section: &mut Section<'_>| {
+                if is_punched {
+                    section.note_punched(extent)?;
+                }
+                Ok(())
+            };
+            return self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), note);
         }
-        self.enter_surely()?.release_claim(reserved.slot)
+        self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), |_| Ok(()))
+    }
+
+    /// To give something back after a call has failed: briefly, and not at all if the call must not wait.
+    fn enter_again(&self, patience: Patience) -> Result<Section<'_>, Error> {
+        if patience != Patience::Try {
+            return self.enter_briefly();
+        }
+        self.enter(&mut Wait {
+            patience,
+            interrupted: &mut || false,
+        })
     }
 
     /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
@@ -285,7 +294,7 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        let mut section = self.enter_surely()?;
+        let mut section = self.enter(wait)?;
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             section.note_backed(extent, len)?;
         }

@@ -22,22 +22,37 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::{Hot, List, PARTICIPANTS, Slot};
 use crate::lock::{Section, index_of};
-use crate::participant::{free_record, name_of};
+use crate::participant::{free_record, has_left, name_of};
 use crate::platform::{self, Instant};
 use crate::queue::{Patience, Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::{State, StateWord, lent_bytes};
-use crate::sync::{Ordering, Word, spin_loop};
+use crate::sync::{Ordering, Word};
+use crate::upkeep::{is_stuck, was_kept};
 
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
 const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
-/// Looks at a lock before its holder is suspected.
-const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
+/// How long a look for the dead waits for the lock.
+const BRIEFLY: Duration = Duration::from_millis(10);
 
 impl Queue {
     /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
     /// True if any was found. Makes system calls; the caller does not hold the lock.
+    ///
+    /// Waits for the lock briefly only: the next look finds what this one could not sweep.
     pub(crate) fn look_for_dead(&self, thorough: bool) -> Result<bool, Error> {
+        let patience = Patience::Until(Instant::now() + BRIEFLY);
+        self.look_for_dead_within(
+            thorough,
+            &mut Wait {
+                patience,
+                interrupted: &mut || false,
+            },
+        )
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for now.
+    pub(crate) fn look_for_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let hot = self.segment.hot();
         hot.looked_at.set(platform::coarse_millis());
         // Somebody chosen or spinning who never comes back may be dead without holding anything.
@@ -46,7 +61,11 @@ impl Queue {
         let mut from = 1;
         let mut found = false;
         while let Some((index, word)) = self.next_dead(from, !thorough && !is_somebody_on_way)? {
-            let swept = self.enter_surely()?.sweep(index, word);
+            let swept = match self.enter(wait) {
+                Ok(mut section) => section.sweep(index, word),
+                Err(error) if is_stuck(&error) => return Ok(found),
+                Err(error) => Err(error),
+            };
             self.report(swept)?;
             found = true;
             from = index + 1;
@@ -76,27 +95,6 @@ impl Queue {
     pub(crate) fn is_time_to_look(&self) -> bool {
         // Wraps, so that a clock of another namespace costs a look too many, not all of them.
         platform::coarse_millis().wrapping_sub(self.segment.hot().looked_at.get()) >= LOOK_EVERY
-    }
-
-    /// If the lock stays taken, its holder may be dead, with the books half changed. To take the lock is to find out; a
-    /// stopped holder is not waited for.
-    pub(crate) fn await_holder(&self) -> Result<(), Error> {
-        let lock = &self.segment.hot().lock;
-        let seen = lock.get();
-        for _ in 0..LOOKS {
-            if seen == 0 || lock.get() != seen {
-                return Ok(());
-            }
-            spin_loop();
-        }
-        let patience = Patience::Until(Instant::now() + Duration::from_millis(LOOK_EVERY));
-        match self.enter(&mut Wait {
-            patience,
-            interrupted: &mut || false,
-        }) {
-            Ok(_) | Err(Error::Busy) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 }
 
@@ -151,6 +149,12 @@ impl Section<'_> {
                     return Err(self.corrupt("a list of what is held holds what is another's"));
                 }
                 match held.state() {
+                    Some(State::Leased) if was_kept(self.slot(slot)?, self.queue.options.acknowledged) => {
+                        self.finish_held(slot)?;
+                    }
+                    Some(State::Leased) if has_left(word) && self.queue.options.acknowledged => {
+                        self.orphan(slot)?
+                    }
                     Some(State::Leased) => self.redeliver(slot)?,
                     Some(State::Left) => self.orphan(slot)?,
                     Some(State::Claimed) => self.finish_held(slot)?,

@@ -238,7 +238,7 @@ impl Handle {
         let deadline = Deadline::new(true, timeout)?;
         patiently(py, deadline, |wait| match queue.await_item(wait) {
             Ok(()) => Ok(true),
-            Err(Error::Empty) => Ok(false),
+            Err(Error::Empty | Error::EmptyBehindStopped { .. }) => Ok(false),
             Err(error) => Err(error),
         })
     }
@@ -255,7 +255,7 @@ impl Handle {
         let py = slf.py();
         let queue = &slf.get().opened()?.queue;
         let letters = PyList::empty(py);
-        for letter in py.detach(|| queue.dead_letters()).map_err(errors::to_python)? {
+        for letter in patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))? {
             match unpickling::load_slice(slf, &letter) {
                 Ok(object) => letters.append(object)?,
                 // One that cannot be rebuilt must not hide the others.
@@ -279,14 +279,14 @@ impl Handle {
     /// []
     fn check(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let queue = &self.opened()?.queue;
-        let check = py.detach(|| queue.check()).map_err(errors::to_python)?;
+        let check = patiently(py, Deadline::Never, |wait| queue.check_within(wait))?;
         Ok(check.faults.iter().map(ToString::to_string).collect())
     }
 
     /// The figures of the queue by name.
     fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let queue = &self.opened()?.queue;
-        let statistics = py.detach(|| queue.statistics()).map_err(errors::to_python)?;
+        let statistics = patiently(py, Deadline::Never, |wait| queue.statistics_within(wait))?;
         let dict = PyDict::new(py);
         for (name, value) in [
             ("puts", statistics.puts),

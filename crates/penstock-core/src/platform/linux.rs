@@ -436,15 +436,21 @@ pub(crate) fn process_id() -> u32 {
 
 /// When the process started, in clock ticks since boot; a pid used again has another. `None` if /proc does not say.
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    status_field(pid, 19)?.parse().ok()
+}
+
+/// Whether the process is stopped, by a signal or by a tracer. `None` if /proc does not say.
+pub(crate) fn is_stopped(pid: u32) -> Option<bool> {
+    status_field(pid, 0).map(|state| matches!(state.as_str(), "T" | "t"))
+}
+
+/// A field of /proc/<pid>/stat, counted from the one behind the command's name.
+fn status_field(pid: u32, field: usize) -> Option<String> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is plain.
     let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    std::str::from_utf8(&stat[after..])
-        .ok()?
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    let mut fields = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace();
+    fields.nth(field).map(str::to_owned)
 }
 
 /// The pid namespace of this process; pids of another one mean nothing here. 0 if /proc does not say, or is that of
@@ -877,6 +883,12 @@ pub(crate) fn wiped_on_fork() -> Option<&'static AtomicU32> {
 pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
     // SAFETY: the three are functions of this library, which is never unloaded (CPython does not unload extensions).
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+}
+
+#[cfg(feature = "fault-points")]
+pub(crate) fn stop_self() {
+    // SAFETY: raise with a valid signal number; the call returns once the process was continued.
+    unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
 }
 
 #[cfg(feature = "fault-points")]

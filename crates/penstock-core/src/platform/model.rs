@@ -108,6 +108,11 @@ pub(crate) fn start_time(_: u32) -> Option<u64> {
     Some(1)
 }
 
+/// The models' kernel does not say; the time bound decides.
+pub(crate) fn is_stopped(_: u32) -> Option<bool> {
+    None
+}
+
 pub(crate) fn pid_namespace() -> u64 {
     1
 }
