@@ -19,6 +19,7 @@ from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent
 FAULT_POINTS = Path(__file__).with_name("fault_points.py")
+STOPPED = Path(__file__).with_name("stopped_inside.py")
 
 
 @pytest.mark.limit(400)
@@ -26,7 +27,8 @@ def test_death_at_every_fault_point() -> None:
     folder = os.environ.get("PENSTOCK_FAULT_POINTS_PATH")
     assert folder, "PENSTOCK_FAULT_POINTS_PATH must name the folder of the build for tests, as in `make test`"
     environment = {**os.environ, "PYTHONPATH": folder}
-    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", str(FAULT_POINTS)]
+    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
+    command += [str(FAULT_POINTS), str(STOPPED)]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     print(done.stdout)
     assert done.returncode == 0

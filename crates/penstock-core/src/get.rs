@@ -139,11 +139,12 @@ impl Queue {
         let mut waiting = Waiting::new(Kind::Item);
         let result = self.take_in_section(&mut waiting, &mut wait, deliver);
         self.report(result.map_err(|error| {
-            self.abandon(&mut waiting);
-            if error == Error::Empty && self.bell.is_watched() {
+            let was_empty = error == Error::Empty;
+            let error = self.end_in_vain(error, &mut waiting, wait.patience);
+            if was_empty && self.bell.is_watched() {
                 self.found_nothing();
             }
-            Kind::Item.conclude(error, wait.patience)
+            error
         }))
     }
 

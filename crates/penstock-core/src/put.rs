@@ -60,10 +60,7 @@ impl Queue {
         waiting: &mut Waiting,
         patience: Patience,
     ) -> Result<T, Error> {
-        self.report(result.map_err(|error| {
-            self.abandon(waiting);
-            Kind::Room.conclude(error, patience)
-        }))
+        self.report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
     }
 
     /// Puts items, each of one part, in order. Small ones go into the queue together, in one critical section, as far as

@@ -368,6 +368,13 @@ impl Queue {
         Ok(())
     }
 
+    /// Ends the wait of an operation that has failed. Answers what its caller hears.
+    #[cold]
+    pub(crate) fn end_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
+        self.abandon(waiting);
+        waiting.kind.conclude(error, patience)
+    }
+
     /// Leaves the list; without the lock if need be, which may be stuck behind a stopped process.
     pub(crate) fn abandon(&self, waiting: &mut Waiting) {
         if waiting.cell == 0 {
