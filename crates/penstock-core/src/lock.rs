@@ -177,15 +177,17 @@ impl Queue {
     /// Takes the lock, or gives up soon: for work that can be put off (upkeep.rs), or that another participant does as well.
     /// Waits 10 ms at most, and not at all while other work of this process is put off already.
     pub(crate) fn enter_briefly(&self) -> Result<Section<'_>, Error> {
-        let patience = if self.has_work_put_off() {
-            Patience::Try
-        } else {
-            Patience::Until(Instant::now() + BRIEFLY)
-        };
-        self.enter(&mut Wait {
-            patience,
+        let mut wait = Wait {
+            patience: Patience::Try,
             interrupted: &mut || false,
-        })
+        };
+        match self.enter(&mut wait) {
+            Err(Error::Busy) if !self.has_work_put_off() => {
+                wait.patience = Patience::Until(Instant::now() + BRIEFLY);
+                self.enter(&mut wait)
+            }
+            entered => entered,
+        }
     }
 
     #[cold]

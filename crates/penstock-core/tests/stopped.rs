@@ -452,9 +452,12 @@ fn a_leaving_that_was_put_off_is_done_by_the_next_call() {
 /// A getter was chosen and its time is over, but the lock is taken: it leaves without it, and the next getter gets the item.
 #[test]
 fn a_chosen_waiter_leaves_without_the_lock() {
-    for dies in [true, false] {
+    for (dies, at_once) in [(true, false), (true, true), (false, false)] {
         let queue = Queue::create(&PLAIN).unwrap();
         let mut getter = Child::stopped_at("wait.asleep", || {
+            if at_once {
+                fault::arm("wait.left", 1);
+            }
             let patience = Patience::Until(Instant::now() + Duration::from_millis(200));
             let got = get(&queue, patience);
             assert!(matches!(got, Err(Error::EmptyBehindStopped { .. })), "{got:?}");
@@ -463,12 +466,20 @@ fn a_chosen_waiter_leaves_without_the_lock() {
         });
         put(&queue, b"first", Patience::Now).unwrap();
         let stopped = stopped_in_put(&queue);
-        getter.go_on();
+        if at_once {
+            getter.signal(libc::SIGCONT);
+        } else {
+            getter.go_on();
+        }
+        if dies {
+            if !at_once {
+                getter.signal(libc::SIGKILL);
+            }
+            assert_eq!(libc::WTERMSIG(getter.reap()), libc::SIGKILL);
+        }
         assert_eq!(stopped.finish(), 0);
         is_sound(&queue);
         if dies {
-            getter.signal(libc::SIGKILL);
-            getter.reap();
             is_sound(&queue);
         } else {
             assert_eq!(getter.finish(), 0);
