@@ -147,7 +147,7 @@ def test_death_of_a_receiver_that_calls_a_sender() -> None:
         assert receiver.recv_bytes() == b"x"
 
 
-# Passed only while another process is stopped inside the critical section: crates/penstock-core/tests/stopped.rs.
+# Passed only while another process is stopped inside the critical section: stopped.rs of the core's tests.
 PUT_OFF = ("wait.left", "leave.marked", "upkeep.slot-marked", "upkeep.slot-finished", "depart.marked")
 
 

@@ -202,14 +202,6 @@ MUTANTS = [
         (core("stopped", "leaving_does_not_wait_and_is_honoured"),),
     ),
     Mutant(
-        "gone-ignored",
-        "a record whose owner has let go is kept until the process ends",
-        f"{CORE}/participant.rs",
-        "if word.is_alive() && word.0 & GONE != 0 {",
-        "if word.is_alive() && word.0 & GONE != 0 && false {",
-        (core("stopped", "a_process_that_let_go_is_swept_while_it_lives"),),
-    ),
-    Mutant(
         "kept-ignored",
         "the sweep redelivers what the dead had read, or kept",
         f"{CORE}/upkeep.rs",

@@ -550,9 +550,18 @@ fn death_of_those_who_put_work_off() {
 
 // -------------------------------------------------------------------------------------------- signals
 
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+/// Waits until it was interrupted a hundred times as often as it takes to find out that a process is dead.
+fn under_signals<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience: Patience::Forever,
+        interrupted: &mut || SIGNALS.load(Ordering::Relaxed) > 3500,
+    })
+}
+
 /// Has this process interrupted every 3 ms from now on.
 fn be_interrupted() {
-    static SIGNALS: AtomicU32 = AtomicU32::new(0);
     extern "C" fn count(_: i32) {
         SIGNALS.fetch_add(1, Ordering::Relaxed);
     }
@@ -626,7 +635,9 @@ fn an_interrupted_getter_finds_the_dead() {
         put_one,
         take_and_stop,
         |queue| {
-            assert_eq!(get(queue, soon()).unwrap(), b"item");
+            let mut buffer = Buffer::default();
+            under_signals(|wait| queue.get(&mut buffer, wait)).unwrap();
+            assert_eq!(buffer.bytes(), b"item");
         },
         |queue| queue.statistics().unwrap().waiting_getters == 1,
     );
@@ -643,7 +654,7 @@ fn an_interrupted_joiner_finds_the_dead() {
         put_one,
         take_and_stop,
         |queue| {
-            wait(soon(), |wait| queue.join(wait)).unwrap();
+            under_signals(|wait| queue.join(wait)).unwrap();
         },
         |queue| queue.statistics().unwrap().waiting_joiners == 1,
     );
@@ -652,15 +663,15 @@ fn an_interrupted_joiner_finds_the_dead() {
 #[test]
 fn an_interrupted_caller_takes_the_lock_over() {
     let calls: [fn(&Arc<Queue>); 4] = [
-        |queue| put(queue, b"x", soon()).unwrap(),
-        |queue| drop(get(queue, soon()).unwrap()),
+        |queue| assert!(under_signals(|wait| queue.put(&[b"x"], wait)).is_ok()),
+        |queue| drop(under_signals(|wait| queue.get(&mut Buffer::default(), wait)).unwrap()),
         |queue| {
             assert_eq!(
-                wait(soon(), |wait| queue.statistics_within(wait)).unwrap().puts,
+                under_signals(|wait| queue.statistics_within(wait)).unwrap().puts,
                 1
             )
         },
-        |queue| wait(soon(), |wait| queue.task_done_within(wait)).unwrap(),
+        |queue| under_signals(|wait| queue.task_done_within(wait)).unwrap(),
     ];
     for call in calls {
         // Whether it waits for the lock by then or not, it has to take it over.
