@@ -21,7 +21,8 @@ use core::fmt;
 
 use crate::error::Error;
 use crate::layout::{Hot, List};
-use crate::queue::{Patience, Queue, Wait};
+use crate::lock::surely;
+use crate::queue::{Queue, Wait};
 use crate::segment::{Extent, Segment};
 use crate::sync::Word;
 
@@ -104,10 +105,7 @@ impl Queue {
     ///
     /// Holds the lock meanwhile: about 0.1 s for a million items. A queue that is marked as damaged is looked at as well.
     pub fn check(&self) -> Result<Check, Error> {
-        self.check_within(Wait {
-            patience: Patience::Forever,
-            interrupted: &mut || false,
-        })
+        surely(|wait| self.check_within(wait))
     }
 
     /// The same, waiting for the lock as long as `wait` allows.

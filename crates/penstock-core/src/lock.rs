@@ -44,6 +44,18 @@ const WAKES: usize = 8;
 /// How long work that can be put off waits for the lock.
 const BRIEFLY: Duration = Duration::from_millis(10);
 
+/// Makes a call that waits however long it takes.
+pub(crate) fn surely<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    #[cfg(not(feature = "fuzzing"))]
+    let mut interrupted = || false;
+    #[cfg(feature = "fuzzing")]
+    let mut interrupted = crate::fuzzing::interrupted_after_slices();
+    call(Wait {
+        patience: Patience::Forever,
+        interrupted: &mut interrupted,
+    })
+}
+
 /// The holder that a waiter has seen at each of its looks so far.
 struct Suspect {
     name: u32,
@@ -164,14 +176,7 @@ impl Queue {
 
     /// Takes the lock however long it takes; for work that must be finished.
     pub(crate) fn enter_surely(&self) -> Result<Section<'_>, Error> {
-        #[cfg(not(feature = "fuzzing"))]
-        let mut interrupted = || false;
-        #[cfg(feature = "fuzzing")]
-        let mut interrupted = crate::fuzzing::interrupted_after_slices();
-        self.enter(&mut Wait {
-            patience: Patience::Forever,
-            interrupted: &mut interrupted,
-        })
+        surely(|mut wait| self.enter(&mut wait))
     }
 
     /// Takes the lock, or gives up soon: for work that can be put off (upkeep.rs), or that another participant does as well.

@@ -1,8 +1,9 @@
 //! What a queue tells about itself.
 
 use crate::error::Error;
+use crate::lock::surely;
 use crate::platform;
-use crate::queue::{Patience, Queue, Wait};
+use crate::queue::{Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::State;
 use crate::sync::Word;
@@ -39,10 +40,7 @@ pub struct Statistics {
 impl Queue {
     /// Counts, after the dead have been swept.
     pub fn statistics(&self) -> Result<Statistics, Error> {
-        self.statistics_within(Wait {
-            patience: Patience::Forever,
-            interrupted: &mut || false,
-        })
+        surely(|wait| self.statistics_within(wait))
     }
 
     /// The same, waiting for the lock as long as `wait` allows.
@@ -77,10 +75,7 @@ impl Queue {
 
     /// The payloads of the dead letters, oldest first. They stay where they are.
     pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
-        self.dead_letters_within(Wait {
-            patience: Patience::Forever,
-            interrupted: &mut || false,
-        })
+        surely(|wait| self.dead_letters_within(wait))
     }
 
     /// The same, waiting for the lock as long as `wait` allows.
