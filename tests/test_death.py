@@ -19,6 +19,7 @@ from tests.support.waiting import until
 
 ROOT = Path(__file__).parent.parent
 FAULT_POINTS = Path(__file__).with_name("fault_points.py")
+STOPPED = Path(__file__).with_name("stopped_inside.py")
 
 
 @pytest.mark.limit(400)
@@ -26,7 +27,8 @@ def test_death_at_every_fault_point() -> None:
     folder = os.environ.get("PENSTOCK_FAULT_POINTS_PATH")
     assert folder, "PENSTOCK_FAULT_POINTS_PATH must name the folder of the build for tests, as in `make test`"
     environment = {**os.environ, "PYTHONPATH": folder}
-    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", str(FAULT_POINTS)]
+    command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
+    command += [str(FAULT_POINTS), str(STOPPED)]
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     print(done.stdout)
     assert done.returncode == 0
@@ -140,3 +142,36 @@ def test_stopped_holder_of_an_item_is_not_dead() -> None:
         worker.result()
         joiner.result()
     assert leftovers(queue) == NOTHING
+
+
+def under_signals(call: Callable[[], object]) -> object:
+    """Call with a signal every 3 ms: far more often than a waiter looks for the dead."""
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
+    return call()
+
+
+def take_and_stay(queue: Any) -> None:
+    queue.get()
+    signal.pause()
+
+
+def test_joiner_that_gets_signals_all_the_time_notices_a_death() -> None:
+    queue = JoinableQueue[Item](max_deliveries=0)
+    queue.put(item("A"))
+    with fork(take_and_stay, queue) as worker, fork(under_signals, queue.join) as joiner:
+        until(lambda: queue.statistics().waiting_joiners == 1 and queue.empty())
+        worker.kill()
+        assert joiner.result() is None
+    assert queue.dead_letters() == [item("A")]
+
+
+def test_getter_that_gets_signals_all_the_time_notices_a_death() -> None:
+    queue = JoinableQueue[Item]()
+    queue.put(item("A"))
+    with fork(take_and_stay, queue) as worker:
+        until(queue.empty)
+        with fork(under_signals, lambda: get_name(queue)) as getter:
+            until(lambda: queue.statistics().waiting_getters == 1)
+            worker.kill()
+            assert getter.result() == "A"

@@ -319,7 +319,14 @@ impl World {
                     self.memory.unlock();
                 }
             }
-            Error::Full | Error::Empty | Error::Busy | Error::TooManyDone | Error::OutOfMemory { .. } => {
+            Error::Full
+            | Error::Empty
+            | Error::Busy
+            | Error::Stopped { .. }
+            | Error::FullBehindStopped { .. }
+            | Error::EmptyBehindStopped { .. }
+            | Error::TooManyDone
+            | Error::OutOfMemory { .. } => {
                 assert!(
                     !(tells && self.is_known_as_corrupt),
                     "the damage was forgotten: {error}"

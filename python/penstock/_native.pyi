@@ -1,6 +1,7 @@
-# The binding. A build for tests (cargo feature `fault-points`) has two functions more:
+# The binding. A build for tests (cargo feature `fault-points`) has three functions more:
 #   fault_points() -> list[str]                   the places at which this process can be told to die
 #   arm_fault(point: str, hits: int = 1) -> None  it dies by SIGKILL at the `hits`-th pass of `point`
+#   suspend_at(point: str) -> None                it stops itself by SIGSTOP at the next pass of `point`
 
 from collections.abc import Callable, Iterable
 from types import GenericAlias

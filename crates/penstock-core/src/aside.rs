@@ -81,31 +81,39 @@ impl Queue {
 
     /// Says that items of this queue are acknowledged. The first such call returns what dead holders had set aside, in portions.
     #[inline(always)]
-    pub(crate) fn acknowledge_from_now_on(&self) -> Result<(), Error> {
+    pub(crate) fn acknowledge_from_now_on(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         if self.segment.hot().acknowledging.get() == YES {
             return Ok(());
         }
-        self.begin_to_acknowledge()
+        self.begin_to_acknowledge(&mut || self.enter(wait))
     }
 
     #[cold]
-    fn begin_to_acknowledge(&self) -> Result<(), Error> {
-        self.in_portions(|section| section.begin_to_acknowledge())
+    fn begin_to_acknowledge<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+    ) -> Result<(), Error> {
+        self.in_portions(enter, &mut |section| section.begin_to_acknowledge())
     }
 
     /// Goes on where a process has died that was the first to acknowledge.
-    pub(crate) fn return_what_is_aside(&self) -> Result<(), Error> {
+    pub(crate) fn return_what_is_aside<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+    ) -> Result<(), Error> {
         if self.segment.hot().acknowledging.get() == BEGINNING {
-            self.begin_to_acknowledge()?;
+            self.begin_to_acknowledge(enter)?;
         }
         Ok(())
     }
 
     /// Gives up items that are set aside, until `needed` bytes are free or nothing is left to give up. False if nothing was.
-    pub(crate) fn give_up_aside(&self, needed: u64) -> Result<bool, Error> {
+    pub(crate) fn give_up_aside(&self, needed: u64, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut freed = 0;
         if self.sets_aside() {
-            self.in_portions(|section| section.give_up(needed, &mut freed))?;
+            self.in_portions(&mut || self.enter(wait), &mut |section| {
+                section.give_up(needed, &mut freed)
+            })?;
         }
         Ok(freed > 0)
     }

@@ -283,11 +283,7 @@ impl Queue {
         let waited = self.await_in_section(&mut waiting, &mut wait);
         self.report(waited.map_err(|error| {
             self.abandon(&mut waiting);
-            if error == Error::Busy && wait.patience != Patience::Try {
-                Error::Empty
-            } else {
-                error
-            }
+            Kind::Item.conclude(error, wait.patience)
         }))
     }
 

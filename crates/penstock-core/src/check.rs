@@ -22,7 +22,8 @@ use core::fmt;
 use crate::delivery::vec_with_room;
 use crate::error::Error;
 use crate::layout::{Hot, List};
-use crate::queue::Queue;
+use crate::lock::surely;
+use crate::queue::{Queue, Wait};
 use crate::segment::{Extent, Segment};
 use crate::sync::Word;
 
@@ -110,10 +111,15 @@ impl Queue {
     ///
     /// Holds the lock meanwhile: about 0.1 s for a million items. A queue that is marked as damaged is looked at as well.
     pub fn check(&self) -> Result<Check, Error> {
+        surely(|wait| self.check_within(wait))
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows.
+    pub fn check_within(&self, mut wait: Wait<'_>) -> Result<Check, Error> {
         self.member()?;
         loop {
             let mut inspection = Inspection::new(self)?;
-            let section = match self.enter_surely() {
+            let section = match self.enter(&mut wait) {
                 Ok(section) => Some(section),
                 // Nobody changes a damaged queue any more.
                 Err(Error::Corrupt { .. }) => None,

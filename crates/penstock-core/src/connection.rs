@@ -26,13 +26,12 @@ use crate::fault::fault;
 use crate::get::Delivery;
 use crate::platform::{self, Instant, PipeState};
 use crate::queue::{Patience, Queue, Wait};
+use crate::slice::Slice;
 use crate::sync::Word;
 use crate::waiter::Kind;
 
 /// How long a receiver sleeps before it looks for the dead.
 const SLICE: Duration = Duration::from_millis(100);
-/// How long a receiver that gives up waits for the lock, to say so.
-const BRIEFLY: Duration = Duration::from_millis(50);
 
 impl Queue {
     /// Says of which pipe this end is that is the queue's bell from now on. To be called for both ends when they are made.
@@ -85,6 +84,13 @@ impl Queue {
             };
             match self.get(buffer, attempt) {
                 Err(Error::Empty) => self.await_at(end, &mut wait)?,
+                // This caller does wait for a stopped process.
+                Err(Error::EmptyBehindStopped { .. })
+                    if !matches!(wait.patience, Patience::Try | Patience::Now) =>
+                {
+                    let entered = self.enter(&mut wait).map(drop);
+                    self.report(entered.map_err(|error| Kind::Item.conclude(error, wait.patience)))?;
+                }
                 result => return result,
             }
         }
@@ -132,13 +138,7 @@ impl Queue {
     pub fn await_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
         let _bringing = Bringing::reader(end);
         let waited = self.await_readable(end, wait);
-        self.report(waited.map_err(|error| {
-            if error == Error::Busy && wait.patience != Patience::Try {
-                Error::Empty
-            } else {
-                error
-            }
-        }))
+        self.report(waited.map_err(|error| Kind::Item.conclude(error, wait.patience)))
     }
 
     fn await_readable(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
@@ -155,19 +155,16 @@ impl Queue {
         let name = self.enter(wait)?.count_watcher()?;
         fault!("bell.watching");
         let waited = self.sleep_at(end, wait);
-        // Not for long, because the lock may be stuck behind a stopped process. Who stays counted only has others write a byte
-        // that nobody waits for.
-        let mut briefly = Wait {
-            patience: Patience::Until(Instant::now() + BRIEFLY),
-            interrupted: &mut || false,
-        };
-        if let Ok(mut section) = self.enter(&mut briefly) {
+        // Not for long, because the lock may be stuck behind a stopped process. A watcher that stays counted only has others
+        // write a byte in vain.
+        if let Ok(mut section) = self.enter_briefly() {
             section.discount_watcher(name)?;
         }
         waited
     }
 
     fn sleep_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut slice = Slice::new();
         let mut slices: u32 = 0;
         loop {
             if self.promises(Kind::Item) {
@@ -177,23 +174,29 @@ impl Queue {
             if platform::pipe_number(end) != Some(self.segment.hot().bell.get()) {
                 return Err(Error::EndClosed);
             }
-            let slice = match wait.patience {
-                Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()).min(SLICE),
-                _ => SLICE,
+            let slice_end = slice.end(SLICE);
+            let sleep_end = match wait.patience {
+                Patience::Until(deadline) => deadline.min(slice_end),
+                _ => slice_end,
             };
-            if self.look_at_end(end, slice, wait)? {
+            let at_most = sleep_end.saturating_duration_since(Instant::now());
+            if self.look_at_end(end, at_most, wait)? {
                 return Ok(());
             }
             // A slice has ended, or a signal has come.
             if (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
-            if matches!(wait.patience, Patience::Until(deadline) if Instant::now() >= deadline) {
+            let now = Instant::now();
+            if now >= sleep_end {
+                slice.restart();
+                slices += 1;
+                self.look_for_dead(slices % 10 == 0)?;
+                self.tidy()?;
+            }
+            if matches!(wait.patience, Patience::Until(deadline) if now >= deadline) {
                 return Err(Error::Empty);
             }
-            slices += 1;
-            self.look_for_dead(slices % 10 == 0)?;
-            self.tidy()?;
         }
     }
 
@@ -213,7 +216,7 @@ impl Queue {
                 // What was put before the last writer went is there by now, but for what dead hands hold: the lock, or an
                 // item that they were given.
                 drop(self.enter(wait)?);
-                self.look_for_dead(true)?;
+                self.look_for_dead_within(true, wait)?;
                 if self.ready_count() > 0 {
                     Ok(true)
                 } else {

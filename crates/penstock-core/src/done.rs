@@ -17,12 +17,13 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::holding::{self, Found, Lease};
 use crate::layout::{Hot, Slot};
-use crate::lock::Section;
+use crate::lock::{Section, surely};
 use crate::platform;
 use crate::queue::{Queue, Wait};
 use crate::recovery::{PORTION, Portion};
 use crate::slot::{State, StateWord, lessee};
 use crate::sync::{Count, Word};
+use crate::upkeep::KEPT;
 use crate::waiter::{Kind, Waiting};
 use crate::{Leave, Ticket};
 
@@ -33,44 +34,51 @@ impl Queue {
     /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that somebody else holds or
     /// left unfinished, else the oldest that nobody has taken yet (which is still delivered).
     pub fn task_done(&self) -> Result<(), Error> {
-        let done = self.acknowledge_from_now_on().and_then(|()| self.finish_one());
+        surely(|wait| self.task_done_within(wait))
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows. If it ends in vain, the item is as it was.
+    pub fn task_done_within(&self, mut wait: Wait<'_>) -> Result<(), Error> {
+        let done = self
+            .acknowledge_from_now_on(&mut wait)
+            .and_then(|()| self.finish_one(&mut wait));
         self.report(done)
     }
 
-    fn finish_one(&self) -> Result<(), Error> {
-        let mut section = self.enter_surely()?;
+    fn finish_one(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut section = self.enter(wait)?;
         section.check_unfinished()?;
         match section.near_lease()? {
             Near::Mine(index) => section.finish_lease(index),
             Near::NoneOfMine => section.finish_any(),
             Near::Unknown => {
                 drop(section);
-                self.finish_distant_lease()
+                self.finish_distant_lease(wait)
             }
         }
     }
 
     /// The calling thread's leases stand behind many of other threads.
     #[cold]
-    fn finish_distant_lease(&self) -> Result<(), Error> {
+    fn finish_distant_lease(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let (id, me) = (self.segment.id, self.member()?);
         let mut found = holding::take_found(id, me);
         let finished = self
-            .read_leases(&mut found)
-            .and_then(|()| self.enter_surely()?.finish_found(&mut found));
+            .read_leases(&mut found, wait)
+            .and_then(|()| self.enter(wait)?.finish_found(&mut found));
         holding::keep_found(id, found);
         finished
     }
 
     /// Notes those of the calling thread's leases that it has not noted yet, in portions.
-    fn read_leases(&self, found: &mut Found) -> Result<(), Error> {
+    fn read_leases(&self, found: &mut Found, wait: &mut Wait<'_>) -> Result<(), Error> {
         loop {
             let room = PORTION as usize;
             found
                 .leases
                 .try_reserve(room)
                 .map_err(|_| platform::no_memory((room * size_of::<Lease>()) as u64))?;
-            if self.enter_surely()?.read_leases(found)? == Portion::Last {
+            if self.enter(wait)?.read_leases(found)? == Portion::Last {
                 return Ok(());
             }
         }
@@ -80,11 +88,11 @@ impl Queue {
     pub fn join(&self, mut wait: Wait<'_>) -> Result<(), Error> {
         let mut waiting = Waiting::new(Kind::Finish);
         let joined = self
-            .acknowledge_from_now_on()
+            .acknowledge_from_now_on(&mut wait)
             .and_then(|()| self.wait_until_finished(&mut waiting, &mut wait));
         self.report(joined.map_err(|error| {
             self.abandon(&mut waiting);
-            if error == Error::Busy { Error::Empty } else { error }
+            Kind::Finish.conclude(error, wait.patience)
         }))
     }
 
@@ -104,10 +112,11 @@ impl Queue {
             && self.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
                 // One that was finished, or kept, may still be looked at.
-                let is_at_work = slot.reading.get() < 2;
+                let is_at_work = slot.reading.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
-                        Some(State::Ready | State::ReadyDone | State::Leased | State::Aside) => true,
+                        Some(State::Ready | State::ReadyDone) => true,
+                        Some(State::Leased | State::Aside) => self.options.acknowledged || is_at_work,
                         Some(State::Claimed) => is_at_work,
                         _ => false,
                     }

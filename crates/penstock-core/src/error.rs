@@ -14,6 +14,18 @@ pub enum Error {
     Empty,
     /// The lock was not to be had within the bounded attempt of [`Patience::Try`](crate::Patience::Try).
     Busy,
+    /// The process that holds the lock does not run, and the caller does not wait for one that does not.
+    Stopped {
+        pid: u32,
+    },
+    /// The same, of a put.
+    FullBehindStopped {
+        pid: u32,
+    },
+    /// The same, of a get, a poll or a join.
+    EmptyBehindStopped {
+        pid: u32,
+    },
     /// The caller's `interrupted` said so.
     Interrupted,
     /// `task_done` without an unfinished item.
@@ -90,6 +102,9 @@ impl fmt::Display for Error {
             Error::Full => write!(f, "the queue is full"),
             Error::Empty => write!(f, "the queue is empty"),
             Error::Busy => write!(f, "the queue's lock is taken"),
+            Error::Stopped { pid } | Error::FullBehindStopped { pid } | Error::EmptyBehindStopped { pid } => {
+                write!(f, "process {pid} is stopped inside the queue's critical section")
+            }
             Error::Interrupted => write!(f, "interrupted"),
             Error::TooManyDone => write!(f, "task_done() called too many times"),
             Error::OutOfMemory {

@@ -39,6 +39,7 @@ mod armed {
         "wait.enlisted",
         "wait.asleep",
         "wait.back",
+        "wait.left",
         "get.leased",
         "get.copied",
         "get.freed",
@@ -58,6 +59,10 @@ mod armed {
         "trim.punched",
         "trim.noted",
         "trim.slots",
+        "leave.marked",
+        "upkeep.slot-marked",
+        "upkeep.slot-finished",
+        "depart.marked",
         "unregister.checked",
         "unregister.freed",
         "bell.made",
@@ -129,7 +134,25 @@ mod armed {
         STOPPED.load(Ordering::SeqCst)
     }
 
+    /// Index of the point at which the process stops itself, plus one.
+    static SUSPEND_AT: AtomicUsize = AtomicUsize::new(0);
+
+    /// Lets this process stop itself by SIGSTOP the next time it passes `point`. After SIGCONT it goes on. False if there is
+    /// no such point.
+    pub fn suspend_at(point: &str) -> bool {
+        let Some(index) = POINTS.iter().position(|name| *name == point) else {
+            return false;
+        };
+        SUSPEND_AT.store(index + 1, Ordering::SeqCst);
+        true
+    }
+
     pub(crate) fn pass(point: &str) {
+        let suspend_at = SUSPEND_AT.load(Ordering::Relaxed);
+        if suspend_at != 0 && POINTS[suspend_at - 1] == point {
+            SUSPEND_AT.store(0, Ordering::SeqCst);
+            crate::platform::stop_self();
+        }
         let armed = ARMED.load(Ordering::Relaxed);
         if armed != 0 && POINTS[armed - 1] == point && HITS_LEFT.fetch_sub(1, Ordering::SeqCst) == 1 {
             crate::platform::kill_self();
@@ -145,6 +168,6 @@ mod armed {
 }
 
 #[cfg(feature = "fault-points")]
-pub use armed::{POINTS, arm, is_stopped, stop_at};
+pub use armed::{POINTS, arm, is_stopped, stop_at, suspend_at};
 #[cfg(feature = "fault-points")]
 pub(crate) use armed::{is_listed, pass};

@@ -28,6 +28,7 @@ use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
 use crate::slot::State;
 use crate::sync::{Count, Word, note_read};
+use crate::upkeep::{ENDED, KEPT, is_stuck};
 use crate::waiter::{Kind, Waiting};
 use crate::{BATCH, SMALL};
 
@@ -81,7 +82,7 @@ impl Lent {
         if self.queue.member_now() != Some(self.me) {
             return Ok(());
         }
-        let kept = self.queue.keep_held(self.slot, self.lease);
+        let kept = self.queue.keep_held(self.slot, self.lease, self.me);
         self.queue.report(kept)
     }
 
@@ -102,7 +103,7 @@ impl Drop for Lent {
         fault!("lent.reading");
         // A forked child has a copy of this value but not the lease.
         if self.queue.member_now() == Some(self.me) {
-            let ended = self.queue.end_look(self.slot, self.lease);
+            let ended = self.queue.end_look(self.slot, self.lease, self.me);
             // Nobody can be told here; damage is noted in the segment, and the next operation reports it.
             let _ = self.queue.report(ended);
         }
@@ -140,15 +141,12 @@ impl Queue {
         let mut waiting = Waiting::new(Kind::Item);
         let result = self.take_in_section(&mut waiting, &mut wait, at_most, deliver);
         self.report(result.map_err(|error| {
-            self.abandon(&mut waiting);
-            if error == Error::Empty && self.bell.is_watched() {
+            let was_empty = error == Error::Empty;
+            let error = self.end_in_vain(error, &mut waiting, wait.patience);
+            if was_empty && self.bell.is_watched() {
                 self.found_nothing();
             }
-            if error == Error::Busy && wait.patience != Patience::Try {
-                Error::Empty
-            } else {
-                error
-            }
+            error
         }))
     }
 
@@ -193,12 +191,16 @@ impl Queue {
     }
 
     /// Plain: LEASED -> CLAIMED, because the item was delivered for good, and only its memory is held.
-    fn keep_held(&self, index: u32, lease: u64) -> Result<(), Error> {
-        let mut section = self.enter_surely()?;
+    fn keep_held(&self, index: u32, lease: u64, me: u32) -> Result<(), Error> {
+        let mut section = match self.enter_briefly() {
+            Ok(section) => section,
+            Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, KEPT, me),
+            Err(error) => return Err(error),
+        };
         let Some(slot) = section.lent_to_me(index, lease)? else {
             return Ok(());
         };
-        slot.reading.set(2);
+        slot.reading.set(KEPT);
         if slot.word().state() == Some(State::Leased) && !self.options.acknowledged {
             section.keep_memory(index)?;
             fault!("lent.kept");
@@ -207,19 +209,16 @@ impl Queue {
     }
 
     /// Ends the look at a lent payload.
-    fn end_look(&self, index: u32, lease: u64) -> Result<(), Error> {
-        let mut section = self.enter_surely()?;
-        let Some(slot) = section.lent_to_me(index, lease)? else {
-            return Ok(());
+    fn end_look(&self, index: u32, lease: u64, me: u32) -> Result<(), Error> {
+        let mut section = match self.enter_briefly() {
+            Ok(section) => section,
+            Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, ENDED, me),
+            Err(error) => return Err(error),
         };
-        match slot.word().state() {
-            // Finished while it was looked at, or plain: nobody needs the payload any more.
-            Some(State::Claimed) => section.finish_held(index)?,
-            Some(State::Leased) if !self.options.acknowledged => section.finish_held(index)?,
-            Some(State::Leased | State::Aside) => section.end_of_look(index)?,
-            Some(State::Left) => section.orphan(index)?,
-            _ => return Err(section.corrupt("a lent item was taken away")),
+        if section.lent_to_me(index, lease)?.is_none() {
+            return Ok(());
         }
+        section.finish_look(index)?;
         drop(section);
         self.tidy()?;
         Ok(())
@@ -233,6 +232,18 @@ impl<'q> Section<'q> {
         let slot = self.slot(index)?;
         let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;
         Ok(is_mine.then_some(slot))
+    }
+
+    /// What the end of a look means for a slot in this participant's hands.
+    pub(crate) fn finish_look(&mut self, index: u32) -> Result<(), Error> {
+        match self.slot(index)?.word().state() {
+            // Finished while it was looked at, or plain: the payload is needed no more.
+            Some(State::Claimed) => self.finish_held(index),
+            Some(State::Leased) if !self.queue.options.acknowledged => self.finish_held(index),
+            Some(State::Leased | State::Aside) => self.end_of_look(index),
+            Some(State::Left) => self.orphan(index),
+            _ => Err(self.corrupt("a lent item was taken away")),
+        }
     }
 
     #[inline(always)]

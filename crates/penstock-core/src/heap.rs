@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::layout::*;
 use crate::lock::Section;
-use crate::queue::Queue;
+use crate::queue::{Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::{Growth, State};
 use crate::sync::{Count, Word};
@@ -566,16 +566,21 @@ pub(crate) fn pages_needed(len: u64, i: u32) -> u8 {
 
 impl Queue {
     /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to race.
-    pub(crate) fn grow(&self, section: Section<'_>, growth: Growth) -> Result<(), Error> {
+    pub(crate) fn grow(
+        &self,
+        section: Section<'_>,
+        growth: Growth,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Error> {
         match growth {
-            Growth::Slots => self.grow_slots(section),
-            Growth::Tracking(spans) => self.grow_tracking(section, spans),
-            Growth::Span => self.grow_span(section),
+            Growth::Slots => self.grow_slots(section, wait),
+            Growth::Tracking(spans) => self.grow_tracking(section, spans, wait),
+            Growth::Span => self.grow_span(section, wait),
         }
     }
 
     /// Doubles the slots, in steps of at most 1 MiB.
-    fn grow_slots(&self, section: Section<'_>) -> Result<(), Error> {
+    fn grow_slots(&self, section: Section<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
         let hot = section.hot();
         let (old, capacity) = (hot.slots_backed.get(), self.segment.geometry.slots);
         let trims = hot.slot_trims.get();
@@ -587,7 +592,7 @@ impl Queue {
         let at = |slot: u32| self.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
         self.segment.back(at(old), at(new) - at(old))?;
         fault!("grow.backed");
-        let section = self.enter_surely()?;
+        let section = self.enter(wait)?;
         // Another may have grown it too, or a trim shrunk it: then the caller looks again and finds out.
         if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
             hot.slots_backed.set(new);
@@ -598,7 +603,7 @@ impl Queue {
     }
 
     /// Extends bitmap and backing bytes so that `spans` more fit.
-    fn grow_tracking(&self, section: Section<'_>, spans: u32) -> Result<(), Error> {
+    fn grow_tracking(&self, section: Section<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         let hot = section.hot();
         let old = hot.spans_tracked.get();
         drop(section);
@@ -619,7 +624,7 @@ impl Queue {
         let words = |span: u32| self.segment.geometry.bitmap_at + u64::from(span / 64) * 8;
         self.segment.back(words(old), words(new - 1) + 8 - words(old))?;
         fault!("grow.backed");
-        let section = self.enter_surely()?;
+        let section = self.enter(wait)?;
         if section.hot().spans_tracked.get() == old {
             section.hot().spans_tracked.set(new);
         }
@@ -627,13 +632,13 @@ impl Queue {
     }
 
     /// Puts memory behind a free span and its descriptor, which is claimed meanwhile as if it were a payload.
-    fn grow_span(&self, mut section: Section<'_>) -> Result<(), Error> {
+    fn grow_span(&self, mut section: Section<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
         // Something else may be missing by now: the caller asks for that next.
         let Ok(span) = section.find_run(1)? else {
             return Ok(());
         };
         let Ok(slot) = section.pop_slot()? else {
-            return self.grow_slots(section);
+            return self.grow_slots(section, wait);
         };
         let extent = Extent {
             start: span * GRANULES_PER_SPAN,
@@ -653,15 +658,18 @@ impl Queue {
             .and_then(|()| self.segment.back(descriptor_at / PAGE * PAGE, PAGE));
         fault!("grow.backed");
         let is_punched = backed.is_err() && self.segment.punch(self.segment.extent_at(extent, SPAN)?, SPAN);
-        let mut section = self.enter_surely()?;
-        if backed.is_ok() {
-            section.note_backed(extent, SPAN)?;
-            section.set_backing(span, self.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
-        } else if is_punched {
-            section.note_punched(extent)?;
-        }
-        section.release_claim(slot)?;
-        backed
+        let entered = self.enter(wait);
+        let in_vain = entered.as_ref().err().cloned();
+        self.release_claim_or_put_off(slot, entered, |section| {
+            if backed.is_ok() {
+                section.note_backed(extent, SPAN)?;
+                section.set_backing(span, self.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
+            } else if is_punched {
+                section.note_punched(extent)?;
+            }
+            Ok(())
+        })?;
+        in_vain.map_or(backed, Err)
     }
 }
 

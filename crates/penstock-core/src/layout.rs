@@ -222,7 +222,7 @@ pub(crate) struct WaiterList {
 /// A process that takes part. See participant.rs.
 #[repr(C, align(64))]
 pub(crate) struct Participant {
-    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), pid (bits 32..64).
+    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30, 31), pid (bits 32..64).
     pub word: AtomicU64,
     /// What tells its process from others with the same pid, and the namespace of that pid. See platform/process.rs.
     pub birth: AtomicU64,
@@ -245,7 +245,7 @@ pub(crate) struct Participant {
 /// A thread that waits. See waiter.rs.
 #[repr(C, align(64))]
 pub(crate) struct WaiterCell {
-    /// FREE, SLEEPING, WOKEN, LATE or ABANDONED: the futex it sleeps on.
+    /// Its state: the futex that the thread sleeps on.
     pub word: AtomicU32,
     /// Its participant, as in the lock word.
     pub owner: LockedU32,
@@ -270,7 +270,7 @@ pub(crate) struct Slot {
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned item, its rank.
     pub holder: LockedU32,
-    /// Not 0 while the holder looks at the payload in place: 1, or 2 if it has the item for good (see Lent::keep).
+    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See upkeep.rs.
     /// Read without the lock by `is_pending`.
     pub reading: AtomicU32,
     pub lease: LockedU64,

@@ -42,12 +42,14 @@ mod rebuild;
 mod recovery;
 mod returned;
 mod segment;
+mod slice;
 mod slot;
 mod statistics;
 #[cfg(not(loom))]
 mod substitute;
 mod sync;
 mod trim;
+mod upkeep;
 #[cfg(not(loom))]
 mod view;
 mod waiter;

@@ -11,10 +11,14 @@
 //! ```
 //!
 //! To take it is one compare-and-swap from 0 to one's own name, so at every instant the word says who holds it. Who finds
-//! it taken spins briefly, sets `contended`, and sleeps on the word in slices of 50 ms. At the end of a slice it asks the
+//! it taken spins briefly, sets `contended`, and sleeps on the word in slices of 50 ms (slice.rs). At the end of a slice it asks the
 //! kernel whether the holder lives (participant.rs); if the holder is proven dead, one compare-and-swap from the dead
 //! name to one's own takes the lock over: of several survivors one wins. The winner rebuilds (recovery.rs) before it
 //! does anything else; if it dies in that, the next one starts the same from the beginning.
+//!
+//! A caller that does not block (`Patience::Now`) waits for a holder that runs. Of a holder that kept the lock for a whole
+//! slice it reads the state of the process: if it is stopped, the call ends with `Error::Stopped`. If the kernel does not
+//! tell (another pid namespace), the call ends after two slices with the same holder.
 //!
 //! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
 //! compare-and-swap from 0. It is not fair.
@@ -24,10 +28,12 @@ use std::time::Duration;
 use crate::bell::Errand;
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{Hot, Slot, WaiterCell};
+use crate::layout::{Hot, Participant, Slot, WaiterCell};
 use crate::platform::{self, Instant, Slept};
 use crate::queue::{Patience, Queue, Wait};
+use crate::slice::Slice;
 use crate::sync::{Ordering, Word, spin_loop};
+use crate::upkeep::WORK_PUT_OFF;
 
 pub(crate) const CONTENDED: u32 = 1 << 31;
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 50_000 });
@@ -35,6 +41,53 @@ const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 
 const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
 /// Woken after the lock is released; more than these are woken before.
 const WAKES: usize = 8;
+/// How long work that can be put off waits for the lock.
+const BRIEFLY: Duration = Duration::from_millis(10);
+
+/// Makes a call that waits however long it takes.
+pub(crate) fn surely<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    #[cfg(not(feature = "fuzzing"))]
+    let mut interrupted = || false;
+    #[cfg(feature = "fuzzing")]
+    let mut interrupted = crate::fuzzing::interrupted_after_slices();
+    call(Wait {
+        patience: Patience::Forever,
+        interrupted: &mut interrupted,
+    })
+}
+
+/// The holder that a waiter has seen at each of its looks so far.
+struct Suspect {
+    name: u32,
+    since: Option<Instant>,
+}
+
+impl Suspect {
+    fn new() -> Suspect {
+        Suspect { name: 0, since: None }
+    }
+
+    fn see(&mut self, taken: u32) {
+        let name = taken & !CONTENDED;
+        if self.since.is_none() || self.name != name {
+            *self = Suspect {
+                name,
+                since: Some(Instant::now()),
+            };
+        }
+    }
+
+    /// The lock was released meanwhile, perhaps by the same holder, which runs then.
+    fn clear(&mut self) {
+        self.since = None;
+    }
+
+    fn held_for(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| {
+            Instant::now().saturating_duration_since(since)
+        })
+    }
+}
 
 /// A participant's name, as it stands in the lock word: index (bits 0..12), incarnation (bits 12..31).
 pub(crate) fn index_of(name: u32) -> u32 {
@@ -76,7 +129,7 @@ impl Queue {
     /// move one costs as much as all else in here.
     #[inline(always)]
     pub(crate) fn acquire(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
-        let me = match self.member_now() {
+        let me = match self.member_word_now() {
             Some(me) => me,
             // To register makes system calls, and may have to sweep.
             None if wait.patience == Patience::Try => return Err(Error::Busy),
@@ -100,34 +153,46 @@ impl Queue {
         self.enter_in_vain(me, wait)
     }
 
-    /// The lock is held, and this process has no business in the section, or nobody has.
+    /// The lock is held, and there is something else to be done first: nothing at all in a damaged queue, or the work that
+    /// this process has put off, or to register anew. `me` may say that work was put off (upkeep.rs).
     #[cold]
     fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<u32, Error> {
-        let section = Section::new(self, me);
+        let name = me & !WORK_PUT_OFF;
+        let mut section = Section::new(self, name);
         if self.segment.hot().damaged.get() != 0 {
             return Err(section.corrupt("found damaged before"));
         }
-        if self.participant_named(me)?.is_none() {
+        if self.participant_named(name)?.is_none() {
             // Wrongly taken for dead (participant.rs says when that can happen): what it held is gone, and it goes on
             // under a new name.
             drop(section);
-            self.forget_name(me);
+            self.forget_name(name);
             return self.acquire(wait);
         }
+        section.finish_put_off()?;
         core::mem::forget(section);
-        Ok(me)
+        Ok(name)
     }
 
     /// Takes the lock however long it takes; for work that must be finished.
     pub(crate) fn enter_surely(&self) -> Result<Section<'_>, Error> {
-        #[cfg(not(feature = "fuzzing"))]
-        let mut interrupted = || false;
-        #[cfg(feature = "fuzzing")]
-        let mut interrupted = crate::fuzzing::interrupted_after_slices();
-        self.enter(&mut Wait {
-            patience: Patience::Forever,
-            interrupted: &mut interrupted,
-        })
+        surely(|mut wait| self.enter(&mut wait))
+    }
+
+    /// Takes the lock, or gives up soon: for work that can be put off (upkeep.rs), or that another participant does as well.
+    /// Waits 10 ms at most, and not at all while other work of this process is put off already.
+    pub(crate) fn enter_briefly(&self) -> Result<Section<'_>, Error> {
+        let mut wait = Wait {
+            patience: Patience::Try,
+            interrupted: &mut || false,
+        };
+        match self.enter(&mut wait) {
+            Err(Error::Busy) if !self.has_work_put_off() => {
+                wait.patience = Patience::Until(Instant::now() + BRIEFLY);
+                self.enter(&mut wait)
+            }
+            entered => entered,
+        }
     }
 
     #[cold]
@@ -145,14 +210,19 @@ impl Queue {
                 spin_loop();
             }
         }
+        let mut slice = Slice::new();
+        let mut suspect = Suspect::new();
         loop {
-            let is_over = match wait.patience {
-                Patience::Try => true,
-                Patience::Until(deadline) => Instant::now() >= deadline,
-                Patience::Now | Patience::Forever => false,
-            };
-            if is_over {
-                return Err(Error::Busy);
+            match wait.patience {
+                Patience::Try => return Err(Error::Busy),
+                Patience::Until(deadline) if Instant::now() >= deadline => {
+                    // However short the time was: or a caller that comes again and again would never take over.
+                    if self.take_over(me)? {
+                        return Ok(());
+                    }
+                    return Err(self.why_in_vain(word.load(Ordering::Acquire)));
+                }
+                _ => {}
             }
             let seen = word.get();
             if seen == 0 {
@@ -172,30 +242,104 @@ impl Queue {
             {
                 continue;
             }
-            let taken = seen | CONTENDED;
-            let slice = match wait.patience {
-                Patience::Until(deadline) => deadline.saturating_duration_since(Instant::now()).min(SLICE),
-                _ => SLICE,
+            suspect.see(seen);
+            let slice_end = slice.end(SLICE);
+            let end = match wait.patience {
+                Patience::Until(deadline) => deadline.min(slice_end),
+                _ => slice_end,
             };
-            let slept = platform::futex_wait(word, taken, slice);
-            // Acquire: pairs with the release of whoever put its name there (see enter), whose record is looked at now.
-            if slept == Slept::TimedOut
-                && word.load(Ordering::Acquire) == taken
-                && self.is_dead_holder(taken & !CONTENDED)?
-            {
-                // Both: see enter. Of all survivors that have seen the dead name, one succeeds.
-                if word
-                    .compare_exchange(taken, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-                {
-                    fault!("takeover.taken");
-                    return self.recover(me, taken & !CONTENDED);
-                }
-                continue;
+            let at_most = end.saturating_duration_since(Instant::now());
+            let slept = platform::futex_wait(word, seen | CONTENDED, at_most);
+            if slept == Slept::Changed {
+                suspect.clear();
             }
-            if slept != Slept::Changed && (wait.interrupted)() {
+            let is_over = slept == Slept::TimedOut || Instant::now() >= end;
+            if is_over {
+                slice.restart();
+                if self.take_over(me)? {
+                    return Ok(());
+                }
+            }
+            if (is_over || slept != Slept::Changed) && (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
+            if is_over && wait.patience == Patience::Now {
+                self.give_up_behind_stopped(&mut suspect)?;
+            }
+        }
+    }
+
+    /// Takes the lock over if its holder is proven dead, and repairs what it left. False if it is not, or another
+    /// participant was quicker. Never waits.
+    fn take_over(&self, me: u32) -> Result<bool, Error> {
+        let word = &self.segment.hot().lock;
+        // Acquire: pairs with the release of whoever put its name there (see enter), whose record is looked at now.
+        let taken = word.load(Ordering::Acquire);
+        let former = taken & !CONTENDED;
+        if former == 0 || !self.is_dead_holder(former)? {
+            return Ok(false);
+        }
+        // Both: see enter. Of all survivors that have seen the dead name, one succeeds.
+        if word
+            .compare_exchange(taken, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+        {
+            return Ok(false);
+        }
+        fault!("takeover.taken");
+        self.recover(me & !CONTENDED, former)?;
+        Ok(true)
+    }
+
+    /// Repairs the queue if the lock's holder is dead. Never waits for a holder that lives.
+    pub(crate) fn take_over_from_dead(&self) -> Result<(), Error> {
+        let me = self.member()?;
+        if self.take_over(me)? {
+            drop(Section::new(self, me));
+        }
+        Ok(())
+    }
+
+    /// An error if the holder has kept the lock for a slice and is stopped, or for two and the kernel does not say.
+    fn give_up_behind_stopped(&self, suspect: &mut Suspect) -> Result<(), Error> {
+        let held_for = suspect.held_for();
+        if held_for < SLICE {
+            return Ok(());
+        }
+        let Some(pid) = self.pid_of_holder(suspect.name)? else {
+            return Ok(());
+        };
+        match self.is_stopped(suspect.name) {
+            Some(true) => Err(Error::Stopped { pid }),
+            Some(false) => Ok(()),
+            None if held_for >= SLICE * 2 => Err(Error::Stopped { pid }),
+            None => Ok(()),
+        }
+    }
+
+    /// What the caller hears whose time is over: the lock is taken, by a process that is stopped or by one that runs.
+    fn why_in_vain(&self, taken: u32) -> Error {
+        let holder = taken & !CONTENDED;
+        match self.pid_of_holder(holder) {
+            Ok(Some(pid)) if self.is_stopped(holder) == Some(true) => Error::Stopped { pid },
+            _ => Error::Busy,
+        }
+    }
+
+    fn pid_of_holder(&self, holder: u32) -> Result<Option<u32>, Error> {
+        if holder == 0 {
+            return Ok(None);
+        }
+        Ok(self.participant_named(holder)?.map(Participant::pid))
+    }
+
+    /// Whether the process behind a name is stopped. `None` if the kernel does not tell this process.
+    fn is_stopped(&self, holder: u32) -> Option<bool> {
+        let record = self.participant_named(holder).ok()??;
+        if self.is_neighbour(record) {
+            platform::is_stopped(record.pid())
+        } else {
+            None
         }
     }
 

@@ -41,8 +41,10 @@ use crate::lock::index_of;
 use crate::platform::{self, Life, Seen};
 use crate::queue::{Queue, Wait};
 use crate::sync::{Ordering, Word};
+use crate::upkeep::{WORK_PUT_OFF, is_stuck};
 
-/// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), pid (bits 32..64).
+/// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30 and 31, see
+/// upkeep.rs), pid (bits 32..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct RecordWord(u64);
 
@@ -59,6 +61,10 @@ pub enum Proof {
     /// By neither: it had no /proc when it joined, and is in another pid namespace than the queue's maker.
     Impossible,
 }
+/// Its owner has left in order: what it has taken and not acknowledged stays unfinished.
+pub(crate) const LEFT: u64 = 1 << 30;
+/// Its owner does not take part under this name any more, so that it can be swept though the process lives.
+pub(crate) const GONE: u64 = 1 << 31;
 
 impl RecordWord {
     fn is_alive(self) -> bool {
@@ -127,6 +133,18 @@ impl Queue {
 
     #[inline(always)]
     pub(crate) fn member_if_any(&self) -> Option<u32> {
+        self.member_word_if_any().map(|me| me & !WORK_PUT_OFF)
+    }
+
+    /// The name, and whether work was put off: for whoever takes the lock with it.
+    #[inline(always)]
+    pub(crate) fn member_word_now(&self) -> Option<u32> {
+        fork::notice_fork();
+        self.member_word_if_any()
+    }
+
+    #[inline(always)]
+    fn member_word_if_any(&self) -> Option<u32> {
         // Acquire: pairs with the release in register. Whoever takes the lock with this name passes on what its record says.
         Some(self.me.load(Ordering::Acquire)).filter(|me| *me != 0)
     }
@@ -134,6 +152,7 @@ impl Queue {
     /// After a fork, in the child: the parent goes on under the old name.
     pub(crate) fn forget_membership(&self) {
         self.me.set(0);
+        self.leaving.set(0);
         platform::close_checked(
             self.life.swap(-1, std::sync::atomic::Ordering::Relaxed),
             self.segment.identity(),
@@ -144,7 +163,7 @@ impl Queue {
     #[cold]
     pub(crate) fn forget_name(&self, old: u32) {
         let _open = fork::open_queues(); // nobody registers meanwhile
-        if self.me.get() == old {
+        if self.member_if_any() == Some(old) {
             self.forget_membership();
         }
     }
@@ -176,7 +195,7 @@ impl Queue {
     }
 
     #[cold]
-    fn register(&self) -> Result<u32, Error> {
+    pub(crate) fn register(&self) -> Result<u32, Error> {
         let (pid, namespace) = (platform::process_id(), platform::pid_namespace());
         let (birth, since) = (platform::own_birth(), platform::ticks_since_boot());
         for attempt in 0..2 {
@@ -201,7 +220,8 @@ impl Queue {
             self.me.store(me, Ordering::Release);
             drop(open);
             if self.bell.is_known() {
-                self.enter_surely()?.announce_bell()?;
+                // The section that follows announces it.
+                self.put_off_work();
             }
             self.sweep_former_self(index_of(me), pid, birth, namespace)?;
             if index_of(me) > LAST - LATE_PLACES {
@@ -214,7 +234,7 @@ impl Queue {
                 return Ok(me);
             }
             // The last place serves only to sweep, so that a table full of the dead is no dead end.
-            self.unregister();
+            self.depart();
             if attempt == 1 {
                 break;
             }
@@ -273,18 +293,25 @@ impl Queue {
                 && record.birth.get() == birth
                 && record.pid_namespace.get() == namespace
             {
-                self.sweep_in_portions(index, seen.0)?;
+                match self.sweep_in_portions(index, seen.0, &mut || self.enter_briefly()) {
+                    // Others find it as they find any other that is dead.
+                    Err(error) if !is_stuck(&error) => return Err(error),
+                    _ => {}
+                }
             }
         }
         Ok(())
     }
 
-    /// Whether a participant is proven dead. Makes system calls, and needs no lock.
+    /// Whether a participant is proven dead, or has departed. Makes system calls, and needs no lock.
     ///
     /// A look that is not `thorough` believes a held life byte, which costs one system call. A thorough one asks for the
     /// process as well: a child made by a bare `clone` may keep its parent's life byte locked.
     pub(crate) fn is_dead(&self, index: u32, record: &Participant, thorough: bool) -> bool {
         let word = read(record);
+        if word.is_alive() && word.0 & GONE != 0 {
+            return true;
+        }
         if !word.is_alive() || Some(index) == self.member_if_any().map(index_of) {
             return false;
         }
@@ -295,12 +322,7 @@ impl Queue {
         if life == Life::Held && !thorough {
             return false;
         }
-        let is_neighbour = platform::pid_namespace()
-            == if word.is_at_home() {
-                self.home()
-            } else {
-                record.pid_namespace.get()
-            };
+        let is_neighbour = self.is_neighbour(record);
         let noted = (record.birth.get(), record.since.get());
         let seen = platform::look_at_process(word.pid(), noted);
         if seen == Seen::Ended || seen == Seen::Absent && is_neighbour {
@@ -362,6 +384,16 @@ impl Queue {
         Ok(None)
     }
 
+    /// Whether a participant is in the pid namespace of this process, where its pid means the same.
+    pub(crate) fn is_neighbour(&self, record: &Participant) -> bool {
+        let namespace = if read(record).is_at_home() {
+            self.home()
+        } else {
+            record.pid_namespace.get()
+        };
+        namespace == platform::pid_namespace()
+    }
+
     /// The places of all that may take part.
     pub(crate) fn participants(&self) -> impl Iterator<Item = u32> {
         1..=self.segment.hot().participants_high.get().min(LAST)
@@ -374,30 +406,9 @@ impl Queue {
         }
         Ok(count)
     }
-
-    /// Ends this process's membership; for a handle that nobody uses any more.
-    ///
-    /// The record is freed after the lock was released: a lock word must never name a record that is free. Nobody else
-    /// writes the record of a living participant, and this one holds nothing and takes nothing any more.
-    pub(crate) fn unregister(&self) {
-        fork::notice_fork();
-        let Some(me) = self.member_if_any() else { return };
-        let holds_nothing = self.enter_surely().and_then(|mut section| {
-            let record = self.segment.participant(section.my_index())?;
-            section.discount_watchers_of(record);
-            Ok(holds_nothing(record))
-        });
-        fault!("unregister.checked");
-        // An error is damage, which the others report as well.
-        if let (Ok(true), Ok(Some(record))) = (holds_nothing, self.participant_named(me)) {
-            free_record(record, me);
-            fault!("unregister.freed");
-        }
-        self.forget_membership();
-    }
 }
 
-fn holds_nothing(record: &Participant) -> bool {
+pub(crate) fn holds_nothing(record: &Participant) -> bool {
     let lists = record.leased.head.get() | record.claimed.head.get();
     lists == 0 && record.watching.get() == 0 && record.given_up.get() == 0
 }
@@ -415,7 +426,11 @@ pub(crate) fn free_record(record: &Participant, name: u32) {
         .store(RecordWord::free(name >> 12).0, Ordering::Release);
 }
 
-#[cfg(not(loom))]
+/// Whether the owner of a record left in order before it was swept.
+pub(crate) fn has_left(word: u64) -> bool {
+    word & LEFT != 0
+}
+
 impl Participant {
     pub(crate) fn pid(&self) -> u32 {
         read(self).pid()

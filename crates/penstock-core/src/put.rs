@@ -60,14 +60,7 @@ impl Queue {
         waiting: &mut Waiting,
         patience: Patience,
     ) -> Result<T, Error> {
-        self.report(result.map_err(|error| {
-            self.abandon(waiting);
-            if error == Error::Busy && patience != Patience::Try {
-                Error::Full
-            } else {
-                error
-            }
-        }))
+        self.report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
     }
 
     /// Puts items, each of one part, in order. Small ones go into the queue together, in one critical section, as far as
@@ -177,12 +170,12 @@ impl Queue {
             let is_written = written.is_ok();
             let published = written.and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
             if published.is_err() {
-                self.give_back(&reserved)?;
+                self.give_back(&reserved, wait.patience)?;
             }
             if is_written || published.is_ok() {
                 return published;
             }
-            self.unless_given_up(published.map(|_| ()), len)?;
+            self.unless_given_up(published.map(|_| ()), len, wait)?;
         }
     }
 
@@ -230,18 +223,18 @@ impl Queue {
                 Ok(Ok(reserved)) => return Ok((section, reserved)),
                 Ok(Err(_)) if wait.patience == Patience::Try => return Err(Error::Busy),
                 Ok(Err(growth)) => {
-                    let grown = self.grow(section, growth);
-                    self.unless_given_up(grown, len)?;
+                    let grown = self.grow(section, growth, wait);
+                    self.unless_given_up(grown, len, wait)?;
                 }
                 Err(Error::OutOfMemory { .. }) if wait.patience == Patience::Try => return Err(Error::Busy),
                 Err(error @ Error::OutOfMemory { .. }) => {
                     drop(section);
                     // The dead may hold what is missing.
                     if looked_for_dead {
-                        self.unless_given_up(Err(error), len)?;
+                        self.unless_given_up(Err(error), len, wait)?;
                     } else {
                         looked_for_dead = true;
-                        self.look_for_dead(false)?;
+                        self.look_for_dead_within(false, wait)?;
                     }
                 }
                 Err(error) => return Err(error),
@@ -251,10 +244,10 @@ impl Queue {
     }
 
     /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (aside.rs).
-    fn unless_given_up(&self, result: Result<(), Error>, len: u64) -> Result<(), Error> {
+    fn unless_given_up(&self, result: Result<(), Error>, len: u64, wait: &mut Wait<'_>) -> Result<(), Error> {
         match result {
             Err(Error::OutOfMemory { .. } | Error::NoMemory { .. })
-                if self.give_up_aside(len.saturating_add(size_of::<Slot>() as u64))? =>
+                if self.give_up_aside(len.saturating_add(size_of::<Slot>() as u64), wait)? =>
             {
                 Ok(())
             }
@@ -263,18 +256,31 @@ impl Queue {
     }
 
     /// After a failure: what was claimed becomes free, and memory that was extended for it goes back.
-    fn give_back(&self, reserved: &Reserved) -> Result<(), Error> {
+    fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             let is_punched = self
                 .segment
                 .punch(self.segment.extent_at(extent, 0)?, extent.bytes());
-            let mut section = self.enter_surely()?;
-            if is_punched {
-                section.note_punched(extent)?;
-            }
-            return section.release_claim(reserved.slot);
+            let note = |section: &mut Section<'_>| {
+                if is_punched {
+                    section.note_punched(extent)?;
+                }
+                Ok(())
+            };
+            return self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), note);
         }
-        self.enter_surely()?.release_claim(reserved.slot)
+        self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), |_| Ok(()))
+    }
+
+    /// To give something back after a call has failed: briefly, and not at all if the call must not wait.
+    fn enter_again(&self, patience: Patience) -> Result<Section<'_>, Error> {
+        if patience != Patience::Try {
+            return self.enter_briefly();
+        }
+        self.enter(&mut Wait {
+            patience,
+            interrupted: &mut || false,
+        })
     }
 
     /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
@@ -307,7 +313,7 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        let mut section = self.enter_surely()?;
+        let mut section = self.enter(wait)?;
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             section.note_backed(extent, len)?;
         }

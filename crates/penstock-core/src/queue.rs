@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::{Arc, Weak};
 
+use crate::Id;
 use crate::bell::Bell;
 use crate::error::Error;
 use crate::fork;
@@ -13,7 +14,6 @@ use crate::platform::{self, Instant};
 use crate::segment::Segment;
 use crate::sync::{AtomicU32, Ordering, Word};
 use crate::waiter::SpinBudget;
-use crate::{Id, Leave};
 
 /// What a queue is asked to be; fixed when it is created.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +56,11 @@ pub struct Wait<'a> {
 pub struct Queue {
     pub(crate) segment: Segment,
     pub(crate) options: Options,
-    /// This process's name in the queue, as in the lock word; 0 before it has registered.
+    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (upkeep.rs) if
+    /// its next section has more to do.
     pub(crate) me: AtomicU32,
+    /// A leaving of this process that was put off. See upkeep.rs.
+    pub(crate) leaving: AtomicU32,
     /// The descriptor whose lock is this process's life byte, or -1.
     pub(crate) life: AtomicI32,
     pub(crate) spin_budgets: [SpinBudget; 2],
@@ -122,6 +125,7 @@ impl Queue {
             segment,
             options,
             me: AtomicU32::new(0),
+            leaving: AtomicU32::new(0),
             life: AtomicI32::new(-1),
             spin_budgets: [SpinBudget::new(), SpinBudget::new()],
             #[cfg(not(loom))]
@@ -151,7 +155,8 @@ impl Queue {
         platform::duplicate(self.fd()?)
     }
 
-    /// Items that a get would find at this moment.
+    /// Items that a get would find at this moment: by the last change that is complete if another process is at work, or
+    /// stopped. Does not wait; only for a dead holder of the lock it repairs the queue first.
     pub fn len(&self) -> u64 {
         self.look_after();
         self.ready_count()
@@ -161,22 +166,16 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Whether a put would have to wait.
+    /// Whether a put would have to wait; as [`len`](Self::len).
     pub fn is_full(&self) -> bool {
         self.look_after();
         !self.has_room()
     }
 
-    /// A program that only asks, and does nothing until the answer changes, must not wait for a dead process.
-    fn look_after(&self) {
-        let hot = self.segment.hot();
-        // Damage is noted in the segment, and the next operation reports it.
-        if hot.owned_count.get() > 0 {
-            let _ = self.look_for_dead_at_times();
-        }
-        if hot.lock.get() != 0 {
-            let _ = self.await_holder();
-        }
+    /// Whether anything was ever put. Does not wait.
+    #[cfg(not(loom))]
+    pub fn was_used(&self) -> bool {
+        self.segment.hot().published.get() > 0
     }
 
     #[inline(always)]
@@ -199,17 +198,6 @@ impl Queue {
         self.segment.hot().lent_bytes.get() > self.options.max_bytes.unwrap_or(u64::MAX) / 4
     }
 
-    /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
-    /// the queue.
-    pub fn leave(&self, how: Leave) -> Result<(), Error> {
-        fork::notice_fork();
-        if self.member_if_any().is_none() {
-            return Ok(());
-        }
-        let mut from = None;
-        self.in_portions(|section| section.give_up_leases(how, &mut from))
-    }
-
     /// Passes a result on; damage is noted in the segment, so that everybody learns of it.
     #[inline(always)]
     pub(crate) fn report<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
@@ -222,11 +210,7 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        if self.member_if_any().is_some() {
-            // Nobody can be told of an error here; the damage it would mean is reported to the others by themselves.
-            let _ = self.leave(Leave::Clean);
-            self.unregister();
-        }
+        self.depart();
         self.drop_bell();
         holding::forget(self.segment.id);
         // Last, so that nobody in this process opens the queue anew while it is still a member.

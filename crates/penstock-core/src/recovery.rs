@@ -24,12 +24,12 @@ use crate::error::Error;
 use crate::fault::fault;
 
 use crate::lock::{Section, index_of};
-use crate::participant::{free_record, name_of};
-use crate::platform::{self, Instant};
-use crate::queue::{Patience, Queue, Wait};
-
+use crate::participant::{free_record, has_left, name_of};
+use crate::platform;
+use crate::queue::{Queue, Wait};
 use crate::slot::State;
-use crate::sync::{Ordering, Word, spin_loop};
+use crate::sync::{Ordering, Word};
+use crate::upkeep::{is_stuck, was_kept};
 
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
 const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
@@ -38,13 +38,26 @@ const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
 pub(crate) const PORTION: u32 = if cfg!(loom) { 2 } else { 256 };
 /// Pause between two portions, if other threads wait for the lock: long enough for one of them to wake up and take it.
 const PAUSE: Duration = Duration::from_micros(50);
-/// Looks at a lock before its holder is suspected.
-const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
 
 impl Queue {
     /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
     /// True if any was found. Makes system calls; the caller does not hold the lock.
+    ///
+    /// Waits for the lock briefly only: the next look finds what this one could not sweep.
     pub(crate) fn look_for_dead(&self, thorough: bool) -> Result<bool, Error> {
+        self.look_for_dead_entering(thorough, &mut || self.enter_briefly())
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for now.
+    pub(crate) fn look_for_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
+        self.look_for_dead_entering(thorough, &mut || self.enter(wait))
+    }
+
+    fn look_for_dead_entering<'q>(
+        &'q self,
+        thorough: bool,
+        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+    ) -> Result<bool, Error> {
         let hot = self.segment.hot();
         hot.looked_at.set(platform::coarse_millis());
         // Somebody chosen or spinning who never comes back may be dead without holding anything.
@@ -53,26 +66,38 @@ impl Queue {
         let mut from = 1;
         let mut found = false;
         while let Some((index, word)) = self.next_dead(from, !thorough && !is_somebody_on_way)? {
-            self.sweep_in_portions(index, word)?;
+            match self.sweep_in_portions(index, word, &mut *enter) {
+                Err(error) if is_stuck(&error) => return Ok(found),
+                swept => swept?,
+            }
             found = true;
             from = index + 1;
         }
-        self.return_what_is_aside()?;
+        match self.return_what_is_aside(&mut *enter) {
+            Err(error) if is_stuck(&error) => {}
+            returned => returned?,
+        }
         Ok(found)
     }
 
     /// Sweeps a dead participant. `word` is its record as it was when its death was proven. The caller does not hold the lock.
-    pub(crate) fn sweep_in_portions(&self, index: u32, word: u64) -> Result<(), Error> {
-        self.in_portions(|section| section.sweep(index, word))
+    pub(crate) fn sweep_in_portions<'q>(
+        &'q self,
+        index: u32,
+        word: u64,
+        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+    ) -> Result<(), Error> {
+        self.in_portions(enter, &mut |section| section.sweep(index, word))
     }
 
     /// Repeats `portion` in critical sections of its own until it has nothing left to do. Waiters for the lock get it in between.
-    pub(crate) fn in_portions(
-        &self,
-        mut portion: impl FnMut(&mut Section<'_>) -> Result<Portion, Error>,
+    pub(crate) fn in_portions<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+        portion: &mut dyn FnMut(&mut Section<'q>) -> Result<Portion, Error>,
     ) -> Result<(), Error> {
         loop {
-            let mut section = self.enter_surely()?;
+            let mut section = enter()?;
             let done = portion(&mut section);
             let is_contended = section.is_contended();
             drop(section);
@@ -107,27 +132,6 @@ impl Queue {
     pub(crate) fn is_time_to_look(&self) -> bool {
         // Wraps, so that a clock of another namespace costs a look too many, not all of them.
         platform::coarse_millis().wrapping_sub(self.segment.hot().looked_at.get()) >= LOOK_EVERY
-    }
-
-    /// If the lock stays taken, its holder may be dead, with the books half changed. To take the lock is to find out; a
-    /// stopped holder is not waited for.
-    pub(crate) fn await_holder(&self) -> Result<(), Error> {
-        let lock = &self.segment.hot().lock;
-        let seen = lock.get();
-        for _ in 0..LOOKS {
-            if seen == 0 || lock.get() != seen {
-                return Ok(());
-            }
-            spin_loop();
-        }
-        let patience = Patience::Until(Instant::now() + Duration::from_millis(LOOK_EVERY));
-        match self.enter(&mut Wait {
-            patience,
-            interrupted: &mut || false,
-        }) {
-            Ok(_) | Err(Error::Busy) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 }
 
@@ -164,6 +168,16 @@ impl Section<'_> {
                     return Err(self.corrupt("a list of what is held holds what is another's"));
                 }
                 match held.state() {
+                    Some(State::Leased | State::Aside)
+                        if was_kept(self.slot(slot)?, self.queue.options.acknowledged) =>
+                    {
+                        self.finish_held(slot)?;
+                    }
+                    Some(State::Leased | State::Aside)
+                        if has_left(word) && self.queue.options.acknowledged =>
+                    {
+                        self.orphan(slot)?;
+                    }
                     Some(State::Leased | State::Aside) => self.return_lease(slot)?,
                     Some(State::Left) => self.orphan(slot)?,
                     Some(State::Claimed) => self.finish_held(slot)?,
@@ -171,7 +185,7 @@ impl Section<'_> {
                 }
             }
         }
-        self.settle_given_up(record, false);
+        self.settle_given_up(record, has_left(word));
         self.free_cells_of(name)?;
         self.discount_watchers_of(record);
         fault!("sweep.cells-freed");

@@ -25,6 +25,7 @@ use crate::layout::{FreeList, Hot, List, ONE_KEPT, PARTICIPANTS, Participant, SL
 use crate::lock::{Ahead, Section};
 use crate::segment::Extent;
 use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
+use crate::upkeep::{ENDED, READING};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -122,7 +123,7 @@ impl Slot {
 /// Bytes of a slot's extent that are looked at in place.
 pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
     match Extent::unpack(slot.extent.get()) {
-        Some(extent) if slot.reading.get() != 0 => extent.bytes(),
+        Some(extent) if (READING..=ENDED).contains(&slot.reading.get()) => extent.bytes(),
         _ => 0,
     }
 }
@@ -544,7 +545,7 @@ impl Section<'_> {
     /// Books that a payload is looked at in place.
     pub(crate) fn begin_of_look(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
-        slot.reading.set(1);
+        slot.reading.set(READING);
         self.hot().lent_bytes.add(lent_bytes(slot));
         Ok(())
     }

@@ -5,9 +5,9 @@ use crate::delivery::vec_with_room;
 use crate::done::taken_items;
 use crate::error::Error;
 use crate::layout::Slot;
-use crate::lock::Section;
+use crate::lock::{Section, surely};
 use crate::platform;
-use crate::queue::Queue;
+use crate::queue::{Queue, Wait};
 use crate::segment::Extent;
 use crate::slot::State;
 use crate::sync::Word;
@@ -50,14 +50,19 @@ pub struct Statistics {
 impl Queue {
     /// Counts, after the dead have been swept.
     pub fn statistics(&self) -> Result<Statistics, Error> {
-        self.report(self.count())
+        surely(|wait| self.statistics_within(wait))
     }
 
-    fn count(&self) -> Result<Statistics, Error> {
+    /// The same, waiting for the lock as long as `wait` allows.
+    pub fn statistics_within(&self, mut wait: Wait<'_>) -> Result<Statistics, Error> {
+        self.report(self.count(&mut wait))
+    }
+
+    fn count(&self, wait: &mut Wait<'_>) -> Result<Statistics, Error> {
         self.member()?;
-        self.look_for_dead(true)?;
+        self.look_for_dead_within(true, wait)?;
         let memory_bytes = self.segment.fd().map_or(Ok(0), platform::backed_bytes)?;
-        let section = self.enter_surely()?;
+        let section = self.enter(wait)?;
         let hot = section.hot();
         let (puts, queued, dead_letters) = (hot.published.get(), hot.ready_count.get(), hot.dead_count.get());
         let waiting = |kind: Kind| u64::from(hot.waiters[kind as usize].length.get());
@@ -83,8 +88,13 @@ impl Queue {
 
     /// The payloads of the dead letters, oldest first. They stay where they are.
     pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
+        surely(|wait| self.dead_letters_within(wait))
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows.
+    pub fn dead_letters_within(&self, mut wait: Wait<'_>) -> Result<Vec<Vec<u8>>, Error> {
         // A dead letter is never changed or freed, so its payload can be read without the lock.
-        let letters = self.dead_letter_places().and_then(|places| {
+        let letters = self.dead_letter_places(&mut wait).and_then(|places| {
             let mut letters = vec_with_room(places.len())?;
             for slot in places {
                 letters.push(self.segment.read_payload(self.segment.slot(slot)?)?);
@@ -94,11 +104,11 @@ impl Queue {
         self.report(letters)
     }
 
-    fn dead_letter_places(&self) -> Result<Vec<u32>, Error> {
+    fn dead_letter_places(&self, wait: &mut Wait<'_>) -> Result<Vec<u32>, Error> {
         let count = self.segment.hot().dead_count.get();
         // Memory is taken before the lock, never under it.
         let mut places = vec_with_room(usize::try_from(count).unwrap_or(0).min(1 << 20))?;
-        let section = self.enter_surely()?;
+        let section = self.enter(wait)?;
         let hot = section.hot();
         let (mut prev, mut index) = (0, hot.dead.head.get());
         let mut bytes: u64 = 0;

@@ -45,7 +45,8 @@ impl Queue {
         wants_trim(self.segment.hot())
     }
 
-    /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take milliseconds.
+    /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take milliseconds. Waits
+    /// for the lock briefly only.
     pub fn tidy(&self) -> Result<(), Error> {
         let mut wants_trim = self.is_untidy();
         while wants_trim {
@@ -56,7 +57,10 @@ impl Queue {
 
     /// Gives one piece back. True if there is more.
     pub(crate) fn trim_step(&self) -> Result<bool, Error> {
-        let mut section = self.enter_surely()?;
+        let Ok(mut section) = self.enter_briefly() else {
+            // The next caller that finds the queue untidy does it, or reports the damage.
+            return Ok(false);
+        };
         if !wants_trim(section.hot()) {
             return Ok(false);
         }
@@ -76,14 +80,16 @@ impl Queue {
             .segment
             .punch(self.segment.extent_at(extent, 0)?, extent.bytes());
         fault!("trim.punched");
-        let mut section = self.enter_surely()?;
-        if is_punched {
-            section.note_punched(extent)?;
-        }
-        fault!("trim.noted");
-        section.release_claim(slot)?;
+        let note = |section: &mut Section<'_>| {
+            if is_punched {
+                section.note_punched(extent)?;
+            }
+            fault!("trim.noted");
+            Ok(())
+        };
+        self.release_claim_or_put_off(slot, self.enter_briefly(), note)?;
         // A system that refuses is not asked again at once.
-        Ok(is_punched && wants_trim(section.hot()))
+        Ok(is_punched && self.is_untidy())
     }
 
     /// Gives the last slots back. All are free, and the lock is held over the punch, which is short.

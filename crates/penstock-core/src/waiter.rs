@@ -29,10 +29,14 @@
 //! cell.word:  FREE --enlist--> SLEEPING --chosen--> WOKEN --back under the lock--> FREE
 //!                                  |                  \--others' patience ended--> LATE --back--> FREE
 //!                                  \--leaves without the lock--> ABANDONED (freed by whoever chooses it)
+//!
+//! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section, see upkeep.rs)
 //! ```
 //!
-//! Who may write: everything under the lock, except that a cell's owner may compare-and-swap its word from SLEEPING to
-//! ABANDONED without it. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the lists
+//! A slice ends by the clock, whatever ended the sleeps in it (slice.rs).
+//!
+//! Who may write: everything under the lock, except that a cell's owner may compare-and-swap its word without it, from
+//! SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT and from LATE to LATE_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the lists
 //! and their numbers are caches, and after a take-over the order of the waiters may be another.
 
 use std::time::Duration;
@@ -44,6 +48,7 @@ use crate::layout::{CELLS, PAGE, WaiterCell, WaiterList};
 use crate::lock::Section;
 use crate::platform::{self, Instant, Slept};
 use crate::queue::{Patience, Queue, Wait};
+use crate::slice::Slice;
 use crate::sync::{AtomicU32, Count, LockedU32, Ordering, Word, spin_loop};
 
 pub(crate) const FREE: u32 = 0;
@@ -51,6 +56,10 @@ pub(crate) const SLEEPING: u32 = 1;
 pub(crate) const WOKEN: u32 = 2;
 pub(crate) const LATE: u32 = 3;
 pub(crate) const ABANDONED: u32 = 4;
+/// Its owner has left after it was chosen. It counts as on its way until it is freed.
+pub(crate) const WOKEN_LEFT: u32 = 5;
+/// The same, of one that does not count any more.
+pub(crate) const LATE_LEFT: u32 = 6;
 
 /// What is waited for; also the index of the waiters' list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +80,23 @@ impl Kind {
             Kind::Item | Kind::Finish => Error::Empty,
         }
     }
+
+    /// What a caller hears whose operation failed: that the lock was not to be had is for those who come again.
+    pub(crate) fn conclude(self, error: Error, patience: Patience) -> Error {
+        match (error, self) {
+            (Error::Busy, _) if patience != Patience::Try => self.missed(),
+            (Error::Stopped { pid }, Kind::Room) => Error::FullBehindStopped { pid },
+            (Error::Stopped { pid }, Kind::Item | Kind::Finish) => Error::EmptyBehindStopped { pid },
+            (error, _) => error,
+        }
+    }
 }
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
 
-/// How long a sender of a connection sleeps who must not fill the pipe yet (bell.rs), and after how many such moments it takes
-/// those for late on whom it waits.
+/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back (bell.rs). After
+/// a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
-const MOMENTS: u32 = 100;
 
 /// What a spin may cost, in nanoseconds, and what it costs while it does not pay.
 const SPIN_MOST: u32 = 50_000;
@@ -127,10 +145,10 @@ pub(crate) struct Waiting {
     cell: u32,
     has_spun: bool,
     was_chosen: bool,
+    slice: Slice,
+    /// Slices that have ended.
     slices: u32,
-    /// Looks for now: see FOR_NOW.
-    moments: u32,
-    /// Whether the last sleep was such a moment, and whether it ended before its slice did.
+    /// Whether the last sleep was one of FOR_NOW, and whether it ended before its slice did.
     is_displaced: bool,
     is_early: bool,
 }
@@ -142,8 +160,8 @@ impl Waiting {
             cell: 0,
             has_spun: false,
             was_chosen: false,
+            slice: Slice::new(),
             slices: 0,
-            moments: 0,
             is_displaced: false,
             is_early: false,
         }
@@ -297,71 +315,64 @@ impl Queue {
         wait: &mut Wait<'_>,
     ) -> Result<(), Error> {
         let cell = self.segment.cell(waiting.cell)?;
-        waiting.is_early = false;
-        let whole_slice = match (waiting.kind, position) {
-            (_, 0..3) => SLICE * (position + 1),
+        let slice = match (place, waiting.kind, position) {
+            (Place::CellForNow, ..) => SLICE,
+            (_, _, 0..3) => SLICE * (position + 1),
             // Joiners are woken all at once: a waker that dies before it calls them leaves them all asleep.
-            (Kind::Finish, _) => SLICE * 3,
+            (_, Kind::Finish, _) => SLICE * 3,
             _ => SLICE * 10,
         };
         loop {
-            let (slice, is_last) = match wait.patience {
-                Patience::Until(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    (left.min(whole_slice), left <= whole_slice)
-                }
-                _ => (whole_slice, false),
+            let slice_end = waiting.slice.end(slice);
+            let (end, is_last) = match wait.patience {
+                Patience::Until(deadline) => (deadline.min(slice_end), deadline <= slice_end),
+                _ => (slice_end, false),
             };
+            let at_most = end.saturating_duration_since(Instant::now());
             fault!("wait.asleep");
             let slept = match place {
-                Place::Cell => platform::futex_wait(&cell.word, SLEEPING, slice),
-                Place::CellForNow => platform::futex_wait(&cell.word, SLEEPING, slice.min(FOR_NOW)),
-                Place::Pipe(there, back) => platform::await_unplugged((there, back), slice),
+                Place::Cell => platform::futex_wait(&cell.word, SLEEPING, at_most),
+                Place::CellForNow => platform::futex_wait(&cell.word, SLEEPING, at_most.min(FOR_NOW)),
+                Place::Pipe(there, back) => platform::await_unplugged((there, back), at_most),
             };
+            let is_whole = place != Place::CellForNow || at_most <= FOR_NOW;
+            let is_over = slept == Slept::TimedOut && is_whole || Instant::now() >= end;
             waiting.is_displaced = place == Place::CellForNow;
-            waiting.is_early = match place {
-                Place::Cell => false,
-                Place::CellForNow => {
-                    waiting.moments += 1;
-                    slice > FOR_NOW && waiting.moments % MOMENTS != 0
-                }
-                Place::Pipe(..) => slept != Slept::TimedOut,
-            };
-            let slept = match slept {
-                Slept::TimedOut if waiting.is_early => return Queue::look_up(wait),
-                // Room, or the end of all readers.
-                Slept::Changed if waiting.is_early && cell.word.get() == SLEEPING => {
-                    return Queue::look_up(wait);
-                }
-                slept => slept,
-            };
-            if slept == Slept::TimedOut {
+            waiting.is_early = !is_over;
+            if is_over {
+                waiting.slice.restart();
                 waiting.slices += 1;
-                if position == 0 {
-                    // At those who hold something each time, and at everybody now and then.
-                    self.look_for_dead(waiting.slices % 10 == 0)?;
-                    self.tidy()?;
-                } else if self.is_time_to_look() {
-                    // The watcher has not looked, so it is dead or stopped.
-                    self.look_for_dead(true)?;
-                }
+                self.end_slice(waiting.slices, position)?;
             }
-            if slept != Slept::Changed && (wait.interrupted)() {
+            // Room, or the end of all readers.
+            let is_pipe_ready = matches!(place, Place::Pipe(..)) && cell.word.get() == SLEEPING;
+            if (is_over || is_pipe_ready || slept != Slept::Changed) && (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
-            let sleeps_on = slept == Slept::TimedOut && position == 0 && waiting.slices % 10 != 0 && !is_last;
+            let sleeps_on = is_over && position == 0 && waiting.slices % 10 != 0 && !is_last;
             if !sleeps_on || !self.is_surely_quiet(waiting.kind) {
                 return Ok(());
             }
         }
     }
 
-    /// Before the end of a slice: only whether the caller wants to go on.
-    fn look_up(wait: &mut Wait<'_>) -> Result<(), Error> {
-        if (wait.interrupted)() {
-            return Err(Error::Interrupted);
+    /// What a waiter does at the end of its slice: the watcher looks at those who hold something each time, and at all
+    /// participants at each tenth; any other waiter looks if the watcher has not, because it is dead or stopped.
+    fn end_slice(&self, slices: u32, position: u32) -> Result<(), Error> {
+        if position == 0 {
+            self.look_for_dead(slices % 10 == 0)?;
+            self.tidy()?;
+        } else if self.is_time_to_look() {
+            self.look_for_dead(true)?;
         }
         Ok(())
+    }
+
+    /// Ends the wait of an operation that has failed. Answers what its caller hears.
+    #[cold]
+    pub(crate) fn end_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
+        self.abandon(waiting);
+        waiting.kind.conclude(error, patience)
     }
 
     /// Leaves the list; without the lock if need be, which may be stuck behind a stopped process.
@@ -369,25 +380,32 @@ impl Queue {
         if waiting.cell == 0 {
             return;
         }
-        let patience = Patience::Until(Instant::now() + SLICE / 2);
-        if let Ok(mut section) = self.enter(&mut Wait {
-            patience,
-            interrupted: &mut || false,
-        }) {
+        if let Ok(mut section) = self.enter_briefly() {
             // An error here means damage, of which the caller has an error already.
             let _ = section.withdraw(waiting);
         } else if let Ok(cell) = self.segment.cell(waiting.cell) {
-            let left = cell
-                .word
-                .compare_exchange(SLEEPING, ABANDONED, Ordering::Relaxed, Ordering::Relaxed);
-            if left.is_err() {
-                // It was chosen already: the wake-up has to be passed on, however long the lock takes.
-                let _ = self
-                    .enter_surely()
-                    .and_then(|mut section| section.withdraw(waiting));
-            }
+            self.leave_cell(cell);
         }
         waiting.cell = 0;
+    }
+
+    /// Leaves without the lock. If this waiter was chosen already, its next section passes the wake-up on; or the end of
+    /// another waiter's slice, which takes it for late.
+    fn leave_cell(&self, cell: &WaiterCell) {
+        for (word, left) in [(SLEEPING, ABANDONED), (WOKEN, WOKEN_LEFT), (LATE, LATE_LEFT)] {
+            // From one to the next it is changed by others, never back.
+            let has_left = cell
+                .word
+                .compare_exchange(word, left, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+            if has_left {
+                fault!("wait.left");
+                if left != ABANDONED {
+                    self.put_off_work();
+                }
+                return;
+            }
+        }
     }
 
     /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more: for so many
@@ -421,11 +439,7 @@ impl Queue {
         self.stop_spinning(kind);
         if acquired.is_err() {
             // Others may have relied on it. The end of any section sends the next one.
-            let patience = Patience::Until(Instant::now() + SLICE / 2);
-            let _ = self.enter(&mut Wait {
-                patience,
-                interrupted: &mut || false,
-            });
+            let _ = self.enter_briefly();
         }
         acquired
     }
@@ -607,7 +621,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    fn free_cell(&self, index: u32) -> Result<(), Error> {
+    pub(crate) fn free_cell(&self, index: u32) -> Result<(), Error> {
         let hot = self.hot();
         let cell = self.cell(index)?;
         cell.word.store(FREE, Ordering::Release);
@@ -671,8 +685,14 @@ impl Section<'_> {
         }
         for index in 1..hot.cells_high.get().min(CELLS) {
             let cell = self.cell(index)?;
-            if cell.kind.get() == kind as u32 && cell.word.get() == WOKEN {
-                cell.word.set(LATE);
+            if cell.kind.get() != kind as u32 {
+                continue;
+            }
+            let late = cell
+                .word
+                .compare_exchange(WOKEN, LATE, Ordering::Relaxed, Ordering::Relaxed);
+            if late == Err(WOKEN_LEFT) {
+                self.free_cell(index)?;
             }
         }
         list.on_way.set(0);
@@ -755,7 +775,7 @@ impl Section<'_> {
             };
             let list = &hot.waiters[kind as usize];
             match word {
-                WOKEN => list.on_way.sub(1),
+                WOKEN | WOKEN_LEFT => list.on_way.sub(1),
                 SLEEPING | ABANDONED => self.leave_list(list, kind, index)?,
                 _ => {}
             }
@@ -787,7 +807,7 @@ impl Section<'_> {
                 WOKEN => list.on_way.add(1),
                 // Its owner frees it when it comes back, if it does; a dead owner's cells are swept.
                 LATE => {}
-                FREE | ABANDONED => self.free_cell(index)?,
+                FREE | ABANDONED | WOKEN_LEFT | LATE_LEFT => self.free_cell(index)?,
                 _ => return Err(self.corrupt("a waiter's cell is in no known state")),
             }
         }

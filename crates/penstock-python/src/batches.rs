@@ -16,7 +16,7 @@ use crate::room;
 use crate::sync::{name, once};
 use crate::transfer::{self, attempt, tidy};
 use crate::unpickling::{load_lent, load_slice};
-use crate::waiting::{Deadline, at_once};
+use crate::waiting::{Deadline, ask, at_once};
 
 /// Small messages that go into the queue together.
 #[derive(Default)]
@@ -169,7 +169,7 @@ pub fn get_many<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let py = handle.py();
     let queue = &opened.queue;
-    let most = most.unwrap_or_else(|| queue.len().max(1) as usize);
+    let most = most.unwrap_or_else(|| ask(py, queue, Queue::len).max(1) as usize);
     let mut received = Received::new(py)?;
     let mut batch = received.prepare(most)?;
     attempt(py, deadline, |wait| queue.get_many(&mut batch, wait))?;
@@ -190,7 +190,7 @@ pub fn get_many<'py>(
         // What is not to be had at once is not waited for.
         match at_once(|wait| queue.get_many(&mut batch, wait)) {
             Ok(()) => {}
-            Err(Error::Empty | Error::Busy) => break,
+            Err(Error::Empty | Error::Busy) => break, // with Patience::Try a stopped holder is Busy, too
             Err(error) => {
                 received.first_error.get_or_insert(errors::to_python(error));
                 break;

@@ -151,7 +151,7 @@ impl Channel {
         let deadline = Deadline::new(true, timeout)?;
         patiently(py, deadline, |mut wait| match queue.await_at(end, &mut wait) {
             Ok(()) | Err(Error::Ended) => Ok(true),
-            Err(Error::Empty) => Ok(false),
+            Err(Error::Empty | Error::EmptyBehindStopped { .. }) => Ok(false),
             Err(error) => Err(error),
         })
     }

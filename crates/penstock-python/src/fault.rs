@@ -1,4 +1,4 @@
-//! For tests of what happens when a process dies: only in builds with the feature `fault-points`.
+//! For tests of what happens when a process dies or is stopped: only in builds with the feature `fault-points`.
 
 use penstock_core::fault;
 use pyo3::exceptions::PyValueError;
@@ -8,6 +8,16 @@ use pyo3::prelude::*;
 #[pyfunction]
 pub fn fault_points() -> Vec<&'static str> {
     fault::POINTS.to_vec()
+}
+
+/// Lets this process stop itself by SIGSTOP the next time it passes `point`.
+#[pyfunction]
+pub fn suspend_at(point: &str) -> PyResult<()> {
+    if fault::suspend_at(point) {
+        Ok(())
+    } else {
+        Err(PyValueError::new_err(format!("no fault point {point:?}")))
+    }
 }
 
 /// Lets this process die by SIGKILL when it passes `point` for the `hits`-th time.

@@ -277,7 +277,7 @@ impl Handle {
         let deadline = Deadline::new(true, timeout)?;
         patiently(py, deadline, |wait| match queue.await_item(wait) {
             Ok(()) => Ok(true),
-            Err(Error::Empty) => Ok(false),
+            Err(Error::Empty | Error::EmptyBehindStopped { .. }) => Ok(false),
             Err(error) => Err(error),
         })
     }
@@ -294,7 +294,7 @@ impl Handle {
         let py = slf.py();
         let queue = &slf.get().opened()?.queue;
         let letters = calls::new_list(py)?;
-        let found = py.detach(|| queue.dead_letters()).map_err(errors::to_python)?;
+        let found = patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))?;
         proof::warn_if_impossible(py)?;
         for letter in found {
             match unpickling::load_slice(slf, &letter) {
@@ -320,7 +320,7 @@ impl Handle {
     /// []
     fn check<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let queue = &self.opened()?.queue;
-        let check = py.detach(|| queue.check()).map_err(errors::to_python)?;
+        let check = patiently(py, Deadline::Never, |wait| queue.check_within(wait))?;
         proof::warn_if_impossible(py)?;
         let faults = calls::new_list(py)?;
         for fault in &check.faults {
@@ -332,7 +332,7 @@ impl Handle {
     /// The figures of the queue by name.
     fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let queue = &self.opened()?.queue;
-        let statistics = py.detach(|| queue.statistics()).map_err(errors::to_python)?;
+        let statistics = patiently(py, Deadline::Never, |wait| queue.statistics_within(wait))?;
         proof::warn_if_impossible(py)?;
         let dict = PyDict::new(py);
         for (name, value) in [

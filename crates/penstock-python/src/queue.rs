@@ -1,13 +1,14 @@
 //! The three queue classes' own methods. Python's classes inherit them, so that no Python code runs for a
 //! message.
 
+use penstock_core::Queue;
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::handle::{Handle, Opened};
-use crate::waiting::{Deadline, patiently};
-use crate::{batches, errors, proof, transfer};
+use crate::waiting::{Deadline, ask, patiently};
+use crate::{batches, proof, transfer};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -64,9 +65,11 @@ impl QueueBase {
     /// process.
     ///
     /// If the queue is full, waits for room if `block` is true: `timeout` seconds at most (a float), or as
-    /// long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait.
+    /// long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait. If another
+    /// process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for it to go on;
+    /// without `block` 0.1 s at most.
     ///
-    /// Raises `queue.Full` if there was no room in that time, `QueueMemoryError` (a `queue.Full` too) if
+    /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped like that), `QueueMemoryError` (a `queue.Full` too) if
     /// there is no memory, `ValueError` if this handle was closed, and whatever pickling `obj` raises. In
     /// each case the queue is as it was.
     ///
@@ -93,9 +96,11 @@ impl QueueBase {
     /// Take the item that was put first out of the queue, and return it.
     ///
     /// If the queue is empty, waits for an item if `block` is true: `timeout` seconds at most (a float), or
-    /// as long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait.
+    /// as long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait. If another
+    /// process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for it to go on;
+    /// without `block` 0.1 s at most.
     ///
-    /// Raises `queue.Empty` if there was no item in that time, and `ValueError` if this handle was closed.
+    /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped like that), and `ValueError` if this handle was closed.
     /// What rebuilding the object raises is raised with a note that names the queue and the types in the
     /// item; the item is lost, but no other. If this process is killed inside `get`, the item is lost or
     /// goes to another process; one from a `JoinableQueue` is never lost.
@@ -189,7 +194,7 @@ impl QueueBase {
     }
 
     /// Return how many items a `get` would find now. Exact, and does not wait; another process may change it
-    /// at once.
+    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the number is that before the change.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -197,11 +202,12 @@ impl QueueBase {
     /// >>> q.qsize()
     /// 1
     fn qsize(slf: &Bound<'_, Self>) -> PyResult<u64> {
-        Ok(slf.as_super().get().opened()?.queue.len())
+        let queue = &slf.as_super().get().opened()?.queue;
+        Ok(ask(slf.py(), queue, Queue::len))
     }
 
     /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
-    /// at once.
+    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the change.
     ///
     /// Raises `OSError` if this handle was closed and the queue has been used, as `multiprocessing` does.
     ///
@@ -211,21 +217,14 @@ impl QueueBase {
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let handle = slf.as_super().get();
         let queue = &handle.opened()?.queue;
-        if handle.is_closed_here()
-            && slf
-                .py()
-                .detach(|| queue.statistics())
-                .map_err(errors::to_python)?
-                .puts
-                > 0
-        {
+        if handle.is_closed_here() && queue.was_used() {
             return Err(PyOSError::new_err("handle is closed"));
         }
-        Ok(queue.is_empty())
+        Ok(ask(slf.py(), queue, Queue::is_empty))
     }
 
     /// Return whether `maxsize` items are queued. Exact, and does not wait; another process may change it at
-    /// once.
+    /// once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the change.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue(maxsize=1)
@@ -233,7 +232,8 @@ impl QueueBase {
     /// >>> q.full()
     /// True
     fn full(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Ok(slf.as_super().get().opened()?.queue.is_full())
+        let queue = &slf.as_super().get().opened()?.queue;
+        Ok(ask(slf.py(), queue, Queue::is_full))
     }
 
     #[getter]
@@ -258,7 +258,8 @@ impl JoinableQueueBase {
     }
 
     /// Tell that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
-    /// this process holds, else another process's. Does not wait.
+    /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP) in the
+    /// middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait: then nothing was told.
     ///
     /// Raises `ValueError` if all items are done already.
     ///
@@ -270,7 +271,7 @@ impl JoinableQueueBase {
     /// ValueError: task_done() called too many times
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         let queue = &slf.as_super().as_super().get().opened()?.queue;
-        slf.py().detach(|| queue.task_done()).map_err(errors::to_python)?;
+        patiently(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))?;
         proof::warn_if_impossible(slf.py())
     }
 
@@ -386,7 +387,7 @@ impl SimpleQueueBase {
     }
 
     /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
-    /// at once.
+    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the change.
     ///
     /// Raises `OSError` if this handle was closed.
     ///
@@ -394,7 +395,8 @@ impl SimpleQueueBase {
     /// >>> penstock.SimpleQueue().empty()
     /// True
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Ok(open_simple(slf.as_super())?.queue.is_empty())
+        let queue = &open_simple(slf.as_super())?.queue;
+        Ok(ask(slf.py(), queue, Queue::is_empty))
     }
 
     #[getter]

@@ -9,14 +9,14 @@ use pyo3::prelude::*;
 use crate::handle::{Handle, Opened};
 use crate::pickling::Pickled;
 use crate::plain::{Writer, Written};
-use crate::waiting::{Deadline, Ending, at_once, patiently_until};
+use crate::waiting::{Deadline, Ending, ask, at_once, patiently_until};
 use crate::{arrays, carrying, errors, pickling, room, unpickling};
 
 /// Of a connection: the writing end of the pipe that leads there, and the reading end of the one that leads back, or -1.
 pub type Ends = (RawFd, RawFd);
 
 pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
-    if matches!(deadline, Deadline::Now) && opened.queue.is_full() {
+    if matches!(deadline, Deadline::Now) && ask(object.py(), &opened.queue, Queue::is_full) {
         return Err(errors::to_python(Error::Full)); // not worth pickling for
     }
     if let Some(ending) = opened.end_of_room() {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use penstock_core::{Error, Patience, Wait};
+use penstock_core::{Error, Patience, Queue, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -55,6 +55,15 @@ pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Resul
         patience: Patience::Try,
         interrupted: &mut || false,
     })
+}
+
+/// Asks for one of the numbers that a queue answers without waiting. Releases the GIL if the answer needs system calls.
+pub fn ask<T: Send>(py: Python<'_>, queue: &Queue, number: impl FnOnce(&Queue) -> T + Send) -> T {
+    if queue.is_settled() {
+        number(queue)
+    } else {
+        py.detach(|| number(queue))
+    }
 }
 
 /// Runs `operation` with the GIL released. A signal handler that raises (Ctrl-C) ends it with that exception; so does the

@@ -224,7 +224,7 @@ impl Inspection<'_> {
             };
             let word = record.word.get();
             // Bits that have no meaning.
-            if word & 0xffc0_0000 != 0 {
+            if word & 0x3fc0_0000 != 0 {
                 self.fault("participant", Some(index), "its word is impossible");
             }
             let Some(name) = name_of(index, word) else {
@@ -339,7 +339,7 @@ impl Inspection<'_> {
             sums.lent_bytes += lent_bytes(slot);
         }
         if word.is_lease() {
-            let is_lent = (1..=2).contains(&slot.reading.get()) && slot.len.get() > SMALL as u64;
+            let is_lent = (1..=3).contains(&slot.reading.get()) && slot.len.get() > SMALL as u64;
             if !is_lent && (slot.reading.get() != 0 || acknowledged == 0 || state == State::Left) {
                 self.fault("slot", Some(index), "it is leased but not as a get does it");
             }

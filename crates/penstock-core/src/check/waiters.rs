@@ -4,7 +4,7 @@ use super::Inspection;
 use crate::bell::{RUNG, SILENT, state_of};
 use crate::layout::*;
 use crate::sync::Word;
-use crate::waiter::{ABANDONED, FREE, Kind, LATE, SLEEPING, WOKEN};
+use crate::waiter::{ABANDONED, FREE, Kind, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT};
 
 impl Inspection<'_> {
     pub(super) fn inspect_waiters(&mut self) {
@@ -128,7 +128,7 @@ impl Inspection<'_> {
         };
         let word = cell.word.get();
         let is_listed = self.is_cell_listed[index as usize];
-        if is_listed == matches!(word, WOKEN | LATE) {
+        if is_listed == matches!(word, WOKEN | LATE | WOKEN_LEFT | LATE_LEFT) {
             self.fault(
                 "cell",
                 Some(index),
@@ -141,9 +141,9 @@ impl Inspection<'_> {
         self.found.cells += 1;
         let kind = cell.kind.get() as usize;
         match word {
-            SLEEPING | LATE | ABANDONED => {}
-            WOKEN if kind < on_way.len() => on_way[kind] += 1,
-            WOKEN => {}
+            SLEEPING | LATE | ABANDONED | LATE_LEFT => {}
+            WOKEN | WOKEN_LEFT if kind < on_way.len() => on_way[kind] += 1,
+            WOKEN | WOKEN_LEFT => {}
             _ => self.fault("cell", Some(index), "its word is impossible"),
         }
         if kind >= on_way.len() {

@@ -7,7 +7,7 @@ use Preemptions::AtMost;
 
 fn leave(queue: &Queue) {
     queue.leave(Leave::Clean).expect("the queue is whole");
-    queue.unregister();
+    queue.depart();
 }
 
 #[test]

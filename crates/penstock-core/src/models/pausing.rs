@@ -66,3 +66,42 @@ fn a_putter_pauses() {
         },
     );
 }
+
+/// A reader ends its look. If the lock is not to be had soon, it puts the end off, and its next call does it.
+#[test]
+fn a_putter_pauses_beside_a_reader() {
+    let model = Model::new("a putter pauses, a reader puts an end of a look off", AtMost(1));
+    model.check_stopping(1, PAUSE, || {
+        let queue = create(&PLAIN);
+        prepare_heap(&queue);
+        put_large(&queue, 7);
+        let mut processes = Processes::of(&queue);
+        processes.start(1, |queue| put(queue, 1));
+        processes.start(2, |queue| {
+            assert_eq!(get(queue), 7);
+            put(queue, 2);
+        });
+        let mut queued = processes.finish();
+        queued.sort_unstable();
+        assert_eq!(queued, [1, 2]);
+    });
+}
+
+/// A worker leaves in order. If the lock is not to be had, its record says so, and its item stays unfinished.
+#[test]
+fn a_putter_pauses_beside_a_leaver() {
+    let model = Model::new("a putter pauses, a worker lets go of the queue", AtMost(1));
+    model.check_stopping(1, PAUSE, || {
+        let queue = create(&ACKNOWLEDGED);
+        put(&queue, 7);
+        let mut processes = Processes::of(&queue);
+        processes.start(1, |queue| put(queue, 1));
+        processes.start(2, |queue| {
+            assert!([1, 7].contains(&get(queue)));
+            queue.depart();
+        });
+        assert_eq!(processes.finish().len(), 1);
+        let statistics = queue.statistics().expect("the queue is whole");
+        assert_eq!((statistics.unfinished, statistics.redeliveries), (2, 0));
+    });
+}

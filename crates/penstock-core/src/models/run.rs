@@ -328,6 +328,7 @@ fn handle(queue: &Queue) -> Arc<Queue> {
         segment: queue.segment.share(),
         options: queue.options.clone(),
         me: AtomicU32::new(0),
+        leaving: AtomicU32::new(0),
         life: AtomicI32::new(-1),
         spin_budgets: [SpinBudget::new(), SpinBudget::new()],
         bell: crate::bell::Bell::new(),

@@ -918,6 +918,12 @@ pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: 
 }
 
 #[cfg(feature = "fault-points")]
+pub(crate) fn stop_self() {
+    // SAFETY: raise with a valid signal number; the call returns once the process was continued.
+    unsafe { libc::kill(libc::getpid(), libc::SIGSTOP) };
+}
+
+#[cfg(feature = "fault-points")]
 pub(crate) fn kill_self() {
     // SAFETY: raise with a valid signal number; SIGKILL does not return.
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };

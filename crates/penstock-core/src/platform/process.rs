@@ -143,15 +143,21 @@ fn proc_file(pid: u32, name: &str) -> Option<PathBuf> {
 
 /// When the process started, in clock ticks since boot; a pid used again has another. `None` if /proc does not say.
 fn start_time(pid: u32) -> Option<u64> {
+    status_field(pid, 19)?.parse().ok()
+}
+
+/// Whether the process is stopped, by a signal or by a tracer. `None` if /proc does not tell.
+pub(crate) fn is_stopped(pid: u32) -> Option<bool> {
+    status_field(pid, 0).map(|state| matches!(state.as_str(), "T" | "t"))
+}
+
+/// A field of /proc/<pid>/stat, counted from the one behind the command's name.
+fn status_field(pid: u32, field: usize) -> Option<String> {
     let stat = fs::read(proc_file(pid, "stat")?).ok()?;
     // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is plain.
     let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
-    std::str::from_utf8(&stat[after..])
-        .ok()?
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    let mut fields = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace();
+    fields.nth(field).map(str::to_owned)
 }
 
 /// The pid namespace of this process, once it is known, and the pid of the process that knows it.

@@ -1,0 +1,339 @@
+//! Upkeep: work under the lock that its caller does not wait for.
+//!
+//! The end of a look, the end of a wait and a leaving need the lock, and their callers must not wait for it for long: they
+//! run in destructors, with an interpreter's lock held, or after the caller's time is over. If the lock is not to be had
+//! soon, because its holder is stopped, the work is *put off*. One store into what the process owns anyway says what is to be
+//! done; the next section of the process does it, and so does the sweep if the process ends before.
+//!
+//! | put off | the mark | the sweep of the process |
+//! |---|---|---|
+//! | end of a look | the slot's `reading` = ENDED | plain: frees it. Acknowledged: the item is redelivered, or set aside, or an orphan |
+//! | an item is kept while it is looked at | `reading` = KEPT | the same |
+//! | memory claimed and not needed | `reading` = RELEASED | frees it, as any claimed slot |
+//! | end of a wait | the cell's word = ABANDONED, WOKEN_LEFT or LATE_LEFT (waiter.rs) | frees the cell |
+//! | leaving in order, the process goes on | the record's bit LEFT | its leases become orphans |
+//! | leaving, the last handle is dropped | the record's bits LEFT and GONE, set by one store | the same; it need not be dead |
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | `reading` marked, or the cell's word | the sweep does what is put off |
+//! | **the record is marked LEFT** | its items are unfinished for good, as if it had left under the lock |
+//! | **the record is marked GONE** | any sweeper sweeps it; before, the death would have been found by its life byte |
+//! | put-off work begun, some of it done | the sweep does the rest: each mark goes with the state that it belongs to |
+//!
+//! `Queue::me` has the bit WORK_PUT_OFF while there is such work. With it the name is no participant's, so the check of the
+//! name that each operation makes anyway leads to `enter_in_vain` (lock.rs), and an operation without such work pays nothing.
+
+use crate::Leave;
+use crate::error::Error;
+use crate::fault::fault;
+use crate::holding::Lease;
+use crate::layout::{CELLS, Participant};
+use crate::lock::{CONTENDED, Section};
+use crate::participant::{self, GONE, LEFT, free_record};
+use crate::queue::{Patience, Queue, Wait};
+use crate::recovery::Portion;
+use crate::slot::State;
+use crate::sync::{AtomicU32, Count, Ordering, Word, spin_loop};
+use crate::waiter::{Kind, LATE_LEFT, WOKEN_LEFT};
+
+/// In `Queue::me`: this process has work to do in its next section. The bit of the lock word that says contended, so that
+/// the name with it is a lock word as well, whose release wakes a waiter for nothing at worst.
+pub(crate) const WORK_PUT_OFF: u32 = CONTENDED;
+
+// The values of `Slot::reading`.
+pub(crate) const READING: u32 = 1;
+/// The payload is looked at, and the item is its reader's for good.
+pub(crate) const KEPT: u32 = 2;
+/// The look has ended.
+pub(crate) const ENDED: u32 = 3;
+/// Claimed memory that its owner does not need any more.
+pub(crate) const RELEASED: u32 = 4;
+
+/// Reads of a taken lock before its holder's life is looked into.
+const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
+
+/// A leaving that was put off; in `Queue::leaving`.
+const IN_ORDER: u32 = 1;
+const BY_CRASH: u32 = 2;
+
+/// Whether the lock was not to be had in the caller's time, so that the work is put off.
+pub(crate) fn is_stuck(error: &Error) -> bool {
+    matches!(error, Error::Busy | Error::Stopped { .. })
+}
+
+impl Queue {
+    pub(crate) fn has_work_put_off(&self) -> bool {
+        self.me.get() & WORK_PUT_OFF != 0
+    }
+
+    /// Has this process's next section call `finish_put_off`.
+    pub(crate) fn put_off_work(&self) {
+        loop {
+            let me = self.me.get();
+            if me == 0 || me & WORK_PUT_OFF != 0 {
+                return;
+            }
+            // Release: pairs with the acquire in member_word_if_any, so that the thread that does the work sees the marks.
+            if exchange(&self.me, me, me | WORK_PUT_OFF, Ordering::Release) {
+                return;
+            }
+        }
+    }
+
+    /// Marks a slot that this participant was lent under that lease. Without the lock.
+    pub(crate) fn put_off_for_slot(&self, index: u32, mark: u32, me: u32) -> Result<(), Error> {
+        let slot = self.segment.slot(index)?;
+        if slot.word().owner() == me {
+            // Release: the reads of the payload come before it, and its memory is reused after it.
+            slot.reading.store(mark, Ordering::Release);
+            fault!("upkeep.slot-marked");
+            self.put_off_work();
+        }
+        Ok(())
+    }
+
+    /// Gives claimed memory back, now or with the next section of this process.
+    pub(crate) fn release_claim_or_put_off(
+        &self,
+        slot: u32,
+        entered: Result<Section<'_>, Error>,
+        finish: impl FnOnce(&mut Section<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        match entered {
+            Ok(mut section) => {
+                finish(&mut section)?;
+                section.release_claim(slot)
+            }
+            Err(error) if is_stuck(&error) || error == Error::Interrupted => {
+                let me = self.member_if_any().unwrap_or_default();
+                self.put_off_for_slot(slot, RELEASED, me)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
+    /// the queue. Does not wait for a holder of the lock that does not run.
+    pub fn leave(&self, how: Leave) -> Result<(), Error> {
+        crate::fork::notice_fork();
+        let Some(me) = self.member_if_any() else {
+            return Ok(());
+        };
+        let mut from = None;
+        let left = self.in_portions(&mut || self.enter_briefly(), &mut |section| {
+            section.give_up_leases(how, &mut from)
+        });
+        match left {
+            Err(error) if is_stuck(&error) => {
+                self.leaving.set(match how {
+                    Leave::Clean => IN_ORDER,
+                    Leave::Crashed => BY_CRASH,
+                });
+                if how == Leave::Clean {
+                    if let Ok(Some(record)) = self.participant_named(me) {
+                        record.mark(LEFT);
+                        fault!("leave.marked");
+                    }
+                }
+                self.put_off_work();
+                Ok(())
+            }
+            left => self.report(left),
+        }
+    }
+
+    /// How the leaving is to be done that was put off, or else one in order.
+    fn how_to_leave(&self) -> Leave {
+        match self.leaving.get() {
+            BY_CRASH => Leave::Crashed,
+            _ => Leave::Clean,
+        }
+    }
+
+    /// The end of a handle that no thread uses any more. Never waits: if the lock is taken, the record is marked, and
+    /// others sweep it.
+    pub(crate) fn depart(&self) {
+        crate::fork::notice_fork();
+        let Some(me) = self.member_if_any() else { return };
+        let how = self.how_to_leave();
+        let mut try_once = Wait {
+            patience: Patience::Try,
+            interrupted: &mut || false,
+        };
+        let mut from = None;
+        let mut holds_nothing = false;
+        let left = self.in_portions(&mut || self.enter(&mut try_once), &mut |section| {
+            section.give_up_everything(how, &mut from, &mut holds_nothing)
+        });
+        match left {
+            Err(error) if is_stuck(&error) => {
+                if let Ok(Some(record)) = self.participant_named(me) {
+                    record.mark(if how == Leave::Clean { LEFT | GONE } else { GONE });
+                    fault!("depart.marked");
+                }
+            }
+            // An error is damage, which the others report as well.
+            _ => {}
+        }
+        fault!("unregister.checked");
+        // The record is freed after the lock was released: a lock word must never name a record that is free. No other
+        // process writes the record of a living participant, and this one takes nothing any more.
+        if let (true, Ok(Some(record))) = (holds_nothing, self.participant_named(me)) {
+            free_record(record, me);
+            fault!("unregister.freed");
+        }
+        self.forget_membership();
+    }
+
+    // ---------------------------------------------------------------------------------------- for len, empty and full
+
+    /// Whether the numbers of the queue are what they seem: no holder of the lock may have died, and no look for the dead is
+    /// due. If not, [`len`](Self::len) makes system calls, though it does not wait.
+    #[inline(always)]
+    pub fn is_settled(&self) -> bool {
+        !self.is_look_due() && !self.is_lock_stuck()
+    }
+
+    #[inline(always)]
+    fn is_look_due(&self) -> bool {
+        self.segment.hot().owned_count.get() > 0 && self.is_time_to_look()
+    }
+
+    /// Whether the same participant has held the lock for a microsecond or so.
+    #[inline(always)]
+    fn is_lock_stuck(&self) -> bool {
+        let lock = &self.segment.hot().lock;
+        let seen = lock.get();
+        for _ in 0..LOOKS {
+            if seen == 0 || lock.get() != seen {
+                return false;
+            }
+            spin_loop();
+        }
+        true
+    }
+
+    /// Repairs what the dead have left, for a program that only asks for numbers. Waits for no holder of the lock that
+    /// lives: then the numbers are those committed last.
+    pub(crate) fn look_after(&self) {
+        // Damage is noted in the segment, and the next operation reports it.
+        if self.is_lock_stuck() {
+            let _ = self.report(self.take_over_from_dead());
+        }
+        if self.is_look_due() {
+            let mut try_once = Wait {
+                patience: Patience::Try,
+                interrupted: &mut || false,
+            };
+            let _ = self
+                .member()
+                .and_then(|_| self.look_for_dead_within(false, &mut try_once));
+        }
+    }
+}
+
+fn exchange(word: &AtomicU32, old: u32, new: u32, success: Ordering) -> bool {
+    word.compare_exchange(old, new, success, Ordering::Relaxed)
+        .is_ok()
+}
+
+impl Participant {
+    /// Sets bits in this process's own record, by one store.
+    fn mark(&self, bits: u64) {
+        // Release: what this process did before is complete for whoever sweeps the record. Nobody else writes it.
+        self.word.store(self.word.get() | bits, Ordering::Release);
+    }
+
+    fn unmark(&self, bits: u64) {
+        if self.word.get() & bits != 0 {
+            self.word.store(self.word.get() & !bits, Ordering::Release);
+        }
+    }
+}
+
+impl Section<'_> {
+    /// Does what this process has put off.
+    #[cold]
+    pub(crate) fn finish_put_off(&mut self) -> Result<(), Error> {
+        // First: what another thread puts off from now on sets the bit again. Acquire: pairs with the release there.
+        if !exchange(&self.queue.me, self.me | WORK_PUT_OFF, self.me, Ordering::Acquire) {
+            return Ok(());
+        }
+        self.finish_marked_slots()?;
+        self.free_cells_left()?;
+        self.announce_bell()?;
+        if self.queue.leaving.get() != 0 {
+            let mut from = None;
+            while self.give_up_leases(self.queue.how_to_leave(), &mut from)? == Portion::MoreToCome {}
+            self.queue.leaving.set(0);
+            self.queue.segment.participant(self.my_index())?.unmark(LEFT);
+        }
+        Ok(())
+    }
+
+    fn finish_marked_slots(&mut self) -> Result<(), Error> {
+        let record = self.queue.segment.participant(self.my_index())?;
+        for list in [&record.leased, &record.claimed] {
+            let mut index = list.head.get();
+            let mut walk = self.walk();
+            while index != 0 {
+                self.step(&mut walk)?;
+                let slot = self.slot(index)?;
+                let next = slot.next.get();
+                // Acquire: pairs with the release in put_off_for_slot.
+                match slot.reading.load(Ordering::Acquire) {
+                    ENDED => self.finish_look(index)?,
+                    RELEASED => self.release_claim(index)?,
+                    KEPT if slot.word().state() == Some(State::Leased)
+                        && !self.queue.options.acknowledged =>
+                    {
+                        self.keep_memory(index)?;
+                    }
+                    _ => {}
+                }
+                fault!("upkeep.slot-finished");
+                index = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the cells that this process's threads have left after they were chosen.
+    fn free_cells_left(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        for index in 1..hot.cells_high.get().min(CELLS) {
+            let cell = self.cell(index)?;
+            let word = cell.word.get();
+            if !matches!(word, WOKEN_LEFT | LATE_LEFT) || cell.owner.get() != self.me {
+                continue;
+            }
+            if let (WOKEN_LEFT, Some(kind)) = (word, Kind::ALL.get(cell.kind.get() as usize)) {
+                hot.waiters[*kind as usize].on_way.sub(1);
+            }
+            self.free_cell(index)?;
+        }
+        Ok(())
+    }
+
+    /// A portion of everything that a participant holds that departs. The last one tells whether it holds nothing any more.
+    fn give_up_everything(
+        &mut self,
+        how: Leave,
+        from: &mut Option<Lease>,
+        holds_nothing: &mut bool,
+    ) -> Result<Portion, Error> {
+        if self.give_up_leases(how, from)? == Portion::MoreToCome {
+            return Ok(Portion::MoreToCome);
+        }
+        let record = self.queue.segment.participant(self.my_index())?;
+        self.discount_watchers_of(record);
+        *holds_nothing = participant::holds_nothing(record);
+        Ok(Portion::Last)
+    }
+}
+
+/// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come back.
+pub(crate) fn was_kept(slot: &crate::layout::Slot, acknowledged: bool) -> bool {
+    !acknowledged && matches!(slot.reading.get(), KEPT | ENDED)
+}

@@ -1,0 +1,680 @@
+//! What the others do while a process is stopped inside the critical section: at a fault point, by SIGSTOP.
+#![cfg(all(not(loom), feature = "fault-points"))]
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Patience, Queue, Wait, fault};
+
+const PLAIN: Options = Options {
+    maxsize: 0,
+    max_bytes: None,
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+const ACKNOWLEDGED: Options = Options {
+    acknowledged: true,
+    ..PLAIN
+};
+const LARGE: usize = 100_000;
+
+fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience,
+        interrupted: &mut || false,
+    })
+}
+
+fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {
+    wait(patience, |wait| queue.put(&[payload], wait)).map(drop)
+}
+
+fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
+    let mut buffer = Buffer::default();
+    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
+        Delivery::Copied => Ok(buffer.bytes().to_vec()),
+        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
+    }
+}
+
+fn take_lent(queue: &Arc<Queue>) -> Lent {
+    let mut buffer = Buffer::default();
+    match wait(Patience::Now, |wait| queue.get(&mut buffer, wait)) {
+        Ok(Delivery::Lent(lent)) => lent,
+        _ => panic!("a large item was expected"),
+    }
+}
+
+fn soon() -> Patience {
+    Patience::Until(Instant::now() + Duration::from_secs(20))
+}
+
+/// A forked child that stops itself; killed and reaped when dropped.
+struct Child {
+    pid: i32,
+}
+
+impl Child {
+    fn run(work: impl FnOnce()) -> Child {
+        // SAFETY: the child runs `work` alone and leaves by _exit; what it needs of this process is memory.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0);
+        if pid == 0 {
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
+        }
+        Child { pid }
+    }
+
+    /// One that does `work` and is stopped when it passes `point`.
+    fn stopped_at(point: &str, work: impl FnOnce()) -> Child {
+        let child = Child::run(|| {
+            assert!(fault::suspend_at(point));
+            work();
+        });
+        let mut status = 0;
+        // SAFETY: the process is a child of this one that has not been reaped.
+        let seen = unsafe { libc::waitpid(child.pid, &raw mut status, libc::WUNTRACED) };
+        assert!(seen == child.pid && libc::WIFSTOPPED(status), "it passes {point}");
+        child
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.pid, signal) };
+    }
+
+    /// Lets it go on; answers its exit status.
+    fn finish(mut self) -> i32 {
+        self.signal(libc::SIGCONT);
+        libc::WEXITSTATUS(self.reap())
+    }
+
+    fn reap(&mut self) -> i32 {
+        let mut status = 0;
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::waitpid(self.pid, &raw mut status, 0) }, self.pid);
+        self.pid = 0;
+        status
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.pid != 0 {
+            self.signal(libc::SIGKILL);
+            self.reap();
+        }
+    }
+}
+
+/// The process is stopped after it has put that item, of which the numbers know nothing yet.
+fn stopped_in_put(queue: &Arc<Queue>) -> Child {
+    Child::stopped_at("put.committed", || {
+        put(queue, b"late", Patience::Forever).unwrap()
+    })
+}
+
+fn is_sound(queue: &Queue) {
+    assert_eq!(queue.check().unwrap().faults, []);
+}
+
+#[test]
+fn numbers_are_told_without_waiting() {
+    let queue = Queue::create(&Options { maxsize: 2, ..PLAIN }).unwrap();
+    put(&queue, b"first", Patience::Now).unwrap();
+    let stopped = stopped_in_put(&queue);
+    let number = stopped.pid as u32;
+    assert_eq!(
+        (queue.len(), queue.is_empty(), queue.is_full()),
+        (1, false, false)
+    );
+    assert_eq!(
+        put(&queue, b"x", Patience::Now),
+        Err(Error::FullBehindStopped { pid: number })
+    );
+    assert_eq!(stopped.finish(), 0);
+    assert_eq!((queue.len(), queue.is_empty(), queue.is_full()), (2, false, true));
+}
+
+/// There is a dead participant with an item in hand, too: it is swept when the lock is to be had again.
+#[test]
+fn numbers_are_told_beside_a_dead_one() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    put(&queue, b"leased", Patience::Now).unwrap();
+    let mut dead = Child::run(|| {
+        get(&queue, Patience::Now).unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    while !queue.is_empty() {
+        std::thread::yield_now();
+    }
+    let stopped = stopped_in_put(&queue);
+    dead.signal(libc::SIGKILL);
+    dead.reap();
+    // Time for a look for the dead to become due.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(250) {
+        assert_eq!(queue.len(), 0);
+    }
+    assert_eq!(stopped.finish(), 0);
+    while queue.len() < 2 {
+        std::thread::yield_now();
+    }
+    is_sound(&queue);
+}
+
+/// A survivor that only asks takes over at once from one that was stopped and then killed.
+#[test]
+fn numbers_are_repaired_behind_a_dead_holder() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let mut stopped = stopped_in_put(&queue);
+    assert_eq!(queue.len(), 0);
+    stopped.signal(libc::SIGKILL);
+    stopped.reap();
+    assert_eq!(queue.len(), 1);
+    is_sound(&queue);
+}
+
+#[test]
+fn calls_that_do_not_block_name_the_stopped_process() {
+    for len in [10, LARGE] {
+        let queue = Queue::create(&PLAIN).unwrap();
+        put(&queue, b"first", Patience::Now).unwrap();
+        let stopped = stopped_in_put(&queue);
+        let pid = stopped.pid as u32;
+        let item = vec![1; len];
+        assert_eq!(
+            put(&queue, &item, Patience::Now),
+            Err(Error::FullBehindStopped { pid })
+        );
+        assert_eq!(get(&queue, Patience::Now), Err(Error::EmptyBehindStopped { pid }));
+        // A time-out is kept, and the process is named as well.
+        let deadline = Instant::now() + Duration::from_millis(20);
+        assert_eq!(
+            put(&queue, &item, Patience::Until(deadline)),
+            Err(Error::FullBehindStopped { pid })
+        );
+        assert_eq!(
+            get(&queue, Patience::Until(deadline)),
+            Err(Error::EmptyBehindStopped { pid })
+        );
+        assert_eq!(put(&queue, b"x", Patience::Try), Err(Error::Busy));
+        assert_eq!(stopped.finish(), 0);
+        assert_eq!(get(&queue, Patience::Now).unwrap(), b"first");
+        assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
+        assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+        is_sound(&queue);
+    }
+}
+
+/// A first call registers the process before it waits.
+#[test]
+fn a_stranger_does_not_wait_either() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let stopped = stopped_in_put(&queue);
+    let pid = stopped.pid as u32;
+    let stranger = Child::run(|| {
+        assert_eq!(
+            put(&queue, b"x", Patience::Now),
+            Err(Error::FullBehindStopped { pid })
+        );
+    });
+    assert_eq!(stranger.finish(), 0);
+    assert_eq!(stopped.finish(), 0);
+    assert_eq!(queue.len(), 1);
+}
+
+/// Stops this process, until the test lets it go on.
+fn stop_here() {
+    // SAFETY: raises a valid signal.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+impl Child {
+    /// One that stops itself in `work`.
+    fn stopping(work: impl FnOnce()) -> Child {
+        let child = Child::run(work);
+        child.await_stop();
+        child
+    }
+
+    fn await_stop(&self) {
+        let mut status = 0;
+        // SAFETY: as in stopped_at.
+        let seen = unsafe { libc::waitpid(self.pid, &raw mut status, libc::WUNTRACED) };
+        assert!(
+            seen == self.pid && libc::WIFSTOPPED(status),
+            "it stops: {status:x}"
+        );
+    }
+
+    /// Lets it go on until it stops again.
+    fn go_on(&self) {
+        self.signal(libc::SIGCONT);
+        self.await_stop();
+    }
+}
+
+/// What was claimed for it comes back, with the next call of its process.
+#[test]
+fn a_large_put_that_cannot_be_published_gives_its_memory_back() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let putter = Child::stopped_at("claim.copied", || {
+        let put_large = put(&queue, &[1; LARGE], Patience::Now);
+        assert!(
+            matches!(put_large, Err(Error::FullBehindStopped { .. })),
+            "{put_large:?}"
+        );
+        stop_here();
+        assert_eq!(queue.check().unwrap().claimed, 0);
+        is_sound(&queue);
+    });
+    let stopped = stopped_in_put(&queue);
+    putter.go_on();
+    assert_eq!(stopped.finish(), 0);
+    assert_eq!(queue.check().unwrap().claimed, 1);
+    is_sound(&queue);
+    assert_eq!(putter.finish(), 0);
+}
+
+/// The end of a look does not wait for the lock. The next call of the process ends it, or the sweep.
+#[test]
+fn the_end_of_a_look_is_put_off() {
+    for (is_kept, dies) in [(false, false), (true, false), (false, true), (true, true)] {
+        let queue = Queue::create(&PLAIN).unwrap();
+        put(&queue, &[1; LARGE], Patience::Now).unwrap();
+        let mut reader = Child::stopping(|| {
+            let lent = take_lent(&queue);
+            stop_here();
+            if is_kept {
+                lent.keep().unwrap();
+            }
+            drop(lent);
+            stop_here();
+            assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
+            let check = queue.check().unwrap();
+            assert_eq!((check.leased, check.claimed), (0, 0));
+            is_sound(&queue);
+        });
+        let stopped = stopped_in_put(&queue);
+        reader.go_on();
+        assert_eq!(stopped.finish(), 0);
+        is_sound(&queue);
+        if !dies {
+            assert_eq!(reader.finish(), 0);
+            continue;
+        }
+        reader.signal(libc::SIGKILL);
+        reader.reap();
+        // It had read the item: another process does not get it again.
+        let statistics = queue.statistics().unwrap();
+        assert_eq!((statistics.queued, statistics.redeliveries), (1, 0));
+        assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
+        is_sound(&queue);
+    }
+}
+
+/// Kept while the lock is taken, and killed while it looks at the payload still.
+#[test]
+fn an_item_that_was_kept_does_not_come_back() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    put(&queue, &[1; LARGE], Patience::Now).unwrap();
+    let mut reader = Child::stopping(|| {
+        let lent = take_lent(&queue);
+        stop_here();
+        lent.keep().unwrap();
+        stop_here();
+    });
+    let stopped = stopped_in_put(&queue);
+    reader.go_on();
+    reader.signal(libc::SIGKILL);
+    reader.reap();
+    assert_eq!(stopped.finish(), 0);
+    let statistics = queue.statistics().unwrap();
+    assert_eq!((statistics.queued, statistics.redeliveries), (1, 0));
+    is_sound(&queue);
+}
+
+/// Drops the last handle of a forked child.
+fn let_go(queue: &Arc<Queue>) {
+    let queue: *const Arc<Queue> = queue;
+    // SAFETY: the child uses the handle no more.
+    drop(unsafe { queue.read() });
+}
+
+/// How a process ends its part while another one is stopped inside the critical section.
+#[test]
+fn leaving_does_not_wait_and_is_honoured() {
+    let clean: fn(&Arc<Queue>) = |queue| queue.leave(Leave::Clean).unwrap();
+    let crashed: fn(&Arc<Queue>) = |queue| queue.leave(Leave::Crashed).unwrap();
+    let crashed_and_let_go: fn(&Arc<Queue>) = |queue| {
+        queue.leave(Leave::Crashed).unwrap();
+        let_go(queue);
+    };
+    for (leave, comes_back) in [
+        (clean, false),
+        (let_go, false),
+        (crashed, true),
+        (crashed_and_let_go, true),
+    ] {
+        for dies in [true, false] {
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            for item in [&[1; 10][..], &[1; LARGE]] {
+                put(&queue, item, Patience::Now).unwrap();
+            }
+            let mut leaver = Child::stopping(|| {
+                get(&queue, Patience::Now).unwrap();
+                get(&queue, Patience::Now).unwrap();
+                stop_here();
+                leave(&queue);
+                stop_here();
+            });
+            let stopped = stopped_in_put(&queue);
+            leaver.go_on();
+            assert_eq!(stopped.finish(), 0);
+            is_sound(&queue);
+            if dies {
+                leaver.signal(libc::SIGKILL);
+                leaver.reap();
+            } else {
+                assert_eq!(leaver.finish(), 0);
+            }
+            let statistics = queue.statistics().unwrap();
+            assert_eq!(
+                (statistics.queued, statistics.redeliveries, statistics.unfinished),
+                if comes_back { (3, 2, 3) } else { (1, 0, 3) },
+            );
+            assert_eq!(statistics.participants, 1);
+            is_sound(&queue);
+        }
+    }
+}
+
+/// One that has let go is swept though its process lives, and can come again.
+#[test]
+fn a_process_that_let_go_is_swept_while_it_lives() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    put(&queue, b"left", Patience::Now).unwrap();
+    let leaver = Child::stopping(|| {
+        get(&queue, Patience::Now).unwrap();
+        let fd = queue.duplicate_fd().unwrap();
+        stop_here();
+        let_go(&queue);
+        stop_here();
+        let again = Queue::attach(fd).unwrap();
+        assert_eq!(get(&again, Patience::Now).unwrap(), b"late");
+        again.task_done().unwrap();
+    });
+    let stopped = stopped_in_put(&queue);
+    leaver.go_on();
+    assert_eq!(stopped.finish(), 0);
+    let statistics = queue.statistics().unwrap();
+    assert_eq!((statistics.participants, statistics.unfinished), (1, 2));
+    assert_eq!(leaver.finish(), 0);
+    assert_eq!(queue.statistics().unwrap().unfinished, 1);
+    is_sound(&queue);
+}
+
+/// A process that says that it leaves, and goes on, gives up what it had then, and holds what it takes later.
+#[test]
+fn a_leaving_that_was_put_off_is_done_by_the_next_call() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    put(&queue, b"before", Patience::Now).unwrap();
+    let mut leaver = Child::stopping(|| {
+        get(&queue, Patience::Now).unwrap();
+        stop_here();
+        queue.leave(Leave::Clean).unwrap();
+        stop_here();
+        assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
+        stop_here();
+    });
+    let stopped = stopped_in_put(&queue);
+    leaver.go_on();
+    assert_eq!(stopped.finish(), 0);
+    leaver.go_on();
+    leaver.signal(libc::SIGKILL);
+    leaver.reap();
+    let statistics = queue.statistics().unwrap();
+    assert_eq!(
+        (statistics.queued, statistics.redeliveries, statistics.unfinished),
+        (1, 1, 2)
+    );
+    is_sound(&queue);
+}
+
+/// A getter was chosen and its time is over, but the lock is taken: it leaves without it, and the next getter gets the item.
+#[test]
+fn a_chosen_waiter_leaves_without_the_lock() {
+    for (dies, at_once) in [(true, false), (true, true), (false, false)] {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let mut getter = Child::stopped_at("wait.asleep", || {
+            if at_once {
+                fault::arm("wait.left", 1);
+            }
+            let patience = Patience::Until(Instant::now() + Duration::from_millis(200));
+            let got = get(&queue, patience);
+            assert!(matches!(got, Err(Error::EmptyBehindStopped { .. })), "{got:?}");
+            stop_here();
+            assert_eq!(queue.len(), 2);
+        });
+        put(&queue, b"first", Patience::Now).unwrap();
+        let stopped = stopped_in_put(&queue);
+        if at_once {
+            getter.signal(libc::SIGCONT);
+        } else {
+            getter.go_on();
+        }
+        if dies {
+            if !at_once {
+                getter.signal(libc::SIGKILL);
+            }
+            assert_eq!(libc::WTERMSIG(getter.reap()), libc::SIGKILL);
+        }
+        assert_eq!(stopped.finish(), 0);
+        is_sound(&queue);
+        if dies {
+            is_sound(&queue);
+        } else {
+            assert_eq!(getter.finish(), 0);
+        }
+        // One that comes now waits for the third item, though one is still said to be on its way.
+        assert_eq!(get(&queue, soon()).unwrap(), b"first");
+        assert_eq!(get(&queue, soon()).unwrap(), b"late");
+        let waiter = Child::run(|| assert_eq!(get(&queue, soon()).unwrap(), b"third"));
+        while queue.statistics().unwrap().waiting_getters == 0 {
+            std::thread::yield_now();
+        }
+        put(&queue, b"third", Patience::Now).unwrap();
+        assert_eq!(waiter.finish(), 0);
+        is_sound(&queue);
+    }
+}
+
+/// A process that dies at each step of what it puts off, or of doing it.
+#[test]
+fn death_of_those_who_put_work_off() {
+    for (point, second) in [
+        ("upkeep.slot-marked", false),
+        ("leave.marked", false),
+        ("depart.marked", false),
+        ("upkeep.slot-finished", true),
+    ] {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, b"leased", Patience::Now).unwrap();
+        put(&queue, &[1; LARGE], Patience::Now).unwrap();
+        let mut doomed = Child::stopping(|| {
+            get(&queue, Patience::Now).unwrap();
+            let lent = take_lent(&queue);
+            stop_here();
+            if !second {
+                fault::arm(point, 1);
+            }
+            drop(lent);
+            if point != "depart.marked" {
+                queue.leave(Leave::Clean).unwrap();
+            } else {
+                let_go(&queue);
+            }
+            stop_here();
+            fault::arm(point, 1);
+            let _ = get(&queue, Patience::Now);
+        });
+        let mut stopped = Some(stopped_in_put(&queue));
+        if second {
+            doomed.go_on();
+            assert_eq!(stopped.take().unwrap().finish(), 0);
+        }
+        doomed.signal(libc::SIGCONT);
+        assert_eq!(libc::WTERMSIG(doomed.reap()), libc::SIGKILL, "{point}");
+        if let Some(stopped) = stopped {
+            assert_eq!(stopped.finish(), 0);
+        }
+        let statistics = queue.statistics().unwrap();
+        let has_left = point != "upkeep.slot-marked";
+        assert_eq!(
+            (statistics.queued, statistics.redeliveries, statistics.unfinished),
+            if has_left { (1, 0, 3) } else { (3, 2, 3) },
+            "{point}"
+        );
+        assert_eq!(statistics.participants, 1, "{point}");
+        is_sound(&queue);
+    }
+}
+
+// -------------------------------------------------------------------------------------------- signals
+
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+/// Waits until it was interrupted a hundred times as often as it takes to find out that a process is dead.
+fn under_signals<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience: Patience::Forever,
+        interrupted: &mut || SIGNALS.load(Ordering::Relaxed) > 3500,
+    })
+}
+
+/// Has this process interrupted every 3 ms from now on.
+fn be_interrupted() {
+    extern "C" fn count(_: i32) {
+        SIGNALS.fetch_add(1, Ordering::Relaxed);
+    }
+    let period = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 3000,
+    };
+    let timer = libc::itimerval {
+        it_interval: period,
+        it_value: period,
+    };
+    // SAFETY: the handler only counts; the structs are complete. Without SA_RESTART each signal ends a sleep.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = count as *const () as usize;
+        assert_eq!(
+            libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()),
+            0
+        );
+        assert_eq!(
+            libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()),
+            0
+        );
+    }
+}
+
+/// Interrupted all the time, it finds out that the process is dead that has what it waits for.
+fn is_found_though_interrupted(
+    options: &Options,
+    before: fn(&Arc<Queue>),
+    hold: fn(&Arc<Queue>),
+    wait_for: fn(&Arc<Queue>),
+    waits: fn(&Arc<Queue>) -> bool,
+) {
+    let queue = Queue::create(options).unwrap();
+    before(&queue);
+    let waiter = Child::stopping(|| {
+        queue.statistics().unwrap();
+        be_interrupted();
+        stop_here();
+        wait_for(&queue);
+    });
+    let mut holder = Child::stopping(|| hold(&queue));
+    waiter.signal(libc::SIGCONT);
+    while !waits(&queue) {
+        std::thread::yield_now();
+    }
+    holder.signal(libc::SIGKILL);
+    holder.reap();
+    assert_eq!(waiter.finish(), 0);
+}
+
+fn put_one(queue: &Arc<Queue>) {
+    put(queue, b"item", Patience::Now).unwrap();
+}
+
+fn take_and_stop(queue: &Arc<Queue>) {
+    get(queue, Patience::Now).unwrap();
+    stop_here();
+}
+
+fn stop_with_the_lock(queue: &Arc<Queue>) {
+    assert!(fault::suspend_at("put.committed"));
+    put(queue, b"item", Patience::Now).unwrap();
+}
+
+#[test]
+fn an_interrupted_getter_finds_the_dead() {
+    is_found_though_interrupted(
+        &ACKNOWLEDGED,
+        put_one,
+        take_and_stop,
+        |queue| {
+            let mut buffer = Buffer::default();
+            under_signals(|wait| queue.get(&mut buffer, wait)).unwrap();
+            assert_eq!(buffer.bytes(), b"item");
+        },
+        |queue| queue.statistics().unwrap().waiting_getters == 1,
+    );
+}
+
+#[test]
+fn an_interrupted_joiner_finds_the_dead() {
+    let undelivered = Options {
+        max_deliveries: 0,
+        ..ACKNOWLEDGED
+    };
+    is_found_though_interrupted(
+        &undelivered,
+        put_one,
+        take_and_stop,
+        |queue| {
+            under_signals(|wait| queue.join(wait)).unwrap();
+        },
+        |queue| queue.statistics().unwrap().waiting_joiners == 1,
+    );
+}
+
+#[test]
+fn an_interrupted_caller_takes_the_lock_over() {
+    let calls: [fn(&Arc<Queue>); 4] = [
+        |queue| assert!(under_signals(|wait| queue.put(&[b"x"], wait)).is_ok()),
+        |queue| drop(under_signals(|wait| queue.get(&mut Buffer::default(), wait)).unwrap()),
+        |queue| {
+            assert_eq!(
+                under_signals(|wait| queue.statistics_within(wait)).unwrap().puts,
+                1
+            )
+        },
+        |queue| under_signals(|wait| queue.task_done_within(wait)).unwrap(),
+    ];
+    for call in calls {
+        // Whether it waits for the lock by then or not, it has to take it over.
+        is_found_though_interrupted(&ACKNOWLEDGED, |_| (), stop_with_the_lock, call, |_| true);
+    }
+}

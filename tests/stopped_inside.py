@@ -1,0 +1,301 @@
+"""A process is stopped by SIGSTOP inside the queue's critical section; the others call, and some end.
+
+Not collected by itself, because it needs a build that has fault points: test_death.py runs it with that one.
+"""
+
+import gc
+import os
+import queue as standard
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from penstock import JoinableQueue, Pipe, Queue, SimpleQueue, _native
+from tests.support.children import Child, fork
+from tests.support.waiting import until
+
+suspend_at: Any = getattr(_native, "suspend_at", None)
+LARGE = 200_000  # bytes, of which the receiver has a view
+
+
+def put_late(queue: Any) -> None:
+    suspend_at("put.committed")
+    queue.put("late")
+
+
+@contextmanager
+def stopped_inside(queue: Any) -> Iterator[Child]:
+    """A process that is stopped when it has put "late", which no number shows yet. At the end it goes on."""
+    with fork(put_late, queue) as child:
+        until(child.is_stopped)
+        yield child
+        child.kill(signal.SIGCONT)
+        assert child.result() is None
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+def test_numbers_are_those_before_the_change(kind: Callable[..., Any]) -> None:
+    queue = kind(maxsize=2)
+    queue.put("first")
+    with stopped_inside(queue):
+        assert (queue.qsize(), queue.empty(), queue.full()) == (1, False, False)
+    assert (queue.qsize(), queue.empty(), queue.full()) == (2, False, True)
+
+
+def test_simple_queue_tells_whether_it_is_empty() -> None:
+    queue = SimpleQueue[str]()
+    with stopped_inside(queue):
+        assert queue.empty()
+    assert not queue.empty()
+
+
+def test_closed_queue_tells_that_it_was_used() -> None:
+    queue = Queue[str]()
+    queue.put("first")
+    with stopped_inside(queue):
+        queue.close()
+        with pytest.raises(OSError, match="handle is closed"):
+            queue.empty()
+
+
+def test_numbers_beside_a_dead_participant() -> None:
+    queue = JoinableQueue[str]()
+    queue.put("leased")
+
+    def take_and_stop() -> None:
+        queue.get()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    with fork(take_and_stop) as dead:
+        until(dead.is_stopped)
+        with stopped_inside(queue):
+            dead.kill()
+            dead.wait()
+            begun = threading.Timer(0.3, lambda: None)  # the dead are looked for every 100 ms
+            begun.start()
+            while begun.is_alive():
+                assert queue.qsize() == 0
+        until(lambda: queue.qsize() == 2)
+    assert queue.get() == "leased"
+
+
+@pytest.mark.parametrize("size", [1, LARGE])
+def test_calls_that_do_not_block_name_the_stopped_process(size: int) -> None:
+    queue = Queue[Any]()
+    queue.put("first")
+    with stopped_inside(queue) as child:
+        calls: list[tuple[Callable[[], object], type[Exception]]] = [
+            (lambda: queue.put(b"x" * size, block=False), standard.Full),
+            (lambda: queue.put_nowait(b"x" * size), standard.Full),
+            (lambda: queue.put(b"x" * size, timeout=0.01), standard.Full),
+            (lambda: queue.put_many([b"x" * size], block=False), standard.Full),
+            (lambda: queue.get(block=False), standard.Empty),
+            (lambda: queue.get_nowait(), standard.Empty),
+            (lambda: queue.get(timeout=0.01), standard.Empty),
+            (lambda: queue.get_many(block=False), standard.Empty),
+        ]
+        for call, raised in calls:
+            with pytest.raises(raised, match=f"process {child.pid} is stopped"):
+                call()
+    assert queue.get_many() == ["first", "late"]
+    with pytest.raises(standard.Empty) as error:
+        queue.get(block=False)
+    assert str(error.value) == ""
+
+
+def test_poll_does_not_wait() -> None:
+    receiver, sender = Pipe(duplex=False)
+
+    def send() -> None:
+        suspend_at("put.committed")
+        sender.send("late")
+
+    with receiver, sender, fork(send) as child:
+        until(child.is_stopped)
+        assert not receiver.poll(0)
+        assert not receiver.poll(0.01)
+        child.kill(signal.SIGCONT)
+        assert receiver.recv() == "late"
+
+
+class Interrupted(Exception):
+    """Raised by a signal's handler, as KeyboardInterrupt is."""
+
+
+@contextmanager
+def interrupted() -> Iterator[None]:
+    """What is inside is to be ended by a signal."""
+
+    def handler(*_: object) -> None:
+        raise Interrupted
+
+    former = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        yield
+    except Interrupted:
+        pass
+    else:
+        pytest.fail("it was not interrupted")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda queue: queue.put("x"),
+        lambda queue: queue.put(b"x" * LARGE),
+        lambda queue: queue.put_many(range(10)),
+        lambda queue: queue.get(),
+        lambda queue: queue.get_many(),
+        lambda queue: queue.get(timeout=50),
+        lambda queue: queue.task_done(),
+        lambda queue: queue.join(),
+        lambda queue: queue.statistics(),
+        lambda queue: queue.dead_letters(),
+        lambda queue: queue.check(),
+        lambda queue: queue.fileno(),
+    ],
+    ids=[
+        "put",
+        "large",
+        "put_many",
+        "get",
+        "get_many",
+        "timeout",
+        "done",
+        "join",
+        "statistics",
+        "dead",
+        "check",
+        "fileno",
+    ],
+)
+def test_every_wait_can_be_interrupted(call: Callable[[Any], object]) -> None:
+    queue = JoinableQueue[Any]()
+    queue.put("first")
+    with stopped_inside(queue), interrupted():
+        call(queue)
+    assert queue.check() == []
+    found = queue.statistics()
+    assert (found.puts, found.queued, found.unfinished) == (2, 2, 2)
+    assert queue.get_many() == ["first", "late"]
+
+
+def test_interrupted_receiver() -> None:
+    receiver, sender = Pipe(duplex=False)
+
+    def send() -> None:
+        suspend_at("put.committed")
+        sender.send("late")
+
+    with receiver, sender, fork(send) as child:
+        until(child.is_stopped)
+        with interrupted():
+            receiver.recv()
+        with interrupted():
+            receiver.poll(None)
+        child.kill(signal.SIGCONT)
+        assert receiver.recv() == "late"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda queue: queue.put("x"),
+        lambda queue: queue.put(b"x" * LARGE),
+        lambda queue: queue.task_done(),
+        lambda queue: queue.statistics(),
+        lambda queue: queue.check(),
+    ],
+    ids=["put", "large", "done", "statistics", "check"],
+)
+def test_no_call_waits_with_the_interpreter_locked(call: Callable[[Any], object]) -> None:
+    """The process goes on only when the main thread runs while another one waits."""
+    queue = JoinableQueue[Any]()
+    queue.put("first")
+    begun = threading.Event()
+
+    def run() -> None:
+        begun.set()
+        call(queue)
+
+    with stopped_inside(queue):
+        thread = threading.Thread(target=run)
+        thread.start()
+        begun.wait()
+        # The thread has no reason to let go of the interpreter before it waits.
+        for _ in range(100):
+            assert thread.is_alive()
+    thread.join()
+    assert queue.check() == []
+
+
+def test_arrays_are_given_back_without_waiting() -> None:
+    queue = JoinableQueue[Any]()
+    for _ in range(20):
+        queue.put(bytearray(LARGE))
+    arrays = [queue.get() for _ in range(20)]
+    for _ in arrays:
+        queue.task_done()
+    memory = queue.statistics().memory_bytes
+    with stopped_inside(queue):
+        del arrays
+        gc.collect()
+    assert queue.get() == "late"
+    assert queue.check() == []
+    # It is free again: as much fits in.
+    for _ in range(20):
+        queue.put(bytearray(LARGE))
+    assert queue.statistics().memory_bytes <= memory + LARGE
+
+
+def test_last_handle_is_dropped_without_waiting() -> None:
+    queue = JoinableQueue[str]()
+    queue.put("left")
+
+    def take_and_drop() -> tuple[float, ...]:
+        nonlocal queue
+        queue.get()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        del queue
+        gc.collect()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return ()
+
+    with fork(take_and_drop) as leaver:
+        until(leaver.is_stopped)
+        with stopped_inside(queue):
+            leaver.kill(signal.SIGCONT)
+            until(lambda: not leaver.is_stopped())
+            until(leaver.is_stopped)
+        found = queue.statistics()
+        assert (found.participants, found.queued, found.unfinished, found.redeliveries) == (1, 1, 2, 0)
+        leaver.kill(signal.SIGCONT)
+        leaver.result()
+    assert queue.statistics().redeliveries == 0
+
+
+def test_process_ends_without_waiting() -> None:
+    """Its items stay unfinished, as after any end in order."""
+    queue = JoinableQueue[str]()
+    queue.put("left")
+
+    def take_and_leave() -> None:
+        queue.get()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        _native._leave_all(False)
+
+    with fork(take_and_leave) as leaver:
+        until(leaver.is_stopped)
+        with stopped_inside(queue):
+            leaver.kill(signal.SIGCONT)
+            leaver.result()
+        found = queue.statistics()
+        assert (found.queued, found.unfinished, found.redeliveries) == (1, 2, 0)
