@@ -318,17 +318,19 @@ impl Plain {
         (count, Ok(()))
     }
 
-    /// Takes the first items, as many as a batch has room for: 64, and 16 times the most that a small one can have. If it
-    /// was asked to have room for fewer, for so many.
+    /// Takes the first items, as many as a batch has room for: 64, and 16 times the most that a small one can have, and lent ones
+    /// until they have 1 MiB together. If it was asked to have room for fewer, for so many.
     pub fn get_many(&mut self, actor: usize, most: usize, keeps_looking: bool) -> Vec<Item> {
         self.ask(actor);
-        let mut left = most.min(16) * SMALL;
+        let (mut left, mut lent) = (most.min(16) * SMALL, 0);
         let mut items = Vec::new();
-        while items.len() < most.min(64) && left >= SMALL {
+        while items.len() < most.min(64) && left >= SMALL && lent < 1 << 20 {
             let Some(item) = self.take(actor, 0, keeps_looking) else {
                 break;
             };
-            if !item.is_lent() {
+            if item.is_lent() {
+                lent += item.len;
+            } else {
                 left -= item.len;
             }
             items.push(item);
