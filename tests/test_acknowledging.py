@@ -1,4 +1,4 @@
-"""A `JoinableQueue` whose users never call `task_done()` or `join()` is served as a plain queue, until one of them does."""
+"""A `JoinableQueue` whose users never call `task_done()` or `join()`: it serves them as a plain queue does."""
 
 import threading
 from typing import Any
@@ -256,10 +256,14 @@ def test_once_items_are_acknowledged_the_taken_ones_count_and_the_error_says_so(
     q.put("x")
     q.get()
     q.task_done()
-    with pytest.raises(QueueMemoryError, match=r"taken and not done.*task_done\(\)") as caught:
+
+    def fill() -> None:
         for _ in range(20):
             q.put(bytes(100_000))
             q.get()
+
+    with pytest.raises(QueueMemoryError, match=r"taken and not done.*task_done\(\)") as caught:
+        fill()
     error = caught.value
     now = q.statistics()
     assert error.taken == now.taken > 0

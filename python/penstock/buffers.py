@@ -10,6 +10,7 @@ from array import array
 from importlib import import_module
 from pickle import PickleBuffer
 
+from . import _native
 from .reducers import _REGISTERED
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
@@ -23,8 +24,6 @@ else:
     def cast(_: object, value: object) -> object:
         return value
 
-
-from . import _native
 
 __all__: list[str] = []
 
@@ -77,7 +76,7 @@ def _reduce_ndarray(items: Any) -> _Reduced:
     return cast(_Reduced, items.__reduce_ex__(_NORMALIZING)) if reduced is None else reduced
 
 
-def _reduce_large_ndarray(items: Any) -> "tuple[Any, ...] | None":
+def _reduce_large_ndarray(items: Any) -> tuple[Any, ...] | None:
     """Its memory beside the pickle; None if that cannot be, or is too small to be worth it."""
     dtype = items.dtype
     if (
@@ -141,7 +140,7 @@ def _reduce_tensor(tensor: Any) -> _Reduced:
     return cast(_Reduced, _REGISTERED[type(tensor)](tensor)) if reduced is None else reduced
 
 
-def _reduce_plain_tensor(tensor: Any) -> "tuple[Any, ...] | None":
+def _reduce_plain_tensor(tensor: Any) -> tuple[Any, ...] | None:
     """By value. None if the tensor is more than numbers in this process's own memory."""
     torch: Any = import_module("torch")
     if not _is_plain(tensor, torch):
