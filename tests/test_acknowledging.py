@@ -1,4 +1,4 @@
-"""A `JoinableQueue` whose users never call `task_done()` or `join()`: it serves them as a plain queue does."""
+"""A `JoinableQueue` whose users never call `task_done()` or `join()` serves them as a plain queue does."""
 
 import threading
 from typing import Any

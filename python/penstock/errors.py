@@ -30,8 +30,8 @@ class QueueMemoryError(PenstockError, queue.Full, MemoryError):
 
     `needed`, `used` and `limit` are bytes: what the item needs, what the queue has in use, and its
     `max_bytes`. Of a `JoinableQueue`, `taken` is the number of items that are taken and not yet done, and
-    `taken_bytes` their part of `used`; both are 0 for other queues. If the system has no memory, only `needed`
-    is known, and the others are None.
+    `taken_bytes` their part of `used`; both are 0 for other queues. If the system has no memory, only
+    `needed` is known, and the others are None.
 
     >>> import penstock
     >>> q = penstock.Queue(max_bytes=1_000_000)

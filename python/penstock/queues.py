@@ -225,11 +225,11 @@ class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
     255); then the item counts as done, and `dead_letters()` has it. A worker that ends in order without
     `task_done()` leaves its items undone for ever, as with `multiprocessing`.
 
-    Until any process calls `task_done()` or `join()` for the first time, the queue takes an item for done as far
-    as a death is concerned when the thread that took it asks for its next one: only what a killed worker had in hand
-    goes back. If memory is needed, the payloads of items taken earlier are given up, the oldest first. The first
-    such call ends that for good: what killed workers had taken before goes back to its old place, too, unless
-    it was given up; `statistics().given_up` counts those.
+    Until any process calls `task_done()` or `join()` for the first time, only the item that a killed worker
+    had in hand goes back: the one that each of its threads had taken last. If memory is needed, the payloads
+    of items taken earlier are given up, the oldest first. The first such call ends that for good: what
+    killed workers had taken before goes back to its old place, too, unless it was given up;
+    `statistics().given_up` counts those.
 
     The other arguments, and what is raised, are those of `Queue`.
 

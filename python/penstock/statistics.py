@@ -64,8 +64,8 @@ class Statistics(
     taken_bytes: int
     """Bytes of memory that these items occupy."""
     given_up: int
-    """Items whose payload was given up and whose process has died since: memory was needed, and no process had
-    called `task_done()` or `join()` yet."""
+    """Items whose payload was given up and whose process has died since: memory was needed, and no process
+    had called `task_done()` or `join()` yet."""
     waiting_getters: int
     """Threads that wait in `get()`."""
     waiting_putters: int

@@ -42,7 +42,11 @@ impl Queue {
     ///
     /// Waits for room as long as `wait` allows. On any error nothing was put.
     pub fn put(&self, payload: &[&[u8]], mut wait: Wait<'_>) -> Result<Ticket, Error> {
-        let len = payload.iter().map(|part| part.len() as u64).sum();
+        // The usual payload by itself: the compiler makes a long loop of a sum, whatever the number of parts.
+        let len = match payload {
+            [part] => part.len() as u64,
+            parts => parts.iter().map(|part| part.len() as u64).sum(),
+        };
         let mut waiting = Waiting::new(Kind::Room);
         let result = if len <= SMALL as u64 {
             self.put_small(payload, len, &mut waiting, &mut wait)

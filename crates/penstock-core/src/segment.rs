@@ -338,16 +338,12 @@ impl Segment {
         if start == 0 || !(INLINE as u64 + 1..=SMALL as u64).contains(&len) {
             return;
         }
-        let granules = len.div_ceil(GRANULE) as u32;
-        // Whoever goes there finds out that it is out of range.
-        let Ok(place) = self.extent_pointer(Extent { start, granules }, len) else {
-            return;
-        };
-        for at in (0..len as usize).step_by(64) {
-            match ahead {
-                Ahead::ToWrite { .. } => prefetch::<true>(place.wrapping_add(at)),
-                _ => prefetch::<false>(place.wrapping_add(at)),
-            }
+        // Not compared with the heap's end: to fetch a line that is not there has no effect.
+        let offset = self.geometry.heap_at + u64::from(start) * GRANULE;
+        let place = self.base.as_ptr().wrapping_add(offset as usize);
+        match ahead {
+            Ahead::ToWrite { .. } => prefetch_lines::<true>(place, len as usize),
+            _ => prefetch_lines::<false>(place, len as usize),
         }
     }
 
@@ -461,6 +457,15 @@ impl Segment {
             .map_err(|_| platform::no_memory(len as u64))?;
         copy.extend_from_slice(bytes);
         Ok(copy)
+    }
+}
+
+#[inline(always)]
+fn prefetch_lines<const TO_WRITE: bool>(start: *const u8, len: usize) {
+    let mut at = 0;
+    while at < len {
+        prefetch::<TO_WRITE>(start.wrapping_add(at));
+        at += 64;
     }
 }
 

@@ -1,8 +1,8 @@
 //! The instructions of the fast paths, summed, beside what they may be.
 //!
 //! A sum counts every instruction between the markers, in one process, with nothing to wait for: the same on every run of the
-//! same build on the same processor. The C library copies payloads by instructions that it chooses by the processor, so its part is
-//! shown apart; the compiler's version matters too.
+//! same build. The C library copies payloads by instructions that it chooses by the processor, so its part is shown apart and not
+//! judged. The references are of rustc 1.95; another compiler makes other code.
 
 use std::ops::Range;
 
@@ -20,15 +20,15 @@ pub const PERCENT: usize = 4;
 pub const BUDGETS: [Budget; 3] = [
     Budget {
         operations: &["put-inline", "get-inline"],
-        reference: 805,
+        reference: 778,
     },
     Budget {
         operations: &["put-object-in-a-kept-one", "get-object"],
-        reference: 952,
+        reference: 900,
     },
     Budget {
         operations: &["put-inline-acknowledged", "get-inline-acknowledged", "task-done"],
-        reference: 1213,
+        reference: 1189,
     },
 ];
 
@@ -83,19 +83,20 @@ pub fn judge(count: impl Fn(&str) -> Count) -> bool {
         .collect();
     let width = names.iter().map(String::len).max().unwrap_or(0);
     println!(
-        "{:width$}  instructions  reference    change  at most  of them in the C library",
+        "{:width$}  instructions  reference    change  at most  and in the C library",
         "fast path"
     );
     let mut are_kept = true;
     for (budget, name) in BUDGETS.iter().zip(&names) {
         let counts: Vec<Count> = budget.operations.iter().map(|each| count(each)).collect();
-        let sum: usize = counts.iter().map(|count| count.all).sum();
+        let own = |count: &Count| count.all - count.library;
+        let sum: usize = counts.iter().map(own).sum();
         let library: usize = counts.iter().map(|count| count.library).sum();
         let is_kept = sum <= budget.limit();
         are_kept &= is_kept;
-        let parts: Vec<String> = counts.iter().map(|count| count.all.to_string()).collect();
+        let parts: Vec<String> = counts.iter().map(|count| own(count).to_string()).collect();
         println!(
-            "{name:width$}  {sum:12}  {:9}  {:+6.1} %  {:7}  {library:23}   = {}{}",
+            "{name:width$}  {sum:12}  {:9}  {:+6.1} %  {:7}  {library:20}   = {}{}",
             budget.reference,
             (sum as f64 / budget.reference as f64 - 1.0) * 100.0,
             budget.limit(),
