@@ -34,6 +34,7 @@ def until_executed(child: Child) -> None:
 
 def test_what_it_held_goes_to_others() -> None:
     queue = JoinableQueue[str]()
+    queue.join()  # from now on what is taken is to be acknowledged
     for name in ("small", "large" * 100_000, "last"):
         queue.put(name)
 

@@ -271,6 +271,7 @@ def many_done(queue: Any) -> Callable[[], None]:
 def with_dead_letters() -> Any:
     """A queue whose items a process has died over."""
     queue: Any = JoinableQueue(max_deliveries=0)
+    queue.join()  # from now on what is taken is to be acknowledged
     queue.put_many(["small", LARGE, MAPPED, FailsToLoad()])
     pid = os.fork()
     if pid == 0:

@@ -8,8 +8,8 @@
 //! an item is in hand (LEASED) until the thread that took it asks for its next one; then that thread sets it aside (ASIDE).
 //!
 //! - A holder dies: what it had in hand comes back. What it had set aside goes to the list `Hot::aside`, without an owner.
-//! - A put finds no memory: the payloads of items that were set aside are given up, the oldest leases first. Such an item is
-//!   unfinished still, and only counted: in its holder's record, or in `Hot::given_up` if the holder has died.
+//! - A put finds no memory, or more than 64 MiB are set aside: payloads of items that were set aside are given up, the oldest
+//!   leases first. Such an item is unfinished still, and only counted: in its holder's record, or in `Hot::given_up` if the holder has died.
 //!
 //! The first `task_done` or `join` stores BEGINNING. From then on an item that is set aside is a lease like any other, what dead
 //! holders had set aside comes back to its old place, and what was given up of the dead counts as finished. Once the list
@@ -34,6 +34,7 @@
 use crate::BATCH;
 use crate::error::Error;
 use crate::fault::fault;
+use crate::get::Asks;
 use crate::holding;
 use crate::layout::{Hot, Participant, Slot};
 use crate::lock::{Section, index_of};
@@ -41,6 +42,9 @@ use crate::queue::{Queue, Wait};
 use crate::recovery::{PORTION, Portion};
 use crate::slot::{State, StateWord};
 use crate::sync::{AtomicU64, Count, Word};
+
+/// Bytes of payloads that are kept at most while they are set aside, and no memory is needed.
+const MOST_ASIDE: u64 = 64 << 20;
 
 /// No process has called `task_done` or `join` yet.
 pub(crate) const NOT_YET: u32 = 0;
@@ -56,16 +60,29 @@ impl Queue {
         self.segment.hot().acknowledging.get() == NOT_YET
     }
 
-    /// Sets aside what the calling thread has in hand, and what threads of this process had in hand that have ended: the calling
-    /// thread asks for its next item, and has made room to note `count` more.
+    /// Sets aside what the calling thread has in hand, and what threads of this process had in hand that have ended, as the calling
+    /// thread asks for its next items; and makes room to note those.
     #[cold]
-    pub(crate) fn set_aside(&self, count: usize, wait: &mut Wait<'_>) -> Result<(), Error> {
-        holding::reserve(count)?;
+    pub(crate) fn set_aside(&self, asks: Asks, wait: &mut Wait<'_>) -> Result<(), Error> {
+        match asks {
+            Asks::Anew(count) => holding::reserve(count)?,
+            Asks::ForMore(count) => return holding::reserve(count),
+        }
         let mut taken = holding::take(self.segment.id);
         let set_aside = self.set_these_aside(&mut taken, wait);
         // What an interrupted call leaves is in hand still.
         holding::put_back(self.segment.id, taken);
-        set_aside
+        set_aside?;
+        if self.segment.hot().taken_bytes.get() > self.most_aside() {
+            self.give_up_aside(0, wait)?;
+        }
+        Ok(())
+    }
+
+    /// So many bytes of payloads are kept that are set aside, whatever `max_bytes` is: a program may have many such queues.
+    fn most_aside(&self) -> u64 {
+        let most = self.options.max_bytes.unwrap_or(u64::MAX) / 2;
+        most.min(MOST_ASIDE)
     }
 
     fn set_these_aside(&self, taken: &mut Vec<holding::Lease>, wait: &mut Wait<'_>) -> Result<(), Error> {
@@ -107,9 +124,11 @@ impl Queue {
         Ok(())
     }
 
-    /// Gives up items that are set aside, until `needed` bytes are free or nothing is left to give up. False if nothing was.
+    /// Gives up items that are set aside, until `needed` bytes are free or nothing is left to give up, and some more, so that the
+    /// next call does not do the same again. False if nothing was.
     pub(crate) fn give_up_aside(&self, needed: u64, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut freed = 0;
+        let needed = needed.max(self.most_aside() / 32);
         if self.sets_aside() {
             self.in_portions(&mut || self.enter(wait), &mut |section| {
                 section.give_up(needed, &mut freed)
@@ -122,13 +141,12 @@ impl Queue {
 impl<'q> Section<'q> {
     /// LEASED -> ASIDE, if the lease is this participant's still and no process acknowledges yet.
     fn set_lease_aside(&mut self, lease: holding::Lease) -> Result<(), Error> {
+        if !self.queue.sets_aside() || !self.is_mine(&lease) {
+            return Ok(());
+        }
         let slot = self.slot(lease.slot)?;
         let word = slot.word();
-        if self.queue.sets_aside()
-            && slot.lease.get() == lease.number
-            && word.state() == Some(State::Leased)
-            && word.owner() == self.me
-        {
+        if word.state() == Some(State::Leased) {
             slot.commit(StateWord::new(State::Aside, word.redeliveries(), word.owner()));
             fault!("aside.committed");
         }
@@ -322,12 +340,12 @@ impl<'q> Section<'q> {
             return;
         }
         hot.given_up_of_living.sub(count);
+        // Of a process that dies in between they count as finished, and of none they count twice.
+        record.given_up.set(0);
+        fault!("aside.settling");
         if leaves_in_order {
-            // In this order: of one that dies in between, they count as finished or stay unfinished for good.
             hot.orphans.add(count);
-            record.given_up.set(0);
         } else {
-            record.given_up.set(0);
             hot.given_up.add(count);
             if !self.queue.sets_aside() {
                 hot.unfinished.sub(count);

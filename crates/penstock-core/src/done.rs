@@ -48,6 +48,9 @@ impl Queue {
     fn finish_one(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut section = self.enter(wait)?;
         section.check_unfinished()?;
+        if section.hot().given_up_of_living.get() != 0 && section.forget_one_given_up(Whose::Mine)? {
+            return Ok(());
+        }
         match section.near_lease()? {
             Near::Mine(index) => section.finish_lease(index),
             Near::NoneOfMine => section.finish_any(),
@@ -134,6 +137,12 @@ enum Near {
     Unknown,
 }
 
+/// Whose items that were given up.
+enum Whose {
+    Mine,
+    Others,
+}
+
 impl Section<'_> {
     fn check_unfinished(&self) -> Result<(), Error> {
         if self.hot().unfinished.get() == 0 || !self.queue.options.acknowledged {
@@ -161,7 +170,10 @@ impl Section<'_> {
 
     /// Notes a portion of the calling thread's leases that are not noted yet, and for which there is room.
     fn read_leases(&mut self, found: &mut Found) -> Result<Portion, Error> {
-        let mut index = self.first_unread(found)?;
+        let Some(mut index) = self.first_unread(found)? else {
+            return Ok(Portion::MoreToCome);
+        };
+        let mut last = found.last_read.number;
         let thread = platform::thread_id();
         for _ in 0..PORTION {
             if index == 0 {
@@ -172,6 +184,7 @@ impl Section<'_> {
                 slot: index,
                 number: slot.lease.get(),
             };
+            self.check_order(&mut last, lease)?;
             if slot.holder.get() == thread && slot.word().is_finishable() {
                 found.leases.push_back(lease);
             }
@@ -181,33 +194,45 @@ impl Section<'_> {
         Ok(Portion::MoreToCome)
     }
 
-    /// The oldest of this participant's leases that is younger than those that were read, or 0.
-    fn first_unread(&self, found: &Found) -> Result<u32, Error> {
+    /// The oldest of this participant's leases that is younger than those that were read, or 0. `None` if a portion of the list was
+    /// read backwards, from its youngest lease, and did not come to it.
+    fn first_unread(&self, found: &mut Found) -> Result<Option<u32>, Error> {
         let list = &self.queue.segment.participant(self.my_index())?.leased;
         if self.is_mine(&found.last_read) {
-            return Ok(self.slot(found.last_read.slot)?.next.get());
+            return Ok(Some(self.slot(found.last_read.slot)?.next.get()));
         }
-        // The last one that was read is finished. Mostly few are younger: backwards from the youngest.
-        let mut first = 0;
-        let mut index = list.tail.get();
+        if found.last_read.number == 0 {
+            return Ok(Some(list.head.get()));
+        }
+        // The last one that was read is finished.
+        let mut first = found.backwards.take().filter(|lease| self.is_mine(lease));
         for _ in 0..PORTION {
-            if index == 0 || self.slot(index)?.lease.get() <= found.last_read.number {
-                return Ok(first);
+            let index = match first {
+                Some(lease) => self.slot(lease.slot)?.prev.get(),
+                None => list.tail.get(),
+            };
+            let number = if index == 0 {
+                0
+            } else {
+                self.slot(index)?.lease.get()
+            };
+            if number <= found.last_read.number {
+                return Ok(Some(first.map_or(0, |lease| lease.slot)));
             }
-            first = index;
-            index = self.slot(index)?.prev.get();
+            if first.is_some_and(|lease| number >= lease.number) {
+                return Err(self.corrupt("leases are out of order"));
+            }
+            first = Some(Lease { slot: index, number });
         }
-        self.first_lease(self.my_index(), |slot| slot.lease.get() > found.last_read.number)
-            .map(|index| index.unwrap_or(0))
+        found.backwards = first;
+        Ok(None)
     }
 
     fn finish_found(&mut self, found: &mut Found) -> Result<(), Error> {
         self.check_unfinished()?;
         while let Some(lease) = found.leases.pop_front() {
-            let slot = self.slot(lease.slot)?;
-            let word = slot.word();
             // Another thread, or another process, may have finished it.
-            if slot.lease.get() == lease.number && word.is_finishable() && word.owner() == self.me {
+            if self.is_mine(&lease) && self.slot(lease.slot)?.word().is_finishable() {
                 return self.finish_lease(lease.slot);
             }
         }
@@ -226,7 +251,9 @@ impl Section<'_> {
         }
         if hot.orphans.get() != 0 {
             hot.orphans.sub(1);
-        } else if !self.forget_one_given_up()? {
+        } else if self.forget_one_given_up(Whose::Others)? {
+            return Ok(());
+        } else {
             self.finish_before_any_get()?;
         }
         self.count_finished();
@@ -295,17 +322,23 @@ impl Section<'_> {
         None
     }
 
-    /// Finishes an item that a living participant took and whose payload was given up since.
-    fn forget_one_given_up(&self) -> Result<bool, Error> {
+    /// Finishes an item that a living participant took and whose payload was given up since: these are older than its leases.
+    #[cold]
+    fn forget_one_given_up(&self, whose: Whose) -> Result<bool, Error> {
         let hot = self.hot();
         if hot.given_up_of_living.get() == 0 {
             return Ok(false);
         }
-        for index in self.queue.participants() {
+        let holders = match whose {
+            Whose::Mine => self.my_index()..=self.my_index(),
+            Whose::Others => self.queue.participants(),
+        };
+        for index in holders {
             let given_up = &self.queue.segment.participant(index)?.given_up;
             if given_up.get() > 0 {
                 given_up.sub(1);
                 hot.given_up_of_living.sub(1);
+                self.count_finished();
                 return Ok(true);
             }
         }
@@ -339,7 +372,7 @@ impl Section<'_> {
     /// The item of the ready list that was finished last, if no getter has taken it since, or 0.
     fn last_marked(&self) -> u32 {
         let (hot, index) = (self.hot(), self.hot().marked_slot.get());
-        let is_there = self.queue.segment.slot(index).is_ok_and(|slot| {
+        let is_there = self.used_slot(index).is_some_and(|slot| {
             slot.word().state() == Some(State::ReadyDone) && slot.seq.get() == hot.marked_seq.get()
         });
         if is_there { index } else { 0 }
@@ -396,9 +429,9 @@ impl Section<'_> {
     /// that was read. What is still borrowed stays the participant's own until it is not.
     pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
         let record = self.queue.segment.participant(self.my_index())?;
-        let mut index = match from.filter(|lease| self.is_mine(lease)) {
-            Some(lease) => self.slot(lease.slot)?.next.get(),
-            None => record.leased.head.get(),
+        let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
+            Some(lease) => (self.slot(lease.slot)?.next.get(), lease.number),
+            None => (record.leased.head.get(), 0),
         };
         for _ in 0..PORTION {
             if index == 0 {
@@ -415,6 +448,7 @@ impl Section<'_> {
                 slot: index,
                 number: slot.lease.get(),
             };
+            self.check_order(&mut last, lease)?;
             if word.is_finishable() {
                 match how {
                     Leave::Clean if slot.reading.get() == 0 => self.orphan(index)?,
@@ -435,9 +469,18 @@ impl Section<'_> {
         Ok(Portion::MoreToCome)
     }
 
+    /// The leases of a participant ascend. A damaged list that does not could be a ring, which no portion would come to the end of.
+    fn check_order(&self, last: &mut u64, lease: Lease) -> Result<(), Error> {
+        if lease.number <= *last {
+            return Err(self.corrupt("leases are out of order"));
+        }
+        *last = lease.number;
+        Ok(())
+    }
+
     /// Whether this participant still has that lease.
-    fn is_mine(&self, lease: &Lease) -> bool {
-        self.queue.segment.slot(lease.slot).is_ok_and(|slot| {
+    pub(crate) fn is_mine(&self, lease: &Lease) -> bool {
+        self.used_slot(lease.slot).is_some_and(|slot| {
             let word = slot.word();
             slot.lease.get() == lease.number && word.is_lease() && word.owner() == self.me
         })

@@ -53,6 +53,7 @@ mod armed {
         "aside.beginning",
         "aside.noted",
         "aside.counted",
+        "aside.settling",
         "leave.orphaned",
         "leave.released",
         "trim.claimed",

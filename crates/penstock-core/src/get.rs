@@ -32,6 +32,15 @@ use crate::upkeep::{ENDED, KEPT, is_stuck};
 use crate::waiter::{Kind, Waiting};
 use crate::{BATCH, SMALL};
 
+/// How many items a caller asks for at most.
+#[derive(Clone, Copy)]
+pub(crate) enum Asks {
+    /// What the thread took before is set aside, if nothing is acknowledged yet (aside.rs).
+    Anew(usize),
+    /// As part of what it asked for before.
+    ForMore(usize),
+}
+
 /// What a get delivers.
 pub enum Delivery {
     /// The payload was copied to the caller's room.
@@ -113,13 +122,24 @@ impl Drop for Lent {
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
     pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
-        self.take(wait, 1, |section, head| section.deliver(self, head, buffer))
+        self.take(wait, Asks::Anew(1), |section, head| {
+            section.deliver(self, head, buffer)
+        })
     }
 
     /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits for the first
     /// as long as `wait` allows.
     pub fn get_many(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
-        self.take(wait, BATCH, |section, mut head| {
+        self.take_batch(batch, wait, Asks::Anew(BATCH))
+    }
+
+    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand still (aside.rs).
+    pub fn get_more(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
+        self.take_batch(batch, wait, Asks::ForMore(BATCH))
+    }
+
+    fn take_batch(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>, asks: Asks) -> Result<(), Error> {
+        self.take(wait, asks, |section, mut head| {
             while head != 0 && batch.has_room() {
                 if let Delivery::Lent(lent) = section.deliver(self, head, batch)? {
                     batch.push_lent(lent);
@@ -130,16 +150,16 @@ impl Queue {
         })
     }
 
-    /// Waits for an item, and has `at_most` so many delivered.
+    /// Waits for an item, and has those delivered that the caller asks for.
     #[inline(always)]
     fn take<T>(
         &self,
         mut wait: Wait<'_>,
-        at_most: usize,
+        asks: Asks,
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut waiting = Waiting::new(Kind::Item);
-        let result = self.take_in_section(&mut waiting, &mut wait, at_most, deliver);
+        let result = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
         self.report(result.map_err(|error| {
             let was_empty = error == Error::Empty;
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
@@ -155,11 +175,11 @@ impl Queue {
         &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
-        at_most: usize,
+        asks: Asks,
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         if self.sets_aside() {
-            self.set_aside(at_most, wait)?;
+            self.set_aside(asks, wait)?;
         }
         // What is in dead hands comes back even if nobody ever waits, because there is always another item.
         // (And a dead watcher of the bell costs everybody system calls.)

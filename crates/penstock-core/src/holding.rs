@@ -29,6 +29,8 @@ pub(crate) struct Found {
     /// The participant whose list was read, and the last lease that was.
     pub participant: u32,
     pub last_read: Lease,
+    /// How far it is being read backwards, from the youngest lease to the last one that was read.
+    pub backwards: Option<Lease>,
     /// This thread's among them, the oldest first.
     pub leases: VecDeque<Lease>,
 }

@@ -301,7 +301,8 @@ impl Queue {
         Ok(())
     }
 
-    /// An error if the holder has kept the lock for a slice and is stopped, or for two and the kernel does not say.
+    /// An error if the holder has kept the lock for a slice and is stopped; or for two, and none of its threads runs or the kernel
+    /// does not tell.
     fn give_up_behind_stopped(&self, suspect: &mut Suspect) -> Result<(), Error> {
         let held_for = suspect.held_for();
         if held_for < SLICE {
@@ -312,9 +313,11 @@ impl Queue {
         };
         match self.is_stopped(suspect.name) {
             Some(true) => Err(Error::Stopped { pid }),
-            Some(false) => Ok(()),
-            None if held_for >= SLICE * 2 => Err(Error::Stopped { pid }),
-            None => Ok(()),
+            Some(false) if held_for < SLICE * 2 || platform::is_running(pid) => Ok(()),
+            // It may have let go and slept since.
+            Some(false) if self.segment.hot().lock.get() & !CONTENDED != suspect.name => Ok(()),
+            None if held_for < SLICE * 2 => Ok(()),
+            Some(false) | None => Err(Error::Stopped { pid }),
         }
     }
 

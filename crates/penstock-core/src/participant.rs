@@ -395,7 +395,7 @@ impl Queue {
     }
 
     /// The places of all that may take part.
-    pub(crate) fn participants(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn participants(&self) -> core::ops::RangeInclusive<u32> {
         1..=self.segment.hot().participants_high.get().min(LAST)
     }
 

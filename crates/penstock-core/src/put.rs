@@ -233,12 +233,13 @@ impl Queue {
                 Err(Error::OutOfMemory { .. }) if wait.patience == Patience::Try => return Err(Error::Busy),
                 Err(error @ Error::OutOfMemory { .. }) => {
                     drop(section);
-                    // The dead may hold what is missing.
-                    if looked_for_dead {
-                        self.unless_given_up(Err(error), len, wait)?;
-                    } else {
-                        looked_for_dead = true;
-                        self.look_for_dead_within(false, wait)?;
+                    // What is set aside may be in the way; or the dead may hold what is missing.
+                    match self.unless_given_up(Err(error), len, wait) {
+                        Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
+                            looked_for_dead = true;
+                            self.look_for_dead_within(false, wait)?;
+                        }
+                        result => result?,
                     }
                 }
                 Err(error) => return Err(error),
@@ -249,14 +250,23 @@ impl Queue {
 
     /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (aside.rs).
     fn unless_given_up(&self, result: Result<(), Error>, len: u64, wait: &mut Wait<'_>) -> Result<(), Error> {
-        match result {
-            Err(Error::OutOfMemory { .. } | Error::NoMemory { .. })
-                if self.give_up_aside(len.saturating_add(size_of::<Slot>() as u64), wait)? =>
-            {
-                Ok(())
-            }
-            result => result,
+        let is_possible = match result {
+            // Everything that is taken would not be enough.
+            Err(Error::OutOfMemory {
+                needed,
+                used,
+                limit,
+                taken_bytes,
+                ..
+            }) => used.saturating_sub(taken_bytes).saturating_add(needed) <= limit,
+            Err(Error::NoMemory { .. }) => true,
+            _ => false,
+        };
+        let needed = len.saturating_add(size_of::<Slot>() as u64);
+        if is_possible && self.give_up_aside(needed, wait)? {
+            return Ok(());
         }
+        result
     }
 
     /// After a failure: what was claimed becomes free, and memory that was extended for it goes back.

@@ -134,6 +134,14 @@ impl Slot {
     }
 }
 
+impl<'q> Section<'q> {
+    /// A slot whose index was noted a while ago: slots may have been given back since, and have no memory behind them.
+    pub(crate) fn used_slot(&self, index: u32) -> Option<&'q Slot> {
+        let is_used = index < self.hot().slots_high.get();
+        is_used.then(|| self.slot(index).ok()).flatten()
+    }
+}
+
 /// Slots that are not FREE. Under the lock; without it an estimate.
 #[inline(always)]
 pub(crate) fn slots_in_use(hot: &Hot) -> u64 {

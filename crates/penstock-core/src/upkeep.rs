@@ -29,8 +29,8 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::holding::Lease;
 use crate::layout::{CELLS, Participant};
-use crate::lock::{CONTENDED, Section};
-use crate::participant::{self, GONE, LEFT, free_record};
+use crate::lock::{CONTENDED, Section, index_of};
+use crate::participant::{self, GONE, LEFT, free_record, name_of};
 use crate::queue::{Patience, Queue, Wait};
 use crate::recovery::Portion;
 use crate::slot::State;
@@ -52,6 +52,9 @@ pub(crate) const RELEASED: u32 = 4;
 
 /// Reads of a taken lock before its holder's life is looked into.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
+
+/// Portions of a leaving that was put off which are done in one section: a millisecond or less.
+const PORTIONS: u32 = 8;
 
 /// A leaving that was put off; in `Queue::leaving`.
 const IN_ORDER: u32 = 1;
@@ -132,7 +135,7 @@ impl Queue {
                 });
                 if how == Leave::Clean {
                     if let Ok(Some(record)) = self.participant_named(me) {
-                        record.mark(LEFT);
+                        record.mark(me, LEFT);
                         fault!("leave.marked");
                     }
                 }
@@ -169,8 +172,14 @@ impl Queue {
         match left {
             Err(error) if is_stuck(&error) => {
                 if let Ok(Some(record)) = self.participant_named(me) {
-                    record.mark(if how == Leave::Clean { LEFT | GONE } else { GONE });
+                    record.mark(me, if how == Leave::Clean { LEFT | GONE } else { GONE });
                     fault!("depart.marked");
+                }
+            }
+            // What a crash has given up, or what is borrowed still, is left to a sweeper.
+            Ok(()) if !holds_nothing => {
+                if let Ok(Some(record)) = self.participant_named(me) {
+                    record.mark(me, GONE);
                 }
             }
             // An error is damage, which the others report as well.
@@ -239,15 +248,25 @@ fn exchange(word: &AtomicU32, old: u32, new: u32, success: Ordering) -> bool {
 }
 
 impl Participant {
-    /// Sets bits in this process's own record, by one store.
-    fn mark(&self, bits: u64) {
-        // Release: what this process did before is complete for whoever sweeps the record. Nobody else writes it.
-        self.word.store(self.word.get() | bits, Ordering::Release);
+    /// Sets bits in the record of the participant `me`, by one store; not if the record is another's by now, because this process
+    /// was wrongly taken for dead.
+    fn mark(&self, me: u32, bits: u64) {
+        let word = self.word.get();
+        if name_of(index_of(me), word) == Some(me) {
+            // Release: what this process did before is complete for the sweeper of the record.
+            let _ = self
+                .word
+                .compare_exchange(word, word | bits, Ordering::Release, Ordering::Relaxed);
+        }
     }
 
+    /// Clears bits of the record of the participant whose process is in the critical section.
     fn unmark(&self, bits: u64) {
-        if self.word.get() & bits != 0 {
-            self.word.store(self.word.get() & !bits, Ordering::Release);
+        let word = self.word.get();
+        if word & bits != 0 {
+            let _ = self
+                .word
+                .compare_exchange(word, word & !bits, Ordering::Release, Ordering::Relaxed);
         }
     }
 }
@@ -264,8 +283,16 @@ impl Section<'_> {
         self.free_cells_left()?;
         self.announce_bell()?;
         if self.queue.leaving.get() != 0 {
-            let mut from = None;
-            while self.give_up_leases(self.queue.how_to_leave(), &mut from)? == Portion::MoreToCome {}
+            let (mut from, before) = (None, self.hot().owned_count.get());
+            let mut portions = 0;
+            while self.give_up_leases(self.queue.how_to_leave(), &mut from)? == Portion::MoreToCome {
+                portions += 1;
+                if portions >= PORTIONS && self.hot().owned_count.get() < before {
+                    // The next section goes on.
+                    self.queue.put_off_work();
+                    return Ok(());
+                }
+            }
             self.queue.leaving.set(0);
             self.queue.segment.participant(self.my_index())?.unmark(LEFT);
         }

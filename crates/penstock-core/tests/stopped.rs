@@ -28,6 +28,11 @@ fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
     })
 }
 
+/// From now on what is taken is to be acknowledged.
+fn acknowledge(queue: &Queue) {
+    wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+}
+
 fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {
     wait(patience, |wait| queue.put(&[payload], wait)).map(drop)
 }
@@ -366,6 +371,7 @@ fn leaving_does_not_wait_and_is_honoured() {
     ] {
         for dies in [true, false] {
             let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            acknowledge(&queue);
             for item in [&[1; 10][..], &[1; LARGE]] {
                 put(&queue, item, Patience::Now).unwrap();
             }
@@ -507,6 +513,7 @@ fn death_of_those_who_put_work_off() {
         ("upkeep.slot-finished", true),
     ] {
         let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        acknowledge(&queue);
         put(&queue, b"leased", Patience::Now).unwrap();
         put(&queue, &[1; LARGE], Patience::Now).unwrap();
         let mut doomed = Child::stopping(|| {

@@ -1,5 +1,7 @@
 //! Many objects at once: their way into a queue and out of it.
 
+use std::sync::Arc;
+
 use arrayvec::ArrayVec;
 use penstock_core::{BATCH, Batch, Error, Queue, SMALL, Taken};
 use pyo3::prelude::*;
@@ -16,7 +18,7 @@ use crate::room;
 use crate::sync::{name, once};
 use crate::transfer::{self, attempt, tidy};
 use crate::unpickling::{load_lent, load_slice};
-use crate::waiting::{Deadline, ask, at_once};
+use crate::waiting::{Deadline, ask, at_once, patiently};
 
 /// Small messages that go into the queue together.
 #[derive(Default)]
@@ -187,17 +189,30 @@ pub fn get_many<'py>(
             Ok(batch) => batch,
             Err(_) => break, // what is there is delivered first
         };
-        // What is not to be had at once is not waited for.
-        match at_once(|wait| queue.get_many(&mut batch, wait)) {
-            Ok(()) => {}
-            Err(Error::Empty | Error::Busy) => break, // with Patience::Try a stopped holder is Busy, too
+        match more(py, queue, &mut batch) {
+            Ok(true) => {}
+            Ok(false) => break,
             Err(error) => {
-                received.first_error.get_or_insert(errors::to_python(error));
+                received.first_error.get_or_insert(error);
                 break;
             }
         }
     }
     received.finish()
+}
+
+/// Takes what is there besides, without waiting for it. False if there is nothing, or it is behind a stopped process.
+fn more(py: Python<'_>, queue: &Arc<Queue>, batch: &mut Batch) -> PyResult<bool> {
+    let taken = match at_once(|wait| queue.get_more(batch, wait)) {
+        // The queue needs care that takes longer.
+        Err(Error::Busy) => patiently(py, Deadline::Now, |wait| queue.get_more(batch, wait)),
+        taken => taken.map_err(errors::to_python),
+    };
+    match taken {
+        Ok(()) => Ok(true),
+        Err(error) if errors::is_empty(py, &error) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// As many as a batch can have.

@@ -135,9 +135,9 @@ impl Channel {
         let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
         tidy(py, queue)?;
         match delivery {
-            Delivery::Copied => received(slf, buffer.bytes()),
+            Delivery::Copied => room::with_reserve(py, || received(slf, buffer.bytes())),
             Delivery::Lent(lent) => {
-                let message = received(slf, lent.bytes());
+                let message = room::with_reserve(py, || received(slf, lent.bytes()));
                 py.detach(|| drop(lent));
                 message
             }

@@ -29,6 +29,11 @@ pub fn import(py: Python<'_>) {
     imported::QueueMemoryError::type_object(py);
 }
 
+/// Whether it is `queue.Empty`.
+pub fn is_empty(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<imported::Empty>(py)
+}
+
 pub fn to_python(error: Error) -> PyErr {
     match error {
         Error::Full => imported::Full::new_err(()),

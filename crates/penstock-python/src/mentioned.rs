@@ -5,6 +5,8 @@
 const MOST: usize = 8;
 /// No name of a type, nor of a module, is longer.
 const LONGEST: usize = 1000;
+/// Bytes of a note with all of them, each byte that is no text written as three, and some words.
+pub const LONGEST_NOTE: usize = MOST * (3 * LONGEST + 3) + 500;
 
 /// The first few types named in a pickle, each once. What follows damage, or an opcode of a protocol to come, is not looked at.
 pub fn types(pickle: &[u8]) -> Vec<String> {
@@ -56,7 +58,11 @@ impl<'a> Walk<'a> {
             b'X' => self.string_of_length::<4>()?,
             0x8d => self.string_of_length::<8>()?,
             // The memo. To be remembered leaves the stack as it is.
-            0x94 => self.memo.push(self.pushed[1]),
+            0x94 => {
+                // An item may have failed for want of memory.
+                self.memo.try_reserve(1).ok()?;
+                self.memo.push(self.pushed[1]);
+            }
             b'q' => {
                 let [number] = self.number()?;
                 self.remember(number.into())?;
@@ -157,6 +163,7 @@ impl<'a> Walk<'a> {
             return None;
         }
         if number >= self.memo.len() {
+            self.memo.try_reserve(number + 1 - self.memo.len()).ok()?;
             self.memo.resize(number + 1, None);
         }
         self.memo[number] = self.pushed[1];

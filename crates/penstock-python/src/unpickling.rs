@@ -1,5 +1,7 @@
 //! Bytes to objects.
 
+use std::fmt::Write;
+
 use penstock_core::Lent;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -29,16 +31,27 @@ fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 fn explain(handle: &Bound<'_, Handle>, pickle: &[u8], error: &PyErr) {
     let py = handle.py();
     if error.is_instance_of::<PyException>(py) {
-        let mentioned = mentioned::types(pickle);
-        let types = if mentioned.is_empty() {
-            "none".to_owned()
-        } else {
-            mentioned.join(", ")
-        };
-        let note = format!("This item of {handle:?} could not be rebuilt. Types named in it: {types}.");
-        // A note that cannot be made must not hide the error itself.
-        let _ = error.add_note(py, note);
+        // A note that cannot be made, for want of memory for instance, must not hide the error itself.
+        let _ = note(handle, pickle).map(|note| error.add_note(py, note));
     }
+}
+
+/// `None` if there is no memory for it.
+fn note(handle: &Bound<'_, Handle>, pickle: &[u8]) -> Option<String> {
+    let mut note = String::new();
+    note.try_reserve(mentioned::LONGEST_NOTE).ok()?;
+    write!(
+        note,
+        "This item of {handle:?} could not be rebuilt. Types named in it: "
+    )
+    .ok()?;
+    let types = mentioned::types(pickle);
+    for (i, name) in types.iter().enumerate() {
+        note.push_str(if i == 0 { "" } else { ", " });
+        note.push_str(name);
+    }
+    note.push_str(if types.is_empty() { "none." } else { "." });
+    Some(note)
 }
 
 /// `pickle.loads(pickle)`

@@ -151,6 +151,24 @@ pub(crate) fn is_stopped(pid: u32) -> Option<bool> {
     status_field(pid, 0).map(|state| matches!(state.as_str(), "T" | "t"))
 }
 
+/// Whether a thread of the process runs, or could if it had a processor. True if /proc does not tell.
+pub(crate) fn is_running(pid: u32) -> bool {
+    let Some(threads) = proc_file(pid, "task").and_then(|path| fs::read_dir(path).ok()) else {
+        return true;
+    };
+    let state = |thread: fs::DirEntry| state_of(&fs::read(thread.path().join("stat")).ok()?);
+    threads
+        .filter_map(Result::ok)
+        .filter_map(state)
+        .any(|state| state == b'R')
+}
+
+/// The state in a line of a /proc file `stat`.
+fn state_of(stat: &[u8]) -> Option<u8> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    stat.get(end + 2).copied()
+}
+
 /// A field of /proc/<pid>/stat, counted from the one behind the command's name.
 fn status_field(pid: u32, field: usize) -> Option<String> {
     let stat = fs::read(proc_file(pid, "stat")?).ok()?;

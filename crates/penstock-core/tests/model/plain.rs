@@ -204,7 +204,9 @@ impl Plain {
         let needed = 128 + item.extent_bytes();
         let limit = self.rules.max_bytes.unwrap_or(u64::MAX);
         while self.used_bytes() + needed > limit {
-            if !self.give_up(128 + len as u64) {
+            // Everything that is taken may be too little.
+            let is_possible = self.used_bytes().saturating_sub(self.taken_bytes()) + needed <= limit;
+            if !is_possible || !self.give_up(128 + len as u64) {
                 return Err(self.out_of_memory(needed));
             }
         }
@@ -246,6 +248,7 @@ impl Plain {
     /// Gives up what is set aside until `needed` bytes are free, the oldest first; of one actor in a row what was taken until
     /// 64 leases after the oldest of the others.
     fn give_up(&mut self, needed: u64) -> bool {
+        let needed = needed.max(self.most_aside() / 32);
         let mut freed = 0;
         while freed < needed && self.has_set_aside() {
             let oldest = self.oldest_aside();
@@ -283,7 +286,18 @@ impl Plain {
             for held in &mut self.actors[actor].held {
                 held.is_aside |= held.is_leased && !held.has_left;
             }
+            let held = self.actors.iter().flat_map(|actor| &actor.held);
+            let leased = held.filter(|held| held.is_leased).map(|held| &held.item);
+            let aside = self.aside.iter().map(|(_, item)| item);
+            if leased.chain(aside).map(Item::extent_bytes).sum::<u64>() > self.most_aside() {
+                self.give_up(0);
+            }
         }
+    }
+
+    /// So many bytes of payloads stay set aside.
+    fn most_aside(&self) -> u64 {
+        (self.rules.max_bytes.unwrap_or(u64::MAX) / 2).min(64 << 20)
     }
 
     /// From now on what is set aside is leased.
@@ -417,6 +431,11 @@ impl Plain {
         self.acknowledge();
         if self.unfinished() == 0 {
             return Err(Error::TooManyDone);
+        }
+        // What was given up is older than what is held.
+        if self.actors[actor].given_up > 0 {
+            self.actors[actor].given_up -= 1;
+            return Ok(());
         }
         // One's own first, then whoever's, those included that somebody has left.
         let mut all: Vec<(usize, bool)> = (0..self.actors.len()).map(|holder| (holder, true)).collect();

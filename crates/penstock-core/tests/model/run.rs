@@ -175,7 +175,12 @@ impl Run {
                 self.plain.leave(actor, how);
                 self.expect(actor, Command::Leave(how), Ok(Reply::Done))
             }
-            Action::WaitForItem if actor > 0 && self.plain.len() > 0 => self.get(actor, false, true),
+            Action::WaitForItem if actor > 0 && self.plain.len() > 0 => {
+                if self.is_room_promised() {
+                    self.get(actor, false, true)?;
+                }
+                Ok(())
+            }
             Action::WaitForItem if actor > 0 => {
                 self.plain.ask(actor);
                 let command = Command::Get {
