@@ -16,7 +16,7 @@
 //! backing bytes, the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more but
 //! are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that only grow or
 //! shrink by a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
-//! `participants_high`). The rest is cache: the rebuild (recovery.rs) computes it anew from the truth.
+//! `participants_high`). The rest is cache: the rebuild (rebuild.rs) computes it anew from the truth.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
@@ -263,7 +263,7 @@ pub(crate) struct Slot {
     pub seq: AtomicU64,
     pub next: AtomicU32,
     /// The one before it. In the ready list, which is linked forwards only, it is a hint: the granule at which the next one's
-    /// extent begins, or anything else. Of a returned item, `next` and `prev` are the subtrees.
+    /// extent begins, or anything else. Of a returned item, `next` and `prev` are the subtrees. The rebuild uses it as scratch.
     pub prev: AtomicU32,
     pub len: LockedU64,
     /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. That of a free slot is kept.

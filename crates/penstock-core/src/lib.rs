@@ -9,7 +9,7 @@
 //!
 //! returned.rs holds the items that came back from a dead holder.
 //!
-//! Under them lie lock.rs (one short lock a queue, which a survivor takes over), recovery.rs (what a survivor does then),
+//! Under them lie lock.rs (one short lock a queue, which a survivor takes over), recovery.rs and rebuild.rs (what a survivor does then),
 //! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
 //! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
 

@@ -13,7 +13,7 @@
 //! To take it is one compare-and-swap from 0 to one's own name, so at every instant the word says who holds it. Who finds
 //! it taken spins briefly, sets `contended`, and sleeps on the word in slices of 50 ms (slice.rs). At the end of a slice it asks the
 //! kernel whether the holder lives (participant.rs); if the holder is proven dead, one compare-and-swap from the dead
-//! name to one's own takes the lock over: of several survivors one wins. The winner rebuilds (recovery.rs) before it
+//! name to one's own takes the lock over: of several survivors one wins. The winner rebuilds (rebuild.rs) before it
 //! does anything else; if it dies in that, the next one starts the same from the beginning.
 //!
 //! A caller that does not block (`Patience::Now`) waits for a holder that runs. Of a holder that kept the lock for a whole

@@ -29,7 +29,8 @@
 //!
 //! A survivor without /proc does not see that a process called `exec`: what that held comes back when the new program ends.
 //!
-//! A record is freed under the lock only, after everything that its owner held has been swept.
+//! A record is freed after everything that its owner held has been given up: by a sweeper under the lock, or by its owner, which
+//! departs, after it has released the lock (upkeep.rs).
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 

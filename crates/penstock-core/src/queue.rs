@@ -37,7 +37,8 @@ pub enum Patience {
     /// queue needs care that takes longer (growth, a look for the dead, a dead holder of the lock). The caller then comes
     /// again with another patience.
     Try,
-    /// Takes the lock, but does not wait for room or for an item.
+    /// Takes the lock, but does not wait for room or for an item. Ends with [`Error::Stopped`], as [`Error::FullBehindStopped`] or
+    /// [`Error::EmptyBehindStopped`], if a stopped process holds the lock.
     Now,
     Until(Instant),
     Forever,

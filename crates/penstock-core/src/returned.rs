@@ -36,7 +36,7 @@ impl Section<'_> {
         Ok(if is_returned { returned } else { ready })
     }
 
-    /// Inserts a slot that is on no list. Its state is READY or READY_DONE.
+    /// Inserts a slot that is on no list. Its state is READY.
     pub(crate) fn insert_returned(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         slot.next.set(0);

@@ -282,7 +282,7 @@ impl Handle {
         })
     }
 
-    /// Return the items that were set aside because the processes that took them died too often, oldest
+    /// Return the dead letters: the items whose takers died too often, oldest
     /// first. They stay there; they count as done. From a `Queue` or `SimpleQueue` these are large items whose
     /// takers died while they rebuilt them. In the place of one that cannot be rebuilt stands the exception
     /// that it raises; one that kills whoever rebuilds it kills the caller of this too. Does not wait.
