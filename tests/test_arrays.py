@@ -255,6 +255,16 @@ def test_sources_stay_as_they_are(dtype: Any, size: int) -> None:
     assert sent.dtype == np.dtype(dtype)
 
 
+@pytest.mark.parametrize("dtype", [">f8", ">c16", ">M8[s]"])
+def test_a_large_array_of_another_byte_order_is_not_kept_in_the_queue(dtype: str) -> None:
+    # To swap in place would have the kernel copy the queue's pages one by one.
+    q = penstock.Queue[Any]()
+    q.put(np.arange(100_000).astype(dtype))
+    items = q.get()
+    assert items.flags.owndata
+    assert (items == np.arange(100_000).astype(items.dtype)).all()
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_resizing_in_place(size: int) -> None:
     q = penstock.Queue[Any]()

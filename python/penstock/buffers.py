@@ -97,10 +97,11 @@ def _reduce_large_ndarray(items: Any) -> tuple[Any, ...] | None:
 
 def _rebuild_swapped(shape: Any, dtype: Any, buffer: Any, offset: int, strides: Any, order: str) -> Any:
     numpy: Any = import_module("numpy")
-    items = numpy.ndarray(shape, dtype, buffer, offset, strides, order).byteswap(inplace=True)
+    items = numpy.ndarray(shape, dtype, buffer, offset, strides, order)
     # NumPy, too, names the order of those types that have parameters.
     has_parameters = dtype.kind in "mMSU" or dtype.metadata is not None
-    return items.view(dtype.newbyteorder(_OWN if has_parameters else "="))
+    # A copy: to swap in place would have the kernel copy the queue's pages one by one.
+    return items.astype(dtype.newbyteorder(_OWN if has_parameters else "="))
 
 
 def _reduce_time(time: Any) -> _Reduced:
