@@ -65,6 +65,27 @@ def test_how_many(make: Callable[[], Any]) -> None:
         q.get_many("two")
 
 
+@every_class
+def test_all_are_taken_although_a_look_for_the_dead_is_due(make: Callable[[], Any]) -> None:
+    # It is due at the first take that finds something held: a lease, or a large item that is being rebuilt.
+    q = make()
+    q.put_many(range(500))
+    assert q.get_many() == list(range(500))
+    q = make()
+    large = [bytes([number]) * 150_000 for number in range(6)]
+    q.put_many([*large[:5], *range(200), large[5]])
+    assert q.get_many() == [*large[:5], *range(200), large[5]]
+
+
+def test_all_that_a_call_took_is_in_hand_until_the_next_call() -> None:
+    q = penstock.JoinableQueue[Any]()
+    q.put_many(range(210))
+    with fork(lambda: (q.get_many(10), len(q.get_many(200)))) as taker:
+        assert taker.result() == (list(range(10)), 200)
+    until(lambda: q.qsize() > 0)
+    assert q.get_many() == list(range(10, 210))
+
+
 @every_class_with_timeouts
 def test_nothing_there(make: Callable[[], Any]) -> None:
     q = make()

@@ -234,8 +234,9 @@ impl Handle {
     /// From the first call on, until this process lets go of the queue, whoever puts into the empty queue or empties it
     /// makes one or two system calls more. Does not wait for items.
     ///
-    /// Who only polls it, without a time-out, and asks the queue for nothing, may not be woken by a producer that is
-    /// killed, or stopped, within a microsecond after its put.
+    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed with items
+    /// that come back, the descriptor may stay unreadable until a process calls the queue. So poll with a time-out, and
+    /// call `qsize()` then.
     ///
     /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the queue than
     /// there is room for, or if another process waits with a descriptor that this one cannot open (in another pid
