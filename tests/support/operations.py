@@ -3,7 +3,9 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from queue import Empty
 from typing import Any
 
 from penstock import JoinableQueue, Queue, SimpleQueue, _native
@@ -59,6 +61,18 @@ def get_all(queue: Any) -> None:
         queue.get()
 
 
+def set_all_aside(queue: Any) -> None:
+    get_all(queue)
+    with suppress(Empty):
+        queue.get(block=False)
+
+
+def set_all_aside_and_fill(queue: Any) -> None:
+    """Until there is memory for no more items, but by giving up what is set aside."""
+    set_all_aside(queue)
+    queue.put(item("W", LARGE))
+
+
 def die(queue: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -66,6 +80,11 @@ def die(queue: Any) -> None:
 def die_holding_an_item(queue: Any) -> None:
     queue.get()
     die(queue)
+
+
+def die_holding_an_item_and_with_one_aside(queue: Any) -> None:
+    queue.get()
+    die_holding_an_item(queue)
 
 
 def die_holding_an_item_and_the_lock(queue: Any) -> None:
@@ -159,6 +178,14 @@ OPERATIONS = {
     "join, waits": Operation(
         JoinableQueue, lambda queue: queue.join(), queued="A", meanwhile=get_one_when("waiting_joiners")
     ),
+    "set aside": Operation(JoinableQueue, get, prepare=get),
+    "sweep what was set aside": Operation(
+        JoinableQueue, register, prepare=nothing, earlier=die_holding_an_item_and_with_one_aside
+    ),
+    "first task_done": Operation(JoinableQueue, finish, earlier=die_holding_an_item_and_with_one_aside),
+    "give up": Operation(
+        JoinableQueue, lambda queue: put_x(queue, LARGE), size=LARGE, prepare=set_all_aside_and_fill
+    ),
     "leave in order": Operation(JoinableQueue, lambda queue: _native._leave_all(False), prepare=get_all),
     "leave by an error": Operation(JoinableQueue, lambda queue: _native._leave_all(True), prepare=get_all),
     "sweep": Operation(JoinableQueue, register, prepare=nothing, earlier=die_holding_an_item),
@@ -174,6 +201,12 @@ AB, ABX, B, BX, X, NOTHING = Left("AB"), Left("ABX"), Left("B"), Left("BX"), Lef
 BACK = Left("AB", redeliveries=1)  # A was taken, and is in its old place again
 BOTH_BACK = Left("AB", redeliveries=2)
 BACK_X = Left("ABX", redeliveries=1)
+ONE_ASIDE = Left("AB", redeliveries=1, aside=1)  # A was set aside
+BACK_ONE_ASIDE = Left("AB", redeliveries=2, aside=1)  # B was in hand as well
+FULL_OF_ASIDE = Left("ABW", redeliveries=2, aside=2)
+GIVEN_UP = Left("BW", redeliveries=1, aside=1, given_up=1)
+GIVEN_UP_X = Left("BWX", redeliveries=1, aside=1, given_up=1)
+ONE_LEFT, BOTH_LEFT = Left("B", redeliveries=1, orphans=1), Left("", orphans=2)
 
 PUT = {
     "lock.taken": [AB],
@@ -204,7 +237,7 @@ GET = {
     "slot.freed": [B],
     "get.freed": [B],
 }
-TASK_DONE = {"lock.taken": [BACK], "slot.freed": [B], "done.committed": [B]}
+TASK_DONE = {"aside.beginning": [BACK], "lock.taken": [BACK], "slot.freed": [B], "done.committed": [B]}
 
 # What is left when the process dies at the first pass of a point, and what else at later passes, in order.
 # The process does not come by the points that are not here.
@@ -315,23 +348,69 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
     },
     "task_done small": TASK_DONE,
     "task_done large": TASK_DONE,
-    "task_done of a queued item": {"lock.taken": [AB], "done.committed": [Left("AB", finished=1)]},
+    "task_done of a queued item": {
+        "aside.beginning": [AB],
+        "lock.taken": [AB],
+        "done.committed": [Left("AB", finished=1)],
+    },
     "join, waits": {
+        "aside.beginning": [NOTHING],
         "lock.taken": [NOTHING],
         "wait.enlisted": [NOTHING],
         "wait.asleep": [NOTHING],
         "wait.back": [NOTHING],
     },
+    "set aside": {
+        "lock.taken": [BACK, ONE_ASIDE],
+        "aside.committed": [ONE_ASIDE],
+        "get.copied": [ONE_ASIDE],
+        "get.leased": [BACK_ONE_ASIDE],
+    },
+    "sweep what was set aside": {
+        "register.life-held": [BACK_ONE_ASIDE],
+        "register.alive": [BACK_ONE_ASIDE],
+        "lock.taken": [BACK_ONE_ASIDE],
+        "sweep.started": [BACK_ONE_ASIDE],
+        "aside.disowned": [BACK_ONE_ASIDE],
+        "sweep.slot-returned": [BACK_ONE_ASIDE],
+        "sweep.cells-freed": [BACK_ONE_ASIDE],
+        "sweep.released": [BACK_ONE_ASIDE],
+    },
+    "first task_done": {
+        "lock.taken": [BACK_ONE_ASIDE, BOTH_BACK],
+        "aside.beginning": [BOTH_BACK],
+        "sweep.slot-returned": [BOTH_BACK],
+        "done.committed": [Left("AB", redeliveries=2, finished=1)],
+    },
+    "give up": {
+        "lock.taken": [FULL_OF_ASIDE, GIVEN_UP],
+        "put.pausing": [FULL_OF_ASIDE],
+        "aside.noted": [GIVEN_UP],
+        "aside.counted": [GIVEN_UP],
+        "slot.freed": [GIVEN_UP],
+        "put.slot-popped": [GIVEN_UP],
+        "claim.committed": [GIVEN_UP],
+        "claim.copying": [GIVEN_UP],
+        "claim.copied": [GIVEN_UP],
+        "put.numbered": [GIVEN_UP],
+        "put.committed": [GIVEN_UP_X],
+        "put.ordered": [GIVEN_UP_X],
+        "put.linked": [GIVEN_UP_X],
+    },
     "leave in order": {
-        "lock.taken": [BOTH_BACK],
-        "leave.orphaned": [Left("B", redeliveries=1, orphans=1), Left("", orphans=2)],
-        "leave.released": [Left("", orphans=2)],
+        "lock.taken": [BACK_ONE_ASIDE],
+        "aside.noted": [ONE_LEFT, BOTH_LEFT],
+        "aside.counted": [ONE_LEFT, BOTH_LEFT],
+        "slot.freed": [ONE_LEFT, BOTH_LEFT],
+        "leave.orphaned": [ONE_LEFT, BOTH_LEFT],
+        "leave.released": [BOTH_LEFT],
     },
     "leave by an error": {
-        "lock.taken": [BOTH_BACK],
-        "sweep.slot-returned": [BOTH_BACK],
-        "leave.orphaned": [BOTH_BACK],
-        "leave.released": [BOTH_BACK],
+        "lock.taken": [BACK_ONE_ASIDE],
+        "aside.disowned": [BACK_ONE_ASIDE],
+        "sweep.slot-returned": [BACK_ONE_ASIDE],
+        "leave.orphaned": [BACK_ONE_ASIDE],
+        "leave.released": [BACK_ONE_ASIDE],
     },
     "sweep": {
         "register.life-held": [BACK],
@@ -380,8 +459,12 @@ DONE: dict[str, Left] = {
     "task_done small": B,
     "task_done large": B,
     "task_done of a queued item": Left("AB", finished=1),
-    "leave in order": Left("", orphans=2),
-    "leave by an error": BOTH_BACK,
+    "set aside": BACK_ONE_ASIDE,
+    "sweep what was set aside": BACK_ONE_ASIDE,
+    "first task_done": Left("AB", redeliveries=2, finished=1),
+    "give up": GIVEN_UP_X,
+    "leave in order": BOTH_LEFT,
+    "leave by an error": BACK_ONE_ASIDE,
     "sweep": BACK,
     "take over": BACK_X,
 }

@@ -6,6 +6,7 @@ from typing import Any
 from penstock import JoinableQueue
 
 from .children import fork
+from .waiting import until
 
 LARGE = 130_000  # bytes: copied outside the lock
 
@@ -36,6 +37,10 @@ class Left:
     """Unfinished, and nobody's: their holder left in order."""
     finished: int = 0
     """Queued, but finished already."""
+    aside: int = 0
+    """Of the items, those that were set aside, and came back with the first acknowledgement."""
+    given_up: int = 0
+    """Set aside, and given up for memory."""
 
 
 def take(queue: Any, count: int, unfinished: int) -> str:
@@ -45,6 +50,14 @@ def take(queue: Any, count: int, unfinished: int) -> str:
         queue.task_done()
     queue.put(item("Z"))
     return got
+
+
+def acknowledge(queue: Any) -> None:
+    """Have a process say that items are acknowledged, and finish none."""
+    with fork(queue.join) as joiner:
+        until(lambda: joiner.has_ended() or queue.statistics().waiting_joiners == 1)
+        joiner.kill()
+        joiner.wait()
 
 
 def leftovers(queue: Any, size: int = 0) -> Left:
@@ -60,6 +73,12 @@ def leftovers(queue: Any, size: int = 0) -> Left:
     assert found.participants == 1, "the dead have not been removed"
     assert (found.waiting_getters, found.waiting_putters, found.waiting_joiners) == (0, 0, 0)
     assert queue.empty() == (found.queued == 0)
+    queued_before = found.queued
+    if is_joinable:
+        acknowledge(queue)
+        found = queue.statistics()
+        assert found.dead_letters == 0
+        assert found.puts == found.gets + found.queued
     surplus = found.unfinished - found.queued if is_joinable else 0
 
     with fork(take, queue, found.queued, found.unfinished) as survivor:
@@ -79,4 +98,11 @@ def leftovers(queue: Any, size: int = 0) -> Left:
             assert get_name(queue) == name
             if is_joinable:
                 queue.task_done()
-    return Left(items, found.redeliveries, orphans=max(0, surplus), finished=max(0, -surplus))
+    return Left(
+        items,
+        found.redeliveries,
+        orphans=max(0, surplus),
+        finished=max(0, -surplus),
+        aside=found.queued - queued_before,
+        given_up=found.given_up,
+    )

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
+use penstock_core::{Batch, Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
 
 const PLAIN: Options = Options {
     maxsize: 0,
@@ -88,6 +88,25 @@ impl Drop for Child {
             self.wait();
         }
     }
+}
+
+/// Says that items are acknowledged, and waits for none.
+fn acknowledge(queue: &Queue) {
+    assert!(matches!(
+        wait(Patience::Now, |wait| queue.join(wait)),
+        Ok(()) | Err(Error::Empty)
+    ));
+}
+
+/// Has a process take items, ask for one more each time, and die.
+fn dies_with_items_aside(queue: &Arc<Queue>, items: u64) {
+    let child = Child::run(|| {
+        for _ in 0..items {
+            get(queue, Patience::Now).unwrap();
+        }
+        assert_eq!(get(queue, Patience::Now), Err(Error::Empty));
+    });
+    assert_eq!(child.reap(), 0);
 }
 
 fn books_balance(queue: &Queue) {
@@ -334,6 +353,18 @@ mod points {
     }
 
     const LARGE: usize = 300_000;
+    /// Memory for two large items, and some small ones.
+    const TWO_LARGE: Options = Options {
+        max_bytes: Some(700_000),
+        ..ACKNOWLEDGED
+    };
+
+    fn put_eights(queue: &Queue, items: u64, len: usize) {
+        for _ in 0..items {
+            put(queue, &numbered(8, len)).unwrap();
+        }
+    }
+
     const SCENES: &[Scene] = &[
         Scene {
             name: "put small",
@@ -447,6 +478,86 @@ mod points {
             points: &["leave.orphaned", "leave.released"],
         },
         Scene {
+            name: "ask for the next item",
+            options: ACKNOWLEDGED,
+            before: |queue| put_eights(queue, 2, 20),
+            victim: |queue| while get(queue, Patience::Now).is_ok() {},
+            points: &["aside.committed", "get.copied", "get.leased"],
+        },
+        Scene {
+            name: "sweep what was set aside",
+            options: ACKNOWLEDGED,
+            before: |queue| {
+                put_eights(queue, 2, 20);
+                dies_with_items_aside(queue, 2);
+            },
+            victim: |queue| drop(queue.statistics()),
+            points: &[
+                "sweep.started",
+                "aside.disowned",
+                "sweep.cells-freed",
+                "sweep.released",
+            ],
+        },
+        Scene {
+            name: "acknowledge for the first time",
+            options: ACKNOWLEDGED,
+            before: |queue| {
+                put_eights(queue, 2, 20);
+                dies_with_items_aside(queue, 2);
+                queue.statistics().unwrap();
+            },
+            victim: |queue| acknowledge(queue),
+            points: &["aside.beginning", "sweep.slot-returned"],
+        },
+        Scene {
+            name: "give up what a dead process had set aside",
+            options: TWO_LARGE,
+            before: |queue| {
+                put_eights(queue, 2, LARGE);
+                dies_with_items_aside(queue, 2);
+                queue.statistics().unwrap();
+            },
+            victim: |queue| put(queue, &numbered(7, LARGE)).unwrap(),
+            points: &["aside.noted", "aside.counted", "slot.freed", "claim.committed"],
+        },
+        Scene {
+            name: "give up what the putter has set aside itself",
+            options: TWO_LARGE,
+            before: |queue| put_eights(queue, 2, LARGE),
+            victim: |queue| {
+                while get(queue, Patience::Now).is_ok() {}
+                put(queue, &numbered(7, LARGE)).unwrap();
+            },
+            points: &["aside.noted", "aside.counted", "slot.freed", "claim.committed"],
+        },
+        Scene {
+            name: "leave what was set aside",
+            options: ACKNOWLEDGED,
+            before: |queue| put_eights(queue, 2, 20),
+            victim: |queue| {
+                while get(queue, Patience::Now).is_ok() {}
+                queue.leave(Leave::Clean).unwrap();
+            },
+            points: &[
+                "aside.noted",
+                "aside.counted",
+                "slot.freed",
+                "leave.orphaned",
+                "leave.released",
+            ],
+        },
+        Scene {
+            name: "leave what was set aside by a failure",
+            options: ACKNOWLEDGED,
+            before: |queue| put_eights(queue, 2, 20),
+            victim: |queue| {
+                while get(queue, Patience::Now).is_ok() {}
+                queue.leave(Leave::Crashed).unwrap();
+            },
+            points: &["aside.disowned", "leave.orphaned", "leave.released"],
+        },
+        Scene {
             name: "put beside an item, to new memory",
             options: PLAIN,
             before: |queue| put(queue, &numbered(8, 30)).unwrap(),
@@ -543,6 +654,10 @@ mod points {
         // Finds the dead at once, so that what they held comes before what is put now.
         queue.statistics().unwrap();
         bell_is_right(queue, what);
+        if acknowledged {
+            // What was set aside comes back as well.
+            acknowledge(queue);
+        }
         put(queue, &numbered(9, 30)).unwrap();
         put(queue, &numbered(9, LARGE)).unwrap();
         loop {
@@ -606,6 +721,253 @@ mod points {
                 survivors_go_on(&queue, &what);
             }
         }
+    }
+
+    /// A sweeper dies after a portion of what a dead process held, or within one: all comes back, each item once.
+    #[test]
+    fn a_sweep_in_portions_is_finished_by_the_next() {
+        for (point, hit) in [
+            ("sweep.started", 2),
+            ("sweep.started", 3),
+            ("sweep.slot-returned", 256),
+            ("sweep.slot-returned", 300),
+        ] {
+            let what = format!("killed at {point}, time {hit}");
+            let queue = many(1000);
+            acknowledge(&queue);
+            let holder = Child::run(|| {
+                for number in 0..600 {
+                    assert_eq!(number_of(&get(&queue, Patience::Now).unwrap()), number);
+                }
+            });
+            assert_eq!(holder.reap(), 0);
+            killed_in(&queue, point, hit, &what, |queue| drop(queue.statistics()));
+            queue.statistics().unwrap();
+            assert_eq!(queue.len(), 1000, "{what}: one look returns all");
+            all_is_there_once(&queue, 0..1000, 600, &what);
+        }
+    }
+
+    /// The first process that acknowledges dies after a portion of what comes back, or within one: the rest comes back, too.
+    #[test]
+    fn a_return_in_portions_is_finished_by_the_next() {
+        for (point, hit) in [
+            ("aside.beginning", 1),
+            ("sweep.slot-returned", 1),
+            ("sweep.slot-returned", 256),
+            ("sweep.slot-returned", 300),
+            ("sweep.slot-returned", 600),
+        ] {
+            let what = format!("killed at {point}, time {hit}");
+            let queue = many(600);
+            dies_with_items_aside(&queue, 600);
+            assert_eq!(queue.statistics().unwrap().redeliveries, 0);
+            assert_eq!((queue.len(), queue.statistics().unwrap().taken), (0, 600));
+            killed_in(&queue, point, hit, &what, |queue| queue.task_done().unwrap());
+            queue.statistics().unwrap();
+            assert_eq!(queue.len(), 600, "{what}: it was acknowledged already");
+            all_is_there_once(&queue, 0..600, 600, &what);
+        }
+    }
+
+    /// What the dead had set aside waits for the first acknowledgement; what they had in hand does not.
+    #[test]
+    fn what_is_set_aside_in_portions_is_set_aside_once() {
+        for hit in [1, 256, 257, 300] {
+            let what = format!("killed when {hit} were set aside");
+            let queue = many(400);
+            killed_in(&queue, "aside.committed", hit, &what, |queue| {
+                take_together(queue, 400);
+                let _ = get(queue, Patience::Now);
+            });
+            queue.statistics().unwrap();
+            assert_eq!(queue.len(), 400 - hit, "{what}");
+            all_is_there_once(&queue, 0..400, 400, &what);
+        }
+    }
+
+    /// Takes so many items, and has all of them in hand.
+    fn take_together(queue: &Arc<Queue>, items: usize) {
+        let mut taken = 0;
+        while taken < items {
+            let mut batch = Batch::with_room_for(items - taken).unwrap();
+            wait(Patience::Now, |wait| queue.get_more(&mut batch, wait)).unwrap();
+            batch.into_items(|_| taken += 1);
+        }
+    }
+
+    /// The batches of one call are not set aside by each other.
+    #[test]
+    fn what_was_taken_together_is_in_hand() {
+        let queue = many(400);
+        assert_eq!(Child::run(|| take_together(&queue, 400)).reap(), 0);
+        queue.statistics().unwrap();
+        assert_eq!(queue.len(), 400);
+        all_is_there_once(&queue, 0..400, 400, "taken together");
+    }
+
+    /// The rebuild sorts by means of the links back, and makes them anew afterwards.
+    #[test]
+    fn a_rebuild_links_dead_letters_beside_many_leases() {
+        let queue = Queue::create(&Options {
+            max_deliveries: 0,
+            ..ACKNOWLEDGED
+        })
+        .unwrap();
+        put_eights(&queue, 800, 20);
+        acknowledge(&queue);
+        let take = |items| {
+            for _ in 0..items {
+                get(&queue, Patience::Now).unwrap();
+            }
+        };
+        take(350);
+        assert_eq!(Child::run(|| take(100)).reap(), 0);
+        assert_eq!(queue.statistics().unwrap().dead_letters, 100);
+        take(350);
+        // So that the slots which stand for the leases are others than those which have them.
+        for _ in 0..50 {
+            put_eights(&queue, 1, 20);
+            take(1);
+            queue.task_done().unwrap();
+        }
+        killed_in(&queue, "lock.taken", 1, "with many leases", |queue| {
+            put(queue, b"x").unwrap();
+        });
+        books_balance(&queue);
+        assert_eq!(queue.dead_letters().unwrap().len(), 100);
+    }
+
+    /// One who leaves more than a portion, in order or by a failure, is killed meanwhile: the oldest are unfinished for good, and the
+    /// rest comes back.
+    #[test]
+    fn leaving_in_portions_gives_up_the_oldest() {
+        let take = |queue: &Arc<Queue>| {
+            for _ in 0..600 {
+                get(queue, Patience::Now).unwrap();
+            }
+        };
+        for hit in [1, 256, 257, 300, 600] {
+            let what = format!("killed when {hit} were left");
+            let queue = many(600);
+            acknowledge(&queue);
+            killed_in(&queue, "leave.orphaned", hit, &what, |queue| {
+                take(queue);
+                queue.leave(Leave::Clean).unwrap();
+            });
+            assert_eq!(queue.statistics().unwrap().unfinished, 600, "{what}");
+            all_is_there_once(&queue, hit..600, 600 - hit, &what);
+
+            let queue = many(600);
+            acknowledge(&queue);
+            killed_in(&queue, "leave.orphaned", hit, &what, |queue| {
+                take(queue);
+                queue.leave(Leave::Crashed).unwrap();
+            });
+            all_is_there_once(&queue, 0..600, 600, &what);
+        }
+    }
+
+    /// Memory that is needed takes the payloads of what was set aside, the oldest first, and each is counted once.
+    #[test]
+    fn what_was_given_up_is_counted_once() {
+        for holder_dies_first in [true, false] {
+            for point in ["aside.noted", "aside.counted", "slot.freed"] {
+                for second in [
+                    "takeover.taken",
+                    "rebuild.cleared",
+                    "rebuild.scanned",
+                    "rebuild.done",
+                ] {
+                    let what = format!("{holder_dies_first}, {point}, {second}");
+                    let queue = Queue::create(&TWO_LARGE).unwrap();
+                    put_eights(&queue, 2, LARGE);
+                    if holder_dies_first {
+                        dies_with_items_aside(&queue, 2);
+                        queue.statistics().unwrap();
+                    }
+                    killed_in(&queue, point, 1, &what, |queue| {
+                        while get(queue, Patience::Now).is_ok() {}
+                        put(queue, &numbered(7, LARGE)).unwrap();
+                    });
+                    killed_in(&queue, second, 1, &what, |queue| drop(queue.statistics()));
+                    let statistics = queue.statistics().unwrap();
+                    assert_eq!(
+                        (statistics.unfinished, statistics.taken, statistics.given_up),
+                        (2, 2, 1),
+                        "{what}"
+                    );
+                    books_balance(&queue);
+                    survivors_go_on(&queue, &what);
+                }
+            }
+        }
+    }
+
+    /// An item that its holder leaves is counted once, whatever the step at which the holder dies.
+    #[test]
+    fn what_was_left_is_counted_once() {
+        for point in ["aside.noted", "aside.counted", "slot.freed", "leave.orphaned"] {
+            for second in [
+                "takeover.taken",
+                "rebuild.cleared",
+                "rebuild.scanned",
+                "rebuild.done",
+            ] {
+                let what = format!("{point}, {second}");
+                let queue = many(3);
+                acknowledge(&queue);
+                killed_in(&queue, point, 1, &what, |queue| {
+                    while get(queue, Patience::Now).is_ok() {}
+                    queue.leave(Leave::Clean).unwrap();
+                });
+                killed_in(&queue, second, 1, &what, |queue| drop(queue.statistics()));
+                let statistics = queue.statistics().unwrap();
+                assert_eq!((statistics.unfinished, statistics.queued), (3, 2), "{what}");
+                all_is_there_once(&queue, 1..3, 2, &what);
+            }
+        }
+    }
+
+    /// An acknowledged queue with items numbered from 0 on.
+    fn many(items: u64) -> Arc<Queue> {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        for number in 0..items {
+            put(&queue, &numbered(number, 20)).unwrap();
+        }
+        queue
+    }
+
+    /// Has a process die there, the test itself being a survivor that is registered.
+    fn killed_in(queue: &Arc<Queue>, point: &str, hit: u64, what: &str, victim: impl FnOnce(&Arc<Queue>)) {
+        let child = Child::run(|| {
+            assert!(fault::arm(point, hit));
+            victim(queue);
+        });
+        assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+    }
+
+    /// Once items are acknowledged.
+    fn all_is_there_once(queue: &Arc<Queue>, numbers: std::ops::Range<u64>, redeliveries: u64, what: &str) {
+        queue.statistics().unwrap();
+        acknowledge(queue);
+        books_balance(queue);
+        let statistics = queue.statistics().unwrap();
+        let expected = (numbers.end - numbers.start, redeliveries);
+        assert_eq!(
+            (statistics.queued, statistics.redeliveries),
+            expected,
+            "{what}: {statistics:?}"
+        );
+        for number in numbers {
+            assert_eq!(number_of(&get(queue, Patience::Now).unwrap()), number, "{what}");
+        }
+        assert_eq!(get(queue, Patience::Now), Err(Error::Empty), "{what}");
+        while queue.statistics().unwrap().unfinished > 0 {
+            queue.task_done().unwrap();
+        }
+        wait(soon(), |wait| queue.join(wait)).unwrap();
+        books_balance(queue);
     }
 
     /// Who takes the lock over from the dead returns what it held, and leaves that to no later look for the dead.
