@@ -1,5 +1,6 @@
 //! Histories: what the callers of a queue saw.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use penstock_core::Leave;
@@ -142,6 +143,46 @@ impl History {
             open.push(place);
         }
         overlapping.into_iter().filter(|is| *is).count()
+    }
+
+    /// When the first `task_done` or `join` can have had its effect: from when on possibly, and from when on surely. `None` if there
+    /// is none, or none that was answered.
+    pub(crate) fn acknowledged_from(&self) -> (Option<Time>, Option<Time>) {
+        let calls = self
+            .events
+            .iter()
+            .filter(|event| matches!(event.call, Call::TaskDone | Call::Join));
+        let answered = calls.clone().filter(|event| !event.is_pending());
+        (
+            calls.map(|event| event.invoked).min(),
+            answered.map(|event| event.responded).min(),
+        )
+    }
+
+    /// Items that a process had surely set aside before it died, and that were delivered again.
+    pub fn came_back_from_aside(&self) -> usize {
+        let (Some(possibly), _) = self.acknowledged_from() else {
+            return 0;
+        };
+        let mut gets: Vec<&Event> = self
+            .events
+            .iter()
+            .filter(|event| event.call == Call::Get && !event.is_pending())
+            .collect();
+        gets.sort_by_key(|event| event.invoked);
+        let mut in_hand = HashMap::new();
+        let mut aside = HashSet::new();
+        let mut returned = 0;
+        for get in gets {
+            if get.responded < possibly {
+                aside.extend(in_hand.remove(&(get.process, get.thread)));
+            }
+            if let Some(Answer::Got(value)) = get.answer {
+                returned += usize::from(aside.remove(&value));
+                in_hand.insert((get.process, get.thread), value);
+            }
+        }
+        returned
     }
 
     pub fn death_of(&self, process: u32) -> Option<&Death> {

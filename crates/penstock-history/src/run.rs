@@ -50,6 +50,8 @@ pub struct Workload {
     pub kill_every: Duration,
     /// Only the holder of an item calls `task_done`, so that the history says which item it finished.
     pub is_disciplined: bool,
+    /// Operations of each thread before it first calls `task_done`.
+    pub silent: usize,
     pub fault: Option<(Fault, u64)>,
 }
 
@@ -63,7 +65,8 @@ impl Workload {
             get: 4 + random.below(4),
             waits: random.below(3),
             asks: random.below(4),
-            task_done: u64::from(acknowledged) * (1 + random.below(4)),
+            // If nobody does, the recorder is the first: what was set aside comes back at the end.
+            task_done: u64::from(acknowledged) * random.below(5),
             join: u64::from(acknowledged) * random.below(2),
             // What another thread looks at stays when its process leaves.
             leave: u64::from(acknowledged && threads == 1) * random.below(2),
@@ -83,6 +86,7 @@ impl Workload {
             replaces: false,
             kill_every: Duration::ZERO,
             is_disciplined: false,
+            silent: 0,
             fault: None,
         }
     }
@@ -91,6 +95,8 @@ impl Workload {
     /// it simple: it is gone.
     pub fn large(random: &mut Random, acknowledged: bool, kills: u32, operations: usize) -> Workload {
         let threads = 1 + random.below(2) as u32;
+        let operations = operations / (4 * threads as usize);
+        let is_silent = acknowledged && random.one_in(2);
         Workload {
             rules: Rules {
                 maxsize: if random.one_in(2) { 1 + random.below(20) } else { 0 },
@@ -99,7 +105,7 @@ impl Workload {
             },
             processes: 4,
             threads,
-            operations: operations / (4 * threads as usize),
+            operations,
             mix: Mix {
                 put: 10,
                 get: 10,
@@ -114,6 +120,7 @@ impl Workload {
             replaces: true,
             kill_every: Duration::from_millis(4),
             is_disciplined: true,
+            silent: if is_silent { operations / 2 } else { 0 },
             fault: None,
         }
     }
@@ -263,13 +270,20 @@ impl Recorder<'_> {
             };
             std::thread::scope(|scope| {
                 for (thread, operations) in operations.iter().enumerate() {
-                    scope.spawn(move || this.work(subject, process, thread, *operations));
+                    scope.spawn(move || {
+                        let work = || this.work(subject, process, thread, *operations);
+                        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
+                            // SAFETY: ends this process at once.
+                            unsafe { libc::_exit(3) };
+                        }
+                        // What a worker has taken comes back when it is killed, not before. And no thread ends before the
+                        // others: what it has in hand would be set aside when another one asks for more.
+                        loop {
+                            std::thread::park();
+                        }
+                    });
                 }
             });
-            // What a worker has taken comes back when it is killed, not before.
-            loop {
-                std::thread::park();
-            }
         });
         self.workers.push(worker);
     }
@@ -283,11 +297,16 @@ impl Recorder<'_> {
             writer: self.log.writer(log_of),
             next_value: (u64::from(process) << 8 | thread as u64) << 24,
             holds: 0,
+            silent: self
+                .workload
+                .silent
+                .saturating_sub(self.workload.operations - operations),
         };
         self.log.await_go();
         for _ in 0..operations {
             caller.pause();
             caller.do_something();
+            caller.silent = caller.silent.saturating_sub(1);
         }
         self.log.note_done(log_of);
     }
@@ -379,13 +398,15 @@ impl Recorder<'_> {
         });
     }
 
-    /// Empties the queue, and finishes what somebody has left unfinished.
+    /// Empties the queue, and finishes what somebody has left unfinished. The join comes first, so that what was set aside comes
+    /// back.
     fn drain(&mut self) {
         let subject = Penstock(self.queue.clone());
         // A get and a task_done for each item, in the worst case.
         let log = Log::new(1, 2 * self.log.lines() + 8);
         let acknowledged = self.workload.rules.acknowledged;
         let mut writer = log.writer(0);
+        writer.record(Call::Join, || subject.join());
         while writer.record(Call::Get, || subject.get(Waits::No)) != Answer::Empty {
             if acknowledged {
                 writer.record(Call::TaskDone, || subject.task_done());
@@ -456,6 +477,8 @@ struct Caller<'w> {
     next_value: u64,
     /// Items taken and not finished, of a disciplined caller.
     holds: u32,
+    /// Operations until it calls `task_done`.
+    silent: usize,
 }
 
 impl Caller<'_> {
@@ -482,7 +505,9 @@ impl Caller<'_> {
             join,
             leave,
         } = self.workload.mix;
-        if self.workload.is_disciplined {
+        if self.silent > 0 {
+            task_done = 0;
+        } else if self.workload.is_disciplined {
             if self.holds >= 3 {
                 return self.finish_one();
             }

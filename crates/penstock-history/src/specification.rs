@@ -6,6 +6,11 @@
 //! - `maxsize` bounds what a put finds; what comes back is not refused.
 //! - In an acknowledged queue a get leases the item to its process and thread until `task_done`. In a plain one it is
 //!   gone; except that a process that dies while it looks at a *lent* payload may have held a lease.
+//! - An acknowledged queue begins in a phase in which nothing is acknowledged. In it a get first *sets aside* what its
+//!   thread has taken before, also if it finds nothing then; a get that ran out of time may have or may not. What a dead
+//!   process had set aside does not come back, but stays unfinished, without a holder.
+//! - The first `task_done` or `join` of any process ends the phase, whatever it answers. Before it answers, what the dead had
+//!   set aside comes back, one at a time. If its process dies before, a sweep returns the rest.
 //! - What a dead process, or one that left crashed, had leased comes back, in the order of taking, one at a time: `len`
 //!   takes no lock and may see it half done. After `max_deliveries` times an item becomes a dead letter instead.
 //! - A process that leaves in order leaves its items unfinished, all at once for everybody else; but one that is killed
@@ -31,6 +36,8 @@ struct Lease {
     process: u32,
     thread: u32,
     item: Item,
+    /// Its thread has asked for another one since, and nothing was acknowledged yet.
+    is_aside: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,6 +46,10 @@ pub struct State {
     ready: Vec<Item>,
     /// In the order of taking.
     leases: Vec<Lease>,
+    /// Set aside by processes that are dead, in the order of rank.
+    aside: Vec<Item>,
+    /// A process has called `task_done` or `join`.
+    is_acknowledged: bool,
     orphans: u32,
     dead: Vec<Value>,
     next_rank: u32,
@@ -55,7 +66,8 @@ pub enum Step {
 
 impl State {
     fn unfinished(&self) -> usize {
-        self.ready.iter().filter(|item| !item.is_finished).count() + self.leases.len() + self.orphans as usize
+        let queued = self.ready.iter().filter(|item| !item.is_finished).count();
+        queued + self.leases.len() + self.aside.len() + self.orphans as usize
     }
 
     /// The dead letters, sorted.
@@ -76,11 +88,17 @@ impl State {
                 Vec::new()
             }
         };
+        if rules.acknowledged && matches!(event.call, Call::TaskDone | Call::Join) && self.is_beginning() {
+            return self.begin_to_acknowledge(rules);
+        }
         match (event.call, event.answer) {
+            (Call::Get, Some(Answer::TimedOut)) => {
+                vec![Step::Done(self.clone()), Step::Done(self.asked(rules, event))]
+            }
             (_, Some(Answer::TimedOut)) => holds(true),
             (Call::Put(value), None | Some(Answer::Done)) if !is_full => vec![Step::Done(self.with(value))],
             (Call::Put(_), Some(Answer::Full)) => holds(is_full),
-            (Call::Get, Some(Answer::Empty)) => holds(len == 0),
+            (Call::Get, Some(Answer::Empty)) if len == 0 => vec![Step::Done(self.asked(rules, event))],
             (Call::Get, answer) => self.get(rules, event, answer),
             (Call::Len, Some(Answer::Count(count))) => holds(count == len),
             (Call::IsEmpty, Some(Answer::Is(is))) => holds(is == (len == 0)),
@@ -96,11 +114,54 @@ impl State {
                 }
             }
             (Call::Leave(Leave::Clean), None | Some(Answer::Done)) => self.leave_in_order(event),
-            (Call::Leave(Leave::Crashed) | Call::Sweep, None | Some(Answer::Done)) => {
-                vec![self.give_up_one(rules, event)]
-            }
+            (Call::Leave(Leave::Crashed), None | Some(Answer::Done)) => vec![self.give_up_one(rules, event)],
+            (Call::Sweep, _) => match self.give_up_one(rules, event) {
+                Step::Done(_) if self.is_acknowledged && !self.aside.is_empty() => {
+                    self.return_one_aside(rules)
+                }
+                step => vec![step],
+            },
             _ => Vec::new(),
         }
+    }
+
+    /// Whether a `task_done` or a `join` has something else to do first.
+    fn is_beginning(&self) -> bool {
+        !self.is_acknowledged || !self.aside.is_empty()
+    }
+
+    fn begin_to_acknowledge(&self, rules: &Rules) -> Vec<Step> {
+        if self.is_acknowledged {
+            return self.return_one_aside(rules);
+        }
+        let mut next = self.clone();
+        next.is_acknowledged = true;
+        for lease in &mut next.leases {
+            lease.is_aside = false;
+        }
+        vec![Step::Part(next)]
+    }
+
+    /// Which one is the next of what the dead had set aside is not promised.
+    fn return_one_aside(&self, rules: &Rules) -> Vec<Step> {
+        let without = |place| {
+            let mut next = self.clone();
+            let item = next.aside.remove(place);
+            next.come_back(rules, item);
+            Step::Part(next)
+        };
+        (0..self.aside.len()).map(without).collect()
+    }
+
+    /// The event's thread asks for an item: what it has in hand is set aside.
+    fn asked(&self, rules: &Rules, event: &Event) -> State {
+        let mut next = self.clone();
+        if rules.acknowledged && !self.is_acknowledged {
+            for lease in &mut next.leases {
+                lease.is_aside |= lease.process == event.process && lease.thread == event.thread;
+            }
+        }
+        next
     }
 
     fn with(&self, value: Value) -> State {
@@ -116,30 +177,35 @@ impl State {
     }
 
     fn get(&self, rules: &Rules, event: &Event, answer: Option<Answer>) -> Vec<Step> {
+        let mut taken = self.asked(rules, event);
+        // It died before it took anything.
+        let asked = answer.is_none().then(|| Step::Done(taken.clone()));
         let Some(first) = self.ready.first() else {
-            return Vec::new();
+            return asked.into_iter().collect();
         };
         match answer {
             Some(Answer::Got(value)) if value != first.value => return Vec::new(),
             None | Some(Answer::Got(_)) => {}
             Some(_) => return Vec::new(),
         }
-        let mut taken = self.clone();
         let item = taken.ready.remove(0);
         let mut leased = taken.clone();
         leased.leases.push(Lease {
             process: event.process,
             thread: event.thread,
             item: item.clone(),
+            is_aside: false,
         });
-        if rules.acknowledged && !item.is_finished {
+        let mut steps = if rules.acknowledged && !item.is_finished {
             vec![Step::Done(leased)]
         } else if answer.is_none() && item.value.is_lent() && !item.is_finished {
             // It died while it looked, or had just ended the look.
             vec![Step::Done(leased), Step::Done(taken)]
         } else {
             vec![Step::Done(taken)]
-        }
+        };
+        steps.extend(asked);
+        steps
     }
 
     fn task_done(&self, event: &Event) -> Vec<Step> {
@@ -192,7 +258,7 @@ impl State {
             .collect()
     }
 
-    /// Returns the oldest lease of the event's process, if it has one.
+    /// Returns the oldest lease of the event's process, if it has one; or leaves it set aside.
     fn give_up_one(&self, rules: &Rules, event: &Event) -> Step {
         let mut next = self.clone();
         let Some(place) = next
@@ -202,14 +268,23 @@ impl State {
         else {
             return Step::Done(next);
         };
-        let mut item = next.leases.remove(place).item;
-        if item.redeliveries >= rules.max_deliveries {
-            next.dead.push(item.value);
+        let Lease { item, is_aside, .. } = next.leases.remove(place);
+        if is_aside {
+            let place = next.aside.partition_point(|other| other.rank < item.rank);
+            next.aside.insert(place, item);
         } else {
-            item.redeliveries += 1;
-            let place = next.ready.partition_point(|other| other.rank < item.rank);
-            next.ready.insert(place, item);
+            next.come_back(rules, item);
         }
         Step::Part(next)
+    }
+
+    fn come_back(&mut self, rules: &Rules, mut item: Item) {
+        if item.redeliveries >= rules.max_deliveries {
+            self.dead.push(item.value);
+        } else {
+            item.redeliveries += 1;
+            let place = self.ready.partition_point(|other| other.rank < item.rank);
+            self.ready.insert(place, item);
+        }
     }
 }

@@ -11,6 +11,10 @@
 //! would not, and at no moment are they more; and an item that was put later may be taken later without breaking the
 //! order. So this choice is as good as any.
 //!
+//! *While nothing is acknowledged*, an item that its dead holder had set aside (specification.rs) comes back no earlier than the
+//! first `task_done` or `join` began, and surely when one of them was over. If that get or that call may have come first, the
+//! earliest possible time and the latest sure one count.
+//!
 //! *If items can come back* (an acknowledged queue, or lent payloads), a pending get may have taken any item for a while.
 //! From its invocation to the end of the sweep nothing is sure: a *blind* time, in which nothing is concluded from it.
 
@@ -40,6 +44,14 @@ pub(crate) struct Stays {
     blind: Vec<(Time, Time)>,
     /// By how much the bound of `maxsize` may be exceeded because of what came back unseen.
     pub slack: u64,
+}
+
+/// Whether a delivered item was set aside before anything was acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aside {
+    Surely,
+    Maybe,
+    No,
 }
 
 /// What became of a delivered item in its holder's hands.
@@ -154,6 +166,8 @@ impl Stays {
     fn with_returns(&mut self, history: &History, pending_gets: &[usize]) -> Result<(), Violation> {
         let events = &history.events;
         let finishes = finishes(history);
+        let asides = asides(history);
+        let (possibly_acknowledged, surely_acknowledged) = history.acknowledged_from();
         let mut deliveries: HashMap<Value, Vec<usize>> = HashMap::new();
         for (get, value) in &self.gets {
             deliveries.entry(*value).or_default().push(*get);
@@ -175,6 +189,7 @@ impl Stays {
                 is_first: true,
             };
             let mut finish = Finish::No;
+            let mut is_aside = Aside::No;
             for (place, get) in gets.iter().enumerate() {
                 let get_event = &events[*get];
                 stay.sure.1 = get_event.invoked;
@@ -184,16 +199,31 @@ impl Stays {
                 if !history.rules.acknowledged {
                     finish = Finish::Surely;
                 }
-                let death = history.death_of(get_event.process);
+                is_aside = asides.get(get).copied().unwrap_or(Aside::No);
+                // From when on it can be there again, and from when on it is.
+                let back = history.death_of(get_event.process).map(|death| {
+                    let never = Time::MAX;
+                    match is_aside {
+                        Aside::No => (death.killed, death.swept),
+                        Aside::Maybe => (
+                            death.killed,
+                            death.swept.max(surely_acknowledged.unwrap_or(never)),
+                        ),
+                        Aside::Surely => (
+                            death.killed.max(possibly_acknowledged.unwrap_or(never)),
+                            death.swept.max(surely_acknowledged.unwrap_or(never)),
+                        ),
+                    }
+                });
                 if let Some(next) = gets.get(place + 1) {
-                    let has_died = death.is_some_and(|death| death.killed <= events[*next].responded);
-                    if finish == Finish::Surely || !has_died {
+                    let can_be_back = back.is_some_and(|(possibly, _)| possibly <= events[*next].responded);
+                    if finish == Finish::Surely || !can_be_back {
                         return Err(Violation::Repeated(*value));
                     }
                 }
-                if let (Some(death), true) = (death, finish != Finish::Surely) {
-                    stay.sure = (death.swept, Time::MAX);
-                    stay.possible = (death.killed, Time::MAX);
+                if let (Some((possibly, surely)), true) = (back, finish != Finish::Surely) {
+                    stay.sure = (surely, Time::MAX);
+                    stay.possible = (possibly, Time::MAX);
                     stay.is_first = false;
                 }
             }
@@ -202,7 +232,10 @@ impl Stays {
                 if finish == Finish::Surely || known_deliveries <= usize::from(history.rules.max_deliveries) {
                     return Err(Violation::Undead(*value));
                 }
-            } else if finish == Finish::No && !put.is_pending() {
+            } else if finish == Finish::No
+                && !put.is_pending()
+                && (is_aside == Aside::No || surely_acknowledged.is_some())
+            {
                 lost.push(*value);
             }
             if gets.len() > usize::from(history.rules.max_deliveries) + 1 {
@@ -271,4 +304,42 @@ fn finishes(history: &History) -> HashMap<usize, Finish> {
         }
     }
     finishes
+}
+
+/// Which deliveries were set aside: the thread has asked for its next item, and nothing was acknowledged before.
+fn asides(history: &History) -> HashMap<usize, Aside> {
+    let mut asides = HashMap::new();
+    if !history.rules.acknowledged {
+        return asides;
+    }
+    let (possibly, surely) = history.acknowledged_from();
+    let mut gets: Vec<usize> = (0..history.events.len()).collect();
+    gets.retain(|index| history.events[*index].call == Call::Get);
+    gets.sort_by_key(|index| history.events[*index].invoked);
+    let mut in_hand: HashMap<(u32, u32), usize> = HashMap::new();
+    for index in gets {
+        let event = &history.events[index];
+        let thread = (event.process, event.thread);
+        if let Some(earlier) = in_hand.remove(&thread) {
+            let has_asked = !matches!(event.answer, None | Some(Answer::TimedOut));
+            let aside = if surely.is_some_and(|surely| surely < event.invoked) {
+                Aside::No
+            } else if has_asked && possibly.is_none_or(|possibly| event.responded < possibly) {
+                Aside::Surely
+            } else {
+                Aside::Maybe
+            };
+            if aside == Aside::Surely {
+                asides.insert(earlier, aside);
+            } else {
+                // If it was not set aside now, then perhaps by the thread's next get.
+                asides.entry(earlier).or_insert(aside);
+                in_hand.insert(thread, earlier);
+            }
+        }
+        if matches!(event.answer, Some(Answer::Got(_))) {
+            in_hand.insert(thread, index);
+        }
+    }
+    asides
 }

@@ -188,7 +188,7 @@ fn what_the_counts_reject_is_rejected_by_the_search() {
 fn what_the_returns_reject_is_rejected_by_the_search() {
     let seed = 21;
     let mut random = Random::new(seed);
-    let (mut rejected, mut missed, mut returned) = (0, 0, 0);
+    let (mut rejected, mut missed, mut returned, mut from_aside) = (0, 0, 0, 0);
     for round in 0..150 {
         let mut workload = Workload::small(&mut random, round % 4 != 0, true);
         workload.is_disciplined = true;
@@ -210,6 +210,7 @@ fn what_the_returns_reject_is_rejected_by_the_search() {
         values.sort_unstable();
         values.dedup();
         returned += deliveries - values.len();
+        from_aside += history.came_back_from_aside();
         for _ in 0..20 {
             let mut mutant = history.clone();
             // The sweeps stay as they are: they are not a caller's answers.
@@ -231,8 +232,11 @@ fn what_the_returns_reject_is_rejected_by_the_search() {
             missed += u32::from(!found && aspects.is_ok());
         }
     }
-    println!("{returned} items came back; {rejected} rejected by both, {missed} by the search alone");
-    assert!(rejected > 100 && returned > 20);
+    println!(
+        "{returned} items came back, {from_aside} of them after they were set aside; {rejected} rejected by both, {missed} \
+         by the search alone"
+    );
+    assert!(rejected > 100 && returned > 20 && from_aside > 10);
 }
 
 fn event(process: u32, call: Call, answer: Answer, invoked: Time, responded: Time) -> Event {
@@ -311,6 +315,57 @@ fn a_redelivered_item_comes_before_younger_ones() {
     );
 }
 
+/// What a dead process had set aside comes back when a process acknowledges for the first time, and no earlier.
+#[test]
+fn what_was_set_aside_comes_back_with_the_first_acknowledgement() {
+    let rules = Rules {
+        acknowledged: true,
+        ..Rules::PLAIN
+    };
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let (got, empty) = (
+        |value| (Call::Get, Answer::Got(value)),
+        (Call::Get, Answer::Empty),
+    );
+    let (join, done) = ((Call::Join, Answer::Empty), (Call::TaskDone, Answer::Done));
+    // The dead process has asked again after `a`, and not after `b`.
+    let verdicts = |calls: &[(Call, Answer)]| {
+        let mut events = vec![
+            event(1, Call::Put(a), Answer::Done, 10, 11),
+            event(1, Call::Put(b), Answer::Done, 12, 13),
+            event(2, Call::Get, Answer::Got(a), 20, 21),
+            event(2, Call::Get, Answer::Got(b), 22, 23),
+            event(2, Call::Sweep, Answer::Done, 30, 40),
+        ];
+        for (place, (call, answer)) in calls.iter().enumerate() {
+            let time = 50 + 2 * place as Time;
+            events.push(event(3, *call, *answer, time, time + 1));
+        }
+        let history = History {
+            rules,
+            events,
+            deaths: vec![penstock_history::Death {
+                process: 2,
+                killed: 30,
+                swept: 40,
+            }],
+            dead_letters: Some(Vec::new()),
+        };
+        (search::check(&history).is_ok(), aspects::check(&history).is_ok())
+    };
+    let right = [got(b), empty, join, got(a), done, done, empty];
+    assert_eq!(verdicts(&right), (true, true));
+    assert_eq!(verdicts(&[got(b), done, got(a), done, empty]), (true, true));
+    let too_early = [got(a), done, got(b), done, empty];
+    assert_eq!(verdicts(&too_early), (false, false), "before any acknowledgement");
+    let too_early = [got(b), got(a), join, done, done, empty];
+    assert_eq!(verdicts(&too_early), (false, false), "before any acknowledgement");
+    let never = [got(b), join, empty, done, empty];
+    assert_eq!(verdicts(&never), (false, false), "it never comes back");
+    let never = [got(b), done, empty];
+    assert_eq!(verdicts(&never), (false, false), "it never comes back");
+}
+
 /// Who is killed while it leaves in order has given up the items that it took first, and no others.
 #[test]
 fn a_leave_cut_short_gives_up_the_oldest_leases() {
@@ -331,6 +386,8 @@ fn a_leave_cut_short_gives_up_the_oldest_leases() {
         let mut events = vec![
             event(1, Call::Put(a), Answer::Done, 10, 11),
             event(1, Call::Put(b), Answer::Done, 12, 13),
+            // From here on a lease is a lease, also after its holder has asked for the next item.
+            event(1, Call::Join, Answer::Empty, 14, 15),
             event(2, Call::Get, Answer::Got(a), 20, 21),
             event(2, Call::Get, Answer::Got(b), 22, 23),
             leave,
