@@ -103,7 +103,10 @@ class Machine(RuleBasedStateMachine):
             self.end_all()
 
     def drain(self) -> None:
-        """Take what is left: everything is there, in its order."""
+        """Take what is left: everything is there, in its order; and so is what was set aside."""
+        if self.is_joinable and self.model.whose_is_clear(US):
+            assert self.do(US, 0, "task_done", 0) is self.model.task_done(US, 0)
+            self.settle()
         while self.model.ready:
             assert self.do(US, 0, "get", 0) == self.model.get(US, 0)
             self.settle()
@@ -306,8 +309,9 @@ class Machine(RuleBasedStateMachine):
             assert came is self.error_of_closed
         elif not queued:
             assert came is standard.Empty
+            self.model.ask(process, thread)
         else:
-            items = [self.model.get(process, thread) for _ in range(min(most or queued, queued))]
+            items = self.model.get_many(process, thread, most or queued)
             assert came == (items, LookupError if LookupError in items else None)
         self.settle()
 
@@ -349,6 +353,8 @@ class Machine(RuleBasedStateMachine):
         # Which of several would get an item is not promised.
         if process is not None and not self.model.ready and not self.is_waited_in("get"):
             self.begin_to_wait(process, "get", "waiting_getters")
+            if process in self.waiting:
+                self.model.ask(process, 0)
 
     @rule(choice=any_process, size=any_size)
     def wait_in_put(self, choice: int, size: int) -> None:
@@ -362,11 +368,16 @@ class Machine(RuleBasedStateMachine):
         process = self.one_of(choice, killable=True)
         if process is None:
             return
+        which, is_closed = self.handle_of(process, handle)
+        if is_closed and self.model.unfinished:
+            return
+        # What comes back now may become dead letters, and nothing be left to wait for.
+        self.model.acknowledge()
         if self.model.unfinished:
             self.begin_to_wait(process, "join", "waiting_joiners")
         else:
-            which, _ = self.handle_of(process, handle)
             assert self.do(process, 0, "join", which) is None
+        self.settle()
 
     def settle(self) -> None:
         """See those answer who waited for what there is now."""
@@ -499,6 +510,7 @@ class Machine(RuleBasedStateMachine):
         queued, dead = len(model.ready), len(model.dead_letters)
         assert (found.puts, found.gets, found.queued) == (model.puts, model.puts - queued - dead, queued)
         assert found.unfinished == model.unfinished
+        assert found.taken == model.taken
         assert (found.redeliveries, found.dead_letters) == (model.redeliveries, dead)
         assert found.high_water == model.high_water
         verbs = [verb for verb, _ in self.waiting.values()]

@@ -24,6 +24,8 @@ class Lease:
 
     item: Item
     thread: int
+    is_aside: bool = False
+    """Its thread has asked for another item since, and nothing was acknowledged yet."""
 
 
 class Model:
@@ -36,6 +38,10 @@ class Model:
         self.ready: list[Item] = []
         self.leases: dict[int, list[Lease]] = {}
         """By process, in the order of taking."""
+        self.is_acknowledged = not is_joinable
+        """Some process has called `task_done` or `join`."""
+        self.aside: list[Item] = []
+        """What dead processes had set aside."""
         self.orphans = 0
         self.dead_letters: list[Item] = []
         self.puts = 0
@@ -51,7 +57,11 @@ class Model:
         if not self.is_joinable:
             return 0
         queued = sum(not item.is_done for item in self.ready)
-        return queued + sum(map(len, self.leases.values())) + self.orphans
+        return queued + self.taken + self.orphans
+
+    @property
+    def taken(self) -> int:
+        return sum(map(len, self.leases.values())) + len(self.aside)
 
     def put(self, value: Any) -> Any:
         if self.is_full:
@@ -61,7 +71,31 @@ class Model:
         self.high_water = max(self.high_water, len(self.ready))
         return None
 
+    def ask(self, process: int, thread: int) -> None:
+        """The thread asks for an item, or for many: what it took before is set aside."""
+        if not self.is_acknowledged:
+            for lease in self.leases.get(process, []):
+                lease.is_aside |= lease.thread == thread
+
+    def acknowledge(self) -> None:
+        """Some process calls `task_done` or `join`: what is set aside is leased, or comes back."""
+        self.is_acknowledged = True
+        for leases in self.leases.values():
+            for lease in leases:
+                lease.is_aside = False
+        for item in self.aside:
+            self.come_back(item)
+        self.aside = []
+
     def get(self, process: int, thread: int) -> Any:
+        self.ask(process, thread)
+        return self.take(process, thread)
+
+    def get_many(self, process: int, thread: int, most: int) -> list[Any]:
+        self.ask(process, thread)
+        return [self.take(process, thread) for _ in range(min(most, len(self.ready)))]
+
+    def take(self, process: int, thread: int) -> Any:
         if not self.ready:
             return queue.Empty
         item = self.ready.pop(0)
@@ -70,6 +104,7 @@ class Model:
         return item.value
 
     def task_done(self, process: int, thread: int) -> Any:
+        self.acknowledge()
         if self.unfinished == 0:
             return ValueError
         mine = self.leases.get(process, [])
@@ -98,11 +133,17 @@ class Model:
     def die(self, process: int) -> None:
         """The process dies, and that is noticed."""
         for lease in self.leases.pop(process, []):
-            item = lease.item
-            if item.redeliveries >= self.max_deliveries:
-                self.dead_letters.append(item)
+            if lease.is_aside:
+                self.aside.append(lease.item)
             else:
-                item.redeliveries += 1
-                self.redeliveries += 1
-                insort(self.ready, item)
+                self.come_back(lease.item)
+
+    def come_back(self, item: Item) -> None:
+        """To its old place, unless it was delivered too often."""
+        if item.redeliveries >= self.max_deliveries:
+            self.dead_letters.append(item)
+            return
+        item.redeliveries += 1
+        self.redeliveries += 1
+        insort(self.ready, item)
         self.high_water = max(self.high_water, len(self.ready))
