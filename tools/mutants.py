@@ -197,8 +197,8 @@ MUTANTS = [
         "left-in-order-ignored",
         "the sweep redelivers what a process has left in order without the lock",
         f"{CORE}/recovery.rs",
-        "Some(State::Leased) if has_left(word) && self",
-        "Some(State::Leased) if false && has_left(word) && self",
+        "                        if has_left(word) && self",
+        "                        if false && has_left(word) && self",
         (core("stopped", "leaving_does_not_wait_and_is_honoured"),),
     ),
     Mutant(
@@ -239,12 +239,15 @@ MUTANTS = [
         "a large payload published before it is written",
         f"{CORE}/put.rs",
         """\
-            .write_claimed(&reserved, payload, len)
-            .and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
+            let written = self.write_claimed(&reserved, payload, len);
+            let is_written = written.is_ok();
+            let published = written.and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
 """,
         """\
-            .publish_claimed(&reserved, len, waiting, wait)
-            .and_then(|ticket| self.write_claimed(&reserved, payload, len).map(|()| ticket));
+            let written = self.publish_claimed(&reserved, len, waiting, wait);
+            let is_written = written.is_ok();
+            let published =
+                written.and_then(|ticket| self.write_claimed(&reserved, payload, len).map(|()| ticket));
 """,
         (models("large_payloads"),),
     ),
@@ -388,7 +391,7 @@ MUTANTS = [
     Mutant(
         "rebuild-keeps-freed-list",
         "the rebuild lists the free slots beside those of the former list of the freed",
-        f"{CORE}/recovery.rs",
+        f"{CORE}/rebuild.rs",
         "            list.freed.set(0);\n        }\n        hot.kept_sum",
         "        }\n        hot.kept_sum",
         (DEATHS,),
@@ -396,9 +399,9 @@ MUTANTS = [
     Mutant(
         "rebuild-keeps-extents",
         "the rebuild frees the memory that free slots keep, and leaves it to them, too",
-        f"{CORE}/recovery.rs",
-        "                    slot.extent.set(0);\n                    slot.next",
-        "                    slot.next",
+        f"{CORE}/rebuild.rs",
+        "                Some(State::Free) => {\n                    slot.extent.set(0);\n",
+        "                Some(State::Free) => {\n",
         (DEATHS, kill("put-object-in-a-kept-one", 3000)),
     ),
     Mutant(
@@ -436,7 +439,7 @@ MUTANTS = [
     Mutant(
         "rebuild-forgets-number",
         "the publication number not raised to that of an item whose putter died",
-        f"{CORE}/recovery.rs",
+        f"{CORE}/rebuild.rs",
         "                    hot.published.set(seq);\n",
         "",
         (core("death", "points::an_item_of_a_dead_putter_is_counted_once"),),
@@ -444,16 +447,16 @@ MUTANTS = [
     Mutant(
         "rebuild-does-not-sort",
         "the rebuild leaves the items in the order of their slots",
-        f"{CORE}/recovery.rs",
-        "            self.sort(list, |slot| slot.seq.get())?;\n",
-        "            self.sort(list, |_| 0)?;\n",
+        f"{CORE}/rebuild.rs",
+        "        let by_publication = |slot: &Slot| slot.seq.get();\n",
+        "        let by_publication = |_: &Slot| 0;\n",
         (STATE_MACHINE,),
     ),
     Mutant(
         "redelivered-at-end",
         "a redelivered item put at the end instead of its old place",
         f"{CORE}/done.rs",
-        "            self.insert_ready(index)?;\n",
+        "            self.insert_returned(index)?;\n",
         "            self.push_back(&hot.ready, index)?;\n",
         (
             histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
@@ -491,6 +494,133 @@ MUTANTS = [
         '        fault!("sweep.started");\n',
         '        fault!("sweep.started");\n        record.word.store(word & !1, Ordering::Release);\n',
         (RECOVERY,),
+    ),
+    # -------------------------------------------------------------------------------------------------- aside
+    Mutant(
+        "phase-not-stored",
+        "the first acknowledgement not stored before what was set aside comes back",
+        f"{CORE}/aside.rs",
+        "            hot.acknowledging.set(BEGINNING);\n",
+        "",
+        (core("death", "points::a_return_in_portions_is_finished_by_the_next"),),
+    ),
+    Mutant(
+        "aside-redelivered",
+        "what a dead process had set aside comes back though no process acknowledges",
+        f"{CORE}/done.rs",
+        "if word.state() == Some(State::Aside) && self.queue.sets_aside() {",
+        "if word.state() == Some(State::Aside) && self.queue.sets_aside() && false {",
+        (
+            histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
+            STATE_MACHINE,
+        ),
+    ),
+    Mutant(
+        "aside-forgotten",
+        "what dead processes had set aside does not come back",
+        f"{CORE}/aside.rs",
+        "            let index = hot.aside.head.get();\n",
+        "            let index = 0;\n",
+        (
+            histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
+            STATE_MACHINE,
+        ),
+    ),
+    Mutant(
+        "set-aside-by-the-same-call",
+        "the batches of one call set aside what those before have taken",
+        f"{CORE}/aside.rs",
+        "        if asks == Asks::ForMore {\n",
+        "        if asks == Asks::ForMore && false {\n",
+        (core("death", "points::what_was_taken_together_is_in_hand"),),
+    ),
+    Mutant(
+        "counted-twice",
+        "the rebuild counts what was given up, or left, though the dead had counted it",
+        f"{CORE}/aside.rs",
+        "        if counter.get() as u32 != slot.holder.get() {\n",
+        "        if true {\n",
+        (core("death", "points::what_was_given_up_is_counted_once"),),
+    ),
+    Mutant(
+        "not-counted",
+        "the rebuild does not count what the dead was about to give up, or leave",
+        f"{CORE}/aside.rs",
+        "        if counter.get() as u32 != slot.holder.get() {\n",
+        "        if false {\n",
+        (core("death", "points::what_was_left_is_counted_once"),),
+    ),
+    Mutant(
+        "given-up-never-finished",
+        "what was given up of the dead stays unfinished once items are acknowledged",
+        f"{CORE}/aside.rs",
+        "            hot.unfinished.sub(hot.given_up.get());\n",
+        "",
+        (core("death", "points::what_was_given_up_is_counted_once"),),
+    ),
+    Mutant(
+        "portion-forgets-the-rest",
+        "a sweep ends after its first portion",
+        f"{CORE}/recovery.rs",
+        "                if left == 0 {\n                    return Ok(Portion::MoreToCome);\n",
+        "                if left == 0 {\n                    return Ok(Portion::Last);\n",
+        (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
+    ),
+    Mutant(
+        "lessee-not-noted",
+        "a participant's first lease does not say that it has leases",
+        f"{CORE}/slot.rs",
+        "            lessees.set(lessees.get() | bit);\n",
+        "            lessees.set(lessees.get() & !bit);\n",
+        (STATE_MACHINE,),
+    ),
+    # ----------------------------------------------------------------------------------------- returned items
+    Mutant(
+        "heap-rank-not-updated",
+        "the ranks in the heap of returned items stay as they were",
+        f"{CORE}/returned.rs",
+        "            slot.holder.set(first.min(second).saturating_add(1));\n",
+        "",
+        (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
+    ),
+    Mutant(
+        "heap-of-the-youngest",
+        "the heap of returned items has the youngest at its root",
+        f"{CORE}/returned.rs",
+        "if self.slot(b)?.seq.get() < self.slot(a)?.seq.get() {",
+        "if self.slot(b)?.seq.get() > self.slot(a)?.seq.get() {",
+        (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
+    ),
+    Mutant(
+        "linked-back-too-early",
+        "the rebuild links a list back before it has sorted the others",
+        f"{CORE}/rebuild.rs",
+        """\
+        self.sort(
+            held,
+            &Order {
+                length: books.owned_count,
+                greatest: hot.leases.get(),
+                belongs: StateWord::is_held,
+                key: |slot: &Slot| slot.lease.get(),
+            },
+        )?;
+        // Only now, because to sort a list overwrites the links back of any.
+        self.link_back(&hot.dead)?;
+""",
+        """\
+        self.link_back(&hot.dead)?;
+        self.sort(
+            held,
+            &Order {
+                length: books.owned_count,
+                greatest: hot.leases.get(),
+                belongs: StateWord::is_held,
+                key: |slot: &Slot| slot.lease.get(),
+            },
+        )?;
+""",
+        (core("death", "points::a_rebuild_links_dead_letters_beside_many_leases"),),
     ),
     # -------------------------------------------------------------------------------------------------- death
     Mutant(
@@ -640,8 +770,8 @@ MUTANTS = [
         "done-frees-what-is-read",
         "task_done() frees a payload that is still looked at",
         f"{CORE}/done.rs",
-        "            if self.slot(index)?.reading.get() != 0 {\n",
-        "            if self.slot(index)?.reading.get() != 0 && false {\n",
+        "        if slot.reading.get() != 0 {\n            // The payload",
+        "        if slot.reading.get() != 0 && false {\n            // The payload",
         (STATE_MACHINE,),
     ),
     Mutant(
