@@ -81,8 +81,7 @@ impl Queue {
 
     /// So many bytes of payloads are kept that are set aside, whatever `max_bytes` is: a program may have many such queues.
     fn most_aside(&self) -> u64 {
-        let most = self.options.max_bytes.unwrap_or(u64::MAX) / 2;
-        most.min(MOST_ASIDE)
+        self.options.max_bytes.unwrap_or(u64::MAX).min(MOST_ASIDE)
     }
 
     fn set_these_aside(&self, taken: &mut Vec<holding::Lease>, wait: &mut Wait<'_>) -> Result<(), Error> {

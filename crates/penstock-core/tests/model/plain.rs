@@ -297,7 +297,7 @@ impl Plain {
 
     /// So many bytes of payloads stay set aside.
     fn most_aside(&self) -> u64 {
-        (self.rules.max_bytes.unwrap_or(u64::MAX) / 2).min(64 << 20)
+        self.rules.max_bytes.unwrap_or(u64::MAX).min(64 << 20)
     }
 
     /// From now on what is set aside is leased.
