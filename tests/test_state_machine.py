@@ -263,6 +263,9 @@ class Machine(RuleBasedStateMachine):
         # Who waits may take some before others are put, so that there is room for more.
         if process is None or self.is_waited_in("get"):
             return
+        room = max(0, self.model.maxsize - len(self.model.ready))
+        if odd is Unpicklable and self.model.maxsize and min(place, len(sizes)) == room:
+            return  # as in put_what_cannot_be_pickled
         values = [self.new_value(size) for size in sizes]
         if odd is not None:
             values.insert(place, odd)
