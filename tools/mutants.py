@@ -530,8 +530,8 @@ MUTANTS = [
         "set-aside-by-the-same-call",
         "the batches of one call set aside what those before have taken",
         f"{CORE}/aside.rs",
-        "        if asks == Asks::ForMore {\n",
-        "        if asks == Asks::ForMore && false {\n",
+        "            Asks::ForMore(count) => return holding::reserve(count),\n",
+        "            Asks::ForMore(count) => holding::reserve(count)?,\n",
         (core("death", "points::what_was_taken_together_is_in_hand"),),
     ),
     Mutant(
