@@ -87,8 +87,8 @@ impl Queue {
     fn set_these_aside(&self, taken: &mut Vec<holding::Lease>, wait: &mut Wait<'_>) -> Result<(), Error> {
         while !taken.is_empty() {
             let mut section = self.enter(wait)?;
-            let rest = taken.len().saturating_sub(PORTION as usize);
-            for lease in taken.drain(rest..) {
+            let portion = taken.len().min(PORTION as usize);
+            for lease in taken.drain(..portion) {
                 section.set_lease_aside(lease)?;
             }
         }

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Batch, Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
+#[cfg(feature = "fault-points")]
+use penstock_core::Batch;
+use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
 
 const PLAIN: Options = Options {
     maxsize: 0,
@@ -91,6 +93,7 @@ impl Drop for Child {
 }
 
 /// Says that items are acknowledged, and waits for none.
+#[cfg(feature = "fault-points")]
 fn acknowledge(queue: &Queue) {
     assert!(matches!(
         wait(Patience::Now, |wait| queue.join(wait)),
@@ -99,6 +102,7 @@ fn acknowledge(queue: &Queue) {
 }
 
 /// Has a process take items, ask for one more each time, and die.
+#[cfg(feature = "fault-points")]
 fn dies_with_items_aside(queue: &Arc<Queue>, items: u64) {
     let child = Child::run(|| {
         for _ in 0..items {
