@@ -169,7 +169,7 @@ fn state_of(stat: &[u8]) -> Option<u8> {
     stat.get(end + 2).copied()
 }
 
-/// A field of /proc/<pid>/stat, counted from the one behind the command's name.
+/// A field of `/proc/<pid>/stat`, counted from the one behind the command's name.
 fn status_field(pid: u32, field: usize) -> Option<String> {
     let stat = fs::read(proc_file(pid, "stat")?).ok()?;
     // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is plain.
