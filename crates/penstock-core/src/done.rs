@@ -1,8 +1,8 @@
 //! Done: items of an acknowledged queue are finished, and `join` waits for all of them.
 //!
 //! What `task_done` costs does not grow with leases, queued items or participants. A participant's leases are one list, in the order
-//! of taking. The calling thread's oldest one mostly is among its first ([`NEAR`]); if not, the thread reads the list once, in
-//! portions, and notes its own leases (holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
+//! of taking. The calling thread's oldest one mostly is among its first ([`NEAR`]), or all of the thread's are among its last. If not,
+//! the thread reads the list once, in portions, and notes its own leases (holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
 //! may have leases. Of the ready list `Hot::marked_slot` says up to where its items are finished.
 //!
 //! | step | if the process dies right after it |
@@ -52,7 +52,7 @@ impl Queue {
             return Ok(());
         }
         match section.near_lease()? {
-            Near::Mine(index) => section.finish_lease(index),
+            Near::Mine(index) => section.finish_own_lease(index),
             Near::NoneOfMine => section.finish_any(),
             Near::Unknown => {
                 drop(section);
@@ -165,6 +165,30 @@ impl Section<'_> {
             }
             index = slot.next.get();
         }
+        self.recent_lease(thread)
+    }
+
+    /// The same by the last leases of the process, which tell it if all that the thread may hold are among them.
+    #[cold]
+    fn recent_lease(&self, thread: u32) -> Result<Near, Error> {
+        let mut left = holding::held();
+        if left == 0 {
+            return Ok(Near::NoneOfMine);
+        }
+        let mut index = self.queue.segment.participant(self.my_index())?.leased.tail.get();
+        for _ in 0..NEAR {
+            if index == 0 {
+                break;
+            }
+            let slot = self.slot(index)?;
+            if slot.word().is_finishable() && slot.holder.get() == thread {
+                left -= 1;
+                if left == 0 {
+                    return Ok(Near::Mine(index));
+                }
+            }
+            index = slot.prev.get();
+        }
         Ok(Near::Unknown)
     }
 
@@ -233,7 +257,7 @@ impl Section<'_> {
         while let Some(lease) = found.leases.pop_front() {
             // Another thread, or another process, may have finished it.
             if self.is_mine(&lease) && self.slot(lease.slot)?.word().is_finishable() {
-                return self.finish_lease(lease.slot);
+                return self.finish_own_lease(lease.slot);
             }
         }
         self.finish_any()
@@ -260,6 +284,15 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// Finishes a lease of the calling thread's.
+    #[inline(always)]
+    fn finish_own_lease(&mut self, index: u32) -> Result<(), Error> {
+        self.finish_lease(index)?;
+        holding::count_finished();
+        Ok(())
+    }
+
+    #[inline(always)]
     fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         if slot.reading.get() != 0 {

@@ -310,6 +310,7 @@ impl<'q> Section<'q> {
             self.own(index, State::Leased, word.redeliveries())?;
             fault!("get.leased");
             self.hold_lease(index, slot)?;
+            holding::count_taken();
             if queue.sets_aside() {
                 let number = slot.lease.get();
                 holding::note(queue.segment.id, Lease { slot: index, number });

@@ -3,12 +3,12 @@
 //! All of it is private to one thread of one process, and serves only to find its leases in the list of the process's:
 //!
 //! - while nothing is acknowledged (aside.rs), the items that the thread has in hand, which it sets aside when it asks for more;
-//! - afterwards, the leases that other threads' leases keep it from finding quickly (done.rs).
+//! - afterwards, the leases that other threads' leases keep it from finding quickly (done.rs), and how many it may have.
 //!
 //! A note may be out of date, and in a forked child all are: an operation that uses one compares the slot's state,
 //! owner and lease under the lock.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
@@ -55,6 +55,26 @@ impl Drop for Notes {
 
 thread_local! {
     static NOTES: RefCell<Notes> = RefCell::default();
+}
+
+thread_local! {
+    /// At least as many leases as this thread holds, of all queues together: those that it took, without those that it finished.
+    static HELD: Cell<u32> = const { Cell::new(0) };
+}
+
+#[inline(always)]
+pub(crate) fn count_taken() {
+    HELD.with(|held| held.set(held.get().saturating_add(1)));
+}
+
+#[inline(always)]
+pub(crate) fn count_finished() {
+    HELD.with(|held| held.set(held.get().saturating_sub(1)));
+}
+
+/// How many leases this thread may hold. If it is 0, the thread holds none.
+pub(crate) fn held() -> u32 {
+    HELD.with(Cell::get)
 }
 
 /// What ended threads of this process had in hand.

@@ -581,3 +581,54 @@ fn idle_waiters_wake_up_rarely() {
         waiter.join().unwrap();
     }
 }
+
+/// Which items are still leased is seen by those that come back when the process leaves by a failure.
+fn left_of(queue: &Arc<Queue>) -> Vec<u8> {
+    queue.leave(Leave::Crashed).unwrap();
+    let mut left = Vec::new();
+    while let Ok(payload) = get(queue, Patience::Now) {
+        left.push(payload[0]);
+    }
+    left
+}
+
+#[test]
+fn task_done_finds_the_threads_lease_among_many_of_others() {
+    let of_many = |finishes: fn(&Arc<Queue>)| {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+        for item in 0..200 {
+            put(&queue, &[item]).unwrap();
+        }
+        for _ in 0..100 {
+            get(&queue, Patience::Now).unwrap();
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| finishes(&queue)).join().unwrap();
+        });
+        for _ in 100..200 {
+            let _ = get(&queue, Patience::Now);
+        }
+        left_of(&queue)
+    };
+    let all_but = |gone: &[u8]| -> Vec<u8> { (0..200).filter(|item| !gone.contains(item)).collect() };
+    // A thread that holds none means the process's oldest.
+    assert_eq!(of_many(|queue| queue.task_done().unwrap()), all_but(&[0]));
+    // One that took just now means what it took.
+    let takes_one: fn(&Arc<Queue>) = |queue| {
+        get(queue, Patience::Now).unwrap();
+        queue.task_done().unwrap();
+        queue.task_done().unwrap();
+    };
+    assert_eq!(of_many(takes_one), all_but(&[0, 100]));
+    // More than are near the end: the list is read.
+    let takes_many: fn(&Arc<Queue>) = |queue| {
+        for _ in 0..50 {
+            get(queue, Patience::Now).unwrap();
+        }
+        for _ in 0..3 {
+            queue.task_done().unwrap();
+        }
+    };
+    assert_eq!(of_many(takes_many), all_but(&[100, 101, 102]));
+}

@@ -286,7 +286,7 @@ impl Handle {
     /// Return the dead letters: the items whose takers died too often, oldest
     /// first. They stay there; they count as done. From a `Queue` or `SimpleQueue` these are large items whose
     /// takers died while they rebuilt them. In the place of one that cannot be rebuilt stands the exception
-    /// that it raises; one that kills whoever rebuilds it kills the caller of this too. Does not wait.
+    /// that it raises; one that kills whoever rebuilds it kills the caller of this too. Waits as `statistics()` does.
     ///
     /// >>> import penstock
     /// >>> penstock.JoinableQueue().dead_letters()
