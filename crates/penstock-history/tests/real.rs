@@ -36,7 +36,7 @@ fn check_large(acknowledged: bool, kills: u32, maxsize: u64, seed: u64) -> Histo
     let mut workload = Workload::large(&mut random, acknowledged, kills, 100_000);
     workload.rules.maxsize = maxsize;
     if acknowledged && maxsize == 0 {
-        workload.silent = workload.operations / 2;
+        workload = workload.silenced(true);
     }
     let history = record(&workload, random.draw());
     assert!(aspects::applies(&history));
