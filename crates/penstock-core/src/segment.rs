@@ -145,7 +145,6 @@ impl Segment {
         // The models take every acknowledged queue for one whose users acknowledge.
         let sets_aside = options.acknowledged && cfg!(not(loom));
         hot.acknowledging.set(if sets_aside { NOT_YET } else { YES });
-        hot.looked_at.set(platform::coarse_millis());
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);
