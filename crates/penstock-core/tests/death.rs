@@ -536,6 +536,17 @@ mod points {
             points: &["aside.noted", "aside.counted", "slot.freed", "claim.committed"],
         },
         Scene {
+            name: "leave what was given up",
+            options: TWO_LARGE,
+            before: |queue| put_eights(queue, 2, LARGE),
+            victim: |queue| {
+                while get(queue, Patience::Now).is_ok() {}
+                put(queue, &numbered(7, LARGE)).unwrap();
+                queue.leave(Leave::Clean).unwrap();
+            },
+            points: &["aside.settling", "leave.released"],
+        },
+        Scene {
             name: "leave what was set aside",
             options: ACKNOWLEDGED,
             before: |queue| put_eights(queue, 2, 20),
