@@ -188,7 +188,7 @@ impl Queue {
             if wait.patience == Patience::Try {
                 return Err(Error::Busy);
             }
-            self.look_for_dead_at_times()?;
+            self.look_for_dead_at_times(wait)?;
         }
         let mut section = self.approach(waiting, wait)?;
         loop {

@@ -111,7 +111,7 @@ impl Queue {
     }
 
     /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
-    pub(crate) fn look_for_dead_at_times(&self) -> Result<(), Error> {
+    pub(crate) fn look_for_dead_at_times(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let looked_at = &self.segment.hot().looked_at;
         let last = looked_at.get();
         if self.is_time_to_look()
@@ -124,7 +124,7 @@ impl Queue {
                 )
                 .is_ok()
         {
-            self.look_for_dead(false)?;
+            self.look_for_dead_within(false, wait)?;
         }
         Ok(())
     }
