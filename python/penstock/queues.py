@@ -91,8 +91,8 @@ class _Family(_native.Handle):
     def statistics(self) -> Statistics:
         """Return the queue's figures, of this moment and over all processes.
 
-        Does not wait for items or room. If a process is stopped (SIGSTOP) in the critical section, waits until
-        it goes on or dies; a signal handler that raises ends that wait. Raises CorruptQueueError.
+        Does not wait for items or room. If a process is stopped (SIGSTOP) in the critical section, waits
+        until it goes on or dies; a signal handler that raises ends that wait. Raises CorruptQueueError.
 
         >>> import penstock
         >>> q = penstock.SimpleQueue()
