@@ -216,6 +216,33 @@ def test_nothing_is_lost_without_memory(kind: Callable[[], Any], items: str, cal
         assert child.result()
 
 
+TAKES: dict[str, Callable[[], tuple[Callable[[Any], object], Callable[[], Any]]]] = {
+    "get": lambda: (q := Queue[Any]()) and (q.put, q.get),
+    "get of a JoinableQueue": lambda: (q := JoinableQueue[Any]()) and (q.put, q.get),
+    "get_many": lambda: (q := Queue[Any]()) and (q.put, lambda: q.get_many()[0]),
+    "recv": lambda: (pipe := Pipe()) and (pipe[0].send, pipe[1].recv),
+    "recv_bytes": lambda: (pipe := Pipe()) and (pipe[0].send_bytes, pipe[1].recv_bytes),
+}
+"""How an item gets in, and how it is taken."""
+
+
+@pytest.mark.parametrize("take", TAKES)
+def test_an_item_larger_than_the_memory_stays_in_the_queue(take: str) -> None:
+    def use() -> bool:
+        put, get = TAKES[take]()
+        item = bytes(8 * MIB)
+        put(item)
+        give_back = exhaust()
+        for _ in range(3):
+            with pytest.raises(MemoryError):
+                get()
+        give_back()
+        return bool(get() == item)
+
+    with fork(use) as child:
+        assert child.result()
+
+
 CALLS: dict[str, Callable[[Any, Any], object]] = {
     "put": lambda queue, items: queue.put(items[0]),
     "put_many": lambda queue, items: queue.put_many(items),

@@ -11,12 +11,14 @@
 //! | lent payload looked at | the same |
 //! | plain: kept, **state = CLAIMED** | the item was in the hands of a caller that died; the sweep frees its memory |
 //! | plain: look ended, state = FREE | the item was in the hands of a caller that died |
+//! | undelivered: **state = READY** (or DEAD) | the item is in its old place |
 //! | lists, counters | the rebuild computes them |
 #![allow(unsafe_code)]
 
 #[cfg(not(loom))]
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::delivery::{Batch, Buffer, Room};
 use crate::error::Error;
@@ -28,7 +30,7 @@ use crate::platform;
 use crate::queue::{Patience, Queue, Wait};
 use crate::slot::State;
 use crate::sync::{Count, Word, note_read};
-use crate::upkeep::{ENDED, KEPT, is_stuck};
+use crate::upkeep::{ENDED, KEPT, UNDELIVERED, is_stuck};
 use crate::waiter::{Kind, Waiting};
 use crate::{BATCH, SMALL};
 
@@ -60,6 +62,7 @@ pub struct Lent {
     me: u32,
     bytes: *const u8,
     len: usize,
+    is_undelivered: AtomicBool,
 }
 
 // SAFETY: the bytes are in a mapping that `queue` keeps, and nobody writes them while the slot is leased to this process
@@ -95,6 +98,14 @@ impl Lent {
         self.queue.report(kept)
     }
 
+    /// Says that the caller has no memory for the item: when the look ends, the item returns to its old place in the queue, or
+    /// becomes a dead letter if it came back too often. No more, if it was [kept](Self::keep).
+    pub fn undeliver(&self) {
+        if !self.is_undelivered.swap(true, Ordering::Relaxed) {
+            holding::count_finished();
+        }
+    }
+
     /// The memory file, and where in it the payload begins. `None` in a forked child, which has no part in the lease, and
     /// if the file was closed behind this process's back.
     #[cfg(not(loom))]
@@ -112,7 +123,12 @@ impl Drop for Lent {
         fault!("lent.reading");
         // A forked child has a copy of this value but not the lease.
         if self.queue.member_now() == Some(self.me) {
-            let ended = self.queue.end_look(self.slot, self.lease, self.me);
+            let mark = if *self.is_undelivered.get_mut() {
+                UNDELIVERED
+            } else {
+                ENDED
+            };
+            let ended = self.queue.end_look(self.slot, self.lease, self.me, mark);
             // Nobody can be told here; damage is noted in the segment, and the next operation reports it.
             let _ = self.queue.report(ended);
         }
@@ -228,17 +244,21 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends the look at a lent payload.
-    fn end_look(&self, index: u32, lease: u64, me: u32) -> Result<(), Error> {
+    /// Ends the look at a lent payload, whose item is ENDED or UNDELIVERED by that.
+    fn end_look(&self, index: u32, lease: u64, me: u32, mark: u32) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
-            Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, ENDED, me),
+            Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, mark, me),
             Err(error) => return Err(error),
         };
         if section.lent_to_me(index, lease)?.is_none() {
             return Ok(());
         }
-        section.finish_look(index)?;
+        if mark == UNDELIVERED {
+            section.undeliver(index)?;
+        } else {
+            section.finish_look(index)?;
+        }
         drop(section);
         self.tidy()?;
         Ok(())
@@ -264,6 +284,16 @@ impl<'q> Section<'q> {
             Some(State::Left) => self.orphan(index),
             _ => Err(self.corrupt("a lent item was taken away")),
         }
+    }
+
+    /// The same for an item that its reader could not use.
+    pub(crate) fn undeliver(&mut self, index: u32) -> Result<(), Error> {
+        let word = self.slot(index)?.word();
+        if !matches!(word.state(), Some(State::Leased | State::Aside)) {
+            return self.finish_look(index);
+        }
+        self.let_go(index, word.owner())?;
+        self.return_to_queue(index)
     }
 
     #[inline(always)]
@@ -326,6 +356,7 @@ impl<'q> Section<'q> {
             me: self.me,
             bytes: source,
             len,
+            is_undelivered: AtomicBool::new(false),
         };
         Ok(Delivery::Lent(lent))
     }

@@ -8,6 +8,7 @@ use crate::layout::Slot;
 use crate::lock::{Section, surely};
 use crate::platform;
 use crate::queue::{Queue, Wait};
+use crate::recovery::{PORTION, Portion};
 use crate::segment::Extent;
 use crate::slot::State;
 use crate::sync::Word;
@@ -104,32 +105,66 @@ impl Queue {
         self.report(letters)
     }
 
+    /// Read in portions: the list may be long. Dead letters are only ever added at its end.
     fn dead_letter_places(&self, wait: &mut Wait<'_>) -> Result<Vec<u32>, Error> {
-        let count = self.segment.hot().dead_count.get();
-        // Memory is taken before the lock, never under it.
-        let mut places = vec_with_room(usize::try_from(count).unwrap_or(0).min(1 << 20))?;
-        let section = self.enter(wait)?;
-        let hot = section.hot();
-        let (mut prev, mut index) = (0, hot.dead.head.get());
-        let mut bytes: u64 = 0;
-        while index != 0 && places.len() < places.capacity() {
-            let slot = section.slot(index)?;
-            // Of a list whose links agree both ways no slot is met twice.
-            if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev {
-                return Err(section.corrupt("the list of dead letters is torn"));
+        let mut read = DeadLetters::default();
+        loop {
+            // Memory is taken before the lock, never under it.
+            read.places
+                .try_reserve(PORTION as usize)
+                .map_err(|_| platform::no_memory(u64::from(PORTION) * size_of::<u32>() as u64))?;
+            if self.enter(wait)?.read_dead_letters(&mut read)? == Portion::Last {
+                return Ok(read.places);
             }
-            bytes = bytes.saturating_add(Extent::unpack(slot.extent.get()).map_or(0, Extent::bytes));
-            if bytes > hot.used_bytes.get() {
-                return Err(section.corrupt("dead letters have more memory than all items"));
-            }
-            places.push(index);
-            (prev, index) = (index, slot.next.get());
         }
-        Ok(places)
     }
 }
 
+/// The list of dead letters as far as it was read.
+#[derive(Default)]
+struct DeadLetters {
+    places: Vec<u32>,
+    /// Of their payloads.
+    bytes: u64,
+}
+
 impl Section<'_> {
+    fn read_dead_letters(&self, read: &mut DeadLetters) -> Result<Portion, Error> {
+        let hot = self.hot();
+        let mut prev = match read.places[..] {
+            [.., before, last] if self.slot(last)?.prev.get() == before => last,
+            [last] if self.slot(last)?.prev.get() == 0 => last,
+            // The beginning; or a rebuild has linked the list anew since the last portion.
+            _ => {
+                read.places.clear();
+                read.bytes = 0;
+                0
+            }
+        };
+        for _ in 0..PORTION {
+            let index = match prev {
+                0 => hot.dead.head.get(),
+                prev => self.slot(prev)?.next.get(),
+            };
+            if index == 0 {
+                return Ok(Portion::Last);
+            }
+            let slot = self.slot(index)?;
+            // Of a list whose links agree both ways no slot is met twice.
+            if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev {
+                return Err(self.corrupt("the list of dead letters is torn"));
+            }
+            let bytes = Extent::unpack(slot.extent.get()).map_or(0, Extent::bytes);
+            read.bytes = read.bytes.saturating_add(bytes);
+            if read.bytes > hot.used_bytes.get() {
+                return Err(self.corrupt("dead letters have more memory than all items"));
+            }
+            read.places.push(index);
+            prev = index;
+        }
+        Ok(Portion::MoreToCome)
+    }
+
     /// Memory of the items that are taken and not finished, in bytes: slots and extents. 0 for a plain queue.
     fn taken_bytes(&self) -> u64 {
         let hot = self.hot();

@@ -8,7 +8,8 @@
 //! | put off | the mark | the sweep of the process |
 //! |---|---|---|
 //! | end of a look | the slot's `reading` = ENDED | plain: frees it. Acknowledged: the item is redelivered, or set aside, or an orphan |
-//! | an item is kept while it is looked at | `reading` = KEPT | the same |
+//! | an item that its reader could not use returns to the queue | `reading` = UNDELIVERED | returns it, as any lease |
+//! | an item is kept while it is looked at | `reading` = KEPT | as at the end of a look |
 //! | memory claimed and not needed | `reading` = RELEASED | frees it, as any claimed slot |
 //! | end of a wait | the cell's word = ABANDONED, WOKEN_LEFT or LATE_LEFT (waiter.rs) | frees the cell |
 //! | leaving in order, the process goes on | the record's bit LEFT | its leases become orphans |
@@ -43,12 +44,14 @@ pub(crate) const WORK_PUT_OFF: u32 = CONTENDED;
 
 // The values of `Slot::reading`.
 pub(crate) const READING: u32 = 1;
+/// The reader could not use the item, which returns to the queue.
+pub(crate) const UNDELIVERED: u32 = 2;
 /// The payload is looked at, and the item is its reader's for good.
-pub(crate) const KEPT: u32 = 2;
+pub(crate) const KEPT: u32 = 3;
 /// The look has ended.
-pub(crate) const ENDED: u32 = 3;
+pub(crate) const ENDED: u32 = 4;
 /// Claimed memory that its owner does not need any more.
-pub(crate) const RELEASED: u32 = 4;
+pub(crate) const RELEASED: u32 = 5;
 
 /// Reads of a taken lock before its holder's life is looked into.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
@@ -311,6 +314,7 @@ impl Section<'_> {
                 // Acquire: pairs with the release in put_off_for_slot.
                 match slot.reading.load(Ordering::Acquire) {
                     ENDED => self.finish_look(index)?,
+                    UNDELIVERED => self.undeliver(index)?,
                     RELEASED => self.release_claim(index)?,
                     KEPT if slot.word().state() == Some(State::Leased)
                         && !self.queue.options.acknowledged =>

@@ -317,6 +317,59 @@ fn take_lent(queue: &Arc<Queue>) -> Lent {
     }
 }
 
+/// More than are read in one critical section.
+#[test]
+fn many_dead_letters_are_read_in_the_order_of_their_deaths() {
+    let queue = create(&Options {
+        max_deliveries: 0,
+        ..ACKNOWLEDGED
+    });
+    put(&queue, b"done").unwrap();
+    get(&queue, Patience::Now).unwrap();
+    queue.task_done().unwrap(); // from now on nothing is set aside
+    let letters: Vec<Vec<u8>> = (0..1000_u32)
+        .map(|number| number.to_be_bytes().to_vec())
+        .collect();
+    for letter in &letters {
+        put(&queue, letter).unwrap();
+        get(&queue, Patience::Now).unwrap();
+    }
+    queue.leave(Leave::Crashed).unwrap();
+    assert_eq!(queue.dead_letters().unwrap(), letters);
+}
+
+#[test]
+fn an_undelivered_item_returns_to_its_old_place_until_it_is_a_dead_letter() {
+    for options in [PLAIN, ACKNOWLEDGED] {
+        let queue = create(&options);
+        let payload = pattern(100_000, 5);
+        put(&queue, &payload).unwrap();
+        put(&queue, b"younger").unwrap();
+        for returns in 0..=u64::from(options.max_deliveries) {
+            assert_eq!(queue.statistics().unwrap().redeliveries, returns);
+            let lent = take_lent(&queue);
+            lent.undeliver();
+            drop(lent);
+        }
+        assert_eq!(queue.dead_letters().unwrap(), [payload]);
+        assert_eq!(get(&queue, Patience::Now).unwrap(), b"younger");
+        assert_eq!(queue.check().unwrap().faults, []);
+    }
+}
+
+#[test]
+fn an_item_that_was_kept_does_not_return() {
+    let queue = create(&PLAIN);
+    put(&queue, &pattern(100_000, 5)).unwrap();
+    let lent = take_lent(&queue);
+    lent.keep().unwrap();
+    lent.undeliver();
+    drop(lent);
+    assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+    let statistics = queue.statistics().unwrap();
+    assert_eq!((statistics.gets, statistics.redeliveries), (1, 0));
+}
+
 fn bytes_of(view: &View) -> &[u8] {
     // SAFETY: so long is the view's own memory, and nobody writes to it meanwhile.
     unsafe { std::slice::from_raw_parts(view.pointer(), view.len()) }

@@ -326,6 +326,43 @@ fn the_end_of_a_look_is_put_off() {
     }
 }
 
+/// An item that its reader could not use returns with the next call of the process, or with the sweep.
+#[test]
+fn the_return_of_an_undelivered_item_is_put_off() {
+    for (options, dies) in [
+        (PLAIN, false),
+        (PLAIN, true),
+        (ACKNOWLEDGED, false),
+        (ACKNOWLEDGED, true),
+    ] {
+        let queue = Queue::create(&options).unwrap();
+        put(&queue, &[1; LARGE], Patience::Now).unwrap();
+        let mut reader = Child::stopping(|| {
+            let lent = take_lent(&queue);
+            stop_here();
+            lent.undeliver();
+            drop(lent);
+            stop_here();
+            assert_eq!(get(&queue, Patience::Now).unwrap(), [1; LARGE]);
+            is_sound(&queue);
+        });
+        let stopped = stopped_in_put(&queue);
+        reader.go_on();
+        assert_eq!(stopped.finish(), 0);
+        is_sound(&queue);
+        if !dies {
+            assert_eq!(reader.finish(), 0);
+            continue;
+        }
+        reader.signal(libc::SIGKILL);
+        reader.reap();
+        let statistics = queue.statistics().unwrap();
+        assert_eq!((statistics.queued, statistics.redeliveries), (2, 1));
+        assert_eq!(get(&queue, Patience::Now).unwrap(), [1; LARGE]);
+        is_sound(&queue);
+    }
+}
+
 /// Kept while the lock is taken, and killed while it looks at the payload still.
 #[test]
 fn an_item_that_was_kept_does_not_come_back() {

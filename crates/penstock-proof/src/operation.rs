@@ -91,6 +91,11 @@ impl Victim {
         let _ = std::hint::black_box(self.lent[0].keep());
     }
 
+    fn undeliver(&mut self) {
+        self.lent[0].undeliver();
+        self.lent.clear();
+    }
+
     fn join(&mut self) {
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| self.queue.join(wait)));
     }
@@ -460,6 +465,24 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: |victim| victim.lent.clear(),
         takes: &[30],
+        ..DEFAULT
+    },
+    Operation {
+        // Its reader could not use it.
+        name: "undeliver-run",
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        before: take_one,
+        run: Victim::undeliver,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "undeliver-run-acknowledged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 10]),
+        before: take_one,
+        run: Victim::undeliver,
         ..DEFAULT
     },
     Operation {

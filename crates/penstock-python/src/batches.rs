@@ -162,7 +162,7 @@ fn put_together(
 
 /// Takes as many objects as are there, `most` at most; waits for the first. If one cannot be rebuilt, its error is
 /// raised, and has the attribute `items`, where errors stand in the place of such objects. If there is no memory, nothing is
-/// taken.
+/// taken; a large item for which there is not enough returns to the queue, and the call takes no more.
 pub fn get_many<'py>(
     handle: &Bound<'py, Handle>,
     opened: &Opened,
@@ -182,7 +182,7 @@ pub fn get_many<'py>(
             received.first_error.get_or_insert(error);
             break;
         }
-        if received.count >= most {
+        if received.count >= most || received.lacks_memory {
             break;
         }
         batch = match received.prepare(most - received.count) {
@@ -231,6 +231,8 @@ struct Received<'py> {
     items: Bound<'py, PyList>,
     count: usize,
     first_error: Option<PyErr>,
+    /// Items have returned to the queue, and the next batch would take them again.
+    lacks_memory: bool,
 }
 
 impl<'py> Received<'py> {
@@ -239,6 +241,7 @@ impl<'py> Received<'py> {
             items: new_list(py)?,
             count: 0,
             first_error: None,
+            lacks_memory: false,
         })
     }
 
@@ -262,15 +265,24 @@ impl<'py> Received<'py> {
         let py = handle.py();
         let mut entered = Ok(());
         batch.into_items(|taken| {
-            let object = match taken {
-                Taken::Copied(bytes) => load_slice(handle, bytes),
-                Taken::Lent(lent) => load_lent(handle, lent),
+            let (object, can_return) = match taken {
+                Taken::Copied(bytes) => (load_slice(handle, bytes), false),
+                Taken::Lent(lent) => (load_lent(handle, lent), true),
             };
-            let item = object.unwrap_or_else(|error| {
-                let value = error.value(py).clone().into_any();
-                self.first_error.get_or_insert(error);
-                value
-            });
+            let item = match object {
+                Ok(object) => object,
+                Err(error) => {
+                    // What has returned to the queue is not among the items taken.
+                    let has_returned = can_return && room::is_no_memory(py, &error);
+                    let value = error.value(py).clone().into_any();
+                    self.first_error.get_or_insert(error);
+                    if has_returned {
+                        self.lacks_memory = true;
+                        return;
+                    }
+                    value
+                }
+            };
             if let Err(error) = self.items.set_item(self.count, item) {
                 entered = Err(error);
             }

@@ -138,6 +138,9 @@ impl Channel {
             Delivery::Copied => room::with_reserve(py, || received(slf, buffer.bytes())),
             Delivery::Lent(lent) => {
                 let message = room::with_reserve(py, || received(slf, lent.bytes()));
+                if message.as_ref().is_err_and(|error| room::is_no_memory(py, error)) {
+                    lent.undeliver();
+                }
                 py.detach(|| drop(lent));
                 message
             }

@@ -41,6 +41,13 @@ impl Shared {
     pub fn keep(&self, py: Python<'_>) -> Result<(), Error> {
         self.lent().map_or(Ok(()), |lent| py.detach(|| lent.keep()))
     }
+
+    /// See `Lent::undeliver`.
+    pub fn undeliver(&self) {
+        if let Some(lent) = self.lent() {
+            lent.undeliver();
+        }
+    }
 }
 
 impl Drop for Shared {

@@ -100,10 +100,12 @@ impl QueueBase {
     /// process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for it to go on;
     /// without `block` 0.1 s at most.
     ///
-    /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped like that), and `ValueError` if this handle was closed.
-    /// What rebuilding the object raises is raised with a note that names the queue and the types in the
-    /// item; the item is lost, but no other. If this process is killed inside `get`, the item is lost or
-    /// goes to another process; one from a `JoinableQueue` is never lost.
+    /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped like that),
+    /// and `ValueError` if this handle was closed. Raises `MemoryError` if there is no memory for the object; the
+    /// item stays in the queue, and is a dead letter after four such calls. What else rebuilding the object raises
+    /// is raised with a note that names the queue and the types in the item; the item is lost, but no other. If
+    /// this process is killed inside `get`, the item is lost or goes to another process; one from a
+    /// `JoinableQueue` is never lost.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -165,9 +167,11 @@ impl QueueBase {
     /// If the queue is empty, waits for the first item as `get` does; for more it does not wait, so the list
     /// has at least one.
     ///
-    /// Raises `queue.Empty` if there was no item in that time, `ValueError` if this handle was closed or
-    /// `max_items` is less than 1, and `MemoryError`, with nothing taken, if there is no memory. What rebuilding an object raises is raised when all have been looked at; the
-    /// exception's attribute `items` is the list, with the exception in the place of what could not be rebuilt.
+    /// Raises `queue.Empty` if there was no item in that time, and `ValueError` if this handle was closed or
+    /// `max_items` is less than 1. Raises `MemoryError` if there is no memory; then its attribute `items`, if there
+    /// is one, is the list of what was taken, and the other items stay in the queue. What else rebuilding an object
+    /// raises is raised when all have been rebuilt; the exception's attribute `items` is the list, with the
+    /// exception in the place of what could not be rebuilt.
     /// If this process is killed meanwhile, up to 64 items are lost or go to another process; those of a
     /// `JoinableQueue` are never lost, and each wants its own `task_done()`.
     ///
@@ -367,10 +371,11 @@ impl SimpleQueueBase {
     /// Take the items that are there, `max_items` at most, and return them as a list, oldest first. If
     /// `max_items` is None, as many as are there at the start. Waits until there is at least one.
     ///
-    /// Raises `OSError` if this handle was closed, `ValueError` if `max_items` is less than 1, and `MemoryError`, with
-    /// nothing taken, if there is no memory. What rebuilding an object raises is raised when all have been looked at; the exception's attribute `items` is the list,
-    /// with the exception in the place of what could not be rebuilt. If this process is killed meanwhile, up to
-    /// 64 items are lost or go to another process.
+    /// Raises `OSError` if this handle was closed, and `ValueError` if `max_items` is less than 1. Raises
+    /// `MemoryError` if there is no memory; then its attribute `items`, if there is one, is the list of what was
+    /// taken, and the other items stay in the queue. What else rebuilding an object raises is raised when all have
+    /// been rebuilt; the exception's attribute `items` is the list, with the exception in the place of what could
+    /// not be rebuilt. If this process is killed meanwhile, up to 64 items are lost or go to another process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()

@@ -44,11 +44,16 @@ fn take() -> PyResult<()> {
     Ok(())
 }
 
+/// NumPy's error is a subclass.
+pub fn is_no_memory(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PyMemoryError>(py)
+}
+
 /// Rebuilds an object; once more, with the reserve given up, if there was no memory for it.
 #[inline]
 pub fn with_reserve<T>(py: Python<'_>, rebuild: impl Fn() -> PyResult<T>) -> PyResult<T> {
     match rebuild() {
-        Err(error) if error.get_type(py).is(py.get_type::<PyMemoryError>()) && give_up() => {
+        Err(error) if is_no_memory(py, &error) && give_up() => {
             drop(error); // its traceback keeps memory
             rebuild()
         }

@@ -151,10 +151,16 @@ fn copy<'py>(py: Python<'py>, message: &[u8], part: &Part) -> PyResult<Bound<'py
     Ok(PyMemoryView::from(&copy)?.into_any())
 }
 
-/// The object in a payload that lies in shared memory. Its buffers may stay there.
+/// The object in a payload that lies in shared memory. Its buffers may stay there. If there is no memory for the object, the item
+/// returns to the queue.
 pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
     let lent = Shared::new(lent);
-    room::with_reserve(handle.py(), || load_shared(handle, &lent))
+    let py = handle.py();
+    room::with_reserve(py, || load_shared(handle, &lent)).inspect_err(|error| {
+        if room::is_no_memory(py, error) {
+            lent.undeliver();
+        }
+    })
 }
 
 fn load_shared<'py>(handle: &Bound<'py, Handle>, lent: &Shared) -> PyResult<Bound<'py, PyAny>> {

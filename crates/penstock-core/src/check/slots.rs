@@ -10,6 +10,7 @@ use crate::participant::name_of;
 use crate::segment::Extent;
 use crate::slot::{KEPT_MOST, State, StateWord, lent_bytes, lessee};
 use crate::sync::Word;
+use crate::upkeep::{ENDED, READING};
 
 /// What the slots add up to.
 #[derive(Default)]
@@ -339,7 +340,7 @@ impl Inspection<'_> {
             sums.lent_bytes += lent_bytes(slot);
         }
         if word.is_lease() {
-            let is_lent = (1..=3).contains(&slot.reading.get()) && slot.len.get() > SMALL as u64;
+            let is_lent = (READING..=ENDED).contains(&slot.reading.get()) && slot.len.get() > SMALL as u64;
             if !is_lent && (slot.reading.get() != 0 || acknowledged == 0 || state == State::Left) {
                 self.fault("slot", Some(index), "it is leased but not as a get does it");
             }
