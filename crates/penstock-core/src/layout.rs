@@ -235,7 +235,7 @@ pub(crate) struct Participant {
     pub claimed: List,
     /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there; and the same of the
     /// writing end, if that is another one. See bell.rs.
-    pub watching: LockedU32,
+    pub watching: AtomicU32,
     pub bell: AtomicU32,
     pub bell_writing: AtomicU32,
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See aside.rs.
