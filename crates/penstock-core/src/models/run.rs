@@ -200,9 +200,10 @@ fn touch_shared_words(queue: &Queue) {
         &hot.grown,
         &hot.watching,
         &hot.rung,
+        &hot.acknowledging,
     ];
     let on_way = hot.waiters.iter().map(|list| &list.on_way);
-    let lists = [&hot.ready, &hot.dead]
+    let lists = [&hot.ready, &hot.dead, &hot.aside]
         .into_iter()
         .flat_map(|list| [&list.head, &list.tail]);
     for word in words.into_iter().chain(on_way).chain(lists) {
@@ -217,6 +218,9 @@ fn touch_shared_words(queue: &Queue) {
         &hot.ready_bytes,
         &hot.used_bytes,
         &hot.lent_bytes,
+        &hot.taken_bytes,
+        &hot.given_up,
+        &hot.given_up_of_living,
         &hot.spans_used,
         &hot.pages_backed,
         &hot.looked_at,
@@ -226,7 +230,13 @@ fn touch_shared_words(queue: &Queue) {
     }
     for index in 1..=4 {
         let record = segment.participant(index).expect("it exists");
-        for word in [&record.word, &record.birth, &record.since, &record.pid_namespace] {
+        for word in [
+            &record.word,
+            &record.birth,
+            &record.since,
+            &record.pid_namespace,
+            &record.given_up,
+        ] {
             word.get();
         }
         let cell = segment.cell(index).expect("it exists");
@@ -236,6 +246,7 @@ fn touch_shared_words(queue: &Queue) {
             &record.leased.tail,
             &record.claimed.head,
             &record.claimed.tail,
+            &record.watching,
             &cell.word,
             &slot.next,
             &slot.prev,
