@@ -31,35 +31,24 @@
 //! | `acknowledging` = BEGINNING | the items that are set aside are leases; the next `task_done`, `join` or look for the dead returns those of the dead |
 //! | one of those returned | its state says so |
 
-use crate::BATCH;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::get::Asks;
+use crate::guard::Guard;
 use crate::holding;
-use crate::layout::{Hot, Participant, Slot};
-use crate::lock::{Section, index_of};
-use crate::queue::{Queue, Wait};
+use crate::layout::{BEGINNING, Hot, NOT_YET, Participant, Slot, YES, index_of};
+use crate::options::Wait;
+use crate::queue::Queue;
 use crate::recovery::{PORTION, Portion};
 use crate::slot::{State, StateWord};
+use crate::state::Section;
 use crate::sync::{AtomicU64, Count, Word};
+use crate::units::BATCH;
 
 /// Bytes of payloads that are kept at most while they are set aside, and no memory is needed.
 const MOST_ASIDE: u64 = 64 << 20;
 
-/// No process has called `task_done` or `join` yet.
-pub(crate) const NOT_YET: u32 = 0;
-/// A process has, and what dead holders had set aside comes back.
-pub(crate) const BEGINNING: u32 = 1;
-/// Everything has come back; or the queue is a plain one.
-pub(crate) const YES: u32 = 2;
-
 impl Queue {
-    /// Whether taken items are set aside, as no process acknowledges any. Without the lock: only NOT_YET may be out of date.
-    #[inline(always)]
-    pub(crate) fn sets_aside(&self) -> bool {
-        self.segment.hot().acknowledging.get() == NOT_YET
-    }
-
     /// Sets aside what the calling thread has in hand, and what threads of this process had in hand that have ended, as the calling
     /// thread asks for its next items; and makes room to note those.
     #[cold]
@@ -68,12 +57,12 @@ impl Queue {
             Asks::Anew(count) => holding::reserve(count)?,
             Asks::ForMore(count) => return holding::reserve(count),
         }
-        let mut taken = holding::take(self.segment.id);
+        let mut taken = holding::take(self.shared.segment.id);
         let set_aside = self.set_these_aside(&mut taken, wait);
         // What an interrupted call leaves is in hand still.
-        holding::put_back(self.segment.id, taken);
+        holding::put_back(self.shared.segment.id, taken);
         set_aside?;
-        if self.segment.hot().taken_bytes.get() > self.most_aside() {
+        if self.shared.segment.hot().taken_bytes.get() > self.most_aside() {
             self.give_up_aside(0, wait)?;
         }
         Ok(())
@@ -81,7 +70,7 @@ impl Queue {
 
     /// So many bytes of payloads are kept that are set aside, whatever `max_bytes` is: a program may have many such queues.
     fn most_aside(&self) -> u64 {
-        self.options.max_bytes.unwrap_or(u64::MAX).min(MOST_ASIDE)
+        self.shared.options.max_bytes.unwrap_or(u64::MAX).min(MOST_ASIDE)
     }
 
     fn set_these_aside(&self, taken: &mut Vec<holding::Lease>, wait: &mut Wait<'_>) -> Result<(), Error> {
@@ -98,7 +87,7 @@ impl Queue {
     /// Says that items of this queue are acknowledged. The first such call returns what dead holders had set aside, in portions.
     #[inline(always)]
     pub(crate) fn acknowledge_from_now_on(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        if self.segment.hot().acknowledging.get() == YES {
+        if self.shared.segment.hot().acknowledging.get() == YES {
             return Ok(());
         }
         self.begin_to_acknowledge(&mut || self.enter(wait))
@@ -107,7 +96,7 @@ impl Queue {
     #[cold]
     fn begin_to_acknowledge<'q>(
         &'q self,
-        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
     ) -> Result<(), Error> {
         self.in_portions(enter, &mut |section| section.begin_to_acknowledge())
     }
@@ -115,9 +104,9 @@ impl Queue {
     /// Goes on where a process has died that was the first to acknowledge.
     pub(crate) fn return_what_is_aside<'q>(
         &'q self,
-        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
     ) -> Result<(), Error> {
-        if self.segment.hot().acknowledging.get() == BEGINNING {
+        if self.shared.segment.hot().acknowledging.get() == BEGINNING {
             self.begin_to_acknowledge(enter)?;
         }
         Ok(())
@@ -128,7 +117,7 @@ impl Queue {
     pub(crate) fn give_up_aside(&self, needed: u64, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut freed = 0;
         let needed = needed.max(self.most_aside() / 32);
-        if self.sets_aside() {
+        if self.shared.sets_aside() {
             self.in_portions(&mut || self.enter(wait), &mut |section| {
                 section.give_up(needed, &mut freed)
             })?;
@@ -140,7 +129,7 @@ impl Queue {
 impl<'q> Section<'q> {
     /// LEASED -> ASIDE, if the lease is this participant's still and no process acknowledges yet.
     fn set_lease_aside(&mut self, lease: holding::Lease) -> Result<(), Error> {
-        if !self.queue.sets_aside() || !self.is_mine(&lease) {
+        if !self.shared.sets_aside() || !self.is_mine(&lease) {
             return Ok(());
         }
         let slot = self.slot(lease.slot)?;
@@ -211,7 +200,7 @@ impl<'q> Section<'q> {
     /// Gives up a portion of what is set aside, and adds its memory to `freed`.
     fn give_up(&mut self, needed: u64, freed: &mut u64) -> Result<Portion, Error> {
         let mut left = PORTION;
-        while *freed < needed && self.queue.sets_aside() {
+        while *freed < needed && self.shared.sets_aside() {
             let Some((mut oldest, until)) = self.oldest_aside()? else {
                 return Ok(Portion::Last);
             };
@@ -253,7 +242,7 @@ impl<'q> Section<'q> {
         let mut participant = 0;
         while let Some(index) = self.next_lessee(participant) {
             participant = index;
-            let head = self.queue.segment.participant(index)?.leased.head.get();
+            let head = self.shared.segment.participant(index)?.leased.head.get();
             if let Some(slot) = self.first_aside(head)? {
                 note(self.slot(slot)?.lease.get(), slot);
             }
@@ -293,7 +282,7 @@ impl<'q> Section<'q> {
     fn counter_of_given_up(&self, owner: u32) -> Result<&'q AtomicU64, Error> {
         match owner {
             0 => Ok(&self.hot().given_up),
-            owner => Ok(&self.queue.segment.participant(index_of(owner))?.given_up),
+            owner => Ok(&self.shared.segment.participant(index_of(owner))?.given_up),
         }
     }
 
@@ -320,7 +309,7 @@ impl<'q> Section<'q> {
         let word = slot.word();
         let counter = match word.state() {
             Some(State::Orphan) => &self.hot().orphans,
-            _ => match self.queue.participant_named(word.owner()) {
+            _ => match self.shared.participant_named(word.owner()) {
                 Ok(Some(record)) if word.owner() != 0 => &record.given_up,
                 _ => &self.hot().given_up,
             },
@@ -346,7 +335,7 @@ impl<'q> Section<'q> {
             hot.orphans.add(count);
         } else {
             hot.given_up.add(count);
-            if !self.queue.sets_aside() {
+            if !self.shared.sets_aside() {
                 hot.unfinished.sub(count);
             }
         }

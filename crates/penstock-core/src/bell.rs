@@ -48,20 +48,17 @@
 //! other direction of its pipe and cannot open it (without /proc). If it is one that watches, it has a substitute (substitute.rs).
 
 use std::cell::Cell;
-use std::os::fd::{IntoRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::fork;
-use crate::layout::{PARTICIPANTS, Participant};
-use crate::lock::{Section, index_of};
-use crate::platform::{self, Access, Instant, OpenPipe, PipeOfAnother, Plugged};
-use crate::queue::{Patience, Queue, Wait};
+use crate::layout::{Kind, PARTICIPANTS, Participant};
+use crate::platform::{self, Access, Plugged};
+use crate::state::Section;
 use crate::substitute::Substitute;
 use crate::sync::{AtomicU32, Count, Ordering, Word};
-use crate::waiter::{Kind, Waiting};
 
 // The states of `Hot::rung`.
 pub(crate) const SILENT: u32 = 0;
@@ -69,17 +66,12 @@ pub(crate) const RUNG: u32 = 1;
 pub(crate) const PROMISED: u32 = 2;
 pub(crate) const UNKNOWN: u32 = 3;
 
-/// How long this process tries for a lock that it wants only for the bell's sake.
-const BRIEFLY: Duration = Duration::from_millis(20);
-/// After a bell could not be opened, how long this process does not try again, in milliseconds.
-const PAUSE: u64 = 100;
-
 pub(crate) fn state_of(rung: u32) -> u32 {
     rung & 3
 }
 
 /// The next word, of that state.
-fn next(rung: u32, state: u32) -> u32 {
+pub(crate) fn next(rung: u32, state: u32) -> u32 {
     (rung & !3).wrapping_add(4) | state
 }
 
@@ -87,13 +79,13 @@ fn next(rung: u32, state: u32) -> u32 {
 pub(crate) struct Bell {
     /// Open in both directions, or -1; and the number of the pipe behind it. Without /proc two descriptors are needed: then
     /// `fd` is the reading end, and `writing` the other one, else -1.
-    fd: AtomicI32,
-    writing: AtomicI32,
-    number: AtomicU64,
+    pub fd: AtomicI32,
+    pub writing: AtomicI32,
+    pub number: AtomicU64,
     /// The name under which this process watches for good, or 0.
     watched_as: AtomicU32,
     /// When it could not be opened.
-    failed_at: AtomicU64,
+    pub failed_at: AtomicU64,
     pub substitute: Substitute,
 }
 
@@ -124,8 +116,16 @@ impl Bell {
         self.watched_as.get() != 0
     }
 
+    /// Closes the bell of a queue that this process does not use any more.
+    pub(crate) fn close(&self) {
+        for place in [&self.fd, &self.writing] {
+            platform::close_pipe(place.swap(-1, Relaxed), self.number.load(Relaxed));
+        }
+        self.substitute.close();
+    }
+
     /// The descriptors, if they lead to that pipe.
-    fn current(&self, number: u64) -> Option<End> {
+    pub(crate) fn current(&self, number: u64) -> Option<End> {
         let (reading, writing) = (self.fd.load(Relaxed), self.writing.load(Relaxed));
         let end = End {
             reading,
@@ -139,8 +139,8 @@ impl Bell {
 /// Where this process has the bell open for reading and for writing, or -1.
 #[derive(Clone, Copy)]
 pub(crate) struct End {
-    reading: RawFd,
-    writing: RawFd,
+    pub reading: RawFd,
+    pub writing: RawFd,
 }
 
 impl End {
@@ -220,7 +220,7 @@ impl Drop for Bringing {
 }
 
 /// Lends a descriptor for that direction to `operation`. False if there is none, or if it fails.
-fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool) -> bool {
+pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool) -> bool {
     let fd = match access {
         Access::Read => end.reading,
         Access::Write => end.writing,
@@ -238,192 +238,6 @@ fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool) -> bool {
     operation(other.as_raw_fd())
 }
 
-impl Queue {
-    /// A descriptor that is readable exactly while a get would find an item, level triggered. It stays the queue's: others
-    /// only wait with it, and neither read from it nor close it. From now on whoever fills or empties the queue makes
-    /// a system call or two, until this process leaves the queue.
-    pub fn watch(&self, mut wait: Wait<'_>) -> Result<RawFd, Error> {
-        let watched = self.open_and_watch(&mut wait);
-        self.report(watched)
-    }
-
-    fn open_and_watch(&self, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
-        self.join_in(wait)?;
-        loop {
-            let number = self.segment.hot().bell.get();
-            let found = match self.bell.current(number) {
-                Some(end) => Some(end),
-                None => self.open_bell_of_another(number)?,
-            };
-            let mut section = self.enter(wait)?;
-            let hot = section.hot();
-            if hot.bell.get() != number {
-                // Somebody was quicker.
-                continue;
-            }
-            let end = match found {
-                Some(end) => end,
-                None => {
-                    let (pipe, number) = platform::make_pipe()?;
-                    hot.rung.set(next(hot.rung.get(), SILENT));
-                    hot.bell.set(number);
-                    fault!("bell.made");
-                    self.keep_bell(pipe, number)
-                }
-            };
-            section.announce_bell()?;
-            section.watch_for_good()?;
-            return Ok(end.reading);
-        }
-    }
-
-    /// Waits until a get would find an item, without taking it.
-    pub fn await_item(&self, mut wait: Wait<'_>) -> Result<(), Error> {
-        let mut waiting = Waiting::new(Kind::Item);
-        let waited = self.await_in_section(&mut waiting, &mut wait);
-        self.report(waited.map_err(|error| {
-            self.abandon(&mut waiting);
-            Kind::Item.conclude(error, wait.patience)
-        }))
-    }
-
-    fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let mut section = self.approach(waiting, wait)?;
-        while section.oldest()? == 0 {
-            section = self.wait_for(section, waiting, wait)?;
-        }
-        // The end of the section wakes another waiter: the item is still there.
-        section.withdraw(waiting)
-    }
-
-    /// A get of this process has found nothing. If it was the bell that called, there may be a byte too many.
-    #[cold]
-    pub(crate) fn found_nothing(&self) {
-        let attempt = self.enter(&mut Wait {
-            patience: Patience::Try,
-            interrupted: &mut || false,
-        });
-        // If the lock is not to be had now, the next get that is called in vain comes here again.
-        if let Ok(mut section) = attempt {
-            section.silence_if_empty();
-        }
-    }
-
-    /// Does what a section has left to do. The lock is released.
-    #[cold]
-    pub(crate) fn run(&self, errand: Errand) {
-        match errand {
-            Errand::None => {}
-            Errand::Ring(end, promise) => self.keep_promise(end, promise),
-            Errand::Find => self.find_bell(),
-        }
-    }
-
-    /// Writes the byte that `toll` has promised.
-    fn keep_promise(&self, end: End, mut promise: u32) {
-        let rung = &self.segment.hot().rung;
-        loop {
-            fault!("bell.owed");
-            let is_rung = with_access(end, Access::Write, platform::ring);
-            fault!("bell.rung");
-            let kept = promise & !3 | if is_rung { RUNG } else { UNKNOWN };
-            // SeqCst: the byte is written before the state is looked at, and `toll` changes the state after it has emptied
-            // the pipe. The kernel's lock of the pipe orders the two.
-            match rung.compare_exchange(promise, kept, Ordering::SeqCst, Ordering::SeqCst) {
-                // Replaced by what another section has found: an item, whose byte this one may be, too.
-                Err(now) if is_rung && state_of(now) == SILENT => {}
-                _ => return,
-            }
-            // The queue was emptied between promise and byte, and the pipe perhaps before the byte came.
-            let is_silent = with_access(end, Access::Read, platform::silence);
-            promise = rung.load(Ordering::SeqCst);
-            if !is_silent && state_of(promise) == SILENT {
-                // A byte too many: the next section that can takes it out. If another one was quicker, it was such a one.
-                let unknown = next(promise, UNKNOWN);
-                let _ = rung.compare_exchange(promise, unknown, Ordering::SeqCst, Ordering::SeqCst);
-                return;
-            }
-            if state_of(promise) == SILENT {
-                return;
-            }
-            // It has been filled again meanwhile, and it may be that byte which was taken out.
-        }
-    }
-
-    /// Opens the bell, and has the end of a section do what is due.
-    fn find_bell(&self) {
-        let (failed_at, now) = (&self.bell.failed_at, platform::coarse_millis());
-        if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE {
-            return;
-        }
-        failed_at.store(now, Relaxed);
-        if let Ok(Some(_)) = self.open_bell_of_another(self.segment.hot().bell.get()) {
-            let patience = Patience::Until(Instant::now() + BRIEFLY);
-            let mut wait = Wait {
-                patience,
-                interrupted: &mut || false,
-            };
-            // An error is damage, which the others report as well, or a holder that is stopped: then the next section does it.
-            if let Ok(mut section) = self.enter(&mut wait) {
-                let _ = section.announce_bell();
-            }
-        }
-    }
-
-    /// Opens the bell through a participant that has it. An error if somebody has it and cannot be reached: a second bell
-    /// would not be rung by everybody. Makes system calls, and needs no lock.
-    fn open_bell_of_another(&self, number: u64) -> Result<Option<End>, Error> {
-        let own = self.member_if_any().map(index_of);
-        let mut unreachable = None;
-        for index in 1..=self.segment.hot().participants_high.get().min(PARTICIPANTS - 1) {
-            let record = self.segment.participant(index)?;
-            let place = record.bell.get();
-            if place == 0 || Some(index) == own {
-                continue;
-            }
-            let places = (place - 1, record.bell_writing.get().checked_sub(1));
-            match platform::open_pipe_of(record.pid(), places, number) {
-                PipeOfAnother::Open(pipe) => return Ok(Some(self.keep_bell(pipe, number))),
-                PipeOfAnother::Elsewhere => {}
-                PipeOfAnother::OutOfReach if self.is_dead(index, record, true) => {}
-                PipeOfAnother::OutOfReach => unreachable = Some(record.pid()),
-            }
-        }
-        match unreachable {
-            Some(pid) => Err(Error::BellUnreachable { pid }),
-            None => Ok(None),
-        }
-    }
-
-    /// Makes it this process's own, unless another thread was quicker.
-    fn keep_bell(&self, pipe: OpenPipe, number: u64) -> End {
-        // One thread at a time.
-        let _open = fork::open_queues();
-        if let Some(end) = self.bell.current(number) {
-            return end;
-        }
-        let reading = pipe.reading.into_raw_fd();
-        let writing = pipe.writing.map_or(-1, IntoRawFd::into_raw_fd);
-        let former = self.bell.number.swap(number, Relaxed);
-        for (place, fd) in [(&self.bell.fd, reading), (&self.bell.writing, writing)] {
-            let former_fd = place.swap(fd, Relaxed);
-            if former_fd != reading && former_fd != writing {
-                platform::close_pipe(former_fd, former);
-            }
-        }
-        let writing = if writing < 0 { reading } else { writing };
-        End { reading, writing }
-    }
-
-    /// Closes the bell of a queue that this process does not use any more.
-    pub(crate) fn drop_bell(&self) {
-        for place in [&self.bell.fd, &self.bell.writing] {
-            platform::close_pipe(place.swap(-1, Relaxed), self.bell.number.load(Relaxed));
-        }
-        self.bell.substitute.close();
-    }
-}
-
 impl Section<'_> {
     /// Restores the invariant of the head comment. Called at the end of each critical section while somebody watches.
     #[cold]
@@ -434,7 +248,7 @@ impl Section<'_> {
             self.change_bell(is_wanted);
         }
         let is_missing = is_wanted && state_of(hot.rung.get()) == UNKNOWN;
-        self.queue.bell.substitute.tell(is_missing);
+        self.shared.bell.substitute.tell(is_missing);
     }
 
     fn change_bell(&mut self, is_wanted: bool) {
@@ -451,7 +265,7 @@ impl Section<'_> {
             // A reader, who has found an item that it does not take.
             let is_rung = with_access(end, Access::Write, platform::ring);
             if !is_rung {
-                self.queue.bell.substitute.note_need();
+                self.shared.bell.substitute.note_need();
             }
             hot.rung.set(next(rung, if is_rung { RUNG } else { UNKNOWN }));
         } else {
@@ -486,7 +300,7 @@ impl Section<'_> {
         // A call inside another's wait (a signal handler's) finds that one's end here.
         let end = brought().map(|brought| brought.end);
         let end = end.filter(|end| platform::pipe_number(end.any()) == Some(number));
-        end.or_else(|| self.queue.bell.current(number))
+        end.or_else(|| self.shared.bell.current(number))
     }
 
     /// Where a waiter of that kind is to sleep: a connection's sender at its pipe, which is full from now on.
@@ -550,9 +364,9 @@ impl Section<'_> {
 
     /// Unless this process does so already.
     pub(crate) fn watch_for_good(&mut self) -> Result<(), Error> {
-        if self.queue.bell.watched_as.get() != self.me {
+        if self.shared.bell.watched_as.get() != self.me {
             self.count_watcher()?;
-            self.queue.bell.watched_as.set(self.me);
+            self.shared.bell.watched_as.set(self.me);
         }
         Ok(())
     }
@@ -570,7 +384,7 @@ impl Section<'_> {
         let hot = self.hot();
         let mut watching = 0u32;
         for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
-            let record = self.queue.segment.participant(index)?;
+            let record = self.shared.segment.participant(index)?;
             watching = watching.saturating_add(record.watching.get());
         }
         hot.watching.set(watching);
@@ -581,7 +395,7 @@ impl Section<'_> {
 
     /// This process is a participant under a new name: others find the bell here, and its watching goes on.
     pub(crate) fn announce_bell(&mut self) -> Result<(), Error> {
-        if let Some(end) = self.queue.bell.current(self.hot().bell.get()) {
+        if let Some(end) = self.shared.bell.current(self.hot().bell.get()) {
             let is_one = end.reading == end.writing;
             let record = self.my_record()?;
             record
@@ -589,13 +403,13 @@ impl Section<'_> {
                 .set(if is_one { 0 } else { end.writing as u32 + 1 });
             record.bell.set(end.reading as u32 + 1);
         }
-        if self.queue.bell.is_watched() {
+        if self.shared.bell.is_watched() {
             self.watch_for_good()?;
         }
         Ok(())
     }
 
     fn my_record(&self) -> Result<&Participant, Error> {
-        self.queue.segment.participant(self.my_index())
+        self.shared.segment.participant(self.my_index())
     }
 }

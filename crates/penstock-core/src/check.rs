@@ -21,10 +21,11 @@ use core::fmt;
 
 use crate::delivery::vec_with_room;
 use crate::error::Error;
-use crate::layout::{Hot, List};
-use crate::lock::surely;
-use crate::queue::{Queue, Wait};
+use crate::layout::{CELLS, Hot, List};
+use crate::options::{Wait, surely};
+use crate::queue::Queue;
 use crate::segment::{Extent, Segment};
+use crate::state::Shared;
 use crate::sync::Word;
 
 /// Faults told one by one.
@@ -90,7 +91,7 @@ struct Use {
 
 /// A check at work. All of its memory has its full size from the start.
 struct Inspection<'q> {
-    queue: &'q Queue,
+    shared: &'q Shared,
     found: Check,
     /// Items that living participants took and whose payloads were given up.
     given_up: u64,
@@ -118,7 +119,7 @@ impl Queue {
     pub fn check_within(&self, mut wait: Wait<'_>) -> Result<Check, Error> {
         self.member()?;
         loop {
-            let mut inspection = Inspection::new(self)?;
+            let mut inspection = Inspection::new(&self.shared)?;
             let section = match self.enter(&mut wait) {
                 Ok(section) => Some(section),
                 // Nobody changes a damaged queue any more.
@@ -136,9 +137,9 @@ impl Queue {
 }
 
 impl<'q> Inspection<'q> {
-    fn new(queue: &'q Queue) -> Result<Inspection<'q>, Error> {
+    fn new(shared: &'q Shared) -> Result<Inspection<'q>, Error> {
         let mut inspection = Inspection {
-            queue,
+            shared,
             found: Check::default(),
             given_up: 0,
             is_listed: Vec::new(),
@@ -176,11 +177,7 @@ impl<'q> Inspection<'q> {
             .min(geometry.slots);
         let spans = hot.spans_tracked.get().min(geometry.spans);
         let cells = hot.cells_high.get().min(hot.cells_backed.get());
-        (
-            slots as usize,
-            spans as usize,
-            cells.min(crate::layout::CELLS) as usize,
-        )
+        (slots as usize, spans as usize, cells.min(CELLS) as usize)
     }
 
     fn has_grown_too_small(&self) -> bool {
@@ -201,7 +198,7 @@ impl<'q> Inspection<'q> {
 
     fn inspect_header(&mut self) {
         let header = self.segment().header();
-        let (geometry, options) = (&self.segment().geometry, &self.queue.options);
+        let (geometry, options) = (&self.segment().geometry, &self.shared.options);
         for (what, found, right) in [
             ("slots", u64::from(header.slots.get()), u64::from(geometry.slots)),
             ("spans", u64::from(header.spans.get()), u64::from(geometry.spans)),
@@ -231,11 +228,11 @@ impl<'q> Inspection<'q> {
     }
 
     fn segment(&self) -> &'q Segment {
-        &self.queue.segment
+        &self.shared.segment
     }
 
     fn hot(&self) -> &'q Hot {
-        self.queue.segment.hot()
+        self.shared.segment.hot()
     }
 
     // ------------------------------------------------------------------------------------------------ faults

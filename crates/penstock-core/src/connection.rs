@@ -18,17 +18,18 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::Ticket;
 use crate::bell::Bringing;
 use crate::delivery::Buffer;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::get::Delivery;
+use crate::layout::Kind;
+use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, PipeState};
-use crate::queue::{Patience, Queue, Wait};
+use crate::queue::Queue;
 use crate::slice::Slice;
 use crate::sync::Word;
-use crate::waiter::Kind;
+use crate::units::Ticket;
 
 /// How long a receiver sleeps before it looks for the dead.
 const SLICE: Duration = Duration::from_millis(100);
@@ -47,11 +48,11 @@ impl Queue {
     pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<RawFd, Error> {
         let _bringing = Bringing::reader(end);
         let watched = self.watch_at_end(end, &mut wait);
-        self.report(watched)
+        self.shared.report(watched)
     }
 
     fn watch_at_end(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
-        let substitute = &self.bell.substitute;
+        let substitute = &self.shared.bell.substitute;
         loop {
             self.enter(wait)?.watch_for_good()?;
             if !substitute.is_needed() {
@@ -89,7 +90,8 @@ impl Queue {
                     if !matches!(wait.patience, Patience::Try | Patience::Now) =>
                 {
                     let entered = self.enter(&mut wait).map(drop);
-                    self.report(entered.map_err(|error| Kind::Item.conclude(error, wait.patience)))?;
+                    self.shared
+                        .report(entered.map_err(|error| Kind::Item.conclude(error, wait.patience)))?;
                 }
                 result => return result,
             }
@@ -138,7 +140,8 @@ impl Queue {
     pub fn await_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
         let _bringing = Bringing::reader(end);
         let waited = self.await_readable(end, wait);
-        self.report(waited.map_err(|error| Kind::Item.conclude(error, wait.patience)))
+        self.shared
+            .report(waited.map_err(|error| Kind::Item.conclude(error, wait.patience)))
     }
 
     fn await_readable(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
@@ -171,7 +174,7 @@ impl Queue {
                 return Ok(());
             }
             // Another thread may have closed the end, and the number be somebody else's.
-            if platform::pipe_number(end) != Some(self.segment.hot().bell.get()) {
+            if platform::pipe_number(end) != Some(self.shared.segment.hot().bell.get()) {
                 return Err(Error::EndClosed);
             }
             let slice_end = slice.end(SLICE);
@@ -203,7 +206,7 @@ impl Queue {
     /// Whether there is an item, after so long at most.
     fn look_at_end(&self, end: RawFd, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut state = platform::look_at_pipe(end, at_most);
-        if state == PipeState::Ready && self.ready_count() == 0 {
+        if state == PipeState::Ready && self.shared.ready_count() == 0 {
             // Somebody was quicker; or it is a byte too many, behind which the end may be.
             self.enter(wait)?.silence_if_empty();
             state = platform::look_at_pipe(end, Duration::ZERO);
@@ -211,13 +214,13 @@ impl Queue {
         match state {
             PipeState::Closed => Err(Error::EndClosed),
             PipeState::Quiet => Ok(false),
-            PipeState::Ready => Ok(self.ready_count() > 0),
+            PipeState::Ready => Ok(self.shared.ready_count() > 0),
             PipeState::HungUp => {
                 // What was put before the last writer went is there by now, but for what dead hands hold: the lock, or an
                 // item that they were given.
                 drop(self.enter(wait)?);
                 self.look_for_dead_within(true, wait)?;
-                if self.ready_count() > 0 {
+                if self.shared.ready_count() > 0 {
                     Ok(true)
                 } else {
                     Err(Error::Ended)

@@ -3,9 +3,11 @@
 
 use std::mem::MaybeUninit;
 
+use crate::deliver::Room;
 use crate::error::Error;
-use crate::get::Lent;
-use crate::{BATCH, SMALL, platform};
+use crate::lease::Lent;
+use crate::platform;
+use crate::units::{BATCH, SMALL};
 
 /// Where a get copies a small payload. To make one costs nothing: only what was filled in can be read.
 pub struct Buffer {
@@ -39,15 +41,6 @@ impl Room for Buffer {
         unsafe { std::ptr::copy_nonoverlapping(source, self.room.as_mut_ptr().cast(), len) };
         self.len = len;
     }
-}
-
-/// Private memory with room for at least one small payload more.
-pub(crate) trait Room {
-    /// Copies a payload to it.
-    ///
-    /// # Safety
-    /// `len` bytes at `source` are readable and not being written, and `len` is at most SMALL.
-    unsafe fn fill(&mut self, source: *const u8, len: usize);
 }
 
 /// Items taken together.

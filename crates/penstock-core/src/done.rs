@@ -16,16 +16,16 @@
 use crate::error::Error;
 use crate::fault::fault;
 use crate::holding::{self, Found, Lease};
-use crate::layout::{Hot, Slot};
-use crate::lock::{Section, surely};
+use crate::layout::{Hot, Kind, Slot};
+use crate::options::{Wait, surely};
 use crate::platform;
-use crate::queue::{Queue, Wait};
+use crate::queue::Queue;
 use crate::recovery::{PORTION, Portion};
-use crate::slot::{State, StateWord, lessee};
+use crate::slot::{KEPT, State, StateWord, lessee};
+use crate::state::Section;
 use crate::sync::{Count, Word};
-use crate::upkeep::KEPT;
-use crate::waiter::{Kind, Waiting};
-use crate::{Leave, Ticket};
+use crate::units::{Leave, Ticket};
+use crate::waiter::Waiting;
 
 /// Leases of its process that `task_done` compares with the calling thread, before it reads the list once and for all.
 const NEAR: u32 = if cfg!(loom) { 4 } else { 32 };
@@ -42,7 +42,7 @@ impl Queue {
         let done = self
             .acknowledge_from_now_on(&mut wait)
             .and_then(|()| self.finish_one(&mut wait));
-        self.report(done)
+        self.shared.report(done)
     }
 
     fn finish_one(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
@@ -64,7 +64,7 @@ impl Queue {
     /// The calling thread's leases stand behind many of other threads.
     #[cold]
     fn finish_distant_lease(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let (id, me) = (self.segment.id, self.member()?);
+        let (id, me) = (self.shared.segment.id, self.member()?);
         let mut found = holding::take_found(id, me);
         let finished = self
             .read_leases(&mut found, wait)
@@ -93,7 +93,7 @@ impl Queue {
         let joined = self
             .acknowledge_from_now_on(&mut wait)
             .and_then(|()| self.wait_until_finished(&mut waiting, &mut wait));
-        self.report(joined.map_err(|error| {
+        self.shared.report(joined.map_err(|error| {
             self.abandon(&mut waiting);
             Kind::Finish.conclude(error, wait.patience)
         }))
@@ -110,16 +110,16 @@ impl Queue {
 
     /// Whether the item put under that ticket is still queued, or in the hands of somebody who has not finished with it.
     pub fn is_pending(&self, ticket: Ticket) -> bool {
-        let is_backed = ticket.slot < self.segment.hot().slots_backed.get();
+        let is_backed = ticket.slot < self.shared.segment.hot().slots_backed.get();
         is_backed
-            && self.segment.slot(ticket.slot).is_ok_and(|slot| {
+            && self.shared.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
                 // One that was finished, or kept, may still be looked at.
                 let is_at_work = slot.reading.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
                         Some(State::Ready | State::ReadyDone) => true,
-                        Some(State::Leased | State::Aside) => self.options.acknowledged || is_at_work,
+                        Some(State::Leased | State::Aside) => self.shared.options.acknowledged || is_at_work,
                         Some(State::Claimed) => is_at_work,
                         _ => false,
                     }
@@ -145,7 +145,7 @@ enum Whose {
 
 impl Section<'_> {
     fn check_unfinished(&self) -> Result<(), Error> {
-        if self.hot().unfinished.get() == 0 || !self.queue.options.acknowledged {
+        if self.hot().unfinished.get() == 0 || !self.shared.options.acknowledged {
             return Err(Error::TooManyDone);
         }
         Ok(())
@@ -154,7 +154,13 @@ impl Section<'_> {
     #[inline(always)]
     fn near_lease(&self) -> Result<Near, Error> {
         let thread = platform::thread_id();
-        let mut index = self.queue.segment.participant(self.my_index())?.leased.head.get();
+        let mut index = self
+            .shared
+            .segment
+            .participant(self.my_index())?
+            .leased
+            .head
+            .get();
         for _ in 0..NEAR {
             if index == 0 {
                 return Ok(Near::NoneOfMine);
@@ -175,7 +181,13 @@ impl Section<'_> {
         if left == 0 {
             return Ok(Near::NoneOfMine);
         }
-        let mut index = self.queue.segment.participant(self.my_index())?.leased.tail.get();
+        let mut index = self
+            .shared
+            .segment
+            .participant(self.my_index())?
+            .leased
+            .tail
+            .get();
         for _ in 0..NEAR {
             if index == 0 {
                 break;
@@ -221,7 +233,7 @@ impl Section<'_> {
     /// The oldest of this participant's leases that is younger than those that were read, or 0. `None` if a portion of the list was
     /// read backwards, from its youngest lease, and did not come to it.
     fn first_unread(&self, found: &mut Found) -> Result<Option<u32>, Error> {
-        let list = &self.queue.segment.participant(self.my_index())?.leased;
+        let list = &self.shared.segment.participant(self.my_index())?.leased;
         if self.is_mine(&found.last_read) {
             return Ok(Some(self.slot(found.last_read.slot)?.next.get()));
         }
@@ -313,7 +325,7 @@ impl Section<'_> {
 
     /// The first of a participant's leases that suits.
     fn first_lease(&self, participant: u32, suits: impl Fn(&Slot) -> bool) -> Result<Option<u32>, Error> {
-        let mut index = self.queue.segment.participant(participant)?.leased.head.get();
+        let mut index = self.shared.segment.participant(participant)?.leased.head.get();
         let mut walk = self.walk();
         while index != 0 {
             let slot = self.slot(index)?;
@@ -364,10 +376,10 @@ impl Section<'_> {
         }
         let holders = match whose {
             Whose::Mine => self.my_index()..=self.my_index(),
-            Whose::Others => self.queue.participants(),
+            Whose::Others => self.shared.participants(),
         };
         for index in holders {
-            let given_up = &self.queue.segment.participant(index)?.given_up;
+            let given_up = &self.shared.segment.participant(index)?.given_up;
             if given_up.get() > 0 {
                 given_up.sub(1);
                 hot.given_up_of_living.sub(1);
@@ -461,7 +473,7 @@ impl Section<'_> {
     /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`, which then is the last one
     /// that was read. What is still borrowed stays the participant's own until it is not.
     pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
-        let record = self.queue.segment.participant(self.my_index())?;
+        let record = self.shared.segment.participant(self.my_index())?;
         let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
             Some(lease) => (self.slot(lease.slot)?.next.get(), lease.number),
             None => (record.leased.head.get(), 0),
@@ -486,7 +498,7 @@ impl Section<'_> {
                 match how {
                     Leave::Clean if slot.reading.get() == 0 => self.orphan(index)?,
                     Leave::Crashed if slot.reading.get() == 0 => self.return_lease(index)?,
-                    Leave::Clean if self.queue.options.acknowledged => {
+                    Leave::Clean if self.shared.options.acknowledged => {
                         slot.commit(StateWord::new(State::Left, word.redeliveries(), word.owner()));
                     }
                     // It comes back when this process has ended.
@@ -530,7 +542,7 @@ impl Section<'_> {
     /// acknowledged yet, to the others of that kind.
     pub(crate) fn return_lease(&mut self, index: u32) -> Result<(), Error> {
         let word = self.slot(index)?.word();
-        if word.state() == Some(State::Aside) && self.queue.sets_aside() {
+        if word.state() == Some(State::Aside) && self.shared.sets_aside() {
             return self.disown(index);
         }
         self.let_go(index, word.owner())?;
@@ -542,12 +554,12 @@ impl Section<'_> {
         let hot = self.hot();
         let slot = self.slot(index)?;
         let word = slot.word();
-        if word.redeliveries() >= self.queue.options.max_deliveries {
+        if word.redeliveries() >= self.shared.options.max_deliveries {
             slot.commit(StateWord::new(State::Dead, word.redeliveries(), 0));
             self.push_back(&hot.dead, index)?;
             hot.dead_count.add(1);
             // A dead letter counts as finished: join() must not wait for it.
-            if self.queue.options.acknowledged {
+            if self.shared.options.acknowledged {
                 hot.unfinished.sub(1);
             }
         } else {

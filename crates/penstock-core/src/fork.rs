@@ -9,10 +9,10 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 
-use crate::Id;
 use crate::platform;
 use crate::queue::Queue;
 use crate::sync::{AtomicU32, Word};
+use crate::units::Id;
 use crate::view::{self, Views};
 
 /// All queues that this process has open: one handle a queue, so that one process is one participant.
@@ -89,7 +89,7 @@ fn forget_memberships(open: &mut OpenQueues) {
     for (_, queue) in open.iter() {
         if let Some(queue) = queue.upgrade() {
             queue.forget_membership();
-            queue.bell.forget_watcher();
+            queue.shared.bell.forget_watcher();
         }
     }
 }

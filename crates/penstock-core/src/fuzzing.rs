@@ -5,10 +5,8 @@
 
 use crate::error::Error;
 use crate::layout::*;
-use crate::lock::{CONTENDED, index_of};
 use crate::queue::Queue;
 use crate::sync::{AtomicU8, AtomicU64, Word};
-use crate::waiter::Kind;
 
 /// Elements of one size, one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +25,7 @@ pub fn regions(queue: &Queue) -> [Region; 8] {
             count: u64::from(count),
         }
     }
-    let geometry = &queue.segment.geometry;
+    let geometry = &queue.shared.segment.geometry;
     [
         region::<Header>(HEADER_AT, 1),
         region::<Hot>(HOT_AT, 1),
@@ -42,12 +40,12 @@ pub fn regions(queue: &Queue) -> [Region; 8] {
 
 /// Where the memory is mapped in this process.
 pub fn base(queue: &Queue) -> *const u8 {
-    std::ptr::from_ref(queue.segment.header()).cast()
+    std::ptr::from_ref(queue.shared.segment.header()).cast()
 }
 
 /// This process's name in the queue, as it stands in the lock word and in the slots that it holds; 0 if it has none.
 pub fn name(queue: &Queue) -> u32 {
-    queue.member_if_any().unwrap_or(0)
+    queue.shared.member_if_any().unwrap_or(0)
 }
 
 /// Ends the membership as the death of the process would: what it holds stays as it is. To the others it then looks like
@@ -58,7 +56,7 @@ pub fn vanish(queue: &Queue) {
 
 /// The same inside the critical section.
 pub fn vanish_in_section(queue: &Queue) -> Result<(), Error> {
-    core::mem::forget(queue.report(queue.enter_surely())?);
+    core::mem::forget(queue.shared.report(queue.enter_surely())?);
     queue.forget_membership();
     Ok(())
 }
@@ -68,25 +66,15 @@ pub fn enlist(queue: &Queue, kind: usize) -> Result<(), Error> {
     let enlisted = queue
         .enter_surely()
         .and_then(|mut section| section.enlist(Kind::ALL[kind % Kind::ALL.len()]));
-    queue.report(enlisted).map(drop)
-}
-
-/// What work that must be finished is asked in place of "never interrupted": a few slices are enough for a dead holder's
-/// lock, and one that damage gives to a living participant is never had.
-pub(crate) fn interrupted_after_slices() -> impl FnMut() -> bool {
-    let mut slices = 0;
-    move || {
-        slices += 1;
-        slices > 3
-    }
+    queue.shared.report(enlisted).map(drop)
 }
 
 /// Whether the lock is held by a participant that is not proven dead. It may be stopped, so it is waited for, however
 /// long; nobody can tell that from damage.
 pub fn is_lock_held_by_the_living(queue: &Queue) -> bool {
-    let holder = queue.segment.hot().lock.get() & !CONTENDED;
+    let holder = queue.shared.segment.hot().lock.get() & !CONTENDED;
     holder != 0
-        && queue
-            .participant_named(holder)
-            .is_ok_and(|record| record.is_some_and(|record| !queue.is_dead(index_of(holder), record, true)))
+        && queue.shared.participant_named(holder).is_ok_and(|record| {
+            record.is_some_and(|record| !queue.shared.is_dead(index_of(holder), record, true))
+        })
 }

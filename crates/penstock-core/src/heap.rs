@@ -12,15 +12,17 @@
 //! A backing byte may say too little, never too much: it grows after `fallocate` has succeeded, and shrinks before a hole
 //! is punched. So a page that it promises can be touched without a fault for want of memory.
 
-use crate::SMALL;
 use crate::error::Error;
 use crate::fault::fault;
+use crate::guard::Guard;
 use crate::layout::*;
-use crate::lock::Section;
-use crate::queue::{Queue, Wait};
+use crate::options::Wait;
+use crate::queue::Queue;
 use crate::segment::Extent;
-use crate::slot::{Growth, State};
+use crate::slot::State;
+use crate::state::Section;
 use crate::sync::{Count, Word};
+use crate::units::{INLINE, PAGE, SMALL};
 
 /// Sizes of objects, in granules of 128 bytes: at most a third of an object is unused.
 pub(crate) const CLASSES: [u32; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
@@ -94,6 +96,17 @@ pub(crate) fn is_object(extent: Extent, len: u64) -> bool {
     extent_for(len) == Some(u64::from(size)) && place % size == 0 && place + size <= GRANULES_PER_SPAN
 }
 
+/// What growth a put has to wait for, outside the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// More slots.
+    Slots,
+    /// A span for small payloads.
+    Span,
+    /// The heap's own books, for this many more spans.
+    Tracking(u32),
+}
+
 /// An extent, and whether memory stands behind all of it already.
 pub(crate) struct Allocation {
     pub extent: Extent,
@@ -136,7 +149,7 @@ impl Section<'_> {
         };
         let is_object = granules <= u64::from(CLASSES[CLASSES.len() - 1]);
         for i in 0..spans {
-            let backing = self.queue.segment.backing(first + i)?.get();
+            let backing = self.shared.segment.backing(first + i)?.get();
             let is_backed = if is_object {
                 pages_of(backing) == PAGES_PER_SPAN && backing & BACKED_DESCRIPTOR != 0
             } else {
@@ -157,12 +170,12 @@ impl Section<'_> {
                 Ok(found) => found,
                 Err(growth) => return Ok(Err(growth)),
             };
-            let backing = self.queue.segment.backing(found)?.get();
+            let backing = self.shared.segment.backing(found)?.get();
             if pages_of(backing) < PAGES_PER_SPAN || backing & BACKED_DESCRIPTOR == 0 {
                 return Ok(Err(Growth::Span));
             }
             self.mark_run(found, 1, true)?;
-            let descriptor = self.queue.segment.descriptor(found)?;
+            let descriptor = self.shared.segment.descriptor(found)?;
             descriptor.class.set(class as u32 + 1);
             descriptor.used.set(0);
             for word in &descriptor.taken {
@@ -172,7 +185,7 @@ impl Section<'_> {
             span = found + 1;
         }
         let span = span - 1;
-        let descriptor = self.queue.segment.descriptor(span)?;
+        let descriptor = self.shared.segment.descriptor(span)?;
         let (size, capacity) = (CLASSES[class], GRANULES_PER_SPAN / CLASSES[class]);
         if descriptor.class.get() != class as u32 + 1 {
             return Err(self.corrupt("a span is on the list of another class"));
@@ -204,7 +217,7 @@ impl Section<'_> {
         self.mark_run(first, spans, true)?;
         let mut is_backed = true;
         for i in 0..spans {
-            let backing = self.queue.segment.backing(first + i)?.get();
+            let backing = self.shared.segment.backing(first + i)?.get();
             if pages_of(backing) < pages_needed(len, i) {
                 self.set_backing(first + i, backing | MAYBE_MORE)?;
                 is_backed = false;
@@ -219,7 +232,7 @@ impl Section<'_> {
 
     /// Changes what is known of a span's memory, and the sum of it.
     fn set_backing(&self, span: u32, new: u8) -> Result<(), Error> {
-        let backing = self.queue.segment.backing(span)?;
+        let backing = self.shared.segment.backing(span)?;
         let pages = &self.hot().pages_backed;
         pages.sub(u64::from(pages_at_most(backing.get())));
         pages.add(u64::from(pages_at_most(new)));
@@ -231,7 +244,7 @@ impl Section<'_> {
     pub(crate) fn note_backed(&mut self, extent: Extent, len: u64) -> Result<(), Error> {
         for i in 0..extent.granules / GRANULES_PER_SPAN {
             let span = extent.start / GRANULES_PER_SPAN + i;
-            let old = self.queue.segment.backing(span)?.get();
+            let old = self.shared.segment.backing(span)?.get();
             let pages = pages_needed(len, i);
             if pages > pages_of(old) {
                 // Of the pages behind these nothing is known.
@@ -270,13 +283,13 @@ impl Section<'_> {
 
     /// Returns an extent. Its slot refers to it no more.
     pub(crate) fn free_extent(&mut self, extent: Extent) -> Result<(), Error> {
-        self.queue.segment.extent_at(extent, 0)?;
+        self.shared.segment.extent_at(extent, 0)?;
         let span = extent.start / GRANULES_PER_SPAN;
         let Some(class) = class_of(extent.granules) else {
             let spans = self.spans_of(extent)?;
             return self.mark_run(span, spans, false);
         };
-        let descriptor = self.queue.segment.descriptor(span)?;
+        let descriptor = self.shared.segment.descriptor(span)?;
         let capacity = GRANULES_PER_SPAN / CLASSES[class];
         let object = self.object_of(extent, class)?;
         let (word, bit) = (&descriptor.taken[(object / 64) as usize & 7], 1 << (object % 64));
@@ -304,7 +317,7 @@ impl Section<'_> {
                     break;
                 }
                 let span = next - 1;
-                let descriptor = self.queue.segment.descriptor(span)?;
+                let descriptor = self.shared.segment.descriptor(span)?;
                 if descriptor.used.get() == 0 {
                     self.free_span(class, span)?;
                     break;
@@ -318,7 +331,7 @@ impl Section<'_> {
     /// A divided span, of which no object is taken, is one again.
     fn free_span(&mut self, class: usize, span: u32) -> Result<(), Error> {
         self.unlink_partial(class, span)?;
-        self.queue.segment.descriptor(span)?.class.set(0);
+        self.shared.segment.descriptor(span)?.class.set(0);
         self.mark_run(span, 1, false)
     }
 
@@ -327,12 +340,12 @@ impl Section<'_> {
     /// The first free run of that many spans: low addresses first, because they are warm.
     fn find_run(&self, spans: u32) -> Result<Result<u32, Growth>, Error> {
         let hot = self.hot();
-        let tracked = hot.spans_tracked.get().min(self.queue.segment.geometry.spans);
+        let tracked = hot.spans_tracked.get().min(self.shared.segment.geometry.spans);
         let mut at = hot.span_hint.get();
         let mut free = 0;
         while at < tracked {
             let left = 64 - at % 64;
-            let word = self.queue.segment.bitmap(at)?.get() >> (at % 64);
+            let word = self.shared.segment.bitmap(at)?.get() >> (at % 64);
             if word & 1 == 0 {
                 let zeros = word.trailing_zeros().min(left).min(tracked - at);
                 free += zeros;
@@ -345,7 +358,7 @@ impl Section<'_> {
                 at += word.trailing_ones().min(left);
             }
         }
-        if tracked == self.queue.segment.geometry.spans {
+        if tracked == self.shared.segment.geometry.spans {
             return Err(self.out_of_memory(u64::from(spans) * SPAN, hot.used_bytes.get()));
         }
         Ok(Err(Growth::Tracking(spans)))
@@ -362,7 +375,7 @@ impl Section<'_> {
         while at < end {
             let count = (64 - at % 64).min(end - at);
             let mask = (u64::MAX >> (64 - count)) << (at % 64);
-            let word = self.queue.segment.bitmap(at)?;
+            let word = self.shared.segment.bitmap(at)?;
             if word.get() & mask != if taken { 0 } else { mask } {
                 return Err(self.corrupt("a span is taken twice, or freed twice"));
             }
@@ -384,11 +397,11 @@ impl Section<'_> {
 
     fn push_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
         let head = &self.hot().partial[class];
-        let descriptor = self.queue.segment.descriptor(span)?;
+        let descriptor = self.shared.segment.descriptor(span)?;
         descriptor.prev.set(0);
         descriptor.next.set(head.get());
         if head.get() != 0 {
-            self.queue.segment.descriptor(head.get() - 1)?.prev.set(span + 1);
+            self.shared.segment.descriptor(head.get() - 1)?.prev.set(span + 1);
         }
         head.set(span + 1);
         Ok(())
@@ -396,19 +409,19 @@ impl Section<'_> {
 
     fn unlink_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
         let head = &self.hot().partial[class];
-        let descriptor = self.queue.segment.descriptor(span)?;
+        let descriptor = self.shared.segment.descriptor(span)?;
         let (next, prev) = (descriptor.next.get(), descriptor.prev.get());
         let before = if prev == 0 {
             head
         } else {
-            &self.queue.segment.descriptor(prev - 1)?.next
+            &self.shared.segment.descriptor(prev - 1)?.next
         };
         if before.get() != span + 1 {
             return Err(self.corrupt("a list of spans is torn"));
         }
         before.set(next);
         if next != 0 {
-            self.queue.segment.descriptor(next - 1)?.prev.set(prev);
+            self.shared.segment.descriptor(next - 1)?.prev.set(prev);
         }
         descriptor.next.set(0);
         descriptor.prev.set(0);
@@ -418,7 +431,7 @@ impl Section<'_> {
     /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the top down.
     pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
         let hot = self.hot();
-        let segment = &self.queue.segment;
+        let segment = &self.shared.segment;
         let mut end = hot.spans_high.get().min(hot.spans_tracked.get());
         let is_free_and_backed = |span: u32| -> Result<bool, Error> {
             let taken = segment.bitmap(span)?.get() >> (span % 64) & 1 != 0;
@@ -467,7 +480,7 @@ impl Section<'_> {
     pub(crate) fn note_punched(&mut self, extent: Extent) -> Result<(), Error> {
         for i in 0..extent.granules / GRANULES_PER_SPAN {
             let span = extent.start / GRANULES_PER_SPAN + i;
-            self.set_backing(span, self.queue.segment.backing(span)?.get() & BACKED_DESCRIPTOR)?;
+            self.set_backing(span, self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR)?;
         }
         Ok(())
     }
@@ -477,7 +490,7 @@ impl Section<'_> {
     /// Forgets what is taken; the backing bytes stay.
     pub(crate) fn clear_heap(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        let segment = &self.queue.segment;
+        let segment = &self.shared.segment;
         let tracked = hot.spans_tracked.get().min(segment.geometry.spans);
         let (mut pages, mut high) = (0, 0);
         for span in 0..tracked {
@@ -511,7 +524,7 @@ impl Section<'_> {
 
     /// Marks the extent of a slot as taken; two slots that claim the same memory are damage.
     pub(crate) fn mark_extent(&mut self, extent: Extent) -> Result<(), Error> {
-        self.queue.segment.extent_at(extent, 0)?;
+        self.shared.segment.extent_at(extent, 0)?;
         let span = extent.start / GRANULES_PER_SPAN;
         let Some(class) = class_of(extent.granules) else {
             let spans = self.spans_of(extent)?;
@@ -519,11 +532,11 @@ impl Section<'_> {
         };
         let object = self.object_of(extent, class)?;
         if span >= self.hot().spans_tracked.get()
-            || self.queue.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0
+            || self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0
         {
             return Err(self.corrupt("an extent lies in a span without a descriptor"));
         }
-        let descriptor = self.queue.segment.descriptor(span)?;
+        let descriptor = self.shared.segment.descriptor(span)?;
         if descriptor.class.get() == 0 {
             self.mark_run(span, 1, true)?;
             descriptor.class.set(class as u32 + 1);
@@ -541,10 +554,10 @@ impl Section<'_> {
     pub(crate) fn relist_spans(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         for span in (0..hot.spans_high.get().min(hot.spans_tracked.get())).rev() {
-            if self.queue.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0 {
+            if self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0 {
                 continue;
             }
-            let descriptor = self.queue.segment.descriptor(span)?;
+            let descriptor = self.shared.segment.descriptor(span)?;
             let Some(class) = descriptor.class.get().checked_sub(1) else {
                 continue;
             };
@@ -566,12 +579,7 @@ pub(crate) fn pages_needed(len: u64, i: u32) -> u8 {
 
 impl Queue {
     /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to race.
-    pub(crate) fn grow(
-        &self,
-        section: Section<'_>,
-        growth: Growth,
-        wait: &mut Wait<'_>,
-    ) -> Result<(), Error> {
+    pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
         match growth {
             Growth::Slots => self.grow_slots(section, wait),
             Growth::Tracking(spans) => self.grow_tracking(section, spans, wait),
@@ -580,17 +588,18 @@ impl Queue {
     }
 
     /// Doubles the slots, in steps of at most 1 MiB.
-    fn grow_slots(&self, section: Section<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn grow_slots(&self, section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
         let hot = section.hot();
-        let (old, capacity) = (hot.slots_backed.get(), self.segment.geometry.slots);
+        let (old, capacity) = (hot.slots_backed.get(), self.shared.segment.geometry.slots);
         let trims = hot.slot_trims.get();
         if old >= capacity {
             return Err(section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get()));
         }
         drop(section);
         let new = old.saturating_add(old.clamp(32, 8192)).min(capacity);
-        let at = |slot: u32| self.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
-        self.segment.back(at(old), at(new) - at(old))?;
+        let at =
+            |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
+        self.shared.segment.back(at(old), at(new) - at(old))?;
         fault!("grow.backed");
         let section = self.enter(wait)?;
         // Another may have grown it too, or a trim shrunk it: then the caller looks again and finds out.
@@ -603,26 +612,28 @@ impl Queue {
     }
 
     /// Extends bitmap and backing bytes so that `spans` more fit.
-    fn grow_tracking(&self, section: Section<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn grow_tracking(&self, section: Guard<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         let hot = section.hot();
         let old = hot.spans_tracked.get();
         drop(section);
-        let all = self.segment.geometry.spans;
+        let all = self.shared.segment.geometry.spans;
         let new = old
             .saturating_add(spans.div_ceil(TRACKING_STEP).saturating_mul(TRACKING_STEP))
             .min(all);
         if new <= old {
             return Err(Error::Corrupt {
-                id: self.segment.id,
+                id: self.shared.segment.id,
                 what: "more spans are tracked than there are",
             });
         }
-        self.segment.back(
-            self.segment.geometry.backing_at + u64::from(old),
+        self.shared.segment.back(
+            self.shared.segment.geometry.backing_at + u64::from(old),
             u64::from(new - old),
         )?;
-        let words = |span: u32| self.segment.geometry.bitmap_at + u64::from(span / 64) * 8;
-        self.segment.back(words(old), words(new - 1) + 8 - words(old))?;
+        let words = |span: u32| self.shared.segment.geometry.bitmap_at + u64::from(span / 64) * 8;
+        self.shared
+            .segment
+            .back(words(old), words(new - 1) + 8 - words(old))?;
         fault!("grow.backed");
         let section = self.enter(wait)?;
         if section.hot().spans_tracked.get() == old {
@@ -632,7 +643,7 @@ impl Queue {
     }
 
     /// Puts memory behind a free span and its descriptor, which is claimed meanwhile as if it were a payload.
-    fn grow_span(&self, mut section: Section<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn grow_span(&self, mut section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
         // Something else may be missing by now: the caller asks for that next.
         let Ok(span) = section.find_run(1)? else {
             return Ok(());
@@ -645,25 +656,30 @@ impl Queue {
             granules: GRANULES_PER_SPAN,
         };
         section.mark_run(span, 1, true)?;
-        section.set_backing(span, self.segment.backing(span)?.get() | MAYBE_MORE)?;
+        section.set_backing(span, self.shared.segment.backing(span)?.get() | MAYBE_MORE)?;
         section.fill(slot, Some(extent), 0)?;
         section.claim(slot)?;
         section.hold(slot)?;
         drop(section);
-        let descriptor_at =
-            self.segment.geometry.descriptors_at + u64::from(span) * size_of::<SpanDescriptor>() as u64;
+        let descriptor_at = self.shared.segment.geometry.descriptors_at
+            + u64::from(span) * size_of::<SpanDescriptor>() as u64;
         let backed = self
+            .shared
             .segment
-            .back(self.segment.extent_at(extent, SPAN)?, SPAN)
-            .and_then(|()| self.segment.back(descriptor_at / PAGE * PAGE, PAGE));
+            .back(self.shared.segment.extent_at(extent, SPAN)?, SPAN)
+            .and_then(|()| self.shared.segment.back(descriptor_at / PAGE * PAGE, PAGE));
         fault!("grow.backed");
-        let is_punched = backed.is_err() && self.segment.punch(self.segment.extent_at(extent, SPAN)?, SPAN);
+        let is_punched = backed.is_err()
+            && self
+                .shared
+                .segment
+                .punch(self.shared.segment.extent_at(extent, SPAN)?, SPAN);
         let entered = self.enter(wait);
         let in_vain = entered.as_ref().err().cloned();
         self.release_claim_or_put_off(slot, entered, |section| {
             if backed.is_ok() {
                 section.note_backed(extent, SPAN)?;
-                section.set_backing(span, self.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
+                section.set_backing(span, self.shared.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
             } else if is_punched {
                 section.note_punched(extent)?;
             }

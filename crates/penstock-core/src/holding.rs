@@ -12,9 +12,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use crate::Id;
 use crate::error::Error;
 use crate::platform;
+use crate::units::Id;
 
 /// A lease, by its slot and its number, which never repeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

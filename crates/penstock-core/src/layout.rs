@@ -22,11 +22,11 @@ use core::mem::{offset_of, size_of};
 use core::ops::Range;
 
 use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
+use crate::units::{INLINE, PAGE};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
 pub(crate) const VERSION: u32 = 1;
 
-pub(crate) const PAGE: u64 = 4096;
 /// Slots are backed by whole pages, and there are whole pages of them.
 pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
 pub(crate) const PARTICIPANTS: u32 = 4096;
@@ -41,8 +41,13 @@ pub(crate) const PAGES_PER_SPAN: u8 = (SPAN / PAGE) as u8;
 /// One more extent in `Hot::kept_sum`.
 pub(crate) const ONE_KEPT: u32 = 1 << 20;
 
-/// Payload bytes that fit in the slot itself.
-pub(crate) const INLINE: usize = 72;
+/// In the lock word: another thread sleeps until the lock is released.
+pub(crate) const CONTENDED: u32 = 1 << 31;
+
+/// A participant's name, as it stands in the lock word: index (bits 0..12), incarnation (bits 12..31).
+pub(crate) fn index_of(name: u32) -> u32 {
+    name & 0xfff
+}
 
 /// Written once, before anybody else can see the segment.
 #[repr(C)]
@@ -175,6 +180,14 @@ pub(crate) struct Spinning {
     pub putter: AtomicU32,
 }
 
+// The values of `Hot::acknowledging`.
+/// No process has called `task_done` or `join` yet.
+pub(crate) const NOT_YET: u32 = 0;
+/// A process has, and what dead holders had set aside comes back.
+pub(crate) const BEGINNING: u32 = 1;
+/// Everything has come back; or the queue is a plain one.
+pub(crate) const YES: u32 = 2;
+
 /// Slots that puts take from `next`, and gets give back to `freed`. See slot.rs.
 #[repr(C)]
 pub(crate) struct FreeList {
@@ -240,6 +253,19 @@ pub(crate) struct Participant {
     pub bell_writing: AtomicU32,
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See aside.rs.
     pub given_up: AtomicU64,
+}
+
+/// What is waited for; also the index of the waiters' list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Item = 0,
+    Room = 1,
+    Finish = 2,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 3] = [Kind::Item, Kind::Room, Kind::Finish];
 }
 
 /// A thread that waits. See waiter.rs.

@@ -13,14 +13,18 @@
 //! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
 //! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
 
+#[cfg_attr(loom, path = "models/after_release.rs")]
+mod after_release;
 mod aside;
 #[cfg_attr(loom, path = "models/bell.rs")]
 mod bell;
 mod check;
 #[cfg(not(loom))]
 mod connection;
+mod deliver;
 mod delivery;
 mod done;
+mod enter;
 mod error;
 pub mod fault;
 #[cfg_attr(loom, path = "models/fork.rs")]
@@ -28,12 +32,16 @@ mod fork;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod get;
+mod guard;
 mod heap;
 mod holding;
 mod layout;
+mod lease;
 mod lock;
+mod membership;
 #[cfg(loom)]
 mod models;
+mod options;
 mod participant;
 mod platform;
 mod put;
@@ -44,47 +52,32 @@ mod returned;
 mod segment;
 mod slice;
 mod slot;
+mod spin;
+mod state;
 mod statistics;
 #[cfg(not(loom))]
 mod substitute;
 mod sync;
 mod trim;
+mod units;
 mod upkeep;
 #[cfg(not(loom))]
 mod view;
+mod wait;
 mod waiter;
+#[cfg_attr(loom, path = "models/watch.rs")]
+mod watch;
 
 pub use check::{Check, Fault};
 pub use delivery::{Batch, Buffer, Taken};
 pub use error::Error;
-pub use get::{Delivery, Lent};
-pub use participant::{Proof, joined_without_proof};
-pub use queue::{Options, Patience, Queue, Wait};
+pub use get::Delivery;
+pub use lease::Lent;
+pub use membership::joined_without_proof;
+pub use options::{Options, Patience, Wait};
+pub use participant::Proof;
+pub use queue::Queue;
 pub use statistics::Statistics;
+pub use units::{BATCH, Id, Leave, SMALL, Ticket};
 #[cfg(not(loom))]
 pub use view::View;
-
-/// Names a queue for ever, on every machine.
-pub type Id = [u8; 16];
-
-/// Payloads up to this size are copied inside the critical section; larger ones outside it.
-pub const SMALL: usize = if cfg!(loom) { layout::INLINE } else { 2048 };
-
-/// Items that change hands in one critical section at most, which takes a few microseconds then.
-pub const BATCH: usize = 64;
-
-/// Names an item: where it was put, and its place in the order of publication.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket {
-    pub slot: u32,
-    pub seq: u64,
-}
-
-/// How a participant's part in a queue ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leave {
-    /// In order: items taken and not acknowledged stay unfinished for ever, as `multiprocessing` has it.
-    Clean,
-    /// By a failure: items taken and not acknowledged go to somebody else.
-    Crashed,
-}

@@ -32,27 +32,23 @@
 //! A record is freed after everything that its owner held has been given up: by a sweeper under the lock, or by its owner, which
 //! departs, after it has released the lock (upkeep.rs).
 
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::fork;
-use crate::layout::{PAGE, PARTICIPANTS, Participant};
-use crate::lock::index_of;
+use crate::layout::{PARTICIPANTS, Participant, index_of};
 use crate::platform::{self, Life, Seen};
-use crate::queue::{Queue, Wait};
+use crate::state::Shared;
 use crate::sync::{Ordering, Word};
-use crate::upkeep::{WORK_PUT_OFF, is_stuck};
+use crate::units::PAGE;
 
 /// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30 and 31, see
 /// upkeep.rs), pid (bits 32..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct RecordWord(u64);
+pub(crate) struct RecordWord(pub u64);
 
 const INCARNATIONS: u32 = 1 << 19;
-const LAST: u32 = PARTICIPANTS - 1;
-/// A process that gets one of the last places sweeps the dead. So many processes may do so at once.
-const LATE_PLACES: u32 = 64;
+pub(crate) const LAST: u32 = PARTICIPANTS - 1;
 
 /// Whether the death of this process could be proven by the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,31 +58,32 @@ pub enum Proof {
     /// By neither: it had no /proc when it joined, and is in another pid namespace than the queue's maker.
     Impossible,
 }
+
 /// Its owner has left in order: what it has taken and not acknowledged stays unfinished.
 pub(crate) const LEFT: u64 = 1 << 30;
 /// Its owner does not take part under this name any more, so that it can be swept though the process lives.
 pub(crate) const GONE: u64 = 1 << 31;
 
 impl RecordWord {
-    fn is_alive(self) -> bool {
+    pub(crate) fn is_alive(self) -> bool {
         self.0 & 1 != 0
     }
 
-    fn incarnation(self) -> u32 {
+    pub(crate) fn incarnation(self) -> u32 {
         (self.0 >> 1) as u32 & (INCARNATIONS - 1)
     }
 
     /// It had no descriptor to lock when it registered.
-    fn is_lifeless(self) -> bool {
+    pub(crate) fn is_lifeless(self) -> bool {
         self.0 & 1 << 20 != 0
     }
 
     /// Its pid is one of the namespace in which the queue was made.
-    fn is_at_home(self) -> bool {
+    pub(crate) fn is_at_home(self) -> bool {
         self.0 & 1 << 21 != 0
     }
 
-    fn pid(self) -> u32 {
+    pub(crate) fn pid(self) -> u32 {
         (self.0 >> 32) as u32
     }
 
@@ -100,83 +97,14 @@ impl RecordWord {
     }
 }
 
-/// Set when this process joins a queue whose other processes could not prove its death.
-static IS_UNTOLD: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
-
-/// Whether this process has joined such a queue since the last call. For bindings, which tell their user.
-pub fn joined_without_proof() -> bool {
-    IS_UNTOLD.swap(false, std::sync::atomic::Ordering::Relaxed)
-}
-
 #[inline(always)]
-fn read(record: &Participant) -> RecordWord {
+pub(crate) fn read(record: &Participant) -> RecordWord {
     // Acquire: pairs with the release in register, so that what a living record says is complete.
     RecordWord(record.word.load(Ordering::Acquire))
 }
 
-impl Queue {
-    /// This process's name in the queue, registered on first use.
-    #[inline]
-    pub(crate) fn member(&self) -> Result<u32, Error> {
-        fork::notice_fork();
-        match self.member_if_any() {
-            None => self.register(),
-            Some(me) => Ok(me),
-        }
-    }
-
-    /// The same if it has registered.
-    #[inline(always)]
-    pub(crate) fn member_now(&self) -> Option<u32> {
-        fork::notice_fork();
-        self.member_if_any()
-    }
-
-    #[inline(always)]
-    pub(crate) fn member_if_any(&self) -> Option<u32> {
-        self.member_word_if_any().map(|me| me & !WORK_PUT_OFF)
-    }
-
-    /// The name, and whether work was put off: for whoever takes the lock with it.
-    #[inline(always)]
-    pub(crate) fn member_word_now(&self) -> Option<u32> {
-        fork::notice_fork();
-        self.member_word_if_any()
-    }
-
-    #[inline(always)]
-    fn member_word_if_any(&self) -> Option<u32> {
-        // Acquire: pairs with the release in register. Whoever takes the lock with this name passes on what its record says.
-        Some(self.me.load(Ordering::Acquire)).filter(|me| *me != 0)
-    }
-
-    /// After a fork, in the child: the parent goes on under the old name.
-    pub(crate) fn forget_membership(&self) {
-        self.me.set(0);
-        self.leaving.set(0);
-        platform::close_checked(
-            self.life.swap(-1, std::sync::atomic::Ordering::Relaxed),
-            self.segment.identity(),
-        );
-    }
-
-    /// After this process was wrongly taken for dead: its old name is nobody's. Another thread may have a new one already.
-    #[cold]
-    pub(crate) fn forget_name(&self, old: u32) {
-        let _open = fork::open_queues(); // nobody registers meanwhile
-        if self.member_if_any() == Some(old) {
-            self.forget_membership();
-        }
-    }
-
-    /// Registers this process unless it has. Every operation does so by itself; a caller that wants to know beforehand
-    /// whether the death of this process could be proven asks here.
-    pub fn take_part(&self) -> Result<Proof, Error> {
-        let me = self.report(self.member())?;
-        self.proof_of(me)
-    }
-
-    fn proof_of(&self, me: u32) -> Result<Proof, Error> {
+impl Shared {
+    pub(crate) fn proof_of(&self, me: u32) -> Result<Proof, Error> {
         let word = read(self.segment.participant(index_of(me))?);
         Ok(if word.is_lifeless() && !word.is_at_home() {
             Proof::Impossible
@@ -185,66 +113,13 @@ impl Queue {
         })
     }
 
-    /// The same for an operation, whose caller may have it end here.
-    #[cold]
-    pub(crate) fn join_in(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
-        let me = self.member()?;
-        if IS_UNTOLD.load(std::sync::atomic::Ordering::Relaxed) && (wait.interrupted)() {
-            return Err(Error::Interrupted);
-        }
-        Ok(me)
-    }
-
-    #[cold]
-    pub(crate) fn register(&self) -> Result<u32, Error> {
-        let (pid, namespace) = (platform::process_id(), platform::pid_namespace());
-        let (birth, since) = (platform::own_birth(), platform::ticks_since_boot());
-        for attempt in 0..2 {
-            // One thread of the process at a time.
-            let open = fork::open_queues();
-            if let Some(me) = self.member_if_any() {
-                return Ok(me);
-            }
-            let life = self.segment.fd().and_then(platform::reopen);
-            let Some(me) = self.claim_record(life.as_ref(), pid, namespace)? else {
-                break;
-            };
-            let record = self.segment.participant(index_of(me))?;
-            record.pid_namespace.set(namespace);
-            record.birth.set(birth);
-            record.since.set(since);
-            self.life.store(
-                life.map_or(-1, IntoRawFd::into_raw_fd),
-                std::sync::atomic::Ordering::Relaxed,
-            );
-            // Release: pairs with the acquire in member_if_any.
-            self.me.store(me, Ordering::Release);
-            drop(open);
-            if self.bell.is_known() {
-                // The section that follows announces it.
-                self.put_off_work();
-            }
-            self.sweep_former_self(index_of(me), pid, birth, namespace)?;
-            if index_of(me) > LAST - LATE_PLACES {
-                self.look_for_dead(true)?;
-            }
-            if index_of(me) < LAST {
-                if self.proof_of(me)? == Proof::Impossible {
-                    IS_UNTOLD.store(true, std::sync::atomic::Ordering::Relaxed);
-                }
-                return Ok(me);
-            }
-            // The last place serves only to sweep, so that a table full of the dead is no dead end.
-            self.depart();
-            if attempt == 1 {
-                break;
-            }
-        }
-        Err(Error::TooManyParticipants { limit: LAST - 1 })
-    }
-
     /// Takes the first free record. `None` if there is none.
-    fn claim_record(&self, life: Option<&OwnedFd>, pid: u32, namespace: u64) -> Result<Option<u32>, Error> {
+    pub(crate) fn claim_record(
+        &self,
+        life: Option<&OwnedFd>,
+        pid: u32,
+        namespace: u64,
+    ) -> Result<Option<u32>, Error> {
         let hot = self.segment.hot();
         let marks = (life.is_none(), namespace == self.home());
         let per_page = (PAGE / size_of::<Participant>() as u64) as u32;
@@ -281,27 +156,6 @@ impl Queue {
     /// The pid namespace in which the queue was made.
     fn home(&self) -> u64 {
         self.segment.header().home.get()
-    }
-
-    /// Before a call of `exec` this process may have been another participant, which no longer exists.
-    fn sweep_former_self(&self, mine: u32, pid: u32, birth: u64, namespace: u64) -> Result<(), Error> {
-        for index in 1..=self.segment.hot().participants_high.get().min(LAST) {
-            let record = self.segment.participant(index)?;
-            let seen = read(record);
-            if index != mine
-                && seen.is_alive()
-                && seen.pid() == pid
-                && record.birth.get() == birth
-                && record.pid_namespace.get() == namespace
-            {
-                match self.sweep_in_portions(index, seen.0, &mut || self.enter_briefly()) {
-                    // Others find it as they find any other that is dead.
-                    Err(error) if !is_stuck(&error) => return Err(error),
-                    _ => {}
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Whether a participant is proven dead, or has departed. Makes system calls, and needs no lock.

@@ -16,15 +16,17 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::heap::extent_for;
-use crate::layout::{GRANULE, Slot};
-use crate::lock::{Ahead, Section};
-use crate::queue::{Patience, Queue, Wait};
-use crate::segment::Extent;
-use crate::slot::{Growth, State, StateWord, slots_in_use};
+use crate::guard::Guard;
+use crate::heap::{Growth, extent_for};
+use crate::layout::{GRANULE, Kind, Slot};
+use crate::options::{Patience, Wait};
+use crate::queue::Queue;
+use crate::segment::{Ahead, Extent};
+use crate::slot::{State, StateWord, slots_in_use};
+use crate::state::Section;
 use crate::sync::{Count, Word};
-use crate::waiter::{Kind, Waiting};
-use crate::{BATCH, SMALL, Ticket};
+use crate::units::{BATCH, SMALL, Ticket};
+use crate::waiter::Waiting;
 
 /// Measured: new memory for 64 KiB costs its producer and its consumer some 40 us, by faults of pages.
 #[cfg(not(loom))]
@@ -64,7 +66,8 @@ impl Queue {
         waiting: &mut Waiting,
         patience: Patience,
     ) -> Result<T, Error> {
-        self.report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
+        self.shared
+            .report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
     }
 
     /// Puts items, each of one part, in order. Small ones go into the queue together, in one critical section, as far as
@@ -110,7 +113,7 @@ impl Queue {
         loop {
             section.publish_small(&reserved, &payloads[count..=count], payloads[count].len() as u64)?;
             count += 1;
-            let Some(payload) = payloads.get(count).filter(|_| self.has_room()) else {
+            let Some(payload) = payloads.get(count).filter(|_| self.shared.has_room()) else {
                 break;
             };
             let len = payload.len() as u64;
@@ -138,7 +141,7 @@ impl Queue {
     ) -> Result<Ticket, Error> {
         // What is usual by itself, because a section that is moved about costs as much as all the rest.
         let mut section = self.approach(waiting, wait)?;
-        if self.has_room() && section.is_within_limit(len).is_ok() {
+        if self.shared.has_room() && section.is_within_limit(len).is_ok() {
             match section.try_reserve(len) {
                 Ok(Ok(reserved)) => {
                     let ticket = section.publish_small(&reserved, payload, len)?;
@@ -189,30 +192,30 @@ impl Queue {
         len: u64,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
-    ) -> Result<(Section<'q>, Reserved), Error> {
+    ) -> Result<(Guard<'q>, Reserved), Error> {
         let section = self.approach(waiting, wait)?;
         self.reserve_from(section, len, waiting, wait)
     }
 
     fn reserve_from<'q>(
         &'q self,
-        mut section: Section<'q>,
+        mut section: Guard<'q>,
         len: u64,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
-    ) -> Result<(Section<'q>, Reserved), Error> {
+    ) -> Result<(Guard<'q>, Reserved), Error> {
         let mut looked_for_dead = false;
         #[cfg(not(loom))]
         let mut has_paused = len <= SMALL as u64;
         loop {
-            if !self.has_room() {
+            if !self.shared.has_room() {
                 section.check_full()?;
                 section = self.wait_for(section, waiting, wait)?;
                 continue;
             }
             // A producer that runs ahead of its consumers would write each large message to new memory.
             #[cfg(not(loom))]
-            if !has_paused && self.ready_count() > 0 && section.would_grow(len)? {
+            if !has_paused && self.shared.ready_count() > 0 && section.would_grow(len)? {
                 if wait.patience == Patience::Try {
                     return Err(Error::Busy);
                 }
@@ -273,8 +276,9 @@ impl Queue {
     fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             let is_punched = self
+                .shared
                 .segment
-                .punch(self.segment.extent_at(extent, 0)?, extent.bytes());
+                .punch(self.shared.segment.extent_at(extent, 0)?, extent.bytes());
             let note = |section: &mut Section<'_>| {
                 if is_punched {
                     section.note_punched(extent)?;
@@ -287,7 +291,7 @@ impl Queue {
     }
 
     /// To give something back after a call has failed: briefly, and not at all if the call must not wait.
-    fn enter_again(&self, patience: Patience) -> Result<Section<'_>, Error> {
+    fn enter_again(&self, patience: Patience) -> Result<Guard<'_>, Error> {
         if patience != Patience::Try {
             return self.enter_briefly();
         }
@@ -300,18 +304,20 @@ impl Queue {
     /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
     fn write_claimed(&self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
-            self.segment.back(self.segment.extent_at(extent, len)?, len)?;
+            self.shared
+                .segment
+                .back(self.shared.segment.extent_at(extent, len)?, len)?;
             fault!("grow.backed");
         }
-        let mut target = self.segment.target(reserved.slot, reserved.extent, len)?;
+        let mut target = self.shared.segment.target(reserved.slot, reserved.extent, len)?;
         for part in payload {
             let (first, second) = part.split_at(part.len() / 2);
             // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or process uses
             // them; `len`, which `target` has checked against the extent, is the sum of all parts.
             unsafe {
-                self.segment.copy_in(target, &[first]);
+                self.shared.segment.copy_in(target, &[first]);
                 fault!("claim.copying");
-                self.segment.copy_in(target.add(first.len()), &[second]);
+                self.shared.segment.copy_in(target.add(first.len()), &[second]);
                 target = target.add(part.len());
             }
         }
@@ -331,11 +337,12 @@ impl Queue {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             section.note_backed(extent, len)?;
         }
-        while !self.has_room() {
+        while !self.shared.has_room() {
             section.check_full()?;
             section = self.wait_for(section, waiting, wait)?;
         }
-        section.let_go(reserved.slot, section.me)?;
+        let me = section.me;
+        section.let_go(reserved.slot, me)?;
         let ticket = section.publish(reserved.slot, len)?;
         section.withdraw(waiting)?;
         Ok(ticket)
@@ -351,7 +358,7 @@ impl Section<'_> {
         let extents = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
         let payloads = extents.saturating_sub(hot.bytes_kept());
         let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
-        let limit = self.queue.options.max_bytes.unwrap_or(u64::MAX);
+        let limit = self.shared.options.max_bytes.unwrap_or(u64::MAX);
         if used.saturating_add(needed) > limit {
             return Err(self.out_of_memory(needed, used));
         }
@@ -429,7 +436,7 @@ impl Section<'_> {
     #[inline(always)]
     fn publish_small(&mut self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<Ticket, Error> {
         self.fill(reserved.slot, reserved.extent, len)?;
-        let segment = &self.queue.segment;
+        let segment = &self.shared.segment;
         let target = segment.target(reserved.slot, reserved.extent, len)?;
         // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked as taken, so nobody else uses either while
         // this thread holds the lock; `len` is the sum of the parts.
@@ -463,7 +470,7 @@ impl Section<'_> {
         hot.count_bytes(seq, len);
         self.push_ready(index)?;
         self.count_ready(len);
-        if self.queue.options.acknowledged {
+        if self.shared.options.acknowledged {
             hot.unfinished.add(1);
         }
         fault!("put.linked");

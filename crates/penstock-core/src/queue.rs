@@ -5,61 +5,20 @@ use std::path::Path;
 use std::sync::atomic::AtomicI32;
 use std::sync::{Arc, Weak};
 
-use crate::Id;
-use crate::bell::Bell;
 use crate::error::Error;
 use crate::fork;
 use crate::holding;
-use crate::platform::{self, Instant};
+use crate::options::Options;
+use crate::platform;
 use crate::segment::Segment;
-use crate::sync::{AtomicU32, Ordering, Word};
-use crate::waiter::SpinBudget;
-
-/// What a queue is asked to be; fixed when it is created.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Items that may be queued at once; 0 for any number.
-    pub maxsize: u64,
-    /// Bytes of memory that items may take; `None` for half of what the machine or its control group has.
-    pub max_bytes: Option<u64>,
-    /// A put waits while at least this many bytes are queued; 0 for never.
-    pub soft_bytes: u64,
-    /// Items stay leased until `task_done`, and are redelivered if their holder dies.
-    pub acknowledged: bool,
-    /// How often an item is redelivered before it becomes a dead letter.
-    pub max_deliveries: u8,
-}
-
-/// How long an operation may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Patience {
-    /// A bounded attempt, for callers that must not block at all: it may end with [`Error::Busy`], and does whenever the
-    /// queue needs care that takes longer (growth, a look for the dead, a dead holder of the lock). The caller then comes
-    /// again with another patience.
-    Try,
-    /// Takes the lock, but does not wait for room or for an item. Ends with [`Error::Stopped`], as [`Error::FullBehindStopped`] or
-    /// [`Error::EmptyBehindStopped`], if a stopped process holds the lock.
-    Now,
-    Until(Instant),
-    Forever,
-}
-
-/// How long to wait, and what can end the wait earlier.
-pub struct Wait<'a> {
-    pub patience: Patience,
-    /// Asked after a signal, at the end of each time slice, and in vain looks between; true ends the wait with [`Error::Interrupted`].
-    /// And asked before the first operation of a process whose death nothing could prove: see
-    /// [`joined_without_proof`](crate::joined_without_proof).
-    pub interrupted: &'a mut dyn FnMut() -> bool,
-}
+use crate::spin::SpinBudget;
+use crate::state::Shared;
+use crate::sync::{AtomicU32, Word};
+use crate::units::Id;
 
 /// A handle to a queue. One process has one for each queue, whatever the number of its threads.
 pub struct Queue {
-    pub(crate) segment: Segment,
-    pub(crate) options: Options,
-    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (upkeep.rs) if
-    /// its next section has more to do.
-    pub(crate) me: AtomicU32,
+    pub(crate) shared: Shared,
     /// A leaving of this process that was put off. See upkeep.rs.
     pub(crate) leaving: AtomicU32,
     /// The descriptor whose lock is this process's life byte, or -1.
@@ -67,7 +26,6 @@ pub struct Queue {
     pub(crate) spin_budgets: [SpinBudget; 2],
     #[cfg(not(loom))]
     pub(crate) memory_budget: SpinBudget,
-    pub(crate) bell: Bell,
 }
 
 impl Queue {
@@ -123,32 +81,29 @@ impl Queue {
         open.try_reserve(1)
             .map_err(|_| platform::no_memory(size_of_val(open.as_slice()) as u64))?;
         let queue = Arc::new(Queue {
-            segment,
-            options,
-            me: AtomicU32::new(0),
+            shared: Shared::new(segment, options),
             leaving: AtomicU32::new(0),
             life: AtomicI32::new(-1),
             spin_budgets: [SpinBudget::new(), SpinBudget::new()],
             #[cfg(not(loom))]
             memory_budget: SpinBudget::new(),
-            bell: Bell::new(),
         });
         open.push((id, Arc::downgrade(&queue) as Weak<Queue>));
         Ok(queue)
     }
 
     pub fn id(&self) -> Id {
-        self.segment.id
+        self.shared.segment.id
     }
 
     /// The options, with the default of `max_bytes` filled in.
     pub fn options(&self) -> &Options {
-        &self.options
+        &self.shared.options
     }
 
     /// The descriptor of the memory file, by which another process can attach.
     pub fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
-        self.segment.fd().ok_or(Error::Closed)
+        self.shared.segment.fd().ok_or(Error::Closed)
     }
 
     /// A descriptor of one's own for the same memory file.
@@ -160,7 +115,7 @@ impl Queue {
     /// stopped. Does not wait; only for a dead holder of the lock it repairs the queue first.
     pub fn len(&self) -> u64 {
         self.look_after();
-        self.ready_count()
+        self.shared.ready_count()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -170,51 +125,28 @@ impl Queue {
     /// Whether a put would have to wait; as [`len`](Self::len).
     pub fn is_full(&self) -> bool {
         self.look_after();
-        !self.has_room()
+        !self.shared.has_room()
     }
 
     /// Whether anything was ever put. Does not wait.
     #[cfg(not(loom))]
     pub fn was_used(&self) -> bool {
-        self.segment.hot().published.get() > 0
-    }
-
-    #[inline(always)]
-    pub(crate) fn ready_count(&self) -> u64 {
-        // Acquire: pairs with the release in count_ready and uncount_ready, so that what the caller does next sees
-        // what the number says.
-        self.segment.hot().ready_count.load(Ordering::Acquire)
-    }
-
-    #[inline(always)]
-    pub(crate) fn has_room(&self) -> bool {
-        let (maxsize, soft_bytes) = (self.options.maxsize, self.options.soft_bytes);
-        (maxsize == 0 || self.ready_count() < maxsize)
-            && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
+        self.shared.segment.hot().published.get() > 0
     }
 
     /// Whether so many payloads are looked at in place that whoever wants to hold one for long should copy it: more than a
     /// quarter of `max_bytes`, for which they do not count. A moment's estimate, without the lock.
     pub fn is_lent_out(&self) -> bool {
-        self.segment.hot().lent_bytes.get() > self.options.max_bytes.unwrap_or(u64::MAX) / 4
-    }
-
-    /// Passes a result on; damage is noted in the segment, so that everybody learns of it.
-    #[inline(always)]
-    pub(crate) fn report<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(Error::Corrupt { .. }) = result {
-            self.segment.hot().damaged.set(1);
-        }
-        result
+        self.shared.segment.hot().lent_bytes.get() > self.shared.options.max_bytes.unwrap_or(u64::MAX) / 4
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
         self.depart();
-        self.drop_bell();
-        holding::forget(self.segment.id);
+        self.shared.bell.close();
+        holding::forget(self.shared.segment.id);
         // Last, so that nobody in this process opens the queue anew while it is still a member.
-        fork::forget(self.segment.id);
+        fork::forget(self.shared.segment.id);
     }
 }

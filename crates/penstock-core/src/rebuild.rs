@@ -12,10 +12,10 @@
 use crate::aside::unfinished_without_slot;
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{Hot, List, PARTICIPANTS, Slot};
-use crate::lock::{Section, index_of};
+use crate::layout::{Hot, List, PARTICIPANTS, Slot, index_of};
 use crate::segment::Extent;
 use crate::slot::{State, StateWord, lent_bytes, lessee};
+use crate::state::Section;
 use crate::sync::{Count, Ordering, Word};
 
 /// What the rebuild counts. It is stored at the end, all at once: who looks without the lock sees the old number or the
@@ -102,7 +102,7 @@ impl Section<'_> {
             return Err(self.corrupt("more slots are used than are backed"));
         }
         let mut books = Books::default();
-        let held = &self.queue.segment.participant(self.my_index())?.leased;
+        let held = &self.shared.segment.participant(self.my_index())?.leased;
         // Downwards, so that low slots are handed out first, and the lists come out nearly sorted.
         for index in (1..high).rev() {
             let slot = self.slot(index)?;
@@ -168,9 +168,9 @@ impl Section<'_> {
         self.link_back(&hot.dead)?;
         self.hand_out_held(held)?;
         hot.given_up_of_living.set(0);
-        for index in self.queue.participants() {
+        for index in self.shared.participants() {
             hot.given_up_of_living
-                .add(self.queue.segment.participant(index)?.given_up.get());
+                .add(self.shared.segment.participant(index)?.given_up.get());
         }
         books.unfinished += unfinished_without_slot(hot);
         self.rebuild_waiters()?;
@@ -191,7 +191,7 @@ impl Section<'_> {
             word.set(0);
         }
         for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
-            let record = self.queue.segment.participant(index)?;
+            let record = self.shared.segment.participant(index)?;
             clear(&record.leased);
             clear(&record.claimed);
         }
@@ -206,8 +206,8 @@ impl Section<'_> {
     /// Counts one slot that is not FREE, and marks its extent.
     fn book(&mut self, slot: &Slot, word: StateWord, books: &mut Books) -> Result<(), Error> {
         let hot = self.hot();
-        let acknowledged = u64::from(self.queue.options.acknowledged);
-        let (_, len) = self.queue.segment.payload(slot)?;
+        let acknowledged = u64::from(self.shared.options.acknowledged);
+        let (_, len) = self.shared.segment.payload(slot)?;
         let len = len as u64;
         if let Some(extent) = Extent::unpack(slot.extent.get()) {
             self.mark_extent(extent)?;
@@ -260,7 +260,7 @@ impl Section<'_> {
             if word.owner() == 0 && word.state() == Some(State::Aside) {
                 self.push_back(&self.hot().aside, index)?;
             } else {
-                let Some(holder) = self.queue.participant_named(word.owner())? else {
+                let Some(holder) = self.shared.participant_named(word.owner())? else {
                     return Err(self.corrupt("a slot is held by nobody"));
                 };
                 self.push_back(self.list_of_holder(holder, index)?, index)?;

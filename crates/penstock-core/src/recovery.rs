@@ -18,26 +18,24 @@
 //! | sweep: one portion returned, lock released | the participant's record still stands; the next sweep returns the rest |
 //! | sweep: cells freed, record freed | the next survivor rebuilds, and sweeps this one |
 
-use std::time::Duration;
-
 use crate::error::Error;
 use crate::fault::fault;
-
-use crate::lock::{Section, index_of};
+use crate::guard::Guard;
+use crate::layout::index_of;
+use crate::options::Wait;
 use crate::participant::{free_record, has_left, name_of};
 use crate::platform;
-use crate::queue::{Queue, Wait};
-use crate::slot::State;
+use crate::queue::Queue;
+use crate::slot::{State, was_kept};
+use crate::state::Section;
 use crate::sync::{Ordering, Word};
-use crate::upkeep::{is_stuck, was_kept};
+use crate::upkeep::is_stuck;
 
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
 const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
 /// Slots that change hands in one critical section of a sweep, or of another operation on all that a participant holds. A
 /// portion takes some 100 us.
 pub(crate) const PORTION: u32 = if cfg!(loom) { 2 } else { 256 };
-/// Pause between two portions, if other threads wait for the lock: long enough for one of them to wake up and take it.
-const PAUSE: Duration = Duration::from_micros(50);
 
 impl Queue {
     /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
@@ -56,16 +54,16 @@ impl Queue {
     fn look_for_dead_entering<'q>(
         &'q self,
         thorough: bool,
-        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
     ) -> Result<bool, Error> {
-        let hot = self.segment.hot();
+        let hot = self.shared.segment.hot();
         hot.looked_at.set(platform::coarse_millis());
         // Somebody chosen or spinning who never comes back may be dead without holding anything.
         let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
             || hot.waiters.iter().any(|list| list.on_way.get() > 0);
         let mut from = 1;
         let mut found = false;
-        while let Some((index, word)) = self.next_dead(from, !thorough && !is_somebody_on_way)? {
+        while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_somebody_on_way)? {
             match self.sweep_in_portions(index, word, &mut *enter) {
                 Err(error) if is_stuck(&error) => return Ok(found),
                 swept => swept?,
@@ -85,34 +83,14 @@ impl Queue {
         &'q self,
         index: u32,
         word: u64,
-        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
     ) -> Result<(), Error> {
         self.in_portions(enter, &mut |section| section.sweep(index, word))
     }
 
-    /// Repeats `portion` in critical sections of its own until it has nothing left to do. Waiters for the lock get it in between.
-    pub(crate) fn in_portions<'q>(
-        &'q self,
-        enter: &mut dyn FnMut() -> Result<Section<'q>, Error>,
-        portion: &mut dyn FnMut(&mut Section<'q>) -> Result<Portion, Error>,
-    ) -> Result<(), Error> {
-        loop {
-            let mut section = enter()?;
-            let done = portion(&mut section);
-            let is_contended = section.is_contended();
-            drop(section);
-            if self.report(done)? == Portion::Last {
-                return Ok(());
-            }
-            if is_contended {
-                platform::sleep(PAUSE);
-            }
-        }
-    }
-
     /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
     pub(crate) fn look_for_dead_at_times(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let looked_at = &self.segment.hot().looked_at;
+        let looked_at = &self.shared.segment.hot().looked_at;
         let last = looked_at.get();
         if self.is_time_to_look()
             && looked_at
@@ -131,7 +109,7 @@ impl Queue {
 
     pub(crate) fn is_time_to_look(&self) -> bool {
         // Wraps, so that a clock of another namespace costs a look too many, not all of them.
-        platform::coarse_millis().wrapping_sub(self.segment.hot().looked_at.get()) >= LOOK_EVERY
+        platform::coarse_millis().wrapping_sub(self.shared.segment.hot().looked_at.get()) >= LOOK_EVERY
     }
 }
 
@@ -146,7 +124,7 @@ impl Section<'_> {
     /// Returns a portion of what a dead participant held; the last one frees its record. `word` is the record as it was when
     /// the death was proven.
     pub(crate) fn sweep(&mut self, index: u32, word: u64) -> Result<Portion, Error> {
-        let record = self.queue.segment.participant(index)?;
+        let record = self.shared.segment.participant(index)?;
         let Some(name) = name_of(index, word) else {
             return Ok(Portion::Last);
         };
@@ -169,12 +147,12 @@ impl Section<'_> {
                 }
                 match held.state() {
                     Some(State::Leased | State::Aside)
-                        if was_kept(self.slot(slot)?, self.queue.options.acknowledged) =>
+                        if was_kept(self.slot(slot)?, self.shared.options.acknowledged) =>
                     {
                         self.finish_held(slot)?;
                     }
                     Some(State::Leased | State::Aside)
-                        if has_left(word) && self.queue.options.acknowledged =>
+                        if has_left(word) && self.shared.options.acknowledged =>
                     {
                         self.orphan(slot)?;
                     }
@@ -197,7 +175,7 @@ impl Section<'_> {
     /// Sweeps a portion of what the participant of that name holds, if the name is still taken. The next look for the dead,
     /// which is due at once, sweeps the rest.
     pub(crate) fn sweep_named(&mut self, name: u32) -> Result<(), Error> {
-        if let Some(record) = self.queue.participant_named(name)? {
+        if let Some(record) = self.shared.participant_named(name)? {
             let word = record.word.load(Ordering::Acquire);
             if self.sweep(index_of(name), word)? == Portion::MoreToCome {
                 self.hot().looked_at.set(0);

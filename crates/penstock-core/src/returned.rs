@@ -11,7 +11,7 @@
 
 use crate::error::Error;
 use crate::layout::Slot;
-use crate::lock::Section;
+use crate::state::Section;
 use crate::sync::Word;
 
 /// Longest path along second subtrees in a heap of 2^32 slots, and one more.

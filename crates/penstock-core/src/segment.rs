@@ -5,15 +5,12 @@ use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr::NonNull;
 
-use crate::Id;
-use crate::SMALL;
-use crate::aside::{NOT_YET, YES};
 use crate::error::{Error, hex};
 use crate::layout::*;
-use crate::lock::Ahead;
+use crate::options::Options;
 use crate::platform::{self, FileIdentity};
-use crate::queue::Options;
 use crate::sync::{LockedU8, LockedU64, Word, note_read, note_write};
+use crate::units::{INLINE, Id, PAGE, SMALL};
 
 /// Granules of the heap that belong to one payload. Packed: first granule (bits 0..32), granules (bits 32..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +34,16 @@ impl Extent {
     pub(crate) fn bytes(self) -> u64 {
         u64::from(self.granules) * GRANULE
     }
+}
+
+/// The place where the same operation will probably find its next payload, or write it: once the lock is released the
+/// processor is told to fetch it from the cache of whoever wrote or read there last. Inside the next critical section that would take
+/// longer than all the rest. The length is that of the present payload.
+#[derive(Clone, Copy)]
+pub(crate) enum Ahead {
+    Nothing,
+    ToRead { start: u32, len: u64 },
+    ToWrite { start: u32, len: u64 },
 }
 
 pub(crate) struct Segment {

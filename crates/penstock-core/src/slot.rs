@@ -17,15 +17,16 @@
 //! Every change of state happens under the lock, as one store with release ordering after all fields that the new
 //! state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
 
-use crate::SMALL;
 use crate::error::Error;
 use crate::fault::fault;
-use crate::heap::is_object;
-use crate::layout::{FreeList, Hot, List, ONE_KEPT, PARTICIPANTS, Participant, SLOTS_PER_PAGE, Slot};
-use crate::lock::{Ahead, Section};
-use crate::segment::Extent;
+use crate::heap::{Growth, is_object};
+use crate::layout::{
+    FreeList, Hot, List, ONE_KEPT, PARTICIPANTS, Participant, SLOTS_PER_PAGE, Slot, index_of,
+};
+use crate::segment::{Ahead, Extent};
+use crate::state::Section;
 use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
-use crate::upkeep::{ENDED, READING};
+use crate::units::SMALL;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -120,6 +121,22 @@ impl Slot {
     }
 }
 
+// The values of `Slot::reading`.
+pub(crate) const READING: u32 = 1;
+/// The reader could not use the item, which returns to the queue.
+pub(crate) const UNDELIVERED: u32 = 2;
+/// The payload is looked at, and the item is its reader's for good.
+pub(crate) const KEPT: u32 = 3;
+/// The look has ended.
+pub(crate) const ENDED: u32 = 4;
+/// Claimed memory that its owner does not need any more.
+pub(crate) const RELEASED: u32 = 5;
+
+/// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come back.
+pub(crate) fn was_kept(slot: &Slot, acknowledged: bool) -> bool {
+    !acknowledged && matches!(slot.reading.get(), KEPT | ENDED)
+}
+
 /// Bytes of a slot's extent that are looked at in place.
 pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
     match Extent::unpack(slot.extent.get()) {
@@ -162,17 +179,6 @@ const SLOTS_FROM_A_LIST: u64 = 64;
 /// So many free slots keep an extent at most: those that puts take until the lists change places, and those freed meanwhile.
 pub(crate) const KEPT_MOST: u32 = 128;
 const _: () = assert!(KEPT_MOST as usize * SMALL < ONE_KEPT as usize);
-
-/// What growth a put has to wait for, outside the lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Growth {
-    /// More slots.
-    Slots,
-    /// A span for small payloads.
-    Span,
-    /// The heap's own books, for this many more spans.
-    Tracking(u32),
-}
 
 /// How many slots a walk along a list may still meet.
 pub(crate) struct Walk {
@@ -263,7 +269,7 @@ impl Section<'_> {
     /// How many slots have memory behind them: whole pages, and no more than there are.
     pub(crate) fn slots_backed(&self) -> Result<u32, Error> {
         let backed = self.hot().slots_backed.get();
-        if backed > self.queue.segment.geometry.slots || backed % SLOTS_PER_PAGE != 0 {
+        if backed > self.shared.segment.geometry.slots || backed % SLOTS_PER_PAGE != 0 {
             return Err(self.corrupt("more slots are backed than there are"));
         }
         Ok(backed)
@@ -345,7 +351,11 @@ impl Section<'_> {
     /// A walk along a list of slots; a damaged list may be a ring.
     pub(crate) fn walk(&self) -> Walk {
         Walk {
-            steps_left: self.hot().slots_high.get().min(self.queue.segment.geometry.slots),
+            steps_left: self
+                .hot()
+                .slots_high
+                .get()
+                .min(self.shared.segment.geometry.slots),
         }
     }
 
@@ -410,7 +420,7 @@ impl Section<'_> {
             list.tail.set(0);
         } else if next != list.tail.get() {
             // The next get's; but not the last one, to which a put will link its own.
-            self.queue.segment.prefetch_slot(next);
+            self.shared.segment.prefetch_slot(next);
         }
         Ok(())
     }
@@ -439,6 +449,14 @@ impl Section<'_> {
     }
 
     // ------------------------------------------------------------------------------------------------ transitions
+
+    /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that this process
+    /// was wrongly taken for dead (see participant.rs) and the item given to somebody else.
+    pub(crate) fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&Slot>, Error> {
+        let slot = self.slot(index)?;
+        let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;
+        Ok(is_mine.then_some(slot))
+    }
 
     /// Books the extent and the length of a payload in a slot that is still FREE.
     #[inline(always)]
@@ -470,7 +488,7 @@ impl Section<'_> {
 
     /// The second half of [`own`](Self::own), for a slot that is on no list.
     pub(crate) fn hold(&mut self, index: u32) -> Result<(), Error> {
-        let me = self.queue.segment.participant(self.my_index())?;
+        let me = self.shared.segment.participant(self.my_index())?;
         self.push_back(self.list_of_holder(me, index)?, index)?;
         self.hot().owned_count.add(1);
         Ok(())
@@ -480,7 +498,7 @@ impl Section<'_> {
     #[inline(always)]
     pub(crate) fn hold_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
         let (hot, me) = (self.hot(), self.my_index());
-        let list = &self.queue.segment.participant(me)?.leased;
+        let list = &self.shared.segment.participant(me)?.leased;
         if list.tail.get() == 0 {
             let (lessees, bit) = lessee(hot, me);
             lessees.set(lessees.get() | bit);
@@ -496,10 +514,7 @@ impl Section<'_> {
     /// [`let_go`](Self::let_go) of a lease whose payload is not borrowed.
     #[inline(always)]
     pub(crate) fn let_go_of_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
-        let owner = self
-            .queue
-            .segment
-            .participant(crate::lock::index_of(slot.word().owner()))?;
+        let owner = self.shared.segment.participant(index_of(slot.word().owner()))?;
         self.unlink(&owner.leased, index)?;
         self.hot().owned_count.sub(1);
         if slot.extent.get() != 0 {
@@ -518,7 +533,7 @@ impl Section<'_> {
 
     /// Takes a slot out of its owner's hands, before its state changes.
     pub(crate) fn let_go(&mut self, index: u32, owner: u32) -> Result<(), Error> {
-        let owner = self.queue.segment.participant(crate::lock::index_of(owner))?;
+        let owner = self.shared.segment.participant(index_of(owner))?;
         self.unlink(self.list_of_holder(owner, index)?, index)?;
         self.hot().owned_count.sub(1);
         let slot = self.slot(index)?;
@@ -534,7 +549,7 @@ impl Section<'_> {
     pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let owner = slot.word().owner();
-        let holder = self.queue.segment.participant(crate::lock::index_of(owner))?;
+        let holder = self.shared.segment.participant(index_of(owner))?;
         self.unlink(&holder.leased, index)?;
         self.uncount_lease(slot);
         slot.commit(StateWord::new(State::Claimed, 0, owner));
@@ -573,7 +588,7 @@ impl Section<'_> {
         let ready = hot.ready_count.get().wrapping_add(1);
         // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
         hot.ready_count.store(ready, Ordering::Release);
-        if self.queue.options.soft_bytes != 0 {
+        if self.shared.options.soft_bytes != 0 {
             hot.ready_bytes.add(len);
         }
         if ready > hot.high_water.get() {
@@ -592,7 +607,7 @@ impl Section<'_> {
         }
         hot.ready_count
             .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
-        if self.queue.options.soft_bytes != 0 {
+        if self.shared.options.soft_bytes != 0 {
             hot.ready_bytes.sub(len);
         }
         Ok(())

@@ -4,15 +4,15 @@ use crate::aside::unfinished_given_up;
 use crate::delivery::vec_with_room;
 use crate::done::taken_items;
 use crate::error::Error;
-use crate::layout::Slot;
-use crate::lock::{Section, surely};
+use crate::layout::{Kind, Slot};
+use crate::options::{Wait, surely};
 use crate::platform;
-use crate::queue::{Queue, Wait};
+use crate::queue::Queue;
 use crate::recovery::{PORTION, Portion};
 use crate::segment::Extent;
 use crate::slot::State;
+use crate::state::Section;
 use crate::sync::Word;
-use crate::waiter::Kind;
 
 /// A snapshot, taken in one critical section. `puts = gets + queued + dead_letters` holds in every snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,13 +56,13 @@ impl Queue {
 
     /// The same, waiting for the lock as long as `wait` allows.
     pub fn statistics_within(&self, mut wait: Wait<'_>) -> Result<Statistics, Error> {
-        self.report(self.count(&mut wait))
+        self.shared.report(self.count(&mut wait))
     }
 
     fn count(&self, wait: &mut Wait<'_>) -> Result<Statistics, Error> {
         self.member()?;
         self.look_for_dead_within(true, wait)?;
-        let memory_bytes = self.segment.fd().map_or(Ok(0), platform::backed_bytes)?;
+        let memory_bytes = self.shared.segment.fd().map_or(Ok(0), platform::backed_bytes)?;
         let section = self.enter(wait)?;
         let hot = section.hot();
         let (puts, queued, dead_letters) = (hot.published.get(), hot.ready_count.get(), hot.dead_count.get());
@@ -82,7 +82,7 @@ impl Queue {
             waiting_putters: waiting(Kind::Room),
             waiting_joiners: waiting(Kind::Finish),
             high_water: hot.high_water.get(),
-            participants: self.living()?,
+            participants: self.shared.living()?,
             memory_bytes,
         })
     }
@@ -98,11 +98,15 @@ impl Queue {
         let letters = self.dead_letter_places(&mut wait).and_then(|places| {
             let mut letters = vec_with_room(places.len())?;
             for slot in places {
-                letters.push(self.segment.read_payload(self.segment.slot(slot)?)?);
+                letters.push(
+                    self.shared
+                        .segment
+                        .read_payload(self.shared.segment.slot(slot)?)?,
+                );
             }
             Ok(letters)
         });
-        self.report(letters)
+        self.shared.report(letters)
     }
 
     /// Read in portions: the list may be long. Dead letters are only ever added at its end.
@@ -168,7 +172,7 @@ impl Section<'_> {
     /// Memory of the items that are taken and not finished, in bytes: slots and extents. 0 for a plain queue.
     fn taken_bytes(&self) -> u64 {
         let hot = self.hot();
-        if !self.queue.options.acknowledged {
+        if !self.shared.options.acknowledged {
             return 0;
         }
         let slots = taken_items(hot).saturating_sub(unfinished_given_up(hot));
@@ -183,7 +187,7 @@ impl Section<'_> {
         Error::OutOfMemory {
             needed,
             used,
-            limit: self.queue.options.max_bytes.unwrap_or(u64::MAX),
+            limit: self.shared.options.max_bytes.unwrap_or(u64::MAX),
             taken: u32::try_from(taken_items(self.hot())).unwrap_or(u32::MAX),
             taken_bytes: self.taken_bytes(),
         }

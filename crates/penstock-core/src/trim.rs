@@ -11,12 +11,14 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::layout::{Hot, PAGE, SPAN, Slot};
-use crate::lock::Section;
+use crate::guard::Guard;
+use crate::layout::{Hot, SPAN, Slot};
 use crate::platform;
 use crate::queue::Queue;
 use crate::slot::slots_in_use;
+use crate::state::Section;
 use crate::sync::{Count, Word};
+use crate::units::PAGE;
 
 /// Free memory that a queue keeps in any case.
 const KEEP: u64 = 8 << 20;
@@ -42,7 +44,7 @@ impl Queue {
     /// Whether a drained queue has memory to give back: a look without the lock, for callers of [`tidy`](Self::tidy).
     #[inline(always)]
     pub fn is_untidy(&self) -> bool {
-        wants_trim(self.segment.hot())
+        wants_trim(self.shared.segment.hot())
     }
 
     /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take milliseconds. Waits
@@ -50,7 +52,7 @@ impl Queue {
     pub fn tidy(&self) -> Result<(), Error> {
         let mut wants_trim = self.is_untidy();
         while wants_trim {
-            wants_trim = self.report(self.trim_step())?;
+            wants_trim = self.shared.report(self.trim_step())?;
         }
         Ok(())
     }
@@ -77,8 +79,9 @@ impl Queue {
         fault!("trim.claimed");
         drop(section);
         let is_punched = self
+            .shared
             .segment
-            .punch(self.segment.extent_at(extent, 0)?, extent.bytes());
+            .punch(self.shared.segment.extent_at(extent, 0)?, extent.bytes());
         fault!("trim.punched");
         let note = |section: &mut Section<'_>| {
             if is_punched {
@@ -93,7 +96,7 @@ impl Queue {
     }
 
     /// Gives the last slots back. All are free, and the lock is held over the punch, which is short.
-    fn trim_slots(&self, section: Section<'_>) -> Result<bool, Error> {
+    fn trim_slots(&self, section: Guard<'_>) -> Result<bool, Error> {
         let hot = section.hot();
         let backed = section.slots_backed()?;
         // Every slot is FREE and keeps nothing, so the free lists may forget them all.
@@ -104,8 +107,9 @@ impl Queue {
         let kept = backed.saturating_sub(SLOTS);
         hot.slots_backed.set(kept);
         fault!("trim.slots");
-        let at = |slot: u32| self.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
-        self.segment.punch(at(kept), at(backed) - at(kept));
+        let at =
+            |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
+        self.shared.segment.punch(at(kept), at(backed) - at(kept));
         Ok(wants_trim(section.hot()))
     }
 }

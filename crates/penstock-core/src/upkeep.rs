@@ -25,33 +25,20 @@
 //! `Queue::me` has the bit WORK_PUT_OFF while there is such work. With it the name is no participant's, so the check of the
 //! name that each operation makes anyway leads to `enter_in_vain` (lock.rs), and an operation without such work pays nothing.
 
-use crate::Leave;
 use crate::error::Error;
 use crate::fault::fault;
+use crate::guard::Guard;
 use crate::holding::Lease;
-use crate::layout::{CELLS, Participant};
-use crate::lock::{CONTENDED, Section, index_of};
+use crate::layout::{CELLS, Kind, Participant, index_of};
+use crate::options::{Patience, Wait};
 use crate::participant::{self, GONE, LEFT, free_record, name_of};
-use crate::queue::{Patience, Queue, Wait};
+use crate::queue::Queue;
 use crate::recovery::Portion;
-use crate::slot::State;
-use crate::sync::{AtomicU32, Count, Ordering, Word, spin_loop};
-use crate::waiter::{Kind, LATE_LEFT, WOKEN_LEFT};
-
-/// In `Queue::me`: this process has work to do in its next section. The bit of the lock word that says contended, so that
-/// the name with it is a lock word as well, whose release wakes a waiter for nothing at worst.
-pub(crate) const WORK_PUT_OFF: u32 = CONTENDED;
-
-// The values of `Slot::reading`.
-pub(crate) const READING: u32 = 1;
-/// The reader could not use the item, which returns to the queue.
-pub(crate) const UNDELIVERED: u32 = 2;
-/// The payload is looked at, and the item is its reader's for good.
-pub(crate) const KEPT: u32 = 3;
-/// The look has ended.
-pub(crate) const ENDED: u32 = 4;
-/// Claimed memory that its owner does not need any more.
-pub(crate) const RELEASED: u32 = 5;
+use crate::slot::{ENDED, KEPT, RELEASED, State, UNDELIVERED};
+use crate::state::Section;
+use crate::sync::{Count, Ordering, Word, spin_loop};
+use crate::units::Leave;
+use crate::waiter::{LATE_LEFT, WOKEN_LEFT};
 
 /// Reads of a taken lock before its holder's life is looked into.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
@@ -69,32 +56,14 @@ pub(crate) fn is_stuck(error: &Error) -> bool {
 }
 
 impl Queue {
-    pub(crate) fn has_work_put_off(&self) -> bool {
-        self.me.get() & WORK_PUT_OFF != 0
-    }
-
-    /// Has this process's next section call `finish_put_off`.
-    pub(crate) fn put_off_work(&self) {
-        loop {
-            let me = self.me.get();
-            if me == 0 || me & WORK_PUT_OFF != 0 {
-                return;
-            }
-            // Release: pairs with the acquire in member_word_if_any, so that the thread that does the work sees the marks.
-            if exchange(&self.me, me, me | WORK_PUT_OFF, Ordering::Release) {
-                return;
-            }
-        }
-    }
-
     /// Marks a slot that this participant was lent under that lease. Without the lock.
     pub(crate) fn put_off_for_slot(&self, index: u32, mark: u32, me: u32) -> Result<(), Error> {
-        let slot = self.segment.slot(index)?;
+        let slot = self.shared.segment.slot(index)?;
         if slot.word().owner() == me {
             // Release: the reads of the payload come before it, and its memory is reused after it.
             slot.reading.store(mark, Ordering::Release);
             fault!("upkeep.slot-marked");
-            self.put_off_work();
+            self.shared.put_off_work();
         }
         Ok(())
     }
@@ -103,7 +72,7 @@ impl Queue {
     pub(crate) fn release_claim_or_put_off(
         &self,
         slot: u32,
-        entered: Result<Section<'_>, Error>,
+        entered: Result<Guard<'_>, Error>,
         finish: impl FnOnce(&mut Section<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
         match entered {
@@ -112,7 +81,7 @@ impl Queue {
                 section.release_claim(slot)
             }
             Err(error) if is_stuck(&error) || error == Error::Interrupted => {
-                let me = self.member_if_any().unwrap_or_default();
+                let me = self.shared.member_if_any().unwrap_or_default();
                 self.put_off_for_slot(slot, RELEASED, me)
             }
             Err(error) => Err(error),
@@ -123,7 +92,7 @@ impl Queue {
     /// the queue. Does not wait for a holder of the lock that does not run.
     pub fn leave(&self, how: Leave) -> Result<(), Error> {
         crate::fork::notice_fork();
-        let Some(me) = self.member_if_any() else {
+        let Some(me) = self.shared.member_if_any() else {
             return Ok(());
         };
         let mut from = None;
@@ -137,15 +106,15 @@ impl Queue {
                     Leave::Crashed => BY_CRASH,
                 });
                 if how == Leave::Clean {
-                    if let Ok(Some(record)) = self.participant_named(me) {
+                    if let Ok(Some(record)) = self.shared.participant_named(me) {
                         record.mark(me, LEFT);
                         fault!("leave.marked");
                     }
                 }
-                self.put_off_work();
+                self.shared.put_off_work();
                 Ok(())
             }
-            left => self.report(left),
+            left => self.shared.report(left),
         }
     }
 
@@ -161,7 +130,9 @@ impl Queue {
     /// others sweep it.
     pub(crate) fn depart(&self) {
         crate::fork::notice_fork();
-        let Some(me) = self.member_if_any() else { return };
+        let Some(me) = self.shared.member_if_any() else {
+            return;
+        };
         let how = self.how_to_leave();
         let mut try_once = Wait {
             patience: Patience::Try,
@@ -174,14 +145,14 @@ impl Queue {
         });
         match left {
             Err(error) if is_stuck(&error) => {
-                if let Ok(Some(record)) = self.participant_named(me) {
+                if let Ok(Some(record)) = self.shared.participant_named(me) {
                     record.mark(me, if how == Leave::Clean { LEFT | GONE } else { GONE });
                     fault!("depart.marked");
                 }
             }
             // What a crash has given up, or what is borrowed still, is left to a sweeper.
             Ok(()) if !holds_nothing => {
-                if let Ok(Some(record)) = self.participant_named(me) {
+                if let Ok(Some(record)) = self.shared.participant_named(me) {
                     record.mark(me, GONE);
                 }
             }
@@ -191,11 +162,37 @@ impl Queue {
         fault!("unregister.checked");
         // The record is freed after the lock was released: a lock word must never name a record that is free. No other
         // process writes the record of a living participant, and this one takes nothing any more.
-        if let (true, Ok(Some(record))) = (holds_nothing, self.participant_named(me)) {
+        if let (true, Ok(Some(record))) = (holds_nothing, self.shared.participant_named(me)) {
             free_record(record, me);
             fault!("unregister.freed");
         }
         self.forget_membership();
+    }
+
+    /// Does in a section of this process what it has put off.
+    #[cold]
+    pub(crate) fn finish_put_off(&self, section: &mut Section<'_>) -> Result<(), Error> {
+        if !self.shared.take_up_work(section.me) {
+            return Ok(());
+        }
+        section.finish_marked_slots()?;
+        section.free_cells_left()?;
+        section.announce_bell()?;
+        if self.leaving.get() != 0 {
+            let (mut from, before) = (None, section.hot().owned_count.get());
+            let mut portions = 0;
+            while section.give_up_leases(self.how_to_leave(), &mut from)? == Portion::MoreToCome {
+                portions += 1;
+                if portions >= PORTIONS && section.hot().owned_count.get() < before {
+                    // The next section goes on.
+                    self.shared.put_off_work();
+                    return Ok(());
+                }
+            }
+            self.leaving.set(0);
+            self.shared.segment.participant(section.my_index())?.unmark(LEFT);
+        }
+        Ok(())
     }
 
     // ---------------------------------------------------------------------------------------- for len, empty and full
@@ -209,13 +206,13 @@ impl Queue {
 
     #[inline(always)]
     fn is_look_due(&self) -> bool {
-        self.segment.hot().owned_count.get() > 0 && self.is_time_to_look()
+        self.shared.segment.hot().owned_count.get() > 0 && self.is_time_to_look()
     }
 
     /// Whether the same participant has held the lock for a microsecond or so.
     #[inline(always)]
     fn is_lock_stuck(&self) -> bool {
-        let lock = &self.segment.hot().lock;
+        let lock = &self.shared.segment.hot().lock;
         let seen = lock.get();
         for _ in 0..LOOKS {
             if seen == 0 || lock.get() != seen {
@@ -231,7 +228,9 @@ impl Queue {
     pub(crate) fn look_after(&self) {
         // Damage is noted in the segment, and the next operation reports it.
         if self.is_lock_stuck() {
-            let _ = self.report(self.take_over_from_dead());
+            let _ = self
+                .shared
+                .report(self.member().and_then(|me| self.shared.take_over_from_dead(me)));
         }
         if self.is_look_due() {
             let mut try_once = Wait {
@@ -243,11 +242,6 @@ impl Queue {
                 .and_then(|_| self.look_for_dead_within(false, &mut try_once));
         }
     }
-}
-
-fn exchange(word: &AtomicU32, old: u32, new: u32, success: Ordering) -> bool {
-    word.compare_exchange(old, new, success, Ordering::Relaxed)
-        .is_ok()
 }
 
 impl Participant {
@@ -275,35 +269,8 @@ impl Participant {
 }
 
 impl Section<'_> {
-    /// Does what this process has put off.
-    #[cold]
-    pub(crate) fn finish_put_off(&mut self) -> Result<(), Error> {
-        // First: what another thread puts off from now on sets the bit again. Acquire: pairs with the release there.
-        if !exchange(&self.queue.me, self.me | WORK_PUT_OFF, self.me, Ordering::Acquire) {
-            return Ok(());
-        }
-        self.finish_marked_slots()?;
-        self.free_cells_left()?;
-        self.announce_bell()?;
-        if self.queue.leaving.get() != 0 {
-            let (mut from, before) = (None, self.hot().owned_count.get());
-            let mut portions = 0;
-            while self.give_up_leases(self.queue.how_to_leave(), &mut from)? == Portion::MoreToCome {
-                portions += 1;
-                if portions >= PORTIONS && self.hot().owned_count.get() < before {
-                    // The next section goes on.
-                    self.queue.put_off_work();
-                    return Ok(());
-                }
-            }
-            self.queue.leaving.set(0);
-            self.queue.segment.participant(self.my_index())?.unmark(LEFT);
-        }
-        Ok(())
-    }
-
-    fn finish_marked_slots(&mut self) -> Result<(), Error> {
-        let record = self.queue.segment.participant(self.my_index())?;
+    pub(crate) fn finish_marked_slots(&mut self) -> Result<(), Error> {
+        let record = self.shared.segment.participant(self.my_index())?;
         for list in [&record.leased, &record.claimed] {
             let mut index = list.head.get();
             let mut walk = self.walk();
@@ -317,7 +284,7 @@ impl Section<'_> {
                     UNDELIVERED => self.undeliver(index)?,
                     RELEASED => self.release_claim(index)?,
                     KEPT if slot.word().state() == Some(State::Leased)
-                        && !self.queue.options.acknowledged =>
+                        && !self.shared.options.acknowledged =>
                     {
                         self.keep_memory(index)?;
                     }
@@ -331,7 +298,7 @@ impl Section<'_> {
     }
 
     /// Frees the cells that this process's threads have left after they were chosen.
-    fn free_cells_left(&mut self) -> Result<(), Error> {
+    pub(crate) fn free_cells_left(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         for index in 1..hot.cells_high.get().min(CELLS) {
             let cell = self.cell(index)?;
@@ -357,14 +324,9 @@ impl Section<'_> {
         if self.give_up_leases(how, from)? == Portion::MoreToCome {
             return Ok(Portion::MoreToCome);
         }
-        let record = self.queue.segment.participant(self.my_index())?;
+        let record = self.shared.segment.participant(self.my_index())?;
         self.discount_watchers_of(record);
         *holds_nothing = participant::holds_nothing(record);
         Ok(Portion::Last)
     }
-}
-
-/// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come back.
-pub(crate) fn was_kept(slot: &crate::layout::Slot, acknowledged: bool) -> bool {
-    !acknowledged && matches!(slot.reading.get(), KEPT | ENDED)
 }

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::get::Lent;
+use crate::lease::Lent;
 use crate::platform;
 
 /// Views of one process at most: the system has room for some 65,000 mappings, and the program wants some, too.

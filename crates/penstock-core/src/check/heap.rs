@@ -1,8 +1,9 @@
 //! The heap's books against the extents in use.
 
 use super::{Inspection, Use};
-use crate::heap::{BACKED_DESCRIPTOR, BACKED_PAGES, CLASSES, MAYBE_MORE};
-use crate::heap::{class_of, pages_at_most, pages_needed, pages_of};
+use crate::heap::{
+    BACKED_DESCRIPTOR, BACKED_PAGES, CLASSES, MAYBE_MORE, class_of, pages_at_most, pages_needed, pages_of,
+};
 use crate::layout::*;
 use crate::sync::Word;
 

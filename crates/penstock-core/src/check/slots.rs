@@ -1,16 +1,14 @@
 //! Slots, their lists and counters, and the participants that hold them.
 
 use super::{Inspection, Use, is_clear};
-use crate::SMALL;
 use crate::aside::unfinished_without_slot;
 use crate::heap::extent_for;
 use crate::layout::*;
-use crate::lock::index_of;
 use crate::participant::name_of;
 use crate::segment::Extent;
-use crate::slot::{KEPT_MOST, State, StateWord, lent_bytes, lessee};
+use crate::slot::{ENDED, KEPT_MOST, READING, State, StateWord, lent_bytes, lessee};
 use crate::sync::Word;
-use crate::upkeep::{ENDED, READING};
+use crate::units::SMALL;
 
 /// What the slots add up to.
 #[derive(Default)]
@@ -261,7 +259,7 @@ impl Inspection<'_> {
     pub(super) fn is_participant(&self, name: u32) -> bool {
         index_of(name) <= self.hot().participants_high.get()
             && self
-                .queue
+                .shared
                 .participant_named(name)
                 .is_ok_and(|record| record.is_some())
     }
@@ -276,7 +274,7 @@ impl Inspection<'_> {
         if !self.is_listed[index as usize] {
             self.fault("slot", Some(index), "it is on no list");
         }
-        let acknowledged = u64::from(self.queue.options.acknowledged);
+        let acknowledged = u64::from(self.shared.options.acknowledged);
         let is_disowned = state == State::Aside && word.owner() == 0;
         let is_owned = word.is_held() && !is_disowned;
         if slot.state.get() >> 43 != 0 || state == State::Free && word != StateWord::FREE {
@@ -288,7 +286,7 @@ impl Inspection<'_> {
         if !is_owned && word.owner() != 0 {
             self.fault("slot", Some(index), "somebody is named who cannot hold it");
         }
-        if word.redeliveries() > self.queue.options.max_deliveries {
+        if word.redeliveries() > self.shared.options.max_deliveries {
             self.fault("slot", Some(index), "it was redelivered too often");
         }
         match state {
@@ -408,7 +406,7 @@ impl Inspection<'_> {
         self.compare("kept", u64::from(hot.kept_sum.get() / ONE_KEPT), sums.kept);
         self.at_most("kept", sums.kept, u64::from(KEPT_MOST));
         self.compare("lent_bytes", hot.lent_bytes.get(), sums.lent_bytes);
-        if self.queue.options.soft_bytes != 0 {
+        if self.shared.options.soft_bytes != 0 {
             self.compare("ready_bytes", hot.ready_bytes.get(), sums.ready_bytes);
         }
         self.at_least("high_water", hot.high_water.get(), ready);

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use crate::bell::SILENT;
+use crate::delivery::Buffer;
+use crate::get::Delivery;
 use crate::layout::*;
+use crate::lease::Lent;
+use crate::options::{Options, Patience, Wait};
+use crate::queue::Queue;
 use crate::segment::Extent;
 use crate::slot::{State, StateWord};
 use crate::sync::{Count, Word};
-use crate::waiter::{ABANDONED, FREE, Kind, LATE, SLEEPING, WOKEN};
-use crate::{Buffer, Delivery, Leave, Lent, Options, Patience, Queue, Wait};
+use crate::units::{Leave, PAGE};
+use crate::waiter::{ABANDONED, FREE, LATE, SLEEPING, WOKEN};
 
 const RUN: usize = 100_000;
 
@@ -95,10 +100,14 @@ impl Scene {
             put(&queue, len);
         }
         // What task_done does to an item that no getter has taken.
-        let done = queue.segment.slot(queue.segment.hot().ready.tail.get()).unwrap();
+        let done = queue
+            .shared
+            .segment
+            .slot(queue.shared.segment.hot().ready.tail.get())
+            .unwrap();
         done.commit(StateWord::new(State::ReadyDone, 0, 0));
-        queue.segment.hot().unfinished.sub(1);
-        queue.segment.hot().ready_done.add(1);
+        queue.shared.segment.hot().unfinished.sub(1);
+        queue.shared.segment.hot().ready_done.add(1);
         let scene = Scene { queue, lent };
         scene.add_waiters();
         scene
@@ -126,7 +135,7 @@ impl Scene {
 
     /// Two joiners that sleep, one of whom has left, a getter on its way, one that is late, a free cell.
     fn add_waiters(&self) {
-        let (segment, hot) = (&self.queue.segment, self.hot());
+        let (segment, hot) = (&self.queue.shared.segment, self.hot());
         segment.back(segment.geometry.cells_at, PAGE).unwrap();
         hot.cells_backed.set(64);
         hot.cells_high.set(6);
@@ -138,7 +147,7 @@ impl Scene {
             (5, FREE, Kind::Item),
         ] {
             let cell = segment.cell(index).unwrap();
-            cell.owner.set(self.queue.me.get());
+            cell.owner.set(self.queue.shared.me.get());
             cell.kind.set(kind as u32);
             cell.word.set(word);
         }
@@ -153,7 +162,7 @@ impl Scene {
     }
 
     fn hot(&self) -> &Hot {
-        self.queue.segment.hot()
+        self.queue.shared.segment.hot()
     }
 
     fn faults(&self) -> Vec<String> {
@@ -165,30 +174,35 @@ impl Scene {
     /// The first slot in a state, with an extent or without.
     fn slot(&self, state: State, has_extent: bool) -> &Slot {
         (1..self.hot().slots_high.get())
-            .map(|index| self.queue.segment.slot(index).unwrap())
+            .map(|index| self.queue.shared.segment.slot(index).unwrap())
             .find(|slot| slot.word().state() == Some(state) && (slot.extent.get() != 0) == has_extent)
             .unwrap()
     }
 
     fn ready_head(&self) -> &Slot {
-        self.queue.segment.slot(self.hot().ready.head.get()).unwrap()
+        self.queue
+            .shared
+            .segment
+            .slot(self.hot().ready.head.get())
+            .unwrap()
     }
 
     fn cell(&self, index: u32) -> &WaiterCell {
-        self.queue.segment.cell(index).unwrap()
+        self.queue.shared.segment.cell(index).unwrap()
     }
 
     fn me(&self) -> &Participant {
         self.queue
+            .shared
             .segment
-            .participant(self.queue.me.get() & 0xfff)
+            .participant(self.queue.shared.me.get() & 0xfff)
             .unwrap()
     }
 
     /// The slot with a payload of that length, and the span where it lies.
     fn payload(&self, len: usize) -> (&Slot, u32) {
         let slot = (1..self.hot().slots_high.get())
-            .map(|index| self.queue.segment.slot(index).unwrap())
+            .map(|index| self.queue.shared.segment.slot(index).unwrap())
             .find(|slot| slot.len.get() == len as u64 && slot.word().state() == Some(State::Ready))
             .unwrap();
         let extent = Extent::unpack(slot.extent.get()).unwrap();
@@ -197,7 +211,7 @@ impl Scene {
 
     fn divided(&self) -> (&SpanDescriptor, u32) {
         let (_, span) = self.payload(300);
-        (self.queue.segment.descriptor(span).unwrap(), span)
+        (self.queue.shared.segment.descriptor(span).unwrap(), span)
     }
 }
 
@@ -255,7 +269,7 @@ fn what_is_kept_does_not_stand_in_the_way() {
             drop(get(&queue));
         }
     }
-    let hot = queue.segment.hot();
+    let hot = queue.shared.segment.hot();
     let high = hot.spans_high.get();
     let rest = hot.spans_tracked.get() - high;
     assert!(hot.bytes_kept() > 0 && hot.spans_used.get() == 16 && high == 16);
@@ -274,7 +288,11 @@ fn a_put_does_not_take_what_no_slot_can_keep() {
     let queue = plain(1 << 20);
     put(&queue, 1000);
     drop(get(&queue));
-    let kept = queue.segment.slot(queue.segment.hot().kept.freed.get()).unwrap();
+    let kept = queue
+        .shared
+        .segment
+        .slot(queue.shared.segment.hot().kept.freed.get())
+        .unwrap();
     kept.extent.set(u64::MAX << 32);
     assert!(matches!(
         now(|wait| queue.put(&[&[7; 1000]], wait)),
@@ -289,7 +307,7 @@ fn no_more_than_a_hundred_faults_are_told() {
         put(&scene.queue, 20);
     }
     for index in 1..scene.hot().slots_high.get() {
-        scene.queue.segment.slot(index).unwrap().state.set(15);
+        scene.queue.shared.segment.slot(index).unwrap().state.set(15);
     }
     let check = scene.queue.check().unwrap();
     assert_eq!(check.faults.len(), 100);
@@ -332,7 +350,7 @@ fn damage_to_states_is_found() {
         (
             |s| {
                 s.ready_head()
-                    .commit(StateWord::new(State::Ready, 0, s.queue.me.get()))
+                    .commit(StateWord::new(State::Ready, 0, s.queue.shared.me.get()))
             },
             "somebody is named who cannot hold it",
         ),
@@ -360,7 +378,7 @@ fn damage_to_states_is_found() {
         ),
         (
             |s| {
-                let slot = s.queue.segment.slot(s.hot().slots_high.get()).unwrap();
+                let slot = s.queue.shared.segment.slot(s.hot().slots_high.get()).unwrap();
                 slot.state.set(State::Ready as u64);
             },
             "it was never used but is not free",
@@ -399,9 +417,12 @@ fn damage_to_states_is_found() {
         (|s| s.ready_head().len.set(100), "do not fit each other"),
         (|s| s.payload(300).0.len.set(20), "do not fit each other"),
         (|s| s.payload(RUN).0.len.set(1 << 20), "do not fit each other"),
-        (|s| s.queue.segment.header().max_bytes.set(5), "header: max_bytes"),
         (
-            |s| s.queue.segment.header().acknowledged.set(0),
+            |s| s.queue.shared.segment.header().max_bytes.set(5),
+            "header: max_bytes",
+        ),
+        (
+            |s| s.queue.shared.segment.header().acknowledged.set(0),
             "header: acknowledged",
         ),
     ]);
@@ -478,7 +499,7 @@ fn damage_to_lists_is_found() {
         (
             |s| {
                 let last = s.me().leased.tail.get();
-                s.queue.segment.slot(last).unwrap().prev.set(0);
+                s.queue.shared.segment.slot(last).unwrap().prev.set(0);
             },
             "the link back is wrong",
         ),
@@ -495,7 +516,7 @@ fn damage_to_lists_is_found() {
             |s| {
                 let (first, second) = (
                     s.ready_head(),
-                    s.queue.segment.slot(s.ready_head().next.get()).unwrap(),
+                    s.queue.shared.segment.slot(s.ready_head().next.get()).unwrap(),
                 );
                 let seq = first.seq.get();
                 first.seq.set(second.seq.get());
@@ -506,7 +527,7 @@ fn damage_to_lists_is_found() {
         (
             |s| {
                 let held = &s.me().leased;
-                let lease = |slot: u32| &s.queue.segment.slot(slot).unwrap().lease;
+                let lease = |slot: u32| &s.queue.shared.segment.slot(slot).unwrap().lease;
                 let first = lease(held.head.get()).get();
                 lease(held.head.get()).set(lease(held.tail.get()).get());
                 lease(held.tail.get()).set(first);
@@ -521,7 +542,7 @@ fn damage_to_lists_is_found() {
         (|s| s.me().leased.head.set(0), "list of leases"),
         (
             |s| {
-                s.queue.segment.participant(2).unwrap().leased.head.set(1);
+                s.queue.shared.segment.participant(2).unwrap().leased.head.set(1);
                 s.hot().participants_high.set(2);
             },
             "participant 2: it is nobody's but holds something",
@@ -552,6 +573,7 @@ fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
             (
                 |s| {
                     s.queue
+                        .shared
                         .segment
                         .slot(s.hot().returned.get())
                         .unwrap()
@@ -561,12 +583,20 @@ fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
                 "its rank is wrong",
             ),
             (
-                |s| s.queue.segment.slot(s.hot().returned.get()).unwrap().seq.set(100),
+                |s| {
+                    s.queue
+                        .shared
+                        .segment
+                        .slot(s.hot().returned.get())
+                        .unwrap()
+                        .seq
+                        .set(100)
+                },
                 "the order is wrong",
             ),
             (
                 |s| {
-                    let root = s.queue.segment.slot(s.hot().returned.get()).unwrap();
+                    let root = s.queue.shared.segment.slot(s.hot().returned.get()).unwrap();
                     root.next.set(s.hot().returned.get());
                 },
                 "it is on two lists, or twice on one",
@@ -577,8 +607,8 @@ fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
             ),
             (
                 |s| {
-                    let slot = s.queue.segment.slot(s.hot().aside.head.get()).unwrap();
-                    slot.commit(StateWord::new(State::Aside, 0, s.queue.me.get()));
+                    let slot = s.queue.shared.segment.slot(s.hot().aside.head.get()).unwrap();
+                    slot.commit(StateWord::new(State::Aside, 0, s.queue.shared.me.get()));
                 },
                 "it is on a list that is not its state's",
             ),
@@ -706,42 +736,42 @@ fn damage_to_the_heap_is_found() {
             "the list leads out of the heap",
         ),
         (
-            |s| s.queue.segment.bitmap(0).unwrap().set(0),
+            |s| s.queue.shared.segment.bitmap(0).unwrap().set(0),
             "it is in use but not taken",
         ),
         (
-            |s| s.queue.segment.bitmap(0).unwrap().set(u64::MAX),
+            |s| s.queue.shared.segment.bitmap(0).unwrap().set(u64::MAX),
             "it is taken but nobody's",
         ),
         (
-            |s| s.queue.segment.backing(s.payload(RUN).1).unwrap().set(3),
+            |s| s.queue.shared.segment.backing(s.payload(RUN).1).unwrap().set(3),
             "there is no memory behind its payload",
         ),
         (
             |s| {
-                let backing = s.queue.segment.backing(s.divided().1).unwrap();
+                let backing = s.queue.shared.segment.backing(s.divided().1).unwrap();
                 backing.set(backing.get() & !31 | 3);
             },
             "it is divided without memory behind it",
         ),
         (
-            |s| s.queue.segment.backing(s.divided().1).unwrap().set(0x80),
+            |s| s.queue.shared.segment.backing(s.divided().1).unwrap().set(0x80),
             "its backing byte is impossible",
         ),
         (
-            |s| s.queue.segment.backing(30).unwrap().set(31),
+            |s| s.queue.shared.segment.backing(30).unwrap().set(31),
             "its backing byte is impossible",
         ),
         (
-            |s| s.queue.segment.backing(30).unwrap().set(16),
+            |s| s.queue.shared.segment.backing(30).unwrap().set(16),
             "spans_high: it is too small",
         ),
         (
             |s| {
                 let (run, divided) = (s.payload(RUN).1, s.divided());
-                let backing = s.queue.segment.backing(divided.1).unwrap().get();
-                s.queue.segment.backing(run).unwrap().set(backing);
-                s.queue.segment.descriptor(run).unwrap().class.set(1);
+                let backing = s.queue.shared.segment.backing(divided.1).unwrap().get();
+                s.queue.shared.segment.backing(run).unwrap().set(backing);
+                s.queue.shared.segment.descriptor(run).unwrap().class.set(1);
             },
             "it is divided and part of a run",
         ),
@@ -813,7 +843,7 @@ fn damage_to_waiters_is_found() {
         ),
         (|s| s.hot().watching.set(2), "watching: a recount differs"),
         (
-            |s| s.queue.segment.participant(1).unwrap().watching.set(0),
+            |s| s.queue.shared.segment.participant(1).unwrap().watching.set(0),
             "watching: a recount differs",
         ),
         (

@@ -4,7 +4,7 @@ use super::Inspection;
 use crate::bell::{RUNG, SILENT, state_of};
 use crate::layout::*;
 use crate::sync::Word;
-use crate::waiter::{ABANDONED, FREE, Kind, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT};
+use crate::waiter::{ABANDONED, FREE, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT};
 
 impl Inspection<'_> {
     pub(super) fn inspect_waiters(&mut self) {

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use crate::layout::List;
-use crate::lock::Section;
 use crate::queue::Queue;
 use crate::slot::State;
+use crate::state::Section;
 use crate::sync::Word;
 use crate::waiter;
 
@@ -61,7 +61,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     assert_eq!(dead, of_state[State::Dead as usize]);
     let last = found.iter().map(|index| seq(&section, *index)).max().unwrap_or(0);
     assert!(hot.published.get() >= last, "a publication number would repeat");
-    if queue.options.acknowledged {
+    if queue.shared.options.acknowledged {
         let unfinished = of_state[State::Ready as usize].len() as u64 + hot.orphans.get();
         assert_eq!(hot.unfinished.get(), unfinished);
     }
@@ -106,7 +106,13 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     found.sort_by_key(|index| seq(&section, *index));
     found
         .iter()
-        .map(|index| queue.segment.read_payload(section.slot(*index).unwrap()).unwrap()[0])
+        .map(|index| {
+            queue
+                .shared
+                .segment
+                .read_payload(section.slot(*index).unwrap())
+                .unwrap()[0]
+        })
         .collect()
 }
 

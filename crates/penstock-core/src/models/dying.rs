@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::delivery::{Batch, Taken};
 use crate::models::run::*;
 use crate::models::world::How;
-use crate::{Batch, Queue, Taken};
+use crate::queue::Queue;
 use Preemptions::{Any, AtMost};
 
 /// In virtual time: one slice of the lock, and one of the watcher's.

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Weak};
 
-use crate::Id;
 use crate::queue::Queue;
+use crate::units::Id;
 
 pub(crate) type OpenQueues = Vec<(Id, Weak<Queue>)>;
 

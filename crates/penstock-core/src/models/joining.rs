@@ -2,7 +2,8 @@
 
 use crate::models::run::*;
 use crate::models::world::How;
-use crate::{Leave, Queue};
+use crate::queue::Queue;
+use crate::units::Leave;
 use Preemptions::AtMost;
 
 fn leave(queue: &Queue) {
