@@ -113,7 +113,7 @@ impl Shared {
     /// Makes it this process's own, unless another thread was quicker.
     pub(crate) fn keep_bell(&self, pipe: OpenPipe, number: u64) -> End {
         // One thread at a time.
-        let _open = fork::open_queues();
+        let _no_fork = fork::hold_off();
         if let Some(end) = self.bell.current(number) {
             return end;
         }

@@ -230,7 +230,7 @@ pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool
     }
     // The kernel opens the same pipe again in the other direction, for this moment; in which this process does not fork,
     // or the child would have an end that nobody knows of.
-    let _open = fork::open_queues();
+    let _no_fork = fork::hold_off();
     let Some(other) = platform::reopen_pipe(end.any(), access) else {
         return false;
     };

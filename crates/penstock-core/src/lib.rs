@@ -48,6 +48,8 @@ mod put;
 mod queue;
 mod rebuild;
 mod recovery;
+#[cfg_attr(loom, path = "models/registry.rs")]
+mod registry;
 mod returned;
 mod segment;
 mod slice;

@@ -27,7 +27,7 @@ impl Queue {
     /// This process's name in the queue, registered on first use.
     #[inline]
     pub(crate) fn member(&self) -> Result<u32, Error> {
-        fork::notice_fork();
+        fork::notice();
         match self.shared.member_if_any() {
             None => self.register(),
             Some(me) => Ok(me),
@@ -37,14 +37,14 @@ impl Queue {
     /// The same if it has registered.
     #[inline(always)]
     pub(crate) fn member_now(&self) -> Option<u32> {
-        fork::notice_fork();
+        fork::notice();
         self.shared.member_if_any()
     }
 
     /// The name, and whether work was put off: for whoever takes the lock with it.
     #[inline(always)]
     pub(crate) fn member_word_now(&self) -> Option<u32> {
-        fork::notice_fork();
+        fork::notice();
         self.shared.member_word_if_any()
     }
 
@@ -61,7 +61,7 @@ impl Queue {
     /// After this process was wrongly taken for dead: its old name is nobody's. Another thread may have a new one already.
     #[cold]
     pub(crate) fn forget_name(&self, old: u32) {
-        let _open = fork::open_queues(); // nobody registers meanwhile
+        let _no_fork = fork::hold_off(); // nobody registers meanwhile
         if self.shared.member_if_any() == Some(old) {
             self.forget_membership();
         }
@@ -90,7 +90,7 @@ impl Queue {
         let (birth, since) = (platform::own_birth(), platform::ticks_since_boot());
         for attempt in 0..2 {
             // One thread of the process at a time.
-            let open = fork::open_queues();
+            let no_fork = fork::hold_off();
             if let Some(me) = self.shared.member_if_any() {
                 return Ok(me);
             }
@@ -108,7 +108,7 @@ impl Queue {
             );
             // Release: pairs with the acquire in member_if_any.
             self.shared.me.store(me, Ordering::Release);
-            drop(open);
+            drop(no_fork);
             if self.shared.bell.is_known() {
                 // The section that follows announces it.
                 self.shared.put_off_work();

@@ -2,14 +2,14 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
-use std::sync::{Arc, Weak};
 
 use crate::error::Error;
-use crate::fork;
 use crate::holding;
 use crate::options::Options;
 use crate::platform;
+use crate::registry;
 use crate::segment::Segment;
 use crate::spin::SpinBudget;
 use crate::state::Shared;
@@ -32,14 +32,14 @@ impl Queue {
     /// Creates a queue, which lives as long as any process has a handle to it.
     pub fn create(options: &Options) -> Result<Arc<Queue>, Error> {
         let (segment, options) = Segment::create(options, None)?;
-        let mut open = fork::open_queues();
+        let mut open = registry::open_queues();
         Queue::enter_in_list(&mut open, segment, options)
     }
 
     /// Creates a queue with a name in a folder on a tmpfs. The name keeps it, with its items, until it is removed.
     pub fn create_named(path: &Path, options: &Options) -> Result<Arc<Queue>, Error> {
         let (segment, options) = Segment::create(options, Some(path))?;
-        let mut open = fork::open_queues();
+        let mut open = registry::open_queues();
         Queue::enter_in_list(&mut open, segment, options)
     }
 
@@ -52,8 +52,8 @@ impl Queue {
     pub fn attach(fd: OwnedFd) -> Result<Arc<Queue>, Error> {
         use std::os::fd::AsFd;
         let id = Segment::read_id(fd.as_fd())?;
-        let mut open = fork::open_queues_without_leaving(id);
-        if let Some(queue) = fork::find(&open, id) {
+        let mut open = registry::open_queues_without_leaving(id);
+        if let Some(queue) = open.find(id) {
             return Ok(queue);
         }
         let (segment, options) = Segment::open(fd)?;
@@ -69,17 +69,16 @@ impl Queue {
 
     /// This process's handle to a queue, if it has one.
     pub fn by_id(id: Id) -> Option<Arc<Queue>> {
-        fork::find(&fork::open_queues(), id)
+        registry::open_queues().find(id)
     }
 
     fn enter_in_list(
-        open: &mut fork::OpenQueues,
+        open: &mut registry::OpenQueues,
         segment: Segment,
         options: Options,
     ) -> Result<Arc<Queue>, Error> {
         let id = segment.id;
-        open.try_reserve(1)
-            .map_err(|_| platform::no_memory(size_of_val(open.as_slice()) as u64))?;
+        open.reserve()?;
         let queue = Arc::new(Queue {
             shared: Shared::new(segment, options),
             leaving: AtomicU32::new(0),
@@ -88,7 +87,7 @@ impl Queue {
             #[cfg(not(loom))]
             memory_budget: SpinBudget::new(),
         });
-        open.push((id, Arc::downgrade(&queue) as Weak<Queue>));
+        open.add(id, &queue);
         Ok(queue)
     }
 
@@ -147,6 +146,6 @@ impl Drop for Queue {
         self.shared.bell.close();
         holding::forget(self.shared.segment.id);
         // Last, so that nobody in this process opens the queue anew while it is still a member.
-        fork::forget(self.shared.segment.id);
+        registry::forget(self.shared.segment.id);
     }
 }

@@ -47,7 +47,7 @@ impl Substitute {
     /// once more, because it is new.
     pub(crate) fn with_end(&self, end: RawFd) -> Result<(RawFd, bool), Error> {
         // One thread at a time.
-        let _open = fork::open_queues();
+        let _no_fork = fork::hold_off();
         let is_new = self.current().is_none();
         if is_new {
             let (epoll, counter) = platform::make_substitute()?;

@@ -27,6 +27,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
+use crate::fork;
 use crate::guard::Guard;
 use crate::holding::Lease;
 use crate::layout::{CELLS, Kind, Participant, index_of};
@@ -91,7 +92,7 @@ impl Queue {
     /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
     /// the queue. Does not wait for a holder of the lock that does not run.
     pub fn leave(&self, how: Leave) -> Result<(), Error> {
-        crate::fork::notice_fork();
+        fork::notice();
         let Some(me) = self.shared.member_if_any() else {
             return Ok(());
         };
@@ -129,7 +130,7 @@ impl Queue {
     /// The end of a handle that no thread uses any more. Never waits: if the lock is taken, the record is marked, and
     /// others sweep it.
     pub(crate) fn depart(&self) {
-        crate::fork::notice_fork();
+        fork::notice();
         let Some(me) = self.shared.member_if_any() else {
             return;
         };

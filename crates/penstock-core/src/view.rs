@@ -11,11 +11,13 @@
 //! which runs no handlers, must not use its parent's views.)
 #![allow(unsafe_code)]
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::fork;
 use crate::lease::Lent;
 use crate::platform;
 
@@ -25,9 +27,9 @@ const MOST: usize = 16_384;
 /// All views of this process, by the address of their pages.
 static VIEWS: Mutex<BTreeMap<usize, Pages>> = Mutex::new(BTreeMap::new());
 
-pub(crate) type Views = MutexGuard<'static, BTreeMap<usize, Pages>>;
+type Views = MutexGuard<'static, BTreeMap<usize, Pages>>;
 
-pub(crate) struct Pages {
+struct Pages {
     len: usize,
     /// No page is the item's any more. After a fork they are shared with the child, copy-on-write like all memory, and
     /// must not be copied once more for the next child.
@@ -59,6 +61,7 @@ impl View {
         if len == 0 || part.end > lent.len() || lock().len() >= MOST {
             return None;
         }
+        fork::call_before(before_fork);
         let (fd, offset) = lent.place()?;
         let offset = offset + part.start as u64;
         let page = platform::page_size();
@@ -107,7 +110,7 @@ fn lock() -> Views {
 }
 
 /// Copies what is not yet copied, and keeps views from coming and going until the answer is dropped.
-pub(crate) fn before_fork() -> Views {
+fn before_fork() -> Box<dyn Any> {
     let mut views = lock();
     for (&address, pages) in views.iter_mut().filter(|(_, pages)| !pages.are_copies) {
         pages.are_copies = platform::copy_privately(address, pages.len);
@@ -115,5 +118,5 @@ pub(crate) fn before_fork() -> Views {
             platform::keep_from_children(address, pages.len);
         }
     }
-    views
+    Box::new(views)
 }
