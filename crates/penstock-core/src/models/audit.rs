@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::layout::List;
-use crate::queue::Queue;
-use crate::slot::State;
+use crate::handle::queue::Queue;
+use crate::memory::layout::List;
 use crate::state::Section;
+use crate::state::slot::State;
+use crate::state::waiters;
 use crate::sync::Word;
-use crate::waiter;
 
 /// Takes the lock, sweeps the dead, and looks at everything. Answers the items that are queued.
 pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
@@ -81,8 +81,10 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     let bytes: u64 = expected
         .iter()
         .chain(&dead)
-        .filter_map(|index| crate::segment::Extent::unpack(section.slot(*index).unwrap().extent.get()))
-        .map(crate::segment::Extent::bytes)
+        .filter_map(|index| {
+            crate::memory::segment::Extent::unpack(section.slot(*index).unwrap().extent.get())
+        })
+        .map(crate::memory::segment::Extent::bytes)
         .sum();
     assert_eq!(hot.used_bytes.get(), bytes, "an extent has leaked");
 
@@ -99,7 +101,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     for index in 1..hot.cells_high.get() {
         assert_eq!(
             section.cell(index).unwrap().word.get(),
-            waiter::FREE,
+            waiters::FREE,
             "a cell has leaked"
         );
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::layout::{CONTENDED, index_of};
+use crate::handle::queue::Queue;
+use crate::memory::layout::{CONTENDED, index_of};
 use crate::models::run::*;
 use crate::models::world::{self, How};
-use crate::participant::name_of;
-use crate::queue::Queue;
+use crate::state::participant::name_of;
 use crate::sync::Word;
 use Preemptions::{Any, AtMost};
 

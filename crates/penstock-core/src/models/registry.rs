@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::queue::Queue;
+use crate::handle::queue::Queue;
 use crate::units::Id;
 
 pub(crate) struct OpenQueues;

@@ -1,6 +1,6 @@
 //! In the place of watch.rs: no process of a model watches.
 
-use crate::queue::Queue;
+use crate::handle::queue::Queue;
 
 impl Queue {
     pub(crate) fn found_nothing(&self) {}
