@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::Id;
+use crate::units::Id;
 
 /// Why an operation did not happen. Nothing was lost: the queue is as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]

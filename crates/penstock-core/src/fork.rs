@@ -1,104 +1,94 @@
-//! This process's handles, and what `fork` does to them.
+//! Fork: a lock under which this process does not fork, and what has to happen around a fork.
 //!
-//! A child shares the mapping and the descriptors but is another participant: it forgets the parent's membership, closes
-//! its copy of the parent's life descriptor (which would keep the parent's life byte locked after its death), and
-//! registers on first use. Its views of lent payloads are copies (view.rs). `pthread_atfork` does that before any other code runs in the child. A child made by a bare
-//! `clone` system call is recognised by a page that the kernel wipes, and does the same on its first operation (if another
-//! thread was just opening or closing a queue at that moment, such a child cannot open any).
+//! A child shares the parent's mappings and descriptors but is another participant (registry.rs), and its views of lent payloads
+//! are copies (view.rs). `pthread_atfork` calls the hooks of both before any other code runs in the child. A child made by
+//! a bare `clone` system call is recognised by a page that the kernel wipes, and its first operation calls the child's hook (if another
+//! thread held the lock at that moment, such a child cannot open any queue).
 
+use std::any::Any;
 use std::cell::RefCell;
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 
-use crate::Id;
 use crate::platform;
-use crate::queue::Queue;
 use crate::sync::{AtomicU32, Word};
-use crate::view::{self, Views};
 
-/// All queues that this process has open: one handle a queue, so that one process is one participant.
-static OPEN: Mutex<Vec<(Id, Weak<Queue>)>> = Mutex::new(Vec::new());
+static LOCK: Mutex<()> = Mutex::new(());
+
+/// While it lives, this process does not fork.
+pub(crate) type NoFork = MutexGuard<'static, ()>;
+
+/// Prepares for a fork, and keeps what it prepared as it is until the answer is dropped, on both sides.
+pub(crate) type Before = fn() -> Box<dyn Any>;
+
+static BEFORE: OnceLock<Before> = OnceLock::new();
+static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
 /// Reads 1, and 0 in a child that was forked without the handlers below. `None` if the kernel has no such pages.
 static FORK_PAGE: OnceLock<Option<&'static AtomicU32>> = OnceLock::new();
 
 thread_local! {
     /// Held from before a fork until after it, so that no other thread is inside when the process is copied.
-    static HELD: RefCell<Option<(OpenQueues, Views)>> = const { RefCell::new(None) };
+    static HELD: RefCell<Option<(NoFork, Option<Box<dyn Any>>)>> = const { RefCell::new(None) };
 }
 
-pub(crate) type OpenQueues = MutexGuard<'static, Vec<(Id, Weak<Queue>)>>;
-
-/// The list of open queues, locked. A panic elsewhere leaves it whole, so poison means nothing.
-pub(crate) fn open_queues() -> OpenQueues {
+/// Makes the handlers known to the system, once, before this process has any queue.
+pub(crate) fn install(in_child: fn()) {
     static HANDLERS: Once = Once::new();
-    HANDLERS.call_once(|| platform::at_fork(before, after_in_parent, after_in_child));
+    HANDLERS.call_once(|| {
+        let _ = IN_CHILD.set(in_child);
+        platform::at_fork(before, after_in_parent, after_in_child);
+    });
     FORK_PAGE.get_or_init(platform::wiped_on_fork);
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if is_page_wiped() {
-        forget_memberships(&mut open);
-    }
-    open
 }
 
-/// Also true before the page was written for the first time, when there is no membership to forget.
+/// What is to be called before each fork from now on.
+pub(crate) fn call_before(before: Before) {
+    if BEFORE.get().is_none() {
+        // A fork that is under way has not called it.
+        let _no_fork = hold_off();
+        BEFORE.get_or_init(|| before);
+    }
+}
+
+/// Keeps this process from forking. A panic elsewhere leaves nothing half done, so poison means nothing.
+pub(crate) fn hold_off() -> NoFork {
+    let held = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    if is_page_wiped() {
+        begin_as_child();
+    }
+    held
+}
+
+/// Cheap enough for every operation.
+#[inline(always)]
+pub(crate) fn notice() {
+    if is_page_wiped() {
+        drop(hold_off());
+    }
+}
+
+/// Also true before the page was written for the first time, when there is nothing to forget.
 #[inline(always)]
 fn is_page_wiped() -> bool {
     matches!(FORK_PAGE.get(), Some(Some(page)) if page.get() == 0)
 }
 
-/// The same, once no handle of that queue is just being dropped: its membership must have ended before another begins.
-pub(crate) fn open_queues_without_leaving(id: Id) -> OpenQueues {
-    loop {
-        let open = open_queues();
-        if !open
-            .iter()
-            .any(|(known, queue)| *known == id && queue.strong_count() == 0)
-        {
-            return open;
-        }
-        drop(open);
-        std::thread::yield_now();
-    }
-}
-
-/// Takes a queue whose last handle is gone off the list.
-pub(crate) fn forget(id: Id) {
-    open_queues().retain(|(known, queue)| *known != id || queue.strong_count() > 0);
-}
-
-pub(crate) fn find(open: &OpenQueues, id: Id) -> Option<Arc<Queue>> {
-    open.iter().find(|(known, _)| *known == id)?.1.upgrade()
-}
-
-/// Cheap enough for every operation.
-#[inline(always)]
-pub(crate) fn notice_fork() {
-    if is_page_wiped() {
-        drop(open_queues());
-    }
-}
-
-fn forget_memberships(open: &mut OpenQueues) {
+fn begin_as_child() {
     // First, so that nothing below notices the fork again.
     if let Some(Some(page)) = FORK_PAGE.get() {
         page.set(1);
     }
     platform::inherit_pid_namespace();
-    // What another thread of the parent was just dropping will never be dropped here.
-    open.retain(|(_, queue)| queue.strong_count() > 0);
-    for (_, queue) in open.iter() {
-        if let Some(queue) = queue.upgrade() {
-            queue.forget_membership();
-            queue.bell.forget_watcher();
-        }
+    if let Some(in_child) = IN_CHILD.get() {
+        in_child();
     }
 }
 
 extern "C" fn before() {
-    let open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let views = view::before_fork();
+    let no_fork = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    let prepared = BEFORE.get().map(|before| before());
     // If this thread's locals are gone already, the locks are simply not held across the fork.
-    let _ = HELD.try_with(|held| *held.borrow_mut() = Some((open, views)));
+    let _ = HELD.try_with(|held| *held.borrow_mut() = Some((no_fork, prepared)));
 }
 
 extern "C" fn after_in_parent() {
@@ -106,7 +96,8 @@ extern "C" fn after_in_parent() {
 }
 
 extern "C" fn after_in_child() {
-    if let Some((mut open, _views)) = HELD.try_with(|held| held.borrow_mut().take()).ok().flatten() {
-        forget_memberships(&mut open);
+    if let Some(held) = HELD.try_with(|held| held.borrow_mut().take()).ok().flatten() {
+        begin_as_child();
+        drop(held);
     }
 }

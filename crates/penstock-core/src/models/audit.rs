@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::layout::List;
-use crate::lock::Section;
-use crate::queue::Queue;
-use crate::slot::State;
+use crate::handle::queue::Queue;
+use crate::memory::layout::List;
+use crate::state::Section;
+use crate::state::slot::State;
+use crate::state::waiters;
 use crate::sync::Word;
-use crate::waiter;
 
 /// Takes the lock, sweeps the dead, and looks at everything. Answers the items that are queued.
 pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
@@ -61,7 +61,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     assert_eq!(dead, of_state[State::Dead as usize]);
     let last = found.iter().map(|index| seq(&section, *index)).max().unwrap_or(0);
     assert!(hot.published.get() >= last, "a publication number would repeat");
-    if queue.options.acknowledged {
+    if queue.shared.options.acknowledged {
         let unfinished = of_state[State::Ready as usize].len() as u64 + hot.orphans.get();
         assert_eq!(hot.unfinished.get(), unfinished);
     }
@@ -81,8 +81,10 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     let bytes: u64 = expected
         .iter()
         .chain(&dead)
-        .filter_map(|index| crate::segment::Extent::unpack(section.slot(*index).unwrap().extent.get()))
-        .map(crate::segment::Extent::bytes)
+        .filter_map(|index| {
+            crate::memory::segment::Extent::unpack(section.slot(*index).unwrap().extent.get())
+        })
+        .map(crate::memory::segment::Extent::bytes)
         .sum();
     assert_eq!(hot.used_bytes.get(), bytes, "an extent has leaked");
 
@@ -99,14 +101,20 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     for index in 1..hot.cells_high.get() {
         assert_eq!(
             section.cell(index).unwrap().word.get(),
-            waiter::FREE,
+            waiters::FREE,
             "a cell has leaked"
         );
     }
     found.sort_by_key(|index| seq(&section, *index));
     found
         .iter()
-        .map(|index| queue.segment.read_payload(section.slot(*index).unwrap()).unwrap()[0])
+        .map(|index| {
+            queue
+                .shared
+                .segment
+                .read_payload(section.slot(*index).unwrap())
+                .unwrap()[0]
+        })
         .collect()
 }
 

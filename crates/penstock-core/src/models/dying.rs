@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::handle::queue::Queue;
 use crate::models::run::*;
 use crate::models::world::How;
-use crate::{Batch, Queue, Taken};
+use crate::operations::delivery::{Batch, Taken};
 use Preemptions::{Any, AtMost};
 
 /// In virtual time: one slice of the lock, and one of the watcher's.

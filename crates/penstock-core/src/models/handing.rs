@@ -1,9 +1,10 @@
 //! Items from hand to hand while nobody stops: no wake-up is lost, no slice of time is ever needed.
 
+use crate::error::Error;
 use crate::models::run::*;
 use crate::models::world;
+use crate::options::{Patience, Wait};
 use crate::platform::Slept;
-use crate::{Error, Patience, Wait};
 use Preemptions::{Any, AtMost};
 
 #[test]

@@ -1,8 +1,9 @@
 //! Processes that become participants, and cease to be, while others work and die.
 
+use crate::handle::queue::Queue;
 use crate::models::run::*;
 use crate::models::world::How;
-use crate::{Leave, Queue};
+use crate::units::Leave;
 use Preemptions::AtMost;
 
 fn leave(queue: &Queue) {

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use crate::error::Error;
 use crate::models::run::*;
 use crate::models::world::How;
-use crate::{Error, Patience, Wait};
+use crate::options::{Patience, Wait};
 use Preemptions::AtMost;
 
 /// Longer than every slice of those who wait.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::lock::{CONTENDED, index_of};
+use crate::handle::queue::Queue;
+use crate::memory::layout::{CONTENDED, index_of};
 use crate::models::run::*;
 use crate::models::world::{self, How};
-use crate::participant::name_of;
-use crate::queue::Queue;
+use crate::state::participant::name_of;
 use crate::sync::Word;
 use Preemptions::{Any, AtMost};
 
@@ -18,10 +18,16 @@ const IN_GET: [u64; 5] = [2, 6, 10, 12, 14];
 
 /// The step numbers mean what they say: the lock is taken, and its word names the dead process.
 fn assert_died_in_section(queue: &Queue, process: u32) {
-    let lock = queue.segment.hot().lock.get();
+    let lock = queue.shared.segment.hot().lock.get();
     assert_ne!(lock, 0, "it did not die in its section");
     let index = index_of(lock);
-    let record = queue.segment.participant(index).expect("it exists").word.get();
+    let record = queue
+        .shared
+        .segment
+        .participant(index)
+        .expect("it exists")
+        .word
+        .get();
     assert_eq!(
         name_of(index, record),
         Some(lock & !CONTENDED),

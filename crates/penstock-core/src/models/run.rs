@@ -5,12 +5,18 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
+use crate::handle::queue::Queue;
 use crate::models::audit::audit;
 use crate::models::world::{self, Died, How, Stop};
-use crate::queue::{Options, Patience, Queue, Wait};
+use crate::operations::delivery::Buffer;
+use crate::operations::get::Delivery;
+use crate::operations::lease::Lent;
+use crate::operations::spin::SpinBudget;
+use crate::options::{Options, Patience, Wait};
+use crate::state::Shared;
 use crate::sync::{AtomicU32, Word};
-use crate::waiter::SpinBudget;
-use crate::{Buffer, Delivery, Error, Lent, SMALL};
+use crate::units::SMALL;
 
 /// The process that makes the queue, and looks at it when the others have ended.
 pub(crate) const AUDITOR: u32 = 5;
@@ -188,7 +194,7 @@ pub(crate) fn create(options: &Options) -> Arc<Queue> {
 
 /// The words that are read without the lock begin to exist before the processes do, as fresh memory does.
 fn touch_shared_words(queue: &Queue) {
-    let segment = &queue.segment;
+    let segment = &queue.shared.segment;
     let hot = segment.hot();
     let words = [
         &hot.lock,
@@ -336,13 +342,10 @@ impl<'q> Processes<'q> {
 /// Another process's handle.
 fn handle(queue: &Queue) -> Arc<Queue> {
     Arc::new(Queue {
-        segment: queue.segment.share(),
-        options: queue.options.clone(),
-        me: AtomicU32::new(0),
+        shared: Shared::new(queue.shared.segment.share(), queue.shared.options.clone()),
         leaving: AtomicU32::new(0),
         life: AtomicI32::new(-1),
         spin_budgets: [SpinBudget::new(), SpinBudget::new()],
-        bell: crate::bell::Bell::new(),
     })
 }
 

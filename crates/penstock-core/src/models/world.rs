@@ -27,9 +27,9 @@ use ::loom::sync::atomic::AtomicU32;
 use ::loom::thread::Thread;
 
 use crate::error::Error;
-use crate::layout::PAGE;
 use crate::platform::Slept;
 use crate::sync::Ordering;
+use crate::units::PAGE;
 
 /// Who sleeps longer than this sleeps for ever.
 const FOR_EVER: Duration = Duration::from_secs(60);

@@ -18,9 +18,9 @@ use rustix::thread::futex;
 use rustix::time::Timespec;
 
 use crate::error::Error;
-use crate::layout::PAGE;
 #[cfg(not(loom))]
 use crate::sync::AtomicU32;
+use crate::units::PAGE;
 
 fn os(call: &'static str) -> impl Fn(Errno) -> Error {
     move |errno| Error::Os {

@@ -1,0 +1,296 @@
+//! Check: whether everything in a segment is as the operations rely on it.
+//!
+//! Between two critical sections each cache (layout.rs says which words are caches) agrees with the truth that it was
+//! computed from. A check looks at all of it in one critical section and says in words what does not agree:
+//!
+//! - slots.rs: each slot's state and fields, the lists, the counters, the records of the participants;
+//! - heap.rs: extents, the span bitmap, descriptors, the lists of spans with room, the backing bytes;
+//! - waiters.rs: the cells, their lists, who is on the way.
+//!
+//! It changes nothing, and trusts nothing: every index is checked, every walk is bounded. The memory that it needs is taken
+//! before the lock. It holds the lock for about as long as a rebuild would: a tool for tests and for those who look for a
+//! fault, not for every day.
+
+mod heap;
+mod slots;
+#[cfg(all(test, not(loom)))]
+mod tests;
+mod waiters;
+
+use core::fmt;
+
+use crate::error::Error;
+use crate::handle::queue::Queue;
+use crate::memory::layout::{CELLS, Hot, List};
+use crate::memory::segment::{Extent, Segment};
+use crate::operations::delivery::vec_with_room;
+use crate::options::{Wait, surely};
+use crate::state::Shared;
+use crate::sync::Word;
+
+/// Faults told one by one.
+const MOST: usize = 100;
+
+/// What a check has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Check {
+    /// What is wrong, at most a hundred of it; empty if the queue is sound.
+    pub faults: Vec<Fault>,
+    /// How much is wrong.
+    pub fault_count: u64,
+    // Slots by state.
+    pub free: u64,
+    pub claimed: u64,
+    pub ready: u64,
+    pub leased: u64,
+    /// Items that are unfinished for good, as their holders left in order.
+    pub orphans: u64,
+    pub dead: u64,
+    /// Payloads, and memory claimed for them, outside the slots.
+    pub extents: u64,
+    /// Spans of the heap that are taken.
+    pub spans: u64,
+    /// Waiters' cells in use.
+    pub cells: u64,
+    /// Participants not known to be dead.
+    pub participants: u64,
+}
+
+/// One thing that is not as it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    place: &'static str,
+    index: Option<u32>,
+    what: &'static str,
+    /// What stands there, and what would be right.
+    numbers: Option<(u64, u64)>,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.place)?;
+        if let Some(index) = self.index {
+            write!(f, " {index}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        if let Some((found, right)) = self.numbers {
+            write!(f, " ({found}, not {right})")?;
+        }
+        Ok(())
+    }
+}
+
+/// An extent in use, and what it is used for.
+#[derive(Clone, Copy)]
+struct Use {
+    extent: Extent,
+    slot: u32,
+    /// Bytes of it that surely have memory behind them: those of a published payload.
+    backed: u64,
+}
+
+/// A check at work. All of its memory has its full size from the start.
+struct Inspection<'q> {
+    shared: &'q Shared,
+    found: Check,
+    /// Items that living participants took and whose payloads were given up.
+    given_up: u64,
+    /// Slots found on a list so far.
+    is_listed: Vec<bool>,
+    /// Subtrees of the heap of returned items that are still to be walked, each with its root's parent.
+    subtrees: Vec<(u32, u32)>,
+    uses: Vec<Use>,
+    /// Numbers that must be different from each other.
+    numbers: Vec<u64>,
+    /// Spans found on a list of spans with room.
+    has_room: Vec<bool>,
+    is_cell_listed: Vec<bool>,
+}
+
+impl Queue {
+    /// Looks whether everything in the shared memory is as it must be. Answers what is wrong, and figures; changes nothing.
+    ///
+    /// Holds the lock meanwhile: about 0.1 s for a million items. A queue that is marked as damaged is looked at as well.
+    pub fn check(&self) -> Result<Check, Error> {
+        surely(|wait| self.check_within(wait))
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows.
+    pub fn check_within(&self, mut wait: Wait<'_>) -> Result<Check, Error> {
+        self.member()?;
+        loop {
+            let mut inspection = Inspection::new(&self.shared)?;
+            let section = match self.enter(&mut wait) {
+                Ok(section) => Some(section),
+                // Nobody changes a damaged queue any more.
+                Err(Error::Corrupt { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            if inspection.has_grown_too_small() {
+                continue;
+            }
+            inspection.inspect();
+            drop(section);
+            return Ok(inspection.found);
+        }
+    }
+}
+
+impl<'q> Inspection<'q> {
+    fn new(shared: &'q Shared) -> Result<Inspection<'q>, Error> {
+        let mut inspection = Inspection {
+            shared,
+            found: Check::default(),
+            given_up: 0,
+            is_listed: Vec::new(),
+            subtrees: Vec::new(),
+            uses: Vec::new(),
+            numbers: Vec::new(),
+            has_room: Vec::new(),
+            is_cell_listed: Vec::new(),
+        };
+        let (slots, spans, cells) = inspection.sizes();
+        // Room for what comes until the lock is taken.
+        let slots = slots + slots / 4 + 1024;
+        let cells = cells + 64;
+        inspection.found.faults = vec_with_room(MOST)?;
+        inspection.is_listed = vec_with_room(slots)?;
+        inspection.is_listed.resize(slots, false);
+        inspection.subtrees = vec_with_room(slots)?;
+        inspection.uses = vec_with_room(slots)?;
+        inspection.numbers = vec_with_room(slots)?;
+        inspection.has_room = vec_with_room(spans)?;
+        inspection.has_room.resize(spans, false);
+        inspection.is_cell_listed = vec_with_room(cells)?;
+        inspection.is_cell_listed.resize(cells, false);
+        Ok(inspection)
+    }
+
+    /// Slots, spans and cells that can be looked at: no more than have memory behind them.
+    fn sizes(&self) -> (usize, usize, usize) {
+        let hot = self.hot();
+        let geometry = &self.segment().geometry;
+        let slots = hot
+            .slots_high
+            .get()
+            .min(hot.slots_backed.get())
+            .min(geometry.slots);
+        let spans = hot.spans_tracked.get().min(geometry.spans);
+        let cells = hot.cells_high.get().min(hot.cells_backed.get());
+        (slots as usize, spans as usize, cells.min(CELLS) as usize)
+    }
+
+    fn has_grown_too_small(&self) -> bool {
+        let (slots, spans, cells) = self.sizes();
+        slots > self.is_listed.len() || spans > self.has_room.len() || cells > self.is_cell_listed.len()
+    }
+
+    fn inspect(&mut self) {
+        if self.hot().damaged.get() != 0 {
+            self.fault("queue", None, "it is marked as damaged");
+        }
+        self.found.orphans = self.hot().orphans.get();
+        self.inspect_header();
+        self.inspect_slots();
+        self.inspect_heap();
+        self.inspect_waiters();
+    }
+
+    fn inspect_header(&mut self) {
+        let header = self.segment().header();
+        let (geometry, options) = (&self.segment().geometry, &self.shared.options);
+        for (what, found, right) in [
+            ("slots", u64::from(header.slots.get()), u64::from(geometry.slots)),
+            ("spans", u64::from(header.spans.get()), u64::from(geometry.spans)),
+            ("length", header.length.get(), geometry.length),
+            (
+                "acknowledged",
+                u64::from(header.acknowledged.get()),
+                u64::from(options.acknowledged),
+            ),
+            ("maxsize", header.maxsize.get(), options.maxsize),
+            (
+                "max_bytes",
+                header.max_bytes.get(),
+                options.max_bytes.unwrap_or(u64::MAX),
+            ),
+            ("soft_bytes", header.soft_bytes.get(), options.soft_bytes),
+            (
+                "max_deliveries",
+                u64::from(header.max_deliveries.get()),
+                u64::from(options.max_deliveries),
+            ),
+        ] {
+            if found != right {
+                self.fault_in_numbers("header", None, what, found, right);
+            }
+        }
+    }
+
+    fn segment(&self) -> &'q Segment {
+        &self.shared.segment
+    }
+
+    fn hot(&self) -> &'q Hot {
+        self.shared.segment.hot()
+    }
+
+    // ------------------------------------------------------------------------------------------------ faults
+
+    fn note(&mut self, fault: Fault) {
+        self.found.fault_count += 1;
+        if self.found.faults.len() < MOST {
+            self.found.faults.push(fault);
+        }
+    }
+
+    fn fault(&mut self, place: &'static str, index: Option<u32>, what: &'static str) {
+        self.note(Fault {
+            place,
+            index,
+            what,
+            numbers: None,
+        });
+    }
+
+    fn fault_in_numbers(
+        &mut self,
+        place: &'static str,
+        index: Option<u32>,
+        what: &'static str,
+        found: u64,
+        right: u64,
+    ) {
+        self.note(Fault {
+            place,
+            index,
+            what,
+            numbers: Some((found, right)),
+        });
+    }
+
+    /// A counter against its recount.
+    fn compare(&mut self, counter: &'static str, found: u64, recount: u64) {
+        if found != recount {
+            self.fault_in_numbers(counter, None, "a recount differs", found, recount);
+        }
+    }
+
+    /// A mark that must not lie above another.
+    fn at_most(&mut self, mark: &'static str, found: u64, limit: u64) {
+        if found > limit {
+            self.fault_in_numbers(mark, None, "it is too large", found, limit);
+        }
+    }
+
+    fn at_least(&mut self, mark: &'static str, found: u64, limit: u64) {
+        if found < limit {
+            self.fault_in_numbers(mark, None, "it is too small", found, limit);
+        }
+    }
+}
+
+/// Whether a list is empty at both ends.
+fn is_clear(list: &List) -> bool {
+    list.head.get() | list.tail.get() == 0
+}

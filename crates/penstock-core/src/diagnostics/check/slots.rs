@@ -1,0 +1,440 @@
+//! Slots, their lists and counters, and the participants that hold them.
+
+use super::{Inspection, Use, is_clear};
+use crate::memory::layout::*;
+use crate::memory::segment::Extent;
+use crate::operations::aside::unfinished_without_slot;
+use crate::state::heap::extent_for;
+use crate::state::participant::name_of;
+use crate::state::slot::{ENDED, KEPT_MOST, READING, State, StateWord, lent_bytes, lessee};
+use crate::sync::Word;
+use crate::units::SMALL;
+
+/// What the slots add up to.
+#[derive(Default)]
+struct Sums {
+    ready_bytes: u64,
+    unfinished: u64,
+    used_bytes: u64,
+    kept_bytes: u64,
+    kept: u64,
+    lent_bytes: u64,
+    taken_bytes: u64,
+    ready_done: u64,
+    /// Payload bytes of items that exist.
+    bytes: u64,
+}
+
+impl Inspection<'_> {
+    pub(super) fn inspect_slots(&mut self) {
+        let hot = self.hot();
+        let high = self.slots_high();
+        self.at_least("slots_high", u64::from(hot.slots_high.get()), 1);
+        self.at_most("slots_high", u64::from(hot.slots_high.get()), u64::from(high));
+        let capacity = u64::from(self.segment().geometry.slots);
+        self.at_most("slots_backed", u64::from(hot.slots_backed.get()), capacity);
+
+        self.walk_free_list("free list", hot.free.next.get(), false);
+        self.walk_free_list("list of the freed", hot.free.freed.get(), false);
+        self.walk_free_list("list of the kept", hot.kept.next.get(), true);
+        self.walk_free_list("list of the freed that are kept", hot.kept.freed.get(), true);
+        self.walk("ready list", None, &hot.ready, StateWord::is_ready, |slot| {
+            slot.seq.get()
+        });
+        self.walk_returned();
+        // Those come in the order in which they were given up, or after a rebuild in that of publication.
+        let is_dead = |word: StateWord| word.state() == Some(State::Dead);
+        self.walk("list of dead letters", None, &hot.dead, is_dead, |_| 0);
+        // In the order in which the sweeps left them.
+        let is_aside = |word: StateWord| word.state() == Some(State::Aside) && word.owner() == 0;
+        self.walk(
+            "list of what dead holders set aside",
+            None,
+            &hot.aside,
+            is_aside,
+            |_| 0,
+        );
+        self.inspect_participants();
+
+        let mut sums = Sums::default();
+        for index in 1..high {
+            if let Ok(slot) = self.segment().slot(index) {
+                self.inspect_slot(index, slot, &mut sums);
+            }
+        }
+        self.compare_counters(&sums);
+        self.compare_numbers(
+            "slots",
+            "two items have the same place in the order",
+            |slot, state| (!matches!(state, State::Free | State::Claimed)).then(|| slot.seq.get()),
+        );
+        self.compare_numbers("slots", "two leases have the same number", |slot, state| {
+            matches!(state, State::Leased | State::Aside | State::Left | State::Claimed)
+                .then(|| slot.lease.get())
+        });
+        for index in high..hot.slots_backed.get().min(self.segment().geometry.slots) {
+            if self.segment().slot(index).is_ok_and(|slot| slot.state.get() != 0) {
+                self.fault("slot", Some(index), "it was never used but is not free");
+            }
+        }
+    }
+
+    fn slots_high(&self) -> u32 {
+        self.sizes().0 as u32
+    }
+
+    // ------------------------------------------------------------------------------------------------ lists
+
+    /// Notes that a slot was found on a list. False if the walk must end here.
+    fn list_slot(&mut self, list: &'static str, owner: Option<u32>, index: u32) -> bool {
+        if index >= self.slots_high() {
+            self.fault_in_numbers(
+                list,
+                owner,
+                "it leads out of the slots",
+                u64::from(index),
+                u64::from(self.slots_high()),
+            );
+            return false;
+        }
+        if core::mem::replace(&mut self.is_listed[index as usize], true) {
+            self.fault("slot", Some(index), "it is on two lists, or twice on one");
+            return false;
+        }
+        true
+    }
+
+    fn walk_free_list(&mut self, name: &'static str, mut index: u32, keeps_extents: bool) {
+        while index != 0 && self.list_slot(name, None, index) {
+            let Ok(slot) = self.segment().slot(index) else {
+                return;
+            };
+            if slot.word().state() != Some(State::Free) {
+                self.fault("slot", Some(index), "it is on a free list but not free");
+            } else if (slot.extent.get() != 0) != keeps_extents {
+                self.fault(
+                    "slot",
+                    Some(index),
+                    "it keeps memory and should not, or the reverse",
+                );
+            }
+            index = slot.next.get();
+        }
+    }
+
+    /// Walks a list. Its slots are in the right states, linked both ways unless it is the ready list, and their keys ascend unless they are all 0.
+    fn walk(
+        &mut self,
+        name: &'static str,
+        owner: Option<u32>,
+        list: &List,
+        belongs: impl Fn(StateWord) -> bool,
+        key: impl Fn(&Slot) -> u64,
+    ) {
+        let (mut prev, mut index) = (0, list.head.get());
+        let mut last_key = 0;
+        let is_linked_back = !core::ptr::eq(list, &self.hot().ready);
+        while index != 0 {
+            if !self.list_slot(name, owner, index) {
+                return;
+            }
+            let Ok(slot) = self.segment().slot(index) else {
+                return;
+            };
+            if !belongs(slot.word()) {
+                self.fault("slot", Some(index), "it is on a list that is not its state's");
+            }
+            if is_linked_back && slot.prev.get() != prev {
+                self.fault_in_numbers(
+                    "slot",
+                    Some(index),
+                    "the link back is wrong",
+                    u64::from(slot.prev.get()),
+                    u64::from(prev),
+                );
+            }
+            let key = key(slot);
+            if key != 0 && key <= last_key {
+                self.fault_in_numbers(name, owner, "the order is wrong", key, last_key + 1);
+            }
+            last_key = key;
+            (prev, index) = (index, slot.next.get());
+        }
+        if list.tail.get() != prev {
+            let tail = u64::from(list.tail.get());
+            self.fault_in_numbers(name, owner, "its end is wrong", tail, u64::from(prev));
+        }
+    }
+
+    /// Walks the heap of returned items: no item is older than its parent, and each rank is right.
+    fn walk_returned(&mut self) {
+        const NAME: &str = "heap of returned items";
+        self.subtrees.clear();
+        self.subtrees.push((self.hot().returned.get(), 0));
+        while let Some((index, parent)) = self.subtrees.pop() {
+            if index == 0 {
+                continue;
+            }
+            if !self.list_slot(NAME, None, index) {
+                return;
+            }
+            let Ok(slot) = self.segment().slot(index) else {
+                return;
+            };
+            if !slot.word().is_ready() {
+                self.fault("slot", Some(index), "it is on a list that is not its state's");
+            }
+            let seq_of = |index: u32| self.segment().slot(index).map_or(0, |slot| slot.seq.get());
+            if seq_of(parent) >= seq_of(index) {
+                self.fault_in_numbers(
+                    NAME,
+                    Some(index),
+                    "the order is wrong",
+                    seq_of(parent),
+                    seq_of(index),
+                );
+            }
+            let rank_of = |index: u32| match index {
+                0 => 0,
+                index => self.segment().slot(index).map_or(0, |slot| slot.holder.get()),
+            };
+            let [first, second] = slot.subtrees();
+            if rank_of(first) < rank_of(second) || rank_of(index) != rank_of(second).saturating_add(1) {
+                self.fault(NAME, Some(index), "its rank is wrong");
+            }
+            // Two for each slot that was taken off, which was listed; so they fit.
+            for subtree in [first, second] {
+                if subtree != 0 && self.subtrees.len() < self.subtrees.capacity() {
+                    self.subtrees.push((subtree, index));
+                }
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ participants
+
+    fn inspect_participants(&mut self) {
+        let hot = self.hot();
+        let high = hot.participants_high.get();
+        self.at_most("participants_high", u64::from(high), u64::from(PARTICIPANTS - 1));
+        for index in 1..=high.min(PARTICIPANTS - 1) {
+            let Ok(record) = self.segment().participant(index) else {
+                return;
+            };
+            let word = record.word.get();
+            // Bits that have no meaning.
+            if word & 0x3fc0_0000 != 0 {
+                self.fault("participant", Some(index), "its word is impossible");
+            }
+            let Some(name) = name_of(index, word) else {
+                if !is_clear(&record.leased) || !is_clear(&record.claimed) || record.given_up.get() != 0 {
+                    self.fault("participant", Some(index), "it is nobody's but holds something");
+                }
+                continue;
+            };
+            self.found.participants += 1;
+            if word >> 32 == 0 {
+                self.fault("participant", Some(index), "it has no pid");
+            }
+            let is_leased = |word: StateWord| word.is_lease() && word.owner() == name;
+            let (lessees, bit) = lessee(hot, index);
+            if record.leased.head.get() != 0 && lessees.get() & bit == 0 {
+                self.fault(
+                    "participant",
+                    Some(index),
+                    "it has leases and is not noted for them",
+                );
+            }
+            self.given_up = self.given_up.saturating_add(record.given_up.get());
+            self.walk("list of leases", Some(index), &record.leased, is_leased, |slot| {
+                slot.lease.get()
+            });
+            let is_claimed = |word: StateWord| word.state() == Some(State::Claimed) && word.owner() == name;
+            // In the order of claiming, which is another than that of taking.
+            self.walk("list of claims", Some(index), &record.claimed, is_claimed, |_| 0);
+        }
+    }
+
+    /// Whether a name from a word is that of a participant whose record stands.
+    pub(super) fn is_participant(&self, name: u32) -> bool {
+        index_of(name) <= self.hot().participants_high.get()
+            && self
+                .shared
+                .participant_named(name)
+                .is_ok_and(|record| record.is_some())
+    }
+
+    // ------------------------------------------------------------------------------------------------ one slot
+
+    fn inspect_slot(&mut self, index: u32, slot: &Slot, sums: &mut Sums) {
+        let word = slot.word();
+        let Some(state) = word.state() else {
+            return self.fault("slot", Some(index), "it is in no known state");
+        };
+        if !self.is_listed[index as usize] {
+            self.fault("slot", Some(index), "it is on no list");
+        }
+        let acknowledged = u64::from(self.shared.options.acknowledged);
+        let is_disowned = state == State::Aside && word.owner() == 0;
+        let is_owned = word.is_held() && !is_disowned;
+        if slot.state.get() >> 43 != 0 || state == State::Free && word != StateWord::FREE {
+            self.fault("slot", Some(index), "its state has bits without a meaning");
+        }
+        if is_owned && !self.is_participant(word.owner()) {
+            self.fault("slot", Some(index), "nobody holds it");
+        }
+        if !is_owned && word.owner() != 0 {
+            self.fault("slot", Some(index), "somebody is named who cannot hold it");
+        }
+        if word.redeliveries() > self.shared.options.max_deliveries {
+            self.fault("slot", Some(index), "it was redelivered too often");
+        }
+        match state {
+            State::Free => {
+                self.found.free += 1;
+                if let Some(extent) = Extent::unpack(slot.extent.get()) {
+                    if extent.bytes() > SMALL as u64 {
+                        self.fault("slot", Some(index), "it keeps more than a small payload needs");
+                    }
+                    sums.kept += 1;
+                    sums.kept_bytes += extent.bytes();
+                    sums.used_bytes += extent.bytes();
+                    self.uses.push(Use {
+                        extent,
+                        slot: index,
+                        backed: 0,
+                    });
+                }
+                return;
+            }
+            State::Claimed => self.found.claimed += 1,
+            State::Ready | State::ReadyDone => {
+                self.found.ready += 1;
+                sums.ready_bytes += slot.len.get();
+                if state == State::Ready {
+                    sums.unfinished += acknowledged;
+                } else {
+                    sums.ready_done += 1;
+                }
+            }
+            State::Leased | State::Aside | State::Left => {
+                self.found.leased += 1;
+                sums.unfinished += acknowledged;
+                sums.taken_bytes += slot.extent_bytes();
+            }
+            State::Dead => self.found.dead += 1,
+            State::Orphan | State::GivenUp => {
+                self.fault(
+                    "slot",
+                    Some(index),
+                    "its item is only counted, and the slot is not free",
+                );
+            }
+        }
+        if matches!(state, State::ReadyDone | State::Aside | State::Left) && acknowledged == 0 {
+            self.fault("slot", Some(index), "its state needs an acknowledged queue");
+        }
+        if is_owned {
+            sums.lent_bytes += lent_bytes(slot);
+        }
+        if word.is_lease() {
+            let is_lent = (READING..=ENDED).contains(&slot.reading.get()) && slot.len.get() > SMALL as u64;
+            if !is_lent && (slot.reading.get() != 0 || acknowledged == 0 || state == State::Left) {
+                self.fault("slot", Some(index), "it is leased but not as a get does it");
+            }
+            if slot.holder.get() == 0 {
+                self.fault("slot", Some(index), "no thread holds it");
+            }
+        }
+        if is_owned && !(1..=self.hot().leases.get()).contains(&slot.lease.get()) {
+            self.fault("slot", Some(index), "its lease has an impossible number");
+        }
+        if state != State::Claimed && !(1..=self.hot().published.get()).contains(&slot.seq.get()) {
+            self.fault("slot", Some(index), "its place in the order is impossible");
+        }
+        self.inspect_payload(index, slot, state, sums);
+    }
+
+    fn inspect_payload(&mut self, index: u32, slot: &Slot, state: State, sums: &mut Sums) {
+        let len = slot.len.get();
+        let extent = Extent::unpack(slot.extent.get());
+        let needed = extent_for(len);
+        let fits = match extent {
+            // Memory that is extended or given back: whole spans.
+            Some(extent) if state == State::Claimed && len == 0 => {
+                extent.granules > 0 && extent.granules % GRANULES_PER_SPAN == 0
+            }
+            Some(extent) => needed == Some(u64::from(extent.granules)),
+            None => needed.is_none() && (state != State::Claimed || len > 0),
+        };
+        if !fits {
+            self.fault("slot", Some(index), "payload and extent do not fit each other");
+        }
+        if state != State::Claimed {
+            sums.bytes += len;
+        }
+        if let Some(extent) = extent {
+            self.found.extents += 1;
+            if len > 0 {
+                sums.used_bytes += extent.bytes();
+            }
+            self.uses.push(Use {
+                extent,
+                slot: index,
+                backed: if state == State::Claimed { 0 } else { len },
+            });
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ counters
+
+    fn compare_counters(&mut self, sums: &Sums) {
+        let hot = self.hot();
+        let found = &self.found;
+        let (ready, dead) = (found.ready, found.dead);
+        let unfinished = sums.unfinished.saturating_add(unfinished_without_slot(hot));
+        let (leased, owned) = (found.leased, found.leased + found.claimed);
+        self.compare("ready_count", hot.ready_count.get(), ready);
+        self.compare("dead_count", hot.dead_count.get(), dead);
+        self.compare("owned_count", hot.owned_count.get(), owned);
+        self.compare("unfinished", hot.unfinished.get(), unfinished);
+        self.compare("given_up_of_living", hot.given_up_of_living.get(), self.given_up);
+        self.compare("taken_bytes", hot.taken_bytes.get(), sums.taken_bytes);
+        self.compare("ready_done", hot.ready_done.get(), sums.ready_done);
+        self.compare("used_bytes", hot.used_bytes.get(), sums.used_bytes);
+        self.compare("kept_bytes", hot.bytes_kept(), sums.kept_bytes);
+        self.compare("kept", u64::from(hot.kept_sum.get() / ONE_KEPT), sums.kept);
+        self.at_most("kept", sums.kept, u64::from(KEPT_MOST));
+        self.compare("lent_bytes", hot.lent_bytes.get(), sums.lent_bytes);
+        if self.shared.options.soft_bytes != 0 {
+            self.compare("ready_bytes", hot.ready_bytes.get(), sums.ready_bytes);
+        }
+        self.at_least("high_water", hot.high_water.get(), ready);
+        self.at_least("published", hot.published.get(), ready + leased + dead);
+        self.at_most("high_water", hot.high_water.get(), hot.published.get());
+        // It says up to where the items are counted.
+        self.compare("put_bytes", hot.put_bytes.get() & 1, hot.published.get() & 1);
+        self.at_least("put_bytes", hot.bytes_put(), sums.bytes);
+    }
+
+    /// Numbers that slots in some states have must all be different.
+    fn compare_numbers(
+        &mut self,
+        place: &'static str,
+        what: &'static str,
+        number: impl Fn(&Slot, State) -> Option<u64>,
+    ) {
+        self.numbers.clear();
+        for index in 1..self.slots_high() {
+            let Ok(slot) = self.segment().slot(index) else {
+                return;
+            };
+            self.numbers
+                .extend(slot.word().state().and_then(|state| number(slot, state)));
+        }
+        self.numbers.sort_unstable();
+        if self.numbers.windows(2).any(|pair| pair[0] == pair[1]) {
+            self.fault(place, None, what);
+        }
+    }
+}

@@ -1,0 +1,854 @@
+//! A sound queue with something in every state, and every kind of damage to it: each must be found.
+
+use std::sync::Arc;
+
+use crate::handle::queue::Queue;
+use crate::memory::layout::*;
+use crate::memory::segment::Extent;
+use crate::operations::delivery::Buffer;
+use crate::operations::get::Delivery;
+use crate::operations::lease::Lent;
+use crate::options::{Options, Patience, Wait};
+use crate::state::notifier::SILENT;
+use crate::state::slot::{State, StateWord};
+use crate::state::waiters::{ABANDONED, FREE, LATE, SLEEPING, WOKEN};
+use crate::sync::{Count, Word};
+use crate::units::{Leave, PAGE};
+
+const RUN: usize = 100_000;
+
+fn now<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience: Patience::Now,
+        interrupted: &mut || false,
+    })
+}
+
+fn put(queue: &Queue, len: usize) {
+    now(|wait| queue.put(&[&vec![7; len]], wait)).unwrap();
+}
+
+fn get(queue: &Arc<Queue>) -> Option<Lent> {
+    match now(|wait| queue.get(&mut Buffer::default(), wait)).unwrap() {
+        Delivery::Copied => None,
+        Delivery::Lent(lent) => Some(lent),
+    }
+}
+
+fn plain(max_bytes: u64) -> Arc<Queue> {
+    Queue::create(&Options {
+        maxsize: 0,
+        max_bytes: Some(max_bytes),
+        soft_bytes: 0,
+        acknowledged: false,
+        max_deliveries: 3,
+    })
+    .unwrap()
+}
+
+fn acknowledged() -> Arc<Queue> {
+    Queue::create(&Options {
+        maxsize: 0,
+        max_bytes: Some(4 << 20),
+        soft_bytes: 1 << 20,
+        acknowledged: true,
+        max_deliveries: 1,
+    })
+    .unwrap()
+}
+
+/// A queue with slots in every state, and with waiters.
+struct Scene {
+    queue: Arc<Queue>,
+    lent: Vec<Lent>,
+}
+
+impl Scene {
+    fn new() -> Scene {
+        let queue = acknowledged();
+        // Free slots, and such as keep memory; payloads of other sizes will take seven of those, and free it.
+        for (count, len) in [(16, 20), (9, 500)] {
+            for _ in 0..count {
+                put(&queue, len);
+            }
+            for _ in 0..count {
+                assert!(get(&queue).is_none());
+                queue.task_done().unwrap();
+            }
+        }
+        // Somebody who watches the bell.
+        now(|wait| queue.watch(wait)).unwrap();
+        // A dead letter and an orphan.
+        put(&queue, 20);
+        for _ in 0..2 {
+            get(&queue);
+            queue.leave(Leave::Crashed).unwrap();
+        }
+        put(&queue, 20);
+        get(&queue);
+        queue.leave(Leave::Clean).unwrap();
+        // Finished while it is looked at, so CLAIMED; lent; leased.
+        let mut lent = Vec::new();
+        put(&queue, RUN);
+        lent.extend(get(&queue));
+        queue.task_done().unwrap();
+        put(&queue, RUN);
+        lent.extend(get(&queue));
+        put(&queue, 20);
+        lent.extend(get(&queue));
+        for len in [20, 20, 300, 300, 2000, RUN, 20] {
+            put(&queue, len);
+        }
+        // What task_done does to an item that no getter has taken.
+        let done = queue
+            .shared
+            .segment
+            .slot(queue.shared.segment.hot().ready.tail.get())
+            .unwrap();
+        done.commit(StateWord::new(State::ReadyDone, 0, 0));
+        queue.shared.segment.hot().unfinished.sub(1);
+        queue.shared.segment.hot().ready_done.add(1);
+        let scene = Scene { queue, lent };
+        scene.add_waiters();
+        scene
+    }
+
+    /// Of a queue whose users acknowledge nothing: two items that a crashed holder had set aside, five that came back, one that is set
+    /// aside, one in hand.
+    fn without_acknowledgement() -> Scene {
+        let queue = acknowledged();
+        for _ in 0..9 {
+            put(&queue, 200);
+        }
+        for most in [2, 5] {
+            now(|wait| queue.get_many(&mut crate::Batch::with_room_for(most).unwrap(), wait)).unwrap();
+        }
+        queue.leave(Leave::Crashed).unwrap();
+        // The oldest items have come back: they are taken again.
+        for _ in 0..2 {
+            assert!(get(&queue).is_none());
+        }
+        put(&queue, 20);
+        let lent = Vec::new();
+        Scene { queue, lent }
+    }
+
+    /// Two joiners that sleep, one of whom has left, a getter on its way, one that is late, a free cell.
+    fn add_waiters(&self) {
+        let (segment, hot) = (&self.queue.shared.segment, self.hot());
+        segment.back(segment.geometry.cells_at, PAGE).unwrap();
+        hot.cells_backed.set(64);
+        hot.cells_high.set(6);
+        for (index, word, kind) in [
+            (1, SLEEPING, Kind::Finish),
+            (2, ABANDONED, Kind::Finish),
+            (3, WOKEN, Kind::Item),
+            (4, LATE, Kind::Item),
+            (5, FREE, Kind::Item),
+        ] {
+            let cell = segment.cell(index).unwrap();
+            cell.owner.set(self.queue.shared.me.get());
+            cell.kind.set(kind as u32);
+            cell.word.set(word);
+        }
+        let joiners = &hot.waiters[Kind::Finish as usize];
+        segment.cell(1).unwrap().next.set(2);
+        segment.cell(2).unwrap().prev.set(1);
+        joiners.head.set(1);
+        joiners.tail.set(2);
+        joiners.length.set(2);
+        hot.waiters[Kind::Item as usize].on_way.set(1);
+        hot.cells_free.set(5);
+    }
+
+    fn hot(&self) -> &Hot {
+        self.queue.shared.segment.hot()
+    }
+
+    fn faults(&self) -> Vec<String> {
+        let check = self.queue.check().unwrap();
+        assert!(check.fault_count >= check.faults.len() as u64);
+        check.faults.iter().map(ToString::to_string).collect()
+    }
+
+    /// The first slot in a state, with an extent or without.
+    fn slot(&self, state: State, has_extent: bool) -> &Slot {
+        (1..self.hot().slots_high.get())
+            .map(|index| self.queue.shared.segment.slot(index).unwrap())
+            .find(|slot| slot.word().state() == Some(state) && (slot.extent.get() != 0) == has_extent)
+            .unwrap()
+    }
+
+    fn ready_head(&self) -> &Slot {
+        self.queue
+            .shared
+            .segment
+            .slot(self.hot().ready.head.get())
+            .unwrap()
+    }
+
+    fn cell(&self, index: u32) -> &WaiterCell {
+        self.queue.shared.segment.cell(index).unwrap()
+    }
+
+    fn me(&self) -> &Participant {
+        self.queue
+            .shared
+            .segment
+            .participant(self.queue.shared.me.get() & 0xfff)
+            .unwrap()
+    }
+
+    /// The slot with a payload of that length, and the span where it lies.
+    fn payload(&self, len: usize) -> (&Slot, u32) {
+        let slot = (1..self.hot().slots_high.get())
+            .map(|index| self.queue.shared.segment.slot(index).unwrap())
+            .find(|slot| slot.len.get() == len as u64 && slot.word().state() == Some(State::Ready))
+            .unwrap();
+        let extent = Extent::unpack(slot.extent.get()).unwrap();
+        (slot, extent.start / GRANULES_PER_SPAN)
+    }
+
+    fn divided(&self) -> (&SpanDescriptor, u32) {
+        let (_, span) = self.payload(300);
+        (self.queue.shared.segment.descriptor(span).unwrap(), span)
+    }
+}
+
+#[test]
+fn a_sound_queue_has_no_fault() {
+    let scene = Scene::new();
+    let check = scene.queue.check().unwrap();
+    assert_eq!(check.faults, []);
+    assert_eq!(
+        (
+            check.claimed,
+            check.ready,
+            check.leased,
+            check.orphans,
+            check.dead,
+            check.extents,
+            check.cells,
+            check.participants
+        ),
+        (1, 7, 2, 1, 1, 6, 4, 1),
+    );
+    assert_eq!(check.free, 5, "of sixteen, eleven are in use");
+    assert_eq!(scene.hot().bytes_kept(), 2 * 512);
+    assert_eq!(
+        check.spans,
+        3 * 2 + 3,
+        "three runs of two spans, three divided spans"
+    );
+    // It changes nothing.
+    assert_eq!(scene.queue.check().unwrap(), check);
+    assert_eq!(scene.lent.len(), 2);
+}
+
+#[test]
+fn an_empty_queue_and_one_that_has_grown_are_sound() {
+    let queue = plain(64 << 20);
+    assert_eq!(queue.check().unwrap().faults, []);
+    for i in 0..3000 {
+        put(&queue, i * 37 % 5000);
+    }
+    assert_eq!(queue.check().unwrap().faults, []);
+    while !queue.is_empty() {
+        drop(get(&queue));
+    }
+    assert_eq!(queue.check().unwrap().faults, []);
+}
+
+/// Memory that small payloads leave behind for others of their size is there for any other, once the heap is full.
+#[test]
+fn what_is_kept_does_not_stand_in_the_way() {
+    let queue = plain(1 << 20);
+    for granules in crate::state::heap::CLASSES {
+        for _ in 0..3 {
+            put(&queue, (granules * 128) as usize);
+            drop(get(&queue));
+        }
+    }
+    let hot = queue.shared.segment.hot();
+    let high = hot.spans_high.get();
+    let rest = hot.spans_tracked.get() - high;
+    assert!(hot.bytes_kept() > 0 && hot.spans_used.get() == 16 && high == 16);
+    queue.enter_surely().unwrap().mark_run(high, rest, true).unwrap();
+    put(&queue, 900_000);
+    assert_eq!(
+        (hot.bytes_kept(), hot.spans_used.get()),
+        (0, u64::from(rest) + 14)
+    );
+    queue.enter_surely().unwrap().mark_run(high, rest, false).unwrap();
+    assert_eq!(queue.check().unwrap().faults, []);
+}
+
+#[test]
+fn a_put_does_not_take_what_no_slot_can_keep() {
+    let queue = plain(1 << 20);
+    put(&queue, 1000);
+    drop(get(&queue));
+    let kept = queue
+        .shared
+        .segment
+        .slot(queue.shared.segment.hot().kept.freed.get())
+        .unwrap();
+    kept.extent.set(u64::MAX << 32);
+    assert!(matches!(
+        now(|wait| queue.put(&[&[7; 1000]], wait)),
+        Err(crate::Error::Corrupt { .. })
+    ));
+}
+
+#[test]
+fn no_more_than_a_hundred_faults_are_told() {
+    let scene = Scene::new();
+    for _ in 0..300 {
+        put(&scene.queue, 20);
+    }
+    for index in 1..scene.hot().slots_high.get() {
+        scene.queue.shared.segment.slot(index).unwrap().state.set(15);
+    }
+    let check = scene.queue.check().unwrap();
+    assert_eq!(check.faults.len(), 100);
+    assert!(check.fault_count > 300);
+}
+
+/// Damage, and what the check must say of it.
+type Damage = (fn(&Scene), &'static str);
+
+fn each_is_found(damages: &[Damage]) {
+    each_is_found_in(Scene::new, damages);
+}
+
+fn each_is_found_in(scene: fn() -> Scene, damages: &[Damage]) {
+    for (damage, said) in damages {
+        let scene = scene();
+        assert_eq!(scene.faults(), [""; 0], "before: {said}");
+        damage(&scene);
+        let faults = scene.faults();
+        assert!(
+            faults.iter().any(|fault| fault.contains(said)),
+            "not found: {said}; but: {faults:#?}"
+        );
+    }
+}
+
+#[test]
+fn damage_to_states_is_found() {
+    each_is_found(&[
+        (|s| s.hot().damaged.set(1), "queue: it is marked as damaged"),
+        (|s| s.ready_head().state.set(10), "it is in no known state"),
+        (
+            |s| s.ready_head().commit(StateWord::FREE),
+            "it is on a list that is not its state's",
+        ),
+        (
+            |s| s.ready_head().commit(StateWord::new(State::Ready, 2, 0)),
+            "it was redelivered too often",
+        ),
+        (
+            |s| {
+                s.ready_head()
+                    .commit(StateWord::new(State::Ready, 0, s.queue.shared.me.get()))
+            },
+            "somebody is named who cannot hold it",
+        ),
+        (
+            |s| {
+                let slot = s.slot(State::Leased, false);
+                slot.commit(StateWord::new(State::Leased, 0, 77));
+            },
+            "nobody holds it",
+        ),
+        (
+            |s| s.slot(State::Free, false).state.set(16),
+            "its state has bits without a meaning",
+        ),
+        (
+            |s| s.ready_head().state.set(2 | 1 << 50),
+            "its state has bits without a meaning",
+        ),
+        (
+            |s| {
+                s.slot(State::Free, false)
+                    .commit(StateWord::new(State::Dead, 0, 0))
+            },
+            "it is on a free list but not free",
+        ),
+        (
+            |s| {
+                let slot = s.queue.shared.segment.slot(s.hot().slots_high.get()).unwrap();
+                slot.state.set(State::Ready as u64);
+            },
+            "it was never used but is not free",
+        ),
+        (
+            |s| s.slot(State::Leased, false).holder.set(0),
+            "no thread holds it",
+        ),
+        (
+            |s| s.slot(State::Leased, false).reading.set(1),
+            "not as a get does it",
+        ),
+        (
+            |s| s.slot(State::Leased, false).lease.set(0),
+            "its lease has an impossible number",
+        ),
+        (
+            |s| s.slot(State::Leased, false).lease.set(1 << 40),
+            "its lease has an impossible number",
+        ),
+        (
+            |s| {
+                let lease = s.slot(State::Leased, false).lease.get();
+                s.slot(State::Leased, true).lease.set(lease);
+            },
+            "two leases have the same number",
+        ),
+        (
+            |s| s.ready_head().seq.set(1 << 40),
+            "its place in the order is impossible",
+        ),
+        (
+            |s| s.ready_head().seq.set(s.slot(State::Dead, false).seq.get()),
+            "two items have the same place",
+        ),
+        (|s| s.ready_head().len.set(100), "do not fit each other"),
+        (|s| s.payload(300).0.len.set(20), "do not fit each other"),
+        (|s| s.payload(RUN).0.len.set(1 << 20), "do not fit each other"),
+        (
+            |s| s.queue.shared.segment.header().max_bytes.set(5),
+            "header: max_bytes",
+        ),
+        (
+            |s| s.queue.shared.segment.header().acknowledged.set(0),
+            "header: acknowledged",
+        ),
+    ]);
+}
+
+#[test]
+fn damage_to_lists_is_found() {
+    each_is_found(&[
+        (
+            |s| {
+                s.hot().free.next.set(0);
+                s.hot().free.freed.set(0);
+            },
+            "it is on no list",
+        ),
+        (
+            |s| s.hot().free.next.set(s.hot().ready.head.get()),
+            "it is on two lists",
+        ),
+        (
+            |s| s.hot().free.freed.set(s.hot().ready.head.get()),
+            "it is on two lists",
+        ),
+        (
+            |s| s.hot().free.next.set(1 << 30),
+            "free list: it leads out of the slots",
+        ),
+        (
+            |s| s.hot().free.freed.set(1 << 30),
+            "list of the freed: it leads out of the slots",
+        ),
+        (
+            |s| {
+                s.hot().kept.next.set(0);
+                s.hot().kept.freed.set(0);
+            },
+            "it is on no list",
+        ),
+        (
+            |s| s.hot().kept.next.set(1 << 30),
+            "list of the kept: it leads out of the slots",
+        ),
+        (
+            |s| s.hot().kept.freed.set(1 << 30),
+            "list of the freed that are kept: it leads out of the slots",
+        ),
+        (
+            |s| s.slot(State::Free, true).extent.set(0),
+            "it keeps memory and should not, or the reverse",
+        ),
+        (
+            |s| {
+                s.slot(State::Free, false)
+                    .extent
+                    .set(s.payload(300).0.extent.get())
+            },
+            "it keeps memory and should not, or the reverse",
+        ),
+        (
+            |s| {
+                s.slot(State::Free, true)
+                    .extent
+                    .set(s.payload(300).0.extent.get())
+            },
+            "its extent overlaps another's",
+        ),
+        (
+            |s| {
+                let slot = s.ready_head();
+                s.hot().ready.head.set(slot.next.get());
+            },
+            "it is on no list",
+        ),
+        (
+            |s| {
+                let last = s.me().leased.tail.get();
+                s.queue.shared.segment.slot(last).unwrap().prev.set(0);
+            },
+            "the link back is wrong",
+        ),
+        (
+            |s| s.hot().ready.tail.set(s.hot().ready.head.get()),
+            "ready list: its end is wrong",
+        ),
+        (
+            |s| s.ready_head().next.set(s.hot().ready.head.get()),
+            "twice on one",
+        ),
+        (|s| s.ready_head().next.set(0), "ready list: its end is wrong"),
+        (
+            |s| {
+                let (first, second) = (
+                    s.ready_head(),
+                    s.queue.shared.segment.slot(s.ready_head().next.get()).unwrap(),
+                );
+                let seq = first.seq.get();
+                first.seq.set(second.seq.get());
+                second.seq.set(seq);
+            },
+            "ready list: the order is wrong",
+        ),
+        (
+            |s| {
+                let held = &s.me().leased;
+                let lease = |slot: u32| &s.queue.shared.segment.slot(slot).unwrap().lease;
+                let first = lease(held.head.get()).get();
+                lease(held.head.get()).set(lease(held.tail.get()).get());
+                lease(held.tail.get()).set(first);
+            },
+            "the order is wrong",
+        ),
+        (
+            |s| s.hot().dead.tail.set(0),
+            "list of dead letters: its end is wrong",
+        ),
+        (|s| s.hot().dead.head.set(0), "it is on no list"),
+        (|s| s.me().leased.head.set(0), "list of leases"),
+        (
+            |s| {
+                s.queue.shared.segment.participant(2).unwrap().leased.head.set(1);
+                s.hot().participants_high.set(2);
+            },
+            "participant 2: it is nobody's but holds something",
+        ),
+        (
+            |s| s.me().word.set(s.me().word.get() & 0xffff_ffff),
+            "it has no pid",
+        ),
+        (
+            |s| s.me().word.set(s.me().word.get() | 1 << 25),
+            "its word is impossible",
+        ),
+    ]);
+}
+
+#[test]
+fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
+    let returned = |s: &Scene| s.hot().returned.get();
+    assert_ne!(returned(&Scene::without_acknowledgement()), 0);
+    each_is_found_in(
+        Scene::without_acknowledgement,
+        &[
+            (|s| s.hot().returned.set(0), "it is on no list"),
+            (
+                |s| s.hot().returned.set(1 << 30),
+                "heap of returned items: it leads out of the slots",
+            ),
+            (
+                |s| {
+                    s.queue
+                        .shared
+                        .segment
+                        .slot(s.hot().returned.get())
+                        .unwrap()
+                        .holder
+                        .add(1)
+                },
+                "its rank is wrong",
+            ),
+            (
+                |s| {
+                    s.queue
+                        .shared
+                        .segment
+                        .slot(s.hot().returned.get())
+                        .unwrap()
+                        .seq
+                        .set(100)
+                },
+                "the order is wrong",
+            ),
+            (
+                |s| {
+                    let root = s.queue.shared.segment.slot(s.hot().returned.get()).unwrap();
+                    root.next.set(s.hot().returned.get());
+                },
+                "it is on two lists, or twice on one",
+            ),
+            (
+                |s| s.hot().aside.head.set(0),
+                "list of what dead holders set aside: its end is wrong",
+            ),
+            (
+                |s| {
+                    let slot = s.queue.shared.segment.slot(s.hot().aside.head.get()).unwrap();
+                    slot.commit(StateWord::new(State::Aside, 0, s.queue.shared.me.get()));
+                },
+                "it is on a list that is not its state's",
+            ),
+            (
+                |s| {
+                    s.slot(State::Leased, true)
+                        .commit(StateWord::new(State::GivenUp, 0, 0))
+                },
+                "its item is only counted, and the slot is not free",
+            ),
+            (|s| s.hot().given_up.set(1), "unfinished: a recount differs"),
+            (
+                |s| s.hot().lessees[0].set(0),
+                "it has leases and is not noted for them",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn damage_to_counters_is_found() {
+    each_is_found(&[
+        (|s| s.hot().ready_count.add(1), "ready_count: a recount differs"),
+        (|s| s.hot().ready_bytes.add(1), "ready_bytes: a recount differs"),
+        (|s| s.hot().unfinished.add(1), "unfinished: a recount differs"),
+        (|s| s.hot().owned_count.sub(1), "owned_count: a recount differs"),
+        (|s| s.hot().dead_count.set(0), "dead_count: a recount differs"),
+        (|s| s.hot().orphans.set(2), "unfinished: a recount differs"),
+        (
+            |s| s.me().given_up.set(1),
+            "given_up_of_living: a recount differs",
+        ),
+        (|s| s.hot().taken_bytes.add(128), "taken_bytes: a recount differs"),
+        (|s| s.hot().ready_done.set(3), "ready_done: a recount differs"),
+        (|s| s.hot().used_bytes.sub(128), "used_bytes: a recount differs"),
+        (|s| s.hot().kept_sum.sub(512), "kept_bytes: a recount differs"),
+        (|s| s.hot().kept_sum.add(ONE_KEPT), "kept: a recount differs"),
+        (|s| s.hot().lent_bytes.add(128), "lent_bytes: a recount differs"),
+        (|s| s.hot().published.set(3), "published: it is too small"),
+        (|s| s.hot().high_water.set(1), "high_water: it is too small"),
+        (|s| s.hot().high_water.set(1 << 40), "high_water: it is too large"),
+        (
+            |s| s.hot().put_bytes.set(100 | s.hot().published.get() & 1),
+            "put_bytes: it is too small",
+        ),
+        (
+            |s| s.hot().put_bytes.set(s.hot().put_bytes.get() ^ 1),
+            "put_bytes: a recount differs",
+        ),
+        (|s| s.hot().slots_high.set(1 << 20), "slots_high: it is too large"),
+        (|s| s.hot().slots_high.set(0), "slots_high: it is too small"),
+        (|s| s.hot().slots_backed.set(3), "slots_high: it is too large"),
+        (
+            |s| s.hot().slots_backed.set(u32::MAX),
+            "slots_backed: it is too large",
+        ),
+        (
+            |s| s.hot().participants_high.set(PARTICIPANTS),
+            "participants_high: it is too large",
+        ),
+    ]);
+}
+
+#[test]
+fn damage_to_the_heap_is_found() {
+    fn at(start: u32, granules: u32) -> u64 {
+        Extent { start, granules }.pack()
+    }
+    each_is_found(&[
+        (
+            |s| s.payload(300).0.extent.set(at(u32::MAX, 3)),
+            "its extent lies outside the heap",
+        ),
+        (
+            |s| {
+                let (slot, span) = s.payload(300);
+                slot.extent.set(at(span * GRANULES_PER_SPAN + 1, 3));
+            },
+            "its extent is no object of its span",
+        ),
+        (
+            |s| s.payload(300).0.extent.set(s.payload(2000).0.extent.get()),
+            "its extent overlaps another's",
+        ),
+        (
+            |s| {
+                let (slot, span) = s.payload(RUN);
+                slot.extent
+                    .set(at(span * GRANULES_PER_SPAN + 1, 2 * GRANULES_PER_SPAN));
+            },
+            "its run of spans is not whole",
+        ),
+        (
+            |s| {
+                let (slot, span) = s.payload(300);
+                slot.extent.set(at((span + 20) * GRANULES_PER_SPAN, 3));
+            },
+            "its span is not divided",
+        ),
+        (
+            |s| s.divided().0.taken[0].set(u64::MAX),
+            "its objects taken are others",
+        ),
+        (|s| s.divided().0.used.add(1), "a recount of its objects differs"),
+        (|s| s.divided().0.class.set(40), "it has no known class"),
+        (
+            |s| s.divided().0.class.set(6),
+            "it is on the list of another class",
+        ),
+        (|s| s.divided().0.prev.set(5), "the link back is wrong"),
+        (
+            |s| s.divided().0.next.set(s.divided().1 + 1),
+            "it is listed twice",
+        ),
+        (
+            |s| s.divided().0.next.set(1 << 30),
+            "the list leads out of the heap",
+        ),
+        (
+            |s| s.hot().partial.iter().for_each(|head| head.set(0)),
+            "it has room and is not listed",
+        ),
+        (
+            |s| s.hot().partial[0].set(s.payload(RUN).1 + 1),
+            "the list leads out of the heap",
+        ),
+        (
+            |s| s.queue.shared.segment.bitmap(0).unwrap().set(0),
+            "it is in use but not taken",
+        ),
+        (
+            |s| s.queue.shared.segment.bitmap(0).unwrap().set(u64::MAX),
+            "it is taken but nobody's",
+        ),
+        (
+            |s| s.queue.shared.segment.backing(s.payload(RUN).1).unwrap().set(3),
+            "there is no memory behind its payload",
+        ),
+        (
+            |s| {
+                let backing = s.queue.shared.segment.backing(s.divided().1).unwrap();
+                backing.set(backing.get() & !31 | 3);
+            },
+            "it is divided without memory behind it",
+        ),
+        (
+            |s| s.queue.shared.segment.backing(s.divided().1).unwrap().set(0x80),
+            "its backing byte is impossible",
+        ),
+        (
+            |s| s.queue.shared.segment.backing(30).unwrap().set(31),
+            "its backing byte is impossible",
+        ),
+        (
+            |s| s.queue.shared.segment.backing(30).unwrap().set(16),
+            "spans_high: it is too small",
+        ),
+        (
+            |s| {
+                let (run, divided) = (s.payload(RUN).1, s.divided());
+                let backing = s.queue.shared.segment.backing(divided.1).unwrap().get();
+                s.queue.shared.segment.backing(run).unwrap().set(backing);
+                s.queue.shared.segment.descriptor(run).unwrap().class.set(1);
+            },
+            "it is divided and part of a run",
+        ),
+        (|s| s.hot().spans_used.add(1), "spans_used: a recount differs"),
+        (|s| s.hot().pages_backed.sub(1), "pages_backed: a recount differs"),
+        (|s| s.hot().span_hint.set(60), "span_hint: it is too large"),
+        (|s| s.hot().spans_high.set(1), "spans_high: it is too small"),
+        (|s| s.hot().spans_high.set(1 << 20), "spans_high: it is too large"),
+        (
+            |s| s.hot().spans_tracked.set(1 << 30),
+            "spans_tracked: it is too large",
+        ),
+        (
+            |s| s.hot().spans_tracked.set(1),
+            "its extent lies outside the heap",
+        ),
+    ]);
+}
+
+#[test]
+fn damage_to_waiters_is_found() {
+    fn joiners(s: &Scene) -> &WaiterList {
+        &s.hot().waiters[Kind::Finish as usize]
+    }
+    each_is_found(&[
+        (|s| s.cell(1).word.set(9), "cell 1: its word is impossible"),
+        (|s| s.cell(1).word.set(WOKEN), "it is listed but does not wait"),
+        (
+            |s| s.cell(3).word.set(SLEEPING),
+            "it is on a list and must not, or the reverse",
+        ),
+        (
+            |s| s.cell(5).word.set(LATE),
+            "it is on the free list but not free",
+        ),
+        (|s| s.cell(3).kind.set(7), "it waits for nothing known"),
+        (|s| s.cell(1).kind.set(0), "it is on the list of another kind"),
+        (|s| s.cell(1).owner.set(77), "cell 1: nobody waits there"),
+        (|s| s.cell(2).prev.set(0), "the link back is wrong"),
+        (|s| s.cell(2).next.set(1), "twice on one"),
+        (|s| s.cell(2).next.set(9), "a list leads out of the cells"),
+        (|s| joiners(s).tail.set(1), "list of joiners: its end is wrong"),
+        (
+            |s| joiners(s).length.set(5),
+            "list of joiners: its length is wrong",
+        ),
+        (
+            |s| s.hot().cells_free.set(0),
+            "it is on a list and must not, or the reverse",
+        ),
+        (|s| s.hot().cells_free.set(1), "it is on two lists"),
+        (|s| s.hot().cells_high.set(0), "cells_high: it is too small"),
+        (|s| s.hot().cells_high.set(1000), "cells_high: it is too large"),
+        (
+            |s| s.hot().cells_backed.set(CELLS + 1),
+            "cells_backed: it is too large",
+        ),
+        (
+            |s| s.hot().waiters[Kind::Item as usize].on_way.set(0),
+            "getters on_way: a recount differs",
+        ),
+        (
+            |s| s.hot().spinning.getter.set(0x5_0001),
+            "getter_spinning: it names nobody",
+        ),
+        (
+            |s| s.hot().unfinished.set(0),
+            "they sleep although nothing is unfinished",
+        ),
+        (|s| s.hot().watching.set(2), "watching: a recount differs"),
+        (
+            |s| s.queue.shared.segment.participant(1).unwrap().watching.set(0),
+            "watching: a recount differs",
+        ),
+        (
+            |s| s.hot().rung.set(SILENT),
+            "rung: who watches is not told the truth",
+        ),
+    ]);
+}

@@ -1,0 +1,157 @@
+//! The waiters' cells against their lists.
+
+use super::Inspection;
+use crate::memory::layout::*;
+use crate::state::notifier::{RUNG, SILENT, state_of};
+use crate::state::waiters::{ABANDONED, FREE, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT};
+use crate::sync::Word;
+
+impl Inspection<'_> {
+    pub(super) fn inspect_waiters(&mut self) {
+        let hot = self.hot();
+        let high = self.sizes().2 as u32;
+        let (marked, backed) = (hot.cells_high.get(), hot.cells_backed.get());
+        self.at_least("cells_high", u64::from(marked), 1);
+        self.at_most("cells_high", u64::from(marked), u64::from(high.max(1)));
+        self.at_most("cells_backed", u64::from(backed), u64::from(CELLS));
+
+        let mut index = hot.cells_free.get();
+        while index != 0 && self.list_cell(index, high) {
+            let Ok(cell) = self.segment().cell(index) else {
+                return;
+            };
+            if cell.word.get() != FREE {
+                self.fault("cell", Some(index), "it is on the free list but not free");
+            }
+            index = cell.next.get();
+        }
+        let names = ["list of getters", "list of putters", "list of joiners"];
+        for (kind, name) in Kind::ALL.into_iter().zip(names) {
+            self.walk_waiters(kind, name, high);
+        }
+        let mut on_way = [0; 3];
+        for index in 1..high {
+            self.inspect_cell(index, &mut on_way);
+        }
+        let counters = ["getters on_way", "putters on_way", "joiners on_way"];
+        for (i, list) in hot.waiters.iter().enumerate() {
+            self.compare(counters[i], u64::from(list.on_way.get()), on_way[i]);
+        }
+        for (name, spinner) in [
+            ("getter_spinning", hot.spinning.getter.get()),
+            ("putter_spinning", hot.spinning.putter.get()),
+        ] {
+            if spinner != 0 && !self.is_participant(spinner) {
+                self.fault(name, None, "it names nobody");
+            }
+        }
+        self.inspect_bell();
+        if hot.unfinished.get() == 0 && hot.waiters[Kind::Finish as usize].length.get() != 0 {
+            self.fault(
+                "list of joiners",
+                None,
+                "they sleep although nothing is unfinished",
+            );
+        }
+    }
+
+    fn inspect_bell(&mut self) {
+        let hot = self.hot();
+        let mut watching = 0;
+        for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
+            if let Ok(record) = self.segment().participant(index) {
+                watching += u64::from(record.watching.get());
+            }
+        }
+        self.compare("watching", u64::from(hot.watching.get()), watching);
+        let (rung, is_ready) = (state_of(hot.rung.get()), hot.ready_count.get() > 0);
+        if watching > 0 && (rung == SILENT && is_ready || rung == RUNG && !is_ready) {
+            self.fault("rung", None, "who watches is not told the truth");
+        }
+    }
+
+    /// Notes that a cell was found on a list. False if the walk must end here.
+    fn list_cell(&mut self, index: u32, high: u32) -> bool {
+        if index >= high {
+            self.fault("cell", Some(index), "a list leads out of the cells");
+            return false;
+        }
+        if core::mem::replace(&mut self.is_cell_listed[index as usize], true) {
+            self.fault("cell", Some(index), "it is on two lists, or twice on one");
+            return false;
+        }
+        true
+    }
+
+    fn walk_waiters(&mut self, kind: Kind, name: &'static str, high: u32) {
+        let list = &self.hot().waiters[kind as usize];
+        let (mut prev, mut index, mut length) = (0, list.head.get(), 0);
+        while index != 0 {
+            if !self.list_cell(index, high) {
+                return;
+            }
+            let Ok(cell) = self.segment().cell(index) else {
+                return;
+            };
+            if !matches!(cell.word.get(), SLEEPING | ABANDONED) {
+                self.fault("cell", Some(index), "it is listed but does not wait");
+            }
+            if cell.kind.get() != kind as u32 {
+                self.fault("cell", Some(index), "it is on the list of another kind");
+            }
+            if cell.prev.get() != prev {
+                let found = u64::from(cell.prev.get());
+                self.fault_in_numbers(
+                    "cell",
+                    Some(index),
+                    "the link back is wrong",
+                    found,
+                    u64::from(prev),
+                );
+            }
+            length += 1;
+            (prev, index) = (index, cell.next.get());
+        }
+        if list.tail.get() != prev {
+            let tail = u64::from(list.tail.get());
+            self.fault_in_numbers(name, None, "its end is wrong", tail, u64::from(prev));
+        }
+        if list.length.get() != length {
+            let found = u64::from(list.length.get());
+            self.fault_in_numbers(name, None, "its length is wrong", found, u64::from(length));
+        }
+    }
+
+    fn inspect_cell(&mut self, index: u32, on_way: &mut [u64; 3]) {
+        let Ok(cell) = self.segment().cell(index) else {
+            return;
+        };
+        let word = cell.word.get();
+        let is_listed = self.is_cell_listed[index as usize];
+        if is_listed == matches!(word, WOKEN | LATE | WOKEN_LEFT | LATE_LEFT) {
+            self.fault(
+                "cell",
+                Some(index),
+                "it is on a list and must not, or the reverse",
+            );
+        }
+        if word == FREE {
+            return;
+        }
+        self.found.cells += 1;
+        let kind = cell.kind.get() as usize;
+        match word {
+            SLEEPING | LATE | ABANDONED | LATE_LEFT => {}
+            WOKEN | WOKEN_LEFT if kind < on_way.len() => on_way[kind] += 1,
+            WOKEN | WOKEN_LEFT => {}
+            _ => self.fault("cell", Some(index), "its word is impossible"),
+        }
+        if kind >= on_way.len() {
+            self.fault("cell", Some(index), "it waits for nothing known");
+        }
+        // Who has left the list without the lock may have left the queue since.
+        if word != ABANDONED && !self.is_participant(cell.owner.get()) {
+            self.fault("cell", Some(index), "nobody waits there");
+        }
+    }
+}

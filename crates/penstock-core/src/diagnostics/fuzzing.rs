@@ -1,0 +1,80 @@
+//! Doors for the fuzzer (`fuzz/`), compiled in with the feature `fuzzing` only.
+//!
+//! The feature also surrounds the memory of a queue with address space that no access survives (platform/), and makes
+//! the slices short in which a waiter sleeps (lock.rs, waiter.rs).
+
+use crate::error::Error;
+use crate::handle::queue::Queue;
+use crate::memory::layout::*;
+use crate::sync::{AtomicU8, AtomicU64, Word};
+
+/// Elements of one size, one after the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Region {
+    pub start: u64,
+    pub size: u64,
+    pub count: u64,
+}
+
+/// Where the regions of a queue's memory lie; without those of payload bytes.
+pub fn regions(queue: &Queue) -> [Region; 8] {
+    fn region<T>(start: u64, count: u32) -> Region {
+        Region {
+            start,
+            size: size_of::<T>() as u64,
+            count: u64::from(count),
+        }
+    }
+    let geometry = &queue.shared.segment.geometry;
+    [
+        region::<Header>(HEADER_AT, 1),
+        region::<Hot>(HOT_AT, 1),
+        region::<Participant>(geometry.participants_at, PARTICIPANTS),
+        region::<WaiterCell>(geometry.cells_at, CELLS),
+        region::<AtomicU8>(geometry.backing_at, geometry.spans),
+        region::<AtomicU64>(geometry.bitmap_at, geometry.spans.div_ceil(64)),
+        region::<SpanDescriptor>(geometry.descriptors_at, geometry.spans),
+        region::<Slot>(geometry.slots_at, geometry.slots),
+    ]
+}
+
+/// Where the memory is mapped in this process.
+pub fn base(queue: &Queue) -> *const u8 {
+    std::ptr::from_ref(queue.shared.segment.header()).cast()
+}
+
+/// This process's name in the queue, as it stands in the lock word and in the slots that it holds; 0 if it has none.
+pub fn name(queue: &Queue) -> u32 {
+    queue.shared.member_if_any().unwrap_or(0)
+}
+
+/// Ends the membership as the death of the process would: what it holds stays as it is. To the others it then looks like
+/// a process that has called `exec`.
+pub fn vanish(queue: &Queue) {
+    queue.forget_membership();
+}
+
+/// The same inside the critical section.
+pub fn vanish_in_section(queue: &Queue) -> Result<(), Error> {
+    core::mem::forget(queue.shared.report(queue.enter_surely())?);
+    queue.forget_membership();
+    Ok(())
+}
+
+/// Adds a sleeping waiter that nobody is behind.
+pub fn enlist(queue: &Queue, kind: usize) -> Result<(), Error> {
+    let enlisted = queue
+        .enter_surely()
+        .and_then(|mut section| section.enlist(Kind::ALL[kind % Kind::ALL.len()]));
+    queue.shared.report(enlisted).map(drop)
+}
+
+/// Whether the lock is held by a participant that is not proven dead. It may be stopped, so it is waited for, however
+/// long; nobody can tell that from damage.
+pub fn is_lock_held_by_the_living(queue: &Queue) -> bool {
+    let holder = queue.shared.segment.hot().lock.get() & !CONTENDED;
+    holder != 0
+        && queue.shared.participant_named(holder).is_ok_and(|record| {
+            record.is_some_and(|record| !queue.shared.is_dead(index_of(holder), record, true))
+        })
+}

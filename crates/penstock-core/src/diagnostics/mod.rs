@@ -1,0 +1,6 @@
+//! Diagnostics: what a queue tells of itself. They change nothing.
+
+pub(crate) mod check;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+pub(crate) mod statistics;

@@ -1,0 +1,106 @@
+//! Entering a critical section under this process's own name, which is registered on first use.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::handle::queue::Queue;
+use crate::lock::guard::Guard;
+use crate::options::{Patience, Wait};
+use crate::platform::{self, Instant};
+use crate::state::recovery::Portion;
+use crate::state::{Section, WORK_PUT_OFF};
+use crate::sync::Word;
+
+/// How long work that can be put off waits for the lock.
+const BRIEFLY: Duration = Duration::from_millis(10);
+
+/// Pause between two portions, if other threads wait for the lock: long enough for one of them to wake up and take it.
+const PAUSE: Duration = Duration::from_micros(50);
+
+impl Queue {
+    /// Takes the lock. `Error::Busy` if the wait's patience ended first.
+    #[inline(always)]
+    pub(crate) fn enter(&self, wait: &mut Wait<'_>) -> Result<Guard<'_>, Error> {
+        self.acquire(wait).map(|me| Guard::new(&self.shared, me))
+    }
+
+    /// The same without the guard, which the caller makes of the name that this answers. So it is made in its place: to
+    /// move one costs as much as all else in here.
+    #[inline(always)]
+    pub(crate) fn acquire(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        let me = match self.member_word_now() {
+            Some(me) => me,
+            // To register makes system calls, and may have to sweep.
+            None if wait.patience == Patience::Try => return Err(Error::Busy),
+            None => self.join_in(wait)?,
+        };
+        self.shared.acquire_as(me, wait)?;
+        if self.shared.is_welcome(me) {
+            return Ok(me);
+        }
+        self.enter_in_vain(me, wait)
+    }
+
+    /// The lock is held, and there is something else to be done first: nothing at all in a damaged queue, or the work that
+    /// this process has put off, or to register anew. `me` may say that work was put off (upkeep.rs).
+    #[cold]
+    fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        let name = me & !WORK_PUT_OFF;
+        let mut section = Guard::new(&self.shared, name);
+        if self.shared.segment.hot().damaged.get() != 0 {
+            return Err(section.corrupt("found damaged before"));
+        }
+        if self.shared.participant_named(name)?.is_none() {
+            // Wrongly taken for dead (participant.rs says when that can happen): what it held is gone, and it goes on
+            // under a new name.
+            drop(section);
+            self.forget_name(name);
+            return self.acquire(wait);
+        }
+        self.finish_put_off(&mut section)?;
+        core::mem::forget(section);
+        Ok(name)
+    }
+
+    /// Takes the lock however long it takes; for work that must be finished.
+    #[cfg(any(not(loom), test))]
+    pub(crate) fn enter_surely(&self) -> Result<Guard<'_>, Error> {
+        crate::options::surely(|mut wait| self.enter(&mut wait))
+    }
+
+    /// Takes the lock, or gives up soon: for work that can be put off (upkeep.rs), or that another participant does as well.
+    /// Waits 10 ms at most, and not at all while other work of this process is put off already.
+    pub(crate) fn enter_briefly(&self) -> Result<Guard<'_>, Error> {
+        let mut wait = Wait {
+            patience: Patience::Try,
+            interrupted: &mut || false,
+        };
+        match self.enter(&mut wait) {
+            Err(Error::Busy) if !self.shared.has_work_put_off() => {
+                wait.patience = Patience::Until(Instant::now() + BRIEFLY);
+                self.enter(&mut wait)
+            }
+            entered => entered,
+        }
+    }
+
+    /// Repeats `portion` in critical sections of its own until it has nothing left to do. Waiters for the lock get it in between.
+    pub(crate) fn in_portions<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+        portion: &mut dyn FnMut(&mut Section<'q>) -> Result<Portion, Error>,
+    ) -> Result<(), Error> {
+        loop {
+            let mut section = enter()?;
+            let done = portion(&mut section);
+            let is_contended = section.is_contended();
+            drop(section);
+            if self.shared.report(done)? == Portion::Last {
+                return Ok(());
+            }
+            if is_contended {
+                platform::sleep(PAUSE);
+            }
+        }
+    }
+}

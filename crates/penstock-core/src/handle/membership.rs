@@ -1,0 +1,155 @@
+//! Membership: how this process registers with a queue.
+
+use std::os::fd::IntoRawFd;
+
+use crate::error::Error;
+use crate::fork;
+use crate::handle::queue::Queue;
+use crate::handle::upkeep::is_stuck;
+use crate::memory::layout::index_of;
+use crate::options::Wait;
+use crate::platform;
+use crate::state::participant::{LAST, Proof, read};
+use crate::sync::{Ordering, Word};
+
+/// A process that gets one of the last places sweeps the dead. So many processes may do so at once.
+const LATE_PLACES: u32 = 64;
+
+/// Set when this process joins a queue whose other processes could not prove its death.
+static IS_UNTOLD: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Whether this process has joined such a queue since the last call. For bindings, which tell their user.
+pub fn joined_without_proof() -> bool {
+    IS_UNTOLD.swap(false, std::sync::atomic::Ordering::Relaxed)
+}
+
+impl Queue {
+    /// This process's name in the queue, registered on first use.
+    #[inline]
+    pub(crate) fn member(&self) -> Result<u32, Error> {
+        fork::notice();
+        match self.shared.member_if_any() {
+            None => self.register(),
+            Some(me) => Ok(me),
+        }
+    }
+
+    /// The same if it has registered.
+    #[inline(always)]
+    pub(crate) fn member_now(&self) -> Option<u32> {
+        fork::notice();
+        self.shared.member_if_any()
+    }
+
+    /// The name, and whether work was put off: for whoever takes the lock with it.
+    #[inline(always)]
+    pub(crate) fn member_word_now(&self) -> Option<u32> {
+        fork::notice();
+        self.shared.member_word_if_any()
+    }
+
+    /// After a fork, in the child: the parent goes on under the old name.
+    pub(crate) fn forget_membership(&self) {
+        self.shared.me.set(0);
+        self.leaving.set(0);
+        platform::close_checked(
+            self.life.swap(-1, std::sync::atomic::Ordering::Relaxed),
+            self.shared.segment.identity(),
+        );
+    }
+
+    /// After this process was wrongly taken for dead: its old name is nobody's. Another thread may have a new one already.
+    #[cold]
+    pub(crate) fn forget_name(&self, old: u32) {
+        let _no_fork = fork::hold_off(); // nobody registers meanwhile
+        if self.shared.member_if_any() == Some(old) {
+            self.forget_membership();
+        }
+    }
+
+    /// Registers this process unless it has. Every operation does so by itself; a caller that wants to know beforehand
+    /// whether the death of this process could be proven asks here.
+    pub fn take_part(&self) -> Result<Proof, Error> {
+        let me = self.shared.report(self.member())?;
+        self.shared.proof_of(me)
+    }
+
+    /// The same for an operation, whose caller may have it end here.
+    #[cold]
+    pub(crate) fn join_in(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        let me = self.member()?;
+        if IS_UNTOLD.load(std::sync::atomic::Ordering::Relaxed) && (wait.interrupted)() {
+            return Err(Error::Interrupted);
+        }
+        Ok(me)
+    }
+
+    #[cold]
+    pub(crate) fn register(&self) -> Result<u32, Error> {
+        let (pid, namespace) = (platform::process_id(), platform::pid_namespace());
+        let (birth, since) = (platform::own_birth(), platform::ticks_since_boot());
+        for attempt in 0..2 {
+            // One thread of the process at a time.
+            let no_fork = fork::hold_off();
+            if let Some(me) = self.shared.member_if_any() {
+                return Ok(me);
+            }
+            let life = self.shared.segment.fd().and_then(platform::reopen);
+            let Some(me) = self.shared.claim_record(life.as_ref(), pid, namespace)? else {
+                break;
+            };
+            let record = self.shared.segment.participant(index_of(me))?;
+            record.pid_namespace.set(namespace);
+            record.birth.set(birth);
+            record.since.set(since);
+            self.life.store(
+                life.map_or(-1, IntoRawFd::into_raw_fd),
+                std::sync::atomic::Ordering::Relaxed,
+            );
+            // Release: pairs with the acquire in member_if_any.
+            self.shared.me.store(me, Ordering::Release);
+            drop(no_fork);
+            if self.shared.bell.is_known() {
+                // The section that follows announces it.
+                self.shared.put_off_work();
+            }
+            self.sweep_former_self(index_of(me), pid, birth, namespace)?;
+            if index_of(me) > LAST - LATE_PLACES {
+                self.look_for_dead(true)?;
+            }
+            if index_of(me) < LAST {
+                if self.shared.proof_of(me)? == Proof::Impossible {
+                    IS_UNTOLD.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+                return Ok(me);
+            }
+            // The last place serves only to sweep, so that a table full of the dead is no dead end.
+            self.depart();
+            if attempt == 1 {
+                break;
+            }
+        }
+        Err(Error::TooManyParticipants { limit: LAST - 1 })
+    }
+
+    /// Before a call of `exec` this process may have been another participant, which no longer exists.
+    fn sweep_former_self(&self, mine: u32, pid: u32, birth: u64, namespace: u64) -> Result<(), Error> {
+        for index in 1..=self.shared.segment.hot().participants_high.get().min(LAST) {
+            let record = self.shared.segment.participant(index)?;
+            let seen = read(record);
+            if index != mine
+                && seen.is_alive()
+                && seen.pid() == pid
+                && record.birth.get() == birth
+                && record.pid_namespace.get() == namespace
+            {
+                match self.sweep_in_portions(index, seen.0, &mut || self.enter_briefly()) {
+                    // Others find it as they find any other that is dead.
+                    Err(error) if !is_stuck(&error) => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}

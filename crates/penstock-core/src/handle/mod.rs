@@ -1,0 +1,8 @@
+//! The handle: a queue as one process holds it.
+
+pub(crate) mod enter;
+pub(crate) mod membership;
+pub(crate) mod queue;
+#[cfg_attr(loom, path = "../models/registry.rs")]
+pub(crate) mod registry;
+pub(crate) mod upkeep;

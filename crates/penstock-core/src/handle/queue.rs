@@ -1,0 +1,151 @@
+//! A queue as one process holds it: its segment, its options, its membership.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
+
+use crate::error::Error;
+use crate::handle::registry;
+use crate::memory::segment::Segment;
+use crate::operations::spin::SpinBudget;
+use crate::options::Options;
+use crate::platform;
+use crate::state::Shared;
+use crate::state::holding;
+use crate::sync::{AtomicU32, Word};
+use crate::units::Id;
+
+/// A handle to a queue. One process has one for each queue, whatever the number of its threads.
+pub struct Queue {
+    pub(crate) shared: Shared,
+    /// A leaving of this process that was put off. See upkeep.rs.
+    pub(crate) leaving: AtomicU32,
+    /// The descriptor whose lock is this process's life byte, or -1.
+    pub(crate) life: AtomicI32,
+    pub(crate) spin_budgets: [SpinBudget; 2],
+    #[cfg(not(loom))]
+    pub(crate) memory_budget: SpinBudget,
+}
+
+impl Queue {
+    /// Creates a queue, which lives as long as any process has a handle to it.
+    pub fn create(options: &Options) -> Result<Arc<Queue>, Error> {
+        let (segment, options) = Segment::create(options, None)?;
+        let mut open = registry::open_queues();
+        Queue::enter_in_list(&mut open, segment, options)
+    }
+
+    /// Creates a queue with a name in a folder on a tmpfs. The name keeps it, with its items, until it is removed.
+    pub fn create_named(path: &Path, options: &Options) -> Result<Arc<Queue>, Error> {
+        let (segment, options) = Segment::create(options, Some(path))?;
+        let mut open = registry::open_queues();
+        Queue::enter_in_list(&mut open, segment, options)
+    }
+
+    /// Opens a queue by its name.
+    pub fn open_named(path: &Path) -> Result<Arc<Queue>, Error> {
+        Queue::attach(platform::open_file(path)?)
+    }
+
+    /// Opens the queue behind a descriptor; answers this process's handle if it has one already.
+    pub fn attach(fd: OwnedFd) -> Result<Arc<Queue>, Error> {
+        use std::os::fd::AsFd;
+        let id = Segment::read_id(fd.as_fd())?;
+        let mut open = registry::open_queues_without_leaving(id);
+        if let Some(queue) = open.find(id) {
+            return Ok(queue);
+        }
+        let (segment, options) = Segment::open(fd)?;
+        Queue::enter_in_list(&mut open, segment, options)
+    }
+
+    /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc to open it by.
+    /// The kernel allows it where it would allow a debugger.
+    #[cfg(not(loom))]
+    pub fn duplicate_of(pid: u32, fd: u32) -> Result<OwnedFd, Error> {
+        platform::duplicate_of(pid, fd)
+    }
+
+    /// This process's handle to a queue, if it has one.
+    pub fn by_id(id: Id) -> Option<Arc<Queue>> {
+        registry::open_queues().find(id)
+    }
+
+    fn enter_in_list(
+        open: &mut registry::OpenQueues,
+        segment: Segment,
+        options: Options,
+    ) -> Result<Arc<Queue>, Error> {
+        let id = segment.id;
+        open.reserve()?;
+        let queue = Arc::new(Queue {
+            shared: Shared::new(segment, options),
+            leaving: AtomicU32::new(0),
+            life: AtomicI32::new(-1),
+            spin_budgets: [SpinBudget::new(), SpinBudget::new()],
+            #[cfg(not(loom))]
+            memory_budget: SpinBudget::new(),
+        });
+        open.add(id, &queue);
+        Ok(queue)
+    }
+
+    pub fn id(&self) -> Id {
+        self.shared.segment.id
+    }
+
+    /// The options, with the default of `max_bytes` filled in.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
+    /// The descriptor of the memory file, by which another process can attach.
+    pub fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
+        self.shared.segment.fd().ok_or(Error::Closed)
+    }
+
+    /// A descriptor of one's own for the same memory file.
+    pub fn duplicate_fd(&self) -> Result<OwnedFd, Error> {
+        platform::duplicate(self.fd()?)
+    }
+
+    /// Items that a get would find at this moment: by the last change that is complete if another process is at work, or
+    /// stopped. Does not wait; only for a dead holder of the lock it repairs the queue first.
+    pub fn len(&self) -> u64 {
+        self.look_after();
+        self.shared.ready_count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a put would have to wait; as [`len`](Self::len).
+    pub fn is_full(&self) -> bool {
+        self.look_after();
+        !self.shared.has_room()
+    }
+
+    /// Whether anything was ever put. Does not wait.
+    #[cfg(not(loom))]
+    pub fn was_used(&self) -> bool {
+        self.shared.segment.hot().published.get() > 0
+    }
+
+    /// Whether so many payloads are looked at in place that whoever wants to hold one for long should copy it: more than a
+    /// quarter of `max_bytes`, for which they do not count. A moment's estimate, without the lock.
+    pub fn is_lent_out(&self) -> bool {
+        self.shared.segment.hot().lent_bytes.get() > self.shared.options.max_bytes.unwrap_or(u64::MAX) / 4
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.depart();
+        self.shared.bell.close();
+        holding::forget(self.shared.segment.id);
+        // Last, so that nobody in this process opens the queue anew while it is still a member.
+        registry::forget(self.shared.segment.id);
+    }
+}

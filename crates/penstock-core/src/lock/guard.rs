@@ -1,0 +1,121 @@
+//! Guard: the lock, held, and what the end of a critical section does.
+
+use core::ops::{Deref, DerefMut};
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::lock::word::Acquired;
+use crate::memory::layout::CONTENDED;
+use crate::options::Wait;
+use crate::platform;
+use crate::state::notifier::Errand;
+use crate::state::{Section, Shared};
+use crate::sync::{Ordering, Word};
+
+/// The lock, held. Dropping it restores the waiters' invariant (waiter.rs), releases the lock, has the next operation's place
+/// fetched, and then makes the wake-up calls.
+///
+/// A type of its own around the section and not beside it: a second pointer would cost every operation.
+pub(crate) struct Guard<'q>(Section<'q>);
+
+impl<'q> Guard<'q> {
+    /// The guard of a lock that was just acquired.
+    #[inline(always)]
+    pub(crate) fn new(shared: &'q Shared, me: u32) -> Guard<'q> {
+        Guard(Section::new(shared, me))
+    }
+}
+
+impl<'q> Deref for Guard<'q> {
+    type Target = Section<'q>;
+    #[inline(always)]
+    fn deref(&self) -> &Section<'q> {
+        &self.0
+    }
+}
+
+impl<'q> DerefMut for Guard<'q> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut Section<'q> {
+        &mut self.0
+    }
+}
+
+impl Drop for Guard<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.settle();
+        let word = &self.hot().lock;
+        // Release: pairs with the acquire in Shared::acquire_as of the next holder.
+        if word.swap(0, Ordering::Release) & CONTENDED != 0 {
+            platform::futex_wake(word, 1);
+        }
+        self.shared.segment.fetch_ahead(self.ahead);
+        if self.has_wakes() {
+            fault!("unlock.before-wake");
+            self.wake_chosen();
+        }
+        if !matches!(self.errand, Errand::None) {
+            self.shared.run(self.errand, self.me);
+        }
+    }
+}
+
+impl Shared {
+    /// Takes the lock under that name. If its holder was dead, what that left is repaired first.
+    #[inline(always)]
+    pub(crate) fn acquire_as(&self, me: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+        // Acquire: pairs with the release in Guard::drop of the holder before, or with the release of the commits of
+        // a dead holder, whose stores the kernel made visible before it reported the death.
+        // Release: pairs with the acquire in take_over: whoever sees this name finds the record that belongs to it.
+        if self
+            .segment
+            .hot()
+            .lock
+            .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+        {
+            self.acquire_taken(me, wait)?;
+        }
+        fault!("lock.taken");
+        Ok(())
+    }
+
+    /// Whether the holder of the lock under that name may go on: the queue is whole, and the name is a participant's.
+    #[inline(always)]
+    pub(crate) fn is_welcome(&self, me: u32) -> bool {
+        self.segment.hot().damaged.get() == 0 && matches!(self.participant_named(me), Ok(Some(_)))
+    }
+
+    #[cold]
+    fn acquire_taken(&self, me: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+        match self.await_lock(me, wait)? {
+            Acquired::Clean => Ok(()),
+            Acquired::FromDead(former) => self.recover(me & !CONTENDED, former),
+        }
+    }
+
+    /// Repairs the queue if the lock's holder is dead. Never waits for a holder that lives.
+    pub(crate) fn take_over_from_dead(&self, me: u32) -> Result<(), Error> {
+        if let Some(former) = self.take_over(me)? {
+            self.recover(me, former)?;
+            drop(Guard::new(self, me));
+        }
+        Ok(())
+    }
+
+    /// What the new holder does first after a take-over: it rebuilds, and sweeps the former holder. Other dead are found
+    /// as usual, outside the lock. On damage the queue is marked and the lock released.
+    fn recover(&self, me: u32, former: u32) -> Result<(), Error> {
+        let mut section = Guard::new(self, me);
+        let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
+        if recovered.is_err() {
+            self.segment.hot().damaged.set(1);
+            return recovered;
+        }
+        section.wake_chosen();
+        // The caller goes on inside the section: it makes its own guard.
+        core::mem::forget(section);
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! The lock of a queue, which a survivor takes over when its holder died, and the critical section it guards.
+//!
+//! Requirements. Held for tens of nanoseconds; never held by nobody knows whom; taken over from a holder that is
+//! proven dead, within one time slice; a stopped holder is alive and is waited for.
+//!
+//! Protocol. The lock word is a futex:
+//!
+//! ```text
+//!    bit 31      bits 12..31    bits 0..12
+//!    contended   incarnation    participant's index        all zero: free
+//! ```
+//!
+//! To take it is one compare-and-swap from 0 to one's own name, so at every instant the word says who holds it. Who finds
+//! it taken spins briefly, sets `contended`, and sleeps on the word in slices of 50 ms (slice.rs). At the end of a slice it asks the
+//! kernel whether the holder lives (participant.rs); if the holder is proven dead, one compare-and-swap from the dead
+//! name to one's own takes the lock over: of several survivors one wins. The winner rebuilds (rebuild.rs) before it
+//! does anything else; if it dies in that, the next one starts the same from the beginning.
+//!
+//! A caller that does not block (`Patience::Now`) waits for a holder that runs. Of a holder that kept the lock for a whole
+//! slice it reads the state of the process: if it is stopped, the call ends with `Error::Stopped`. If the kernel does not
+//! tell (another pid namespace), the call ends after two slices with the same holder.
+//!
+//! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
+//! compare-and-swap from 0. It is not fair.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::{CONTENDED, Participant, index_of};
+use crate::options::{Patience, Wait};
+use crate::platform::{self, Instant, Slept};
+use crate::slice::Slice;
+use crate::state::Shared;
+use crate::sync::{Ordering, Word, spin_loop};
+
+const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 50_000 });
+/// Rounds of looking at a taken lock before sleeping: a few microseconds, some dozens of critical sections.
+const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
+/// The holder that a waiter has seen at each of its looks so far.
+struct Suspect {
+    name: u32,
+    since: Option<Instant>,
+}
+
+impl Suspect {
+    fn new() -> Suspect {
+        Suspect { name: 0, since: None }
+    }
+
+    fn see(&mut self, taken: u32) {
+        let name = taken & !CONTENDED;
+        if self.since.is_none() || self.name != name {
+            *self = Suspect {
+                name,
+                since: Some(Instant::now()),
+            };
+        }
+    }
+
+    /// The lock was released meanwhile, perhaps by the same holder, which runs then.
+    fn clear(&mut self) {
+        self.since = None;
+    }
+
+    fn held_for(&self) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| {
+            Instant::now().saturating_duration_since(since)
+        })
+    }
+}
+
+/// How the lock came to its new holder.
+pub(crate) enum Acquired {
+    Clean,
+    /// Taken over from a dead holder of that name, whose section may be half done.
+    FromDead(u32),
+}
+
+impl Shared {
+    /// Takes a lock that was taken a moment ago.
+    pub(crate) fn await_lock(&self, me: u32, wait: &mut Wait<'_>) -> Result<Acquired, Error> {
+        let word = &self.segment.hot().lock;
+        if platform::cores() > 1 {
+            for _ in 0..SPINS {
+                if word.get() == 0
+                    && word
+                        .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
+                        .is_ok()
+                {
+                    return Ok(Acquired::Clean);
+                }
+                spin_loop();
+            }
+        }
+        let mut slice = Slice::new();
+        let mut suspect = Suspect::new();
+        loop {
+            match wait.patience {
+                Patience::Try => return Err(Error::Busy),
+                Patience::Until(deadline) if Instant::now() >= deadline => {
+                    // However short the time was: or a caller that comes again and again would never take over.
+                    if let Some(former) = self.take_over(me)? {
+                        return Ok(Acquired::FromDead(former));
+                    }
+                    return Err(self.why_in_vain(word.load(Ordering::Acquire)));
+                }
+                _ => {}
+            }
+            let seen = word.get();
+            if seen == 0 {
+                // Others may sleep, so the word says contended: the release then wakes one, perhaps for nothing.
+                if word
+                    .compare_exchange(0, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    return Ok(Acquired::Clean);
+                }
+                continue;
+            }
+            if seen & CONTENDED == 0
+                && word
+                    .compare_exchange(seen, seen | CONTENDED, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            suspect.see(seen);
+            let slice_end = slice.end(SLICE);
+            let end = match wait.patience {
+                Patience::Until(deadline) => deadline.min(slice_end),
+                _ => slice_end,
+            };
+            let at_most = end.saturating_duration_since(Instant::now());
+            let slept = platform::futex_wait(word, seen | CONTENDED, at_most);
+            if slept == Slept::Changed {
+                suspect.clear();
+            }
+            let is_over = slept == Slept::TimedOut || Instant::now() >= end;
+            if is_over {
+                slice.restart();
+                if let Some(former) = self.take_over(me)? {
+                    return Ok(Acquired::FromDead(former));
+                }
+            }
+            if (is_over || slept != Slept::Changed) && (wait.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            if is_over && wait.patience == Patience::Now {
+                self.give_up_behind_stopped(&mut suspect)?;
+            }
+        }
+    }
+
+    /// Takes the lock over if its holder is proven dead, and answers the name of that one, whose changes are to be repaired.
+    /// `None` if it is not, or another participant was quicker. Never waits.
+    pub(crate) fn take_over(&self, me: u32) -> Result<Option<u32>, Error> {
+        let word = &self.segment.hot().lock;
+        // Acquire: pairs with the release of whoever put its name there (see Shared::acquire_as), whose record is looked at now.
+        let taken = word.load(Ordering::Acquire);
+        let former = taken & !CONTENDED;
+        if former == 0 || !self.is_dead_holder(former)? {
+            return Ok(None);
+        }
+        // Both: see Shared::acquire_as. Of all survivors that have seen the dead name, one succeeds.
+        if word
+            .compare_exchange(taken, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
+            .is_err()
+        {
+            return Ok(None);
+        }
+        fault!("takeover.taken");
+        Ok(Some(former))
+    }
+
+    /// An error if the holder has kept the lock for a slice and is stopped; or for two, and none of its threads runs or the kernel
+    /// does not tell.
+    fn give_up_behind_stopped(&self, suspect: &mut Suspect) -> Result<(), Error> {
+        let held_for = suspect.held_for();
+        if held_for < SLICE {
+            return Ok(());
+        }
+        let Some(pid) = self.pid_of_holder(suspect.name)? else {
+            return Ok(());
+        };
+        match self.is_stopped(suspect.name) {
+            Some(true) => Err(Error::Stopped { pid }),
+            Some(false) if held_for < SLICE * 2 || platform::is_running(pid) => Ok(()),
+            // It may have let go and slept since.
+            Some(false) if self.segment.hot().lock.get() & !CONTENDED != suspect.name => Ok(()),
+            None if held_for < SLICE * 2 => Ok(()),
+            Some(false) | None => Err(Error::Stopped { pid }),
+        }
+    }
+
+    /// What the caller hears whose time is over: the lock is taken, by a process that is stopped or by one that runs.
+    fn why_in_vain(&self, taken: u32) -> Error {
+        let holder = taken & !CONTENDED;
+        match self.pid_of_holder(holder) {
+            Ok(Some(pid)) if self.is_stopped(holder) == Some(true) => Error::Stopped { pid },
+            _ => Error::Busy,
+        }
+    }
+
+    fn pid_of_holder(&self, holder: u32) -> Result<Option<u32>, Error> {
+        if holder == 0 {
+            return Ok(None);
+        }
+        Ok(self.participant_named(holder)?.map(Participant::pid))
+    }
+
+    /// Whether the process behind a name is stopped. `None` if the kernel does not tell this process.
+    fn is_stopped(&self, holder: u32) -> Option<bool> {
+        let record = self.participant_named(holder).ok()??;
+        if self.is_neighbour(record) {
+            platform::is_stopped(record.pid())
+        } else {
+            None
+        }
+    }
+
+    /// Whether the participant named in the lock word is proven dead.
+    fn is_dead_holder(&self, holder: u32) -> Result<bool, Error> {
+        match self.participant_named(holder)? {
+            Some(record) => Ok(self.is_dead(index_of(holder), record, true)),
+            // It let go, left, and its record was freed in the meantime; or the word is garbage.
+            None if self.segment.hot().lock.get() & !CONTENDED != holder => Ok(false),
+            None => Err(Error::Corrupt {
+                id: self.segment.id,
+                what: "the lock's holder is nobody",
+            }),
+        }
+    }
+}

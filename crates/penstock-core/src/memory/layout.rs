@@ -1,0 +1,466 @@
+//! The shared layout: what lies where in a segment, and what each word means.
+//!
+//! ```text
+//! 0         4 KiB     8 KiB           520 KiB        1.5 MiB
+//! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+------+
+//! | Header  | Hot     | Participant[] | WaiterCell[] | backing   | span      | SpanDesc[]  | Slot[]| heap |
+//! | const   | lock... | 128 B each    | 64 B each    | u8 a span | bitmap    | 128 B each  | 128 B | 64KiB|
+//! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+ spans|
+//! ```
+//!
+//! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`) before its
+//! pages are touched for the first time. Everything is found by offset or by index; index 0 means "none", and element 0
+//! of every indexed region is unused. All words are atomics, so a reference to them is sound whoever writes.
+//!
+//! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`, `Participant::word`, the lock word, the
+//! backing bytes, the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more but
+//! are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that only grow or
+//! shrink by a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
+//! `participants_high`). The rest is cache: the rebuild (rebuild.rs) computes it anew from the truth.
+
+use core::mem::{offset_of, size_of};
+use core::ops::Range;
+
+use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
+use crate::units::{INLINE, PAGE};
+
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
+pub(crate) const VERSION: u32 = 1;
+
+/// Slots are backed by whole pages, and there are whole pages of them.
+pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
+pub(crate) const PARTICIPANTS: u32 = 4096;
+pub(crate) const CELLS: u32 = 16384;
+
+/// A span is the unit of the heap's bookkeeping, a granule the unit of its addresses.
+pub(crate) const SPAN: u64 = 64 * 1024;
+pub(crate) const GRANULE: u64 = 128;
+pub(crate) const GRANULES_PER_SPAN: u32 = (SPAN / GRANULE) as u32;
+pub(crate) const PAGES_PER_SPAN: u8 = (SPAN / PAGE) as u8;
+
+/// One more extent in `Hot::kept_sum`.
+pub(crate) const ONE_KEPT: u32 = 1 << 20;
+
+/// In the lock word: another thread sleeps until the lock is released.
+pub(crate) const CONTENDED: u32 = 1 << 31;
+
+/// A participant's name, as it stands in the lock word: index (bits 0..12), incarnation (bits 12..31).
+pub(crate) fn index_of(name: u32) -> u32 {
+    name & 0xfff
+}
+
+/// Written once, before anybody else can see the segment.
+#[repr(C)]
+pub(crate) struct Header {
+    pub magic: AtomicU64,
+    pub version: AtomicU32,
+    pub acknowledged: AtomicU32,
+    pub fingerprint: AtomicU64,
+    pub id: [AtomicU64; 2],
+    pub length: AtomicU64,
+    pub slots: AtomicU32,
+    pub spans: AtomicU32,
+    pub maxsize: AtomicU64,
+    pub max_bytes: AtomicU64,
+    pub soft_bytes: AtomicU64,
+    pub max_deliveries: AtomicU32,
+    pub reserved: AtomicU32,
+    /// The pid namespace of the process that made the queue.
+    pub home: AtomicU64,
+}
+
+/// Everything that a put or a get touches under the lock, in a few cache lines.
+#[repr(C, align(64))]
+pub(crate) struct Hot {
+    // Line 0: the queue itself.
+    /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See lock.rs.
+    pub lock: AtomicU32,
+    /// What free slots keep: bytes (bits 0..20), and extents (bits 20..32). See slot.rs.
+    pub kept_sum: LockedU32,
+    /// Free slots without an extent, and those that keep one.
+    pub free: FreeList,
+    pub kept: FreeList,
+    /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by spinners.
+    pub ready_count: AtomicU64,
+    pub ready: List,
+    /// The place in the order of the item published last, and so the number of puts.
+    pub published: LockedU64,
+    /// Items of an acknowledged queue that were put and not yet finished.
+    pub unfinished: AtomicU64,
+    /// Payload bytes put (bits 1..64), and the last bit of the order's place up to which they are counted (bit 0): so the
+    /// rebuild can tell whether the item published last is among them. See `Hot::count_bytes`.
+    pub put_bytes: LockedU64,
+
+    // Line 1: what small messages only read, and the lists of the rarer states.
+    /// The largest `ready_count` so far.
+    pub high_water: LockedU64,
+    pub leases: LockedU64,
+    pub redeliveries: LockedU64,
+    pub dead_count: AtomicU64,
+    pub dead: List,
+    /// Root of the heap of items that came back, which a get takes before younger ones. See returned.rs.
+    pub returned: LockedU32,
+    /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See aside.rs.
+    pub acknowledging: AtomicU32,
+    /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
+    pub orphans: AtomicU64,
+    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants had set aside.
+    pub owned_count: AtomicU64,
+    /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
+    pub ready_bytes: AtomicU64,
+
+    // Waiters, see waiter.rs.
+    pub waiters: [WaiterList; 3],
+    pub cells_free: LockedU32,
+    pub cells_high: LockedU32,
+
+    // Memory, see heap.rs and slot.rs.
+    /// Bytes of extents that have a payload or are kept. Without the kept ones, and with the slots in use, they are what
+    /// `max_bytes` limits.
+    pub used_bytes: AtomicU64,
+    /// Spans that are not free, and pages of the heap that may be backed.
+    pub spans_used: AtomicU64,
+    pub pages_backed: AtomicU64,
+    pub slots_backed: AtomicU32,
+    /// Slots below it have been used at least once since the last trim.
+    pub slots_high: LockedU32,
+    pub cells_backed: LockedU32,
+    /// No span from this one on is taken or has memory behind it.
+    pub spans_high: LockedU32,
+    /// Spans whose backing bytes and bitmap are backed themselves.
+    pub spans_tracked: LockedU32,
+    /// No span below this one is free.
+    pub span_hint: LockedU32,
+    pub participants_high: AtomicU32,
+    /// Not 0 if memory was extended since it was last given back.
+    pub grown: AtomicU32,
+    /// When somebody last looked for the dead, in coarse milliseconds of the monotonic clock.
+    pub looked_at: AtomicU64,
+    /// When memory was last given back, by the same clock.
+    pub trimmed_at: AtomicU64,
+    /// How often slots were given back: who extends them outside the lock notices that it was overtaken.
+    pub slot_trims: LockedU64,
+
+    // Then, for each size class, the spans that have room.
+    pub partial: [LockedU32; 16],
+
+    /// Items that dead holders had set aside, in the order in which the holders were swept. See aside.rs.
+    pub aside: List,
+    /// Items whose payload was given up and whose holder has died since; and the sum of those of living holders.
+    pub given_up: AtomicU64,
+    pub given_up_of_living: AtomicU64,
+    /// Bytes of the extents of items that are taken and not finished.
+    pub taken_bytes: AtomicU64,
+    /// Items on the ready list that are finished already, and the one that was finished last: its slot and its place in the order.
+    pub ready_done: LockedU64,
+    pub marked_slot: LockedU32,
+    pub marked_seq: LockedU64,
+    /// One bit a participant: set if it may have leases, clear if it has none.
+    pub lessees: [LockedU64; PARTICIPANTS as usize / 64],
+
+    /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
+    pub lent_bytes: AtomicU64,
+    /// Which pipe is the bell: its inode's number, or 0.
+    pub bell: AtomicU64,
+    /// Watchers of the bell, of all participants together; and whether its pipe holds anything. See bell.rs.
+    pub watching: AtomicU32,
+    pub rung: AtomicU32,
+    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every operation
+    /// reads it, and `watching`, and hardly any writes them.
+    pub damaged: AtomicU32,
+
+    // A line that only those who wait write.
+    pub spinning: Spinning,
+}
+
+/// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiter.rs.
+#[repr(C, align(64))]
+pub(crate) struct Spinning {
+    pub getter: AtomicU32,
+    pub putter: AtomicU32,
+}
+
+// The values of `Hot::acknowledging`.
+/// No process has called `task_done` or `join` yet.
+pub(crate) const NOT_YET: u32 = 0;
+/// A process has, and what dead holders had set aside comes back.
+pub(crate) const BEGINNING: u32 = 1;
+/// Everything has come back; or the queue is a plain one.
+pub(crate) const YES: u32 = 2;
+
+/// Slots that puts take from `next`, and gets give back to `freed`. See slot.rs.
+#[repr(C)]
+pub(crate) struct FreeList {
+    pub next: LockedU32,
+    pub freed: LockedU32,
+}
+
+impl Hot {
+    /// Counts the payload of the item that was published in place `seq`. Safe to repeat.
+    #[inline(always)]
+    pub(crate) fn count_bytes(&self, seq: u64, len: u64) {
+        let word = self.put_bytes.get();
+        if word & 1 != seq & 1 {
+            self.put_bytes.set((word & !1).wrapping_add(len << 1) | seq & 1);
+        }
+    }
+
+    pub(crate) fn bytes_kept(&self) -> u64 {
+        u64::from(self.kept_sum.get() & (ONE_KEPT - 1))
+    }
+
+    /// Payload bytes put so far.
+    pub(crate) fn bytes_put(&self) -> u64 {
+        self.put_bytes.get() >> 1
+    }
+}
+
+/// A list of slots through `Slot::next` and `Slot::prev`. The ready list is linked forwards only.
+#[repr(C)]
+pub(crate) struct List {
+    pub head: AtomicU32,
+    pub tail: AtomicU32,
+}
+
+/// A doubly linked list of waiter cells.
+#[repr(C)]
+pub(crate) struct WaiterList {
+    pub head: LockedU32,
+    pub tail: LockedU32,
+    pub length: LockedU32,
+    /// Chosen by a waker and not yet back under the lock.
+    pub on_way: AtomicU32,
+}
+
+/// A process that takes part. See participant.rs.
+#[repr(C, align(64))]
+pub(crate) struct Participant {
+    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30, 31), pid (bits 32..64).
+    pub word: AtomicU64,
+    /// What tells its process from others with the same pid, and the namespace of that pid. See platform/process.rs.
+    pub birth: AtomicU64,
+    /// When it joined: a process with that pid that started later is another one.
+    pub since: AtomicU64,
+    pub pid_namespace: AtomicU64,
+    /// Items delivered to it and not finished, in the order in which it took them.
+    pub leased: List,
+    /// Memory that is its own without an item: being written, given back, or looked at after the item was finished or kept.
+    pub claimed: List,
+    /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there; and the same of the
+    /// writing end, if that is another one. See bell.rs.
+    pub watching: AtomicU32,
+    pub bell: AtomicU32,
+    pub bell_writing: AtomicU32,
+    /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See aside.rs.
+    pub given_up: AtomicU64,
+}
+
+/// What is waited for; also the index of the waiters' list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Kind {
+    Item = 0,
+    Room = 1,
+    Finish = 2,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 3] = [Kind::Item, Kind::Room, Kind::Finish];
+}
+
+/// A thread that waits. See waiter.rs.
+#[repr(C, align(64))]
+pub(crate) struct WaiterCell {
+    /// Its state: the futex that the thread sleeps on.
+    pub word: AtomicU32,
+    /// Its participant, as in the lock word.
+    pub owner: LockedU32,
+    pub kind: LockedU32,
+    pub next: LockedU32,
+    pub prev: LockedU32,
+}
+
+/// One item, or memory that one participant has claimed. See slot.rs for the states.
+#[repr(C, align(64))]
+pub(crate) struct Slot {
+    /// state (bits 0..4), redeliveries (bits 4..12), owner's index (bits 12..24), owner's incarnation (bits 24..43).
+    pub state: AtomicU64,
+    /// The item's place in the order of publication.
+    pub seq: AtomicU64,
+    pub next: AtomicU32,
+    /// The one before it. In the ready list, which is linked forwards only, it is a hint: the granule at which the next one's
+    /// extent begins, or anything else. Of a returned item, `next` and `prev` are the subtrees. The rebuild uses it as scratch.
+    pub prev: AtomicU32,
+    pub len: LockedU64,
+    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. That of a free slot is kept.
+    pub extent: LockedU64,
+    /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned item, its rank.
+    pub holder: LockedU32,
+    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See upkeep.rs.
+    /// Read without the lock by `is_pending`.
+    pub reading: AtomicU32,
+    pub lease: LockedU64,
+    pub inline: [AtomicU64; INLINE / 8],
+}
+
+/// A span that is divided into objects of one size class. See heap.rs.
+#[repr(C, align(64))]
+pub(crate) struct SpanDescriptor {
+    /// Size class + 1, or 0 if the span is free or part of a run.
+    pub class: LockedU32,
+    pub used: LockedU32,
+    pub next: LockedU32,
+    pub prev: LockedU32,
+    pub reserved: [AtomicU64; 6],
+    /// One bit an object.
+    pub taken: [LockedU64; 8],
+}
+
+const _: () = {
+    assert!(size_of::<Header>() <= PAGE as usize);
+    assert!(size_of::<Hot>() <= PAGE as usize);
+};
+
+// The model checker's words are larger.
+#[cfg(not(loom))]
+const _: () = {
+    // All that a small put and a small get write beside the slot is in one cache line.
+    assert!(offset_of!(Hot, high_water) == 64);
+    assert!(size_of::<Participant>() == 128);
+    assert!(size_of::<WaiterCell>() == 64);
+    assert!(size_of::<Slot>() == 128);
+    assert!(offset_of!(Slot, inline) + INLINE == 128);
+    assert!(size_of::<SpanDescriptor>() == 128);
+};
+
+/// A hash of where the fields lie: two builds that disagree refuse to share a segment.
+pub(crate) const FINGERPRINT: u64 = {
+    let facts = [
+        size_of::<Header>(),
+        size_of::<Hot>(),
+        offset_of!(Hot, ready),
+        offset_of!(Hot, published),
+        offset_of!(Hot, dead),
+        offset_of!(Hot, returned),
+        offset_of!(Hot, orphans),
+        offset_of!(Hot, aside),
+        offset_of!(Hot, lessees),
+        offset_of!(Hot, waiters),
+        offset_of!(Hot, used_bytes),
+        offset_of!(Hot, partial),
+        offset_of!(Hot, lent_bytes),
+        offset_of!(Hot, watching),
+        offset_of!(Hot, bell),
+        offset_of!(Hot, damaged),
+        offset_of!(Hot, kept_sum),
+        offset_of!(Hot, free),
+        offset_of!(Hot, slots_high),
+        offset_of!(Hot, spinning),
+        offset_of!(Participant, leased),
+        offset_of!(Participant, claimed),
+        offset_of!(Participant, watching),
+        offset_of!(Participant, given_up),
+        offset_of!(WaiterCell, next),
+        offset_of!(Slot, extent),
+        offset_of!(Slot, inline),
+        offset_of!(SpanDescriptor, taken),
+        PARTICIPANTS as usize,
+        CELLS as usize,
+        SPAN as usize,
+        GRANULE as usize,
+    ];
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325; // FNV-1a
+    let mut i = 0;
+    while i < facts.len() {
+        hash = (hash ^ facts[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        i += 1;
+    }
+    hash
+};
+
+/// Where the regions of a segment begin; a function of its two capacities alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    pub slots: u32,
+    pub spans: u32,
+    pub participants_at: u64,
+    pub cells_at: u64,
+    pub backing_at: u64,
+    pub bitmap_at: u64,
+    pub descriptors_at: u64,
+    pub slots_at: u64,
+    pub heap_at: u64,
+    pub length: u64,
+}
+
+pub(crate) const HEADER_AT: u64 = 0;
+pub(crate) const HOT_AT: u64 = PAGE;
+
+/// What the words of a segment are read as, each in a region of its own; without the element that stands for none.
+pub(crate) trait Element {
+    fn region(geometry: &Geometry) -> Range<u64>;
+}
+
+macro_rules! elements {
+    ($($element:ty: $start:ident + $unused:literal .. $end:ident),+ $(,)?) => {
+        $(impl Element for $element {
+            fn region(geometry: &Geometry) -> Range<u64> {
+                geometry.$start + $unused * size_of::<$element>() as u64..geometry.$end
+            }
+        })+
+    };
+}
+elements! {
+    Participant: participants_at + 1 .. cells_at,
+    WaiterCell: cells_at + 1 .. backing_at,
+    LockedU8: backing_at + 0 .. bitmap_at,
+    LockedU64: bitmap_at + 0 .. descriptors_at,
+    SpanDescriptor: descriptors_at + 0 .. slots_at,
+    Slot: slots_at + 1 .. heap_at,
+}
+
+impl Element for Header {
+    fn region(_: &Geometry) -> Range<u64> {
+        HEADER_AT..HOT_AT
+    }
+}
+
+impl Element for Hot {
+    fn region(geometry: &Geometry) -> Range<u64> {
+        HOT_AT..geometry.participants_at
+    }
+}
+
+const fn to_page(bytes: u64) -> u64 {
+    bytes.div_ceil(PAGE) * PAGE
+}
+
+impl Geometry {
+    pub(crate) const MAX_SLOTS: u32 = 1 << 27;
+    /// Granule addresses have 32 bits.
+    pub(crate) const MAX_SPANS: u32 = u32::MAX / GRANULES_PER_SPAN - 1;
+
+    pub(crate) fn new(slots: u32, spans: u32) -> Geometry {
+        let participants_at = HOT_AT + PAGE;
+        let cells_at = participants_at + to_page(u64::from(PARTICIPANTS) * size_of::<Participant>() as u64);
+        let backing_at = cells_at + to_page(u64::from(CELLS) * size_of::<WaiterCell>() as u64);
+        let bitmap_at = backing_at + to_page(u64::from(spans) * size_of::<LockedU8>() as u64);
+        let descriptors_at =
+            bitmap_at + to_page(u64::from(spans).div_ceil(64) * size_of::<LockedU64>() as u64);
+        let slots_at = descriptors_at + to_page(u64::from(spans) * size_of::<SpanDescriptor>() as u64);
+        let heap_at = (slots_at + u64::from(slots) * size_of::<Slot>() as u64).div_ceil(SPAN) * SPAN;
+        let length = heap_at + u64::from(spans) * SPAN;
+        Geometry {
+            slots,
+            spans,
+            participants_at,
+            cells_at,
+            backing_at,
+            bitmap_at,
+            descriptors_at,
+            slots_at,
+            heap_at,
+            length,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The shared memory: what lies where, and checked access to it.
+
+pub(crate) mod layout;
+pub(crate) mod segment;

@@ -1,0 +1,509 @@
+//! The shared memory of one queue: made, opened, mapped, and read by checked index.
+#![allow(unsafe_code)]
+
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::ptr::NonNull;
+
+use crate::error::{Error, hex};
+use crate::memory::layout::*;
+use crate::options::Options;
+use crate::platform::{self, FileIdentity};
+use crate::sync::{LockedU8, LockedU64, Word, note_read, note_write};
+use crate::units::{INLINE, Id, PAGE, SMALL};
+
+/// Granules of the heap that belong to one payload. Packed: first granule (bits 0..32), granules (bits 32..64).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub start: u32,
+    pub granules: u32,
+}
+
+impl Extent {
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.start) | u64::from(self.granules) << 32
+    }
+
+    pub(crate) fn unpack(word: u64) -> Option<Extent> {
+        (word != 0).then_some(Extent {
+            start: word as u32,
+            granules: (word >> 32) as u32,
+        })
+    }
+
+    pub(crate) fn bytes(self) -> u64 {
+        u64::from(self.granules) * GRANULE
+    }
+}
+
+/// The place where the same operation will probably find its next payload, or write it: once the lock is released the
+/// processor is told to fetch it from the cache of whoever wrote or read there last. Inside the next critical section that would take
+/// longer than all the rest. The length is that of the present payload.
+#[derive(Clone, Copy)]
+pub(crate) enum Ahead {
+    Nothing,
+    ToRead { start: u32, len: u64 },
+    ToWrite { start: u32, len: u64 },
+}
+
+pub(crate) struct Segment {
+    base: NonNull<u8>,
+    pub geometry: Geometry,
+    pub id: Id,
+    fd: RawFd,
+    identity: FileIdentity,
+}
+
+// SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics, and payload
+// bytes are touched only by whom the protocol names (see copy_in).
+unsafe impl Send for Segment {}
+// SAFETY: as above.
+unsafe impl Sync for Segment {}
+
+/// Spans that every heap has, if the system allows.
+const MIN_SPANS: u64 = 64;
+/// Spans of the smallest heap, where the system allows small files or mappings only.
+const FEWEST_SPANS: u32 = 8;
+
+impl Segment {
+    /// Makes the memory of a queue, with a name in the file system if `path` is given.
+    pub(crate) fn create(options: &Options, path: Option<&Path>) -> Result<(Segment, Options), Error> {
+        let memory = platform::memory_limit();
+        let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
+        // Twice the limit leaves room for fragmentation; more than the memory there is would serve nobody.
+        let heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
+        let mut spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
+        let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / SLOTS_PER_PAGE
+            * SLOTS_PER_PAGE;
+        let id = platform::random_id()?;
+        loop {
+            let geometry = Geometry::new(slots.min(spans.saturating_mul(512)), spans);
+            match Segment::make(id, geometry, path) {
+                // The address space or the largest file is limited: a smaller range will do.
+                Err(error) if platform::is_out_of_address_space(&error) && spans > FEWEST_SPANS => {
+                    spans = (spans / 2).max(FEWEST_SPANS);
+                }
+                Err(error) => return Err(error),
+                Ok(segment) => {
+                    // What the range cannot hold must not be promised.
+                    let max_bytes = max_bytes.min(u64::from(spans) * SPAN);
+                    let options = Options {
+                        max_bytes: Some(max_bytes),
+                        ..options.clone()
+                    };
+                    segment.initialise(&options);
+                    if let (Some(path), Some(fd)) = (path, segment.fd()) {
+                        platform::name_file(fd, path)?;
+                    }
+                    return Ok((segment, options));
+                }
+            }
+        }
+    }
+
+    fn make(id: Id, geometry: Geometry, path: Option<&Path>) -> Result<Segment, Error> {
+        let fd = match path {
+            None => platform::create_memory(&format!("penstock-{}", hex(&id)), geometry.length)?,
+            Some(path) => platform::create_file(path.parent().unwrap_or(Path::new(".")), geometry.length)?,
+        };
+        let segment = Segment::map(fd, id, geometry)?;
+        // Header, hot lines and the first participants; then the first slots.
+        segment.back(0, geometry.participants_at + PAGE)?;
+        segment.back(geometry.slots_at, PAGE)?;
+        Ok(segment)
+    }
+
+    fn map(fd: OwnedFd, id: Id, geometry: Geometry) -> Result<Segment, Error> {
+        use std::os::fd::AsFd;
+        let (identity, _) = platform::identify(fd.as_fd())?;
+        let base = platform::map(fd.as_fd(), geometry.length)?;
+        Ok(Segment {
+            base,
+            geometry,
+            id,
+            fd: fd.into_raw_fd(),
+            identity,
+        })
+    }
+
+    /// The same memory as another process of a model maps it.
+    #[cfg(all(loom, test))]
+    pub(crate) fn share(&self) -> Segment {
+        Segment { fd: -1, ..*self }
+    }
+
+    fn initialise(&self, options: &Options) {
+        let header = self.header();
+        header.version.set(VERSION);
+        header.acknowledged.set(u32::from(options.acknowledged));
+        header.fingerprint.set(FINGERPRINT);
+        let (low, high) = self.id.split_at(8);
+        header.id[0].set(u64::from_le_bytes(low.try_into().unwrap_or_default()));
+        header.id[1].set(u64::from_le_bytes(high.try_into().unwrap_or_default()));
+        header.length.set(self.geometry.length);
+        header.slots.set(self.geometry.slots);
+        header.spans.set(self.geometry.spans);
+        header.maxsize.set(options.maxsize);
+        header.max_bytes.set(options.max_bytes.unwrap_or(u64::MAX));
+        header.soft_bytes.set(options.soft_bytes);
+        header.max_deliveries.set(u32::from(options.max_deliveries));
+        header.home.set(platform::pid_namespace());
+        let hot = self.hot();
+        // The models take every acknowledged queue for one whose users acknowledge.
+        let sets_aside = options.acknowledged && cfg!(not(loom));
+        hot.acknowledging.set(if sets_aside { NOT_YET } else { YES });
+        hot.slots_high.set(1);
+        hot.slots_backed.set(SLOTS_PER_PAGE);
+        hot.cells_high.set(1);
+        // Nobody else can have the segment yet; whoever gets it, gets it through the kernel, which orders memory.
+        header.magic.set(MAGIC);
+    }
+
+    /// Opens the queue behind a descriptor, trusting nothing that it finds.
+    pub(crate) fn open(fd: OwnedFd) -> Result<(Segment, Options), Error> {
+        use std::os::fd::AsFd;
+        let not_a_queue = |what| Error::NotAQueue { what };
+        if !platform::is_trustworthy(fd.as_fd()) {
+            return Err(not_a_queue(
+                "it is neither a sealed memory file nor a file on a tmpfs of this user alone",
+            ));
+        }
+        // Otherwise another program would keep the memory, which no handle keeps any more.
+        platform::close_on_exec(fd.as_fd())?;
+        let (_, length) = platform::identify(fd.as_fd())?;
+        let mut head = [0; size_of::<Header>()];
+        if platform::read_start(fd.as_fd(), &mut head)? != head.len() {
+            return Err(not_a_queue("it is too short"));
+        }
+        let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap_or_default());
+        let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
+        use core::mem::offset_of;
+        if u64_at(offset_of!(Header, magic)) != MAGIC {
+            return Err(not_a_queue("it does not begin as one"));
+        }
+        if u32_at(offset_of!(Header, version)) != VERSION
+            || u64_at(offset_of!(Header, fingerprint)) != FINGERPRINT
+        {
+            return Err(not_a_queue(
+                "another version of Penstock made it; use one version in all processes",
+            ));
+        }
+        let (slots, spans) = (
+            u32_at(offset_of!(Header, slots)),
+            u32_at(offset_of!(Header, spans)),
+        );
+        if !(SLOTS_PER_PAGE..=Geometry::MAX_SLOTS).contains(&slots)
+            || slots % SLOTS_PER_PAGE != 0
+            || !(1..=Geometry::MAX_SPANS).contains(&spans)
+        {
+            return Err(not_a_queue("its sizes are impossible"));
+        }
+        let geometry = Geometry::new(slots, spans);
+        if geometry.length != length || u64_at(offset_of!(Header, length)) != length {
+            return Err(not_a_queue("its length is not the one it states"));
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&head[offset_of!(Header, id)..offset_of!(Header, id) + 16]);
+        let options = Options {
+            maxsize: u64_at(offset_of!(Header, maxsize)),
+            max_bytes: Some(u64_at(offset_of!(Header, max_bytes))),
+            soft_bytes: u64_at(offset_of!(Header, soft_bytes)),
+            acknowledged: u32_at(offset_of!(Header, acknowledged)) != 0,
+            max_deliveries: u32_at(offset_of!(Header, max_deliveries)).min(255) as u8,
+        };
+        Ok((Segment::map(fd, id, geometry)?, options))
+    }
+
+    /// The id written in a queue's memory file, without mapping it.
+    pub(crate) fn read_id(fd: BorrowedFd<'_>) -> Result<Id, Error> {
+        let mut head = [0; size_of::<Header>()];
+        let at = core::mem::offset_of!(Header, id);
+        let mut id = [0; 16];
+        if platform::read_start(fd, &mut head)? != head.len() || head[..8] != MAGIC.to_le_bytes() {
+            return Err(Error::NotAQueue {
+                what: "it does not begin as one",
+            });
+        }
+        id.copy_from_slice(&head[at..at + 16]);
+        Ok(id)
+    }
+
+    // ------------------------------------------------------------------------------------------- memory behind it
+
+    /// The descriptor, if it still leads to this queue's memory.
+    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        platform::borrow_checked(self.fd, self.identity)
+    }
+
+    pub(crate) fn identity(&self) -> FileIdentity {
+        self.identity
+    }
+
+    /// Puts memory behind whole pages. Safe to repeat, and needs no lock.
+    pub(crate) fn back(&self, start: u64, length: u64) -> Result<(), Error> {
+        let end = start
+            .checked_add(length)
+            .map_or(u64::MAX, |end| end.div_ceil(PAGE).saturating_mul(PAGE));
+        if end > self.geometry.length {
+            return Err(self.corrupt("a range to back lies outside"));
+        }
+        let start = start / PAGE * PAGE;
+        let length = end - start;
+        match self.fd() {
+            Some(fd) => platform::back(fd, start, length),
+            None => platform::back_mapped(self.base, start, length),
+        }
+    }
+
+    /// Gives the memory behind whole pages back. False if the system refuses: the memory stays.
+    pub(crate) fn punch(&self, start: u64, length: u64) -> bool {
+        debug_assert!(start + length <= self.geometry.length);
+        match self.fd() {
+            Some(fd) => platform::punch(fd, start, length).is_ok(),
+            None => platform::punch_mapped(self.base, start, length).is_ok(),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- the shared words
+
+    /// The element at `offset` as a `T`.
+    ///
+    /// # Safety
+    /// `T` consists of atomics only, and the `T` at `offset` lies aligned inside its region of the mapping.
+    unsafe fn at<T: Element>(&self, offset: u64) -> &T {
+        debug_assert!({
+            let region = T::region(&self.geometry);
+            region.start <= offset && offset + size_of::<T>() as u64 <= region.end
+        });
+        debug_assert!(offset % align_of::<T>() as u64 == 0);
+        // SAFETY: the caller's promise; the mapping lives as long as `self`, and atomics may change under a reference.
+        unsafe { &*self.base.as_ptr().add(offset as usize).cast::<T>() }
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        // SAFETY: every geometry has a header at its start.
+        unsafe { self.at(HEADER_AT) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn hot(&self) -> &Hot {
+        // SAFETY: every geometry has the hot lines in its second page.
+        unsafe { self.at(HOT_AT) }
+    }
+
+    fn corrupt(&self, what: &'static str) -> Error {
+        Error::Corrupt { id: self.id, what }
+    }
+
+    #[inline(always)]
+    pub(crate) fn participant(&self, index: u32) -> Result<&Participant, Error> {
+        if index == 0 || index >= PARTICIPANTS {
+            return Err(self.corrupt("a participant's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe {
+            self.at(self.geometry.participants_at + u64::from(index) * size_of::<Participant>() as u64)
+        })
+    }
+
+    pub(crate) fn cell(&self, index: u32) -> Result<&WaiterCell, Error> {
+        if index == 0 || index >= CELLS {
+            return Err(self.corrupt("a waiter's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe { self.at(self.geometry.cells_at + u64::from(index) * size_of::<WaiterCell>() as u64) })
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(&self, index: u32) -> Result<&Slot, Error> {
+        if index == 0 || index >= self.geometry.slots {
+            return Err(self.corrupt("a slot's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe { self.at(self.geometry.slots_at + u64::from(index) * size_of::<Slot>() as u64) })
+    }
+
+    /// Has the processor fetch the two lines of a slot that will be written next, while the caller goes on. They come
+    /// from the cache of whoever wrote them last, which takes as long as all else in a put or a get together.
+    #[inline(always)]
+    pub(crate) fn prefetch_slot(&self, index: u32) {
+        // Who takes it finds out that it is out of range.
+        if let Ok(slot) = self.slot(index) {
+            let place = core::ptr::from_ref(slot).cast::<u8>();
+            prefetch::<true>(place);
+            prefetch::<true>(place.wrapping_add(64));
+        }
+    }
+
+    /// The same for the place of the next payload.
+    #[inline(always)]
+    pub(crate) fn fetch_ahead(&self, ahead: Ahead) {
+        let (start, len) = match ahead {
+            Ahead::Nothing => return,
+            Ahead::ToRead { start, len } | Ahead::ToWrite { start, len } => (start, len),
+        };
+        if start == 0 || !(INLINE as u64 + 1..=SMALL as u64).contains(&len) {
+            return;
+        }
+        // Not compared with the heap's end: to fetch a line that is not there has no effect.
+        let offset = self.geometry.heap_at + u64::from(start) * GRANULE;
+        let place = self.base.as_ptr().wrapping_add(offset as usize);
+        match ahead {
+            Ahead::ToWrite { .. } => prefetch_lines::<true>(place, len as usize),
+            _ => prefetch_lines::<false>(place, len as usize),
+        }
+    }
+
+    pub(crate) fn descriptor(&self, span: u32) -> Result<&SpanDescriptor, Error> {
+        if span >= self.geometry.spans {
+            return Err(self.corrupt("a span's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe {
+            self.at(self.geometry.descriptors_at + u64::from(span) * size_of::<SpanDescriptor>() as u64)
+        })
+    }
+
+    /// What stands behind a span; see heap.rs for the bits.
+    pub(crate) fn backing(&self, span: u32) -> Result<&LockedU8, Error> {
+        if span >= self.geometry.spans {
+            return Err(self.corrupt("a span's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe { self.at(self.geometry.backing_at + u64::from(span) * size_of::<LockedU8>() as u64) })
+    }
+
+    /// The word of the span bitmap that holds the bit of `span`; a set bit means taken.
+    pub(crate) fn bitmap(&self, span: u32) -> Result<&LockedU64, Error> {
+        if span >= self.geometry.spans {
+            return Err(self.corrupt("a span's index is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size, which is whole words.
+        Ok(
+            unsafe {
+                self.at(self.geometry.bitmap_at + u64::from(span / 64) * size_of::<LockedU64>() as u64)
+            },
+        )
+    }
+
+    // ------------------------------------------------------------------------------------------- payload bytes
+
+    /// The offset of an extent that can hold `len` bytes; the one place that checks extents.
+    pub(crate) fn extent_at(&self, extent: Extent, len: u64) -> Result<u64, Error> {
+        let end = u64::from(extent.start) + u64::from(extent.granules);
+        if end > u64::from(self.geometry.spans) * u64::from(GRANULES_PER_SPAN) || len > extent.bytes() {
+            return Err(self.corrupt("an extent lies outside the heap"));
+        }
+        Ok(self.geometry.heap_at + u64::from(extent.start) * GRANULE)
+    }
+
+    fn extent_pointer(&self, extent: Extent, len: u64) -> Result<*mut u8, Error> {
+        let offset = self.extent_at(extent, len)?;
+        debug_assert!(offset >= self.geometry.heap_at && len <= self.geometry.length - offset);
+        debug_assert!(len <= extent.bytes(), "a payload lies in its extent");
+        // SAFETY: extent_at has checked that the extent lies inside the mapping.
+        Ok(unsafe { self.base.as_ptr().add(offset as usize) })
+    }
+
+    /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer has taken.
+    /// Nothing that another process could have changed goes into it.
+    #[inline(always)]
+    pub(crate) fn target(&self, slot: u32, extent: Option<Extent>, len: u64) -> Result<*mut u8, Error> {
+        match extent {
+            None if len <= INLINE as u64 => Ok(self.slot(slot)?.inline.as_ptr().cast::<u8>().cast_mut()),
+            None => Err(self.corrupt("a payload without an extent is too long")),
+            Some(extent) => self.extent_pointer(extent, len),
+        }
+    }
+
+    /// Where the payload of a slot lies, and its length, both checked.
+    #[inline(always)]
+    pub(crate) fn payload(&self, slot: &Slot) -> Result<(*mut u8, usize), Error> {
+        let len = slot.len.get();
+        let pointer = match Extent::unpack(slot.extent.get()) {
+            None if len <= INLINE as u64 => slot.inline.as_ptr().cast::<u8>().cast_mut(),
+            None => return Err(self.corrupt("an inline payload is too long")),
+            Some(extent) => self.extent_pointer(extent, len)?,
+        };
+        Ok((pointer, len as usize))
+    }
+
+    /// The inverse of what [`payload`](Self::payload) answers: where in the file an address of this mapping lies.
+    #[cfg(not(loom))]
+    pub(crate) fn offset_of(&self, address: *const u8) -> u64 {
+        (address as usize - self.base.as_ptr() as usize) as u64
+    }
+
+    /// Copies the parts, one after the other, to a place that [`target`](Self::target) gave.
+    ///
+    /// # Safety
+    /// `target` came from `target` for a slot and an extent that this thread holds exclusively (under the lock, or
+    /// CLAIMED by it), with the sum of the parts as its length.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
+        for part in parts {
+            note_write(target, part.len());
+            // SAFETY: room for all parts was checked by `target`; nobody else reads or writes here, by the caller's
+            // promise; private memory of this process does not overlap the mapping.
+            unsafe {
+                std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
+                target = target.add(part.len());
+            }
+        }
+    }
+
+    /// A copy of the payload of a slot that nobody changes any more.
+    pub(crate) fn read_payload(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
+        let (source, len) = self.payload(slot)?;
+        note_read(source, len);
+        // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that state, so
+        // nobody writes these bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(source, len) };
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(len)
+            .map_err(|_| platform::no_memory(len as u64))?;
+        copy.extend_from_slice(bytes);
+        Ok(copy)
+    }
+}
+
+#[inline(always)]
+fn prefetch_lines<const TO_WRITE: bool>(start: *const u8, len: usize) {
+    let mut at = 0;
+    while at < len {
+        prefetch::<TO_WRITE>(start.wrapping_add(at));
+        at += 64;
+    }
+}
+
+/// Has the processor fetch a line, to be written to or to be read only.
+#[inline(always)]
+fn prefetch<const TO_WRITE: bool>(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads and writes nothing a program can see, and has no faults.
+    unsafe {
+        if TO_WRITE {
+            core::arch::asm!("prefetchw [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        } else {
+            core::arch::asm!("prefetcht0 [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        if TO_WRITE {
+            core::arch::asm!("prfm pstl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        } else {
+            core::arch::asm!("prfm pldl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        }
+    }
+    let _ = place;
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this segment's own; whoever borrowed from it borrowed `self`, which nobody can any more.
+        unsafe { platform::unmap(self.base, self.geometry.length) };
+        platform::close_checked(self.fd, self.identity);
+    }
+}

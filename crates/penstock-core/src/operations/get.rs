@@ -1,0 +1,150 @@
+//! Get: an item becomes bytes.
+//!
+//! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and the caller
+//! looks at it there. The item of an acknowledged queue stays LEASED until `task_done` (done.rs) in either case.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | small, plain: payload copied | the item is READY still: nothing happened |
+//! | small, plain: **state = FREE** | the item was in the hands of a caller that died |
+//! | **state = LEASED** | the sweep puts it back to READY in its old place, one redelivery more |
+//! | lent payload looked at | the same |
+//! | plain: kept, **state = CLAIMED** | the item was in the hands of a caller that died; the sweep frees its memory |
+//! | plain: look ended, state = FREE | the item was in the hands of a caller that died |
+//! | undelivered: **state = READY** (or DEAD) | the item is in its old place |
+//! | lists, counters | the rebuild computes them |
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::handle::queue::Queue;
+use crate::memory::layout::Kind;
+use crate::operations::delivery::{Batch, Buffer};
+use crate::operations::lease::Lent;
+use crate::options::{Patience, Wait};
+use crate::state::Section;
+use crate::state::deliver::Delivered;
+use crate::state::waiters::Waiting;
+use crate::sync::Word;
+use crate::units::BATCH;
+
+/// How many items a caller asks for at most.
+#[derive(Clone, Copy)]
+pub(crate) enum Asks {
+    /// What the thread took before is set aside, if nothing is acknowledged yet (aside.rs).
+    Anew(usize),
+    /// As part of what it asked for before.
+    ForMore(usize),
+}
+
+/// What a get delivers.
+pub enum Delivery {
+    /// The payload was copied to the caller's room.
+    Copied,
+    /// The payload is in shared memory, to be looked at there.
+    Lent(Lent),
+}
+
+impl Queue {
+    /// Takes the oldest item. Waits for one as long as `wait` allows.
+    pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
+        self.take(wait, Asks::Anew(1), |section, head| {
+            section
+                .deliver(head, buffer)
+                .map(|delivered| self.delivery(section.me, delivered))
+        })
+    }
+
+    /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits for the first
+    /// as long as `wait` allows.
+    pub fn get_many(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
+        self.take_batch(batch, wait, Asks::Anew(BATCH))
+    }
+
+    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand still (aside.rs).
+    pub fn get_more(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
+        self.take_batch(batch, wait, Asks::ForMore(BATCH))
+    }
+
+    fn take_batch(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>, asks: Asks) -> Result<(), Error> {
+        self.take(wait, asks, |section, mut head| {
+            while head != 0 && batch.has_room() {
+                let delivered = section.deliver(head, batch)?;
+                if let Delivery::Lent(lent) = self.delivery(section.me, delivered) {
+                    batch.push_lent(lent);
+                }
+                head = section.oldest()?;
+            }
+            Ok(())
+        })
+    }
+
+    #[inline(always)]
+    fn delivery(self: &Arc<Self>, me: u32, delivered: Delivered) -> Delivery {
+        match delivered {
+            Delivered::Copied => Delivery::Copied,
+            Delivered::Borrowed(borrowed) => Delivery::Lent(Lent::new(self, me, borrowed)),
+        }
+    }
+
+    /// Waits for an item, and has those delivered that the caller asks for.
+    #[inline(always)]
+    fn take<T>(
+        &self,
+        mut wait: Wait<'_>,
+        asks: Asks,
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut waiting = Waiting::new(Kind::Item);
+        let result = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
+        self.shared.report(result.map_err(|error| {
+            let was_empty = error == Error::Empty;
+            let error = self.end_in_vain(error, &mut waiting, wait.patience);
+            if was_empty && self.shared.bell.is_watched() {
+                self.found_nothing();
+            }
+            error
+        }))
+    }
+
+    #[inline(always)]
+    fn take_in_section<T>(
+        &self,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+        asks: Asks,
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        if self.shared.sets_aside() {
+            self.set_aside(asks, wait)?;
+        }
+        // What is in dead hands comes back even if nobody ever waits, because there is always another item.
+        // (And a dead watcher of the bell costs everybody system calls.)
+        let hot = self.shared.segment.hot();
+        if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_time_to_look() {
+            if wait.patience == Patience::Try {
+                return Err(Error::Busy);
+            }
+            self.look_for_dead_at_times(wait)?;
+        }
+        let mut section = self.approach(waiting, wait)?;
+        loop {
+            let head = section.oldest()?;
+            if head != 0 {
+                let delivered = deliver(&mut section, head)?;
+                section.withdraw(waiting)?;
+                drop(section);
+                if wait.patience != Patience::Try && self.is_untidy() {
+                    self.tidy()?;
+                }
+                return Ok(delivered);
+            }
+            // Nobody shall wait, or be woken again and again, for an item that no get can find.
+            if section.hot().ready_count.get() != 0 {
+                return Err(section.corrupt("items are counted that are on no list"));
+            }
+            section = self.wait_for(section, waiting, wait)?;
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! Put: bytes become an item.
+//!
+//! A small payload is copied and published in one critical section, and so are many of them. A large one is written to memory that the slot's
+//! state already names as this participant's, outside the lock, and takes its place in the order when it is published.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | slot taken off the free list, extent taken, fields filled | the rebuild finds the slot FREE: nothing happened |
+//! | large: state = CLAIMED | the sweep frees slot and extent |
+//! | large: memory extended, half the bytes copied, all copied | the same |
+//! | **state = READY** | the item exists, though put never returned |
+//! | order, lists, counters | the rebuild computes them |
+//! | many: some published, others not | those exist, and the others do not |
+//! | lock released, wake-up call not yet made | the sleeper's slice ends, and it finds the item |
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::handle::queue::Queue;
+use crate::lock::guard::Guard;
+use crate::memory::layout::{GRANULE, Kind, Slot};
+use crate::memory::segment::{Ahead, Extent};
+use crate::options::{Patience, Wait};
+use crate::state::Section;
+use crate::state::heap::{Growth, extent_for};
+use crate::state::slot::{State, StateWord, slots_in_use};
+use crate::state::waiters::Waiting;
+use crate::sync::{Count, Word};
+use crate::units::{BATCH, SMALL, Ticket};
+
+/// Measured: new memory for 64 KiB costs its producer and its consumer some 40 us, by faults of pages.
+#[cfg(not(loom))]
+const BYTES_GROWN_IN_A_NANOSECOND: u64 = 2;
+
+/// What a put has in hand before the item exists.
+struct Reserved {
+    slot: u32,
+    extent: Option<Extent>,
+    is_backed: bool,
+}
+
+impl Queue {
+    /// Puts one item, whose payload is the parts one after the other. When it returns, every process sees the item.
+    ///
+    /// Waits for room as long as `wait` allows. On any error nothing was put.
+    pub fn put(&self, payload: &[&[u8]], mut wait: Wait<'_>) -> Result<Ticket, Error> {
+        // The usual payload by itself: the compiler makes a long loop of a sum, whatever the number of parts.
+        let len = match payload {
+            [part] => part.len() as u64,
+            parts => parts.iter().map(|part| part.len() as u64).sum(),
+        };
+        let mut waiting = Waiting::new(Kind::Room);
+        let result = if len <= SMALL as u64 {
+            self.put_small(payload, len, &mut waiting, &mut wait)
+        } else {
+            self.put_large(payload, len, &mut waiting, &mut wait)
+        };
+        self.conclude(result, &mut waiting, wait.patience)
+    }
+
+    /// Ends a put that may have failed while it waited.
+    #[inline(always)]
+    fn conclude<T>(
+        &self,
+        result: Result<T, Error>,
+        waiting: &mut Waiting,
+        patience: Patience,
+    ) -> Result<T, Error> {
+        self.shared
+            .report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
+    }
+
+    /// Puts items, each of one part, in order. Small ones go into the queue together, in one critical section, as far as
+    /// there is room. Answers how many were put, from the first on; if not all, also why.
+    pub fn put_many(&self, payloads: &[&[u8]], mut wait: Wait<'_>) -> (usize, Result<(), Error>) {
+        let mut count = 0;
+        while let Some(payload) = payloads.get(count) {
+            let next = &payloads[count..payloads.len().min(count + BATCH)];
+            let small = next.iter().take_while(|payload| payload.len() <= SMALL).count();
+            let put = if small > 1 {
+                self.put_batch(&next[..small], &mut wait)
+            } else {
+                let wait = Wait {
+                    patience: wait.patience,
+                    interrupted: wait.interrupted,
+                };
+                self.put(&[payload], wait).map(|_| 1)
+            };
+            match put {
+                Ok(more) => count += more,
+                Err(error) => return (count, Err(error)),
+            }
+        }
+        (count, Ok(()))
+    }
+
+    /// Waits for room for the first item, and puts as many as there is room for.
+    fn put_batch(&self, payloads: &[&[u8]], wait: &mut Wait<'_>) -> Result<usize, Error> {
+        let mut waiting = Waiting::new(Kind::Room);
+        let result = self.put_together(payloads, &mut waiting, wait);
+        self.conclude(result, &mut waiting, wait.patience)
+    }
+
+    fn put_together(
+        &self,
+        payloads: &[&[u8]],
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<usize, Error> {
+        let len = payloads[0].len() as u64;
+        let (mut section, mut reserved) = self.reserve(len, waiting, wait)?;
+        let mut count = 0;
+        loop {
+            section.publish_small(&reserved, &payloads[count..=count], payloads[count].len() as u64)?;
+            count += 1;
+            let Some(payload) = payloads.get(count).filter(|_| self.shared.has_room()) else {
+                break;
+            };
+            let len = payload.len() as u64;
+            match section
+                .is_within_limit(len)
+                .and_then(|()| section.try_reserve(len))
+            {
+                Ok(Ok(next)) => reserved = next,
+                // What is missing is looked for, or reported, when the next batch begins with this item.
+                Ok(Err(_)) | Err(Error::OutOfMemory { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        section.withdraw(waiting)?;
+        Ok(count)
+    }
+
+    #[inline(always)]
+    fn put_small(
+        &self,
+        payload: &[&[u8]],
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket, Error> {
+        // What is usual by itself, because a section that is moved about costs as much as all the rest.
+        let mut section = self.approach(waiting, wait)?;
+        if self.shared.has_room() && section.is_within_limit(len).is_ok() {
+            match section.try_reserve(len) {
+                Ok(Ok(reserved)) => {
+                    let ticket = section.publish_small(&reserved, payload, len)?;
+                    section.withdraw(waiting)?;
+                    return Ok(ticket);
+                }
+                Ok(Err(_)) | Err(Error::OutOfMemory { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (mut section, reserved) = self.reserve_from(section, len, waiting, wait)?;
+        let ticket = section.publish_small(&reserved, payload, len)?;
+        section.withdraw(waiting)?;
+        Ok(ticket)
+    }
+
+    fn put_large(
+        &self,
+        payload: &[&[u8]],
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket, Error> {
+        loop {
+            let (mut section, reserved) = self.reserve(len, waiting, wait)?;
+            section.fill(reserved.slot, reserved.extent, len)?;
+            section.claim(reserved.slot)?;
+            section.hold(reserved.slot)?;
+            section.withdraw(waiting)?;
+            fault!("claim.committed");
+            drop(section);
+            let written = self.write_claimed(&reserved, payload, len);
+            let is_written = written.is_ok();
+            let published = written.and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
+            if published.is_err() {
+                self.give_back(&reserved, wait.patience)?;
+            }
+            if is_written || published.is_ok() {
+                return published;
+            }
+            self.unless_given_up(published.map(|_| ()), len, wait)?;
+        }
+    }
+
+    /// Waits for room and takes a slot and an extent, extending the memory if need be.
+    fn reserve<'q>(
+        &'q self,
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<(Guard<'q>, Reserved), Error> {
+        let section = self.approach(waiting, wait)?;
+        self.reserve_from(section, len, waiting, wait)
+    }
+
+    fn reserve_from<'q>(
+        &'q self,
+        mut section: Guard<'q>,
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<(Guard<'q>, Reserved), Error> {
+        let mut looked_for_dead = false;
+        #[cfg(not(loom))]
+        let mut has_paused = len <= SMALL as u64;
+        loop {
+            if !self.shared.has_room() {
+                section.check_full()?;
+                section = self.wait_for(section, waiting, wait)?;
+                continue;
+            }
+            // A producer that runs ahead of its consumers would write each large message to new memory.
+            #[cfg(not(loom))]
+            if !has_paused && self.shared.ready_count() > 0 && section.would_grow(len)? {
+                if wait.patience == Patience::Try {
+                    return Err(Error::Busy);
+                }
+                has_paused = true;
+                section = self.pause_for_memory(section, len / BYTES_GROWN_IN_A_NANOSECOND, wait)?;
+                continue;
+            }
+            let reserved = section
+                .is_within_limit(len)
+                .and_then(|()| section.try_reserve(len));
+            match reserved {
+                Ok(Ok(reserved)) => return Ok((section, reserved)),
+                Ok(Err(_)) if wait.patience == Patience::Try => return Err(Error::Busy),
+                Ok(Err(growth)) => {
+                    let grown = self.grow(section, growth, wait);
+                    self.unless_given_up(grown, len, wait)?;
+                }
+                Err(Error::OutOfMemory { .. }) if wait.patience == Patience::Try => return Err(Error::Busy),
+                Err(error @ Error::OutOfMemory { .. }) => {
+                    drop(section);
+                    // What is set aside may be in the way; or the dead may hold what is missing.
+                    match self.unless_given_up(Err(error), len, wait) {
+                        Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
+                            looked_for_dead = true;
+                            self.look_for_dead_within(false, wait)?;
+                        }
+                        result => result?,
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            section = self.enter(wait)?;
+        }
+    }
+
+    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (aside.rs).
+    fn unless_given_up(&self, result: Result<(), Error>, len: u64, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let is_possible = match result {
+            // Everything that is taken would not be enough.
+            Err(Error::OutOfMemory {
+                needed,
+                used,
+                limit,
+                taken_bytes,
+                ..
+            }) => used.saturating_sub(taken_bytes).saturating_add(needed) <= limit,
+            Err(Error::NoMemory { .. }) => true,
+            _ => false,
+        };
+        let needed = len.saturating_add(size_of::<Slot>() as u64);
+        if is_possible && self.give_up_aside(needed, wait)? {
+            return Ok(());
+        }
+        result
+    }
+
+    /// After a failure: what was claimed becomes free, and memory that was extended for it goes back.
+    fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
+        if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
+            let is_punched = self
+                .shared
+                .segment
+                .punch(self.shared.segment.extent_at(extent, 0)?, extent.bytes());
+            let note = |section: &mut Section<'_>| {
+                if is_punched {
+                    section.note_punched(extent)?;
+                }
+                Ok(())
+            };
+            return self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), note);
+        }
+        self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), |_| Ok(()))
+    }
+
+    /// To give something back after a call has failed: briefly, and not at all if the call must not wait.
+    fn enter_again(&self, patience: Patience) -> Result<Guard<'_>, Error> {
+        if patience != Patience::Try {
+            return self.enter_briefly();
+        }
+        self.enter(&mut Wait {
+            patience,
+            interrupted: &mut || false,
+        })
+    }
+
+    /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
+    fn write_claimed(&self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<(), Error> {
+        if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
+            self.shared
+                .segment
+                .back(self.shared.segment.extent_at(extent, len)?, len)?;
+            fault!("grow.backed");
+        }
+        let mut target = self.shared.segment.target(reserved.slot, reserved.extent, len)?;
+        for part in payload {
+            let (first, second) = part.split_at(part.len() / 2);
+            // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or process uses
+            // them; `len`, which `target` has checked against the extent, is the sum of all parts.
+            unsafe {
+                self.shared.segment.copy_in(target, &[first]);
+                fault!("claim.copying");
+                self.shared.segment.copy_in(target.add(first.len()), &[second]);
+                target = target.add(part.len());
+            }
+        }
+        fault!("claim.copied");
+        Ok(())
+    }
+
+    /// CLAIMED -> READY, once there is room: others may have filled the queue during the copy.
+    fn publish_claimed(
+        &self,
+        reserved: &Reserved,
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket, Error> {
+        let mut section = self.enter(wait)?;
+        if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
+            section.note_backed(extent, len)?;
+        }
+        while !self.shared.has_room() {
+            section.check_full()?;
+            section = self.wait_for(section, waiting, wait)?;
+        }
+        let me = section.me;
+        section.let_go(reserved.slot, me)?;
+        let ticket = section.publish(reserved.slot, len)?;
+        section.withdraw(waiting)?;
+        Ok(ticket)
+    }
+}
+
+impl Section<'_> {
+    #[inline(always)]
+    fn is_within_limit(&self, len: u64) -> Result<(), Error> {
+        let hot = self.hot();
+        let slot = size_of::<Slot>() as u64;
+        let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
+        let extents = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
+        let payloads = extents.saturating_sub(hot.bytes_kept());
+        let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
+        let limit = self.shared.options.max_bytes.unwrap_or(u64::MAX);
+        if used.saturating_add(needed) > limit {
+            return Err(self.out_of_memory(needed, used));
+        }
+        Ok(())
+    }
+
+    /// There is no room, so there are items: nobody shall wait for room in a queue that no get can empty.
+    fn check_full(&self) -> Result<(), Error> {
+        if self.oldest()? == 0 {
+            return Err(self.corrupt("the queue is full of nothing"));
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn try_reserve(&mut self, len: u64) -> Result<Result<Reserved, Growth>, Error> {
+        let needed = extent_for(len);
+        let kept = match needed {
+            Some(_) if len <= SMALL as u64 => self.pop_kept()?,
+            _ => None,
+        };
+        let slot = match kept {
+            Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {
+                fault!("put.kept-popped");
+                let start = self.slot(slot)?.prev.get();
+                self.ahead = Ahead::ToWrite { start, len };
+                return Ok(Ok(Reserved {
+                    slot,
+                    extent: Some(extent),
+                    is_backed: true,
+                }));
+            }
+            Some((slot, extent)) => {
+                self.free_payload(extent)?;
+                slot
+            }
+            None => match self.pop_slot()? {
+                Ok(slot) => slot,
+                Err(growth) => return Ok(Err(growth)),
+            },
+        };
+        fault!("put.slot-popped");
+        if needed.is_none() {
+            return Ok(Ok(Reserved {
+                slot,
+                extent: None,
+                is_backed: true,
+            }));
+        }
+        let mut allocated = self.allocate(len);
+        if matches!(allocated, Err(Error::OutOfMemory { .. })) {
+            // What is kept for later must not stand in the way.
+            self.release_kept()?;
+            self.release_spans()?;
+            allocated = self.allocate(len);
+        }
+        match allocated {
+            Ok(Ok(allocation)) => Ok(Ok(Reserved {
+                slot,
+                extent: Some(allocation.extent),
+                is_backed: allocation.is_backed,
+            })),
+            Ok(Err(growth)) => {
+                self.push_slot(slot)?;
+                Ok(Err(growth))
+            }
+            Err(error) => {
+                self.push_slot(slot)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies a small payload into what was reserved for it, and publishes it.
+    #[inline(always)]
+    fn publish_small(&mut self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<Ticket, Error> {
+        self.fill(reserved.slot, reserved.extent, len)?;
+        let segment = &self.shared.segment;
+        let target = segment.target(reserved.slot, reserved.extent, len)?;
+        // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked as taken, so nobody else uses either while
+        // this thread holds the lock; `len` is the sum of the parts.
+        unsafe { segment.copy_in(target, payload) };
+        fault!("put.filled");
+        let ticket = self.publish(reserved.slot, len)?;
+        let hot = self.hot();
+        let next = if reserved.extent.is_some() {
+            &hot.kept.next
+        } else {
+            &hot.free.next
+        };
+        if next.get() != 0 {
+            segment.prefetch_slot(next.get());
+        }
+        Ok(ticket)
+    }
+
+    /// To READY: from here on the item exists. The slot is on no list.
+    #[inline(always)]
+    fn publish(&mut self, index: u32, len: u64) -> Result<Ticket, Error> {
+        let hot = self.hot();
+        let slot = self.slot(index)?;
+        let seq = hot.published.get().wrapping_add(1);
+        slot.seq.set(seq);
+        fault!("put.numbered");
+        slot.commit(StateWord::new(State::Ready, 0, 0));
+        fault!("put.committed");
+        hot.published.set(seq);
+        fault!("put.ordered");
+        hot.count_bytes(seq, len);
+        self.push_ready(index)?;
+        self.count_ready(len);
+        if self.shared.options.acknowledged {
+            hot.unfinished.add(1);
+        }
+        fault!("put.linked");
+        Ok(Ticket { slot: index, seq })
+    }
+}

@@ -1,0 +1,159 @@
+//! Spinning: how long a process reads the numbers of a queue again and again before it sleeps.
+
+use std::time::Duration;
+
+use crate::error::Error;
+#[cfg(not(loom))]
+use crate::fault::fault;
+use crate::handle::queue::Queue;
+#[cfg(not(loom))]
+use crate::lock::guard::Guard;
+use crate::memory::layout::Kind;
+use crate::options::Wait;
+use crate::platform::{self, Instant};
+use crate::state::waiters::Waiting;
+use crate::sync::{AtomicU32, Ordering, Word, spin_loop};
+
+/// What a spin may cost, in nanoseconds, and what it costs while it does not pay.
+const SPIN_MOST: u32 = 50_000;
+const SPIN_LEAST: u32 = 500;
+/// While it does not pay, one wait in so many tries the full budget again.
+const PROBE_EVERY: u32 = 32;
+/// Pauses of the processor between two looks of a spinner, about a microsecond and a half. Measured: a consumer that looks
+/// more often takes the line away from the producer for every single item, and both are slower.
+const LOOK_AFTER: u32 = if cfg!(loom) { 1 } else { 64 };
+
+/// How long a process spins before it sleeps. A spin that is rewarded restores the full budget, one that is not halves it:
+/// so two processes on cores of their own find each other spinning, and two that share a core soon give way to each other.
+pub(crate) struct SpinBudget {
+    nanoseconds: AtomicU32,
+    waits: AtomicU32,
+}
+
+impl SpinBudget {
+    pub(crate) fn new() -> SpinBudget {
+        SpinBudget {
+            nanoseconds: AtomicU32::new(SPIN_MOST),
+            waits: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn next(&self) -> Duration {
+        let wait = self.waits.get().wrapping_add(1);
+        self.waits.set(wait);
+        let budget = if wait % PROBE_EVERY == 0 {
+            SPIN_MOST
+        } else {
+            self.nanoseconds.get()
+        };
+        Duration::from_nanos(u64::from(budget))
+    }
+
+    pub(crate) fn adapt(&self, paid: bool) {
+        let halved = (self.nanoseconds.get() / 2).max(SPIN_LEAST);
+        self.nanoseconds.set(if paid { SPIN_MOST } else { halved });
+    }
+}
+
+pub(crate) fn spin_until(budget: &SpinBudget, at_most: Duration, is_there: impl Fn() -> bool) {
+    let end = Instant::now() + budget.next().min(at_most);
+    loop {
+        if is_there() {
+            return budget.adapt(true);
+        }
+        // Not too often: each look takes the line away from those who are at work on it.
+        for _ in 0..LOOK_AFTER {
+            spin_loop();
+        }
+        if Instant::now() >= end {
+            return budget.adapt(false);
+        }
+    }
+}
+
+impl Queue {
+    /// Spins once in a wait, if this process may. `None` if not.
+    pub(crate) fn spin_and_acquire(
+        &self,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+        me: u32,
+    ) -> Option<Result<u32, Error>> {
+        if core::mem::replace(&mut waiting.has_spun, true) || !self.start_spinning(waiting.kind, me) {
+            return None;
+        }
+        self.spin(waiting.kind);
+        Some(self.acquire_from_spin(waiting.kind, wait))
+    }
+
+    /// Spins once, if this process may, for those whose wake-up comes by the bell (bell.rs) and not by a list: that they are
+    /// on their way matters to nobody. True if there is what was waited for.
+    #[cfg(not(loom))]
+    pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {
+        let me = self.member()?;
+        if !self.start_spinning(kind, me) {
+            return Ok(false);
+        }
+        self.spin(kind);
+        self.stop_spinning(kind);
+        Ok(self.promises(kind))
+    }
+
+    /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more: for so many
+    /// nanoseconds at most, in which it would have been had.
+    #[cfg(not(loom))]
+    pub(crate) fn pause_for_memory<'q>(
+        &'q self,
+        section: Guard<'q>,
+        at_most: u64,
+        wait: &mut Wait<'_>,
+    ) -> Result<Guard<'q>, Error> {
+        let (hot, me) = (section.hot(), section.me);
+        let used = hot.used_bytes.get();
+        // Still under the lock: who pauses counts as on its way, so nobody else is sent for its room meanwhile.
+        let is_alone = self.start_spinning(Kind::Room, me);
+        drop(section);
+        if !is_alone {
+            return self.enter(wait);
+        }
+        fault!("put.pausing");
+        let at_most = Duration::from_nanos(at_most);
+        spin_until(&self.memory_budget, at_most, || hot.used_bytes.get() < used);
+        self.acquire_from_spin(Kind::Room, wait)
+            .map(|me| Guard::new(&self.shared, me))
+    }
+
+    /// Takes the lock, as who was spinning does.
+    fn acquire_from_spin(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        let acquired = self.acquire(wait);
+        // Not before the lock is taken: until then the spinner counts as on its way.
+        self.stop_spinning(kind);
+        if acquired.is_err() {
+            // Others may have relied on it. The end of any section sends the next one.
+            let _ = self.enter_briefly();
+        }
+        acquired
+    }
+
+    /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
+    fn spin(&self, kind: Kind) {
+        let budget = &self.spin_budgets[kind as usize];
+        spin_until(budget, Duration::MAX, || self.promises(kind));
+    }
+
+    /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock afterwards.
+    fn start_spinning(&self, kind: Kind, me: u32) -> bool {
+        platform::cores() > 1
+            && self.shared.spinning_word(kind).is_some_and(|word| {
+                word.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_ok()
+            })
+    }
+
+    fn stop_spinning(&self, kind: Kind) {
+        if let (Some(word), Some(me)) = (self.shared.spinning_word(kind), self.shared.member_if_any()) {
+            // Only if it is still this process's: others may have given up on it.
+            let _ = word.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Waiting: how a thread sleeps until it is woken, and what it does at the end of its slices.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::handle::queue::Queue;
+use crate::lock::guard::Guard;
+use crate::memory::layout::{Kind, WaiterCell};
+use crate::options::{Patience, Wait};
+use crate::platform::{self, Instant, Slept};
+use crate::state::notifier::Place;
+use crate::state::waiters::{ABANDONED, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT, Waiting};
+use crate::sync::{Ordering, Word};
+
+impl Kind {
+    /// What a caller hears whose patience ended.
+    fn missed(self) -> Error {
+        match self {
+            Kind::Room => Error::Full,
+            Kind::Item | Kind::Finish => Error::Empty,
+        }
+    }
+
+    /// What a caller hears whose operation failed: that the lock was not to be had is for those who come again.
+    pub(crate) fn conclude(self, error: Error, patience: Patience) -> Error {
+        match (error, self) {
+            (Error::Busy, _) if patience != Patience::Try => self.missed(),
+            (Error::Stopped { pid }, Kind::Room) => Error::FullBehindStopped { pid },
+            (Error::Stopped { pid }, Kind::Item | Kind::Finish) => Error::EmptyBehindStopped { pid },
+            (error, _) => error,
+        }
+    }
+}
+
+const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
+
+/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back (bell.rs). After
+/// a slice it treats those as late.
+const FOR_NOW: Duration = Duration::from_millis(1);
+
+impl Queue {
+    /// Takes the lock for an operation that may have to wait, after a look without it: who would find nothing does not
+    /// trouble those who are at work, and spins first.
+    #[inline(always)]
+    pub(crate) fn approach<'q>(
+        &'q self,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Guard<'q>, Error> {
+        self.acquire_unless_quiet(waiting, wait)
+            .map(|me| Guard::new(&self.shared, me))
+    }
+
+    #[inline(always)]
+    fn acquire_unless_quiet(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        if self.is_quiet(waiting.kind) {
+            match wait.patience {
+                Patience::Try => return Err(waiting.kind.missed()),
+                Patience::Now => {}
+                Patience::Until(_) | Patience::Forever => {
+                    let me = self.member()?;
+                    if let Some(acquired) = self.spin_and_acquire(waiting, wait, me) {
+                        return acquired;
+                    }
+                }
+            }
+        }
+        self.acquire(wait)
+    }
+
+    /// Whether a waiter would find nothing, by a look without the lock. A lock that is taken may be a dead holder's, whose
+    /// books are half changed: then only the lock tells.
+    #[inline(always)]
+    fn is_quiet(&self, kind: Kind) -> bool {
+        let hot = self.shared.segment.hot();
+        !self.promises(kind) && hot.lock.get() == 0 && hot.damaged.get() == 0
+    }
+
+    /// The same after all that was done under the lock so far. A mere look may see old numbers slice after slice.
+    fn is_surely_quiet(&self, kind: Kind) -> bool {
+        let lock = &self.shared.segment.hot().lock;
+        // An exchange of nothing, which does not take the lock, because an exchange reads the last value there is.
+        // Acquire: pairs with the release in Section::drop of whoever held the lock last.
+        lock.compare_exchange(0, 0, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+            && self.is_quiet(kind)
+    }
+
+    /// Whether there is what is waited for, by a look without the lock: a hint.
+    #[inline(always)]
+    pub(crate) fn promises(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Item => self.shared.ready_count() > 0,
+            Kind::Room => self.shared.has_room(),
+            Kind::Finish => self.shared.segment.hot().unfinished.get() == 0,
+        }
+    }
+
+    /// Waits for a change, with the section's lock released meanwhile. The caller looks again, in a loop.
+    pub(crate) fn wait_for<'q>(
+        &'q self,
+        mut section: Guard<'q>,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Guard<'q>, Error> {
+        let timed_out = match wait.patience {
+            Patience::Try | Patience::Now => true,
+            Patience::Until(deadline) => Instant::now() >= deadline,
+            Patience::Forever => false,
+        };
+        if timed_out {
+            section.withdraw(waiting)?;
+            drop(section);
+            return Err(waiting.kind.missed());
+        }
+        if !waiting.has_spun {
+            let me = section.me;
+            drop(section);
+            return self
+                .spin_and_acquire(waiting, wait, me)
+                .unwrap_or_else(|| self.acquire(wait))
+                .map(|me| Guard::new(&self.shared, me));
+        }
+        if waiting.cell == 0 {
+            section.free_abandoned(
+                &self.shared.segment.hot().waiters[waiting.kind as usize],
+                waiting.kind,
+            )?;
+            waiting.cell = section.enlist(waiting.kind)?;
+        }
+        let position = section.position(waiting)?;
+        let place = section.place_to_sleep(waiting.kind);
+        drop(section);
+        fault!("wait.enlisted");
+        let entered = self
+            .sleep(waiting, (position, place), wait)
+            .and_then(|()| self.enter(wait));
+        let mut section = match entered {
+            Ok(section) => section,
+            Err(error) => {
+                self.abandon(waiting);
+                return Err(error);
+            }
+        };
+        fault!("wait.back");
+        section.arrive(waiting)?;
+        Ok(section)
+    }
+
+    /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended. Only the watcher sleeps on beside
+    /// an idle queue, and looks at its place in the list once a second; the others do so after each of their slices.
+    fn sleep(
+        &self,
+        waiting: &mut Waiting,
+        (position, place): (u32, Place),
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Error> {
+        let cell = self.shared.segment.cell(waiting.cell)?;
+        let slice = match (place, waiting.kind, position) {
+            (Place::CellForNow, ..) => SLICE,
+            (_, _, 0..3) => SLICE * (position + 1),
+            // Joiners are woken all at once: a waker that dies before it calls them leaves them all asleep.
+            (_, Kind::Finish, _) => SLICE * 3,
+            _ => SLICE * 10,
+        };
+        loop {
+            let slice_end = waiting.slice.end(slice);
+            let (end, is_last) = match wait.patience {
+                Patience::Until(deadline) => (deadline.min(slice_end), deadline <= slice_end),
+                _ => (slice_end, false),
+            };
+            let at_most = end.saturating_duration_since(Instant::now());
+            fault!("wait.asleep");
+            let slept = match place {
+                Place::Cell => platform::futex_wait(&cell.word, SLEEPING, at_most),
+                Place::CellForNow => platform::futex_wait(&cell.word, SLEEPING, at_most.min(FOR_NOW)),
+                Place::Pipe(there, back) => platform::await_unplugged((there, back), at_most),
+            };
+            let is_whole = place != Place::CellForNow || at_most <= FOR_NOW;
+            let is_over = slept == Slept::TimedOut && is_whole || Instant::now() >= end;
+            waiting.is_displaced = place == Place::CellForNow;
+            waiting.is_early = !is_over;
+            if is_over {
+                waiting.slice.restart();
+                waiting.slices += 1;
+                self.end_slice(waiting.slices, position)?;
+            }
+            // Room, or the end of all readers.
+            let is_pipe_ready = matches!(place, Place::Pipe(..)) && cell.word.get() == SLEEPING;
+            if (is_over || is_pipe_ready || slept != Slept::Changed) && (wait.interrupted)() {
+                return Err(Error::Interrupted);
+            }
+            let sleeps_on = is_over && position == 0 && waiting.slices % 10 != 0 && !is_last;
+            if !sleeps_on || !self.is_surely_quiet(waiting.kind) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What a waiter does at the end of its slice: the watcher looks at those who hold something each time, and at all
+    /// participants at each tenth; any other waiter looks if the watcher has not, because it is dead or stopped.
+    fn end_slice(&self, slices: u32, position: u32) -> Result<(), Error> {
+        if position == 0 {
+            self.look_for_dead(slices % 10 == 0)?;
+            self.tidy()?;
+        } else if self.is_time_to_look() {
+            self.look_for_dead(true)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the wait of an operation that has failed. Answers what its caller hears.
+    #[cold]
+    pub(crate) fn end_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
+        self.abandon(waiting);
+        waiting.kind.conclude(error, patience)
+    }
+
+    /// Leaves the list; without the lock if need be, which may be stuck behind a stopped process.
+    pub(crate) fn abandon(&self, waiting: &mut Waiting) {
+        if waiting.cell == 0 {
+            return;
+        }
+        if let Ok(mut section) = self.enter_briefly() {
+            // An error here means damage, of which the caller has an error already.
+            let _ = section.withdraw(waiting);
+        } else if let Ok(cell) = self.shared.segment.cell(waiting.cell) {
+            self.leave_cell(cell);
+        }
+        waiting.cell = 0;
+    }
+
+    /// Leaves without the lock. If this waiter was chosen already, its next section passes the wake-up on; or the end of
+    /// another waiter's slice, which takes it for late.
+    fn leave_cell(&self, cell: &WaiterCell) {
+        for (word, left) in [(SLEEPING, ABANDONED), (WOKEN, WOKEN_LEFT), (LATE, LATE_LEFT)] {
+            // From one to the next it is changed by others, never back.
+            let has_left = cell
+                .word
+                .compare_exchange(word, left, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+            if has_left {
+                fault!("wait.left");
+                if left != ABANDONED {
+                    self.shared.put_off_work();
+                }
+                return;
+            }
+        }
+    }
+
+    /// Waits until a get would find an item, without taking it.
+    pub fn await_item(&self, mut wait: Wait<'_>) -> Result<(), Error> {
+        let mut waiting = Waiting::new(Kind::Item);
+        let waited = self.await_in_section(&mut waiting, &mut wait);
+        self.shared.report(waited.map_err(|error| {
+            self.abandon(&mut waiting);
+            Kind::Item.conclude(error, wait.patience)
+        }))
+    }
+
+    fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let mut section = self.approach(waiting, wait)?;
+        while section.oldest()? == 0 {
+            section = self.wait_for(section, waiting, wait)?;
+        }
+        // The end of the section wakes another waiter: the item is still there.
+        section.withdraw(waiting)
+    }
+}

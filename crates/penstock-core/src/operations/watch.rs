@@ -1,0 +1,64 @@
+//! Watching: a descriptor that is readable while there is an item (bell.rs).
+
+use std::os::fd::RawFd;
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::handle::queue::Queue;
+use crate::options::{Patience, Wait};
+use crate::platform;
+use crate::state::notifier::{SILENT, next};
+use crate::sync::Word;
+
+impl Queue {
+    /// A descriptor that is readable exactly while a get would find an item, level triggered. It stays the queue's: others
+    /// only wait with it, and neither read from it nor close it. From now on whoever fills or empties the queue makes
+    /// a system call or two, until this process leaves the queue.
+    pub fn watch(&self, mut wait: Wait<'_>) -> Result<RawFd, Error> {
+        let watched = self.open_and_watch(&mut wait);
+        self.shared.report(watched)
+    }
+
+    fn open_and_watch(&self, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
+        self.join_in(wait)?;
+        loop {
+            let number = self.shared.segment.hot().bell.get();
+            let found = match self.shared.bell.current(number) {
+                Some(end) => Some(end),
+                None => self.shared.open_bell_of_another(number)?,
+            };
+            let mut section = self.enter(wait)?;
+            let hot = section.hot();
+            if hot.bell.get() != number {
+                // Somebody was quicker.
+                continue;
+            }
+            let end = match found {
+                Some(end) => end,
+                None => {
+                    let (pipe, number) = platform::make_pipe()?;
+                    hot.rung.set(next(hot.rung.get(), SILENT));
+                    hot.bell.set(number);
+                    fault!("bell.made");
+                    self.shared.keep_bell(pipe, number)
+                }
+            };
+            section.announce_bell()?;
+            section.watch_for_good()?;
+            return Ok(end.reading);
+        }
+    }
+
+    /// A get of this process has found nothing. If it was the bell that called, there may be a byte too many.
+    #[cold]
+    pub(crate) fn found_nothing(&self) {
+        let attempt = self.enter(&mut Wait {
+            patience: Patience::Try,
+            interrupted: &mut || false,
+        });
+        // If the lock is not to be had now, the next get that is called in vain comes here again.
+        if let Ok(mut section) = attempt {
+            section.silence_if_empty();
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What a queue is asked to be, and how long a call may take.
+
+use crate::platform::Instant;
+
+/// What a queue is asked to be; fixed when it is created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Items that may be queued at once; 0 for any number.
+    pub maxsize: u64,
+    /// Bytes of memory that items may take; `None` for half of what the machine or its control group has.
+    pub max_bytes: Option<u64>,
+    /// A put waits while at least this many bytes are queued; 0 for never.
+    pub soft_bytes: u64,
+    /// Items stay leased until `task_done`, and are redelivered if their holder dies.
+    pub acknowledged: bool,
+    /// How often an item is redelivered before it becomes a dead letter.
+    pub max_deliveries: u8,
+}
+
+/// How long an operation may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// A bounded attempt, for callers that must not block at all: it may end with [`Error::Busy`], and does whenever the
+    /// queue needs care that takes longer (growth, a look for the dead, a dead holder of the lock). The caller then comes
+    /// again with another patience.
+    Try,
+    /// Takes the lock, but does not wait for room or for an item. Ends with [`Error::Stopped`], as [`Error::FullBehindStopped`] or
+    /// [`Error::EmptyBehindStopped`], if a stopped process holds the lock.
+    Now,
+    Until(Instant),
+    Forever,
+}
+
+/// How long to wait, and what can end the wait earlier.
+pub struct Wait<'a> {
+    pub patience: Patience,
+    /// Asked after a signal, at the end of each time slice, and in vain looks between; true ends the wait with [`Error::Interrupted`].
+    /// And asked before the first operation of a process whose death nothing could prove: see
+    /// [`joined_without_proof`](crate::joined_without_proof).
+    pub interrupted: &'a mut dyn FnMut() -> bool,
+}
+
+/// Makes a call that waits however long it takes.
+pub(crate) fn surely<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    #[cfg(not(feature = "fuzzing"))]
+    let mut interrupted = || false;
+    #[cfg(feature = "fuzzing")]
+    let mut interrupted = interrupted_after_slices();
+    call(Wait {
+        patience: Patience::Forever,
+        interrupted: &mut interrupted,
+    })
+}
+
+#[cfg(feature = "fuzzing")]
+/// What work that must be finished is asked in place of "never interrupted": a few slices are enough for a dead holder's
+/// lock, and one that damage gives to a living participant is never had.
+fn interrupted_after_slices() -> impl FnMut() -> bool {
+    let mut slices = 0;
+    move || {
+        slices += 1;
+        slices > 3
+    }
+}

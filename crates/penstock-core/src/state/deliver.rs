@@ -1,0 +1,129 @@
+//! Delivery: an item passes from the queue to a getter.
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::platform;
+use crate::state::Section;
+use crate::state::holding::{self, Lease};
+use crate::state::slot::State;
+use crate::sync::{Count, Word, note_read};
+use crate::units::SMALL;
+
+/// Private memory with room for at least one small payload more.
+pub(crate) trait Room {
+    /// Copies a payload to it.
+    ///
+    /// # Safety
+    /// `len` bytes at `source` are readable and not being written, and `len` is at most SMALL.
+    unsafe fn fill(&mut self, source: *const u8, len: usize);
+}
+
+/// How an item was delivered.
+pub(crate) enum Delivered {
+    /// Its payload was copied.
+    Copied,
+    /// Its payload stays where it is.
+    Borrowed(Borrowed),
+}
+
+/// A payload in shared memory that its holder reads in place, and the lease that lets it.
+pub(crate) struct Borrowed {
+    pub lease: Lease,
+    pub bytes: *const u8,
+    pub len: usize,
+}
+
+impl Section<'_> {
+    /// What the end of a look means for a slot in this participant's hands.
+    pub(crate) fn finish_look(&mut self, index: u32) -> Result<(), Error> {
+        match self.slot(index)?.word().state() {
+            // Finished while it was looked at, or plain: the payload is needed no more.
+            Some(State::Claimed) => self.finish_held(index),
+            Some(State::Leased) if !self.shared.options.acknowledged => self.finish_held(index),
+            Some(State::Leased | State::Aside) => self.end_of_look(index),
+            Some(State::Left) => self.orphan(index),
+            _ => Err(self.corrupt("a lent item was taken away")),
+        }
+    }
+
+    /// The same for an item that its reader could not use.
+    pub(crate) fn undeliver(&mut self, index: u32) -> Result<(), Error> {
+        let word = self.slot(index)?.word();
+        if !matches!(word.state(), Some(State::Leased | State::Aside)) {
+            return self.finish_look(index);
+        }
+        self.let_go(index, word.owner())?;
+        self.return_to_queue(index)
+    }
+
+    #[inline(always)]
+    pub(crate) fn deliver(&mut self, index: u32, room: &mut impl Room) -> Result<Delivered, Error> {
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        let is_finished = match word.state() {
+            Some(State::Ready) => false,
+            Some(State::ReadyDone) => true,
+            _ => return Err(self.corrupt("an item on the ready list is not ready")),
+        };
+        let (source, len) = self.shared.segment.payload(slot)?;
+        let stays_leased = self.shared.options.acknowledged && !is_finished;
+        let is_small = len <= SMALL;
+        if is_small {
+            note_read(source, len);
+            // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds the lock,
+            // so nobody writes them; `len` was compared with SMALL.
+            unsafe { room.fill(source, len) };
+            fault!("get.copied");
+        }
+        self.uncount_ready(index, len as u64)?;
+        if is_small && !stays_leased {
+            fault!("get.unlinked");
+            if is_finished {
+                self.hot().ready_done.sub(1);
+            }
+            self.free_slot(index)?;
+            fault!("get.freed");
+            return Ok(Delivered::Copied);
+        }
+        slot.holder.set(platform::thread_id());
+        slot.reading.set(0);
+        if !is_small {
+            self.begin_of_look(index)?;
+        }
+        if is_finished {
+            // It must not come back: only its memory is held.
+            self.own(index, State::Claimed, word.redeliveries())?;
+            fault!("get.leased");
+            self.hold(index)?;
+            self.hot().ready_done.sub(1);
+        } else {
+            self.own(index, State::Leased, word.redeliveries())?;
+            fault!("get.leased");
+            self.hold_lease(index, slot)?;
+            holding::count_taken();
+            if self.shared.sets_aside() {
+                let number = slot.lease.get();
+                holding::note(self.shared.segment.id, Lease { slot: index, number });
+            }
+        }
+        if is_small {
+            return Ok(Delivered::Copied);
+        }
+        Ok(Delivered::Borrowed(Borrowed {
+            lease: Lease {
+                slot: index,
+                number: slot.lease.get(),
+            },
+            bytes: source,
+            len,
+        }))
+    }
+
+    /// Frees what this participant holds.
+    pub(crate) fn finish_held(&mut self, index: u32) -> Result<(), Error> {
+        let owner = self.slot(index)?.word().owner();
+        self.let_go(index, owner)?;
+        self.free_slot(index)
+    }
+}

@@ -1,0 +1,701 @@
+//! The heap for payloads that do not fit in a slot: size classes in spans of 64 KiB, and runs of whole spans.
+//!
+//! All of it is cache except the backing bytes: what is taken follows from the extents of the slots that are not FREE,
+//! and the rebuild marks it anew. (Free slots may keep small extents, slot.rs: that is cache, too.) No bookkeeping lies inside the payload area.
+//!
+//! ```text
+//! bitmap       one bit a span: taken (part of a run, or divided)
+//! backing      one byte a span: pages surely backed (bits 0..5), descriptor backed (bit 5), maybe more backed (bit 6)
+//! descriptor   of a divided span: its class, and one bit an object
+//! ```
+//!
+//! A backing byte may say too little, never too much: it grows after `fallocate` has succeeded, and shrinks before a hole
+//! is punched. So a page that it promises can be touched without a fault for want of memory.
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::handle::queue::Queue;
+use crate::lock::guard::Guard;
+use crate::memory::layout::*;
+use crate::memory::segment::Extent;
+use crate::options::Wait;
+use crate::state::Section;
+use crate::state::slot::State;
+use crate::sync::{Count, Word};
+use crate::units::{INLINE, PAGE, SMALL};
+
+/// Sizes of objects, in granules of 128 bytes: at most a third of an object is unused.
+pub(crate) const CLASSES: [u32; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+
+pub(crate) const BACKED_PAGES: u8 = 0b1_1111;
+pub(crate) const BACKED_DESCRIPTOR: u8 = 1 << 5;
+pub(crate) const MAYBE_MORE: u8 = 1 << 6;
+
+/// Spans whose books are extended at a time: one page of backing bytes.
+const TRACKING_STEP: u32 = PAGE as u32;
+
+/// How many spans of a class a put looks at, to find one that is empty, when the heap is full.
+const PARTIAL_LOOKS: u32 = 64;
+
+pub(crate) fn class_of(granules: u32) -> Option<usize> {
+    (granules <= CLASSES[CLASSES.len() - 1]).then(|| CLASSES.partition_point(|size| *size < granules))
+}
+
+pub(crate) fn pages_of(byte: u8) -> u8 {
+    (byte & BACKED_PAGES).min(PAGES_PER_SPAN)
+}
+
+/// The pages that may be backed, for deciding when to give memory back.
+pub(crate) fn pages_at_most(byte: u8) -> u8 {
+    if byte & MAYBE_MORE != 0 {
+        PAGES_PER_SPAN
+    } else {
+        pages_of(byte)
+    }
+}
+
+/// The size of the object, in granules, for so many granules of a small payload.
+const SMALL_SIZES: [u32; SMALL.div_ceil(GRANULE as usize) + 1] = {
+    let mut sizes = [0; SMALL.div_ceil(GRANULE as usize) + 1];
+    let (mut granules, mut class) = (1, 0);
+    while granules < sizes.len() {
+        if CLASSES[class] < granules as u32 {
+            class += 1;
+        }
+        sizes[granules] = CLASSES[class];
+        granules += 1;
+    }
+    sizes
+};
+
+/// The extent that a payload of this length needs. `None` if it fits in the slot.
+#[inline(always)]
+pub(crate) fn extent_for(len: u64) -> Option<u64> {
+    if len <= INLINE as u64 {
+        return None;
+    }
+    let granules = len.div_ceil(GRANULE);
+    Some(match SMALL_SIZES.get(granules as usize) {
+        Some(size) => u64::from(*size),
+        None => large_extent_for(len),
+    })
+}
+
+fn large_extent_for(len: u64) -> u64 {
+    let granules = len.div_ceil(GRANULE);
+    match class_of(granules.min(u64::from(u32::MAX)) as u32) {
+        Some(class) => u64::from(CLASSES[class]),
+        None => len.div_ceil(SPAN) * u64::from(GRANULES_PER_SPAN),
+    }
+}
+
+/// Whether an extent can be the object of a payload of this length, by its place alone.
+#[inline(always)]
+pub(crate) fn is_object(extent: Extent, len: u64) -> bool {
+    let (place, size) = (extent.start % GRANULES_PER_SPAN, extent.granules);
+    extent_for(len) == Some(u64::from(size)) && place % size == 0 && place + size <= GRANULES_PER_SPAN
+}
+
+/// What growth a put has to wait for, outside the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// More slots.
+    Slots,
+    /// A span for small payloads.
+    Span,
+    /// The heap's own books, for this many more spans.
+    Tracking(u32),
+}
+
+/// An extent, and whether memory stands behind all of it already.
+pub(crate) struct Allocation {
+    pub extent: Extent,
+    pub is_backed: bool,
+}
+
+impl Section<'_> {
+    /// Takes room for a payload that does not fit in its slot. The slot's state makes it true, or nothing does.
+    pub(crate) fn allocate(&mut self, len: u64) -> Result<Result<Allocation, Growth>, Error> {
+        let granules = extent_for(len).unwrap_or(1);
+        let allocated = match class_of(granules.min(u64::from(u32::MAX)) as u32) {
+            Some(class) => self.allocate_object(class)?.map(|extent| Allocation {
+                extent,
+                is_backed: true,
+            }),
+            None => {
+                let spans = u32::try_from(granules / u64::from(GRANULES_PER_SPAN)).unwrap_or(u32::MAX);
+                self.allocate_run(spans, len)?
+            }
+        };
+        if let Ok(allocation) = &allocated {
+            self.hot().used_bytes.add(allocation.extent.bytes());
+        }
+        Ok(allocated)
+    }
+
+    /// Whether room for a payload would be new memory.
+    #[cfg(not(loom))]
+    pub(crate) fn would_grow(&self, len: u64) -> Result<bool, Error> {
+        let granules = extent_for(len).unwrap_or(1);
+        let spans = match class_of(granules.min(u64::from(u32::MAX)) as u32) {
+            Some(class) if self.hot().partial[class].get() != 0 => return Ok(false),
+            Some(_) => 1,
+            None => u32::try_from(granules / u64::from(GRANULES_PER_SPAN)).unwrap_or(u32::MAX),
+        };
+        let first = match self.find_run(spans) {
+            Ok(Ok(first)) => first,
+            Ok(Err(_)) | Err(Error::OutOfMemory { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let is_object = granules <= u64::from(CLASSES[CLASSES.len() - 1]);
+        for i in 0..spans {
+            let backing = self.shared.segment.backing(first + i)?.get();
+            let is_backed = if is_object {
+                pages_of(backing) == PAGES_PER_SPAN && backing & BACKED_DESCRIPTOR != 0
+            } else {
+                pages_of(backing) >= pages_needed(len, i)
+            };
+            if !is_backed {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn allocate_object(&mut self, class: usize) -> Result<Result<Extent, Growth>, Error> {
+        let hot = self.hot();
+        let mut span = hot.partial[class].get();
+        if span == 0 {
+            let found = match self.find_run(1)? {
+                Ok(found) => found,
+                Err(growth) => return Ok(Err(growth)),
+            };
+            let backing = self.shared.segment.backing(found)?.get();
+            if pages_of(backing) < PAGES_PER_SPAN || backing & BACKED_DESCRIPTOR == 0 {
+                return Ok(Err(Growth::Span));
+            }
+            self.mark_run(found, 1, true)?;
+            let descriptor = self.shared.segment.descriptor(found)?;
+            descriptor.class.set(class as u32 + 1);
+            descriptor.used.set(0);
+            for word in &descriptor.taken {
+                word.set(0);
+            }
+            self.push_partial(class, found)?;
+            span = found + 1;
+        }
+        let span = span - 1;
+        let descriptor = self.shared.segment.descriptor(span)?;
+        let (size, capacity) = (CLASSES[class], GRANULES_PER_SPAN / CLASSES[class]);
+        if descriptor.class.get() != class as u32 + 1 {
+            return Err(self.corrupt("a span is on the list of another class"));
+        }
+        for (i, word) in descriptor.taken.iter().enumerate() {
+            let taken = word.get();
+            let object = i as u32 * 64 + (!taken).trailing_zeros();
+            if taken == u64::MAX || object >= capacity {
+                continue;
+            }
+            word.set(taken | 1 << (object % 64));
+            descriptor.used.add(1);
+            if descriptor.used.get() == capacity {
+                self.unlink_partial(class, span)?;
+            }
+            return Ok(Ok(Extent {
+                start: span * GRANULES_PER_SPAN + object * size,
+                granules: size,
+            }));
+        }
+        Err(self.corrupt("a span with room has none"))
+    }
+
+    fn allocate_run(&mut self, spans: u32, len: u64) -> Result<Result<Allocation, Growth>, Error> {
+        let first = match self.find_run(spans)? {
+            Ok(first) => first,
+            Err(growth) => return Ok(Err(growth)),
+        };
+        self.mark_run(first, spans, true)?;
+        let mut is_backed = true;
+        for i in 0..spans {
+            let backing = self.shared.segment.backing(first + i)?.get();
+            if pages_of(backing) < pages_needed(len, i) {
+                self.set_backing(first + i, backing | MAYBE_MORE)?;
+                is_backed = false;
+            }
+        }
+        let extent = Extent {
+            start: first * GRANULES_PER_SPAN,
+            granules: spans * GRANULES_PER_SPAN,
+        };
+        Ok(Ok(Allocation { extent, is_backed }))
+    }
+
+    /// Changes what is known of a span's memory, and the sum of it.
+    fn set_backing(&self, span: u32, new: u8) -> Result<(), Error> {
+        let backing = self.shared.segment.backing(span)?;
+        let pages = &self.hot().pages_backed;
+        pages.sub(u64::from(pages_at_most(backing.get())));
+        pages.add(u64::from(pages_at_most(new)));
+        backing.set(new);
+        Ok(())
+    }
+
+    /// Books that `fallocate` has put memory behind a run for a payload of `len` bytes.
+    pub(crate) fn note_backed(&mut self, extent: Extent, len: u64) -> Result<(), Error> {
+        for i in 0..extent.granules / GRANULES_PER_SPAN {
+            let span = extent.start / GRANULES_PER_SPAN + i;
+            let old = self.shared.segment.backing(span)?.get();
+            let pages = pages_needed(len, i);
+            if pages > pages_of(old) {
+                // Of the pages behind these nothing is known.
+                let maybe = if pages == PAGES_PER_SPAN {
+                    0
+                } else {
+                    old & MAYBE_MORE
+                };
+                self.set_backing(span, old & BACKED_DESCRIPTOR | maybe | pages)?;
+            }
+        }
+        self.hot().grown.set(1);
+        Ok(())
+    }
+
+    /// The spans of an extent that is too large for a size class.
+    fn spans_of(&self, extent: Extent) -> Result<u32, Error> {
+        if extent.start % GRANULES_PER_SPAN != 0 || extent.granules % GRANULES_PER_SPAN != 0 {
+            return Err(self.corrupt("a run of spans is not whole"));
+        }
+        Ok(extent.granules / GRANULES_PER_SPAN)
+    }
+
+    /// Which object of its span an extent of a size class is.
+    fn object_of(&self, extent: Extent, class: usize) -> Result<u32, Error> {
+        let size = CLASSES[class];
+        let (object, rest) = (
+            extent.start % GRANULES_PER_SPAN / size,
+            extent.start % GRANULES_PER_SPAN % size,
+        );
+        if size != extent.granules || rest != 0 || object >= GRANULES_PER_SPAN / size {
+            return Err(self.corrupt("an extent is no object of its class"));
+        }
+        Ok(object)
+    }
+
+    /// Returns an extent. Its slot refers to it no more.
+    pub(crate) fn free_extent(&mut self, extent: Extent) -> Result<(), Error> {
+        self.shared.segment.extent_at(extent, 0)?;
+        let span = extent.start / GRANULES_PER_SPAN;
+        let Some(class) = class_of(extent.granules) else {
+            let spans = self.spans_of(extent)?;
+            return self.mark_run(span, spans, false);
+        };
+        let descriptor = self.shared.segment.descriptor(span)?;
+        let capacity = GRANULES_PER_SPAN / CLASSES[class];
+        let object = self.object_of(extent, class)?;
+        let (word, bit) = (&descriptor.taken[(object / 64) as usize & 7], 1 << (object % 64));
+        if descriptor.class.get() != class as u32 + 1 || word.get() & bit == 0 {
+            return Err(self.corrupt("an extent is freed that was not taken"));
+        }
+        word.set(word.get() & !bit);
+        descriptor.used.sub(1);
+        if descriptor.used.get() + 1 == capacity {
+            self.push_partial(class, span)?;
+        }
+        // One empty span a class is kept divided: a queue that is filled and drained does not divide it again each time.
+        if descriptor.used.get() == 0 && (descriptor.prev.get() != 0 || descriptor.next.get() != 0) {
+            self.free_span(class, span)?;
+        }
+        Ok(())
+    }
+
+    /// Frees the empty spans that are kept divided. Of a class there is one at most; it is not looked for long.
+    pub(crate) fn release_spans(&mut self) -> Result<(), Error> {
+        for class in 0..CLASSES.len() {
+            let mut next = self.hot().partial[class].get();
+            for _ in 0..PARTIAL_LOOKS {
+                if next == 0 {
+                    break;
+                }
+                let span = next - 1;
+                let descriptor = self.shared.segment.descriptor(span)?;
+                if descriptor.used.get() == 0 {
+                    self.free_span(class, span)?;
+                    break;
+                }
+                next = descriptor.next.get();
+            }
+        }
+        Ok(())
+    }
+
+    /// A divided span, of which no object is taken, is one again.
+    fn free_span(&mut self, class: usize, span: u32) -> Result<(), Error> {
+        self.unlink_partial(class, span)?;
+        self.shared.segment.descriptor(span)?.class.set(0);
+        self.mark_run(span, 1, false)
+    }
+
+    // ------------------------------------------------------------------------------------------------ spans
+
+    /// The first free run of that many spans: low addresses first, because they are warm.
+    fn find_run(&self, spans: u32) -> Result<Result<u32, Growth>, Error> {
+        let hot = self.hot();
+        let tracked = hot.spans_tracked.get().min(self.shared.segment.geometry.spans);
+        let mut at = hot.span_hint.get();
+        let mut free = 0;
+        while at < tracked {
+            let left = 64 - at % 64;
+            let word = self.shared.segment.bitmap(at)?.get() >> (at % 64);
+            if word & 1 == 0 {
+                let zeros = word.trailing_zeros().min(left).min(tracked - at);
+                free += zeros;
+                at += zeros;
+                if free >= spans {
+                    return Ok(Ok(at - free));
+                }
+            } else {
+                free = 0;
+                at += word.trailing_ones().min(left);
+            }
+        }
+        if tracked == self.shared.segment.geometry.spans {
+            return Err(self.out_of_memory(u64::from(spans) * SPAN, hot.used_bytes.get()));
+        }
+        Ok(Err(Growth::Tracking(spans)))
+    }
+
+    /// Marks a run of spans as taken or free.
+    pub(crate) fn mark_run(&mut self, first: u32, spans: u32, taken: bool) -> Result<(), Error> {
+        let hot = self.hot();
+        let end = first.saturating_add(spans);
+        if end > hot.spans_tracked.get() {
+            return Err(self.corrupt("a run of spans lies outside the heap"));
+        }
+        let mut at = first;
+        while at < end {
+            let count = (64 - at % 64).min(end - at);
+            let mask = (u64::MAX >> (64 - count)) << (at % 64);
+            let word = self.shared.segment.bitmap(at)?;
+            if word.get() & mask != if taken { 0 } else { mask } {
+                return Err(self.corrupt("a span is taken twice, or freed twice"));
+            }
+            word.set(word.get() ^ mask);
+            at += count;
+        }
+        if taken {
+            hot.spans_used.add(u64::from(spans));
+            hot.spans_high.set(hot.spans_high.get().max(end));
+            if first == hot.span_hint.get() {
+                hot.span_hint.set(end);
+            }
+        } else {
+            hot.spans_used.sub(u64::from(spans));
+            hot.span_hint.set(hot.span_hint.get().min(first));
+        }
+        Ok(())
+    }
+
+    fn push_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
+        let head = &self.hot().partial[class];
+        let descriptor = self.shared.segment.descriptor(span)?;
+        descriptor.prev.set(0);
+        descriptor.next.set(head.get());
+        if head.get() != 0 {
+            self.shared.segment.descriptor(head.get() - 1)?.prev.set(span + 1);
+        }
+        head.set(span + 1);
+        Ok(())
+    }
+
+    fn unlink_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
+        let head = &self.hot().partial[class];
+        let descriptor = self.shared.segment.descriptor(span)?;
+        let (next, prev) = (descriptor.next.get(), descriptor.prev.get());
+        let before = if prev == 0 {
+            head
+        } else {
+            &self.shared.segment.descriptor(prev - 1)?.next
+        };
+        if before.get() != span + 1 {
+            return Err(self.corrupt("a list of spans is torn"));
+        }
+        before.set(next);
+        if next != 0 {
+            self.shared.segment.descriptor(next - 1)?.prev.set(prev);
+        }
+        descriptor.next.set(0);
+        descriptor.prev.set(0);
+        Ok(())
+    }
+
+    /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the top down.
+    pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
+        let hot = self.hot();
+        let segment = &self.shared.segment;
+        let mut end = hot.spans_high.get().min(hot.spans_tracked.get());
+        let is_free_and_backed = |span: u32| -> Result<bool, Error> {
+            let taken = segment.bitmap(span)?.get() >> (span % 64) & 1 != 0;
+            Ok(!taken && segment.backing(span)?.get() & (BACKED_PAGES | MAYBE_MORE) != 0)
+        };
+        while end > 0
+            && segment.bitmap(end - 1)?.get() >> ((end - 1) % 64) & 1 == 0
+            && !is_free_and_backed(end - 1)?
+        {
+            end -= 1;
+        }
+        // What lies above is free and has nothing behind it: nobody need look there again.
+        hot.spans_high.set(end);
+        while end > 0 && !is_free_and_backed(end - 1)? {
+            end -= 1;
+        }
+        let mut first = end;
+        while first > 0 && end - first < most && is_free_and_backed(first - 1)? {
+            first -= 1;
+        }
+        if first == end {
+            return Ok(None);
+        }
+        let Ok(slot) = self.pop_slot()? else {
+            return Ok(None);
+        };
+        let extent = Extent {
+            start: first * GRANULES_PER_SPAN,
+            granules: (end - first) * GRANULES_PER_SPAN,
+        };
+        self.mark_run(first, end - first, true)?;
+        for span in first..end {
+            // From here on nobody trusts these pages; should this process die before it punches, they are found again.
+            self.set_backing(
+                span,
+                segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
+            )?;
+        }
+        self.fill(slot, Some(extent), 0)?;
+        self.claim(slot)?;
+        self.hold(slot)?;
+        Ok(Some((slot, extent)))
+    }
+
+    /// Books that a claimed run has been punched.
+    pub(crate) fn note_punched(&mut self, extent: Extent) -> Result<(), Error> {
+        for i in 0..extent.granules / GRANULES_PER_SPAN {
+            let span = extent.start / GRANULES_PER_SPAN + i;
+            self.set_backing(span, self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR)?;
+        }
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ rebuild
+
+    /// Forgets what is taken; the backing bytes stay.
+    pub(crate) fn clear_heap(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        let segment = &self.shared.segment;
+        let tracked = hot.spans_tracked.get().min(segment.geometry.spans);
+        let (mut pages, mut high) = (0, 0);
+        for span in 0..tracked {
+            if span % 64 == 0 {
+                segment.bitmap(span)?.set(0);
+            }
+            let backing = segment.backing(span)?.get();
+            if pages_at_most(backing) > 0 {
+                pages += u64::from(pages_at_most(backing));
+                high = span + 1;
+            }
+            if backing & BACKED_DESCRIPTOR != 0 {
+                let descriptor = segment.descriptor(span)?;
+                descriptor.class.set(0);
+                descriptor.used.set(0);
+                for word in &descriptor.taken {
+                    word.set(0);
+                }
+            }
+        }
+        hot.pages_backed.set(pages);
+        hot.spans_used.set(0);
+        // Free spans with memory behind them lie below it too, or nobody would ever give that back.
+        hot.spans_high.set(high);
+        hot.span_hint.set(0);
+        for head in &hot.partial {
+            head.set(0);
+        }
+        Ok(())
+    }
+
+    /// Marks the extent of a slot as taken; two slots that claim the same memory are damage.
+    pub(crate) fn mark_extent(&mut self, extent: Extent) -> Result<(), Error> {
+        self.shared.segment.extent_at(extent, 0)?;
+        let span = extent.start / GRANULES_PER_SPAN;
+        let Some(class) = class_of(extent.granules) else {
+            let spans = self.spans_of(extent)?;
+            return self.mark_run(span, spans, true);
+        };
+        let object = self.object_of(extent, class)?;
+        if span >= self.hot().spans_tracked.get()
+            || self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0
+        {
+            return Err(self.corrupt("an extent lies in a span without a descriptor"));
+        }
+        let descriptor = self.shared.segment.descriptor(span)?;
+        if descriptor.class.get() == 0 {
+            self.mark_run(span, 1, true)?;
+            descriptor.class.set(class as u32 + 1);
+        }
+        let (word, bit) = (&descriptor.taken[(object / 64) as usize & 7], 1 << (object % 64));
+        if descriptor.class.get() != class as u32 + 1 || word.get() & bit != 0 {
+            return Err(self.corrupt("two items lie in the same memory"));
+        }
+        word.set(word.get() | bit);
+        descriptor.used.add(1);
+        Ok(())
+    }
+
+    /// After all extents are marked: the lists of divided spans with room.
+    pub(crate) fn relist_spans(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        for span in (0..hot.spans_high.get().min(hot.spans_tracked.get())).rev() {
+            if self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0 {
+                continue;
+            }
+            let descriptor = self.shared.segment.descriptor(span)?;
+            let Some(class) = descriptor.class.get().checked_sub(1) else {
+                continue;
+            };
+            let Some(size) = CLASSES.get(class as usize) else {
+                return Err(self.corrupt("a span has no known class"));
+            };
+            if descriptor.used.get() < GRANULES_PER_SPAN / size {
+                self.push_partial(class as usize, span)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pages of the `i`-th span of a run that a payload of `len` bytes touches.
+pub(crate) fn pages_needed(len: u64, i: u32) -> u8 {
+    len.saturating_sub(u64::from(i) * SPAN).min(SPAN).div_ceil(PAGE) as u8
+}
+
+impl Queue {
+    /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to race.
+    pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
+        match growth {
+            Growth::Slots => self.grow_slots(section, wait),
+            Growth::Tracking(spans) => self.grow_tracking(section, spans, wait),
+            Growth::Span => self.grow_span(section, wait),
+        }
+    }
+
+    /// Doubles the slots, in steps of at most 1 MiB.
+    fn grow_slots(&self, section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let hot = section.hot();
+        let (old, capacity) = (hot.slots_backed.get(), self.shared.segment.geometry.slots);
+        let trims = hot.slot_trims.get();
+        if old >= capacity {
+            return Err(section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get()));
+        }
+        drop(section);
+        let new = old.saturating_add(old.clamp(32, 8192)).min(capacity);
+        let at =
+            |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
+        self.shared.segment.back(at(old), at(new) - at(old))?;
+        fault!("grow.backed");
+        let section = self.enter(wait)?;
+        // Another may have grown it too, or a trim shrunk it: then the caller looks again and finds out.
+        if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
+            hot.slots_backed.set(new);
+            hot.grown.set(1);
+        }
+        drop(section);
+        Ok(())
+    }
+
+    /// Extends bitmap and backing bytes so that `spans` more fit.
+    fn grow_tracking(&self, section: Guard<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let hot = section.hot();
+        let old = hot.spans_tracked.get();
+        drop(section);
+        let all = self.shared.segment.geometry.spans;
+        let new = old
+            .saturating_add(spans.div_ceil(TRACKING_STEP).saturating_mul(TRACKING_STEP))
+            .min(all);
+        if new <= old {
+            return Err(Error::Corrupt {
+                id: self.shared.segment.id,
+                what: "more spans are tracked than there are",
+            });
+        }
+        self.shared.segment.back(
+            self.shared.segment.geometry.backing_at + u64::from(old),
+            u64::from(new - old),
+        )?;
+        let words = |span: u32| self.shared.segment.geometry.bitmap_at + u64::from(span / 64) * 8;
+        self.shared
+            .segment
+            .back(words(old), words(new - 1) + 8 - words(old))?;
+        fault!("grow.backed");
+        let section = self.enter(wait)?;
+        if section.hot().spans_tracked.get() == old {
+            section.hot().spans_tracked.set(new);
+        }
+        Ok(())
+    }
+
+    /// Puts memory behind a free span and its descriptor, which is claimed meanwhile as if it were a payload.
+    fn grow_span(&self, mut section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+        // Something else may be missing by now: the caller asks for that next.
+        let Ok(span) = section.find_run(1)? else {
+            return Ok(());
+        };
+        let Ok(slot) = section.pop_slot()? else {
+            return self.grow_slots(section, wait);
+        };
+        let extent = Extent {
+            start: span * GRANULES_PER_SPAN,
+            granules: GRANULES_PER_SPAN,
+        };
+        section.mark_run(span, 1, true)?;
+        section.set_backing(span, self.shared.segment.backing(span)?.get() | MAYBE_MORE)?;
+        section.fill(slot, Some(extent), 0)?;
+        section.claim(slot)?;
+        section.hold(slot)?;
+        drop(section);
+        let descriptor_at = self.shared.segment.geometry.descriptors_at
+            + u64::from(span) * size_of::<SpanDescriptor>() as u64;
+        let backed = self
+            .shared
+            .segment
+            .back(self.shared.segment.extent_at(extent, SPAN)?, SPAN)
+            .and_then(|()| self.shared.segment.back(descriptor_at / PAGE * PAGE, PAGE));
+        fault!("grow.backed");
+        let is_punched = backed.is_err()
+            && self
+                .shared
+                .segment
+                .punch(self.shared.segment.extent_at(extent, SPAN)?, SPAN);
+        let entered = self.enter(wait);
+        let in_vain = entered.as_ref().err().cloned();
+        self.release_claim_or_put_off(slot, entered, |section| {
+            if backed.is_ok() {
+                section.note_backed(extent, SPAN)?;
+                section.set_backing(span, self.shared.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
+            } else if is_punched {
+                section.note_punched(extent)?;
+            }
+            Ok(())
+        })?;
+        in_vain.map_or(backed, Err)
+    }
+}
+
+impl Section<'_> {
+    /// CLAIMED -> FREE: what was claimed is not needed, or not had.
+    pub(crate) fn release_claim(&mut self, slot: u32) -> Result<(), Error> {
+        if self.slot(slot)?.word().state() != Some(State::Claimed) {
+            return Err(self.corrupt("a claimed slot is claimed no more"));
+        }
+        self.let_go(slot, self.me)?;
+        self.free_slot(slot)
+    }
+}

@@ -1,0 +1,171 @@
+//! Holding: which leases a thread has, noted by the thread for itself.
+//!
+//! All of it is private to one thread of one process, and serves only to find its leases in the list of the process's:
+//!
+//! - while nothing is acknowledged (aside.rs), the items that the thread has in hand, which it sets aside when it asks for more;
+//! - afterwards, the leases that other threads' leases keep it from finding quickly (done.rs), and how many it may have.
+//!
+//! A note may be out of date, and in a forked child all are: an operation that uses one compares the slot's state,
+//! owner and lease under the lock.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use crate::error::Error;
+use crate::platform;
+use crate::units::Id;
+
+/// A lease, by its slot and its number, which never repeats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lease {
+    pub slot: u32,
+    pub number: u64,
+}
+
+/// The leases of one thread of a queue whose process holds many, as far as it has read the process's list.
+#[derive(Default)]
+pub(crate) struct Found {
+    /// The participant whose list was read, and the last lease that was.
+    pub participant: u32,
+    pub last_read: Lease,
+    /// How far it is being read backwards, from the youngest lease to the last one that was read.
+    pub backwards: Option<Lease>,
+    /// This thread's among them, the oldest first.
+    pub leases: VecDeque<Lease>,
+}
+
+#[derive(Default)]
+struct Notes {
+    in_hand: Vec<(Id, Lease)>,
+    found: Vec<(Id, Found)>,
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        // The thread ends, and asks for no more items. If another thread is here, or was when this process was forked, then
+        // these items stay in hand until the process ends.
+        if let Ok(mut left) = LEFT_BY_THREADS.try_lock() {
+            if left.try_reserve(self.in_hand.len()).is_ok() {
+                left.append(&mut self.in_hand);
+            }
+        }
+    }
+}
+
+thread_local! {
+    static NOTES: RefCell<Notes> = RefCell::default();
+}
+
+thread_local! {
+    /// At least as many leases as this thread holds, of all queues together: those that it took, without those that it finished.
+    static HELD: Cell<u32> = const { Cell::new(0) };
+}
+
+#[inline(always)]
+pub(crate) fn count_taken() {
+    HELD.with(|held| held.set(held.get().saturating_add(1)));
+}
+
+#[inline(always)]
+pub(crate) fn count_finished() {
+    HELD.with(|held| held.set(held.get().saturating_sub(1)));
+}
+
+/// How many leases this thread may hold. If it is 0, the thread holds none.
+pub(crate) fn held() -> u32 {
+    HELD.with(Cell::get)
+}
+
+/// What ended threads of this process had in hand.
+static LEFT_BY_THREADS: Mutex<Vec<(Id, Lease)>> = Mutex::new(Vec::new());
+
+/// Runs `operation` on this thread's notes. `None` if the thread is ending.
+fn with_notes<T>(operation: impl FnOnce(&mut Notes) -> T) -> Option<T> {
+    NOTES.try_with(|notes| operation(&mut notes.borrow_mut())).ok()
+}
+
+/// Makes room for `count` notes, so that none has to be made under the lock.
+pub(crate) fn reserve(count: usize) -> Result<(), Error> {
+    let reserved = with_notes(|notes| notes.in_hand.try_reserve(count).is_ok());
+    match reserved {
+        Some(false) => Err(platform::no_memory((count * size_of::<(Id, Lease)>()) as u64)),
+        Some(true) | None => Ok(()),
+    }
+}
+
+/// Notes that this thread has an item in hand, if [`reserve`] has made room for the note.
+pub(crate) fn note(queue: Id, lease: Lease) {
+    with_notes(|notes| {
+        if notes.in_hand.len() < notes.in_hand.capacity() {
+            notes.in_hand.push((queue, lease));
+        }
+    });
+}
+
+/// Takes the notes on what this thread, and ended threads, have in hand of a queue. The vector is empty if there is no memory for them:
+/// then they are taken the next time.
+pub(crate) fn take(queue: Id) -> Vec<Lease> {
+    let mut taken = Vec::new();
+    let mut take_from = |notes: &mut Vec<(Id, Lease)>| {
+        if taken.try_reserve(notes.len()).is_ok() {
+            notes.retain(|(id, lease)| {
+                if *id == queue {
+                    taken.push(*lease);
+                }
+                *id != queue
+            });
+        }
+    };
+    with_notes(|notes| take_from(&mut notes.in_hand));
+    if let Ok(mut left) = LEFT_BY_THREADS.try_lock() {
+        take_from(&mut left);
+    }
+    taken
+}
+
+/// Notes again what was taken and is in hand still. Without memory for the notes these items stay in hand until the process ends.
+pub(crate) fn put_back(queue: Id, leases: Vec<Lease>) {
+    with_notes(|notes| {
+        if notes.in_hand.try_reserve(leases.len()).is_ok() {
+            notes
+                .in_hand
+                .extend(leases.into_iter().map(|lease| (queue, lease)));
+        }
+    });
+}
+
+/// Removes this thread's notes, and those of ended threads, on a queue that this process has closed.
+pub(crate) fn forget(queue: Id) {
+    with_notes(|notes| {
+        notes.in_hand.retain(|(id, _)| *id != queue);
+        notes.found.retain(|(id, _)| *id != queue);
+    });
+    if let Ok(mut left) = LEFT_BY_THREADS.try_lock() {
+        left.retain(|(id, _)| *id != queue);
+    }
+}
+
+/// Takes what this thread has found in a queue's list of leases.
+pub(crate) fn take_found(queue: Id, participant: u32) -> Found {
+    let found = with_notes(|notes| {
+        let place = notes.found.iter().position(|(id, _)| *id == queue)?;
+        Some(notes.found.swap_remove(place).1)
+    });
+    match found.flatten() {
+        Some(found) if found.participant == participant => found,
+        _ => Found {
+            participant,
+            ..Found::default()
+        },
+    }
+}
+
+/// Keeps it for the thread's next call. Without memory for the note the next call begins anew.
+pub(crate) fn keep_found(queue: Id, found: Found) {
+    with_notes(|notes| {
+        if notes.found.try_reserve(1).is_ok() {
+            notes.found.push((queue, found));
+        }
+    });
+}

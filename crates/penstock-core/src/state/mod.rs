@@ -1,0 +1,219 @@
+//! What a critical section works on, and the critical section itself.
+
+pub(crate) mod deliver;
+pub(crate) mod heap;
+pub(crate) mod holding;
+#[cfg_attr(loom, path = "../models/notifier.rs")]
+pub(crate) mod notifier;
+pub(crate) mod participant;
+pub(crate) mod rebuild;
+pub(crate) mod recovery;
+pub(crate) mod returned;
+pub(crate) mod slot;
+#[cfg(not(loom))]
+pub(crate) mod substitute;
+pub(crate) mod waiters;
+
+use crate::error::Error;
+use crate::memory::layout::{CONTENDED, Hot, Kind, NOT_YET, Slot, WaiterCell, index_of};
+use crate::memory::segment::{Ahead, Segment};
+use crate::options::Options;
+use crate::platform;
+use crate::state::notifier::{Bell, Errand};
+use crate::sync::{AtomicU32, Ordering, Word};
+
+/// In `Shared::me`: this process has work to do in its next section. The bit of the lock word that says contended, so that
+/// the name with it is a lock word as well, whose release wakes a waiter for nothing at worst.
+pub(crate) const WORK_PUT_OFF: u32 = CONTENDED;
+
+/// Woken after the lock is released; more than these are woken before.
+const WAKES: usize = 8;
+
+/// A queue as a critical section of this process sees it.
+pub(crate) struct Shared {
+    pub segment: Segment,
+    pub options: Options,
+    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (upkeep.rs) if
+    /// its next section has more to do.
+    pub me: AtomicU32,
+    pub bell: Bell,
+}
+
+impl Shared {
+    pub(crate) fn new(segment: Segment, options: Options) -> Shared {
+        Shared {
+            segment,
+            options,
+            me: AtomicU32::new(0),
+            bell: Bell::new(),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn member_if_any(&self) -> Option<u32> {
+        self.member_word_if_any().map(|me| me & !WORK_PUT_OFF)
+    }
+
+    #[inline(always)]
+    pub(crate) fn member_word_if_any(&self) -> Option<u32> {
+        // Acquire: pairs with the release in register. Whoever takes the lock with this name passes on what its record says.
+        Some(self.me.load(Ordering::Acquire)).filter(|me| *me != 0)
+    }
+
+    pub(crate) fn has_work_put_off(&self) -> bool {
+        self.me.get() & WORK_PUT_OFF != 0
+    }
+
+    /// Has this process's next section call `finish_put_off`.
+    pub(crate) fn put_off_work(&self) {
+        loop {
+            let me = self.me.get();
+            if me == 0 || me & WORK_PUT_OFF != 0 {
+                return;
+            }
+            // Release: pairs with the acquire in member_word_if_any, so that the thread that does the work sees the marks.
+            if exchange(&self.me, me, me | WORK_PUT_OFF, Ordering::Release) {
+                return;
+            }
+        }
+    }
+
+    /// Ends the putting off of work, before the section of this process does it. False if there is none. What another thread
+    /// puts off from now on is for the next section.
+    pub(crate) fn take_up_work(&self, me: u32) -> bool {
+        // Acquire: pairs with the release in put_off_work.
+        exchange(&self.me, me | WORK_PUT_OFF, me, Ordering::Acquire)
+    }
+
+    #[inline(always)]
+    pub(crate) fn ready_count(&self) -> u64 {
+        // Acquire: pairs with the release in count_ready and uncount_ready, so that what the caller does next sees
+        // what the number says.
+        self.segment.hot().ready_count.load(Ordering::Acquire)
+    }
+
+    #[inline(always)]
+    pub(crate) fn has_room(&self) -> bool {
+        let (maxsize, soft_bytes) = (self.options.maxsize, self.options.soft_bytes);
+        (maxsize == 0 || self.ready_count() < maxsize)
+            && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
+    }
+
+    /// Whether taken items are set aside, as no process acknowledges any. Without the lock: only NOT_YET may be out of date.
+    #[inline(always)]
+    pub(crate) fn sets_aside(&self) -> bool {
+        self.segment.hot().acknowledging.get() == NOT_YET
+    }
+
+    pub(crate) fn spinning_word(&self, kind: Kind) -> Option<&AtomicU32> {
+        match kind {
+            Kind::Item => Some(&self.segment.hot().spinning.getter),
+            Kind::Room => Some(&self.segment.hot().spinning.putter),
+            Kind::Finish => None,
+        }
+    }
+
+    /// Passes a result on; damage is noted in the segment, so that everybody learns of it.
+    #[inline(always)]
+    pub(crate) fn report<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::Corrupt { .. }) = result {
+            self.segment.hot().damaged.set(1);
+        }
+        result
+    }
+}
+
+fn exchange(word: &AtomicU32, old: u32, new: u32, success: Ordering) -> bool {
+    word.compare_exchange(old, new, success, Ordering::Relaxed)
+        .is_ok()
+}
+
+/// The critical section: whoever has one holds the lock. Dropping it restores the waiters' invariant (waiter.rs),
+/// releases the lock, has the next operation's place fetched, and then makes the wake-up calls.
+///
+/// Inside it there is no Python, no allocation, no logging and no panic.
+pub(crate) struct Section<'q> {
+    pub shared: &'q Shared,
+    pub me: u32,
+    wakes: [u32; WAKES],
+    wake_count: usize,
+    /// What is due at the bell once the lock is released. See bell.rs.
+    pub errand: Errand,
+    pub ahead: Ahead,
+}
+
+impl<'q> Section<'q> {
+    /// The guard of a lock that was just acquired.
+    #[inline(always)]
+    pub(crate) fn new(shared: &'q Shared, me: u32) -> Section<'q> {
+        Section {
+            shared,
+            me,
+            wakes: [0; WAKES],
+            wake_count: 0,
+            errand: Errand::None,
+            ahead: Ahead::Nothing,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn hot(&self) -> &'q Hot {
+        self.shared.segment.hot()
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(&self, index: u32) -> Result<&'q Slot, Error> {
+        self.shared.segment.slot(index)
+    }
+
+    pub(crate) fn cell(&self, index: u32) -> Result<&'q WaiterCell, Error> {
+        self.shared.segment.cell(index)
+    }
+
+    /// Whether another thread sleeps until the lock is released.
+    pub(crate) fn is_contended(&self) -> bool {
+        self.hot().lock.get() & CONTENDED != 0
+    }
+
+    pub(crate) fn my_index(&self) -> u32 {
+        index_of(self.me)
+    }
+
+    /// Notes the damage, so that every later operation answers the same.
+    #[cold]
+    pub(crate) fn corrupt(&self, what: &'static str) -> Error {
+        self.hot().damaged.set(1);
+        Error::Corrupt {
+            id: self.shared.segment.id,
+            what,
+        }
+    }
+
+    /// Has a cell woken once the lock is released.
+    pub(crate) fn wake_later(&mut self, cell: u32) {
+        match self.wakes.get_mut(self.wake_count) {
+            Some(place) => {
+                *place = cell;
+                self.wake_count += 1;
+            }
+            None => self.wake(cell),
+        }
+    }
+
+    /// Makes the calls that were put off.
+    pub(crate) fn wake_chosen(&mut self) {
+        for i in 0..core::mem::take(&mut self.wake_count).min(WAKES) {
+            self.wake(self.wakes[i]);
+        }
+    }
+
+    pub(crate) fn has_wakes(&self) -> bool {
+        self.wake_count > 0
+    }
+
+    fn wake(&self, cell: u32) {
+        if let Ok(cell) = self.shared.segment.cell(cell) {
+            platform::futex_wake(&cell.word, 1);
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The bell: a pipe in which there is a byte exactly while a get would find an item, for those who wait with `poll`.
+//!
+//! A queue's own waiters sleep on futexes (waiter.rs), and a futex can stand in no `select`. Who wants a descriptor instead
+//! *watches* the bell. While nobody watches, nobody rings, and a put costs what it costs without a bell.
+//!
+//! Two kinds of queue have one. A connection's (connection.rs) is the pipe whose ends are open exactly where the
+//! connection's are; each call brings the end that it has. Any other queue's is made by its first watcher. Whoever has to
+//! ring and has not opened it yet does so through a participant that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of
+//! that descriptor. The kernel frees it with the last of them.
+//!
+//! Protocol. While somebody watches, every critical section ends with this restored (`toll`):
+//!
+//! > The pipe holds a byte exactly if something is ready, or a byte is promised.
+//!
+//! The pipe is emptied under the lock. The byte is only promised there, and written right after the lock was released,
+//! because it wakes somebody who wants the lock. `Hot::rung` says how it stands:
+//!
+//! ```text
+//! bits 0..2: state             bits 2..32: counts the changes, so that a promise is kept on nobody else's behalf
+//!
+//! SILENT --toll--> PROMISED --byte written, without the lock--> RUNG --toll--> SILENT
+//!                     |  \--toll of another section that ends beside an item--> PROMISED, and another byte: never too few
+//!                     \--toll of one that leaves nothing--> SILENT, the pipe emptied
+//! ```
+//!
+//! Whoever has written finds its promise as it was, or already replaced; only if the state is SILENT again the byte may
+//! have come too late, and is taken out. `rung` is what the pipe holds also while nobody watches and it is not kept up:
+//! whoever begins to watch ends a critical section.
+//!
+//! A connection's sender that waits for room has the pipe hold more bytes than one, so many that `poll` calls it full, and
+//! sleeps until it is not (`place_to_sleep`). It is on the list of the putters like any other (waiter.rs). Whoever chooses one
+//! takes bytes out, under the lock, but for the last (`call_senders`). `poll` looks anew once it was woken, so nobody
+//! fills the pipe before those who were chosen are back; who would like to meanwhile sleeps a moment elsewhere. (One that was
+//! taken for late does not count: it may have to wait for its slice's end.) There is room for nobody while the pipe is filled, so there
+//! are items, and the bell's byte is among the others. Sections of calls that bring no end take nothing out; these are none that make room.
+//!
+//! | step | if the process dies, or is stopped, right after it |
+//! |---|---|
+//! | pipe made, its number noted | no participant has it: the next watcher makes another |
+//! | its place noted in the participant's record | the sweep frees the record |
+//! | the record counts a watcher, `Hot::watching` does not | the rebuild adds the records up |
+//! | pipe emptied, or byte promised, `rung` changed or not, lock held | the rebuild takes it as unknown, and the end of its section puts it right |
+//! | byte promised, lock released | whoever ends the next section beside an item writes a byte. Until then a watcher that only polls, and asks the queue for nothing, is not woken |
+//! | byte written, the promise not looked at again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
+//!
+//! A process that can open the bell of no watcher (in another pid namespace, or without a descriptor to spare) leaves it
+//! *unknown*, and the next participant that can puts it right. The same holds for a connection's process that would need the
+//! other direction of its pipe and cannot open it (without /proc). If it is one that watches, it has a substitute (substitute.rs).
+
+use std::cell::Cell;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::fork;
+use crate::memory::layout::{Kind, PARTICIPANTS, Participant};
+use crate::platform::{self, Access, Plugged};
+use crate::state::Section;
+use crate::state::substitute::Substitute;
+use crate::sync::{AtomicU32, Count, Ordering, Word};
+
+// The states of `Hot::rung`.
+pub(crate) const SILENT: u32 = 0;
+pub(crate) const RUNG: u32 = 1;
+pub(crate) const PROMISED: u32 = 2;
+pub(crate) const UNKNOWN: u32 = 3;
+
+pub(crate) fn state_of(rung: u32) -> u32 {
+    rung & 3
+}
+
+/// The next word, of that state.
+pub(crate) fn next(rung: u32, state: u32) -> u32 {
+    (rung & !3).wrapping_add(4) | state
+}
+
+/// The bell as one process has opened it for itself.
+pub(crate) struct Bell {
+    /// Open in both directions, or -1; and the number of the pipe behind it. Without /proc two descriptors are needed: then
+    /// `fd` is the reading end, and `writing` the other one, else -1.
+    pub fd: AtomicI32,
+    pub writing: AtomicI32,
+    pub number: AtomicU64,
+    /// The name under which this process watches for good, or 0.
+    watched_as: AtomicU32,
+    /// When it could not be opened.
+    pub failed_at: AtomicU64,
+    pub substitute: Substitute,
+}
+
+impl Bell {
+    pub(crate) fn new() -> Bell {
+        Bell {
+            fd: AtomicI32::new(-1),
+            writing: AtomicI32::new(-1),
+            number: AtomicU64::new(0),
+            watched_as: AtomicU32::new(0),
+            failed_at: AtomicU64::new(0),
+            substitute: Substitute::new(),
+        }
+    }
+
+    /// After a fork, in the child: the descriptor is there, but nobody watches yet.
+    pub(crate) fn forget_watcher(&self) {
+        self.watched_as.set(0);
+        self.substitute.close();
+    }
+
+    /// Whether there is something to say in a new record.
+    pub(crate) fn is_known(&self) -> bool {
+        self.fd.load(Relaxed) >= 0 || self.watched_as.get() != 0
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched_as.get() != 0
+    }
+
+    /// Closes the bell of a queue that this process does not use any more.
+    pub(crate) fn close(&self) {
+        for place in [&self.fd, &self.writing] {
+            platform::close_pipe(place.swap(-1, Relaxed), self.number.load(Relaxed));
+        }
+        self.substitute.close();
+    }
+
+    /// The descriptors, if they lead to that pipe.
+    pub(crate) fn current(&self, number: u64) -> Option<End> {
+        let (reading, writing) = (self.fd.load(Relaxed), self.writing.load(Relaxed));
+        let end = End {
+            reading,
+            writing: if writing < 0 { reading } else { writing },
+        };
+        let leads_there = |fd| platform::pipe_number(fd) == Some(number);
+        (leads_there(reading) && (writing < 0 || leads_there(writing))).then_some(end)
+    }
+}
+
+/// Where this process has the bell open for reading and for writing, or -1.
+#[derive(Clone, Copy)]
+pub(crate) struct End {
+    pub reading: RawFd,
+    pub writing: RawFd,
+}
+
+impl End {
+    /// A descriptor by which the pipe is known.
+    fn any(self) -> RawFd {
+        if self.reading < 0 {
+            self.writing
+        } else {
+            self.reading
+        }
+    }
+}
+
+/// What is due once the lock is released.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Errand {
+    #[default]
+    None,
+    /// A byte is to be written, on this promise.
+    Ring(End, u32),
+    /// The bell is to be opened.
+    Find,
+}
+
+/// What a call to a connection brings along: the end of its pipe; and of a sender the end by which the other side answers, or -1.
+#[derive(Clone, Copy)]
+struct Brought {
+    end: End,
+    back: RawFd,
+}
+
+thread_local! {
+    /// What this thread's call has brought.
+    static BROUGHT: Cell<Option<Brought>> = const { Cell::new(None) };
+}
+
+/// While it lives, the critical sections of this thread ring and silence the bell with that end.
+pub(crate) struct Bringing(Option<Brought>);
+
+impl Bringing {
+    pub(crate) fn reader(fd: RawFd) -> Bringing {
+        let (reading, writing) = (fd, -1);
+        Bringing::new(End { reading, writing }, -1)
+    }
+
+    pub(crate) fn writer(fd: RawFd, back: RawFd) -> Bringing {
+        let (reading, writing) = (-1, fd);
+        Bringing::new(End { reading, writing }, back)
+    }
+
+    fn new(end: End, back: RawFd) -> Bringing {
+        let now = Some(Brought { end, back });
+        // A thread whose locals are gone already makes no more calls that bring an end.
+        Bringing(BROUGHT.try_with(|brought| brought.replace(now)).ok().flatten())
+    }
+}
+
+fn brought() -> Option<Brought> {
+    BROUGHT.try_with(Cell::get).ok().flatten()
+}
+
+/// Where a waiter sleeps.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// At its cell's word.
+    Cell,
+    /// The same for a moment only, because its place is at the pipe and cannot be taken now.
+    CellForNow,
+    /// Until the pipe can be written to: its writing end, and the end by which the other side answers.
+    Pipe(RawFd, RawFd),
+}
+
+impl Drop for Bringing {
+    fn drop(&mut self) {
+        let _ = BROUGHT.try_with(|brought| brought.set(self.0));
+    }
+}
+
+/// Lends a descriptor for that direction to `operation`. False if there is none, or if it fails.
+pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool) -> bool {
+    let fd = match access {
+        Access::Read => end.reading,
+        Access::Write => end.writing,
+    };
+    if fd >= 0 {
+        return operation(fd);
+    }
+    // The kernel opens the same pipe again in the other direction, for this moment; in which this process does not fork,
+    // or the child would have an end that nobody knows of.
+    let _no_fork = fork::hold_off();
+    let Some(other) = platform::reopen_pipe(end.any(), access) else {
+        return false;
+    };
+    use std::os::fd::AsRawFd;
+    operation(other.as_raw_fd())
+}
+
+impl Section<'_> {
+    /// Restores the invariant of the head comment. Called at the end of each critical section while somebody watches.
+    #[cold]
+    pub(crate) fn toll(&mut self) {
+        let hot = self.hot();
+        let is_wanted = hot.ready_count.get() > 0 || hot.damaged.get() != 0;
+        if state_of(hot.rung.get()) != if is_wanted { RUNG } else { SILENT } {
+            self.change_bell(is_wanted);
+        }
+        let is_missing = is_wanted && state_of(hot.rung.get()) == UNKNOWN;
+        self.shared.bell.substitute.tell(is_missing);
+    }
+
+    fn change_bell(&mut self, is_wanted: bool) {
+        let hot = self.hot();
+        let rung = hot.rung.get();
+        let Some(end) = self.end_at_hand() else {
+            hot.rung.set(next(rung, UNKNOWN));
+            self.errand = Errand::Find;
+            return;
+        };
+        if !is_wanted {
+            self.silence(end);
+        } else if end.writing < 0 {
+            // A reader, who has found an item that it does not take.
+            let is_rung = with_access(end, Access::Write, platform::ring);
+            if !is_rung {
+                self.shared.bell.substitute.note_need();
+            }
+            hot.rung.set(next(rung, if is_rung { RUNG } else { UNKNOWN }));
+        } else {
+            let promise = next(rung, PROMISED);
+            hot.rung.set(promise);
+            self.errand = Errand::Ring(end, promise);
+        }
+        fault!("bell.changed");
+    }
+
+    fn silence(&mut self, end: End) {
+        let rung = &self.hot().rung;
+        let is_silent = with_access(end, Access::Read, platform::silence);
+        // SeqCst: see keep_promise.
+        let state = if is_silent { SILENT } else { UNKNOWN };
+        rung.store(next(rung.get(), state), Ordering::SeqCst);
+    }
+
+    /// Takes out what is in the pipe though there is no item.
+    pub(crate) fn silence_if_empty(&mut self) {
+        let hot = self.hot();
+        if hot.ready_count.get() == 0 && hot.damaged.get() == 0 {
+            if let Some(end) = self.end_at_hand() {
+                self.silence(end);
+            }
+        }
+    }
+
+    /// A descriptor of the bell that needs not be looked for.
+    fn end_at_hand(&self) -> Option<End> {
+        let number = self.hot().bell.get();
+        // A call inside another's wait (a signal handler's) finds that one's end here.
+        let end = brought().map(|brought| brought.end);
+        let end = end.filter(|end| platform::pipe_number(end.any()) == Some(number));
+        end.or_else(|| self.shared.bell.current(number))
+    }
+
+    /// Where a waiter of that kind is to sleep: a connection's sender at its pipe, which is full from now on.
+    pub(crate) fn place_to_sleep(&mut self, kind: Kind) -> Place {
+        let Some(Brought { end, back }) = brought().filter(|brought| {
+            kind == Kind::Room
+                && brought.end.reading < 0
+                && platform::pipe_number(brought.end.writing) == Some(self.hot().bell.get())
+        }) else {
+            return Place::Cell;
+        };
+        let hot = self.hot();
+        if hot.waiters[Kind::Room as usize].on_way.get() > 0 {
+            return Place::CellForNow;
+        }
+        // SeqCst: who empties the pipe without the lock (keep_promise) must not find it SILENT afterwards.
+        hot.rung.store(next(hot.rung.get(), UNKNOWN), Ordering::SeqCst);
+        let plugged = platform::plug(end.writing);
+        fault!("bell.plugged");
+        if plugged == Plugged::Full {
+            hot.rung.set(next(hot.rung.get(), RUNG));
+        }
+        match plugged {
+            // Without a reader it is told so at once.
+            Plugged::Full | Plugged::NoReader => Place::Pipe(end.writing, back),
+            Plugged::Not => Place::Cell,
+        }
+    }
+
+    /// Has the senders that sleep at the pipe look at their cells.
+    pub(crate) fn call_senders(&mut self) {
+        let number = self.hot().bell.get();
+        let end = brought().map(|brought| brought.end);
+        // Only a connection's pipe is ever full.
+        let Some(end) = end.filter(|end| platform::pipe_number(end.any()) == Some(number)) else {
+            return;
+        };
+        if platform::is_plugged(end.any()) {
+            with_access(end, Access::Read, platform::unplug);
+            fault!("bell.unplugged");
+        }
+    }
+
+    /// One watcher more among this process's; answers the name under which it counts. The end of the section has the bell
+    /// tell the truth.
+    pub(crate) fn count_watcher(&mut self) -> Result<u32, Error> {
+        self.my_record()?.watching.add(1);
+        fault!("bell.counted");
+        self.hot().watching.add(1);
+        Ok(self.me)
+    }
+
+    /// Not if this process was taken for dead meanwhile, and has another name now.
+    pub(crate) fn discount_watcher(&mut self, name: u32) -> Result<(), Error> {
+        if name == self.me {
+            self.my_record()?.watching.sub(1);
+            self.hot().watching.sub(1);
+        }
+        Ok(())
+    }
+
+    /// Unless this process does so already.
+    pub(crate) fn watch_for_good(&mut self) -> Result<(), Error> {
+        if self.shared.bell.watched_as.get() != self.me {
+            self.count_watcher()?;
+            self.shared.bell.watched_as.set(self.me);
+        }
+        Ok(())
+    }
+
+    /// All watchers of a participant that goes, or is dead.
+    pub(crate) fn discount_watchers_of(&mut self, record: &Participant) {
+        self.hot().watching.sub(record.watching.get());
+        record.watching.set(0);
+        record.bell.set(0);
+        record.bell_writing.set(0);
+    }
+
+    /// Adds the records up. What the pipe holds may be known to nobody any more.
+    pub(crate) fn rebuild_bell(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        let mut watching = 0u32;
+        for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
+            let record = self.shared.segment.participant(index)?;
+            watching = watching.saturating_add(record.watching.get());
+        }
+        hot.watching.set(watching);
+        hot.rung.set(next(hot.rung.get(), UNKNOWN));
+        self.call_senders();
+        Ok(())
+    }
+
+    /// This process is a participant under a new name: others find the bell here, and its watching goes on.
+    pub(crate) fn announce_bell(&mut self) -> Result<(), Error> {
+        if let Some(end) = self.shared.bell.current(self.hot().bell.get()) {
+            let is_one = end.reading == end.writing;
+            let record = self.my_record()?;
+            record
+                .bell_writing
+                .set(if is_one { 0 } else { end.writing as u32 + 1 });
+            record.bell.set(end.reading as u32 + 1);
+        }
+        if self.shared.bell.is_watched() {
+            self.watch_for_good()?;
+        }
+        Ok(())
+    }
+
+    fn my_record(&self) -> Result<&Participant, Error> {
+        self.shared.segment.participant(self.my_index())
+    }
+}

@@ -1,0 +1,186 @@
+//! Recovery: what survivors do about the dead.
+//!
+//! *Sweep*: a participant is proven dead while nobody is harmed. Under the lock, all that it held is returned: claimed
+//! memory is freed, leased items become READY again in their old place, its waiters' cells are freed, and last its record.
+//! The sweeper returns at most [`PORTION`] slots in one critical section, and releases the lock before the next portion.
+//!
+//! *Rebuild*: a participant died inside the critical section, and its successor has taken the lock over. Lists, counters
+//! and the heap's marks may be half changed; they are all computed anew from the slots' state words. Then the sweep.
+//!
+//! Both can be run again from the start by anybody, because they only ever store what the truth says, and because a
+//! participant's record is freed last.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | lock taken over | the next survivor takes it over from this one, and rebuilds |
+//! | rebuild: caches cleared, slots read, done | the same |
+//! | sweep: one slot returned | its state says so; the next sweep returns the rest |
+//! | sweep: one portion returned, lock released | the participant's record still stands; the next sweep returns the rest |
+//! | sweep: cells freed, record freed | the next survivor rebuilds, and sweeps this one |
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::handle::queue::Queue;
+use crate::handle::upkeep::is_stuck;
+use crate::lock::guard::Guard;
+use crate::memory::layout::index_of;
+use crate::options::Wait;
+use crate::platform;
+use crate::state::Section;
+use crate::state::participant::{free_record, has_left, name_of};
+use crate::state::slot::{State, was_kept};
+use crate::sync::{Ordering, Word};
+
+/// How often the callers of get look for the dead while there are leases, in milliseconds.
+const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
+/// Slots that change hands in one critical section of a sweep, or of another operation on all that a participant holds. A
+/// portion takes some 100 us.
+pub(crate) const PORTION: u32 = if cfg!(loom) { 2 } else { 256 };
+
+impl Queue {
+    /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
+    /// True if any was found. Makes system calls; the caller does not hold the lock.
+    ///
+    /// Waits for the lock briefly only: the next look finds what this one could not sweep.
+    pub(crate) fn look_for_dead(&self, thorough: bool) -> Result<bool, Error> {
+        self.look_for_dead_entering(thorough, &mut || self.enter_briefly())
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for now.
+    pub(crate) fn look_for_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
+        self.look_for_dead_entering(thorough, &mut || self.enter(wait))
+    }
+
+    fn look_for_dead_entering<'q>(
+        &'q self,
+        thorough: bool,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<bool, Error> {
+        let hot = self.shared.segment.hot();
+        hot.looked_at.set(platform::coarse_millis());
+        // Somebody chosen or spinning who never comes back may be dead without holding anything.
+        let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
+            || hot.waiters.iter().any(|list| list.on_way.get() > 0);
+        let mut from = 1;
+        let mut found = false;
+        while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_somebody_on_way)? {
+            match self.sweep_in_portions(index, word, &mut *enter) {
+                Err(error) if is_stuck(&error) => return Ok(found),
+                swept => swept?,
+            }
+            found = true;
+            from = index + 1;
+        }
+        match self.return_what_is_aside(&mut *enter) {
+            Err(error) if is_stuck(&error) => {}
+            returned => returned?,
+        }
+        Ok(found)
+    }
+
+    /// Sweeps a dead participant. `word` is its record as it was when its death was proven. The caller does not hold the lock.
+    pub(crate) fn sweep_in_portions<'q>(
+        &'q self,
+        index: u32,
+        word: u64,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<(), Error> {
+        self.in_portions(enter, &mut |section| section.sweep(index, word))
+    }
+
+    /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
+    pub(crate) fn look_for_dead_at_times(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let looked_at = &self.shared.segment.hot().looked_at;
+        let last = looked_at.get();
+        if self.is_time_to_look()
+            && looked_at
+                .compare_exchange(
+                    last,
+                    platform::coarse_millis(),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+        {
+            self.look_for_dead_within(false, wait)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_time_to_look(&self) -> bool {
+        // Wraps, so that a clock of another namespace costs a look too many, not all of them.
+        platform::coarse_millis().wrapping_sub(self.shared.segment.hot().looked_at.get()) >= LOOK_EVERY
+    }
+}
+
+/// Whether a portion of work was the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Portion {
+    Last,
+    MoreToCome,
+}
+
+impl Section<'_> {
+    /// Returns a portion of what a dead participant held; the last one frees its record. `word` is the record as it was when
+    /// the death was proven.
+    pub(crate) fn sweep(&mut self, index: u32, word: u64) -> Result<Portion, Error> {
+        let record = self.shared.segment.participant(index)?;
+        let Some(name) = name_of(index, word) else {
+            return Ok(Portion::Last);
+        };
+        if record.word.load(Ordering::Acquire) != word {
+            // Another sweeper was quicker.
+            return Ok(Portion::Last);
+        }
+        fault!("sweep.started");
+        let mut left = PORTION;
+        for list in [&record.leased, &record.claimed] {
+            while list.head.get() != 0 {
+                if left == 0 {
+                    return Ok(Portion::MoreToCome);
+                }
+                left -= 1;
+                let slot = list.head.get();
+                let held = self.slot(slot)?.word();
+                if held.owner() != name {
+                    return Err(self.corrupt("a list of what is held holds what is another's"));
+                }
+                match held.state() {
+                    Some(State::Leased | State::Aside)
+                        if was_kept(self.slot(slot)?, self.shared.options.acknowledged) =>
+                    {
+                        self.finish_held(slot)?;
+                    }
+                    Some(State::Leased | State::Aside)
+                        if has_left(word) && self.shared.options.acknowledged =>
+                    {
+                        self.orphan(slot)?;
+                    }
+                    Some(State::Leased | State::Aside) => self.return_lease(slot)?,
+                    Some(State::Left) => self.orphan(slot)?,
+                    Some(State::Claimed) => self.finish_held(slot)?,
+                    _ => return Err(self.corrupt("a list of what is held holds what nobody can hold")),
+                }
+            }
+        }
+        self.settle_given_up(record, has_left(word));
+        self.free_cells_of(name)?;
+        self.discount_watchers_of(record);
+        fault!("sweep.cells-freed");
+        free_record(record, name);
+        fault!("sweep.released");
+        Ok(Portion::Last)
+    }
+
+    /// Sweeps a portion of what the participant of that name holds, if the name is still taken. The next look for the dead,
+    /// which is due at once, sweeps the rest.
+    pub(crate) fn sweep_named(&mut self, name: u32) -> Result<(), Error> {
+        if let Some(record) = self.shared.participant_named(name)? {
+            let word = record.word.load(Ordering::Acquire);
+            if self.sweep(index_of(name), word)? == Portion::MoreToCome {
+                self.hot().looked_at.set(0);
+            }
+        }
+        Ok(())
+    }
+}

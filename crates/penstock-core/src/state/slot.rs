@@ -1,0 +1,615 @@
+//! Slots: the state word that is the truth about an item, and the lists that are only caches of it.
+//!
+//! ```text
+//!            put (small)                    get (plain, small)
+//!    FREE ------------------------> READY ------------------------> FREE
+//!      \  claim            publish  ^   \  get                 done ^
+//!       +-------> CLAIMED ----------+    +-------> LEASED ----------+
+//!                 |  ^ dies: FREE        dies: READY again, or DEAD after too many deliveries
+//!                 |  |                   leaves in order: ORPHAN, then FREE (counted as unfinished), or LEFT until its look ends
+//!                 +--+ task_done while the payload is still looked at, or kept: CLAIMED until the look ends
+//!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
+//!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)
+//!    ASIDE -- memory is needed --> GIVEN_UP, then FREE (counted as unfinished)
+//!    ASIDE -- items are acknowledged from now on: as LEASED
+//! ```
+//!
+//! Every change of state happens under the lock, as one store with release ordering after all fields that the new
+//! state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::{
+    FreeList, Hot, List, ONE_KEPT, PARTICIPANTS, Participant, SLOTS_PER_PAGE, Slot, index_of,
+};
+use crate::memory::segment::{Ahead, Extent};
+use crate::state::Section;
+use crate::state::heap::{Growth, is_object};
+use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
+use crate::units::SMALL;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum State {
+    Free = 0,
+    /// Memory that the owner holds, without an item in it (not yet, or no more).
+    Claimed = 1,
+    Ready = 2,
+    /// Delivered to the owner, not yet acknowledged.
+    Leased = 3,
+    /// Ready, but finished: `task_done` was called before the item was taken.
+    ReadyDone = 4,
+    /// Unfinished, and its holder left in order: on its way to FREE, while `Hot::orphans` counts it.
+    Orphan = 5,
+    /// A dead letter: its holders died too often.
+    Dead = 6,
+    /// Leased, but its holder has left in order and only looks at the payload still: an orphan once it has looked.
+    Left = 7,
+    /// Leased, and its holder has asked for another item since, on a queue without acknowledgements so far. Without an owner
+    /// its holder has died.
+    Aside = 8,
+    /// It was set aside, and its memory is needed: on its way to FREE, while `Participant::given_up` or `Hot::given_up` counts it.
+    GivenUp = 9,
+}
+
+/// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StateWord(u64);
+
+impl StateWord {
+    pub(crate) const FREE: StateWord = StateWord(0);
+
+    pub(crate) fn new(state: State, redeliveries: u8, owner: u32) -> StateWord {
+        StateWord(state as u64 | u64::from(redeliveries) << 4 | u64::from(owner) << 12)
+    }
+
+    pub(crate) fn state(self) -> Option<State> {
+        Some(match self.0 & 0xf {
+            0 => State::Free,
+            1 => State::Claimed,
+            2 => State::Ready,
+            3 => State::Leased,
+            4 => State::ReadyDone,
+            5 => State::Orphan,
+            6 => State::Dead,
+            7 => State::Left,
+            8 => State::Aside,
+            9 => State::GivenUp,
+            _ => return None,
+        })
+    }
+
+    /// A get would find the item.
+    pub(crate) fn is_ready(self) -> bool {
+        matches!(self.state(), Some(State::Ready | State::ReadyDone))
+    }
+
+    /// A participant holds the slot, or a dead one has set it aside.
+    pub(crate) fn is_held(self) -> bool {
+        self.is_lease() || self.state() == Some(State::Claimed)
+    }
+
+    /// It is taken and not finished.
+    #[inline(always)]
+    pub(crate) fn is_lease(self) -> bool {
+        matches!(self.state(), Some(State::Leased | State::Aside | State::Left))
+    }
+
+    pub(crate) fn redeliveries(self) -> u8 {
+        (self.0 >> 4) as u8
+    }
+
+    pub(crate) fn owner(self) -> u32 {
+        (self.0 >> 12) as u32 & 0x7fff_ffff
+    }
+}
+
+impl Slot {
+    #[inline(always)]
+    pub(crate) fn word(&self) -> StateWord {
+        StateWord(self.state.get())
+    }
+
+    /// Commits: everything stored before belongs to the new state.
+    #[inline(always)]
+    pub(crate) fn commit(&self, word: StateWord) {
+        // Release: pairs with the acquire of whoever takes the lock next, or takes it over from a dead holder; and it
+        // keeps the compiler from moving the stores of the fields behind the commit. The fence keeps it from moving
+        // later ones before it: a death in between must find the old fields with the old state.
+        self.state.store(word.0, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+// The values of `Slot::reading`.
+pub(crate) const READING: u32 = 1;
+/// The reader could not use the item, which returns to the queue.
+pub(crate) const UNDELIVERED: u32 = 2;
+/// The payload is looked at, and the item is its reader's for good.
+pub(crate) const KEPT: u32 = 3;
+/// The look has ended.
+pub(crate) const ENDED: u32 = 4;
+/// Claimed memory that its owner does not need any more.
+pub(crate) const RELEASED: u32 = 5;
+
+/// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come back.
+pub(crate) fn was_kept(slot: &Slot, acknowledged: bool) -> bool {
+    !acknowledged && matches!(slot.reading.get(), KEPT | ENDED)
+}
+
+/// Bytes of a slot's extent that are looked at in place.
+pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
+    match Extent::unpack(slot.extent.get()) {
+        Some(extent) if (READING..=ENDED).contains(&slot.reading.get()) => extent.bytes(),
+        _ => 0,
+    }
+}
+
+impl Slot {
+    pub(crate) fn extent_bytes(&self) -> u64 {
+        Extent::unpack(self.extent.get()).map_or(0, Extent::bytes)
+    }
+}
+
+impl<'q> Section<'q> {
+    /// A slot whose index was noted a while ago: slots may have been given back since, and have no memory behind them.
+    pub(crate) fn used_slot(&self, index: u32) -> Option<&'q Slot> {
+        let is_used = index < self.hot().slots_high.get();
+        is_used.then(|| self.slot(index).ok()).flatten()
+    }
+}
+
+/// Slots that are not FREE. Under the lock; without it an estimate.
+#[inline(always)]
+pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
+    let held = hot.owned_count.get().wrapping_add(hot.dead_count.get());
+    hot.ready_count.get().wrapping_add(held)
+}
+
+/// The word and the bit that say whether a participant may have leases.
+#[inline(always)]
+pub(crate) fn lessee(hot: &Hot, index: u32) -> (&LockedU64, u64) {
+    // The remainder keeps the compiler from a check that could only fail for an index out of range.
+    let word = index as usize % PARTICIPANTS as usize / 64;
+    (&hot.lessees[word], 1 << (index % 64))
+}
+
+/// After so many puts the free lists change places.
+const SLOTS_FROM_A_LIST: u64 = 64;
+/// So many free slots keep an extent at most: those that puts take until the lists change places, and those freed meanwhile.
+pub(crate) const KEPT_MOST: u32 = 128;
+const _: () = assert!(KEPT_MOST as usize * SMALL < ONE_KEPT as usize);
+
+/// How many slots a walk along a list may still meet.
+pub(crate) struct Walk {
+    steps_left: u32,
+}
+
+impl Section<'_> {
+    /// Takes a slot without an extent from the free lists; its state stays FREE until the caller commits another.
+    #[inline(always)]
+    pub(crate) fn pop_slot(&mut self) -> Result<Result<u32, Growth>, Error> {
+        let hot = self.hot();
+        if let Some(index) = self.pop_free(&hot.free)? {
+            return Ok(Ok(index));
+        }
+        let index = hot.slots_high.get();
+        let backed = self.slots_backed()?;
+        if index > backed {
+            return Err(self.corrupt("more slots are used than are backed"));
+        }
+        if index == backed {
+            return self.pop_kept_slot().map(|slot| slot.ok_or(Growth::Slots));
+        }
+        if self.slot(index)?.word() != StateWord::FREE {
+            return Err(self.corrupt("a slot never used is not free"));
+        }
+        hot.slots_high.set(index + 1);
+        Ok(Ok(index))
+    }
+
+    /// Takes a slot from one of the pairs of free lists.
+    ///
+    /// There are two in each, so that a put knows which slot the next one will take, whatever the gets free meanwhile, and
+    /// can have it fetched (see [`Ahead`]). They change places when the first is used up, and every 64
+    /// puts, so that slots come back while they are warm, also if many more are free.
+    #[inline(always)]
+    fn pop_free(&self, list: &FreeList) -> Result<Option<u32>, Error> {
+        let (mut index, freed) = (list.next.get(), list.freed.get());
+        if freed != 0 && (index == 0 || self.hot().published.get() % SLOTS_FROM_A_LIST == 0) {
+            list.freed.set(index);
+            index = freed;
+        }
+        if index == 0 {
+            return Ok(None);
+        }
+        let slot = self.slot(index)?;
+        if slot.word().state() != Some(State::Free) {
+            return Err(self.corrupt("a slot on a free list is not free"));
+        }
+        list.next.set(slot.next.get());
+        Ok(Some(index))
+    }
+
+    /// Takes a free slot with the extent that it keeps, which is the caller's from now on.
+    #[inline(always)]
+    pub(crate) fn pop_kept(&self) -> Result<Option<(u32, Extent)>, Error> {
+        let Some(index) = self.pop_free(&self.hot().kept)? else {
+            return Ok(None);
+        };
+        let slot = self.slot(index)?;
+        let is_small = |extent: &Extent| extent.bytes() <= SMALL as u64;
+        let Some(extent) = Extent::unpack(slot.extent.get()).filter(is_small) else {
+            return Err(self.corrupt("a free slot keeps nothing, or too much"));
+        };
+        slot.extent.set(0);
+        self.hot().kept_sum.sub(ONE_KEPT + extent.bytes() as u32);
+        Ok(Some((index, extent)))
+    }
+
+    /// The same, and frees the extent.
+    fn pop_kept_slot(&mut self) -> Result<Option<u32>, Error> {
+        let Some((index, extent)) = self.pop_kept()? else {
+            return Ok(None);
+        };
+        self.free_payload(extent)?;
+        Ok(Some(index))
+    }
+
+    /// Gives back all memory that free slots keep. There are [`KEPT_MOST`] of them at most.
+    pub(crate) fn release_kept(&mut self) -> Result<(), Error> {
+        let mut walk = self.walk();
+        while let Some(index) = self.pop_kept_slot()? {
+            self.step(&mut walk)?;
+            self.push_slot(index)?;
+        }
+        Ok(())
+    }
+
+    /// How many slots have memory behind them: whole pages, and no more than there are.
+    pub(crate) fn slots_backed(&self) -> Result<u32, Error> {
+        let backed = self.hot().slots_backed.get();
+        if backed > self.shared.segment.geometry.slots || backed % SLOTS_PER_PAGE != 0 {
+            return Err(self.corrupt("more slots are backed than there are"));
+        }
+        Ok(backed)
+    }
+
+    /// Puts a slot, already FREE and without an extent, back on a free list.
+    #[inline(always)]
+    pub(crate) fn push_slot(&mut self, index: u32) -> Result<(), Error> {
+        let freed = &self.hot().free.freed;
+        self.slot(index)?.next.set(freed.get());
+        freed.set(index);
+        Ok(())
+    }
+
+    /// Frees a slot with its payload: the acknowledgement of an item. The caller has taken it off its list.
+    ///
+    /// A small extent stays with the slot, for the next payload of that size: then neither the put nor the get has to do
+    /// with the heap, whose books are lines that both would write, and the put knows beforehand where it will write. What
+    /// a free slot keeps is a cache: the rebuild forgets it.
+    #[inline(always)]
+    pub(crate) fn free_slot(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        slot.commit(StateWord::FREE);
+        fault!("slot.freed");
+        match Extent::unpack(slot.extent.get()) {
+            None => {
+                slot.len.set(0);
+                self.push_slot(index)
+            }
+            Some(extent) => self.free_slot_with(index, slot, extent),
+        }
+    }
+
+    #[inline(always)]
+    fn free_slot_with(&mut self, index: u32, slot: &Slot, extent: Extent) -> Result<(), Error> {
+        let (hot, len) = (self.hot(), slot.len.get());
+        let is_small = (1..=SMALL as u64).contains(&len);
+        // One that cannot be an object is left to the heap, which says so.
+        if !is_small || hot.kept_sum.get() >= KEPT_MOST * ONE_KEPT || !is_object(extent, len) {
+            self.drop_payload(index)?;
+            return self.push_slot(index);
+        }
+        slot.len.set(0);
+        hot.kept_sum.add(ONE_KEPT + extent.bytes() as u32);
+        let freed = hot.kept.freed.get();
+        slot.prev.set(match freed {
+            0 => 0,
+            _ => self.slot(freed)?.extent.get() as u32,
+        });
+        slot.next.set(freed);
+        hot.kept.freed.set(index);
+        Ok(())
+    }
+
+    /// Frees the payload of a slot that is FREE.
+    fn drop_payload(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            slot.extent.set(0);
+            // Memory that was claimed to extend it or to give it back has no payload, and does not count.
+            if slot.len.get() > 0 {
+                self.free_payload(extent)?;
+            } else {
+                self.free_extent(extent)?;
+            }
+        }
+        slot.len.set(0);
+        Ok(())
+    }
+
+    /// Frees an extent that counts as used.
+    pub(crate) fn free_payload(&mut self, extent: Extent) -> Result<(), Error> {
+        self.hot().used_bytes.sub(extent.bytes());
+        self.free_extent(extent)
+    }
+
+    // ------------------------------------------------------------------------------------------------ lists
+
+    /// A walk along a list of slots; a damaged list may be a ring.
+    pub(crate) fn walk(&self) -> Walk {
+        Walk {
+            steps_left: self
+                .hot()
+                .slots_high
+                .get()
+                .min(self.shared.segment.geometry.slots),
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn step(&self, walk: &mut Walk) -> Result<(), Error> {
+        match walk.steps_left.checked_sub(1) {
+            Some(left) => walk.steps_left = left,
+            None => return Err(self.corrupt("a list of slots has a cycle")),
+        }
+        Ok(())
+    }
+
+    /// Appends a slot to the ready list, and notes in the one before it where its payload lies.
+    #[inline(always)]
+    pub(crate) fn push_ready(&self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
+        let tail = list.tail.get();
+        self.push_back(list, index)?;
+        if tail != 0 {
+            self.slot(tail)?.prev.set(self.slot(index)?.extent.get() as u32);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn push_back(&self, list: &List, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        let tail = list.tail.get();
+        let end = if tail == 0 {
+            &list.head
+        } else {
+            &self.slot(tail)?.next
+        };
+        if end.get() != 0 {
+            return Err(self.corrupt("a list of slots does not end at its end"));
+        }
+        slot.next.set(0);
+        slot.prev.set(tail);
+        end.set(index);
+        list.tail.set(index);
+        Ok(())
+    }
+
+    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work there.
+    #[inline(always)]
+    fn pop_ready(&mut self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
+        let slot = self.slot(index)?;
+        let next = slot.next.get();
+        let is_last = list.tail.get() == index;
+        if list.head.get() != index || is_last != (next == 0) {
+            return Err(self.corrupt("a list of slots is torn"));
+        }
+        list.head.set(next);
+        if !is_last {
+            self.ahead = Ahead::ToRead {
+                start: slot.prev.get(),
+                len: slot.len.get(),
+            };
+        }
+        if is_last {
+            list.tail.set(0);
+        } else if next != list.tail.get() {
+            // The next get's; but not the last one, to which a put will link its own.
+            self.shared.segment.prefetch_slot(next);
+        }
+        Ok(())
+    }
+
+    /// Takes a slot out of its list; its neighbours must agree that it was there.
+    #[inline(always)]
+    pub(crate) fn unlink(&self, list: &List, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        let (next, prev) = (slot.next.get(), slot.prev.get());
+        let before = if prev == 0 {
+            &list.head
+        } else {
+            &self.slot(prev)?.next
+        };
+        let after = if next == 0 {
+            &list.tail
+        } else {
+            &self.slot(next)?.prev
+        };
+        if before.get() != index || after.get() != index {
+            return Err(self.corrupt("a list of slots is torn"));
+        }
+        before.set(next);
+        after.set(prev);
+        Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ transitions
+
+    /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that this process
+    /// was wrongly taken for dead (see participant.rs) and the item given to somebody else.
+    pub(crate) fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&Slot>, Error> {
+        let slot = self.slot(index)?;
+        let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;
+        Ok(is_mine.then_some(slot))
+    }
+
+    /// Books the extent and the length of a payload in a slot that is still FREE.
+    #[inline(always)]
+    pub(crate) fn fill(&self, index: u32, extent: Option<Extent>, len: u64) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        slot.len.set(len);
+        slot.extent.set(extent.map_or(0, Extent::pack));
+        slot.seq.set(0);
+        slot.reading.set(0);
+        Ok(())
+    }
+
+    /// FREE -> CLAIMED: the memory is this participant's; a death gives it back.
+    pub(crate) fn claim(&mut self, index: u32) -> Result<(), Error> {
+        self.own(index, State::Claimed, 0)
+    }
+
+    /// To LEASED or CLAIMED in this participant's hands, at the end of its list of such.
+    #[inline(always)]
+    pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
+        let hot = self.hot();
+        let slot = self.slot(index)?;
+        let lease = hot.leases.get().wrapping_add(1);
+        slot.lease.set(lease);
+        slot.commit(StateWord::new(state, redeliveries, self.me));
+        hot.leases.set(lease);
+        Ok(())
+    }
+
+    /// The second half of [`own`](Self::own), for a slot that is on no list.
+    pub(crate) fn hold(&mut self, index: u32) -> Result<(), Error> {
+        let me = self.shared.segment.participant(self.my_index())?;
+        self.push_back(self.list_of_holder(me, index)?, index)?;
+        self.hot().owned_count.add(1);
+        Ok(())
+    }
+
+    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much memory they take.
+    #[inline(always)]
+    pub(crate) fn hold_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
+        let (hot, me) = (self.hot(), self.my_index());
+        let list = &self.shared.segment.participant(me)?.leased;
+        if list.tail.get() == 0 {
+            let (lessees, bit) = lessee(hot, me);
+            lessees.set(lessees.get() | bit);
+        }
+        self.push_back(list, index)?;
+        hot.owned_count.add(1);
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            hot.taken_bytes.add(extent.bytes());
+        }
+        Ok(())
+    }
+
+    /// [`let_go`](Self::let_go) of a lease whose payload is not borrowed.
+    #[inline(always)]
+    pub(crate) fn let_go_of_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
+        let owner = self.shared.segment.participant(index_of(slot.word().owner()))?;
+        self.unlink(&owner.leased, index)?;
+        self.hot().owned_count.sub(1);
+        if slot.extent.get() != 0 {
+            self.uncount_lease(slot);
+        }
+        Ok(())
+    }
+
+    fn uncount_lease(&self, slot: &Slot) {
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            if slot.word().is_lease() {
+                self.hot().taken_bytes.sub(extent.bytes());
+            }
+        }
+    }
+
+    /// Takes a slot out of its owner's hands, before its state changes.
+    pub(crate) fn let_go(&mut self, index: u32, owner: u32) -> Result<(), Error> {
+        let owner = self.shared.segment.participant(index_of(owner))?;
+        self.unlink(self.list_of_holder(owner, index)?, index)?;
+        self.hot().owned_count.sub(1);
+        let slot = self.slot(index)?;
+        if slot.extent.get() != 0 {
+            // `reading` stays until the state has changed, and means nothing then: a death in between must find it.
+            self.hot().lent_bytes.sub(lent_bytes(slot));
+            self.uncount_lease(slot);
+        }
+        Ok(())
+    }
+
+    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
+    pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        let owner = slot.word().owner();
+        let holder = self.shared.segment.participant(index_of(owner))?;
+        self.unlink(&holder.leased, index)?;
+        self.uncount_lease(slot);
+        slot.commit(StateWord::new(State::Claimed, 0, owner));
+        self.push_back(&holder.claimed, index)
+    }
+
+    /// Where a slot is listed that somebody holds.
+    pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
+        match self.slot(index)?.word().state() {
+            Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),
+            Some(State::Claimed) => Ok(&holder.claimed),
+            _ => Err(self.corrupt("a slot is held that nobody can hold")),
+        }
+    }
+
+    /// Books that a payload is looked at in place.
+    pub(crate) fn begin_of_look(&self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        slot.reading.set(READING);
+        self.hot().lent_bytes.add(lent_bytes(slot));
+        Ok(())
+    }
+
+    /// Books that it is not any more, though its holder has the slot still.
+    pub(crate) fn end_of_look(&self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        self.hot().lent_bytes.sub(lent_bytes(slot));
+        slot.reading.set(0);
+        Ok(())
+    }
+
+    /// Books an item that has just become READY.
+    #[inline(always)]
+    pub(crate) fn count_ready(&mut self, len: u64) {
+        let hot = self.hot();
+        let ready = hot.ready_count.get().wrapping_add(1);
+        // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
+        hot.ready_count.store(ready, Ordering::Release);
+        if self.shared.options.soft_bytes != 0 {
+            hot.ready_bytes.add(len);
+        }
+        if ready > hot.high_water.get() {
+            hot.high_water.set(ready);
+        }
+    }
+
+    /// Books that an item is READY no more, and takes it off the list.
+    #[inline(always)]
+    pub(crate) fn uncount_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
+        let hot = self.hot();
+        if index == hot.returned.get() {
+            self.pop_returned()?;
+        } else {
+            self.pop_ready(index)?;
+        }
+        hot.ready_count
+            .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
+        if self.shared.options.soft_bytes != 0 {
+            hot.ready_bytes.sub(len);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,444 @@
+//! Waiting and waking: who sleeps, who is chosen, and why no wake-up is lost.
+//!
+//! Requirements. A waiter sleeps on a word of its own; a burst of items costs one system call, not one an item; a
+//! waiter that is killed, stopped, interrupted or timed out at any moment leaves nobody asleep beside an item.
+//!
+//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which it found
+//! nothing. Whoever ends a critical section first restores the invariant (`settle`):
+//!
+//! > If there are items and getters, then some getter is on its way (or as many as there are items, up to cores - 1).
+//! > The same for room and putters. If nothing is unfinished, no joiner sleeps.
+//!
+//! *On its way* is a waiter that was chosen and has not been back under the lock, and a participant that spins. Since
+//! every way back leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
+//! chosen one takes an item and its own `settle` chooses the next.
+//!
+//! A sender of a connection sleeps in `poll` instead of on its cell's word (bell.rs), so that the end of its readers wakes it, too.
+//! All else is the same for it.
+//!
+//! Who was chosen and then dies is found by the sweep, which settles too. Who was chosen and is stopped is found by the
+//! others at the end of their slice: they see an item in spite of everything, declare those on their way late, and go on.
+//!
+//! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are chosen in
+//! the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in slices of 100 ms,
+//! at whose end it looks for dead participants. The next two sleep two and three times as long, the others a second; they
+//! look only if the watcher has not, because it was killed or stopped itself. Who takes the watcher's place is told so, and
+//! would find out by itself at the end of its slice.
+//!
+//! ```text
+//! cell.word:  FREE --enlist--> SLEEPING --chosen--> WOKEN --back under the lock--> FREE
+//!                                  |                  \--others' patience ended--> LATE --back--> FREE
+//!                                  \--leaves without the lock--> ABANDONED (freed by whoever chooses it)
+//!
+//! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section, see upkeep.rs)
+//! ```
+//!
+//! A slice ends by the clock, whatever ended the sleeps in it (slice.rs).
+//!
+//! Who may write: everything under the lock, except that a cell's owner may compare-and-swap its word without it, from
+//! SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT and from LATE to LATE_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the lists
+//! and their numbers are caches, and after a take-over the order of the waiters may be another.
+
+use crate::error::Error;
+use crate::memory::layout::{CELLS, Kind, WaiterCell, WaiterList};
+use crate::platform;
+use crate::slice::Slice;
+use crate::state::Section;
+use crate::sync::{Count, LockedU32, Ordering, Word};
+use crate::units::PAGE;
+
+pub(crate) const FREE: u32 = 0;
+pub(crate) const SLEEPING: u32 = 1;
+pub(crate) const WOKEN: u32 = 2;
+pub(crate) const LATE: u32 = 3;
+pub(crate) const ABANDONED: u32 = 4;
+/// Its owner has left after it was chosen. It counts as on its way until it is freed.
+pub(crate) const WOKEN_LEFT: u32 = 5;
+/// The same, of one that does not count any more.
+pub(crate) const LATE_LEFT: u32 = 6;
+
+/// One call's wait, from the first look to the end.
+pub(crate) struct Waiting {
+    pub kind: Kind,
+    pub cell: u32,
+    pub has_spun: bool,
+    was_chosen: bool,
+    pub slice: Slice,
+    /// Slices that have ended.
+    pub slices: u32,
+    /// Whether the last sleep was one of FOR_NOW, and whether it ended before its slice did.
+    pub is_displaced: bool,
+    pub is_early: bool,
+}
+
+impl Waiting {
+    pub(crate) fn new(kind: Kind) -> Waiting {
+        Waiting {
+            kind,
+            cell: 0,
+            has_spun: false,
+            was_chosen: false,
+            slice: Slice::new(),
+            slices: 0,
+            is_displaced: false,
+            is_early: false,
+        }
+    }
+
+    /// Whether somebody has woken this waiter on purpose.
+    pub(crate) fn was_chosen(&self) -> bool {
+        self.was_chosen
+    }
+}
+
+impl Section<'_> {
+    /// Restores the invariant of the head comment. Called at the end of every critical section.
+    #[inline(always)]
+    pub(crate) fn settle(&mut self) {
+        let hot = self.hot();
+        let [getters, putters, joiners] = &hot.waiters;
+        let waiting = getters.length.get() | putters.length.get() | joiners.length.get();
+        if waiting | hot.watching.get() == 0 {
+            return;
+        }
+        if hot.watching.get() != 0 {
+            self.toll();
+        }
+        if waiting == 0 || hot.damaged.get() != 0 {
+            return;
+        }
+        if self.settle_waiters().is_err() {
+            // It is damage, and the next operation reports it.
+            hot.damaged.set(1);
+        }
+    }
+
+    fn settle_waiters(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        let most = u64::from(platform::cores().saturating_sub(1).max(1));
+        let [getters, putters, joiners] = &hot.waiters;
+        let ready = hot.ready_count.get();
+        while getters.length.get() > 0
+            && u64::from(getters.on_way.get()) + u64::from(hot.spinning.getter.get() != 0) < most.min(ready)
+        {
+            self.choose(getters, getters.tail.get())?;
+        }
+        while putters.length.get() > 0
+            && self.shared.has_room()
+            && u64::from(putters.on_way.get()) + u64::from(hot.spinning.putter.get() != 0) < most
+        {
+            self.choose(putters, putters.head.get())?;
+        }
+        if hot.unfinished.get() == 0 {
+            while joiners.length.get() > 0 {
+                self.choose(joiners, joiners.head.get())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
+    fn choose(&mut self, list: &WaiterList, index: u32) -> Result<(), Error> {
+        let cell = self.cell(index)?;
+        self.delist(list, index)?;
+        // Relaxed: the woken waiter learns what happened from the lock, which it takes next.
+        match cell
+            .word
+            .compare_exchange(SLEEPING, WOKEN, Ordering::Relaxed, Ordering::Relaxed)
+        {
+            Ok(_) => {
+                list.on_way.add(1);
+                self.wake_later(index);
+                if cell.kind.get() == Kind::Room as u32 && list.length.get() > 0 {
+                    self.call_senders();
+                }
+                Ok(())
+            }
+            Err(ABANDONED) => self.free_cell(index),
+            Err(_) => Err(self.corrupt("a listed waiter does not wait")),
+        }
+    }
+
+    /// Takes a cell and appends it to the list of its kind.
+    pub(crate) fn enlist(&mut self, kind: Kind) -> Result<u32, Error> {
+        let hot = self.hot();
+        let mut index = hot.cells_free.get();
+        if index == 0 {
+            index = hot.cells_high.get();
+            if index >= CELLS {
+                return Err(Error::TooManyWaiters { limit: CELLS - 1 });
+            }
+            if index >= hot.cells_backed.get() {
+                // One page for 64 waiters, so rarely that it may happen under the lock.
+                let per_page = (PAGE / size_of::<WaiterCell>() as u64) as u32;
+                let start = self.shared.segment.geometry.cells_at + u64::from(index / per_page) * PAGE;
+                self.shared.segment.back(start, PAGE)?;
+                hot.cells_backed.set((index / per_page + 1) * per_page);
+            }
+            hot.cells_high.set(index + 1);
+        } else {
+            hot.cells_free.set(self.cell(index)?.next.get());
+        }
+        let cell = self.cell(index)?;
+        if cell.word.get() != FREE {
+            return Err(self.corrupt("a free waiter's cell is not free"));
+        }
+        cell.owner.set(self.me);
+        cell.kind.set(kind as u32);
+        // Release: the commit of the enlisting; the fields above belong to it.
+        cell.word.store(SLEEPING, Ordering::Release);
+        self.list_cell(&hot.waiters[kind as usize], index)?;
+        Ok(index)
+    }
+
+    /// Appends a cell, whose word is SLEEPING, to a list.
+    pub(crate) fn list_cell(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
+        let cell = self.cell(index)?;
+        let tail = list.tail.get();
+        let end = if tail == 0 {
+            &list.head
+        } else {
+            &self.cell(tail)?.next
+        };
+        if end.get() != 0 {
+            return Err(self.corrupt("a list of waiters does not end at its end"));
+        }
+        cell.next.set(0);
+        cell.prev.set(tail);
+        end.set(index);
+        list.tail.set(index);
+        list.length.add(1);
+        Ok(())
+    }
+
+    /// Of senders the last one leaves a pipe that can be written to.
+    fn delist(&mut self, list: &WaiterList, index: u32) -> Result<(), Error> {
+        let cell = self.cell(index)?;
+        let (next, prev) = (cell.next.get(), cell.prev.get());
+        let before = if prev == 0 {
+            &list.head
+        } else {
+            &self.cell(prev)?.next
+        };
+        let after = if next == 0 {
+            &list.tail
+        } else {
+            &self.cell(next)?.prev
+        };
+        if before.get() != index || after.get() != index {
+            return Err(self.corrupt("a list of waiters is torn"));
+        }
+        before.set(next);
+        after.set(prev);
+        list.length.sub(1);
+        if list.length.get() == 0 && cell.kind.get() == Kind::Room as u32 {
+            self.call_senders();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn free_cell(&self, index: u32) -> Result<(), Error> {
+        let hot = self.hot();
+        let cell = self.cell(index)?;
+        cell.word.store(FREE, Ordering::Release);
+        cell.next.set(hot.cells_free.get());
+        hot.cells_free.set(index);
+        Ok(())
+    }
+
+    /// How many would be chosen after this waiter, counted up to 3.
+    pub(crate) fn position(&self, waiting: &Waiting) -> Result<u32, Error> {
+        let cell = self.cell(waiting.cell)?;
+        let later = |cell: &WaiterCell| {
+            if waiting.kind == Kind::Room {
+                cell.next.get()
+            } else {
+                cell.prev.get()
+            }
+        };
+        let mut index = later(cell);
+        let mut position = 0;
+        while index != 0 && position < 3 {
+            index = later(self.cell(index)?);
+            position += 1;
+        }
+        Ok(position)
+    }
+
+    /// Back under the lock after a sleep. Who was not chosen stays on the list.
+    pub(crate) fn arrive(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
+        let hot = self.hot();
+        let list = &hot.waiters[waiting.kind as usize];
+        match self.cell(waiting.cell)?.word.get() {
+            SLEEPING if waiting.is_early => return Ok(()),
+            SLEEPING => {
+                self.give_up_on_the_late(waiting)?;
+                return Ok(());
+            }
+            WOKEN => list.on_way.sub(1),
+            LATE => {}
+            _ => return Err(self.corrupt("a waiter's cell was freed under it")),
+        }
+        waiting.was_chosen = true;
+        self.free_cell(waiting.cell)?;
+        waiting.cell = 0;
+        Ok(())
+    }
+
+    /// A slice has ended and there is an item (or room) although nobody came for it: whoever was on the way is stopped
+    /// or dead. They count no more; should they come, they will find out. The same if they have kept this waiter from its place.
+    fn give_up_on_the_late(&mut self, waiting: &Waiting) -> Result<(), Error> {
+        let (hot, kind) = (self.hot(), waiting.kind);
+        let list = &hot.waiters[kind as usize];
+        let spinning = self.shared.spinning_word(kind);
+        let promising = match kind {
+            Kind::Item => hot.ready_count.get() > 0,
+            Kind::Room => self.shared.has_room() || waiting.is_displaced,
+            Kind::Finish => false,
+        };
+        if !promising || (list.on_way.get() == 0 && spinning.is_none_or(|word| word.get() == 0)) {
+            return Ok(());
+        }
+        for index in 1..hot.cells_high.get().min(CELLS) {
+            let cell = self.cell(index)?;
+            if cell.kind.get() != kind as u32 {
+                continue;
+            }
+            let late = cell
+                .word
+                .compare_exchange(WOKEN, LATE, Ordering::Relaxed, Ordering::Relaxed);
+            if late == Err(WOKEN_LEFT) {
+                self.free_cell(index)?;
+            }
+        }
+        list.on_way.set(0);
+        if let Some(word) = spinning {
+            word.set(0);
+        }
+        Ok(())
+    }
+
+    /// Ends a wait under the lock, whatever its state. The end of the section passes a wake-up on.
+    #[inline(always)]
+    pub(crate) fn withdraw(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
+        let index = core::mem::take(&mut waiting.cell);
+        if index == 0 {
+            return Ok(());
+        }
+        let hot = self.hot();
+        let list = &hot.waiters[waiting.kind as usize];
+        let cell = self.cell(index)?;
+        match cell.word.get() {
+            SLEEPING => {
+                self.leave_list(list, waiting.kind, index)?;
+            }
+            WOKEN => list.on_way.sub(1),
+            LATE => {}
+            _ => return Err(self.corrupt("a waiter's cell was freed under it")),
+        }
+        self.free_cell(index)
+    }
+
+    /// Takes a sleeping waiter off its list. If it was the watcher, the one who is now learns of it.
+    fn leave_list(&mut self, list: &WaiterList, kind: Kind, index: u32) -> Result<(), Error> {
+        let end = watcher_of(list, kind);
+        let was_watcher = end.get() == index;
+        self.delist(list, index)?;
+        if was_watcher {
+            self.free_abandoned(list, kind)?;
+            self.tell_watcher(list, kind);
+        }
+        Ok(())
+    }
+
+    /// Has the watcher look at its place, because it is new there. Should this call be lost (its maker may die, and the
+    /// watcher may not be asleep yet), then it looks at the end of its slice.
+    fn tell_watcher(&mut self, list: &WaiterList, kind: Kind) {
+        let watcher = watcher_of(list, kind).get();
+        if watcher != 0 {
+            self.wake_later(watcher);
+        }
+    }
+
+    /// Frees cells that were abandoned in the watcher's place.
+    pub(crate) fn free_abandoned(&mut self, list: &WaiterList, kind: Kind) -> Result<(), Error> {
+        let end = watcher_of(list, kind);
+        while end.get() != 0 && self.cell(end.get())?.word.get() == ABANDONED {
+            let index = end.get();
+            self.delist(list, index)?;
+            self.free_cell(index)?;
+            self.tell_watcher(list, kind);
+        }
+        Ok(())
+    }
+
+    /// Frees the cells of a participant that is dead.
+    pub(crate) fn free_cells_of(&mut self, owner: u32) -> Result<(), Error> {
+        let hot = self.hot();
+        for kind in Kind::ALL {
+            if let Some(word) = self.shared.spinning_word(kind) {
+                let _ = word.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
+            }
+        }
+        for index in 1..hot.cells_high.get().min(CELLS) {
+            let cell = self.cell(index)?;
+            let word = cell.word.get();
+            if word == FREE || cell.owner.get() != owner {
+                continue;
+            }
+            let Some(kind) = Kind::ALL.get(cell.kind.get() as usize).copied() else {
+                return Err(self.corrupt("a waiter waits for nothing known"));
+            };
+            let list = &hot.waiters[kind as usize];
+            match word {
+                WOKEN | WOKEN_LEFT => list.on_way.sub(1),
+                SLEEPING | ABANDONED => self.leave_list(list, kind, index)?,
+                _ => {}
+            }
+            self.free_cell(index)?;
+        }
+        Ok(())
+    }
+
+    /// Rebuilds lists and numbers of the waiters from the cells' words.
+    pub(crate) fn rebuild_waiters(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        for list in &hot.waiters {
+            list.head.set(0);
+            list.tail.set(0);
+            list.length.set(0);
+            list.on_way.set(0);
+        }
+        hot.cells_free.set(0);
+        hot.spinning.getter.set(0);
+        hot.spinning.putter.set(0);
+        let high = hot.cells_high.get().clamp(1, CELLS);
+        for index in 1..high {
+            let cell = self.cell(index)?;
+            let Some(list) = hot.waiters.get(cell.kind.get() as usize) else {
+                return Err(self.corrupt("a waiter waits for nothing known"));
+            };
+            match cell.word.get() {
+                SLEEPING => self.list_cell(list, index)?,
+                WOKEN => list.on_way.add(1),
+                // Its owner frees it when it comes back, if it does; a dead owner's cells are swept.
+                LATE => {}
+                FREE | ABANDONED | WOKEN_LEFT | LATE_LEFT => self.free_cell(index)?,
+                _ => return Err(self.corrupt("a waiter's cell is in no known state")),
+            }
+        }
+        for kind in Kind::ALL {
+            self.tell_watcher(&hot.waiters[kind as usize], kind);
+        }
+        Ok(())
+    }
+}
+
+/// The end of the list at which the waiter stands that is chosen last.
+fn watcher_of(list: &WaiterList, kind: Kind) -> &LockedU32 {
+    if kind == Kind::Room {
+        &list.tail
+    } else {
+        &list.head
+    }
+}

@@ -1,0 +1,32 @@
+//! Sizes and small types that every layer knows.
+
+/// The unit in which memory is backed.
+pub(crate) const PAGE: u64 = 4096;
+
+/// Payload bytes that fit in the slot itself.
+pub(crate) const INLINE: usize = 72;
+
+/// Payloads up to this size are copied inside the critical section; larger ones outside it.
+pub const SMALL: usize = if cfg!(loom) { INLINE } else { 2048 };
+
+/// Items that change hands in one critical section at most, which takes a few microseconds then.
+pub const BATCH: usize = 64;
+
+/// Names a queue for ever, on every machine.
+pub type Id = [u8; 16];
+
+/// Names an item: where it was put, and its place in the order of publication.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    pub slot: u32,
+    pub seq: u64,
+}
+
+/// How a participant's part in a queue ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// In order: items taken and not acknowledged stay unfinished for ever, as `multiprocessing` has it.
+    Clean,
+    /// By a failure: items taken and not acknowledged go to somebody else.
+    Crashed,
+}
