@@ -13,8 +13,8 @@ use std::sync::{Arc, Mutex};
 use penstock_core::{Queue, SMALL, Ticket};
 use pyo3::prelude::*;
 
-use crate::room::reserve;
-use crate::sync::lock;
+use crate::interpreter::once::lock;
+use crate::interpreter::reserve::reserve;
 
 /// Messages with queues in them have at least this many bytes.
 pub const NOT_SMALL: usize = SMALL + 1;

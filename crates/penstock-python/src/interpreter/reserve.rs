@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
-use crate::sync::lock;
+use crate::interpreter::once::lock;
 
 /// Bytes of the reserve. The allocator maps it by itself, so it costs one page until it is given up. It serves a batch of
 /// small items and what Python allocates at a time (an arena of 1 MiB).

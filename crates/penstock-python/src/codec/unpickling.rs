@@ -8,12 +8,13 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyMemoryView, PyTuple};
 
-use crate::calls::{call_one, new_bytearray, new_bytes, new_tuple_of};
-use crate::envelope::{self, Envelope, Part};
-use crate::handle::Handle;
-use crate::lent::{Mapped, Payload, Shared};
-use crate::sync::{name, once};
-use crate::{arrays, errors, mentioned, plain, room};
+use crate::codec::envelope::{self, Envelope, Part};
+use crate::codec::{mentioned, numpy, plain};
+use crate::interpreter::ffi::{call_one, new_bytearray, new_bytes, new_tuple_of};
+use crate::interpreter::once::{name, once};
+use crate::interpreter::{errors, reserve};
+use crate::queue::handle::Handle;
+use crate::queue::payload_buffer::{Mapped, Payload, Shared};
 
 /// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
 /// Shorter ones are copied however many a message has: who reads or writes them, and drops them, is faster by that.
@@ -106,7 +107,7 @@ fn plain_or_other<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<
 /// The object in bytes that nobody else changes and that this call does not keep.
 #[inline]
 pub fn load_slice<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    room::with_reserve(handle.py(), || load_copied(handle, message))
+    reserve::with_reserve(handle.py(), || load_copied(handle, message))
 }
 
 #[inline]
@@ -121,7 +122,7 @@ fn load_copied<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bou
     }
     let Envelope { pickle, parts } = envelope::open(message).ok_or_else(|| damaged(handle))?;
     let mut buffers = Vec::new();
-    room::reserve(&mut buffers, parts.len())?;
+    reserve::reserve(&mut buffers, parts.len())?;
     for part in &parts {
         buffers.push(copy(py, message, part)?);
     }
@@ -133,8 +134,8 @@ fn load_copied<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bou
 /// The object in a pickle that the binding reads itself.
 #[inline]
 fn read<'py>(py: Python<'py>, pickle: &[u8]) -> Option<Bound<'py, PyAny>> {
-    if arrays::is_array(pickle) {
-        return arrays::read(py, pickle, None);
+    if numpy::is_array(pickle) {
+        return numpy::read(py, pickle, None);
     }
     plain::read(py, pickle)
 }
@@ -156,8 +157,8 @@ fn copy<'py>(py: Python<'py>, message: &[u8], part: &Part) -> PyResult<Bound<'py
 pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
     let lent = Shared::new(lent);
     let py = handle.py();
-    room::with_reserve(py, || load_shared(handle, &lent)).inspect_err(|error| {
-        if room::is_no_memory(py, error) {
+    reserve::with_reserve(py, || load_shared(handle, &lent)).inspect_err(|error| {
+        if reserve::is_no_memory(py, error) {
             lent.undeliver();
         }
     })
@@ -179,7 +180,7 @@ fn load_shared<'py>(handle: &Bound<'py, Handle>, lent: &Shared) -> PyResult<Boun
     let may_stay = !handle.get().opened()?.queue.is_lent_out();
     let mut stays = false;
     let mut buffers = Vec::new();
-    room::reserve(&mut buffers, parts.len())?;
+    reserve::reserve(&mut buffers, parts.len())?;
     for part in &parts {
         let view = if may_stay && part.range.len() >= MAPPED {
             lent.view(part.range.clone())
@@ -196,7 +197,7 @@ fn load_shared<'py>(handle: &Bound<'py, Handle>, lent: &Shared) -> PyResult<Boun
     }
     let bytes = &lent.bytes()[pickle.clone()];
     let array = match buffers.as_slice() {
-        [buffer] => arrays::read(py, bytes, Some(buffer)),
+        [buffer] => numpy::read(py, bytes, Some(buffer)),
         _ => None,
     };
     let object = match array {

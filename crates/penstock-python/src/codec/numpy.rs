@@ -17,10 +17,11 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple, PyType};
 
-use crate::buffers::{Contents, Memory};
-use crate::calls::new_bytearray;
-use crate::sync::{name, once};
-use crate::{envelope, pickling, room};
+use crate::codec::memory::{Contents, Memory};
+use crate::codec::{envelope, pickling};
+use crate::interpreter::ffi::new_bytearray;
+use crate::interpreter::once::{name, once};
+use crate::interpreter::reserve;
 
 /// protocol 5; "numpy" and "ndarray" on the stack; the class of that name; a mark
 const START: &[u8] = b"\x80\x05\x8c\x05numpy\x8c\x07ndarray\x93(";
@@ -234,7 +235,7 @@ impl Written {
         let is_read_only = false;
         let buffer = (self.len(), is_read_only);
         let sealed = envelope::seal(self.pickle.len(), [buffer].into_iter());
-        let (head, starts) = sealed.ok_or_else(room::no_memory)?;
+        let (head, starts) = sealed.ok_or_else(reserve::no_memory)?;
         let padding = envelope::padding(head.len() + self.pickle.len(), starts[0]);
         operation(&[&head, &self.pickle, padding, self.memory.bytes()])
     }

@@ -6,7 +6,8 @@ use penstock_core::{Error, Patience, Queue, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::{errors, proof};
+use crate::interpreter::errors;
+use crate::queue::proof;
 
 /// How long the caller agreed to wait, fixed when the call began.
 #[derive(Clone, Copy)]

@@ -9,11 +9,13 @@ use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
-use crate::channel::Channel;
-use crate::pickling::Picklers;
-use crate::reducers::Home;
-use crate::waiting::{Deadline, Ending, patiently};
-use crate::{calls, carrying, errors, leaving, proof, room, transfer, unpickling};
+use crate::codec::pickling::Picklers;
+use crate::codec::reducers::Home;
+use crate::codec::unpickling;
+use crate::interpreter::gil::{Deadline, Ending, patiently};
+use crate::interpreter::{errors, ffi, reserve};
+use crate::queue::channel::Channel;
+use crate::queue::{pins, process_exit, proof, send_receive};
 
 /// A queue as one Python object knows it. Several handles of one process share what the core holds.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -77,8 +79,8 @@ impl Handle {
             false => Home::Queues,
         };
         let picklers = Picklers::new(slf.py(), home, protocol)?;
-        room::keep()?;
-        leaving::remember(&queue);
+        reserve::keep()?;
+        process_exit::remember(&queue);
         let handle = slf.get();
         let mut opened = Opened {
             queue,
@@ -111,7 +113,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        carrying::let_go();
+        pins::let_go();
     }
 }
 
@@ -210,7 +212,7 @@ impl Handle {
 
     /// To be called when the handle is pickled into a message.
     fn _carried(&self) -> PyResult<()> {
-        carrying::pickled(&self.opened()?.queue)
+        pins::pickled(&self.opened()?.queue)
     }
 
     /// Close this handle, for this process: it puts and gets no more. What was put stays for the others. Does
@@ -269,7 +271,7 @@ impl Handle {
         slf: &Bound<'py, Self>,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        transfer::get(slf, slf.get().opened()?, None, Deadline::new(true, timeout)?)
+        send_receive::get(slf, slf.get().opened()?, None, Deadline::new(true, timeout)?)
     }
 
     /// Whether a `get` would find an item, within `timeout` seconds (None for ever).
@@ -294,7 +296,7 @@ impl Handle {
     fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
         let queue = &slf.get().opened()?.queue;
-        let letters = calls::new_list(py)?;
+        let letters = ffi::new_list(py)?;
         let found = patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))?;
         proof::warn_if_impossible(py)?;
         for letter in found {
@@ -323,7 +325,7 @@ impl Handle {
         let queue = &self.opened()?.queue;
         let check = patiently(py, Deadline::Never, |wait| queue.check_within(wait))?;
         proof::warn_if_impossible(py)?;
-        let faults = calls::new_list(py)?;
+        let faults = ffi::new_list(py)?;
         for fault in &check.faults {
             faults.append(fault.to_string())?;
         }

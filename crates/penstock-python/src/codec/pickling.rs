@@ -12,12 +12,13 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyComplex, PyDict, PyTuple};
 
-use crate::buffers::Memory;
-use crate::calls::{call_one, new_bytes};
-use crate::carrying::NOT_SMALL;
-use crate::reducers::{self, Home, Other};
-use crate::sync::{Exclusive, name, once};
-use crate::{arrays, envelope, room};
+use crate::codec::memory::Memory;
+use crate::codec::reducers::{self, Home, Other};
+use crate::codec::{envelope, numpy};
+use crate::interpreter::ffi::{call_one, new_bytes};
+use crate::interpreter::once::{Exclusive, name, once};
+use crate::interpreter::reserve;
+use crate::queue::pins::NOT_SMALL;
 
 /// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
 /// keeps.
@@ -103,7 +104,7 @@ impl Pickled {
         match self.first {
             None => self.first = Some(piece),
             Some(_) => {
-                room::reserve(&mut self.rest, 1)?;
+                reserve::reserve(&mut self.rest, 1)?;
                 self.rest.push(piece);
             }
         }
@@ -134,7 +135,7 @@ impl Pickled {
                 let pickle = first.iter().chain(&self.rest).map(|piece| piece.bytes(py));
                 if self.buffers.is_empty() {
                     let mut pieces = Vec::new();
-                    room::reserve(&mut pieces, 1 + self.rest.len())?;
+                    reserve::reserve(&mut pieces, 1 + self.rest.len())?;
                     pieces.extend(pickle);
                     operation(&pieces)
                 } else {
@@ -153,9 +154,9 @@ impl Pickled {
             .buffers
             .iter()
             .map(|buffer| (buffer.len(), buffer.is_read_only()));
-        let (head, starts) = envelope::seal(self.len, lengths).ok_or_else(room::no_memory)?;
+        let (head, starts) = envelope::seal(self.len, lengths).ok_or_else(reserve::no_memory)?;
         let mut pieces = Vec::new();
-        room::reserve(&mut pieces, 2 + self.rest.len() + 2 * self.buffers.len())?;
+        reserve::reserve(&mut pieces, 2 + self.rest.len() + 2 * self.buffers.len())?;
         pieces.push(head.as_slice());
         for piece in pickle {
             pieces.push(piece);
@@ -216,7 +217,7 @@ impl Sink {
             return Ok(true);
         };
         let push = |pickled: &mut Pickled| {
-            room::reserve(&mut pickled.buffers, 1)?;
+            reserve::reserve(&mut pickled.buffers, 1)?;
             pickled.buffers.push(memory);
             Ok(false)
         };
@@ -253,7 +254,7 @@ impl Reducers {
     }
 
     fn refresh(&mut self, py: Python<'_>) -> PyResult<()> {
-        let has_arrays = self.with_buffers && arrays::is_there(py);
+        let has_arrays = self.with_buffers && numpy::is_there(py);
         if has_arrays != self.had_arrays || !self.is_up_to_date(py)? {
             self.make(py)?;
             self.had_arrays = has_arrays;
@@ -285,7 +286,7 @@ impl Reducers {
         if self.with_buffers {
             let ours = py.import("penstock.buffers")?;
             dict.update(ours.getattr("_REDUCERS")?.cast::<PyDict>()?.as_mapping())?;
-            if arrays::is_there(py) {
+            if numpy::is_there(py) {
                 dict.update(
                     ours.call_method0("_reducers_of_arrays")?
                         .cast::<PyDict>()?

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use penstock_core::{Buffer, Delivery, Error, Queue, Ticket, Wait};
 use pyo3::prelude::*;
 
-use crate::handle::{Handle, Opened};
-use crate::pickling::Pickled;
-use crate::plain::{Writer, Written};
-use crate::waiting::{Deadline, Ending, ask, at_once, patiently_until};
-use crate::{arrays, carrying, errors, pickling, room, unpickling};
+use crate::codec::pickling::Pickled;
+use crate::codec::plain::{Writer, Written};
+use crate::codec::{numpy, pickling, unpickling};
+use crate::interpreter::gil::{Deadline, Ending, ask, at_once, patiently_until};
+use crate::interpreter::{errors, reserve};
+use crate::queue::handle::{Handle, Opened};
+use crate::queue::pins;
 
 /// Of a connection: the writing end of the pipe that leads there, and the reading end of the one that leads back, or -1.
 pub type Ends = (RawFd, RawFd);
@@ -29,7 +31,7 @@ pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
 /// An object as bytes.
 pub enum Message<'a> {
     Plain(Written<'a>),
-    Array(arrays::Written),
+    Array(numpy::Written),
     Pickled(Pickled),
     /// A pickle that names queues, which stay open here until it was received.
     Carrier(Pickled, Vec<Arc<Queue>>),
@@ -49,17 +51,17 @@ impl<'a> Message<'a> {
                 return Ok(Message::Plain(written));
             }
             if picklers.protocol() >= pickling::BUFFERS {
-                if let Some(written) = arrays::write(object) {
+                if let Some(written) = numpy::write(object) {
                     return Ok(Message::Array(written));
                 }
             }
         }
-        let (pickled, carried) = carrying::collect(|| picklers.dump(object));
+        let (pickled, carried) = pins::collect(|| picklers.dump(object));
         let mut pickled = pickled?;
         if carried.is_empty() {
             return Ok(Message::Pickled(pickled));
         }
-        pickled.pad(object.py(), carrying::NOT_SMALL)?;
+        pickled.pad(object.py(), pins::NOT_SMALL)?;
         Ok(Message::Carrier(pickled, carried))
     }
 
@@ -87,7 +89,7 @@ impl<'a> Message<'a> {
             Message::Carrier(pickled, carried) => {
                 let is_large = pickled.is_large();
                 let ticket = pickled.lend(py, |pieces| send(py, opened, ends, pieces, is_large, deadline))?;
-                carrying::pin(&opened.queue, ticket, carried);
+                pins::pin(&opened.queue, ticket, carried);
             }
         }
         Ok(())
@@ -147,7 +149,7 @@ pub fn get<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let queue = &opened.queue;
-    room::keep()?;
+    reserve::keep()?;
     let mut buffer = Buffer::default();
     let delivery = attempt_until(py, deadline, opened.end_of_items(), |wait| match end {
         None => queue.get(&mut buffer, wait),

@@ -8,13 +8,14 @@ use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use crate::buffers::Memory;
-use crate::calls::new_bytes;
-use crate::handle::{Handle, Opened};
-use crate::plain::Writer;
-use crate::transfer::{self, Message, attempt, tidy};
-use crate::waiting::{Deadline, patiently};
-use crate::{envelope, errors, pickling, reducers, room, unpickling};
+use crate::codec::memory::Memory;
+use crate::codec::plain::Writer;
+use crate::codec::{envelope, pickling, reducers, unpickling};
+use crate::interpreter::ffi::new_bytes;
+use crate::interpreter::gil::{Deadline, patiently};
+use crate::interpreter::{errors, reserve};
+use crate::queue::handle::{Handle, Opened};
+use crate::queue::send_receive::{self, Message, attempt, tidy};
 
 /// Sends or receives, as the end of the pipe has it. The Python class Connection is made of one or two of them.
 #[pyclass(frozen, extends = Handle, module = "penstock._native")]
@@ -117,28 +118,31 @@ impl Channel {
         let pieces = [envelope::raw_mark(first), first, &bytes[first.len()..]];
         let is_large = bytes.len() > pickling::LARGE;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        transfer::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
+        send_receive::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
         Ok(())
     }
 
     fn recv<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (opened, end) = parts(slf)?;
-        transfer::get(slf.as_super(), opened, Some(end), Deadline::Never)
+        send_receive::get(slf.as_super(), opened, Some(end), Deadline::Never)
     }
 
     /// The message as bytes.
     fn recv_bytes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
         let (opened, end) = parts(slf)?;
         let (py, queue) = (slf.py(), &opened.queue);
-        room::keep()?;
+        reserve::keep()?;
         let mut buffer = Buffer::default();
         let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
         tidy(py, queue)?;
         match delivery {
-            Delivery::Copied => room::with_reserve(py, || received(slf, buffer.bytes())),
+            Delivery::Copied => reserve::with_reserve(py, || received(slf, buffer.bytes())),
             Delivery::Lent(lent) => {
-                let message = room::with_reserve(py, || received(slf, lent.bytes()));
-                if message.as_ref().is_err_and(|error| room::is_no_memory(py, error)) {
+                let message = reserve::with_reserve(py, || received(slf, lent.bytes()));
+                if message
+                    .as_ref()
+                    .is_err_and(|error| reserve::is_no_memory(py, error))
+                {
                     lent.undeliver();
                 }
                 py.detach(|| drop(lent));

@@ -11,7 +11,7 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::sync::lock;
+use crate::interpreter::once::lock;
 
 /// A payload that several objects look at. Whoever drops the last of these gives it back, without the GIL: that may have to
 /// wait for the queue's lock, and takes a while if much memory goes back to the system.

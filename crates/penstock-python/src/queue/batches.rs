@@ -10,15 +10,15 @@ use pyo3::types::{
     PyByteArray, PyBytes, PyDict, PyFrozenSet, PyList, PyRange, PySet, PyString, PyTuple, PyType,
 };
 
-use crate::calls::{new_list, new_tuple_of};
-use crate::errors;
-use crate::handle::{Handle, Opened};
-use crate::plain::Writer;
-use crate::room;
-use crate::sync::{name, once};
-use crate::transfer::{self, attempt, tidy};
-use crate::unpickling::{load_lent, load_slice};
-use crate::waiting::{Deadline, ask, at_once, patiently};
+use crate::codec::plain::Writer;
+use crate::codec::unpickling::{load_lent, load_slice};
+use crate::interpreter::errors;
+use crate::interpreter::ffi::{new_list, new_tuple_of};
+use crate::interpreter::gil::{Deadline, ask, at_once, patiently};
+use crate::interpreter::once::{name, once};
+use crate::interpreter::reserve;
+use crate::queue::handle::{Handle, Opened};
+use crate::queue::send_receive::{self, attempt, tidy};
 
 /// Small messages that go into the queue together.
 #[derive(Default)]
@@ -115,7 +115,7 @@ fn put_one_by_one(
     count: &mut usize,
 ) -> PyResult<()> {
     for object in objects.try_iter()? {
-        transfer::put(opened, &object?, deadline)?;
+        send_receive::put(opened, &object?, deadline)?;
         *count += 1;
     }
     Ok(())
@@ -153,7 +153,7 @@ fn put_together(
             }
         } else {
             pending.send(py, queue, deadline, count)?;
-            transfer::put(opened, &object, deadline)?;
+            send_receive::put(opened, &object, deadline)?;
             *count += 1;
         }
     }
@@ -248,8 +248,8 @@ impl<'py> Received<'py> {
     /// Makes room for the next objects, so that none is taken that cannot be delivered.
     fn prepare(&mut self, most: usize) -> PyResult<Batch> {
         let py = self.items.py();
-        room::keep()?;
-        let batch = Batch::with_room_for(most).map_err(|_| room::no_memory())?;
+        reserve::keep()?;
+        let batch = Batch::with_room_for(most).map_err(|_| reserve::no_memory())?;
         let (len, needed) = (self.items.len(), self.count + most.min(BATCH));
         if needed == len + BATCH {
             self.items.set_slice(len, len, nones(py)?)?;
@@ -273,7 +273,7 @@ impl<'py> Received<'py> {
                 Ok(object) => object,
                 Err(error) => {
                     // What has returned to the queue is not among the items taken.
-                    let has_returned = can_return && room::is_no_memory(py, &error);
+                    let has_returned = can_return && reserve::is_no_memory(py, &error);
                     let value = error.value(py).clone().into_any();
                     self.first_error.get_or_insert(error);
                     if has_returned {

@@ -4,7 +4,7 @@ use penstock_core::Error;
 use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::{PyErr, Python};
 
-use crate::room;
+use crate::interpreter::reserve;
 
 mod imported {
     pyo3::import_exception!(queue, Empty);
@@ -52,7 +52,7 @@ pub fn to_python(error: Error) -> PyErr {
             imported::QueueMemoryError::new_err((message, needed, used, limit, taken, taken_bytes))
         }
         Error::NoMemory { needed, .. } => {
-            room::give_up();
+            reserve::give_up();
             imported::QueueMemoryError::new_err((error.to_string(), needed))
         }
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
@@ -66,7 +66,7 @@ pub fn to_python(error: Error) -> PyErr {
         Error::NotAQueue { .. } => PyOSError::new_err((EINVAL, error.to_string())),
         Error::Closed => PyOSError::new_err((EBADF, error.to_string())),
         Error::Os { errno, .. } => PyOSError::new_err((errno, error.to_string())),
-        // Busy and Interrupted are answered by waiting.rs, and an error that is newer than this binding has
+        // Busy and Interrupted are answered by gil.rs, and an error that is newer than this binding has
         // its own words.
         _ => PyRuntimeError::new_err(error.to_string()),
     }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-use crate::sync::{lock, name, once};
+use crate::interpreter::once::{lock, name, once};
 
 /// The module of multiprocessing whose own name for the pickler counts first.
 #[derive(Clone, Copy)]
