@@ -16,13 +16,10 @@ use crate::codec::memory::Memory;
 use crate::codec::reducers::{self, Home, Other};
 use crate::codec::{envelope, numpy};
 use crate::interpreter::ffi::{call_one, new_bytes};
+use crate::interpreter::gil::LARGE;
 use crate::interpreter::once::{Exclusive, name, once};
 use crate::interpreter::reserve;
 use crate::queue::pins::NOT_SMALL;
-
-/// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
-/// keeps.
-pub const LARGE: usize = 64 * 1024;
 
 /// Objects that a pickler has remembered which is worth keeping. No pickle of fewer bytes has more.
 const MEMO: usize = 512;

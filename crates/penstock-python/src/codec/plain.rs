@@ -23,8 +23,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
 use crate::codec::interned_keys;
-use crate::codec::pickling::LARGE;
 use crate::interpreter::ffi::{self, new_bytes};
+use crate::interpreter::gil::LARGE;
 
 /// Objects in a plain message, containers included.
 const OBJECTS: usize = 32;

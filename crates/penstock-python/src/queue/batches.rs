@@ -14,11 +14,12 @@ use crate::codec::plain::Writer;
 use crate::codec::unpickling::{load_lent, load_slice};
 use crate::interpreter::errors;
 use crate::interpreter::ffi::{new_list, new_tuple_of};
-use crate::interpreter::gil::{Deadline, ask, at_once, patiently};
+use crate::interpreter::gil::{Deadline, at_once};
 use crate::interpreter::once::{name, once};
 use crate::interpreter::reserve;
+use crate::queue::attempt::{ask, attempt, patiently};
 use crate::queue::handle::{Handle, Opened};
-use crate::queue::send_receive::{self, attempt, tidy};
+use crate::queue::send_receive::{self, tidy};
 
 /// Small messages that go into the queue together.
 #[derive(Default)]

@@ -10,12 +10,13 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::codec::memory::Memory;
 use crate::codec::plain::Writer;
-use crate::codec::{envelope, pickling, reducers, unpickling};
+use crate::codec::{envelope, reducers, unpickling};
 use crate::interpreter::ffi::new_bytes;
-use crate::interpreter::gil::{Deadline, patiently};
+use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
+use crate::queue::attempt::{attempt, patiently};
 use crate::queue::handle::{Handle, Opened};
-use crate::queue::send_receive::{self, Message, attempt, tidy};
+use crate::queue::send_receive::{self, Message, tidy};
 
 /// Sends or receives, as the end of the pipe has it. The Python class Connection is made of one or two of them.
 #[pyclass(frozen, extends = Handle, module = "penstock._native")]
@@ -116,7 +117,7 @@ impl Channel {
         let first = bytes.first().copied();
         let first = first.as_slice();
         let pieces = [envelope::raw_mark(first), first, &bytes[first.len()..]];
-        let is_large = bytes.len() > pickling::LARGE;
+        let is_large = bytes.len() > LARGE;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
         send_receive::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
         Ok(())

@@ -6,7 +6,8 @@ use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::interpreter::gil::{Deadline, ask, patiently};
+use crate::interpreter::gil::Deadline;
+use crate::queue::attempt::{ask, patiently};
 use crate::queue::handle::{Handle, Opened};
 use crate::queue::{batches, proof, send_receive};
 

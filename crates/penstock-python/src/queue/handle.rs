@@ -12,8 +12,9 @@ use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 use crate::codec::pickling::Picklers;
 use crate::codec::reducers::Home;
 use crate::codec::unpickling;
-use crate::interpreter::gil::{Deadline, Ending, patiently};
+use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, ffi, reserve};
+use crate::queue::attempt::{Ending, patiently};
 use crate::queue::channel::Channel;
 use crate::queue::{pins, process_exit, proof, send_receive};
 

@@ -1,5 +1,6 @@
 //! Queues and connections as Python has them.
 
+mod attempt;
 mod batches;
 pub mod channel;
 pub mod classes;

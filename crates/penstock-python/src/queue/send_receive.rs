@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use crate::codec::pickling::Pickled;
 use crate::codec::plain::{Writer, Written};
 use crate::codec::{numpy, pickling, unpickling};
-use crate::interpreter::gil::{Deadline, Ending, ask, at_once, patiently_until};
+use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
+use crate::queue::attempt::{ask, attempt_until, patiently_until};
 use crate::queue::handle::{Handle, Opened};
 use crate::queue::pins;
 
@@ -79,7 +80,7 @@ impl<'a> Message<'a> {
                 written.lend(|pieces| send(py, opened, ends, pieces, is_large, deadline))?;
             }
             Message::Array(written) => {
-                let is_large = written.len() > pickling::LARGE;
+                let is_large = written.len() > LARGE;
                 written.lend(|pieces| send(py, opened, ends, pieces, is_large, deadline))?;
             }
             Message::Pickled(pickled) => {
@@ -112,33 +113,6 @@ pub fn send(
         return patiently_until(py, deadline, opened.end_of_room(), put);
     }
     attempt_until(py, deadline, opened.end_of_room(), put)
-}
-
-/// Tries with the GIL held, and if that is not enough, waits without it.
-#[inline]
-pub fn attempt<T: Send>(
-    py: Python<'_>,
-    deadline: Deadline,
-    operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
-) -> PyResult<T> {
-    attempt_until(py, deadline, None, operation)
-}
-
-#[inline]
-fn attempt_until<T: Send>(
-    py: Python<'_>,
-    deadline: Deadline,
-    ending: Option<Ending<'_>>,
-    mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
-) -> PyResult<T> {
-    match at_once(&mut operation) {
-        Ok(done) => Ok(done),
-        Err(Error::Busy) => patiently_until(py, deadline, ending, operation),
-        Err(Error::Full | Error::Empty) if !matches!(deadline, Deadline::Now) => {
-            patiently_until(py, deadline, ending, operation)
-        }
-        Err(error) => Err(errors::to_python(error)),
-    }
 }
 
 pub fn get<'py>(
