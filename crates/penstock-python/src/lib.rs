@@ -19,7 +19,7 @@ mod _native {
     #[pymodule_export]
     use crate::codec::numpy::_reduce_ndarray;
     #[pymodule_export]
-    use crate::codec::pickling::_reduce_complex;
+    use crate::codec::reducers::_reduce_complex;
     #[pymodule_export]
     use crate::queue::channel::Channel;
     #[cfg(feature = "fault-points")]

@@ -1,6 +1,7 @@
 //! Objects to bytes and back.
 
 pub mod envelope;
+pub mod forking_pickler;
 mod interned_keys;
 pub mod memory;
 mod mentioned;

@@ -18,7 +18,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple, PyType};
 
 use crate::codec::memory::{Contents, Memory};
-use crate::codec::{envelope, pickling};
+use crate::codec::{envelope, reducers};
 use crate::interpreter::ffi::new_bytearray;
 use crate::interpreter::once::{name, once};
 use crate::interpreter::reserve;
@@ -114,7 +114,7 @@ impl<'py> Named<'py> {
         let dtype = array.getattr(name!(py, "dtype")).ok()?;
         // What a program has attached to the type of the items is not in its name.
         if !dtype.getattr(name!(py, "metadata")).ok()?.is_none()
-            || pickling::is_registered(dtype.get_type().as_any())
+            || reducers::is_registered(dtype.get_type().as_any())
         {
             return None;
         }
@@ -197,7 +197,7 @@ pub struct Written {
 /// Writes an object if it is such an array.
 pub fn write(object: &Bound<'_, PyAny>) -> Option<Written> {
     let class = object.get_type().into_any();
-    if !is_class(&class) || pickling::is_registered(&class) {
+    if !is_class(&class) || reducers::is_registered(&class) {
         return None;
     }
     let Named { memory, type_name } = Named::of(object)?;

@@ -1,94 +1,134 @@
-//! The pickler in the place of multiprocessing's, if a program has put one there; penstock/reducers.py says where.
+//! The reducers that programs have registered, and those that stand in their place.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
 
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyDict;
+use pyo3::types::{PyComplex, PyDict, PyTuple};
 
-use crate::interpreter::once::{lock, name, once};
+use crate::codec::{forking_pickler, numpy};
+use crate::interpreter::once::once;
 
-/// The module of multiprocessing whose own name for the pickler counts first.
-#[derive(Clone, Copy)]
-pub enum Home {
-    Queues,
-    Connection,
+/// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`, then those of
+/// penstock/buffers.py. A ForkingPickler copies the first two when it is made, which is too early for one that is kept; so
+/// it is given a dict that is made anew whenever one of them has changed since the last object.
+pub struct Reducers {
+    pub dict: Py<PyDict>,
+    /// What the program has registered, as it was when the dict was made.
+    known: Vec<(Py<PyAny>, Py<PyAny>)>,
+    /// Whether NumPy had been imported then.
+    had_arrays: bool,
+    with_buffers: bool,
 }
 
-impl Home {
-    fn module(self) -> &'static str {
-        match self {
-            Home::Queues => "multiprocessing.queues",
-            Home::Connection => "multiprocessing.connection",
+impl Reducers {
+    pub fn new(py: Python<'_>, with_buffers: bool) -> Reducers {
+        Reducers {
+            dict: PyDict::new(py).unbind(),
+            known: Vec::new(),
+            had_arrays: false,
+            with_buffers,
         }
     }
 
-    /// What stands in that module now.
-    fn pickler(self, py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
-        static NAMES: [PyOnceLock<Py<PyDict>>; 2] = [PyOnceLock::new(), PyOnceLock::new()];
-        let names = once(&NAMES[self as usize], py, || {
-            Ok(py.import(self.module())?.dict().unbind())
-        })?;
-        names.bind(py).get_item(name!(py, "_ForkingPickler"))
-    }
-}
-
-/// The standard library's own pickler.
-pub fn standard(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    Ok(once(&CLASS, py, || attribute(py, "_STANDARD"))?.bind(py))
-}
-
-/// The reducers that programs have registered with it.
-pub fn registered(py: Python<'_>) -> PyResult<Py<PyDict>> {
-    Ok(attribute(py, "_REGISTERED")?.into_bound(py).cast_into()?.unbind())
-}
-
-fn attribute(py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
-    Ok(py.import("penstock.reducers")?.getattr(name)?.unbind())
-}
-
-/// The other pickler of one handle.
-pub struct Other {
-    home: Home,
-    /// Whether there is one, without the lock.
-    is_there: AtomicBool,
-    class: Mutex<Option<Py<PyAny>>>,
-}
-
-impl Other {
-    pub fn find(py: Python<'_>, home: Home) -> PyResult<Other> {
-        static FIND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let find = once(&FIND, py, || attribute(py, "_other"))?;
-        let found = find.bind(py).call1((home.module(),))?;
-        let class = (!found.is_none()).then(|| found.unbind());
-        Ok(Other {
-            home,
-            is_there: AtomicBool::new(class.is_some()),
-            class: Mutex::new(class),
-        })
+    pub fn refresh(&mut self, py: Python<'_>) -> PyResult<()> {
+        let has_arrays = self.with_buffers && numpy::is_there(py);
+        if has_arrays != self.had_arrays || !self.is_up_to_date(py)? {
+            self.make(py)?;
+            self.had_arrays = has_arrays;
+        }
+        Ok(())
     }
 
-    /// Whether there is one, as it was when that was last found out.
-    #[inline]
-    pub fn is_there(&self) -> bool {
-        self.is_there.load(Ordering::Relaxed)
+    fn is_up_to_date(&self, py: Python<'_>) -> PyResult<bool> {
+        let (place, is_same) = (Cell::new(0), Cell::new(true));
+        for table in registered(py)? {
+            table.bind(py).locked_for_each(|class, reducer| {
+                let known = self.known.get(place.replace(place.get() + 1));
+                let is_known = known.is_some_and(|known| class.is(&known.0) && reducer.is(&known.1));
+                is_same.set(is_same.get() && is_known);
+                Ok(())
+            })?;
+        }
+        Ok(is_same.get() && place.get() == self.known.len())
     }
 
-    /// The pickler, after a look into its module.
-    pub fn class<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        if let Some(found) = self.home.pickler(py)? {
-            if !found.is(standard(py)?) {
-                let old = lock(&self.class).replace(found.clone().unbind());
-                self.is_there.store(true, Ordering::Relaxed);
-                drop(old); // when the lock is free
-                return Ok(Some(found));
+    #[cold]
+    fn make(&mut self, py: Python<'_>) -> PyResult<()> {
+        // Copied first, because another thread may change them; the last one that is copied takes precedence.
+        let [of_multiprocessing, of_copyreg] = registered(py)?;
+        let (of_multiprocessing, of_copyreg) =
+            (of_multiprocessing.bind(py).copy()?, of_copyreg.bind(py).copy()?);
+        let dict = self.dict.bind(py);
+        dict.clear();
+        if self.with_buffers {
+            let ours = py.import("penstock.buffers")?;
+            dict.update(ours.getattr("_REDUCERS")?.cast::<PyDict>()?.as_mapping())?;
+            if numpy::is_there(py) {
+                dict.update(
+                    ours.call_method0("_reducers_of_arrays")?
+                        .cast::<PyDict>()?
+                        .as_mapping(),
+                )?;
             }
         }
-        if !self.is_there() {
-            return Ok(None);
+        dict.update(of_copyreg.as_mapping())?;
+        dict.update(of_multiprocessing.as_mapping())?;
+        if self.with_buffers {
+            for (class, reducer) in dict.copy()?.iter() {
+                if let Some(ours) = in_place_of(&reducer)? {
+                    dict.set_item(class, ours)?;
+                }
+            }
         }
-        Ok(lock(&self.class).as_ref().map(|class| class.bind(py).clone()))
+        self.known.clear();
+        for (class, reducer) in of_multiprocessing.iter().chain(of_copyreg.iter()) {
+            self.known.push((class.unbind(), reducer.unbind()));
+        }
+        Ok(())
     }
+}
+
+/// The reducer that is asked instead of one that is not a program's own: torch's for tensors, and that of complex numbers, which
+/// takes half as long as all else about one.
+fn in_place_of<'py>(reducer: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = reducer.py();
+    let is = |attribute: &str, expected: &str| {
+        let found = reducer.getattr(attribute);
+        found.is_ok_and(|found| found.eq(expected).unwrap_or(false))
+    };
+    let is_from = |module: &str, name: &str| is("__module__", module) && is("__name__", name);
+    if is_from("torch.multiprocessing.reductions", "reduce_tensor") {
+        return py.import("penstock.buffers")?.getattr("_reduce_tensor").map(Some);
+    }
+    if is_from("copyreg", "pickle_complex") {
+        return py
+            .import("penstock._native")?
+            .getattr("_reduce_complex")
+            .map(Some);
+    }
+    Ok(None)
+}
+
+/// As `copyreg.pickle_complex` does it.
+#[pyfunction]
+pub fn _reduce_complex<'py>(number: &Bound<'py, PyComplex>) -> PyResult<Bound<'py, PyTuple>> {
+    let parts = (number.real(), number.imag());
+    (number.py().get_type::<PyComplex>(), parts).into_pyobject(number.py())
+}
+
+/// The tables of reducers that a program has registered.
+fn registered(py: Python<'_>) -> PyResult<&[Py<PyDict>; 2]> {
+    static TABLES: PyOnceLock<[Py<PyDict>; 2]> = PyOnceLock::new();
+    once(&TABLES, py, || {
+        let of_copyreg = py.import("copyreg")?.getattr("dispatch_table")?;
+        Ok([forking_pickler::registered(py)?, of_copyreg.cast_into()?.unbind()])
+    })
+}
+
+/// Whether a program has registered a reducer for this class.
+pub fn is_registered(class: &Bound<'_, PyAny>) -> bool {
+    let has = |table: &Py<PyDict>| table.bind(class.py()).contains(class).unwrap_or(true);
+    // If that cannot be found out, pickle decides.
+    registered(class.py()).map_or(true, |tables| tables.iter().any(has))
 }

@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::codec::memory::Memory;
 use crate::codec::plain::Writer;
-use crate::codec::{envelope, reducers, unpickling};
+use crate::codec::{envelope, forking_pickler, unpickling};
 use crate::interpreter::ffi::new_bytes;
 use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
@@ -60,7 +60,7 @@ fn received<'py>(channel: &Bound<'py, Channel>, message: &[u8]) -> PyResult<Boun
     }
     // It was sent as an object, with buffers beside its pickle: the receiver shall have one it can read.
     let object = unpickling::load_slice(channel.as_super(), message)?;
-    let pickle = reducers::standard(py)?.call_method1("dumps", (object,))?;
+    let pickle = forking_pickler::standard(py)?.call_method1("dumps", (object,))?;
     pickle.call_method0("tobytes")?.cast_into().map_err(PyErr::from)
 }
 

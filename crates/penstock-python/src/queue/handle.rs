@@ -9,8 +9,8 @@ use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
+use crate::codec::forking_pickler::Home;
 use crate::codec::pickling::Picklers;
-use crate::codec::reducers::Home;
 use crate::codec::unpickling;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, ffi, reserve};

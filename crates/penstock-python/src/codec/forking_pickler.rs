@@ -1,0 +1,94 @@
+//! The pickler in the place of multiprocessing's, if a program has put one there; penstock/reducers.py says where.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyDict;
+
+use crate::interpreter::once::{lock, name, once};
+
+/// The module of multiprocessing whose own name for the pickler counts first.
+#[derive(Clone, Copy)]
+pub enum Home {
+    Queues,
+    Connection,
+}
+
+impl Home {
+    fn module(self) -> &'static str {
+        match self {
+            Home::Queues => "multiprocessing.queues",
+            Home::Connection => "multiprocessing.connection",
+        }
+    }
+
+    /// What stands in that module now.
+    fn pickler(self, py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+        static NAMES: [PyOnceLock<Py<PyDict>>; 2] = [PyOnceLock::new(), PyOnceLock::new()];
+        let names = once(&NAMES[self as usize], py, || {
+            Ok(py.import(self.module())?.dict().unbind())
+        })?;
+        names.bind(py).get_item(name!(py, "_ForkingPickler"))
+    }
+}
+
+/// The standard library's own pickler.
+pub fn standard(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static CLASS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    Ok(once(&CLASS, py, || attribute(py, "_STANDARD"))?.bind(py))
+}
+
+/// The reducers that programs have registered with it.
+pub fn registered(py: Python<'_>) -> PyResult<Py<PyDict>> {
+    Ok(attribute(py, "_REGISTERED")?.into_bound(py).cast_into()?.unbind())
+}
+
+fn attribute(py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
+    Ok(py.import("penstock.reducers")?.getattr(name)?.unbind())
+}
+
+/// The other pickler of one handle.
+pub struct Other {
+    home: Home,
+    /// Whether there is one, without the lock.
+    is_there: AtomicBool,
+    class: Mutex<Option<Py<PyAny>>>,
+}
+
+impl Other {
+    pub fn find(py: Python<'_>, home: Home) -> PyResult<Other> {
+        static FIND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let find = once(&FIND, py, || attribute(py, "_other"))?;
+        let found = find.bind(py).call1((home.module(),))?;
+        let class = (!found.is_none()).then(|| found.unbind());
+        Ok(Other {
+            home,
+            is_there: AtomicBool::new(class.is_some()),
+            class: Mutex::new(class),
+        })
+    }
+
+    /// Whether there is one, as it was when that was last found out.
+    #[inline]
+    pub fn is_there(&self) -> bool {
+        self.is_there.load(Ordering::Relaxed)
+    }
+
+    /// The pickler, after a look into its module.
+    pub fn class<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if let Some(found) = self.home.pickler(py)? {
+            if !found.is(standard(py)?) {
+                let old = lock(&self.class).replace(found.clone().unbind());
+                self.is_there.store(true, Ordering::Relaxed);
+                drop(old); // when the lock is free
+                return Ok(Some(found));
+            }
+        }
+        if !self.is_there() {
+            return Ok(None);
+        }
+        Ok(lock(&self.class).as_ref().map(|class| class.bind(py).clone()))
+    }
+}
