@@ -11,14 +11,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::codec::envelope;
-use crate::codec::forking_pickler::{self, Home, Other};
+use crate::codec::forking_pickler;
 use crate::codec::memory::Memory;
 use crate::codec::reducers::Reducers;
 use crate::interpreter::ffi::{call_one, new_bytes};
 use crate::interpreter::gil::LARGE;
 use crate::interpreter::once::{Exclusive, name};
 use crate::interpreter::reserve;
-use crate::queue::pins::NOT_SMALL;
 
 /// Objects that a pickler has remembered which is worth keeping. No pickle of fewer bytes has more.
 const MEMO: usize = 512;
@@ -56,7 +55,7 @@ pub struct Pickled {
 
 impl Pickled {
     /// What a pickler that a program has put in the place of multiprocessing's makes of an object.
-    fn by(other: &Bound<'_, PyAny>, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
+    pub fn by(other: &Bound<'_, PyAny>, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
         let py = object.py();
         let bytes = other.call_method1(name!(py, "dumps"), (object,))?;
         let scattered = || PyBufferError::new_err("dumps() has returned a buffer in more than one piece");
@@ -116,11 +115,14 @@ impl Pickled {
         !matches!(end, Some([BYTEARRAY8, length @ ..]) if *length != (len as u64).to_le_bytes())
     }
 
-    /// Makes it at least `len` bytes long. `pickle.loads` does not look behind the end of a pickle.
-    pub fn pad(&mut self, py: Python<'_>, len: usize) -> PyResult<()> {
-        static ZEROS: [u8; NOT_SMALL] = [0; NOT_SMALL];
-        let missing = &ZEROS[..len.saturating_sub(self.len)];
-        self.push(Piece::Bytes(new_bytes(py, missing)?.unbind()), missing.len())
+    /// The length of the pickle, without the buffers beside it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Appends bytes to the pickle. `pickle.loads` does not look behind the end of a pickle.
+    pub fn pad(&mut self, py: Python<'_>, padding: &[u8]) -> PyResult<()> {
+        self.push(Piece::Bytes(new_bytes(py, padding)?.unbind()), padding.len())
     }
 
     /// Lends the message's pieces to `operation`.
@@ -276,29 +278,20 @@ const THREADS: usize = if cfg!(Py_GIL_DISABLED) { 8 } else { 1 };
 /// The picklers of one handle, each for one thread at a time.
 pub struct Picklers {
     protocol: u8,
-    pub other: Other,
     idle: [Exclusive<Option<Pickler>>; THREADS],
 }
 
 impl Picklers {
-    pub fn new(py: Python<'_>, home: Home, protocol: u8) -> PyResult<Picklers> {
-        Ok(Picklers {
+    pub fn new(protocol: u8) -> Picklers {
+        Picklers {
             protocol,
-            other: Other::find(py, home)?,
             idle: Default::default(),
-        })
-    }
-
-    pub fn protocol(&self) -> u8 {
-        self.protocol
+        }
     }
 
     /// While the pickler is out, another thread, or a reducer that itself puts into this queue, makes its
     /// own. One that failed is not used again: it holds half an object.
     pub fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
-        if let Some(other) = self.other.class(object.py())? {
-            return Pickled::by(&other, object);
-        }
         let idle = self
             .idle
             .iter()

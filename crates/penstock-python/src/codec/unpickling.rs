@@ -1,20 +1,19 @@
 //! Bytes to objects.
 
 use std::fmt::Write;
+use std::ops::Range;
 
-use penstock_core::Lent;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyMemoryView, PyTuple};
+use pyo3::types::{PyMemoryView, PyTuple};
 
-use crate::codec::envelope::{self, Envelope, Part};
+use crate::codec::envelope::{self, Envelope};
+use crate::codec::forking_pickler::Other;
 use crate::codec::{mentioned, numpy, plain};
-use crate::interpreter::ffi::{call_one, new_bytearray, new_bytes, new_tuple_of};
+use crate::interpreter::ffi::{call_one, new_bytearray, new_bytes, new_dict, new_tuple_of};
 use crate::interpreter::once::{name, once};
-use crate::interpreter::{errors, reserve};
-use crate::queue::handle::Handle;
-use crate::queue::payload_buffer::{Mapped, Payload, Shared};
+use crate::interpreter::reserve;
 
 /// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
 /// Shorter ones are copied however many a message has: who reads or writes them, and drops them, is faster by that.
@@ -29,23 +28,23 @@ fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 /// What rebuilding raises is raised as it is, because programs catch it by its type; a note on it tells which queue the
 /// item came from and which types the item names.
 #[cold]
-fn explain(handle: &Bound<'_, Handle>, pickle: &[u8], error: &PyErr) {
-    let py = handle.py();
+fn explain(py: Python<'_>, origin: Option<&Bound<'_, PyAny>>, pickle: &[u8], error: &PyErr) {
     if error.is_instance_of::<PyException>(py) {
         // A note that cannot be made, for want of memory for instance, must not hide the error itself.
-        let _ = note(handle, pickle).map(|note| error.add_note(py, note));
+        let _ = note(origin, pickle).map(|note| error.add_note(py, note));
     }
 }
 
 /// `None` if there is no memory for it.
-fn note(handle: &Bound<'_, Handle>, pickle: &[u8]) -> Option<String> {
+fn note(origin: Option<&Bound<'_, PyAny>>, pickle: &[u8]) -> Option<String> {
     let mut note = String::new();
     note.try_reserve(mentioned::LONGEST_NOTE).ok()?;
-    write!(
-        note,
-        "This item of {handle:?} could not be rebuilt. Types named in it: "
-    )
+    match origin {
+        Some(origin) => write!(note, "This item of {origin:?} could not be rebuilt."),
+        None => write!(note, "These bytes could not be rebuilt."),
+    }
     .ok()?;
+    note.push_str(" Types named in it: ");
     let types = mentioned::types(pickle);
     for (i, name) in types.iter().enumerate() {
         note.push_str(if i == 0 { "" } else { ", " });
@@ -55,80 +54,91 @@ fn note(handle: &Bound<'_, Handle>, pickle: &[u8]) -> Option<String> {
     Some(note)
 }
 
-/// `pickle.loads(pickle)`
-fn load<'py>(py: Python<'py>, pickle: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    call_one(loads(py)?, pickle)
-}
-
 /// `pickle.loads(pickle, buffers=buffers)`
 fn load_with<'py>(pickle: &Bound<'py, PyAny>, buffers: Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
     let py = pickle.py();
-    let named = PyDict::new(py);
+    let named = new_dict(py)?;
     named.set_item(name!(py, "buffers"), buffers)?;
     loads(py)?.call((pickle,), Some(&named))
 }
 
 #[cold]
-fn damaged(handle: &Bound<'_, Handle>) -> PyErr {
-    let text = format!("an item of {handle:?} was damaged in the queue's memory");
-    let error = handle
-        .py()
+fn damaged(py: Python<'_>, origin: Option<&Bound<'_, PyAny>>) -> PyErr {
+    let text = match origin {
+        Some(origin) => format!("an item of {origin:?} was damaged in the queue's memory"),
+        None => "the bytes are damaged: no buffers lie where they say".to_owned(),
+    };
+    let error = py
         .import("pickle")
         .and_then(|pickle| pickle.getattr("UnpicklingError")?.call1((text,)));
     error.map_or_else(|error| error, PyErr::from_value)
 }
 
-/// The object, if it is plain, or if the program has put a pickler in the place of multiprocessing's.
+/// A message where its backend has it. Its bytes stay as they are while it is read.
+pub trait Source {
+    fn bytes(&self) -> &[u8];
+
+    /// Calls `load` with a bytes-like object of a part of the message.
+    fn lend<'py, T>(
+        &self,
+        py: Python<'py>,
+        part: Range<usize>,
+        load: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
+    ) -> PyResult<T>;
+
+    /// A large part as memory that outlives the message and may be written to, without a copy of all of it. `None` if the backend
+    /// cannot have it: it is copied then.
+    fn map<'py>(&self, _py: Python<'py>, _part: Range<usize>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        Ok(None)
+    }
+}
+
+/// Bytes that are the caller's, for as long as the call takes.
+impl Source for [u8] {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn lend<'py, T>(
+        &self,
+        py: Python<'py>,
+        part: Range<usize>,
+        load: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        load(new_bytes(py, &self[part])?.as_any())
+    }
+}
+
+/// The object in a message, by the pickler `other` if the program has one.
 #[inline]
-fn plain_or_other<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let py = handle.py();
-    let other = &handle.get().opened()?.picklers.other;
+pub fn rebuild<'py>(
+    py: Python<'py>,
+    other: &Other,
+    message: &(impl Source + ?Sized),
+    origin: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     if !other.is_there() {
-        if let Some(object) = read(py, message) {
-            return Ok(Some(object));
+        if let Some(object) = read(py, message.bytes()) {
+            return Ok(object);
         }
     }
-    // What has buffers beside its pickle was not written by such a pickler.
-    if envelope::is_sealed(message) {
-        return Ok(None);
+    // What has buffers beside its pickle was not written by another pickler.
+    if envelope::is_sealed(message.bytes()) {
+        return rebuild_sealed(py, message, origin);
     }
     match other.class(py)? {
-        None => Ok(None),
         Some(other) => {
-            let bytes = new_bytes(py, envelope::open_raw(message))?;
+            let bytes = new_bytes(py, envelope::open_raw(message.bytes()))?;
             other
                 .call_method1(name!(py, "loads"), (&bytes,))
-                .inspect_err(|error| explain(handle, bytes.as_bytes(), error))
-                .map(Some)
+                .inspect_err(|error| explain(py, origin, bytes.as_bytes(), error))
         }
+        None => message
+            .lend(py, 0..message.bytes().len(), |pickle| {
+                call_one(loads(py)?, pickle)
+            })
+            .inspect_err(|error| explain(py, origin, message.bytes(), error)),
     }
-}
-
-/// The object in bytes that nobody else changes and that this call does not keep.
-#[inline]
-pub fn load_slice<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    reserve::with_reserve(handle.py(), || load_copied(handle, message))
-}
-
-#[inline]
-fn load_copied<'py>(handle: &Bound<'py, Handle>, message: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    let py = handle.py();
-    if let Some(object) = plain_or_other(handle, message)? {
-        return Ok(object);
-    }
-    if !envelope::is_sealed(message) {
-        let pickle = new_bytes(py, message)?.into_any();
-        return load(py, &pickle).inspect_err(|error| explain(handle, message, error));
-    }
-    let Envelope { pickle, parts } = envelope::open(message).ok_or_else(|| damaged(handle))?;
-    let mut buffers = Vec::new();
-    reserve::reserve(&mut buffers, parts.len())?;
-    for part in &parts {
-        buffers.push(copy(py, message, part)?);
-    }
-    let pickle = &message[pickle];
-    let buffers = new_tuple_of(py, buffers.into_iter())?;
-    load_with(new_bytes(py, pickle)?.as_any(), buffers).inspect_err(|error| explain(handle, pickle, error))
 }
 
 /// The object in a pickle that the binding reads itself.
@@ -140,79 +150,44 @@ fn read<'py>(py: Python<'py>, pickle: &[u8]) -> Option<Bound<'py, PyAny>> {
     plain::read(py, pickle)
 }
 
-/// A part's contents as private memory. It is a memoryview of what pickle makes of a buffer that lies in the pickle
-/// itself: a large buffer shall have one type, whether it is copied or mapped.
-fn copy<'py>(py: Python<'py>, message: &[u8], part: &Part) -> PyResult<Bound<'py, PyAny>> {
-    let contents = &message[part.range.clone()];
-    let copy = if part.is_read_only {
-        new_bytes(py, contents)?.into_any()
-    } else {
-        new_bytearray(py, contents)?.into_any()
-    };
-    Ok(PyMemoryView::from(&copy)?.into_any())
-}
-
-/// The object in a payload that lies in shared memory. Its buffers may stay there. If there is no memory for the object, the item
-/// returns to the queue.
-pub fn load_lent<'py>(handle: &Bound<'py, Handle>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
-    let lent = Shared::new(lent);
-    let py = handle.py();
-    reserve::with_reserve(py, || load_shared(handle, &lent)).inspect_err(|error| {
-        if reserve::is_no_memory(py, error) {
-            lent.undeliver();
-        }
-    })
-}
-
-fn load_shared<'py>(handle: &Bound<'py, Handle>, lent: &Shared) -> PyResult<Bound<'py, PyAny>> {
-    let py = handle.py();
-    if let Some(object) = plain_or_other(handle, lent.bytes())? {
-        return Ok(object);
-    }
-    if !envelope::is_sealed(lent.bytes()) {
-        let len = lent.bytes().len();
-        let payload = Bound::new(py, Payload::new(lent.clone(), 0..len))?;
-        let object = load(py, &payload).inspect_err(|error| explain(handle, lent.bytes(), error));
-        payload.get().give_back();
-        return object;
-    }
-    let Envelope { pickle, parts } = envelope::open(lent.bytes()).ok_or_else(|| damaged(handle))?;
-    let may_stay = !handle.get().opened()?.queue.is_lent_out();
-    let mut stays = false;
+/// The object in a message with buffers beside its pickle.
+fn rebuild_sealed<'py>(
+    py: Python<'py>,
+    message: &(impl Source + ?Sized),
+    origin: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let bytes = message.bytes();
+    let Envelope { pickle, parts } = envelope::open(bytes).ok_or_else(|| damaged(py, origin))?;
     let mut buffers = Vec::new();
     reserve::reserve(&mut buffers, parts.len())?;
     for part in &parts {
-        let view = if may_stay && part.range.len() >= MAPPED {
-            lent.view(part.range.clone())
-        } else {
-            None
+        let mapped = match part.range.len() >= MAPPED {
+            true => message.map(py, part.range.clone())?,
+            false => None,
         };
-        buffers.push(match view {
-            Some(view) => {
-                stays = true;
-                PyMemoryView::from(Bound::new(py, Mapped::new(view))?.as_any())?.into_any()
-            }
-            None => copy(py, lent.bytes(), part)?,
-        });
+        let memory = match mapped {
+            Some(memory) => memory,
+            None => copy(py, &bytes[part.range.clone()], part.is_read_only)?,
+        };
+        // A memoryview of what pickle makes of a buffer that lies in the pickle itself: a large buffer shall have one type,
+        // whether it is copied or mapped.
+        buffers.push(PyMemoryView::from(&memory)?.into_any());
     }
-    let bytes = &lent.bytes()[pickle.clone()];
-    let array = match buffers.as_slice() {
-        [buffer] => numpy::read(py, bytes, Some(buffer)),
-        _ => None,
-    };
-    let object = match array {
-        Some(array) => Ok(array),
-        None => {
-            let payload = Bound::new(py, Payload::new(lent.clone(), pickle))?;
-            let object = load_with(&payload, new_tuple_of(py, buffers.into_iter())?)
-                .inspect_err(|error| explain(handle, bytes, error));
-            payload.get().give_back();
-            object
+    if let [buffer] = buffers.as_slice() {
+        if let Some(array) = numpy::read(py, &bytes[pickle.clone()], Some(buffer)) {
+            return Ok(array);
         }
-    };
-    if stays {
-        // From here on the item is the caller's, even if it holds the buffers for long.
-        lent.keep(py).map_err(errors::to_python)?;
     }
-    object
+    let buffers = new_tuple_of(py, buffers.into_iter())?;
+    message
+        .lend(py, pickle.clone(), |pickle| load_with(pickle, buffers))
+        .inspect_err(|error| explain(py, origin, &bytes[pickle], error))
+}
+
+/// Private memory with these contents.
+fn copy<'py>(py: Python<'py>, contents: &[u8], is_read_only: bool) -> PyResult<Bound<'py, PyAny>> {
+    Ok(match is_read_only {
+        true => new_bytes(py, contents)?.into_any(),
+        false => new_bytearray(py, contents)?.into_any(),
+    })
 }

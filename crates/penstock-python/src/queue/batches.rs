@@ -11,7 +11,6 @@ use pyo3::types::{
 };
 
 use crate::codec::plain::Writer;
-use crate::codec::unpickling::{load_lent, load_slice};
 use crate::interpreter::errors;
 use crate::interpreter::ffi::{new_list, new_tuple_of};
 use crate::interpreter::gil::{Deadline, at_once};
@@ -19,6 +18,7 @@ use crate::interpreter::once::{name, once};
 use crate::interpreter::reserve;
 use crate::queue::attempt::{ask, attempt, patiently};
 use crate::queue::handle::{Handle, Opened};
+use crate::queue::payload_buffer;
 use crate::queue::send_receive::{self, tidy};
 
 /// Small messages that go into the queue together.
@@ -143,11 +143,7 @@ fn put_together(
                 return Err(error);
             }
         };
-        let picklers = &opened.picklers;
-        let plain = match picklers.other.is_there() {
-            true => None,
-            false => writer.write(&object, picklers.protocol()),
-        };
+        let plain = opened.codec.write_plain(&object, &mut writer);
         if plain.is_some_and(|written| written.lend(|pieces| pending.push(pieces))) {
             if pending.ends.is_full() {
                 pending.send(py, queue, deadline, count)?;
@@ -178,7 +174,7 @@ pub fn get_many<'py>(
     attempt(py, deadline, |wait| queue.get_many(&mut batch, wait))?;
     loop {
         let tidied = tidy(py, queue);
-        received.rebuild(handle, batch)?;
+        received.rebuild(handle, opened, batch)?;
         if let Err(error) = tidied {
             received.first_error.get_or_insert(error);
             break;
@@ -262,13 +258,13 @@ impl<'py> Received<'py> {
         Ok(batch)
     }
 
-    fn rebuild(&mut self, handle: &Bound<'py, Handle>, batch: Batch) -> PyResult<()> {
+    fn rebuild(&mut self, handle: &Bound<'py, Handle>, opened: &Opened, batch: Batch) -> PyResult<()> {
         let py = handle.py();
         let mut entered = Ok(());
         batch.into_items(|taken| {
             let (object, can_return) = match taken {
-                Taken::Copied(bytes) => (load_slice(handle, bytes), false),
-                Taken::Lent(lent) => (load_lent(handle, lent), true),
+                Taken::Copied(bytes) => (opened.codec.load(py, bytes, Some(handle)), false),
+                Taken::Lent(lent) => (payload_buffer::load(handle, opened, lent), true),
             };
             let item = match object {
                 Ok(object) => object,

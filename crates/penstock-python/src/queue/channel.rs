@@ -9,14 +9,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::codec::memory::Memory;
-use crate::codec::plain::Writer;
-use crate::codec::{envelope, forking_pickler, unpickling};
+use crate::codec::{self, forking_pickler};
 use crate::interpreter::ffi::new_bytes;
 use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
 use crate::queue::attempt::{attempt, patiently};
 use crate::queue::handle::{Handle, Opened};
-use crate::queue::send_receive::{self, Message, tidy};
+use crate::queue::send_receive::{self, tidy};
 
 /// Sends or receives, as the end of the pipe has it. The Python class Connection is made of one or two of them.
 #[pyclass(frozen, extends = Handle, module = "penstock._native")]
@@ -53,13 +52,17 @@ fn parts<'a>(channel: &'a Bound<'_, Channel>) -> PyResult<(&'a Opened, RawFd)> {
 }
 
 /// A message as it was sent: what `send_bytes` was given, or a pickle.
-fn received<'py>(channel: &Bound<'py, Channel>, message: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+fn received<'py>(
+    channel: &Bound<'py, Channel>,
+    opened: &Opened,
+    message: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
     let py = channel.py();
-    if !envelope::is_sealed(message) {
-        return new_bytes(py, envelope::open_raw(message));
+    if !codec::is_sealed(message) {
+        return new_bytes(py, codec::open_raw(message));
     }
     // It was sent as an object, with buffers beside its pickle: the receiver shall have one it can read.
-    let object = unpickling::load_slice(channel.as_super(), message)?;
+    let object = opened.codec.load(py, message, Some(channel))?;
     let pickle = forking_pickler::standard(py)?.call_method1("dumps", (object,))?;
     pickle.call_method0("tobytes")?.cast_into().map_err(PyErr::from)
 }
@@ -103,9 +106,8 @@ impl Channel {
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let (opened, end) = parts(slf)?;
-        let mut writer = Writer::default();
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        Message::of(opened, obj, &mut writer)?.send(slf.py(), opened, Some(ends), Deadline::Never)
+        send_receive::send_object(slf.py(), opened, Some(ends), obj, Deadline::Never)
     }
 
     fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -116,7 +118,7 @@ impl Channel {
         // What is looked at is what is sent, whatever another thread writes there meanwhile.
         let first = bytes.first().copied();
         let first = first.as_slice();
-        let pieces = [envelope::raw_mark(first), first, &bytes[first.len()..]];
+        let pieces = [codec::raw_mark(first), first, &bytes[first.len()..]];
         let is_large = bytes.len() > LARGE;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
         send_receive::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
@@ -137,9 +139,9 @@ impl Channel {
         let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
         tidy(py, queue)?;
         match delivery {
-            Delivery::Copied => reserve::with_reserve(py, || received(slf, buffer.bytes())),
+            Delivery::Copied => reserve::with_reserve(py, || received(slf, opened, buffer.bytes())),
             Delivery::Lent(lent) => {
-                let message = reserve::with_reserve(py, || received(slf, lent.bytes()));
+                let message = reserve::with_reserve(py, || received(slf, opened, lent.bytes()));
                 if message
                     .as_ref()
                     .is_err_and(|error| reserve::is_no_memory(py, error))

@@ -9,9 +9,8 @@ use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
+use crate::codec::Codec;
 use crate::codec::forking_pickler::Home;
-use crate::codec::pickling::Picklers;
-use crate::codec::unpickling;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, ffi, reserve};
 use crate::queue::attempt::{Ending, patiently};
@@ -29,7 +28,7 @@ pub struct Handle {
 
 pub struct Opened {
     pub queue: Arc<Queue>,
-    pub picklers: Picklers,
+    pub codec: Codec,
     /// Tells whether nobody is left on the other side; see `_end_when`.
     has_ended: OnceLock<Py<PyAny>>,
     /// What the handle was made to stand for later, by another `__init__()`. This one stays as long as the handle, because
@@ -79,13 +78,13 @@ impl Handle {
             true => Home::Connection,
             false => Home::Queues,
         };
-        let picklers = Picklers::new(slf.py(), home, protocol)?;
+        let codec = Codec::new(slf.py(), home, protocol)?;
         reserve::keep()?;
         process_exit::remember(&queue);
         let handle = slf.get();
         let mut opened = Opened {
             queue,
-            picklers,
+            codec,
             has_ended: OnceLock::new(),
             next: OnceLock::new(),
         };
@@ -194,7 +193,7 @@ impl Handle {
 
     #[getter]
     fn _protocol(&self) -> PyResult<u8> {
-        Ok(self.opened()?.picklers.protocol())
+        Ok(self.opened()?.codec.protocol())
     }
 
     /// The queue's descriptor. It stays this process's.
@@ -296,12 +295,12 @@ impl Handle {
     /// []
     fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
-        let queue = &slf.get().opened()?.queue;
+        let Opened { queue, codec, .. } = slf.get().opened()?;
         let letters = ffi::new_list(py)?;
         let found = patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))?;
         proof::warn_if_impossible(py)?;
         for letter in found {
-            match unpickling::load_slice(slf, &letter) {
+            match codec.load(py, letter.as_slice(), Some(slf)) {
                 Ok(object) => letters.append(object)?,
                 // One that cannot be rebuilt must not hide the others.
                 Err(error) if error.is_instance_of::<PyException>(py) => {

@@ -13,11 +13,21 @@ use std::sync::{Arc, Mutex};
 use penstock_core::{Queue, SMALL, Ticket};
 use pyo3::prelude::*;
 
+use crate::codec::Encoded;
 use crate::interpreter::once::lock;
 use crate::interpreter::reserve::reserve;
 
 /// Messages with queues in them have at least this many bytes.
-pub const NOT_SMALL: usize = SMALL + 1;
+const NOT_SMALL: usize = SMALL + 1;
+
+/// Makes a message with queues in it too large to be copied out.
+pub fn enlarge(py: Python<'_>, message: &mut Encoded) -> PyResult<()> {
+    static ZEROS: [u8; NOT_SMALL] = [0; NOT_SMALL];
+    match message {
+        Encoded::Array(_) => Ok(()), // has none
+        Encoded::Pickled(pickled) => pickled.pad(py, &ZEROS[..NOT_SMALL.saturating_sub(pickled.len())]),
+    }
+}
 
 thread_local! {
     /// The queues that were pickled so far in the running put of this thread.

@@ -1,19 +1,16 @@
 //! An object's way into a queue and out of it.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 
 use penstock_core::{Buffer, Delivery, Error, Queue, Ticket, Wait};
 use pyo3::prelude::*;
 
-use crate::codec::pickling::Pickled;
-use crate::codec::plain::{Writer, Written};
-use crate::codec::{numpy, pickling, unpickling};
-use crate::interpreter::gil::{Deadline, LARGE};
+use crate::codec::plain::Writer;
+use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, reserve};
 use crate::queue::attempt::{ask, attempt_until, patiently_until};
 use crate::queue::handle::{Handle, Opened};
-use crate::queue::pins;
+use crate::queue::{payload_buffer, pins};
 
 /// Of a connection: the writing end of the pipe that leads there, and the reading end of the one that leads back, or -1.
 pub type Ends = (RawFd, RawFd);
@@ -25,76 +22,46 @@ pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
     if let Some(ending) = opened.end_of_room() {
         ending.look(object.py())?;
     }
+    send_object(object.py(), opened, None, object, deadline)
+}
+
+/// Puts an object; into a connection by the ends of its pipes.
+#[inline]
+pub fn send_object(
+    py: Python<'_>,
+    opened: &Opened,
+    ends: Option<Ends>,
+    object: &Bound<'_, PyAny>,
+    deadline: Deadline,
+) -> PyResult<()> {
     let mut writer = Writer::default();
-    Message::of(opened, object, &mut writer)?.send(object.py(), opened, None, deadline)
+    let Some(plain) = opened.codec.write_plain(object, &mut writer) else {
+        return send_encoded(py, opened, ends, object, deadline);
+    };
+    plain.lend(|pieces| send(py, opened, ends, pieces, plain.is_large(), deadline))?;
+    Ok(())
 }
 
-/// An object as bytes.
-pub enum Message<'a> {
-    Plain(Written<'a>),
-    Array(numpy::Written),
-    Pickled(Pickled),
-    /// A pickle that names queues, which stay open here until it was received.
-    Carrier(Pickled, Vec<Arc<Queue>>),
-}
-
-impl<'a> Message<'a> {
-    #[inline]
-    pub fn of(
-        opened: &Opened,
-        object: &'a Bound<'_, PyAny>,
-        writer: &'a mut Writer,
-    ) -> PyResult<Message<'a>> {
-        let picklers = &opened.picklers;
-        // Another pickler may want to see every object.
-        if !picklers.other.is_there() {
-            if let Some(written) = writer.write(object, picklers.protocol()) {
-                return Ok(Message::Plain(written));
-            }
-            if picklers.protocol() >= pickling::BUFFERS {
-                if let Some(written) = numpy::write(object) {
-                    return Ok(Message::Array(written));
-                }
-            }
-        }
-        let (pickled, carried) = pins::collect(|| picklers.dump(object));
-        let mut pickled = pickled?;
-        if carried.is_empty() {
-            return Ok(Message::Pickled(pickled));
-        }
-        pickled.pad(object.py(), pins::NOT_SMALL)?;
-        Ok(Message::Carrier(pickled, carried))
+/// The same for an object that is not plain.
+fn send_encoded(
+    py: Python<'_>,
+    opened: &Opened,
+    ends: Option<Ends>,
+    object: &Bound<'_, PyAny>,
+    deadline: Deadline,
+) -> PyResult<()> {
+    let (message, carried) = pins::collect(|| opened.codec.encode(object));
+    let mut message = message?;
+    if !carried.is_empty() {
+        pins::enlarge(py, &mut message)?;
     }
-
-    /// Puts the message; into a connection by the end of its pipe.
-    pub fn send(
-        self,
-        py: Python<'_>,
-        opened: &Opened,
-        ends: Option<Ends>,
-        deadline: Deadline,
-    ) -> PyResult<()> {
-        match self {
-            Message::Plain(written) => {
-                let is_large = written.is_large();
-                written.lend(|pieces| send(py, opened, ends, pieces, is_large, deadline))?;
-            }
-            Message::Array(written) => {
-                let is_large = written.len() > LARGE;
-                written.lend(|pieces| send(py, opened, ends, pieces, is_large, deadline))?;
-            }
-            Message::Pickled(pickled) => {
-                let is_large = pickled.is_large();
-                pickled.lend(py, |pieces| send(py, opened, ends, pieces, is_large, deadline))?;
-            }
-            Message::Carrier(pickled, carried) => {
-                let is_large = pickled.is_large();
-                let ticket = pickled.lend(py, |pieces| send(py, opened, ends, pieces, is_large, deadline))?;
-                pins::pin(&opened.queue, ticket, carried);
-            }
-        }
-        Ok(())
+    let ticket = message.lend(py, |pieces| {
+        send(py, opened, ends, pieces, message.is_large(), deadline)
+    })?;
+    if !carried.is_empty() {
+        pins::pin(&opened.queue, ticket, carried);
     }
+    Ok(())
 }
 
 pub fn send(
@@ -131,8 +98,8 @@ pub fn get<'py>(
     })?;
     tidy(py, queue)?;
     match delivery {
-        Delivery::Copied => unpickling::load_slice(handle, buffer.bytes()),
-        Delivery::Lent(lent) => unpickling::load_lent(handle, lent),
+        Delivery::Copied => opened.codec.load(py, buffer.bytes(), Some(handle)),
+        Delivery::Lent(lent) => payload_buffer::load(handle, opened, lent),
     }
 }
 
