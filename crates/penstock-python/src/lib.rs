@@ -15,6 +15,8 @@ static ALLOCATOR: interpreter::allocator::Small = interpreter::allocator::Small;
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
+    use crate::codec::functions::{dumps, loads};
+    #[pymodule_export]
     use crate::codec::memory::_unmarked;
     #[pymodule_export]
     use crate::codec::numpy::_reduce_ndarray;

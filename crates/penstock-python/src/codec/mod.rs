@@ -6,6 +6,7 @@
 
 mod envelope;
 pub mod forking_pickler;
+pub mod functions;
 mod interned_keys;
 pub mod memory;
 mod mentioned;
@@ -37,13 +38,18 @@ impl Codec {
     pub fn new(py: Python<'_>, home: Home, protocol: u8) -> PyResult<Codec> {
         Ok(Codec {
             protocol,
-            other: Other::find(py, home)?,
+            other: Other::new(py, home)?,
             picklers: Picklers::new(protocol),
         })
     }
 
     pub fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    /// Finds out anew whether the program has put another pickler in the place of multiprocessing's.
+    fn find_other(&self, py: Python<'_>) -> PyResult<()> {
+        self.other.find(py)
     }
 
     /// The message of a plain object, unless another pickler may want to see every object.

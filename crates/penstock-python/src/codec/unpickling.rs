@@ -6,9 +6,9 @@ use std::ops::Range;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyMemoryView, PyTuple};
+use pyo3::types::{PyBytes, PyMemoryView, PyTuple};
 
-use crate::codec::envelope::{self, Envelope};
+use crate::codec::envelope::{self, Part};
 use crate::codec::forking_pickler::Other;
 use crate::codec::{mentioned, numpy, plain};
 use crate::interpreter::ffi::{call_one, new_bytearray, new_bytes, new_dict, new_tuple_of};
@@ -66,7 +66,7 @@ fn load_with<'py>(pickle: &Bound<'py, PyAny>, buffers: Bound<'py, PyTuple>) -> P
 fn damaged(py: Python<'_>, origin: Option<&Bound<'_, PyAny>>) -> PyErr {
     let text = match origin {
         Some(origin) => format!("an item of {origin:?} was damaged in the queue's memory"),
-        None => "the bytes are damaged: no buffers lie where they say".to_owned(),
+        None => "the bytes are damaged: a buffer lies outside them".to_owned(),
     };
     let error = py
         .import("pickle")
@@ -106,6 +106,25 @@ impl Source for [u8] {
         load: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
     ) -> PyResult<T> {
         load(new_bytes(py, &self[part])?.as_any())
+    }
+}
+
+/// Bytes that Python has.
+impl Source for Bound<'_, PyBytes> {
+    fn bytes(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
+    fn lend<'py, T>(
+        &self,
+        py: Python<'py>,
+        part: Range<usize>,
+        load: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        if part == (0..self.as_bytes().len()) {
+            return load(self.as_unbound().bind(py));
+        }
+        self.as_bytes().lend(py, part, load)
     }
 }
 
@@ -157,22 +176,25 @@ fn rebuild_sealed<'py>(
     origin: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let bytes = message.bytes();
-    let Envelope { pickle, parts } = envelope::open(bytes).ok_or_else(|| damaged(py, origin))?;
+    let envelope = envelope::open(bytes).ok_or_else(|| damaged(py, origin))?;
     let mut buffers = Vec::new();
+    let parts = envelope.parts();
     reserve::reserve(&mut buffers, parts.len())?;
-    for part in &parts {
-        let mapped = match part.range.len() >= MAPPED {
-            true => message.map(py, part.range.clone())?,
+    for part in parts {
+        let Part { range, is_read_only } = part.ok_or_else(|| damaged(py, origin))?;
+        let mapped = match range.len() >= MAPPED {
+            true => message.map(py, range.clone())?,
             false => None,
         };
         let memory = match mapped {
             Some(memory) => memory,
-            None => copy(py, &bytes[part.range.clone()], part.is_read_only)?,
+            None => copy(py, &bytes[range], is_read_only)?,
         };
         // A memoryview of what pickle makes of a buffer that lies in the pickle itself: a large buffer shall have one type,
         // whether it is copied or mapped.
         buffers.push(PyMemoryView::from(&memory)?.into_any());
     }
+    let pickle = envelope.pickle;
     if let [buffer] = buffers.as_slice() {
         if let Some(array) = numpy::read(py, &bytes[pickle.clone()], Some(buffer)) {
             return Ok(array);

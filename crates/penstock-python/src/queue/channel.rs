@@ -107,7 +107,7 @@ impl Channel {
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let (opened, end) = parts(slf)?;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        send_receive::send_object(slf.py(), opened, Some(ends), obj, Deadline::Never)
+        send_receive::send_object(opened, Some(ends), obj, Deadline::Never)
     }
 
     fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -22,13 +22,12 @@ pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
     if let Some(ending) = opened.end_of_room() {
         ending.look(object.py())?;
     }
-    send_object(object.py(), opened, None, object, deadline)
+    send_object(opened, None, object, deadline)
 }
 
 /// Puts an object; into a connection by the ends of its pipes.
 #[inline]
 pub fn send_object(
-    py: Python<'_>,
     opened: &Opened,
     ends: Option<Ends>,
     object: &Bound<'_, PyAny>,
@@ -36,20 +35,20 @@ pub fn send_object(
 ) -> PyResult<()> {
     let mut writer = Writer::default();
     let Some(plain) = opened.codec.write_plain(object, &mut writer) else {
-        return send_encoded(py, opened, ends, object, deadline);
+        return send_encoded(opened, ends, object, deadline);
     };
-    plain.lend(|pieces| send(py, opened, ends, pieces, plain.is_large(), deadline))?;
+    plain.lend(|pieces| send(object.py(), opened, ends, pieces, plain.is_large(), deadline))?;
     Ok(())
 }
 
 /// The same for an object that is not plain.
 fn send_encoded(
-    py: Python<'_>,
     opened: &Opened,
     ends: Option<Ends>,
     object: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<()> {
+    let py = object.py();
     let (message, carried) = pins::collect(|| opened.codec.encode(object));
     let mut message = message?;
     if !carried.is_empty() {
