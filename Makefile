@@ -135,6 +135,8 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets --features penstock-python/fault-points -- -D warnings
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) -- -D warnings
 	@RUSTFLAGS="--cfg loom" cargo clippy --quiet --locked -p penstock-core --all-targets --profile models -- -D warnings
+	@echo "== The layers of the binding"
+	@$(BIN)/python tools/check_binding_layers.py
 	@echo "== ruff"
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m ruff format --quiet --check .
