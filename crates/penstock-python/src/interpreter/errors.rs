@@ -1,5 +1,6 @@
 //! The one place where an error of the core becomes a Python exception.
 
+use libc::{EACCES, EBADF, EINVAL, EPIPE, EUCLEAN, EUSERS};
 use penstock_core::Error;
 use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::{PyErr, Python};
@@ -13,13 +14,6 @@ mod imported {
     pyo3::import_exception!(penstock.errors, QueueMemoryError);
 }
 
-const EBADF: i32 = 9;
-const EACCES: i32 = 13;
-const EINVAL: i32 = 22;
-const EPIPE: i32 = 32;
-const EUSERS: i32 = 87;
-const EUCLEAN: i32 = 117;
-
 /// Imports them, so that no thread does while another one forks.
 pub fn import(py: Python<'_>) {
     use pyo3::PyTypeInfo;
@@ -29,9 +23,12 @@ pub fn import(py: Python<'_>) {
     imported::QueueMemoryError::type_object(py);
 }
 
-/// Whether it is `queue.Empty`.
-pub fn is_empty(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<imported::Empty>(py)
+/// Whether an operation ended because its time was over: there was no room, no item, or work that was not finished.
+pub fn is_time_out(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Full | Error::Empty | Error::FullBehindStopped { .. } | Error::EmptyBehindStopped { .. }
+    )
 }
 
 pub fn to_python(error: Error) -> PyErr {

@@ -56,6 +56,15 @@ pub fn patiently_until<T: Send>(
     released(py, deadline, check, operation)
 }
 
+/// Whether an operation came to its end before its time was over.
+pub fn in_time(result: Result<(), Error>) -> Result<bool, Error> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if errors::is_time_out(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Tries with the GIL held, and if that is not enough, waits without it.
 #[inline]
 pub fn attempt<T: Send>(
@@ -76,7 +85,7 @@ pub fn attempt_until<T: Send>(
     match at_once(&mut operation) {
         Ok(done) => Ok(done),
         Err(Error::Busy) => patiently_until(py, deadline, ending, operation),
-        Err(Error::Full | Error::Empty) if !matches!(deadline, Deadline::Now) => {
+        Err(error) if errors::is_time_out(&error) && !matches!(deadline, Deadline::Now) => {
             patiently_until(py, deadline, ending, operation)
         }
         Err(error) => Err(errors::to_python(error)),

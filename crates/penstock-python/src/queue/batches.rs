@@ -16,7 +16,7 @@ use crate::interpreter::ffi::{new_list, new_tuple_of};
 use crate::interpreter::gil::{Deadline, at_once};
 use crate::interpreter::once::{name, once};
 use crate::interpreter::reserve;
-use crate::queue::attempt::{ask, attempt, patiently};
+use crate::queue::attempt::{ask, attempt, in_time, patiently};
 use crate::queue::handle::{Handle, Opened};
 use crate::queue::payload_buffer;
 use crate::queue::send_receive::{self, tidy};
@@ -200,15 +200,10 @@ pub fn get_many<'py>(
 
 /// Takes what is there besides, without waiting for it. False if there is nothing, or it is behind a stopped process.
 fn more(py: Python<'_>, queue: &Arc<Queue>, batch: &mut Batch) -> PyResult<bool> {
-    let taken = match at_once(|wait| queue.get_more(batch, wait)) {
+    match at_once(|wait| queue.get_more(batch, wait)) {
         // The queue needs care that takes longer.
-        Err(Error::Busy) => patiently(py, Deadline::Now, |wait| queue.get_more(batch, wait)),
-        taken => taken.map_err(errors::to_python),
-    };
-    match taken {
-        Ok(()) => Ok(true),
-        Err(error) if errors::is_empty(py, &error) => Ok(false),
-        Err(error) => Err(error),
+        Err(Error::Busy) => patiently(py, Deadline::Now, |wait| in_time(queue.get_more(batch, wait))),
+        taken => in_time(taken).map_err(errors::to_python),
     }
 }
 

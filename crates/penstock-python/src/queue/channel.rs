@@ -13,7 +13,7 @@ use crate::codec::{self, forking_pickler};
 use crate::interpreter::ffi::new_bytes;
 use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{attempt, patiently};
+use crate::queue::attempt::{attempt, in_time, patiently};
 use crate::queue::handle::{Handle, Opened};
 use crate::queue::send_receive::{self, tidy};
 
@@ -160,9 +160,8 @@ impl Channel {
         let (py, queue) = (slf.py(), &opened.queue);
         let deadline = Deadline::new(true, timeout)?;
         patiently(py, deadline, |mut wait| match queue.await_at(end, &mut wait) {
-            Ok(()) | Err(Error::Ended) => Ok(true),
-            Err(Error::Empty | Error::EmptyBehindStopped { .. }) => Ok(false),
-            Err(error) => Err(error),
+            Err(Error::Ended) => Ok(true),
+            awaited => in_time(awaited),
         })
     }
 

@@ -13,7 +13,7 @@ use crate::codec::Codec;
 use crate::codec::forking_pickler::Home;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, ffi, reserve};
-use crate::queue::attempt::{Ending, patiently};
+use crate::queue::attempt::{Ending, in_time, patiently};
 use crate::queue::channel::Channel;
 use crate::queue::{pins, process_exit, proof, send_receive};
 
@@ -278,11 +278,7 @@ impl Handle {
     fn _wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let queue = &self.opened()?.queue;
         let deadline = Deadline::new(true, timeout)?;
-        patiently(py, deadline, |wait| match queue.await_item(wait) {
-            Ok(()) => Ok(true),
-            Err(Error::Empty | Error::EmptyBehindStopped { .. }) => Ok(false),
-            Err(error) => Err(error),
-        })
+        patiently(py, deadline, |wait| in_time(queue.await_item(wait)))
     }
 
     /// Return the dead letters: the items whose takers died too often, oldest
