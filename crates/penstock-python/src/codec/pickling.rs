@@ -99,7 +99,7 @@ impl Pickled {
         match self.first {
             None => self.first = Some(piece),
             Some(_) => {
-                reserve::reserve(&mut self.rest, 1)?;
+                reserve::make_room(&mut self.rest, 1)?;
                 self.rest.push(piece);
             }
         }
@@ -133,7 +133,7 @@ impl Pickled {
                 let pickle = first.iter().chain(&self.rest).map(|piece| piece.bytes(py));
                 if self.buffers.is_empty() {
                     let mut pieces = Vec::new();
-                    reserve::reserve(&mut pieces, 1 + self.rest.len())?;
+                    reserve::make_room(&mut pieces, 1 + self.rest.len())?;
                     pieces.extend(pickle);
                     operation(&pieces)
                 } else {
@@ -154,7 +154,7 @@ impl Pickled {
             .map(|buffer| (buffer.len(), buffer.is_read_only()));
         let (head, starts) = envelope::seal(self.len, lengths).ok_or_else(reserve::no_memory)?;
         let mut pieces = Vec::new();
-        reserve::reserve(&mut pieces, 2 + self.rest.len() + 2 * self.buffers.len())?;
+        reserve::make_room(&mut pieces, 2 + self.rest.len() + 2 * self.buffers.len())?;
         pieces.push(head.as_slice());
         for piece in pickle {
             pieces.push(piece);
@@ -215,7 +215,7 @@ impl Sink {
             return Ok(true);
         };
         let push = |pickled: &mut Pickled| {
-            reserve::reserve(&mut pickled.buffers, 1)?;
+            reserve::make_room(&mut pickled.buffers, 1)?;
             pickled.buffers.push(memory);
             Ok(false)
         };

@@ -28,7 +28,7 @@ fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 /// What rebuilding raises is raised as it is, because programs catch it by its type; a note on it tells which queue the
 /// item came from and which types the item names.
 #[cold]
-fn explain(py: Python<'_>, origin: Option<&Bound<'_, PyAny>>, pickle: &[u8], error: &PyErr) {
+fn add_note(py: Python<'_>, origin: Option<&Bound<'_, PyAny>>, pickle: &[u8], error: &PyErr) {
     if error.is_instance_of::<PyException>(py) {
         // A note that cannot be made, for want of memory for instance, must not hide the error itself.
         let _ = note(origin, pickle).map(|note| error.add_note(py, note));
@@ -150,13 +150,13 @@ pub fn rebuild<'py>(
             let bytes = new_bytes(py, envelope::open_raw(message.bytes()))?;
             other
                 .call_method1(name!(py, "loads"), (&bytes,))
-                .inspect_err(|error| explain(py, origin, bytes.as_bytes(), error))
+                .inspect_err(|error| add_note(py, origin, bytes.as_bytes(), error))
         }
         None => message
             .lend(py, 0..message.bytes().len(), |pickle| {
                 call_one(loads(py)?, pickle)
             })
-            .inspect_err(|error| explain(py, origin, message.bytes(), error)),
+            .inspect_err(|error| add_note(py, origin, message.bytes(), error)),
     }
 }
 
@@ -179,7 +179,7 @@ fn rebuild_sealed<'py>(
     let envelope = envelope::open(bytes).ok_or_else(|| damaged(py, origin))?;
     let mut buffers = Vec::new();
     let parts = envelope.parts();
-    reserve::reserve(&mut buffers, parts.len())?;
+    reserve::make_room(&mut buffers, parts.len())?;
     for part in parts {
         let Part { range, is_read_only } = part.ok_or_else(|| damaged(py, origin))?;
         let mapped = match range.len() >= MAPPED {
@@ -203,7 +203,7 @@ fn rebuild_sealed<'py>(
     let buffers = new_tuple_of(py, buffers.into_iter())?;
     message
         .lend(py, pickle.clone(), |pickle| load_with(pickle, buffers))
-        .inspect_err(|error| explain(py, origin, &bytes[pickle], error))
+        .inspect_err(|error| add_note(py, origin, &bytes[pickle], error))
 }
 
 /// Private memory with these contents.

@@ -49,7 +49,7 @@ pub fn to_python(error: Error) -> PyErr {
             imported::QueueMemoryError::new_err((message, needed, used, limit, taken, taken_bytes))
         }
         Error::NoMemory { needed, .. } => {
-            reserve::give_up();
+            reserve::free();
             imported::QueueMemoryError::new_err((error.to_string(), needed))
         }
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {

@@ -24,7 +24,7 @@ pub struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    pub fn look(&self, py: Python<'_>) -> PyResult<()> {
+    pub fn check(&self, py: Python<'_>) -> PyResult<()> {
         if self.has_ended.call0(py)?.is_truthy(py)? {
             return Err((self.raise)());
         }
@@ -51,7 +51,7 @@ pub fn patiently_until<T: Send>(
 ) -> PyResult<T> {
     let check = |py: Python<'_>| {
         proof::warn_if_impossible(py)?;
-        ending.map_or(Ok(()), |ending| ending.look(py))
+        ending.map_or(Ok(()), |ending| ending.check(py))
     };
     released(py, deadline, check, operation)
 }

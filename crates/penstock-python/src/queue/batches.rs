@@ -240,7 +240,7 @@ impl<'py> Received<'py> {
     /// Makes room for the next objects, so that none is taken that cannot be delivered.
     fn prepare(&mut self, most: usize) -> PyResult<Batch> {
         let py = self.items.py();
-        reserve::keep()?;
+        reserve::hold()?;
         let batch = Batch::with_room_for(most).map_err(|_| reserve::no_memory())?;
         let (len, needed) = (self.items.len(), self.count + most.min(BATCH));
         if needed == len + BATCH {

@@ -134,7 +134,7 @@ impl Channel {
     fn recv_bytes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
         let (opened, end) = parts(slf)?;
         let (py, queue) = (slf.py(), &opened.queue);
-        reserve::keep()?;
+        reserve::hold()?;
         let mut buffer = Buffer::default();
         let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
         tidy(py, queue)?;

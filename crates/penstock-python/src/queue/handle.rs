@@ -79,7 +79,7 @@ impl Handle {
             false => Home::Queues,
         };
         let codec = Codec::new(slf.py(), home, protocol)?;
-        reserve::keep()?;
+        reserve::hold()?;
         process_exit::remember(&queue);
         let handle = slf.get();
         let mut opened = Opened {

@@ -20,7 +20,7 @@ pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
         return Err(errors::to_python(Error::Full)); // not worth pickling for
     }
     if let Some(ending) = opened.end_of_room() {
-        ending.look(object.py())?;
+        ending.check(object.py())?;
     }
     send_object(opened, None, object, deadline)
 }
@@ -89,7 +89,7 @@ pub fn get<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let queue = &opened.queue;
-    reserve::keep()?;
+    reserve::hold()?;
     let mut buffer = Buffer::default();
     let delivery = attempt_until(py, deadline, opened.end_of_items(), |wait| match end {
         None => queue.get(&mut buffer, wait),
