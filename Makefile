@@ -137,6 +137,8 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@RUSTFLAGS="--cfg loom" cargo clippy --quiet --locked -p penstock-core --all-targets --profile models -- -D warnings
 	@echo "== The layers of the core"
 	@$(BIN)/python tools/check_layers.py
+	@echo "== The layers of the binding"
+	@$(BIN)/python tools/check_binding_layers.py
 	@echo "== ruff"
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m ruff format --quiet --check .

@@ -243,6 +243,31 @@ def test_an_item_larger_than_the_memory_stays_in_the_queue(take: str) -> None:
         assert child.result()
 
 
+has_memory = True
+
+
+class Hungry:
+    def __reduce__(self) -> Any:
+        return feed, ()
+
+
+def feed() -> str:
+    if not has_memory:
+        raise MemoryError
+    return "fed"
+
+
+def test_an_item_whose_buffers_are_mapped_already_stays_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue[Any]()
+    queue.put([memoryview(bytes(MIB)), Hungry()])
+    monkeypatch.setitem(globals(), "has_memory", False)
+    with pytest.raises(MemoryError):
+        queue.get()
+    monkeypatch.undo()
+    buffer, fed = queue.get(timeout=1)
+    assert (len(buffer), fed) == (MIB, "fed")
+
+
 CALLS: dict[str, Callable[[Any, Any], object]] = {
     "put": lambda queue, items: queue.put(items[0]),
     "put_many": lambda queue, items: queue.put_many(items),

@@ -331,15 +331,3 @@ def _whole(name: str, value: SupportsIndex, *, most: int, least: int | None = No
         bounds = f"at most {most}" if least is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be {bounds}, not {number}")
     return number
-
-
-# The docstrings of methods written in Rust, for doctest, which does not look there.
-__test__ = {
-    f"{owner.__name__}.{name}": getattr(owner, name).__doc__
-    for owner, names in (
-        (Queue, ("put", "get", "qsize", "empty", "full", "close")),
-        (JoinableQueue, ("task_done", "join", "dead_letters")),
-        (SimpleQueue, ("put", "get", "empty", "close")),
-    )
-    for name in names
-}

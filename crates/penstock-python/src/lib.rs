@@ -1,69 +1,49 @@
 //! The Python binding of `penstock_core`: the module `penstock._native`.
 //!
-//! It knows buffers, threads of the interpreter and exceptions, and has no algorithm. A message's way: queue.rs (the methods),
-//! transfer.rs, plain.rs, arrays.rs or pickling.rs (with buffers.rs and envelope.rs), the core; back: the core, plain.rs, arrays.rs or lent.rs
-//! and unpickling.rs.
+//! It knows buffers, threads of the interpreter and exceptions, and has no algorithm. It has three folders, each of which imports
+//! those before it: interpreter/ (calling Python and being called), codec/ (objects to bytes and back) and queue/. A message's way:
+//! queue/classes.rs (the methods), send_receive.rs, codec/plain.rs, numpy.rs or pickling.rs (with memory.rs and envelope.rs), the
+//! core; back: the core, codec/plain.rs, numpy.rs or queue/payload_buffer.rs and codec/unpickling.rs.
 
-mod arrays;
-mod batches;
-mod buffers;
-mod calls;
-mod carrying;
-mod channel;
-mod envelope;
-mod errors;
-#[cfg(feature = "fault-points")]
-mod fault;
-mod handle;
-mod keys;
-mod leaving;
-mod lent;
-mod mentioned;
-mod pickling;
-mod plain;
-mod proof;
+mod codec;
+mod interpreter;
 mod queue;
-mod reducers;
-mod room;
-mod small;
-mod sync;
-mod transfer;
-mod unpickling;
-mod waiting;
 
 #[global_allocator]
-static ALLOCATOR: small::Small = small::Small;
+static ALLOCATOR: interpreter::allocator::Small = interpreter::allocator::Small;
 
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
-    use crate::arrays::_reduce_ndarray;
+    use crate::codec::functions::{dumps, loads};
     #[pymodule_export]
-    use crate::buffers::_unmarked;
+    use crate::codec::memory::_unmarked;
     #[pymodule_export]
-    use crate::carrying::_forget_carried;
+    use crate::codec::numpy::_reduce_ndarray;
     #[pymodule_export]
-    use crate::channel::Channel;
+    use crate::codec::reducers::_reduce_complex;
+    #[pymodule_export]
+    use crate::queue::channel::Channel;
     #[cfg(feature = "fault-points")]
     #[pymodule_export]
-    use crate::fault::{arm_fault, fault_points, suspend_at};
+    use crate::queue::failpoints::{arm_fault, fault_points, suspend_at};
     #[pymodule_export]
-    use crate::handle::Handle;
+    use crate::queue::handle::Handle;
     #[pymodule_export]
-    use crate::leaving::_leave_all;
+    use crate::queue::pins::_forget_carried;
     #[pymodule_export]
-    use crate::pickling::_reduce_complex;
+    use crate::queue::process_exit::_leave_all;
     #[allow(non_upper_case_globals)]
     #[pymodule_export]
     const __version__: &str = env!("CARGO_PKG_VERSION");
     #[pymodule_export]
-    use crate::queue::{JoinableQueueBase, QueueBase, SimpleQueueBase};
+    use crate::queue::classes::{JoinableQueueBase, QueueBase, SimpleQueueBase};
 
     #[pymodule_init]
     fn init(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
-        crate::errors::import(module.py());
-        crate::lent::prepare(module.py());
-        crate::pickling::prepare(module.py());
+        crate::interpreter::errors::import(module.py());
+        crate::queue::payload_buffer::prepare(module.py());
+        crate::codec::pickling::prepare(module.py());
         Ok(())
     }
 }

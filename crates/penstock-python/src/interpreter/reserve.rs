@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
 
-use crate::sync::lock;
+use crate::interpreter::once::lock;
 
 /// Bytes of the reserve. The allocator maps it by itself, so it costs one page until it is given up. It serves a batch of
 /// small items and what Python allocates at a time (an arena of 1 MiB).
@@ -23,21 +23,21 @@ pub fn no_memory() -> PyErr {
 }
 
 /// Makes room in a vector, or raises MemoryError where `Vec::reserve` ends the process.
-pub fn reserve<T>(vec: &mut Vec<T>, more: usize) -> PyResult<()> {
+pub fn make_room<T>(vec: &mut Vec<T>, more: usize) -> PyResult<()> {
     vec.try_reserve(more).map_err(|_| no_memory())
 }
 
 /// Takes the reserve if this process does not have it. Raises MemoryError if there is no memory for it.
 #[inline]
-pub fn keep() -> PyResult<()> {
+pub fn hold() -> PyResult<()> {
     if IS_HELD.load(Ordering::Relaxed) {
         return Ok(());
     }
-    take()
+    allocate()
 }
 
 #[cold]
-fn take() -> PyResult<()> {
+fn allocate() -> PyResult<()> {
     let mut held = lock(&HELD);
     held.try_reserve_exact(RESERVE).map_err(|_| no_memory())?;
     IS_HELD.store(true, Ordering::Relaxed);
@@ -53,7 +53,7 @@ pub fn is_no_memory(py: Python<'_>, error: &PyErr) -> bool {
 #[inline]
 pub fn with_reserve<T>(py: Python<'_>, rebuild: impl Fn() -> PyResult<T>) -> PyResult<T> {
     match rebuild() {
-        Err(error) if is_no_memory(py, &error) && give_up() => {
+        Err(error) if is_no_memory(py, &error) && free() => {
             drop(error); // its traceback keeps memory
             rebuild()
         }
@@ -63,7 +63,7 @@ pub fn with_reserve<T>(py: Python<'_>, rebuild: impl Fn() -> PyResult<T>) -> PyR
 
 /// Gives the reserve up, so that an exception can be made. False if there is none.
 #[cold]
-pub fn give_up() -> bool {
+pub fn free() -> bool {
     let held = std::mem::take(&mut *lock(&HELD));
     IS_HELD.store(false, Ordering::Relaxed);
     held.capacity() > 0

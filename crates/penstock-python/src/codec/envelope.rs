@@ -29,16 +29,40 @@ const READ_ONLY: u64 = 1 << 63;
 static PADDING: [u8; ALIGNMENT] = [0; ALIGNMENT];
 
 /// A buffer of a message: where it lies in it, and what may be done with it.
-#[derive(Clone, Debug)]
 pub struct Part {
     pub range: Range<usize>,
     pub is_read_only: bool,
 }
 
 /// What [`open`] finds in a message.
-pub struct Envelope {
+pub struct Envelope<'a> {
     pub pickle: Range<usize>,
-    pub parts: Vec<Part>,
+    message: &'a [u8],
+    table: &'a [u8],
+}
+
+impl Envelope<'_> {
+    /// The buffers in their order; `None` for one that would not lie in the message.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = Option<Part>> {
+        self.table.chunks_exact(ENTRY).map(|entry| {
+            let (start, len) = (number(entry, 0)?, number(entry, 8)?);
+            Some(Part {
+                range: range(self.message, start, len & !READ_ONLY)?,
+                is_read_only: len & READ_ONLY != 0,
+            })
+        })
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u64> {
+    let number = bytes.get(at..)?.first_chunk()?;
+    Some(u64::from_le_bytes(*number))
+}
+
+fn range(message: &[u8], start: u64, len: u64) -> Option<Range<usize>> {
+    let start = usize::try_from(start).ok()?;
+    let end = start.checked_add(usize::try_from(len).ok()?)?;
+    (end <= message.len()).then_some(start..end)
 }
 
 /// What comes before the pickle, and where the buffers begin.
@@ -89,32 +113,15 @@ pub fn open_raw(message: &[u8]) -> &[u8] {
     message.strip_prefix(&RAW).unwrap_or(message)
 }
 
-/// Reads the head of such a message. `None` if it cannot be: its bytes were damaged, or there is no memory for the table.
-pub fn open(message: &[u8]) -> Option<Envelope> {
-    let number = |at: usize| {
-        let bytes = message.get(at..at + 8)?;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
-    };
-    let within = |start: u64, len: u64| {
-        let (start, end) = (
-            usize::try_from(start).ok()?,
-            usize::try_from(start.checked_add(len)?).ok()?,
-        );
-        (end <= message.len()).then_some(start..end)
-    };
-    let count = usize::try_from(number(0)? >> 32).ok()?;
-    // Each has an entry, so a number that is too large cannot ask for much memory.
-    let table = count.checked_mul(ENTRY)?;
-    message.get(HEAD..HEAD.checked_add(table)?)?;
-    let pickle = within((HEAD + table) as u64, number(8)?)?;
-    let mut parts = Vec::new();
-    parts.try_reserve_exact(count).ok()?;
-    for entry in 0..count {
-        let (start, len) = (number(HEAD + entry * ENTRY)?, number(HEAD + entry * ENTRY + 8)?);
-        parts.push(Part {
-            range: within(start, len & !READ_ONLY)?,
-            is_read_only: len & READ_ONLY != 0,
-        });
-    }
-    Some(Envelope { pickle, parts })
+/// Reads the head of such a message. `None` if its bytes were damaged.
+pub fn open(message: &[u8]) -> Option<Envelope<'_>> {
+    let count = usize::try_from(number(message, 0)? >> 32).ok()?;
+    let after = HEAD.checked_add(count.checked_mul(ENTRY)?)?;
+    let table = message.get(HEAD..after)?;
+    let pickle = range(message, after as u64, number(message, 8)?)?;
+    Some(Envelope {
+        pickle,
+        message,
+        table,
+    })
 }

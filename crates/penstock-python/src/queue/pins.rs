@@ -13,11 +13,21 @@ use std::sync::{Arc, Mutex};
 use penstock_core::{Queue, SMALL, Ticket};
 use pyo3::prelude::*;
 
-use crate::room::reserve;
-use crate::sync::lock;
+use crate::codec::Encoded;
+use crate::interpreter::once::lock;
+use crate::interpreter::reserve::make_room;
 
 /// Messages with queues in them have at least this many bytes.
-pub const NOT_SMALL: usize = SMALL + 1;
+const NOT_SMALL: usize = SMALL + 1;
+
+/// Makes a message with queues in it too large to be copied out.
+pub fn enlarge(py: Python<'_>, message: &mut Encoded) -> PyResult<()> {
+    static ZEROS: [u8; NOT_SMALL] = [0; NOT_SMALL];
+    match message {
+        Encoded::Array(_) => Ok(()), // has none
+        Encoded::Pickled(pickled) => pickled.pad(py, &ZEROS[..NOT_SMALL.saturating_sub(pickled.len())]),
+    }
+}
 
 thread_local! {
     /// The queues that were pickled so far in the running put of this thread.
@@ -37,7 +47,7 @@ pub fn collect<T>(pickle: impl FnOnce() -> T) -> (T, Vec<Arc<Queue>>) {
 pub fn pickled(queue: &Arc<Queue>) -> PyResult<()> {
     PICKLED.with_borrow_mut(|pickled| {
         if let Some(pickled) = pickled {
-            reserve(pickled, 1)?;
+            make_room(pickled, 1)?;
             pickled.push(Arc::clone(queue));
         }
         Ok(())
@@ -55,14 +65,14 @@ struct Pin {
 struct Pins {
     pins: Vec<Pin>,
     /// With many messages under way they are looked through only when their number has doubled.
-    look_at: usize,
+    scan_at: usize,
 }
 
 const FEW: usize = 64;
 
 static PINS: Mutex<Pins> = Mutex::new(Pins {
     pins: Vec::new(),
-    look_at: 0,
+    scan_at: 0,
 });
 /// The number of pins, to be looked at without the lock.
 static PINNED: AtomicUsize = AtomicUsize::new(0);
@@ -70,7 +80,7 @@ static PINNED: AtomicUsize = AtomicUsize::new(0);
 impl Pins {
     fn take_finished(&mut self) -> Vec<Pin> {
         let count = self.pins.len();
-        if FEW < count && count < self.look_at {
+        if FEW < count && count < self.scan_at {
             return Vec::new();
         }
         // What there is no memory to remember here is finished another time.
@@ -85,7 +95,7 @@ impl Pins {
                 finished.push(self.pins.swap_remove(index));
             }
         }
-        self.look_at = self.pins.len() * 2;
+        self.scan_at = self.pins.len() * 2;
         PINNED.store(self.pins.len(), Ordering::Relaxed);
         finished
     }

@@ -17,10 +17,11 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyInt, PyString, PyTuple, PyType};
 
-use crate::buffers::{Contents, Memory};
-use crate::calls::new_bytearray;
-use crate::sync::{name, once};
-use crate::{envelope, pickling, room};
+use crate::codec::memory::{Contents, Memory};
+use crate::codec::{envelope, reducers};
+use crate::interpreter::ffi::new_bytearray;
+use crate::interpreter::once::{name, once};
+use crate::interpreter::reserve;
 
 /// protocol 5; "numpy" and "ndarray" on the stack; the class of that name; a mark
 const START: &[u8] = b"\x80\x05\x8c\x05numpy\x8c\x07ndarray\x93(";
@@ -113,7 +114,7 @@ impl<'py> Named<'py> {
         let dtype = array.getattr(name!(py, "dtype")).ok()?;
         // What a program has attached to the type of the items is not in its name.
         if !dtype.getattr(name!(py, "metadata")).ok()?.is_none()
-            || pickling::is_registered(dtype.get_type().as_any())
+            || reducers::is_registered(dtype.get_type().as_any())
         {
             return None;
         }
@@ -196,7 +197,7 @@ pub struct Written {
 /// Writes an object if it is such an array.
 pub fn write(object: &Bound<'_, PyAny>) -> Option<Written> {
     let class = object.get_type().into_any();
-    if !is_class(&class) || pickling::is_registered(&class) {
+    if !is_class(&class) || reducers::is_registered(&class) {
         return None;
     }
     let Named { memory, type_name } = Named::of(object)?;
@@ -234,7 +235,7 @@ impl Written {
         let is_read_only = false;
         let buffer = (self.len(), is_read_only);
         let sealed = envelope::seal(self.pickle.len(), [buffer].into_iter());
-        let (head, starts) = sealed.ok_or_else(room::no_memory)?;
+        let (head, starts) = sealed.ok_or_else(reserve::no_memory)?;
         let padding = envelope::padding(head.len() + self.pickle.len(), starts[0]);
         operation(&[&head, &self.pickle, padding, self.memory.bytes()])
     }

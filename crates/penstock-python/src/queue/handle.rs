@@ -9,11 +9,13 @@ use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
-use crate::channel::Channel;
-use crate::pickling::Picklers;
-use crate::reducers::Home;
-use crate::waiting::{Deadline, Ending, patiently};
-use crate::{calls, carrying, errors, leaving, proof, room, transfer, unpickling};
+use crate::codec::Codec;
+use crate::codec::forking_pickler::Home;
+use crate::interpreter::gil::Deadline;
+use crate::interpreter::{errors, ffi, reserve};
+use crate::queue::attempt::{Ending, in_time, patiently};
+use crate::queue::channel::Channel;
+use crate::queue::{pins, process_exit, proof, send_receive};
 
 /// A queue as one Python object knows it. Several handles of one process share what the core holds.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -26,7 +28,7 @@ pub struct Handle {
 
 pub struct Opened {
     pub queue: Arc<Queue>,
-    pub picklers: Picklers,
+    pub codec: Codec,
     /// Tells whether nobody is left on the other side; see `_end_when`.
     has_ended: OnceLock<Py<PyAny>>,
     /// What the handle was made to stand for later, by another `__init__()`. This one stays as long as the handle, because
@@ -76,13 +78,13 @@ impl Handle {
             true => Home::Connection,
             false => Home::Queues,
         };
-        let picklers = Picklers::new(slf.py(), home, protocol)?;
-        room::keep()?;
-        leaving::remember(&queue);
+        let codec = Codec::new(slf.py(), home, protocol)?;
+        reserve::hold()?;
+        process_exit::remember(&queue);
         let handle = slf.get();
         let mut opened = Opened {
             queue,
-            picklers,
+            codec,
             has_ended: OnceLock::new(),
             next: OnceLock::new(),
         };
@@ -111,7 +113,7 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        carrying::let_go();
+        pins::let_go();
     }
 }
 
@@ -191,7 +193,7 @@ impl Handle {
 
     #[getter]
     fn _protocol(&self) -> PyResult<u8> {
-        Ok(self.opened()?.picklers.protocol())
+        Ok(self.opened()?.codec.protocol())
     }
 
     /// The queue's descriptor. It stays this process's.
@@ -210,7 +212,7 @@ impl Handle {
 
     /// To be called when the handle is pickled into a message.
     fn _carried(&self) -> PyResult<()> {
-        carrying::pickled(&self.opened()?.queue)
+        pins::pickled(&self.opened()?.queue)
     }
 
     /// Close this handle, for this process: it puts and gets no more. What was put stays for the others. Does
@@ -269,18 +271,14 @@ impl Handle {
         slf: &Bound<'py, Self>,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        transfer::get(slf, slf.get().opened()?, None, Deadline::new(true, timeout)?)
+        send_receive::get(slf, slf.get().opened()?, None, Deadline::new(true, timeout)?)
     }
 
     /// Whether a `get` would find an item, within `timeout` seconds (None for ever).
     fn _wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let queue = &self.opened()?.queue;
         let deadline = Deadline::new(true, timeout)?;
-        patiently(py, deadline, |wait| match queue.await_item(wait) {
-            Ok(()) => Ok(true),
-            Err(Error::Empty | Error::EmptyBehindStopped { .. }) => Ok(false),
-            Err(error) => Err(error),
-        })
+        patiently(py, deadline, |wait| in_time(queue.await_item(wait)))
     }
 
     /// Return the dead letters: the items whose takers died too often, oldest
@@ -293,12 +291,12 @@ impl Handle {
     /// []
     fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
-        let queue = &slf.get().opened()?.queue;
-        let letters = calls::new_list(py)?;
+        let Opened { queue, codec, .. } = slf.get().opened()?;
+        let letters = ffi::new_list(py)?;
         let found = patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))?;
         proof::warn_if_impossible(py)?;
         for letter in found {
-            match unpickling::load_slice(slf, &letter) {
+            match codec.load(py, letter.as_slice(), Some(slf)) {
                 Ok(object) => letters.append(object)?,
                 // One that cannot be rebuilt must not hide the others.
                 Err(error) if error.is_instance_of::<PyException>(py) => {
@@ -323,7 +321,7 @@ impl Handle {
         let queue = &self.opened()?.queue;
         let check = patiently(py, Deadline::Never, |wait| queue.check_within(wait))?;
         proof::warn_if_impossible(py)?;
-        let faults = calls::new_list(py)?;
+        let faults = ffi::new_list(py)?;
         for fault in &check.faults {
             faults.append(fault.to_string())?;
         }

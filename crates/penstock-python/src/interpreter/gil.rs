@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use penstock_core::{Error, Patience, Queue, Wait};
+use penstock_core::{Error, Patience, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use crate::{errors, proof};
+use crate::interpreter::errors;
+
+/// Above this many bytes a copy is made with the GIL released.
+pub const LARGE: usize = 64 * 1024;
 
 /// How long the caller agreed to wait, fixed when the call began.
 #[derive(Clone, Copy)]
@@ -57,46 +60,12 @@ pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Resul
     })
 }
 
-/// Asks for one of the numbers that a queue answers without waiting. Releases the GIL if the answer needs system calls.
-pub fn ask<T: Send>(py: Python<'_>, queue: &Queue, number: impl FnOnce(&Queue) -> T + Send) -> T {
-    if queue.is_settled() {
-        number(queue)
-    } else {
-        py.detach(|| number(queue))
-    }
-}
-
-/// Runs `operation` with the GIL released. A signal handler that raises (Ctrl-C) ends it with that exception; so does the
-/// warning of proof.rs, if the program has warnings raised, before anything is done.
-pub fn patiently<T: Send>(
+/// Runs `operation` with the GIL released. While it waits, `check` runs now and then and ends it by raising; so does a
+/// signal handler that raises (Ctrl-C).
+pub fn released<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
-    operation: impl FnOnce(Wait<'_>) -> Result<T, Error> + Send,
-) -> PyResult<T> {
-    patiently_until(py, deadline, None, operation)
-}
-
-/// That nobody is left on a queue's other side, and what is raised then.
-#[derive(Clone, Copy)]
-pub struct Ending<'a> {
-    pub has_ended: &'a Py<PyAny>,
-    pub raise: fn() -> PyErr,
-}
-
-impl Ending<'_> {
-    pub fn look(&self, py: Python<'_>) -> PyResult<()> {
-        if self.has_ended.call0(py)?.is_truthy(py)? {
-            return Err((self.raise)());
-        }
-        Ok(())
-    }
-}
-
-/// The same, until the ending that is looked for now and then.
-pub fn patiently_until<T: Send>(
-    py: Python<'_>,
-    deadline: Deadline,
-    ending: Option<Ending<'_>>,
+    mut check: impl FnMut(Python<'_>) -> PyResult<()> + Send,
     operation: impl FnOnce(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     let mut raised = None;
@@ -104,12 +73,8 @@ pub fn patiently_until<T: Send>(
         // An interpreter that shuts down cannot be attached to any more: what is left is a daemon thread, and
         // it waits on.
         let mut interrupted = || {
-            let look = |py: Python<'_>| {
-                proof::warn_if_impossible(py)?;
-                py.check_signals()?;
-                ending.map_or(Ok(()), |ending| ending.look(py))
-            };
-            raised = Python::try_attach(|py| look(py).err()).flatten();
+            let checked = Python::try_attach(|py| check(py).and_then(|()| py.check_signals()));
+            raised = checked.and_then(Result::err);
             raised.is_some()
         };
         operation(Wait {

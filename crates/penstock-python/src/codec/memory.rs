@@ -9,7 +9,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-use crate::sync::once;
+use crate::interpreter::once::once;
 
 /// An object's memory in one piece, which stays where it is until this is dropped.
 pub struct Memory(PyUntypedBuffer);

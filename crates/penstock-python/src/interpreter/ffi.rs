@@ -7,7 +7,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyTuple};
 
-use crate::pickling::LARGE;
+use crate::interpreter::gil::LARGE;
+use crate::interpreter::reserve::no_memory;
 
 /// `callable(argument)`, without the argument tuple that the stable ABI of 3.11 otherwise costs: 4 % of a put and a
 /// get of a small instance.
@@ -88,14 +89,15 @@ unsafe fn filled<'py>(
 
 /// New `bytes`, or MemoryError where `PyBytes::new` panics. Much is copied without the GIL.
 pub fn new_bytes<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    new_bytes_of(py, &[contents])
+}
+
+/// The same of contents in pieces.
+#[inline]
+pub fn new_bytes_of<'py>(py: Python<'py>, pieces: &[&[u8]]) -> PyResult<Bound<'py, PyBytes>> {
     // SAFETY: the two functions belong together, and make and fill `bytes`.
     unsafe {
-        let bytes = new_with(
-            py,
-            contents,
-            ffi::PyBytes_FromStringAndSize,
-            ffi::PyBytes_AsString,
-        )?;
+        let bytes = new_with(py, pieces, ffi::PyBytes_FromStringAndSize, ffi::PyBytes_AsString)?;
         Ok(bytes.cast_into_unchecked())
     }
 }
@@ -106,7 +108,7 @@ pub fn new_bytearray<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'p
     unsafe {
         let bytes = new_with(
             py,
-            contents,
+            &[contents],
             ffi::PyByteArray_FromStringAndSize,
             ffi::PyByteArray_AsString,
         )?;
@@ -117,29 +119,47 @@ pub fn new_bytearray<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'p
 /// # Safety
 /// `make` makes a new object of so many bytes, with those at an address, or with any if that is null; `room` answers where
 /// they lie in it.
+#[inline]
 unsafe fn new_with<'py>(
     py: Python<'py>,
-    contents: &[u8],
+    pieces: &[&[u8]],
     make: unsafe extern "C" fn(*const c_char, ffi::Py_ssize_t) -> *mut ffi::PyObject,
     room: unsafe extern "C" fn(*mut ffi::PyObject) -> *mut c_char,
 ) -> PyResult<Bound<'py, PyAny>> {
-    struct Target(*mut c_char);
+    struct Target(*mut u8);
     // SAFETY: an address, which is written to below, and by nobody else.
     unsafe impl Send for Target {}
 
-    let size = contents.len() as ffi::Py_ssize_t; // at most isize::MAX
-    if contents.len() <= LARGE {
-        // SAFETY: the caller's promise; so many bytes are at the address. The answer is null with an exception set, or new.
-        return unsafe { Bound::from_owned_ptr_or_err(py, make(contents.as_ptr().cast(), size)) };
+    if let [contents] = pieces {
+        if contents.len() <= LARGE {
+            let size = contents.len() as ffi::Py_ssize_t; // at most isize::MAX
+            // SAFETY: the caller's promise; so many bytes are at the address. The answer is null with an exception set, or new.
+            return unsafe { Bound::from_owned_ptr_or_err(py, make(contents.as_ptr().cast(), size)) };
+        }
     }
-    // SAFETY: as above.
+    let len = pieces
+        .iter()
+        .map(|piece| piece.len())
+        .fold(0, usize::saturating_add);
+    let size = ffi::Py_ssize_t::try_from(len).map_err(|_| no_memory())?;
+    // SAFETY: the caller's promise. The answer is null with an exception set, or new.
     let object = unsafe { Bound::from_owned_ptr_or_err(py, make(std::ptr::null(), size)) }?;
     // SAFETY: the object is what `make` makes.
-    let target = Target(unsafe { room(object.as_ptr()) });
-    py.detach(move || {
-        let Target(target) = { target };
-        // SAFETY: there is room for the contents, which nobody else knows yet, and which does not overlap them.
-        unsafe { std::ptr::copy_nonoverlapping(contents.as_ptr(), target.cast(), contents.len()) };
-    });
+    let target = Target(unsafe { room(object.as_ptr()) }.cast());
+    let copy = move || {
+        let Target(mut target) = { target };
+        for piece in pieces {
+            // SAFETY: the object has room for all pieces. Only this function knows it so far, so they do not overlap it.
+            unsafe {
+                std::ptr::copy_nonoverlapping(piece.as_ptr(), target, piece.len());
+                target = target.add(piece.len());
+            }
+        }
+    };
+    if len > LARGE {
+        py.detach(copy)
+    } else {
+        copy()
+    }
     Ok(object)
 }

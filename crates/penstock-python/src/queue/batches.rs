@@ -10,15 +10,16 @@ use pyo3::types::{
     PyByteArray, PyBytes, PyDict, PyFrozenSet, PyList, PyRange, PySet, PyString, PyTuple, PyType,
 };
 
-use crate::calls::{new_list, new_tuple_of};
-use crate::errors;
-use crate::handle::{Handle, Opened};
-use crate::plain::Writer;
-use crate::room;
-use crate::sync::{name, once};
-use crate::transfer::{self, attempt, tidy};
-use crate::unpickling::{load_lent, load_slice};
-use crate::waiting::{Deadline, ask, at_once, patiently};
+use crate::codec::plain::Writer;
+use crate::interpreter::errors;
+use crate::interpreter::ffi::{new_list, new_tuple_of};
+use crate::interpreter::gil::{Deadline, at_once};
+use crate::interpreter::once::{name, once};
+use crate::interpreter::reserve;
+use crate::queue::attempt::{ask, attempt, in_time, patiently};
+use crate::queue::handle::{Handle, Opened};
+use crate::queue::payload_buffer;
+use crate::queue::send_receive::{self, tidy};
 
 /// Small messages that go into the queue together.
 #[derive(Default)]
@@ -115,7 +116,7 @@ fn put_one_by_one(
     count: &mut usize,
 ) -> PyResult<()> {
     for object in objects.try_iter()? {
-        transfer::put(opened, &object?, deadline)?;
+        send_receive::put(opened, &object?, deadline)?;
         *count += 1;
     }
     Ok(())
@@ -142,18 +143,14 @@ fn put_together(
                 return Err(error);
             }
         };
-        let picklers = &opened.picklers;
-        let plain = match picklers.other.is_there() {
-            true => None,
-            false => writer.write(&object, picklers.protocol()),
-        };
+        let plain = opened.codec.write_plain(&object, &mut writer);
         if plain.is_some_and(|written| written.lend(|pieces| pending.push(pieces))) {
             if pending.ends.is_full() {
                 pending.send(py, queue, deadline, count)?;
             }
         } else {
             pending.send(py, queue, deadline, count)?;
-            transfer::put(opened, &object, deadline)?;
+            send_receive::put(opened, &object, deadline)?;
             *count += 1;
         }
     }
@@ -177,7 +174,7 @@ pub fn get_many<'py>(
     attempt(py, deadline, |wait| queue.get_many(&mut batch, wait))?;
     loop {
         let tidied = tidy(py, queue);
-        received.rebuild(handle, batch)?;
+        received.rebuild(handle, opened, batch)?;
         if let Err(error) = tidied {
             received.first_error.get_or_insert(error);
             break;
@@ -203,15 +200,10 @@ pub fn get_many<'py>(
 
 /// Takes what is there besides, without waiting for it. False if there is nothing, or it is behind a stopped process.
 fn more(py: Python<'_>, queue: &Arc<Queue>, batch: &mut Batch) -> PyResult<bool> {
-    let taken = match at_once(|wait| queue.get_more(batch, wait)) {
+    match at_once(|wait| queue.get_more(batch, wait)) {
         // The queue needs care that takes longer.
-        Err(Error::Busy) => patiently(py, Deadline::Now, |wait| queue.get_more(batch, wait)),
-        taken => taken.map_err(errors::to_python),
-    };
-    match taken {
-        Ok(()) => Ok(true),
-        Err(error) if errors::is_empty(py, &error) => Ok(false),
-        Err(error) => Err(error),
+        Err(Error::Busy) => patiently(py, Deadline::Now, |wait| in_time(queue.get_more(batch, wait))),
+        taken => in_time(taken).map_err(errors::to_python),
     }
 }
 
@@ -248,8 +240,8 @@ impl<'py> Received<'py> {
     /// Makes room for the next objects, so that none is taken that cannot be delivered.
     fn prepare(&mut self, most: usize) -> PyResult<Batch> {
         let py = self.items.py();
-        room::keep()?;
-        let batch = Batch::with_room_for(most).map_err(|_| room::no_memory())?;
+        reserve::hold()?;
+        let batch = Batch::with_room_for(most).map_err(|_| reserve::no_memory())?;
         let (len, needed) = (self.items.len(), self.count + most.min(BATCH));
         if needed == len + BATCH {
             self.items.set_slice(len, len, nones(py)?)?;
@@ -261,19 +253,19 @@ impl<'py> Received<'py> {
         Ok(batch)
     }
 
-    fn rebuild(&mut self, handle: &Bound<'py, Handle>, batch: Batch) -> PyResult<()> {
+    fn rebuild(&mut self, handle: &Bound<'py, Handle>, opened: &Opened, batch: Batch) -> PyResult<()> {
         let py = handle.py();
         let mut entered = Ok(());
         batch.into_items(|taken| {
             let (object, can_return) = match taken {
-                Taken::Copied(bytes) => (load_slice(handle, bytes), false),
-                Taken::Lent(lent) => (load_lent(handle, lent), true),
+                Taken::Copied(bytes) => (opened.codec.load(py, bytes, Some(handle)), false),
+                Taken::Lent(lent) => (payload_buffer::load(handle, opened, lent), true),
             };
             let item = match object {
                 Ok(object) => object,
                 Err(error) => {
                     // What has returned to the queue is not among the items taken.
-                    let has_returned = can_return && room::is_no_memory(py, &error);
+                    let has_returned = can_return && reserve::is_no_memory(py, &error);
                     let value = error.value(py).clone().into_any();
                     self.first_error.get_or_insert(error);
                     if has_returned {

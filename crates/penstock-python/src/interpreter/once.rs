@@ -40,7 +40,7 @@ macro_rules! name {
     ($py:expr, $text:literal) => {{
         static NAME: pyo3::sync::PyOnceLock<pyo3::Py<pyo3::types::PyString>> = pyo3::sync::PyOnceLock::new();
         let py: pyo3::Python<'_> = $py;
-        crate::sync::once(
+        crate::interpreter::once::once(
             &NAME,
             py,
             || Ok(pyo3::types::PyString::intern(py, $text).unbind()),

@@ -22,9 +22,9 @@ use arrayvec::ArrayVec;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
-use crate::calls::{self, new_bytes};
-use crate::keys;
-use crate::pickling::LARGE;
+use crate::codec::interned_keys;
+use crate::interpreter::ffi::{self, new_bytes};
+use crate::interpreter::gil::LARGE;
 
 /// Objects in a plain message, containers included.
 const OBJECTS: usize = 32;
@@ -347,7 +347,7 @@ impl<'a, 'py> Reader<'a, 'py> {
             }
             opcode::BINFLOAT => {
                 let value = f64::from_be_bytes(self.take()?);
-                self.push(calls::new_float(py, value).ok()?.into_any())?;
+                self.push(ffi::new_float(py, value).ok()?.into_any())?;
             }
             opcode::SHORT_BINUNICODE => {
                 let [length] = self.take()?;
@@ -378,10 +378,10 @@ impl<'a, 'py> Reader<'a, 'py> {
                 self.push(py.None().into_bound(py))?;
                 self.mark(Container::List)?;
             }
-            opcode::EMPTY_LIST => self.push(calls::new_list(py).ok()?.into_any())?,
+            opcode::EMPTY_LIST => self.push(ffi::new_list(py).ok()?.into_any())?,
             opcode::APPENDS => self.list()?,
             opcode::EMPTY_DICT => {
-                self.push(calls::new_dict(py).ok()?.into_any())?;
+                self.push(ffi::new_dict(py).ok()?.into_any())?;
                 if self.is_marked() {
                     self.mark(Container::Dict)?;
                 }
@@ -417,14 +417,14 @@ impl<'a, 'py> Reader<'a, 'py> {
 
     #[inline(always)]
     fn int(&mut self, value: i64) -> Option<()> {
-        self.push(calls::new_int(self.py, value).ok()?.into_any())
+        self.push(ffi::new_int(self.py, value).ok()?.into_any())
     }
 
     #[inline]
     fn string(&mut self, length: usize) -> Option<()> {
         let contents = self.slice(length)?;
         let string = if self.is_at_key() {
-            keys::string(self.py, contents)?
+            interned_keys::string(self.py, contents)?
         } else {
             PyString::from_bytes(self.py, contents).ok()?
         };
@@ -441,7 +441,7 @@ impl<'a, 'py> Reader<'a, 'py> {
     #[inline]
     fn tuple(&mut self, start: usize) -> Option<()> {
         let py = self.py;
-        let tuple = calls::new_tuple_of(py, self.above(start)?).ok()?;
+        let tuple = ffi::new_tuple_of(py, self.above(start)?).ok()?;
         self.push(tuple.into_any())
     }
 
@@ -493,7 +493,7 @@ impl<'a, 'py> Reader<'a, 'py> {
     fn list(&mut self) -> Option<()> {
         let start = self.end(Container::List)?;
         let py = self.py;
-        let list = calls::new_list_of(py, self.above(start)?).ok()?;
+        let list = ffi::new_list_of(py, self.above(start)?).ok()?;
         *self.stack.last_mut()? = list.into_any();
         Some(())
     }

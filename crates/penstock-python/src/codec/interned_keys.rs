@@ -4,7 +4,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::sync::Exclusive;
+use crate::interpreter::once::Exclusive;
 
 /// Longer keys are made anew.
 const LONGEST: usize = 32;

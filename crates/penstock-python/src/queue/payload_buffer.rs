@@ -1,6 +1,7 @@
 //! A payload that is read where it lies, in shared memory.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ops::Range;
@@ -11,7 +12,10 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use crate::sync::lock;
+use crate::codec::unpickling::Source;
+use crate::interpreter::once::lock;
+use crate::interpreter::{errors, reserve};
+use crate::queue::handle::Opened;
 
 /// A payload that several objects look at. Whoever drops the last of these gives it back, without the GIL: that may have to
 /// wait for the queue's lock, and takes a while if much memory goes back to the system.
@@ -56,6 +60,66 @@ impl Drop for Shared {
             Python::attach(|py| py.detach(|| drop(lent)));
         }
     }
+}
+
+/// A payload as the codec reads it.
+struct Reading {
+    payload: Shared,
+    /// Whether buffers may stay where they are.
+    may_stay: bool,
+    /// Whether one does.
+    stays: Cell<bool>,
+}
+
+impl Source for Reading {
+    fn bytes(&self) -> &[u8] {
+        self.payload.bytes()
+    }
+
+    fn lend<'py, T>(
+        &self,
+        py: Python<'py>,
+        part: Range<usize>,
+        load: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let payload = Bound::new(py, Payload::new(self.payload.clone(), part))?;
+        let loaded = load(payload.as_any());
+        payload.get().give_back();
+        loaded
+    }
+
+    fn map<'py>(&self, py: Python<'py>, part: Range<usize>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        if !self.may_stay {
+            return Ok(None);
+        }
+        let Some(view) = self.payload.view(part) else {
+            return Ok(None);
+        };
+        self.stays.set(true);
+        Ok(Some(Bound::new(py, Mapped::new(view))?.into_any()))
+    }
+}
+
+/// The object in a payload that lies in shared memory. Its buffers may stay there. If there is no memory for the object, the item
+/// returns to the queue.
+pub fn load<'py>(handle: &Bound<'py, PyAny>, opened: &Opened, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
+    let py = handle.py();
+    let reading = Reading {
+        payload: Shared::new(lent),
+        may_stay: !opened.queue.is_lent_out(),
+        stays: Cell::new(false),
+    };
+    let object = opened.codec.load(py, &reading, Some(handle));
+    if object
+        .as_ref()
+        .is_err_and(|error| reserve::is_no_memory(py, error))
+    {
+        reading.payload.undeliver();
+    } else if reading.stays.get() {
+        // From here on the item is the caller's, even if it holds the buffers for long.
+        reading.payload.keep(py).map_err(errors::to_python)?;
+    }
+    object
 }
 
 /// Makes the classes, which needs memory, before there may be none.

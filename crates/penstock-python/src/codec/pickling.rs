@@ -4,24 +4,20 @@
 //! tuple. It writes into a sink that collects the pieces without copying them, so that they go from there to
 //! shared memory at once. Large buffers travel beside the pickle (envelope.rs).
 
-use std::cell::Cell;
 use std::mem;
 
 use pyo3::exceptions::{PyBufferError, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyByteArray, PyBytes, PyComplex, PyDict, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes};
 
-use crate::buffers::Memory;
-use crate::calls::{call_one, new_bytes};
-use crate::carrying::NOT_SMALL;
-use crate::reducers::{self, Home, Other};
-use crate::sync::{Exclusive, name, once};
-use crate::{arrays, envelope, room};
-
-/// Above this many bytes a copy is made with the GIL released, and a pickler is not worth the memory that it
-/// keeps.
-pub const LARGE: usize = 64 * 1024;
+use crate::codec::envelope;
+use crate::codec::forking_pickler;
+use crate::codec::memory::Memory;
+use crate::codec::reducers::Reducers;
+use crate::interpreter::ffi::{call_one, new_bytes};
+use crate::interpreter::gil::LARGE;
+use crate::interpreter::once::{Exclusive, name};
+use crate::interpreter::reserve;
 
 /// Objects that a pickler has remembered which is worth keeping. No pickle of fewer bytes has more.
 const MEMO: usize = 512;
@@ -59,7 +55,7 @@ pub struct Pickled {
 
 impl Pickled {
     /// What a pickler that a program has put in the place of multiprocessing's makes of an object.
-    fn by(other: &Bound<'_, PyAny>, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
+    pub fn by(other: &Bound<'_, PyAny>, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
         let py = object.py();
         let bytes = other.call_method1(name!(py, "dumps"), (object,))?;
         let scattered = || PyBufferError::new_err("dumps() has returned a buffer in more than one piece");
@@ -103,7 +99,7 @@ impl Pickled {
         match self.first {
             None => self.first = Some(piece),
             Some(_) => {
-                room::reserve(&mut self.rest, 1)?;
+                reserve::make_room(&mut self.rest, 1)?;
                 self.rest.push(piece);
             }
         }
@@ -119,11 +115,14 @@ impl Pickled {
         !matches!(end, Some([BYTEARRAY8, length @ ..]) if *length != (len as u64).to_le_bytes())
     }
 
-    /// Makes it at least `len` bytes long. `pickle.loads` does not look behind the end of a pickle.
-    pub fn pad(&mut self, py: Python<'_>, len: usize) -> PyResult<()> {
-        static ZEROS: [u8; NOT_SMALL] = [0; NOT_SMALL];
-        let missing = &ZEROS[..len.saturating_sub(self.len)];
-        self.push(Piece::Bytes(new_bytes(py, missing)?.unbind()), missing.len())
+    /// The length of the pickle, without the buffers beside it.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Appends bytes to the pickle. `pickle.loads` does not look behind the end of a pickle.
+    pub fn pad(&mut self, py: Python<'_>, padding: &[u8]) -> PyResult<()> {
+        self.push(Piece::Bytes(new_bytes(py, padding)?.unbind()), padding.len())
     }
 
     /// Lends the message's pieces to `operation`.
@@ -134,7 +133,7 @@ impl Pickled {
                 let pickle = first.iter().chain(&self.rest).map(|piece| piece.bytes(py));
                 if self.buffers.is_empty() {
                     let mut pieces = Vec::new();
-                    room::reserve(&mut pieces, 1 + self.rest.len())?;
+                    reserve::make_room(&mut pieces, 1 + self.rest.len())?;
                     pieces.extend(pickle);
                     operation(&pieces)
                 } else {
@@ -153,9 +152,9 @@ impl Pickled {
             .buffers
             .iter()
             .map(|buffer| (buffer.len(), buffer.is_read_only()));
-        let (head, starts) = envelope::seal(self.len, lengths).ok_or_else(room::no_memory)?;
+        let (head, starts) = envelope::seal(self.len, lengths).ok_or_else(reserve::no_memory)?;
         let mut pieces = Vec::new();
-        room::reserve(&mut pieces, 2 + self.rest.len() + 2 * self.buffers.len())?;
+        reserve::make_room(&mut pieces, 2 + self.rest.len() + 2 * self.buffers.len())?;
         pieces.push(head.as_slice());
         for piece in pickle {
             pieces.push(piece);
@@ -216,7 +215,7 @@ impl Sink {
             return Ok(true);
         };
         let push = |pickled: &mut Pickled| {
-            room::reserve(&mut pickled.buffers, 1)?;
+            reserve::make_room(&mut pickled.buffers, 1)?;
             pickled.buffers.push(memory);
             Ok(false)
         };
@@ -230,130 +229,6 @@ fn in_use() -> PyErr {
     PyRuntimeError::new_err("the pickler of a queue is in use by another thread")
 }
 
-/// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`, then those of
-/// penstock/buffers.py. A ForkingPickler copies the first two when it is made, which is too early for one that is kept; so
-/// it is given a dict that is made anew whenever one of them has changed since the last object.
-struct Reducers {
-    dict: Py<PyDict>,
-    /// What the program has registered, as it was when the dict was made.
-    known: Vec<(Py<PyAny>, Py<PyAny>)>,
-    /// Whether NumPy had been imported then.
-    had_arrays: bool,
-    with_buffers: bool,
-}
-
-impl Reducers {
-    fn new(py: Python<'_>, with_buffers: bool) -> Reducers {
-        Reducers {
-            dict: PyDict::new(py).unbind(),
-            known: Vec::new(),
-            had_arrays: false,
-            with_buffers,
-        }
-    }
-
-    fn refresh(&mut self, py: Python<'_>) -> PyResult<()> {
-        let has_arrays = self.with_buffers && arrays::is_there(py);
-        if has_arrays != self.had_arrays || !self.is_up_to_date(py)? {
-            self.make(py)?;
-            self.had_arrays = has_arrays;
-        }
-        Ok(())
-    }
-
-    fn is_up_to_date(&self, py: Python<'_>) -> PyResult<bool> {
-        let (place, is_same) = (Cell::new(0), Cell::new(true));
-        for table in registered(py)? {
-            table.bind(py).locked_for_each(|class, reducer| {
-                let known = self.known.get(place.replace(place.get() + 1));
-                let is_known = known.is_some_and(|known| class.is(&known.0) && reducer.is(&known.1));
-                is_same.set(is_same.get() && is_known);
-                Ok(())
-            })?;
-        }
-        Ok(is_same.get() && place.get() == self.known.len())
-    }
-
-    #[cold]
-    fn make(&mut self, py: Python<'_>) -> PyResult<()> {
-        // Copied first, because another thread may change them; the last one that is copied takes precedence.
-        let [of_multiprocessing, of_copyreg] = registered(py)?;
-        let (of_multiprocessing, of_copyreg) =
-            (of_multiprocessing.bind(py).copy()?, of_copyreg.bind(py).copy()?);
-        let dict = self.dict.bind(py);
-        dict.clear();
-        if self.with_buffers {
-            let ours = py.import("penstock.buffers")?;
-            dict.update(ours.getattr("_REDUCERS")?.cast::<PyDict>()?.as_mapping())?;
-            if arrays::is_there(py) {
-                dict.update(
-                    ours.call_method0("_reducers_of_arrays")?
-                        .cast::<PyDict>()?
-                        .as_mapping(),
-                )?;
-            }
-        }
-        dict.update(of_copyreg.as_mapping())?;
-        dict.update(of_multiprocessing.as_mapping())?;
-        if self.with_buffers {
-            for (class, reducer) in dict.copy()?.iter() {
-                if let Some(ours) = in_place_of(&reducer)? {
-                    dict.set_item(class, ours)?;
-                }
-            }
-        }
-        self.known.clear();
-        for (class, reducer) in of_multiprocessing.iter().chain(of_copyreg.iter()) {
-            self.known.push((class.unbind(), reducer.unbind()));
-        }
-        Ok(())
-    }
-}
-
-/// The reducer that is asked instead of one that is not a program's own: torch's for tensors, and that of complex numbers, which
-/// takes half as long as all else about one.
-fn in_place_of<'py>(reducer: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
-    let py = reducer.py();
-    let is = |attribute: &str, expected: &str| {
-        let found = reducer.getattr(attribute);
-        found.is_ok_and(|found| found.eq(expected).unwrap_or(false))
-    };
-    let is_from = |module: &str, name: &str| is("__module__", module) && is("__name__", name);
-    if is_from("torch.multiprocessing.reductions", "reduce_tensor") {
-        return py.import("penstock.buffers")?.getattr("_reduce_tensor").map(Some);
-    }
-    if is_from("copyreg", "pickle_complex") {
-        return py
-            .import("penstock._native")?
-            .getattr("_reduce_complex")
-            .map(Some);
-    }
-    Ok(None)
-}
-
-/// As `copyreg.pickle_complex` does it.
-#[pyfunction]
-pub fn _reduce_complex<'py>(number: &Bound<'py, PyComplex>) -> PyResult<Bound<'py, PyTuple>> {
-    let parts = (number.real(), number.imag());
-    (number.py().get_type::<PyComplex>(), parts).into_pyobject(number.py())
-}
-
-/// The tables of reducers that a program has registered.
-fn registered(py: Python<'_>) -> PyResult<&[Py<PyDict>; 2]> {
-    static TABLES: PyOnceLock<[Py<PyDict>; 2]> = PyOnceLock::new();
-    once(&TABLES, py, || {
-        let of_copyreg = py.import("copyreg")?.getattr("dispatch_table")?;
-        Ok([reducers::registered(py)?, of_copyreg.cast_into()?.unbind()])
-    })
-}
-
-/// Whether a program has registered a reducer for this class.
-pub fn is_registered(class: &Bound<'_, PyAny>) -> bool {
-    let has = |table: &Py<PyDict>| table.bind(class.py()).contains(class).unwrap_or(true);
-    // If that cannot be found out, pickle decides.
-    registered(class.py()).map_or(true, |tables| tables.iter().any(has))
-}
-
 /// A `multiprocessing` pickler with its sink.
 struct Pickler {
     dump: Py<PyAny>,
@@ -364,7 +239,7 @@ struct Pickler {
 
 impl Pickler {
     fn new(py: Python<'_>, protocol: u8) -> PyResult<Pickler> {
-        let class = reducers::standard(py)?;
+        let class = forking_pickler::standard(py)?;
         let with_buffers = protocol >= BUFFERS;
         let reducers = Reducers::new(py, with_buffers);
         let sink = Py::new(py, Sink(Exclusive::default()))?;
@@ -403,29 +278,20 @@ const THREADS: usize = if cfg!(Py_GIL_DISABLED) { 8 } else { 1 };
 /// The picklers of one handle, each for one thread at a time.
 pub struct Picklers {
     protocol: u8,
-    pub other: Other,
     idle: [Exclusive<Option<Pickler>>; THREADS],
 }
 
 impl Picklers {
-    pub fn new(py: Python<'_>, home: Home, protocol: u8) -> PyResult<Picklers> {
-        Ok(Picklers {
+    pub fn new(protocol: u8) -> Picklers {
+        Picklers {
             protocol,
-            other: Other::find(py, home)?,
             idle: Default::default(),
-        })
-    }
-
-    pub fn protocol(&self) -> u8 {
-        self.protocol
+        }
     }
 
     /// While the pickler is out, another thread, or a reducer that itself puts into this queue, makes its
     /// own. One that failed is not used again: it holds half an object.
     pub fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
-        if let Some(other) = self.other.class(object.py())? {
-            return Pickled::by(&other, object);
-        }
         let idle = self
             .idle
             .iter()

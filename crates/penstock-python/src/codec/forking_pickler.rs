@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
 
-use crate::sync::{lock, name, once};
+use crate::interpreter::once::{lock, name, once};
 
 /// The module of multiprocessing whose own name for the pickler counts first.
 #[derive(Clone, Copy)]
@@ -58,16 +58,30 @@ pub struct Other {
 }
 
 impl Other {
-    pub fn find(py: Python<'_>, home: Home) -> PyResult<Other> {
+    pub fn new(py: Python<'_>, home: Home) -> PyResult<Other> {
+        let other = Other {
+            home,
+            is_there: AtomicBool::new(false),
+            class: Mutex::new(None),
+        };
+        other.find(py)?;
+        Ok(other)
+    }
+
+    /// Finds out whether there is one, in any of its places.
+    pub fn find(&self, py: Python<'_>) -> PyResult<()> {
         static FIND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let find = once(&FIND, py, || attribute(py, "_other"))?;
-        let found = find.bind(py).call1((home.module(),))?;
-        let class = (!found.is_none()).then(|| found.unbind());
-        Ok(Other {
-            home,
-            is_there: AtomicBool::new(class.is_some()),
-            class: Mutex::new(class),
-        })
+        let found = find.bind(py).call1((self.home.module(),))?;
+        self.set((!found.is_none()).then(|| found.unbind()));
+        Ok(())
+    }
+
+    fn set(&self, class: Option<Py<PyAny>>) {
+        let is_there = class.is_some();
+        let old = std::mem::replace(&mut *lock(&self.class), class);
+        self.is_there.store(is_there, Ordering::Relaxed);
+        drop(old); // when the lock is free
     }
 
     /// Whether there is one, as it was when that was last found out.
@@ -80,9 +94,7 @@ impl Other {
     pub fn class<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if let Some(found) = self.home.pickler(py)? {
             if !found.is(standard(py)?) {
-                let old = lock(&self.class).replace(found.clone().unbind());
-                self.is_there.store(true, Ordering::Relaxed);
-                drop(old); // when the lock is free
+                self.set(Some(found.clone().unbind()));
                 return Ok(Some(found));
             }
         }

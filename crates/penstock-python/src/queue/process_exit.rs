@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, Weak};
 use penstock_core::{Id, Leave, Queue};
 use pyo3::prelude::*;
 
-use crate::errors;
-use crate::sync::lock;
+use crate::interpreter::errors;
+use crate::interpreter::once::lock;
 
 /// The queues of this process. A child after a fork has the same.
 static QUEUES: Mutex<BTreeMap<Id, Weak<Queue>>> = Mutex::new(BTreeMap::new());

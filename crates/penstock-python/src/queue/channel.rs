@@ -8,13 +8,14 @@ use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
-use crate::buffers::Memory;
-use crate::calls::new_bytes;
-use crate::handle::{Handle, Opened};
-use crate::plain::Writer;
-use crate::transfer::{self, Message, attempt, tidy};
-use crate::waiting::{Deadline, patiently};
-use crate::{envelope, errors, pickling, reducers, room, unpickling};
+use crate::codec::memory::Memory;
+use crate::codec::{self, forking_pickler};
+use crate::interpreter::ffi::new_bytes;
+use crate::interpreter::gil::{Deadline, LARGE};
+use crate::interpreter::{errors, reserve};
+use crate::queue::attempt::{attempt, in_time, patiently};
+use crate::queue::handle::{Handle, Opened};
+use crate::queue::send_receive::{self, tidy};
 
 /// Sends or receives, as the end of the pipe has it. The Python class Connection is made of one or two of them.
 #[pyclass(frozen, extends = Handle, module = "penstock._native")]
@@ -51,14 +52,18 @@ fn parts<'a>(channel: &'a Bound<'_, Channel>) -> PyResult<(&'a Opened, RawFd)> {
 }
 
 /// A message as it was sent: what `send_bytes` was given, or a pickle.
-fn received<'py>(channel: &Bound<'py, Channel>, message: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+fn received<'py>(
+    channel: &Bound<'py, Channel>,
+    opened: &Opened,
+    message: &[u8],
+) -> PyResult<Bound<'py, PyBytes>> {
     let py = channel.py();
-    if !envelope::is_sealed(message) {
-        return new_bytes(py, envelope::open_raw(message));
+    if !codec::is_sealed(message) {
+        return new_bytes(py, codec::open_raw(message));
     }
     // It was sent as an object, with buffers beside its pickle: the receiver shall have one it can read.
-    let object = unpickling::load_slice(channel.as_super(), message)?;
-    let pickle = reducers::standard(py)?.call_method1("dumps", (object,))?;
+    let object = opened.codec.load(py, message, Some(channel))?;
+    let pickle = forking_pickler::standard(py)?.call_method1("dumps", (object,))?;
     pickle.call_method0("tobytes")?.cast_into().map_err(PyErr::from)
 }
 
@@ -101,9 +106,8 @@ impl Channel {
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let (opened, end) = parts(slf)?;
-        let mut writer = Writer::default();
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        Message::of(opened, obj, &mut writer)?.send(slf.py(), opened, Some(ends), Deadline::Never)
+        send_receive::send_object(opened, Some(ends), obj, Deadline::Never)
     }
 
     fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -114,31 +118,34 @@ impl Channel {
         // What is looked at is what is sent, whatever another thread writes there meanwhile.
         let first = bytes.first().copied();
         let first = first.as_slice();
-        let pieces = [envelope::raw_mark(first), first, &bytes[first.len()..]];
-        let is_large = bytes.len() > pickling::LARGE;
+        let pieces = [codec::raw_mark(first), first, &bytes[first.len()..]];
+        let is_large = bytes.len() > LARGE;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        transfer::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
+        send_receive::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
         Ok(())
     }
 
     fn recv<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (opened, end) = parts(slf)?;
-        transfer::get(slf.as_super(), opened, Some(end), Deadline::Never)
+        send_receive::get(slf.as_super(), opened, Some(end), Deadline::Never)
     }
 
     /// The message as bytes.
     fn recv_bytes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
         let (opened, end) = parts(slf)?;
         let (py, queue) = (slf.py(), &opened.queue);
-        room::keep()?;
+        reserve::hold()?;
         let mut buffer = Buffer::default();
         let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
         tidy(py, queue)?;
         match delivery {
-            Delivery::Copied => room::with_reserve(py, || received(slf, buffer.bytes())),
+            Delivery::Copied => reserve::with_reserve(py, || received(slf, opened, buffer.bytes())),
             Delivery::Lent(lent) => {
-                let message = room::with_reserve(py, || received(slf, lent.bytes()));
-                if message.as_ref().is_err_and(|error| room::is_no_memory(py, error)) {
+                let message = reserve::with_reserve(py, || received(slf, opened, lent.bytes()));
+                if message
+                    .as_ref()
+                    .is_err_and(|error| reserve::is_no_memory(py, error))
+                {
                     lent.undeliver();
                 }
                 py.detach(|| drop(lent));
@@ -153,9 +160,8 @@ impl Channel {
         let (py, queue) = (slf.py(), &opened.queue);
         let deadline = Deadline::new(true, timeout)?;
         patiently(py, deadline, |mut wait| match queue.await_at(end, &mut wait) {
-            Ok(()) | Err(Error::Ended) => Ok(true),
-            Err(Error::Empty | Error::EmptyBehindStopped { .. }) => Ok(false),
-            Err(error) => Err(error),
+            Err(Error::Ended) => Ok(true),
+            awaited => in_time(awaited),
         })
     }
 

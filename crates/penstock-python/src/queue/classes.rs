@@ -6,9 +6,10 @@ use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::handle::{Handle, Opened};
-use crate::waiting::{Deadline, ask, patiently};
-use crate::{batches, proof, transfer};
+use crate::interpreter::gil::Deadline;
+use crate::queue::attempt::{ask, patiently};
+use crate::queue::handle::{Handle, Opened};
+use crate::queue::{batches, proof, send_receive};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -90,7 +91,7 @@ impl QueueBase {
         block: Truth,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        transfer::put(open(slf.as_super())?, obj, Deadline::new(block.0, timeout)?)
+        send_receive::put(open(slf.as_super())?, obj, Deadline::new(block.0, timeout)?)
     }
 
     /// Take the item that was put first out of the queue, and return it.
@@ -126,7 +127,7 @@ impl QueueBase {
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
-        transfer::get(handle, open(handle)?, None, Deadline::new(block.0, timeout)?)
+        send_receive::get(handle, open(handle)?, None, Deadline::new(block.0, timeout)?)
     }
 
     /// Put all objects of an iterable, in order, as `put` would one after the other.
@@ -328,7 +329,7 @@ impl SimpleQueueBase {
     /// >>> q = penstock.SimpleQueue()
     /// >>> q.put([1, 2])
     fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        transfer::put(open_simple(slf.as_super())?, obj, Deadline::Never)
+        send_receive::put(open_simple(slf.as_super())?, obj, Deadline::Never)
     }
 
     /// Take the item that was put first out of the queue, and return it. Waits until there is one; a signal
@@ -345,7 +346,7 @@ impl SimpleQueueBase {
     /// [1, 2]
     fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
-        transfer::get(handle, open_simple(handle)?, None, Deadline::Never)
+        send_receive::get(handle, open_simple(handle)?, None, Deadline::Never)
     }
 
     /// Put all objects of an iterable, in order, as `put` would one after the other.

@@ -1,10 +1,11 @@
 //! The one place where an error of the core becomes a Python exception.
 
+use libc::{EACCES, EBADF, EINVAL, EPIPE, EUCLEAN, EUSERS};
 use penstock_core::Error;
 use pyo3::exceptions::{PyBrokenPipeError, PyEOFError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::{PyErr, Python};
 
-use crate::room;
+use crate::interpreter::reserve;
 
 mod imported {
     pyo3::import_exception!(queue, Empty);
@@ -12,13 +13,6 @@ mod imported {
     pyo3::import_exception!(penstock.errors, CorruptQueueError);
     pyo3::import_exception!(penstock.errors, QueueMemoryError);
 }
-
-const EBADF: i32 = 9;
-const EACCES: i32 = 13;
-const EINVAL: i32 = 22;
-const EPIPE: i32 = 32;
-const EUSERS: i32 = 87;
-const EUCLEAN: i32 = 117;
 
 /// Imports them, so that no thread does while another one forks.
 pub fn import(py: Python<'_>) {
@@ -29,9 +23,12 @@ pub fn import(py: Python<'_>) {
     imported::QueueMemoryError::type_object(py);
 }
 
-/// Whether it is `queue.Empty`.
-pub fn is_empty(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<imported::Empty>(py)
+/// Whether an operation ended because its time was over: there was no room, no item, or work that was not finished.
+pub fn is_time_out(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Full | Error::Empty | Error::FullBehindStopped { .. } | Error::EmptyBehindStopped { .. }
+    )
 }
 
 pub fn to_python(error: Error) -> PyErr {
@@ -52,7 +49,7 @@ pub fn to_python(error: Error) -> PyErr {
             imported::QueueMemoryError::new_err((message, needed, used, limit, taken, taken_bytes))
         }
         Error::NoMemory { needed, .. } => {
-            room::give_up();
+            reserve::free();
             imported::QueueMemoryError::new_err((error.to_string(), needed))
         }
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
@@ -66,7 +63,7 @@ pub fn to_python(error: Error) -> PyErr {
         Error::NotAQueue { .. } => PyOSError::new_err((EINVAL, error.to_string())),
         Error::Closed => PyOSError::new_err((EBADF, error.to_string())),
         Error::Os { errno, .. } => PyOSError::new_err((errno, error.to_string())),
-        // Busy and Interrupted are answered by waiting.rs, and an error that is newer than this binding has
+        // Busy and Interrupted are answered by gil.rs, and an error that is newer than this binding has
         // its own words.
         _ => PyRuntimeError::new_err(error.to_string()),
     }

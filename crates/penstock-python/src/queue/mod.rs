@@ -1,0 +1,14 @@
+//! Queues and connections as Python has them.
+
+mod attempt;
+mod batches;
+pub mod channel;
+pub mod classes;
+#[cfg(feature = "fault-points")]
+pub mod failpoints;
+pub mod handle;
+pub mod payload_buffer;
+pub mod pins;
+pub mod process_exit;
+pub mod proof;
+mod send_receive;
