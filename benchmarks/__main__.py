@@ -21,7 +21,8 @@ import penstock
 from . import growth, recovery, report, resources, rivals, round_trips, sizes, threads, throughput
 from .measured import Measured, Target, at_least, at_most, interleave, missed
 from .payloads import PAYLOADS, Payload
-from .rivals import Rival, Shape
+from .results import Results
+from .rivals.interface import Rival, Shape
 from .throughput import HANDED, IN_TURN, LIMIT
 
 OURS, STANDARD, PIPE, FIFO = "Penstock", "multiprocessing.Queue", "multiprocessing.Pipe", "faster-fifo"
@@ -39,7 +40,7 @@ class Bench:
         self.progress = progress
         self.task = progress.add_task("measuring", total=None)
         self.rivals, self.missing = rivals.available()
-        self.results = report.Results(missing=self.missing)
+        self.results = Results(missing=self.missing)
         self.targets: list[Target] = self.results.targets
 
     def stage(self, text: str, steps: int) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from rich.table import Table
 
 import penstock
 
-from . import growth, recovery, round_trips, sizes, threads
-from .measured import Measured, Target, three_digits
+from . import recovery, round_trips, sizes, threads
+from .measured import Measured, three_digits
+from .results import Results
 from .throughput import LIMIT
 
 _PREFACE = """\
@@ -48,23 +49,6 @@ _USED_BEFORE = (
     "The round that takes new memory is left out. A put that is the first to touch its memory costs about "
     "1 microsecond instead of 0.3: the system zeroes a page for every 32 of them."
 )
-
-
-@dataclass
-class Results:
-    """All figures of a run."""
-
-    missing: dict[str, str]
-    throughput: dict[str, dict[str, Measured]] = field(default_factory=dict)
-    round_trips: dict[str, dict[str, dict[str, Measured]]] = field(default_factory=dict)
-    resources: dict[str, dict[str, Measured]] = field(default_factory=dict)
-    memory: dict[str, tuple[int, int]] = field(default_factory=dict)
-    backlog: growth.Costs = field(default_factory=dict)
-    participants: growth.Costs = field(default_factory=dict)
-    threads: threads.Results = field(default_factory=dict)
-    sizes: sizes.Results = field(default_factory=sizes.Results)
-    recovery: recovery.Figures = field(default_factory=dict)
-    targets: list[Target] = field(default_factory=list)
 
 
 @dataclass

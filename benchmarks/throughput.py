@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .payloads import Payload
-from .rivals import Channel, Rival, Shape
+from .rivals.interface import Channel, Rival, Shape
 
 LIMIT = "limit"
 IN_TURN = "limit, two buffers in turn"
