@@ -32,8 +32,8 @@ TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of 
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._multiprocessing.patching import patch, unpatch
     from .connections import Pipe
-    from .patching import patch, unpatch
     from .statistics import Statistics
 
 __all__ = [
@@ -56,7 +56,7 @@ def __getattr__(name: str) -> Any:
 
         return Pipe
     if name in ("patch", "unpatch"):  # late, because few programs need them
-        from . import patching
+        from ._multiprocessing import patching
 
         return getattr(patching, name)
     if name == "Statistics":

@@ -11,7 +11,7 @@ from importlib import import_module
 from pickle import PickleBuffer
 
 from . import _native
-from .reducers import _REGISTERED
+from ._multiprocessing.reducers import _REGISTERED
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:

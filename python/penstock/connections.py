@@ -6,7 +6,7 @@ until it closes it or dies. So the kernel says when nobody is left on the other 
 `select` looks at: it holds a byte while a message is there.
 
 To be imported when a connection is made or arrives: `multiprocessing.connection` imports
-`multiprocessing.util` (see `leaving.arm`).
+`multiprocessing.util` (see `finalize.arm`).
 """
 
 import errno
@@ -16,11 +16,9 @@ from collections.abc import Callable
 from multiprocessing import connection, context, reduction, resource_sharer
 from typing import TYPE_CHECKING, Any
 
-from . import (
-    buffers,  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
-    leaving,
-    passing,
-)
+from . import buffers  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
+from ._multiprocessing import finalize
+from ._multiprocessing.reduction import describe, reopen
 from ._native import Channel
 from .errors import QueueGoneError
 
@@ -215,7 +213,7 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     >>> receiver.recv_bytes()
     b'abc'
     """
-    leaving.arm()
+    finalize.arm()
     there = _make_direction()
     if not duplex:
         return Connection(there[0], None), Connection(None, there[1])
@@ -246,22 +244,22 @@ def _open(channel: Channel | None) -> Channel:
     return channel
 
 
-# How a connection reaches another process: the queue as passing.py says, or by its descriptor, because the
-# sender may close the connection at once; the pipe's end by its descriptor.
+# How a connection reaches another process: the queue as _multiprocessing/reduction.py says, or by its
+# descriptor, because the sender may close the connection at once; the pipe's end by its descriptor.
 
 
 def _describe(channel: Channel | None) -> Any:
     if channel is None:
         return None
     if context.get_spawning_popen() is not None:
-        state = passing.describe(channel)
+        state = describe(channel)
     else:
         state = channel._id, channel._protocol, reduction.DupFd(channel._fd)
     return state, reduction.DupFd(channel._end)
 
 
 def _rebuild(cls: type[Connection], incoming: Any, outgoing: Any) -> Connection:
-    leaving.arm()
+    finalize.arm()
     return cls(_reopen(incoming), _reopen(outgoing))
 
 
@@ -281,6 +279,6 @@ def _reopen(description: Any) -> Channel | None:
                 f"queue {id.hex()} is gone: what came as its descriptor, {fd}, is another queue's",
             )
     else:
-        passing.reopen(channel, state)
+        reopen(channel, state)
     channel._hold(end.detach(), False)
     return channel

@@ -6,7 +6,8 @@ import copyreg
 import pickle
 from operator import index
 
-from . import _native, leaving, once
+from . import _native
+from ._multiprocessing import finalize, fork_lock
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar
 
-    from . import faces, passing
+    from ._multiprocessing import attributes, reduction
     from .statistics import Statistics
 
     T = TypeVar("T", default=Any)  # so that no checker asks what `Queue()` is a queue of
@@ -64,28 +65,28 @@ class _Family(_native.Handle):
             max_deliveries=_whole("max_deliveries", max_deliveries, least=0, most=255),
         )
 
-    # What `multiprocessing`'s queues have of their pipe; see faces.py.
+    # What `multiprocessing`'s queues have of their pipe; see _multiprocessing/attributes.py.
 
     @property
-    def _reader(self) -> faces.Reader:
-        from . import faces
+    def _reader(self) -> attributes.Reader:
+        from ._multiprocessing import attributes
 
-        return faces.Reader(self, self._faces())
-
-    @property
-    def _writer(self) -> faces.Writer:
-        from . import faces
-
-        return faces.Writer(self, self._faces())
+        return attributes.Reader(self, self._faces())
 
     @property
-    def _rlock(self) -> faces.ReadLock:
+    def _writer(self) -> attributes.Writer:
+        from ._multiprocessing import attributes
+
+        return attributes.Writer(self, self._faces())
+
+    @property
+    def _rlock(self) -> attributes.ReadLock:
         return self._faces().lock
 
-    def _faces(self) -> faces.Faces:
-        from . import faces
+    def _faces(self) -> attributes.Faces:
+        from ._multiprocessing import attributes
 
-        known: faces.Faces = self.__dict__.setdefault("_known_faces", faces.Faces())
+        known: attributes.Faces = self.__dict__.setdefault("_known_faces", attributes.Faces())
         return known
 
     def statistics(self) -> Statistics:
@@ -107,16 +108,16 @@ class _Family(_native.Handle):
     # The protocol of `multiprocessing`'s queues: a subclass with a state of its own overrides these two and
     # calls them.
 
-    def __getstate__(self) -> passing.State:
-        from . import passing
+    def __getstate__(self) -> reduction.State:
+        from ._multiprocessing import reduction
 
-        return passing.describe(self)
+        return reduction.describe(self)
 
-    def __setstate__(self, state: passing.State) -> None:
-        from . import passing
+    def __setstate__(self, state: reduction.State) -> None:
+        from ._multiprocessing import reduction
 
         _arm()
-        passing.reopen(self, state)
+        reduction.reopen(self, state)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
         return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
@@ -283,7 +284,7 @@ class SimpleQueue(_native.SimpleQueueBase[T], _Family):
     ) -> None:
         self._open(max_bytes=max_bytes, protocol=protocol, soft_bytes=_SIMPLE_QUEUE_BYTES)
 
-    def __getstate__(self) -> passing.State:
+    def __getstate__(self) -> reduction.State:
         if self._closed:
             raise OSError("handle is closed")
         return super().__getstate__()
@@ -297,11 +298,12 @@ def _arm() -> None:
     global _is_armed
     if _is_armed:
         return
-    leaving.arm()
-    with once.lock:
+    finalize.arm()
+    with fork_lock.lock:
         # Late, because a program that imports Penstock may open no queue; and not later, because then perhaps
         # no file can be opened any more.
-        from . import buffers, faces, passing, statistics  # noqa: F401
+        from . import buffers, statistics  # noqa: F401
+        from ._multiprocessing import attributes, reduction  # noqa: F401
 
         _inherit()
     _is_armed = True

@@ -7,8 +7,9 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 
-from . import __version__, running
-from .errors import PenstockError
+from .. import __version__
+from .._multiprocessing import running
+from ..errors import PenstockError
 
 _DESCRIPTION = "Crash-safe shared-memory queues under programs that use multiprocessing."
 
@@ -218,6 +219,6 @@ def _run(options: argparse.Namespace, for_program: Sequence[str]) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from . import demo  # late: what only the demo needs would slow `penstock run`
+    from .. import demo  # late: what only the demo needs would slow `penstock run`
 
     return demo.run(options.folder, options.workers, options.kill, options.start_method)

@@ -20,8 +20,8 @@ from multiprocessing.process import AuthenticationString  # type: ignore[attr-de
 from types import FunctionType
 from typing import Any
 
-from . import once
-from .queues import JoinableQueue, Queue, SimpleQueue
+from ..queues import JoinableQueue, Queue, SimpleQueue
+from . import fork_lock
 
 # In the command by which `multiprocessing` starts a fork server.
 _SERVE = "from multiprocessing.forkserver import main; main("
@@ -115,19 +115,19 @@ class _Function:
 
 
 def _queue(self: BaseContext, maxsize: int = 0) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.make("Queue", self, maxsize)
 
 
 def _simple_queue(self: BaseContext) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.make("SimpleQueue", self)
 
 
 def _joinable_queue(self: BaseContext, maxsize: int = 0) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.make("JoinableQueue", self, maxsize)
 
@@ -160,13 +160,13 @@ def make(name: str, asked: BaseContext, *arguments: int) -> Any:
 
 
 def _send_handle(conn: Any, handle: int, destination_pid: int) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.send_handle(conn, handle, destination_pid)
 
 
 def _recv_handle(conn: Any) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.recv_handle(conn)
 
@@ -179,7 +179,7 @@ _handles = {
 
 def send_handle(connection: Any, handle: int, destination_pid: int) -> None:
     """Send a descriptor: through one of ours as it travels inside any message."""
-    from .connections import Connection
+    from ..connections import Connection
 
     if isinstance(connection, Connection):
         connection.send(reduction.DupFd(handle))
@@ -189,7 +189,7 @@ def send_handle(connection: Any, handle: int, destination_pid: int) -> None:
 
 def recv_handle(connection: Any) -> int:
     """Receive what `send_handle` has sent."""
-    from .connections import Connection
+    from ..connections import Connection
 
     if not isinstance(connection, Connection):
         received: int = _handles["recv_handle"].original(connection)
@@ -206,7 +206,7 @@ def recv_handle(connection: Any) -> int:
 
 
 def _reduce_key(self: Any) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.reduce_key(self)
 
@@ -233,7 +233,7 @@ class _Call:
         if os.path.isfile(_CALL_PATCHING):
             self.command = f"import runpy; runpy.run_path({_CALL_PATCHING!r}, {{'function': {function!r}}})"
         else:  # a frozen program, whose modules are in no files, and whose children have the same modules
-            self.command = f"import penstock.patching; penstock.patching.{function}()"
+            self.command = f"import {__name__}; {__name__}.{function}()"
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return exec, (self.command, {})
@@ -247,14 +247,14 @@ def _patch_command() -> None:
     # keep its place among what the program registers.
     from multiprocessing import util
 
-    with once.lock:
+    with fork_lock.lock:
         if not _commands:
             _commands.append(_Function(util.spawnv_passfds, _spawnv_passfds))
         _commands[0].replace()
 
 
 def _spawnv_passfds(path: Any, args: Any, passfds: Any) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.start_interpreter(path, args, passfds)
 

@@ -17,14 +17,14 @@ import os
 from multiprocessing import context, reduction
 from weakref import WeakKeyDictionary
 
-from .errors import QueueGoneError
+from ..errors import QueueGoneError
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Protocol, TypeAlias
 
-    from ._native import Handle
+    from .._native import Handle
 
     class _Duplicate(Protocol):
         """A descriptor on its way to a process that is being started, as a `reduction.DupFd`."""

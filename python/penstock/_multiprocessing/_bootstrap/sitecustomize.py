@@ -57,9 +57,9 @@ def _patch() -> None:
     runpy.run_path(os.path.join(_FOLDER, "call_patching.py"), {"function": "patch"})
 
 
-# As plain Python would have it. `penstock.running` wrote what is read here. Another interpreter of this
-# process has the same `sys.path`, but finds the environment turned back. Penstock works in one interpreter
-# only, so nothing is patched there.
+# As plain Python would have it. `penstock._multiprocessing.running` wrote what is read here. Another
+# interpreter of this process has the same `sys.path`, but finds the environment turned back. Penstock works
+# in one interpreter only, so nothing is patched there.
 _is_first = os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] == _FOLDER
 if _is_first and "PENSTOCK_PYTHONPATH" in os.environ:
     os.environ["PYTHONPATH"] = os.environ.pop("PENSTOCK_PYTHONPATH")

@@ -12,7 +12,8 @@ import sys
 from functools import wraps
 from multiprocessing.process import BaseProcess
 
-from . import _native, once
+from .. import _native
+from . import fork_lock
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def arm() -> None:
     global _armed
     if _armed:
         return
-    with once.lock:
+    with fork_lock.lock:
         if not _armed:
             from multiprocessing import util
 

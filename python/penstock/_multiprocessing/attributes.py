@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from .queues import _Family
+    from ..queues import _Family
 
 
 class Faces:

@@ -19,7 +19,7 @@ def run(program: Sequence[str]) -> NoReturn:
 
     Raises RuntimeError if this interpreter was started in a way that leaves Penstock no way in.
 
-        penstock.running.run(["-m", "json.tool", "--help"])
+        penstock._multiprocessing.running.run(["-m", "json.tool", "--help"])
     """
     if sys.flags.ignore_environment or sys.flags.no_site:
         raise RuntimeError(
