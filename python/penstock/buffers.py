@@ -10,8 +10,9 @@ from array import array
 from importlib import import_module
 from pickle import PickleBuffer
 
-from . import _native
 from ._multiprocessing.reducers import _REGISTERED
+from ._native import _reduce_ndarray as _reduce_usual_ndarray
+from ._native import _unmarked
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _reduce_large_ndarray(items: Any) -> tuple[Any, ...] | None:
         items = items.copy()
     order = "C" if items.flags.c_contiguous else "F"
     # As bytes without a meaning, because the buffer protocol does not know all types of NumPy.
-    buffer = _native._unmarked(items.view(f"V{dtype.itemsize}"))
+    buffer = _unmarked(items.view(f"V{dtype.itemsize}"))
     rebuild = _rebuild_swapped if dtype.byteorder == _FOREIGN else type(items)
     return rebuild, (items.shape, dtype, buffer, 0, None, order)
 
@@ -119,7 +120,7 @@ def _reducers_of_arrays() -> dict[type, Any]:
     """Those for the classes of a NumPy that the program has imported."""
     numpy: Any = import_module("numpy")
     reducers = {
-        "ndarray": _native._reduce_ndarray,
+        "ndarray": _reduce_usual_ndarray,
         "datetime64": _reduce_time,
         "timedelta64": _reduce_time,
     }

@@ -6,8 +6,8 @@ import copyreg
 import pickle
 from operator import index
 
-from . import _native
 from ._multiprocessing import finalize, fork_lock
+from ._native import Handle, JoinableQueueBase, QueueBase, SimpleQueueBase
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -34,10 +34,16 @@ _SIMPLE_QUEUE_BYTES = 1 << 20
 _MAX_DELIVERIES = 3
 
 
-class _Family(_native.Handle):
+class _Family(Handle):
     """What the three have in common: options, pickling, figures."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:  # each has these from its base in the binding
+
+        @property
+        def _closed(self) -> bool: ...
+        def put(self, obj: Any) -> None: ...
 
     def _open(
         self,
@@ -51,7 +57,7 @@ class _Family(_native.Handle):
     ) -> None:
         _arm()
         # Of a second `__init__()`: a fresh queue, whose reading and writing sides are open.
-        self.__dict__.pop("_known_faces", None)
+        self.__dict__.pop("_known_pipe_state", None)
         self._create(
             maxsize=max(0, _whole("maxsize", maxsize, most=1 << 62)),
             max_bytes=None if max_bytes is None else _whole("max_bytes", max_bytes, least=1, most=1 << 62),
@@ -71,22 +77,22 @@ class _Family(_native.Handle):
     def _reader(self) -> attributes.Reader:
         from ._multiprocessing import attributes
 
-        return attributes.Reader(self, self._faces())
+        return attributes.Reader(self, self._pipe_state())
 
     @property
     def _writer(self) -> attributes.Writer:
         from ._multiprocessing import attributes
 
-        return attributes.Writer(self, self._faces())
+        return attributes.Writer(self, self._pipe_state())
 
     @property
     def _rlock(self) -> attributes.ReadLock:
-        return self._faces().lock
+        return self._pipe_state().lock
 
-    def _faces(self) -> attributes.Faces:
+    def _pipe_state(self) -> attributes.PipeState:
         from ._multiprocessing import attributes
 
-        known: attributes.Faces = self.__dict__.setdefault("_known_faces", attributes.Faces())
+        known: attributes.PipeState = self.__dict__.setdefault("_known_pipe_state", attributes.PipeState())
         return known
 
     def statistics(self) -> Statistics:
@@ -130,7 +136,7 @@ class _Family(_native.Handle):
         return f"<{type(self).__module__}.{type(self).__qualname__} {name} at {id(self):#x}>"
 
 
-class Queue(_native.QueueBase[T], _Family):
+class Queue(QueueBase[T], _Family):
     """A first-in first-out queue between processes, in the place of `multiprocessing.Queue`.
 
     When `put()` returns, the item is in the queue, and every process sees it; there is no thread that sends
@@ -218,7 +224,7 @@ class Queue(_native.QueueBase[T], _Family):
         """
 
 
-class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
+class JoinableQueue(JoinableQueueBase[T], Queue[T]):
     """A queue that knows when all of its items are done, in the place of `multiprocessing.JoinableQueue`.
 
     For each item that it took, a worker calls `task_done()` when it is done; `join()` waits until all are. An
@@ -262,7 +268,7 @@ class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
         )
 
 
-class SimpleQueue(_native.SimpleQueueBase[T], _Family):
+class SimpleQueue(SimpleQueueBase[T], _Family):
     """A queue without time-outs and bound on its items, in the place of `multiprocessing.SimpleQueue`.
 
     Like the pipe that is the standard library's, it holds a limited number of bytes: `put()` waits while 1

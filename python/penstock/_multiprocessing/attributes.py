@@ -23,14 +23,24 @@ from queue import Empty
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Protocol
 
-    from ..queues import _Family
+    class _Queue(Protocol):
+        """What these attributes need of their queue."""
+
+        @property
+        def _closed(self) -> bool: ...
+        def _wait(self, timeout: float | None) -> bool: ...
+        def _take(self, timeout: float | None) -> Any: ...
+        def _end_when(self, has_ended: Callable[[], bool]) -> None: ...
+        def put(self, obj: Any) -> None: ...
+        def fileno(self) -> int: ...
 
 
-class Faces:
-    """What one handle remembers for its faces, which come and go. It does not refer to the handle."""
+class PipeState:
+    """What one handle remembers for its attributes, which come and go. It does not refer to the handle."""
 
     def __init__(self) -> None:
         self.is_reader_closed = False
@@ -40,26 +50,21 @@ class Faces:
         self.in_hand: list[Any] = []
 
 
-def _is_closed(queue: _Family) -> bool:
-    closed: bool = queue._closed  # type: ignore[attr-defined]
-    return closed
-
-
-class _Face:
+class _End:
     """Made anew at each access, so it equals all of its class and queue: who waits for it looks for it."""
 
-    def __init__(self, queue: _Family, faces: Faces) -> None:
+    def __init__(self, queue: _Queue, state: PipeState) -> None:
         self._queue = queue
-        self._faces = faces
+        self._state = state
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Face) and type(other) is type(self) and other._queue is self._queue
+        return isinstance(other, _End) and type(other) is type(self) and other._queue is self._queue
 
     def __hash__(self) -> int:
         return hash((type(self), id(self._queue)))
 
 
-class Reader(_Face):
+class Reader(_End):
     """A queue's `_reader`: what would be the reading end of its pipe."""
 
     def fileno(self) -> int:
@@ -74,12 +79,12 @@ class Reader(_Face):
         `recv`, so for such a thread this takes it already.
         """
         self._check()
-        faces = self._faces
-        if not faces.lock.is_mine():
+        state = self._state
+        if not state.lock.is_mine():
             return self._queue._wait(timeout)
-        if not faces.in_hand:
+        if not state.in_hand:
             try:
-                faces.in_hand.append(self._queue._take(timeout))
+                state.in_hand.append(self._queue._take(timeout))
             except Empty:
                 return False
         return True
@@ -87,9 +92,9 @@ class Reader(_Face):
     def recv(self) -> Any:
         """Take an item out of the queue. Waits for one."""
         self._check()
-        faces = self._faces
-        if faces.lock.is_mine() and faces.in_hand:
-            return faces.in_hand.pop()
+        state = self._state
+        if state.lock.is_mine() and state.in_hand:
+            return state.in_hand.pop()
         return self._queue._take(None)
 
     def close(self) -> None:
@@ -97,27 +102,27 @@ class Reader(_Face):
 
         A worker does so, and expects BrokenPipeError when nobody can take any more, as for `Writer.close`.
         """
-        self._faces.is_reader_closed = True
+        self._state.is_reader_closed = True
         _end_with_parent(self._queue)
 
     @property
     def closed(self) -> bool:
         """Whether this, or the queue, was closed here."""
-        return self._faces.is_reader_closed or _is_closed(self._queue)
+        return self._state.is_reader_closed or self._queue._closed
 
     def _check(self) -> None:
         if self.closed:
             raise OSError("handle is closed")
 
 
-class Writer(_Face):
+class Writer(_End):
     """A queue's `_writer`: what would be the writing end of its pipe."""
 
     def send(self, obj: Any) -> None:
         """Put an object into the queue."""
         if self.closed:
             raise OSError("handle is closed")
-        self._queue.put(obj)  # type: ignore[attr-defined]
+        self._queue.put(obj)
 
     def close(self) -> None:
         """Put no more into the queue, in this process.
@@ -125,16 +130,16 @@ class Writer(_Face):
         A worker does so, and expects to be told by EOFError when nobody can put any more: when the process
         that started it has ended.
         """
-        self._faces.is_writer_closed = True
+        self._state.is_writer_closed = True
         _end_with_parent(self._queue)
 
     @property
     def closed(self) -> bool:
         """Whether this, or the queue, was closed here."""
-        return self._faces.is_writer_closed or _is_closed(self._queue)
+        return self._state.is_writer_closed or self._queue._closed
 
 
-def _end_with_parent(queue: _Family) -> None:
+def _end_with_parent(queue: _Queue) -> None:
     parent = process.parent_process()
     if parent is None:
         return

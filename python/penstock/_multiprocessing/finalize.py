@@ -12,7 +12,7 @@ import sys
 from functools import wraps
 from multiprocessing.process import BaseProcess
 
-from .. import _native
+from .._native import _forget_carried, _leave_all
 from . import fork_lock
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
@@ -59,7 +59,7 @@ def _settle_at_exit() -> None:
 
 
 def _settle() -> None:
-    _native._leave_all(_ends_by_an_error())
+    _leave_all(_ends_by_an_error())
 
 
 def _ends_by_an_error() -> bool:
@@ -83,7 +83,7 @@ def _last_printed_error() -> BaseException | None:
 def _after_fork() -> None:
     global _last_error_of_parent
     _last_error_of_parent = _last_printed_error()
-    _native._forget_carried()
+    _forget_carried()
     _settle_at_exit()
 
 
