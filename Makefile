@@ -138,6 +138,8 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@echo "== ruff"
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m ruff format --quiet --check .
+	@echo "== import-linter"
+	@log=$$(PYTHONPATH=python:. $(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$log"; false; }
 	@echo "== mypy"
 	@$(BIN)/python -m mypy --no-error-summary
 	@echo "== stubtest"
