@@ -7,23 +7,37 @@ import pickle
 from operator import index
 
 from ._multiprocessing import finalize, fork_lock
-from ._native import Handle, JoinableQueueBase, QueueBase, SimpleQueueBase
+from ._native import Handle
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing import queues
     from multiprocessing.context import BaseContext
     from typing import Any, SupportsIndex
 
     from typing_extensions import TypeVar
 
-    from ._multiprocessing import attributes, reduction
+    from ._multiprocessing import attributes
+    from ._native import JoinableQueueBase as _JoinableQueueBase
+    from ._native import QueueBase as _QueueBase
+    from ._native import SimpleQueueBase as _SimpleQueueBase
     from .statistics import Statistics
 
     T = TypeVar("T", default=Any)  # so that no checker asks what `Queue()` is a queue of
+
+    # For a checker they are standard queues from the beginning, so that they fit where those are declared.
+    class QueueBase(_QueueBase[T], queues.Queue[T]): ...
+
+    class JoinableQueueBase(_JoinableQueueBase[T], queues.JoinableQueue[T]): ...
+
+    class SimpleQueueBase(_SimpleQueueBase[T], queues.SimpleQueue[T]): ...
+
 else:
+    from ._native import JoinableQueueBase, QueueBase, SimpleQueueBase
+
     T = None
 
 # Where a put into a SimpleQueue begins to wait. The standard library's waits as soon as its pipe is full,
@@ -114,12 +128,12 @@ class _Family(Handle):
     # The protocol of `multiprocessing`'s queues: a subclass with a state of its own overrides these two and
     # calls them.
 
-    def __getstate__(self) -> reduction.State:
+    def __getstate__(self) -> Any:
         from ._multiprocessing import reduction
 
         return reduction.describe(self)
 
-    def __setstate__(self, state: reduction.State) -> None:
+    def __setstate__(self, state: Any) -> None:
         from ._multiprocessing import reduction
 
         _arm()
@@ -290,7 +304,7 @@ class SimpleQueue(SimpleQueueBase[T], _Family):
     ) -> None:
         self._open(max_bytes=max_bytes, protocol=protocol, soft_bytes=_SIMPLE_QUEUE_BYTES)
 
-    def __getstate__(self) -> reduction.State:
+    def __getstate__(self) -> Any:
         if self._closed:
             raise OSError("handle is closed")
         return super().__getstate__()

@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import penstock
+from penstock.context import Context
 from penstock.errors import PenstockError
 
 from .interrupts import FirstInterrupt, blocked
@@ -36,6 +36,12 @@ _SECONDS_FOR_TASK = 1.0
 class _Result(NamedTuple):
     task: int
     findings: Findings
+
+
+_Tasks = penstock.JoinableQueue[Task | None]
+"""None sends a worker home."""
+
+_Results = penstock.Queue[_Result]
 
 
 @dataclass
@@ -66,7 +72,7 @@ class Job:
         tasks: Sequence[Task],
         workers: int,
         kill: bool,
-        context: BaseContext,
+        context: Context,
         interrupt: FirstInterrupt,
     ) -> None:
         self._tasks = tasks
@@ -74,8 +80,8 @@ class Job:
         self._findings = Findings()
         self._done: set[int] = set()
         self._duplicates = 0
-        self._to_do = penstock.JoinableQueue(max_deliveries=_MAX_DELIVERIES, ctx=context)
-        self._results = penstock.Queue(ctx=context)
+        self._to_do: _Tasks = penstock.JoinableQueue(max_deliveries=_MAX_DELIVERIES, ctx=context)
+        self._results: _Results = penstock.Queue(ctx=context)
         self._kills = _Kills(len(tasks)) if kill else None
         self._crew = _Crew(workers, context, self._to_do, self._results)
         self._seconds_starting = 0.0
@@ -159,11 +165,11 @@ class _Kills:
 class _Crew:
     """A number of workers, each replaced when it is gone. Leaving the `with` kills those that are left."""
 
-    def __init__(self, size: int, context: BaseContext, to_do: Any, results: Any) -> None:
+    def __init__(self, size: int, context: Context, to_do: _Tasks, results: _Results) -> None:
         self.killed = 0
         self.lost = 0
         self._size = size
-        self._context: Any = context
+        self._context = context
         self._to_do = to_do
         self._results = results
         self._workers: list[BaseProcess] = []
@@ -227,7 +233,7 @@ class _Crew:
             self._remove(worker)
 
 
-def _work(to_do: Any, results: Any) -> None:
+def _work(to_do: _Tasks, results: _Results) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     while parent.is_alive():
