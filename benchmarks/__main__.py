@@ -72,7 +72,7 @@ class Bench:
             able = [rival for rival in self.rivals.values() if rival.suits(shape)]
             if payload.array_bytes:  # a batch of them fits in no rival's ring
                 able = [rival for rival in able if not rival.batch]
-            payload.make()  # nobody imports a package while it is timed: what is forked has it already
+            payload.make()  # imports its package now, so that no forked process does while it is timed
             name = f"{payload.name}, {shape[0]}x{shape[1]}"
             limits = 3 if payload.array_bytes else 1
             rounds = self.options.rounds

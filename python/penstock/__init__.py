@@ -22,7 +22,7 @@ if sys.platform != "linux":
 
 from . import (
     errors,
-    interpreter,  # noqa: F401  # first: it refuses what the binding would be harmed by
+    interpreter,  # noqa: F401  # first: it raises where the binding must not be loaded
 )
 from ._native import __version__
 from .context import get_context

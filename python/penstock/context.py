@@ -80,7 +80,7 @@ class Context(standard.BaseContext):
 
     if TYPE_CHECKING:
 
-        @overload  # type: ignore[override]  # the stubs say what the default context answers
+        @overload  # type: ignore[override]  # the stubs return the default context
         def get_context(self, method: None = None) -> Self: ...
         @overload
         def get_context(self, method: Literal["fork"]) -> ForkContext: ...
@@ -92,7 +92,7 @@ class Context(standard.BaseContext):
         def get_context(self, method: str | None) -> Context: ...
 
     def get_context(self, method: str | None = None) -> Context:
-        """Return this context, or Penstock's one of another start method; see `penstock.get_context`.
+        """Return this context, or the one of another start method; see `penstock.get_context`.
 
         >>> get_context("fork").get_context("spawn").get_start_method()
         'spawn'
@@ -153,7 +153,7 @@ def get_context(method: str | None = None) -> Context:
     """Return a `multiprocessing` context whose queues are Penstock's; the rest is the standard library's.
 
     `method` is the start method: "fork", "spawn", "forkserver", or None for the one that `multiprocessing`
-    uses, which is settled by this call as by `multiprocessing.get_context()`. The answer's factories have the
+    uses; None fixes that one, as `multiprocessing.get_context()` does. The context's factories have the
     keyword arguments of the queue classes too. Pools made with it have Penstock's queues inside. Nothing
     blocks. Raises ValueError for an unknown method.
 

@@ -1,8 +1,7 @@
-"""The private attributes of `multiprocessing`'s queues that known programs touch.
+"""The private attributes of `multiprocessing`'s queues that known programs use.
 
-`multiprocessing`'s queues are a pipe and locks around it, and programs that have come to know these reach for
-them. A queue of Penstock has neither; what stands here answers in their place, as far as one of these
-programs needs it:
+A queue of `multiprocessing` is a pipe with locks around it, and some programs use these directly. A queue of
+Penstock has neither. The objects of this module stand for them, as far as one of these programs needs it:
 
     queue._reader       recv, poll, close    multiprocessing.pool.Pool (results; a worker closes it)
                         fileno               the same, whose `_get_sentinels` waits with it
@@ -10,8 +9,7 @@ programs needs it:
     queue._writer       send, close          multiprocessing.pool.Pool (tasks; a worker closes it)
     queue._rlock        acquire, release     the same, when it is terminated
 
-`queue._closed` has the standard name too, but no program that we know asks for it: it is there for this file
-and for queues.py.
+`queue._closed` has the standard name too, but no known program uses it: it is for this module and queues.py.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class _Queue(Protocol):
-        """What these attributes need of their queue."""
+        """What the attributes need of their queue."""
 
         @property
         def _closed(self) -> bool: ...
@@ -40,18 +38,18 @@ if TYPE_CHECKING:
 
 
 class PipeState:
-    """What one handle remembers for its attributes, which come and go. It does not refer to the handle."""
+    """What a handle keeps for its attributes between accesses. It does not refer to the handle."""
 
     def __init__(self) -> None:
         self.is_reader_closed = False
         self.is_writer_closed = False
         self.lock = ReadLock()
-        # What `poll` has promised to the thread that holds the lock.
+        # The item that `poll` has taken for the thread that holds the lock.
         self.in_hand: list[Any] = []
 
 
 class _End:
-    """Made anew at each access, so it equals all of its class and queue: who waits for it looks for it."""
+    """Made anew at each access, so it equals all of its class and queue: `connection.wait` compares."""
 
     def __init__(self, queue: _Queue, state: PipeState) -> None:
         self._queue = queue
@@ -73,10 +71,10 @@ class Reader(_End):
         return self._queue.fileno()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
-        """Whether `recv` would find something, within `timeout` seconds (None for ever).
+        """Whether there is an item for `recv`. Waits for one, `timeout` seconds at most (None for ever).
 
-        A thread that holds the lock of the reading side expects that nobody takes it away before it calls
-        `recv`, so for such a thread this takes it already.
+        A thread that holds the lock of the reading side relies on the item being there when it calls `recv`.
+        For such a thread this takes the item already.
         """
         self._check()
         state = self._state
@@ -98,9 +96,10 @@ class Reader(_End):
         return self._queue._take(None)
 
     def close(self) -> None:
-        """Take no more out of the queue, in this process.
+        """Take nothing more out of the queue, in this process.
 
-        A worker does so, and expects BrokenPipeError when nobody can take any more, as for `Writer.close`.
+        A worker that has called this expects BrokenPipeError from a put when the process that started it has
+        ended, because then no process can take the item.
         """
         self._state.is_reader_closed = True
         _end_with_parent(self._queue)
@@ -125,10 +124,10 @@ class Writer(_End):
         self._queue.put(obj)
 
     def close(self) -> None:
-        """Put no more into the queue, in this process.
+        """Put nothing more into the queue, in this process.
 
-        A worker does so, and expects to be told by EOFError when nobody can put any more: when the process
-        that started it has ended.
+        A worker that has called this expects EOFError from a get when the process that started it has ended,
+        because then no process can put an item.
         """
         self._state.is_writer_closed = True
         _end_with_parent(self._queue)
@@ -145,12 +144,12 @@ def _end_with_parent(queue: _Queue) -> None:
         return
     if parent.pid == os.getppid():
         queue._end_when(lambda: os.getppid() != parent.pid)
-    else:  # started by a fork server, which lives on
+    else:  # started by a fork server, which outlives the parent
         queue._end_when(lambda: not parent.is_alive())
 
 
 class ReadLock:
-    """A queue's `_rlock`. Nothing in Penstock waits for it; see `Reader.poll`."""
+    """A queue's `_rlock`. Only `Reader.poll` asks who holds it; no operation of a queue waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -162,7 +161,7 @@ class ReadLock:
         return self._owner == threading.get_ident()
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take it, as a lock of `multiprocessing`; again and again, if this thread has it already."""
+        """Take it, as a lock of `multiprocessing`. The thread that holds it may take it again."""
         if not self._lock.acquire(block, -1 if timeout is None or not block else max(0.0, timeout)):
             return False
         self._owner = threading.get_ident()
@@ -170,7 +169,7 @@ class ReadLock:
         return True
 
     def release(self) -> None:
-        """Let go of it. Raises ValueError if this thread does not hold it."""
+        """Release it. Raises ValueError if this thread does not hold it."""
         if not self.is_mine():
             raise ValueError("semaphore or lock released too many times")
         self._depth -= 1

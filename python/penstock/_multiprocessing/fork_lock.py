@@ -1,9 +1,9 @@
-"""A lock for what is done once in a process, by whichever of its threads comes first."""
+"""A lock for what the first thread to come does once in a process."""
 
 import os
 from threading import RLock
 
-# A thread that forks holds it from before until after, so that no child inherits it in the hands of a thread
-# that it does not have.
+# The forking thread holds it across the fork. Otherwise the child could inherit it as held by a thread that
+# does not exist there.
 lock = RLock()
 os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

@@ -1,4 +1,4 @@
-"""The command line: reads what is asked for, and hands it on to the command, each in a file of its own."""
+"""The command line. Each command is a file."""
 
 import argparse
 import os
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"penstock {options.command}: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read the output has gone. What is left of it goes nowhere when the interpreter flushes it.
+        # The reader of the output has closed it. The interpreter flushes what is left to nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

@@ -48,7 +48,7 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """Split a command line after the program to be run: what follows is the program's, whatever it is."""
+    """Split a command line behind the name of the program to run: the rest is the program's arguments."""
     if arguments[:1] != ["run"]:
         return arguments, []
     end = 1

@@ -1,7 +1,7 @@
 """Executed by its path in a process that may be unable to import Penstock by name, to patch it.
 
-Loads the package that this file lies in, whatever `sys.path` is, and calls the function of
-`penstock._multiprocessing.patching` that whoever executes this file has named in `function`.
+Loads the package that this file lies in, whatever `sys.path` is. Then calls a function of
+`penstock._multiprocessing.patching`: the caller passes its name as the global `function`.
 """
 
 import os
