@@ -356,13 +356,10 @@ def _whole(name: str, value: SupportsIndex, *, most: int, least: int | None = No
     return number
 
 
-# The docstrings of methods written in Rust, for doctest, which does not look there.
+# The docstrings of the binding's methods, which doctest does not find by itself.
 __test__ = {
-    f"{owner.__name__}.{name}": getattr(owner, name).__doc__
-    for owner, names in (
-        (Queue, ("put", "get", "qsize", "empty", "full", "close")),
-        (JoinableQueue, ("task_done", "join", "dead_letters")),
-        (SimpleQueue, ("put", "get", "empty", "close")),
-    )
-    for name in names
+    f"{base.__name__}.{name}": method.__doc__
+    for base in (Handle, QueueBase, JoinableQueueBase, SimpleQueueBase)
+    for name, method in vars(base).items()
+    if not name.startswith("_")
 }
