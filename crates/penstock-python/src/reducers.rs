@@ -47,7 +47,10 @@ pub fn registered(py: Python<'_>) -> PyResult<Py<PyDict>> {
 }
 
 fn attribute(py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
-    Ok(py.import("penstock._multiprocessing.reducers")?.getattr(name)?.unbind())
+    Ok(py
+        .import("penstock._multiprocessing.reducers")?
+        .getattr(name)?
+        .unbind())
 }
 
 /// The other pickler of one handle.
