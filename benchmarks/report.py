@@ -1,4 +1,4 @@
-"""Tables for people, figures for programs, charts to look at."""
+"""The report: tables, figures for programs, charts."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ work disturbs. Rounds of the rivals are interleaved, so that a disturbance meets
 are medians, with the least and the most beside them; and only ratios within one run mean anything. Your
 machine, your objects and your number of processes are others: run `make bench` yourself.
 
-**What nobody reads.** Consumers count what they get and drop it. A large array that Penstock passes is
-mapped by the receiver and not copied, so who never looks at it never pays the page faults of a look, whereas
-the rivals have copied all of it by then. "1 MB array, read" is the same array of which the consumer reads one
-number of each page, which brings all of its pages in: compare it with "1 MB array" to see what reading costs.
-In all other scenarios with arrays, a DataFrame or a tensor nobody reads them, so a program that does sees
+**What is not read.** Consumers count what they get and drop it. A large array that Penstock passes is mapped
+by the receiver and not copied. So a consumer that does not read it pays no page faults, whereas the rivals
+have copied all of it by then. "1 MB array, read" is the same array of which the consumer reads one number of
+each page, which brings all of its pages in: compare it with "1 MB array" to see what reading costs. In all
+other scenarios with arrays, a DataFrame or a tensor the consumers read nothing, so a program that does sees
 smaller ratios.
 
 """

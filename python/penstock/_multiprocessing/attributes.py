@@ -149,7 +149,7 @@ def _end_with_parent(queue: _Queue) -> None:
 
 
 class ReadLock:
-    """A queue's `_rlock`. Only `Reader.poll` asks who holds it; no operation of a queue waits for it."""
+    """A queue's `_rlock`. Only `Reader.poll` reads its owner; no operation of a queue waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
