@@ -142,8 +142,12 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@echo "== ruff"
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m ruff format --quiet --check .
+	@echo "== import-linter"
+	@log=$$(PYTHONPATH=python:. $(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$log"; false; }
 	@echo "== mypy"
 	@$(BIN)/python -m mypy --no-error-summary
+	@echo "== The types that programs see"
+	@$(BIN)/python tools/check_types.py $(DOCUMENTS) tests/types_of_the_interface.py
 	@echo "== stubtest"
 	@MYPYPATH=python $(BIN)/python -m mypy.stubtest --concise penstock._native
 	@echo "Nothing to complain about."

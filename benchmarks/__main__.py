@@ -21,7 +21,8 @@ import penstock
 from . import growth, recovery, report, resources, rivals, round_trips, sizes, threads, throughput
 from .measured import Measured, Target, at_least, at_most, interleave, missed
 from .payloads import PAYLOADS, Payload
-from .rivals import Rival, Shape
+from .results import Results
+from .rivals.interface import Rival, Shape
 from .throughput import HANDED, IN_TURN, LIMIT
 
 OURS, STANDARD, PIPE, FIFO = "Penstock", "multiprocessing.Queue", "multiprocessing.Pipe", "faster-fifo"
@@ -39,7 +40,7 @@ class Bench:
         self.progress = progress
         self.task = progress.add_task("measuring", total=None)
         self.rivals, self.missing = rivals.available()
-        self.results = report.Results(missing=self.missing)
+        self.results = Results(missing=self.missing)
         self.targets: list[Target] = self.results.targets
 
     def stage(self, text: str, steps: int) -> None:
@@ -71,7 +72,7 @@ class Bench:
             able = [rival for rival in self.rivals.values() if rival.suits(shape)]
             if payload.array_bytes:  # a batch of them fits in no rival's ring
                 able = [rival for rival in able if not rival.batch]
-            payload.make()  # nobody imports a package while it is timed: what is forked has it already
+            payload.make()  # imports its package now, so that no forked process does while it is timed
             name = f"{payload.name}, {shape[0]}x{shape[1]}"
             limits = 3 if payload.array_bytes else 1
             rounds = self.options.rounds

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from . import round_trips
+from .results import Results
 from .throughput import HANDED, IN_TURN, LIMIT
-
-if TYPE_CHECKING:
-    from .report import Results
 
 # Drawn as SVG that is the same for the same figures.
 mpl.rcParams["svg.hashsalt"] = "penstock"

@@ -174,7 +174,7 @@ def redelivery(leases: int) -> tuple[float, float, float, float]:
     death = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")  # its time; shared, and 0 before
     ours, its = _CONTEXT.Pipe()
     holder = _CONTEXT.Process(target=_hold, args=(tasks, leases, holding), daemon=True)
-    joiner = _CONTEXT.Process(target=tasks.join, daemon=True)  # it waits, so it looks after the dead
+    joiner = _CONTEXT.Process(target=tasks.join, daemon=True)  # a waiter sweeps the dead
     observer = _CONTEXT.Process(target=_observe, args=(tasks, observing, death, its), daemon=True)
     holder.start()
     holding.wait()

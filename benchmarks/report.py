@@ -1,4 +1,4 @@
-"""Tables for people, figures for programs, charts to look at."""
+"""The report: tables, figures for programs, charts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from rich.table import Table
 
 import penstock
 
-from . import growth, recovery, round_trips, sizes, threads
-from .measured import Measured, Target, three_digits
+from . import recovery, round_trips, sizes, threads
+from .measured import Measured, three_digits
+from .results import Results
 from .throughput import LIMIT
 
 _PREFACE = """\
@@ -30,11 +31,11 @@ work disturbs. Rounds of the rivals are interleaved, so that a disturbance meets
 are medians, with the least and the most beside them; and only ratios within one run mean anything. Your
 machine, your objects and your number of processes are others: run `make bench` yourself.
 
-**What nobody reads.** Consumers count what they get and drop it. A large array that Penstock passes is
-mapped by the receiver and not copied, so who never looks at it never pays the page faults of a look, whereas
-the rivals have copied all of it by then. "1 MB array, read" is the same array of which the consumer reads one
-number of each page, which brings all of its pages in: compare it with "1 MB array" to see what reading costs.
-In all other scenarios with arrays, a DataFrame or a tensor nobody reads them, so a program that does sees
+**What is not read.** Consumers count what they get and drop it. A large array that Penstock passes is mapped
+by the receiver and not copied. So a consumer that does not read it pays no page faults, whereas the rivals
+have copied all of it by then. "1 MB array, read" is the same array of which the consumer reads one number of
+each page, which brings all of its pages in: compare it with "1 MB array" to see what reading costs. In all
+other scenarios with arrays, a DataFrame or a tensor the consumers read nothing, so a program that does sees
 smaller ratios.
 
 """
@@ -48,23 +49,6 @@ _USED_BEFORE = (
     "The round that takes new memory is left out. A put that is the first to touch its memory costs about "
     "1 microsecond instead of 0.3: the system zeroes a page for every 32 of them."
 )
-
-
-@dataclass
-class Results:
-    """All figures of a run."""
-
-    missing: dict[str, str]
-    throughput: dict[str, dict[str, Measured]] = field(default_factory=dict)
-    round_trips: dict[str, dict[str, dict[str, Measured]]] = field(default_factory=dict)
-    resources: dict[str, dict[str, Measured]] = field(default_factory=dict)
-    memory: dict[str, tuple[int, int]] = field(default_factory=dict)
-    backlog: growth.Costs = field(default_factory=dict)
-    participants: growth.Costs = field(default_factory=dict)
-    threads: threads.Results = field(default_factory=dict)
-    sizes: sizes.Results = field(default_factory=sizes.Results)
-    recovery: recovery.Figures = field(default_factory=dict)
-    targets: list[Target] = field(default_factory=list)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import penstock
 
 from .payloads import PAYLOADS
-from .rivals import Channel, Rival
+from .rivals.interface import Channel, Rival
 
 _CONTEXT = multiprocessing.get_context("fork")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .rivals import Channel, End, Receiver, Rival, Sender, Shape
+from .rivals.interface import Channel, End, Receiver, Rival, Sender, Shape
 
 _CONTEXT = multiprocessing.get_context("fork")
 _WARM_UP = 200

@@ -15,7 +15,7 @@ import penstock
 
 from .measured import Measured
 from .payloads import Payload
-from .rivals import Rival
+from .rivals.interface import Rival
 from .throughput import throughput
 
 KINDS: dict[str, Callable[[int], Any]] = {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .payloads import Payload
-from .rivals import Channel, Rival, Shape
+from .rivals.interface import Channel, Rival, Shape
 
 LIMIT = "limit"
 IN_TURN = "limit, two buffers in turn"
@@ -91,7 +91,7 @@ class _Round:
         for _ in getting:
             self.channel.end_one()
             if self.rival.batch:
-                # Nobody may take two endings, so each waits for the one before it.
+                # No consumer may take two endings, so each is put after one consumer more has ended.
                 ended = multiprocessing.connection.wait(running)
                 running = [sentinel for sentinel in running if sentinel not in ended]
         for process in getting:

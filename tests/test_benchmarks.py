@@ -7,6 +7,8 @@ import pytest
 from benchmarks import recovery, report, resources, rivals, sizes
 from benchmarks.measured import Measured
 from benchmarks.payloads import Payload
+from benchmarks.results import Results
+from benchmarks.rivals.interface import Rival, Shape
 
 import penstock
 
@@ -36,7 +38,7 @@ def test_sizes_lie_on_both_sides_of_each_threshold(kind: str) -> None:
 
 
 def test_costs_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    def throughput(rival: rivals.Rival, payload: Payload, shape: rivals.Shape, items: int) -> float:
+    def throughput(rival: Rival, payload: Payload, shape: Shape, items: int) -> float:
         assert items >= sizes._LEAST_ITEMS
         microseconds = sizes._message(lambda _: payload.make(), 0)
         return 1e6 / (microseconds if rival.is_ours else 2 * microseconds)
@@ -82,7 +84,7 @@ def test_joining_is_timed() -> None:
 
 
 def test_report_of_sizes_and_recovery() -> None:
-    results = report.Results(missing={})
+    results = Results(missing={})
     by_size = costs({8: 1.0, 16: 3.0, 20: 1.0})
     results.sizes = sizes.Results({"bytes": by_size}, {"bytes": sizes.check(by_size)})
     results.recovery = {name: Measured([1.0, 2.0, 3000.0]) for name in recovery.UNITS}

@@ -460,7 +460,7 @@ def test_plain_text_without_rich(small: Path, tmp_path: Path) -> None:
 # Its end, at any time.
 
 # The line after which Ctrl-C is pressed.
-MOMENTS = ["Looking through", " tasks for 8 workers", "killed worker"]
+MOMENTS = ["Listing the files", " tasks for 8 workers", "killed worker"]
 
 
 @pytest.mark.parametrize("times", [1, 3])

@@ -18,10 +18,8 @@ def run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 # What is slow to import, and what is needed only once a queue is opened, or by few programs.
 LATE = ["typing", "dataclasses", "inspect", "importlib.util", "pickletools", "argparse"]
-LATE += [
-    f"penstock.{name}"
-    for name in ("buffers", "cli", "connections", "faces", "passing", "patching", "statistics")
-]
+LATE += [f"penstock.{name}" for name in ("buffers", "cli", "connections", "demo", "statistics")]
+LATE += [f"penstock._multiprocessing.{name}" for name in ("attributes", "patching", "reduction", "running")]
 
 
 def test_modules_that_an_import_does_not_load() -> None:

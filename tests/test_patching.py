@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 import penstock
-from penstock import patching
+from penstock._multiprocessing import patching
 from tests.support.programs import METHODS, PLAIN, run, write
 
 BOUND_EARLIER = {"Queue": Queue, "SimpleQueue": SimpleQueue, "JoinableQueue": JoinableQueue}

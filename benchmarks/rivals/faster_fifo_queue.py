@@ -10,7 +10,7 @@ from typing import Any
 import faster_fifo
 import faster_fifo_reduction  # noqa: F401  # so that its queues can be passed to processes
 
-from . import End, QueueChannel, Receiver, Rival, Sender, Shape
+from .interface import End, QueueChannel, Receiver, Rival, Sender, Shape
 
 BATCH = 100
 # Enough for several of the largest messages. Its own default of 1 MB refuses those.

@@ -7,7 +7,7 @@ from typing import Any
 
 import penstock
 
-from . import End, QueueChannel, Receiver, Rival, Sender, Shape
+from .interface import End, QueueChannel, Receiver, Rival, Sender, Shape
 from .standard_pipe import PipeChannel, both_ways
 
 BATCH = 100

@@ -12,7 +12,7 @@ from typing import Any
 
 import zmq
 
-from . import Receiver, Rival, Sender, Shape
+from .interface import Receiver, Rival, Sender, Shape
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from . import End, QueueChannel, Receiver, Rival, Shape
+from .interface import End, QueueChannel, Receiver, Rival, Shape
 
 
 class _Joinable(QueueChannel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from multiprocessing.context import BaseContext
 from typing import Any
 
-from . import End, Receiver, Rival, Sender, Shape
+from .interface import End, Receiver, Rival, Sender, Shape
 
 
 class PipeChannel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multiprocessing.context import BaseContext
 
-from . import QueueChannel, Rival, Shape
+from .interface import QueueChannel, Rival, Shape
 
 
 def _open(context: BaseContext, shape: Shape) -> QueueChannel:

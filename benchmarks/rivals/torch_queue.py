@@ -6,7 +6,7 @@ from multiprocessing.context import BaseContext
 
 import torch.multiprocessing
 
-from . import QueueChannel, Rival, Shape
+from .interface import QueueChannel, Rival, Shape
 
 
 def _open(context: BaseContext, shape: Shape) -> QueueChannel:

@@ -22,19 +22,11 @@ if sys.platform != "linux":
 
 from . import (
     errors,
-    interpreter,  # noqa: F401  # first: it refuses what the binding would be harmed by
+    interpreter,  # noqa: F401  # first: it raises where the binding must not be loaded
 )
 from ._native import __version__
 from .context import get_context
 from .queues import JoinableQueue, Queue, SimpleQueue
-
-TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
-if TYPE_CHECKING:
-    from typing import Any
-
-    from .connections import Pipe
-    from .patching import patch, unpatch
-    from .statistics import Statistics
 
 __all__ = [
     "JoinableQueue",
@@ -49,18 +41,24 @@ __all__ = [
     "unpatch",
 ]
 
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
+if TYPE_CHECKING:
+    from ._multiprocessing.patching import patch, unpatch
+    from .connections import Pipe
+    from .statistics import Statistics
+else:
 
-def __getattr__(name: str) -> Any:
-    if name == "Pipe":  # late, as `connections` says
-        from .connections import Pipe
+    def __getattr__(name: str) -> object:
+        if name == "Pipe":  # late, as `connections` says
+            from .connections import Pipe
 
-        return Pipe
-    if name in ("patch", "unpatch"):  # late, because few programs need them
-        from . import patching
+            return Pipe
+        if name in ("patch", "unpatch"):  # late, because few programs need them
+            from ._multiprocessing import patching
 
-        return getattr(patching, name)
-    if name == "Statistics":
-        from .statistics import Statistics
+            return getattr(patching, name)
+        if name == "Statistics":
+            from .statistics import Statistics
 
-        return Statistics
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return Statistics
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

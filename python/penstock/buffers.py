@@ -1,6 +1,7 @@
-"""How memory travels that pickle cannot pickle, or would copy more often than it must.
+"""Reducers for memory that pickle cannot pickle, or copies more often than necessary.
 
-The binding asks for these reducers after all that a program has registered, and only for protocol 5.
+The binding uses them after all that a program has registered, and only for protocol 5. The names of the
+`_rebuild` functions are in the pickles.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from array import array
 from importlib import import_module
 from pickle import PickleBuffer
 
-from . import _native
-from .reducers import _REGISTERED
+from ._multiprocessing.reducers import _REGISTERED
+from ._native import _reduce_ndarray as _reduce_plain_ndarray
+from ._native import _unmarked
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def _reduce_memoryview(view: memoryview) -> _Reduced:
     if not view.c_contiguous:
         copy = view.tobytes() if view.readonly else bytearray(view.tobytes())
         view = memoryview(copy).cast(view.format, view.shape)  # type: ignore[call-overload]
-    # To cast is to find out whether the receiver can.
+    # Raises here what the cast would raise in the receiver.
     flat = view.cast("B")
     if flat.nbytes:
         flat.cast(view.format, view.shape)  # type: ignore[call-overload]
@@ -64,33 +66,33 @@ def _rebuild_array(typecode: Any, buffer: Any) -> array[Any]:
 
 
 def _reduce_ndarray(items: Any) -> _Reduced:
-    """For a `numpy.ndarray` whose items need more than a short name; the binding reduces all others.
+    """For a `numpy.ndarray` whose type needs more than a short name; the binding reduces all others.
 
-    What arrives is what protocol 4 delivers, the default of `multiprocessing` up to Python 3.13: an array
-    that may be written to, without gaps, its numbers in the machine's own byte order.
+    The receiver gets what protocol 4 delivers, the default of `multiprocessing` up to Python 3.13: a writable
+    array without gaps, its numbers in the machine's own byte order.
     """
     try:
         reduced = _reduce_large_ndarray(items)
     except Exception:
-        reduced = None  # a question that this NumPy does not answer
+        reduced = None  # this NumPy lacks an attribute
     return cast(_Reduced, items.__reduce_ex__(_NORMALIZING)) if reduced is None else reduced
 
 
 def _reduce_large_ndarray(items: Any) -> tuple[Any, ...] | None:
-    """Its memory beside the pickle; None if that cannot be, or is too small to be worth it."""
+    """With its memory beside the pickle; None if that is impossible, or too small to be worth it."""
     dtype = items.dtype
     if (
         items.nbytes < _OUT_OF_BAND
         or dtype.hasobject
         or dtype.kind not in "biufcmMSUV"
-        or dtype.isbuiltin == 2  # a program's own type, of which NumPy knows no more than the size
+        or dtype.isbuiltin == 2  # a program's own type, of which NumPy knows only the size
     ):
         return None
     if not (items.flags.c_contiguous or items.flags.f_contiguous):
         items = items.copy()
     order = "C" if items.flags.c_contiguous else "F"
-    # As bytes without a meaning, because the buffer protocol does not know all types of NumPy.
-    buffer = _native._unmarked(items.view(f"V{dtype.itemsize}"))
+    # As untyped bytes, because the buffer protocol does not have all types of NumPy.
+    buffer = _unmarked(items.view(f"V{dtype.itemsize}"))
     rebuild = _rebuild_swapped if dtype.byteorder == _FOREIGN else type(items)
     return rebuild, (items.shape, dtype, buffer, 0, None, order)
 
@@ -98,20 +100,20 @@ def _reduce_large_ndarray(items: Any) -> tuple[Any, ...] | None:
 def _rebuild_swapped(shape: Any, dtype: Any, buffer: Any, offset: int, strides: Any, order: str) -> Any:
     numpy: Any = import_module("numpy")
     items = numpy.ndarray(shape, dtype, buffer, offset, strides, order)
-    # NumPy, too, names the order of those types that have parameters.
+    # NumPy itself spells out the byte order of types with parameters.
     has_parameters = dtype.kind in "mMSU" or dtype.metadata is not None
-    # A copy: to swap in place would have the kernel copy the queue's pages one by one.
+    # A copy, because a swap in place would make the kernel copy the queue's pages one by one.
     return items.astype(dtype.newbyteorder(_OWN if has_parameters else "="))
 
 
 def _reduce_time(time: Any) -> _Reduced:
-    """For a `numpy.datetime64` or `timedelta64`: NumPy's own way pickles its type anew for each."""
+    """For a `numpy.datetime64` or `timedelta64`, of which NumPy pickles the type anew each time."""
     try:
         name = time.dtype.str  # as in "<M8[25us]"
         if name[0] == _OWN and name[-1] == "]" and time.dtype.metadata is None:
             return type(time), (int(time.view("i8")), sys.intern(name[4:-1]))
     except Exception:
-        pass  # as above
+        pass  # this NumPy lacks an attribute
     return cast(_Reduced, time.__reduce_ex__(_NORMALIZING))
 
 
@@ -119,7 +121,7 @@ def _reducers_of_arrays() -> dict[type, Any]:
     """Those for the classes of a NumPy that the program has imported."""
     numpy: Any = import_module("numpy")
     reducers = {
-        "ndarray": _native._reduce_ndarray,
+        "ndarray": _reduce_plain_ndarray,
         "datetime64": _reduce_time,
         "timedelta64": _reduce_time,
     }
@@ -127,29 +129,28 @@ def _reducers_of_arrays() -> dict[type, Any]:
 
 
 def _reduce_tensor(tensor: Any) -> _Reduced:
-    """For a tensor of torch: as an array is sent, if nobody shares its memory yet.
+    """For a tensor of torch: by value, as an array, unless its memory is shared already.
 
-    The binding asks for it in the place of torch's own reducer, which moves the memory to a file of the
-    sender, from whom the receiver has to fetch it while that process lives.
+    The binding uses it in the place of torch's own reducer, which moves the memory to a file of the sender.
+    From there the receiver has to fetch it while the sender lives.
     """
     try:
         reduced = _reduce_plain_tensor(tensor)
     except Exception:
-        # A question that this torch does not answer: newer ones have no named tensors, older ones no lazy
-        # conjugates.
+        # This torch lacks an attribute: newer ones have no named tensors, older ones no lazy conjugates.
         reduced = None
     return cast(_Reduced, _REGISTERED[type(tensor)](tensor)) if reduced is None else reduced
 
 
 def _reduce_plain_tensor(tensor: Any) -> tuple[Any, ...] | None:
-    """By value. None if the tensor is more than numbers in this process's own memory."""
+    """By value. None unless the tensor is plain numbers in this process's own memory."""
     torch: Any = import_module("torch")
     if not _is_plain(tensor, torch):
         return None
     plain, dtype = tensor.detach(), None
     for resolve in ("resolve_conj", "resolve_neg"):
         plain = getattr(plain, resolve, lambda plain=plain: plain)()
-    # NumPy would arrange its numbers anew.
+    # NumPy would reorder the numbers of another layout.
     axes = None if plain.is_contiguous() else sorted(range(plain.dim()), key=plain.stride, reverse=True)
     if axes is not None:
         plain = plain.permute(axes)
@@ -168,25 +169,25 @@ def _is_plain(tensor: Any, torch: Any) -> bool:
         from importlib.util import find_spec  # late, because hardly any process needs it
 
         if find_spec("numpy") is None:
-            return False  # torch does without, but lends its memory through it
+            return False  # torch works without it, but shares its memory only through it
     return (
         type(tensor) in (torch.Tensor, torch.nn.Parameter)
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
-        and not _says(tensor, "is_quantized")
-        and not _says(tensor, "has_names")
-        # Of these torch warns that they stay behind.
-        and not _says(tensor, "_backward_hooks")
-        # Of one that was computed from others, torch says that it cannot be sent.
+        and not _attribute(tensor, "is_quantized")
+        and not _attribute(tensor, "has_names")
+        # Torch warns that these are not sent.
+        and not _attribute(tensor, "_backward_hooks")
+        # Torch raises for a tensor that was computed from others.
         and (tensor.is_leaf or not tensor.requires_grad)
         and not tensor.is_shared()
     )
 
 
-def _says(tensor: Any, question: str) -> bool:
-    """The answer, or False from a torch that has no such thing."""
-    answer = getattr(tensor, question, False)
-    return bool(answer() if callable(answer) else answer)
+def _attribute(tensor: Any, name: str) -> bool:
+    """The value of an attribute or a method, or False if this torch lacks it."""
+    value = getattr(tensor, name, False)
+    return bool(value() if callable(value) else value)
 
 
 def _rebuild_tensor(items: Any, dtype: Any, requires_grad: bool, is_parameter: bool, axes: Any) -> Any:

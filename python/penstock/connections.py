@@ -1,12 +1,12 @@
 """`Pipe`: two connected objects that send and receive.
 
-A connection's messages go through a queue for each direction. Beside each queue lies a pipe of the system,
-whose ends are open exactly where the connection's are: in every process that has inherited or received it,
-until it closes it or dies. So the kernel says when nobody is left on the other side, and the pipe is what
-`select` looks at: it holds a byte while a message is there.
+A connection has a queue for each direction. Beside each queue lies a pipe of the system. Its ends are open
+exactly where the connection's sides are: in every process that has inherited or received the side, until that
+process closes it or dies. So the kernel reports when no process is left on the other side. The pipe is also
+the descriptor for `select`: it holds a byte while a message is there.
 
-To be imported when a connection is made or arrives: `multiprocessing.connection` imports
-`multiprocessing.util` (see `leaving.arm`).
+Imported when the first connection is made or arrives, because `multiprocessing.connection` imports
+`multiprocessing.util` (see `finalize.arm`).
 """
 
 import errno
@@ -16,11 +16,9 @@ from collections.abc import Callable
 from multiprocessing import connection, context, reduction, resource_sharer
 from typing import TYPE_CHECKING, Any
 
-from . import (
-    buffers,  # noqa: F401  # the binding wants it, perhaps when no file can be opened any more
-    leaving,
-    passing,
-)
+from . import buffers  # noqa: F401  # the binding imports it, perhaps when no file can be opened any more
+from ._multiprocessing import finalize
+from ._multiprocessing.reduction import describe, reopen
 from ._native import Channel
 from .errors import QueueGoneError
 
@@ -31,20 +29,20 @@ _BYTES = 1 << 20
 
 
 class Connection(connection.Connection):
-    """One side of a `Pipe`, in the place of `multiprocessing.connection.Connection`, which it is one of.
+    """One side of a `Pipe`: a `multiprocessing.connection.Connection` over queues of Penstock.
 
     It has that class's methods, with the same meaning: `send`, `recv`, `send_bytes`, `recv_bytes`,
-    `recv_bytes_into`, `poll`, `fileno`, `close`, `closed`, `readable`, `writable`, and `with`. What `send`
-    was given arrives although the sender is killed next. Several threads may send, and several receive, at
-    once; each message goes to one of them whole. A `send` waits while 1 MiB is on its way.
+    `recv_bytes_into`, `poll`, `fileno`, `close`, `closed`, `readable`, `writable`, and `with`. A message
+    arrives even if its sender is killed right after `send` has returned. Several threads may send, and
+    several receive, at once; each message goes to one of them whole. A `send` waits while 1 MiB is queued.
 
     `recv` raises EOFError when nothing is left to receive and the other side is closed in every process, or
-    its processes have died. `send` raises BrokenPipeError when nobody is left who could receive. A signal
-    handler that raises, as for Ctrl-C, ends a wait.
+    its processes have died. `send` raises BrokenPipeError when no process is left that could receive. A
+    signal handler that raises, as for Ctrl-C, ends a wait.
 
-    `fileno()` is a descriptor for `select` and its like, readable exactly while `recv` would not wait;
-    nothing else may be done with it. A program that only polls descriptors, without a time-out, may not be
-    woken by a sender that is killed, or stopped, within a microsecond after its message was sent.
+    `fileno()` is a descriptor for `select` and its like, readable exactly while `recv` would not wait. A
+    program must do nothing else with it. If a sender is killed or stopped within about 1 us of its `send`,
+    the descriptor may stay unreadable until another process uses the connection: wait with a time-out.
 
     A connection travels to another process as the standard one does: inherited, as an argument of a
     `Process`, or inside a message.
@@ -63,7 +61,7 @@ class Connection(connection.Connection):
     EOFError
     """
 
-    # The checks of state and arguments are inherited, and the stubs do not tell of them.
+    # Inherited, but missing in the standard library's stubs.
 
     if TYPE_CHECKING:
         _handle: int | None
@@ -86,7 +84,7 @@ class Connection(connection.Connection):
         super().__init__(first._end, readable=incoming is not None, writable=outgoing is not None)
 
     def _close(self) -> None:
-        self._handle = None  # first: who then finds no channel, in another thread, finds it closed, too
+        self._handle = None  # first: another thread that finds no channel then finds the connection closed
         for channel in (self._incoming, self._outgoing):
             if channel is not None:
                 end = channel._let_go()
@@ -107,11 +105,11 @@ class Connection(connection.Connection):
     def fileno(self) -> int:
         """Return a descriptor to wait with. Does not wait itself.
 
-        Who only polls it, without a time-out, may not be woken by a sender that is killed, or stopped, within
-        a microsecond after its message was sent; `poll` and `recv` find the message.
+        If a sender is killed or stopped within about 1 us of its `send`, the descriptor may stay unreadable
+        until another process uses the connection. Wait with a time-out, then call `poll`, which finds the
+        message.
 
-        Raises OSError if this connection is closed, or more processes use it than there is room for, and
-        CorruptQueueError.
+        Raises OSError if this connection is closed or has no room for another process, and CorruptQueueError.
 
         >>> import penstock, select
         >>> a, b = penstock.Pipe()
@@ -125,11 +123,11 @@ class Connection(connection.Connection):
         return handle if incoming is None else incoming.watch()
 
     def send(self, obj: Any) -> None:
-        """Send an object that pickles. Waits while 1 MiB is on its way to the other side.
+        """Send an object that pickles. Waits while 1 MiB is queued for the other side.
 
-        Raises BrokenPipeError if nobody is left who could receive it, OSError if this connection is closed or
-        only receives, QueueMemoryError if there is no memory, and whatever pickling raises; nothing is sent
-        then. If this process is killed meanwhile, the object arrives whole or not at all.
+        Raises BrokenPipeError if no process is left that could receive it, OSError if this connection is
+        closed or only receives, QueueMemoryError if there is no memory, and what pickling raises; nothing is
+        sent then. If this process is killed meanwhile, the object arrives whole or not at all.
 
         >>> import penstock
         >>> a, b = penstock.Pipe()
@@ -144,9 +142,9 @@ class Connection(connection.Connection):
     def recv(self) -> Any:
         """Receive an object. Waits for one.
 
-        Raises EOFError if all was received and nobody is left who could send, OSError if this connection is
-        closed or only sends, and what rebuilding the object raises. If this process is killed meanwhile, the
-        object is lost, or goes to another process that receives here.
+        Raises EOFError if all was received and no process is left that could send, OSError if this connection
+        is closed or only sends, and what rebuilding the object raises. If this process is killed meanwhile,
+        the object is lost, or goes to another process that receives here.
 
         >>> import penstock
         >>> a, b = penstock.Pipe()
@@ -169,8 +167,8 @@ class Connection(connection.Connection):
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
         """Receive bytes that were sent by `send_bytes`, or the pickle of an object. Waits for them.
 
-        Raises what `recv` raises; and OSError if there are more than `maxlength` bytes, which are lost then,
-        and nothing can be received here any more.
+        Raises what `recv` raises, and OSError if there are more than `maxlength` bytes. These are lost then,
+        and this connection receives nothing any more.
 
         >>> import penstock
         >>> a, b = penstock.Pipe()
@@ -198,7 +196,7 @@ class Connection(connection.Connection):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         channels = self._incoming, self._outgoing
-        self._check_closed()  # then these are from before another thread closed it, if one does
+        self._check_closed()  # after reading them: another thread may be closing this connection
         return _rebuild, (type(self), *map(_describe, channels))
 
 
@@ -206,8 +204,7 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     """Make two connected connections, in the place of `multiprocessing.Pipe`.
 
     If `duplex` is true, both send and receive; else the first one only receives and the second one only
-    sends. Does not block. Raises QueueMemoryError and OSError if the system has no memory or descriptor for
-    them.
+    sends. Does not block. Raises QueueMemoryError or OSError if the system has no memory or descriptors left.
 
     >>> import penstock
     >>> receiver, sender = penstock.Pipe(duplex=False)
@@ -215,7 +212,7 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     >>> receiver.recv_bytes()
     b'abc'
     """
-    leaving.arm()
+    finalize.arm()
     there = _make_direction()
     if not duplex:
         return Connection(there[0], None), Connection(None, there[1])
@@ -242,26 +239,27 @@ def _make_direction() -> tuple[Channel, Channel]:
 
 def _open(channel: Channel | None) -> Channel:
     if channel is None:
-        raise OSError("handle is closed")  # by another thread, since that was checked
+        raise OSError("handle is closed")  # by another thread, since the check
     return channel
 
 
-# How a connection reaches another process: the queue as passing.py says, or by its descriptor, because the
-# sender may close the connection at once; the pipe's end by its descriptor.
+# How a connection reaches another process. The pipe's end travels as a descriptor. The queue travels as in
+# _multiprocessing/reduction.py to a process that is being started, and else as a descriptor, because the
+# sender may close the connection at once.
 
 
 def _describe(channel: Channel | None) -> Any:
     if channel is None:
         return None
     if context.get_spawning_popen() is not None:
-        state = passing.describe(channel)
+        state = describe(channel)
     else:
         state = channel._id, channel._protocol, reduction.DupFd(channel._fd)
     return state, reduction.DupFd(channel._end)
 
 
 def _rebuild(cls: type[Connection], incoming: Any, outgoing: Any) -> Connection:
-    leaving.arm()
+    finalize.arm()
     return cls(_reopen(incoming), _reopen(outgoing))
 
 
@@ -278,9 +276,9 @@ def _reopen(description: Any) -> Channel | None:
         elif not channel._attach(fd, id, protocol):
             raise QueueGoneError(
                 errno.ESTALE,
-                f"queue {id.hex()} is gone: what came as its descriptor, {fd}, is another queue's",
+                f"queue {id.hex()} is gone: the descriptor {fd}, received as its own, is another queue's",
             )
     else:
-        passing.reopen(channel, state)
+        reopen(channel, state)
     channel._hold(end.detach(), False)
     return channel

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import multiprocessing
-from multiprocessing import context
+import multiprocessing.context as standard
 
-from .queues import JoinableQueue, Queue, SimpleQueue
+from . import queues
 
-__all__ = ["ForkContext", "ForkServerContext", "SpawnContext", "get_context"]
+__all__ = ["Context", "ForkContext", "ForkServerContext", "SpawnContext", "get_context"]
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
-    from multiprocessing.context import BaseContext
-    from typing import Any, SupportsIndex
+    from multiprocessing.process import BaseProcess
+    from typing import Any, ClassVar, Literal, Self, SupportsIndex, overload
 
-    _Mixed = BaseContext
-else:
-    _Mixed = object
+    from .connections import Connection
 
 
-class _Factories(_Mixed):
-    """The methods of a context that Penstock has its own of."""
+class Context(standard.BaseContext):
+    """A `multiprocessing` context whose queues and pipes are Penstock's, whatever its start method.
+
+    >>> isinstance(get_context(), Context)
+    True
+    """
+
+    Process: ClassVar[type[BaseProcess]]
 
     def Queue(
         self,
@@ -28,13 +32,13 @@ class _Factories(_Mixed):
         *,
         max_bytes: SupportsIndex | None = None,
         protocol: SupportsIndex | None = None,
-    ) -> Any:
+    ) -> queues.Queue[Any]:
         """Make a `penstock.Queue`, with the same arguments.
 
         >>> get_context().Queue(maxsize=3).empty()
         True
         """
-        return Queue(maxsize, max_bytes=max_bytes, protocol=protocol, ctx=self)
+        return queues.Queue(maxsize, max_bytes=max_bytes, protocol=protocol, ctx=self)
 
     def JoinableQueue(
         self,
@@ -43,26 +47,26 @@ class _Factories(_Mixed):
         max_bytes: SupportsIndex | None = None,
         protocol: SupportsIndex | None = None,
         max_deliveries: SupportsIndex = 3,
-    ) -> Any:
+    ) -> queues.JoinableQueue[Any]:
         """Make a `penstock.JoinableQueue`, with the same arguments.
 
         >>> get_context().JoinableQueue().join()
         """
-        return JoinableQueue(
+        return queues.JoinableQueue(
             maxsize, max_bytes=max_bytes, protocol=protocol, max_deliveries=max_deliveries, ctx=self
         )
 
     def SimpleQueue(
         self, *, max_bytes: SupportsIndex | None = None, protocol: SupportsIndex | None = None
-    ) -> Any:
+    ) -> queues.SimpleQueue[Any]:
         """Make a `penstock.SimpleQueue`, with the same arguments.
 
         >>> get_context().SimpleQueue().empty()
         True
         """
-        return SimpleQueue(max_bytes=max_bytes, protocol=protocol, ctx=self)
+        return queues.SimpleQueue(max_bytes=max_bytes, protocol=protocol, ctx=self)
 
-    def Pipe(self, duplex: bool = True) -> Any:
+    def Pipe(self, duplex: bool = True) -> tuple[Connection, Connection]:
         """Make two connections, as `penstock.Pipe` does.
 
         >>> a, b = get_context().Pipe()
@@ -74,8 +78,21 @@ class _Factories(_Mixed):
 
         return Pipe(duplex)
 
-    def get_context(self, method: str | None = None) -> Any:
-        """Return this context, or Penstock's one of another start method; see `penstock.get_context`.
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override]  # the stubs return the default context
+        def get_context(self, method: None = None) -> Self: ...
+        @overload
+        def get_context(self, method: Literal["fork"]) -> ForkContext: ...
+        @overload
+        def get_context(self, method: Literal["spawn"]) -> SpawnContext: ...
+        @overload
+        def get_context(self, method: Literal["forkserver"]) -> ForkServerContext: ...
+        @overload
+        def get_context(self, method: str | None) -> Context: ...
+
+    def get_context(self, method: str | None = None) -> Context:
+        """Return this context, or the one of another start method; see `penstock.get_context`.
 
         >>> get_context("fork").get_context("spawn").get_start_method()
         'spawn'
@@ -83,41 +100,62 @@ class _Factories(_Mixed):
         return self if method is None else get_context(method)
 
 
-class ForkContext(_Factories, context.ForkContext):
+class ForkContext(Context, standard.ForkContext):
     """The context of the start method `fork`.
 
     >>> isinstance(get_context("fork"), ForkContext)
     True
     """
 
+    Process: ClassVar[type[standard.ForkProcess]]
 
-class SpawnContext(_Factories, context.SpawnContext):
+
+class SpawnContext(Context, standard.SpawnContext):
     """The context of the start method `spawn`.
 
     >>> isinstance(get_context("spawn"), SpawnContext)
     True
     """
 
+    Process: ClassVar[type[standard.SpawnProcess]]
 
-class ForkServerContext(_Factories, context.ForkServerContext):
+
+class ForkServerContext(Context, standard.ForkServerContext):
     """The context of the start method `forkserver`.
 
     >>> isinstance(get_context("forkserver"), ForkServerContext)
     True
     """
 
+    Process: ClassVar[type[standard.ForkServerProcess]]
 
-_contexts = {"fork": ForkContext(), "spawn": SpawnContext(), "forkserver": ForkServerContext()}
+
+_contexts: dict[str, Context] = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
 
 
-def get_context(method: str | None = None) -> Any:
+if TYPE_CHECKING:
+
+    @overload
+    def get_context(method: Literal["fork"]) -> ForkContext: ...
+    @overload
+    def get_context(method: Literal["spawn"]) -> SpawnContext: ...
+    @overload
+    def get_context(method: Literal["forkserver"]) -> ForkServerContext: ...
+    @overload
+    def get_context(method: str | None = None) -> Context: ...
+
+
+def get_context(method: str | None = None) -> Context:
     """Return a `multiprocessing` context whose queues are Penstock's; the rest is the standard library's.
 
     `method` is the start method: "fork", "spawn", "forkserver", or None for the one that `multiprocessing`
-    uses, which is settled by this call as by `multiprocessing.get_context()`. The answer is a
-    `multiprocessing.context.BaseContext`; its factories have the keyword arguments of the queue classes too.
-    Pools made with it have Penstock's queues inside. Nothing blocks. Raises
-    ValueError for an unknown method.
+    uses; None fixes that one, as `multiprocessing.get_context()` does. The context's factories have the
+    keyword arguments of the queue classes too. Pools made with it have Penstock's queues inside. Nothing
+    blocks. Raises ValueError for an unknown method.
 
     >>> import penstock
     >>> context = penstock.get_context("fork")

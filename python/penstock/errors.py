@@ -1,13 +1,13 @@
 """The exceptions.
 
-    PenstockError                      everything that is Penstock's own
+    PenstockError                      all that is Penstock's own
     ├── QueueMemoryError               no memory for an item; also a queue.Full and a MemoryError
     ├── CorruptQueueError              the shared memory is damaged; also an OSError
-    └── QueueGoneError                 a queue that came in a message is open nowhere; also an OSError
+    └── QueueGoneError                 a queue that came in a message cannot be opened; also an OSError
 
-All else is raised as `multiprocessing` raises it: `queue.Full` and `queue.Empty`, `ValueError` on a closed
-queue and on too many `task_done()`, `OSError` on a closed `SimpleQueue`, and from `get()` whatever rebuilding
-the object raised.
+The other exceptions are those of `multiprocessing`: `queue.Full` and `queue.Empty`, `ValueError` on a closed
+queue and on too many `task_done()`, `OSError` on a closed `SimpleQueue`, and from `get()` what rebuilding the
+object raises.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PenstockError(Exception):
 
 
 class QueueMemoryError(PenstockError, queue.Full, MemoryError):
-    """There is no memory for the item; the queue is as it was, and goes on working.
+    """There is no memory for the item. The queue is as it was, and goes on working.
 
     `needed`, `used` and `limit` are bytes: what the item needs, what the queue has in use, and its
     `max_bytes`. Of a `JoinableQueue`, `taken` is the number of items that are taken and not yet done, and
@@ -63,7 +63,7 @@ class QueueMemoryError(PenstockError, queue.Full, MemoryError):
 
 
 class CorruptQueueError(PenstockError, OSError):
-    """The queue's shared memory holds an impossible value: some process has written where it must not.
+    """The queue's shared memory holds an impossible value: a process has written where it must not.
 
     Every later operation on the queue raises this too, in all processes. Make a new queue.
 
@@ -75,8 +75,8 @@ class CorruptQueueError(PenstockError, OSError):
 class QueueGoneError(PenstockError, OSError):
     """A queue that came inside a message cannot be opened.
 
-    `errno` says why: ESTALE if no process has it open any more, EACCES if the system does not let this
-    process open it, because it or the sender runs under another user than the queue's maker.
+    `errno` is ESTALE if no process has it open any more. It is EACCES if the system does not let this process
+    open it, because this process or the sender runs under another user than the queue's creator.
 
     >>> import pickle, penstock
     >>> message = pickle.dumps(penstock.Queue())

@@ -1,6 +1,6 @@
-"""Refuses to be imported in a sub-interpreter.
+"""Raises ImportError in a sub-interpreter.
 
-To be imported before the binding: its library serves the first interpreter that tries to load it.
+Imported before the binding, whose library serves only the first interpreter that tries to load it.
 """
 
 

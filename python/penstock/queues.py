@@ -6,37 +6,59 @@ import copyreg
 import pickle
 from operator import index
 
-from . import _native, leaving, once
+from ._multiprocessing import finalize, fork_lock
+from ._native import Handle
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing import queues
     from multiprocessing.context import BaseContext
     from typing import Any, SupportsIndex
 
     from typing_extensions import TypeVar
 
-    from . import faces, passing
+    from ._multiprocessing import attributes
+    from ._native import JoinableQueueBase as _JoinableQueueBase
+    from ._native import QueueBase as _QueueBase
+    from ._native import SimpleQueueBase as _SimpleQueueBase
     from .statistics import Statistics
 
     T = TypeVar("T", default=Any)  # so that no checker asks what `Queue()` is a queue of
+
+    # For a checker they are standard queues from the beginning, so that they fit where those are declared.
+    class QueueBase(_QueueBase[T], queues.Queue[T]): ...
+
+    class JoinableQueueBase(_JoinableQueueBase[T], queues.JoinableQueue[T]): ...
+
+    class SimpleQueueBase(_SimpleQueueBase[T], queues.SimpleQueue[T]): ...
+
 else:
+    from ._native import JoinableQueueBase, QueueBase, SimpleQueueBase
+
     T = None
 
-# Where a put into a SimpleQueue begins to wait. The standard library's waits as soon as its pipe is full,
-# with 64 KiB.
+# A put into a SimpleQueue waits while so many bytes are queued. The standard library's waits from 64 KiB on,
+# when its pipe is full.
 _SIMPLE_QUEUE_BYTES = 1 << 20
 
-# Of all three: a large item comes back from a process that dies over it, and may be what killed it.
+# For all three queues: a large item comes back from a process that dies while rebuilding it, and may be what
+# kills it.
 _MAX_DELIVERIES = 3
 
 
-class _Family(_native.Handle):
-    """What the three have in common: options, pickling, figures."""
+class _Family(Handle):
+    """What the three queues have in common: options, pickling, figures."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:  # each queue has these from its base in the binding
+
+        @property
+        def _closed(self) -> bool: ...
+        def put(self, obj: Any) -> None: ...
 
     def _open(
         self,
@@ -49,8 +71,8 @@ class _Family(_native.Handle):
         max_deliveries: SupportsIndex = _MAX_DELIVERIES,
     ) -> None:
         _arm()
-        # Of a second `__init__()`: a fresh queue, whose reading and writing sides are open.
-        self.__dict__.pop("_known_faces", None)
+        # After a second `__init__()` the reading and writing sides are open again.
+        self.__dict__.pop("_known_pipe_state", None)
         self._create(
             maxsize=max(0, _whole("maxsize", maxsize, most=1 << 62)),
             max_bytes=None if max_bytes is None else _whole("max_bytes", max_bytes, least=1, most=1 << 62),
@@ -64,35 +86,36 @@ class _Family(_native.Handle):
             max_deliveries=_whole("max_deliveries", max_deliveries, least=0, most=255),
         )
 
-    # What `multiprocessing`'s queues have of their pipe; see faces.py.
+    # The private attributes of `multiprocessing`'s queues; see _multiprocessing/attributes.py.
 
     @property
-    def _reader(self) -> faces.Reader:
-        from . import faces
+    def _reader(self) -> attributes.Reader:
+        from ._multiprocessing import attributes
 
-        return faces.Reader(self, self._faces())
-
-    @property
-    def _writer(self) -> faces.Writer:
-        from . import faces
-
-        return faces.Writer(self, self._faces())
+        return attributes.Reader(self, self._pipe_state())
 
     @property
-    def _rlock(self) -> faces.ReadLock:
-        return self._faces().lock
+    def _writer(self) -> attributes.Writer:
+        from ._multiprocessing import attributes
 
-    def _faces(self) -> faces.Faces:
-        from . import faces
+        return attributes.Writer(self, self._pipe_state())
 
-        known: faces.Faces = self.__dict__.setdefault("_known_faces", faces.Faces())
+    @property
+    def _rlock(self) -> attributes.ReadLock:
+        return self._pipe_state().lock
+
+    def _pipe_state(self) -> attributes.PipeState:
+        from ._multiprocessing import attributes
+
+        known: attributes.PipeState = self.__dict__.setdefault("_known_pipe_state", attributes.PipeState())
         return known
 
     def statistics(self) -> Statistics:
-        """Return the queue's figures, of this moment and over all processes.
+        """Return the queue's figures at this moment, over all processes.
 
         Does not wait for items or room. If a process is stopped (SIGSTOP) in the critical section, waits
-        until it goes on or dies; a signal handler that raises ends that wait. Raises CorruptQueueError.
+        until that process continues or dies; a signal handler that raises ends the wait. Raises
+        CorruptQueueError.
 
         >>> import penstock
         >>> q = penstock.SimpleQueue()
@@ -104,19 +127,18 @@ class _Family(_native.Handle):
 
         return Statistics(**self._statistics())
 
-    # The protocol of `multiprocessing`'s queues: a subclass with a state of its own overrides these two and
-    # calls them.
+    # As in `multiprocessing`'s queues: a subclass with a state of its own overrides these two and calls them.
 
-    def __getstate__(self) -> passing.State:
-        from . import passing
+    def __getstate__(self) -> Any:
+        from ._multiprocessing import reduction
 
-        return passing.describe(self)
+        return reduction.describe(self)
 
-    def __setstate__(self, state: passing.State) -> None:
-        from . import passing
+    def __setstate__(self, state: Any) -> None:
+        from ._multiprocessing import reduction
 
         _arm()
-        passing.reopen(self, state)
+        reduction.reopen(self, state)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], Any]:
         return copyreg.__newobj__, (type(self),), self.__getstate__()  # type: ignore[attr-defined]
@@ -129,25 +151,25 @@ class _Family(_native.Handle):
         return f"<{type(self).__module__}.{type(self).__qualname__} {name} at {id(self):#x}>"
 
 
-class Queue(_native.QueueBase[T], _Family):
+class Queue(QueueBase[T], _Family):
     """A first-in first-out queue between processes, in the place of `multiprocessing.Queue`.
 
     When `put()` returns, the item is in the queue, and every process sees it; there is no thread that sends
-    it later. Items arrive in the order in which they were put. Whoever uses the queue may be killed at any
-    moment: the others go on, and what is lost is at most the item that the killed process had just taken.
+    it later. Items arrive in the order in which they were put. Any process that uses the queue may be killed
+    at any moment. The others go on, and at most the item that the killed process had just taken is lost.
 
     `maxsize` is the largest number of items; 0 or less means no bound. `max_bytes` bounds the memory of the
-    items in bytes (at least 64 KiB), by default at half of the machine's; reaching it is a QueueMemoryError
-    in `put()`.
-    `protocol` is the pickle protocol from 0 to 5, by default the highest. `ctx` is accepted because
-    `multiprocessing.queues.Queue` wants it; a queue of Penstock serves processes of every start method.
+    items in bytes (at least 64 KiB), by default at half of the machine's; a `put()` that would exceed it
+    raises QueueMemoryError. `protocol` is the pickle protocol from 0 to 5, by default the highest. `ctx` is
+    accepted because `multiprocessing.queues.Queue` requires it; a queue of Penstock serves processes of every
+    start method.
 
-    A handle reaches another process by inheritance, as an argument of a `Process`, or inside a message; all
-    handles of a queue are equal in rights, and the queue is gone with the last one. `Queue[int]` is for
+    A handle reaches another process by inheritance, as an argument of a `Process`, or inside a message. All
+    handles of a queue have equal rights, and the queue is gone with the last one. `Queue[int]` is for
     annotations.
 
     Raises TypeError and ValueError for arguments out of range, QueueMemoryError and OSError if the system has
-    no memory or descriptor for it.
+    no memory or descriptor left.
 
     >>> import multiprocessing, penstock
     >>> def work(q: penstock.Queue[str]) -> None:
@@ -197,7 +219,7 @@ class Queue(_native.QueueBase[T], _Family):
         return self.get(False)
 
     def join_thread(self) -> None:
-        """Return at once: no thread sends anything, so what was put is in the queue already.
+        """Return at once. No thread sends anything: what was put is in the queue already.
 
         Raises AssertionError before `close()`, as `multiprocessing` does.
 
@@ -210,29 +232,29 @@ class Queue(_native.QueueBase[T], _Family):
             raise AssertionError(f"Queue {self!r} not closed")
 
     def cancel_join_thread(self) -> None:
-        """Do nothing: a process never waits for its queues when it ends, and what it has put stays in them.
+        """Do nothing. A process never waits for its queues when it ends, and what it has put stays in them.
 
         >>> import penstock
         >>> penstock.Queue().cancel_join_thread()
         """
 
 
-class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
+class JoinableQueue(JoinableQueueBase[T], Queue[T]):
     """A queue that knows when all of its items are done, in the place of `multiprocessing.JoinableQueue`.
 
-    For each item that it took, a worker calls `task_done()` when it is done; `join()` waits until all are. An
-    item whose worker was killed, or ended through an uncaught exception, before `task_done()` goes back to
+    A worker calls `task_done()` when an item that it took is done; `join()` waits until all items are done.
+    If a worker is killed, or ends through an uncaught exception, before `task_done()`, its item goes back to
     its old place in the queue, and so to another worker. That happens at most `max_deliveries` times (0 to
     255); then the item counts as done, and `dead_letters()` has it. A worker that ends in order without
     `task_done()` leaves its items undone for ever, as with `multiprocessing`.
 
     Until any process calls `task_done()` or `join()` for the first time, only the item that a killed worker
     had in hand goes back: the one that each of its threads had taken last. If memory is needed, the payloads
-    of items taken earlier are given up, the oldest first. The first such call ends that for good: what
-    killed workers had taken before goes back to its old place, too, unless it was given up;
-    `statistics().given_up` counts those.
+    of items taken earlier are given up, the oldest first. The first such call ends that for good: then the
+    items that killed workers had taken earlier go back to their old places, too, except those given up, which
+    `statistics().given_up` counts.
 
-    The other arguments, and what is raised, are those of `Queue`.
+    The other arguments and the exceptions are those of `Queue`.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue()
@@ -261,11 +283,11 @@ class JoinableQueue(_native.JoinableQueueBase[T], Queue[T]):
         )
 
 
-class SimpleQueue(_native.SimpleQueueBase[T], _Family):
-    """A queue without time-outs and bound on its items, in the place of `multiprocessing.SimpleQueue`.
+class SimpleQueue(SimpleQueueBase[T], _Family):
+    """A queue without time-outs and without `maxsize`, in the place of `multiprocessing.SimpleQueue`.
 
-    Like the pipe that is the standard library's, it holds a limited number of bytes: `put()` waits while 1
-    MiB is queued. The arguments, and what is raised, are those of `Queue`.
+    Like the standard library's, which is a pipe, it holds a limited number of bytes: `put()` waits while 1
+    MiB is queued. The arguments and the exceptions are those of `Queue`.
 
     >>> import penstock
     >>> q = penstock.SimpleQueue()
@@ -283,7 +305,7 @@ class SimpleQueue(_native.SimpleQueueBase[T], _Family):
     ) -> None:
         self._open(max_bytes=max_bytes, protocol=protocol, soft_bytes=_SIMPLE_QUEUE_BYTES)
 
-    def __getstate__(self) -> passing.State:
+    def __getstate__(self) -> Any:
         if self._closed:
             raise OSError("handle is closed")
         return super().__getstate__()
@@ -293,15 +315,16 @@ _is_armed = False
 
 
 def _arm() -> None:
-    """Do what waits until this process opens a queue, because it imports `multiprocessing.util`."""
+    """Do at the first queue of this process what an import must not do: it imports `multiprocessing.util`."""
     global _is_armed
     if _is_armed:
         return
-    leaving.arm()
-    with once.lock:
-        # Late, because a program that imports Penstock may open no queue; and not later, because then perhaps
-        # no file can be opened any more.
-        from . import buffers, faces, passing, statistics  # noqa: F401
+    finalize.arm()
+    with fork_lock.lock:
+        # Not at import, because a program may open no queue. Not later, because then perhaps no file can be
+        # opened any more.
+        from . import buffers, statistics  # noqa: F401
+        from ._multiprocessing import attributes, reduction  # noqa: F401
 
         _inherit()
     _is_armed = True
@@ -310,9 +333,9 @@ def _arm() -> None:
 def _inherit() -> None:
     from multiprocessing import queues
 
-    # Ours are standard queues for who asks: `logging.config` does. All that is public there they have
-    # themselves. They inherit private methods (`_feed`, `_start_thread`, `_reset`, `_on_queue_feeder_error`),
-    # which nothing calls.
+    # For programs that ask by `isinstance`, as `logging.config` does. Penstock's queues have all public
+    # methods of these bases themselves. They inherit private ones (`_feed`, `_start_thread`, `_reset`,
+    # `_on_queue_feeder_error`), which nothing calls.
     for ours, standard in (
         (Queue, queues.Queue),
         (JoinableQueue, queues.JoinableQueue),

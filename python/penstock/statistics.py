@@ -28,7 +28,7 @@ class Statistics(
         ],
     )
 ):
-    """What a queue has done so far and how it stands, counted over all processes that use it.
+    """What a queue has done so far and what is in it, counted over all processes that use it.
 
     All figures are of one moment.
 
@@ -52,20 +52,20 @@ class Statistics(
     bytes: int
     """Bytes put, pickled."""
     queued: int
-    """Items that a `get()` would find now."""
+    """Items ready for a `get()`."""
     unfinished: int
     """Items put into a `JoinableQueue` and not yet done; 0 for the other queues."""
     redeliveries: int
-    """Items that went back into the queue because the process that had them died."""
+    """Items that went back into the queue because their holder died."""
     dead_letters: int
-    """Items that became dead letters because the processes that had them died too often."""
+    """Items that became dead letters because their holders died too often."""
     taken: int
     """Items taken from a `JoinableQueue` and not yet done; 0 for the other queues."""
     taken_bytes: int
     """Bytes of memory that these items occupy."""
     given_up: int
-    """Items whose payload was given up and whose process has died since: memory was needed, and no process
-    had called `task_done()` or `join()` yet."""
+    """Items lost with their holder: their payload had been given up before it died, because memory was needed
+    and no process had called `task_done()` or `join()` yet."""
     waiting_getters: int
     """Threads that wait in `get()`."""
     waiting_putters: int
@@ -73,7 +73,7 @@ class Statistics(
     waiting_joiners: int
     """Threads that wait in `join()`."""
     high_water: int
-    """The most items that were ever queued at once."""
+    """The largest number of items that were ever queued at once."""
     participants: int
     """Living processes that have used the queue."""
     memory_bytes: int

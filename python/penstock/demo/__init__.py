@@ -1,4 +1,4 @@
-"""The demo: a folder's files, hashed and counted by worker processes over Penstock's queues, and checked."""
+"""The demo: worker processes hash a folder's files and count their lines, and the totals are checked."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,28 +14,27 @@ from .tree import Count, Findings, Task, Unreadable, examine, read, survey
 _SUFFIXES_SHOWN = 10
 _UNREADABLE_SHOWN = 20
 
-# The work is done in so many turns at most, each with so many tasks for a worker at least: at the end of a
-# turn some workers wait for the last one.
+# At most so many turns, each with at least so many tasks for a worker: at the end of a turn some workers wait
+# for the last one.
 _TURNS = 10
 _TASKS_OF_A_WORKER = 32
 
-# Files that need more than this share of the available memory are not read before.
+# Files that need more than this share of the available memory are not read in advance.
 _SHARE_OF_MEMORY = 0.5
 
 
 def run(folder: str, workers: int, kill: bool, start_method: str | None) -> int:
-    """Run the demo on `folder` and show it on standard output; `penstock demo --help` says what it does.
+    """Run the demo on `folder`, with its output on standard output; see `penstock demo --help`.
 
-    `workers` is how many processes work at a time; with `kill`, they are killed at random; `start_method`
-    is how they are started: "fork", "spawn", "forkserver", or None for the default. Returns the exit
-    status: 0, or 1 if the totals with workers and without do not agree. Blocks until all is done. Raises
-    KeyboardInterrupt on Ctrl-C and PenstockError if the workers keep dying by themselves, and in any case
-    leaves no process behind.
+    `workers` is the number of worker processes; with `kill`, they are killed at random; `start_method` is how
+    they are started: "fork", "spawn", "forkserver", or None for the default. Returns the exit status: 0, or 1
+    if the totals with workers and without do not agree. Blocks until all is done. Raises KeyboardInterrupt on
+    Ctrl-C and PenstockError if the workers keep dying by themselves. In any case it leaves no process behind.
     """
     context = penstock.get_context(start_method)
     screen = open_screen()
     with FirstInterrupt() as interrupt:
-        screen.line(f"Looking through {folder}")
+        screen.line(f"Listing the files of {folder}")
         tasks, unreadable = survey(folder)
         size = sum(task.size for task in tasks)
         files = sum(len(task.names) for task in tasks)
@@ -58,7 +57,7 @@ def run(folder: str, workers: int, kill: bool, start_method: str | None) -> int:
 
 
 def _read_before(screen: Screen, tasks: list[Task], size: int, interrupt: FirstInterrupt) -> None:
-    """Read all files once, if they stay in memory, so that no time that is compared is the disk's."""
+    """Read all files once, if they stay in memory, so that the disk is in neither of the compared times."""
     if size > _available_memory() * _SHARE_OF_MEMORY:
         screen.line("Not read before, because they would not stay in memory: the times are also the disk's.")
         return
@@ -71,7 +70,7 @@ def _read_before(screen: Screen, tasks: list[Task], size: int, interrupt: FirstI
 
 
 def _available_memory() -> int:
-    """Return how many bytes the system could give to files; 0 if it does not say."""
+    """Return how many bytes the system could use to cache files; 0 if it is unknown."""
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             fields = dict(line.split(":", 1) for line in lines)
@@ -83,10 +82,10 @@ def _available_memory() -> int:
 def _do_in_turn(
     tasks: list[Task], job: Job, workers: int, progress: Progress, interrupt: FirstInterrupt
 ) -> tuple[Work, Findings, Times]:
-    """Do all tasks twice, with workers and in this process, some in turn, and answer both and their times.
+    """Do all tasks twice, with workers and in this process, in turns; return both findings and the times.
 
-    So other programs that come and go meet both. The order changes with each turn, so that neither finds
-    more in the system's memory.
+    Turns, so that other programs of the machine disturb both. The order changes with each turn, so that
+    neither finds more of the files in the system's memory.
     """
     expected = Findings()
     with_workers, alone = Stopwatch(), Stopwatch()
@@ -116,7 +115,7 @@ def _do_in_turn(
 
 
 def _portions(tasks: list[Task], workers: int) -> Iterator[list[Task]]:
-    """Split tasks for turns, each of which has enough of them to keep all workers busy to its end."""
+    """Split the tasks into turns that are long enough to keep all workers busy."""
     turns = max(1, min(_TURNS, len(tasks) // (workers * _TASKS_OF_A_WORKER)))
     for turn in range(turns):
         yield tasks[len(tasks) * turn // turns : len(tasks) * (turn + 1) // turns]

@@ -1,4 +1,4 @@
-"""Worker processes that may die at any moment, and work that is done all the same."""
+"""Worker processes that may die at any moment, and tasks that are done all the same."""
 
 import multiprocessing
 import queue
@@ -7,29 +7,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import penstock
+from penstock.context import Context
 from penstock.errors import PenstockError
 
 from .interrupts import FirstInterrupt, blocked
 from .screen import Progress
 from .tree import Findings, Task, examine
 
-# How often a task may lose its worker before it is set aside. Workers are killed at random, so no task is
-# to blame.
+# How often a task may lose its worker before it is a dead letter: the largest possible number, because it is
+# not the task that kills the worker.
 _MAX_DELIVERIES = 255
 
 _SECONDS_BETWEEN_KILLS = 1.0
 _KILLS_BY_PROGRESS = 10
 
-# How long, in seconds, the parent waits for a result before it looks after the workers, and a worker for a
-# task before it looks whether there still is a parent.
+# The parent waits so long for a result before it replaces dead workers and redraws the progress ...
 _SECONDS_FOR_RESULT = 0.1
-_SECONDS_FOR_END = 0.001  # all results are there, and a worker is about to say that its task is done
+_SECONDS_FOR_END = 0.001  # ... and so long if all results are there, and only a `task_done()` is missing.
+# A worker waits so long for a task before it checks that its parent is alive.
 _SECONDS_FOR_TASK = 1.0
 
 
@@ -38,9 +38,15 @@ class _Result(NamedTuple):
     findings: Findings
 
 
+_Tasks = penstock.JoinableQueue[Task | None]
+"""None tells a worker to end."""
+
+_Results = penstock.Queue[_Result]
+
+
 @dataclass
 class Work:
-    """What workers have done, and what happened meanwhile."""
+    """What the workers have done, and what happened to them."""
 
     findings: Findings
     killed: int
@@ -55,10 +61,10 @@ class Work:
 class Job:
     """Tasks that worker processes do.
 
-    With `kill`, one of them is killed every second and at every tenth of the tasks. A task whose worker died
-    is given to another one by the queue. If the worker had sent its result already, the result comes twice,
-    and the second is dropped. The workers run while the `with` lasts, and its end kills those that are left.
-    `do` raises PenstockError if workers keep dying by themselves.
+    With `kill`, a worker is killed every second and at every tenth of the tasks. The queue gives a task whose
+    worker died to another one. If the dead worker had sent its result already, the result comes twice, and
+    the second is dropped. The workers run while the `with` lasts; its end kills those that are left. `do`
+    raises PenstockError if workers keep dying by themselves.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class Job:
         tasks: Sequence[Task],
         workers: int,
         kill: bool,
-        context: BaseContext,
+        context: Context,
         interrupt: FirstInterrupt,
     ) -> None:
         self._tasks = tasks
@@ -74,8 +80,8 @@ class Job:
         self._findings = Findings()
         self._done: set[int] = set()
         self._duplicates = 0
-        self._to_do = penstock.JoinableQueue(max_deliveries=_MAX_DELIVERIES, ctx=context)
-        self._results = penstock.Queue(ctx=context)
+        self._to_do: _Tasks = penstock.JoinableQueue(max_deliveries=_MAX_DELIVERIES, ctx=context)
+        self._results: _Results = penstock.Queue(ctx=context)
         self._kills = _Kills(len(tasks)) if kill else None
         self._crew = _Crew(workers, context, self._to_do, self._results)
         self._seconds_starting = 0.0
@@ -92,12 +98,12 @@ class Job:
         self._crew.__exit__(kind, error, trace)
 
     def do(self, tasks: Sequence[Task], progress: Progress) -> None:
-        """Have some of the tasks done, and wait for that."""
+        """Give some of the tasks to the workers, and wait until they are done."""
         for task in tasks:
             self._to_do.put(task)
         end = len(self._done) + len(tasks)
         # A task can be unfinished though its result is there: its worker has died in between, or is about to
-        # say that it is done.
+        # call `task_done()`.
         while self._to_do.statistics().unfinished > 0 or not self._results.empty():
             progress.refresh()
             self._interrupt.check()
@@ -141,7 +147,7 @@ class Job:
 
 
 class _Kills:
-    """When to kill: after the first result, then every second and every tenth of the tasks."""
+    """When to kill a worker: after the first result, then every second and at every tenth of the tasks."""
 
     def __init__(self, tasks: int) -> None:
         self._tasks = tasks
@@ -157,20 +163,20 @@ class _Kills:
 
 
 class _Crew:
-    """A number of workers, each replaced when it is gone. Leaving the `with` kills those that are left."""
+    """A number of workers, each replaced when it dies. Leaving the `with` kills those that are left."""
 
-    def __init__(self, size: int, context: BaseContext, to_do: Any, results: Any) -> None:
+    def __init__(self, size: int, context: Context, to_do: _Tasks, results: _Results) -> None:
         self.killed = 0
         self.lost = 0
         self._size = size
-        self._context: Any = context
+        self._context = context
         self._to_do = to_do
         self._results = results
         self._workers: list[BaseProcess] = []
 
     def __enter__(self) -> "_Crew":
         if self._context.get_start_method() != "fork":
-            resource_tracker.ensure_running()  # or the first start would do it, and unblock Ctrl-C
+            resource_tracker.ensure_running()  # else the first start of a worker does it, and unblocks Ctrl-C
         try:
             for _ in range(self._size):
                 self._start()
@@ -185,7 +191,7 @@ class _Crew:
         self._kill_all()
 
     def kill_one(self) -> int:
-        """Kill a worker chosen at random, put another in its place, and return the pid of the dead."""
+        """Kill a worker chosen at random, replace it, and return its pid."""
         worker = random.choice(self._workers)
         pid = worker.pid
         assert pid is not None
@@ -195,7 +201,7 @@ class _Crew:
         return pid
 
     def replace_lost(self) -> None:
-        """Put others in the place of workers that died by themselves."""
+        """Replace the workers that died by themselves."""
         for worker in [worker for worker in self._workers if worker.exitcode is not None]:
             self.lost += 1
             if self.lost > 3 * self._size:
@@ -204,7 +210,7 @@ class _Crew:
             self._start()
 
     def send_home(self) -> None:
-        """Have all workers end by themselves, and wait for them."""
+        """Tell all workers to end, and wait for them."""
         for _ in self._workers:
             self._to_do.put(None)
         for worker in self._workers:
@@ -213,7 +219,7 @@ class _Crew:
 
     def _start(self) -> None:
         worker = self._context.Process(target=_work, args=(self._to_do, self._results), daemon=True)
-        with blocked():  # in the child too, which is not to answer Ctrl-C with a traceback
+        with blocked():  # inherited by the child, which must not print a traceback at Ctrl-C
             worker.start()
             self._workers.append(worker)
 
@@ -227,7 +233,7 @@ class _Crew:
             self._remove(worker)
 
 
-def _work(to_do: Any, results: Any) -> None:
+def _work(to_do: _Tasks, results: _Results) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     while parent.is_alive():

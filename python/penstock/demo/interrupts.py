@@ -1,4 +1,4 @@
-"""Ctrl-C, which is to end the demo at any moment, once, and in the parent alone."""
+"""Ctrl-C ends the demo at any moment, once, and in the parent only."""
 
 import signal
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from types import FrameType, TracebackType
 
 
 class FirstInterrupt:
-    """In the `with`, the first Ctrl-C raises KeyboardInterrupt, and no other disturbs what follows.
+    """In the `with`, the first Ctrl-C raises KeyboardInterrupt, and later ones are ignored.
 
-    An exception in a callback that the interpreter calls, such as a weak reference's, is lost. So whoever
-    waits for long calls `check` now and then, which raises what was lost.
+    The interpreter drops an exception that is raised in one of its callbacks, such as a weak reference's. So
+    each loop calls `check`, which raises KeyboardInterrupt again if it was dropped.
     """
 
     def __init__(self) -> None:
@@ -18,14 +18,14 @@ class FirstInterrupt:
 
     def __enter__(self) -> "FirstInterrupt":
         self._before = signal.getsignal(signal.SIGINT)
-        if self._before is signal.default_int_handler:  # else Ctrl-C is ignored, or somebody's business
+        if self._before is signal.default_int_handler:  # else the program's caller ignores or handles Ctrl-C
             signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._came:  # else the process ends, undisturbed
+        if not self._came:  # else the process ends, and goes on ignoring Ctrl-C
             signal.signal(signal.SIGINT, self._before)
 
     def check(self) -> None:
@@ -41,7 +41,7 @@ class FirstInterrupt:
 
 @contextmanager
 def blocked() -> Iterator[None]:
-    """Have Ctrl-C wait for the end of the `with`; and for ever in a process that is started inside."""
+    """Put Ctrl-C off until the end of the `with`; in a process that is started inside, for ever."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

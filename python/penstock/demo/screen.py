@@ -18,10 +18,10 @@ except ImportError:
 else:
     _HAS_RICH = True
 
-# So that the bars of several stages begin in one column.
+# The bars of all stages begin in the same column.
 _WIDEST_TITLE = len("Hashing")
 
-# Lines of progress come at least and at most so often.
+# The longest and the shortest time between two lines of progress.
 _MOST_SECONDS_BETWEEN_LINES = 10.0
 _LEAST_SECONDS_BETWEEN_LINES = 1.0
 
@@ -33,14 +33,14 @@ class Progress(Protocol):
         """Show that `size` more bytes are done."""
 
     def refresh(self) -> None:
-        """Show that time passes."""
+        """Show that time has passed."""
 
     def note(self, text: str) -> None:
         """Write a line of text."""
 
 
 class Screen:
-    """Standard output that is no terminal: plain text, line by line."""
+    """Standard output that is not a terminal: plain text, line by line."""
 
     def line(self, text: str = "") -> None:
         """Write a line of text."""
@@ -62,7 +62,7 @@ class Screen:
 
 
 class _Lines:
-    """Progress as lines: at a tenth, when there was none for a second; and when there was none for ten."""
+    """Progress as lines: at a tenth if the last line is a second old, and ten seconds after the last line."""
 
     def __init__(self, screen: Screen, title: str, total: int) -> None:
         self._screen = screen
@@ -108,7 +108,7 @@ class _Lines:
 
 
 class _Terminal(Screen):
-    """A terminal, drawn on by `rich`."""
+    """A terminal, with the tables and bars of `rich`."""
 
     def __init__(self) -> None:
         self._console = rich.console.Console(highlight=False)
@@ -134,7 +134,7 @@ class _Terminal(Screen):
             rich.progress.TransferSpeedColumn(),
             rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
         ]
-        # Without a thread that refreshes it, because workers may be forked from this process.
+        # Without the thread that refreshes it, because this process may fork workers.
         bar = rich.progress.Progress(
             *columns, console=self._console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
         )
@@ -168,7 +168,7 @@ class _Bar:
 
 
 def open_screen() -> Screen:
-    """Return what fits standard output."""
+    """Return the screen that suits standard output."""
     if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
         return Screen()
     if not _HAS_RICH:
@@ -188,6 +188,6 @@ def size_text(size: float) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return text with all escaped that steers a terminal or cannot be encoded, as file names may have."""
+    """Return text in which what controls a terminal or cannot be encoded, as in file names, is escaped."""
     shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
     return shown.encode(sys.stdout.encoding, "backslashreplace").decode(sys.stdout.encoding)

@@ -1,11 +1,11 @@
-"""What the workers have saved, or why they have not, in words."""
+"""How much time the workers have saved, or why they have not, in words."""
 
 import os
 import time
 from dataclasses import dataclass
 from types import TracebackType
 
-# From this ratio of both times on, one is called faster than the other.
+# From this ratio of the times on, the text calls one faster than the other.
 _SAME = 1.05
 
 
@@ -39,7 +39,7 @@ class Stopwatch:
 
 @dataclass(frozen=True)
 class Machine:
-    """What may keep workers from being faster."""
+    """What may keep workers from being faster than this process alone."""
 
     processors: int
     load: float
@@ -47,12 +47,12 @@ class Machine:
 
 
 def machine() -> Machine:
-    """Return what is known of this one."""
+    """Return the facts of this machine."""
     return Machine(len(os.sched_getaffinity(0)), os.getloadavg()[0])
 
 
 def compare(times: Times, of: Machine) -> list[str]:
-    """Return what the times say, in lines of text."""
+    """Return a comparison of the times, in lines of text."""
     workers = "1 worker" if times.workers == 1 else f"{times.workers} workers"
     both = f"Time with {workers}: {_seconds(times.with_workers)}. Without: {_seconds(times.alone)}."
     ratio = times.alone / max(times.with_workers, 1e-9)
@@ -72,7 +72,7 @@ def compare(times: Times, of: Machine) -> list[str]:
 
 
 def _reasons(times: Times, of: Machine) -> list[str]:
-    """Why the workers were not faster though there was enough to do, as far as the figures tell."""
+    """Why the workers were not faster though there was enough work, as far as the figures tell."""
     if of.processors == 1:
         return ["This program may run on one processor only, so workers cannot be faster."]
     if times.workers == 1:

@@ -1,4 +1,4 @@
-"""A folder's files as tasks, and what there is to find in them."""
+"""A folder's files as tasks, and what workers find in them."""
 
 import os
 import stat
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
 
-# A task ends with whichever comes first: small enough that all workers are busy to the end, and that a lost
-# one costs little.
+# A task ends with the file that reaches one of these. It is small enough that all workers are busy to the
+# end, and that a lost task costs little.
 _FILES_IN_TASK = 32
 _BYTES_IN_TASK = 2 << 20
 
@@ -19,7 +19,7 @@ _NO_FILE = "neither a file nor a folder"
 
 
 class Task(NamedTuple):
-    """Files to examine, named relative to `folder`. `size` is how many bytes they seemed to have."""
+    """Files to examine, named relative to `folder`. `size` is their bytes when they were listed."""
 
     number: int
     folder: str
@@ -35,7 +35,7 @@ class Unreadable(NamedTuple):
 
 
 class Count(NamedTuple):
-    """How much there is in some files."""
+    """Totals of some files."""
 
     files: int
     bytes: int
@@ -48,7 +48,7 @@ class Count(NamedTuple):
 
 @dataclass
 class Findings:
-    """What was found in files: counts by suffix, a digest in any order, what was not readable."""
+    """What was found in files: totals by suffix, a digest that does not depend on order, unreadable files."""
 
     counts: dict[str, Count] = field(default_factory=dict)
     digest: int = 0
@@ -58,7 +58,7 @@ class Findings:
         """Add the findings of other files."""
         for suffix, count in other.counts.items():
             self.counts[suffix] = self.counts.get(suffix, Count(0, 0, 0)).plus(count)
-        # A sum, and not an exclusive or, in which a file counted twice would cancel itself.
+        # A sum, because in an exclusive or a file counted twice would cancel itself.
         self.digest = (self.digest + other.digest) % (1 << 8 * _DIGEST_BYTES)
         self.unreadable |= other.unreadable
 
@@ -71,9 +71,9 @@ class Findings:
 
 
 def survey(folder: str) -> tuple[list[Task], list[Unreadable]]:
-    """Split the files under `folder` into tasks, and tell what cannot be part of one.
+    """Split the files under `folder` into tasks, and list what cannot be part of one.
 
-    Links to files count as files, links to folders are not followed. Nothing is opened but folders.
+    Links to files count as files, links to folders are not followed. Only folders are opened.
     """
     unreadable: list[Unreadable] = []
     tasks: list[Task] = []
@@ -117,7 +117,7 @@ def _files(folder: str, unreadable: list[Unreadable]) -> Iterator[tuple[str, int
 
 
 def examine(task: Task) -> Findings:
-    """Read the files of a task. One that cannot be read, or no longer, is among the findings as such."""
+    """Examine the files of a task. One that cannot be read, or no longer, is in `unreadable`."""
     findings = Findings()
     for name in task.names:
         try:
@@ -128,7 +128,7 @@ def examine(task: Task) -> Findings:
 
 
 def read(task: Task) -> None:
-    """Read the files of a task, so that the system has them in memory. Pass over one that cannot be read."""
+    """Read the files of a task, so that the system has them in memory. Skip those that cannot be read."""
     for name in task.names:
         try:
             for _ in _parts(task.folder, name):
@@ -139,7 +139,7 @@ def read(task: Task) -> None:
 
 def _parts(folder: str, name: str) -> Iterator[bytes]:
     """Read a file in parts."""
-    # Does not block, should a named pipe have taken the file's place since the survey.
+    # Does not block if a named pipe has taken the file's place since the survey.
     descriptor = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -1,4 +1,5 @@
-//! The pickler in the place of multiprocessing's, if a program has put one there; penstock/reducers.py says where.
+//! The pickler in the place of multiprocessing's, if a program has put one there: see
+//! penstock/_multiprocessing/reducers.py.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -46,7 +47,10 @@ pub fn registered(py: Python<'_>) -> PyResult<Py<PyDict>> {
 }
 
 fn attribute(py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
-    Ok(py.import("penstock.reducers")?.getattr(name)?.unbind())
+    Ok(py
+        .import("penstock._multiprocessing.reducers")?
+        .getattr(name)?
+        .unbind())
 }
 
 /// The other pickler of one handle.

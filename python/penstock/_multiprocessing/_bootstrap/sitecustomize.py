@@ -1,8 +1,8 @@
 """How `penstock run` gets into a fresh interpreter, which imports this module before the program.
 
-This folder is first on `PYTHONPATH` then. The module takes it away, so that all is as under plain Python,
-and has `multiprocessing` patched at the end of its first import: a program that never imports it never
-loads Penstock.
+`penstock run` puts this folder first on `PYTHONPATH`. The module removes it again, so that the program finds
+everything as under plain Python. It patches `multiprocessing` at the end of the first import of that: a
+program that never imports it never loads Penstock.
 """
 
 import os  # loaded already, as `sys` is; another module would be one that plain Python has not loaded
@@ -57,9 +57,9 @@ def _patch() -> None:
     runpy.run_path(os.path.join(_FOLDER, "call_patching.py"), {"function": "patch"})
 
 
-# As plain Python would have it. `penstock.running` wrote what is read here. Another interpreter of this
-# process has the same `sys.path`, but finds the environment turned back. Penstock works in one interpreter
-# only, so nothing is patched there.
+# Restores the environment that `penstock._multiprocessing.running` has changed. Another interpreter of this
+# process inherits `sys.path` but finds the environment restored. Penstock works in the first interpreter
+# only, so nothing is patched in the others.
 _is_first = os.environ.get("PYTHONPATH", "").split(os.pathsep)[0] == _FOLDER
 if _is_first and "PENSTOCK_PYTHONPATH" in os.environ:
     os.environ["PYTHONPATH"] = os.environ.pop("PENSTOCK_PYTHONPATH")
@@ -75,7 +75,7 @@ elif "multiprocessing" in sys.modules:  # a .pth file has imported it
 else:
     sys.meta_path.insert(0, _PatchMultiprocessing())
 
-# The environment's own module of this name takes this one's place; whatever its import raises goes to
-# whoever imports this one, who knows what to do if there is none.
+# The environment's own module of this name takes this one's place. What its import raises goes to the
+# importer, the module `site`, which ignores that there is none.
 del sys.modules[__name__]
 __import__(__name__)

@@ -5,9 +5,9 @@
       and forkserver              that it starts
     inside a message              by name: the receiver opens it through a process that has it open
 
-A name is the queue's id, and the process and descriptor at which it was last seen. The kernel gives every
-descriptor a path, which leads to the same memory: /proc/<pid>/fd/<descriptor>. A receiver without /proc asks
-for a duplicate of that descriptor.
+A name is the queue's id, and the sender's process and descriptor. The kernel gives every descriptor a path,
+which leads to the same memory: /proc/<pid>/fd/<descriptor>. A receiver without /proc asks the kernel for a
+duplicate of that descriptor.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import os
 from multiprocessing import context, reduction
 from weakref import WeakKeyDictionary
 
-from .errors import QueueGoneError
+from ..errors import QueueGoneError
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Protocol, TypeAlias
 
-    from ._native import Handle
+    from .._native import Handle
 
     class _Duplicate(Protocol):
         """A descriptor on its way to a process that is being started, as a `reduction.DupFd`."""
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 
     _Seen: TypeAlias = tuple[int, int]
     State: TypeAlias = tuple[bytes, int, _Seen | _Duplicate]
-    """What is pickled: the queue's id, the handle's pickle protocol, and where to get at the queue."""
+    """What is pickled: the queue's id, the handle's pickle protocol, and where the queue is open."""
 
-# What was duplicated for a process that is being started, by queue.
+# The duplicates for each process that is being started, by the queue's id.
 _duplicates: WeakKeyDictionary[object, dict[bytes, _Duplicate]] = WeakKeyDictionary()
-# Descriptors that this process was started with and that were used up.
+# Descriptors that this process was started with and that a handle has taken.
 _detached: set[int] = set()
 
 
 def describe(handle: Handle) -> State:
     """Return what `reopen` needs in another process to open the same queue.
 
-    Outside the start of a process, the sender must keep its handle until the receiver has opened the queue; a
-    put into one of our queues sees to that by itself: it keeps the queue open until the receiver is done with
-    the message, or, if nobody ever takes the message, until this process ends.
+    Outside the start of a process, the sender must keep its handle until the receiver has opened the queue. A
+    put into a queue of Penstock does that by itself: it keeps the queue open until the receiver is done with
+    the message, or, if the message is never taken, until this process ends.
     """
     starting = context.get_spawning_popen()
     if starting is not None:
-        # One descriptor for all handles of a queue: under spawn none may be passed twice.
+        # One duplicate for all handles of a queue: spawn cannot pass a descriptor twice.
         duplicates = _duplicates.setdefault(starting, {})
         if handle._id not in duplicates:
             duplicates[handle._id] = reduction.DupFd(handle._fd)
@@ -60,7 +60,7 @@ def describe(handle: Handle) -> State:
 
 
 def reopen(handle: Handle, state: State) -> None:
-    """Make `handle`, a new object, a handle of the queue that `state` describes.
+    """Open the queue that `state` describes, in the new object `handle`.
 
     Raises QueueGoneError if no process has the queue open any more, or if this one may not open it.
     """
@@ -79,7 +79,7 @@ def reopen(handle: Handle, state: State) -> None:
 
 
 def _reopen_inherited(handle: Handle, id: bytes, protocol: int, duplicate: _Duplicate) -> None:
-    # Of several handles of a queue the first one uses the descriptor up.
+    # The first of several handles of a queue takes the descriptor.
     fd = duplicate.detach()
     is_new = fd not in _detached
     _detached.add(fd)
@@ -88,7 +88,7 @@ def _reopen_inherited(handle: Handle, id: bytes, protocol: int, duplicate: _Dupl
             os.close(fd)
     elif not is_new or not handle._attach(fd, id, protocol):
         raise QueueGoneError(
-            errno.ESTALE, f"queue {id.hex()} is gone: its descriptor {fd} was used up before"
+            errno.ESTALE, f"queue {id.hex()} is gone: its descriptor {fd} has been taken and closed"
         )
 
 
@@ -101,7 +101,7 @@ def _reopen_path(handle: Handle, id: bytes, protocol: int, path: str, refused: l
         refused.append(path)
         return False
     except OSError:
-        return False  # closed meanwhile, or ended meanwhile
+        return False  # closed meanwhile, or the process has ended
     _check_owner(fd, id)
     return _attach(handle, fd, id, protocol)
 
@@ -110,7 +110,7 @@ def _attach(handle: Handle, fd: int, id: bytes, protocol: int) -> bool:
     try:
         return handle._attach(fd, id, protocol)
     except OSError:
-        return False  # something else by now
+        return False  # another file by now
 
 
 def _check_owner(fd: int, id: bytes) -> None:
@@ -129,7 +129,7 @@ def _check_owner(fd: int, id: bytes) -> None:
 
 
 def _reopen_duplicate(handle: Handle, id: bytes, protocol: int, seen: _Seen, refused: list[str]) -> bool:
-    """Where no path leads there, because this process sees no /proc."""
+    """For a process that sees no /proc, and so no path."""
     if os.path.exists("/proc/self"):
         return False
     try:
@@ -138,7 +138,7 @@ def _reopen_duplicate(handle: Handle, id: bytes, protocol: int, seen: _Seen, ref
         refused.append(f"descriptor {seen[1]} of process {seen[0]}")
         return False
     except OSError:
-        return False  # closed, ended, or something else by now
+        return False  # closed, the process has ended, or another file by now
     _check_owner(fd, id)
     return _attach(handle, fd, id, protocol)
 
@@ -170,11 +170,11 @@ def _paths() -> Iterator[str]:
     try:
         processes = os.listdir("/proc")
     except OSError:
-        return  # there is none
+        return  # there is no /proc
     for process in filter(str.isdecimal, processes):
         try:
             if os.stat(f"/proc/{process}").st_uid == os.geteuid():
                 for descriptor in os.listdir(f"/proc/{process}/fd"):
                     yield f"/proc/{process}/fd/{descriptor}"
         except OSError:
-            continue  # ended meanwhile
+            continue  # the process has ended

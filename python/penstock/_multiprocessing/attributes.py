@@ -1,8 +1,7 @@
-"""The private attributes of `multiprocessing`'s queues that known programs touch.
+"""The private attributes of `multiprocessing`'s queues that known programs use.
 
-`multiprocessing`'s queues are a pipe and locks around it, and programs that have come to know these reach for
-them. A queue of Penstock has neither; what stands here answers in their place, as far as one of these
-programs needs it:
+A queue of `multiprocessing` is a pipe with locks around it, and some programs use these directly. A queue of
+Penstock has neither. The objects of this module stand for them, as far as one of these programs needs it:
 
     queue._reader       recv, poll, close    multiprocessing.pool.Pool (results; a worker closes it)
                         fileno               the same, whose `_get_sentinels` waits with it
@@ -10,8 +9,7 @@ programs needs it:
     queue._writer       send, close          multiprocessing.pool.Pool (tasks; a worker closes it)
     queue._rlock        acquire, release     the same, when it is terminated
 
-`queue._closed` has the standard name too, but no program that we know asks for it: it is there for this file
-and for queues.py.
+`queue._closed` has the standard name too, but no known program uses it: it is for this module and queues.py.
 """
 
 from __future__ import annotations
@@ -23,43 +21,48 @@ from queue import Empty
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Protocol
 
-    from .queues import _Family
+    class _Queue(Protocol):
+        """What the attributes need of their queue."""
+
+        @property
+        def _closed(self) -> bool: ...
+        def _wait(self, timeout: float | None) -> bool: ...
+        def _take(self, timeout: float | None) -> Any: ...
+        def _end_when(self, has_ended: Callable[[], bool]) -> None: ...
+        def put(self, obj: Any) -> None: ...
+        def fileno(self) -> int: ...
 
 
-class Faces:
-    """What one handle remembers for its faces, which come and go. It does not refer to the handle."""
+class PipeState:
+    """What a handle keeps for its attributes between accesses. It does not refer to the handle."""
 
     def __init__(self) -> None:
         self.is_reader_closed = False
         self.is_writer_closed = False
         self.lock = ReadLock()
-        # What `poll` has promised to the thread that holds the lock.
+        # The item that `poll` has taken for the thread that holds the lock.
         self.in_hand: list[Any] = []
 
 
-def _is_closed(queue: _Family) -> bool:
-    closed: bool = queue._closed  # type: ignore[attr-defined]
-    return closed
+class _End:
+    """Made anew at each access, so it equals all of its class and queue: `connection.wait` compares."""
 
-
-class _Face:
-    """Made anew at each access, so it equals all of its class and queue: who waits for it looks for it."""
-
-    def __init__(self, queue: _Family, faces: Faces) -> None:
+    def __init__(self, queue: _Queue, state: PipeState) -> None:
         self._queue = queue
-        self._faces = faces
+        self._state = state
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Face) and type(other) is type(self) and other._queue is self._queue
+        return isinstance(other, _End) and type(other) is type(self) and other._queue is self._queue
 
     def __hash__(self) -> int:
         return hash((type(self), id(self._queue)))
 
 
-class Reader(_Face):
+class Reader(_End):
     """A queue's `_reader`: what would be the reading end of its pipe."""
 
     def fileno(self) -> int:
@@ -68,18 +71,18 @@ class Reader(_Face):
         return self._queue.fileno()
 
     def poll(self, timeout: float | None = 0.0) -> bool:
-        """Whether `recv` would find something, within `timeout` seconds (None for ever).
+        """Whether there is an item for `recv`. Waits for one, `timeout` seconds at most (None for ever).
 
-        A thread that holds the lock of the reading side expects that nobody takes it away before it calls
-        `recv`, so for such a thread this takes it already.
+        A thread that holds the lock of the reading side relies on the item being there when it calls `recv`.
+        For such a thread this takes the item already.
         """
         self._check()
-        faces = self._faces
-        if not faces.lock.is_mine():
+        state = self._state
+        if not state.lock.is_mine():
             return self._queue._wait(timeout)
-        if not faces.in_hand:
+        if not state.in_hand:
             try:
-                faces.in_hand.append(self._queue._take(timeout))
+                state.in_hand.append(self._queue._take(timeout))
             except Empty:
                 return False
         return True
@@ -87,65 +90,66 @@ class Reader(_Face):
     def recv(self) -> Any:
         """Take an item out of the queue. Waits for one."""
         self._check()
-        faces = self._faces
-        if faces.lock.is_mine() and faces.in_hand:
-            return faces.in_hand.pop()
+        state = self._state
+        if state.lock.is_mine() and state.in_hand:
+            return state.in_hand.pop()
         return self._queue._take(None)
 
     def close(self) -> None:
-        """Take no more out of the queue, in this process.
+        """Take nothing more out of the queue, in this process.
 
-        A worker does so, and expects BrokenPipeError when nobody can take any more, as for `Writer.close`.
+        A worker that has called this expects BrokenPipeError from a put when the process that started it has
+        ended, because then no process can take the item.
         """
-        self._faces.is_reader_closed = True
+        self._state.is_reader_closed = True
         _end_with_parent(self._queue)
 
     @property
     def closed(self) -> bool:
         """Whether this, or the queue, was closed here."""
-        return self._faces.is_reader_closed or _is_closed(self._queue)
+        return self._state.is_reader_closed or self._queue._closed
 
     def _check(self) -> None:
         if self.closed:
             raise OSError("handle is closed")
 
 
-class Writer(_Face):
+class Writer(_End):
     """A queue's `_writer`: what would be the writing end of its pipe."""
 
     def send(self, obj: Any) -> None:
         """Put an object into the queue."""
         if self.closed:
             raise OSError("handle is closed")
-        self._queue.put(obj)  # type: ignore[attr-defined]
+        self._queue.put(obj)
 
     def close(self) -> None:
-        """Put no more into the queue, in this process.
+        """Put nothing more into the queue, in this process.
 
-        A worker does so, and expects to be told by EOFError when nobody can put any more: when the process
-        that started it has ended.
+        A worker that has called this expects EOFError from a get when the process that started it has ended,
+        because then no process can put an item.
         """
-        self._faces.is_writer_closed = True
+        self._state.is_writer_closed = True
         _end_with_parent(self._queue)
 
     @property
     def closed(self) -> bool:
         """Whether this, or the queue, was closed here."""
-        return self._faces.is_writer_closed or _is_closed(self._queue)
+        return self._state.is_writer_closed or self._queue._closed
 
 
-def _end_with_parent(queue: _Family) -> None:
+def _end_with_parent(queue: _Queue) -> None:
     parent = process.parent_process()
     if parent is None:
         return
     if parent.pid == os.getppid():
         queue._end_when(lambda: os.getppid() != parent.pid)
-    else:  # started by a fork server, which lives on
+    else:  # started by a fork server, which outlives the parent
         queue._end_when(lambda: not parent.is_alive())
 
 
 class ReadLock:
-    """A queue's `_rlock`. Nothing in Penstock waits for it; see `Reader.poll`."""
+    """A queue's `_rlock`. Only `Reader.poll` reads its owner; no operation of a queue waits for it."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -157,7 +161,7 @@ class ReadLock:
         return self._owner == threading.get_ident()
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Take it, as a lock of `multiprocessing`; again and again, if this thread has it already."""
+        """Take it, as a lock of `multiprocessing`. The thread that holds it may take it again."""
         if not self._lock.acquire(block, -1 if timeout is None or not block else max(0.0, timeout)):
             return False
         self._owner = threading.get_ident()
@@ -165,7 +169,7 @@ class ReadLock:
         return True
 
     def release(self) -> None:
-        """Let go of it. Raises ValueError if this thread does not hold it."""
+        """Release it. Raises ValueError if this thread does not hold it."""
         if not self.is_mine():
             raise ValueError("semaphore or lock released too many times")
         self._depth -= 1

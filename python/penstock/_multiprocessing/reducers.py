@@ -1,6 +1,6 @@
-"""Which pickler counts: that of `multiprocessing`, or one that a program has put in its place.
+"""Which pickler is used: that of `multiprocessing`, or one that a program has put in its place.
 
-A program can have another pickler (dill's, cloudpickle's, its own) by assigning it:
+A program can set another pickler (dill's, cloudpickle's, its own) by assigning it to one of these:
 
     multiprocessing.queues._ForkingPickler        for queues
     multiprocessing.connection._ForkingPickler    for connections
@@ -8,9 +8,9 @@ A program can have another pickler (dill's, cloudpickle's, its own) by assigning
     multiprocessing.reduction.ForkingPickler      for both
     ForkingPickler.dumps, .loads and so on        for both: parts of the class itself
 
-The first of these that is not the standard library's counts. The binding asks for it when a queue or a
-connection is opened, and asks the first two again for each object that is not plain. It then calls
-`dumps(obj)` and `loads(bytes)` of that pickler, as `multiprocessing` does.
+The first of these that is not the standard library's is used. The binding reads all of them when a queue or
+a connection is opened, and the first two again for each object that is not plain. It then calls `dumps(obj)`
+and `loads(bytes)` of that pickler, as `multiprocessing` does.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _attributes = dict(vars(_STANDARD))
 def _other(home: str) -> Any:
     """Return the pickler in the place of `multiprocessing`'s, or None if there is none.
 
-    `home` is the module whose `_ForkingPickler` counts first.
+    `home` is the module whose `_ForkingPickler` is read first.
     """
     found: Any = getattr(sys.modules.get(home), "_ForkingPickler", _STANDARD)
     if found is not _STANDARD:

@@ -1,7 +1,7 @@
 """Executed by its path in a process that may be unable to import Penstock by name, to patch it.
 
-Loads the package that this file lies in, whatever `sys.path` is, and calls the function of
-`penstock.patching` that whoever executes this file has named in `function`.
+Loads the package that this file lies in, whatever `sys.path` is. Then calls a function of
+`penstock._multiprocessing.patching`: the caller passes its name as the global `function`.
 """
 
 import os
@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
 if "penstock" not in sys.modules:
-    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    folder = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
     spec = PathFinder.find_spec("penstock", [folder])
     assert spec is not None
     assert spec.loader is not None
@@ -22,4 +22,4 @@ if "penstock" not in sys.modules:
         del sys.modules["penstock"]
         raise
 
-getattr(import_module("penstock.patching"), globals()["function"])()
+getattr(import_module("penstock._multiprocessing.patching"), globals()["function"])()

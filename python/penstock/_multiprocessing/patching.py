@@ -1,12 +1,11 @@
 """Penstock under code that imports `multiprocessing`, in this process and in all that it starts.
 
-Functions of the standard library get other code, in place; no name is bound anew. So a name bound earlier
-is patched too, as by `from multiprocessing import Queue`, and `unpatch` leaves nothing behind, not even
-under such names.
+The code of functions of the standard library is replaced in place; no name is bound anew. So names that were
+bound earlier are patched too, as by `from multiprocessing import Queue`, and `unpatch` restores them.
 
     start method  what patches the child
-    fork          it inherits the patched functions
-    spawn         what it reads from its parent before it imports the main module
+    fork          the child inherits the patched functions
+    spawn         a call in what the child reads from its parent before it imports the main module
     forkserver    the same; and the command that starts the server patches it before it preloads modules
 """
 
@@ -20,8 +19,8 @@ from multiprocessing.process import AuthenticationString  # type: ignore[attr-de
 from types import FunctionType
 from typing import Any
 
-from . import once
-from .queues import JoinableQueue, Queue, SimpleQueue
+from ..queues import JoinableQueue, Queue, SimpleQueue
+from . import fork_lock
 
 # In the command by which `multiprocessing` starts a fork server.
 _SERVE = "from multiprocessing.forkserver import main; main("
@@ -33,10 +32,10 @@ def patch() -> None:
     """Put Penstock's queues under `multiprocessing`, in this process and in those it starts with it.
 
     From now on `multiprocessing.Queue`, `SimpleQueue`, `JoinableQueue` and `Pipe`, and the same of the
-    contexts that `multiprocessing.get_context` returns, make Penstock's queues and connections; so do
-    process pools, which make theirs by these. `multiprocessing.reduction.send_handle` and `recv_handle` know
-    Penstock's connections. So it is in the processes started from here under fork, spawn and forkserver, and
-    in theirs. Left alone are
+    contexts that `multiprocessing.get_context` returns, make Penstock's queues and connections. So do
+    process pools, which call these. `multiprocessing.reduction.send_handle` and `recv_handle` accept
+    Penstock's connections. All this holds in the processes started from here under fork, spawn and
+    forkserver, and in theirs. Not changed are
 
     - queues that exist already;
     - the classes in `multiprocessing.queues` and the functions in `multiprocessing.connection`, and what the
@@ -45,7 +44,7 @@ def patch() -> None:
     - a context of the program's own that overrides these methods;
     - Python programs started through `subprocess`.
 
-    Patching twice is patching once. Nothing blocks.
+    A second call changes nothing. Nothing blocks.
 
     >>> import multiprocessing, penstock
     >>> penstock.patch()
@@ -62,7 +61,7 @@ def patch() -> None:
 def unpatch() -> None:
     """Undo `patch`, in this process and for those that it starts later.
 
-    Processes that run already stay as they are, and Penstock's queues that exist go on working. Without an
+    Processes that run already stay patched, and queues of Penstock that exist go on working. Without an
     earlier `patch` nothing happens. Nothing blocks.
 
     >>> import penstock
@@ -73,16 +72,16 @@ def unpatch() -> None:
 
 
 def patch_fork_server() -> None:
-    """Patch a fork server, for the modules that it preloads, but not what it forks.
+    """Patch a fork server, for the modules that it preloads, but not the processes that it forks.
 
-    Whether a process that it forks is patched is said by the one that asked for the process. Nothing blocks.
+    Whether such a process is patched depends on the process that asked for it. Nothing blocks.
     """
     patch()
     serving = True
 
     def unpatch_the_served() -> None:
         nonlocal serving
-        if serving:  # and not a process that was served, forking in its turn
+        if serving:  # not in a process that a served process forks
             serving = False
             unpatch()
 
@@ -90,7 +89,7 @@ def patch_fork_server() -> None:
 
 
 class _Function:
-    """A function of the standard library whose code can be replaced, and its original.
+    """A function of the standard library whose code can be replaced, and a copy of the original.
 
     The replacement has the original's name in tracebacks. It runs with the original's global names, so it
     imports what it needs.
@@ -115,19 +114,19 @@ class _Function:
 
 
 def _queue(self: BaseContext, maxsize: int = 0) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.make("Queue", self, maxsize)
 
 
 def _simple_queue(self: BaseContext) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.make("SimpleQueue", self)
 
 
 def _joinable_queue(self: BaseContext, maxsize: int = 0) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.make("JoinableQueue", self, maxsize)
 
@@ -152,21 +151,21 @@ _classes: dict[str, Callable[..., Any]] = {
 
 
 def make(name: str, asked: BaseContext, *arguments: int) -> Any:
-    """Make the queue that the patched method `name` of the context `asked` answers with."""
+    """Make the queue that the patched method `name` of the context `asked` returns."""
     return _classes[name](*arguments, ctx=asked.get_context())
 
 
-# Sending descriptors. The standard functions want the connection's socket; a connection of Penstock has none.
+# Sending descriptors. The standard functions use the connection's socket; a connection of Penstock has none.
 
 
 def _send_handle(conn: Any, handle: int, destination_pid: int) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.send_handle(conn, handle, destination_pid)
 
 
 def _recv_handle(conn: Any) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.recv_handle(conn)
 
@@ -178,8 +177,8 @@ _handles = {
 
 
 def send_handle(connection: Any, handle: int, destination_pid: int) -> None:
-    """Send a descriptor: through one of ours as it travels inside any message."""
-    from .connections import Connection
+    """Send a descriptor: through a connection of Penstock as a part of a message."""
+    from ..connections import Connection
 
     if isinstance(connection, Connection):
         connection.send(reduction.DupFd(handle))
@@ -189,7 +188,7 @@ def send_handle(connection: Any, handle: int, destination_pid: int) -> None:
 
 def recv_handle(connection: Any) -> int:
     """Receive what `send_handle` has sent."""
-    from .connections import Connection
+    from ..connections import Connection
 
     if not isinstance(connection, Connection):
         received: int = _handles["recv_handle"].original(connection)
@@ -206,7 +205,7 @@ def recv_handle(connection: Any) -> int:
 
 
 def _reduce_key(self: Any) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.reduce_key(self)
 
@@ -217,8 +216,8 @@ _reduce = _Function(AuthenticationString.__reduce__, _reduce_key)
 def reduce_key(key: Any) -> tuple[Any, ...]:
     """Pickle the key of this process for a child, and with it a call that patches the child.
 
-    The key is in the first thing that is read by a child that does not inherit its parent's memory. Any
-    function further up would stand in the tracebacks of what goes wrong when a process is started.
+    The key is in the first object that a child reads that does not inherit its parent's memory. A replaced
+    function further up would appear in the tracebacks of errors at the start of a process.
     """
     if "multiprocessing.forkserver" in sys.modules:
         _patch_command()
@@ -227,13 +226,13 @@ def reduce_key(key: Any) -> tuple[Any, ...]:
 
 
 class _Call:
-    """Where this is unpickled, a function of this module is called. None is what comes of it."""
+    """Unpickling this calls a function of this module. The unpickled object is None."""
 
     def __init__(self, function: str) -> None:
         if os.path.isfile(_CALL_PATCHING):
             self.command = f"import runpy; runpy.run_path({_CALL_PATCHING!r}, {{'function': {function!r}}})"
-        else:  # a frozen program, whose modules are in no files, and whose children have the same modules
-            self.command = f"import penstock.patching; penstock.patching.{function}()"
+        else:  # a frozen program: its modules are in no files, and its children have the same modules
+            self.command = f"import {__name__}; {__name__}.{function}()"
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return exec, (self.command, {})
@@ -243,29 +242,29 @@ _commands: list[_Function] = []
 
 
 def _patch_command() -> None:
-    # Not earlier: when it is imported, `multiprocessing.util` registers what it does at exit, and that must
-    # keep its place among what the program registers.
+    # Late, because `multiprocessing.util` registers its handler for the exit when it is imported, and a
+    # program may rely on the order of the handlers.
     from multiprocessing import util
 
-    with once.lock:
+    with fork_lock.lock:
         if not _commands:
             _commands.append(_Function(util.spawnv_passfds, _spawnv_passfds))
         _commands[0].replace()
 
 
 def _spawnv_passfds(path: Any, args: Any, passfds: Any) -> Any:
-    from penstock import patching
+    from penstock._multiprocessing import patching
 
     return patching.start_interpreter(path, args, passfds)
 
 
 def start_interpreter(path: str | bytes, arguments: Sequence[str | bytes], descriptors: Sequence[int]) -> int:
-    """Start a Python process as `multiprocessing` asked for it, but a fork server patched; return its pid."""
-    # Behind the command stand the program's own arguments in newer interpreters, and nothing in older ones.
+    """Start a Python process as `multiprocessing` wants it, a fork server patched; return its pid."""
+    # In newer interpreters the program's own arguments follow the command, in older ones nothing does.
     for place, (flag, command) in enumerate(pairwise(arguments)):
         if flag == "-c":
             if isinstance(command, str) and _SERVE in command:
-                # Its beginning stays: a frozen program's own code knows the command by that.
+                # The beginning stays, because a frozen program recognizes the command by it.
                 imports = _SERVE.removesuffix("main(")
                 command = command.replace(_SERVE, f"{imports}{_Call('patch_fork_server').command}; main(", 1)
                 arguments = [*arguments[: place + 1], command, *arguments[place + 2 :]]

@@ -1,8 +1,9 @@
-"""How a process ends its part in its queues.
+"""How a process leaves its queues when it ends.
 
-What a process holds of a `JoinableQueue` when it ends is settled here, while it still knows how it ends: in
-order, and the items stay unfinished, as with `multiprocessing`; or through an uncaught exception, and they go
-to another process. A process that is killed settles nothing: the others find out, and take its items back.
+What happens to the items of a `JoinableQueue` that a process has taken and not finished depends on its end.
+If it ends in order, they stay unfinished, as with `multiprocessing`. If it ends through an uncaught
+exception, they go to another process. This module tells the binding which it is. A process that is killed
+runs none of it: the other processes find that it is dead, and take its items back.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import sys
 from functools import wraps
 from multiprocessing.process import BaseProcess
 
-from . import _native, once
+from .._native import _forget_carried, _leave_all
+from . import fork_lock
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
@@ -24,30 +26,30 @@ _last_error_of_parent: BaseException | None = None
 
 
 class _Registered:
-    """What `util.register_after_fork` wants: an object that lives as long as the registration."""
+    """For `util.register_after_fork`, whose registration lives as long as its object."""
 
 
 _registered = _Registered()
 
 
 def arm() -> None:
-    """Have this process's part settled at its end, and that of the children it forks.
+    """Register what this process, and each child that it forks, does with its queues at its end.
 
-    To be called when the process opens a queue. Not earlier, because `multiprocessing.util` registers its
-    own handler for the exit when it is imported, and a program may rely on the order of the handlers.
+    Called when the process opens a queue. Not earlier, because `multiprocessing.util` registers its own
+    handler for the exit when it is imported, and a program may rely on the order of the handlers.
     """
     global _armed
     if _armed:
         return
-    with once.lock:
+    with fork_lock.lock:
         if not _armed:
             from multiprocessing import util
 
             _settle_at_exit()
             os.register_at_fork(after_in_child=_after_fork)
-            # A child of `multiprocessing` forgets all finalizers after that.
+            # A child of `multiprocessing` clears all finalizers after the handlers of `os.register_at_fork`.
             util.register_after_fork(_registered, lambda _: _settle_at_exit())
-            _armed = True  # only now may another thread rely on it
+            _armed = True  # last: another thread that reads it takes no lock
 
 
 def _settle_at_exit() -> None:
@@ -58,19 +60,19 @@ def _settle_at_exit() -> None:
 
 
 def _settle() -> None:
-    _native._leave_all(_ends_by_an_error())
+    _leave_all(_ends_by_an_error())
 
 
 def _ends_by_an_error() -> bool:
-    # A child of `multiprocessing`: up to Python 3.12 its end is inside a `finally`, where the exception can
-    # be seen on its way; later it is after `_bootstrap`, and only the exit code is left of it.
+    # A child of `multiprocessing`: up to Python 3.12 it ends inside a `finally`, where the exception is still
+    # raised; later it ends after `_bootstrap`, and only the exit code is left.
     error = sys.exception()
     if error is not None:
         return not (isinstance(error, SystemExit) and error.code in (None, 0))
     if _exit_code_of_child != 0:
         return True
-    # The main program: what was uncaught has been printed. An interactive session only records it, and goes
-    # on.
+    # The main program: the uncaught exception has been printed. An interactive session only records it, and
+    # goes on.
     printed = _last_printed_error()
     return printed is not None and printed is not _last_error_of_parent and not hasattr(sys, "ps1")
 
@@ -82,7 +84,7 @@ def _last_printed_error() -> BaseException | None:
 def _after_fork() -> None:
     global _last_error_of_parent
     _last_error_of_parent = _last_printed_error()
-    _native._forget_carried()
+    _forget_carried()
     _settle_at_exit()
 
 
@@ -98,4 +100,4 @@ def _note_exit_codes() -> None:
     BaseProcess._bootstrap = noting  # type: ignore[attr-defined]
 
 
-_note_exit_codes()  # at once: it is too late for a child that already runs
+_note_exit_codes()  # at import: in a child that already runs it would be too late

@@ -1,4 +1,4 @@
-"""`penstock run`: the interpreter runs the program by itself, and Penstock is under it."""
+"""`penstock run`: replaces this process by an interpreter that runs the program with Penstock patched in."""
 
 import getopt
 import os
@@ -10,16 +10,16 @@ _BOOTSTRAP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_bootstra
 
 
 def run(program: Sequence[str]) -> NoReturn:
-    """Replace this process by the interpreter, and have it run `program` with Penstock patched in.
+    """Replace this process by an interpreter that runs `program` with Penstock patched in.
 
     `program` is what would follow the interpreter's options on its command line: a path, or `-m` and a
     module, then the program's arguments. The process keeps its pid, open files, working folder and
-    environment, and the interpreter the options it was started with, so the program runs as under plain
+    environment, and the interpreter the options that it was started with, so the program runs as under plain
     Python. See `penstock.patch` for what is patched. Never returns.
 
-    Raises RuntimeError if this interpreter was started in a way that leaves Penstock no way in.
+    Raises RuntimeError if the interpreter's options or the path of Penstock's folder rule out PYTHONPATH.
 
-        penstock.running.run(["-m", "json.tool", "--help"])
+        penstock._multiprocessing.running.run(["-m", "json.tool", "--help"])
     """
     if sys.flags.ignore_environment or sys.flags.no_site:
         raise RuntimeError(
@@ -42,7 +42,7 @@ def _interpreter_options() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment for the interpreter, which `_bootstrap/sitecustomize.py` turns back."""
+    """Return the environment for the interpreter, which `_bootstrap/sitecustomize.py` restores."""
     environment = dict(os.environ)
     path = environment.get("PYTHONPATH")
     if path is not None:

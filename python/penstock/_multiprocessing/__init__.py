@@ -1,0 +1,1 @@
+"""All that exists because `multiprocessing` does."""
