@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.programs import ROOT
+
 LEFT_FILE = Path(f"/dev/shm/penstock-harness-test-{os.getpid()}")
 
 SAMPLE = """

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.programs import ROOT
+
 
 # In a mount namespace of its own, so that nobody else sees it.
 MOUNTS = {
