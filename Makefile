@@ -89,20 +89,20 @@ test-cpython: build/.wheel $(VENV)/.python
 	@$(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl
 
 test-storm: $(VENV)/.penstock $(VENV)/.storm
-	@$(BIN)/python -m tests.storms $(ARGS)
+	@$(BIN)/python -m tests.crash.storms $(ARGS)
 
 test-libraries: $(LIBRARIES)/.penstock
-	@$(LIBRARIES)/bin/python -m pytest --quiet tests/libraries $(ARGS)
+	@$(LIBRARIES)/bin/python -m pytest --quiet tests/multiprocessing/libraries $(ARGS)
 
 test-model: $(VENV)/.penstock $(VENV)/.test
-	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/test_state_machine.py $(ARGS)
+	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/conformance/test_state_machine.py $(ARGS)
 
 # The newest one each time: what it answers about a tensor changes from version to version.
 test-torch: $(TORCH)/.penstock
 	@echo "== Tensors, with the newest torch (5.4 GB, the first time)"
 	@$(TORCH)/bin/python -m pip --quiet install --upgrade --group torch --group test
 	@$(TORCH)/bin/python -c 'import torch; print("torch", torch.__version__)'
-	@$(TORCH)/bin/python -m pytest --quiet tests/test_tensors.py tests/test_clients.py -k "test_tensors or test_torch" $(ARGS)
+	@$(TORCH)/bin/python -m pytest --quiet tests/buffers/test_tensors.py tests/multiprocessing/test_clients.py -k "test_tensors or test_torch" $(ARGS)
 
 # Both let the stable compiler accept options of nightly ones; tools/fuzz.py says why.
 fuzz: $(VENV)/.python

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import ROOT
-
-
 # In a mount namespace of its own, so that nobody else sees it.
 MOUNTS = {
     "full": """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import penstock
-from tests.cpython.differences import DIFFERENCES
+from tests.multiprocessing.cpython.differences import DIFFERENCES
 from tests.support.programs import METHODS, ROOT
 
 DOCUMENT = ROOT / "docs" / "differences.md"

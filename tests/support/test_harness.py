@@ -116,5 +116,5 @@ def test_stopped_process_is_ended_too(tmp_path: Path) -> None:
 
 
 def test_tests_are_importable_by_their_children() -> None:
-    assert __name__ == "tests.test_harness"
-    assert os.path.samefile(sys.modules["tests"].__path__[0], Path(__file__).parent)
+    assert __name__ == "tests.support.test_harness"
+    assert os.path.samefile(sys.modules["tests"].__path__[0], ROOT / "tests")
