@@ -8,9 +8,7 @@ import multiprocessing.queues
 import os
 import queue
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -27,53 +25,9 @@ from tests.support.waiting import until
 CLASSES = (penstock.Queue, penstock.SimpleQueue, penstock.JoinableQueue)
 WITH_TIMEOUTS = (penstock.Queue, penstock.JoinableQueue)
 every_class = pytest.mark.parametrize("make", CLASSES)
-every_class_with_timeouts = pytest.mark.parametrize("make", WITH_TIMEOUTS)
 
 
-# Putting and getting.
-
-
-@every_class
-def test_first_in_first_out(make: Callable[[], Any]) -> None:
-    q = make()
-    sent = [[number] for number in range(1000)]
-    for item in sent:
-        q.put(item)
-    received = [q.get() for _ in sent]
-    assert received == sent
-    assert all(one is not other for one, other in zip(received, sent, strict=True))
-    assert q.empty()
-
-
-@every_class
-def test_the_item_is_there_when_put_returns(make: Callable[[], Any]) -> None:
-    q = make()
-    for number in range(100):
-        q.put(number)
-        assert not q.empty()
-        assert q.get() == number
-        assert q.empty()
-
-
-@every_class_with_timeouts
-def test_arguments_by_place_and_by_name(make: Callable[[], Any]) -> None:
-    q = make()
-    q.put(1)
-    q.put(2, True)
-    q.put(3, True, None)
-    q.put(4, False)
-    q.put(5, False, None)
-    q.put(obj=6, block=True, timeout=1)
-    q.put_nowait(7)
-    received = [
-        q.get(),
-        q.get(True),
-        q.get(True, None),
-        q.get(False),
-        q.get(block=True, timeout=1),
-        q.get(timeout=1.5),
-    ]
-    assert [*received, q.get_nowait()] == [1, 2, 3, 4, 5, 6, 7]
+# Arguments and limits.
 
 
 @pytest.mark.parametrize("block", [0, "", None, []])
@@ -86,43 +40,6 @@ def test_block_is_read_as_if_reads_it(block: object) -> None:
         q.put(2, block)  # type: ignore[arg-type]
 
 
-@every_class_with_timeouts
-@pytest.mark.parametrize("timeout", [0, 0.0, -1, -math.inf])
-def test_no_time_at_all(make: Callable[..., Any], timeout: float) -> None:
-    q = make(1)
-    with pytest.raises(queue.Empty):
-        q.get(True, timeout)
-    q.put("a", True, timeout)
-    with pytest.raises(queue.Full):
-        q.put("b", True, timeout)
-    assert q.get(True, timeout) == "a"
-
-
-@every_class_with_timeouts
-@pytest.mark.parametrize("timeout", [0.05, 1 / 3])
-def test_a_timeout_is_not_cut_short(make: Callable[..., Any], timeout: float) -> None:
-    q = make(1)
-    start = time.monotonic()
-    with pytest.raises(queue.Empty):
-        q.get(timeout=timeout)
-    assert time.monotonic() - start >= timeout
-    q.put("a")
-    start = time.monotonic()
-    with pytest.raises(queue.Full):
-        q.put("b", timeout=timeout)
-    assert time.monotonic() - start >= timeout
-    assert q.qsize() == 1
-
-
-@pytest.mark.parametrize("timeout", [1e300, math.inf, threading.TIMEOUT_MAX])
-def test_a_timeout_beyond_every_clock_is_none(timeout: float) -> None:
-    q = penstock.Queue[str]()
-    with fork(lambda: q.get(timeout=timeout)) as child:
-        until(lambda: q.statistics().waiting_getters == 1)
-        q.put("a", timeout=timeout)
-        assert child.result() == "a"
-
-
 def test_timeouts_that_are_none() -> None:
     q = penstock.Queue[int]()
     with pytest.raises(ValueError, match="NaN"):
@@ -133,38 +50,6 @@ def test_timeouts_that_are_none() -> None:
         q.put(1, True, "1")  # type: ignore[arg-type]
     q.put(1, False, "not looked at")  # type: ignore[arg-type]
     assert q.get(False, "not looked at") == 1  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("maxsize", [1, 3])
-@every_class_with_timeouts
-def test_maxsize(make: Callable[..., Any], maxsize: int) -> None:
-    q = make(maxsize)
-    for number in range(maxsize):
-        assert (q.qsize(), q.full(), q.empty()) == (number, False, number == 0)
-        q.put(number)
-    assert (q.qsize(), q.full(), q.empty()) == (maxsize, True, False)
-    with pytest.raises(queue.Full):
-        q.put_nowait("too many")
-    assert q.get() == 0
-    assert not q.full()
-    q.put_nowait("fits")
-
-
-@pytest.mark.parametrize("maxsize", [0, -1])
-def test_no_maxsize(maxsize: int) -> None:
-    q = penstock.Queue[int](maxsize)
-    for number in range(5000):
-        q.put_nowait(number)
-    assert not q.full()
-    assert q.qsize() == 5000
-
-
-def test_a_taken_item_makes_room_before_it_is_done() -> None:
-    q = penstock.JoinableQueue[int](1)
-    q.put(1)
-    assert q.get() == 1
-    q.put_nowait(2)
-    assert q.full()
 
 
 @pytest.mark.parametrize(
@@ -220,64 +105,6 @@ def test_simple_queue_waits_when_many_bytes_are_queued() -> None:
 
 
 @every_class
-def test_get_waits_for_another_process(make: Callable[[], Any]) -> None:
-    q = make()
-    with fork(q.get) as child:
-        until(lambda: q.statistics().waiting_getters == 1)
-        q.put("a")
-        assert child.result() == "a"
-
-
-@every_class_with_timeouts
-def test_put_waits_for_another_process(make: Callable[..., Any]) -> None:
-    q = make(1)
-    q.put("a")
-    with fork(q.put, "b") as child:
-        until(lambda: q.statistics().waiting_putters == 1)
-        assert q.get() == "a"
-        child.result()
-    assert q.get() == "b"
-
-
-@every_class
-def test_get_waits_for_another_thread(make: Callable[[], Any]) -> None:
-    q = make()
-    received: list[str] = []
-    thread = threading.Thread(target=lambda: received.append(q.get()))
-    thread.start()
-    until(lambda: q.statistics().waiting_getters == 1)
-    q.put("a")
-    thread.join()
-    assert received == ["a"]
-
-
-@every_class
-def test_many_threads_on_one_handle(make: Callable[[], Any]) -> None:
-    q = make()
-    received: list[int] = []
-
-    def consume() -> None:
-        for item in iter(q.get, None):
-            received.append(item)
-
-    def produce(start: int) -> None:
-        for number in range(start, start + 1000):
-            q.put(number)
-
-    consumers = [threading.Thread(target=consume) for _ in range(4)]
-    producers = [threading.Thread(target=produce, args=(start,)) for start in range(0, 4000, 1000)]
-    for thread in consumers + producers:
-        thread.start()
-    for thread in producers:
-        thread.join()
-    for _ in consumers:
-        q.put(None)
-    for thread in consumers:
-        thread.join()
-    assert sorted(received) == list(range(4000))
-
-
-@every_class
 def test_fork_while_threads_put_and_get(make: Callable[[], Any]) -> None:
     q, answers = make(), make()
     stop = threading.Event()
@@ -304,29 +131,20 @@ def test_fork_while_threads_put_and_get(make: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("make", WITH_TIMEOUTS)
-def test_a_closed_queue(make: Callable[[], Any]) -> None:
-    q = make()
-    q.put("a")
-    with pytest.raises(AssertionError, match="not closed"):
-        q.join_thread()
-    q.close()
-    q.close()
-    for operation in (lambda: q.put("b"), q.get, lambda: q.put_nowait("b"), q.get_nowait):
-        with pytest.raises(ValueError, match=r"Queue .* is closed"):
-            operation()
-    assert q.qsize() == 1
-    with pytest.raises(OSError, match="is closed"):
-        q.empty()
-    q.join_thread()
-    q.cancel_join_thread()
-
-
-@pytest.mark.parametrize("make", WITH_TIMEOUTS)
 def test_a_queue_that_is_closed_unused(make: Callable[[], Any]) -> None:
     q = make()
     q.close()
     assert q.empty()
     assert not q.full()
+
+
+@pytest.mark.parametrize("make", WITH_TIMEOUTS)
+def test_a_queue_that_is_closed_after_use_does_not_tell_whether_it_is_empty(make: Callable[[], Any]) -> None:
+    q = make()
+    q.put("a")
+    q.close()
+    with pytest.raises(OSError, match="is closed"):
+        q.empty()
 
 
 def test_a_closed_simple_queue() -> None:
@@ -346,114 +164,6 @@ def test_closing_is_for_one_process() -> None:
         child.result()
     with fork(q.get) as child:
         assert child.result() == "from a child"
-
-
-@every_class
-def test_what_was_put_stays_when_the_producer_has_gone(make: Callable[[], Any]) -> None:
-    q = make()
-
-    def produce() -> None:
-        for number in range(1000):
-            q.put(number)
-        q.close()
-
-    with fork(produce) as child:
-        child.result()
-    assert [q.get() for _ in range(1000)] == list(range(1000))
-
-
-# Signals.
-
-
-def in_a_wait(q: Any, what: str) -> Callable[[], bool]:
-    return lambda: getattr(q.statistics(), what) == 1
-
-
-WAITS: dict[str, Callable[[Any], object]] = {
-    "waiting_getters": lambda q: q.get(),
-    "waiting_putters": lambda q: q.put("b"),
-    "waiting_joiners": lambda q: q.join(),
-}
-
-
-@pytest.fixture(params=WAITS)
-def waiting(request: pytest.FixtureRequest) -> tuple[Any, str]:
-    """A queue on which the named wait lasts."""
-    q = penstock.JoinableQueue[str](1)
-    if request.param != "waiting_getters":
-        q.put("a")
-    return q, request.param
-
-
-def test_ctrl_c_ends_a_wait(waiting: tuple[Any, str]) -> None:
-    q, what = waiting
-
-    def wait() -> str:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            WAITS[what](q)
-        except KeyboardInterrupt:
-            return "interrupted"
-        return "not interrupted"
-
-    with fork(wait) as child:
-        until(in_a_wait(q, what))
-        child.kill(signal.SIGINT)
-        assert child.result() == "interrupted"
-    assert getattr(q.statistics(), what) == 0
-
-
-class Raised(Exception):
-    pass
-
-
-def test_what_a_signal_handler_raises_ends_a_wait(waiting: tuple[Any, str]) -> None:
-    q, what = waiting
-
-    def handler(*_: object) -> None:
-        raise Raised
-
-    def wait() -> str:
-        signal.signal(signal.SIGUSR1, handler)
-        try:
-            WAITS[what](q)
-        except Raised:
-            return "raised"
-        return "not raised"
-
-    with fork(wait) as child:
-        until(in_a_wait(q, what))
-        child.kill(signal.SIGUSR1)
-        assert child.result() == "raised"
-
-
-def test_a_signal_handler_that_returns_does_not_end_a_wait() -> None:
-    q, handled = penstock.Queue[str](), penstock.Queue[int]()
-
-    def wait() -> str:
-        signal.signal(signal.SIGUSR1, lambda number, _: handled.put(number))
-        return q.get()
-
-    with fork(wait) as child:
-        until(in_a_wait(q, "waiting_getters"))
-        for _ in range(3):
-            child.kill(signal.SIGUSR1)
-            assert handled.get() == signal.SIGUSR1
-        q.put("a")
-        assert child.result() == "a"
-
-
-def test_a_signal_handler_may_use_the_queue_that_is_waited_for() -> None:
-    q = penstock.Queue[str]()
-
-    def wait() -> str:
-        signal.signal(signal.SIGUSR1, lambda *_: q.put("from the handler"))
-        return q.get()
-
-    with fork(wait) as child:
-        until(in_a_wait(q, "waiting_getters"))
-        child.kill(signal.SIGUSR1)
-        assert child.result() == "from the handler"
 
 
 # Classes.
@@ -541,151 +251,7 @@ def test_check_says_what_is_wrong() -> None:
     assert "ready_count: a recount differs (7, not 2)" in q.check()
 
 
-# Joining.
-
-
-def test_task_done_and_join() -> None:
-    q = penstock.JoinableQueue[int]()
-    q.join()
-
-    def work() -> None:
-        for _ in iter(q.get, None):
-            q.task_done()
-
-    workers = [fork(work) for _ in range(3)]
-    for number in range(100):
-        q.put(number)
-    q.join()
-    assert q.statistics().unfinished == 0
-    for _ in workers:
-        q.put(None)  # type: ignore[arg-type]
-    for worker in workers:
-        worker.result()
-        worker.close()
-    for _ in workers:
-        q.task_done()
-    with pytest.raises(ValueError, match=r"task_done\(\) called too many times"):
-        q.task_done()
-
-
-def test_task_done_for_an_item_that_another_process_took() -> None:
-    q = penstock.JoinableQueue[int]()
-    q.put(1)
-    assert q.get() == 1
-    with fork(q.task_done) as child:
-        child.result()
-    q.join()
-
-
-def test_join_waits_for_the_last_item() -> None:
-    q = penstock.JoinableQueue[int]()
-    q.put(1)
-    with fork(q.join) as child:
-        until(in_a_wait(q, "waiting_joiners"))
-        assert q.get() == 1
-        assert not child.has_ended()
-        q.task_done()
-        child.result()
-
-
-# How a process ends decides what becomes of the items it holds.
-
-
-def end_by_returning() -> None:
-    pass
-
-
-def end_by_exit_0() -> None:
-    sys.exit(0)
-
-
-def end_by_exit() -> None:
-    sys.exit()
-
-
-def end_by_exit_3() -> None:
-    sys.exit(3)
-
-
-def end_by_exit_message() -> None:
-    sys.exit("a message")
-
-
-def end_by_exception() -> None:
-    raise Raised
-
-
-def end_by_os_exit() -> None:
-    os._exit(0)
-
-
-def end_by_sigkill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def end_by_sigterm() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-IN_ORDER = (end_by_returning, end_by_exit_0, end_by_exit)
-BY_A_CRASH = (
-    end_by_exit_3,
-    end_by_exit_message,
-    end_by_exception,
-    end_by_os_exit,
-    end_by_sigkill,
-    end_by_sigterm,
-)
-
-
-def take_and_end(q: Any, end: Callable[[], None]) -> None:
-    q.get()
-    end()
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("end", IN_ORDER)
-def test_a_worker_that_ends_in_order(end: Callable[[], None], method: str) -> None:
-    q = penstock.JoinableQueue[str]()
-    q.put("a")
-    process = multiprocessing.get_context(method).Process(target=take_and_end, args=(q, end))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    now = q.statistics()
-    assert (now.queued, now.unfinished, now.redeliveries) == (0, 1, 0)
-    q.task_done()  # for it
-    q.join()
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("end", BY_A_CRASH)
-def test_a_worker_that_crashes(end: Callable[[], None], method: str) -> None:
-    q = penstock.JoinableQueue[str]()
-    q.put("a")
-    process = multiprocessing.get_context(method).Process(target=take_and_end, args=(q, end))
-    process.start()
-    process.join()
-    assert q.get() == "a"
-    assert q.statistics().redeliveries == 1
-    q.task_done()
-    q.join()
-
-
-def test_an_item_that_kills_each_of_its_workers() -> None:
-    q = penstock.JoinableQueue[str](max_deliveries=2)
-    q.put("poison")
-    q.put("good")
-    for death in range(3):
-        until(lambda: q.statistics().queued == 2)
-        assert q.statistics().redeliveries == death
-        with fork(take_and_end, q, end_by_sigkill) as child:
-            assert child.wait() == -signal.SIGKILL
-    until(lambda: q.statistics().dead_letters == 1)
-    assert q.get() == "good"
-    q.task_done()
-    q.join()
-    assert q.dead_letters() == q.dead_letters() == ["poison"]
+# How a program ends.
 
 
 # The parent is the survivor: what is tested is the end of a main program.
