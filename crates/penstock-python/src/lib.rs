@@ -46,7 +46,7 @@ mod _native {
     use crate::channel::Channel;
     #[cfg(feature = "fault-points")]
     #[pymodule_export]
-    use crate::fault::{arm_fault, fault_points, suspend_at};
+    use crate::fault::{arm_fault, fault_points, passed_points, suspend_at};
     #[pymodule_export]
     use crate::handle::Handle;
     #[pymodule_export]
