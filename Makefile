@@ -20,6 +20,10 @@ LIBRARIES := .venvs/libraries
 FUZZ_TARGET = $(or $(CARGO_TARGET_DIR),target)/fuzz
 DOCUMENTS = $(wildcard *.md docs/*.md)
 
+# $(PART) "name" command ...: says what begins, and how many seconds it took.
+BEGUN := $(shell date +%s)
+PART := part() { name=$$1; shift; echo "== $$name"; begun=$$(date +%s); "$$@" && echo "== $$name: $$(($$(date +%s) - begun)) s"; }; part
+
 # Folders too, because a deleted file changes its folder.
 CORE := Cargo.toml Cargo.lock $(shell find crates/penstock-core -not -name '.*')
 HISTORY := $(CORE) $(shell find crates/penstock-history -not -name '.*')
@@ -58,7 +62,7 @@ demo: $(VENV)/.penstock
 	@$(BIN)/penstock demo $(ARGS)
 
 test: test-core test-damage test-package test-cpython docs
-	@echo "All tests passed."
+	@echo "All tests passed, in $$(($$(date +%s) - $(BEGUN))) s."
 
 test-core: build/.test-core build/.test-core-fault-points build/.test-history build/.test-loom-sample build/.test-kill-sample
 
@@ -70,14 +74,12 @@ test-damage: build/.test-damage
 
 test-loom:
 	@tools/require cargo cc
-	@echo "== The models: every interleaving within the bounds of src/models/mod.rs"
-	@$(LOOM) --test-threads=2 $(ARGS)
+	@$(PART) "The models: every interleaving within the bounds of src/models/mod.rs" $(LOOM) --test-threads=2 $(ARGS)
 
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
-	@echo "== The package"
-	@PENSTOCK_FAULT_POINTS_PATH=$(abspath $(FAULT_POINTS)) $(BIN)/python -m pytest --quiet tests $(ARGS)
-	@echo "== The examples in its docstrings"
-	@$(BIN)/python -m pytest --quiet --doctest-modules --ignore-glob='*/_bootstrap/*' --pyargs penstock
+	@$(PART) "The package" env PENSTOCK_FAULT_POINTS_PATH=$(abspath $(FAULT_POINTS)) $(BIN)/python -m pytest --quiet tests $(ARGS)
+	@$(PART) "The examples in its docstrings" \
+		$(BIN)/python -m pytest --quiet --doctest-modules --ignore-glob='*/_bootstrap/*' --pyargs penstock
 
 test-kill: build/kill
 	@build/kill $(ARGS)
@@ -86,23 +88,23 @@ count-instructions: build/kill
 	@build/kill --count
 
 test-cpython: build/.wheel $(VENV)/.python
-	@$(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl
+	@$(PART) "The interpreters' own tests" $(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl
 
 test-storm: $(VENV)/.penstock $(VENV)/.storm
-	@$(BIN)/python -m tests.storms $(ARGS)
+	@$(BIN)/python -m tests.crash.storms $(ARGS)
 
 test-libraries: $(LIBRARIES)/.penstock
-	@$(LIBRARIES)/bin/python -m pytest --quiet tests/libraries $(ARGS)
+	@$(LIBRARIES)/bin/python -m pytest --quiet tests/multiprocessing/libraries $(ARGS)
 
 test-model: $(VENV)/.penstock $(VENV)/.test
-	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/test_state_machine.py $(ARGS)
+	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/conformance/test_state_machine.py $(ARGS)
 
 # The newest one each time: what it answers about a tensor changes from version to version.
 test-torch: $(TORCH)/.penstock
 	@echo "== Tensors, with the newest torch (5.4 GB, the first time)"
 	@$(TORCH)/bin/python -m pip --quiet install --upgrade --group torch --group test
 	@$(TORCH)/bin/python -c 'import torch; print("torch", torch.__version__)'
-	@$(TORCH)/bin/python -m pytest --quiet tests/test_tensors.py tests/test_clients.py -k "test_tensors or test_torch" $(ARGS)
+	@$(TORCH)/bin/python -m pytest --quiet tests/buffers/test_tensors.py tests/multiprocessing/test_clients.py -k "test_tensors or test_torch" $(ARGS)
 
 # Both let the stable compiler accept options of nightly ones; tools/fuzz.py says why.
 fuzz: $(VENV)/.python
@@ -127,35 +129,29 @@ bench-core:
 
 lint: $(VENV)/.penstock $(VENV)/.lint
 	@tools/require cargo cc clippy rustfmt
-	@echo "== rustfmt"
-	@cargo fmt --all --check
-	@cargo fmt --manifest-path fuzz/Cargo.toml --check
-	@echo "== clippy"
-	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
-	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets --features penstock-python/fault-points -- -D warnings
-	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) -- -D warnings
-	@RUSTFLAGS="--cfg loom" cargo clippy --quiet --locked -p penstock-core --all-targets --profile models -- -D warnings
-	@echo "== The layers of the core"
-	@$(BIN)/python tools/check_layers.py
-	@echo "== The layers of the binding"
-	@$(BIN)/python tools/check_binding_layers.py
-	@echo "== ruff"
-	@$(BIN)/python -m ruff check --quiet .
-	@$(BIN)/python -m ruff format --quiet --check .
-	@echo "== import-linter"
-	@log=$$(PYTHONPATH=python:. $(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$log"; false; }
-	@echo "== mypy"
-	@$(BIN)/python -m mypy --no-error-summary
-	@echo "== The types that programs see"
-	@$(BIN)/python tools/check_types.py $(DOCUMENTS) tests/types_of_the_interface.py
-	@echo "== stubtest"
-	@MYPYPATH=python $(BIN)/python -m mypy.stubtest --concise penstock._native
+	@$(PART) "rustfmt" cargo fmt --all --check
+	@$(PART) "rustfmt, the fuzzer" cargo fmt --manifest-path fuzz/Cargo.toml --check
+	@$(PART) "clippy" env $(CARGO_PYTHON) $(CLIPPY) --workspace --all-targets -- -D warnings
+	@$(PART) "clippy, with fault points" \
+		env $(CARGO_PYTHON) $(CLIPPY) --workspace --all-targets --features penstock-python/fault-points -- -D warnings
+	@$(PART) "clippy, the fuzzer" $(CLIPPY) --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) -- -D warnings
+	@$(PART) "clippy, the models" \
+		env RUSTFLAGS="--cfg loom" $(CLIPPY) -p penstock-core --all-targets --profile models -- -D warnings
+	@$(PART) "The layers of the core" $(BIN)/python tools/check_layers.py
+	@$(PART) "The layers of the binding" $(BIN)/python tools/check_binding_layers.py
+	@$(PART) "ruff" $(BIN)/python -m ruff check --quiet .
+	@$(PART) "ruff, the format" $(BIN)/python -m ruff format --quiet --check .
+	@$(PART) "import-linter" sh -c \
+		'log=$$(PYTHONPATH=python:. $(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$log"; false; }'
+	@$(PART) "mypy" $(BIN)/python -m mypy --no-error-summary
+	@$(PART) "The types that programs see" $(BIN)/python tools/check_types.py $(DOCUMENTS) tests/types_of_the_interface.py
+	@$(PART) "stubtest" env MYPYPATH=python $(BIN)/python -m mypy.stubtest --concise penstock._native
 	@echo "Nothing to complain about."
 
 docs: $(VENV)/.penstock
-	@echo "== The documents"
-	@$(BIN)/python tools/check_docs.py $(DOCUMENTS)
-	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --document-private-items -p penstock-core
+	@$(PART) "The documents" $(BIN)/python tools/check_docs.py $(DOCUMENTS)
+	@$(PART) "The core's own documents" env RUSTDOCFLAGS="-D warnings" \
+		cargo doc --quiet --locked --no-deps --document-private-items -p penstock-core
 
 clean:
 	rm -rf build target $(VENV) .venvs .mypy_cache .hypothesis .pytest_cache .ruff_cache
@@ -163,62 +159,58 @@ clean:
 # What follows is called by the commands above. Each file records that a step was done.
 
 # pyo3 has to be told the interpreter and that no libpython is linked; maturin tells it by itself.
+CLIPPY := cargo clippy --quiet --locked
 CARGO_PYTHON := PYO3_PYTHON=$(abspath $(BIN)/python) PYO3_BUILD_EXTENSION_MODULE=1
 
 # loom takes the place of atomics and kernel, so it is built apart from everything else.
-LOOM := RUSTFLAGS="--cfg loom" cargo test --quiet --locked -p penstock-core --lib --profile models -- --nocapture
+LOOM := env RUSTFLAGS="--cfg loom" cargo test --quiet --locked -p penstock-core --lib --profile models -- --nocapture
 
-# $(call build_wheel,folder,options): maturin's talk is shown only if it fails.
+# $(call build_wheel,name,folder,options): maturin's talk is shown only if it fails.
 define build_wheel
-tools/require cargo cc && rm -rf $(1) && mkdir -p $(1) && \
-	{ $(BIN)/python -m maturin build --quiet --release --locked --compatibility linux \
-	--interpreter $(BIN)/python --out $(1) $(2) >$(1)/log 2>&1 || { cat $(1)/log; false; }; }
+tools/require cargo cc && wheel() { rm -rf $(2) && mkdir -p $(2) && \
+	{ $(BIN)/python -m maturin build --quiet --locked --compatibility linux \
+	--interpreter $(BIN)/python --out $(2) $(3) >$(2)/log 2>&1 || { cat $(2)/log; false; }; }; } && \
+	$(PART) $(1) wheel
 endef
 
 build/.test-core: $(CORE)
 	@tools/require cargo cc
-	@echo "== The core"
-	@cargo test --quiet --locked -p penstock-core
+	@$(PART) "The core" cargo test --quiet --locked -p penstock-core
 	@mkdir -p $(@D) && touch $@
 
 build/.test-core-fault-points: $(CORE)
 	@tools/require cargo cc
-	@echo "== The core, with fault points"
-	@cargo test --quiet --locked -p penstock-core --features fault-points
+	@$(PART) "The core, with fault points" cargo test --quiet --locked -p penstock-core --features fault-points
 	@mkdir -p $(@D) && touch $@
 
 build/.test-history: $(HISTORY)
 	@tools/require cargo cc
-	@echo "== Recorded histories"
-	@cargo test --quiet --locked -p penstock-history
+	@$(PART) "Recorded histories" cargo test --quiet --locked -p penstock-history
 	@mkdir -p $(@D) && touch $@
 
 KILL := $(CORE) $(shell find crates/penstock-proof -not -name '.*')
 
 build/kill: $(KILL)
 	@tools/require cargo cc
-	@echo "== The proof by killing (building takes a minute)"
-	@cargo build --quiet --locked --profile proof -p penstock-proof
+	@$(PART) "Building the proof by killing" cargo build --quiet --locked --profile proof -p penstock-proof
 	@mkdir -p $(@D) && cp "$${CARGO_TARGET_DIR:-target}/proof/kill" $@
 
 build/.test-kill-sample: build/kill
-	@cargo test --quiet --locked -p penstock-proof
-	@build/kill --sample 3000
+	@$(PART) "The killer's own tests" cargo test --quiet --locked -p penstock-proof
+	@$(PART) "A sample of the proof by killing" build/kill --sample 3000
 	@touch $@
 
 # The fuzzer's body without the fuzzer: its corpus, and random changes of it.
 build/.test-damage: $(CORE) $(shell find fuzz -mindepth 1 -not -name '.*')
 	@tools/require cargo cc
-	@echo "== The core on damaged memory"
 	@mkdir -p $(@D)
-	@cargo run --quiet --locked --release --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) \
+	@$(PART) "The core on damaged memory" cargo run --quiet --locked --release --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) \
 		--bin replay -- --mutations 2500 --current build/damage-input fuzz/corpus
 	@touch $@
 
 build/.test-loom-sample: $(CORE)
 	@tools/require cargo cc
-	@echo "== The core's smallest models"
-	@$(LOOM) one_putter_one_getter large_payloads growing two_survivors
+	@$(PART) "The core's smallest models" $(LOOM) one_putter_one_getter large_payloads growing two_survivors
 	@mkdir -p $(@D) && touch $@
 
 $(VENV)/.python:
@@ -229,19 +221,16 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.storm: $(VENV)/.%: $(VENV)/.python pyproject.toml
-	@echo "== Installing what $* needs"
-	@$(PIP) install --group $*
+	@$(PART) "Installing what $* needs" $(PIP) install --group $*
 	@touch $@
 
 # Another interpreter may need another wheel.
 build/.wheel: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
-	@echo "== Building the wheel (some minutes the first time)"
-	@$(call build_wheel,$(WHEELS))
+	@$(call build_wheel,"Building the wheel",$(WHEELS),--release)
 	@touch $@
 
 build/.fault-points: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
-	@echo "== Building the wheel with fault points, for tests only"
-	@$(call build_wheel,$(FAULT_POINTS)-wheel,--features fault-points)
+	@$(call build_wheel,"Building the wheel with fault points (for tests only)",$(FAULT_POINTS)-wheel,--release --features fault-points)
 	@rm -rf $(FAULT_POINTS)
 	@$(PIP) install --no-index --no-deps --target $(FAULT_POINTS) $(FAULT_POINTS)-wheel/*.whl
 	@touch $@

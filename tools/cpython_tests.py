@@ -1,6 +1,6 @@
 """Run the interpreters' own multiprocessing tests with the built wheel, on every installed CPython.
 
-usage: python tools/cpython_tests.py WHEEL [argument of tests/cpython/run.py ...]
+usage: python tools/cpython_tests.py WHEEL [argument of tests/multiprocessing/cpython/run.py ...]
 
 The wheel is for the stable ABI, so all of them get the same, each in an environment `.venvs/<version>`.
 A free-threaded interpreter has no such ABI: run by one, this tests its own version only.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venvs"
+RUNNER = "tests/multiprocessing/cpython/run.py"
 
 # Some distributions package `test` apart.
 PROBE = """
@@ -88,7 +89,7 @@ def main() -> int:
     for version, executable in tested.items():
         print(f"== CPython {version}: its multiprocessing tests, on penstock", flush=True)
         python = prepare(version, executable, wheel)
-        if subprocess.run([python, "tests/cpython/run.py", *arguments], cwd=ROOT).returncode != 0:
+        if subprocess.run([python, RUNNER, *arguments], cwd=ROOT).returncode != 0:
             failed.append(version)
     for version, executable in untested.items():
         minor = version.rpartition(".")[0]

@@ -1,5 +1,6 @@
-# The binding. A build for tests (cargo feature `fault-points`) has three functions more:
+# The binding. A build for tests (cargo feature `fault-points`) has four functions more:
 #   fault_points() -> list[str]                   the places at which this process can be told to die
+#   passed_points() -> list[str]                  those that it has passed since this was last called
 #   arm_fault(point: str, hits: int = 1) -> None  it dies by SIGKILL at the `hits`-th pass of `point`
 #   suspend_at(point: str) -> None                it stops itself by SIGSTOP at the next pass of `point`
 

@@ -19,6 +19,8 @@ PR_SET_CHILD_SUBREAPER = 36
 QUEUE_MEMORY = "/memfd:penstock-"
 # An ended process or thread needs a moment to disappear; what is still there after this has been left behind.
 GRACE = 5.0
+# In the names of files in /dev/shm, which is everybody's.
+OUR_FILES = "penstock"
 
 
 def adopt_orphans() -> None:
@@ -116,9 +118,8 @@ def _queue_memory() -> list[str]:
 
 
 def _shared_files() -> set[str]:
-    # The folder is everybody's, so only what has our name is surely ours.
     names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []
-    return {name for name in names if "penstock" in name}
+    return {name for name in names if OUR_FILES in name}
 
 
 def _standard_helpers() -> tuple[list[int], list[int]]:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]  # of the checkout
 METHODS = ("fork", "spawn", "forkserver")
 PLAIN: tuple[str, ...] = ()
 PENSTOCK = (os.path.join(os.path.dirname(sys.executable), "penstock"), "run")

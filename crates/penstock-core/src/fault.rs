@@ -5,11 +5,9 @@ macro_rules! fault {
     ($point:literal) => {
         #[cfg(feature = "fault-points")]
         {
-            const _: () = assert!(
-                $crate::fault::is_listed($point),
-                "add the fault point to fault::POINTS"
-            );
-            $crate::fault::pass($point);
+            const POINT: usize =
+                $crate::fault::index_of($point).expect("add the fault point to fault::POINTS");
+            $crate::fault::pass(POINT);
         }
     };
 }
@@ -85,7 +83,7 @@ mod armed {
         "sweep.released",
     ];
 
-    pub(crate) const fn is_listed(point: &str) -> bool {
+    pub(crate) const fn index_of(point: &str) -> Option<usize> {
         let mut i = 0;
         while i < POINTS.len() {
             let (a, b) = (POINTS[i].as_bytes(), point.as_bytes());
@@ -95,12 +93,12 @@ mod armed {
                     j += 1;
                 }
                 if j == a.len() {
-                    return true;
+                    return Some(i);
                 }
             }
             i += 1;
         }
-        false
+        None
     }
 
     /// Index of the armed point in POINTS, plus one.
@@ -109,7 +107,7 @@ mod armed {
 
     /// Lets this process die by SIGKILL when it passes `point` for the `hits`-th time. False if there is no such point.
     pub fn arm(point: &str, hits: u64) -> bool {
-        let Some(index) = POINTS.iter().position(|name| *name == point) else {
+        let Some(index) = index_of(point) else {
             return false;
         };
         HITS_LEFT.store(hits.max(1), Ordering::SeqCst);
@@ -123,7 +121,7 @@ mod armed {
 
     /// Lets the next thread of this process that passes `point` stay there. False if there is no such point.
     pub fn stop_at(point: &str) -> bool {
-        let Some(index) = POINTS.iter().position(|name| *name == point) else {
+        let Some(index) = index_of(point) else {
             return false;
         };
         STOP_AT.store(index + 1, Ordering::SeqCst);
@@ -141,25 +139,37 @@ mod armed {
     /// Lets this process stop itself by SIGSTOP the next time it passes `point`. After SIGCONT it goes on. False if there is
     /// no such point.
     pub fn suspend_at(point: &str) -> bool {
-        let Some(index) = POINTS.iter().position(|name| *name == point) else {
+        let Some(index) = index_of(point) else {
             return false;
         };
         SUSPEND_AT.store(index + 1, Ordering::SeqCst);
         true
     }
 
-    pub(crate) fn pass(point: &str) {
+    /// Whether each point of POINTS was passed since it was last asked.
+    static PASSED: [AtomicBool; POINTS.len()] = [const { AtomicBool::new(false) }; POINTS.len()];
+
+    /// The points that this process has passed since this was last called.
+    pub fn passed_points() -> Vec<&'static str> {
+        let passed = |(point, passed): (&&'static str, &AtomicBool)| {
+            passed.swap(false, Ordering::SeqCst).then_some(*point)
+        };
+        POINTS.iter().zip(&PASSED).filter_map(passed).collect()
+    }
+
+    pub(crate) fn pass(point: usize) {
+        PASSED[point].store(true, Ordering::Relaxed);
         let suspend_at = SUSPEND_AT.load(Ordering::Relaxed);
-        if suspend_at != 0 && POINTS[suspend_at - 1] == point {
+        if suspend_at == point + 1 {
             SUSPEND_AT.store(0, Ordering::SeqCst);
             crate::platform::stop_self();
         }
         let armed = ARMED.load(Ordering::Relaxed);
-        if armed != 0 && POINTS[armed - 1] == point && HITS_LEFT.fetch_sub(1, Ordering::SeqCst) == 1 {
+        if armed == point + 1 && HITS_LEFT.fetch_sub(1, Ordering::SeqCst) == 1 {
             crate::platform::kill_self();
         }
         let stop_at = STOP_AT.load(Ordering::Relaxed);
-        if stop_at != 0 && POINTS[stop_at - 1] == point {
+        if stop_at == point + 1 {
             STOPPED.store(true, Ordering::SeqCst);
             loop {
                 std::thread::park();
@@ -169,6 +179,6 @@ mod armed {
 }
 
 #[cfg(feature = "fault-points")]
-pub use armed::{POINTS, arm, is_stopped, stop_at, suspend_at};
+pub use armed::{POINTS, arm, is_stopped, passed_points, stop_at, suspend_at};
 #[cfg(feature = "fault-points")]
-pub(crate) use armed::{is_listed, pass};
+pub(crate) use armed::{index_of, pass};

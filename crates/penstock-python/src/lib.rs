@@ -26,7 +26,7 @@ mod _native {
     use crate::queue::channel::Channel;
     #[cfg(feature = "fault-points")]
     #[pymodule_export]
-    use crate::queue::failpoints::{arm_fault, fault_points, suspend_at};
+    use crate::queue::failpoints::{arm_fault, fault_points, passed_points, suspend_at};
     #[pymodule_export]
     use crate::queue::handle::Handle;
     #[pymodule_export]

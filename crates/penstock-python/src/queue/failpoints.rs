@@ -10,6 +10,12 @@ pub fn fault_points() -> Vec<&'static str> {
     fault::POINTS.to_vec()
 }
 
+/// The names of the places that this process has passed since this was last called.
+#[pyfunction]
+pub fn passed_points() -> Vec<&'static str> {
+    fault::passed_points()
+}
+
 /// Lets this process stop itself by SIGSTOP the next time it passes `point`.
 #[pyfunction]
 pub fn suspend_at(point: &str) -> PyResult<()> {

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-LEFT_FILE = Path(f"/dev/shm/penstock-harness-test-{os.getpid()}")
+from tests.support.programs import ROOT
+
+# Not under our name, for which other tests look meanwhile.
+LEFT_FILE = Path(f"/dev/shm/harness-test-{os.getpid()}")
 
 SAMPLE = """
 import mmap, os, signal, subprocess, threading
@@ -18,6 +20,7 @@ from tests.support import leaks
 from tests.support.children import fork
 
 leaks.GRACE = 0.2
+leaks.OUR_FILES = "harness-test-"
 kept = []
 
 def blocked_in_child():
@@ -115,5 +118,5 @@ def test_stopped_process_is_ended_too(tmp_path: Path) -> None:
 
 
 def test_tests_are_importable_by_their_children() -> None:
-    assert __name__ == "tests.test_harness"
-    assert os.path.samefile(sys.modules["tests"].__path__[0], Path(__file__).parent)
+    assert __name__ == "tests.support.test_harness"
+    assert os.path.samefile(sys.modules["tests"].__path__[0], ROOT / "tests")

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.support import stacks
 
-from . import mishaps
+from . import checks
 from .contestants import contestant
 from .ledger import CHILD, HANDS, ROLL_CALL, Hand, Ledger, State, number_of, round_of
 
@@ -34,7 +34,7 @@ class Mishap:
 
     def befall(self, worker: "Worker") -> None:
         """Do it."""
-        act = mishaps.enter_control_group(self.group) if self.group else mishaps.MISHAPS[self.name]
+        act = checks.enter_control_group(self.group) if self.group else checks.MISHAPS[self.name]
         act(worker)
 
 
@@ -152,7 +152,7 @@ class Worker:
         try:
             self._put(item, size)
         except MemoryError:
-            mishaps.give_address_space_back()
+            checks.give_address_space_back()
             return False
         return True
 
@@ -217,7 +217,7 @@ class Worker:
         for thread in others:
             thread.start()
         self._guarded(work, self.ledger.hand(self.number), mishap)
-        mishaps.give_address_space_back()
+        checks.give_address_space_back()
         for thread in others:
             thread.join()
         for child in self.children:
@@ -262,11 +262,11 @@ def main(
     hand = opened.hand(number)
     hand.pid = os.getpid()
     if has_own_pids:
-        child = mishaps.enter_pid_namespace()
+        child = checks.enter_pid_namespace()
         if child > 0:
             hand.pid = child
             hand.state = State.READY
-            mishaps.wait_as_parent(child)
+            checks.wait_as_parent(child)
     stacks.can_be_asked_for()
     if not has_own_pids:
         hand.state = State.READY

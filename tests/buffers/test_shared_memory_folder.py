@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-
 # In a mount namespace of its own, so that nobody else sees it.
 MOUNTS = {
     "full": """

@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
-from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock import Queue
+from tests.conformance.implementations import Promise, needs
 from tests.support.children import fork
 
-every_kind = pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+pytestmark = needs(Promise.PUT_IS_DONE)
 
 
-@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
+@needs(Promise.BOUNDED, Promise.STATISTICS)
 @pytest.mark.parametrize("maxsize", [0, 1, 7])
-def test_qsize_empty_and_full_agree_after_every_step(kind: Callable[[int], Any], maxsize: int) -> None:
-    queue = kind(maxsize)
+def test_qsize_empty_and_full_agree_after_every_step(make: Callable[..., Any], maxsize: int) -> None:
+    queue = make(maxsize)
     length = 0
     steps = random.Random(maxsize)
     for _ in range(2000):
@@ -31,9 +32,9 @@ def test_qsize_empty_and_full_agree_after_every_step(kind: Callable[[int], Any],
         assert queue.statistics().queued == length
 
 
-@every_kind
-def test_other_processes_see_the_same_numbers_at_once(kind: Callable[[], Any]) -> None:
-    queue = kind()
+@needs(Promise.STATISTICS)
+def test_other_processes_see_the_same_numbers_at_once(make: Callable[..., Any]) -> None:
+    queue = make()
     for number in range(1, 20):
         with fork(queue.put, number) as child:
             child.result()
@@ -42,10 +43,11 @@ def test_other_processes_see_the_same_numbers_at_once(kind: Callable[[], Any]) -
         assert queue.statistics().queued == number
 
 
-@pytest.mark.parametrize("kind", [Queue, JoinableQueue])
-def test_every_snapshot_balances_while_others_work(kind: Callable[[int], Any]) -> None:
+@needs(Promise.BOUNDED, Promise.STATISTICS)
+def test_every_snapshot_balances_while_others_work(make: Callable[..., Any]) -> None:
     maxsize = 5
-    queue = kind(maxsize)
+    queue = make(maxsize)
+    is_acknowledged = hasattr(queue, "task_done")
 
     def put() -> None:
         for number in range(3000):
@@ -54,7 +56,7 @@ def test_every_snapshot_balances_while_others_work(kind: Callable[[int], Any]) -
     def take() -> None:
         for _ in range(3000):
             queue.get()
-            if kind is JoinableQueue:
+            if is_acknowledged:
                 queue.task_done()
 
     children = [fork(put), fork(take), fork(put), fork(take)]
@@ -63,7 +65,7 @@ def test_every_snapshot_balances_while_others_work(kind: Callable[[int], Any]) -
         assert now.puts == now.gets + now.queued + now.dead_letters
         assert 0 <= now.queued <= maxsize
         assert now.high_water <= maxsize
-        if kind is JoinableQueue:
+        if is_acknowledged:
             # Two takers have at most one item each in hand.
             assert now.queued <= now.unfinished <= now.queued + 2
         assert 0 <= queue.qsize() <= maxsize
@@ -75,9 +77,8 @@ def test_every_snapshot_balances_while_others_work(kind: Callable[[int], Any]) -
     assert end.high_water <= maxsize
 
 
-@every_kind
-def test_each_producer_has_its_order(kind: Callable[[], Any]) -> None:
-    queue = kind()
+def test_each_producer_has_its_order(make: Callable[..., Any]) -> None:
+    queue = make()
     producers, each = 4, 1000
 
     def put(producer: int) -> None:
@@ -94,9 +95,8 @@ def test_each_producer_has_its_order(kind: Callable[[], Any]) -> None:
     assert queue.empty()
 
 
-@every_kind
-def test_items_of_several_processes_are_in_the_order_of_putting(kind: Callable[[], Any]) -> None:
-    queue = kind()
+def test_items_of_several_processes_are_in_the_order_of_putting(make: Callable[..., Any]) -> None:
+    queue = make()
     turn = Queue[int](maxsize=1)
     producers, each = 3, 50
 
@@ -115,9 +115,8 @@ def test_items_of_several_processes_are_in_the_order_of_putting(kind: Callable[[
     assert taken == list(range(producers * each))
 
 
-@every_kind
-def test_consumers_take_in_the_order_of_putting(kind: Callable[[], Any]) -> None:
-    queue = kind()
+def test_consumers_take_in_the_order_of_putting(make: Callable[..., Any]) -> None:
+    queue = make()
     each = 500
 
     def take() -> list[int]:
@@ -131,5 +130,5 @@ def test_consumers_take_in_the_order_of_putting(kind: Callable[[], Any]) -> None
         child.close()
     for numbers in taken:
         assert numbers == sorted(numbers)
-    if kind is not JoinableQueue:  # whose takers ended without task_done
+    if not hasattr(queue, "task_done"):  # whose takers ended without task_done
         assert sorted(number for numbers in taken for number in numbers) == list(range(3 * each))

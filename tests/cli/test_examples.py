@@ -1,12 +1,10 @@
 """The programs under examples/ do the same plainly and through `penstock run`."""
 
-from pathlib import Path
-
 import pytest
 
-from tests.support.programs import METHODS, PENSTOCK, PLAIN, run
+from tests.support.programs import METHODS, PENSTOCK, PLAIN, ROOT, run
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 
 ONE_WAY = b"""\
 kitchen: porridge for four is 200 g oats, 1000 g milk, 40 g honey

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from . import mishaps
+from . import checks
 from .ledger import State
 
 
@@ -121,7 +121,7 @@ _GROUP_BYTES = 12 << 20
 def forbidden() -> dict[str, str]:
     """Faults that cannot be made on this machine, and why."""
     found = {}
-    if reason := mishaps.may_enter_pid_namespace():
+    if reason := checks.may_enter_pid_namespace():
         found["kill in a pid namespace"] = f"no pid namespace can be made: {reason}"
     try:
         with ControlGroup():

@@ -15,7 +15,7 @@ from typing import Any
 from tests.support import processes
 
 from . import books as bookkeeping
-from . import mishaps
+from . import checks
 from .contestants import Contestant
 from .crew import Crew, Member
 from .faults import EITHER, Blow, ControlGroup, Fault, Role
@@ -417,7 +417,7 @@ class Round:
 
     def _has_gone(self, member: Member) -> bool:
         if self.fault.mishap == "execute":
-            return processes.command(member.hand.pid) == mishaps.SLEEP
+            return processes.command(member.hand.pid) == checks.SLEEP
         return not member.process.is_alive()
 
     def _describe(self) -> str:

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from tests.storms.contestants import Contestant
-from tests.storms.contestants.penstock_queues import CONTESTANTS
-from tests.storms.faults import forbidden
-from tests.storms.storm import Storm
+from tests.crash.storms.contestants import Contestant
+from tests.crash.storms.contestants.penstock_queues import CONTESTANTS
+from tests.crash.storms.faults import forbidden
+from tests.crash.storms.storm import Storm
 from tests.support import stacks
 
 SECONDS = 5.0

@@ -7,17 +7,15 @@ import re
 from collections.abc import Callable
 from multiprocessing import connection
 from multiprocessing.synchronize import SEM_VALUE_MAX
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import penstock
-from tests.cpython.differences import DIFFERENCES
+from tests.multiprocessing.cpython.differences import DIFFERENCES
+from tests.support.programs import METHODS, ROOT
 
-TESTS = Path(__file__).parent
-DOCUMENT = TESTS.parent / "docs" / "differences.md"
-METHODS = ("fork", "spawn", "forkserver")
+DOCUMENT = ROOT / "docs" / "differences.md"
 PAIRS = [
     (multiprocessing.Queue, penstock.Queue),
     (multiprocessing.SimpleQueue, penstock.SimpleQueue),
@@ -51,7 +49,9 @@ def test_document_names_tests_that_exist() -> None:
         named = re.findall(r"`([\w.]+)::(\w+)`", shown_by)
         assert named, f"no test shows: {what}"
         for file, test in named:
-            assert re.search(rf"^def {test}\(", (TESTS / file).read_text(), re.MULTILINE), f"{file}::{test}"
+            # By its name alone: a test file's name is unique, whatever its folder.
+            [path] = (ROOT / "tests").rglob(file)
+            assert re.search(rf"^def {test}\(", path.read_text(), re.MULTILINE), f"{file}::{test}"
 
 
 # --------------------------------------------------------------------------------------- what it says

@@ -1,6 +1,7 @@
 """Limits of memory are Python exceptions, and the queue goes on; memory that was drained is given back."""
 
 import contextlib
+import itertools
 import os
 import queue as standard
 import resource
@@ -83,6 +84,18 @@ def test_error_says_what_is_the_matter() -> None:
     assert error.used > 600_000
     assert error.used + error.needed > error.limit
     assert "max_bytes" in str(error)
+
+
+def test_limit_is_reached_by_a_batch() -> None:
+    queue = Queue[bytes](max_bytes=1 << 20)
+    with pytest.raises(QueueMemoryError) as raised:
+        queue.put_many(bytes(1000) for _ in itertools.count())
+    count = raised.value.items_put  # type: ignore[attr-defined]
+    assert count > 500
+    received: list[bytes] = []
+    while not queue.empty():
+        received += queue.get_many()
+    assert received == [bytes(1000)] * count
 
 
 def test_limit_is_of_all_processes_together() -> None:

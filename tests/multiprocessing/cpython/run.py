@@ -1,6 +1,6 @@
 """Run the interpreter's own multiprocessing tests with Penstock's queues and pipes in the place of its own.
 
-usage: python tests/cpython/run.py [--method fork|spawn|forkserver]
+usage: python tests/multiprocessing/cpython/run.py [--method fork|spawn|forkserver]
 
 Run it with any CPython from 3.11 up that has Penstock installed and the module test. Without --method it runs
 all start methods, two at a time. The exit status is 0 if something was run and all of it passed.
@@ -24,11 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
-ROOT = str(Path(__file__).resolve().parent.parent.parent)
+ROOT = str(Path(__file__).resolve().parents[3])
 if sys.path[0] != ROOT:
     sys.path[0] = ROOT  # instead of this script's folder; the children get it from here
 
-from tests.cpython.differences import AS_DOCUMENTED  # noqa: E402
+from tests.multiprocessing.cpython.differences import AS_DOCUMENTED  # noqa: E402
 from tests.support import leaks, stacks  # noqa: E402
 from tests.support.watchdog import Watchdog  # noqa: E402
 
@@ -131,7 +131,7 @@ def run_method(method: str) -> int:
     made = count_made()
     result = Result(watchdog)
     with hidden_output() as output:
-        from tests.cpython import executors, suite
+        from tests.multiprocessing.cpython import executors, suite
 
         executor_tests = executors.load(method)
         before = leaks.Snapshot.take()

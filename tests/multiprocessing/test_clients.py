@@ -4,7 +4,6 @@ Each runs on a context of Penstock's and, unchanged, under `penstock run`.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -22,9 +21,8 @@ from tests.support.clients import (
     subclasses,
     why_skipped,
 )
-from tests.support.programs import METHODS, PENSTOCK, PLAIN, run
+from tests.support.programs import METHODS, PENSTOCK, PLAIN, ROOT, run
 
-ROOT = Path(__file__).parent.parent
 CLIENTS = (pools, executors, logs, loguru_sinks, subclasses, readiness, shared_memory)
 # Which leave helpers of their own running, as long as their process runs.
 ALONE = (joblib_pools,)

@@ -1,4 +1,4 @@
-"""python -m tests.storms: see the package."""
+"""python -m tests.crash.storms: see the package."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ METHODS = ("fork", "spawn")
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="make test-storm", description="Storms of faults; see tests/storms."
+        prog="make test-storm", description="Storms of faults; see tests/crash/storms."
     )
     parser.add_argument("--rounds", type=int, default=840, help="of each class and start method of Penstock")
     parser.add_argument(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from test import _test_multiprocessing
-from tests.cpython.differences import AS_DOCUMENTED, DIFFERENCES, Difference
+from tests.multiprocessing.cpython.differences import AS_DOCUMENTED, DIFFERENCES, Difference
 
 # These make no queue themselves, but the pools that they make do.
 ALSO = {"_TestPool", "_TestPoolWorkerLifetime"}

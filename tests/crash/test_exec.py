@@ -13,9 +13,8 @@ import penstock
 from penstock import JoinableQueue, Queue
 from tests.support import processes
 from tests.support.children import Child, fork
+from tests.support.programs import ROOT
 from tests.support.waiting import until
-
-ROOT = Path(__file__).parent.parent
 
 
 def execute(program: str, *arguments: str) -> None:

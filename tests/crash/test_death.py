@@ -14,10 +14,10 @@ import pytest
 from penstock import JoinableQueue, Queue, SimpleQueue
 from tests.support.children import fork
 from tests.support.operations import AB, NOTHING, OUTCOMES, die_holding_an_item, put_x, put_y
+from tests.support.programs import ROOT
 from tests.support.survivors import LARGE, Item, Left, get_name, item, leftovers, name_of, take
 from tests.support.waiting import until
 
-ROOT = Path(__file__).parent.parent
 FAULT_POINTS = Path(__file__).with_name("fault_points.py")
 STOPPED = Path(__file__).with_name("stopped_inside.py")
 

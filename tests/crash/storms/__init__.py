@@ -1,6 +1,6 @@
 """Storms: programs put and take through a queue while their processes are hit by faults, round after round.
 
-    python -m tests.storms         Penstock beside its rivals, as `make test-storm` does
+    python -m tests.crash.storms   Penstock beside its rivals, as `make test-storm` does
 
 The way of a round: `storm.py` has a queue and a `crew.py` of real processes for some dozens of rounds;
 `round.py` gives the orders, has a fault of `faults.py` hit somebody, calls the roll, and closes the

@@ -1,0 +1,1 @@
+"""Memory: large payloads, limits, and that nothing is kept."""

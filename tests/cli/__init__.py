@@ -1,0 +1,1 @@
+"""Programs as users start them: penstock's commands, the demo, the examples, the benchmarks."""

@@ -1,0 +1,1 @@
+"""What a queue promises, whichever class or store implements it."""

@@ -1,0 +1,1 @@
+"""Processes die, stop, fork and execute; the others go on."""
