@@ -18,7 +18,7 @@ WHEELS := build/wheel
 FAULT_POINTS := build/fault-points
 LIBRARIES := .venvs/libraries
 FUZZ_TARGET = $(or $(CARGO_TARGET_DIR),target)/fuzz
-DOCUMENTS = $(wildcard *.md docs/*.md)
+DOCUMENTS = $(wildcard *.md docs/*.md docs/design/*.md)
 
 # Folders too, because a deleted file changes its folder.
 CORE := Cargo.toml Cargo.lock $(shell find crates/penstock-core -not -name '.*')
