@@ -142,6 +142,8 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@$(BIN)/python -m mypy --no-error-summary
 	@echo "== stubtest"
 	@MYPYPATH=python $(BIN)/python -m mypy.stubtest --concise penstock._native
+	@echo "== The language"
+	@$(BIN)/python tools/check_language.py
 	@echo "Nothing to complain about."
 
 docs: $(VENV)/.penstock
