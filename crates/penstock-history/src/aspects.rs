@@ -25,27 +25,7 @@ use std::collections::HashMap;
 use crate::history::{Answer, Call, Event, History, Time, Value};
 use crate::ranges::{Extremes, PrefixGreatest};
 use crate::stays::Stays;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Violation {
-    NotUnique(Value),
-    Fresh(Value),
-    Repeated(Value),
-    /// The second was put after the first, and got although the first was there.
-    Order(Value, Value),
-    /// An answer of "empty" (the index of its event) from a queue that was never empty meanwhile.
-    NotEmpty(usize),
-    /// An answer (the index of its event) about how many items there are that was right at no moment
-    /// meanwhile.
-    Count(usize),
-    /// More items were there than `maxsize`.
-    Overfull {
-        items: u64,
-    },
-    Lost(Vec<Value>),
-    /// A dead letter that was finished, or was not delivered often enough.
-    Undead(Value),
-}
+use crate::violation::Violation;
 
 /// Whether this check can judge the history: no thread is in two calls at once, and in an acknowledged queue
 /// only the holder of an item calls `task_done`.

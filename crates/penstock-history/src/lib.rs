@@ -26,5 +26,7 @@ pub mod search;
 pub mod specification;
 mod stays;
 pub mod subject;
+mod violation;
 
 pub use history::{Answer, Call, Death, Event, History, Rules, Time, Value};
+pub use violation::Violation;

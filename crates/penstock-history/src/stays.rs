@@ -23,8 +23,8 @@
 
 use std::collections::HashMap;
 
-use crate::aspects::Violation;
 use crate::history::{Answer, Call, Event, History, Time, Value};
+use crate::violation::Violation;
 
 /// One stay of one item.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use penstock_core::Leave;
 use penstock_history::random::Random;
 use penstock_history::run::{Workload, record};
-use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, aspects, search};
+use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, Violation, aspects, search};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -310,10 +310,7 @@ fn a_redelivered_item_comes_before_younger_ones() {
     assert!(search::check(&history(a, b)).is_ok());
     assert_eq!(aspects::check(&history(a, b)), Ok(()));
     assert!(search::check(&history(b, a)).is_err());
-    assert_eq!(
-        aspects::check(&history(b, a)),
-        Err(aspects::Violation::Order(a, b))
-    );
+    assert_eq!(aspects::check(&history(b, a)), Err(Violation::Order(a, b)));
 }
 
 /// What a dead process had set aside comes back when a process acknowledges for the first time, and no

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Buffer, Delivery, Error, Lent, Patience, Queue, Wait};
 
-use crate::operation::reading_end;
+use crate::ends;
 
 pub type Item = u32;
 
@@ -86,12 +86,24 @@ pub fn put(queue: &Queue, item: Item) {
     }
 }
 
+/// Sends over the connection that the survivor has made.
+pub fn send(queue: &Queue, item: Item) {
+    let payload = payload(item);
+    with_patience(surely(), |wait| {
+        queue.put_at((ends::writing(), -1), &[&payload], wait)
+    })
+    .unwrap_or_else(|error| panic!("send: {error}"));
+}
+
 /// Takes an item, over the connection if there is one; keeps the payload if it was lent.
 pub fn take(queue: &Arc<Queue>, patience: Patience) -> Result<(Item, Option<Lent>), Error> {
     let mut buffer = Buffer::default();
-    let delivery = with_patience(patience, |wait| match reading_end() {
-        Some(end) => queue.get_at(end, &mut buffer, wait),
-        None => queue.get(&mut buffer, wait),
+    let delivery = with_patience(patience, |wait| {
+        if ends::are_open() {
+            queue.get_at(ends::reading(), &mut buffer, wait)
+        } else {
+            queue.get(&mut buffer, wait)
+        }
     });
     match delivery? {
         Delivery::Copied => Ok((item_of(buffer.bytes()), None)),

@@ -43,6 +43,8 @@ mod case;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod crew;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod ends;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod item;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod operation;

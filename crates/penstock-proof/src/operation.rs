@@ -3,11 +3,11 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Wait};
 
-use crate::item::{Item, get, payload, put, surely, take, with_patience};
+use crate::ends;
+use crate::item::{Item, get, payload, put, send, surely, take, with_patience};
 
 /// The process that dies.
 pub struct Victim {
@@ -72,7 +72,7 @@ impl Victim {
 
     /// Receives from the connection whose ends the survivor has made.
     fn receive(&mut self) {
-        let end = ENDS[0].load(Ordering::Relaxed);
+        let end = ends::reading();
         let delivery = with_patience(Patience::Forever, |wait| {
             self.queue.get_at(end, &mut self.buffer, wait)
         });
@@ -80,7 +80,7 @@ impl Victim {
     }
 
     fn send(&mut self) {
-        let end = ENDS[1].load(Ordering::Relaxed);
+        let end = ends::writing();
         let parts: &[&[u8]] = &[&self.payloads[0]];
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
             self.queue.put_at((end, -1), parts, wait)
@@ -128,32 +128,6 @@ impl Victim {
     }
 }
 
-/// The ends of a connection's pipe, for reading and for writing, which the victim inherits.
-static ENDS: [AtomicI32; 2] = [AtomicI32::new(-1), AtomicI32::new(-1)];
-
-pub fn reading_end() -> Option<RawFd> {
-    Some(ENDS[0].load(Ordering::Relaxed)).filter(|end| *end >= 0)
-}
-
-/// Sends over the connection that the survivor has made.
-pub fn send(queue: &Queue, item: Item) {
-    let end = ENDS[1].load(Ordering::Relaxed);
-    let payload = payload(item);
-    with_patience(surely(), |wait| queue.put_at((end, -1), &[&payload], wait))
-        .unwrap_or_else(|error| panic!("send: {error}"));
-}
-
-/// Makes the queue that of a connection.
-fn connect(queue: &Queue) {
-    let mut ends = [0; 2];
-    // SAFETY: the call writes two descriptors to the array.
-    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
-    for (place, end) in ENDS.iter().zip(ends) {
-        place.store(end, Ordering::Relaxed);
-        queue.give_bell(end).unwrap();
-    }
-}
-
 /// Another process, which sleeps on the queue from before the operation until after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleeper {
@@ -196,8 +170,8 @@ impl Log {
 
     /// Of a connection.
     fn watch_end(&mut self, queue: &Queue) {
-        connect(queue);
-        let end = ENDS[0].load(Ordering::Relaxed);
+        ends::connect(queue);
+        let end = ends::reading();
         with_patience(surely(), |wait| queue.watch_at(end, wait)).unwrap();
         self.bell = Some(end);
     }
@@ -812,7 +786,7 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         name: "receiver-sleeps-and-is-rung",
-        prepare: |queue, _| connect(queue),
+        prepare: |queue, _| ends::connect(queue),
         run: Victim::receive,
         when_asleep: Some(|queue, log| {
             send(queue, 10);
@@ -832,7 +806,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "sender-sleeps-and-is-called",
         options: ONE,
         prepare: |queue, log| {
-            connect(queue);
+            ends::connect(queue);
             log.put(queue, 10);
         },
         run: Victim::send,
@@ -845,7 +819,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "receive-calls-the-sender",
         options: ONE,
         prepare: |queue, log| {
-            connect(queue);
+            ends::connect(queue);
             log.put(queue, 10);
         },
         run: Victim::receive,

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Error, Patience};
 
+use crate::ends;
 use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, with_patience};
-use crate::operation::{Sleeper, reading_end};
+use crate::operation::Sleeper;
 use crate::scene::Scene;
 
 /// What the survivor puts itself.
@@ -112,12 +113,10 @@ impl Survivor {
         let queue = &self.scene.queue;
         let bell = match self.scene.log.bell {
             Some(bell) => bell,
-            None => match reading_end() {
-                Some(end) => end,
-                None => with_patience(surely(), |wait| queue.watch(wait)).unwrap(),
-            },
+            None if ends::are_open() => ends::reading(),
+            None => with_patience(surely(), |wait| queue.watch(wait)).unwrap(),
         };
-        if reading_end().is_some() {
+        if ends::are_open() {
             // Of a connection, whose end each call brings; the puts of this survivor did not.
             with_patience(surely(), |wait| queue.watch_at(bell, wait)).unwrap();
         }
@@ -162,7 +161,7 @@ impl Survivor {
             self.put(OWN[0]);
         }
         self.sound("after the first operation");
-        if !has_limit && self.scene.log.bell.is_some() && reading_end().is_none() {
+        if !has_limit && self.scene.log.bell.is_some() && !ends::are_open() {
             // Nobody has looked for the dead yet, and there is an item.
             self.bell_is_right();
         }
