@@ -2,8 +2,8 @@
 
 usage: python tools/check_language.py [--counts]
 
-- Few comments, docstrings and documents say "who", "whoever", "nobody", "somebody" or "look" where a role or
-  a verb has a name: at most so many in 1,000 lines with a comment.
+- Comments, docstrings and documents name the role and the verb: they have few of the words that hide them
+  (`WORDS`), at most so many in 1,000 lines with a comment.
 - A line of code has at most 110 columns, unless a word of it does not fit.
 - A line of a document has one whole sentence, in at most 200 characters; a cell of a table is as short.
 
@@ -45,17 +45,18 @@ def code(folder: str, words: float, lines: int) -> Area:
 
 
 AREAS = (
-    code("crates/penstock-core", 132, 532),
-    code("crates/penstock-python", 48, 120),
-    code("crates/penstock-history", 88, 71),
-    code("crates/penstock-proof", 112, 49),
-    code("crates/penstock-steps", 112, 12),
-    code("fuzz", 119, 9),
+    code("crates/penstock-core", 132, 560),
+    code("crates/penstock-python", 48, 150),
+    code("crates/penstock-history", 10, 0),
+    code("crates/penstock-proof", 10, 0),
+    code("crates/penstock-steps", 10, 0),
+    code("fuzz", 10, 0),
     code("python", 44, 0),
-    code("tests", 59, 1),
+    code("tests", 59, 5),
     code("benchmarks", 25, 5),
     code("examples", 10, 0),
-    Area("tools", ("tools/*", "Makefile", ".ci/run"), 64, 27),
+    Area("tools", ("tools/*",), 10, 0),
+    Area("commands", ("Makefile", ".ci/run"), 10, 25),
     # Not docs/benchmarks, which `make bench` writes.
     Area(DOCUMENTS, ("*.md", "docs/*.md", "docs/design/*.md"), 10, 0),
 )
