@@ -36,7 +36,7 @@ pub enum Step {
     EndLook,
     /// Begins to watch, and polls the descriptor.
     Watch,
-    /// Has a lent payload for good, and maps a part of it.
+    /// Keeps a lent payload for good, and maps a part of it.
     Keep,
     TaskDone,
     Join(Patience),

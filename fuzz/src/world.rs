@@ -16,7 +16,7 @@ pub struct World {
     fd: OwnedFd,
     memory: Memory,
     mapped: fn(*const u8, Access<'_>),
-    /// `None` if the damage keeps anybody from opening the queue.
+    /// `None` if the damage makes it impossible to open the queue.
     queue: Option<Arc<Queue>>,
     lents: VecDeque<Arc<Lent>>,
     puts: u64,
