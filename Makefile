@@ -18,7 +18,7 @@ WHEELS := build/wheel
 FAULT_POINTS := build/fault-points
 LIBRARIES := .venvs/libraries
 FUZZ_TARGET = $(or $(CARGO_TARGET_DIR),target)/fuzz
-DOCUMENTS = $(wildcard *.md docs/*.md)
+DOCUMENTS = $(wildcard *.md docs/*.md docs/design/*.md)
 
 # $(PART) "name" command ...: says what begins, and how many seconds it took.
 BEGUN := $(shell date +%s)
@@ -146,6 +146,7 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@$(PART) "mypy" $(BIN)/python -m mypy --no-error-summary
 	@$(PART) "The types that programs see" $(BIN)/python tools/check_types.py $(DOCUMENTS) tests/types_of_the_interface.py
 	@$(PART) "stubtest" env MYPYPATH=python $(BIN)/python -m mypy.stubtest --concise penstock._native
+	@$(PART) "The language" $(BIN)/python tools/check_language.py
 	@echo "Nothing to complain about."
 
 docs: $(VENV)/.penstock

@@ -69,7 +69,7 @@ def build() -> Path:
 
 
 def environment() -> dict[str, str]:
-    # Leaks are looked for elsewhere; a look after each input would cost more than the input.
+    # Other tests check for leaks; a check after each input would cost more than the input.
     return {**os.environ, "ASAN_OPTIONS": "detect_leaks=0"}
 
 

@@ -52,7 +52,7 @@ class Check:
     """Run first, without counting as the check: a change that does not compile has caught nothing."""
     run: tuple[str, ...]
     seconds: float
-    """Who takes longer hangs. Several times what it takes on a busy machine."""
+    """A check that takes longer hangs. Several times what it takes on a busy machine."""
     environment: dict[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -765,7 +765,7 @@ MUTANTS = [
         "if false {\n            return Place::CellForNow;",
         (core("bell", "nobody_fills_the_pipe_before_the_one_who_was_called_is_back"),),
     ),
-    # -------------------------------------------------------------------------------------------------- looks
+    # ------------------------------------------------------------------------------------------ payloads lent
     Mutant(
         "done-frees-what-is-read",
         "task_done() frees a payload that is still looked at",
@@ -921,7 +921,7 @@ def copy_sources() -> None:
 
 @dataclass
 class Row:
-    """A line of the table: a change and who caught it, or a check and whether it passes."""
+    """A line of the table: a change and the check that caught it, or a check and whether it passes."""
 
     change: str
     caught_by: str

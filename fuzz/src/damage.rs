@@ -60,7 +60,7 @@ pub struct Memory {
     regions: [Region; 8],
 }
 
-/// Beyond the elements used by so short a program nothing is ever looked at.
+/// Elements that a short program uses: no operation reads those beyond them.
 const NEAR: u64 = 24;
 /// Bytes of the hot lines and of the header that mean something.
 const HOT_USED: u64 = 392;
@@ -111,7 +111,8 @@ impl Memory {
     fn load(&self, offset: u64, width: u64) -> u64 {
         assert!(offset + width <= self.length as u64);
         let word = self.base.wrapping_add(offset as usize);
-        // SAFETY: the word lies inside the mapping, aligned, and everybody uses the memory's words as atomics.
+        // SAFETY: the word lies inside the mapping, aligned, and every process uses the memory's words as
+        // atomics.
         unsafe {
             match width {
                 1 => u64::from((*word.cast::<AtomicU8>()).load(Ordering::Relaxed)),
@@ -166,7 +167,7 @@ impl Memory {
         self.store(offset, width, value);
     }
 
-    /// Releases the lock, whoever is said to hold it.
+    /// Releases the lock, whichever process is said to hold it.
     pub fn unlock(&self) {
         self.store(self.regions[1].start, 4, 0);
     }

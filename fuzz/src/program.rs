@@ -1,5 +1,5 @@
-//! Inputs: bytes to a program. Every sequence of bytes is a program, and a short change of the bytes is a short change of
-//! the program.
+//! Inputs: bytes to a program. Every sequence of bytes is a program, and a short change of the bytes is a
+//! short change of the program.
 
 use penstock_core::{Leave, Options};
 
@@ -16,7 +16,7 @@ pub enum Step {
         len: usize,
         patience: Patience,
     },
-    /// `keep` a lent payload rather than end the look at once.
+    /// `keep` a lent payload rather than return it at once.
     Get {
         patience: Patience,
         keep: bool,
@@ -27,16 +27,16 @@ pub enum Step {
         lens: [usize; 2],
         patience: Patience,
     },
-    /// `keep` what was lent rather than end the looks at once.
+    /// `keep` what was lent rather than return it at once.
     GetMany {
         most: usize,
         patience: Patience,
         keep: bool,
     },
     EndLook,
-    /// Begins to watch the bell, and looks at it.
+    /// Begins to watch, and polls the descriptor.
     Watch,
-    /// Has a lent payload for good, and maps a part of it.
+    /// Keeps a lent payload for good, and maps a part of it.
     Keep,
     TaskDone,
     Join(Patience),
@@ -51,7 +51,7 @@ pub enum Step {
     Die {
         in_section: bool,
     },
-    /// A waiter is enlisted that nobody is behind.
+    /// A waiter is enlisted behind which there is no thread.
     Enlist(usize),
     Damage(Damage),
 }

@@ -16,14 +16,14 @@ pub struct World {
     fd: OwnedFd,
     memory: Memory,
     mapped: fn(*const u8, Access<'_>),
-    /// `None` if the damage keeps anybody from opening the queue.
+    /// `None` if the damage makes it impossible to open the queue.
     queue: Option<Arc<Queue>>,
     lents: VecDeque<Arc<Lent>>,
     puts: u64,
     is_damaged: bool,
     /// An operation has said so since the last damage.
     is_known_as_corrupt: bool,
-    /// Somebody was told of the damage, at any time.
+    /// An operation has reported the damage, at any time.
     was_told: bool,
     /// Memory that may stand behind the queue.
     allowance: u64,
@@ -33,7 +33,7 @@ pub struct World {
 
 /// Whatever the queue is used for: tables, a step of slots, spans of several classes.
 const ALLOWANCE: u64 = 6 << 20;
-/// Pages that are looked at in a large payload.
+/// Pages that are read in a large payload.
 const LOOKS: usize = 16;
 const PAGE: usize = 4096;
 
@@ -113,7 +113,7 @@ impl World {
             Step::EndLook => drop(self.lents.pop_front()),
             Step::Keep => {
                 if let Some(lent) = self.lents.front().cloned() {
-                    // What another participant was lent, before this one took its place, it does not look at.
+                    // It does not read what another participant was lent before this one took its place.
                     self.heed(lent.keep(), false);
                     drop(View::new(&lent, lent.len() / 3..lent.len()));
                 }
@@ -154,7 +154,8 @@ impl World {
         self.check_memory();
     }
 
-    /// Everything once more, by the participant at work and by a new one. Whether anybody was told of damage.
+    /// Everything once more, by the participant at work and by a new one. Whether an operation has reported
+    /// damage.
     pub fn finish(mut self) -> bool {
         for _ in 0..2 {
             for step in [
@@ -290,7 +291,8 @@ impl World {
         self.reopen();
     }
 
-    /// Judges an answer. `None` for an error. `tells` if the operation always notices that the queue is damaged.
+    /// Judges an answer. `None` for an error. `tells` if the operation always notices that the queue is
+    /// damaged.
     fn heed<T>(&mut self, answer: Result<T, Error>, tells: bool) -> Option<T> {
         let error = match answer {
             Ok(value) => {
@@ -315,7 +317,7 @@ impl World {
                     .is_some_and(|queue| fuzzing::is_lock_held_by_the_living(queue));
                 if is_held {
                     // That a living participant holds the lock is nothing impossible; so the test ends it.
-                    assert!(self.is_damaged, "nobody holds the lock: {error}");
+                    assert!(self.is_damaged, "no process holds the lock: {error}");
                     self.memory.unlock();
                 }
             }

@@ -1,52 +1,34 @@
-//! The check of a large history, in O(n log n): instead of an order it looks for what no queue can do.
+//! The check of a large history, in O(n log n): instead of an order it searches for what no queue can do.
 //!
-//! T. A. Henzinger, A. Sezgin and V. Vafeiadis, "Aspect-oriented linearizability proofs", CONCUR 2013 (extended in Logical
-//! Methods in Computer Science 11(1), 2015): a history of puts, gets and gets that answer "empty", whose values are
-//! unique, is linearizable as a FIFO queue if and only if it has none of
+//! T. A. Henzinger, A. Sezgin and V. Vafeiadis, "Aspect-oriented linearizability proofs", CONCUR 2013
+//! (extended in Logical Methods in Computer Science 11(1), 2015): a history of puts, gets and gets that
+//! answer "empty", whose values are unique, is linearizable as a FIFO queue if and only if it has none of
 //!
 //! | there | here | what |
 //! |---|---|---|
-//! | VFresh | [`Violation::Fresh`] | an item was got that nobody had begun to put |
+//! | VFresh | [`Violation::Fresh`] | an item was got before its put had begun |
 //! | VRepet | [`Violation::Repeated`] | an item was got twice |
 //! | VOrd | [`Violation::Order`] | y was put after x, and got although x was there all the time |
-//! | VWit | [`Violation::NotEmpty`] | "empty" was answered, although at every moment some item was surely there |
+//! | VWit | [`Violation::NotEmpty`] | "empty" was answered, although an item was surely there all the time |
 //!
-//! Pending operations: a pending put whose item was got has happened, another makes no difference; pending gets may have
-//! taken items that nobody got (stays.rs says which). An item that is lost is then surely there for ever, and the first
-//! "empty" after it is a violation: so a run that ends with an emptied queue misses it.
+//! Pending operations: a pending put whose item was got has happened, another makes no difference. Pending
+//! gets may have taken items that no other get answered (stays.rs says which). A lost item is then surely
+//! there for ever, and the first "empty" after it is a violation. So a run that ends with an emptied queue
+//! misses it.
 //!
-//! Beyond the theorem, and sound but not complete: answers of `len`, `is_full` and `put` are compared with how many items
-//! were surely and possibly there, and items that come back after a death of their holder stay again in their old place.
-//! `join` and `task_done` without an item in hand are left to the search.
+//! Beyond the theorem, and sound but not complete: answers of `len`, `is_full` and `put` are compared with
+//! how many items were surely and possibly there. Items that come back after the death of their holder stay
+//! again, in their old place. `join`, and `task_done` without an item in hand, are left to the search.
 
 use std::collections::HashMap;
 
 use crate::history::{Answer, Call, Event, History, Time, Value};
 use crate::ranges::{Extremes, PrefixGreatest};
 use crate::stays::Stays;
+use crate::violation::Violation;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Violation {
-    NotUnique(Value),
-    Fresh(Value),
-    Repeated(Value),
-    /// The second was put after the first, and got although the first was there.
-    Order(Value, Value),
-    /// An answer of "empty" (the index of its event) from a queue that was never empty meanwhile.
-    NotEmpty(usize),
-    /// An answer (the index of its event) about how many items there are that was right at no moment meanwhile.
-    Count(usize),
-    /// More items were there than `maxsize`.
-    Overfull {
-        items: u64,
-    },
-    Lost(Vec<Value>),
-    /// A dead letter that was finished, or was not delivered often enough.
-    Undead(Value),
-}
-
-/// Whether this check can judge the history: no thread is in two calls at once, and in an acknowledged queue only the
-/// holder of an item calls `task_done`.
+/// Whether this check can judge the history: no thread is in two calls at once, and in an acknowledged queue
+/// only the holder of an item calls `task_done`.
 pub fn applies(history: &History) -> bool {
     let mut order: Vec<&Event> = history.events.iter().collect();
     order.retain(|event| event.call != Call::Sweep);
@@ -103,7 +85,8 @@ fn check_order(history: &History, stays: &Stays) -> Result<(), Violation> {
         while let Some((_, begin, end, earlier)) = entered.next_if(|stay| stay.0 < put_invoked) {
             longest.enter(begins.partition_point(|other| other < begin), (*end, *earlier));
         }
-        // Of the earlier items that were surely there when the get began: one that was still there when it ended.
+        // Of the earlier items that were surely there when the get began: one that was still there when it
+        // ended.
         let begun = begins.partition_point(|begin| *begin < from);
         if let Some((end, earlier)) = longest.of_first(begun) {
             if end > to && !stays.is_blind(from, to) {
@@ -144,7 +127,8 @@ fn check_empty(history: &History, stays: &Stays) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Numbers of items as functions of time. A moment of the history is an even place, the time up to the next an odd one.
+/// Numbers of items as functions of time. A moment of the history is an even place, the time up to the next
+/// an odd one.
 struct Counts {
     moments: Vec<Time>,
     surely: Extremes,

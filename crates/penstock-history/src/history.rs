@@ -24,7 +24,7 @@ impl Value {
         Value::LENGTHS[(self.0 & 7) as usize]
     }
 
-    /// Whether a get looks at it in shared memory, where it is leased meanwhile, even in a plain queue.
+    /// Whether a get reads it in shared memory, where it is leased meanwhile, even in a plain queue.
     pub fn is_lent(self) -> bool {
         self.payload_len() > penstock_core::SMALL
     }
@@ -41,8 +41,8 @@ pub enum Call {
     /// `join` without patience: asks whether anything is unfinished.
     Join,
     Leave(Leave),
-    /// What the queue does about a process that was killed: between the kill and the moment when somebody has looked for
-    /// the dead, everything that it had taken and not finished comes back.
+    /// What the queue does about a process that was killed. Between the kill and the end of the next sweep,
+    /// everything comes back that the process had taken and not finished.
     Sweep,
 }
 
@@ -56,7 +56,7 @@ pub enum Answer {
     Count(u64),
     Is(bool),
     TooManyDone,
-    /// The caller's time was over first: it changed nothing, and says nothing about the queue.
+    /// The caller's time was over first: the operation changed nothing, and says nothing about the queue.
     TimedOut,
 }
 
@@ -89,7 +89,7 @@ pub struct Death {
     pub process: u32,
     /// Before the signal was sent.
     pub killed: Time,
-    /// After the process was reaped and a survivor had looked for the dead.
+    /// After the process was reaped and a survivor had checked for the dead.
     pub swept: Time,
 }
 
@@ -115,7 +115,7 @@ pub struct History {
     pub rules: Rules,
     pub events: Vec<Event>,
     pub deaths: Vec<Death>,
-    /// The dead letters at the end, sorted. `None` if nobody looked.
+    /// The dead letters at the end, sorted. `None` if they were not read.
     pub dead_letters: Option<Vec<Value>>,
 }
 
@@ -145,8 +145,8 @@ impl History {
         overlapping.into_iter().filter(|is| *is).count()
     }
 
-    /// When the first `task_done` or `join` can have had its effect: from when on possibly, and from when on surely. `None` if there
-    /// is none, or none that was answered.
+    /// When the first `task_done` or `join` can have had its effect: from when on possibly, and from when on
+    /// surely. `None` if there is none, or none that was answered.
     pub(crate) fn acknowledged_from(&self) -> (Option<Time>, Option<Time>) {
         let calls = self
             .events

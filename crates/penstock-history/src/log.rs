@@ -1,11 +1,11 @@
-//! The log that outlives a SIGKILL: shared memory, in which each thread writes its own lines and nobody else's.
+//! The log that outlives a SIGKILL: shared memory, in which each thread writes only its own lines.
 //!
-//! A line is committed in two steps: `invoked` before the operation, `responded` after it. A thread that is killed in
-//! between leaves a line that was invoked only: a pending operation. The reader comes after the writer's process was
-//! reaped.
+//! A line is committed in two steps: `invoked` before the operation, `responded` after it. A thread that is
+//! killed in between leaves a line that was invoked only: a pending operation. The reader comes after the
+//! writer's process was reaped.
 //!
-//! Times are taken inside the lines' stores, and with fences, so that no access to the queue's memory is moved to before
-//! the invocation or behind the response.
+//! Times are taken inside the lines' stores, and with fences, so that no access to the queue's memory is
+//! moved to before the invocation or behind the response.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -86,15 +86,16 @@ impl Log {
     }
 
     fn signals(&self) -> &Signals {
-        // SAFETY: the mapping begins with them, is page aligned, and lives as long as `self`; they are atomics.
+        // SAFETY: the mapping begins with them, is page aligned, and lives as long as `self`; they are
+        // atomics.
         unsafe { self.base.cast().as_ref() }
     }
 
     fn line(&self, thread: usize, line: usize) -> &Line {
         assert!(thread < self.threads && line < self.lines, "the log is full");
         let at = size_of::<Signals>() + (thread * self.lines + line) * size_of::<Line>();
-        // SAFETY: `at` lies inside the mapping by the assertion and is a multiple of 8; lines are atomics, for which
-        // the kernel's zeros are valid.
+        // SAFETY: `at` lies inside the mapping by the assertion and is a multiple of 8; lines are atomics,
+        // for which the kernel's zeros are valid.
         unsafe { self.base.add(at).cast().as_ref() }
     }
 
@@ -176,7 +177,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and nobody borrows from it any more.
+        // SAFETY: the mapping is this value's own, and no borrow of it is left.
         unsafe { libc::munmap(self.base.as_ptr().cast(), Log::length(self.threads, self.lines)) };
     }
 }

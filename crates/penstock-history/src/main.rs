@@ -12,9 +12,10 @@ use penstock_history::{History, aspects, search};
 
 const USAGE: &str = "usage: penstock-history [--minutes N] [--seed N]
 
-Records runs of a queue by processes that are killed at random, and proves each history linearizable: small ones by an
-exhaustive search, large ones by unique values. Queues broken on purpose and changed histories must be rejected.
-The seed says what is done and when; how the operations overlap is the machine's, so a rejected history is printed.";
+Records runs of a queue by processes that are killed at random, and proves each history linearizable:
+small ones by an exhaustive search, large ones by unique values. Queues broken on purpose and changed
+histories must be rejected. The seed says what is done and when. How the operations overlap is up to the
+machine, so a rejected history is printed.";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Size {

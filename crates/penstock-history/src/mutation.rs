@@ -1,8 +1,8 @@
-//! Histories made wrong on purpose: each mutation turns a linearizable history into one that is not, so that a checker
-//! which accepts it is broken.
+//! Histories made wrong on purpose: each mutation turns a linearizable history into one that is not, so that
+//! a checker which accepts it is broken.
 //!
-//! A mutation looks for a place where the result is surely wrong, away from pending gets, which may have taken and
-//! returned anything. It answers `None` if the history has no such place.
+//! A mutation searches for a place where the result is surely wrong, away from pending gets, which may have
+//! taken and returned anything. It answers `None` if the history has no such place.
 
 use std::collections::HashMap;
 
@@ -178,7 +178,7 @@ impl<'h> Items<'h> {
         Some(self.with(call, answer, from, to))
     }
 
-    /// At a moment when nobody was in a call, the number is known exactly.
+    /// At a moment when no thread is in a call, the number is known exactly.
     fn ask_alone(&self, random: &mut Random) -> Option<History> {
         if self.history.events.iter().any(Event::is_pending) || self.history.rules.acknowledged {
             return None;
@@ -229,7 +229,7 @@ impl<'h> Items<'h> {
         })
     }
 
-    /// The history with one operation more, of somebody else.
+    /// The history with one operation more, of another process.
     fn with(&self, call: Call, answer: Answer, invoked: Time, responded: Time) -> History {
         let mut mutant = self.history.clone();
         mutant.events.push(Event {

@@ -1,7 +1,7 @@
 //! A recorded run: processes, each with some threads, do random operations on one queue, and some are killed.
 //!
-//! Every worker ends by SIGKILL, in the middle of its work or after it, so that there is one way to die. The recorder then
-//! empties the queue, which is part of the history too: what was lost is missed there.
+//! Every worker ends by SIGKILL, in the middle of its work or after it, so that there is one way to die. The
+//! recorder then empties the queue, which is part of the history too: what was lost is missed there.
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
@@ -46,7 +46,8 @@ pub struct Workload {
     pub kills: u32,
     /// Those killed are replaced by new processes, which do the rest.
     pub replaces: bool,
-    /// The longest time from one kill to the next, if they are replaced; otherwise a kill waits for an operation to begin.
+    /// The longest time from one kill to the next, if they are replaced; otherwise a kill waits for an
+    /// operation to begin.
     pub kill_every: Duration,
     /// Only the holder of an item calls `task_done`, so that the history says which item it finished.
     pub is_disciplined: bool,
@@ -65,10 +66,10 @@ impl Workload {
             get: 4 + random.below(4),
             waits: random.below(3),
             asks: random.below(4),
-            // If nobody does, the recorder is the first: what was set aside comes back at the end.
+            // If no worker does, the recorder is the first: what was set aside comes back at the end.
             task_done: u64::from(acknowledged) * random.below(5),
             join: u64::from(acknowledged) * random.below(2),
-            // What another thread looks at stays when its process leaves.
+            // A payload that another thread reads in place stays when its process leaves.
             leave: u64::from(acknowledged && threads == 1) * random.below(2),
         };
         Workload {
@@ -91,8 +92,8 @@ impl Workload {
         }
     }
 
-    /// Many operations. In an acknowledged queue the item of a dead holder comes back; in a plain one small payloads keep
-    /// it simple: it is gone.
+    /// Many operations. In an acknowledged queue the item of a dead holder comes back. In a plain one the
+    /// item is gone, because its payload is small.
     pub fn large(random: &mut Random, acknowledged: bool, kills: u32, operations: usize) -> Workload {
         let threads = 1 + random.below(2) as u32;
         let operations = operations / (4 * threads as usize);
@@ -126,8 +127,8 @@ impl Workload {
         .silenced(is_silent)
     }
 
-    /// With a first half in which nothing is acknowledged, or as it was. The longest payloads would be given up then, as at most
-    /// 64 MiB stay set aside, and the checkers know nothing of that.
+    /// With a first half in which nothing is acknowledged, or as it was. The longest payloads would be given
+    /// up then, as at most 64 MiB stay set aside, and the checkers know nothing of that.
     pub fn silenced(self, is_silent: bool) -> Workload {
         if !is_silent {
             return self;
@@ -150,7 +151,8 @@ struct Worker {
 
 impl Worker {
     fn start(process: u32, operations: &[usize], work: impl FnOnce()) -> Worker {
-        // SAFETY: no handler runs between here and the child's work; the child leaves by _exit or by a signal.
+        // SAFETY: no handler runs between here and the child's work; the child leaves by _exit or by a
+        // signal.
         let pid = unsafe { libc::fork() };
         assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
         if pid == 0 {
@@ -211,8 +213,8 @@ struct Recorder<'w> {
     hangs_at: Time,
 }
 
-/// Runs a workload and answers what its callers saw. The seed says what they do and when they are killed; how they overlap
-/// is the machine's.
+/// Runs a workload and answers what its callers saw. The seed says what they do and when they are killed. How
+/// they overlap is up to the machine.
 ///
 /// # Panics
 /// If a worker fails, if the queue's own books do not balance at the end, or if the run hangs.
@@ -227,7 +229,7 @@ pub fn record(workload: &Workload, seed: u64) -> History {
         max_deliveries: rules.max_deliveries,
     })
     .expect("a queue");
-    // So that the recorder is a member before anybody else.
+    // So that the recorder becomes a participant before any worker.
     queue.statistics().expect("a new queue");
     let processes = workload.processes + if workload.replaces { workload.kills } else { 0 };
     let threads = (processes * workload.threads) as usize;
@@ -255,8 +257,8 @@ pub fn record(workload: &Workload, seed: u64) -> History {
                 .all(|thread| recorder.log.is_done(thread))
         })
     });
-    // Nobody holds an item of a plain queue now, so it can be emptied while all that have put and got still live: what
-    // they might have forgotten to give back does not come back by their death.
+    // Now no process holds an item of a plain queue. So it can be emptied while all putters and getters still
+    // live: what they might have forgotten to give back does not come back by their death.
     if !rules.acknowledged {
         recorder.drain();
         recorder.check_nothing_is_in_use();
@@ -290,8 +292,9 @@ impl Recorder<'_> {
                             // SAFETY: ends this process at once.
                             unsafe { libc::_exit(3) };
                         }
-                        // What a worker has taken comes back when it is killed, not before. And no thread ends before the
-                        // others: what it has in hand would be set aside when another one asks for more.
+                        // What a worker has taken comes back when it is killed, not before. No thread ends
+                        // before the others, because what it has in hand would be set aside when another
+                        // thread asks for more.
                         loop {
                             std::thread::park();
                         }
@@ -387,7 +390,7 @@ impl Recorder<'_> {
         }
     }
 
-    /// Kills a worker, reads its log, and sees to it that what it held has come back.
+    /// Kills a worker, reads its log, and waits until what it held has come back.
     fn kill(&mut self, place: usize) {
         let mut worker = self.workers.swap_remove(place);
         let killed = now();
@@ -412,8 +415,8 @@ impl Recorder<'_> {
         });
     }
 
-    /// Empties the queue, and finishes what somebody has left unfinished. The join comes first, so that what was set aside comes
-    /// back.
+    /// Empties the queue, and finishes what the workers have left unfinished. The join comes first, so that
+    /// what was set aside comes back.
     fn drain(&mut self) {
         let subject = Penstock(self.queue.clone());
         // A get and a task_done for each item, in the worst case.
@@ -498,8 +501,8 @@ struct Caller<'w> {
 impl Caller<'_> {
     /// So that the operations of different threads meet in all ways.
     fn pause(&mut self) {
-        // Where there are many operations, the scheduler interrupts them often enough; it is to interrupt them, and not
-        // the pauses, because then a kill hits an operation.
+        // Where there are many operations, the scheduler interrupts them often enough. It must interrupt them
+        // and not the pauses, because then a kill hits an operation.
         if self.random.one_in(if self.workload.replaces { 200 } else { 8 }) {
             std::thread::yield_now();
         } else if self.random.one_in(3) {

@@ -1,11 +1,11 @@
 //! The exhaustive check of a small history: is there an order in which it is a run of the sequential queue?
 //!
-//! J. M. Wing and C. Gong, "Testing and verifying concurrent objects", 1993: of the operations that nobody precedes, try
-//! each one next, and go back if it leads nowhere. G. Lowe, "Testing for linearizability", 2017: what was tried already,
-//! the set of operations behind together with the state of the queue, is not tried again.
+//! J. M. Wing and C. Gong, "Testing and verifying concurrent objects", 1993: of the operations that no other
+//! precedes, try each one next, and go back if it leads nowhere. G. Lowe, "Testing for linearizability",
+//! 2017: a state of the search (the set of operations behind, and the state of the queue) is not tried twice.
 //!
-//! A pending operation can also be left out: it has not happened. What a dead process was about to do comes before its
-//! sweep, because death is proven first.
+//! A pending operation can also be left out: it has not happened. What a dead process was about to do comes
+//! before its sweep, because death is proven first.
 
 use std::collections::HashSet;
 

@@ -1,22 +1,26 @@
-//! The sequential queue, as simply as possible: what an operation may answer, and what is
-//! so afterwards. An operation with several possible outcomes has several states afterwards.
+//! The sequential queue, as simply as possible: what an operation may answer, and what holds afterwards. An
+//! operation with several possible outcomes has several states afterwards.
 //!
-//! - Items lie in the order in which they were put, for ever: one that comes back goes to its old place, which is in
-//!   front of everything put later.
+//! - Items lie in the order in which they were put. One that comes back goes to its old place, in front of
+//!   everything that was put later.
 //! - `maxsize` bounds what a put finds; what comes back is not refused.
-//! - In an acknowledged queue a get leases the item to its process and thread until `task_done`. In a plain one it is
-//!   gone; except that a process that dies while it looks at a *lent* payload may have held a lease.
-//! - An acknowledged queue begins in a phase in which nothing is acknowledged. In it a get first *sets aside* what its
-//!   thread has taken before, also if it finds nothing then; a get that ran out of time may have or may not. What a dead
-//!   process had set aside does not come back, but stays unfinished, without a holder.
-//! - The first `task_done` or `join` of any process ends the phase, whatever it answers. Before it answers, what the dead had
-//!   set aside comes back, one at a time. If its process dies before, a sweep returns the rest.
-//! - What a dead process, or one that left crashed, had leased comes back, in the order of taking, one at a time: `len`
-//!   takes no lock and may see it half done. After `max_deliveries` times an item becomes a dead letter instead.
-//! - A process that leaves in order leaves its items unfinished, all at once for everybody else; but one that is killed
-//!   meanwhile has left some, the ones taken first, and the rest comes back.
-//! - `task_done` finishes the calling thread's oldest lease, else the process's, else any other process's, else an item
-//!   that somebody left unfinished, else the oldest in the queue, which is still delivered.
+//! - In an acknowledged queue a get leases the item to its process and thread until `task_done`. In a plain
+//!   one the item is gone, except that a process that dies while it reads a *lent* payload may have held a
+//!   lease.
+//! - An acknowledged queue begins in a phase in which nothing is acknowledged. In it a get first *sets aside*
+//!   what its thread has taken before, also if it finds nothing then; a get that ran out of time may have or
+//!   may not. What a dead process had set aside does not come back, but stays unfinished, without a holder.
+//! - The first `task_done` or `join` of any process ends the phase, whatever it answers. Before it answers,
+//!   what the dead had set aside comes back, one at a time. If its process dies before, a sweep returns the
+//!   rest.
+//! - What a dead process, or one that left crashed, had leased comes back, in the order of taking, one at a
+//!   time: `len` takes no lock and may see it half done. After `max_deliveries` times an item becomes a dead
+//!   letter instead.
+//! - A process that leaves in order leaves its items unfinished, all at once for every other process. One
+//!   that is killed meanwhile has left some, the ones taken first, and the rest comes back.
+//! - `task_done` finishes the first of these that there is: the calling thread's oldest lease; the process's;
+//!   any other process's; an item that was left unfinished; the oldest in the queue, which is still
+//!   delivered.
 
 use penstock_core::Leave;
 
@@ -142,7 +146,7 @@ impl State {
         vec![Step::Part(next)]
     }
 
-    /// Which one is the next of what the dead had set aside is not promised.
+    /// Which of the items that the dead had set aside comes next is not promised.
     fn return_one_aside(&self, rules: &Rules) -> Vec<Step> {
         let without = |place| {
             let mut next = self.clone();
@@ -199,7 +203,7 @@ impl State {
         let mut steps = if rules.acknowledged && !item.is_finished {
             vec![Step::Done(leased)]
         } else if answer.is_none() && item.value.is_lent() && !item.is_finished {
-            // It died while it looked, or had just ended the look.
+            // It died while it read the payload, or had just returned it.
             vec![Step::Done(leased), Step::Done(taken)]
         } else {
             vec![Step::Done(taken)]
@@ -238,7 +242,8 @@ impl State {
         vec![Step::Done(next)]
     }
 
-    /// Leaves all leases of the event's process unfinished; of a process that was killed, so many of the oldest.
+    /// Leaves all leases of the event's process unfinished; of a process that was killed, so many of the
+    /// oldest.
     fn leave_in_order(&self, event: &Event) -> Vec<Step> {
         let is_its = |lease: &Lease| lease.process == event.process;
         let held = self.leases.iter().filter(|lease| is_its(lease)).count();

@@ -1,27 +1,30 @@
 //! When each item of a history was in the queue: surely, and possibly.
 //!
-//! An item is surely there from the response of its put to the invocation of the get that answers it; possibly, from the
-//! invocation of the one to the response of the other. One that comes back after its holder's death stays again, surely
-//! from the moment when the sweep was over.
+//! An item is surely there from the response of its put to the invocation of the get that answers it. It is
+//! possibly there from the invocation of the one to the response of the other. One that comes back after its
+//! holder's death stays again, surely from the moment when the sweep was over.
 //!
-//! *Pending gets of a plain queue* may each have taken an item that nobody got. Which one took which is chosen so that as
-//! little as possible is surely there: the items in the order of the responses of their puts, the pending gets in the
-//! order of their invocations, the first with the first, and so on; what is left was never taken. Of two pairs (a, c) and
-//! (a', c') with a < a' and c < c', the stays from a to c and from a' to c' together cover nothing that the crossed ones
-//! would not, and at no moment are they more; and an item that was put later may be taken later without breaking the
-//! order. So this choice is as good as any.
+//! *Pending gets of a plain queue* may each have taken an item that no other get answered. Which one took
+//! which is chosen so that as little as possible is surely there. The items, in the order of the responses of
+//! their puts, are paired with the pending gets, in the order of their invocations; what is left was never
+//! taken.
 //!
-//! *While nothing is acknowledged*, an item that its dead holder had set aside (specification.rs) comes back no earlier than the
-//! first `task_done` or `join` began, and surely when one of them was over. If that get or that call may have come first, the
-//! earliest possible time and the latest sure one count.
+//! Of two pairs (a, c) and (a', c') with a < a' and c < c', the stays from a to c and from a' to c' together
+//! cover nothing that the crossed ones would not, and at no moment are they more. An item that was put later
+//! may be taken later without breaking the order. So this choice is as good as any.
 //!
-//! *If items can come back* (an acknowledged queue, or lent payloads), a pending get may have taken any item for a while.
-//! From its invocation to the end of the sweep nothing is sure: a *blind* time, in which nothing is concluded from it.
+//! *While nothing is acknowledged*, an item that its dead holder had set aside (specification.rs) comes back
+//! no earlier than the first `task_done` or `join` began, and surely when one of them was over. If that get
+//! or that call may have come first, the earliest possible time and the latest sure one count.
+//!
+//! *If items can come back* (an acknowledged queue, or lent payloads), a pending get may have taken any item
+//! for a while. From its invocation to the end of the sweep nothing is sure: a *blind* time, in which nothing
+//! is concluded from it.
 
 use std::collections::HashMap;
 
-use crate::aspects::Violation;
 use crate::history::{Answer, Call, Event, History, Time, Value};
+use crate::violation::Violation;
 
 /// One stay of one item.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +134,7 @@ impl Stays {
                     possible: (put.invoked, events[*get].responded),
                     is_first: true,
                 }),
-                // A pending put whose item nobody got has not happened, or it makes no difference.
+                // A pending put whose item was never got has not happened, or it makes no difference.
                 None if put.is_pending() => {}
                 None => left.push((put.responded, put.invoked, *value)),
             }
@@ -272,7 +275,7 @@ impl Stays {
         Ok(())
     }
 
-    /// Whether at some moment of this time somebody may have held an item unseen.
+    /// Whether at some moment of this time a caller may have held an item unseen.
     pub(crate) fn is_blind(&self, from: Time, to: Time) -> bool {
         let first = self.blind.partition_point(|window| window.1 < from);
         self.blind.get(first).is_some_and(|window| window.0 <= to)
@@ -306,7 +309,8 @@ fn finishes(history: &History) -> HashMap<usize, Finish> {
     finishes
 }
 
-/// Which deliveries were set aside: the thread has asked for its next item, and nothing was acknowledged before.
+/// Which deliveries were set aside: the thread has asked for its next item, and nothing was acknowledged
+/// before.
 fn asides(history: &History) -> HashMap<usize, Aside> {
     let mut asides = HashMap::new();
     if !history.rules.acknowledged {

@@ -35,7 +35,7 @@ impl Waits {
 }
 
 /// A queue of values, as one process holds it.
-/// `len` and `is_empty` are two questions to it, whose answers must agree.
+/// `len` and `is_empty` are two questions, whose answers must agree.
 pub trait Subject: Sync {
     fn put(&self, value: Value, waits: Waits) -> Answer;
     fn get(&self, waits: Waits) -> Answer;
@@ -149,14 +149,15 @@ pub enum Fault {
     Doubles,
     /// Answers a get with an old "empty".
     SaysEmpty,
-    /// Remembers a look at `is_empty` for too long.
+    /// Answers `is_empty` with an answer that is too old.
     IsEmptyLate,
     /// Takes one more than `maxsize`. The queue under it has to be one larger.
     Overfills,
 }
 
 impl Fault {
-    /// A `maxsize` at which it shows often: one that is exceeded, or one at which the queue is empty now and then.
+    /// A `maxsize` at which it shows often: one that is exceeded, or one at which the queue is empty now and
+    /// then.
     pub fn showing_maxsize(self) -> u64 {
         match self {
             Fault::Overfills => 5,
@@ -206,7 +207,7 @@ impl<S: Subject> Broken<S> {
 
 impl<S: Subject> Subject for Broken<S> {
     fn put(&self, value: Value, waits: Waits) -> Answer {
-        // Two looks instead of one: what the real queue does in one critical section.
+        // Two reads instead of one: what the real queue does in one critical section.
         if self.fault == Fault::Overfills && self.queue.len() > self.maxsize {
             return waits.missed(Answer::Full);
         }

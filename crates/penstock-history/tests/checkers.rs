@@ -5,11 +5,12 @@ use std::cell::Cell;
 use penstock_core::Leave;
 use penstock_history::random::Random;
 use penstock_history::run::{Workload, record};
-use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, aspects, search};
+use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, Violation, aspects, search};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-/// One operation of a drawn history: the moment at which it happens, and how much earlier and later the caller saw it.
+/// One operation of a drawn history: the moment at which it happens, and how much earlier and later the
+/// caller saw it.
 #[derive(Clone, Debug)]
 struct Drawn {
     kind: u8,
@@ -233,8 +234,8 @@ fn what_the_returns_reject_is_rejected_by_the_search() {
         }
     }
     println!(
-        "{returned} items came back, {from_aside} of them after they were set aside; {rejected} rejected by both, {missed} \
-         by the search alone"
+        "{returned} items came back, {from_aside} of them after they were set aside; \
+         {rejected} rejected by both, {missed} by the search alone"
     );
     assert!(rejected > 100 && returned > 20 && from_aside > 10);
 }
@@ -309,13 +310,11 @@ fn a_redelivered_item_comes_before_younger_ones() {
     assert!(search::check(&history(a, b)).is_ok());
     assert_eq!(aspects::check(&history(a, b)), Ok(()));
     assert!(search::check(&history(b, a)).is_err());
-    assert_eq!(
-        aspects::check(&history(b, a)),
-        Err(aspects::Violation::Order(a, b))
-    );
+    assert_eq!(aspects::check(&history(b, a)), Err(Violation::Order(a, b)));
 }
 
-/// What a dead process had set aside comes back when a process acknowledges for the first time, and no earlier.
+/// What a dead process had set aside comes back when a process acknowledges for the first time, and no
+/// earlier.
 #[test]
 fn what_was_set_aside_comes_back_with_the_first_acknowledgement() {
     let rules = Rules {
@@ -366,7 +365,8 @@ fn what_was_set_aside_comes_back_with_the_first_acknowledgement() {
     assert_eq!(verdicts(&never), (false, false), "it never comes back");
 }
 
-/// Who is killed while it leaves in order has given up the items that it took first, and no others.
+/// A process that is killed while it leaves in order has given up the items that it took first, and no
+/// others.
 #[test]
 fn a_leave_cut_short_gives_up_the_oldest_leases() {
     let rules = Rules {

@@ -21,10 +21,10 @@ fn search_histories(histories: u64, acknowledged: bool, kills: bool, seed: u64) 
         }
     }
     println!(
-        "seed {seed}: {histories} histories, {operations} operations, {pending} crashed, {from_aside} items came back that \
-         were set aside"
+        "seed {seed}: {histories} histories, {operations} operations, {pending} crashed, \
+         {from_aside} items came back that were set aside"
     );
-    assert!(!kills || pending > 0, "nobody was killed inside an operation");
+    assert!(!kills || pending > 0, "no process was killed inside an operation");
     assert!(
         from_aside > 0 || !(kills && acknowledged),
         "nothing that was set aside came back"
@@ -87,14 +87,14 @@ fn large_histories_with_deaths_are_linearizable() {
         .map(|(seed, maxsize)| check_large(false, 60, maxsize, seed).pending())
         .iter()
         .sum();
-    assert!(crashed > 0, "nobody was killed inside an operation");
+    assert!(crashed > 0, "no process was killed inside an operation");
 }
 
 #[test]
 fn what_dead_holders_had_comes_back_in_large_histories() {
     let histories = [(11, 0), (12, 0), (13, 10)].map(|(seed, maxsize)| check_large(true, 60, maxsize, seed));
     let crashed: usize = histories.iter().map(History::pending).sum();
-    assert!(crashed > 0, "nobody was killed inside an operation");
+    assert!(crashed > 0, "no process was killed inside an operation");
     let from_aside: usize = histories.iter().map(History::came_back_from_aside).sum();
     assert!(from_aside > 0, "nothing that was set aside came back");
 }

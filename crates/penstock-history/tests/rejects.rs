@@ -1,4 +1,5 @@
-//! What is wrong is rejected: recorded histories changed on purpose, and queues broken on purpose that run live.
+//! What is wrong is rejected: recorded histories changed on purpose, and queues broken on purpose that run
+//! live.
 
 use penstock_history::mutation::Mutation;
 use penstock_history::random::Random;

@@ -1,8 +1,9 @@
 //! The instructions of the fast paths, summed, beside what they may be.
 //!
-//! A sum counts every instruction between the markers, in one process, with nothing to wait for: the same on every run of the
-//! same build. The C library copies payloads by instructions that it chooses by the processor, so its part is shown apart and not
-//! judged. The references are of rustc 1.95; another compiler makes other code.
+//! A sum counts every instruction between the markers, in one process, with nothing to wait for: the same on
+//! every run of the same build. The C library copies payloads by instructions that it chooses by the
+//! processor, so its part is shown apart and not judged. The references are of rustc 1.95; another compiler
+//! makes other code.
 
 use std::ops::Range;
 
@@ -75,7 +76,8 @@ fn own_image() -> Vec<Range<u64>> {
         .collect()
 }
 
-/// Prints each sum beside its budget, given the count of an operation by its name. Answers whether all are kept.
+/// Prints each sum beside its budget, given the count of an operation by its name. Answers whether all are
+/// kept.
 pub fn judge(count: impl Fn(&str) -> Count) -> bool {
     let names: Vec<String> = BUDGETS
         .iter()

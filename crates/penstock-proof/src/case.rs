@@ -1,4 +1,5 @@
-//! One case: a process of its own, which sets the stage, records a path or kills at one place, survives and reports.
+//! One case: a process of its own, which sets the stage, records a path or kills at one place, survives and
+//! reports.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -29,9 +30,9 @@ pub struct Request {
     pub path: u32,
     pub recovery: u32,
     pub what: What,
-    /// Where the operation's process dies, if it is a recovery that is looked at.
+    /// Where the operation's process dies, if the case kills in the recovery that follows.
     pub first: Death,
-    /// Where the process looked at dies.
+    /// Where the process dies on which the case reports.
     pub death: Death,
 }
 
@@ -121,7 +122,7 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
     }
     // A process that cannot come to its place by the recorded way is set on its way anew.
     for by_steps in [false, true] {
-        // Who dies after the operation does not have the lock.
+        // A process that dies after the operation does not have the lock.
         let is_over = paths.get(request.path as usize).len() == request.first.k as usize + 1;
         let recovery = if is_over { &SWEEP } else { &REBUILD };
         let (mut scene, mut tracee, second) = Scene::set(operation, is_recovery.then_some(recovery));
@@ -180,7 +181,7 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
             assert_eq!(
                 (found.put, found.taken),
                 all,
-                "who dies at the end has put, taken and finished everything"
+                "a process that dies at the end has put, taken and finished everything"
             );
         }
         // What the first had done where it died is not what is recorded, either.

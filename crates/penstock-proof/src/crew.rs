@@ -1,4 +1,5 @@
-//! The crew: cases run in processes forked from one pristine image, many at a time, because most of them sleep.
+//! The crew: cases run in processes forked from one pristine image, many at a time, because most of them
+//! sleep.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -47,7 +48,7 @@ impl Crew {
         }
     }
 
-    /// Has all requests performed, in about that order, so many at once at most; `done` hears of each.
+    /// Lets cases perform all requests, in about that order, so many at once at most; `done` is told of each.
     pub fn run(
         &mut self,
         requests: impl IntoIterator<Item = Request>,

@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Buffer, Delivery, Error, Lent, Patience, Queue, Wait};
 
-use crate::operation::reading_end;
+use crate::ends;
 
 pub type Item = u32;
 
 const LOOKED_AT: usize = 16 << 10;
 
-/// So long nobody waits, unless the queue hangs.
+/// The longest wait of any process, unless the queue hangs.
 pub const WATCHDOG: Duration = Duration::from_secs(40);
 
-/// 10 to 19 fit in a slot, 20 to 24 in an object of a divided span, 25 to 29 in a larger one, 30 to 39 in a run of spans; 40 to 49 are so large that their
-/// memory is given back.
+/// 10 to 19 fit in a slot, 20 to 24 in an object of a divided span, 25 to 29 in a larger one, 30 to 39 in a
+/// run of spans. 40 to 49 are so large that their memory is given back.
 pub fn len_of(item: Item) -> usize {
     match item {
         20..=24 => 300,
@@ -37,11 +37,12 @@ pub fn payload(item: Item) -> Vec<u8> {
     payload
 }
 
-/// Whose payload that is. Panics if it is nobody's whole one.
+/// The item that has this payload. Panics if it is no item's whole payload.
 pub fn item_of(payload: &[u8]) -> Item {
     let (number, rest) = payload.split_at(4);
     let item = u32::from_le_bytes([number[0], number[1], number[2], number[3]]);
-    // Of the largest only the ends are looked at, because to look through them takes longer than all the rest.
+    // Of the largest only the ends are compared, because comparing all of them takes longer than all the
+    // rest.
     let middle = rest.len().saturating_sub(2 * LOOKED_AT);
     let (start, end) = (
         &rest[..LOOKED_AT.min(rest.len())],
@@ -86,12 +87,24 @@ pub fn put(queue: &Queue, item: Item) {
     }
 }
 
+/// Sends over the connection that the survivor has made.
+pub fn send(queue: &Queue, item: Item) {
+    let payload = payload(item);
+    with_patience(surely(), |wait| {
+        queue.put_at((ends::writing(), -1), &[&payload], wait)
+    })
+    .unwrap_or_else(|error| panic!("send: {error}"));
+}
+
 /// Takes an item, over the connection if there is one; keeps the payload if it was lent.
 pub fn take(queue: &Arc<Queue>, patience: Patience) -> Result<(Item, Option<Lent>), Error> {
     let mut buffer = Buffer::default();
-    let delivery = with_patience(patience, |wait| match reading_end() {
-        Some(end) => queue.get_at(end, &mut buffer, wait),
-        None => queue.get(&mut buffer, wait),
+    let delivery = with_patience(patience, |wait| {
+        if ends::are_open() {
+            queue.get_at(ends::reading(), &mut buffer, wait)
+        } else {
+            queue.get(&mut buffer, wait)
+        }
     });
     match delivery? {
         Delivery::Copied => Ok((item_of(buffer.bytes()), None)),

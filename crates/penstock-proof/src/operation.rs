@@ -3,11 +3,11 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Wait};
 
-use crate::item::{Item, get, payload, put, surely, take, with_patience};
+use crate::ends;
+use crate::item::{Item, get, payload, put, send, surely, take, with_patience};
 
 /// The process that dies.
 pub struct Victim {
@@ -72,7 +72,7 @@ impl Victim {
 
     /// Receives from the connection whose ends the survivor has made.
     fn receive(&mut self) {
-        let end = ENDS[0].load(Ordering::Relaxed);
+        let end = ends::reading();
         let delivery = with_patience(Patience::Forever, |wait| {
             self.queue.get_at(end, &mut self.buffer, wait)
         });
@@ -80,7 +80,7 @@ impl Victim {
     }
 
     fn send(&mut self) {
-        let end = ENDS[1].load(Ordering::Relaxed);
+        let end = ends::writing();
         let parts: &[&[u8]] = &[&self.payloads[0]];
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
             self.queue.put_at((end, -1), parts, wait)
@@ -108,15 +108,16 @@ impl Victim {
         let _ = std::hint::black_box(self.queue.leave(how));
     }
 
-    /// Looks for the dead and sweeps them.
+    /// Checks for dead participants and sweeps them.
     fn sweep(&mut self) {
         let _ = std::hint::black_box(self.queue.statistics().is_ok());
     }
 
-    /// Forgets that the survivor, whose image this process is a copy of, has handles too.
+    /// Forgets that the survivor, of which this process is a copy, has handles too.
     fn become_last_holder(&mut self) {
         while Arc::strong_count(&self.queue) > 1 {
-            // SAFETY: the other handles are the survivor's; this process never comes back to where they are used.
+            // SAFETY: the other handles are the survivor's; this process never comes back to where they are
+            // used.
             unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.queue)) };
         }
     }
@@ -125,32 +126,6 @@ impl Victim {
         let queue: *const Arc<Queue> = &raw const self.queue;
         // SAFETY: the victim ends after this call without touching the handle again.
         drop(unsafe { queue.read() });
-    }
-}
-
-/// The ends of a connection's pipe, for reading and for writing, which the victim inherits.
-static ENDS: [AtomicI32; 2] = [AtomicI32::new(-1), AtomicI32::new(-1)];
-
-pub fn reading_end() -> Option<RawFd> {
-    Some(ENDS[0].load(Ordering::Relaxed)).filter(|end| *end >= 0)
-}
-
-/// Sends over the connection that the survivor has made.
-pub fn send(queue: &Queue, item: Item) {
-    let end = ENDS[1].load(Ordering::Relaxed);
-    let payload = payload(item);
-    with_patience(surely(), |wait| queue.put_at((end, -1), &[&payload], wait))
-        .unwrap_or_else(|error| panic!("send: {error}"));
-}
-
-/// Makes the queue that of a connection.
-fn connect(queue: &Queue) {
-    let mut ends = [0; 2];
-    // SAFETY: the call writes two descriptors to the array.
-    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
-    for (place, end) in ENDS.iter().zip(ends) {
-        place.store(end, Ordering::Relaxed);
-        queue.give_bell(end).unwrap();
     }
 }
 
@@ -175,7 +150,7 @@ pub struct Log {
     /// Items that it has put or got, one by one.
     pub put: Vec<Item>,
     pub got: Vec<Item>,
-    /// Payloads that it looks at.
+    /// Payloads that it reads in place.
     pub held: Vec<Lent>,
     /// The descriptor by which it watches the queue.
     pub bell: Option<RawFd>,
@@ -196,8 +171,8 @@ impl Log {
 
     /// Of a connection.
     fn watch_end(&mut self, queue: &Queue) {
-        connect(queue);
-        let end = ENDS[0].load(Ordering::Relaxed);
+        ends::connect(queue);
+        let end = ends::reading();
         with_patience(surely(), |wait| queue.watch_at(end, wait)).unwrap();
         self.bell = Some(end);
     }
@@ -239,23 +214,24 @@ pub struct Operation {
     /// What the survivor does once the victim sleeps.
     pub when_asleep: Option<fn(&Arc<Queue>, &mut Log)>,
     pub sleeper: Option<Sleeper>,
-    /// What the victim puts, in this order: each is in the queue whole, or not at all, and not without those before it.
+    /// What the victim puts, in this order: each is in the queue whole, or not at all, and not without those
+    /// before it.
     pub puts: &'static [Item],
     /// What may be gone with the victim; everything else must come out of the queue exactly once.
     pub takes: &'static [Item],
     /// What is a dead letter if the victim has taken it, and else comes out of the queue.
     pub buries: &'static [Item],
-    /// Whether the victim finishes an item that somebody else has put in hand, or nobody has taken yet.
+    /// Whether the victim finishes an item that another process has in hand, or that has not been taken yet.
     pub finishes: bool,
     /// No process has called `task_done` or `join` before the operation; elsewhere one has.
     pub sets_aside: bool,
     /// The victim opens the queue anew instead of inheriting it.
     pub attaches: bool,
-    /// Of how many places inside the critical section a second death is tried in the rebuild that follows. Each costs as
-    /// many kills as the proof of the first death, take-over, rebuild and sweep have instructions, so only those operations
-    /// have one that leave something of their own to recover.
+    /// At how many places inside the critical section a second death is tried, in the rebuild that follows.
+    /// Each costs as many kills as the proof of the first death, take-over, rebuild and sweep have
+    /// instructions. So only those operations have one that leave something of their own to recover.
     pub second_deaths: usize,
-    /// The rebuild after it looks at so many slots that nobody can step through it in time.
+    /// The rebuild after it reads so many slots that stepping through it takes too long.
     pub is_rebuilt_slowly: bool,
     /// Whether one is tried in the sweep that follows a death right after the operation.
     pub is_swept: bool,
@@ -272,7 +248,7 @@ const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
 };
-/// Who dies with an item has died too often.
+/// An item whose holder dies once becomes a dead letter.
 const BURYING: Options = Options {
     max_deliveries: 0,
     ..ACKNOWLEDGED
@@ -323,7 +299,7 @@ pub const REBUILD: Operation = Operation {
     ..DEFAULT
 };
 
-/// A second victim's, which finds somebody dead while nobody is held up.
+/// A second victim's, which finds a dead participant that holds up no other.
 pub const SWEEP: Operation = Operation {
     name: "sweep",
     run: Victim::sweep,
@@ -812,7 +788,7 @@ pub const OPERATIONS: &[Operation] = &[
     },
     Operation {
         name: "receiver-sleeps-and-is-rung",
-        prepare: |queue, _| connect(queue),
+        prepare: |queue, _| ends::connect(queue),
         run: Victim::receive,
         when_asleep: Some(|queue, log| {
             send(queue, 10);
@@ -832,7 +808,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "sender-sleeps-and-is-called",
         options: ONE,
         prepare: |queue, log| {
-            connect(queue);
+            ends::connect(queue);
             log.put(queue, 10);
         },
         run: Victim::send,
@@ -845,7 +821,7 @@ pub const OPERATIONS: &[Operation] = &[
         name: "receive-calls-the-sender",
         options: ONE,
         prepare: |queue, log| {
-            connect(queue);
+            ends::connect(queue);
             log.put(queue, 10);
         },
         run: Victim::receive,
@@ -892,7 +868,7 @@ pub const OPERATIONS: &[Operation] = &[
         second_deaths: 1,
         ..DEFAULT
     },
-    // No second deaths: the rebuild looks at all 34,000 slots, which is 700,000 instructions.
+    // No second deaths: the rebuild reads all 34,000 slots, which is 700,000 instructions.
     Operation {
         name: "give-slots-back",
         options: Options {

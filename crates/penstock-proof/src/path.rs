@@ -1,15 +1,15 @@
-//! The path of an operation: the place before each of its instructions, recorded once by single steps, and then how to
-//! come to the k-th place again quickly.
+//! The path of an operation: the place before each of its instructions, recorded once by single steps, and
+//! then how to come to the k-th place again quickly.
 //!
-//! A step costs some 70 us here, so to step to each k anew would be quadratic. Instead the process runs freely to a breakpoint
-//! at a *landmark*, the best place at or before k by which the process comes seldom, and is stepped from there,
-//! each step compared with the recording. What was recorded and what is killed are forked from the same image,
-//! so addresses are the same.
+//! A step costs some 70 us here, so to step to each k anew would be quadratic. Instead the process runs
+//! freely to a breakpoint at a *landmark*: the best place at or before k that the process seldom passes. From
+//! there it is stepped, and each step is compared with the recording. The recorded process and the killed one
+//! are forked from the same image, so addresses are the same.
 //!
-//! A `rep` instruction would stop after each of its thousands of repetitions, all alike: it is recorded as two places, before it
-//! and after its first repetition. What waits for nothing in particular (a look at the clock, a number with one digit more)
-//! may leave the path; the case then reports that, and dies at the next passage of the right instruction,
-//! or if there is none after k steps of its own way.
+//! A `rep` instruction would stop after each of its thousands of repetitions, all alike: it is recorded as
+//! two places, before it and after its first repetition. A process may leave the path (a read of the clock
+//! takes another branch, a number has one digit more). The case then reports that, and the process dies at
+//! the next passage of the right instruction, or if there is none after k steps of its own way.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -151,8 +151,8 @@ fn landmark(path: &[Step], k: usize) -> usize {
         .unwrap_or(0)
 }
 
-/// Whether every run of the operation comes to the k-th place at the same stage of its work: not so inside a loop that waits, whose
-/// passages depend on the clock.
+/// Whether every run of the operation comes to the k-th place at the same stage of its work: not so inside a
+/// loop that waits, whose passages depend on the clock.
 pub fn is_certain(path: &[Step], k: usize) -> bool {
     path[landmark(path, k)].occurrence == 1
 }

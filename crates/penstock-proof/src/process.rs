@@ -33,7 +33,7 @@ impl Child {
         self.wait()
     }
 
-    /// Notes that the wait status was seen by somebody else.
+    /// Notes that the wait status was seen elsewhere.
     pub fn was_reaped(&mut self) {
         self.is_reaped = true;
     }
@@ -169,7 +169,7 @@ impl Drop for Pipe {
     }
 }
 
-/// Runs `work` in a child that nobody waits for.
+/// Runs `work` in a child that this process does not wait for.
 pub fn run_detached(work: impl FnOnce()) {
     let child = Child::run(|| {
         // SAFETY: this process waits for its own children again.
@@ -179,7 +179,7 @@ pub fn run_detached(work: impl FnOnce()) {
     std::mem::forget(child);
 }
 
-/// Has the kernel reap this process's children.
+/// Lets the kernel reap this process's children.
 pub fn let_children_go() {
     // SAFETY: affects this process alone.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };

@@ -12,13 +12,15 @@ use crate::path::{Paths, Step, is_certain};
 use crate::report::{self, Progress, Row};
 use crate::trace;
 
-const USAGE: &str = "usage: kill [--only NAME] [--sample NUMBER [--seed NUMBER]] [--replay CASE] [--jobs NUMBER]
+const USAGE: &str = "\
+usage: kill [--only NAME] [--sample NUMBER [--seed NUMBER]] [--replay CASE] [--jobs NUMBER]
        kill --count
 
-Kills a process at every instruction of every operation, or of those whose name begins with NAME; or at NUMBER places
-chosen at random; or in the one CASE that a fault has named.
+Kills a process at every instruction of every operation, or of those whose name begins with NAME; or at
+NUMBER places chosen at random; or in the one CASE that a fault has named.
 
-With --count it kills none: it prints the instructions of the fast paths beside their budgets, and fails if one is exceeded.";
+With --count it kills none: it prints the instructions of the fast paths beside their budgets, and fails if
+one is exceeded.";
 
 /// Cases at once. Most of them sleep.
 const JOBS: usize = 48;
@@ -26,8 +28,8 @@ const JOBS: usize = 48;
 const RECORDINGS: usize = 2;
 /// A death that held the survivors up for so long left the lock taken.
 const IN_SECTION: u32 = 45_000;
-/// What a survivor may be held up for, in microseconds: a slice of the watcher's, one more for each further sleeper that died, and
-/// what a machine that does this alone needs for the rest.
+/// The longest that a survivor may be held up, in microseconds: a slice of the watcher's, one more for each
+/// further sleeper that died, and what a machine that does this alone needs for the rest.
 const LONG: u32 = 300_000;
 /// Faults told in full.
 const TOLD: usize = 20;
@@ -140,7 +142,7 @@ fn deaths(path: &[Step]) -> impl Iterator<Item = Death> {
 }
 
 impl Proof {
-    // ------------------------------------------------------------------------------------------------ recording
+    // --------------------------------------------------------------------------------------------- recording
 
     /// Records the paths of operations, each twice, and says where the two differ.
     fn record(&mut self, operations: &[usize]) {
@@ -225,7 +227,8 @@ impl Proof {
         let mut progress = Progress::new(what, requests.len());
         let mut done = Vec::with_capacity(requests.len());
         let (rows, faults, slow) = (&mut self.rows, &mut self.faults, &mut self.slow);
-        // What is recorded under load is another path than what is met later: it waits longer, and is scheduled otherwise.
+        // A path recorded under load differs from the path met later: the process waits longer, and is
+        // scheduled otherwise.
         let is_recording = requests
             .first()
             .is_some_and(|request| matches!(request.what, What::RecordOperation | What::RecordRecovery));
@@ -328,7 +331,8 @@ impl Proof {
         self.perform("killing", kills);
     }
 
-    /// Records the operations of the fast paths, and holds the sums of their instructions against the budgets.
+    /// Records the operations of the fast paths, and holds the sums of their instructions against the
+    /// budgets.
     fn count(&mut self) -> ExitCode {
         let operations: Vec<usize> = (0..OPERATIONS.len())
             .filter(|i| {
@@ -374,9 +378,10 @@ impl Proof {
         }
     }
 
-    // ------------------------------------------------------------------------------------------------ the verdict
+    // ------------------------------------------------------------------------------------------- the verdict
 
-    /// Repeats alone each case that held a survivor up for long. What is as slow twice more is no other process's fault.
+    /// Repeats alone each case that held a survivor up for long. A case that is as slow twice more is a
+    /// fault.
     fn judge_stalls(&mut self) {
         let slow = std::mem::take(&mut self.slow);
         let faults_before = self.faults.len();
@@ -456,8 +461,8 @@ fn chosen(only: &str) -> Vec<usize> {
         .collect()
 }
 
-/// After which deaths in an operation a second one is tried: some inside the critical section, evenly spread, and if the
-/// operation says so one after it, with all that the victim holds then.
+/// After which deaths in an operation a second one is tried: some inside the critical section, evenly spread,
+/// and if the operation says so one after it, with all that the victim holds then.
 fn first_deaths(operation: usize, done: &[(Request, Report)], paths: &Paths) -> Vec<Death> {
     let most = OPERATIONS[operation].second_deaths;
     if most == 0 {

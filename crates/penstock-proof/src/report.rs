@@ -45,8 +45,8 @@ impl Row {
         }
     }
 
-    /// The first place from which on something has happened, for good; `Err` where something is undone, or where one
-    /// instruction commits two items.
+    /// The first place from which on something has happened, for good; `Err` where something is undone, or
+    /// where one instruction commits two items.
     pub fn commit(&mut self) -> Result<Option<u32>, u32> {
         self.outcomes.sort_unstable();
         let (mut before, mut done) = (0, 0);
@@ -154,8 +154,8 @@ fn write_death(death: Death) -> String {
     format!("{}{}", death.k, if death.asleep == 0 { "" } else { "s" })
 }
 
-/// A case by name, as `--replay` takes it: `put-inline@241`, or `put-inline@241+1033` for a death in the recovery. An `s`
-/// after a number: asleep in the system call there.
+/// A case by name, as `--replay` takes it: `put-inline@241`, or `put-inline@241+1033` for a death in the
+/// recovery. An `s` after a number: asleep in the system call there.
 pub fn name_of(request: &Request) -> String {
     let operation = OPERATIONS[request.operation as usize].name;
     if request.what == What::KillInRecovery {
@@ -189,7 +189,8 @@ pub fn parse(name: &str) -> Option<(usize, Death, Option<Death>)> {
     }
 }
 
-/// What lies at an address of this image, which is the victims' as well: file and offset, function and line if they can be had.
+/// What lies at an address of this image, which is the victims' as well: file and offset, and function and
+/// line if known.
 pub fn symbolise(address: u64) -> String {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for line in maps.lines() {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Patience, Queue};
 
-use crate::item::{Item, WATCHDOG, get, put, surely, with_patience};
-use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim, send};
+use crate::item::{Item, WATCHDOG, get, put, send, surely, with_patience};
+use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim};
 use crate::process::{self, Child, Pipe};
 use crate::trace::{Tracee, WhenAsleep, between_markers, trace_me};
 

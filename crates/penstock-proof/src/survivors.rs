@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Error, Patience};
 
+use crate::ends;
 use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, with_patience};
-use crate::operation::{Sleeper, reading_end};
+use crate::operation::Sleeper;
 use crate::scene::Scene;
 
 /// What the survivor puts itself.
@@ -107,18 +108,17 @@ impl Survivor {
         assert!(faults.is_empty(), "{when}: {}", faults.join("; "));
     }
 
-    /// The descriptor of who watches, from before the death or from now on, is readable exactly if there is an item.
+    /// The watcher's descriptor, from before the death or from now on, is readable exactly if there is an
+    /// item.
     fn bell_is_right(&mut self) {
         let queue = &self.scene.queue;
         let bell = match self.scene.log.bell {
             Some(bell) => bell,
-            None => match reading_end() {
-                Some(end) => end,
-                None => with_patience(surely(), |wait| queue.watch(wait)).unwrap(),
-            },
+            None if ends::are_open() => ends::reading(),
+            None => with_patience(surely(), |wait| queue.watch(wait)).unwrap(),
         };
-        if reading_end().is_some() {
-            // Of a connection, whose end each call brings; the puts of this survivor did not.
+        if ends::are_open() {
+            // Of a connection, each call brings its end; the puts of this survivor did not.
             with_patience(surely(), |wait| queue.watch_at(bell, wait)).unwrap();
         }
         let mut polled = libc::pollfd {
@@ -145,14 +145,14 @@ impl Survivor {
             self.sound("after the first join");
         }
         match turn % 3 {
-            // Nobody puts into what may be full; but somebody meets the lock.
+            // A survivor must not put into a queue that may be full; so it enters the section otherwise.
             _ if has_limit && self.scene.sleeper.is_none() => {
                 self.timed(|scene| scene.queue.statistics().unwrap());
             }
             _ if has_limit => {}
-            // Somebody who takes first.
+            // A survivor that takes first.
             0 if self.scene.sleeper.is_none() && !self.missing().is_empty() => self.get(),
-            // Somebody who only asks first.
+            // A survivor that only asks first.
             1 => {
                 self.timed(|scene| scene.queue.is_empty());
             }
@@ -162,8 +162,8 @@ impl Survivor {
             self.put(OWN[0]);
         }
         self.sound("after the first operation");
-        if !has_limit && self.scene.log.bell.is_some() && reading_end().is_none() {
-            // Nobody has looked for the dead yet, and there is an item.
+        if !has_limit && self.scene.log.bell.is_some() && !ends::are_open() {
+            // No survivor has checked for the dead yet, and there is an item.
             self.bell_is_right();
         }
         match self.scene.sleeper.as_ref().map(|sleeper| sleeper.kind) {
@@ -212,7 +212,7 @@ impl Survivor {
         self.drain();
         self.bell_is_right();
         for lent in self.scene.log.held.drain(..) {
-            // Nobody else's death has touched what is looked at here.
+            // The death has not touched the payloads that the survivor itself reads.
             assert!(self.collected.contains(&item_of(lent.bytes())));
         }
         if !queue.options().acknowledged {
@@ -275,7 +275,7 @@ impl Survivor {
             let others = there.len() - self.finished;
             assert!(
                 others <= 1,
-                "{others} items are finished that nobody has finished"
+                "{others} items are finished that no process has finished"
             );
             self.found.taken += others;
         }

@@ -1,7 +1,8 @@
 //! A traced process: stepped, run to an instruction, killed there.
 //!
-//! It stops by itself at two markers around the operation. Between them each `PTRACE_SINGLESTEP` is one instruction; a system
-//! call is one too. A `rep` string instruction stops after each repetition: see path.rs.
+//! It stops by itself at two markers around the operation. Between them each `PTRACE_SINGLESTEP` is one
+//! instruction; a system call is one too. A `rep` string instruction stops after each repetition: see
+//! path.rs.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -39,7 +40,7 @@ pub fn between_markers(run: impl FnOnce()) {
     unsafe { penstock_proof_end() };
 }
 
-/// Has this process traced by its parent from now on. False if the system forbids it.
+/// Lets the parent trace this process from now on. False if the system forbids it.
 pub fn trace_me() -> bool {
     // SAFETY: affects this process alone.
     unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) == 0 }
@@ -85,7 +86,8 @@ impl Tracee {
     }
 
     fn request(&self, request: libc::c_uint, address: u64, data: u64) -> i64 {
-        // SAFETY: the child is traced by this process and stopped; `data` is a number, or a pointer to a local.
+        // SAFETY: the child is traced by this process and stopped; `data` is a number, or a pointer to a
+        // local.
         let answer = unsafe { libc::ptrace(request, self.child.pid, address, data) };
         assert!(
             answer != -1 || request == libc::PTRACE_PEEKTEXT,
@@ -141,7 +143,7 @@ impl Tracee {
     pub fn is_before_sleep(&self) -> bool {
         let registers = self.registers();
         let wait = |operation: u64| operation & 0x7f == libc::FUTEX_WAIT as u64;
-        // A look that does not wait has a time-out of zero seconds and nanoseconds.
+        // A poll that does not wait has a time-out of zero seconds and nanoseconds.
         let may_wait = |timeout: u64| timeout == 0 || self.peek(timeout) | self.peek(timeout + 8) != 0;
         self.peek(registers.rip) & 0xffff == 0x050f
             && (registers.rax == libc::SYS_futex as u64 && wait(registers.rsi)
@@ -218,7 +220,8 @@ impl Tracee {
         );
     }
 
-    /// Lets it start the system call that it stands before, and kills it when it sleeps there. False if it did not sleep.
+    /// Lets it start the system call that it stands before, and kills it when it sleeps there. False if it
+    /// did not sleep.
     pub fn kill_asleep(mut self) -> bool {
         self.request(libc::PTRACE_SINGLESTEP, 0, 0);
         loop {

@@ -1,16 +1,18 @@
-//! What it costs to hand small messages from one process to another while both are at work, and what any queue with one
-//! lock must pay for that here.
+//! What it costs to hand small messages from one process to another while both are at work, and what any
+//! queue with one lock must pay for that here.
 //!
-//! Four ways, in turn, with the same work of both processes for each message (so many nanoseconds of it in a process that is
-//! at work alone):
+//! Four ways, in turn, with the same work of both processes for each message (so many nanoseconds of it in a
+//! process that is at work alone):
 //!
-//! - *no message*: both processes do their work at the same time and pass nothing, which may take longer than the work of one;
+//! - *no message*: both processes do their work at the same time and pass nothing, which may take longer than
+//!   the work of one;
 //! - the core of Penstock;
-//! - *one lock*: the least that a queue with one lock can do. Under a spin lock a slot is taken from a free list, filled and
-//!   appended, or read and given back; no deaths, no sleepers, no bounds, no memory to manage. What the next operation
-//!   will touch is fetched ahead, as Penstock does it. Of what the lock guards all is in one cache line.
-//! - *a ring*: of one producer and one consumer, without a lock. Each writes a counter of its own and reads the other's.
-//!   It cannot have a second producer or consumer.
+//! - *one lock*: the least that a queue with one lock can do. Under a spin lock a slot is taken from a free
+//!   list, filled and appended, or read and given back; no deaths, no sleepers, no bounds, no memory to
+//!   manage. What the next operation will touch is prefetched, as Penstock does it. All that the lock guards
+//!   is in one cache line.
+//! - *a ring*: of one producer and one consumer, without a lock. Each writes a counter of its own and reads
+//!   the other's. It cannot have a second producer or consumer.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -90,7 +92,8 @@ trait Way {
 /// Nanoseconds a message, between the first and the last that arrives.
 fn time(way: &impl Way, len: usize, work_each: u64) -> f64 {
     let mut payload = [7; LEN];
-    // SAFETY: this process has one thread, so the child may go on as usual; it ends below without running any destructor.
+    // SAFETY: this process has one thread, so the child may go on as usual; it ends below without running any
+    // destructor.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "cannot fork");
     if child == 0 {
@@ -241,7 +244,8 @@ impl Shared {
     }
 
     fn lines(&self) -> &Lines {
-        // SAFETY: the mapping lives as long as `self`, is aligned to pages, and consists of atomics, of which any bits are valid.
+        // SAFETY: the mapping lives as long as `self`, is aligned to pages, and consists of atomics, of which
+        // any bits are valid.
         unsafe { self.lines.as_ref() }
     }
 
@@ -260,7 +264,7 @@ impl Shared {
     }
 
     fn unlock(&self) {
-        // An exchange, as of a lock on which somebody may sleep.
+        // An exchange, as of a lock on which other processes may sleep.
         self.lines().guarded.lock.swap(0, Release);
     }
 
@@ -304,7 +308,7 @@ impl Shared {
 
     fn get_locked(&self, room: &mut [u8]) -> bool {
         let Lines { guarded, slots, .. } = self.lines();
-        // As rarely as Penstock looks at an empty queue.
+        // As rarely as Penstock reads the count of an empty queue.
         if guarded.count.load(Relaxed) == 0 {
             for _ in 0..64 {
                 spin_loop();
@@ -396,8 +400,8 @@ impl Slot {
     }
 
     fn write(&self, payload: &[u8]) {
-        // SAFETY: there is room, inside of atomics; and nobody else reads or writes it meanwhile: the slot was taken off the
-        // free list under the lock, or lies between the ring's two counters.
+        // SAFETY: there is room, inside of atomics. No other process reads or writes it meanwhile: the slot
+        // was taken off the free list under the lock, or lies between the ring's two counters.
         unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), self.body(payload.len()), payload.len()) };
     }
 
@@ -406,7 +410,7 @@ impl Slot {
         unsafe { std::ptr::copy_nonoverlapping(self.body(room.len()), room.as_mut_ptr(), room.len()) };
     }
 
-    /// Has the processor fetch what the next operation of this process will touch.
+    /// Prefetches what the next operation of this process will touch.
     fn fetch(&self, len: usize, for_writing: bool) {
         let start = std::ptr::from_ref(self).cast::<u8>();
         let lines = if len <= 64 { 2 } else { 2 + len.div_ceil(64) };
@@ -416,9 +420,17 @@ impl Slot {
             unsafe {
                 let line = start.wrapping_add(line * 64);
                 if for_writing {
-                    std::arch::asm!("prefetchw [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+                    std::arch::asm!(
+                        "prefetchw [{0}]",
+                        in(reg) line,
+                        options(nostack, preserves_flags, readonly)
+                    );
                 } else {
-                    std::arch::asm!("prefetcht0 [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+                    std::arch::asm!(
+                        "prefetcht0 [{0}]",
+                        in(reg) line,
+                        options(nostack, preserves_flags, readonly)
+                    );
                 }
             }
             let _ = (start, line, for_writing);

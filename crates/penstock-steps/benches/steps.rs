@@ -1,4 +1,4 @@
-//! What single steps of the core cost when nobody else is at work: one process, one thread, warm memory.
+//! What single steps of the core cost when no other process is at work: one process, one thread, warm memory.
 //!
 //! What two processes cost each other (cache lines that go to and fro, sleeping and waking) is not here; see
 //! `make bench` for that.

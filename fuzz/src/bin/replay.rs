@@ -2,8 +2,8 @@
 //!
 //! usage: replay [--mutations N] [--seed S] [--current FILE] FILE|FOLDER...
 //!
-//! The input at work stands in the file `--current`, so that whatever ends the process leaves it there; run `replay` with
-//! that file to see it again, and with PENSTOCK_FUZZ_TRACE=1 to see its steps.
+//! The input at work stands in the file `--current`, so that whatever ends the process leaves it there; run
+//! `replay` with that file to see it again, and with PENSTOCK_FUZZ_TRACE=1 to see its steps.
 
 use std::fs;
 use std::io::{self, IsTerminal, Write};
@@ -142,7 +142,7 @@ fn run(input: &[u8], current: Option<&Path>) -> io::Result<bool> {
     Ok(penstock_fuzz::run(input))
 }
 
-/// Inputs with a name, in place of the fuzzer's hash, do damage that nobody may overlook.
+/// Inputs with a name, in place of the fuzzer's hash, do damage that must be noticed.
 fn has_name(path: &Path) -> bool {
     path.file_name()
         .and_then(|name| name.to_str())

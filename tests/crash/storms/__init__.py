@@ -2,8 +2,8 @@
 
     python -m tests.crash.storms   Penstock beside its rivals, as `make test-storm` does
 
-The way of a round: `storm.py` has a queue and a `crew.py` of real processes for some dozens of rounds;
-`round.py` gives the orders, has a fault of `faults.py` hit somebody, calls the roll, and closes the
-`books.py`; `worker.py` is what the processes do, written down in the `ledger.py`, memory that outlives them.
-Each rival is a file in `contestants/`.
+The way of a round: `storm.py` has a queue and a `crew.py` of real processes for some dozens of rounds.
+`round.py` gives the orders, hits a member with a fault of `faults.py`, calls the roll, and closes the
+`books.py`. `worker.py` is what the processes do. They write it into the `ledger.py`, memory that outlives
+them. Each rival is a file in `contestants/`.
 """

@@ -1,4 +1,4 @@
-"""A round's books: what was put, who has it, and what was promised."""
+"""A round's books: what was put, which hand has it, and what was promised."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ class Books:
     in_dead_hands: int = 0
     """Taken, as it seems, by a hand that died before it could write the item down."""
     doubled: int = 0
-    """Taken twice, though nobody who had it has died."""
+    """Taken twice, though no hand that had it has died."""
     late: int = 0
     """Items of an earlier round, which seemed lost there."""
     disordered: int = 0
     """Taken by a hand after a later item of the same producer."""
     unaccounted: set[int] = field(default_factory=set)
-    """Items that were put and not written down by anybody."""
+    """Items that were put and that no hand has written down."""
 
 
 def returned(round: int, hands: list[Hand]) -> set[int]:

@@ -61,7 +61,7 @@ class Member:
             self.ledger.hand(self.number, which).clear()
 
     def order(self, order: worker.Order) -> None:
-        """Tell it what to do, when it is ready. If it has ended, whoever waits for it finds that out."""
+        """Tell it what to do, when it is ready. That it has ended is found by the wait for its work."""
         with suppress(BrokenPipeError):
             self.control.send(order)
 
@@ -114,13 +114,13 @@ class Crew:
             self._spares.append(self._start())
 
     def replace(self, member: Member, has_own_pids: bool) -> Member:
-        """Have a process that has not used the queue yet in a member's place."""
+        """Put a process that has not used the queue yet in a member's place."""
         place = self._members.index(member)
         self.remove(member)
         return self._put_in(place, self._start(has_own_pids))
 
     def remove(self, member: Member) -> str:
-        """Have a member end, which has no order. Returns what went wrong with that."""
+        """End a member, which has no order. Returns what went wrong with that."""
         self._members[self._members.index(member)] = None
         if member.is_dead:
             member.process.kill()
@@ -169,7 +169,7 @@ class Crew:
         return self.those(Role.CALLER)[0]
 
     def end(self) -> list[str]:
-        """Have all end in order. Returns what went wrong."""
+        """End all in order. Returns what went wrong."""
         for member in [*self._spares, *self.members()]:
             if not member.is_dead and not member.leaves:
                 member.order(None)
@@ -180,7 +180,7 @@ class Crew:
         return [what for what in wrong if what] + [f"a spare process ended with {code}" for code in spares]
 
     def kill(self) -> None:
-        """Have all end at once, however they are."""
+        """End all at once, whatever they are doing."""
         members = [*self._spares, *self.members()]
         doomed = set(self._pids(members)) & set(processes.descendants(os.getpid()))
         for pid in doomed:

@@ -1,4 +1,4 @@
-"""The faults: who is hit, by what, and when."""
+"""The faults: which member is hit, by what, and when."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ class Fault:
     weight: int = 1
     blow: Blow = Blow.NONE
     is_idle: bool = False
-    """It comes while the victim sleeps in the queue: an empty one, or before anybody takes a full one."""
+    """It comes while the victim sleeps in the queue: an empty one, or a full one before any hand takes."""
     needs_bound: bool = False
     """Only in a queue with a bound on its items."""
     hits_both: bool = False
@@ -68,7 +68,7 @@ class Fault:
 
     @property
     def comes_before_takers(self) -> bool:
-        """Whether nobody takes until the blow has come."""
+        """Whether no hand takes until the blow has come."""
         return self.is_idle and self.victims != (Role.CONSUMER,)
 
     def phase(self, role: Role) -> State:
@@ -132,7 +132,7 @@ def forbidden() -> dict[str, str]:
 
 
 class ControlGroup:
-    """A control group with little memory, as a container's. Whoever needs more is refused it, or killed."""
+    """A control group with little memory, as a container's. A process that needs more gets none, or dies."""
 
     def __init__(self) -> None:
         version_2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -150,7 +150,7 @@ class ControlGroup:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # Who is in it still must leave: the parent takes everybody.
+        # Processes that are still in it must leave: the parent group takes them.
         for pid in (self.path / "cgroup.procs").read_text().split():
             with suppress(OSError):
                 (self.path.parent / "cgroup.procs").write_text(pid)

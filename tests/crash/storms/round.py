@@ -1,8 +1,7 @@
 """One round: orders, a fault, the roll call, and the books.
 
-Everybody who takes must answer the roll: the caller puts an item for each hand that lives, and a hand that
-has taken one takes no more. So at the end nobody has anything in hand, and every survivor has shown that it
-gets on.
+Each taker must answer the roll: the caller puts an item for each hand that lives, and a hand that has taken
+one takes no more. So at the end no hand has an item, and every survivor has shown that it gets on.
 """
 
 import random
@@ -33,7 +32,7 @@ QUIET = 0.5
 
 
 class Hung(Exception):
-    """Nobody has got on for as long as the watchdog allows, though there was something to do."""
+    """No hand has got on for as long as the watchdog allows, though there was something to do."""
 
 
 class Broken(Exception):
@@ -55,7 +54,7 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     """What does not balance, by the queue's own statistics."""
     stall: float = 0.0
-    """The longest time in seconds in which nobody got on though there was something to do."""
+    """The longest time in seconds in which no hand got on though there was something to do."""
 
 
 def _no() -> bool:
@@ -260,14 +259,14 @@ class Round:
             if not self._has_put_all():
                 return False
             missing = len(self._missing())
-            # In this order: whoever has written an item down, and is to die over it, is armed by then.
+            # In this order: a hand that has written an item down, and is to die over it, is armed by then.
             if any(hand.is_armed for hand in self._hands()):
                 return False
-            # Again: who was armed may have forked, and has announced its child before it was armed no more.
+            # Again: an armed hand may have forked; it announces its child before it is disarmed.
             if not self._has_put_all():
                 return False
             if missing > self._may_be_missing():
-                # Lost, or everybody hangs: the roll call will tell.
+                # Lost, or all hang: the roll call will tell.
                 return self._quiet_for() > (0.9 * self.watchdog if self.contestant.is_penstock else QUIET)
             if self.contestant.is_penstock:
                 found = self._ask(Report())
@@ -329,12 +328,12 @@ class Round:
         if self.fault.mishap and not outcome.has_struck:
             outcome.has_struck = any(victim.hand.has_fired for victim in self.victims)
         if self.contestant.is_penstock and outcome.books.disordered and not dead:
-            outcome.wrong.append(f"{outcome.books.disordered} items out of order, and nobody has died")
+            outcome.wrong.append(f"{outcome.books.disordered} items out of order, and no hand has died")
 
     # ------------------------------------------------------------------------------------ what there is
 
     def _hands(self, *roles: Role) -> list[Hand]:
-        """Those that live: of the members in these places, and of their children, who all take."""
+        """Those that live: of the members in these places, and of their children, which all take."""
         found = []
         for member in self.crew.members():
             for hand in [] if member.is_dead else member.hands():
@@ -380,7 +379,7 @@ class Round:
         self._moved_at = time.monotonic()
 
     def _wait(self, fact: Callable[[], object], there_is_work: Callable[[], bool] = lambda: True) -> None:
-        """Wait for a fact. Raises if nobody gets on, or somebody fails."""
+        """Wait for a fact. Raises if no hand gets on, or one fails."""
         while not fact():
             self._look_for_the_dead()
             if self._sum_of_moves() != self._moves:
@@ -389,18 +388,18 @@ class Round:
             if there_is_work():
                 self.outcome.stall = max(self.outcome.stall, quiet)
             if quiet > self.watchdog:
-                raise Hung(f"nobody got on for {quiet:.1f} s; {self._describe()}")
+                raise Hung(f"no hand got on for {quiet:.1f} s; {self._describe()}")
             time.sleep(LOOK_EVERY)
 
     def _look_for_the_dead(self) -> None:
-        """Note who has ended, or become another program, as it was to."""
+        """Note the members that have ended, or become another program, as ordered."""
         for member in self.crew.members():
             if any(hand.state is State.BROKEN for hand in member.hands()):
                 raise Broken(f"an exception in the {member.role.value} {member.hand.pid}")
             if member.is_dead or member.leaves:
                 continue
             is_alive = member.process.is_alive()
-            # Looked at afterwards: who has ended has written before what it did to itself.
+            # Read afterwards: a member that has ended has written before what it did to itself.
             is_victim = member in self.victims and member.hand.has_fired
             if is_victim and self.fault.mishap == "close descriptors":
                 member.leaves = True

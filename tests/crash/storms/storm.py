@@ -153,7 +153,7 @@ class Storm:
             for fault in FAULTS
             if fault.name not in self._forbidden
             and fault.max_bytes in (None, is_tight)
-            # A bound on the items would stop whoever is to fill the memory.
+            # A bound on the items would stop the producer that is to fill the memory.
             and not (fault.fills_memory and era.options.maxsize)
             and not (fault.needs_bound and not era.options.maxsize)
         ]

@@ -46,7 +46,7 @@ def show(console: Console, tallies: Sequence[Tally], skipped: Mapping[str, str])
     for fault, reason in skipped.items():
         console.print(f"skipped: {fault}: {reason}", highlight=False)
     console.print(
-        "lost: put() had returned, nobody got it, beyond one for each hand that died while it took.\n"
+        "lost: put() had returned and no hand got it, beyond one for each hand that died while it took.\n"
         "doubled: got twice, though its first taker has not died.\n"
         "hung: a survivor did not get on until the watchdog ended the round; join() counts too.\n"
         "broken: a survivor got an exception, or garbage.\n"

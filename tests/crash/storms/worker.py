@@ -180,7 +180,7 @@ class Worker:
             if payload != payload_of(item, len(payload)):
                 raise ValueError(f"item {item:#x} is damaged")
             if isinstance(payload, memoryview):
-                # Who gets the item after this one's death must not see it.
+                # The next getter of the item, after this one's death, must not see it.
                 payload[:] = bytes([255]) * len(payload)
             if not item & ROLL_CALL:
                 taken += 1

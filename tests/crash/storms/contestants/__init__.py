@@ -1,4 +1,4 @@
-"""Who takes part in the storms: one file a library."""
+"""The queues that take part in the storms: one file a library."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A queue class, and what is to be known of it. Processes look it up by its name."""
+    """A queue class, and what is to be known of it. Processes find it by its name."""
 
     name: str
     new_queue: Callable[[Any, Options], Any]
@@ -42,7 +42,7 @@ def all_contestants() -> Sequence[Contestant]:
 
 
 def contestant(name: str) -> Contestant:
-    """Look one up without importing the other libraries."""
+    """Find one without importing the other libraries."""
     if name.startswith("penstock."):
         from .penstock_queues import CONTESTANTS
     elif name.startswith("multiprocessing."):
