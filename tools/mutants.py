@@ -149,7 +149,7 @@ MUTANTS = [
     Mutant(
         "lock-release-relaxed",
         "the lock's release made relaxed",
-        f"{CORE}/lock.rs",
+        f"{CORE}/lock/guard.rs",
         "word.swap(0, Ordering::Release) & CONTENDED",
         "word.swap(0, Ordering::Relaxed) & CONTENDED",
         (models("one_putter_one_getter"), thread_sanitizer()),
@@ -157,7 +157,7 @@ MUTANTS = [
     Mutant(
         "lock-acquire-relaxed",
         "the lock's acquire made relaxed",
-        f"{CORE}/lock.rs",
+        f"{CORE}/lock/guard.rs",
         """\
             .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
@@ -171,7 +171,7 @@ MUTANTS = [
     Mutant(
         "lock-wake-left-out",
         "nobody is woken when the lock is released",
-        f"{CORE}/lock.rs",
+        f"{CORE}/lock/guard.rs",
         "            platform::futex_wake(word, 1);\n",
         "",
         (models("one_putter_one_getter"),),
@@ -179,7 +179,7 @@ MUTANTS = [
     Mutant(
         "dead-by-time",
         "the lock's holder declared dead because a slice of time has ended",
-        f"{CORE}/lock.rs",
+        f"{CORE}/lock/word.rs",
         "if former == 0 || !self.is_dead_holder(former)? {",
         "if former == 0 {",
         (models("a_putter_pauses"),),
@@ -196,7 +196,7 @@ MUTANTS = [
     Mutant(
         "left-in-order-ignored",
         "the sweep redelivers what a process has left in order without the lock",
-        f"{CORE}/recovery.rs",
+        f"{CORE}/state/recovery.rs",
         "                        if has_left(word) && self",
         "                        if false && has_left(word) && self",
         (core("stopped", "leaving_does_not_wait_and_is_honoured"),),
@@ -204,7 +204,7 @@ MUTANTS = [
     Mutant(
         "kept-ignored",
         "the sweep redelivers what the dead had read, or kept",
-        f"{CORE}/upkeep.rs",
+        f"{CORE}/state/slot.rs",
         "!acknowledged && matches!(slot.reading.get(), KEPT | ENDED)",
         "!acknowledged && matches!(slot.reading.get(), KEPT | ENDED) && false",
         (core("stopped", "the_end_of_a_look_is_put_off"),),
@@ -212,7 +212,7 @@ MUTANTS = [
     Mutant(
         "put-off-forgotten",
         "no bit says that work was put off",
-        f"{CORE}/upkeep.rs",
+        f"{CORE}/state/mod.rs",
         "if me == 0 || me & WORK_PUT_OFF != 0 {",
         "if me == 0 || me & WORK_PUT_OFF != 0 || me != 0 {",
         (core("stopped", "a_leaving_that_was_put_off_is_done_by_the_next_call"),),
@@ -221,7 +221,7 @@ MUTANTS = [
     Mutant(
         "publish-before-copy",
         "a small payload published before it is copied",
-        f"{CORE}/put.rs",
+        f"{CORE}/state/claim.rs",
         """\
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
@@ -237,7 +237,7 @@ MUTANTS = [
     Mutant(
         "publish-before-write",
         "a large payload published before it is written",
-        f"{CORE}/put.rs",
+        f"{CORE}/operations/put.rs",
         """\
             let written = self.write_claimed(&reserved, payload, len);
             let is_written = written.is_ok();
@@ -254,7 +254,7 @@ MUTANTS = [
     Mutant(
         "commit-before-number",
         "an item committed before it has its number",
-        f"{CORE}/put.rs",
+        f"{CORE}/state/transition.rs",
         """\
         slot.seq.set(seq);
         fault!("put.numbered");
@@ -270,7 +270,7 @@ MUTANTS = [
     Mutant(
         "number-reused",
         "a publication number given twice: the counter does not move",
-        f"{CORE}/put.rs",
+        f"{CORE}/state/transition.rs",
         "        hot.published.set(seq);\n",
         "",
         (STATE_MACHINE,),
@@ -278,9 +278,9 @@ MUTANTS = [
     Mutant(
         "no-second-look-for-room",
         "no second look for room after a large payload was written",
-        f"{CORE}/put.rs",
+        f"{CORE}/operations/put.rs",
         """\
-        while !self.has_room() {
+        while !self.shared.has_room() {
             section.check_full()?;
             section = self.wait_for(section, waiting, wait)?;
         }
@@ -292,7 +292,7 @@ MUTANTS = [
     Mutant(
         "wake-left-out",
         "the wake-up call left out",
-        f"{CORE}/lock.rs",
+        f"{CORE}/state/mod.rs",
         "            self.wake(self.wakes[i]);\n",
         "            let _ = i;\n",
         (models("one_putter_one_getter"),),
@@ -300,7 +300,7 @@ MUTANTS = [
     Mutant(
         "wake-before-mark",
         "the sleeper woken before it is marked",
-        f"{CORE}/waiter.rs",
+        f"{CORE}/state/waiters.rs",
         """\
         // Relaxed: the woken waiter learns what happened from the lock, which it takes next.
         match cell
@@ -325,7 +325,7 @@ MUTANTS = [
     Mutant(
         "no-settling",
         "nobody is chosen at the end of a critical section",
-        f"{CORE}/lock.rs",
+        f"{CORE}/lock/guard.rs",
         "        self.settle();\n",
         "",
         (models("one_putter_one_getter"),),
@@ -333,7 +333,7 @@ MUTANTS = [
     Mutant(
         "joiners-not-woken",
         "joiners not chosen when all is finished",
-        f"{CORE}/waiter.rs",
+        f"{CORE}/state/waiters.rs",
         "            while joiners.length.get() > 0 {\n",
         "            while joiners.length.get() > 0 && false {\n",
         (models("a_joiner"),),
@@ -341,7 +341,7 @@ MUTANTS = [
     Mutant(
         "withdrawn-stays-chosen",
         "a waiter that was chosen and gives up counts as on its way",
-        f"{CORE}/waiter.rs",
+        f"{CORE}/state/waiters.rs",
         """\
                 self.leave_list(list, waiting.kind, index)?;
             }
@@ -357,7 +357,7 @@ MUTANTS = [
     Mutant(
         "dead-spinner-kept",
         "a dead participant still counts as spinning",
-        f"{CORE}/waiter.rs",
+        f"{CORE}/state/waiters.rs",
         "                let _ = word.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);\n",
         "                let _ = word;\n",
         # The whole model takes a quarter of an hour on a busy machine.
@@ -367,7 +367,7 @@ MUTANTS = [
     Mutant(
         "no-rebuild",
         "no rebuild after the lock was taken over",
-        f"{CORE}/lock.rs",
+        f"{CORE}/lock/guard.rs",
         "section.rebuild().and_then(|()| section.sweep_named(former))",
         "section.sweep_named(former)",
         (DEATHS,),
@@ -375,15 +375,15 @@ MUTANTS = [
     Mutant(
         "no-sweep-of-former",
         "the lock's dead holder not swept by whoever takes it over",
-        f"{CORE}/lock.rs",
+        f"{CORE}/lock/guard.rs",
         "section.rebuild().and_then(|()| section.sweep_named(former))",
-        "section.rebuild().and_then(|()| section.queue.participant_named(former).map(|_| ()))",
+        "section.rebuild().and_then(|()| section.shared.participant_named(former).map(|_| ()))",
         (core("death", "points::what_the_locks_dead_holder_had_comes_back_at_once"),),
     ),
     Mutant(
         "freed-slots-lost",
         "slots that gets have freed do not come back to puts",
-        f"{CORE}/slot.rs",
+        f"{CORE}/state/slot.rs",
         "            list.freed.set(index);\n            index = freed;\n",
         "            list.freed.set(index);\n",
         (DEATHS,),
@@ -391,7 +391,7 @@ MUTANTS = [
     Mutant(
         "rebuild-keeps-freed-list",
         "the rebuild lists the free slots beside those of the former list of the freed",
-        f"{CORE}/rebuild.rs",
+        f"{CORE}/state/rebuild.rs",
         "            list.freed.set(0);\n        }\n        hot.kept_sum",
         "        }\n        hot.kept_sum",
         (DEATHS,),
@@ -399,7 +399,7 @@ MUTANTS = [
     Mutant(
         "rebuild-keeps-extents",
         "the rebuild frees the memory that free slots keep, and leaves it to them, too",
-        f"{CORE}/rebuild.rs",
+        f"{CORE}/state/rebuild.rs",
         "                Some(State::Free) => {\n                    slot.extent.set(0);\n",
         "                Some(State::Free) => {\n",
         (DEATHS, kill("put-object-in-a-kept-one", 3000)),
@@ -407,7 +407,7 @@ MUTANTS = [
     Mutant(
         "kept-extents-count",
         "memory that free slots keep counts for max_bytes",
-        f"{CORE}/put.rs",
+        f"{CORE}/state/claim.rs",
         "let payloads = extents.saturating_sub(hot.bytes_kept());",
         "let payloads = extents;",
         (STATE_MACHINE,),
@@ -415,7 +415,7 @@ MUTANTS = [
     Mutant(
         "kept-of-any-size",
         "a payload is written to what a free slot keeps, whatever its size",
-        f"{CORE}/put.rs",
+        f"{CORE}/state/claim.rs",
         "Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {",
         "Some((slot, extent)) if needed.is_some() => {",
         (STATE_MACHINE,),
@@ -423,7 +423,7 @@ MUTANTS = [
     Mutant(
         "last-ready-keeps-tail",
         "the ready list's end stays where it was when its last item is taken",
-        f"{CORE}/slot.rs",
+        f"{CORE}/state/order.rs",
         "        if is_last {\n            list.tail.set(0);\n        } else if next",
         "        if !is_last && next",
         (STATE_MACHINE,),
@@ -431,7 +431,7 @@ MUTANTS = [
     Mutant(
         "wakes-one-an-item",
         "a putter calls a waiter for each item, although one is on its way",
-        f"{CORE}/waiter.rs",
+        f"{CORE}/state/waiters.rs",
         "                list.on_way.add(1);\n                self.wake_later(index);\n",
         "                self.wake_later(index);\n",
         (core("death", "points::a_burst_wakes_few"),),
@@ -439,7 +439,7 @@ MUTANTS = [
     Mutant(
         "rebuild-forgets-number",
         "the publication number not raised to that of an item whose putter died",
-        f"{CORE}/rebuild.rs",
+        f"{CORE}/state/rebuild.rs",
         "                    hot.published.set(seq);\n",
         "",
         (core("death", "points::an_item_of_a_dead_putter_is_counted_once"),),
@@ -447,7 +447,7 @@ MUTANTS = [
     Mutant(
         "rebuild-does-not-sort",
         "the rebuild leaves the items in the order of their slots",
-        f"{CORE}/rebuild.rs",
+        f"{CORE}/state/rebuild.rs",
         "        let by_publication = |slot: &Slot| slot.seq.get();\n",
         "        let by_publication = |_: &Slot| 0;\n",
         (STATE_MACHINE,),
@@ -455,7 +455,7 @@ MUTANTS = [
     Mutant(
         "redelivered-at-end",
         "a redelivered item put at the end instead of its old place",
-        f"{CORE}/done.rs",
+        f"{CORE}/state/transition.rs",
         "            self.insert_returned(index)?;\n",
         "            self.push_back(&hot.ready, index)?;\n",
         (
@@ -466,7 +466,7 @@ MUTANTS = [
     Mutant(
         "redelivery-not-counted",
         "an item's redeliveries not counted",
-        f"{CORE}/done.rs",
+        f"{CORE}/state/transition.rs",
         "StateWord::new(State::Ready, word.redeliveries() + 1, 0)",
         "StateWord::new(State::Ready, word.redeliveries(), 0)",
         (STATE_MACHINE,),
@@ -474,15 +474,15 @@ MUTANTS = [
     Mutant(
         "one-redelivery-too-many",
         "an item redelivered once more than it may be",
-        f"{CORE}/done.rs",
-        "word.redeliveries() >= self.queue.options.max_deliveries",
-        "word.redeliveries() > self.queue.options.max_deliveries",
+        f"{CORE}/state/transition.rs",
+        "word.redeliveries() >= self.shared.options.max_deliveries",
+        "word.redeliveries() > self.shared.options.max_deliveries",
         (STATE_MACHINE,),
     ),
     Mutant(
         "claimed-not-freed",
         "the sweep takes claimed memory from the dead and does not free it",
-        f"{CORE}/recovery.rs",
+        f"{CORE}/state/recovery.rs",
         "Some(State::Claimed) => self.finish_held(slot)?,",
         "Some(State::Claimed) => self.let_go(slot, held.owner())?,",
         (DEATHS,),
@@ -490,7 +490,7 @@ MUTANTS = [
     Mutant(
         "record-freed-first",
         "a dead participant's record freed before its held list is empty",
-        f"{CORE}/recovery.rs",
+        f"{CORE}/state/recovery.rs",
         '        fault!("sweep.started");\n',
         '        fault!("sweep.started");\n        record.word.store(word & !1, Ordering::Release);\n',
         (RECOVERY,),
@@ -499,7 +499,7 @@ MUTANTS = [
     Mutant(
         "phase-not-stored",
         "the first acknowledgement not stored before what was set aside comes back",
-        f"{CORE}/aside.rs",
+        f"{CORE}/state/aside.rs",
         "            hot.acknowledging.set(BEGINNING);\n",
         "",
         (core("death", "points::a_return_in_portions_is_finished_by_the_next"),),
@@ -507,9 +507,9 @@ MUTANTS = [
     Mutant(
         "aside-redelivered",
         "what a dead process had set aside comes back though no process acknowledges",
-        f"{CORE}/done.rs",
-        "if word.state() == Some(State::Aside) && self.queue.sets_aside() {",
-        "if word.state() == Some(State::Aside) && self.queue.sets_aside() && false {",
+        f"{CORE}/state/transition.rs",
+        "if word.state() == Some(State::Aside) && self.shared.sets_aside() {",
+        "if word.state() == Some(State::Aside) && self.shared.sets_aside() && false {",
         (
             histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
             STATE_MACHINE,
@@ -518,7 +518,7 @@ MUTANTS = [
     Mutant(
         "aside-forgotten",
         "what dead processes had set aside does not come back",
-        f"{CORE}/aside.rs",
+        f"{CORE}/state/aside.rs",
         "            let index = hot.aside.head.get();\n",
         "            let index = 0;\n",
         (
@@ -529,7 +529,7 @@ MUTANTS = [
     Mutant(
         "set-aside-by-the-same-call",
         "the batches of one call set aside what those before have taken",
-        f"{CORE}/aside.rs",
+        f"{CORE}/operations/aside.rs",
         "            Asks::ForMore(count) => return holding::reserve(count),\n",
         "            Asks::ForMore(count) => holding::reserve(count)?,\n",
         (core("death", "points::what_was_taken_together_is_in_hand"),),
@@ -537,7 +537,7 @@ MUTANTS = [
     Mutant(
         "counted-twice",
         "the rebuild counts what was given up, or left, though the dead had counted it",
-        f"{CORE}/aside.rs",
+        f"{CORE}/state/aside.rs",
         "        if counter.get() as u32 != slot.holder.get() {\n",
         "        if true {\n",
         (core("death", "points::what_was_given_up_is_counted_once"),),
@@ -545,7 +545,7 @@ MUTANTS = [
     Mutant(
         "not-counted",
         "the rebuild does not count what the dead was about to give up, or leave",
-        f"{CORE}/aside.rs",
+        f"{CORE}/state/aside.rs",
         "        if counter.get() as u32 != slot.holder.get() {\n",
         "        if false {\n",
         (core("death", "points::what_was_left_is_counted_once"),),
@@ -553,7 +553,7 @@ MUTANTS = [
     Mutant(
         "given-up-never-finished",
         "what was given up of the dead stays unfinished once items are acknowledged",
-        f"{CORE}/aside.rs",
+        f"{CORE}/state/aside.rs",
         "            hot.unfinished.sub(hot.given_up.get());\n",
         "",
         (core("death", "points::what_was_given_up_is_counted_once"),),
@@ -561,7 +561,7 @@ MUTANTS = [
     Mutant(
         "portion-forgets-the-rest",
         "a sweep ends after its first portion",
-        f"{CORE}/recovery.rs",
+        f"{CORE}/state/recovery.rs",
         "                if left == 0 {\n                    return Ok(Portion::MoreToCome);\n",
         "                if left == 0 {\n                    return Ok(Portion::Last);\n",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
@@ -569,7 +569,7 @@ MUTANTS = [
     Mutant(
         "lessee-not-noted",
         "a participant's first lease does not say that it has leases",
-        f"{CORE}/slot.rs",
+        f"{CORE}/state/transition.rs",
         "            lessees.set(lessees.get() | bit);\n",
         "            lessees.set(lessees.get() & !bit);\n",
         (STATE_MACHINE,),
@@ -578,7 +578,7 @@ MUTANTS = [
     Mutant(
         "heap-rank-not-updated",
         "the ranks in the heap of returned items stay as they were",
-        f"{CORE}/returned.rs",
+        f"{CORE}/state/returned.rs",
         "            slot.holder.set(first.min(second).saturating_add(1));\n",
         "",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
@@ -586,7 +586,7 @@ MUTANTS = [
     Mutant(
         "heap-of-the-youngest",
         "the heap of returned items has the youngest at its root",
-        f"{CORE}/returned.rs",
+        f"{CORE}/state/returned.rs",
         "if self.slot(b)?.seq.get() < self.slot(a)?.seq.get() {",
         "if self.slot(b)?.seq.get() > self.slot(a)?.seq.get() {",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
@@ -594,7 +594,7 @@ MUTANTS = [
     Mutant(
         "linked-back-too-early",
         "the rebuild links a list back before it has sorted the others",
-        f"{CORE}/rebuild.rs",
+        f"{CORE}/state/rebuild.rs",
         """\
         self.sort(
             held,
@@ -626,7 +626,7 @@ MUTANTS = [
     Mutant(
         "life-byte-not-looked-at",
         "a participant's life byte not looked at",
-        f"{CORE}/participant.rs",
+        f"{CORE}/state/participant.rs",
         "Some(fd) if !word.is_lifeless() => platform::look_at_life(fd, index),",
         "Some(_) if !word.is_lifeless() => Life::Unknown,",
         (core("death", "points::exec_inside_the_critical_section"),),
@@ -634,7 +634,7 @@ MUTANTS = [
     Mutant(
         "dead-by-descriptor",
         "a free life byte taken for death, though the process may only have closed it",
-        f"{CORE}/participant.rs",
+        f"{CORE}/state/participant.rs",
         "            Life::Free => !is_here || has_changed(),\n",
         "            Life::Free => true,\n",
         (core("death", "closed_descriptors_are_not_a_death"),),
@@ -650,7 +650,7 @@ MUTANTS = [
     Mutant(
         "home-not-noted-with-the-pid",
         "whose pid it is noted only after the record stands",
-        f"{CORE}/participant.rs",
+        f"{CORE}/state/participant.rs",
         "let marks = (life.is_none(), namespace == self.home());",
         "let marks = (life.is_none(), false);",
         (core("death", "points::death_at_each_point_without_proc"),),
@@ -658,7 +658,7 @@ MUTANTS = [
     Mutant(
         "joiner-looks-at-all",
         "a process that joins asks the kernel about all others",
-        f"{CORE}/participant.rs",
+        f"{CORE}/handle/membership.rs",
         "if index_of(me) > LAST - LATE_PLACES {",
         "if index_of(me) > 1 {",
         (core("liveness", "joining_asks_for_no_other_process"),),
@@ -666,7 +666,7 @@ MUTANTS = [
     Mutant(
         "last-places-not-swept",
         "a process that gets one of the last places does not sweep the dead",
-        f"{CORE}/participant.rs",
+        f"{CORE}/handle/membership.rs",
         "if index_of(me) > LAST - LATE_PLACES {",
         "if false {",
         (core("liveness", "a_full_table_of_the_dead_is_no_dead_end"),),
@@ -682,16 +682,16 @@ MUTANTS = [
     Mutant(
         "substitute-not-set",
         "a watcher's substitute not set beside messages",
-        f"{CORE}/bell.rs",
-        "self.queue.bell.substitute.tell(is_missing);",
-        "self.queue.bell.substitute.tell(false);",
+        f"{CORE}/state/notifier.rs",
+        "self.shared.bell.substitute.tell(is_missing);",
+        "self.shared.bell.substitute.tell(false);",
         (core("liveness", "a_connection_is_watched_without_proc"),),
     ),
     # ------------------------------------------------------------------------------------------------- memory
     Mutant(
         "backed-before-fallocate",
         "a backing byte raised before memory is behind it",
-        f"{CORE}/heap.rs",
+        f"{CORE}/state/heap.rs",
         "                self.set_backing(first + i, backing | MAYBE_MORE)?;\n",
         "                self.set_backing(first + i, backing & BACKED_DESCRIPTOR | pages_needed(len, i))?;\n",
         (core("death", "points::memory_is_promised_after_it_was_extended"),),
@@ -699,7 +699,7 @@ MUTANTS = [
     Mutant(
         "punched-before-lowered",
         "a backing byte not lowered before the hole is punched",
-        f"{CORE}/heap.rs",
+        f"{CORE}/state/claim.rs",
         """\
             self.set_backing(
                 span,
@@ -712,7 +712,7 @@ MUTANTS = [
     Mutant(
         "length-not-validated",
         "a payload's length not compared with its extent",
-        f"{CORE}/segment.rs",
+        f"{CORE}/memory/payload.rs",
         " || len > extent.bytes() {",
         " {",
         (corpus(),),
@@ -720,7 +720,7 @@ MUTANTS = [
     Mutant(
         "slot-index-not-validated",
         "a slot's index not compared with the slots there are",
-        f"{CORE}/segment.rs",
+        f"{CORE}/memory/segment.rs",
         "if index == 0 || index >= self.geometry.slots {",
         "if index == 0 {",
         (corpus(),),
@@ -728,7 +728,7 @@ MUTANTS = [
     Mutant(
         "waiter-index-not-validated",
         "a waiter's index not compared with the cells there are",
-        f"{CORE}/segment.rs",
+        f"{CORE}/memory/segment.rs",
         "if index == 0 || index >= CELLS {",
         "if index == 0 {",
         (corpus(),),
@@ -736,7 +736,7 @@ MUTANTS = [
     Mutant(
         "span-index-not-validated",
         "a span's index not compared with the spans there are",
-        f"{CORE}/segment.rs",
+        f"{CORE}/memory/segment.rs",
         "-> Result<&SpanDescriptor, Error> {\n        if span >= self.geometry.spans {",
         "-> Result<&SpanDescriptor, Error> {\n        if false {",
         (corpus(),),
@@ -744,7 +744,7 @@ MUTANTS = [
     Mutant(
         "pause-never-ends",
         "who has paused for memory counts as on its way for good",
-        f"{CORE}/waiter.rs",
+        f"{CORE}/operations/spin.rs",
         "        self.stop_spinning(kind);\n        if acquired.is_err() {",
         "        if acquired.is_err() {",
         (core("pausing", "who_waits_for_room_is_woken_after_another_has_paused_for_memory"),),
@@ -752,7 +752,7 @@ MUTANTS = [
     Mutant(
         "senders-not-called",
         "nothing is taken out of the pipe that a sender sleeps at",
-        f"{CORE}/bell.rs",
+        f"{CORE}/state/notifier.rs",
         "            with_access(end, Access::Read, platform::unplug);\n",
         "",
         (core("bell", "a_sender_that_waits_for_room_is_woken_by_room"),),
@@ -760,7 +760,7 @@ MUTANTS = [
     Mutant(
         "pipe-filled-beside-the-chosen",
         "a sender fills the pipe though another one was called and is not back",
-        f"{CORE}/bell.rs",
+        f"{CORE}/state/notifier.rs",
         "if hot.waiters[Kind::Room as usize].on_way.get() > 0 {\n            return Place::CellForNow;",
         "if false {\n            return Place::CellForNow;",
         (core("bell", "nobody_fills_the_pipe_before_the_one_who_was_called_is_back"),),
@@ -769,7 +769,7 @@ MUTANTS = [
     Mutant(
         "done-frees-what-is-read",
         "task_done() frees a payload that is still looked at",
-        f"{CORE}/done.rs",
+        f"{CORE}/state/leases.rs",
         "        if slot.reading.get() != 0 {\n            // The payload",
         "        if slot.reading.get() != 0 && false {\n            // The payload",
         (STATE_MACHINE,),
@@ -777,7 +777,7 @@ MUTANTS = [
     Mutant(
         "keep-not-committed",
         "an item that was kept stays leased, and comes back",
-        f"{CORE}/get.rs",
+        f"{CORE}/operations/lease.rs",
         "            section.keep_memory(index)?;\n",
         "",
         (core("death", "points::what_was_kept_does_not_come_back"),),
@@ -785,7 +785,7 @@ MUTANTS = [
     Mutant(
         "bell-not-rung",
         "the byte that was promised to the bell is not written",
-        f"{CORE}/bell.rs",
+        f"{CORE}/lock/after_release.rs",
         'let is_rung = with_access(end, Access::Write, platform::ring);\n            fault!("bell.rung");\n',
         "let is_rung = true;\n",
         (core("bell"),),
@@ -793,7 +793,7 @@ MUTANTS = [
     Mutant(
         "bell-owed-by-the-dead",
         "a promise to the bell counts as kept before it is",
-        f"{CORE}/bell.rs",
+        f"{CORE}/state/notifier.rs",
         "            let promise = next(rung, PROMISED);\n",
         "            let promise = next(rung, RUNG);\n",
         (DEATHS,),
@@ -801,7 +801,7 @@ MUTANTS = [
     Mutant(
         "dead-watchers-counted",
         "the watchers of a dead process are counted on",
-        f"{CORE}/bell.rs",
+        f"{CORE}/state/notifier.rs",
         "        self.hot().watching.sub(record.watching.get());\n",
         "",
         (core("bell"),),

@@ -1,6 +1,7 @@
 //! Diagnostics: what a queue tells of itself. They change nothing.
 
 pub(crate) mod check;
+mod dead_letters;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub(crate) mod statistics;

@@ -1,16 +1,17 @@
 //! Membership: how this process registers with a queue.
 
-use std::os::fd::IntoRawFd;
-
 use crate::error::Error;
+use crate::fault::fault;
 use crate::fork;
 use crate::handle::queue::Queue;
 use crate::handle::upkeep::is_stuck;
 use crate::memory::layout::index_of;
-use crate::options::Wait;
+use crate::options::{Patience, Wait};
 use crate::platform;
-use crate::state::participant::{LAST, Proof, read};
+use crate::state::participant::{GONE, LAST, LEFT, Proof, free_record, read};
 use crate::sync::{Ordering, Word};
+use crate::units::Leave;
+use std::os::fd::IntoRawFd;
 
 /// A process that gets one of the last places sweeps the dead. So many processes may do so at once.
 const LATE_PLACES: u32 = 64;
@@ -152,4 +153,89 @@ impl Queue {
         }
         Ok(())
     }
+
+    /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
+    /// the queue. Does not wait for a holder of the lock that does not run.
+    pub fn leave(&self, how: Leave) -> Result<(), Error> {
+        fork::notice();
+        let Some(me) = self.shared.member_if_any() else {
+            return Ok(());
+        };
+        let mut from = None;
+        let left = self.in_portions(&mut || self.enter_briefly(), &mut |section| {
+            section.give_up_leases(how, &mut from)
+        });
+        match left {
+            Err(error) if is_stuck(&error) => {
+                self.leaving.set(match how {
+                    Leave::Clean => IN_ORDER,
+                    Leave::Crashed => BY_CRASH,
+                });
+                if how == Leave::Clean {
+                    if let Ok(Some(record)) = self.shared.participant_named(me) {
+                        record.mark(me, LEFT);
+                        fault!("leave.marked");
+                    }
+                }
+                self.shared.put_off_work();
+                Ok(())
+            }
+            left => self.shared.report(left),
+        }
+    }
+
+    /// How the leaving is to be done that was put off, or else one in order.
+    pub(crate) fn how_to_leave(&self) -> Leave {
+        match self.leaving.get() {
+            BY_CRASH => Leave::Crashed,
+            _ => Leave::Clean,
+        }
+    }
+
+    /// The end of a handle that no thread uses any more. Never waits: if the lock is taken, the record is marked, and
+    /// others sweep it.
+    pub(crate) fn depart(&self) {
+        fork::notice();
+        let Some(me) = self.shared.member_if_any() else {
+            return;
+        };
+        let how = self.how_to_leave();
+        let mut try_once = Wait {
+            patience: Patience::Try,
+            interrupted: &mut || false,
+        };
+        let mut from = None;
+        let mut holds_nothing = false;
+        let left = self.in_portions(&mut || self.enter(&mut try_once), &mut |section| {
+            section.give_up_everything(how, &mut from, &mut holds_nothing)
+        });
+        match left {
+            Err(error) if is_stuck(&error) => {
+                if let Ok(Some(record)) = self.shared.participant_named(me) {
+                    record.mark(me, if how == Leave::Clean { LEFT | GONE } else { GONE });
+                    fault!("depart.marked");
+                }
+            }
+            // What a crash has given up, or what is borrowed still, is left to a sweeper.
+            Ok(()) if !holds_nothing => {
+                if let Ok(Some(record)) = self.shared.participant_named(me) {
+                    record.mark(me, GONE);
+                }
+            }
+            // An error is damage, which the others report as well.
+            _ => {}
+        }
+        fault!("unregister.checked");
+        // The record is freed after the lock was released: a lock word must never name a record that is free. No other
+        // process writes the record of a living participant, and this one takes nothing any more.
+        if let (true, Ok(Some(record))) = (holds_nothing, self.shared.participant_named(me)) {
+            free_record(record, me);
+            fault!("unregister.freed");
+        }
+        self.forget_membership();
+    }
 }
+
+/// A leaving that was put off; in `Queue::leaving`.
+const IN_ORDER: u32 = 1;
+const BY_CRASH: u32 = 2;

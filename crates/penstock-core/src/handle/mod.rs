@@ -5,4 +5,5 @@ pub(crate) mod membership;
 pub(crate) mod queue;
 #[cfg_attr(loom, path = "../models/registry.rs")]
 pub(crate) mod registry;
+pub(crate) mod spin_budget;
 pub(crate) mod upkeep;

@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicI32;
 
 use crate::error::Error;
 use crate::handle::registry;
+use crate::handle::spin_budget::SpinBudget;
 use crate::memory::segment::Segment;
-use crate::operations::spin::SpinBudget;
 use crate::options::Options;
 use crate::platform;
 use crate::state::Shared;

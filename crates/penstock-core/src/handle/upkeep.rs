@@ -27,29 +27,22 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::fork;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{CELLS, Kind, Participant, index_of};
+use crate::memory::layout::BEGINNING;
 use crate::options::{Patience, Wait};
+use crate::platform;
 use crate::state::Section;
-use crate::state::holding::Lease;
-use crate::state::participant::{self, GONE, LEFT, free_record, name_of};
+use crate::state::participant::LEFT;
 use crate::state::recovery::Portion;
-use crate::state::slot::{ENDED, KEPT, RELEASED, State, UNDELIVERED};
-use crate::state::waiters::{LATE_LEFT, WOKEN_LEFT};
-use crate::sync::{Count, Ordering, Word, spin_loop};
-use crate::units::Leave;
+use crate::state::slot::RELEASED;
+use crate::sync::{Ordering, Word, spin_loop};
 
 /// Reads of a taken lock before its holder's life is looked into.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
 
 /// Portions of a leaving that was put off which are done in one section: a millisecond or less.
 const PORTIONS: u32 = 8;
-
-/// A leaving that was put off; in `Queue::leaving`.
-const IN_ORDER: u32 = 1;
-const BY_CRASH: u32 = 2;
 
 /// Whether the lock was not to be had in the caller's time, so that the work is put off.
 pub(crate) fn is_stuck(error: &Error) -> bool {
@@ -89,87 +82,6 @@ impl Queue {
         }
     }
 
-    /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
-    /// the queue. Does not wait for a holder of the lock that does not run.
-    pub fn leave(&self, how: Leave) -> Result<(), Error> {
-        fork::notice();
-        let Some(me) = self.shared.member_if_any() else {
-            return Ok(());
-        };
-        let mut from = None;
-        let left = self.in_portions(&mut || self.enter_briefly(), &mut |section| {
-            section.give_up_leases(how, &mut from)
-        });
-        match left {
-            Err(error) if is_stuck(&error) => {
-                self.leaving.set(match how {
-                    Leave::Clean => IN_ORDER,
-                    Leave::Crashed => BY_CRASH,
-                });
-                if how == Leave::Clean {
-                    if let Ok(Some(record)) = self.shared.participant_named(me) {
-                        record.mark(me, LEFT);
-                        fault!("leave.marked");
-                    }
-                }
-                self.shared.put_off_work();
-                Ok(())
-            }
-            left => self.shared.report(left),
-        }
-    }
-
-    /// How the leaving is to be done that was put off, or else one in order.
-    fn how_to_leave(&self) -> Leave {
-        match self.leaving.get() {
-            BY_CRASH => Leave::Crashed,
-            _ => Leave::Clean,
-        }
-    }
-
-    /// The end of a handle that no thread uses any more. Never waits: if the lock is taken, the record is marked, and
-    /// others sweep it.
-    pub(crate) fn depart(&self) {
-        fork::notice();
-        let Some(me) = self.shared.member_if_any() else {
-            return;
-        };
-        let how = self.how_to_leave();
-        let mut try_once = Wait {
-            patience: Patience::Try,
-            interrupted: &mut || false,
-        };
-        let mut from = None;
-        let mut holds_nothing = false;
-        let left = self.in_portions(&mut || self.enter(&mut try_once), &mut |section| {
-            section.give_up_everything(how, &mut from, &mut holds_nothing)
-        });
-        match left {
-            Err(error) if is_stuck(&error) => {
-                if let Ok(Some(record)) = self.shared.participant_named(me) {
-                    record.mark(me, if how == Leave::Clean { LEFT | GONE } else { GONE });
-                    fault!("depart.marked");
-                }
-            }
-            // What a crash has given up, or what is borrowed still, is left to a sweeper.
-            Ok(()) if !holds_nothing => {
-                if let Ok(Some(record)) = self.shared.participant_named(me) {
-                    record.mark(me, GONE);
-                }
-            }
-            // An error is damage, which the others report as well.
-            _ => {}
-        }
-        fault!("unregister.checked");
-        // The record is freed after the lock was released: a lock word must never name a record that is free. No other
-        // process writes the record of a living participant, and this one takes nothing any more.
-        if let (true, Ok(Some(record))) = (holds_nothing, self.shared.participant_named(me)) {
-            free_record(record, me);
-            fault!("unregister.freed");
-        }
-        self.forget_membership();
-    }
-
     /// Does in a section of this process what it has put off.
     #[cold]
     pub(crate) fn finish_put_off(&self, section: &mut Section<'_>) -> Result<(), Error> {
@@ -195,8 +107,6 @@ impl Queue {
         }
         Ok(())
     }
-
-    // ---------------------------------------------------------------------------------------- for len, empty and full
 
     /// Whether the numbers of the queue are what they seem: no holder of the lock may have died, and no look for the dead is
     /// due. If not, [`len`](Self::len) makes system calls, though it does not wait.
@@ -243,91 +153,100 @@ impl Queue {
                 .and_then(|_| self.look_for_dead_within(false, &mut try_once));
         }
     }
-}
 
-impl Participant {
-    /// Sets bits in the record of the participant `me`, by one store; not if the record is another's by now, because this process
-    /// was wrongly taken for dead.
-    fn mark(&self, me: u32, bits: u64) {
-        let word = self.word.get();
-        if name_of(index_of(me), word) == Some(me) {
-            // Release: what this process did before is complete for the sweeper of the record.
-            let _ = self
-                .word
-                .compare_exchange(word, word | bits, Ordering::Release, Ordering::Relaxed);
-        }
+    #[cold]
+    pub(crate) fn begin_to_acknowledge<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<(), Error> {
+        self.in_portions(enter, &mut |section| section.begin_to_acknowledge())
     }
 
-    /// Clears bits of the record of the participant whose process is in the critical section.
-    fn unmark(&self, bits: u64) {
-        let word = self.word.get();
-        if word & bits != 0 {
-            let _ = self
-                .word
-                .compare_exchange(word, word & !bits, Ordering::Release, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Section<'_> {
-    pub(crate) fn finish_marked_slots(&mut self) -> Result<(), Error> {
-        let record = self.shared.segment.participant(self.my_index())?;
-        for list in [&record.leased, &record.claimed] {
-            let mut index = list.head.get();
-            let mut walk = self.walk();
-            while index != 0 {
-                self.step(&mut walk)?;
-                let slot = self.slot(index)?;
-                let next = slot.next.get();
-                // Acquire: pairs with the release in put_off_for_slot.
-                match slot.reading.load(Ordering::Acquire) {
-                    ENDED => self.finish_look(index)?,
-                    UNDELIVERED => self.undeliver(index)?,
-                    RELEASED => self.release_claim(index)?,
-                    KEPT if slot.word().state() == Some(State::Leased)
-                        && !self.shared.options.acknowledged =>
-                    {
-                        self.keep_memory(index)?;
-                    }
-                    _ => {}
-                }
-                fault!("upkeep.slot-finished");
-                index = next;
-            }
+    /// Goes on where a process has died that was the first to acknowledge.
+    pub(crate) fn return_what_is_aside<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<(), Error> {
+        if self.shared.segment.hot().acknowledging.get() == BEGINNING {
+            self.begin_to_acknowledge(enter)?;
         }
         Ok(())
     }
 
-    /// Frees the cells that this process's threads have left after they were chosen.
-    pub(crate) fn free_cells_left(&mut self) -> Result<(), Error> {
-        let hot = self.hot();
-        for index in 1..hot.cells_high.get().min(CELLS) {
-            let cell = self.cell(index)?;
-            let word = cell.word.get();
-            if !matches!(word, WOKEN_LEFT | LATE_LEFT) || cell.owner.get() != self.me {
-                continue;
+    /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
+    /// True if any was found. Makes system calls; the caller does not hold the lock.
+    ///
+    /// Waits for the lock briefly only: the next look finds what this one could not sweep.
+    pub(crate) fn look_for_dead(&self, thorough: bool) -> Result<bool, Error> {
+        self.look_for_dead_entering(thorough, &mut || self.enter_briefly())
+    }
+
+    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for now.
+    pub(crate) fn look_for_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
+        self.look_for_dead_entering(thorough, &mut || self.enter(wait))
+    }
+
+    fn look_for_dead_entering<'q>(
+        &'q self,
+        thorough: bool,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<bool, Error> {
+        let hot = self.shared.segment.hot();
+        hot.looked_at.set(platform::coarse_millis());
+        // Somebody chosen or spinning who never comes back may be dead without holding anything.
+        let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
+            || hot.waiters.iter().any(|list| list.on_way.get() > 0);
+        let mut from = 1;
+        let mut found = false;
+        while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_somebody_on_way)? {
+            match self.sweep_in_portions(index, word, &mut *enter) {
+                Err(error) if is_stuck(&error) => return Ok(found),
+                swept => swept?,
             }
-            if let (WOKEN_LEFT, Some(kind)) = (word, Kind::ALL.get(cell.kind.get() as usize)) {
-                hot.waiters[*kind as usize].on_way.sub(1);
-            }
-            self.free_cell(index)?;
+            found = true;
+            from = index + 1;
+        }
+        match self.return_what_is_aside(&mut *enter) {
+            Err(error) if is_stuck(&error) => {}
+            returned => returned?,
+        }
+        Ok(found)
+    }
+
+    /// Sweeps a dead participant. `word` is its record as it was when its death was proven. The caller does not hold the lock.
+    pub(crate) fn sweep_in_portions<'q>(
+        &'q self,
+        index: u32,
+        word: u64,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<(), Error> {
+        self.in_portions(enter, &mut |section| section.sweep(index, word))
+    }
+
+    /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
+    pub(crate) fn look_for_dead_at_times(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let looked_at = &self.shared.segment.hot().looked_at;
+        let last = looked_at.get();
+        if self.is_time_to_look()
+            && looked_at
+                .compare_exchange(
+                    last,
+                    platform::coarse_millis(),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
+        {
+            self.look_for_dead_within(false, wait)?;
         }
         Ok(())
     }
 
-    /// A portion of everything that a participant holds that departs. The last one tells whether it holds nothing any more.
-    fn give_up_everything(
-        &mut self,
-        how: Leave,
-        from: &mut Option<Lease>,
-        holds_nothing: &mut bool,
-    ) -> Result<Portion, Error> {
-        if self.give_up_leases(how, from)? == Portion::MoreToCome {
-            return Ok(Portion::MoreToCome);
-        }
-        let record = self.shared.segment.participant(self.my_index())?;
-        self.discount_watchers_of(record);
-        *holds_nothing = participant::holds_nothing(record);
-        Ok(Portion::Last)
+    pub(crate) fn is_time_to_look(&self) -> bool {
+        // Wraps, so that a clock of another namespace costs a look too many, not all of them.
+        platform::coarse_millis().wrapping_sub(self.shared.segment.hot().looked_at.get()) >= LOOK_EVERY
     }
 }
+
+/// How often the callers of get look for the dead while there are leases, in milliseconds.
+const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };

@@ -1,4 +1,5 @@
 //! The shared memory: what lies where, and checked access to it.
 
 pub(crate) mod layout;
+pub(crate) mod payload;
 pub(crate) mod segment;

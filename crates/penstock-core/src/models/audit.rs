@@ -82,9 +82,9 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         .iter()
         .chain(&dead)
         .filter_map(|index| {
-            crate::memory::segment::Extent::unpack(section.slot(*index).unwrap().extent.get())
+            crate::memory::payload::Extent::unpack(section.slot(*index).unwrap().extent.get())
         })
-        .map(crate::memory::segment::Extent::bytes)
+        .map(crate::memory::payload::Extent::bytes)
         .sum();
     assert_eq!(hot.used_bytes.get(), bytes, "an extent has leaked");
 

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
+use crate::handle::spin_budget::SpinBudget;
 use crate::models::audit::audit;
 use crate::models::world::{self, Died, How, Stop};
 use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::operations::lease::Lent;
-use crate::operations::spin::SpinBudget;
 use crate::options::{Options, Patience, Wait};
 use crate::state::Shared;
 use crate::sync::{AtomicU32, Word};

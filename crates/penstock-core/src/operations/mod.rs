@@ -1,15 +1,17 @@
 //! The operations: what a process does with a queue that it holds.
 
-pub(crate) mod acknowledge;
-pub(crate) mod aside;
+mod acknowledge;
+mod aside;
 #[cfg(not(loom))]
 mod connection;
 pub(crate) mod delivery;
 pub(crate) mod get;
+mod grow;
+mod join;
 pub(crate) mod lease;
 mod put;
-pub(crate) mod spin;
-pub(crate) mod trim;
+mod spin;
+mod trim;
 #[cfg(not(loom))]
 pub(crate) mod view;
 pub(crate) mod wait;

@@ -18,26 +18,16 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{GRANULE, Kind, Slot};
-use crate::memory::segment::{Ahead, Extent};
+use crate::memory::layout::{Kind, Slot};
 use crate::options::{Patience, Wait};
 use crate::state::Section;
-use crate::state::heap::{Growth, extent_for};
-use crate::state::slot::{State, StateWord, slots_in_use};
+use crate::state::claim::Reserved;
 use crate::state::waiters::Waiting;
-use crate::sync::{Count, Word};
 use crate::units::{BATCH, SMALL, Ticket};
 
 /// Measured: new memory for 64 KiB costs its producer and its consumer some 40 us, by faults of pages.
 #[cfg(not(loom))]
 const BYTES_GROWN_IN_A_NANOSECOND: u64 = 2;
-
-/// What a put has in hand before the item exists.
-struct Reserved {
-    slot: u32,
-    extent: Option<Extent>,
-    is_backed: bool,
-}
 
 impl Queue {
     /// Puts one item, whose payload is the parts one after the other. When it returns, every process sees the item.
@@ -346,134 +336,5 @@ impl Queue {
         let ticket = section.publish(reserved.slot, len)?;
         section.withdraw(waiting)?;
         Ok(ticket)
-    }
-}
-
-impl Section<'_> {
-    #[inline(always)]
-    fn is_within_limit(&self, len: u64) -> Result<(), Error> {
-        let hot = self.hot();
-        let slot = size_of::<Slot>() as u64;
-        let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
-        let extents = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
-        let payloads = extents.saturating_sub(hot.bytes_kept());
-        let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
-        let limit = self.shared.options.max_bytes.unwrap_or(u64::MAX);
-        if used.saturating_add(needed) > limit {
-            return Err(self.out_of_memory(needed, used));
-        }
-        Ok(())
-    }
-
-    /// There is no room, so there are items: nobody shall wait for room in a queue that no get can empty.
-    fn check_full(&self) -> Result<(), Error> {
-        if self.oldest()? == 0 {
-            return Err(self.corrupt("the queue is full of nothing"));
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn try_reserve(&mut self, len: u64) -> Result<Result<Reserved, Growth>, Error> {
-        let needed = extent_for(len);
-        let kept = match needed {
-            Some(_) if len <= SMALL as u64 => self.pop_kept()?,
-            _ => None,
-        };
-        let slot = match kept {
-            Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {
-                fault!("put.kept-popped");
-                let start = self.slot(slot)?.prev.get();
-                self.ahead = Ahead::ToWrite { start, len };
-                return Ok(Ok(Reserved {
-                    slot,
-                    extent: Some(extent),
-                    is_backed: true,
-                }));
-            }
-            Some((slot, extent)) => {
-                self.free_payload(extent)?;
-                slot
-            }
-            None => match self.pop_slot()? {
-                Ok(slot) => slot,
-                Err(growth) => return Ok(Err(growth)),
-            },
-        };
-        fault!("put.slot-popped");
-        if needed.is_none() {
-            return Ok(Ok(Reserved {
-                slot,
-                extent: None,
-                is_backed: true,
-            }));
-        }
-        let mut allocated = self.allocate(len);
-        if matches!(allocated, Err(Error::OutOfMemory { .. })) {
-            // What is kept for later must not stand in the way.
-            self.release_kept()?;
-            self.release_spans()?;
-            allocated = self.allocate(len);
-        }
-        match allocated {
-            Ok(Ok(allocation)) => Ok(Ok(Reserved {
-                slot,
-                extent: Some(allocation.extent),
-                is_backed: allocation.is_backed,
-            })),
-            Ok(Err(growth)) => {
-                self.push_slot(slot)?;
-                Ok(Err(growth))
-            }
-            Err(error) => {
-                self.push_slot(slot)?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Copies a small payload into what was reserved for it, and publishes it.
-    #[inline(always)]
-    fn publish_small(&mut self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<Ticket, Error> {
-        self.fill(reserved.slot, reserved.extent, len)?;
-        let segment = &self.shared.segment;
-        let target = segment.target(reserved.slot, reserved.extent, len)?;
-        // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked as taken, so nobody else uses either while
-        // this thread holds the lock; `len` is the sum of the parts.
-        unsafe { segment.copy_in(target, payload) };
-        fault!("put.filled");
-        let ticket = self.publish(reserved.slot, len)?;
-        let hot = self.hot();
-        let next = if reserved.extent.is_some() {
-            &hot.kept.next
-        } else {
-            &hot.free.next
-        };
-        if next.get() != 0 {
-            segment.prefetch_slot(next.get());
-        }
-        Ok(ticket)
-    }
-
-    /// To READY: from here on the item exists. The slot is on no list.
-    #[inline(always)]
-    fn publish(&mut self, index: u32, len: u64) -> Result<Ticket, Error> {
-        let hot = self.hot();
-        let slot = self.slot(index)?;
-        let seq = hot.published.get().wrapping_add(1);
-        slot.seq.set(seq);
-        fault!("put.numbered");
-        slot.commit(StateWord::new(State::Ready, 0, 0));
-        fault!("put.committed");
-        hot.published.set(seq);
-        fault!("put.ordered");
-        hot.count_bytes(seq, len);
-        self.push_ready(index)?;
-        self.count_ready(len);
-        if self.shared.options.acknowledged {
-            hot.unfinished.add(1);
-        }
-        fault!("put.linked");
-        Ok(Ticket { slot: index, seq })
     }
 }

@@ -3,10 +3,11 @@
 
 use crate::error::Error;
 use crate::fault::fault;
+use crate::memory::layout::Slot;
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Lease};
-use crate::state::slot::State;
+use crate::state::slot::{READING, State, lent_bytes};
 use crate::sync::{Count, Word, note_read};
 use crate::units::SMALL;
 
@@ -120,10 +121,27 @@ impl Section<'_> {
         }))
     }
 
-    /// Frees what this participant holds.
-    pub(crate) fn finish_held(&mut self, index: u32) -> Result<(), Error> {
-        let owner = self.slot(index)?.word().owner();
-        self.let_go(index, owner)?;
-        self.free_slot(index)
+    /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that this process
+    /// was wrongly taken for dead (see participant.rs) and the item given to somebody else.
+    pub(crate) fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&Slot>, Error> {
+        let slot = self.slot(index)?;
+        let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;
+        Ok(is_mine.then_some(slot))
+    }
+
+    /// Books that a payload is looked at in place.
+    pub(crate) fn begin_of_look(&self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        slot.reading.set(READING);
+        self.hot().lent_bytes.add(lent_bytes(slot));
+        Ok(())
+    }
+
+    /// Books that it is not any more, though its holder has the slot still.
+    pub(crate) fn end_of_look(&self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        self.hot().lent_bytes.sub(lent_bytes(slot));
+        slot.reading.set(0);
+        Ok(())
     }
 }

@@ -13,26 +13,17 @@
 //! is punched. So a page that it promises can be touched without a fault for want of memory.
 
 use crate::error::Error;
-use crate::fault::fault;
-use crate::handle::queue::Queue;
-use crate::lock::guard::Guard;
 use crate::memory::layout::*;
-use crate::memory::segment::Extent;
-use crate::options::Wait;
+use crate::memory::payload::Extent;
 use crate::state::Section;
-use crate::state::slot::State;
 use crate::sync::{Count, Word};
 use crate::units::{INLINE, PAGE, SMALL};
 
 /// Sizes of objects, in granules of 128 bytes: at most a third of an object is unused.
 pub(crate) const CLASSES: [u32; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
-
 pub(crate) const BACKED_PAGES: u8 = 0b1_1111;
 pub(crate) const BACKED_DESCRIPTOR: u8 = 1 << 5;
 pub(crate) const MAYBE_MORE: u8 = 1 << 6;
-
-/// Spans whose books are extended at a time: one page of backing bytes.
-const TRACKING_STEP: u32 = PAGE as u32;
 
 /// How many spans of a class a put looks at, to find one that is empty, when the heap is full.
 const PARTIAL_LOOKS: u32 = 64;
@@ -231,7 +222,7 @@ impl Section<'_> {
     }
 
     /// Changes what is known of a span's memory, and the sum of it.
-    fn set_backing(&self, span: u32, new: u8) -> Result<(), Error> {
+    pub(crate) fn set_backing(&self, span: u32, new: u8) -> Result<(), Error> {
         let backing = self.shared.segment.backing(span)?;
         let pages = &self.hot().pages_backed;
         pages.sub(u64::from(pages_at_most(backing.get())));
@@ -335,10 +326,8 @@ impl Section<'_> {
         self.mark_run(span, 1, false)
     }
 
-    // ------------------------------------------------------------------------------------------------ spans
-
     /// The first free run of that many spans: low addresses first, because they are warm.
-    fn find_run(&self, spans: u32) -> Result<Result<u32, Growth>, Error> {
+    pub(crate) fn find_run(&self, spans: u32) -> Result<Result<u32, Growth>, Error> {
         let hot = self.hot();
         let tracked = hot.spans_tracked.get().min(self.shared.segment.geometry.spans);
         let mut at = hot.span_hint.get();
@@ -428,54 +417,6 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the top down.
-    pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
-        let hot = self.hot();
-        let segment = &self.shared.segment;
-        let mut end = hot.spans_high.get().min(hot.spans_tracked.get());
-        let is_free_and_backed = |span: u32| -> Result<bool, Error> {
-            let taken = segment.bitmap(span)?.get() >> (span % 64) & 1 != 0;
-            Ok(!taken && segment.backing(span)?.get() & (BACKED_PAGES | MAYBE_MORE) != 0)
-        };
-        while end > 0
-            && segment.bitmap(end - 1)?.get() >> ((end - 1) % 64) & 1 == 0
-            && !is_free_and_backed(end - 1)?
-        {
-            end -= 1;
-        }
-        // What lies above is free and has nothing behind it: nobody need look there again.
-        hot.spans_high.set(end);
-        while end > 0 && !is_free_and_backed(end - 1)? {
-            end -= 1;
-        }
-        let mut first = end;
-        while first > 0 && end - first < most && is_free_and_backed(first - 1)? {
-            first -= 1;
-        }
-        if first == end {
-            return Ok(None);
-        }
-        let Ok(slot) = self.pop_slot()? else {
-            return Ok(None);
-        };
-        let extent = Extent {
-            start: first * GRANULES_PER_SPAN,
-            granules: (end - first) * GRANULES_PER_SPAN,
-        };
-        self.mark_run(first, end - first, true)?;
-        for span in first..end {
-            // From here on nobody trusts these pages; should this process die before it punches, they are found again.
-            self.set_backing(
-                span,
-                segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
-            )?;
-        }
-        self.fill(slot, Some(extent), 0)?;
-        self.claim(slot)?;
-        self.hold(slot)?;
-        Ok(Some((slot, extent)))
-    }
-
     /// Books that a claimed run has been punched.
     pub(crate) fn note_punched(&mut self, extent: Extent) -> Result<(), Error> {
         for i in 0..extent.granules / GRANULES_PER_SPAN {
@@ -484,8 +425,6 @@ impl Section<'_> {
         }
         Ok(())
     }
-
-    // ------------------------------------------------------------------------------------------------ rebuild
 
     /// Forgets what is taken; the backing bytes stay.
     pub(crate) fn clear_heap(&mut self) -> Result<(), Error> {
@@ -575,127 +514,4 @@ impl Section<'_> {
 /// Pages of the `i`-th span of a run that a payload of `len` bytes touches.
 pub(crate) fn pages_needed(len: u64, i: u32) -> u8 {
     len.saturating_sub(u64::from(i) * SPAN).min(SPAN).div_ceil(PAGE) as u8
-}
-
-impl Queue {
-    /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to race.
-    pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
-        match growth {
-            Growth::Slots => self.grow_slots(section, wait),
-            Growth::Tracking(spans) => self.grow_tracking(section, spans, wait),
-            Growth::Span => self.grow_span(section, wait),
-        }
-    }
-
-    /// Doubles the slots, in steps of at most 1 MiB.
-    fn grow_slots(&self, section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let hot = section.hot();
-        let (old, capacity) = (hot.slots_backed.get(), self.shared.segment.geometry.slots);
-        let trims = hot.slot_trims.get();
-        if old >= capacity {
-            return Err(section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get()));
-        }
-        drop(section);
-        let new = old.saturating_add(old.clamp(32, 8192)).min(capacity);
-        let at =
-            |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
-        self.shared.segment.back(at(old), at(new) - at(old))?;
-        fault!("grow.backed");
-        let section = self.enter(wait)?;
-        // Another may have grown it too, or a trim shrunk it: then the caller looks again and finds out.
-        if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
-            hot.slots_backed.set(new);
-            hot.grown.set(1);
-        }
-        drop(section);
-        Ok(())
-    }
-
-    /// Extends bitmap and backing bytes so that `spans` more fit.
-    fn grow_tracking(&self, section: Guard<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let hot = section.hot();
-        let old = hot.spans_tracked.get();
-        drop(section);
-        let all = self.shared.segment.geometry.spans;
-        let new = old
-            .saturating_add(spans.div_ceil(TRACKING_STEP).saturating_mul(TRACKING_STEP))
-            .min(all);
-        if new <= old {
-            return Err(Error::Corrupt {
-                id: self.shared.segment.id,
-                what: "more spans are tracked than there are",
-            });
-        }
-        self.shared.segment.back(
-            self.shared.segment.geometry.backing_at + u64::from(old),
-            u64::from(new - old),
-        )?;
-        let words = |span: u32| self.shared.segment.geometry.bitmap_at + u64::from(span / 64) * 8;
-        self.shared
-            .segment
-            .back(words(old), words(new - 1) + 8 - words(old))?;
-        fault!("grow.backed");
-        let section = self.enter(wait)?;
-        if section.hot().spans_tracked.get() == old {
-            section.hot().spans_tracked.set(new);
-        }
-        Ok(())
-    }
-
-    /// Puts memory behind a free span and its descriptor, which is claimed meanwhile as if it were a payload.
-    fn grow_span(&self, mut section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
-        // Something else may be missing by now: the caller asks for that next.
-        let Ok(span) = section.find_run(1)? else {
-            return Ok(());
-        };
-        let Ok(slot) = section.pop_slot()? else {
-            return self.grow_slots(section, wait);
-        };
-        let extent = Extent {
-            start: span * GRANULES_PER_SPAN,
-            granules: GRANULES_PER_SPAN,
-        };
-        section.mark_run(span, 1, true)?;
-        section.set_backing(span, self.shared.segment.backing(span)?.get() | MAYBE_MORE)?;
-        section.fill(slot, Some(extent), 0)?;
-        section.claim(slot)?;
-        section.hold(slot)?;
-        drop(section);
-        let descriptor_at = self.shared.segment.geometry.descriptors_at
-            + u64::from(span) * size_of::<SpanDescriptor>() as u64;
-        let backed = self
-            .shared
-            .segment
-            .back(self.shared.segment.extent_at(extent, SPAN)?, SPAN)
-            .and_then(|()| self.shared.segment.back(descriptor_at / PAGE * PAGE, PAGE));
-        fault!("grow.backed");
-        let is_punched = backed.is_err()
-            && self
-                .shared
-                .segment
-                .punch(self.shared.segment.extent_at(extent, SPAN)?, SPAN);
-        let entered = self.enter(wait);
-        let in_vain = entered.as_ref().err().cloned();
-        self.release_claim_or_put_off(slot, entered, |section| {
-            if backed.is_ok() {
-                section.note_backed(extent, SPAN)?;
-                section.set_backing(span, self.shared.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
-            } else if is_punched {
-                section.note_punched(extent)?;
-            }
-            Ok(())
-        })?;
-        in_vain.map_or(backed, Err)
-    }
-}
-
-impl Section<'_> {
-    /// CLAIMED -> FREE: what was claimed is not needed, or not had.
-    pub(crate) fn release_claim(&mut self, slot: u32) -> Result<(), Error> {
-        if self.slot(slot)?.word().state() != Some(State::Claimed) {
-            return Err(self.corrupt("a claimed slot is claimed no more"));
-        }
-        self.let_go(slot, self.me)?;
-        self.free_slot(slot)
-    }
 }

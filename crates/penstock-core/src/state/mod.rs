@@ -1,22 +1,31 @@
 //! What a critical section works on, and the critical section itself.
 
+pub(crate) mod aside;
+pub(crate) mod claim;
 pub(crate) mod deliver;
 pub(crate) mod heap;
 pub(crate) mod holding;
+pub(crate) mod leases;
+pub(crate) mod list;
 #[cfg_attr(loom, path = "../models/notifier.rs")]
 pub(crate) mod notifier;
+mod order;
 pub(crate) mod participant;
+mod put_off;
 pub(crate) mod rebuild;
 pub(crate) mod recovery;
 pub(crate) mod returned;
 pub(crate) mod slot;
+pub(crate) mod sort;
 #[cfg(not(loom))]
 pub(crate) mod substitute;
+mod transition;
 pub(crate) mod waiters;
 
 use crate::error::Error;
 use crate::memory::layout::{CONTENDED, Hot, Kind, NOT_YET, Slot, WaiterCell, index_of};
-use crate::memory::segment::{Ahead, Segment};
+use crate::memory::payload::Ahead;
+use crate::memory::segment::Segment;
 use crate::options::Options;
 use crate::platform;
 use crate::state::notifier::{Bell, Errand};

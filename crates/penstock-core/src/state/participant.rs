@@ -32,8 +32,6 @@
 //! A record is freed after everything that its owner held has been given up: by a sweeper under the lock, or by its owner, which
 //! departs, after it has released the lock (upkeep.rs).
 
-use std::os::fd::OwnedFd;
-
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{PARTICIPANTS, Participant, index_of};
@@ -41,6 +39,7 @@ use crate::platform::{self, Life, Seen};
 use crate::state::Shared;
 use crate::sync::{Ordering, Word};
 use crate::units::PAGE;
+use std::os::fd::OwnedFd;
 
 /// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30 and 31, see
 /// upkeep.rs), pid (bits 32..64).
@@ -61,6 +60,7 @@ pub enum Proof {
 
 /// Its owner has left in order: what it has taken and not acknowledged stays unfinished.
 pub(crate) const LEFT: u64 = 1 << 30;
+
 /// Its owner does not take part under this name any more, so that it can be swept though the process lives.
 pub(crate) const GONE: u64 = 1 << 31;
 
@@ -289,6 +289,28 @@ pub(crate) fn has_left(word: u64) -> bool {
 impl Participant {
     pub(crate) fn pid(&self) -> u32 {
         read(self).pid()
+    }
+
+    /// Sets bits in the record of the participant `me`, by one store; not if the record is another's by now, because this process
+    /// was wrongly taken for dead.
+    pub(crate) fn mark(&self, me: u32, bits: u64) {
+        let word = self.word.get();
+        if name_of(index_of(me), word) == Some(me) {
+            // Release: what this process did before is complete for the sweeper of the record.
+            let _ = self
+                .word
+                .compare_exchange(word, word | bits, Ordering::Release, Ordering::Relaxed);
+        }
+    }
+
+    /// Clears bits of the record of the participant whose process is in the critical section.
+    pub(crate) fn unmark(&self, bits: u64) {
+        let word = self.word.get();
+        if word & bits != 0 {
+            let _ = self
+                .word
+                .compare_exchange(word, word & !bits, Ordering::Release, Ordering::Relaxed);
+        }
     }
 }
 

@@ -20,98 +20,15 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::handle::queue::Queue;
-use crate::handle::upkeep::is_stuck;
-use crate::lock::guard::Guard;
 use crate::memory::layout::index_of;
-use crate::options::Wait;
-use crate::platform;
 use crate::state::Section;
 use crate::state::participant::{free_record, has_left, name_of};
 use crate::state::slot::{State, was_kept};
 use crate::sync::{Ordering, Word};
 
-/// How often the callers of get look for the dead while there are leases, in milliseconds.
-const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
 /// Slots that change hands in one critical section of a sweep, or of another operation on all that a participant holds. A
 /// portion takes some 100 us.
 pub(crate) const PORTION: u32 = if cfg!(loom) { 2 } else { 256 };
-
-impl Queue {
-    /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
-    /// True if any was found. Makes system calls; the caller does not hold the lock.
-    ///
-    /// Waits for the lock briefly only: the next look finds what this one could not sweep.
-    pub(crate) fn look_for_dead(&self, thorough: bool) -> Result<bool, Error> {
-        self.look_for_dead_entering(thorough, &mut || self.enter_briefly())
-    }
-
-    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for now.
-    pub(crate) fn look_for_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
-        self.look_for_dead_entering(thorough, &mut || self.enter(wait))
-    }
-
-    fn look_for_dead_entering<'q>(
-        &'q self,
-        thorough: bool,
-        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
-    ) -> Result<bool, Error> {
-        let hot = self.shared.segment.hot();
-        hot.looked_at.set(platform::coarse_millis());
-        // Somebody chosen or spinning who never comes back may be dead without holding anything.
-        let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
-            || hot.waiters.iter().any(|list| list.on_way.get() > 0);
-        let mut from = 1;
-        let mut found = false;
-        while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_somebody_on_way)? {
-            match self.sweep_in_portions(index, word, &mut *enter) {
-                Err(error) if is_stuck(&error) => return Ok(found),
-                swept => swept?,
-            }
-            found = true;
-            from = index + 1;
-        }
-        match self.return_what_is_aside(&mut *enter) {
-            Err(error) if is_stuck(&error) => {}
-            returned => returned?,
-        }
-        Ok(found)
-    }
-
-    /// Sweeps a dead participant. `word` is its record as it was when its death was proven. The caller does not hold the lock.
-    pub(crate) fn sweep_in_portions<'q>(
-        &'q self,
-        index: u32,
-        word: u64,
-        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
-    ) -> Result<(), Error> {
-        self.in_portions(enter, &mut |section| section.sweep(index, word))
-    }
-
-    /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
-    pub(crate) fn look_for_dead_at_times(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let looked_at = &self.shared.segment.hot().looked_at;
-        let last = looked_at.get();
-        if self.is_time_to_look()
-            && looked_at
-                .compare_exchange(
-                    last,
-                    platform::coarse_millis(),
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                )
-                .is_ok()
-        {
-            self.look_for_dead_within(false, wait)?;
-        }
-        Ok(())
-    }
-
-    pub(crate) fn is_time_to_look(&self) -> bool {
-        // Wraps, so that a clock of another namespace costs a look too many, not all of them.
-        platform::coarse_millis().wrapping_sub(self.shared.segment.hot().looked_at.get()) >= LOOK_EVERY
-    }
-}
 
 /// Whether a portion of work was the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,24 +18,6 @@ use crate::sync::Word;
 const PATH: usize = 33;
 
 impl Section<'_> {
-    /// The slot of the oldest item that a get would find, or 0.
-    #[inline(always)]
-    pub(crate) fn oldest(&self) -> Result<u32, Error> {
-        let hot = self.hot();
-        if hot.returned.get() == 0 {
-            return Ok(hot.ready.head.get());
-        }
-        self.older_of_returned_and_ready()
-    }
-
-    #[cold]
-    fn older_of_returned_and_ready(&self) -> Result<u32, Error> {
-        let hot = self.hot();
-        let (returned, ready) = (hot.returned.get(), hot.ready.head.get());
-        let is_returned = ready == 0 || self.slot(returned)?.seq.get() < self.slot(ready)?.seq.get();
-        Ok(if is_returned { returned } else { ready })
-    }
-
     /// Inserts a slot that is on no list. Its state is READY.
     pub(crate) fn insert_returned(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;

@@ -19,10 +19,8 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{
-    FreeList, Hot, List, ONE_KEPT, PARTICIPANTS, Participant, SLOTS_PER_PAGE, Slot, index_of,
-};
-use crate::memory::segment::{Ahead, Extent};
+use crate::memory::layout::{FreeList, Hot, ONE_KEPT, PARTICIPANTS, SLOTS_PER_PAGE, Slot};
+use crate::memory::payload::Extent;
 use crate::state::Section;
 use crate::state::heap::{Growth, is_object};
 use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
@@ -123,12 +121,16 @@ impl Slot {
 
 // The values of `Slot::reading`.
 pub(crate) const READING: u32 = 1;
+
 /// The reader could not use the item, which returns to the queue.
 pub(crate) const UNDELIVERED: u32 = 2;
+
 /// The payload is looked at, and the item is its reader's for good.
 pub(crate) const KEPT: u32 = 3;
+
 /// The look has ended.
 pub(crate) const ENDED: u32 = 4;
+
 /// Claimed memory that its owner does not need any more.
 pub(crate) const RELEASED: u32 = 5;
 
@@ -176,14 +178,10 @@ pub(crate) fn lessee(hot: &Hot, index: u32) -> (&LockedU64, u64) {
 
 /// After so many puts the free lists change places.
 const SLOTS_FROM_A_LIST: u64 = 64;
+
 /// So many free slots keep an extent at most: those that puts take until the lists change places, and those freed meanwhile.
 pub(crate) const KEPT_MOST: u32 = 128;
 const _: () = assert!(KEPT_MOST as usize * SMALL < ONE_KEPT as usize);
-
-/// How many slots a walk along a list may still meet.
-pub(crate) struct Walk {
-    steps_left: u32,
-}
 
 impl Section<'_> {
     /// Takes a slot without an extent from the free lists; its state stays FREE until the caller commits another.
@@ -344,272 +342,5 @@ impl Section<'_> {
     pub(crate) fn free_payload(&mut self, extent: Extent) -> Result<(), Error> {
         self.hot().used_bytes.sub(extent.bytes());
         self.free_extent(extent)
-    }
-
-    // ------------------------------------------------------------------------------------------------ lists
-
-    /// A walk along a list of slots; a damaged list may be a ring.
-    pub(crate) fn walk(&self) -> Walk {
-        Walk {
-            steps_left: self
-                .hot()
-                .slots_high
-                .get()
-                .min(self.shared.segment.geometry.slots),
-        }
-    }
-
-    #[inline(always)]
-    pub(crate) fn step(&self, walk: &mut Walk) -> Result<(), Error> {
-        match walk.steps_left.checked_sub(1) {
-            Some(left) => walk.steps_left = left,
-            None => return Err(self.corrupt("a list of slots has a cycle")),
-        }
-        Ok(())
-    }
-
-    /// Appends a slot to the ready list, and notes in the one before it where its payload lies.
-    #[inline(always)]
-    pub(crate) fn push_ready(&self, index: u32) -> Result<(), Error> {
-        let list = &self.hot().ready;
-        let tail = list.tail.get();
-        self.push_back(list, index)?;
-        if tail != 0 {
-            self.slot(tail)?.prev.set(self.slot(index)?.extent.get() as u32);
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    pub(crate) fn push_back(&self, list: &List, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        let tail = list.tail.get();
-        let end = if tail == 0 {
-            &list.head
-        } else {
-            &self.slot(tail)?.next
-        };
-        if end.get() != 0 {
-            return Err(self.corrupt("a list of slots does not end at its end"));
-        }
-        slot.next.set(0);
-        slot.prev.set(tail);
-        end.set(index);
-        list.tail.set(index);
-        Ok(())
-    }
-
-    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work there.
-    #[inline(always)]
-    fn pop_ready(&mut self, index: u32) -> Result<(), Error> {
-        let list = &self.hot().ready;
-        let slot = self.slot(index)?;
-        let next = slot.next.get();
-        let is_last = list.tail.get() == index;
-        if list.head.get() != index || is_last != (next == 0) {
-            return Err(self.corrupt("a list of slots is torn"));
-        }
-        list.head.set(next);
-        if !is_last {
-            self.ahead = Ahead::ToRead {
-                start: slot.prev.get(),
-                len: slot.len.get(),
-            };
-        }
-        if is_last {
-            list.tail.set(0);
-        } else if next != list.tail.get() {
-            // The next get's; but not the last one, to which a put will link its own.
-            self.shared.segment.prefetch_slot(next);
-        }
-        Ok(())
-    }
-
-    /// Takes a slot out of its list; its neighbours must agree that it was there.
-    #[inline(always)]
-    pub(crate) fn unlink(&self, list: &List, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        let (next, prev) = (slot.next.get(), slot.prev.get());
-        let before = if prev == 0 {
-            &list.head
-        } else {
-            &self.slot(prev)?.next
-        };
-        let after = if next == 0 {
-            &list.tail
-        } else {
-            &self.slot(next)?.prev
-        };
-        if before.get() != index || after.get() != index {
-            return Err(self.corrupt("a list of slots is torn"));
-        }
-        before.set(next);
-        after.set(prev);
-        Ok(())
-    }
-
-    // ------------------------------------------------------------------------------------------------ transitions
-
-    /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that this process
-    /// was wrongly taken for dead (see participant.rs) and the item given to somebody else.
-    pub(crate) fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&Slot>, Error> {
-        let slot = self.slot(index)?;
-        let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;
-        Ok(is_mine.then_some(slot))
-    }
-
-    /// Books the extent and the length of a payload in a slot that is still FREE.
-    #[inline(always)]
-    pub(crate) fn fill(&self, index: u32, extent: Option<Extent>, len: u64) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        slot.len.set(len);
-        slot.extent.set(extent.map_or(0, Extent::pack));
-        slot.seq.set(0);
-        slot.reading.set(0);
-        Ok(())
-    }
-
-    /// FREE -> CLAIMED: the memory is this participant's; a death gives it back.
-    pub(crate) fn claim(&mut self, index: u32) -> Result<(), Error> {
-        self.own(index, State::Claimed, 0)
-    }
-
-    /// To LEASED or CLAIMED in this participant's hands, at the end of its list of such.
-    #[inline(always)]
-    pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
-        let hot = self.hot();
-        let slot = self.slot(index)?;
-        let lease = hot.leases.get().wrapping_add(1);
-        slot.lease.set(lease);
-        slot.commit(StateWord::new(state, redeliveries, self.me));
-        hot.leases.set(lease);
-        Ok(())
-    }
-
-    /// The second half of [`own`](Self::own), for a slot that is on no list.
-    pub(crate) fn hold(&mut self, index: u32) -> Result<(), Error> {
-        let me = self.shared.segment.participant(self.my_index())?;
-        self.push_back(self.list_of_holder(me, index)?, index)?;
-        self.hot().owned_count.add(1);
-        Ok(())
-    }
-
-    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much memory they take.
-    #[inline(always)]
-    pub(crate) fn hold_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
-        let (hot, me) = (self.hot(), self.my_index());
-        let list = &self.shared.segment.participant(me)?.leased;
-        if list.tail.get() == 0 {
-            let (lessees, bit) = lessee(hot, me);
-            lessees.set(lessees.get() | bit);
-        }
-        self.push_back(list, index)?;
-        hot.owned_count.add(1);
-        if let Some(extent) = Extent::unpack(slot.extent.get()) {
-            hot.taken_bytes.add(extent.bytes());
-        }
-        Ok(())
-    }
-
-    /// [`let_go`](Self::let_go) of a lease whose payload is not borrowed.
-    #[inline(always)]
-    pub(crate) fn let_go_of_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
-        let owner = self.shared.segment.participant(index_of(slot.word().owner()))?;
-        self.unlink(&owner.leased, index)?;
-        self.hot().owned_count.sub(1);
-        if slot.extent.get() != 0 {
-            self.uncount_lease(slot);
-        }
-        Ok(())
-    }
-
-    fn uncount_lease(&self, slot: &Slot) {
-        if let Some(extent) = Extent::unpack(slot.extent.get()) {
-            if slot.word().is_lease() {
-                self.hot().taken_bytes.sub(extent.bytes());
-            }
-        }
-    }
-
-    /// Takes a slot out of its owner's hands, before its state changes.
-    pub(crate) fn let_go(&mut self, index: u32, owner: u32) -> Result<(), Error> {
-        let owner = self.shared.segment.participant(index_of(owner))?;
-        self.unlink(self.list_of_holder(owner, index)?, index)?;
-        self.hot().owned_count.sub(1);
-        let slot = self.slot(index)?;
-        if slot.extent.get() != 0 {
-            // `reading` stays until the state has changed, and means nothing then: a death in between must find it.
-            self.hot().lent_bytes.sub(lent_bytes(slot));
-            self.uncount_lease(slot);
-        }
-        Ok(())
-    }
-
-    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
-    pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        let owner = slot.word().owner();
-        let holder = self.shared.segment.participant(index_of(owner))?;
-        self.unlink(&holder.leased, index)?;
-        self.uncount_lease(slot);
-        slot.commit(StateWord::new(State::Claimed, 0, owner));
-        self.push_back(&holder.claimed, index)
-    }
-
-    /// Where a slot is listed that somebody holds.
-    pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
-        match self.slot(index)?.word().state() {
-            Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),
-            Some(State::Claimed) => Ok(&holder.claimed),
-            _ => Err(self.corrupt("a slot is held that nobody can hold")),
-        }
-    }
-
-    /// Books that a payload is looked at in place.
-    pub(crate) fn begin_of_look(&self, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        slot.reading.set(READING);
-        self.hot().lent_bytes.add(lent_bytes(slot));
-        Ok(())
-    }
-
-    /// Books that it is not any more, though its holder has the slot still.
-    pub(crate) fn end_of_look(&self, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        self.hot().lent_bytes.sub(lent_bytes(slot));
-        slot.reading.set(0);
-        Ok(())
-    }
-
-    /// Books an item that has just become READY.
-    #[inline(always)]
-    pub(crate) fn count_ready(&mut self, len: u64) {
-        let hot = self.hot();
-        let ready = hot.ready_count.get().wrapping_add(1);
-        // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
-        hot.ready_count.store(ready, Ordering::Release);
-        if self.shared.options.soft_bytes != 0 {
-            hot.ready_bytes.add(len);
-        }
-        if ready > hot.high_water.get() {
-            hot.high_water.set(ready);
-        }
-    }
-
-    /// Books that an item is READY no more, and takes it off the list.
-    #[inline(always)]
-    pub(crate) fn uncount_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
-        let hot = self.hot();
-        if index == hot.returned.get() {
-            self.pop_returned()?;
-        } else {
-            self.pop_ready(index)?;
-        }
-        hot.ready_count
-            .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
-        if self.shared.options.soft_bytes != 0 {
-            hot.ready_bytes.sub(len);
-        }
-        Ok(())
     }
 }

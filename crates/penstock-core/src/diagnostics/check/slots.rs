@@ -2,8 +2,8 @@
 
 use super::{Inspection, Use, is_clear};
 use crate::memory::layout::*;
-use crate::memory::segment::Extent;
-use crate::operations::aside::unfinished_without_slot;
+use crate::memory::payload::Extent;
+use crate::state::aside::unfinished_without_slot;
 use crate::state::heap::extent_for;
 use crate::state::participant::name_of;
 use crate::state::slot::{ENDED, KEPT_MOST, READING, State, StateWord, lent_bytes, lessee};

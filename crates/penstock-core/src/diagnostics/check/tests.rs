@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::handle::queue::Queue;
 use crate::memory::layout::*;
-use crate::memory::segment::Extent;
+use crate::memory::payload::Extent;
 use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::operations::lease::Lent;

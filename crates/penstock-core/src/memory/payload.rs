@@ -1,0 +1,187 @@
+//! Payload bytes: where they lie, checked, and how they are copied in and out.
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use crate::memory::layout::{GRANULE, GRANULES_PER_SPAN, Slot};
+use crate::memory::segment::Segment;
+use crate::platform;
+use crate::sync::{Word, note_read, note_write};
+use crate::units::{INLINE, SMALL};
+
+/// Granules of the heap that belong to one payload. Packed: first granule (bits 0..32), granules (bits 32..64).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub start: u32,
+    pub granules: u32,
+}
+
+impl Extent {
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.start) | u64::from(self.granules) << 32
+    }
+
+    pub(crate) fn unpack(word: u64) -> Option<Extent> {
+        (word != 0).then_some(Extent {
+            start: word as u32,
+            granules: (word >> 32) as u32,
+        })
+    }
+
+    pub(crate) fn bytes(self) -> u64 {
+        u64::from(self.granules) * GRANULE
+    }
+}
+
+/// The place where the same operation will probably find its next payload, or write it: once the lock is released the
+/// processor is told to fetch it from the cache of whoever wrote or read there last. Inside the next critical section that would take
+/// longer than all the rest. The length is that of the present payload.
+#[derive(Clone, Copy)]
+pub(crate) enum Ahead {
+    Nothing,
+    ToRead { start: u32, len: u64 },
+    ToWrite { start: u32, len: u64 },
+}
+
+impl Segment {
+    /// Has the processor fetch the two lines of a slot that will be written next, while the caller goes on. They come
+    /// from the cache of whoever wrote them last, which takes as long as all else in a put or a get together.
+    #[inline(always)]
+    pub(crate) fn prefetch_slot(&self, index: u32) {
+        // Who takes it finds out that it is out of range.
+        if let Ok(slot) = self.slot(index) {
+            let place = core::ptr::from_ref(slot).cast::<u8>();
+            prefetch::<true>(place);
+            prefetch::<true>(place.wrapping_add(64));
+        }
+    }
+
+    /// The same for the place of the next payload.
+    #[inline(always)]
+    pub(crate) fn fetch_ahead(&self, ahead: Ahead) {
+        let (start, len) = match ahead {
+            Ahead::Nothing => return,
+            Ahead::ToRead { start, len } | Ahead::ToWrite { start, len } => (start, len),
+        };
+        if start == 0 || !(INLINE as u64 + 1..=SMALL as u64).contains(&len) {
+            return;
+        }
+        // Not compared with the heap's end: to fetch a line that is not there has no effect.
+        let offset = self.geometry.heap_at + u64::from(start) * GRANULE;
+        let place = self.base.as_ptr().wrapping_add(offset as usize);
+        match ahead {
+            Ahead::ToWrite { .. } => prefetch_lines::<true>(place, len as usize),
+            _ => prefetch_lines::<false>(place, len as usize),
+        }
+    }
+
+    /// The offset of an extent that can hold `len` bytes; the one place that checks extents.
+    pub(crate) fn extent_at(&self, extent: Extent, len: u64) -> Result<u64, Error> {
+        let end = u64::from(extent.start) + u64::from(extent.granules);
+        if end > u64::from(self.geometry.spans) * u64::from(GRANULES_PER_SPAN) || len > extent.bytes() {
+            return Err(self.corrupt("an extent lies outside the heap"));
+        }
+        Ok(self.geometry.heap_at + u64::from(extent.start) * GRANULE)
+    }
+
+    fn extent_pointer(&self, extent: Extent, len: u64) -> Result<*mut u8, Error> {
+        let offset = self.extent_at(extent, len)?;
+        debug_assert!(offset >= self.geometry.heap_at && len <= self.geometry.length - offset);
+        debug_assert!(len <= extent.bytes(), "a payload lies in its extent");
+        // SAFETY: extent_at has checked that the extent lies inside the mapping.
+        Ok(unsafe { self.base.as_ptr().add(offset as usize) })
+    }
+
+    /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer has taken.
+    /// Nothing that another process could have changed goes into it.
+    #[inline(always)]
+    pub(crate) fn target(&self, slot: u32, extent: Option<Extent>, len: u64) -> Result<*mut u8, Error> {
+        match extent {
+            None if len <= INLINE as u64 => Ok(self.slot(slot)?.inline.as_ptr().cast::<u8>().cast_mut()),
+            None => Err(self.corrupt("a payload without an extent is too long")),
+            Some(extent) => self.extent_pointer(extent, len),
+        }
+    }
+
+    /// Where the payload of a slot lies, and its length, both checked.
+    #[inline(always)]
+    pub(crate) fn payload(&self, slot: &Slot) -> Result<(*mut u8, usize), Error> {
+        let len = slot.len.get();
+        let pointer = match Extent::unpack(slot.extent.get()) {
+            None if len <= INLINE as u64 => slot.inline.as_ptr().cast::<u8>().cast_mut(),
+            None => return Err(self.corrupt("an inline payload is too long")),
+            Some(extent) => self.extent_pointer(extent, len)?,
+        };
+        Ok((pointer, len as usize))
+    }
+
+    /// The inverse of what [`payload`](Self::payload) answers: where in the file an address of this mapping lies.
+    #[cfg(not(loom))]
+    pub(crate) fn offset_of(&self, address: *const u8) -> u64 {
+        (address as usize - self.base.as_ptr() as usize) as u64
+    }
+
+    /// Copies the parts, one after the other, to a place that [`target`](Self::target) gave.
+    ///
+    /// # Safety
+    /// `target` came from `target` for a slot and an extent that this thread holds exclusively (under the lock, or
+    /// CLAIMED by it), with the sum of the parts as its length.
+    #[inline(always)]
+    pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
+        for part in parts {
+            note_write(target, part.len());
+            // SAFETY: room for all parts was checked by `target`; nobody else reads or writes here, by the caller's
+            // promise; private memory of this process does not overlap the mapping.
+            unsafe {
+                std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
+                target = target.add(part.len());
+            }
+        }
+    }
+
+    /// A copy of the payload of a slot that nobody changes any more.
+    pub(crate) fn read_payload(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
+        let (source, len) = self.payload(slot)?;
+        note_read(source, len);
+        // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that state, so
+        // nobody writes these bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(source, len) };
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(len)
+            .map_err(|_| platform::no_memory(len as u64))?;
+        copy.extend_from_slice(bytes);
+        Ok(copy)
+    }
+}
+
+#[inline(always)]
+fn prefetch_lines<const TO_WRITE: bool>(start: *const u8, len: usize) {
+    let mut at = 0;
+    while at < len {
+        prefetch::<TO_WRITE>(start.wrapping_add(at));
+        at += 64;
+    }
+}
+
+/// Has the processor fetch a line, to be written to or to be read only.
+#[inline(always)]
+fn prefetch<const TO_WRITE: bool>(place: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads and writes nothing a program can see, and has no faults.
+    unsafe {
+        if TO_WRITE {
+            core::arch::asm!("prefetchw [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        } else {
+            core::arch::asm!("prefetcht0 [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        if TO_WRITE {
+            core::arch::asm!("prfm pstl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        } else {
+            core::arch::asm!("prfm pldl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+        }
+    }
+    let _ = place;
+}

@@ -1,0 +1,127 @@
+//! Growth: memory that a put found missing is put behind the queue, outside the lock.
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::handle::queue::Queue;
+use crate::lock::guard::Guard;
+use crate::memory::layout::{GRANULES_PER_SPAN, SPAN, Slot, SpanDescriptor};
+use crate::memory::payload::Extent;
+use crate::options::Wait;
+use crate::state::heap::{BACKED_DESCRIPTOR, Growth, MAYBE_MORE};
+use crate::sync::Word;
+use crate::units::PAGE;
+
+/// Spans whose books are extended at a time: one page of backing bytes.
+const TRACKING_STEP: u32 = PAGE as u32;
+
+impl Queue {
+    /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to race.
+    pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
+        match growth {
+            Growth::Slots => self.grow_slots(section, wait),
+            Growth::Tracking(spans) => self.grow_tracking(section, spans, wait),
+            Growth::Span => self.grow_span(section, wait),
+        }
+    }
+
+    /// Doubles the slots, in steps of at most 1 MiB.
+    fn grow_slots(&self, section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let hot = section.hot();
+        let (old, capacity) = (hot.slots_backed.get(), self.shared.segment.geometry.slots);
+        let trims = hot.slot_trims.get();
+        if old >= capacity {
+            return Err(section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get()));
+        }
+        drop(section);
+        let new = old.saturating_add(old.clamp(32, 8192)).min(capacity);
+        let at =
+            |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
+        self.shared.segment.back(at(old), at(new) - at(old))?;
+        fault!("grow.backed");
+        let section = self.enter(wait)?;
+        // Another may have grown it too, or a trim shrunk it: then the caller looks again and finds out.
+        if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
+            hot.slots_backed.set(new);
+            hot.grown.set(1);
+        }
+        drop(section);
+        Ok(())
+    }
+
+    /// Extends bitmap and backing bytes so that `spans` more fit.
+    fn grow_tracking(&self, section: Guard<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let hot = section.hot();
+        let old = hot.spans_tracked.get();
+        drop(section);
+        let all = self.shared.segment.geometry.spans;
+        let new = old
+            .saturating_add(spans.div_ceil(TRACKING_STEP).saturating_mul(TRACKING_STEP))
+            .min(all);
+        if new <= old {
+            return Err(Error::Corrupt {
+                id: self.shared.segment.id,
+                what: "more spans are tracked than there are",
+            });
+        }
+        self.shared.segment.back(
+            self.shared.segment.geometry.backing_at + u64::from(old),
+            u64::from(new - old),
+        )?;
+        let words = |span: u32| self.shared.segment.geometry.bitmap_at + u64::from(span / 64) * 8;
+        self.shared
+            .segment
+            .back(words(old), words(new - 1) + 8 - words(old))?;
+        fault!("grow.backed");
+        let section = self.enter(wait)?;
+        if section.hot().spans_tracked.get() == old {
+            section.hot().spans_tracked.set(new);
+        }
+        Ok(())
+    }
+
+    /// Puts memory behind a free span and its descriptor, which is claimed meanwhile as if it were a payload.
+    fn grow_span(&self, mut section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+        // Something else may be missing by now: the caller asks for that next.
+        let Ok(span) = section.find_run(1)? else {
+            return Ok(());
+        };
+        let Ok(slot) = section.pop_slot()? else {
+            return self.grow_slots(section, wait);
+        };
+        let extent = Extent {
+            start: span * GRANULES_PER_SPAN,
+            granules: GRANULES_PER_SPAN,
+        };
+        section.mark_run(span, 1, true)?;
+        section.set_backing(span, self.shared.segment.backing(span)?.get() | MAYBE_MORE)?;
+        section.fill(slot, Some(extent), 0)?;
+        section.claim(slot)?;
+        section.hold(slot)?;
+        drop(section);
+        let descriptor_at = self.shared.segment.geometry.descriptors_at
+            + u64::from(span) * size_of::<SpanDescriptor>() as u64;
+        let backed = self
+            .shared
+            .segment
+            .back(self.shared.segment.extent_at(extent, SPAN)?, SPAN)
+            .and_then(|()| self.shared.segment.back(descriptor_at / PAGE * PAGE, PAGE));
+        fault!("grow.backed");
+        let is_punched = backed.is_err()
+            && self
+                .shared
+                .segment
+                .punch(self.shared.segment.extent_at(extent, SPAN)?, SPAN);
+        let entered = self.enter(wait);
+        let in_vain = entered.as_ref().err().cloned();
+        self.release_claim_or_put_off(slot, entered, |section| {
+            if backed.is_ok() {
+                section.note_backed(extent, SPAN)?;
+                section.set_backing(span, self.shared.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
+            } else if is_punched {
+                section.note_punched(extent)?;
+            }
+            Ok(())
+        })?;
+        in_vain.map_or(backed, Err)
+    }
+}

@@ -1,0 +1,197 @@
+//! Claims: memory that a participant takes for a payload, before the item exists or to give the memory back.
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::{GRANULE, GRANULES_PER_SPAN, Slot};
+use crate::memory::payload::{Ahead, Extent};
+use crate::state::Section;
+use crate::state::aside::unfinished_given_up;
+use crate::state::heap::{BACKED_DESCRIPTOR, BACKED_PAGES, Growth, MAYBE_MORE, extent_for};
+use crate::state::leases::taken_items;
+use crate::state::slot::slots_in_use;
+use crate::sync::Word;
+use crate::units::{SMALL, Ticket};
+
+/// What a put has in hand before the item exists.
+pub(crate) struct Reserved {
+    pub slot: u32,
+    pub extent: Option<Extent>,
+    pub is_backed: bool,
+}
+
+impl Section<'_> {
+    #[inline(always)]
+    pub(crate) fn is_within_limit(&self, len: u64) -> Result<(), Error> {
+        let hot = self.hot();
+        let slot = size_of::<Slot>() as u64;
+        let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
+        let extents = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
+        let payloads = extents.saturating_sub(hot.bytes_kept());
+        let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
+        let limit = self.shared.options.max_bytes.unwrap_or(u64::MAX);
+        if used.saturating_add(needed) > limit {
+            return Err(self.out_of_memory(needed, used));
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn try_reserve(&mut self, len: u64) -> Result<Result<Reserved, Growth>, Error> {
+        let needed = extent_for(len);
+        let kept = match needed {
+            Some(_) if len <= SMALL as u64 => self.pop_kept()?,
+            _ => None,
+        };
+        let slot = match kept {
+            Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {
+                fault!("put.kept-popped");
+                let start = self.slot(slot)?.prev.get();
+                self.ahead = Ahead::ToWrite { start, len };
+                return Ok(Ok(Reserved {
+                    slot,
+                    extent: Some(extent),
+                    is_backed: true,
+                }));
+            }
+            Some((slot, extent)) => {
+                self.free_payload(extent)?;
+                slot
+            }
+            None => match self.pop_slot()? {
+                Ok(slot) => slot,
+                Err(growth) => return Ok(Err(growth)),
+            },
+        };
+        fault!("put.slot-popped");
+        if needed.is_none() {
+            return Ok(Ok(Reserved {
+                slot,
+                extent: None,
+                is_backed: true,
+            }));
+        }
+        let mut allocated = self.allocate(len);
+        if matches!(allocated, Err(Error::OutOfMemory { .. })) {
+            // What is kept for later must not stand in the way.
+            self.release_kept()?;
+            self.release_spans()?;
+            allocated = self.allocate(len);
+        }
+        match allocated {
+            Ok(Ok(allocation)) => Ok(Ok(Reserved {
+                slot,
+                extent: Some(allocation.extent),
+                is_backed: allocation.is_backed,
+            })),
+            Ok(Err(growth)) => {
+                self.push_slot(slot)?;
+                Ok(Err(growth))
+            }
+            Err(error) => {
+                self.push_slot(slot)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Copies a small payload into what was reserved for it, and publishes it.
+    #[inline(always)]
+    pub(crate) fn publish_small(
+        &mut self,
+        reserved: &Reserved,
+        payload: &[&[u8]],
+        len: u64,
+    ) -> Result<Ticket, Error> {
+        self.fill(reserved.slot, reserved.extent, len)?;
+        let segment = &self.shared.segment;
+        let target = segment.target(reserved.slot, reserved.extent, len)?;
+        // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked as taken, so nobody else uses either while
+        // this thread holds the lock; `len` is the sum of the parts.
+        unsafe { segment.copy_in(target, payload) };
+        fault!("put.filled");
+        let ticket = self.publish(reserved.slot, len)?;
+        let hot = self.hot();
+        let next = if reserved.extent.is_some() {
+            &hot.kept.next
+        } else {
+            &hot.free.next
+        };
+        if next.get() != 0 {
+            segment.prefetch_slot(next.get());
+        }
+        Ok(ticket)
+    }
+
+    /// The queue's own limit is reached.
+    #[cold]
+    pub(crate) fn out_of_memory(&self, needed: u64, used: u64) -> Error {
+        Error::OutOfMemory {
+            needed,
+            used,
+            limit: self.shared.options.max_bytes.unwrap_or(u64::MAX),
+            taken: u32::try_from(taken_items(self.hot())).unwrap_or(u32::MAX),
+            taken_bytes: self.taken_bytes(),
+        }
+    }
+
+    /// Memory of the items that are taken and not finished, in bytes: slots and extents. 0 for a plain queue.
+    pub(crate) fn taken_bytes(&self) -> u64 {
+        let hot = self.hot();
+        if !self.shared.options.acknowledged {
+            return 0;
+        }
+        let slots = taken_items(hot).saturating_sub(unfinished_given_up(hot));
+        hot.taken_bytes
+            .get()
+            .saturating_add(slots.saturating_mul(size_of::<Slot>() as u64))
+    }
+
+    /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the top down.
+    pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
+        let hot = self.hot();
+        let segment = &self.shared.segment;
+        let mut end = hot.spans_high.get().min(hot.spans_tracked.get());
+        let is_free_and_backed = |span: u32| -> Result<bool, Error> {
+            let taken = segment.bitmap(span)?.get() >> (span % 64) & 1 != 0;
+            Ok(!taken && segment.backing(span)?.get() & (BACKED_PAGES | MAYBE_MORE) != 0)
+        };
+        while end > 0
+            && segment.bitmap(end - 1)?.get() >> ((end - 1) % 64) & 1 == 0
+            && !is_free_and_backed(end - 1)?
+        {
+            end -= 1;
+        }
+        // What lies above is free and has nothing behind it: nobody need look there again.
+        hot.spans_high.set(end);
+        while end > 0 && !is_free_and_backed(end - 1)? {
+            end -= 1;
+        }
+        let mut first = end;
+        while first > 0 && end - first < most && is_free_and_backed(first - 1)? {
+            first -= 1;
+        }
+        if first == end {
+            return Ok(None);
+        }
+        let Ok(slot) = self.pop_slot()? else {
+            return Ok(None);
+        };
+        let extent = Extent {
+            start: first * GRANULES_PER_SPAN,
+            granules: (end - first) * GRANULES_PER_SPAN,
+        };
+        self.mark_run(first, end - first, true)?;
+        for span in first..end {
+            // From here on nobody trusts these pages; should this process die before it punches, they are found again.
+            self.set_backing(
+                span,
+                segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
+            )?;
+        }
+        self.fill(slot, Some(extent), 0)?;
+        self.claim(slot)?;
+        self.hold(slot)?;
+        Ok(Some((slot, extent)))
+    }
+}

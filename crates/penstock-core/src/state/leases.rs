@@ -1,0 +1,383 @@
+//! Leases: which of them an acknowledgement finishes, and what a leaving process gives up.
+//!
+//! operations/acknowledge.rs says how they are found, and what a death in between means.
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::{Hot, Slot};
+use crate::platform;
+use crate::state::Section;
+use crate::state::holding::{self, Found, Lease};
+use crate::state::recovery::{PORTION, Portion};
+use crate::state::slot::{State, StateWord, lessee};
+use crate::sync::{Count, Word};
+use crate::units::Leave;
+
+/// Leases of its process that `task_done` compares with the calling thread, before it reads the list once and for all.
+const NEAR: u32 = if cfg!(loom) { 4 } else { 32 };
+
+/// What the first of a process's leases say of the calling thread.
+pub(crate) enum Near {
+    /// Its oldest lease.
+    Mine(u32),
+    /// It has no lease.
+    NoneOfMine,
+    /// All of them are other threads'; there are more.
+    Unknown,
+}
+
+/// Whose items that were given up.
+pub(crate) enum Whose {
+    Mine,
+    Others,
+}
+
+impl Section<'_> {
+    pub(crate) fn check_unfinished(&self) -> Result<(), Error> {
+        if self.hot().unfinished.get() == 0 || !self.shared.options.acknowledged {
+            return Err(Error::TooManyDone);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn near_lease(&self) -> Result<Near, Error> {
+        let thread = platform::thread_id();
+        let mut index = self
+            .shared
+            .segment
+            .participant(self.my_index())?
+            .leased
+            .head
+            .get();
+        for _ in 0..NEAR {
+            if index == 0 {
+                return Ok(Near::NoneOfMine);
+            }
+            let slot = self.slot(index)?;
+            if slot.word().is_finishable() && slot.holder.get() == thread {
+                return Ok(Near::Mine(index));
+            }
+            index = slot.next.get();
+        }
+        self.recent_lease(thread)
+    }
+
+    /// The same by the last leases of the process, which tell it if all that the thread may hold are among them.
+    #[cold]
+    fn recent_lease(&self, thread: u32) -> Result<Near, Error> {
+        let mut left = holding::held();
+        if left == 0 {
+            return Ok(Near::NoneOfMine);
+        }
+        let mut index = self
+            .shared
+            .segment
+            .participant(self.my_index())?
+            .leased
+            .tail
+            .get();
+        for _ in 0..NEAR {
+            if index == 0 {
+                break;
+            }
+            let slot = self.slot(index)?;
+            if slot.word().is_finishable() && slot.holder.get() == thread {
+                left -= 1;
+                if left == 0 {
+                    return Ok(Near::Mine(index));
+                }
+            }
+            index = slot.prev.get();
+        }
+        Ok(Near::Unknown)
+    }
+
+    /// Notes a portion of the calling thread's leases that are not noted yet, and for which there is room.
+    pub(crate) fn read_leases(&mut self, found: &mut Found) -> Result<Portion, Error> {
+        let Some(mut index) = self.first_unread(found)? else {
+            return Ok(Portion::MoreToCome);
+        };
+        let mut last = found.last_read.number;
+        let thread = platform::thread_id();
+        for _ in 0..PORTION {
+            if index == 0 {
+                return Ok(Portion::Last);
+            }
+            let slot = self.slot(index)?;
+            let lease = Lease {
+                slot: index,
+                number: slot.lease.get(),
+            };
+            self.check_order(&mut last, lease)?;
+            if slot.holder.get() == thread && slot.word().is_finishable() {
+                found.leases.push_back(lease);
+            }
+            found.last_read = lease;
+            index = slot.next.get();
+        }
+        Ok(Portion::MoreToCome)
+    }
+
+    /// The oldest of this participant's leases that is younger than those that were read, or 0. `None` if a portion of the list was
+    /// read backwards, from its youngest lease, and did not come to it.
+    fn first_unread(&self, found: &mut Found) -> Result<Option<u32>, Error> {
+        let list = &self.shared.segment.participant(self.my_index())?.leased;
+        if self.is_mine(&found.last_read) {
+            return Ok(Some(self.slot(found.last_read.slot)?.next.get()));
+        }
+        if found.last_read.number == 0 {
+            return Ok(Some(list.head.get()));
+        }
+        // The last one that was read is finished.
+        let mut first = found.backwards.take().filter(|lease| self.is_mine(lease));
+        for _ in 0..PORTION {
+            let index = match first {
+                Some(lease) => self.slot(lease.slot)?.prev.get(),
+                None => list.tail.get(),
+            };
+            let number = if index == 0 {
+                0
+            } else {
+                self.slot(index)?.lease.get()
+            };
+            if number <= found.last_read.number {
+                return Ok(Some(first.map_or(0, |lease| lease.slot)));
+            }
+            if first.is_some_and(|lease| number >= lease.number) {
+                return Err(self.corrupt("leases are out of order"));
+            }
+            first = Some(Lease { slot: index, number });
+        }
+        found.backwards = first;
+        Ok(None)
+    }
+
+    pub(crate) fn finish_found(&mut self, found: &mut Found) -> Result<(), Error> {
+        self.check_unfinished()?;
+        while let Some(lease) = found.leases.pop_front() {
+            // Another thread, or another process, may have finished it.
+            if self.is_mine(&lease) && self.slot(lease.slot)?.word().is_finishable() {
+                return self.finish_own_lease(lease.slot);
+            }
+        }
+        self.finish_any()
+    }
+
+    /// Finishes an item of which the calling thread has none: the process's oldest, else another's, else one that was left, else
+    /// the oldest that no getter has taken yet.
+    pub(crate) fn finish_any(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        if let Some(index) = self.first_lease(self.my_index(), |slot| slot.word().is_finishable())? {
+            return self.finish_lease(index);
+        }
+        if let Some(index) = self.lease_of_another()? {
+            return self.finish_lease(index);
+        }
+        if hot.orphans.get() != 0 {
+            hot.orphans.sub(1);
+        } else if self.forget_one_given_up(Whose::Others)? {
+            return Ok(());
+        } else {
+            self.finish_before_any_get()?;
+        }
+        self.count_finished();
+        Ok(())
+    }
+
+    /// Finishes a lease of the calling thread's.
+    #[inline(always)]
+    pub(crate) fn finish_own_lease(&mut self, index: u32) -> Result<(), Error> {
+        self.finish_lease(index)?;
+        holding::count_finished();
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        if slot.reading.get() != 0 {
+            // The payload is still borrowed: the item is finished, and its memory stays until it is not.
+            self.keep_memory(index)?;
+        } else {
+            self.let_go_of_lease(index, slot)?;
+            self.free_slot(index)?;
+        }
+        self.count_finished();
+        Ok(())
+    }
+
+    fn count_finished(&self) {
+        fault!("done.committed");
+        self.hot().unfinished.sub(1);
+    }
+
+    /// The first of a participant's leases that suits.
+    fn first_lease(&self, participant: u32, suits: impl Fn(&Slot) -> bool) -> Result<Option<u32>, Error> {
+        let mut index = self.shared.segment.participant(participant)?.leased.head.get();
+        let mut walk = self.walk();
+        while index != 0 {
+            let slot = self.slot(index)?;
+            if suits(slot) {
+                return Ok(Some(index));
+            }
+            index = slot.next.get();
+            self.step(&mut walk)?;
+        }
+        Ok(None)
+    }
+
+    /// The oldest lease of the first participant that has any. One whose holder has left is unfinished, too.
+    fn lease_of_another(&self) -> Result<Option<u32>, Error> {
+        let mut participant = 0;
+        while let Some(index) = self.next_lessee(participant) {
+            participant = index;
+            if let Some(lease) = self.first_lease(index, |slot| slot.word().is_lease())? {
+                return Ok(Some(lease));
+            }
+            // Its next lease sets the bit again.
+            let (lessees, bit) = lessee(self.hot(), index);
+            lessees.set(lessees.get() & !bit);
+        }
+        Ok(None)
+    }
+
+    /// The next participant that may have leases.
+    pub(crate) fn next_lessee(&self, after: u32) -> Option<u32> {
+        let from = after + 1;
+        let words = self.hot().lessees.iter().enumerate().skip(from as usize / 64);
+        for (at, word) in words {
+            let first = (at as u32 * 64).max(from);
+            let bits = word.get() & (u64::MAX << (first % 64));
+            if bits != 0 {
+                return Some(at as u32 * 64 + bits.trailing_zeros());
+            }
+        }
+        None
+    }
+
+    /// Finishes an item that a living participant took and whose payload was given up since: these are older than its leases.
+    #[cold]
+    pub(crate) fn forget_one_given_up(&self, whose: Whose) -> Result<bool, Error> {
+        let hot = self.hot();
+        if hot.given_up_of_living.get() == 0 {
+            return Ok(false);
+        }
+        let holders = match whose {
+            Whose::Mine => self.my_index()..=self.my_index(),
+            Whose::Others => self.shared.participants(),
+        };
+        for index in holders {
+            let given_up = &self.shared.segment.participant(index)?.given_up;
+            if given_up.get() > 0 {
+                given_up.sub(1);
+                hot.given_up_of_living.sub(1);
+                self.count_finished();
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// READY -> READY_DONE: the oldest that is not finished is delivered as usual.
+    fn finish_before_any_get(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        let (mut index, returned) = (self.first_unmarked()?, hot.returned.get());
+        if returned != 0 && (index == 0 || self.slot(returned)?.seq.get() < self.slot(index)?.seq.get()) {
+            // So what is finished in advance stays at the ready list's head.
+            self.pop_returned()?;
+            self.insert_marked(returned)?;
+            index = returned;
+        }
+        if index == 0 {
+            return Err(Error::TooManyDone);
+        }
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        if word.state() == Some(State::Ready) {
+            slot.commit(StateWord::new(State::ReadyDone, word.redeliveries(), 0));
+            hot.ready_done.add(1);
+        }
+        hot.marked_slot.set(index);
+        hot.marked_seq.set(slot.seq.get());
+        Ok(())
+    }
+
+    /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`, which then is the last one
+    /// that was read. What is still borrowed stays the participant's own until it is not.
+    pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
+        let record = self.shared.segment.participant(self.my_index())?;
+        let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
+            Some(lease) => (self.slot(lease.slot)?.next.get(), lease.number),
+            None => (record.leased.head.get(), 0),
+        };
+        for _ in 0..PORTION {
+            if index == 0 {
+                if how == Leave::Clean {
+                    self.settle_given_up(record, true);
+                }
+                fault!("leave.released");
+                return Ok(Portion::Last);
+            }
+            let slot = self.slot(index)?;
+            let next = slot.next.get();
+            let word = slot.word();
+            let lease = Lease {
+                slot: index,
+                number: slot.lease.get(),
+            };
+            self.check_order(&mut last, lease)?;
+            if word.is_finishable() {
+                match how {
+                    Leave::Clean if slot.reading.get() == 0 => self.orphan(index)?,
+                    Leave::Crashed if slot.reading.get() == 0 => self.return_lease(index)?,
+                    Leave::Clean if self.shared.options.acknowledged => {
+                        slot.commit(StateWord::new(State::Left, word.redeliveries(), word.owner()));
+                    }
+                    // It comes back when this process has ended.
+                    Leave::Clean | Leave::Crashed => {}
+                }
+                fault!("leave.orphaned");
+            }
+            if self.is_mine(&lease) {
+                *from = Some(lease);
+            }
+            index = next;
+        }
+        Ok(Portion::MoreToCome)
+    }
+
+    /// The leases of a participant ascend. A damaged list that does not could be a ring, which no portion would come to the end of.
+    fn check_order(&self, last: &mut u64, lease: Lease) -> Result<(), Error> {
+        if lease.number <= *last {
+            return Err(self.corrupt("leases are out of order"));
+        }
+        *last = lease.number;
+        Ok(())
+    }
+
+    /// Whether this participant still has that lease.
+    pub(crate) fn is_mine(&self, lease: &Lease) -> bool {
+        self.used_slot(lease.slot).is_some_and(|slot| {
+            let word = slot.word();
+            slot.lease.get() == lease.number && word.is_lease() && word.owner() == self.me
+        })
+    }
+}
+
+impl StateWord {
+    /// `task_done` finishes it for its own process.
+    #[inline(always)]
+    fn is_finishable(self) -> bool {
+        matches!(self.state(), Some(State::Leased | State::Aside))
+    }
+}
+
+/// Items that are taken and not finished.
+pub(crate) fn taken_items(hot: &Hot) -> u64 {
+    let queued = hot.ready_count.get().saturating_sub(hot.ready_done.get());
+    hot.unfinished
+        .get()
+        .saturating_sub(queued)
+        .saturating_sub(hot.orphans.get())
+}

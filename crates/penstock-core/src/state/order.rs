@@ -1,0 +1,164 @@
+//! The order in which items are delivered: that of their publication.
+//!
+//! The ready list has the items in that order. Items that came back lie in a heap beside it (returned.rs), and a get takes the older of the two
+//! heads. Items at the front of the list may be finished already (`Hot::marked_slot` says up to where), and are delivered as usual.
+
+use crate::error::Error;
+use crate::memory::payload::Ahead;
+use crate::state::Section;
+use crate::state::slot::State;
+use crate::sync::{Count, Ordering, Word};
+
+impl Section<'_> {
+    /// Appends a slot to the ready list, and notes in the one before it where its payload lies.
+    #[inline(always)]
+    pub(crate) fn push_ready(&self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
+        let tail = list.tail.get();
+        self.push_back(list, index)?;
+        if tail != 0 {
+            self.slot(tail)?.prev.set(self.slot(index)?.extent.get() as u32);
+        }
+        Ok(())
+    }
+
+    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work there.
+    #[inline(always)]
+    fn pop_ready(&mut self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
+        let slot = self.slot(index)?;
+        let next = slot.next.get();
+        let is_last = list.tail.get() == index;
+        if list.head.get() != index || is_last != (next == 0) {
+            return Err(self.corrupt("a list of slots is torn"));
+        }
+        list.head.set(next);
+        if !is_last {
+            self.ahead = Ahead::ToRead {
+                start: slot.prev.get(),
+                len: slot.len.get(),
+            };
+        }
+        if is_last {
+            list.tail.set(0);
+        } else if next != list.tail.get() {
+            // The next get's; but not the last one, to which a put will link its own.
+            self.shared.segment.prefetch_slot(next);
+        }
+        Ok(())
+    }
+
+    /// Books an item that has just become READY.
+    #[inline(always)]
+    pub(crate) fn count_ready(&mut self, len: u64) {
+        let hot = self.hot();
+        let ready = hot.ready_count.get().wrapping_add(1);
+        // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
+        hot.ready_count.store(ready, Ordering::Release);
+        if self.shared.options.soft_bytes != 0 {
+            hot.ready_bytes.add(len);
+        }
+        if ready > hot.high_water.get() {
+            hot.high_water.set(ready);
+        }
+    }
+
+    /// Books that an item is READY no more, and takes it off the list.
+    #[inline(always)]
+    pub(crate) fn uncount_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
+        let hot = self.hot();
+        if index == hot.returned.get() {
+            self.pop_returned()?;
+        } else {
+            self.pop_ready(index)?;
+        }
+        hot.ready_count
+            .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
+        if self.shared.options.soft_bytes != 0 {
+            hot.ready_bytes.sub(len);
+        }
+        Ok(())
+    }
+
+    /// The slot of the oldest item that a get would find, or 0.
+    #[inline(always)]
+    pub(crate) fn oldest(&self) -> Result<u32, Error> {
+        let hot = self.hot();
+        if hot.returned.get() == 0 {
+            return Ok(hot.ready.head.get());
+        }
+        self.older_of_returned_and_ready()
+    }
+
+    #[cold]
+    fn older_of_returned_and_ready(&self) -> Result<u32, Error> {
+        let hot = self.hot();
+        let (returned, ready) = (hot.returned.get(), hot.ready.head.get());
+        let is_returned = ready == 0 || self.slot(returned)?.seq.get() < self.slot(ready)?.seq.get();
+        Ok(if is_returned { returned } else { ready })
+    }
+
+    /// There is no room, so there are items: nobody shall wait for room in a queue that no get can empty.
+    pub(crate) fn check_full(&self) -> Result<(), Error> {
+        if self.oldest()? == 0 {
+            return Err(self.corrupt("the queue is full of nothing"));
+        }
+        Ok(())
+    }
+
+    /// The item of the ready list that was finished last, if no getter has taken it since, or 0.
+    fn last_marked(&self) -> u32 {
+        let (hot, index) = (self.hot(), self.hot().marked_slot.get());
+        let is_there = self.used_slot(index).is_some_and(|slot| {
+            slot.word().state() == Some(State::ReadyDone) && slot.seq.get() == hot.marked_seq.get()
+        });
+        if is_there { index } else { 0 }
+    }
+
+    pub(crate) fn first_unmarked(&self) -> Result<u32, Error> {
+        let mut index = match self.last_marked() {
+            0 => self.hot().ready.head.get(),
+            marked => self.slot(marked)?.next.get(),
+        };
+        let mut walk = self.walk();
+        while index != 0 && self.slot(index)?.word().state() != Some(State::Ready) {
+            index = self.slot(index)?.next.get();
+            self.step(&mut walk)?;
+        }
+        Ok(index)
+    }
+
+    /// Inserts a slot that is on no list into the ready list, in its place in the order of publication, which mostly is right behind
+    /// the item that was finished last.
+    pub(crate) fn insert_marked(&self, index: u32) -> Result<(), Error> {
+        let list = &self.hot().ready;
+        let slot = self.slot(index)?;
+        let seq = slot.seq.get();
+        let marked = self.last_marked();
+        let is_behind = marked != 0 && self.slot(marked)?.seq.get() < seq;
+        let mut prev = if is_behind { marked } else { 0 };
+        let mut next = match prev {
+            0 => list.head.get(),
+            prev => self.slot(prev)?.next.get(),
+        };
+        let mut walk = self.walk();
+        while next != 0 && self.slot(next)?.seq.get() < seq {
+            self.step(&mut walk)?;
+            (prev, next) = (next, self.slot(next)?.next.get());
+        }
+        let before = if prev == 0 {
+            &list.head
+        } else {
+            &self.slot(prev)?.next
+        };
+        if next == 0 && list.tail.get() != prev {
+            return Err(self.corrupt("a list of slots is torn"));
+        }
+        slot.next.set(next);
+        before.set(index);
+        if next == 0 {
+            list.tail.set(index);
+        }
+        Ok(())
+    }
+}

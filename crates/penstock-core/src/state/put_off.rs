@@ -1,0 +1,76 @@
+//! Work that this process has put off (handle/upkeep.rs), done in one of its sections.
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::{CELLS, Kind};
+use crate::state::Section;
+use crate::state::holding::Lease;
+use crate::state::participant;
+use crate::state::recovery::Portion;
+use crate::state::slot::{ENDED, KEPT, RELEASED, State, UNDELIVERED};
+use crate::state::waiters::{LATE_LEFT, WOKEN_LEFT};
+use crate::sync::{Count, Ordering, Word};
+use crate::units::Leave;
+
+impl Section<'_> {
+    pub(crate) fn finish_marked_slots(&mut self) -> Result<(), Error> {
+        let record = self.shared.segment.participant(self.my_index())?;
+        for list in [&record.leased, &record.claimed] {
+            let mut index = list.head.get();
+            let mut walk = self.walk();
+            while index != 0 {
+                self.step(&mut walk)?;
+                let slot = self.slot(index)?;
+                let next = slot.next.get();
+                // Acquire: pairs with the release in put_off_for_slot.
+                match slot.reading.load(Ordering::Acquire) {
+                    ENDED => self.finish_look(index)?,
+                    UNDELIVERED => self.undeliver(index)?,
+                    RELEASED => self.release_claim(index)?,
+                    KEPT if slot.word().state() == Some(State::Leased)
+                        && !self.shared.options.acknowledged =>
+                    {
+                        self.keep_memory(index)?;
+                    }
+                    _ => {}
+                }
+                fault!("upkeep.slot-finished");
+                index = next;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the cells that this process's threads have left after they were chosen.
+    pub(crate) fn free_cells_left(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        for index in 1..hot.cells_high.get().min(CELLS) {
+            let cell = self.cell(index)?;
+            let word = cell.word.get();
+            if !matches!(word, WOKEN_LEFT | LATE_LEFT) || cell.owner.get() != self.me {
+                continue;
+            }
+            if let (WOKEN_LEFT, Some(kind)) = (word, Kind::ALL.get(cell.kind.get() as usize)) {
+                hot.waiters[*kind as usize].on_way.sub(1);
+            }
+            self.free_cell(index)?;
+        }
+        Ok(())
+    }
+
+    /// A portion of everything that a participant holds that departs. The last one tells whether it holds nothing any more.
+    pub(crate) fn give_up_everything(
+        &mut self,
+        how: Leave,
+        from: &mut Option<Lease>,
+        holds_nothing: &mut bool,
+    ) -> Result<Portion, Error> {
+        if self.give_up_leases(how, from)? == Portion::MoreToCome {
+            return Ok(Portion::MoreToCome);
+        }
+        let record = self.shared.segment.participant(self.my_index())?;
+        self.discount_watchers_of(record);
+        *holds_nothing = participant::holds_nothing(record);
+        Ok(Portion::Last)
+    }
+}

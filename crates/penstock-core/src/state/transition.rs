@@ -1,0 +1,198 @@
+//! Transitions: each change of a slot's state, with the lists and counters that go with it (slot.rs has the picture).
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::{List, Participant, Slot, index_of};
+use crate::memory::payload::Extent;
+use crate::state::Section;
+use crate::state::slot::{State, StateWord, lent_bytes, lessee};
+use crate::sync::{Count, Word};
+use crate::units::Ticket;
+
+impl Section<'_> {
+    /// Books the extent and the length of a payload in a slot that is still FREE.
+    #[inline(always)]
+    pub(crate) fn fill(&self, index: u32, extent: Option<Extent>, len: u64) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        slot.len.set(len);
+        slot.extent.set(extent.map_or(0, Extent::pack));
+        slot.seq.set(0);
+        slot.reading.set(0);
+        Ok(())
+    }
+
+    /// FREE -> CLAIMED: the memory is this participant's; a death gives it back.
+    pub(crate) fn claim(&mut self, index: u32) -> Result<(), Error> {
+        self.own(index, State::Claimed, 0)
+    }
+
+    /// To READY: from here on the item exists. The slot is on no list.
+    #[inline(always)]
+    pub(crate) fn publish(&mut self, index: u32, len: u64) -> Result<Ticket, Error> {
+        let hot = self.hot();
+        let slot = self.slot(index)?;
+        let seq = hot.published.get().wrapping_add(1);
+        slot.seq.set(seq);
+        fault!("put.numbered");
+        slot.commit(StateWord::new(State::Ready, 0, 0));
+        fault!("put.committed");
+        hot.published.set(seq);
+        fault!("put.ordered");
+        hot.count_bytes(seq, len);
+        self.push_ready(index)?;
+        self.count_ready(len);
+        if self.shared.options.acknowledged {
+            hot.unfinished.add(1);
+        }
+        fault!("put.linked");
+        Ok(Ticket { slot: index, seq })
+    }
+
+    /// To LEASED or CLAIMED in this participant's hands, at the end of its list of such.
+    #[inline(always)]
+    pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
+        let hot = self.hot();
+        let slot = self.slot(index)?;
+        let lease = hot.leases.get().wrapping_add(1);
+        slot.lease.set(lease);
+        slot.commit(StateWord::new(state, redeliveries, self.me));
+        hot.leases.set(lease);
+        Ok(())
+    }
+
+    /// The second half of [`own`](Self::own), for a slot that is on no list.
+    pub(crate) fn hold(&mut self, index: u32) -> Result<(), Error> {
+        let me = self.shared.segment.participant(self.my_index())?;
+        self.push_back(self.list_of_holder(me, index)?, index)?;
+        self.hot().owned_count.add(1);
+        Ok(())
+    }
+
+    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much memory they take.
+    #[inline(always)]
+    pub(crate) fn hold_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
+        let (hot, me) = (self.hot(), self.my_index());
+        let list = &self.shared.segment.participant(me)?.leased;
+        if list.tail.get() == 0 {
+            let (lessees, bit) = lessee(hot, me);
+            lessees.set(lessees.get() | bit);
+        }
+        self.push_back(list, index)?;
+        hot.owned_count.add(1);
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            hot.taken_bytes.add(extent.bytes());
+        }
+        Ok(())
+    }
+
+    /// [`let_go`](Self::let_go) of a lease whose payload is not borrowed.
+    #[inline(always)]
+    pub(crate) fn let_go_of_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
+        let owner = self.shared.segment.participant(index_of(slot.word().owner()))?;
+        self.unlink(&owner.leased, index)?;
+        self.hot().owned_count.sub(1);
+        if slot.extent.get() != 0 {
+            self.uncount_lease(slot);
+        }
+        Ok(())
+    }
+
+    fn uncount_lease(&self, slot: &Slot) {
+        if let Some(extent) = Extent::unpack(slot.extent.get()) {
+            if slot.word().is_lease() {
+                self.hot().taken_bytes.sub(extent.bytes());
+            }
+        }
+    }
+
+    /// Takes a slot out of its owner's hands, before its state changes.
+    pub(crate) fn let_go(&mut self, index: u32, owner: u32) -> Result<(), Error> {
+        let owner = self.shared.segment.participant(index_of(owner))?;
+        self.unlink(self.list_of_holder(owner, index)?, index)?;
+        self.hot().owned_count.sub(1);
+        let slot = self.slot(index)?;
+        if slot.extent.get() != 0 {
+            // `reading` stays until the state has changed, and means nothing then: a death in between must find it.
+            self.hot().lent_bytes.sub(lent_bytes(slot));
+            self.uncount_lease(slot);
+        }
+        Ok(())
+    }
+
+    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
+    pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        let owner = slot.word().owner();
+        let holder = self.shared.segment.participant(index_of(owner))?;
+        self.unlink(&holder.leased, index)?;
+        self.uncount_lease(slot);
+        slot.commit(StateWord::new(State::Claimed, 0, owner));
+        self.push_back(&holder.claimed, index)
+    }
+
+    /// Where a slot is listed that somebody holds.
+    pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
+        match self.slot(index)?.word().state() {
+            Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),
+            Some(State::Claimed) => Ok(&holder.claimed),
+            _ => Err(self.corrupt("a slot is held that nobody can hold")),
+        }
+    }
+
+    /// Frees what this participant holds.
+    pub(crate) fn finish_held(&mut self, index: u32) -> Result<(), Error> {
+        let owner = self.slot(index)?.word().owner();
+        self.let_go(index, owner)?;
+        self.free_slot(index)
+    }
+
+    /// CLAIMED -> FREE: what was claimed is not needed, or not had.
+    pub(crate) fn release_claim(&mut self, slot: u32) -> Result<(), Error> {
+        if self.slot(slot)?.word().state() != Some(State::Claimed) {
+            return Err(self.corrupt("a claimed slot is claimed no more"));
+        }
+        self.let_go(slot, self.me)?;
+        self.free_slot(slot)
+    }
+
+    /// LEASED (or ASIDE, or LEFT) -> ORPHAN -> FREE: unfinished for good, unless a process calls `task_done` for it. Only its
+    /// number is kept.
+    pub(crate) fn orphan(&mut self, index: u32) -> Result<(), Error> {
+        self.let_go(index, self.slot(index)?.word().owner())?;
+        self.free_counted(index, State::Orphan, 0, &self.hot().orphans)
+    }
+
+    /// Returns what a participant has taken that is dead, or that leaves by a failure: to the queue; or if it was set aside, and nothing is
+    /// acknowledged yet, to the others of that kind.
+    pub(crate) fn return_lease(&mut self, index: u32) -> Result<(), Error> {
+        let word = self.slot(index)?.word();
+        if word.state() == Some(State::Aside) && self.shared.sets_aside() {
+            return self.disown(index);
+        }
+        self.let_go(index, word.owner())?;
+        self.return_to_queue(index)
+    }
+
+    /// To READY in its old place, or to DEAD if the item came back too often. The slot is on no list.
+    pub(crate) fn return_to_queue(&mut self, index: u32) -> Result<(), Error> {
+        let hot = self.hot();
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        if word.redeliveries() >= self.shared.options.max_deliveries {
+            slot.commit(StateWord::new(State::Dead, word.redeliveries(), 0));
+            self.push_back(&hot.dead, index)?;
+            hot.dead_count.add(1);
+            // A dead letter counts as finished: join() must not wait for it.
+            if self.shared.options.acknowledged {
+                hot.unfinished.sub(1);
+            }
+        } else {
+            slot.commit(StateWord::new(State::Ready, word.redeliveries() + 1, 0));
+            self.insert_returned(index)?;
+            self.count_ready(slot.len.get());
+            hot.redeliveries.add(1);
+        }
+        fault!("sweep.slot-returned");
+        Ok(())
+    }
+}
