@@ -1,4 +1,4 @@
-//! The codec without a queue: for stores, which keep bytes, and for tests.
+//! The codec as two functions, without a queue: for whatever keeps bytes, and for tests.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -25,17 +25,18 @@ const HIGHEST: u8 = 5;
 
 /// Return the bytes that a queue would keep of `obj`. They go back into an object by `loads`, in any process.
 ///
-/// Reducers that were registered with `multiprocessing` or `copyreg` are used, and so is a pickler that the program has
-/// put in the place of multiprocessing's. `protocol` is the pickle protocol from 0 to 5, by default the highest. The bytes
-/// are a pickle, unless `obj` has buffers of 4 KiB or more (an array) and the protocol is 5: then these lie beside the
-/// pickle, and only `loads` reads the whole.
+/// Reducers that were registered with `multiprocessing` or `copyreg` are used, and so is a pickler that the
+/// program has put in the place of multiprocessing's. `protocol` is the pickle protocol from 0 to 5, by
+/// default the highest. The bytes are a pickle, unless `obj` has buffers of 4 KiB or more (an array) and the
+/// protocol is 5: then these lie beside the pickle, and only `loads` reads the whole.
 ///
-/// What is inside `obj` travels as it does in a message. A Penstock queue is named by its id and its descriptor: a process must keep it
-/// open until `loads` has opened it, and `loads` raises `QueueGoneError` otherwise. A connection is loaded once, while this
-/// process lives. What `multiprocessing` shares only with a process that it is starting (its locks and queues) raises
-/// RuntimeError.
+/// What is inside `obj` travels as it does in a message. A Penstock queue is named by its id and its
+/// descriptor: a process must keep it open until `loads` has opened it, and `loads` raises `QueueGoneError`
+/// otherwise. A connection is loaded once, while this process lives. What `multiprocessing` shares only with
+/// a process that it is starting (its locks and queues) raises RuntimeError.
 ///
-/// Raises ValueError for another protocol, MemoryError if there is no memory for the bytes, and whatever pickling raises.
+/// Raises ValueError for another protocol, MemoryError if there is no memory for the bytes, and whatever
+/// pickling raises.
 ///
 /// >>> from penstock._native import dumps, loads
 /// >>> loads(dumps({"a": [1, 2.5, None]}))
@@ -64,13 +65,13 @@ pub fn dumps<'py>(obj: &Bound<'py, PyAny>, protocol: Option<i64>) -> PyResult<Bo
     }
 }
 
-/// Return the object in bytes that `dumps` made, or in a pickle. It is what a `get` would return, but nothing of it lies in
-/// shared memory: arrays have memory of their own, which may be written to.
+/// Return the object in bytes that `dumps` made, or in a pickle. It is what a `get` would return, but nothing
+/// of it lies in shared memory: arrays have memory of their own, which may be written to.
 ///
 /// Unpickling runs code that the bytes name, so they must come from a program that is trusted.
 ///
-/// Raises `pickle.UnpicklingError` if buffers lie outside the bytes, MemoryError if there is no memory for the object, and
-/// whatever else rebuilding it raises, with a note that names the types in the bytes.
+/// Raises `pickle.UnpicklingError` if buffers lie outside the bytes, MemoryError if there is no memory for
+/// the object, and whatever else rebuilding it raises, with a note that names the types in the bytes.
 ///
 /// >>> from penstock._native import dumps, loads
 /// >>> loads(dumps((1, "two")))

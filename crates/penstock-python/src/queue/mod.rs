@@ -1,4 +1,4 @@
-//! Queues and connections as Python has them.
+//! Queues and connections as Python has them, on those of the core.
 
 mod attempt;
 mod batches;
