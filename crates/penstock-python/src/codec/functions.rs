@@ -5,23 +5,21 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
-use crate::codec::Codec;
 use crate::codec::forking_pickler::Home;
 use crate::codec::plain::Writer;
+use crate::codec::{Codec, HIGHEST_PROTOCOL};
 use crate::interpreter::ffi::new_bytes_of;
 use crate::interpreter::once::once;
 
 /// The codec of a protocol, as a queue has it that is opened now.
 fn codec(py: Python<'_>, protocol: u8) -> PyResult<&Codec> {
-    static CODECS: [PyOnceLock<Codec>; PROTOCOLS] = [const { PyOnceLock::new() }; PROTOCOLS];
+    const COUNT: usize = HIGHEST_PROTOCOL as usize + 1;
+    static CODECS: [PyOnceLock<Codec>; COUNT] = [const { PyOnceLock::new() }; COUNT];
     let make = || Codec::new(py, Home::Queues, protocol);
     let codec = once(&CODECS[usize::from(protocol)], py, make)?;
     codec.find_other(py)?;
     Ok(codec)
 }
-
-const PROTOCOLS: usize = HIGHEST as usize + 1;
-const HIGHEST: u8 = 5;
 
 /// Return the bytes that a queue would keep of `obj`. They go back into an object by `loads`, in any process.
 ///
@@ -49,12 +47,14 @@ const HIGHEST: u8 = 5;
 pub fn dumps<'py>(obj: &Bound<'py, PyAny>, protocol: Option<i64>) -> PyResult<Bound<'py, PyBytes>> {
     let py = obj.py();
     let protocol = match protocol {
-        None => HIGHEST,
+        None => HIGHEST_PROTOCOL,
         Some(number) => u8::try_from(number)
             .ok()
-            .filter(|protocol| *protocol <= HIGHEST)
+            .filter(|protocol| *protocol <= HIGHEST_PROTOCOL)
             .ok_or_else(|| {
-                PyValueError::new_err(format!("protocol must be from 0 to {HIGHEST}, not {number}"))
+                PyValueError::new_err(format!(
+                    "protocol must be from 0 to {HIGHEST_PROTOCOL}, not {number}"
+                ))
             })?,
     };
     let codec = codec(py, protocol)?;
@@ -82,5 +82,5 @@ pub fn dumps<'py>(obj: &Bound<'py, PyAny>, protocol: Option<i64>) -> PyResult<Bo
 /// _pickle.UnpicklingError: ...
 #[pyfunction]
 pub fn loads<'py>(message: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
-    codec(message.py(), HIGHEST)?.load(message.py(), message, None)
+    codec(message.py(), HIGHEST_PROTOCOL)?.load(message.py(), message, None)
 }

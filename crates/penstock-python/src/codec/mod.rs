@@ -29,6 +29,8 @@ use unpickling::Source;
 
 pub use envelope::{is_sealed, open_raw, raw_mark};
 
+pub const HIGHEST_PROTOCOL: u8 = 5;
+
 /// How the objects of one handle become bytes, and objects again.
 pub struct Codec {
     protocol: u8,

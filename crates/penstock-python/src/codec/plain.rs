@@ -22,7 +22,7 @@ use arrayvec::ArrayVec;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
-use crate::codec::interned_keys;
+use crate::codec::{HIGHEST_PROTOCOL, interned_keys};
 use crate::interpreter::ffi::{self, new_bytes};
 use crate::interpreter::gil::LARGE;
 
@@ -38,7 +38,6 @@ const COPIED: usize = 128;
 
 /// Protocols from here on have all the opcodes.
 const PROTOCOL: u8 = 4;
-const HIGHEST: u8 = 5;
 
 mod opcode {
     pub const PROTO: u8 = 0x80;
@@ -284,7 +283,7 @@ impl Writer {
 /// raises.
 #[inline]
 pub fn read<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
-    let [opcode::PROTO, PROTOCOL..=HIGHEST, rest @ ..] = bytes else {
+    let [opcode::PROTO, PROTOCOL..=HIGHEST_PROTOCOL, rest @ ..] = bytes else {
         return None;
     };
     let mut reader = Reader {
