@@ -7,6 +7,7 @@ import pickle
 from operator import index
 
 from . import _native, leaving, once
+from ._native import Options
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -51,17 +52,16 @@ class _Family(_native.Handle):
         _arm()
         # Of a second `__init__()`: a fresh queue, whose reading and writing sides are open.
         self.__dict__.pop("_known_faces", None)
-        self._create(
+        options = Options(
             maxsize=max(0, _whole("maxsize", maxsize, most=1 << 62)),
             max_bytes=None if max_bytes is None else _whole("max_bytes", max_bytes, least=1, most=1 << 62),
             soft_bytes=soft_bytes,
-            protocol=(
-                pickle.HIGHEST_PROTOCOL
-                if protocol is None
-                else _whole("protocol", protocol, least=0, most=pickle.HIGHEST_PROTOCOL)
-            ),
             acknowledged=acknowledged,
             max_deliveries=_whole("max_deliveries", max_deliveries, least=0, most=255),
+        )
+        highest = pickle.HIGHEST_PROTOCOL
+        self._create(
+            options, highest if protocol is None else _whole("protocol", protocol, least=0, most=highest)
         )
 
     # What `multiprocessing`'s queues have of their pipe; see faces.py.

@@ -37,6 +37,8 @@ mod _native {
     #[pymodule_export]
     use crate::queue::handle::Handle;
     #[pymodule_export]
+    use crate::queue::options::Options;
+    #[pymodule_export]
     use crate::queue::pins::_forget_carried;
     #[pymodule_export]
     use crate::queue::process_exit::_leave_all;

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use penstock_core::{Error, Id, Options, Queue};
+use penstock_core::{Error, Id, Queue};
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
@@ -15,6 +15,7 @@ use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, ffi, reserve};
 use crate::queue::attempt::{Ending, in_time, patiently};
 use crate::queue::channel::Channel;
+use crate::queue::options::Options;
 use crate::queue::{pins, process_exit, proof, send_receive};
 
 /// One Python object of a queue. The handles of a queue in one process share the core's `Queue`.
@@ -143,24 +144,9 @@ impl Handle {
     }
 
     /// Makes a new queue.
-    #[pyo3(signature = (*, maxsize, max_bytes, soft_bytes, protocol, acknowledged, max_deliveries))]
-    fn _create(
-        slf: &Bound<'_, Self>,
-        maxsize: u64,
-        max_bytes: Option<u64>,
-        soft_bytes: u64,
-        protocol: u8,
-        acknowledged: bool,
-        max_deliveries: u8,
-    ) -> PyResult<()> {
-        let options = Options {
-            maxsize,
-            max_bytes,
-            soft_bytes,
-            acknowledged,
-            max_deliveries,
-        };
-        Handle::open(slf, Queue::create(&options).map_err(errors::to_python)?, protocol)
+    fn _create(slf: &Bound<'_, Self>, options: &Options, protocol: u8) -> PyResult<()> {
+        let queue = Queue::create(&options.0).map_err(errors::to_python)?;
+        Handle::open(slf, queue, protocol)
     }
 
     /// Uses the queue of that id if this process has it already.

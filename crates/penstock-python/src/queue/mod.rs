@@ -7,6 +7,7 @@ pub mod classes;
 #[cfg(feature = "fault-points")]
 pub mod failpoints;
 pub mod handle;
+pub mod options;
 pub mod payload_buffer;
 pub mod pins;
 pub mod process_exit;
