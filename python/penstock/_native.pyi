@@ -14,6 +14,7 @@ __all__ = [
     "Channel",
     "Handle",
     "JoinableQueueBase",
+    "Options",
     "QueueBase",
     "SimpleQueueBase",
     "__version__",
@@ -30,21 +31,24 @@ _T = TypeVar("_T")
 
 __version__: str
 
+@final
+class Options:
+    def __new__(
+        cls,
+        *,
+        maxsize: int = 0,
+        max_bytes: int | None = None,
+        soft_bytes: int = 0,
+        acknowledged: bool = False,
+        max_deliveries: int,
+    ) -> Self: ...
+
 @disjoint_base
 class Handle:
     def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
     @classmethod
     def __class_getitem__(cls, item: Any) -> GenericAlias: ...
-    def _create(
-        self,
-        *,
-        maxsize: int,
-        max_bytes: int | None,
-        soft_bytes: int,
-        protocol: int,
-        acknowledged: bool,
-        max_deliveries: int,
-    ) -> None: ...
+    def _create(self, options: Options, protocol: int) -> None: ...
     def _adopt(self, id: bytes, protocol: int) -> bool: ...
     @staticmethod
     def _duplicate_of(pid: int, fd: int) -> int: ...

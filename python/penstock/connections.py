@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from . import buffers  # noqa: F401  # the binding imports it, perhaps when no file can be opened any more
 from ._multiprocessing import finalize
 from ._multiprocessing.reduction import describe, reopen
-from ._native import Channel
+from ._native import Channel, Options
 from .errors import QueueGoneError
 
 __all__ = ["Connection", "Pipe"]
@@ -222,9 +222,7 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
 
 def _make_direction() -> tuple[Channel, Channel]:
     receiving = Channel()
-    receiving._create(
-        maxsize=0, max_bytes=None, soft_bytes=_BYTES, protocol=5, acknowledged=False, max_deliveries=3
-    )
+    receiving._create(Options(soft_bytes=_BYTES, max_deliveries=3), protocol=5)
     sending = Channel()
     sending._adopt(receiving._id, receiving._protocol)
     reader, writer = os.pipe()

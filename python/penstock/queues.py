@@ -7,7 +7,7 @@ import pickle
 from operator import index
 
 from ._multiprocessing import finalize, fork_lock
-from ._native import Handle
+from ._native import Handle, Options
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -73,17 +73,16 @@ class _Family(Handle):
         _arm()
         # After a second `__init__()` the reading and writing sides are open again.
         self.__dict__.pop("_known_pipe_state", None)
-        self._create(
+        options = Options(
             maxsize=max(0, _whole("maxsize", maxsize, most=1 << 62)),
             max_bytes=None if max_bytes is None else _whole("max_bytes", max_bytes, least=1, most=1 << 62),
             soft_bytes=soft_bytes,
-            protocol=(
-                pickle.HIGHEST_PROTOCOL
-                if protocol is None
-                else _whole("protocol", protocol, least=0, most=pickle.HIGHEST_PROTOCOL)
-            ),
             acknowledged=acknowledged,
             max_deliveries=_whole("max_deliveries", max_deliveries, least=0, most=255),
+        )
+        highest = pickle.HIGHEST_PROTOCOL
+        self._create(
+            options, highest if protocol is None else _whole("protocol", protocol, least=0, most=highest)
         )
 
     # The private attributes of `multiprocessing`'s queues; see _multiprocessing/attributes.py.

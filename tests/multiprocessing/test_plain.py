@@ -284,6 +284,7 @@ def test_without_memory_for_the_object(kind: type, is_wrapped: bool) -> None:
     with fork(get_in_little_memory, q) as child:
         assert "could not be rebuilt" in child.result()
     q.put("next")
+    assert q.get() == value  # has returned to the queue
     assert q.get() == "next"
 
 

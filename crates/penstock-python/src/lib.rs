@@ -1,9 +1,16 @@
 //! The Python binding of `penstock_core`: the module `penstock._native`.
 //!
-//! It knows buffers, threads of the interpreter and exceptions, and has no algorithm. It has three folders, each of which imports
-//! those before it: interpreter/ (calling Python and being called), codec/ (objects to bytes and back) and queue/. A message's way:
-//! queue/classes.rs (the methods), send_receive.rs, codec/plain.rs, numpy.rs or pickling.rs (with memory.rs and envelope.rs), the
-//! core; back: the core, codec/plain.rs, numpy.rs or queue/payload_buffer.rs and codec/unpickling.rs.
+//! It translates, and has no algorithm of a queue. Three folders, each of which imports those before it only
+//! (tools/check_binding_layers.py):
+//!
+//! - interpreter/: calling Python and being called
+//! - codec/: objects to bytes and back, for any backend
+//! - queue/: the classes, and what connects them with the core
+//!
+//! ```text
+//! put:  queue/classes.rs -> send_receive.rs -> codec/ (plain.rs; numpy.rs; pickling.rs) -> core
+//! get:  core -> queue/send_receive.rs (payload_buffer.rs for a payload in shared memory) -> codec/unpickling.rs
+//! ```
 
 mod codec;
 mod interpreter;
@@ -29,6 +36,8 @@ mod _native {
     use crate::queue::failpoints::{arm_fault, fault_points, passed_points, suspend_at};
     #[pymodule_export]
     use crate::queue::handle::Handle;
+    #[pymodule_export]
+    use crate::queue::options::Options;
     #[pymodule_export]
     use crate::queue::pins::_forget_carried;
     #[pymodule_export]

@@ -2,24 +2,25 @@
 //!
 //! ```text
 //! 0      1         4       8               16
-//! +------+---------+-------+---------------+--------------------+--------+-----+----------+-----+----------+---
-//! | 0xff | 0, 0, 0 | count | pickle length | count x (start,    | pickle | pad | buffer 0 | pad | buffer 1 |...
-//! |      |         | u32   | u64           |   length+flag) u64 |        |     |          |     |          |
-//! +------+---------+-------+---------------+--------------------+--------+-----+----------+-----+----------+---
+//! +------+---------+-------+---------------+--------------------+--------+-----+----------+-----+---
+//! | 0xff | 0, 0, 0 | count | pickle length | count x (start,    | pickle | pad | buffer 0 | pad |...
+//! |      |         | u32   | u64           |   length+flag) u64 |        |     |          |     |
+//! +------+---------+-------+---------------+--------------------+--------+-----+----------+-----+---
 //! ```
 //!
-//! No pickle begins with 0xff. Starts are counted from the message's own start, which lies on a boundary of 128 bytes,
-//! and buffers begin on boundaries of 64. The highest bit of a length says that the buffer is read-only. Numbers
-//! have the lowest byte first.
+//! No pickle begins with 0xff. Starts are counted from the message's own start, which lies on a boundary of
+//! 128 bytes, and buffers begin on boundaries of 64. The highest bit of a length says that the buffer is
+//! read-only. Numbers have the lowest byte first.
 
 use std::ops::Range;
 
-/// Buffers of at least this many bytes travel beside the pickle: copied once into the queue, and seldom out of it. Smaller
-/// ones are cheaper inside it.
+/// Buffers of at least this many bytes lie beside the pickle. A put copies them once, and a get seldom.
+/// Smaller ones cost less inside the pickle.
 pub const OUT_OF_BAND: usize = 4096;
 
 const MARK: u8 = 0xff;
-/// Comes before bytes that a connection is to deliver as they are, if they begin as no pickle does: with one of the two marks.
+/// Comes before bytes that are to arrive as they are (of `send_bytes`, or of another pickler), if they begin
+/// with one of the two marks.
 const RAW: [u8; 1] = [0xfe];
 const HEAD: usize = 16;
 const ENTRY: usize = 16;
@@ -28,7 +29,7 @@ const READ_ONLY: u64 = 1 << 63;
 
 static PADDING: [u8; ALIGNMENT] = [0; ALIGNMENT];
 
-/// A buffer of a message: where it lies in it, and what may be done with it.
+/// A buffer of a message: its place there, and whether the receiver may write to it.
 pub struct Part {
     pub range: Range<usize>,
     pub is_read_only: bool,
@@ -42,7 +43,7 @@ pub struct Envelope<'a> {
 }
 
 impl Envelope<'_> {
-    /// The buffers in their order; `None` for one that would not lie in the message.
+    /// The buffers in their order. `None` in the place of one that lies outside the message.
     pub fn parts(&self) -> impl ExactSizeIterator<Item = Option<Part>> {
         self.table.chunks_exact(ENTRY).map(|entry| {
             let (start, len) = (number(entry, 0)?, number(entry, 8)?);
@@ -65,8 +66,8 @@ fn range(message: &[u8], start: u64, len: u64) -> Option<Range<usize>> {
     (end <= message.len()).then_some(start..end)
 }
 
-/// What comes before the pickle, and where the buffers begin.
-/// `None` if there is no memory for it.
+/// Writes what comes before the pickle, and computes where each buffer starts. `None` if there is no memory
+/// for that.
 pub fn seal(
     pickle_len: usize,
     buffers: impl ExactSizeIterator<Item = (usize, bool)>,
@@ -89,7 +90,7 @@ pub fn seal(
     Some((head, starts))
 }
 
-/// What lies between a piece that ends at `end` and a buffer that starts at `start`.
+/// The bytes between a piece that ends at `end` and a buffer that starts at `start`.
 pub fn padding(end: usize, start: usize) -> &'static [u8] {
     &PADDING[..start - end]
 }
@@ -100,7 +101,7 @@ pub fn is_sealed(message: &[u8]) -> bool {
     message.first() == Some(&MARK)
 }
 
-/// What must be sent before bytes that are no message of ours.
+/// The mark that must come before bytes which the codec has not written; empty if they need none.
 pub fn raw_mark(bytes: &[u8]) -> &'static [u8] {
     match bytes.first() {
         Some(first) if *first == MARK || *first == RAW[0] => &RAW,
@@ -113,7 +114,7 @@ pub fn open_raw(message: &[u8]) -> &[u8] {
     message.strip_prefix(&RAW).unwrap_or(message)
 }
 
-/// Reads the head of such a message. `None` if its bytes were damaged.
+/// Reads the head of a message with buffers. `None` if it is damaged.
 pub fn open(message: &[u8]) -> Option<Envelope<'_>> {
     let count = usize::try_from(number(message, 0)? >> 32).ok()?;
     let after = HEAD.checked_add(count.checked_mul(ENTRY)?)?;

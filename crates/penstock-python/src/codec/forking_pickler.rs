@@ -1,5 +1,5 @@
-//! The pickler in the place of multiprocessing's, if a program has put one there: see
-//! penstock/_multiprocessing/reducers.py.
+//! `multiprocessing`'s ForkingPickler, and the pickler that a program has put in its place
+//! (penstock/_multiprocessing/reducers.py).
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use pyo3::types::PyDict;
 
 use crate::interpreter::once::{lock, name, once};
 
-/// The module of multiprocessing whose own name for the pickler counts first.
+/// The module of `multiprocessing` whose name `_ForkingPickler` takes precedence.
 #[derive(Clone, Copy)]
 pub enum Home {
     Queues,
@@ -25,7 +25,7 @@ impl Home {
         }
     }
 
-    /// What stands in that module now.
+    /// The value of that name now.
     fn pickler(self, py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
         static NAMES: [PyOnceLock<Py<PyDict>>; 2] = [PyOnceLock::new(), PyOnceLock::new()];
         let names = once(&NAMES[self as usize], py, || {
@@ -53,10 +53,10 @@ fn attribute(py: Python<'_>, name: &str) -> PyResult<Py<PyAny>> {
         .unbind())
 }
 
-/// The other pickler of one handle.
+/// The pickler of a program that stands in the place of the standard one, for one handle.
 pub struct Other {
     home: Home,
-    /// Whether there is one, without the lock.
+    /// Whether there is one, to be read without the lock.
     is_there: AtomicBool,
     class: Mutex<Option<Py<PyAny>>>,
 }
@@ -72,7 +72,7 @@ impl Other {
         Ok(other)
     }
 
-    /// Finds out whether there is one, in any of its places.
+    /// Finds out whether there is one, in any of the places that penstock/reducers.py lists.
     pub fn find(&self, py: Python<'_>) -> PyResult<()> {
         static FIND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let find = once(&FIND, py, || attribute(py, "_other"))?;
@@ -88,13 +88,13 @@ impl Other {
         drop(old); // when the lock is free
     }
 
-    /// Whether there is one, as it was when that was last found out.
+    /// Whether there was one when that was last found out.
     #[inline]
     pub fn is_there(&self) -> bool {
         self.is_there.load(Ordering::Relaxed)
     }
 
-    /// The pickler, after a look into its module.
+    /// The pickler. Reads the name in its module again, because a program may assign it at any time.
     pub fn class<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         if let Some(found) = self.home.pickler(py)? {
             if !found.is(standard(py)?) {

@@ -1,41 +1,40 @@
-//! The codec without a queue: for stores, which keep bytes, and for tests.
+//! The codec as two functions, without a queue: for whatever keeps bytes, and for tests.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 
-use crate::codec::Codec;
 use crate::codec::forking_pickler::Home;
 use crate::codec::plain::Writer;
+use crate::codec::{Codec, HIGHEST_PROTOCOL};
 use crate::interpreter::ffi::new_bytes_of;
 use crate::interpreter::once::once;
 
 /// The codec of a protocol, as a queue has it that is opened now.
 fn codec(py: Python<'_>, protocol: u8) -> PyResult<&Codec> {
-    static CODECS: [PyOnceLock<Codec>; PROTOCOLS] = [const { PyOnceLock::new() }; PROTOCOLS];
+    const COUNT: usize = HIGHEST_PROTOCOL as usize + 1;
+    static CODECS: [PyOnceLock<Codec>; COUNT] = [const { PyOnceLock::new() }; COUNT];
     let make = || Codec::new(py, Home::Queues, protocol);
     let codec = once(&CODECS[usize::from(protocol)], py, make)?;
     codec.find_other(py)?;
     Ok(codec)
 }
 
-const PROTOCOLS: usize = HIGHEST as usize + 1;
-const HIGHEST: u8 = 5;
-
 /// Return the bytes that a queue would keep of `obj`. They go back into an object by `loads`, in any process.
 ///
-/// Reducers that were registered with `multiprocessing` or `copyreg` are used, and so is a pickler that the program has
-/// put in the place of multiprocessing's. `protocol` is the pickle protocol from 0 to 5, by default the highest. The bytes
-/// are a pickle, unless `obj` has buffers of 4 KiB or more (an array) and the protocol is 5: then these lie beside the
-/// pickle, and only `loads` reads the whole.
+/// Reducers that were registered with `multiprocessing` or `copyreg` are used, and so is a pickler that the
+/// program has put in the place of multiprocessing's. `protocol` is the pickle protocol from 0 to 5, by
+/// default the highest. The bytes are a pickle, unless `obj` has buffers of 4 KiB or more (an array) and the
+/// protocol is 5: then these lie beside the pickle, and only `loads` reads the whole.
 ///
-/// What is inside `obj` travels as it does in a message. A Penstock queue is named by its id and its descriptor: a process must keep it
-/// open until `loads` has opened it, and `loads` raises `QueueGoneError` otherwise. A connection is loaded once, while this
-/// process lives. What `multiprocessing` shares only with a process that it is starting (its locks and queues) raises
-/// RuntimeError.
+/// What is inside `obj` travels as it does in a message. A Penstock queue is named by its id and its
+/// descriptor: a process must keep it open until `loads` has opened it, and `loads` raises `QueueGoneError`
+/// otherwise. A connection is loaded once, while this process lives. What `multiprocessing` shares only with
+/// a process that it is starting (its locks and queues) raises RuntimeError.
 ///
-/// Raises ValueError for another protocol, MemoryError if there is no memory for the bytes, and whatever pickling raises.
+/// Raises ValueError for another protocol, MemoryError if there is no memory for the bytes, and whatever
+/// pickling raises.
 ///
 /// >>> from penstock._native import dumps, loads
 /// >>> loads(dumps({"a": [1, 2.5, None]}))
@@ -48,12 +47,14 @@ const HIGHEST: u8 = 5;
 pub fn dumps<'py>(obj: &Bound<'py, PyAny>, protocol: Option<i64>) -> PyResult<Bound<'py, PyBytes>> {
     let py = obj.py();
     let protocol = match protocol {
-        None => HIGHEST,
+        None => HIGHEST_PROTOCOL,
         Some(number) => u8::try_from(number)
             .ok()
-            .filter(|protocol| *protocol <= HIGHEST)
+            .filter(|protocol| *protocol <= HIGHEST_PROTOCOL)
             .ok_or_else(|| {
-                PyValueError::new_err(format!("protocol must be from 0 to {HIGHEST}, not {number}"))
+                PyValueError::new_err(format!(
+                    "protocol must be from 0 to {HIGHEST_PROTOCOL}, not {number}"
+                ))
             })?,
     };
     let codec = codec(py, protocol)?;
@@ -64,13 +65,13 @@ pub fn dumps<'py>(obj: &Bound<'py, PyAny>, protocol: Option<i64>) -> PyResult<Bo
     }
 }
 
-/// Return the object in bytes that `dumps` made, or in a pickle. It is what a `get` would return, but nothing of it lies in
-/// shared memory: arrays have memory of their own, which may be written to.
+/// Return the object in bytes that `dumps` made, or in a pickle. It is what a `get` would return, but nothing
+/// of it lies in shared memory: arrays have memory of their own, which may be written to.
 ///
 /// Unpickling runs code that the bytes name, so they must come from a program that is trusted.
 ///
-/// Raises `pickle.UnpicklingError` if buffers lie outside the bytes, MemoryError if there is no memory for the object, and
-/// whatever else rebuilding it raises, with a note that names the types in the bytes.
+/// Raises `pickle.UnpicklingError` if buffers lie outside the bytes, MemoryError if there is no memory for
+/// the object, and whatever else rebuilding it raises, with a note that names the types in the bytes.
 ///
 /// >>> from penstock._native import dumps, loads
 /// >>> loads(dumps((1, "two")))
@@ -81,5 +82,5 @@ pub fn dumps<'py>(obj: &Bound<'py, PyAny>, protocol: Option<i64>) -> PyResult<Bo
 /// _pickle.UnpicklingError: ...
 #[pyfunction]
 pub fn loads<'py>(message: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
-    codec(message.py(), HIGHEST)?.load(message.py(), message, None)
+    codec(message.py(), HIGHEST_PROTOCOL)?.load(message.py(), message, None)
 }

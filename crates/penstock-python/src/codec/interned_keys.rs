@@ -1,12 +1,13 @@
-//! The strings that were keys of dicts lately. Messages of one queue have the same keys again and again; a string made
-//! before need not be made, nor hashed, once more. Strings are immutable, so nobody can tell.
+//! Strings that were keys of dicts lately. The messages of a queue often have the same keys, and a string
+//! that is kept need not be made, nor hashed, for each message. Strings are immutable, so sharing one has no
+//! effect but that.
 
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
 use crate::interpreter::once::Exclusive;
 
-/// Longer keys are made anew.
+/// Bytes of the longest key that is kept.
 const LONGEST: usize = 32;
 const PLACES: usize = 256;
 
@@ -18,7 +19,7 @@ struct Known {
 
 static KNOWN: Exclusive<[Option<Known>; PLACES]> = Exclusive::new([const { None }; PLACES]);
 
-/// Where a key stands, if it is known.
+/// The place of a key.
 fn place_of(contents: &[u8]) -> usize {
     let (mut head, mut tail) = ([0; 8], [0; 8]);
     let few = contents.len().min(8);
@@ -54,6 +55,6 @@ pub fn string<'py>(py: Python<'py>, contents: &[u8]) -> Option<Bound<'py, PyStri
     };
     new.bytes[..contents.len()].copy_from_slice(contents);
     let old = KNOWN.with(|known| known[place].replace(new));
-    drop(old); // when nobody is turned away for it
+    drop(old); // outside `with`, where it would keep other threads from the keys
     Some(string)
 }

@@ -1,4 +1,4 @@
-//! Memory of objects that is not copied until it goes into the queue.
+//! Memory of objects, lent to the codec instead of copied.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
@@ -29,7 +29,7 @@ impl Memory {
         self.0.shape()
     }
 
-    /// What the items are, in the characters of the `struct` module.
+    /// The type of the items, in the characters of the `struct` module.
     pub fn format(&self) -> &[u8] {
         self.0.format().to_bytes()
     }
@@ -49,17 +49,18 @@ impl Memory {
     pub fn bytes(&self) -> &[u8] {
         match self.len() {
             0 => &[], // which may have no address
-            // SAFETY: a contiguous buffer is `len` bytes at its pointer, which its owner keeps there until the buffer is
-            // released. Another thread of the program may store into it meanwhile, as into anything that it puts;
-            // then the item has the old bytes or the new ones, and SAFETY.md says what this means for the compiler.
+            // SAFETY: a contiguous buffer is `len` bytes at its pointer, which its owner keeps there until
+            // the buffer is released. Another thread of the program may store into it meanwhile, as into
+            // anything that it puts; then the item has the old bytes or the new ones, and SAFETY.md says what
+            // this means for the compiler.
             len => unsafe { std::slice::from_raw_parts(self.0.buf_ptr().cast::<u8>(), len) },
         }
     }
 }
 
-/// An array's memory as a pickler is to see it: as bytes that may be written to. A pickler marks a buffer as read-only if the
-/// sender must not write to it, and the receiver's array is to be writable all the same. Picklers and the binding, which
-/// have it, only read.
+/// An array's memory for a pickler: bytes that say they may be written to, whether or not they may. A pickler
+/// marks a buffer of read-only memory, and the receiver's array would not be writable. Only picklers and the
+/// binding have it, and they only read.
 #[pyclass(frozen, name = "_Contents", module = "penstock._native")]
 pub struct Contents(Memory);
 
@@ -76,8 +77,8 @@ impl Contents {
 impl Contents {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, buffer: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let bytes = slf.get().0.bytes();
-        // SAFETY: `buffer` is the caller's, as the buffer protocol has it. It holds a reference to `slf`, which keeps the
-        // memory where it is. The 0 says writable, and nothing writes: see the class.
+        // SAFETY: `buffer` is the caller's, as the buffer protocol has it. It holds a reference to `slf`,
+        // which keeps the memory where it is. The 0 says writable, and nothing writes: see the class.
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(
                 buffer,
@@ -95,7 +96,8 @@ impl Contents {
     }
 }
 
-/// A `pickle.PickleBuffer` of an object's memory that pickle does not mark as read-only, whatever the object is.
+/// A `pickle.PickleBuffer` of an object's memory. Pickle does not mark it as read-only, even if the memory
+/// is.
 #[pyfunction]
 pub fn _unmarked<'py>(object: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let scattered = || PyBufferError::new_err("the memory of an array is in more than one piece");

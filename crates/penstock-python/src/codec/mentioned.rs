@@ -1,14 +1,15 @@
-//! The types that a pickle names, for the note on an error: found without rebuilding anything, and some hundred times
-//! faster than that, so that a get that fails takes no longer than one that does not.
+//! The types that a pickle names, for the note on an error. They are found without rebuilding anything, some
+//! hundred times faster, so that a get that fails takes no longer than one that succeeds.
 
 /// Types in a note.
 const MOST: usize = 8;
-/// No name of a type, nor of a module, is longer.
+/// Bytes of a type's name with that of its module. Longer ones are left out.
 const LONGEST: usize = 1000;
-/// Bytes of a note with all of them, each byte that is no text written as three, and some words.
+/// Bytes of the longest note: all names, with three bytes for each that is no UTF-8, and some words.
 pub const LONGEST_NOTE: usize = MOST * (3 * LONGEST + 3) + 500;
 
-/// The first few types named in a pickle, each once. What follows damage, or an opcode of a protocol to come, is not looked at.
+/// The first [`MOST`] types named in a pickle, each once. Ends at damage, and at an opcode of a protocol to
+/// come.
 pub fn types(pickle: &[u8]) -> Vec<String> {
     let mut walk = Walk {
         rest: pickle,
@@ -22,9 +23,9 @@ pub fn types(pickle: &[u8]) -> Vec<String> {
 
 struct Walk<'a> {
     rest: &'a [u8],
-    /// The last two strings that were put on the stack, if nothing else was after them.
+    /// The top two objects of the stack, if they are strings.
     pushed: [Option<&'a [u8]>; 2],
-    /// By number; of what is no string, nothing.
+    /// The memo by number: the strings, and `None` for other objects.
     memo: Vec<Option<&'a [u8]>>,
     found: Vec<String>,
 }
@@ -57,9 +58,9 @@ impl<'a> Walk<'a> {
             0x8c => self.string_of_length::<1>()?,
             b'X' => self.string_of_length::<4>()?,
             0x8d => self.string_of_length::<8>()?,
-            // The memo. To be remembered leaves the stack as it is.
+            // The memo. Remembering an object leaves the stack as it is.
             0x94 => {
-                // An item may have failed for want of memory.
+                // There may be no memory: that may be why the item failed.
                 self.memo.try_reserve(1).ok()?;
                 self.memo.push(self.pushed[1]);
             }
@@ -156,7 +157,7 @@ impl<'a> Walk<'a> {
         std::str::from_utf8(self.line()?).ok()?.parse().ok()
     }
 
-    /// Picklers count up. A number far beyond is damage.
+    /// Picklers number objects in turn. A number far beyond the last one is damage.
     fn remember(&mut self, number: u32) -> Option<()> {
         let number = number as usize;
         if number > self.memo.len() + 1 {

@@ -1,8 +1,10 @@
-//! Objects to bytes and back. Nothing here knows what keeps the bytes: a queue in shared memory, or any other store.
+//! Objects to bytes and back. Nothing here knows what keeps the bytes: a queue in shared memory, or any other
+//! store.
 //!
-//! Out: [`Codec::write_plain`] (plain.rs) makes a message of a plain object, and [`Codec::encode`] of any other: an array (numpy.rs), or
-//! what goes to a pickler (pickling.rs, with reducers.rs and forking_pickler.rs). Large buffers lie beside the pickle (memory.rs,
-//! envelope.rs). Back: [`Codec::load`] (unpickling.rs).
+//! Out: [`Codec::write_plain`] (plain.rs) makes a message of a plain object, and [`Codec::encode`] of any
+//! other: an array (numpy.rs), or what goes to a pickler (pickling.rs, with reducers.rs and
+//! forking_pickler.rs). Large buffers lie beside the pickle (memory.rs, envelope.rs). Back: [`Codec::load`]
+//! (unpickling.rs).
 
 mod envelope;
 pub mod forking_pickler;
@@ -26,6 +28,8 @@ use plain::Writer;
 use unpickling::Source;
 
 pub use envelope::{is_sealed, open_raw, raw_mark};
+
+pub const HIGHEST_PROTOCOL: u8 = 5;
 
 /// How the objects of one handle become bytes, and objects again.
 pub struct Codec {
@@ -52,7 +56,8 @@ impl Codec {
         self.other.find(py)
     }
 
-    /// The message of a plain object, unless another pickler may want to see every object.
+    /// The message of a plain object. `None` if it is not plain, or if the program has another pickler, which
+    /// every object goes to.
     #[inline]
     pub fn write_plain<'a>(
         &self,
@@ -65,7 +70,7 @@ impl Codec {
         writer.write(object, self.protocol)
     }
 
-    /// The message of any other object. This may run code of the program's.
+    /// The message of any other object. Its reducers, which are code of the program, may run.
     pub fn encode(&self, object: &Bound<'_, PyAny>) -> PyResult<Encoded> {
         if !self.other.is_there() && self.protocol >= pickling::BUFFERS {
             if let Some(written) = numpy::write(object) {
@@ -79,8 +84,8 @@ impl Codec {
         Ok(Encoded::Pickled(pickled))
     }
 
-    /// The object in a message. Errors name `origin`, the queue that the message came from, if there is one. An object for which
-    /// there is no memory is rebuilt once more, with the reserve given up.
+    /// Rebuilds the object in a message. Errors name `origin`, the queue that the message came from, if there
+    /// is one. If there is no memory for the object, the reserve is freed, and the object rebuilt once more.
     #[inline]
     pub fn load<'py>(
         &self,
@@ -107,7 +112,7 @@ impl Encoded {
         }
     }
 
-    /// Whether the bytes are so many that they are to be copied without the GIL.
+    /// Whether the bytes are so many that the GIL is released while they are copied.
     pub fn is_large(&self) -> bool {
         match self {
             Encoded::Array(written) => written.len() > LARGE,

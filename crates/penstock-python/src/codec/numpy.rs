@@ -1,16 +1,17 @@
-//! Arrays of NumPy, without the cost that pickling one has.
+//! Arrays of NumPy, without the cost of pickling them.
 //!
-//! `ndarray.__reduce_ex__` takes as long as copying 64 KiB several times, because it goes through Python code and pickles a
-//! `dtype`. An array whose numbers a short name describes in full is therefore written here, as
-//! `numpy.ndarray(shape, name, buffer)`: a message by itself with its bytes, and inside other objects as what a reducer
-//! answers. As with plain.rs the bytes are a pickle all the same, which any reader of pickles reads. A buffer of less than
-//! [`envelope::OUT_OF_BAND`] lies in the pickle, as a bytearray; a larger one travels beside it. Other arrays
-//! are left to penstock/buffers.py.
+//! `ndarray.__reduce_ex__` takes as long as several copies of 64 KiB, because it runs Python code and pickles
+//! a `dtype`. So this file writes an array whose `dtype` a short name describes in full, as
+//! `numpy.ndarray(shape, name, buffer)`: as a message of its own, or, inside another object, as the answer of
+//! a reducer. The bytes are a pickle, as those of plain.rs are. A buffer of less than
+//! [`envelope::OUT_OF_BAND`] bytes lies in the pickle, as a bytearray; a larger one lies beside it. All other
+//! arrays are left to penstock/buffers.py.
 //!
-//! The buffer is never marked as read-only: `multiprocessing` delivers arrays that may be written to, whatever the
-//! sender's could.
+//! The buffer is never marked as read-only: `multiprocessing` delivers arrays that may be written to, even if
+//! the sender's may not.
 //!
-//! A reducer that a program has registered, for arrays or for the type of their numbers, takes precedence over both.
+//! A reducer that a program has registered, for arrays or for the type of their numbers, takes precedence
+//! over both.
 
 use arrayvec::ArrayVec;
 use pyo3::prelude::*;
@@ -53,7 +54,7 @@ fn class(py: Python<'_>) -> Option<&Bound<'_, PyType>> {
         Ok(modules.cast_into()?.unbind())
     });
     let numpy = modules.ok()?.bind(py).get_item(name!(py, "numpy")).ok()??;
-    // While it is being imported it may not be there yet.
+    // A module that is being imported may not have it yet.
     let class = numpy
         .getattr(name!(py, "ndarray"))
         .ok()?
@@ -72,7 +73,8 @@ fn is_class(class: &Bound<'_, PyAny>) -> bool {
     self::class(class.py()).is_some_and(|ndarray| ndarray.is(class))
 }
 
-/// The name that NumPy gives to a type of numbers, of the machine's own byte order, whose buffers have this format.
+/// The name that NumPy gives to a type of numbers, of the machine's own byte order, whose buffers have this
+/// format.
 fn type_name(format: &[u8], item_size: usize) -> Option<&'static str> {
     Some(match (format, item_size) {
         (b"?", 1) => "|b1",
@@ -93,7 +95,7 @@ fn type_name(format: &[u8], item_size: usize) -> Option<&'static str> {
     })
 }
 
-/// An array that this file writes: its memory, and the name of the type of its items, which says all of them.
+/// An array that this file writes: its memory, and a name that describes the type of its items in full.
 struct Named<'py> {
     memory: Memory,
     type_name: TypeName<'py>,
@@ -105,14 +107,15 @@ enum TypeName<'py> {
 }
 
 impl<'py> Named<'py> {
-    /// `None` if the items need more than a name, and if any question to NumPy goes wrong: NumPy's own way is taken then.
+    /// `None` if the items need more than a name, or if an attribute of NumPy is not as expected. NumPy
+    /// pickles the array then.
     fn of(array: &Bound<'py, PyAny>) -> Option<Named<'py>> {
         if cfg!(target_endian = "big") {
             return None;
         }
         let py = array.py();
         let dtype = array.getattr(name!(py, "dtype")).ok()?;
-        // What a program has attached to the type of the items is not in its name.
+        // Metadata that a program has attached to the type is not in the name.
         if !dtype.getattr(name!(py, "metadata")).ok()?.is_none()
             || reducers::is_registered(dtype.get_type().as_any())
         {
@@ -124,7 +127,7 @@ impl<'py> Named<'py> {
             let type_name = TypeName::Short(name);
             Some(Named { memory, type_name })
         };
-        // What is usual first: its buffer says enough.
+        // The usual case first: the buffer's format tells the name.
         if let Ok(Some(memory)) = memory {
             return short(memory).or_else(|| Named::by_kind(array, &dtype));
         }
@@ -138,7 +141,7 @@ impl<'py> Named<'py> {
         let py = array.py();
         let memory = match kind(dtype)?.to_str().ok()? {
             "S" | "U" => memory_of(array)?,
-            // Times have no buffers. They are counted in 8 bytes.
+            // Times have no buffers. They are numbers of 8 bytes.
             "M" | "m" => memory_of(&array.call_method1(name!(py, "view"), (name!(py, "i8"),)).ok()?)?,
             _ => return None,
         };
@@ -164,7 +167,7 @@ impl<'py> TypeName<'py> {
     }
 }
 
-/// What the items are, in one character.
+/// The kind of the items, in one character.
 fn kind<'py>(dtype: &Bound<'py, PyAny>) -> Option<Bound<'py, PyString>> {
     let kind = dtype.getattr(name!(dtype.py(), "kind")).ok()?;
     kind.cast_into().ok()
@@ -182,7 +185,7 @@ fn full_name<'py>(dtype: &Bound<'py, PyAny>) -> Option<Bound<'py, PyString>> {
 fn memory_of(array: &Bound<'_, PyAny>) -> Option<Memory> {
     let memory = match Memory::of(array).ok()? {
         Some(memory) => memory,
-        // With gaps, so that they have to be copied together; in C order, as NumPy does it.
+        // The items have gaps between them. NumPy's copy has none, and is in C order.
         None => Memory::of(&array.call_method0(name!(array.py(), "copy")).ok()?).ok()??,
     };
     (memory.item_size() > 0).then_some(memory)
@@ -251,8 +254,8 @@ pub fn is_array(pickle: &[u8]) -> bool {
     pickle.starts_with(START)
 }
 
-/// The array that [`write`] wrote, in memory that is its own: `beside`, or what lies in the pickle. `None` for any other
-/// pickle, and on any error: pickle shall raise it.
+/// Reads the array that [`write`] wrote. Its memory is `beside`, or a copy of the buffer in the pickle.
+/// `None` for any other pickle, and on any error, which `pickle.loads` then raises.
 pub fn read<'py>(
     py: Python<'py>,
     pickle: &[u8],

@@ -1,8 +1,8 @@
 //! Objects to bytes.
 //!
-//! A pickler is kept for the next object, because making one costs five times as much as pickling a small
-//! tuple. It writes into a sink that collects the pieces without copying them, so that they go from there to
-//! shared memory at once. Large buffers travel beside the pickle (envelope.rs).
+//! A pickler is kept for the next object, because making one takes five times as long as pickling a small
+//! tuple. It writes into a sink, which collects the pieces without copying them. They are copied once, to
+//! where the message is kept. Large buffers lie beside the pickle (envelope.rs).
 
 use std::mem;
 
@@ -19,9 +19,10 @@ use crate::interpreter::gil::LARGE;
 use crate::interpreter::once::{Exclusive, name};
 use crate::interpreter::reserve;
 
-/// Objects that a pickler has remembered which is worth keeping. No pickle of fewer bytes has more.
+/// Most objects in the memo of a pickler that is worth keeping. A pickle has no more of them than bytes.
 const MEMO: usize = 512;
-/// The opcode by which it remembers one. As a part of contents it counts, too, which does no harm.
+/// The opcode that adds an object to the memo. Bytes of contents with this value are counted, too, which does
+/// no harm.
 const MEMOIZE: u8 = 0x94;
 
 /// The first protocol that can leave buffers out.
@@ -30,8 +31,8 @@ pub const BUFFERS: u8 = 5;
 /// A part of a pickle.
 enum Piece {
     Bytes(Py<PyBytes>),
-    /// Not immutable, and not copied either: a bytearray, which cannot be resized while it is lent. What another thread
-    /// writes to it before it is sent may be sent.
+    /// Mutable memory that is not copied: of a bytearray, which cannot be resized while it is lent. If
+    /// another thread writes to it before it is sent, the message may have the new bytes.
     Memory(Memory),
 }
 
@@ -44,7 +45,7 @@ impl Piece {
     }
 }
 
-/// A pickled object: the pickle in pieces, most have one, and the buffers that travel beside it.
+/// A pickled object: the pickle in pieces (mostly one), and the buffers that lie beside it.
 #[derive(Default)]
 pub struct Pickled {
     first: Option<Piece>,
@@ -54,7 +55,7 @@ pub struct Pickled {
 }
 
 impl Pickled {
-    /// What a pickler that a program has put in the place of multiprocessing's makes of an object.
+    /// Pickles an object by the pickler that a program has put in the place of multiprocessing's.
     pub fn by(other: &Bound<'_, PyAny>, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
         let py = object.py();
         let bytes = other.call_method1(name!(py, "dumps"), (object,))?;
@@ -74,15 +75,15 @@ impl Pickled {
         self.len + self.buffers.iter().map(Memory::len).sum::<usize>() > LARGE
     }
 
-    /// Whether its pickler has become one that takes long to empty: as much memory, and a memo of as many places, as the
-    /// largest object that it ever pickled took, would be gone through for each object after it.
+    /// Whether this object has made its pickler too large to be kept. A pickler keeps the memory and the memo
+    /// of its largest object, and clears all of it for each object that follows.
     fn has_swollen_its_pickler(&self, py: Python<'_>) -> bool {
         if self.len > LARGE {
             return true;
         }
         let mut memorized = 0;
         let pieces = self.first.iter().chain(&self.rest).map(|piece| piece.bytes(py));
-        // A compiler makes no vectors of a loop that may end at each byte.
+        // In parts, because the compiler does not vectorize a loop that may end at each byte.
         for part in pieces.flat_map(|bytes| bytes.chunks(MEMO)) {
             memorized += part
                 .iter()
@@ -107,7 +108,8 @@ impl Pickled {
         Ok(())
     }
 
-    /// False if the pickle so far ends with how long a bytearray is that comes next, and that is not `len`.
+    /// Whether a bytearray of `len` bytes may come next. False if the pickle ends with the length of a
+    /// bytearray, and it is another one.
     fn announces(&self, py: Python<'_>, len: usize) -> bool {
         const BYTEARRAY8: u8 = 0x96;
         let last = self.rest.last().or(self.first.as_ref());
@@ -120,7 +122,7 @@ impl Pickled {
         self.len
     }
 
-    /// Appends bytes to the pickle. `pickle.loads` does not look behind the end of a pickle.
+    /// Appends bytes to the pickle. `pickle.loads` does not read beyond the end of a pickle.
     pub fn pad(&mut self, py: Python<'_>, padding: &[u8]) -> PyResult<()> {
         self.push(Piece::Bytes(new_bytes(py, padding)?.unbind()), padding.len())
     }
@@ -169,13 +171,13 @@ impl Pickled {
     }
 }
 
-/// Makes the classes, which needs memory, before there may be none.
+/// Makes the classes when the module is loaded: later there may be no memory for them.
 pub fn prepare(py: Python<'_>) {
     use pyo3::PyTypeInfo;
     Sink::type_object(py);
 }
 
-/// The file that a pickler writes to, and where it leaves buffers.
+/// The file that a pickler writes to, with its `buffer_callback`.
 #[pyclass(frozen)]
 struct Sink(Exclusive<Pickled>);
 
@@ -193,7 +195,7 @@ impl Sink {
         let len = piece.bytes(data.py()).len();
         let is_bytearray = data.is_exact_instance_of::<PyByteArray>();
         let push = |pickled: &mut Pickled| {
-            // Without a GIL another thread may resize it after the pickler has written how long it is.
+            // Without a GIL another thread may resize it after the pickler has written its length.
             let is_announced = !is_bytearray || pickled.announces(data.py(), len);
             if is_announced {
                 pickled.push(piece, len)?;
@@ -207,9 +209,9 @@ impl Sink {
         Err(PyBufferError::new_err(resized))
     }
 
-    /// The pickler's `buffer_callback`: true leaves the buffer to the pickle.
+    /// The pickler's `buffer_callback`. If it returns true, the buffer goes into the pickle.
     fn leave_to_pickle(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
-        // What cannot be lent in one piece, too: pickle says best what is wrong with it.
+        // So does a buffer that cannot be lent in one piece: pickle raises the fitting error.
         let memory = Memory::of(buffer).ok().flatten();
         let Some(memory) = memory.filter(|memory| memory.len() >= envelope::OUT_OF_BAND) else {
             return Ok(true);
@@ -223,7 +225,7 @@ impl Sink {
     }
 }
 
-/// Only a program that gets hold of the pickler by itself can see this.
+/// Raised only if the program has got hold of the pickler itself.
 #[cold]
 fn in_use() -> PyErr {
     PyRuntimeError::new_err("the pickler of a queue is in use by another thread")
@@ -272,7 +274,7 @@ impl Pickler {
     }
 }
 
-/// Threads that may pickle at the same time without making a pickler each time.
+/// Picklers that a handle keeps, so many threads pickle at the same time without making one for each object.
 const THREADS: usize = if cfg!(Py_GIL_DISABLED) { 8 } else { 1 };
 
 /// The picklers of one handle, each for one thread at a time.
@@ -289,8 +291,8 @@ impl Picklers {
         }
     }
 
-    /// While the pickler is out, another thread, or a reducer that itself puts into this queue, makes its
-    /// own. One that failed is not used again: it holds half an object.
+    /// Pickles an object with a kept pickler, or with a new one: if another thread uses it, or a reducer that
+    /// runs inside it pickles by itself. A pickler that failed is not used again: it holds half an object.
     pub fn dump(&self, object: &Bound<'_, PyAny>) -> PyResult<Pickled> {
         let idle = self
             .idle
@@ -308,7 +310,7 @@ impl Picklers {
                     idle.with(|idle| mem::swap(idle, &mut pickler));
                 }
             }
-            drop(pickler); // a surplus one, when nobody is turned away for it
+            drop(pickler); // no place was free for it; outside `with`, which keeps other threads out
         }
         Ok(pickled)
     }

@@ -1,11 +1,11 @@
 //! Plain objects to bytes and back, without pickle's fixed cost.
 //!
-//! A message is plain if it is made of a few objects of the exact built-in types below. Its bytes are a pickle
-//! all the same, of the protocol's own opcodes, which `pickle.loads` reads as it reads any other; only the
-//! making and the reading is done here. What is not plain (a subclass, a huge int, an object that occurs
-//! twice, a deep nesting) is left to pickle, and so is a pickle with any other opcode: the answer is `None`
-//! then. No reducer is passed over: pickle asks none for the exact types. A program that has put a pickler of
-//! its own in the place of multiprocessing's is left to that.
+//! A message is plain if it consists of a few objects of exactly the built-in types below. Its bytes are a
+//! pickle, of the protocol's own opcodes, which `pickle.loads` can read; this file only writes and reads it
+//! faster. Objects that are not plain (of a subclass, a huge int, an object that occurs twice, a deep
+//! nesting) are left to pickle, and so are pickles with any other opcode: the answer is `None` then. No
+//! reducer is passed over, because pickle asks none for these types. If a program has put a pickler of its
+//! own in the place of multiprocessing's, nothing is plain (mod.rs).
 //!
 //! | object | opcodes (protocol 4) |
 //! |---|---|
@@ -22,22 +22,22 @@ use arrayvec::ArrayVec;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 
-use crate::codec::interned_keys;
+use crate::codec::{HIGHEST_PROTOCOL, interned_keys};
 use crate::interpreter::ffi::{self, new_bytes};
 use crate::interpreter::gil::LARGE;
 
 /// Objects in a plain message, containers included.
 const OBJECTS: usize = 32;
-/// Bytes of a plain container. What has more is dominated by its contents, and pickle is good at those.
+/// Bytes of a plain container. In a larger one the contents take most of the time, and pickle is fast with
+/// those.
 const BYTES: usize = 512;
 /// Containers inside each other.
 const DEPTH: usize = 4;
-/// From this length on a string that is a message by itself is sent from where it is.
+/// From this length (bytes) on, a string that is a message by itself is sent from where it lies.
 const COPIED: usize = 128;
 
 /// Protocols from here on have all the opcodes.
 const PROTOCOL: u8 = 4;
-const HIGHEST: u8 = 5;
 
 mod opcode {
     pub const PROTO: u8 = 0x80;
@@ -71,7 +71,7 @@ mod opcode {
 /// The bytes of a plain message.
 pub struct Written<'a> {
     head: &'a [u8],
-    /// A long string, which is sent from where it is.
+    /// A long string, which is sent from where it lies.
     body: Option<&'a [u8]>,
 }
 
@@ -94,9 +94,9 @@ impl Written<'_> {
 #[derive(Default)]
 pub struct Writer {
     bytes: ArrayVec<u8, BYTES>,
-    /// So many objects have been written; the reader may need a place for each.
+    /// Objects written so far. The reader may need a place for each.
     objects: usize,
-    /// The objects so far that must arrive as one if they occur again.
+    /// The objects written so far that must arrive as one object if they occur again.
     seen: ArrayVec<*mut pyo3::ffi::PyObject, OBJECTS>,
 }
 
@@ -126,7 +126,7 @@ impl Writer {
         self.bytes.try_extend_from_slice(bytes).ok()
     }
 
-    /// Writes the object, all but a long string's contents, which it answers.
+    /// Writes the object. Of a long string all but the contents, which it returns.
     #[inline]
     fn message<'a>(&mut self, object: &'a Bound<'_, PyAny>) -> Option<Option<&'a [u8]>> {
         let (contents, short, long) = if let Ok(string) = object.cast_exact::<PyString>() {
@@ -190,7 +190,7 @@ impl Writer {
         }
     }
 
-    /// An object that occurs twice must arrive as one object, which is pickle's work.
+    /// Remembers an object. `None` if it occurs twice: pickle lets it arrive as one object.
     #[inline]
     fn see(&mut self, object: &Bound<'_, PyAny>) -> Option<()> {
         let object = object.as_ptr();
@@ -265,7 +265,8 @@ impl Writer {
             return Some(());
         }
         self.push(&[opcode::MARK])?;
-        // Without a GIL another thread may change the dict meanwhile, at which its iterator panics. A copy is whole.
+        // Without a GIL another thread may change the dict meanwhile, and its iterator would panic. A copy is
+        // whole.
         #[cfg(Py_GIL_DISABLED)]
         let dict = &dict.copy().ok()?;
         for (key, value) in dict.iter() {
@@ -278,10 +279,11 @@ impl Writer {
 
 // ----------------------------------------------------------------------------------------------- from bytes
 
-/// Reads what a [`Writer`] wrote. `None` for other opcodes, and on any error: pickle shall raise it.
+/// Reads what a [`Writer`] wrote. `None` for other opcodes, and on any error, which `pickle.loads` then
+/// raises.
 #[inline]
 pub fn read<'py>(py: Python<'py>, bytes: &[u8]) -> Option<Bound<'py, PyAny>> {
-    let [opcode::PROTO, PROTOCOL..=HIGHEST, rest @ ..] = bytes else {
+    let [opcode::PROTO, PROTOCOL..=HIGHEST_PROTOCOL, rest @ ..] = bytes else {
         return None;
     };
     let mut reader = Reader {
@@ -402,7 +404,8 @@ impl<'a, 'py> Reader<'a, 'py> {
     #[inline(always)]
     fn slice(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.rest.split_at_checked(length)?;
-        // A longer one is a message by itself, or not from here: then it is not to be copied in vain.
+        // A longer one is a message by itself. In any other message it is not ours, and a copy would be in
+        // vain.
         if length > BYTES && rest != [opcode::STOP] {
             return None;
         }
@@ -474,7 +477,8 @@ impl<'a, 'py> Reader<'a, 'py> {
         self.marks.try_push(Mark { start, container }).ok()
     }
 
-    /// Where the items begin that end here. What was marked for another container is left to pickle.
+    /// Where the items of the innermost container begin. `None` if the mark is another container's: pickle
+    /// reads it then.
     #[inline]
     fn end(&mut self, container: Container) -> Option<usize> {
         let mark = self.marks.pop()?;

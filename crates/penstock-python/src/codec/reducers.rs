@@ -9,12 +9,13 @@ use pyo3::types::{PyComplex, PyDict, PyTuple};
 use crate::codec::{forking_pickler, numpy};
 use crate::interpreter::once::once;
 
-/// The reducers that count now: those of `ForkingPickler.register`, then those of `copyreg.pickle`, then those of
-/// penstock/buffers.py. A ForkingPickler copies the first two when it is made, which is too early for one that is kept; so
-/// it is given a dict that is made anew whenever one of them has changed since the last object.
+/// The reducers in force: those of `ForkingPickler.register` take precedence, then those of `copyreg.pickle`,
+/// then those of penstock/buffers.py. A ForkingPickler copies the first two when it is made, and a pickler
+/// that is kept would miss later changes. So it gets a dict that is filled anew when one of the tables has
+/// changed since the last object.
 pub struct Reducers {
     pub dict: Py<PyDict>,
-    /// What the program has registered, as it was when the dict was made.
+    /// What the program had registered when the dict was filled.
     known: Vec<(Py<PyAny>, Py<PyAny>)>,
     /// Whether NumPy had been imported then.
     had_arrays: bool,
@@ -55,7 +56,7 @@ impl Reducers {
 
     #[cold]
     fn make(&mut self, py: Python<'_>) -> PyResult<()> {
-        // Copied first, because another thread may change them; the last one that is copied takes precedence.
+        // Copied first, because another thread may change them. The last update takes precedence.
         let [of_multiprocessing, of_copyreg] = registered(py)?;
         let (of_multiprocessing, of_copyreg) =
             (of_multiprocessing.bind(py).copy()?, of_copyreg.bind(py).copy()?);
@@ -89,8 +90,8 @@ impl Reducers {
     }
 }
 
-/// The reducer that is asked instead of one that is not a program's own: torch's for tensors, and that of complex numbers, which
-/// takes half as long as all else about one.
+/// The reducer that stands in for one which is not the program's own: torch's for tensors, and that of
+/// `copyreg` for complex numbers, which takes half of the time of a put and a get of one.
 fn in_place_of<'py>(reducer: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = reducer.py();
     let is = |attribute: &str, expected: &str| {
@@ -129,6 +130,6 @@ fn registered(py: Python<'_>) -> PyResult<&[Py<PyDict>; 2]> {
 /// Whether a program has registered a reducer for this class.
 pub fn is_registered(class: &Bound<'_, PyAny>) -> bool {
     let has = |table: &Py<PyDict>| table.bind(class.py()).contains(class).unwrap_or(true);
-    // If that cannot be found out, pickle decides.
+    // If that cannot be found out, the object goes to pickle.
     registered(class.py()).map_or(true, |tables| tables.iter().any(has))
 }

@@ -15,8 +15,9 @@ use crate::interpreter::ffi::{call_one, new_bytearray, new_bytes, new_dict, new_
 use crate::interpreter::once::{name, once};
 use crate::interpreter::reserve;
 
-/// From this length on a buffer is mapped, not copied: about where a copy begins to take longer than the system calls.
-/// Shorter ones are copied however many a message has: who reads or writes them, and drops them, is faster by that.
+/// Buffers of at least this many bytes are mapped and not copied: about here a copy begins to take longer
+/// than the system calls. Shorter ones are copied, however many a message has, because a program reads,
+/// writes and drops copies faster.
 const MAPPED: usize = 256 * 1024;
 
 fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
@@ -25,12 +26,12 @@ fn loads(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     Ok(once(&LOADS, py, import)?.bind(py))
 }
 
-/// What rebuilding raises is raised as it is, because programs catch it by its type; a note on it tells which queue the
-/// item came from and which types the item names.
+/// Adds to an error of rebuilding from which queue the item came, and which types it names. The error stays
+/// as it is, because programs catch it by its type.
 #[cold]
 fn add_note(py: Python<'_>, origin: Option<&Bound<'_, PyAny>>, pickle: &[u8], error: &PyErr) {
     if error.is_instance_of::<PyException>(py) {
-        // A note that cannot be made, for want of memory for instance, must not hide the error itself.
+        // If the note cannot be made, for want of memory for instance, that must not hide the error.
         let _ = note(origin, pickle).map(|note| error.add_note(py, note));
     }
 }
@@ -74,7 +75,7 @@ fn damaged(py: Python<'_>, origin: Option<&Bound<'_, PyAny>>) -> PyErr {
     error.map_or_else(|error| error, PyErr::from_value)
 }
 
-/// A message where its backend has it. Its bytes stay as they are while it is read.
+/// A message in the place where its backend keeps it. Its bytes do not change while it is read.
 pub trait Source {
     fn bytes(&self) -> &[u8];
 
@@ -86,14 +87,14 @@ pub trait Source {
         load: impl FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
     ) -> PyResult<T>;
 
-    /// A large part as memory that outlives the message and may be written to, without a copy of all of it. `None` if the backend
-    /// cannot have it: it is copied then.
+    /// An object with the buffer of a large part, which outlives the message and may be written to, and for
+    /// which nothing is copied now. `None` if the backend has no such memory: the part is copied then.
     fn map<'py>(&self, _py: Python<'py>, _part: Range<usize>) -> PyResult<Option<Bound<'py, PyAny>>> {
         Ok(None)
     }
 }
 
-/// Bytes that are the caller's, for as long as the call takes.
+/// Bytes that are there for as long as the call takes.
 impl Source for [u8] {
     fn bytes(&self) -> &[u8] {
         self
@@ -109,7 +110,7 @@ impl Source for [u8] {
     }
 }
 
-/// Bytes that Python has.
+/// A Python object, which `pickle.loads` reads as it is.
 impl Source for Bound<'_, PyBytes> {
     fn bytes(&self) -> &[u8] {
         self.as_bytes()
@@ -141,7 +142,7 @@ pub fn rebuild<'py>(
             return Ok(object);
         }
     }
-    // What has buffers beside its pickle was not written by another pickler.
+    // No other pickler writes a message with buffers beside the pickle.
     if envelope::is_sealed(message.bytes()) {
         return rebuild_sealed(py, message, origin);
     }
@@ -190,8 +191,7 @@ fn rebuild_sealed<'py>(
             Some(memory) => memory,
             None => copy(py, &bytes[range], is_read_only)?,
         };
-        // A memoryview of what pickle makes of a buffer that lies in the pickle itself: a large buffer shall have one type,
-        // whether it is copied or mapped.
+        // A memoryview either way, so that the type of a large buffer does not depend on where its memory is.
         buffers.push(PyMemoryView::from(&memory)?.into_any());
     }
     let pickle = envelope.pickle;
@@ -206,7 +206,7 @@ fn rebuild_sealed<'py>(
         .inspect_err(|error| add_note(py, origin, &bytes[pickle], error))
 }
 
-/// Private memory with these contents.
+/// Memory of its own with these contents, as `pickle.loads` makes it of a buffer inside a pickle.
 fn copy<'py>(py: Python<'py>, contents: &[u8], is_read_only: bool) -> PyResult<Bound<'py, PyAny>> {
     Ok(match is_read_only {
         true => new_bytes(py, contents)?.into_any(),

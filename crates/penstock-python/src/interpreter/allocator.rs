@@ -1,8 +1,8 @@
 //! Small allocations that do not fail.
 //!
-//! Rust ends the process when the system has no memory for a box, a short string or an `Arc`. What grows with its input is
-//! allocated so that it can fail (`try_reserve`); for the rest there are some blocks here, for as long as an exception is on
-//! its way.
+//! Rust ends the process when the system has no memory for a box, a short string or an `Arc`. Allocations
+//! that grow with their input can fail (`try_reserve`). All others get one of the blocks here when the system
+//! has no memory, so that the exception can be raised.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -16,7 +16,7 @@ const ALIGNMENT: usize = 64;
 #[repr(C, align(64))]
 struct Blocks(UnsafeCell<[u8; BLOCK * COUNT]>);
 
-// SAFETY: a block belongs to whoever has set its bit in TAKEN, until that is cleared.
+// SAFETY: a block belongs to the thread that has set its bit in TAKEN, until the bit is cleared.
 unsafe impl Sync for Blocks {}
 
 static BLOCKS: Blocks = Blocks(UnsafeCell::new([0; BLOCK * COUNT]));
@@ -55,8 +55,8 @@ fn give_back(number: usize) {
 
 pub struct Small;
 
-// SAFETY: memory comes from the system's allocator, which keeps this trait's rules; or it is a block, which no one else has
-// until it is given back, and which is as large and as aligned as was asked for.
+// SAFETY: memory comes from the system's allocator, which keeps this trait's rules; or it is a block, which
+// has one owner until it is given back, and which is as large and as aligned as the layout demands.
 unsafe impl GlobalAlloc for Small {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -99,7 +99,8 @@ unsafe impl GlobalAlloc for Small {
         // SAFETY: the caller's promise: the size is not 0, and with this alignment no overflow.
         let moved = unsafe { self.alloc(Layout::from_size_align_unchecked(size, layout.align())) };
         if !moved.is_null() {
-            // SAFETY: both are at least so large, and they are different; the old one is the caller's to free.
+            // SAFETY: both are at least so large, and they are different; the old one is the caller's to
+            // free.
             unsafe {
                 std::ptr::copy_nonoverlapping(place, moved, layout.size().min(size));
                 self.dealloc(place, layout);

@@ -14,7 +14,7 @@ mod imported {
     pyo3::import_exception!(penstock.errors, QueueMemoryError);
 }
 
-/// Imports them, so that no thread does while another one forks.
+/// Imports the exceptions when the module is loaded: no thread imports them later, while another one forks.
 pub fn import(py: Python<'_>) {
     use pyo3::PyTypeInfo;
     imported::Empty::type_object(py);
@@ -23,7 +23,8 @@ pub fn import(py: Python<'_>) {
     imported::QueueMemoryError::type_object(py);
 }
 
-/// Whether an operation ended because its time was over: there was no room, no item, or work that was not finished.
+/// Whether an operation ended because its time was over: there was no room, no item, or work that was not
+/// finished.
 pub fn is_time_out(error: &Error) -> bool {
     matches!(
         error,

@@ -1,4 +1,4 @@
-//! Calls into Python that the binding library does not make as they are needed here.
+//! Calls of the C API that pyo3 does not offer, or that panic there where they raise here.
 #![allow(unsafe_code)]
 
 use std::ffi::{c_char, c_int};
@@ -10,8 +10,8 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyTuple}
 use crate::interpreter::gil::LARGE;
 use crate::interpreter::reserve::no_memory;
 
-/// `callable(argument)`, without the argument tuple that the stable ABI of 3.11 otherwise costs: 4 % of a put and a
-/// get of a small instance.
+/// `callable(argument)` without a tuple of arguments, which pyo3 makes under the stable ABI of 3.11. The
+/// tuple costs 4 % of a put and a get of a small instance.
 pub fn call_one<'py>(
     callable: &Bound<'py, PyAny>,
     argument: &Bound<'py, PyAny>,
@@ -28,7 +28,7 @@ pub fn call_one<'py>(
     }
 }
 
-// New objects, or MemoryError where those of the binding library panic.
+// New objects. Where there is no memory, these raise MemoryError; those of pyo3 panic.
 
 pub fn new_int(py: Python<'_>, value: i64) -> PyResult<Bound<'_, PyInt>> {
     // SAFETY: the answer is a new int, or null with an exception set.
@@ -69,7 +69,8 @@ pub fn new_tuple_of<'py>(
 }
 
 /// # Safety
-/// `make` makes a new container of so many empty places, and `set` fills one of them, with a reference that it takes over.
+/// `make` makes a new container with that many empty places, and `set` fills one of them with a reference
+/// that it takes over.
 #[inline(always)]
 unsafe fn filled<'py>(
     py: Python<'py>,
@@ -81,18 +82,19 @@ unsafe fn filled<'py>(
     // SAFETY: the answer is a new object, or null with an exception set.
     let container = unsafe { Bound::from_owned_ptr_or_err(py, make(len as ffi::Py_ssize_t)) }?;
     for (place, item) in (0..len).zip(items) {
-        // SAFETY: the place is one of them, nobody else knows the container yet, and the reference is handed over.
+        // SAFETY: the place is one of them, no other code has the container yet, and the reference is handed
+        // over.
         unsafe { set(container.as_ptr(), place as ffi::Py_ssize_t, item.into_ptr()) };
     }
     Ok(container)
 }
 
-/// New `bytes`, or MemoryError where `PyBytes::new` panics. Much is copied without the GIL.
+/// New `bytes`. More than [`LARGE`] of them are copied without the GIL.
 pub fn new_bytes<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
     new_bytes_of(py, &[contents])
 }
 
-/// The same of contents in pieces.
+/// The same, of contents in pieces.
 #[inline]
 pub fn new_bytes_of<'py>(py: Python<'py>, pieces: &[&[u8]]) -> PyResult<Bound<'py, PyBytes>> {
     // SAFETY: the two functions belong together, and make and fill `bytes`.
@@ -102,7 +104,7 @@ pub fn new_bytes_of<'py>(py: Python<'py>, pieces: &[&[u8]]) -> PyResult<Bound<'p
     }
 }
 
-/// A new `bytearray`, or MemoryError where `PyByteArray::new` panics. Much is copied without the GIL.
+/// A new `bytearray`. More than [`LARGE`] bytes are copied without the GIL.
 pub fn new_bytearray<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'py, PyByteArray>> {
     // SAFETY: the two functions belong together, and make and fill a `bytearray`.
     unsafe {
@@ -117,8 +119,8 @@ pub fn new_bytearray<'py>(py: Python<'py>, contents: &[u8]) -> PyResult<Bound<'p
 }
 
 /// # Safety
-/// `make` makes a new object of so many bytes, with those at an address, or with any if that is null; `room` answers where
-/// they lie in it.
+/// `make` makes a new object of that many bytes: those at an address, or any bytes if the address is null.
+/// `room` returns their address in the object.
 #[inline]
 unsafe fn new_with<'py>(
     py: Python<'py>,
@@ -127,13 +129,14 @@ unsafe fn new_with<'py>(
     room: unsafe extern "C" fn(*mut ffi::PyObject) -> *mut c_char,
 ) -> PyResult<Bound<'py, PyAny>> {
     struct Target(*mut u8);
-    // SAFETY: an address, which is written to below, and by nobody else.
+    // SAFETY: an address that one closure below writes to, in the thread that made it.
     unsafe impl Send for Target {}
 
     if let [contents] = pieces {
         if contents.len() <= LARGE {
             let size = contents.len() as ffi::Py_ssize_t; // at most isize::MAX
-            // SAFETY: the caller's promise; so many bytes are at the address. The answer is null with an exception set, or new.
+            // SAFETY: the caller's promise; that many bytes are at the address. The answer is null with an
+            // exception set, or new.
             return unsafe { Bound::from_owned_ptr_or_err(py, make(contents.as_ptr().cast(), size)) };
         }
     }
@@ -149,7 +152,8 @@ unsafe fn new_with<'py>(
     let copy = move || {
         let Target(mut target) = { target };
         for piece in pieces {
-            // SAFETY: the object has room for all pieces. Only this function knows it so far, so they do not overlap it.
+            // SAFETY: the object has room for all pieces. No other code has it yet, so the pieces do not
+            // overlap it.
             unsafe {
                 std::ptr::copy_nonoverlapping(piece.as_ptr(), target, piece.len());
                 target = target.add(piece.len());

@@ -1,4 +1,4 @@
-//! Time-outs, the GIL and signals: everything about an operation that may take a while.
+//! Time-outs, the GIL and signals: what an operation needs that may wait.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::interpreter::errors;
 /// Above this many bytes a copy is made with the GIL released.
 pub const LARGE: usize = 64 * 1024;
 
-/// How long the caller agreed to wait, fixed when the call began.
+/// How long the caller waits at most, fixed when the call begins.
 #[derive(Clone, Copy)]
 pub enum Deadline {
     Now,
@@ -20,8 +20,8 @@ pub enum Deadline {
 }
 
 impl Deadline {
-    /// As `multiprocessing` reads `block` and `timeout`: without `block` the time-out is not even looked at,
-    /// and a negative one is zero. One that no clock can hold (infinity) is no limit.
+    /// As `multiprocessing` reads `block` (a truth) and `timeout` (seconds). Without `block` the time-out is
+    /// ignored, whatever it is. A negative one is zero. One that no clock can hold (infinity) is no limit.
     pub fn new(block: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Deadline> {
         if !block {
             return Ok(Deadline::Now);
@@ -51,8 +51,8 @@ impl Deadline {
     }
 }
 
-/// The attempt that is made with the GIL held. It waits for nothing but the ends of critical sections, so nothing can
-/// interrupt it.
+/// One attempt with the GIL held. It waits for nothing but the ends of critical sections, so it needs no
+/// interruption.
 pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Result<T, Error> {
     operation(Wait {
         patience: Patience::Try,
@@ -60,8 +60,9 @@ pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Resul
     })
 }
 
-/// Runs `operation` with the GIL released. While it waits, `check` runs now and then and ends it by raising; so does a
-/// signal handler that raises (Ctrl-C).
+/// Runs `operation` with the GIL released. While it waits, `check` and the handlers of signals that have
+/// arrived run now and then, with the GIL. If one of them raises (Ctrl-C does), the operation ends with that
+/// exception.
 pub fn released<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
@@ -70,8 +71,8 @@ pub fn released<T: Send>(
 ) -> PyResult<T> {
     let mut raised = None;
     let result = py.detach(|| {
-        // An interpreter that shuts down cannot be attached to any more: what is left is a daemon thread, and
-        // it waits on.
+        // No thread can attach to an interpreter that shuts down. A daemon thread, which is left then, waits
+        // on.
         let mut interrupted = || {
             let checked = Python::try_attach(|py| check(py).and_then(|()| py.check_signals()));
             raised = checked.and_then(Result::err);

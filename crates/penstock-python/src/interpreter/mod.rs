@@ -1,4 +1,4 @@
-//! Calling Python and being called: nothing here knows what a queue is for.
+//! Calling Python and being called. Nothing here knows what is sent, or how.
 
 pub mod allocator;
 pub mod errors;

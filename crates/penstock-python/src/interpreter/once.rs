@@ -1,4 +1,4 @@
-//! Locks of this process, and what is found out once.
+//! Values that are made once, and locks within this process.
 #![allow(unsafe_code)]
 
 use std::cell::UnsafeCell;
@@ -8,18 +8,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
-/// Every section under these locks leaves its data whole at each step, so a panic in one is no reason to
-/// refuse the next. None of them calls into Python or waits. So none is held by another thread while this one forks: that
-/// thread would have to have the GIL; or, where there is none, to have been stopped in the middle, and a fork stops
-/// threads only where they call into Python.
+/// Locks a mutex, poisoned or not: every section under these locks leaves its data whole at each step, so a
+/// panic in one is no reason to refuse the next.
+///
+/// No such section calls into Python or waits. So no other thread holds one of these locks while this one
+/// forks: it would have to have the GIL. Without a GIL it would have to have been stopped inside the section,
+/// and a fork stops threads only where they call into Python.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What `make` answers the first time; several threads may make it at once, and one of them is heard.
+/// The value of a cell, made by the first call. If several threads make it at once, one of the values is
+/// kept.
 ///
-/// Unlike `PyOnceLock::get_or_init`, under which Python may run: a child that another thread forks meanwhile would wait
-/// for this one for ever.
+/// Unlike `PyOnceLock::get_or_init` this holds no lock while `make` runs Python. A child that another thread
+/// forks meanwhile would wait for such a lock for ever.
 #[inline]
 pub fn once<'a, T>(
     cell: &'a PyOnceLock<T>,
@@ -32,10 +35,10 @@ pub fn once<'a, T>(
     let value = make()?;
     let surplus = cell.set(py, value);
     drop(surplus);
-    Ok(cell.get(py).expect("somebody has set it"))
+    Ok(cell.get(py).expect("this thread or another one has set it"))
 }
 
-/// A Python string that is made once. pyo3's `intern!` is a `PyOnceLock::get_or_init`.
+/// A Python string that is made once. (pyo3's `intern!` is a `PyOnceLock::get_or_init`.)
 macro_rules! name {
     ($py:expr, $text:literal) => {{
         static NAME: pyo3::sync::PyOnceLock<pyo3::Py<pyo3::types::PyString>> = pyo3::sync::PyOnceLock::new();
@@ -51,8 +54,9 @@ macro_rules! name {
 }
 pub(crate) use name;
 
-/// A value for one thread at a time. Who comes second is turned away and does not wait. It costs half of a mutex,
-/// whose unlocking is a second atomic exchange; there are four uses in a small put, and the difference is 5 % of it.
+/// A value for one thread at a time. A second caller gets `None` and does not wait. It costs half of a mutex,
+/// whose unlocking is a second atomic exchange: a small put uses it four times, and the difference is 5 % of
+/// the put.
 #[derive(Default)]
 pub struct Exclusive<T> {
     is_in_use: AtomicBool,
@@ -70,7 +74,7 @@ impl<T> Exclusive<T> {
         }
     }
 
-    /// `None` if another thread, or a caller further up, uses the value just now.
+    /// `None` if another thread, or a caller further up the stack, uses the value at this moment.
     pub fn with<R>(&self, operation: impl FnOnce(&mut T) -> R) -> Option<R> {
         struct InUse<'a>(&'a AtomicBool);
         impl Drop for InUse<'_> {
@@ -84,7 +88,7 @@ impl<T> Exclusive<T> {
             return None;
         }
         let _in_use = InUse(&self.is_in_use);
-        // SAFETY: the flag was down and is up now, so nobody else has a reference until it is down again.
+        // SAFETY: this call has raised the flag, so it has the only reference until it lowers the flag.
         Some(operation(unsafe { &mut *self.value.get() }))
     }
 }

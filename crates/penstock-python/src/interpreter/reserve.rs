@@ -1,7 +1,8 @@
-//! What happens when this process has no memory left.
+//! The reserve: memory for the moment in which this process has no more.
 //!
-//! An item that was taken must reach the caller. So there is a reserve: it is taken when a queue is opened, given up when an
-//! item that was taken cannot be rebuilt, and taken again before the next items are. While it cannot be, nothing is taken.
+//! An item that was taken from a queue must reach the caller. So the process allocates a reserve when it
+//! opens a queue, frees it when it has no memory to rebuild an item that it has taken, and allocates it again
+//! before it takes the next items. While it cannot, it takes none.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +12,9 @@ use pyo3::prelude::*;
 
 use crate::interpreter::once::lock;
 
-/// Bytes of the reserve. The allocator maps it by itself, so it costs one page until it is given up. It serves a batch of
-/// small items and what Python allocates at a time (an arena of 1 MiB).
+/// Bytes of the reserve: enough for a batch of small items and for what Python allocates at a time (an arena
+/// of 1 MiB). The allocator maps so large a block by itself, and no page but the first is touched, so it
+/// costs one page.
 const RESERVE: usize = 4 << 20;
 
 static HELD: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -27,7 +29,7 @@ pub fn make_room<T>(vec: &mut Vec<T>, more: usize) -> PyResult<()> {
     vec.try_reserve(more).map_err(|_| no_memory())
 }
 
-/// Takes the reserve if this process does not have it. Raises MemoryError if there is no memory for it.
+/// Allocates the reserve if this process does not have it. Raises MemoryError if there is no memory for it.
 #[inline]
 pub fn hold() -> PyResult<()> {
     if IS_HELD.load(Ordering::Relaxed) {
@@ -44,12 +46,12 @@ fn allocate() -> PyResult<()> {
     Ok(())
 }
 
-/// NumPy's error is a subclass.
+/// Whether it is a MemoryError. (NumPy's own is a subclass.)
 pub fn is_no_memory(py: Python<'_>, error: &PyErr) -> bool {
     error.is_instance_of::<PyMemoryError>(py)
 }
 
-/// Rebuilds an object; once more, with the reserve given up, if there was no memory for it.
+/// Rebuilds an object. If there is no memory for it, frees the reserve and tries once more.
 #[inline]
 pub fn with_reserve<T>(py: Python<'_>, rebuild: impl Fn() -> PyResult<T>) -> PyResult<T> {
     match rebuild() {
@@ -61,7 +63,7 @@ pub fn with_reserve<T>(py: Python<'_>, rebuild: impl Fn() -> PyResult<T>) -> PyR
     }
 }
 
-/// Gives the reserve up, so that an exception can be made. False if there is none.
+/// Frees the reserve, so that an exception can be made. False if there is none.
 #[cold]
 pub fn free() -> bool {
     let held = std::mem::take(&mut *lock(&HELD));

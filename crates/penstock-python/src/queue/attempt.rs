@@ -1,4 +1,4 @@
-//! Operations of a queue: tried with the GIL held, waited for without it.
+//! Operations of a queue: a first attempt with the GIL held, and waiting without it.
 
 use penstock_core::{Error, Queue, Wait};
 use pyo3::prelude::*;
@@ -7,7 +7,7 @@ use crate::interpreter::errors;
 use crate::interpreter::gil::{Deadline, at_once, released};
 use crate::queue::proof;
 
-/// Asks for one of the numbers that a queue answers without waiting. Releases the GIL if the answer needs system calls.
+/// Reads one of the numbers for which a queue does not wait. Releases the GIL if that needs system calls.
 pub fn ask<T: Send>(py: Python<'_>, queue: &Queue, number: impl FnOnce(&Queue) -> T + Send) -> T {
     if queue.is_settled() {
         number(queue)
@@ -16,7 +16,8 @@ pub fn ask<T: Send>(py: Python<'_>, queue: &Queue, number: impl FnOnce(&Queue) -
     }
 }
 
-/// That nobody is left on a queue's other side, and what is raised then.
+/// The end of a wait because no process is left on the queue's other side: how that is found out, and what is
+/// raised.
 #[derive(Clone, Copy)]
 pub struct Ending<'a> {
     pub has_ended: &'a Py<PyAny>,
@@ -32,8 +33,8 @@ impl Ending<'_> {
     }
 }
 
-/// Runs `operation` with the GIL released. A signal handler that raises (Ctrl-C) ends it with that exception; so does the
-/// warning of proof.rs, if the program has warnings raised, before anything is done.
+/// Runs `operation` with the GIL released. It ends with the exception of a signal handler (Ctrl-C), or with
+/// the warning of proof.rs, if the program turns warnings into exceptions. The queue is unchanged then.
 pub fn patiently<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
@@ -42,7 +43,7 @@ pub fn patiently<T: Send>(
     patiently_until(py, deadline, None, operation)
 }
 
-/// The same, until the ending that is looked for now and then.
+/// The same. The ending, too, is checked now and then.
 pub fn patiently_until<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
@@ -56,7 +57,7 @@ pub fn patiently_until<T: Send>(
     released(py, deadline, check, operation)
 }
 
-/// Whether an operation came to its end before its time was over.
+/// Whether an operation succeeded before its time was over.
 pub fn in_time(result: Result<(), Error>) -> Result<bool, Error> {
     match result {
         Ok(()) => Ok(true),
@@ -65,7 +66,7 @@ pub fn in_time(result: Result<(), Error>) -> Result<bool, Error> {
     }
 }
 
-/// Tries with the GIL held, and if that is not enough, waits without it.
+/// Tries with the GIL held. If the operation has to wait, waits with the GIL released.
 #[inline]
 pub fn attempt<T: Send>(
     py: Python<'_>,

@@ -29,7 +29,7 @@ struct Pending {
 }
 
 impl Pending {
-    /// False if the message is too large to be one of many, or if there is no memory to keep it in.
+    /// False if the message is too large to be one of many, or if there is no memory for it here.
     fn push(&mut self, pieces: &[&[u8]]) -> bool {
         let len: usize = pieces.iter().map(|piece| piece.len()).sum();
         if len > SMALL || self.bytes.try_reserve(len).is_err() {
@@ -42,7 +42,7 @@ impl Pending {
         true
     }
 
-    /// Puts the messages and forgets them. On an error `count` tells how many of them were put.
+    /// Puts the messages and forgets them. Adds to `count` how many were put, also on an error.
     fn send(&mut self, py: Python<'_>, queue: &Queue, deadline: Deadline, count: &mut usize) -> PyResult<()> {
         let mut start = 0;
         let mut messages: ArrayVec<&[u8], BATCH> = ArrayVec::new();
@@ -66,7 +66,8 @@ impl Pending {
     }
 }
 
-/// Whether the iterable is a built-in container, so that to ask it for its next item runs no code of the program's.
+/// Whether the iterable is a built-in container, so that asking it for its next item runs no code of the
+/// program.
 fn is_container(objects: &Bound<'_, PyAny>) -> bool {
     let class = objects.get_type();
     let py = objects.py();
@@ -92,7 +93,7 @@ fn deque(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
     Ok(once(&DEQUE, py, import)?.bind(py))
 }
 
-/// Puts the objects of an iterable. Whatever is raised has the attribute `items_put`.
+/// Puts the objects of an iterable. An exception gets the attribute `items_put`.
 pub fn put_many(opened: &Opened, objects: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     let mut count = 0;
     let put = if is_container(objects) {
@@ -102,13 +103,13 @@ pub fn put_many(opened: &Opened, objects: &Bound<'_, PyAny>, deadline: Deadline)
     };
     put.inspect_err(|error| {
         let py = objects.py();
-        // An exception that takes no attributes is raised as it is.
+        // An exception whose class refuses attributes is raised without.
         let _ = error.value(py).setattr(name!(py, "items_put"), count);
     })
 }
 
-/// The iterable runs code of the program's, which may wait for the answer to the item before: each item is in the queue
-/// before the next one is asked for.
+/// The iterable runs code of the program, which may wait for the answer to the item before. So each item is
+/// in the queue before the next one is asked for.
 fn put_one_by_one(
     opened: &Opened,
     objects: &Bound<'_, PyAny>,
@@ -122,8 +123,8 @@ fn put_one_by_one(
     Ok(())
 }
 
-/// Plain objects go into the queue up to [`BATCH`] at a time. Before anything else is pickled, which may run code of the
-/// program's, those before it are put.
+/// Puts up to [`BATCH`] plain objects at a time. Pickling any other object may run code of the program, so
+/// the objects before it are put first.
 fn put_together(
     opened: &Opened,
     objects: &Bound<'_, PyAny>,
@@ -138,7 +139,8 @@ fn put_together(
         let object = match object {
             Ok(object) => object,
             Err(error) => {
-                // Another thread has changed the container. What came before is put, if that needs no waiting.
+                // Another thread has changed the container. The objects so far are put, if that needs no
+                // waiting.
                 let _ = pending.send(py, queue, Deadline::Now, count);
                 return Err(error);
             }
@@ -157,9 +159,10 @@ fn put_together(
     pending.send(py, queue, deadline, count)
 }
 
-/// Takes as many objects as are there, `most` at most; waits for the first. If one cannot be rebuilt, its error is
-/// raised, and has the attribute `items`, where errors stand in the place of such objects. If there is no memory, nothing is
-/// taken; a large item for which there is not enough returns to the queue, and the call takes no more.
+/// Takes as many objects as are there, `most` at most, and waits for the first. If one cannot be rebuilt, its
+/// error is raised with the attribute `items`: the list, with errors in the place of such objects. If the
+/// reserve cannot be held, no item is taken. A large item for which there is no memory returns to the queue,
+/// and the call takes no more.
 pub fn get_many<'py>(
     handle: &Bound<'py, Handle>,
     opened: &Opened,
@@ -198,16 +201,17 @@ pub fn get_many<'py>(
     received.finish()
 }
 
-/// Takes what is there besides, without waiting for it. False if there is nothing, or it is behind a stopped process.
+/// Takes further items without waiting for them. False if there are none, or if a stopped process holds the
+/// lock.
 fn more(py: Python<'_>, queue: &Arc<Queue>, batch: &mut Batch) -> PyResult<bool> {
     match at_once(|wait| queue.get_more(batch, wait)) {
-        // The queue needs care that takes longer.
+        // The attempt with the GIL held is bounded, and has not got the lock.
         Err(Error::Busy) => patiently(py, Deadline::Now, |wait| in_time(queue.get_more(batch, wait))),
         taken => in_time(taken).map_err(errors::to_python),
     }
 }
 
-/// As many as a batch can have.
+/// As many `None`s as a batch has items at most.
 fn nones(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     static NONES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let make = || {
@@ -219,11 +223,11 @@ fn nones(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 
 /// The objects that a `get_many` has taken so far.
 struct Received<'py> {
-    /// Behind the objects stand `None`s: the room for the next.
+    /// The objects, followed by `None`s: the places of the next.
     items: Bound<'py, PyList>,
     count: usize,
     first_error: Option<PyErr>,
-    /// Items have returned to the queue, and the next batch would take them again.
+    /// Whether items have returned to the queue for want of memory. The next batch would take them again.
     lacks_memory: bool,
 }
 
@@ -237,7 +241,7 @@ impl<'py> Received<'py> {
         })
     }
 
-    /// Makes room for the next objects, so that none is taken that cannot be delivered.
+    /// Makes room for the next objects before they are taken, so that each can be delivered.
     fn prepare(&mut self, most: usize) -> PyResult<Batch> {
         let py = self.items.py();
         reserve::hold()?;
@@ -264,7 +268,7 @@ impl<'py> Received<'py> {
             let item = match object {
                 Ok(object) => object,
                 Err(error) => {
-                    // What has returned to the queue is not among the items taken.
+                    // An item that has returned to the queue is not among those taken.
                     let has_returned = can_return && reserve::is_no_memory(py, &error);
                     let value = error.value(py).clone().into_any();
                     self.first_error.get_or_insert(error);
@@ -286,7 +290,7 @@ impl<'py> Received<'py> {
     /// The list, or the first error with the list as its attribute.
     fn finish(self) -> PyResult<Bound<'py, PyList>> {
         let py = self.items.py();
-        // To delete many at once may need memory; to delete the last one does not.
+        // Deleting many at once may need memory. Deleting the last one does not.
         if self.items.del_slice(self.count, self.items.len()).is_err() {
             while self.items.len() > self.count {
                 self.items.del_item(self.items.len() - 1)?;
@@ -295,7 +299,7 @@ impl<'py> Received<'py> {
         match self.first_error {
             None => Ok(self.items),
             Some(error) => {
-                // An exception that takes no attributes is raised as it is.
+                // An exception whose class refuses attributes is raised without.
                 let _ = error.value(py).setattr(name!(py, "items"), self.items);
                 Err(error)
             }

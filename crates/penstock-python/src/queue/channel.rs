@@ -1,4 +1,4 @@
-//! One direction of a connection: a queue, and the end of its pipe that this process has.
+//! One direction of a connection: a queue, and this process's end of the pipe beside it.
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -17,12 +17,14 @@ use crate::queue::attempt::{attempt, in_time, patiently};
 use crate::queue::handle::{Handle, Opened};
 use crate::queue::send_receive::{self, tidy};
 
-/// Sends or receives, as the end of the pipe has it. The Python class Connection is made of one or two of them.
+/// Sends through the writing end of a pipe, or receives through the reading end. A Connection has one or two
+/// of them.
 #[pyclass(frozen, extends = Handle, module = "penstock._native")]
 pub struct Channel {
     /// The end's descriptor, or -1.
     end: AtomicI32,
-    /// Of a sending channel: the end by which the other side answers, or -1. It belongs to another channel.
+    /// Of a sending channel: the reading end of the pipe that leads back, which belongs to another channel,
+    /// or -1.
     back: AtomicI32,
 }
 
@@ -39,7 +41,8 @@ impl Drop for Channel {
     fn drop(&mut self) {
         let end = *self.end.get_mut();
         if end >= 0 {
-            // SAFETY: the end was handed over by `_hold`, and `_let_go` was not called, so nobody else closes it.
+            // SAFETY: `_hold` was given the descriptor to own, and `_let_go` was not called, so this is its
+            // only owner.
             #[allow(unsafe_code)]
             drop(unsafe { OwnedFd::from_raw_fd(end) });
         }
@@ -51,7 +54,7 @@ fn parts<'a>(channel: &'a Bound<'_, Channel>) -> PyResult<(&'a Opened, RawFd)> {
     Ok((channel.as_super().get().opened()?, end))
 }
 
-/// A message as it was sent: what `send_bytes` was given, or a pickle.
+/// A message as bytes: those that `send_bytes` was given, or a pickle.
 fn received<'py>(
     channel: &Bound<'py, Channel>,
     opened: &Opened,
@@ -61,7 +64,7 @@ fn received<'py>(
     if !codec::is_sealed(message) {
         return new_bytes(py, codec::open_raw(message));
     }
-    // It was sent as an object, with buffers beside its pickle: the receiver shall have one it can read.
+    // It was sent as an object, with buffers beside its pickle, and the program expects a pickle.
     let object = opened.codec.load(py, message, Some(channel))?;
     let pickle = forking_pickler::standard(py)?.call_method1("dumps", (object,))?;
     pickle.call_method0("tobytes")?.cast_into().map_err(PyErr::from)
@@ -78,7 +81,8 @@ impl Channel {
         })
     }
 
-    /// Own this end of the pipe; `is_new` if the pipe was made for this queue just now.
+    /// Take over the descriptor of this end of the pipe. `is_new` says that the pipe was made for this queue
+    /// just now.
     fn _hold(slf: &Bound<'_, Self>, end: RawFd, is_new: bool) -> PyResult<()> {
         // First, so that it is closed if anything fails.
         slf.get().end.store(end, Ordering::Relaxed);
@@ -89,12 +93,12 @@ impl Channel {
         Ok(())
     }
 
-    /// Know the end by which the other side answers, too.
+    /// Tell a sending channel the reading end of the pipe that leads back.
     fn _pair(&self, back: RawFd) {
         self.back.store(back, Ordering::Relaxed);
     }
 
-    /// Own it no more, and return it, or -1 if there was none.
+    /// Give the descriptor of the end back to the caller, or -1 if there is none.
     fn _let_go(&self) -> RawFd {
         self.end.swap(-1, Ordering::Relaxed)
     }
@@ -115,7 +119,8 @@ impl Channel {
         let memory = Memory::of(buf)?
             .ok_or_else(|| PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"))?;
         let bytes = memory.bytes();
-        // What is looked at is what is sent, whatever another thread writes there meanwhile.
+        // The first byte is read once, so the mark fits what is sent, even if another thread writes to the
+        // buffer meanwhile.
         let first = bytes.first().copied();
         let first = first.as_slice();
         let pieces = [codec::raw_mark(first), first, &bytes[first.len()..]];
@@ -165,7 +170,8 @@ impl Channel {
         })
     }
 
-    /// The end's descriptor, or one in its place, readable exactly while a message is there, or the end of all messages.
+    /// The end's descriptor, or one in its place, readable exactly while a message is there, or the end of
+    /// all messages.
     fn watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
         let (opened, end) = parts(slf)?;
         let queue = &opened.queue;

@@ -1,5 +1,5 @@
-//! The three queue classes' own methods. Python's classes inherit them, so that no Python code runs for a
-//! message.
+//! The methods of the three queue classes. The classes in Python inherit them, so that no Python code runs
+//! for a message.
 
 use penstock_core::Queue;
 use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
@@ -66,13 +66,13 @@ impl QueueBase {
     /// process.
     ///
     /// If the queue is full, waits for room if `block` is true: `timeout` seconds at most (a float), or as
-    /// long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait. If another
-    /// process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for it to go on;
-    /// without `block` 0.1 s at most.
+    /// long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait. If
+    /// another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for
+    /// it to go on; without `block` 0.1 s at most.
     ///
-    /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped like that), `QueueMemoryError` (a `queue.Full` too) if
-    /// there is no memory, `ValueError` if this handle was closed, and whatever pickling `obj` raises. In
-    /// each case the queue is as it was.
+    /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped like
+    /// that), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ValueError` if this handle was
+    /// closed, and whatever pickling `obj` raises. In each case the queue is as it was.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue(maxsize=1)
@@ -97,16 +97,16 @@ impl QueueBase {
     /// Take the item that was put first out of the queue, and return it.
     ///
     /// If the queue is empty, waits for an item if `block` is true: `timeout` seconds at most (a float), or
-    /// as long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait. If another
-    /// process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for it to go on;
-    /// without `block` 0.1 s at most.
+    /// as long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait.
+    /// If another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way
+    /// for it to go on; without `block` 0.1 s at most.
     ///
-    /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped like that),
-    /// and `ValueError` if this handle was closed. Raises `MemoryError` if there is no memory for the object; the
-    /// item stays in the queue, and is a dead letter after four such calls. What else rebuilding the object raises
-    /// is raised with a note that names the queue and the types in the item; the item is lost, but no other. If
-    /// this process is killed inside `get`, the item is lost or goes to another process; one from a
-    /// `JoinableQueue` is never lost.
+    /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped like
+    /// that), and `ValueError` if this handle was closed. Raises `MemoryError` if there is no memory for the
+    /// object; the item stays in the queue, and is a dead letter after four such calls. What else rebuilding
+    /// the object raises is raised with a note that names the queue and the types in the item; the item is
+    /// lost, but no other. If this process is killed inside `get`, the item is lost or goes to another
+    /// process; one from a `JoinableQueue` is never lost.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -132,11 +132,11 @@ impl QueueBase {
 
     /// Put all objects of an iterable, in order, as `put` would one after the other.
     ///
-    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of a
-    /// subclass), up to 64 small plain objects go into the queue in one step. What comes from any other iterable
-    /// is in the queue before the iterable is asked for the next object, so it may be a generator that waits for
-    /// the answer to the last one. No object is held back while code of the program runs. `timeout` (seconds) is
-    /// for all objects together.
+    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of
+    /// a subclass), up to 64 small plain objects go into the queue in one step. What comes from any other
+    /// iterable is in the queue before the iterable is asked for the next object, so it may be a generator
+    /// that waits for the answer to the last one. No object is held back while code of the program runs.
+    /// `timeout` (seconds) is for all objects together.
     ///
     /// Raises what `put` raises, and what `objs` itself raises. What came before that stays in the queue: the
     /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
@@ -169,12 +169,12 @@ impl QueueBase {
     /// has at least one.
     ///
     /// Raises `queue.Empty` if there was no item in that time, and `ValueError` if this handle was closed or
-    /// `max_items` is less than 1. Raises `MemoryError` if there is no memory; then its attribute `items`, if there
-    /// is one, is the list of what was taken, and the other items stay in the queue. What else rebuilding an object
-    /// raises is raised when all have been rebuilt; the exception's attribute `items` is the list, with the
-    /// exception in the place of what could not be rebuilt.
-    /// If this process is killed meanwhile, up to 64 items are lost or go to another process; those of a
-    /// `JoinableQueue` are never lost, and each wants its own `task_done()`.
+    /// `max_items` is less than 1. Raises `MemoryError` if there is no memory; then its attribute `items`, if
+    /// there is one, is the list of what was taken, and the other items stay in the queue. What else
+    /// rebuilding an object raises is raised when all have been rebuilt; the exception's attribute `items` is
+    /// the list, with the exception in the place of what could not be rebuilt. If this process is killed
+    /// meanwhile, up to 64 items are lost or go to another process; those of a `JoinableQueue` are never
+    /// lost, and each wants its own `task_done()`.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -199,7 +199,8 @@ impl QueueBase {
     }
 
     /// Return how many items a `get` would find now. Exact, and does not wait; another process may change it
-    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the number is that before the change.
+    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the number is that before the
+    /// change.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -212,7 +213,8 @@ impl QueueBase {
     }
 
     /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
-    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the change.
+    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the
+    /// change.
     ///
     /// Raises `OSError` if this handle was closed and the queue has been used, as `multiprocessing` does.
     ///
@@ -229,7 +231,8 @@ impl QueueBase {
     }
 
     /// Return whether `maxsize` items are queued. Exact, and does not wait; another process may change it at
-    /// once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the change.
+    /// once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the
+    /// change.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue(maxsize=1)
@@ -247,7 +250,7 @@ impl QueueBase {
     }
 }
 
-/// What a queue has more whose items are accounted for until they are done.
+/// A queue whose items are accounted for until they are done.
 #[pyclass(frozen, subclass, extends = QueueBase, module = "penstock._native")]
 pub struct JoinableQueueBase;
 
@@ -263,8 +266,9 @@ impl JoinableQueueBase {
     }
 
     /// Tell that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
-    /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP) in the
-    /// middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait: then nothing was told.
+    /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP)
+    /// in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait:
+    /// then nothing was told.
     ///
     /// Raises `ValueError` if all items are done already.
     ///
@@ -351,10 +355,10 @@ impl SimpleQueueBase {
 
     /// Put all objects of an iterable, in order, as `put` would one after the other.
     ///
-    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of a
-    /// subclass), up to 64 small plain objects go into the queue in one step. What comes from any other iterable
-    /// is in the queue before the iterable is asked for the next object, so it may be a generator that waits for
-    /// the answer to the last one. No object is held back while code of the program runs.
+    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of
+    /// a subclass), up to 64 small plain objects go into the queue in one step. What comes from any other
+    /// iterable is in the queue before the iterable is asked for the next object, so it may be a generator
+    /// that waits for the answer to the last one. No object is held back while code of the program runs.
     ///
     /// Raises what `put` raises, and what `objs` itself raises. What came before that stays in the queue: the
     /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
@@ -373,10 +377,11 @@ impl SimpleQueueBase {
     /// `max_items` is None, as many as are there at the start. Waits until there is at least one.
     ///
     /// Raises `OSError` if this handle was closed, and `ValueError` if `max_items` is less than 1. Raises
-    /// `MemoryError` if there is no memory; then its attribute `items`, if there is one, is the list of what was
-    /// taken, and the other items stay in the queue. What else rebuilding an object raises is raised when all have
-    /// been rebuilt; the exception's attribute `items` is the list, with the exception in the place of what could
-    /// not be rebuilt. If this process is killed meanwhile, up to 64 items are lost or go to another process.
+    /// `MemoryError` if there is no memory; then its attribute `items`, if there is one, is the list of what
+    /// was taken, and the other items stay in the queue. What else rebuilding an object raises is raised when
+    /// all have been rebuilt; the exception's attribute `items` is the list, with the exception in the place
+    /// of what could not be rebuilt. If this process is killed meanwhile, up to 64 items are lost or go to
+    /// another process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -393,7 +398,8 @@ impl SimpleQueueBase {
     }
 
     /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
-    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the change.
+    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the
+    /// change.
     ///
     /// Raises `OSError` if this handle was closed.
     ///

@@ -1,4 +1,5 @@
-//! For tests of what happens when a process dies or is stopped: only in builds with the feature `fault-points`.
+//! Places at which a process can be told to die or to stop, for tests. Only in builds with the feature
+//! `fault-points`.
 
 use penstock_core::fault;
 use pyo3::exceptions::PyValueError;

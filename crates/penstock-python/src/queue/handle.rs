@@ -1,10 +1,10 @@
-//! What the three queue classes share: opening, closing, the way to other processes, figures.
+//! What the queue classes and connections share: opening, closing, passing to other processes, figures.
 
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use penstock_core::{Error, Id, Options, Queue};
+use penstock_core::{Error, Id, Queue};
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
@@ -15,9 +15,10 @@ use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, ffi, reserve};
 use crate::queue::attempt::{Ending, in_time, patiently};
 use crate::queue::channel::Channel;
+use crate::queue::options::Options;
 use crate::queue::{pins, process_exit, proof, send_receive};
 
-/// A queue as one Python object knows it. Several handles of one process share what the core holds.
+/// One Python object of a queue. The handles of a queue in one process share the core's `Queue`.
 #[pyclass(frozen, subclass, module = "penstock._native")]
 pub struct Handle {
     opened: OnceLock<Box<Opened>>,
@@ -29,10 +30,10 @@ pub struct Handle {
 pub struct Opened {
     pub queue: Arc<Queue>,
     pub codec: Codec,
-    /// Tells whether nobody is left on the other side; see `_end_when`.
+    /// Tells whether no process is left on the other side; see `_end_when`.
     has_ended: OnceLock<Py<PyAny>>,
-    /// What the handle was made to stand for later, by another `__init__()`. This one stays as long as the handle, because
-    /// other threads may be at work with it.
+    /// The queue of another call of `__init__()`, which takes the place of this one. This one stays as long
+    /// as the handle, because other threads may be using it.
     next: OnceLock<Box<Opened>>,
 }
 
@@ -46,7 +47,7 @@ impl Opened {
         last
     }
 
-    /// What ends a wait for items.
+    /// The end of a wait for items.
     pub fn end_of_items(&self) -> Option<Ending<'_>> {
         let has_ended = self.has_ended.get()?;
         Some(Ending {
@@ -55,7 +56,7 @@ impl Opened {
         })
     }
 
-    /// What ends a wait for room.
+    /// The end of a wait for room.
     pub fn end_of_room(&self) -> Option<Ending<'_>> {
         let has_ended = self.has_ended.get()?;
         Some(Ending {
@@ -88,7 +89,7 @@ impl Handle {
             has_ended: OnceLock::new(),
             next: OnceLock::new(),
         };
-        // Another thread may do the same, and comes first or last.
+        // Another thread may do the same at once. Then one of the two comes first.
         while let Err(again) = handle
             .opened
             .get()
@@ -124,7 +125,7 @@ fn parse_id(id: &[u8]) -> PyResult<Id> {
 
 #[pymethods]
 impl Handle {
-    /// A subclass's `__init__` may have arguments of its own, so all are accepted here and none is looked at.
+    /// Accepts all arguments and ignores them: a subclass's `__init__` may have its own.
     #[new]
     #[pyo3(signature = (*_args, **_kwargs))]
     pub fn new(_args: &Bound<'_, PyTuple>, _kwargs: Option<&Bound<'_, PyDict>>) -> Handle {
@@ -143,24 +144,9 @@ impl Handle {
     }
 
     /// Makes a new queue.
-    #[pyo3(signature = (*, maxsize, max_bytes, soft_bytes, protocol, acknowledged, max_deliveries))]
-    fn _create(
-        slf: &Bound<'_, Self>,
-        maxsize: u64,
-        max_bytes: Option<u64>,
-        soft_bytes: u64,
-        protocol: u8,
-        acknowledged: bool,
-        max_deliveries: u8,
-    ) -> PyResult<()> {
-        let options = Options {
-            maxsize,
-            max_bytes,
-            soft_bytes,
-            acknowledged,
-            max_deliveries,
-        };
-        Handle::open(slf, Queue::create(&options).map_err(errors::to_python)?, protocol)
+    fn _create(slf: &Bound<'_, Self>, options: &Options, protocol: u8) -> PyResult<()> {
+        let queue = Queue::create(&options.0).map_err(errors::to_python)?;
+        Handle::open(slf, queue, protocol)
     }
 
     /// Uses the queue of that id if this process has it already.
@@ -172,7 +158,7 @@ impl Handle {
         Ok(true)
     }
 
-    /// Opens the queue behind a descriptor, which is closed in any case. False if it is another queue's.
+    /// Opens the queue behind a descriptor, which this takes over. False if it is another queue's.
     fn _attach(slf: &Bound<'_, Self>, fd: RawFd, id: &[u8], protocol: u8) -> PyResult<bool> {
         // SAFETY: the caller hands over a descriptor that it owns.
         #[allow(unsafe_code)]
@@ -229,20 +215,20 @@ impl Handle {
         self.closed_by.store(std::process::id(), Ordering::Relaxed);
     }
 
-    /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`, which is
-    /// readable exactly while a `get` would find an item. It stays the queue's: nothing but waiting may be done with it.
-    /// Whoever waits with it may find that another consumer was quicker.
+    /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`,
+    /// which is readable exactly while a `get` would find an item. The descriptor belongs to the queue: only
+    /// wait with it. Another consumer may take the item first, so a `get` after the wait may still find none.
     ///
-    /// From the first call on, until this process lets go of the queue, whoever puts into the empty queue or empties it
-    /// makes one or two system calls more. Does not wait for items.
+    /// From the first call on, until this process closes the queue, a put into the empty queue and a get that
+    /// empties it make one or two system calls more, in all processes. Does not wait for items.
     ///
-    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed with items
-    /// that come back, the descriptor may stay unreadable until a process calls the queue. So poll with a time-out, and
-    /// call `qsize()` then.
+    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed with
+    /// items that come back, the descriptor may stay unreadable until a process calls the queue. So poll with
+    /// a time-out, and call `qsize()` then.
     ///
-    /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the queue than
-    /// there is room for, or if another process waits with a descriptor that this one cannot open (in another pid
-    /// namespace, or without /proc); and `CorruptQueueError`.
+    /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the
+    /// queue than there is room for, or if another process waits with a descriptor that this one cannot open
+    /// (in another pid namespace, or without /proc); and `CorruptQueueError`.
     ///
     /// >>> import penstock, select
     /// >>> q = penstock.Queue()
@@ -259,8 +245,9 @@ impl Handle {
         patiently(slf.py(), Deadline::Never, |wait| queue.watch(wait))
     }
 
-    /// Have a `get` that waits raise EOFError, and a `put` BrokenPipeError, once `has_ended()` is true: nobody is left
-    /// on the other side. Asked by every `put`, and now and then by whoever waits. Only the first call counts.
+    /// Let a `get` that waits raise EOFError, and a `put` BrokenPipeError, once `has_ended()` is true: no
+    /// process is left on the other side. Every `put` calls it, and every wait calls it now and then. Only
+    /// the first call counts.
     fn _end_when(&self, has_ended: Py<PyAny>) -> PyResult<()> {
         let _ = self.opened()?.has_ended.set(has_ended);
         Ok(())
@@ -281,10 +268,10 @@ impl Handle {
         patiently(py, deadline, |wait| in_time(queue.await_item(wait)))
     }
 
-    /// Return the dead letters: the items whose takers died too often, oldest
-    /// first. They stay there; they count as done. From a `Queue` or `SimpleQueue` these are large items whose
-    /// takers died while they rebuilt them. In the place of one that cannot be rebuilt stands the exception
-    /// that it raises; one that kills whoever rebuilds it kills the caller of this too. Waits as `statistics()` does.
+    /// Return the dead letters: the items whose takers died too often, oldest first. They stay in the queue,
+    /// and count as done. Of a `Queue` or `SimpleQueue` they are large items whose takers died while they
+    /// rebuilt them. An item that cannot be rebuilt is replaced by the exception that rebuilding it raises.
+    /// An item that kills the process that rebuilds it kills the caller, too. Waits as `statistics()` does.
     ///
     /// >>> import penstock
     /// >>> penstock.JoinableQueue().dead_letters()
@@ -298,7 +285,7 @@ impl Handle {
         for letter in found {
             match codec.load(py, letter.as_slice(), Some(slf)) {
                 Ok(object) => letters.append(object)?,
-                // One that cannot be rebuilt must not hide the others.
+                // An item that cannot be rebuilt must not hide the others.
                 Err(error) if error.is_instance_of::<PyException>(py) => {
                     letters.append(error.into_value(py))?
                 }
@@ -308,9 +295,8 @@ impl Handle {
         Ok(letters)
     }
 
-    /// Look whether everything in the queue's shared memory is as it must be, and return in words what is
-    /// not: an empty list if the queue is sound. For those who look for a fault; changes nothing. Other
-    /// processes have to wait meanwhile, about 0.1 s for a million items.
+    /// Check the queue's shared memory, and return what is wrong there, in words: an empty list if the queue
+    /// is sound. Changes nothing. Meanwhile other processes wait, about 0.1 s for a million items.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()

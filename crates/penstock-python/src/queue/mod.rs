@@ -1,4 +1,4 @@
-//! Queues and connections as Python has them.
+//! Queues and connections as Python has them, on those of the core.
 
 mod attempt;
 mod batches;
@@ -7,6 +7,7 @@ pub mod classes;
 #[cfg(feature = "fault-points")]
 pub mod failpoints;
 pub mod handle;
+pub mod options;
 pub mod payload_buffer;
 pub mod pins;
 pub mod process_exit;

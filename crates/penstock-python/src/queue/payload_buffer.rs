@@ -1,4 +1,4 @@
-//! A payload that is read where it lies, in shared memory.
+//! Payloads that are read in shared memory, where they lie.
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -17,8 +17,9 @@ use crate::interpreter::once::lock;
 use crate::interpreter::{errors, reserve};
 use crate::queue::handle::Opened;
 
-/// A payload that several objects look at. Whoever drops the last of these gives it back, without the GIL: that may have to
-/// wait for the queue's lock, and takes a while if much memory goes back to the system.
+/// A payload that several objects borrow. When the last of them is dropped, the payload is given back, with
+/// the GIL released: that may have to wait for the queue's lock, and takes a while if much memory goes back
+/// to the system.
 #[derive(Clone)]
 pub struct Shared(Option<Arc<Lent>>);
 
@@ -100,8 +101,8 @@ impl Source for Reading {
     }
 }
 
-/// The object in a payload that lies in shared memory. Its buffers may stay there. If there is no memory for the object, the item
-/// returns to the queue.
+/// Rebuilds the object in a payload that lies in shared memory. Its buffers may stay there. If there is no
+/// memory for the object, the item returns to the queue.
 pub fn load<'py>(handle: &Bound<'py, PyAny>, opened: &Opened, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let reading = Reading {
@@ -116,21 +117,20 @@ pub fn load<'py>(handle: &Bound<'py, PyAny>, opened: &Opened, lent: Lent) -> PyR
     {
         reading.payload.undeliver();
     } else if reading.stays.get() {
-        // From here on the item is the caller's, even if it holds the buffers for long.
+        // From here on the item is the caller's, however long it holds the buffers.
         reading.payload.keep(py).map_err(errors::to_python)?;
     }
     object
 }
 
-/// Makes the classes, which needs memory, before there may be none.
+/// Makes the classes when the module is loaded: later there may be no memory for them.
 pub fn prepare(py: Python<'_>) {
     use pyo3::PyTypeInfo;
     Payload::type_object(py);
     Mapped::type_object(py);
 }
 
-/// Gives `pickle.loads` the pickle of a payload through the buffer protocol. Whoever keeps a view of it keeps the
-/// payload.
+/// Gives `pickle.loads` the pickle of a payload through the buffer protocol. A view of it keeps the payload.
 #[pyclass(frozen, module = "penstock._native")]
 pub struct Payload {
     loan: Mutex<Loan>,
@@ -154,7 +154,7 @@ impl Payload {
         }
     }
 
-    /// Ends the reading now, if nobody has kept a view.
+    /// Gives the payload back now, if no view of it is left.
     pub fn give_back(&self) {
         let mut loan = lock(&self.loan);
         let lent = if loan.views == 0 { loan.lent.take() } else { None };
@@ -173,7 +173,7 @@ impl Payload {
                 let bytes = &lent.bytes()[payload.pickle.clone()];
                 (bytes.as_ptr(), bytes.len())
             });
-            // Counted first, and not counted again if it fails: what is called below is Python.
+            // Counted before the call below, which runs Python without this lock; uncounted if that fails.
             loan.views += usize::from(memory.is_some());
             memory
         };
@@ -205,8 +205,8 @@ impl Payload {
     }
 }
 
-/// A buffer of a message as the receiver has it: its own memory, which costs no copy until it is written to. Freed with
-/// the last array that is made of it.
+/// A buffer of a message as the receiver has it: its own memory, which costs no copy until it is written to.
+/// Freed with the last array that is made of it.
 #[pyclass(frozen, module = "penstock._native")]
 pub struct Mapped(ManuallyDrop<View>);
 
@@ -220,8 +220,8 @@ impl Mapped {
 impl Mapped {
     unsafe fn __getbuffer__(slf: Bound<'_, Self>, buffer: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
         let view = &slf.get().0;
-        // SAFETY: `buffer` is the caller's, as the buffer protocol has it. It holds a reference to `slf`, so the
-        // mapping outlives it; the mapping is private to this object, and writable (the 0).
+        // SAFETY: `buffer` is the caller's, as the buffer protocol has it. It holds a reference to `slf`, so
+        // the mapping outlives it; the mapping is private to this object, and writable (the 0).
         let filled = unsafe {
             ffi::PyBuffer_FillInfo(
                 buffer,
@@ -241,9 +241,9 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: it is taken here alone, and nobody can look at it any more.
+        // SAFETY: only this destructor takes it, and no reference to the object is left.
         let view = unsafe { ManuallyDrop::take(&mut self.0) };
-        // To unmap, and to give the item back, can take a while, and may have to wait for the queue's lock.
+        // Unmapping and giving the item back can take a while, and may have to wait for the queue's lock.
         Python::attach(|py| py.detach(|| drop(view)));
     }
 }

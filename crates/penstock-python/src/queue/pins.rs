@@ -1,10 +1,10 @@
 //! Queues on their way inside a message.
 //!
-//! Such a message holds only a name: the receiver opens the queue through a process that has it. So the
-//! sender keeps the queue open, even if the program drops its handle at once, until the receiver is done with
-//! the message. That the receiver is done is said by the item's own state, because such a message is made too
-//! large to be copied out: it stays in its slot while it is unpickled, and goes back into the queue if the
-//! receiver dies over it.
+//! Such a message has only the queue's name, and the receiver opens the queue through a process that has it
+//! open. So the sender pins the queue: it keeps it open, even if the program drops its handle at once, until
+//! the receiver has rebuilt the message. The state of the item tells when: such a message is made too large
+//! to be copied out, so it stays in its slot while it is rebuilt, and returns to the queue if the receiver
+//! dies meanwhile.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,16 +34,15 @@ thread_local! {
     static PICKLED: RefCell<Option<Vec<Arc<Queue>>>> = const { RefCell::new(None) };
 }
 
-/// Runs `pickle` and tells which queues it pickled. A reducer that itself puts something is a world of its
-/// own.
+/// Runs `pickle` and returns which queues it pickled. A put inside a reducer collects its own.
 pub fn collect<T>(pickle: impl FnOnce() -> T) -> (T, Vec<Arc<Queue>>) {
     let outer = PICKLED.replace(Some(Vec::new()));
     let answer = pickle();
     (answer, PICKLED.replace(outer).unwrap_or_default())
 }
 
-/// A handle of `queue` is being pickled by this thread. Outside a put this means nothing: the program keeps
-/// the handle.
+/// Notes that this thread pickles a handle of `queue`. Outside a put this does nothing: the program has to
+/// keep the handle.
 pub fn pickled(queue: &Arc<Queue>) -> PyResult<()> {
     PICKLED.with_borrow_mut(|pickled| {
         if let Some(pickled) = pickled {
@@ -56,7 +55,7 @@ pub fn pickled(queue: &Arc<Queue>) -> PyResult<()> {
 
 /// A queue that is kept open for the receiver of a message.
 struct Pin {
-    /// Never looked at: holding it is the point.
+    /// Never read: holding it keeps the queue open.
     _carried: Arc<Queue>,
     carrier: Arc<Queue>,
     ticket: Ticket,
@@ -64,7 +63,8 @@ struct Pin {
 
 struct Pins {
     pins: Vec<Pin>,
-    /// With many messages under way they are looked through only when their number has doubled.
+    /// While many messages are under way, they are scanned only when there are this many: twice as many as
+    /// after the last scan.
     scan_at: usize,
 }
 
@@ -74,7 +74,7 @@ static PINS: Mutex<Pins> = Mutex::new(Pins {
     pins: Vec::new(),
     scan_at: 0,
 });
-/// The number of pins, to be looked at without the lock.
+/// The number of pins, to be read without the lock.
 static PINNED: AtomicUsize = AtomicUsize::new(0);
 
 impl Pins {
@@ -83,7 +83,7 @@ impl Pins {
         if FEW < count && count < self.scan_at {
             return Vec::new();
         }
-        // What there is no memory to remember here is finished another time.
+        // If there is no memory for the list, the pins stay until the next scan.
         let mut finished = Vec::new();
         let _ = finished.try_reserve_exact(count);
         let mut index = 0;
@@ -103,7 +103,7 @@ impl Pins {
 
 /// Keeps `carried` open for the receiver of the message `ticket`.
 pub fn pin(carrier: &Arc<Queue>, ticket: Ticket, carried: Vec<Arc<Queue>>) {
-    // Who receives a message has the queue that it came from.
+    // The receiver of a message has the queue that the message came from.
     let foreign = carried.into_iter().filter(|queue| !Arc::ptr_eq(queue, carrier));
     let pins = foreign.map(|carried| Pin {
         _carried: carried,
@@ -115,7 +115,8 @@ pub fn pin(carrier: &Arc<Queue>, ticket: Ticket, carried: Vec<Arc<Queue>>) {
         for pin in pins {
             match held.pins.try_reserve(1) {
                 Ok(()) => held.pins.push(pin),
-                // The message is on its way already, so its queue stays open until this process ends.
+                // The message is in the queue already, so the carried queue has to stay open: until this
+                // process ends.
                 Err(_) => std::mem::forget(pin),
             }
         }
@@ -124,8 +125,8 @@ pub fn pin(carrier: &Arc<Queue>, ticket: Ticket, carried: Vec<Arc<Queue>>) {
     drop(finished); // outside the lock, because it may unmap memory
 }
 
-/// Lets go of queues whose messages are finished. Called when a handle goes, so that its queue can go with
-/// it.
+/// Unpins queues whose messages are finished. Called when a handle is dropped, so that its queue is closed
+/// with it.
 pub fn let_go() {
     if PINNED.load(Ordering::Relaxed) > 0 {
         let finished = lock(&PINS).take_finished();
@@ -133,7 +134,7 @@ pub fn let_go() {
     }
 }
 
-/// In a child after a fork: the messages are its parent's.
+/// Forgets all pins, in a child after a fork: the messages are its parent's.
 #[pyfunction]
 pub fn _forget_carried() {
     let inherited = std::mem::take(&mut lock(&PINS).pins);

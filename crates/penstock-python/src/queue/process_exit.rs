@@ -1,4 +1,4 @@
-//! The end of this process's part in its queues.
+//! What a process does with its queues when it ends.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -28,12 +28,12 @@ fn next_after(last: Bound<Id>) -> Option<(Id, Arc<Queue>)> {
     rest.find_map(|(id, queue)| Some((*id, queue.upgrade()?)))
 }
 
-/// To be called when the process ends, because an exception went uncaught if `crashed`: what it holds
-/// unfinished of a joinable queue is then given to another process; otherwise it stays unfinished.
+/// Leaves all queues, when the process ends. If `crashed` (an exception was not caught), the items of
+/// joinable queues that it holds unfinished go to other processes. Otherwise they stay unfinished.
 #[pyfunction]
 pub fn _leave_all(py: Python<'_>, crashed: bool) -> PyResult<()> {
     let how = if crashed { Leave::Crashed } else { Leave::Clean };
-    // All of them, whatever becomes of one.
+    // All of them, even if one fails.
     let mut left = Ok(());
     let mut last = Bound::Unbounded;
     while let Some((id, queue)) = next_after(last) {

@@ -12,7 +12,8 @@ use crate::queue::attempt::{ask, attempt_until, patiently_until};
 use crate::queue::handle::{Handle, Opened};
 use crate::queue::{payload_buffer, pins};
 
-/// Of a connection: the writing end of the pipe that leads there, and the reading end of the one that leads back, or -1.
+/// Of a connection: the writing end of the pipe to the receiver, and the reading end of the pipe that leads
+/// back, or -1.
 pub type Ends = (RawFd, RawFd);
 
 pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
