@@ -2,13 +2,18 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+ifndef LANES
 .NOTPARALLEL: # pip cannot install twice at once into one environment; cargo uses all cores by itself
+endif
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 ARGS :=
 RUNS := 25
 PYTHON :=
+
+# The folders of tests/, the longest first.
+FOLDERS := multiprocessing crash cli buffers conformance support
 
 VENV := .venv
 TORCH := .venvs/torch
@@ -30,9 +35,10 @@ HISTORY := $(CORE) $(shell find crates/penstock-history -not -name '.*')
 PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
-.PHONY: help demo test bench bench-core lint docs clean
-.PHONY: test-core test-damage test-package test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model
-.PHONY: test-storm test-torch test-libraries count-instructions
+.PHONY: help demo test quick bench bench-core lint docs clean
+.PHONY: test-core test-damage test-package test-cpython-sample $(FOLDERS:%=test-%)
+.PHONY: test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model test-storm test-torch
+.PHONY: test-libraries count-instructions
 
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
@@ -51,6 +57,7 @@ help:
 	@echo "make test-model    compare more random programs with the model (RUNS=25)"
 	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
 	@echo "make fuzz          damage the shared memory at random, for ten minutes (ARGS='--seconds 3600')"
+	@echo "make test-cpython  run all of the interpreters' own tests that meet a queue, on every installed CPython (a quarter of an hour)"
 	@echo "make test-torch    pass tensors with the newest torch of the package index (5.4 GB in .venvs/torch)"
 	@echo "make test-libraries  try it inside programs that PyInstaller froze, and with the picklers of dill and cloudpickle"
 	@echo "make test-sanitizers  run the core's tests under AddressSanitizer and ThreadSanitizer"
@@ -61,7 +68,7 @@ help:
 demo: $(VENV)/.penstock
 	@$(BIN)/penstock demo $(ARGS)
 
-test: test-core test-damage test-package test-cpython docs
+test: test-core test-damage test-package test-cpython-sample docs
 	@echo "All tests passed, in $$(($$(date +%s) - $(BEGUN))) s."
 
 test-core: build/.test-core build/.test-core-fault-points build/.test-history build/.test-loom-sample build/.test-kill-sample
@@ -76,10 +83,14 @@ test-loom:
 	@tools/require cargo cc
 	@$(PART) "The models: every interleaving within the bounds of src/models/mod.rs" $(LOOM) --test-threads=2 $(ARGS)
 
+# Two folders at a time: most of their tests wait for something, and none depends on how fast it is done.
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
-	@$(PART) "The package" env PENSTOCK_FAULT_POINTS_PATH=$(abspath $(FAULT_POINTS)) $(BIN)/python -m pytest --quiet tests $(ARGS)
+	@$(PART) "The package, two folders at a time" $(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=test-%)
 	@$(PART) "The examples in its docstrings" \
 		$(BIN)/python -m pytest --quiet --doctest-modules --ignore-glob='*/_bootstrap/*' --pyargs penstock
+
+$(FOLDERS:%=test-%): test-%: $(VENV)/.penstock $(VENV)/.test build/.fault-points
+	@$(PART) "tests/$*" env PENSTOCK_FAULT_POINTS_PATH=$(abspath $(FAULT_POINTS)) $(BIN)/python -m pytest --quiet tests/$* $(ARGS)
 
 test-kill: build/kill
 	@build/kill $(ARGS)
@@ -87,8 +98,9 @@ test-kill: build/kill
 count-instructions: build/kill
 	@build/kill --count
 
-test-cpython: build/.wheel $(VENV)/.python
-	@$(PART) "The interpreters' own tests" $(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl
+test-cpython test-cpython-sample: build/.wheel $(VENV)/.python
+	@$(PART) "The interpreters' own tests" \
+		$(BIN)/python tools/cpython_tests.py $(WHEELS)/*.whl $(if $(filter %-sample,$@),--sample)
 
 test-storm: $(VENV)/.penstock $(VENV)/.storm
 	@$(BIN)/python -m tests.crash.storms $(ARGS)
@@ -181,7 +193,8 @@ build/.test-core: $(CORE)
 
 build/.test-core-fault-points: $(CORE)
 	@tools/require cargo cc
-	@$(PART) "The core, with fault points" cargo test --quiet --locked -p penstock-core --features fault-points
+	@$(PART) "The core, with fault points" \
+		cargo test --quiet --locked -p penstock-core --features fault-points --test death --test stopped
 	@mkdir -p $(@D) && touch $@
 
 build/.test-history: $(HISTORY)
@@ -231,7 +244,7 @@ build/.wheel: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
 	@touch $@
 
 build/.fault-points: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
-	@$(call build_wheel,"Building the wheel with fault points (for tests only)",$(FAULT_POINTS)-wheel,--release --features fault-points)
+	@$(call build_wheel,"Building the wheel with fault points (for tests only)",$(FAULT_POINTS)-wheel,--profile quick --features fault-points)
 	@rm -rf $(FAULT_POINTS)
 	@$(PIP) install --no-index --no-deps --target $(FAULT_POINTS) $(FAULT_POINTS)-wheel/*.whl
 	@touch $@

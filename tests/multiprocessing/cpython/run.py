@@ -1,9 +1,10 @@
 """Run the interpreter's own multiprocessing tests with Penstock's queues and pipes in the place of its own.
 
-usage: python tests/multiprocessing/cpython/run.py [--method fork|spawn|forkserver]
+usage: python tests/multiprocessing/cpython/run.py [--sample] [--method fork|spawn|forkserver]
 
 Run it with any CPython from 3.11 up that has Penstock installed and the module test. Without --method it runs
-all start methods, two at a time. The exit status is 0 if something was run and all of it passed.
+all start methods, two at a time; with --sample those tests only that are about queues, connections and pools.
+The exit status is 0 if something was run and all of it passed.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 ROOT = str(Path(__file__).resolve().parents[3])
@@ -44,6 +46,16 @@ OF_CONNECTIONS = (
     "WithProcessesTestPoll",
     "WithProcessesTestPicklingConnections",
     "TestWait",
+)
+# The others use a queue or a connection on the way to something else: barriers, processes, finalizers ...
+SAMPLE = (
+    *OF_CONNECTIONS,
+    "WithProcessesTestQueue",
+    "TestSimpleQueue",
+    "WithProcessesTestPool",
+    "WithProcessesTestPoolWorkerLifetime",
+    "TestIgnoreEINTR",
+    "TestStartMethod",
 )
 SUMMARY = re.compile(r"(\d+) passed, (\d+) differ as documented, (\d+) skipped, (\d+) failed")
 
@@ -118,7 +130,15 @@ class Result(unittest.TestResult):
         return sum(self.counts.values(), Counter())
 
 
-def run_method(method: str) -> int:
+def load(module: ModuleType, sample: bool) -> unittest.TestSuite:
+    """The tests of the module, or the sample of them."""
+    loader = unittest.defaultTestLoader
+    if not sample:
+        return loader.loadTestsFromModule(module)
+    return unittest.TestSuite(loader.loadTestsFromTestCase(getattr(module, name)) for name in SAMPLE)
+
+
+def run_method(method: str, sample: bool) -> int:
     """Run the tests under one start method in this process, and print what happened. The exit status."""
     started = time.monotonic()
     stacks_file = stacks.new_file()
@@ -135,7 +155,7 @@ def run_method(method: str) -> int:
 
         executor_tests = executors.load(method)
         before = leaks.Snapshot.take()
-        unittest.defaultTestLoader.loadTestsFromModule(suite).run(result)
+        load(suite, sample).run(result)
         if executor_tests is not None:
             executor_tests.run(result)
         left = leaks.left_processes(exempt={watchdog.pid})
@@ -156,7 +176,7 @@ def run_method(method: str) -> int:
         problems.append(f"FAILED: not all classes were tested, but {dict(made)}")
     problems += [
         f"FAILED: none of the tests of {name} passed"
-        for name in OF_CONNECTIONS
+        for name in (SAMPLE if sample else OF_CONNECTIONS)
         if not result.counts.get(name, Counter())["passed"]
     ]
     if problems:
@@ -219,11 +239,11 @@ def _read_all(file: TextIO) -> str:
     return file.read()
 
 
-def run_all() -> int:
+def run_all(sample: bool) -> int:
     """Run each start method in a process of its own. Return the exit status."""
 
     def run(method: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, __file__, "--method", method]
+        command = [sys.executable, __file__, "--method", method, *(["--sample"] if sample else [])]
         return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     total = [0, 0, 0, 0]
@@ -250,8 +270,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", choices=METHODS)
-    method = parser.parse_args().method
-    return run_all() if method is None else run_method(method)
+    parser.add_argument("--sample", action="store_true")
+    options = parser.parse_args()
+    if options.method is None:
+        return run_all(options.sample)
+    return run_method(options.method, options.sample)
 
 
 if __name__ == "__main__":
