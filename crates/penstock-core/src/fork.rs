@@ -20,6 +20,8 @@ pub(crate) type NoFork = MutexGuard<'static, ()>;
 /// Prepares for a fork, and keeps what it prepared as it is until the answer is dropped, on both sides.
 pub(crate) type Before = fn() -> Box<dyn Any>;
 
+type Prepared = Option<Box<dyn Any>>;
+
 static BEFORE: OnceLock<Before> = OnceLock::new();
 static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
@@ -28,7 +30,7 @@ static FORK_PAGE: OnceLock<Option<&'static AtomicU32>> = OnceLock::new();
 
 thread_local! {
     /// Held from before a fork until after it, so that no other thread is inside when the process is copied.
-    static HELD: RefCell<Option<(NoFork, Option<Box<dyn Any>>)>> = const { RefCell::new(None) };
+    static HELD: RefCell<Option<(NoFork, Prepared)>> = const { RefCell::new(None) };
 }
 
 /// Makes the handlers known to the system, once, before this process has any queue.

@@ -9,7 +9,6 @@ use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant};
 use crate::state::recovery::Portion;
 use crate::state::{Section, WORK_PUT_OFF};
-use crate::sync::Word;
 
 /// How long work that can be put off waits for the lock.
 const BRIEFLY: Duration = Duration::from_millis(10);
@@ -47,7 +46,7 @@ impl Queue {
     fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let name = me & !WORK_PUT_OFF;
         let mut section = Guard::new(&self.shared, name);
-        if self.shared.segment.hot().damaged.get() != 0 {
+        if self.shared.segment.hot().is_damaged() {
             return Err(section.corrupt("found damaged before"));
         }
         if self.shared.participant_named(name)?.is_none() {

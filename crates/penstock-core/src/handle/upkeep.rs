@@ -29,7 +29,6 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::BEGINNING;
 use crate::options::{Patience, Wait};
 use crate::platform;
 use crate::state::Section;
@@ -167,7 +166,7 @@ impl Queue {
         &'q self,
         enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
     ) -> Result<(), Error> {
-        if self.shared.segment.hot().acknowledging.get() == BEGINNING {
+        if self.shared.segment.hot().begins_to_acknowledge() {
             self.begin_to_acknowledge(enter)?;
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::options::Wait;
 use crate::platform;
 use crate::state::notifier::Errand;
 use crate::state::{Section, Shared};
-use crate::sync::{Ordering, Word};
+use crate::sync::Ordering;
 
 /// The lock, held. Dropping it restores the waiters' invariant (waiter.rs), releases the lock, has the next operation's place
 /// fetched, and then makes the wake-up calls.
@@ -84,7 +84,7 @@ impl Shared {
     /// Whether the holder of the lock under that name may go on: the queue is whole, and the name is a participant's.
     #[inline(always)]
     pub(crate) fn is_welcome(&self, me: u32) -> bool {
-        self.segment.hot().damaged.get() == 0 && matches!(self.participant_named(me), Ok(Some(_)))
+        !self.segment.hot().is_damaged() && matches!(self.participant_named(me), Ok(Some(_)))
     }
 
     #[cold]
@@ -110,7 +110,7 @@ impl Shared {
         let mut section = Guard::new(self, me);
         let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
         if recovered.is_err() {
-            self.segment.hot().damaged.set(1);
+            self.segment.hot().note_damage();
             return recovered;
         }
         section.wake_chosen();

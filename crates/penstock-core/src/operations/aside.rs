@@ -2,7 +2,6 @@
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
-use crate::memory::layout::YES;
 use crate::operations::get::Asks;
 use crate::options::Wait;
 use crate::state::holding;
@@ -51,7 +50,7 @@ impl Queue {
     /// Says that items of this queue are acknowledged. The first such call returns what dead holders had set aside, in portions.
     #[inline(always)]
     pub(crate) fn acknowledge_from_now_on(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        if self.shared.segment.hot().acknowledging.get() == YES {
+        if self.shared.segment.hot().acknowledges() {
             return Ok(());
         }
         self.begin_to_acknowledge(&mut || self.enter(wait))
@@ -62,7 +61,7 @@ impl Queue {
     pub(crate) fn give_up_aside(&self, needed: u64, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut freed = 0;
         let needed = needed.max(self.most_aside() / 32);
-        if self.shared.sets_aside() {
+        if self.shared.segment.hot().sets_aside() {
             self.in_portions(&mut || self.enter(wait), &mut |section| {
                 section.give_up(needed, &mut freed)
             })?;

@@ -40,7 +40,7 @@ impl Queue {
         let number = platform::pipe_number(end).ok_or(Error::EndClosed)?;
         platform::never_block(end)?;
         platform::make_narrow(end);
-        self.enter_surely()?.hot().bell.set(number);
+        self.enter_surely()?.set_bell(number);
         Ok(())
     }
 

@@ -116,7 +116,7 @@ impl Queue {
         asks: Asks,
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        if self.shared.sets_aside() {
+        if self.shared.segment.hot().sets_aside() {
             self.set_aside(asks, wait)?;
         }
         // What is in dead hands comes back even if nobody ever waits, because there is always another item.

@@ -7,7 +7,7 @@ use crate::lock::guard::Guard;
 use crate::memory::layout::{GRANULES_PER_SPAN, SPAN, Slot, SpanDescriptor};
 use crate::memory::payload::Extent;
 use crate::options::Wait;
-use crate::state::heap::{BACKED_DESCRIPTOR, Growth, MAYBE_MORE};
+use crate::state::heap::Growth;
 use crate::sync::Word;
 use crate::units::PAGE;
 
@@ -38,13 +38,7 @@ impl Queue {
             |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
         self.shared.segment.back(at(old), at(new) - at(old))?;
         fault!("grow.backed");
-        let section = self.enter(wait)?;
-        // Another may have grown it too, or a trim shrunk it: then the caller looks again and finds out.
-        if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
-            hot.slots_backed.set(new);
-            hot.grown.set(1);
-        }
-        drop(section);
+        self.enter(wait)?.note_slots_backed((old, new), trims);
         Ok(())
     }
 
@@ -72,10 +66,7 @@ impl Queue {
             .segment
             .back(words(old), words(new - 1) + 8 - words(old))?;
         fault!("grow.backed");
-        let section = self.enter(wait)?;
-        if section.hot().spans_tracked.get() == old {
-            section.hot().spans_tracked.set(new);
-        }
+        self.enter(wait)?.note_spans_tracked(old, new);
         Ok(())
     }
 
@@ -85,18 +76,13 @@ impl Queue {
         let Ok(span) = section.find_run(1)? else {
             return Ok(());
         };
-        let Ok(slot) = section.pop_slot()? else {
+        let Some(slot) = section.claim_span(span)? else {
             return self.grow_slots(section, wait);
         };
         let extent = Extent {
             start: span * GRANULES_PER_SPAN,
             granules: GRANULES_PER_SPAN,
         };
-        section.mark_run(span, 1, true)?;
-        section.set_backing(span, self.shared.segment.backing(span)?.get() | MAYBE_MORE)?;
-        section.fill(slot, Some(extent), 0)?;
-        section.claim(slot)?;
-        section.hold(slot)?;
         drop(section);
         let descriptor_at = self.shared.segment.geometry.descriptors_at
             + u64::from(span) * size_of::<SpanDescriptor>() as u64;
@@ -116,7 +102,7 @@ impl Queue {
         self.release_claim_or_put_off(slot, entered, |section| {
             if backed.is_ok() {
                 section.note_backed(extent, SPAN)?;
-                section.set_backing(span, self.shared.segment.backing(span)?.get() | BACKED_DESCRIPTOR)?;
+                section.note_descriptor_backed(span)?;
             } else if is_punched {
                 section.note_punched(extent)?;
             }

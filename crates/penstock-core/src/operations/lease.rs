@@ -12,8 +12,8 @@ use crate::handle::queue::Queue;
 use crate::handle::upkeep::is_stuck;
 use crate::state::deliver::Borrowed;
 use crate::state::holding;
-use crate::state::slot::{ENDED, KEPT, State, UNDELIVERED};
-use crate::sync::{Word, note_read};
+use crate::state::slot::{ENDED, KEPT, UNDELIVERED};
+use crate::sync::note_read;
 
 /// A payload in shared memory. Dropping it ends the look: the item of a plain queue is gone then, that of an
 /// acknowledged queue stays leased until `task_done`.
@@ -119,15 +119,7 @@ impl Queue {
             Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, KEPT, me),
             Err(error) => return Err(error),
         };
-        let Some(slot) = section.lent_to_me(index, lease)? else {
-            return Ok(());
-        };
-        slot.reading.set(KEPT);
-        if slot.word().state() == Some(State::Leased) && !self.shared.options.acknowledged {
-            section.keep_memory(index)?;
-            fault!("lent.kept");
-        }
-        Ok(())
+        section.keep_lent(index, lease)
     }
 
     /// Ends the look at a lent payload, whose item is ENDED or UNDELIVERED by that.

@@ -17,7 +17,7 @@ use crate::memory::layout::{Hot, SPAN, Slot};
 use crate::platform;
 use crate::state::Section;
 use crate::state::slot::slots_in_use;
-use crate::sync::{Count, Word};
+use crate::sync::Word;
 use crate::units::PAGE;
 
 /// Free memory that a queue keeps in any case.
@@ -67,9 +67,7 @@ impl Queue {
             return Ok(false);
         }
         let hot = section.hot();
-        hot.grown.set(0);
-        hot.trimmed_at.set(platform::coarse_millis());
-        section.release_kept()?;
+        section.begin_trim()?;
         if slots_in_use(hot) == 0 && hot.slots_backed.get() > 4 * SLOTS {
             return self.trim_slots(section);
         }
@@ -96,16 +94,8 @@ impl Queue {
     }
 
     /// Gives the last slots back. All are free, and the lock is held over the punch, which is short.
-    fn trim_slots(&self, section: Guard<'_>) -> Result<bool, Error> {
-        let hot = section.hot();
-        let backed = section.slots_backed()?;
-        // Every slot is FREE and keeps nothing, so the free lists may forget them all.
-        hot.free.next.set(0);
-        hot.free.freed.set(0);
-        hot.slots_high.set(1);
-        hot.slot_trims.add(1);
-        let kept = backed.saturating_sub(SLOTS);
-        hot.slots_backed.set(kept);
+    fn trim_slots(&self, mut section: Guard<'_>) -> Result<bool, Error> {
+        let (kept, backed) = section.give_back_slots(SLOTS)?;
         fault!("trim.slots");
         let at =
             |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;

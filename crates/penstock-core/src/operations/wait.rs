@@ -74,7 +74,7 @@ impl Queue {
     #[inline(always)]
     fn is_quiet(&self, kind: Kind) -> bool {
         let hot = self.shared.segment.hot();
-        !self.promises(kind) && hot.lock.get() == 0 && hot.damaged.get() == 0
+        !self.promises(kind) && hot.lock.get() == 0 && !hot.is_damaged()
     }
 
     /// The same after all that was done under the lock so far. A mere look may see old numbers slice after slice.

@@ -7,7 +7,6 @@ use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::options::{Patience, Wait};
 use crate::platform;
-use crate::state::notifier::{SILENT, next};
 use crate::sync::Word;
 
 impl Queue {
@@ -37,8 +36,7 @@ impl Queue {
                 Some(end) => end,
                 None => {
                     let (pipe, number) = platform::make_pipe()?;
-                    hot.rung.set(next(hot.rung.get(), SILENT));
-                    hot.bell.set(number);
+                    section.set_bell(number);
                     fault!("bell.made");
                     self.shared.keep_bell(pipe, number)
                 }

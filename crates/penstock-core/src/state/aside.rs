@@ -33,7 +33,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{BEGINNING, Hot, NOT_YET, Participant, Slot, YES, index_of};
+use crate::memory::layout::{Hot, Participant, Slot, index_of};
 use crate::state::Section;
 use crate::state::holding;
 use crate::state::recovery::{PORTION, Portion};
@@ -44,7 +44,7 @@ use crate::units::BATCH;
 impl<'q> Section<'q> {
     /// LEASED -> ASIDE, if the lease is this participant's still and no process acknowledges yet.
     pub(crate) fn set_lease_aside(&mut self, lease: holding::Lease) -> Result<(), Error> {
-        if !self.shared.sets_aside() || !self.is_mine(&lease) {
+        if !self.hot().sets_aside() || !self.is_mine(&lease) {
             return Ok(());
         }
         let slot = self.slot(lease.slot)?;
@@ -87,8 +87,8 @@ impl<'q> Section<'q> {
 
     pub(crate) fn begin_to_acknowledge(&mut self) -> Result<Portion, Error> {
         let hot = self.hot();
-        if hot.acknowledging.get() == NOT_YET {
-            hot.acknowledging.set(BEGINNING);
+        if hot.sets_aside() {
+            hot.begin_to_acknowledge();
             fault!("aside.beginning");
             // What was given up of dead holders cannot come back: it counts as finished.
             hot.unfinished.sub(hot.given_up.get());
@@ -96,7 +96,7 @@ impl<'q> Section<'q> {
         for _ in 0..PORTION {
             let index = hot.aside.head.get();
             if index == 0 {
-                hot.acknowledging.set(YES);
+                hot.acknowledge_from_now_on();
                 return Ok(Portion::Last);
             }
             if self.slot(index)?.word()
@@ -113,7 +113,7 @@ impl<'q> Section<'q> {
     /// Gives up a portion of what is set aside, and adds its memory to `freed`.
     pub(crate) fn give_up(&mut self, needed: u64, freed: &mut u64) -> Result<Portion, Error> {
         let mut left = PORTION;
-        while *freed < needed && self.shared.sets_aside() {
+        while *freed < needed && self.hot().sets_aside() {
             let Some((mut oldest, until)) = self.oldest_aside()? else {
                 return Ok(Portion::Last);
             };
@@ -248,7 +248,7 @@ impl<'q> Section<'q> {
             hot.orphans.add(count);
         } else {
             hot.given_up.add(count);
-            if !self.shared.sets_aside() {
+            if !self.hot().sets_aside() {
                 hot.unfinished.sub(count);
             }
         }
@@ -257,11 +257,7 @@ impl<'q> Section<'q> {
 
 /// Unfinished items whose payloads were given up: those of the dead count as finished once items are acknowledged.
 pub(crate) fn unfinished_given_up(hot: &Hot) -> u64 {
-    let of_the_dead = if hot.acknowledging.get() == NOT_YET {
-        hot.given_up.get()
-    } else {
-        0
-    };
+    let of_the_dead = if hot.sets_aside() { hot.given_up.get() } else { 0 };
     hot.given_up_of_living.get().saturating_add(of_the_dead)
 }
 

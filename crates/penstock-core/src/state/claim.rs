@@ -147,6 +147,23 @@ impl Section<'_> {
             .saturating_add(slots.saturating_mul(size_of::<Slot>() as u64))
     }
 
+    /// Claims a free span, so that memory can be put behind it. `None` if there is no slot for the claim.
+    pub(crate) fn claim_span(&mut self, span: u32) -> Result<Option<u32>, Error> {
+        let Ok(slot) = self.pop_slot()? else {
+            return Ok(None);
+        };
+        let extent = Extent {
+            start: span * GRANULES_PER_SPAN,
+            granules: GRANULES_PER_SPAN,
+        };
+        self.mark_run(span, 1, true)?;
+        self.set_backing(span, self.shared.segment.backing(span)?.get() | MAYBE_MORE)?;
+        self.fill(slot, Some(extent), 0)?;
+        self.claim(slot)?;
+        self.hold(slot)?;
+        Ok(Some(slot))
+    }
+
     /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the top down.
     pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
         let hot = self.hot();

@@ -7,7 +7,7 @@ use crate::memory::layout::Slot;
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Lease};
-use crate::state::slot::{READING, State, lent_bytes};
+use crate::state::slot::{KEPT, READING, State, lent_bytes};
 use crate::sync::{Count, Word, note_read};
 use crate::units::SMALL;
 
@@ -36,6 +36,19 @@ pub(crate) struct Borrowed {
 }
 
 impl Section<'_> {
+    /// Notes that a lent item is its reader's for good. Plain: LEASED -> CLAIMED.
+    pub(crate) fn keep_lent(&mut self, index: u32, lease: u64) -> Result<(), Error> {
+        let Some(slot) = self.lent_to_me(index, lease)? else {
+            return Ok(());
+        };
+        slot.reading.set(KEPT);
+        if slot.word().state() == Some(State::Leased) && !self.shared.options.acknowledged {
+            self.keep_memory(index)?;
+            fault!("lent.kept");
+        }
+        Ok(())
+    }
+
     /// What the end of a look means for a slot in this participant's hands.
     pub(crate) fn finish_look(&mut self, index: u32) -> Result<(), Error> {
         match self.slot(index)?.word().state() {
@@ -103,7 +116,7 @@ impl Section<'_> {
             fault!("get.leased");
             self.hold_lease(index, slot)?;
             holding::count_taken();
-            if self.shared.sets_aside() {
+            if self.hot().sets_aside() {
                 let number = slot.lease.get();
                 holding::note(self.shared.segment.id, Lease { slot: index, number });
             }

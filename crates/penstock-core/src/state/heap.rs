@@ -251,6 +251,19 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// The same of a span's descriptor.
+    pub(crate) fn note_descriptor_backed(&mut self, span: u32) -> Result<(), Error> {
+        self.set_backing(span, self.shared.segment.backing(span)?.get() | BACKED_DESCRIPTOR)
+    }
+
+    /// Books that there is memory behind the books of more spans, unless another has done so.
+    pub(crate) fn note_spans_tracked(&mut self, old: u32, new: u32) {
+        let tracked = &self.hot().spans_tracked;
+        if tracked.get() == old {
+            tracked.set(new);
+        }
+    }
+
     /// The spans of an extent that is too large for a size class.
     fn spans_of(&self, extent: Extent) -> Result<u32, Error> {
         if extent.start % GRANULES_PER_SPAN != 0 || extent.granules % GRANULES_PER_SPAN != 0 {

@@ -11,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod notifier;
 mod order;
 pub(crate) mod participant;
+mod phase;
 mod put_off;
 pub(crate) mod rebuild;
 pub(crate) mod recovery;
@@ -23,7 +24,7 @@ mod transition;
 pub(crate) mod waiters;
 
 use crate::error::Error;
-use crate::memory::layout::{CONTENDED, Hot, Kind, NOT_YET, Slot, WaiterCell, index_of};
+use crate::memory::layout::{CONTENDED, Hot, Kind, Slot, WaiterCell, index_of};
 use crate::memory::payload::Ahead;
 use crate::memory::segment::Segment;
 use crate::options::Options;
@@ -108,27 +109,12 @@ impl Shared {
             && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
     }
 
-    /// Whether taken items are set aside, as no process acknowledges any. Without the lock: only NOT_YET may be out of date.
-    #[inline(always)]
-    pub(crate) fn sets_aside(&self) -> bool {
-        self.segment.hot().acknowledging.get() == NOT_YET
-    }
-
     pub(crate) fn spinning_word(&self, kind: Kind) -> Option<&AtomicU32> {
         match kind {
             Kind::Item => Some(&self.segment.hot().spinning.getter),
             Kind::Room => Some(&self.segment.hot().spinning.putter),
             Kind::Finish => None,
         }
-    }
-
-    /// Passes a result on; damage is noted in the segment, so that everybody learns of it.
-    #[inline(always)]
-    pub(crate) fn report<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(Error::Corrupt { .. }) = result {
-            self.segment.hot().damaged.set(1);
-        }
-        result
     }
 }
 
@@ -186,16 +172,6 @@ impl<'q> Section<'q> {
 
     pub(crate) fn my_index(&self) -> u32 {
         index_of(self.me)
-    }
-
-    /// Notes the damage, so that every later operation answers the same.
-    #[cold]
-    pub(crate) fn corrupt(&self, what: &'static str) -> Error {
-        self.hot().damaged.set(1);
-        Error::Corrupt {
-            id: self.shared.segment.id,
-            what,
-        }
     }
 
     /// Has a cell woken once the lock is released.

@@ -243,7 +243,7 @@ impl Section<'_> {
     #[cold]
     pub(crate) fn toll(&mut self) {
         let hot = self.hot();
-        let is_wanted = hot.ready_count.get() > 0 || hot.damaged.get() != 0;
+        let is_wanted = hot.ready_count.get() > 0 || hot.is_damaged();
         if state_of(hot.rung.get()) != if is_wanted { RUNG } else { SILENT } {
             self.change_bell(is_wanted);
         }
@@ -284,10 +284,17 @@ impl Section<'_> {
         rung.store(next(rung.get(), state), Ordering::SeqCst);
     }
 
+    /// The pipe of that number, which is empty, is the bell from now on.
+    pub(crate) fn set_bell(&mut self, number: u64) {
+        let hot = self.hot();
+        hot.rung.set(next(hot.rung.get(), SILENT));
+        hot.bell.set(number);
+    }
+
     /// Takes out what is in the pipe though there is no item.
     pub(crate) fn silence_if_empty(&mut self) {
         let hot = self.hot();
-        if hot.ready_count.get() == 0 && hot.damaged.get() == 0 {
+        if hot.ready_count.get() == 0 && !hot.is_damaged() {
             if let Some(end) = self.end_at_hand() {
                 self.silence(end);
             }

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{FreeList, Hot, ONE_KEPT, PARTICIPANTS, SLOTS_PER_PAGE, Slot};
 use crate::memory::payload::Extent;
+use crate::platform;
 use crate::state::Section;
 use crate::state::heap::{Growth, is_object};
 use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
@@ -271,6 +272,38 @@ impl Section<'_> {
             return Err(self.corrupt("more slots are backed than there are"));
         }
         Ok(backed)
+    }
+
+    /// Books that there is memory behind more slots, unless another has grown them too, or a trim has shrunk them (`trims` counts
+    /// those): then the caller looks again and finds out.
+    pub(crate) fn note_slots_backed(&mut self, (old, new): (u32, u32), trims: u64) {
+        let hot = self.hot();
+        if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
+            hot.slots_backed.set(new);
+            hot.grown.set(1);
+        }
+    }
+
+    /// Gives memory back that free slots keep, before memory of the queue is given back.
+    pub(crate) fn begin_trim(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        hot.grown.set(0);
+        hot.trimmed_at.set(platform::coarse_millis());
+        self.release_kept()
+    }
+
+    /// Gives the last slots up, at most `most` of them, when all are FREE and keep nothing: so the free lists may forget them all.
+    /// Answers how many have memory behind them from now on, and how many had.
+    pub(crate) fn give_back_slots(&mut self, most: u32) -> Result<(u32, u32), Error> {
+        let hot = self.hot();
+        let backed = self.slots_backed()?;
+        hot.free.next.set(0);
+        hot.free.freed.set(0);
+        hot.slots_high.set(1);
+        hot.slot_trims.add(1);
+        let kept = backed.saturating_sub(most);
+        hot.slots_backed.set(kept);
+        Ok((kept, backed))
     }
 
     /// Puts a slot, already FREE and without an extent, back on a free list.

@@ -166,7 +166,7 @@ impl Section<'_> {
     /// acknowledged yet, to the others of that kind.
     pub(crate) fn return_lease(&mut self, index: u32) -> Result<(), Error> {
         let word = self.slot(index)?.word();
-        if word.state() == Some(State::Aside) && self.shared.sets_aside() {
+        if word.state() == Some(State::Aside) && self.hot().sets_aside() {
             return self.disown(index);
         }
         self.let_go(index, word.owner())?;

@@ -104,12 +104,12 @@ impl Section<'_> {
         if hot.watching.get() != 0 {
             self.toll();
         }
-        if waiting == 0 || hot.damaged.get() != 0 {
+        if waiting == 0 || hot.is_damaged() {
             return;
         }
         if self.settle_waiters().is_err() {
             // It is damage, and the next operation reports it.
-            hot.damaged.set(1);
+            hot.note_damage();
         }
     }
 

@@ -187,7 +187,7 @@ impl<'q> Inspection<'q> {
     }
 
     fn inspect(&mut self) {
-        if self.hot().damaged.get() != 0 {
+        if self.hot().is_damaged() {
             self.fault("queue", None, "it is marked as damaged");
         }
         self.found.orphans = self.hot().orphans.get();
