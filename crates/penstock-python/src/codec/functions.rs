@@ -17,7 +17,7 @@ fn codec(py: Python<'_>, protocol: u8) -> PyResult<&Codec> {
     static CODECS: [PyOnceLock<Codec>; COUNT] = [const { PyOnceLock::new() }; COUNT];
     let make = || Codec::new(py, Home::Queues, protocol);
     let codec = once(&CODECS[usize::from(protocol)], py, make)?;
-    codec.find_other(py)?;
+    codec.other.find(py)?;
     Ok(codec)
 }
 

@@ -51,11 +51,6 @@ impl Codec {
         self.protocol
     }
 
-    /// Finds out anew whether the program has put another pickler in the place of multiprocessing's.
-    fn find_other(&self, py: Python<'_>) -> PyResult<()> {
-        self.other.find(py)
-    }
-
     /// The message of a plain object. `None` if it is not plain, or if the program has another pickler, which
     /// every object goes to.
     #[inline]

@@ -62,16 +62,16 @@ impl QueueBase {
         PyClassInitializer::from(Handle::new(args, kwargs)).add_subclass(QueueBase)
     }
 
-    /// Put `obj`, any object that pickles, into the queue. Afterwards it is there, whatever becomes of this
-    /// process.
+    /// Put `obj`, any object that pickles, into the queue. When this returns, the item is in the queue, and
+    /// it stays there even if this process dies.
     ///
     /// If the queue is full, waits for room if `block` is true: `timeout` seconds at most (a float), or as
     /// long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait. If
     /// another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for
     /// it to go on; without `block` 0.1 s at most.
     ///
-    /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped like
-    /// that), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ValueError` if this handle was
+    /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped in that
+    /// way), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ValueError` if this handle was
     /// closed, and whatever pickling `obj` raises. In each case the queue is as it was.
     ///
     /// >>> import penstock
@@ -101,12 +101,12 @@ impl QueueBase {
     /// If another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way
     /// for it to go on; without `block` 0.1 s at most.
     ///
-    /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped like
-    /// that), and `ValueError` if this handle was closed. Raises `MemoryError` if there is no memory for the
-    /// object; the item stays in the queue, and is a dead letter after four such calls. What else rebuilding
-    /// the object raises is raised with a note that names the queue and the types in the item; the item is
-    /// lost, but no other. If this process is killed inside `get`, the item is lost or goes to another
-    /// process; one from a `JoinableQueue` is never lost.
+    /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped in that
+    /// way), and `ValueError` if this handle was closed. Raises `MemoryError` if there is no memory for the
+    /// object; the item stays in the queue, and is a dead letter after four such calls. Any other exception
+    /// that rebuilding the object raises gets a note that names the queue and the types in the item; then
+    /// this item is lost, and no other. If this process is killed inside `get`, the item is lost or goes to
+    /// another process; one from a `JoinableQueue` is never lost.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -133,12 +133,12 @@ impl QueueBase {
     /// Put all objects of an iterable, in order, as `put` would one after the other.
     ///
     /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of
-    /// a subclass), up to 64 small plain objects go into the queue in one step. What comes from any other
-    /// iterable is in the queue before the iterable is asked for the next object, so it may be a generator
-    /// that waits for the answer to the last one. No object is held back while code of the program runs.
+    /// a subclass), up to 64 small plain objects go into the queue in one step. Of any other iterable each
+    /// object is in the queue before the iterable is asked for the next one, so it may be a generator that
+    /// waits for the answer to the last object. No object is held back while code of the program runs.
     /// `timeout` (seconds) is for all objects together.
     ///
-    /// Raises what `put` raises, and what `objs` itself raises. What came before that stays in the queue: the
+    /// Raises what `put` raises, and what `objs` itself raises. The objects put so far stay in the queue: the
     /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
     /// killed meanwhile, the first ones are in the queue and the others are not.
     ///
@@ -170,11 +170,11 @@ impl QueueBase {
     ///
     /// Raises `queue.Empty` if there was no item in that time, and `ValueError` if this handle was closed or
     /// `max_items` is less than 1. Raises `MemoryError` if there is no memory; then its attribute `items`, if
-    /// there is one, is the list of what was taken, and the other items stay in the queue. What else
-    /// rebuilding an object raises is raised when all have been rebuilt; the exception's attribute `items` is
-    /// the list, with the exception in the place of what could not be rebuilt. If this process is killed
-    /// meanwhile, up to 64 items are lost or go to another process; those of a `JoinableQueue` are never
-    /// lost, and each wants its own `task_done()`.
+    /// there is one, is the list of what was taken, and the other items stay in the queue. Any other
+    /// exception that rebuilding an object raises is raised when all have been rebuilt; its attribute `items`
+    /// is the list, with the exception in the place of the object. If this process is killed meanwhile, up to
+    /// 64 items are lost or go to another process; those of a `JoinableQueue` are never lost, and each wants
+    /// its own `task_done()`.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -265,10 +265,10 @@ impl JoinableQueueBase {
         QueueBase::new(args, kwargs).add_subclass(JoinableQueueBase)
     }
 
-    /// Tell that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
+    /// Report that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
     /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP)
-    /// in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait:
-    /// then nothing was told.
+    /// in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait,
+    /// and then no item is done.
     ///
     /// Raises `ValueError` if all items are done already.
     ///
@@ -284,8 +284,8 @@ impl JoinableQueueBase {
         proof::warn_if_impossible(slf.py())
     }
 
-    /// Wait until every item that was put is done. Items of a worker that was killed are given to others, so
-    /// they do not keep it waiting for ever. A signal handler that raises, as for Ctrl-C, ends the wait.
+    /// Wait until every item that was put is done. Items of a worker that was killed go to other workers, so
+    /// they do not keep this waiting for ever. A signal handler that raises, as for Ctrl-C, ends the wait.
     ///
     /// >>> import penstock
     /// >>> q = penstock.JoinableQueue()
@@ -321,8 +321,8 @@ impl SimpleQueueBase {
         PyClassInitializer::from(Handle::new(args, kwargs)).add_subclass(SimpleQueueBase)
     }
 
-    /// Put `obj`, any object that pickles, into the queue. Afterwards it is there, whatever becomes of this
-    /// process.
+    /// Put `obj`, any object that pickles, into the queue. When this returns, the item is in the queue, and
+    /// it stays there even if this process dies.
     ///
     /// Waits while 1 MiB is queued. A signal handler that raises, as for Ctrl-C, ends the wait.
     ///
@@ -340,8 +340,8 @@ impl SimpleQueueBase {
     /// handler that raises, as for Ctrl-C, ends the wait.
     ///
     /// Raises `OSError` if this handle was closed, and what rebuilding the object raises, with a note that
-    /// names the queue and the types in the item; that item is lost, but no other. If this process is killed
-    /// inside `get`, the item is lost or goes to another process.
+    /// names the queue and the types in the item; then this item is lost, and no other. If this process is
+    /// killed inside `get`, the item is lost or goes to another process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -356,11 +356,11 @@ impl SimpleQueueBase {
     /// Put all objects of an iterable, in order, as `put` would one after the other.
     ///
     /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of
-    /// a subclass), up to 64 small plain objects go into the queue in one step. What comes from any other
-    /// iterable is in the queue before the iterable is asked for the next object, so it may be a generator
-    /// that waits for the answer to the last one. No object is held back while code of the program runs.
+    /// a subclass), up to 64 small plain objects go into the queue in one step. Of any other iterable each
+    /// object is in the queue before the iterable is asked for the next one, so it may be a generator that
+    /// waits for the answer to the last object. No object is held back while code of the program runs.
     ///
-    /// Raises what `put` raises, and what `objs` itself raises. What came before that stays in the queue: the
+    /// Raises what `put` raises, and what `objs` itself raises. The objects put so far stay in the queue: the
     /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
     /// killed meanwhile, the first ones are in the queue and the others are not.
     ///
@@ -378,10 +378,10 @@ impl SimpleQueueBase {
     ///
     /// Raises `OSError` if this handle was closed, and `ValueError` if `max_items` is less than 1. Raises
     /// `MemoryError` if there is no memory; then its attribute `items`, if there is one, is the list of what
-    /// was taken, and the other items stay in the queue. What else rebuilding an object raises is raised when
-    /// all have been rebuilt; the exception's attribute `items` is the list, with the exception in the place
-    /// of what could not be rebuilt. If this process is killed meanwhile, up to 64 items are lost or go to
-    /// another process.
+    /// was taken, and the other items stay in the queue. Any other exception that rebuilding an object raises
+    /// is raised when all have been rebuilt; its attribute `items` is the list, with the exception in the
+    /// place of the object. If this process is killed meanwhile, up to 64 items are lost or go to another
+    /// process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()

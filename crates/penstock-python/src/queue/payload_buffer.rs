@@ -21,10 +21,10 @@ use crate::queue::handle::Opened;
 /// the GIL released: that may have to wait for the queue's lock, and takes a while if much memory goes back
 /// to the system.
 #[derive(Clone)]
-pub struct Shared(Option<Arc<Lent>>);
+struct Shared(Option<Arc<Lent>>);
 
 impl Shared {
-    pub fn new(lent: Lent) -> Shared {
+    fn new(lent: Lent) -> Shared {
         Shared(Some(Arc::new(lent)))
     }
 
@@ -33,22 +33,22 @@ impl Shared {
         self.0.as_ref()
     }
 
-    pub fn bytes(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         self.lent().map_or(&[], |lent| lent.bytes())
     }
 
     /// A part of it as private memory, if that can be had.
-    pub fn view(&self, part: Range<usize>) -> Option<View> {
+    fn view(&self, part: Range<usize>) -> Option<View> {
         View::new(self.lent()?, part)
     }
 
     /// See `Lent::keep`. It may have to wait for the queue's lock.
-    pub fn keep(&self, py: Python<'_>) -> Result<(), Error> {
+    fn keep(&self, py: Python<'_>) -> Result<(), Error> {
         self.lent().map_or(Ok(()), |lent| py.detach(|| lent.keep()))
     }
 
     /// See `Lent::undeliver`.
-    pub fn undeliver(&self) {
+    fn undeliver(&self) {
         if let Some(lent) = self.lent() {
             lent.undeliver();
         }
@@ -132,7 +132,7 @@ pub fn prepare(py: Python<'_>) {
 
 /// Gives `pickle.loads` the pickle of a payload through the buffer protocol. A view of it keeps the payload.
 #[pyclass(frozen, module = "penstock._native")]
-pub struct Payload {
+struct Payload {
     loan: Mutex<Loan>,
     pickle: Range<usize>,
 }
@@ -143,7 +143,7 @@ struct Loan {
 }
 
 impl Payload {
-    pub fn new(lent: Shared, pickle: Range<usize>) -> Payload {
+    fn new(lent: Shared, pickle: Range<usize>) -> Payload {
         let loan = Loan {
             lent: Some(lent),
             views: 0,
@@ -155,7 +155,7 @@ impl Payload {
     }
 
     /// Gives the payload back now, if no view of it is left.
-    pub fn give_back(&self) {
+    fn give_back(&self) {
         let mut loan = lock(&self.loan);
         let lent = if loan.views == 0 { loan.lent.take() } else { None };
         drop(loan);
@@ -208,10 +208,10 @@ impl Payload {
 /// A buffer of a message as the receiver has it: its own memory, which costs no copy until it is written to.
 /// Freed with the last array that is made of it.
 #[pyclass(frozen, module = "penstock._native")]
-pub struct Mapped(ManuallyDrop<View>);
+struct Mapped(ManuallyDrop<View>);
 
 impl Mapped {
-    pub fn new(view: View) -> Mapped {
+    fn new(view: View) -> Mapped {
         Mapped(ManuallyDrop::new(view))
     }
 }
