@@ -21,6 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 WHEELS := build/wheel
 FAULT_POINTS := build/fault-points
+QUICK := build/quick
 LIBRARIES := .venvs/libraries
 FUZZ_TARGET = $(or $(CARGO_TARGET_DIR),target)/fuzz
 DOCUMENTS = $(wildcard *.md docs/*.md docs/design/*.md)
@@ -43,6 +44,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
 	@echo "make test          set everything up and run all tests"
+	@echo "make quick         after a change: check it, and run the tests that take no time (below a minute)"
 	@echo "make bench         measure beside all peers, write docs/benchmarks (make bench ARGS=--help)"
 	@echo "make bench-core    time single steps of the core, and messages between two processes"
 	@echo "make lint          check format, types and style"
@@ -70,6 +72,16 @@ demo: $(VENV)/.penstock
 
 test: test-core test-damage test-package test-cpython-sample docs
 	@echo "All tests passed, in $$(($$(date +%s) - $(BEGUN))) s."
+
+# The environment keeps the released build: this one stands before it on the path.
+quick: $(VENV)/.build $(VENV)/.test
+	@tools/require cargo cc
+	@$(PART) "cargo check" env $(CARGO_PYTHON) cargo check --quiet --locked --workspace
+	@$(PART) "The core's behaviour" cargo test --quiet --locked --profile quick -p penstock-core --test behaviour
+	@$(call build_wheel,"Building a wheel of the profile quick",$(QUICK)-wheel,--profile quick)
+	@rm -rf $(QUICK) && $(PIP) install --no-index --no-deps --target $(QUICK) $(QUICK)-wheel/*.whl
+	@$(PART) "The tests that are not slow" env PYTHONPATH=$(abspath $(QUICK)) $(BIN)/python -m pytest --quiet -m "not slow" tests $(ARGS)
+	@echo "Nothing found, in $$(($$(date +%s) - $(BEGUN))) s."
 
 test-core: build/.test-core build/.test-core-fault-points build/.test-history build/.test-loom-sample build/.test-kill-sample
 

@@ -153,6 +153,7 @@ def difference(received: Any, expected: Any) -> dict[str, Any]:
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=[str(number) for number in range(len(DTYPES))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES[:2])
 @every_dtype
 def test_arrays_arrive_as_multiprocessing_delivers_them(dtype: Any, size: int) -> None:
@@ -191,6 +192,7 @@ def test_beside_the_queue_of_multiprocessing(make: Callable[[], Any]) -> None:
             assert difference(q.get(), other.get()) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [16, 100_000])
 def test_frames_and_series(size: int) -> None:
     q = penstock.Queue[Any]()
@@ -361,6 +363,7 @@ def get_without_pickle() -> list[bool]:
     return arrives
 
 
+@pytest.mark.slow
 def test_an_array_by_itself_is_read_without_pickle() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert all(pool.apply(get_without_pickle))

@@ -133,6 +133,7 @@ def test_held_arrays_block_nobody_and_go_in_any_order() -> None:
     assert statistics.puts == statistics.gets == 24
 
 
+@pytest.mark.slow
 def test_many_streams_of_large_arrays_keep_their_memory_small() -> None:
     q = penstock.Queue[Any]()
     for seed in range(100):

@@ -26,6 +26,8 @@ from penstock import JoinableQueue, Pipe, Queue, SimpleQueue
 from penstock.errors import QueueMemoryError
 from tests.support.interpreter import FREE_THREADED
 
+pytestmark = pytest.mark.slow
+
 # Without a GIL some hundred blocks more or less wait to be freed at any moment.
 TIMES = 2000 if FREE_THREADED else 400
 # One object an operation would be TIMES of them; the smallest piece of the C heap has more than 16 bytes.

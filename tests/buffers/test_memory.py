@@ -20,6 +20,8 @@ from tests.support import processes
 from tests.support.children import fork
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 every_kind = pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 # In a mount namespace of its own, so that nobody else sees it.
 MOUNTS = {
     "full": """

@@ -67,6 +67,7 @@ def test_a_take_over_is_met_and_leaves_the_items() -> None:
     assert queue.qsize() >= 10_000
 
 
+@pytest.mark.slow
 def test_leases_come_back() -> None:
     first, last, during, before = recovery.redelivery(1_000)
     assert 0 < first <= last

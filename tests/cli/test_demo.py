@@ -25,6 +25,8 @@ from tests.support import processes
 from tests.support.programs import METHODS, write
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 COMMAND = (sys.executable, "-m", "penstock", "demo")
 AGREE = "The totals with workers and without agree.\n"
 

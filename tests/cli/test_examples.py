@@ -4,6 +4,8 @@ import pytest
 
 from tests.support.programs import METHODS, PENSTOCK, PLAIN, ROOT, run
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = ROOT / "examples"
 
 ONE_WAY = b"""\

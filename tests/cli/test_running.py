@@ -14,6 +14,8 @@ import pytest
 import penstock
 from tests.support.programs import METHODS, PENSTOCK, PLAIN, run, write
 
+pytestmark = pytest.mark.slow
+
 # All that a program can see of how it was started.
 STATE = """
 import os, sys

@@ -32,6 +32,7 @@ def test_qsize_empty_and_full_agree_after_every_step(make: Callable[..., Any], m
         assert queue.statistics().queued == length
 
 
+@pytest.mark.slow
 @needs(Promise.STATISTICS)
 def test_other_processes_see_the_same_numbers_at_once(make: Callable[..., Any]) -> None:
     queue = make()

@@ -32,6 +32,8 @@ from tests.support.actors import ARRAY, Actor, Array, Stage, Theatre, Unloadable
 from tests.support.model import Model
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 RUNS = int(os.environ.get("PENSTOCK_MODEL_RUNS", "1"))
 STEPS = 40  # in a program
 PROCESSES = 4  # at once, with this one

@@ -122,6 +122,7 @@ def take_and_end(q: Any, end: Callable[[], None]) -> None:
     end()
 
 
+@pytest.mark.slow
 @needs(Promise.REDELIVERED, Promise.STATISTICS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("end", IN_ORDER)
@@ -138,6 +139,7 @@ def test_a_worker_that_ends_in_order(make: Callable[..., Any], end: Callable[[],
     q.join()
 
 
+@pytest.mark.slow
 @needs(Promise.REDELIVERED, Promise.STATISTICS)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("end", BY_A_CRASH)

@@ -22,6 +22,7 @@ FAULT_POINTS = Path(__file__).with_name("fault_points.py")
 STOPPED = Path(__file__).with_name("stopped_inside.py")
 
 
+@pytest.mark.slow
 @pytest.mark.limit(900)
 def test_death_at_every_fault_point() -> None:
     folder = os.environ.get("PENSTOCK_FAULT_POINTS_PATH")

@@ -123,6 +123,7 @@ def put_and_exec(queue: Any) -> None:
     execute(WAIT_FOR_EVER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_the_program_does_not_keep_the_memory(method: str) -> None:
     queue = Queue[str]()

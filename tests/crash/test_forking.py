@@ -13,6 +13,8 @@ from penstock import JoinableQueue, Queue, SimpleQueue
 from tests.support.children import fork
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 every_kind = pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
 
 

@@ -33,9 +33,12 @@ from tests.support.waiting import until
 CLONE_NEWPID = 0x20000000
 NOBODY = 65534
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0, reason="only root may chroot, change its user, and make pid namespaces"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.geteuid() != 0, reason="only root may chroot, change its user, and make pid namespaces"
+    ),
+]
 
 Blind = Callable[[Path], None]
 

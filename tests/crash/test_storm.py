@@ -11,6 +11,8 @@ from tests.crash.storms.faults import forbidden
 from tests.crash.storms.storm import Storm
 from tests.support import stacks
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 5.0
 ROUNDS_AT_LEAST = 5
 

@@ -23,6 +23,8 @@ from tests.support.clients import (
 )
 from tests.support.programs import METHODS, PENSTOCK, PLAIN, ROOT, run
 
+pytestmark = pytest.mark.slow
+
 CLIENTS = (pools, executors, logs, loguru_sinks, subclasses, readiness, shared_memory)
 # Which leave helpers of their own running, as long as their process runs.
 ALONE = (joblib_pools,)

@@ -603,6 +603,7 @@ def greet_and_end(there: Any, stay: Any, way: str) -> None:
         raise LookupError
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("way", ["closes", "returns", "raises", "is killed"])
 def test_the_other_process(method: str, way: str) -> None:
@@ -748,6 +749,7 @@ def receive_all(receiver: Any) -> list[Any]:
     return received
 
 
+@pytest.mark.slow
 def test_several_senders_and_receivers() -> None:
     receiver, sender = penstock.Pipe(False)
     each = 300
@@ -807,6 +809,7 @@ def echo_bytes(side: Any) -> None:
         side.send_bytes(message)
 
 
+@pytest.mark.slow
 @every_method
 def test_large_messages_there_and_back(method: str) -> None:
     here, there = penstock.Pipe()
@@ -825,6 +828,7 @@ def test_large_messages_there_and_back(method: str) -> None:
     finish(process)
 
 
+@pytest.mark.slow
 @every_method
 def test_arrays_there_and_back(method: str) -> None:
     here, there = penstock.Pipe()
@@ -845,6 +849,7 @@ def test_arrays_there_and_back(method: str) -> None:
 
 
 # 0xfe and 0xff mark what a queue's memory says of itself; nobody's message is taken for it.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "first", [b"\xfe", b"\xff", b"\xfe\xfe", b"\xff\xff", b"\xfe\xff", b"\xff\xfe", b"\x80", b"\0"]
 )
@@ -900,6 +905,7 @@ def use(side: Any) -> None:
     assert what_is_raised(side.recv) == "EOFError"
 
 
+@pytest.mark.slow
 @every_method
 def test_as_an_argument_and_closed_at_once(method: str) -> None:
     here, there = penstock.Pipe()
@@ -915,6 +921,7 @@ def double_in_one_way(receiver: Any, sender: Any) -> None:
         sender.send(2 * number)
 
 
+@pytest.mark.slow
 @every_method
 def test_one_way_sides_as_arguments(method: str) -> None:
     receiver, answer = penstock.Pipe(False)
@@ -942,6 +949,7 @@ def use_both_sides(sides: tuple[Any, Any], again: Any) -> None:
     b.close()
 
 
+@pytest.mark.slow
 @every_method
 def test_both_sides_as_arguments(method: str) -> None:
     a, b = penstock.Pipe()
@@ -953,6 +961,7 @@ def test_both_sides_as_arguments(method: str) -> None:
     assert b.recv() == "still open"
 
 
+@pytest.mark.slow
 @every_method
 def test_one_side_as_an_argument_of_several_processes(method: str) -> None:
     receiver, sender = penstock.Pipe(False)
@@ -977,6 +986,7 @@ def start_another(method: str, sender: Any) -> None:
     finish(process)
 
 
+@pytest.mark.slow
 @every_method
 def test_from_a_child_to_a_grandchild(method: str) -> None:
     receiver, sender = penstock.Pipe(False)
@@ -994,6 +1004,7 @@ def double_through(messages: Any) -> None:
     double((messages.recv if hasattr(messages, "recv") else messages.get)())
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize(
     "carrier", ["Pipe", "standard Pipe", "Queue", "SimpleQueue", "JoinableQueue", "standard Queue"]
@@ -1079,6 +1090,7 @@ def write_to_received(side: Any) -> None:
         file.write(b"from the child")
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("pipe", [penstock.Pipe, connection.Pipe], ids=["ours", "standard"])
 @pytest.mark.usefixtures("sharer", "patched")
@@ -1100,6 +1112,7 @@ def answer_from_queue(side: Any) -> None:
         answers.put(2 * question)
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("kind", ["Queue", "SimpleQueue", "JoinableQueue"])
 def test_queues_inside_a_message(method: str, kind: str) -> None:
@@ -1253,6 +1266,7 @@ def test_an_event_loop() -> None:
 # When something is wrong, and at the end.
 
 
+@pytest.mark.slow
 def test_a_pipe_that_cannot_be_made_leaves_no_descriptor() -> None:
     def fail_at_every_place() -> list[tuple[str, int]]:
         answers = []
@@ -1277,6 +1291,7 @@ def test_a_pipe_that_cannot_be_made_leaves_no_descriptor() -> None:
     assert all(left == 0 for _, left in answers)
 
 
+@pytest.mark.slow
 @every_method
 def test_a_program_that_closes_nothing(method: str, tmp_path: Path) -> None:
     program = """

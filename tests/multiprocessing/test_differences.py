@@ -103,6 +103,7 @@ def put_start_method(queue: Any) -> None:
     queue.put(multiprocessing.get_start_method())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process_method", METHODS)
 @pytest.mark.parametrize("queue_method", METHODS)
 def test_queue_of_any_context_goes_to_any_process(queue_method: str, process_method: str) -> None:

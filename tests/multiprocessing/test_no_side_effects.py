@@ -73,6 +73,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize("end", ["ends", "killed"])
 def test_no_file_is_left(method: str, end: str, tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def answer_received(messages: Any) -> None:
     answer(questions, answers)
 
 
+@pytest.mark.slow
 @every_class
 @every_method
 @pytest.mark.parametrize("carrier", CLASSES)
@@ -182,6 +183,7 @@ if __name__ == "__main__":
 
 
 # In a program of its own, because a forked child cannot use a fork server that its parent has started.
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("below", METHODS)
 def test_from_a_child_to_a_grandchild(method: str, below: str, tmp_path: Path) -> None:
@@ -497,6 +499,7 @@ def test_a_descriptor_of_another_file_is_not_taken_for_the_queue() -> None:
         keep.put("a")
 
 
+@pytest.mark.slow
 def test_received_by_threads_at_the_same_time() -> None:
     messages, carried = penstock.Queue[Any](), penstock.Queue[int]()
     threads_number = 8
@@ -595,6 +598,7 @@ def test_pools_and_executors_of_a_context_of_ours() -> None:
 # Whole programs.
 
 
+@pytest.mark.slow
 @every_method
 def test_a_program(method: str, tmp_path: Path) -> None:
     program = """

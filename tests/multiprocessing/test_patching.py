@@ -84,6 +84,7 @@ def show(depth):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_whole_tree_of_processes(method: str, tmp_path: Path) -> None:
     main = f"""
@@ -101,6 +102,7 @@ if __name__ == "__main__":
     assert done.stdout.decode().splitlines() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_child_is_patched_before_it_imports_the_main_module(method: str, tmp_path: Path) -> None:
     main = f"""
@@ -121,6 +123,7 @@ if __name__ == "__main__":
     assert (done.stdout.decode(), done.stderr) == (f"{OURS}\n", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("keep", [True, False], ids=["kept on the path", "taken from the path"])
 def test_penstock_that_a_child_could_not_import(method: str, keep: bool, tmp_path: Path) -> None:
@@ -147,6 +150,7 @@ if __name__ == "__main__":
     ]
 
 
+@pytest.mark.slow
 def test_module_of_that_name_does_not_get_in_the_way(tmp_path: Path) -> None:
     location = str(Path(penstock.__file__).parent.parent)
     main = f"""
@@ -201,6 +205,7 @@ def test_the_command_of_a_fork_server_in_each_version(
     assert "patch_fork_server" in first[4].removeprefix(imports).removesuffix("main(" + main)
 
 
+@pytest.mark.slow
 def test_modules_that_a_fork_server_preloads(tmp_path: Path) -> None:
     files = {
         "preloaded.py": """
@@ -234,6 +239,7 @@ if __name__ == "__main__":
     assert done.stdout.decode().split() == [OURS, OURS, OURS, STANDARD, OURS, OURS]
 
 
+@pytest.mark.slow
 def test_fork_server_that_ran_before(tmp_path: Path) -> None:
     main = """
 if __name__ == "__main__":
@@ -257,6 +263,7 @@ def square_and_module(number: int) -> tuple[int, str]:
     return number * number, module_of(multiprocessing.Queue)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patched")
 @pytest.mark.parametrize("ours", [False, True], ids=["multiprocessing", "penstock.get_context"])
 @pytest.mark.parametrize("method", METHODS)
@@ -268,6 +275,7 @@ def test_pool(method: str, ours: bool) -> None:
         pool.join()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patched")
 @pytest.mark.parametrize("ours", [False, True], ids=["multiprocessing", "penstock.get_context"])
 @pytest.mark.parametrize("method", METHODS)
@@ -306,6 +314,7 @@ class OwnContext(context.SpawnContext):
         return super().SimpleQueue()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("patched")
 def test_context_with_factories_of_its_own() -> None:
     own = OwnContext()

@@ -155,6 +155,7 @@ def test_mutable_objects_arrive_as_others() -> None:
         assert q.get() is not sent
 
 
+@pytest.mark.slow
 @every_class
 @every_protocol
 @pytest.mark.parametrize("size", SIZES)
@@ -230,6 +231,7 @@ ARRAYS: dict[str, np.ndarray[Any, Any]] = {
 ARRAYS["read-only"].flags.writeable = False
 
 
+@pytest.mark.slow
 @every_protocol
 @pytest.mark.parametrize("name", ARRAYS)
 def test_numpy_arrays(name: str, protocol: int) -> None:

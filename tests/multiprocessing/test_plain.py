@@ -73,6 +73,7 @@ def containers(items: some.SearchStrategy[Any]) -> some.SearchStrategy[Any]:
 objects = some.recursive(atoms(), containers, max_leaves=30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_what_arrives_is_what_pickle_delivers(protocol: int) -> None:
     q = penstock.Queue[Any](protocol=protocol)

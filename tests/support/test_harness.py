@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.programs import ROOT
 
+pytestmark = pytest.mark.slow
+
 # Not under our name, for which other tests look meanwhile.
 LEFT_FILE = Path(f"/dev/shm/harness-test-{os.getpid()}")
 
