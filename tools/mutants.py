@@ -642,7 +642,7 @@ MUTANTS = [
     Mutant(
         "reused-pid-taken-for-the-process",
         "a pid that is used again taken for the process that had it",
-        f"{CORE}/platform/process.rs",
+        f"{CORE}/platform/linux/process.rs",
         ".map(|number| number == birth);",
         ".map(|_| true);",
         (core("liveness", "a_pid_that_is_used_again"),),
@@ -674,7 +674,7 @@ MUTANTS = [
     Mutant(
         "namespace-inherited-by-strangers",
         "a child in a pid namespace of its own takes itself to be in its parent's",
-        f"{CORE}/platform/process.rs",
+        f"{CORE}/platform/linux/process.rs",
         "if parent == KNOWN_TO.load(Relaxed) {",
         "if parent == parent {",
         (core("liveness", "nothing_proves_the_death_in_another_pid_namespace_without_proc"),),
