@@ -41,7 +41,7 @@ pub struct Wait<'a> {
 }
 
 /// Makes a call that waits however long it takes.
-pub(crate) fn surely<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+pub(crate) fn uninterruptible<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
     #[cfg(not(feature = "fuzzing"))]
     let mut interrupted = || false;
     #[cfg(feature = "fuzzing")]

@@ -56,7 +56,7 @@ pub fn vanish(queue: &Queue) {
 
 /// The same inside the critical section.
 pub fn vanish_in_section(queue: &Queue) -> Result<(), Error> {
-    core::mem::forget(queue.shared.report(queue.enter_surely())?);
+    core::mem::forget(queue.shared.report(queue.enter_uninterruptible())?);
     queue.forget_membership();
     Ok(())
 }
@@ -64,7 +64,7 @@ pub fn vanish_in_section(queue: &Queue) -> Result<(), Error> {
 /// Adds a sleeping waiter that nobody is behind.
 pub fn enlist(queue: &Queue, kind: usize) -> Result<(), Error> {
     let enlisted = queue
-        .enter_surely()
+        .enter_uninterruptible()
         .and_then(|mut section| section.enlist(Kind::ALL[kind % Kind::ALL.len()]));
     queue.shared.report(enlisted).map(drop)
 }

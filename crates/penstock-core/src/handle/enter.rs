@@ -63,8 +63,8 @@ impl Queue {
 
     /// Takes the lock however long it takes; for work that must be finished.
     #[cfg(any(not(loom), test))]
-    pub(crate) fn enter_surely(&self) -> Result<Guard<'_>, Error> {
-        crate::options::surely(|mut wait| self.enter(&mut wait))
+    pub(crate) fn enter_uninterruptible(&self) -> Result<Guard<'_>, Error> {
+        crate::options::uninterruptible(|mut wait| self.enter(&mut wait))
     }
 
     /// Takes the lock, or gives up soon: for work that can be put off (upkeep.rs), or that another participant does as well.

@@ -110,13 +110,13 @@ impl Queue {
             // Release: pairs with the acquire in member_if_any.
             self.shared.me.store(me, Ordering::Release);
             drop(no_fork);
-            if self.shared.bell.is_known() {
+            if self.shared.notifier.is_known() {
                 // The section that follows announces it.
                 self.shared.put_off_work();
             }
             self.sweep_former_self(index_of(me), pid, birth, namespace)?;
             if index_of(me) > LAST - LATE_PLACES {
-                self.look_for_dead(true)?;
+                self.reap_dead(true)?;
             }
             if index_of(me) < LAST {
                 if self.shared.proof_of(me)? == Proof::Impossible {

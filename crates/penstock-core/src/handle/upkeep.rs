@@ -7,17 +7,17 @@
 //!
 //! | put off | the mark | the sweep of the process |
 //! |---|---|---|
-//! | end of a look | the slot's `reading` = ENDED | plain: frees it. Acknowledged: the item is redelivered, or set aside, or an orphan |
-//! | an item that its reader could not use returns to the queue | `reading` = UNDELIVERED | returns it, as any lease |
-//! | an item is kept while it is looked at | `reading` = KEPT | as at the end of a look |
-//! | memory claimed and not needed | `reading` = RELEASED | frees it, as any claimed slot |
+//! | end of a look | the slot's `borrowed` = ENDED | plain: frees it. Acknowledged: the item is redelivered, or set aside, or an orphan |
+//! | an item that its reader could not use returns to the queue | `borrowed` = UNDELIVERED | returns it, as any lease |
+//! | an item is kept while it is looked at | `borrowed` = KEPT | as at the end of a look |
+//! | memory claimed and not needed | `borrowed` = RELEASED | frees it, as any claimed slot |
 //! | end of a wait | the cell's word = ABANDONED, WOKEN_LEFT or LATE_LEFT (waiter.rs) | frees the cell |
 //! | leaving in order, the process goes on | the record's bit LEFT | its leases become orphans |
 //! | leaving, the last handle is dropped | the record's bits LEFT and GONE, set by one store | the same; it need not be dead |
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
-//! | `reading` marked, or the cell's word | the sweep does what is put off |
+//! | `borrowed` marked, or the cell's word | the sweep does what is put off |
 //! | **the record is marked LEFT** | its items are unfinished for good, as if it had left under the lock |
 //! | **the record is marked GONE** | any sweeper sweeps it; before, the death would have been found by its life byte |
 //! | put-off work begun, some of it done | the sweep does the rest: each mark goes with the state that it belongs to |
@@ -54,7 +54,7 @@ impl Queue {
         let slot = self.shared.segment.slot(index)?;
         if slot.word().owner() == me {
             // Release: the reads of the payload come before it, and its memory is reused after it.
-            slot.reading.store(mark, Ordering::Release);
+            slot.borrowed.store(mark, Ordering::Release);
             fault!("upkeep.slot-marked");
             self.shared.put_off_work();
         }
@@ -89,7 +89,7 @@ impl Queue {
         }
         section.finish_marked_slots()?;
         section.free_cells_left()?;
-        section.announce_bell()?;
+        section.announce_notifier()?;
         if self.leaving.get() != 0 {
             let (mut from, before) = (None, section.hot().owned_count.get());
             let mut portions = 0;
@@ -111,12 +111,12 @@ impl Queue {
     /// due. If not, [`len`](Self::len) makes system calls, though it does not wait.
     #[inline(always)]
     pub fn is_settled(&self) -> bool {
-        !self.is_look_due() && !self.is_lock_stuck()
+        !self.is_maintenance_due() && !self.is_lock_stuck()
     }
 
     #[inline(always)]
-    fn is_look_due(&self) -> bool {
-        self.shared.segment.hot().owned_count.get() > 0 && self.is_time_to_look()
+    fn is_maintenance_due(&self) -> bool {
+        self.shared.segment.hot().owned_count.get() > 0 && self.is_reaping_due()
     }
 
     /// Whether the same participant has held the lock for a microsecond or so.
@@ -135,21 +135,21 @@ impl Queue {
 
     /// Repairs what the dead have left, for a program that only asks for numbers. Waits for no holder of the lock that
     /// lives: then the numbers are those committed last.
-    pub(crate) fn look_after(&self) {
+    pub(crate) fn maintain(&self) {
         // Damage is noted in the segment, and the next operation reports it.
         if self.is_lock_stuck() {
             let _ = self
                 .shared
                 .report(self.member().and_then(|me| self.shared.take_over_from_dead(me)));
         }
-        if self.is_look_due() {
+        if self.is_maintenance_due() {
             let mut try_once = Wait {
                 patience: Patience::Try,
                 interrupted: &mut || false,
             };
             let _ = self
                 .member()
-                .and_then(|_| self.look_for_dead_within(false, &mut try_once));
+                .and_then(|_| self.reap_dead_within(false, &mut try_once));
         }
     }
 
@@ -176,25 +176,25 @@ impl Queue {
     /// True if any was found. Makes system calls; the caller does not hold the lock.
     ///
     /// Waits for the lock briefly only: the next look finds what this one could not sweep.
-    pub(crate) fn look_for_dead(&self, thorough: bool) -> Result<bool, Error> {
-        self.look_for_dead_entering(thorough, &mut || self.enter_briefly())
+    pub(crate) fn reap_dead(&self, thorough: bool) -> Result<bool, Error> {
+        self.reap_dead_entering(thorough, &mut || self.enter_briefly())
     }
 
     /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for now.
-    pub(crate) fn look_for_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
-        self.look_for_dead_entering(thorough, &mut || self.enter(wait))
+    pub(crate) fn reap_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
+        self.reap_dead_entering(thorough, &mut || self.enter(wait))
     }
 
-    fn look_for_dead_entering<'q>(
+    fn reap_dead_entering<'q>(
         &'q self,
         thorough: bool,
         enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
     ) -> Result<bool, Error> {
         let hot = self.shared.segment.hot();
-        hot.looked_at.set(platform::coarse_millis());
+        hot.reaped_at.set(platform::coarse_millis());
         // Somebody chosen or spinning who never comes back may be dead without holding anything.
         let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
-            || hot.waiters.iter().any(|list| list.on_way.get() > 0);
+            || hot.waiters.iter().any(|list| list.notified.get() > 0);
         let mut from = 1;
         let mut found = false;
         while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_somebody_on_way)? {
@@ -223,11 +223,11 @@ impl Queue {
     }
 
     /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
-    pub(crate) fn look_for_dead_at_times(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let looked_at = &self.shared.segment.hot().looked_at;
-        let last = looked_at.get();
-        if self.is_time_to_look()
-            && looked_at
+    pub(crate) fn reap_dead_if_due(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let reaped_at = &self.shared.segment.hot().reaped_at;
+        let last = reaped_at.get();
+        if self.is_reaping_due()
+            && reaped_at
                 .compare_exchange(
                     last,
                     platform::coarse_millis(),
@@ -236,16 +236,16 @@ impl Queue {
                 )
                 .is_ok()
         {
-            self.look_for_dead_within(false, wait)?;
+            self.reap_dead_within(false, wait)?;
         }
         Ok(())
     }
 
-    pub(crate) fn is_time_to_look(&self) -> bool {
+    pub(crate) fn is_reaping_due(&self) -> bool {
         // Wraps, so that a clock of another namespace costs a look too many, not all of them.
-        platform::coarse_millis().wrapping_sub(self.shared.segment.hot().looked_at.get()) >= LOOK_EVERY
+        platform::coarse_millis().wrapping_sub(self.shared.segment.hot().reaped_at.get()) >= REAP_EVERY
     }
 }
 
 /// How often the callers of get look for the dead while there are leases, in milliseconds.
-const LOOK_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
+const REAP_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };

@@ -8,7 +8,7 @@ use crate::lock::word::Acquired;
 use crate::memory::layout::CONTENDED;
 use crate::options::Wait;
 use crate::platform;
-use crate::state::notifier::Errand;
+use crate::state::notifier::AfterRelease;
 use crate::state::{Section, Shared};
 use crate::sync::Ordering;
 
@@ -55,8 +55,8 @@ impl Drop for Guard<'_> {
             fault!("unlock.before-wake");
             self.wake_chosen();
         }
-        if !matches!(self.errand, Errand::None) {
-            self.shared.run(self.errand, self.me);
+        if !matches!(self.after_release, AfterRelease::None) {
+            self.shared.run(self.after_release, self.me);
         }
     }
 }

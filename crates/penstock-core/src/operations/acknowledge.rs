@@ -15,7 +15,7 @@
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
-use crate::options::{Wait, surely};
+use crate::options::{Wait, uninterruptible};
 use crate::platform;
 use crate::state::holding::{self, Found, Lease};
 use crate::state::leases::{Near, Whose};
@@ -28,7 +28,7 @@ impl Queue {
     /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that somebody else holds or
     /// left unfinished, else the oldest that nobody has taken yet (which is still delivered).
     pub fn task_done(&self) -> Result<(), Error> {
-        surely(|wait| self.task_done_within(wait))
+        uninterruptible(|wait| self.task_done_within(wait))
     }
 
     /// The same, waiting for the lock as long as `wait` allows. If it ends in vain, the item is as it was.
@@ -88,7 +88,7 @@ impl Queue {
             && self.shared.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
                 // One that was finished, or kept, may still be looked at.
-                let is_at_work = slot.reading.get() < KEPT;
+                let is_at_work = slot.borrowed.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
                         Some(State::Ready | State::ReadyDone) => true,

@@ -101,7 +101,7 @@ impl Queue {
         self.shared.report(result.map_err(|error| {
             let was_empty = error == Error::Empty;
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
-            if was_empty && self.shared.bell.is_watched() {
+            if was_empty && self.shared.notifier.is_watched() {
                 self.found_nothing();
             }
             error
@@ -122,13 +122,13 @@ impl Queue {
         // What is in dead hands comes back even if nobody ever waits, because there is always another item.
         // (And a dead watcher of the bell costs everybody system calls.)
         let hot = self.shared.segment.hot();
-        if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_time_to_look() {
+        if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_reaping_due() {
             if wait.patience == Patience::Try {
                 return Err(Error::Busy);
             }
-            self.look_for_dead_at_times(wait)?;
+            self.reap_dead_if_due(wait)?;
         }
-        let mut section = self.approach(waiting, wait)?;
+        let mut section = self.enter_or_spin(waiting, wait)?;
         loop {
             let head = section.oldest()?;
             if head != 0 {

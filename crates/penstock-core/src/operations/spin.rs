@@ -41,7 +41,7 @@ impl Queue {
         }
         self.spin(kind);
         self.stop_spinning(kind);
-        Ok(self.promises(kind))
+        Ok(self.looks_ready(kind))
     }
 
     /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more: for so many
@@ -83,7 +83,7 @@ impl Queue {
     /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
     fn spin(&self, kind: Kind) {
         let budget = &self.spin_budgets[kind as usize];
-        spin_until(budget, Duration::MAX, || self.promises(kind));
+        spin_until(budget, Duration::MAX, || self.looks_ready(kind));
     }
 
     /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock afterwards.

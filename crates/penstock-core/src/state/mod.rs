@@ -29,7 +29,7 @@ use crate::memory::payload::Ahead;
 use crate::memory::segment::Segment;
 use crate::options::Options;
 use crate::platform;
-use crate::state::notifier::{Bell, Errand};
+use crate::state::notifier::{AfterRelease, Notifier};
 use crate::sync::{AtomicU32, Ordering, Word};
 
 /// In `Shared::me`: this process has work to do in its next section. The bit of the lock word that says contended, so that
@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (upkeep.rs) if
     /// its next section has more to do.
     pub me: AtomicU32,
-    pub bell: Bell,
+    pub notifier: Notifier,
 }
 
 impl Shared {
@@ -55,7 +55,7 @@ impl Shared {
             segment,
             options,
             me: AtomicU32::new(0),
-            bell: Bell::new(),
+            notifier: Notifier::new(),
         }
     }
 
@@ -133,7 +133,7 @@ pub(crate) struct Section<'q> {
     wakes: [u32; WAKES],
     wake_count: usize,
     /// What is due at the bell once the lock is released. See bell.rs.
-    pub errand: Errand,
+    pub after_release: AfterRelease,
     pub ahead: Ahead,
 }
 
@@ -146,7 +146,7 @@ impl<'q> Section<'q> {
             me,
             wakes: [0; WAKES],
             wake_count: 0,
-            errand: Errand::None,
+            after_release: AfterRelease::None,
             ahead: Ahead::Nothing,
         }
     }

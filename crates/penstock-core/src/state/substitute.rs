@@ -6,7 +6,7 @@
 //! epoll descriptor instead, which is readable while the pipe is, and while a counter of this process's own says so.
 //!
 //! The counter is set exactly while a message is there that is not in the pipe, as far as this process's own critical
-//! sections know: each of them puts it right (bell.rs, `toll`). When another receiver takes that message, the next section of
+//! sections know: each of them puts it right (bell.rs, `update_notifier`). When another receiver takes that message, the next section of
 //! this process, of `watch_at`, `poll` or a get, finds the counter to be wrong, as with a byte too many in the pipe.
 
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};

@@ -83,7 +83,7 @@ pub(crate) fn reopen_pipe(fd: RawFd, access: Access) -> Option<OwnedFd> {
     reopen_in(fd, access).ok()
 }
 
-/// Opens a pipe in both directions through a process that has it open: at `reading`, and at `writing` if that is another.
+/// Opens a pipe in both directions through a process that has it open: at `borrowed`, and at `writing` if that is another.
 pub(crate) fn open_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
     match open_pipe_by_path(pid, reading, number) {
         PipeOfAnother::OutOfReach => duplicate_pipe_of(pid, (reading, writing), number),
@@ -158,7 +158,7 @@ pub(crate) fn never_block(fd: RawFd) -> Result<(), Error> {
 }
 
 /// Puts a byte into a pipe. A full one has enough of them, and one that nobody can read needs none.
-pub(crate) fn ring(fd: RawFd) -> bool {
+pub(crate) fn signal(fd: RawFd) -> bool {
     // SAFETY: the caller has found the pipe behind this number a moment ago. Should other code have closed it since, the call
     // fails, or, if it has opened something else there, that gets a byte.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -181,7 +181,7 @@ pub(crate) fn make_narrow(fd: RawFd) {
 
 /// What came of filling a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Plugged {
+pub(crate) enum Filled {
     /// Nobody who asks whether it can be written to is told that it can.
     Full,
     NoReader,
@@ -189,22 +189,22 @@ pub(crate) enum Plugged {
 }
 
 /// Fills a pipe.
-pub(crate) fn plug(fd: RawFd) -> Plugged {
+pub(crate) fn fill_pipe(fd: RawFd) -> Filled {
     // SAFETY: as in ring; the number of writes is bounded, and what is no pipe has no size.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     let Ok(size) = rustix::pipe::fcntl_getpipe_size(pipe) else {
-        return Plugged::Not;
+        return Filled::Not;
     };
     for _ in 0..=size / CHUNK {
         match rustix::io::write(pipe, &[1; CHUNK]) {
             Ok(_) => {}
             // One that has a single page is full with a byte, and nobody would know when to take it out.
-            Err(Errno::AGAIN) if is_plugged(fd) => return Plugged::Full,
-            Err(Errno::PIPE) => return Plugged::NoReader,
+            Err(Errno::AGAIN) if is_pipe_full(fd) => return Filled::Full,
+            Err(Errno::PIPE) => return Filled::NoReader,
             Err(_) => break,
         }
     }
-    Plugged::Not
+    Filled::Not
 }
 
 /// How many bytes a pipe holds; either end can tell.
@@ -215,10 +215,10 @@ fn bytes_in_pipe(fd: RawFd) -> u64 {
 }
 
 /// Takes so much out of a full pipe that it can be written to again, and leaves a byte at least. Not to be called by two at once.
-pub(crate) fn unplug(fd: RawFd) -> bool {
+pub(crate) fn make_writable(fd: RawFd) -> bool {
     // SAFETY: as in ring.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
-    while is_plugged(fd) {
+    while is_pipe_full(fd) {
         match rustix::io::read(pipe, &mut [0; CHUNK]) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(_) => return false,
@@ -227,13 +227,13 @@ pub(crate) fn unplug(fd: RawFd) -> bool {
     true
 }
 
-/// Whether a pipe holds what only [`plug`] puts there.
-pub(crate) fn is_plugged(fd: RawFd) -> bool {
+/// Whether a pipe holds what only [`fill_pipe`] puts there.
+pub(crate) fn is_pipe_full(fd: RawFd) -> bool {
     bytes_in_pipe(fd) > CHUNK as u64
 }
 
 /// Sleeps until a pipe can be written to, `at_most` so long; or until its readers, or the writers of `back`, are all gone.
-pub(crate) fn await_unplugged((writing, back): (RawFd, RawFd), at_most: Duration) -> Slept {
+pub(crate) fn await_writable((writing, back): (RawFd, RawFd), at_most: Duration) -> Slept {
     let (_, polled) = poll_ends((writing, PollFlags::OUT), back, at_most);
     match polled {
         Ok(0) => Slept::TimedOut,
@@ -243,7 +243,7 @@ pub(crate) fn await_unplugged((writing, back): (RawFd, RawFd), at_most: Duration
 }
 
 /// Takes all bytes out of a pipe.
-pub(crate) fn silence(fd: RawFd) -> bool {
+pub(crate) fn drain(fd: RawFd) -> bool {
     // SAFETY: as in ring.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     let mut bytes = [0; CHUNK];
