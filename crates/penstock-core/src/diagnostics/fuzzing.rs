@@ -1,7 +1,7 @@
 //! Doors for the fuzzer (`fuzz/`), compiled in with the feature `fuzzing` only.
 //!
 //! The feature also surrounds the memory of a queue with address space that no access survives (platform/), and makes
-//! the slices short in which a waiter sleeps (lock.rs, waiter.rs).
+//! the slices short in which a waiter sleeps (lock/word.rs, waiters.rs).
 
 use crate::error::Error;
 use crate::handle::queue::Queue;

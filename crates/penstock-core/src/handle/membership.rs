@@ -1,4 +1,6 @@
-//! Membership: how this process registers with a queue.
+//! Membership: how this process registers with a queue, and how it leaves.
+//!
+//! state/participant.rs has the crash table of registering, upkeep.rs that of a leaving that is put off.
 
 use crate::error::Error;
 use crate::fault::fault;

@@ -1,4 +1,4 @@
-//! A queue as one process holds it: its segment, its options, its membership.
+//! A queue as one process holds it: what its sections share, its membership, how long it spins.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;

@@ -11,7 +11,7 @@
 //! | an item that its reader could not use returns to the queue | `borrowed` = UNDELIVERED | returns it, as any lease |
 //! | an item is kept while it is looked at | `borrowed` = KEPT | as at the end of a look |
 //! | memory claimed and not needed | `borrowed` = RELEASED | frees it, as any claimed slot |
-//! | end of a wait | the cell's word = ABANDONED, WOKEN_LEFT or LATE_LEFT (waiter.rs) | frees the cell |
+//! | end of a wait | the cell's word = ABANDONED, WOKEN_LEFT or LATE_LEFT (waiters.rs) | frees the cell |
 //! | leaving in order, the process goes on | the record's bit LEFT | its leases become orphans |
 //! | leaving, the last handle is dropped | the record's bits LEFT and GONE, set by one store | the same; it need not be dead |
 //!
@@ -22,8 +22,8 @@
 //! | **the record is marked GONE** | any sweeper sweeps it; before, the death would have been found by its life byte |
 //! | put-off work begun, some of it done | the sweep does the rest: each mark goes with the state that it belongs to |
 //!
-//! `Queue::me` has the bit WORK_PUT_OFF while there is such work. With it the name is no participant's, so the check of the
-//! name that each operation makes anyway leads to `enter_in_vain` (lock.rs), and an operation without such work pays nothing.
+//! `Shared::me` has the bit WORK_PUT_OFF while there is such work. With it the name is no participant's, so the check of the
+//! name that each operation makes anyway leads to `enter_in_vain` (enter.rs), and an operation without such work pays nothing.
 
 use crate::error::Error;
 use crate::fault::fault;

@@ -1,4 +1,4 @@
-//! After the release: what is due at the bell once a section has ended.
+//! After the release: the byte that a section has promised to the notifier (state/notifier.rs), and opening it.
 
 use std::os::fd::IntoRawFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,9 +15,9 @@ use crate::state::Shared;
 use crate::state::notifier::{AfterRelease, DRAINED, End, SIGNALLED, UNKNOWN, next, state_of, with_access};
 use crate::sync::{Ordering, Word};
 
-/// How long this process tries for a lock that it wants only for the bell's sake.
+/// How long this process tries for a lock that it wants only for the notifier's sake.
 const BRIEFLY: Duration = Duration::from_millis(20);
-/// After a bell could not be opened, how long this process does not try again, in milliseconds.
+/// After a notifier could not be opened, how long this process does not try again, in milliseconds.
 const PAUSE: u64 = 100;
 
 impl Shared {
@@ -62,7 +62,7 @@ impl Shared {
         }
     }
 
-    /// Opens the bell, and has the end of a section do what is due.
+    /// Opens the notifier, and has the end of a section do what is due.
     fn open_notifier(&self, me: u32) {
         let (failed_at, now) = (&self.notifier.failed_at, platform::coarse_millis());
         if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE {
@@ -85,7 +85,7 @@ impl Shared {
         }
     }
 
-    /// Opens the bell through a participant that has it. An error if somebody has it and cannot be reached: a second bell
+    /// Opens the notifier through a participant that has it. An error if somebody has it and cannot be reached: a second notifier
     /// would not be rung by everybody. Makes system calls, and needs no lock.
     pub(crate) fn open_notifier_of_another(&self, number: u64) -> Result<Option<End>, Error> {
         let own = self.member_if_any().map(index_of);

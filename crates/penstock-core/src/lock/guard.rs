@@ -12,7 +12,7 @@ use crate::state::notifier::AfterRelease;
 use crate::state::{Section, Shared};
 use crate::sync::Ordering;
 
-/// The lock, held. Dropping it restores the waiters' invariant (waiter.rs), releases the lock, has the next operation's place
+/// The lock, held. Dropping it restores the waiters' invariant (state/waiters.rs), releases the lock, has the next operation's place
 /// fetched, and then makes the wake-up calls.
 ///
 /// A type of its own around the section and not beside it: a second pointer would cost every operation.

@@ -73,7 +73,7 @@ pub(crate) struct Header {
 #[repr(C, align(64))]
 pub(crate) struct Hot {
     // Line 0: the queue itself.
-    /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See lock.rs.
+    /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See lock/word.rs.
     pub lock: AtomicU32,
     /// What free slots keep: bytes (bits 0..20), and extents (bits 20..32). See slot.rs.
     pub cached_sum: LockedU32,
@@ -109,7 +109,7 @@ pub(crate) struct Hot {
     /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
     pub ready_bytes: AtomicU64,
 
-    // Waiters, see waiter.rs.
+    // Waiters, see waiters.rs.
     pub waiters: [WaiterList; 3],
     pub cells_free: LockedU32,
     pub cells_high: LockedU32,
@@ -160,9 +160,9 @@ pub(crate) struct Hot {
 
     /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
     pub lent_bytes: AtomicU64,
-    /// Which pipe is the bell: its inode's number, or 0.
+    /// Which pipe is the notifier: its inode's number, or 0.
     pub notifier: AtomicU64,
-    /// Watchers of the bell, of all participants together; and whether its pipe holds anything. See bell.rs.
+    /// Watchers of the notifier, of all participants together; and whether its pipe holds anything. See notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
     /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every operation
@@ -173,7 +173,7 @@ pub(crate) struct Hot {
     pub spinning: Spinning,
 }
 
-/// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiter.rs.
+/// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct Spinning {
     pub getter: AtomicU32,
@@ -246,8 +246,8 @@ pub(crate) struct Participant {
     pub leased: List,
     /// Memory that is its own without an item: being written, given back, or looked at after the item was finished or kept.
     pub claimed: List,
-    /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there; and the same of the
-    /// writing end, if that is another one. See bell.rs.
+    /// Its watchers of the notifier, and its descriptor of the notifier plus one, if others may open it there; and the same of the
+    /// writing end, if that is another one. See notifier.rs.
     pub watching: LockedU32,
     pub notifier: AtomicU32,
     pub notifier_writing: AtomicU32,
@@ -268,7 +268,7 @@ impl Kind {
     pub(crate) const ALL: [Kind; 3] = [Kind::Item, Kind::Room, Kind::Finish];
 }
 
-/// A thread that waits. See waiter.rs.
+/// A thread that waits. See waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct WaiterCell {
     /// Its state: the futex that the thread sleeps on.
@@ -296,7 +296,7 @@ pub(crate) struct Slot {
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned item, its rank.
     pub holder: LockedU32,
-    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See upkeep.rs.
+    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See handle/upkeep.rs.
     /// Read without the lock by `is_pending`.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,

@@ -1,5 +1,5 @@
-//! What must hold when all processes of a model have ended: the invariants of the head comments of slot.rs, waiter.rs,
-//! lock.rs and participant.rs, counted from the truth and compared with the caches.
+//! What must hold when all processes of a model have ended: the invariants of the head comments of slot.rs, waiters.rs,
+//! lock/word.rs and participant.rs, counted from the truth and compared with the caches.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The bell of a model: there is none, and nobody watches.
+//! The notifier of a model: there is none, and nobody watches.
 
 use crate::error::Error;
 use crate::memory::layout::{Kind, Participant};

@@ -1,14 +1,14 @@
 //! Done: items of an acknowledged queue are finished, and `join` waits for all of them.
 //!
 //! What `task_done` costs does not grow with leases, queued items or participants. A participant's leases are one list, in the order
-//! of taking. The calling thread's oldest one mostly is among its first ([`NEAR`]), or all of the thread's are among its last. If not,
-//! the thread reads the list once, in portions, and notes its own leases (holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
+//! of taking. The calling thread's oldest one mostly is among its first (`NEAR`), or all of the thread's are among its last. If not,
+//! the thread reads the list once, in portions, and notes its own leases (state/holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
 //! may have leases. Of the ready list `Hot::marked_slot` says up to where its items are finished.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | lease found | it is redelivered |
-//! | leave in order, one lease after the other: **state = ORPHAN** | it is counted as unfinished for good (aside.rs); the younger ones come back |
+//! | leave in order, one lease after the other: **state = ORPHAN** | it is counted as unfinished for good (state/aside.rs); the younger ones come back |
 //! | the same while the payload is looked at: **state = LEFT** | the sweep makes it an orphan; the younger ones come back |
 //! | **state = FREE** (or CLAIMED while the payload is looked at, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |

@@ -2,14 +2,14 @@
 //!
 //! The pipe's ends are open exactly where the connection's ends are, in every process that has one; so the kernel tells a
 //! receiver of the end of all writers, and a sender of the end of all readers, whatever they died of. The pipe is the
-//! queue's bell, too (bell.rs): who waits for a message sleeps in `poll` on it, and is woken by a byte as by the end. And who
-//! waits for room fills the pipe and sleeps in `poll` until it can be written to, and is woken by room as by the end.
+//! queue's notifier, too (state/notifier.rs): a receiver that waits for a message sleeps in `poll` on it, and is woken by a byte as by
+//! the end. A sender that waits for room fills the pipe and sleeps in `poll` until it is writable, and is woken by room as by the end.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | sender: message committed | it is received, though the sender's end is gone |
 //! | receiver: counted as a watcher, asleep | the sweep discounts it |
-//! | sender: pipe filled, `pipe_state` changed or not, lock held | as a byte written under the lock (bell.rs) |
+//! | sender: pipe filled, `pipe_state` changed or not, lock held | as a byte written under the lock (notifier.rs) |
 //! | sender: on the list, asleep | the sweep frees its cell, and the pipe can be written to again |
 //! | receiver: sender chosen, the pipe still full | the sender's slice ends, unless the receiver was the last, whose end wakes it |
 //! | receiver: pipe no longer full, lock held | the sender wakes, and takes the lock over |
@@ -35,7 +35,7 @@ use crate::units::Ticket;
 const SLICE: Duration = Duration::from_millis(100);
 
 impl Queue {
-    /// Says of which pipe this end is that is the queue's bell from now on. To be called for both ends when they are made.
+    /// Says of which pipe this end is that is the queue's notifier from now on. To be called for both ends when they are made.
     pub fn give_bell(&self, end: RawFd) -> Result<(), Error> {
         let number = platform::pipe_number(end).ok_or(Error::EndClosed)?;
         platform::never_block(end)?;

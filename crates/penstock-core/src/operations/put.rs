@@ -241,7 +241,7 @@ impl Queue {
         }
     }
 
-    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (aside.rs).
+    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (state/aside.rs).
     fn unless_given_up(&self, result: Result<(), Error>, len: u64, wait: &mut Wait<'_>) -> Result<(), Error> {
         let is_possible = match result {
             // Everything that is taken would not be enough.

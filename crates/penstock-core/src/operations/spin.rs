@@ -1,4 +1,4 @@
-//! Spinning: how long a process reads the numbers of a queue again and again before it sleeps.
+//! Spinning: a process reads the numbers of a queue for some microseconds before it sleeps.
 
 use crate::error::Error;
 #[cfg(not(loom))]
@@ -31,7 +31,7 @@ impl Queue {
         Some(self.acquire_from_spin(waiting.kind, wait))
     }
 
-    /// Spins once, if this process may, for those whose wake-up comes by the bell (bell.rs) and not by a list: that they are
+    /// Spins once, if this process may, for those whose wake-up comes by the notifier (notifier.rs) and not by a list: that they are
     /// on their way matters to nobody. True if there is what was waited for.
     #[cfg(not(loom))]
     pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {

@@ -1,4 +1,4 @@
-//! Waiting: how a thread sleeps until it is woken, and what it does at the end of its slices.
+//! Waiting: a thread sleeps until it is notified, and does its part of the upkeep at the end of its slices (state/waiters.rs).
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ impl Kind {
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
 
-/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back (bell.rs). After
+/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back (notifier.rs). After
 /// a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
 

@@ -1,4 +1,4 @@
-//! Watching: a descriptor that is readable while there is an item (bell.rs).
+//! Watching: a descriptor that is readable while there is an item (state/notifier.rs).
 
 use std::os::fd::RawFd;
 
@@ -47,7 +47,7 @@ impl Queue {
         }
     }
 
-    /// A get of this process has found nothing. If it was the bell that called, there may be a byte too many.
+    /// A get of this process has found nothing. If it was the notifier that called, there may be a byte too many.
     #[cold]
     pub(crate) fn found_nothing(&self) {
         let attempt = self.enter(&mut Wait {

@@ -1,4 +1,4 @@
-//! Delivery: an item passes from the queue to a getter.
+//! Delivery: an item passes from the queue to a getter, which copies its payload or borrows it.
 #![allow(unsafe_code)]
 
 use crate::error::Error;

@@ -1,51 +1,51 @@
-//! The bell: a pipe in which there is a byte exactly while a get would find an item, for those who wait with `poll`.
+//! The notifier: a pipe that holds a byte exactly while a get would find an item, for waiters that sleep in `poll`.
 //!
-//! A queue's own waiters sleep on futexes (waiter.rs), and a futex can stand in no `select`. Who wants a descriptor instead
-//! *watches* the bell. While nobody watches, nobody rings, and a put costs what it costs without a bell.
+//! A queue's own waiters sleep on futexes (waiters.rs), and no `select` takes a futex. A process that wants a descriptor instead
+//! *watches*. While no process watches, no section writes to the pipe, and a put costs what it costs without a notifier.
 //!
-//! Two kinds of queue have one. A connection's (connection.rs) is the pipe whose ends are open exactly where the
-//! connection's are; each call brings the end that it has. Any other queue's is made by its first watcher. Whoever has to
-//! ring and has not opened it yet does so through a participant that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of
-//! that descriptor. The kernel frees it with the last of them.
+//! Two kinds of queue have one. A connection's (operations/connection.rs) is the pipe whose ends are open exactly where the
+//! connection's are; each call provides the end that it has (`CallEnds`). Any other queue's is made by its first watcher. A
+//! participant that has to signal and has not opened the pipe yet opens it through one that has: `/proc/<pid>/fd/<descriptor>`,
+//! or a duplicate of that descriptor. The kernel frees the pipe with its last descriptor.
 //!
-//! Protocol. While somebody watches, every critical section ends with this restored (`update_notifier`):
+//! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
 //! > The pipe holds a byte exactly if something is ready, or a byte is promised.
 //!
-//! The pipe is emptied under the lock. The byte is only promised there, and written right after the lock was released,
-//! because it wakes somebody who wants the lock. `Hot::rung` says how it stands:
+//! The pipe is drained under the lock. The byte is only promised there, and written right after the release
+//! (lock/after_release.rs), because it wakes a thread that wants the lock. `Hot::pipe_state` has the state:
 //!
 //! ```text
-//! bits 0..2: state             bits 2..32: counts the changes, so that a promise is kept on nobody else's behalf
+//! bits 0..2: state             bits 2..32: counts the changes, so that a writer recognises its own promise
 //!
-//! DRAINED --toll--> PROMISED --byte written, without the lock--> SIGNALLED --toll--> DRAINED
-//!                     |  \--toll of another section that ends beside an item--> PROMISED, and another byte: never too few
-//!                     \--toll of one that leaves nothing--> DRAINED, the pipe emptied
+//! DRAINED --update--> PROMISED --byte written, without the lock--> SIGNALLED --update--> DRAINED
+//!                     |  \--update of another section that ends beside an item--> PROMISED, and another byte: never too few
+//!                     \--update of one that leaves nothing--> DRAINED, the pipe drained
 //! ```
 //!
-//! Whoever has written finds its promise as it was, or already replaced; only if the state is DRAINED again the byte may
-//! have come too late, and is taken out. `pipe_state` is what the pipe holds also while nobody watches and it is not kept up:
-//! whoever begins to watch ends a critical section.
+//! After its write, a writer finds its promise as it was, or already replaced. Only if the state is DRAINED again, the byte may
+//! have come too late, and the writer takes it out. While no process watches, `pipe_state` is not kept up; it still says what
+//! the pipe holds, and a process that begins to watch ends a critical section.
 //!
-//! A connection's sender that waits for room has the pipe hold more bytes than one, so many that `poll` calls it full, and
-//! sleeps until it is not (`sleep_target`). It is on the list of the putters like any other (waiter.rs). Whoever chooses one
-//! takes bytes out, under the lock, but for the last (`wake_senders`). `poll` looks anew once it was woken, so nobody
-//! fills the pipe before those who were chosen are back; who would like to meanwhile sleeps a moment elsewhere. (One that was
-//! taken for late does not count: it may have to wait for its slice's end.) There is room for nobody while the pipe is filled, so there
-//! are items, and the bell's byte is among the others. Sections of calls that bring no end take nothing out; these are none that make room.
+//! A connection's sender that waits for room fills the pipe until `poll` calls it full, and sleeps until it is writable
+//! (`sleep_target`). It is on the list of the putters like any other (waiters.rs). The section that notifies a sender takes
+//! bytes out, under the lock, but for the last (`wake_senders`). `poll` checks again when it is woken, so no sender
+//! fills the pipe before the notified ones are back; until then a sender sleeps on its cell. (A late one does not count: it may
+//! have to wait for its slice's end.) There is no room while the pipe is filled, so there are items, and the notifier's byte is
+//! among the others. Sections of calls that provide no end take nothing out; none of these makes room.
 //!
 //! | step | if the process dies, or is stopped, right after it |
 //! |---|---|
 //! | pipe made, its number noted | no participant has it: the next watcher makes another |
 //! | its place noted in the participant's record | the sweep frees the record |
 //! | the record counts a watcher, `Hot::watching` does not | the rebuild adds the records up |
-//! | pipe emptied, or byte promised, `pipe_state` changed or not, lock held | the rebuild takes it as unknown, and the end of its section puts it right |
-//! | byte promised, lock released | whoever ends the next section beside an item writes a byte. Until then a watcher that only polls, and asks the queue for nothing, is not woken |
-//! | byte written, the promise not looked at again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
+//! | pipe drained, or byte promised, `pipe_state` changed or not, lock held | the rebuild takes it as unknown, and the end of its section restores it |
+//! | byte promised, lock released | the next section that ends beside an item writes a byte. Until then a watcher that only polls, and asks the queue for nothing, is not woken |
+//! | byte written, the promise not compared again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
 //!
-//! A process that can open the bell of no watcher (in another pid namespace, or without a descriptor to spare) leaves it
-//! *unknown*, and the next participant that can puts it right. The same holds for a connection's process that would need the
-//! other direction of its pipe and cannot open it (without /proc). If it is one that watches, it has a substitute (substitute.rs).
+//! A process that cannot open the pipe of any watcher (in another pid namespace, or without a descriptor to spare) leaves the state
+//! UNKNOWN, and the next participant that can restores it. The same holds for a connection's process that needs the
+//! other direction of its pipe and cannot open it (without /proc). If it watches itself, it has a substitute (substitute.rs).
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
@@ -75,7 +75,7 @@ pub(crate) fn next(pipe_state: u32, state: u32) -> u32 {
     (pipe_state & !3).wrapping_add(4) | state
 }
 
-/// The bell as one process has opened it for itself.
+/// The notifier as one process has opened it for itself.
 pub(crate) struct Notifier {
     /// Open in both directions, or -1; and the number of the pipe behind it. Without /proc two descriptors are needed: then
     /// `fd` is the reading end, and `writing` the other one, else -1.
@@ -116,7 +116,7 @@ impl Notifier {
         self.watched_as.get() != 0
     }
 
-    /// Closes the bell of a queue that this process does not use any more.
+    /// Closes the notifier of a queue that this process does not use any more.
     pub(crate) fn close(&self) {
         for place in [&self.fd, &self.writing] {
             platform::close_pipe(place.swap(-1, Relaxed), self.number.load(Relaxed));
@@ -136,7 +136,7 @@ impl Notifier {
     }
 }
 
-/// Where this process has the bell open for reading and for writing, or -1.
+/// Where this process has the notifier open for reading and for writing, or -1.
 #[derive(Clone, Copy)]
 pub(crate) struct End {
     pub reading: RawFd,
@@ -161,7 +161,7 @@ pub(crate) enum AfterRelease {
     None,
     /// A byte is to be written, on this promise.
     Signal(End, u32),
-    /// The bell is to be opened.
+    /// The notifier is to be opened.
     Open,
 }
 
@@ -177,7 +177,7 @@ thread_local! {
     static CALL_ENDS: Cell<Option<Ends>> = const { Cell::new(None) };
 }
 
-/// While it lives, the critical sections of this thread ring and silence the bell with that end.
+/// While it lives, the critical sections of this thread signal and drain the notifier with that end.
 pub(crate) struct CallEnds(Option<Ends>);
 
 impl CallEnds {
@@ -290,7 +290,7 @@ impl Section<'_> {
         pipe_state.store(next(pipe_state.get(), state), Ordering::SeqCst);
     }
 
-    /// The pipe of that number, which is empty, is the bell from now on.
+    /// The pipe of that number, which is empty, is the notifier from now on.
     pub(crate) fn set_notifier(&mut self, number: u64) {
         let hot = self.hot();
         hot.pipe_state.set(next(hot.pipe_state.get(), DRAINED));
@@ -307,7 +307,7 @@ impl Section<'_> {
         }
     }
 
-    /// A descriptor of the bell that needs not be looked for.
+    /// A descriptor of the notifier that needs not be looked for.
     fn end_at_hand(&self) -> Option<End> {
         let number = self.hot().notifier.get();
         // A call inside another's wait (a signal handler's) finds that one's end here.
@@ -358,7 +358,7 @@ impl Section<'_> {
         }
     }
 
-    /// One watcher more among this process's; answers the name under which it counts. The end of the section has the bell
+    /// One watcher more among this process's; answers the name under which it counts. The end of the section has the notifier
     /// tell the truth.
     pub(crate) fn count_watcher(&mut self) -> Result<u32, Error> {
         self.my_record()?.watching.add(1);
@@ -407,7 +407,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// This process is a participant under a new name: others find the bell here, and its watching goes on.
+    /// This process is a participant under a new name: others find the notifier here, and its watching goes on.
     pub(crate) fn announce_notifier(&mut self) -> Result<(), Error> {
         if let Some(end) = self.shared.notifier.current(self.hot().notifier.get()) {
             let is_one = end.reading == end.writing;

@@ -20,7 +20,7 @@
 //!
 //! A process that has no descriptor to lock (without /proc, or under another user than the queue's) is *lifeless*: only its pid
 //! can prove its death. If it is in another pid namespace than the queue's maker, too, nothing can, and it is told so
-//! ([`Queue::take_part`]). Its record, and what it holds, stay until the queue ends.
+//! ([`take_part`](crate::Queue::take_part)). Its record, and what it holds, stay until the queue ends.
 //!
 //! A process that joins makes no system call for another process, so a queue of n processes costs n joins. The places of
 //! the dead are freed by the waiting participants, which ask the kernel about all others once a second, and by `statistics`; in a queue

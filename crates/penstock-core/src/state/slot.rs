@@ -210,7 +210,7 @@ impl Section<'_> {
     /// Takes a slot from one of the pairs of free lists.
     ///
     /// There are two in each, so that a put knows which slot the next one will take, whatever the gets free meanwhile, and
-    /// can have it fetched (see [`Ahead`]). They change places when the first is used up, and every 64
+    /// can have it fetched (see [`Ahead`](crate::memory::payload::Ahead)). They change places when the first is used up, and every 64
     /// puts, so that slots come back while they are warm, also if many more are free.
     #[inline(always)]
     fn pop_free(&self, list: &FreeList) -> Result<Option<u32>, Error> {

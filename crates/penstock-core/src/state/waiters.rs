@@ -13,7 +13,7 @@
 //! every way back leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
 //! chosen one takes an item and its own `settle` chooses the next.
 //!
-//! A sender of a connection sleeps in `poll` instead of on its cell's word (bell.rs), so that the end of its readers wakes it, too.
+//! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of its readers wakes it, too.
 //! All else is the same for it.
 //!
 //! Who was chosen and then dies is found by the sweep, which settles too. Who was chosen and is stopped is found by the

@@ -76,7 +76,7 @@ impl Scene {
                 queue.task_done().unwrap();
             }
         }
-        // Somebody who watches the bell.
+        // Somebody who watches the notifier.
         now(|wait| queue.watch(wait)).unwrap();
         // A dead letter and an orphan.
         put(&queue, 20);

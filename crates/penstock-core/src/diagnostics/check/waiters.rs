@@ -45,7 +45,7 @@ impl Inspection<'_> {
                 self.fault(name, None, "it names nobody");
             }
         }
-        self.inspect_bell();
+        self.inspect_notifier();
         if hot.unfinished.get() == 0 && hot.waiters[Kind::Finish as usize].length.get() != 0 {
             self.fault(
                 "list of joiners",
@@ -55,7 +55,7 @@ impl Inspection<'_> {
         }
     }
 
-    fn inspect_bell(&mut self) {
+    fn inspect_notifier(&mut self) {
         let hot = self.hot();
         let mut watching = 0;
         for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {

@@ -171,7 +171,7 @@ pub(crate) fn signal(fd: RawFd) -> bool {
 /// What a write puts into a pipe as a whole or not at all, in pages of its own.
 const CHUNK: usize = PAGE as usize;
 
-/// Has a pipe hold four pages, so that it takes little to fill it; and bytes of the bell, which may share no page with what is
+/// Has a pipe hold four pages, so that it takes little to fill it; and bytes of the notifier, which may share no page with what is
 /// left of a filling, do not. One that must stay larger only takes longer.
 pub(crate) fn make_narrow(fd: RawFd) {
     // SAFETY: as in never_block.
