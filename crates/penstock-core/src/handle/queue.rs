@@ -19,7 +19,7 @@ use crate::units::Id;
 /// A handle to a queue. One process has one for each queue, whatever the number of its threads.
 pub struct Queue {
     pub(crate) shared: Shared,
-    /// A leaving of this process that was put off. See upkeep.rs.
+    /// A leaving of this process that was put off. See put_off.rs.
     pub(crate) leaving: AtomicU32,
     /// The descriptor whose lock is this process's life byte, or -1.
     pub(crate) life: AtomicI32,

@@ -296,7 +296,7 @@ pub(crate) struct Slot {
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned item, its rank.
     pub holder: LockedU32,
-    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See handle/upkeep.rs.
+    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See handle/put_off.rs.
     /// Read without the lock by `is_pending`.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,

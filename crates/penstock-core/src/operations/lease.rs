@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 use crate::fault::fault;
+use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
-use crate::handle::upkeep::is_stuck;
 use crate::state::deliver::Borrowed;
 use crate::state::holding;
 use crate::state::slot::{ENDED, KEPT, UNDELIVERED};

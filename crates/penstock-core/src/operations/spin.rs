@@ -1,5 +1,7 @@
 //! Spinning: a process reads the numbers of a queue for some microseconds before it sleeps.
 
+use std::time::Duration;
+
 use crate::error::Error;
 #[cfg(not(loom))]
 use crate::fault::fault;
@@ -14,7 +16,6 @@ use crate::state::waiters::Waiting;
 use crate::sync::Ordering;
 #[cfg(not(loom))]
 use crate::sync::Word;
-use std::time::Duration;
 
 impl Queue {
     /// Spins once in a wait, if this process may. `None` if not.

@@ -43,7 +43,7 @@ const WAKES: usize = 8;
 pub(crate) struct Shared {
     pub segment: Segment,
     pub options: Options,
-    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (handle/upkeep.rs) if
+    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (handle/put_off.rs) if
     /// its next section has more to do.
     pub me: AtomicU32,
     pub notifier: Notifier,

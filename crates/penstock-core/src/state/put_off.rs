@@ -1,4 +1,4 @@
-//! Work that this process has put off (handle/upkeep.rs), done in one of its sections.
+//! Work that this process has put off (handle/put_off.rs), done in one of its sections.
 
 use crate::error::Error;
 use crate::fault::fault;

@@ -30,7 +30,7 @@
 //!                                  |                  \--others' patience ended--> LATE --back--> FREE
 //!                                  \--leaves without the lock--> ABANDONED (freed by whoever chooses it)
 //!
-//! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section, see upkeep.rs)
+//! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section, see handle/put_off.rs)
 //! ```
 //!
 //! A slice ends by the clock, whatever ended the sleeps in it (slice.rs).
