@@ -205,8 +205,8 @@ MUTANTS = [
         "kept-ignored",
         "the sweep redelivers what the dead had read, or kept",
         f"{CORE}/state/slot.rs",
-        "!acknowledged && matches!(slot.reading.get(), KEPT | ENDED)",
-        "!acknowledged && matches!(slot.reading.get(), KEPT | ENDED) && false",
+        "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)",
+        "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED) && false",
         (core("stopped", "the_end_of_a_look_is_put_off"),),
     ),
     Mutant(
@@ -308,7 +308,7 @@ MUTANTS = [
             .compare_exchange(SLEEPING, WOKEN, Ordering::Relaxed, Ordering::Relaxed)
         {
             Ok(_) => {
-                list.on_way.add(1);
+                list.notified.add(1);
                 self.wake_later(index);
 """,
         """\
@@ -318,7 +318,7 @@ MUTANTS = [
             .compare_exchange(SLEEPING, WOKEN, Ordering::Relaxed, Ordering::Relaxed)
         {
             Ok(_) => {
-                list.on_way.add(1);
+                list.notified.add(1);
 """,
         (models("one_putter_one_getter"),),
     ),
@@ -345,7 +345,7 @@ MUTANTS = [
         """\
                 self.leave_list(list, waiting.kind, index)?;
             }
-            WOKEN => list.on_way.sub(1),
+            WOKEN => list.notified.sub(1),
 """,
         """\
                 self.leave_list(list, waiting.kind, index)?;
@@ -392,8 +392,8 @@ MUTANTS = [
         "rebuild-keeps-freed-list",
         "the rebuild lists the free slots beside those of the former list of the freed",
         f"{CORE}/state/rebuild.rs",
-        "            list.freed.set(0);\n        }\n        hot.kept_sum",
-        "        }\n        hot.kept_sum",
+        "            list.freed.set(0);\n        }\n        hot.cached_sum",
+        "        }\n        hot.cached_sum",
         (DEATHS,),
     ),
     Mutant(
@@ -408,7 +408,7 @@ MUTANTS = [
         "kept-extents-count",
         "memory that free slots keep counts for max_bytes",
         f"{CORE}/state/claim.rs",
-        "let payloads = extents.saturating_sub(hot.bytes_kept());",
+        "let payloads = extents.saturating_sub(hot.bytes_cached());",
         "let payloads = extents;",
         (STATE_MACHINE,),
     ),
@@ -432,7 +432,7 @@ MUTANTS = [
         "wakes-one-an-item",
         "a putter calls a waiter for each item, although one is on its way",
         f"{CORE}/state/waiters.rs",
-        "                list.on_way.add(1);\n                self.wake_later(index);\n",
+        "                list.notified.add(1);\n                self.wake_later(index);\n",
         "                self.wake_later(index);\n",
         (core("death", "points::a_burst_wakes_few"),),
     ),
@@ -642,7 +642,7 @@ MUTANTS = [
     Mutant(
         "reused-pid-taken-for-the-process",
         "a pid that is used again taken for the process that had it",
-        f"{CORE}/platform/process.rs",
+        f"{CORE}/platform/linux/process.rs",
         ".map(|number| number == birth);",
         ".map(|_| true);",
         (core("liveness", "a_pid_that_is_used_again"),),
@@ -674,7 +674,7 @@ MUTANTS = [
     Mutant(
         "namespace-inherited-by-strangers",
         "a child in a pid namespace of its own takes itself to be in its parent's",
-        f"{CORE}/platform/process.rs",
+        f"{CORE}/platform/linux/process.rs",
         "if parent == KNOWN_TO.load(Relaxed) {",
         "if parent == parent {",
         (core("liveness", "nothing_proves_the_death_in_another_pid_namespace_without_proc"),),
@@ -683,8 +683,8 @@ MUTANTS = [
         "substitute-not-set",
         "a watcher's substitute not set beside messages",
         f"{CORE}/state/notifier.rs",
-        "self.shared.bell.substitute.tell(is_missing);",
-        "self.shared.bell.substitute.tell(false);",
+        "self.shared.notifier.substitute.tell(is_missing);",
+        "self.shared.notifier.substitute.tell(false);",
         (core("liveness", "a_connection_is_watched_without_proc"),),
     ),
     # ------------------------------------------------------------------------------------------------- memory
@@ -753,7 +753,7 @@ MUTANTS = [
         "senders-not-called",
         "nothing is taken out of the pipe that a sender sleeps at",
         f"{CORE}/state/notifier.rs",
-        "            with_access(end, Access::Read, platform::unplug);\n",
+        "            with_access(end, Access::Read, platform::make_writable);\n",
         "",
         (core("bell", "a_sender_that_waits_for_room_is_woken_by_room"),),
     ),
@@ -761,8 +761,8 @@ MUTANTS = [
         "pipe-filled-beside-the-chosen",
         "a sender fills the pipe though another one was called and is not back",
         f"{CORE}/state/notifier.rs",
-        "if hot.waiters[Kind::Room as usize].on_way.get() > 0 {\n            return Place::CellForNow;",
-        "if false {\n            return Place::CellForNow;",
+        "if hot.waiters[Kind::Room as usize].notified.get() > 0 {\n            return SleepTarget::CellForNow;",
+        "if false {\n            return SleepTarget::CellForNow;",
         (core("bell", "nobody_fills_the_pipe_before_the_one_who_was_called_is_back"),),
     ),
     # ------------------------------------------------------------------------------------------ payloads lent
@@ -770,8 +770,8 @@ MUTANTS = [
         "done-frees-what-is-read",
         "task_done() frees a payload that is still looked at",
         f"{CORE}/state/leases.rs",
-        "        if slot.reading.get() != 0 {\n            // The payload",
-        "        if slot.reading.get() != 0 && false {\n            // The payload",
+        "        if slot.borrowed.get() != 0 {\n            // The payload",
+        "        if slot.borrowed.get() != 0 && false {\n            // The payload",
         (STATE_MACHINE,),
     ),
     Mutant(
@@ -786,16 +786,16 @@ MUTANTS = [
         "bell-not-rung",
         "the byte that was promised to the bell is not written",
         f"{CORE}/lock/after_release.rs",
-        'let is_rung = with_access(end, Access::Write, platform::ring);\n            fault!("bell.rung");\n',
-        "let is_rung = true;\n",
+        'let is_signalled = with_access(end, Access::Write, platform::signal);\n            fault!("bell.rung");\n',
+        "let is_signalled = true;\n",
         (core("bell"),),
     ),
     Mutant(
         "bell-owed-by-the-dead",
         "a promise to the bell counts as kept before it is",
         f"{CORE}/state/notifier.rs",
-        "            let promise = next(rung, PROMISED);\n",
-        "            let promise = next(rung, RUNG);\n",
+        "            let promise = next(pipe_state, PROMISED);\n",
+        "            let promise = next(rung, SIGNALLED);\n",
         (DEATHS,),
     ),
     Mutant(

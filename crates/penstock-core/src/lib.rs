@@ -1,17 +1,26 @@
 //! Queues of bytes in shared memory, between processes, that stay right when any participant is killed at any moment.
 //!
-//! The data's way, and the files it passes:
+//! The data's way:
 //!
 //! ```text
-//! put.rs:  bytes -> slot.rs (and heap.rs for what does not fit) -> READY -> waiter.rs wakes one getter
-//! get.rs:  READY -> LEASED -> copy or view -> FREE, or LEASED until done.rs finishes the item
+//! operations/put.rs:  bytes -> slot (and an extent for what does not fit) -> READY -> one getter is woken
+//! operations/get.rs:  READY -> LEASED -> copy or view -> FREE, or LEASED until acknowledge.rs finishes the item
 //! ```
 //!
-//! returned.rs holds the items that came back from a dead holder.
+//! A folder imports those above it in this list and itself; `tools/check_layers.py` holds that:
 //!
-//! Under them lie lock.rs (one short lock a queue, which a survivor takes over), recovery.rs and rebuild.rs (what a survivor does then),
-//! participant.rs (who takes part, and who is dead), trim.rs (memory given back), segment.rs and layout.rs (the shared
-//! memory) and platform/ (the system calls). The rule above all: `Slot::state` alone is the truth about an item.
+//! | folder | what it knows |
+//! |---|---|
+//! | (beside this file) | errors, options, atomics, fault points, fork |
+//! | `platform/` | the system calls |
+//! | `memory/` | what lies where in the shared memory, and checked access to it |
+//! | `state/` | all that changes under the lock: slots, lists, heap, waiters, participants; sweep and rebuild |
+//! | `lock/` | the lock, which a survivor takes over; what a section does when it ends |
+//! | `handle/` | a queue as one process holds it: membership, entering, upkeep |
+//! | `operations/` | put, get, acknowledge, join, wait, watch, grow, trim |
+//! | `diagnostics/` | statistics, dead letters, the check |
+//!
+//! The rule above all: `Slot::state` alone is the truth about an item.
 
 mod diagnostics;
 mod error;

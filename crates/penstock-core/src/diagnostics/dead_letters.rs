@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::payload::Extent;
 use crate::operations::delivery::vec_with_room;
-use crate::options::{Wait, surely};
+use crate::options::{Wait, uninterruptible};
 use crate::platform;
 use crate::state::Section;
 use crate::state::recovery::{PORTION, Portion};
@@ -22,7 +22,7 @@ struct DeadLetters {
 impl Queue {
     /// The payloads of the dead letters, oldest first. They stay where they are.
     pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
-        surely(|wait| self.dead_letters_within(wait))
+        uninterruptible(|wait| self.dead_letters_within(wait))
     }
 
     /// The same, waiting for the lock as long as `wait` allows.

@@ -1,7 +1,7 @@
 //! Doors for the fuzzer (`fuzz/`), compiled in with the feature `fuzzing` only.
 //!
 //! The feature also surrounds the memory of a queue with address space that no access survives (platform/), and makes
-//! the slices short in which a waiter sleeps (lock.rs, waiter.rs).
+//! the slices short in which a waiter sleeps (lock/word.rs, waiters.rs).
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
@@ -56,7 +56,7 @@ pub fn vanish(queue: &Queue) {
 
 /// The same inside the critical section.
 pub fn vanish_in_section(queue: &Queue) -> Result<(), Error> {
-    core::mem::forget(queue.shared.report(queue.enter_surely())?);
+    core::mem::forget(queue.shared.report(queue.enter_uninterruptible())?);
     queue.forget_membership();
     Ok(())
 }
@@ -64,7 +64,7 @@ pub fn vanish_in_section(queue: &Queue) -> Result<(), Error> {
 /// Adds a sleeping waiter that nobody is behind.
 pub fn enlist(queue: &Queue, kind: usize) -> Result<(), Error> {
     let enlisted = queue
-        .enter_surely()
+        .enter_uninterruptible()
         .and_then(|mut section| section.enlist(Kind::ALL[kind % Kind::ALL.len()]));
     queue.shared.report(enlisted).map(drop)
 }

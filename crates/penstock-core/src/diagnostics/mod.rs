@@ -1,4 +1,4 @@
-//! Diagnostics: what a queue tells of itself. They change nothing.
+//! Diagnostics: what a queue tells of itself. They change nothing but to sweep the dead.
 
 pub(crate) mod check;
 mod dead_letters;

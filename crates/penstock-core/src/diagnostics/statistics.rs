@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
-use crate::options::{Wait, surely};
+use crate::options::{Wait, uninterruptible};
 use crate::platform;
 use crate::state::leases::taken_items;
 use crate::sync::Word;
@@ -45,7 +45,7 @@ pub struct Statistics {
 impl Queue {
     /// Counts, after the dead have been swept.
     pub fn statistics(&self) -> Result<Statistics, Error> {
-        surely(|wait| self.statistics_within(wait))
+        uninterruptible(|wait| self.statistics_within(wait))
     }
 
     /// The same, waiting for the lock as long as `wait` allows.
@@ -55,7 +55,7 @@ impl Queue {
 
     fn count(&self, wait: &mut Wait<'_>) -> Result<Statistics, Error> {
         self.member()?;
-        self.look_for_dead_within(true, wait)?;
+        self.reap_dead_within(true, wait)?;
         let memory_bytes = self.shared.segment.fd().map_or(Ok(0), platform::backed_bytes)?;
         let section = self.enter(wait)?;
         let hot = section.hot();

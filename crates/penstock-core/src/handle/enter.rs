@@ -41,7 +41,7 @@ impl Queue {
     }
 
     /// The lock is held, and there is something else to be done first: nothing at all in a damaged queue, or the work that
-    /// this process has put off, or to register anew. `me` may say that work was put off (upkeep.rs).
+    /// this process has put off, or to register anew. `me` may say that work was put off (handle/put_off.rs).
     #[cold]
     fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let name = me & !WORK_PUT_OFF;
@@ -63,11 +63,11 @@ impl Queue {
 
     /// Takes the lock however long it takes; for work that must be finished.
     #[cfg(any(not(loom), test))]
-    pub(crate) fn enter_surely(&self) -> Result<Guard<'_>, Error> {
-        crate::options::surely(|mut wait| self.enter(&mut wait))
+    pub(crate) fn enter_uninterruptible(&self) -> Result<Guard<'_>, Error> {
+        crate::options::uninterruptible(|mut wait| self.enter(&mut wait))
     }
 
-    /// Takes the lock, or gives up soon: for work that can be put off (upkeep.rs), or that another participant does as well.
+    /// Takes the lock, or gives up soon: for work that can be put off (handle/put_off.rs), or that another participant does as well.
     /// Waits 10 ms at most, and not at all while other work of this process is put off already.
     pub(crate) fn enter_briefly(&self) -> Result<Guard<'_>, Error> {
         let mut wait = Wait {

@@ -1,17 +1,20 @@
-//! Membership: how this process registers with a queue.
+//! Membership: how this process registers with a queue, and how it leaves.
+//!
+//! state/participant.rs has the crash table of registering, put_off.rs that of a leaving that is put off.
+
+use std::os::fd::IntoRawFd;
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::fork;
+use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
-use crate::handle::upkeep::is_stuck;
 use crate::memory::layout::index_of;
 use crate::options::{Patience, Wait};
 use crate::platform;
 use crate::state::participant::{GONE, LAST, LEFT, Proof, free_record, read};
 use crate::sync::{Ordering, Word};
 use crate::units::Leave;
-use std::os::fd::IntoRawFd;
 
 /// A process that gets one of the last places sweeps the dead. So many processes may do so at once.
 const LATE_PLACES: u32 = 64;
@@ -110,13 +113,13 @@ impl Queue {
             // Release: pairs with the acquire in member_if_any.
             self.shared.me.store(me, Ordering::Release);
             drop(no_fork);
-            if self.shared.bell.is_known() {
+            if self.shared.notifier.is_known() {
                 // The section that follows announces it.
                 self.shared.put_off_work();
             }
             self.sweep_former_self(index_of(me), pid, birth, namespace)?;
             if index_of(me) > LAST - LATE_PLACES {
-                self.look_for_dead(true)?;
+                self.reap_dead(true)?;
             }
             if index_of(me) < LAST {
                 if self.shared.proof_of(me)? == Proof::Impossible {

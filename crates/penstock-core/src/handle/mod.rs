@@ -2,6 +2,7 @@
 
 pub(crate) mod enter;
 pub(crate) mod membership;
+pub(crate) mod put_off;
 pub(crate) mod queue;
 #[cfg_attr(loom, path = "../models/registry.rs")]
 pub(crate) mod registry;

@@ -1,4 +1,4 @@
-//! A queue as one process holds it: its segment, its options, its membership.
+//! A queue as one process holds it: what its sections share, its membership, how long it spins.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -19,7 +19,7 @@ use crate::units::Id;
 /// A handle to a queue. One process has one for each queue, whatever the number of its threads.
 pub struct Queue {
     pub(crate) shared: Shared,
-    /// A leaving of this process that was put off. See upkeep.rs.
+    /// A leaving of this process that was put off. See put_off.rs.
     pub(crate) leaving: AtomicU32,
     /// The descriptor whose lock is this process's life byte, or -1.
     pub(crate) life: AtomicI32,
@@ -113,7 +113,7 @@ impl Queue {
     /// Items that a get would find at this moment: by the last change that is complete if another process is at work, or
     /// stopped. Does not wait; only for a dead holder of the lock it repairs the queue first.
     pub fn len(&self) -> u64 {
-        self.look_after();
+        self.maintain();
         self.shared.ready_count()
     }
 
@@ -123,7 +123,7 @@ impl Queue {
 
     /// Whether a put would have to wait; as [`len`](Self::len).
     pub fn is_full(&self) -> bool {
-        self.look_after();
+        self.maintain();
         !self.shared.has_room()
     }
 
@@ -143,7 +143,7 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.depart();
-        self.shared.bell.close();
+        self.shared.notifier.close();
         holding::forget(self.shared.segment.id);
         // Last, so that nobody in this process opens the queue anew while it is still a member.
         registry::forget(self.shared.segment.id);

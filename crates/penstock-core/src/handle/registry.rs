@@ -81,7 +81,7 @@ fn forget_memberships() {
     for (_, queue) in open.iter() {
         if let Some(queue) = queue.upgrade() {
             queue.forget_membership();
-            queue.shared.bell.forget_watcher();
+            queue.shared.notifier.forget_watcher();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! After the release: what is due at the bell once a section has ended.
+//! After the release: the byte that a section has promised to the notifier (state/notifier.rs), and opening it.
 
 use std::os::fd::IntoRawFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,64 +12,64 @@ use crate::memory::layout::{PARTICIPANTS, index_of};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Access, Instant, OpenPipe, PipeOfAnother};
 use crate::state::Shared;
-use crate::state::notifier::{End, Errand, RUNG, SILENT, UNKNOWN, next, state_of, with_access};
+use crate::state::notifier::{AfterRelease, DRAINED, End, SIGNALLED, UNKNOWN, next, state_of, with_access};
 use crate::sync::{Ordering, Word};
 
-/// How long this process tries for a lock that it wants only for the bell's sake.
+/// How long this process tries for a lock that it wants only for the notifier's sake.
 const BRIEFLY: Duration = Duration::from_millis(20);
-/// After a bell could not be opened, how long this process does not try again, in milliseconds.
+/// After a notifier could not be opened, how long this process does not try again, in milliseconds.
 const PAUSE: u64 = 100;
 
 impl Shared {
     /// Does what a section has left to do. The lock is released.
     #[cold]
-    pub(crate) fn run(&self, errand: Errand, me: u32) {
-        match errand {
-            Errand::None => {}
-            Errand::Ring(end, promise) => self.keep_promise(end, promise),
-            Errand::Find => self.find_bell(me),
+    pub(crate) fn run(&self, after_release: AfterRelease, me: u32) {
+        match after_release {
+            AfterRelease::None => {}
+            AfterRelease::Signal(end, promise) => self.keep_promise(end, promise),
+            AfterRelease::Open => self.open_notifier(me),
         }
     }
 
-    /// Writes the byte that `toll` has promised.
+    /// Writes the byte that `update_notifier` has promised.
     fn keep_promise(&self, end: End, mut promise: u32) {
-        let rung = &self.segment.hot().rung;
+        let pipe_state = &self.segment.hot().pipe_state;
         loop {
             fault!("bell.owed");
-            let is_rung = with_access(end, Access::Write, platform::ring);
+            let is_signalled = with_access(end, Access::Write, platform::signal);
             fault!("bell.rung");
-            let kept = promise & !3 | if is_rung { RUNG } else { UNKNOWN };
-            // SeqCst: the byte is written before the state is looked at, and `toll` changes the state after it has emptied
+            let kept = promise & !3 | if is_signalled { SIGNALLED } else { UNKNOWN };
+            // SeqCst: the byte is written before the state is looked at, and `update_notifier` changes the state after it has emptied
             // the pipe. The kernel's lock of the pipe orders the two.
-            match rung.compare_exchange(promise, kept, Ordering::SeqCst, Ordering::SeqCst) {
+            match pipe_state.compare_exchange(promise, kept, Ordering::SeqCst, Ordering::SeqCst) {
                 // Replaced by what another section has found: an item, whose byte this one may be, too.
-                Err(now) if is_rung && state_of(now) == SILENT => {}
+                Err(now) if is_signalled && state_of(now) == DRAINED => {}
                 _ => return,
             }
             // The queue was emptied between promise and byte, and the pipe perhaps before the byte came.
-            let is_silent = with_access(end, Access::Read, platform::silence);
-            promise = rung.load(Ordering::SeqCst);
-            if !is_silent && state_of(promise) == SILENT {
+            let is_drained = with_access(end, Access::Read, platform::drain);
+            promise = pipe_state.load(Ordering::SeqCst);
+            if !is_drained && state_of(promise) == DRAINED {
                 // A byte too many: the next section that can takes it out. If another one was quicker, it was such a one.
                 let unknown = next(promise, UNKNOWN);
-                let _ = rung.compare_exchange(promise, unknown, Ordering::SeqCst, Ordering::SeqCst);
+                let _ = pipe_state.compare_exchange(promise, unknown, Ordering::SeqCst, Ordering::SeqCst);
                 return;
             }
-            if state_of(promise) == SILENT {
+            if state_of(promise) == DRAINED {
                 return;
             }
             // It has been filled again meanwhile, and it may be that byte which was taken out.
         }
     }
 
-    /// Opens the bell, and has the end of a section do what is due.
-    fn find_bell(&self, me: u32) {
-        let (failed_at, now) = (&self.bell.failed_at, platform::coarse_millis());
+    /// Opens the notifier, and has the end of a section do what is due.
+    fn open_notifier(&self, me: u32) {
+        let (failed_at, now) = (&self.notifier.failed_at, platform::coarse_millis());
         if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE {
             return;
         }
         failed_at.store(now, Relaxed);
-        if let Ok(Some(_)) = self.open_bell_of_another(self.segment.hot().bell.get()) {
+        if let Ok(Some(_)) = self.open_notifier_of_another(self.segment.hot().notifier.get()) {
             let patience = Patience::Until(Instant::now() + BRIEFLY);
             let mut wait = Wait {
                 patience,
@@ -79,26 +79,26 @@ impl Shared {
             if self.acquire_as(me, &mut wait).is_ok() {
                 let mut section = Guard::new(self, me);
                 if self.is_welcome(me) {
-                    let _ = section.announce_bell();
+                    let _ = section.announce_notifier();
                 }
             }
         }
     }
 
-    /// Opens the bell through a participant that has it. An error if somebody has it and cannot be reached: a second bell
+    /// Opens the notifier through a participant that has it. An error if somebody has it and cannot be reached: a second notifier
     /// would not be rung by everybody. Makes system calls, and needs no lock.
-    pub(crate) fn open_bell_of_another(&self, number: u64) -> Result<Option<End>, Error> {
+    pub(crate) fn open_notifier_of_another(&self, number: u64) -> Result<Option<End>, Error> {
         let own = self.member_if_any().map(index_of);
         let mut unreachable = None;
         for index in 1..=self.segment.hot().participants_high.get().min(PARTICIPANTS - 1) {
             let record = self.segment.participant(index)?;
-            let place = record.bell.get();
+            let place = record.notifier.get();
             if place == 0 || Some(index) == own {
                 continue;
             }
-            let places = (place - 1, record.bell_writing.get().checked_sub(1));
+            let places = (place - 1, record.notifier_writing.get().checked_sub(1));
             match platform::open_pipe_of(record.pid(), places, number) {
-                PipeOfAnother::Open(pipe) => return Ok(Some(self.keep_bell(pipe, number))),
+                PipeOfAnother::Open(pipe) => return Ok(Some(self.keep_notifier(pipe, number))),
                 PipeOfAnother::Elsewhere => {}
                 PipeOfAnother::OutOfReach if self.is_dead(index, record, true) => {}
                 PipeOfAnother::OutOfReach => unreachable = Some(record.pid()),
@@ -111,16 +111,16 @@ impl Shared {
     }
 
     /// Makes it this process's own, unless another thread was quicker.
-    pub(crate) fn keep_bell(&self, pipe: OpenPipe, number: u64) -> End {
+    pub(crate) fn keep_notifier(&self, pipe: OpenPipe, number: u64) -> End {
         // One thread at a time.
         let _no_fork = fork::hold_off();
-        if let Some(end) = self.bell.current(number) {
+        if let Some(end) = self.notifier.current(number) {
             return end;
         }
         let reading = pipe.reading.into_raw_fd();
         let writing = pipe.writing.map_or(-1, IntoRawFd::into_raw_fd);
-        let former = self.bell.number.swap(number, Relaxed);
-        for (place, fd) in [(&self.bell.fd, reading), (&self.bell.writing, writing)] {
+        let former = self.notifier.number.swap(number, Relaxed);
+        for (place, fd) in [(&self.notifier.fd, reading), (&self.notifier.writing, writing)] {
             let former_fd = place.swap(fd, Relaxed);
             if former_fd != reading && former_fd != writing {
                 platform::close_pipe(former_fd, former);

@@ -8,11 +8,11 @@ use crate::lock::word::Acquired;
 use crate::memory::layout::CONTENDED;
 use crate::options::Wait;
 use crate::platform;
-use crate::state::notifier::Errand;
+use crate::state::notifier::AfterRelease;
 use crate::state::{Section, Shared};
 use crate::sync::Ordering;
 
-/// The lock, held. Dropping it restores the waiters' invariant (waiter.rs), releases the lock, has the next operation's place
+/// The lock, held. Dropping it restores the waiters' invariant (state/waiters.rs), releases the lock, has the next operation's place
 /// fetched, and then makes the wake-up calls.
 ///
 /// A type of its own around the section and not beside it: a second pointer would cost every operation.
@@ -55,8 +55,8 @@ impl Drop for Guard<'_> {
             fault!("unlock.before-wake");
             self.wake_chosen();
         }
-        if !matches!(self.errand, Errand::None) {
-            self.shared.run(self.errand, self.me);
+        if !matches!(self.after_release, AfterRelease::None) {
+            self.shared.run(self.after_release, self.me);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The lock of a queue, which a survivor takes over when its holder died, and the critical section it guards.
+//! The lock's word: how the lock is acquired, and taken over from a dead holder.
 //!
-//! Requirements. Held for tens of nanoseconds; never held by nobody knows whom; taken over from a holder that is
+//! Requirements. Held for tens of nanoseconds; the word always names its holder; taken over from a holder that is
 //! proven dead, within one time slice; a stopped holder is alive and is waited for.
 //!
 //! Protocol. The lock word is a futex:
@@ -10,11 +10,12 @@
 //!    contended   incarnation    participant's index        all zero: free
 //! ```
 //!
-//! To take it is one compare-and-swap from 0 to one's own name, so at every instant the word says who holds it. Who finds
-//! it taken spins briefly, sets `contended`, and sleeps on the word in slices of 50 ms (slice.rs). At the end of a slice it asks the
-//! kernel whether the holder lives (participant.rs); if the holder is proven dead, one compare-and-swap from the dead
-//! name to one's own takes the lock over: of several survivors one wins. The winner rebuilds (rebuild.rs) before it
-//! does anything else; if it dies in that, the next one starts the same from the beginning.
+//! A participant acquires it by one compare-and-swap from 0 to its own name, so at every instant the word says which one holds it. If
+//! it is taken, the participant spins briefly, sets `contended`, and sleeps on the word in slices of 50 ms (slice.rs). At the end of
+//! a slice it asks the kernel whether the holder lives (state/participant.rs). If the holder is proven dead, one compare-and-swap
+//! from the dead name to its own takes the lock over: of several survivors one wins. The winner learns the dead holder's name
+//! (`Acquired::FromDead`) and rebuilds before it does anything else (guard.rs); if it dies in that, the next one starts the
+//! same from the beginning.
 //!
 //! A caller that does not block (`Patience::Now`) waits for a holder that runs. Of a holder that kept the lock for a whole
 //! slice it reads the state of the process: if it is stopped, the call ends with `Error::Stopped`. If the kernel does not

@@ -38,8 +38,8 @@ pub(crate) const GRANULE: u64 = 128;
 pub(crate) const GRANULES_PER_SPAN: u32 = (SPAN / GRANULE) as u32;
 pub(crate) const PAGES_PER_SPAN: u8 = (SPAN / PAGE) as u8;
 
-/// One more extent in `Hot::kept_sum`.
-pub(crate) const ONE_KEPT: u32 = 1 << 20;
+/// One more extent in `Hot::cached_sum`.
+pub(crate) const ONE_CACHED: u32 = 1 << 20;
 
 /// In the lock word: another thread sleeps until the lock is released.
 pub(crate) const CONTENDED: u32 = 1 << 31;
@@ -73,13 +73,13 @@ pub(crate) struct Header {
 #[repr(C, align(64))]
 pub(crate) struct Hot {
     // Line 0: the queue itself.
-    /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See lock.rs.
+    /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See lock/word.rs.
     pub lock: AtomicU32,
     /// What free slots keep: bytes (bits 0..20), and extents (bits 20..32). See slot.rs.
-    pub kept_sum: LockedU32,
+    pub cached_sum: LockedU32,
     /// Free slots without an extent, and those that keep one.
     pub free: FreeList,
-    pub kept: FreeList,
+    pub cached: FreeList,
     /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by spinners.
     pub ready_count: AtomicU64,
     pub ready: List,
@@ -109,7 +109,7 @@ pub(crate) struct Hot {
     /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
     pub ready_bytes: AtomicU64,
 
-    // Waiters, see waiter.rs.
+    // Waiters, see waiters.rs.
     pub waiters: [WaiterList; 3],
     pub cells_free: LockedU32,
     pub cells_high: LockedU32,
@@ -135,7 +135,7 @@ pub(crate) struct Hot {
     /// Not 0 if memory was extended since it was last given back.
     pub grown: AtomicU32,
     /// When somebody last looked for the dead, in coarse milliseconds of the monotonic clock.
-    pub looked_at: AtomicU64,
+    pub reaped_at: AtomicU64,
     /// When memory was last given back, by the same clock.
     pub trimmed_at: AtomicU64,
     /// How often slots were given back: who extends them outside the lock notices that it was overtaken.
@@ -160,11 +160,11 @@ pub(crate) struct Hot {
 
     /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
     pub lent_bytes: AtomicU64,
-    /// Which pipe is the bell: its inode's number, or 0.
-    pub bell: AtomicU64,
-    /// Watchers of the bell, of all participants together; and whether its pipe holds anything. See bell.rs.
+    /// Which pipe is the notifier: its inode's number, or 0.
+    pub notifier: AtomicU64,
+    /// Watchers of the notifier, of all participants together; and whether its pipe holds anything. See notifier.rs.
     pub watching: AtomicU32,
-    pub rung: AtomicU32,
+    pub pipe_state: AtomicU32,
     /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every operation
     /// reads it, and `watching`, and hardly any writes them.
     pub damaged: AtomicU32,
@@ -173,7 +173,7 @@ pub(crate) struct Hot {
     pub spinning: Spinning,
 }
 
-/// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiter.rs.
+/// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct Spinning {
     pub getter: AtomicU32,
@@ -205,8 +205,8 @@ impl Hot {
         }
     }
 
-    pub(crate) fn bytes_kept(&self) -> u64 {
-        u64::from(self.kept_sum.get() & (ONE_KEPT - 1))
+    pub(crate) fn bytes_cached(&self) -> u64 {
+        u64::from(self.cached_sum.get() & (ONE_CACHED - 1))
     }
 
     /// Payload bytes put so far.
@@ -229,7 +229,7 @@ pub(crate) struct WaiterList {
     pub tail: LockedU32,
     pub length: LockedU32,
     /// Chosen by a waker and not yet back under the lock.
-    pub on_way: AtomicU32,
+    pub notified: AtomicU32,
 }
 
 /// A process that takes part. See participant.rs.
@@ -246,11 +246,11 @@ pub(crate) struct Participant {
     pub leased: List,
     /// Memory that is its own without an item: being written, given back, or looked at after the item was finished or kept.
     pub claimed: List,
-    /// Its watchers of the bell, and its descriptor of the bell plus one, if others may open it there; and the same of the
-    /// writing end, if that is another one. See bell.rs.
+    /// Its watchers of the notifier, and its descriptor of the notifier plus one, if others may open it there; and the same of the
+    /// writing end, if that is another one. See notifier.rs.
     pub watching: AtomicU32,
-    pub bell: AtomicU32,
-    pub bell_writing: AtomicU32,
+    pub notifier: AtomicU32,
+    pub notifier_writing: AtomicU32,
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See aside.rs.
     pub given_up: AtomicU64,
 }
@@ -268,7 +268,7 @@ impl Kind {
     pub(crate) const ALL: [Kind; 3] = [Kind::Item, Kind::Room, Kind::Finish];
 }
 
-/// A thread that waits. See waiter.rs.
+/// A thread that waits. See waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct WaiterCell {
     /// Its state: the futex that the thread sleeps on.
@@ -296,9 +296,9 @@ pub(crate) struct Slot {
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned item, its rank.
     pub holder: LockedU32,
-    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See upkeep.rs.
+    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See handle/put_off.rs.
     /// Read without the lock by `is_pending`.
-    pub reading: AtomicU32,
+    pub borrowed: AtomicU32,
     pub lease: LockedU64,
     pub inline: [AtomicU64; INLINE / 8],
 }
@@ -350,9 +350,9 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, partial),
         offset_of!(Hot, lent_bytes),
         offset_of!(Hot, watching),
-        offset_of!(Hot, bell),
+        offset_of!(Hot, notifier),
         offset_of!(Hot, damaged),
-        offset_of!(Hot, kept_sum),
+        offset_of!(Hot, cached_sum),
         offset_of!(Hot, free),
         offset_of!(Hot, slots_high),
         offset_of!(Hot, spinning),

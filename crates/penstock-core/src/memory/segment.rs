@@ -1,15 +1,16 @@
 //! The shared memory of one queue: made, opened, mapped, and read by checked index.
 #![allow(unsafe_code)]
 
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::ptr::NonNull;
+
 use crate::error::{Error, hex};
 use crate::memory::layout::*;
 use crate::options::Options;
 use crate::platform::{self, FileIdentity};
 use crate::sync::{LockedU8, LockedU64, Word};
 use crate::units::{Id, PAGE};
-use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
-use std::path::Path;
-use std::ptr::NonNull;
 
 pub(crate) struct Segment {
     pub(super) base: NonNull<u8>,

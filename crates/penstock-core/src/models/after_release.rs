@@ -1,8 +1,8 @@
-//! In the place of after_release.rs: a model has no bell.
+//! In the place of after_release.rs: a model has no notifier.
 
 use crate::state::Shared;
-use crate::state::notifier::Errand;
+use crate::state::notifier::AfterRelease;
 
 impl Shared {
-    pub(crate) fn run(&self, _: Errand, _: u32) {}
+    pub(crate) fn run(&self, _: AfterRelease, _: u32) {}
 }

@@ -1,5 +1,5 @@
-//! What must hold when all processes of a model have ended: the invariants of the head comments of slot.rs, waiter.rs,
-//! lock.rs and participant.rs, counted from the truth and compared with the caches.
+//! What must hold when all processes of a model have ended: the invariants of the head comments of slot.rs, waiters.rs,
+//! lock/word.rs and participant.rs, counted from the truth and compared with the caches.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         );
         assert_eq!(statistics.participants, 1, "the auditor alone is left");
     }
-    let section = queue.enter_surely().expect("the queue is whole");
+    let section = queue.enter_uninterruptible().expect("the queue is whole");
     let hot = section.hot();
     assert_eq!(hot.damaged.get(), 0);
 
@@ -68,7 +68,12 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
 
     // Every free slot is on a free list, except those taken off by one that died: the next rebuild returns them.
     let mut free = Vec::new();
-    for head in [&hot.free.next, &hot.free.freed, &hot.kept.next, &hot.kept.freed] {
+    for head in [
+        &hot.free.next,
+        &hot.free.freed,
+        &hot.cached.next,
+        &hot.cached.freed,
+    ] {
         let mut index = head.get();
         while index != 0 {
             assert!(!free.contains(&index), "a free list has a cycle");
@@ -93,7 +98,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
             list.head.get(),
             list.tail.get(),
             list.length.get(),
-            list.on_way.get(),
+            list.notified.get(),
         ];
         assert_eq!(all, [0; 4], "nobody waits any more");
     }

@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use Preemptions::{Any, AtMost};
+
 use crate::handle::queue::Queue;
 use crate::models::run::*;
 use crate::models::world::How;
 use crate::operations::delivery::{Batch, Taken};
-use Preemptions::{Any, AtMost};
 
 /// In virtual time: one slice of the lock, and one of the watcher's.
 const SOON: Duration = Duration::from_millis(200);

@@ -1,11 +1,12 @@
 //! Items from hand to hand while nobody stops: no wake-up is lost, no slice of time is ever needed.
 
+use Preemptions::{Any, AtMost};
+
 use crate::error::Error;
 use crate::models::run::*;
 use crate::models::world;
 use crate::options::{Patience, Wait};
 use crate::platform::Slept;
-use Preemptions::{Any, AtMost};
 
 #[test]
 fn one_putter_one_getter() {

@@ -1,10 +1,11 @@
 //! Processes that become participants, and cease to be, while others work and die.
 
+use Preemptions::AtMost;
+
 use crate::handle::queue::Queue;
 use crate::models::run::*;
 use crate::models::world::How;
 use crate::units::Leave;
-use Preemptions::AtMost;
 
 fn leave(queue: &Queue) {
     queue.leave(Leave::Clean).expect("the queue is whole");

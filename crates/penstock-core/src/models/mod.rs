@@ -15,7 +15,7 @@
 //! A process can stop before every store and every call of the kernel; between two of them nothing happens that another
 //! process could tell. After each execution audit.rs compares every cache with the truth.
 //!
-//! Not modelled: the bell, the pause for memory, a lack of memory, holes in the file, `fork`, other pid namespaces, descriptors closed behind the queue's back.
+//! Not modelled: the notifier, the pause for memory, a lack of memory, holes in the file, `fork`, other pid namespaces, descriptors closed behind the queue's back.
 #![allow(unsafe_code)]
 #![cfg_attr(not(test), allow(dead_code))]
 

@@ -1,24 +1,24 @@
-//! The bell of a model: there is none, and nobody watches.
+//! The notifier of a model: there is none, and nobody watches.
 
 use crate::error::Error;
 use crate::memory::layout::{Kind, Participant};
 use crate::state::Section;
 
 #[derive(Clone, Copy, Default)]
-pub(crate) enum Errand {
+pub(crate) enum AfterRelease {
     #[default]
     None,
 }
 
-pub(crate) const SILENT: u32 = 0;
-pub(crate) const RUNG: u32 = 1;
+pub(crate) const DRAINED: u32 = 0;
+pub(crate) const SIGNALLED: u32 = 1;
 
-pub(crate) fn state_of(rung: u32) -> u32 {
-    rung
+pub(crate) fn state_of(pipe_state: u32) -> u32 {
+    pipe_state
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum SleepTarget {
     Cell,
     #[allow(dead_code)]
     CellForNow,
@@ -26,11 +26,11 @@ pub(crate) enum Place {
     Pipe(i32, i32),
 }
 
-pub(crate) struct Bell;
+pub(crate) struct Notifier;
 
-impl Bell {
-    pub(crate) fn new() -> Bell {
-        Bell
+impl Notifier {
+    pub(crate) fn new() -> Notifier {
+        Notifier
     }
 
     pub(crate) fn close(&self) {}
@@ -45,21 +45,21 @@ impl Bell {
 }
 
 impl Section<'_> {
-    pub(crate) fn toll(&mut self) {}
+    pub(crate) fn update_notifier(&mut self) {}
 
-    pub(crate) fn place_to_sleep(&mut self, _: Kind) -> Place {
-        Place::Cell
+    pub(crate) fn sleep_target(&mut self, _: Kind) -> SleepTarget {
+        SleepTarget::Cell
     }
 
-    pub(crate) fn call_senders(&mut self) {}
+    pub(crate) fn wake_senders(&mut self) {}
 
     pub(crate) fn discount_watchers_of(&mut self, _: &Participant) {}
 
-    pub(crate) fn rebuild_bell(&mut self) -> Result<(), Error> {
+    pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {
         Ok(())
     }
 
-    pub(crate) fn announce_bell(&mut self) -> Result<(), Error> {
+    pub(crate) fn announce_notifier(&mut self) -> Result<(), Error> {
         Ok(())
     }
 }

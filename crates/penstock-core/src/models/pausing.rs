@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use Preemptions::AtMost;
+
 use crate::error::Error;
 use crate::models::run::*;
 use crate::models::world::How;
 use crate::options::{Patience, Wait};
-use Preemptions::AtMost;
 
 /// Longer than every slice of those who wait.
 const PAUSE: How = How::Pauses(Duration::from_millis(450));

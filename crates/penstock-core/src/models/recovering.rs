@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use Preemptions::{Any, AtMost};
+
 use crate::handle::queue::Queue;
 use crate::memory::layout::{CONTENDED, index_of};
 use crate::models::run::*;
 use crate::models::world::{self, How};
 use crate::state::participant::name_of;
 use crate::sync::Word;
-use Preemptions::{Any, AtMost};
 
 /// Steps of a put at which the books are half changed: the lock is taken, the slot numbered, the item committed, counted,
 /// and the lock still held.

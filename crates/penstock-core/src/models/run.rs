@@ -205,14 +205,14 @@ fn touch_shared_words(queue: &Queue) {
         &hot.participants_high,
         &hot.grown,
         &hot.watching,
-        &hot.rung,
+        &hot.pipe_state,
         &hot.acknowledging,
     ];
-    let on_way = hot.waiters.iter().map(|list| &list.on_way);
+    let notified = hot.waiters.iter().map(|list| &list.notified);
     let lists = [&hot.ready, &hot.dead, &hot.aside]
         .into_iter()
         .flat_map(|list| [&list.head, &list.tail]);
-    for word in words.into_iter().chain(on_way).chain(lists) {
+    for word in words.into_iter().chain(notified).chain(lists) {
         word.get();
     }
     for word in [
@@ -229,7 +229,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.given_up_of_living,
         &hot.spans_used,
         &hot.pages_backed,
-        &hot.looked_at,
+        &hot.reaped_at,
         &hot.trimmed_at,
     ] {
         word.get();

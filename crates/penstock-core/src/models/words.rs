@@ -15,10 +15,10 @@
 use core::cell::Cell;
 use std::thread::panicking;
 
+pub(crate) use ::loom::hint::spin_loop;
+
 use super::world;
 use crate::sync::{Ordering, Word};
-
-pub(crate) use ::loom::hint::spin_loop;
 
 pub(crate) fn compiler_fence(_: Ordering) {
     // The checker reorders nothing within a thread.

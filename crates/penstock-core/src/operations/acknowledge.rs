@@ -1,21 +1,21 @@
 //! Done: items of an acknowledged queue are finished, and `join` waits for all of them.
 //!
 //! What `task_done` costs does not grow with leases, queued items or participants. A participant's leases are one list, in the order
-//! of taking. The calling thread's oldest one mostly is among its first ([`NEAR`]), or all of the thread's are among its last. If not,
-//! the thread reads the list once, in portions, and notes its own leases (holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
+//! of taking. The calling thread's oldest one mostly is among its first (`NEAR`), or all of the thread's are among its last. If not,
+//! the thread reads the list once, in portions, and notes its own leases (state/holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
 //! may have leases. Of the ready list `Hot::marked_slot` says up to where its items are finished.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | lease found | it is redelivered |
-//! | leave in order, one lease after the other: **state = ORPHAN** | it is counted as unfinished for good (aside.rs); the younger ones come back |
+//! | leave in order, one lease after the other: **state = ORPHAN** | it is counted as unfinished for good (state/aside.rs); the younger ones come back |
 //! | the same while the payload is looked at: **state = LEFT** | the sweep makes it an orphan; the younger ones come back |
 //! | **state = FREE** (or CLAIMED while the payload is looked at, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
-use crate::options::{Wait, surely};
+use crate::options::{Wait, uninterruptible};
 use crate::platform;
 use crate::state::holding::{self, Found, Lease};
 use crate::state::leases::{Near, Whose};
@@ -28,7 +28,7 @@ impl Queue {
     /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that somebody else holds or
     /// left unfinished, else the oldest that nobody has taken yet (which is still delivered).
     pub fn task_done(&self) -> Result<(), Error> {
-        surely(|wait| self.task_done_within(wait))
+        uninterruptible(|wait| self.task_done_within(wait))
     }
 
     /// The same, waiting for the lock as long as `wait` allows. If it ends in vain, the item is as it was.
@@ -88,7 +88,7 @@ impl Queue {
             && self.shared.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
                 // One that was finished, or kept, may still be looked at.
-                let is_at_work = slot.reading.get() < KEPT;
+                let is_at_work = slot.borrowed.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
                         Some(State::Ready | State::ReadyDone) => true,

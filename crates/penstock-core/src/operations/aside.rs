@@ -1,4 +1,4 @@
-//! Set aside: how operations use it (state/aside.rs).
+//! Set aside: which calls set items aside, give their memory up, and begin to acknowledge (state/aside.rs has the protocol).
 
 use crate::error::Error;
 use crate::handle::queue::Queue;

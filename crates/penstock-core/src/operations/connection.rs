@@ -2,14 +2,14 @@
 //!
 //! The pipe's ends are open exactly where the connection's ends are, in every process that has one; so the kernel tells a
 //! receiver of the end of all writers, and a sender of the end of all readers, whatever they died of. The pipe is the
-//! queue's bell, too (bell.rs): who waits for a message sleeps in `poll` on it, and is woken by a byte as by the end. And who
-//! waits for room fills the pipe and sleeps in `poll` until it can be written to, and is woken by room as by the end.
+//! queue's notifier, too (state/notifier.rs): a receiver that waits for a message sleeps in `poll` on it, and is woken by a byte as by
+//! the end. A sender that waits for room fills the pipe and sleeps in `poll` until it is writable, and is woken by room as by the end.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | sender: message committed | it is received, though the sender's end is gone |
 //! | receiver: counted as a watcher, asleep | the sweep discounts it |
-//! | sender: pipe filled, `rung` changed or not, lock held | as a byte written under the lock (bell.rs) |
+//! | sender: pipe filled, `pipe_state` changed or not, lock held | as a byte written under the lock (notifier.rs) |
 //! | sender: on the list, asleep | the sweep frees its cell, and the pipe can be written to again |
 //! | receiver: sender chosen, the pipe still full | the sender's slice ends, unless the receiver was the last, whose end wakes it |
 //! | receiver: pipe no longer full, lock held | the sender wakes, and takes the lock over |
@@ -27,7 +27,7 @@ use crate::operations::get::Delivery;
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, PipeState};
 use crate::slice::Slice;
-use crate::state::notifier::Bringing;
+use crate::state::notifier::CallEnds;
 use crate::sync::Word;
 use crate::units::Ticket;
 
@@ -35,24 +35,24 @@ use crate::units::Ticket;
 const SLICE: Duration = Duration::from_millis(100);
 
 impl Queue {
-    /// Says of which pipe this end is that is the queue's bell from now on. To be called for both ends when they are made.
+    /// Says of which pipe this end is that is the queue's notifier from now on. To be called for both ends when they are made.
     pub fn give_bell(&self, end: RawFd) -> Result<(), Error> {
         let number = platform::pipe_number(end).ok_or(Error::EndClosed)?;
         platform::never_block(end)?;
         platform::make_narrow(end);
-        self.enter_surely()?.set_bell(number);
+        self.enter_uninterruptible()?.set_notifier(number);
         Ok(())
     }
 
     /// [`watch`](Self::watch) with the reading end of the queue's pipe. Answers that end, or a descriptor in its place.
     pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<RawFd, Error> {
-        let _bringing = Bringing::reader(end);
+        let _ends = CallEnds::reader(end);
         let watched = self.watch_at_end(end, &mut wait);
         self.shared.report(watched)
     }
 
     fn watch_at_end(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
-        let substitute = &self.shared.bell.substitute;
+        let substitute = &self.shared.notifier.substitute;
         loop {
             self.enter(wait)?.watch_for_good()?;
             if !substitute.is_needed() {
@@ -73,7 +73,7 @@ impl Queue {
         buffer: &mut Buffer,
         mut wait: Wait<'_>,
     ) -> Result<Delivery, Error> {
-        let _bringing = Bringing::reader(end);
+        let _ends = CallEnds::reader(end);
         let patience = match wait.patience {
             Patience::Try => Patience::Try,
             _ => Patience::Now,
@@ -91,7 +91,7 @@ impl Queue {
                 {
                     let entered = self.enter(&mut wait).map(drop);
                     self.shared
-                        .report(entered.map_err(|error| Kind::Item.conclude(error, wait.patience)))?;
+                        .report(entered.map_err(|error| Kind::Item.map_timeout(error, wait.patience)))?;
                 }
                 result => return result,
             }
@@ -107,7 +107,7 @@ impl Queue {
         payload: &[&[u8]],
         wait: Wait<'_>,
     ) -> Result<Ticket, Error> {
-        let _bringing = Bringing::writer(end, back);
+        let _ends = CallEnds::writer(end, back);
         match platform::has_reader(end, back) {
             PipeState::HungUp => return Err(Error::Broken),
             PipeState::Closed => return Err(Error::EndClosed),
@@ -138,14 +138,14 @@ impl Queue {
     /// Waits at the reading end of the queue's pipe until a get would find an item, without taking it; `Error::Ended` as of
     /// [`get_at`](Self::get_at).
     pub fn await_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let _bringing = Bringing::reader(end);
+        let _ends = CallEnds::reader(end);
         let waited = self.await_readable(end, wait);
         self.shared
-            .report(waited.map_err(|error| Kind::Item.conclude(error, wait.patience)))
+            .report(waited.map_err(|error| Kind::Item.map_timeout(error, wait.patience)))
     }
 
     fn await_readable(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
-        if self.promises(Kind::Item) {
+        if self.looks_ready(Kind::Item) {
             return Ok(());
         }
         if matches!(wait.patience, Patience::Try | Patience::Now) {
@@ -170,11 +170,11 @@ impl Queue {
         let mut slice = Slice::new();
         let mut slices: u32 = 0;
         loop {
-            if self.promises(Kind::Item) {
+            if self.looks_ready(Kind::Item) {
                 return Ok(());
             }
             // Another thread may have closed the end, and the number be somebody else's.
-            if platform::pipe_number(end) != Some(self.shared.segment.hot().bell.get()) {
+            if platform::pipe_number(end) != Some(self.shared.segment.hot().notifier.get()) {
                 return Err(Error::EndClosed);
             }
             let slice_end = slice.end(SLICE);
@@ -194,7 +194,7 @@ impl Queue {
             if now >= sleep_end {
                 slice.restart();
                 slices += 1;
-                self.look_for_dead(slices % 10 == 0)?;
+                self.reap_dead(slices % 10 == 0)?;
                 self.tidy()?;
             }
             if matches!(wait.patience, Patience::Until(deadline) if now >= deadline) {
@@ -208,7 +208,7 @@ impl Queue {
         let mut state = platform::look_at_pipe(end, at_most);
         if state == PipeState::Ready && self.shared.ready_count() == 0 {
             // Somebody was quicker; or it is a byte too many, behind which the end may be.
-            self.enter(wait)?.silence_if_empty();
+            self.enter(wait)?.drain_if_empty();
             state = platform::look_at_pipe(end, Duration::ZERO);
         }
         match state {
@@ -219,7 +219,7 @@ impl Queue {
                 // What was put before the last writer went is there by now, but for what dead hands hold: the lock, or an
                 // item that they were given.
                 drop(self.enter(wait)?);
-                self.look_for_dead_within(true, wait)?;
+                self.reap_dead_within(true, wait)?;
                 if self.shared.ready_count() > 0 {
                     Ok(true)
                 } else {

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use crate::error::Error;
 use crate::operations::lease::Lent;
 use crate::platform;
-use crate::state::deliver::Room;
+use crate::state::deliver::CopyTarget;
 use crate::units::{BATCH, SMALL};
 
 /// Where a get copies a small payload. To make one costs nothing: only what was filled in can be read.
@@ -34,7 +34,7 @@ impl Buffer {
     }
 }
 
-impl Room for Buffer {
+impl CopyTarget for Buffer {
     unsafe fn fill(&mut self, source: *const u8, len: usize) {
         debug_assert!(len <= SMALL);
         // SAFETY: the caller's promise; `room` is private, so the two do not overlap.
@@ -121,7 +121,7 @@ pub(crate) fn vec_with_room<T>(most: usize) -> Result<Vec<T>, Error> {
     Ok(vec)
 }
 
-impl Room for Batch {
+impl CopyTarget for Batch {
     unsafe fn fill(&mut self, source: *const u8, len: usize) {
         debug_assert!(self.has_room() && len <= SMALL);
         // SAFETY: the caller's promise; this memory is private, so the two do not overlap.

@@ -1,7 +1,7 @@
 //! Get: an item becomes bytes.
 //!
 //! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and the caller
-//! looks at it there. The item of an acknowledged queue stays LEASED until `task_done` (done.rs) in either case.
+//! looks at it there. The item of an acknowledged queue stays LEASED until `task_done` (acknowledge.rs) in either case.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -32,7 +32,7 @@ use crate::units::BATCH;
 /// How many items a caller asks for at most.
 #[derive(Clone, Copy)]
 pub(crate) enum Asks {
-    /// What the thread took before is set aside, if nothing is acknowledged yet (aside.rs).
+    /// What the thread took before is set aside, if nothing is acknowledged yet (state/aside.rs).
     Anew(usize),
     /// As part of what it asked for before.
     ForMore(usize),
@@ -62,7 +62,7 @@ impl Queue {
         self.take_batch(batch, wait, Asks::Anew(BATCH))
     }
 
-    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand still (aside.rs).
+    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand still (state/aside.rs).
     pub fn get_more(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
         self.take_batch(batch, wait, Asks::ForMore(BATCH))
     }
@@ -101,7 +101,7 @@ impl Queue {
         self.shared.report(result.map_err(|error| {
             let was_empty = error == Error::Empty;
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
-            if was_empty && self.shared.bell.is_watched() {
+            if was_empty && self.shared.notifier.is_watched() {
                 self.found_nothing();
             }
             error
@@ -120,15 +120,15 @@ impl Queue {
             self.set_aside(asks, wait)?;
         }
         // What is in dead hands comes back even if nobody ever waits, because there is always another item.
-        // (And a dead watcher of the bell costs everybody system calls.)
+        // (And a dead watcher of the notifier costs everybody system calls.)
         let hot = self.shared.segment.hot();
-        if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_time_to_look() {
+        if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_reaping_due() {
             if wait.patience == Patience::Try {
                 return Err(Error::Busy);
             }
-            self.look_for_dead_at_times(wait)?;
+            self.reap_dead_if_due(wait)?;
         }
-        let mut section = self.approach(waiting, wait)?;
+        let mut section = self.enter_or_spin(waiting, wait)?;
         loop {
             let head = section.oldest()?;
             if head != 0 {

@@ -16,7 +16,7 @@ impl Queue {
             .and_then(|()| self.wait_until_finished(&mut waiting, &mut wait));
         self.shared.report(joined.map_err(|error| {
             self.abandon(&mut waiting);
-            Kind::Finish.conclude(error, wait.patience)
+            Kind::Finish.map_timeout(error, wait.patience)
         }))
     }
 

@@ -1,4 +1,4 @@
-//! Lease: a payload that its holder reads in shared memory.
+//! Lease: a payload that its holder reads in shared memory (get.rs has the crash table).
 #![allow(unsafe_code)]
 
 #[cfg(not(loom))]
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::Error;
 use crate::fault::fault;
+use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
-use crate::handle::upkeep::is_stuck;
 use crate::state::deliver::Borrowed;
 use crate::state::holding;
 use crate::state::slot::{ENDED, KEPT, UNDELIVERED};
@@ -51,7 +51,7 @@ impl Lent {
     pub fn bytes(&self) -> &[u8] {
         note_read(self.bytes, self.len);
         // SAFETY: Segment::payload has checked place and length; the slot is LEASED, LEFT or CLAIMED by this process and marked
-        // as read until drop, so the extent is neither written nor given to another item (slot.rs, done.rs).
+        // as read until drop, so the extent is neither written nor given to another item (state/transition.rs, state/leases.rs).
         unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
     }
 

@@ -45,12 +45,12 @@ impl Queue {
         } else {
             self.put_large(payload, len, &mut waiting, &mut wait)
         };
-        self.conclude(result, &mut waiting, wait.patience)
+        self.end_put(result, &mut waiting, wait.patience)
     }
 
     /// Ends a put that may have failed while it waited.
     #[inline(always)]
-    fn conclude<T>(
+    fn end_put<T>(
         &self,
         result: Result<T, Error>,
         waiting: &mut Waiting,
@@ -88,7 +88,7 @@ impl Queue {
     fn put_batch(&self, payloads: &[&[u8]], wait: &mut Wait<'_>) -> Result<usize, Error> {
         let mut waiting = Waiting::new(Kind::Room);
         let result = self.put_together(payloads, &mut waiting, wait);
-        self.conclude(result, &mut waiting, wait.patience)
+        self.end_put(result, &mut waiting, wait.patience)
     }
 
     fn put_together(
@@ -130,7 +130,7 @@ impl Queue {
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
         // What is usual by itself, because a section that is moved about costs as much as all the rest.
-        let mut section = self.approach(waiting, wait)?;
+        let mut section = self.enter_or_spin(waiting, wait)?;
         if self.shared.has_room() && section.is_within_limit(len).is_ok() {
             match section.try_reserve(len) {
                 Ok(Ok(reserved)) => {
@@ -183,7 +183,7 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<(Guard<'q>, Reserved), Error> {
-        let section = self.approach(waiting, wait)?;
+        let section = self.enter_or_spin(waiting, wait)?;
         self.reserve_from(section, len, waiting, wait)
     }
 
@@ -230,7 +230,7 @@ impl Queue {
                     match self.unless_given_up(Err(error), len, wait) {
                         Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
                             looked_for_dead = true;
-                            self.look_for_dead_within(false, wait)?;
+                            self.reap_dead_within(false, wait)?;
                         }
                         result => result?,
                     }
@@ -241,7 +241,7 @@ impl Queue {
         }
     }
 
-    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (aside.rs).
+    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (state/aside.rs).
     fn unless_given_up(&self, result: Result<(), Error>, len: u64, wait: &mut Wait<'_>) -> Result<(), Error> {
         let is_possible = match result {
             // Everything that is taken would not be enough.

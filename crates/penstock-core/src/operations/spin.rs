@@ -1,4 +1,6 @@
-//! Spinning: how long a process reads the numbers of a queue again and again before it sleeps.
+//! Spinning: a process reads the numbers of a queue for some microseconds before it sleeps.
+
+use std::time::Duration;
 
 use crate::error::Error;
 #[cfg(not(loom))]
@@ -14,7 +16,6 @@ use crate::state::waiters::Waiting;
 use crate::sync::Ordering;
 #[cfg(not(loom))]
 use crate::sync::Word;
-use std::time::Duration;
 
 impl Queue {
     /// Spins once in a wait, if this process may. `None` if not.
@@ -31,7 +32,7 @@ impl Queue {
         Some(self.acquire_from_spin(waiting.kind, wait))
     }
 
-    /// Spins once, if this process may, for those whose wake-up comes by the bell (bell.rs) and not by a list: that they are
+    /// Spins once, if this process may, for those whose wake-up comes by the notifier (notifier.rs) and not by a list: that they are
     /// on their way matters to nobody. True if there is what was waited for.
     #[cfg(not(loom))]
     pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {
@@ -41,7 +42,7 @@ impl Queue {
         }
         self.spin(kind);
         self.stop_spinning(kind);
-        Ok(self.promises(kind))
+        Ok(self.looks_ready(kind))
     }
 
     /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more: for so many
@@ -83,7 +84,7 @@ impl Queue {
     /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
     fn spin(&self, kind: Kind) {
         let budget = &self.spin_budgets[kind as usize];
-        spin_until(budget, Duration::MAX, || self.promises(kind));
+        spin_until(budget, Duration::MAX, || self.looks_ready(kind));
     }
 
     /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock afterwards.

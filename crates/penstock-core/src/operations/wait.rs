@@ -1,4 +1,4 @@
-//! Waiting: how a thread sleeps until it is woken, and what it does at the end of its slices.
+//! Waiting: a thread sleeps until it is notified, and does its part of the upkeep at the end of its slices (state/waiters.rs).
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, WaiterCell};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, Slept};
-use crate::state::notifier::Place;
+use crate::state::notifier::SleepTarget;
 use crate::state::waiters::{ABANDONED, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT, Waiting};
 use crate::sync::{Ordering, Word};
 
@@ -23,7 +23,7 @@ impl Kind {
     }
 
     /// What a caller hears whose operation failed: that the lock was not to be had is for those who come again.
-    pub(crate) fn conclude(self, error: Error, patience: Patience) -> Error {
+    pub(crate) fn map_timeout(self, error: Error, patience: Patience) -> Error {
         match (error, self) {
             (Error::Busy, _) if patience != Patience::Try => self.missed(),
             (Error::Stopped { pid }, Kind::Room) => Error::FullBehindStopped { pid },
@@ -35,7 +35,7 @@ impl Kind {
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
 
-/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back (bell.rs). After
+/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back (notifier.rs). After
 /// a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
 
@@ -43,18 +43,18 @@ impl Queue {
     /// Takes the lock for an operation that may have to wait, after a look without it: who would find nothing does not
     /// trouble those who are at work, and spins first.
     #[inline(always)]
-    pub(crate) fn approach<'q>(
+    pub(crate) fn enter_or_spin<'q>(
         &'q self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Guard<'q>, Error> {
-        self.acquire_unless_quiet(waiting, wait)
+        self.acquire_or_spin(waiting, wait)
             .map(|me| Guard::new(&self.shared, me))
     }
 
     #[inline(always)]
-    fn acquire_unless_quiet(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<u32, Error> {
-        if self.is_quiet(waiting.kind) {
+    fn acquire_or_spin(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<u32, Error> {
+        if self.looks_unready(waiting.kind) {
             match wait.patience {
                 Patience::Try => return Err(waiting.kind.missed()),
                 Patience::Now => {}
@@ -72,24 +72,24 @@ impl Queue {
     /// Whether a waiter would find nothing, by a look without the lock. A lock that is taken may be a dead holder's, whose
     /// books are half changed: then only the lock tells.
     #[inline(always)]
-    fn is_quiet(&self, kind: Kind) -> bool {
+    fn looks_unready(&self, kind: Kind) -> bool {
         let hot = self.shared.segment.hot();
-        !self.promises(kind) && hot.lock.get() == 0 && !hot.is_damaged()
+        !self.looks_ready(kind) && hot.lock.get() == 0 && !hot.is_damaged()
     }
 
     /// The same after all that was done under the lock so far. A mere look may see old numbers slice after slice.
-    fn is_surely_quiet(&self, kind: Kind) -> bool {
+    fn is_unready(&self, kind: Kind) -> bool {
         let lock = &self.shared.segment.hot().lock;
         // An exchange of nothing, which does not take the lock, because an exchange reads the last value there is.
         // Acquire: pairs with the release in Section::drop of whoever held the lock last.
         lock.compare_exchange(0, 0, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
-            && self.is_quiet(kind)
+            && self.looks_unready(kind)
     }
 
     /// Whether there is what is waited for, by a look without the lock: a hint.
     #[inline(always)]
-    pub(crate) fn promises(&self, kind: Kind) -> bool {
+    pub(crate) fn looks_ready(&self, kind: Kind) -> bool {
         match kind {
             Kind::Item => self.shared.ready_count() > 0,
             Kind::Room => self.shared.has_room(),
@@ -130,11 +130,11 @@ impl Queue {
             waiting.cell = section.enlist(waiting.kind)?;
         }
         let position = section.position(waiting)?;
-        let place = section.place_to_sleep(waiting.kind);
+        let target = section.sleep_target(waiting.kind);
         drop(section);
         fault!("wait.enlisted");
         let entered = self
-            .sleep(waiting, (position, place), wait)
+            .sleep(waiting, (position, target), wait)
             .and_then(|()| self.enter(wait));
         let mut section = match entered {
             Ok(section) => section,
@@ -149,16 +149,16 @@ impl Queue {
     }
 
     /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended. Only the watcher sleeps on beside
-    /// an idle queue, and looks at its place in the list once a second; the others do so after each of their slices.
+    /// an idle queue, and looks at its target in the list once a second; the others do so after each of their slices.
     fn sleep(
         &self,
         waiting: &mut Waiting,
-        (position, place): (u32, Place),
+        (position, target): (u32, SleepTarget),
         wait: &mut Wait<'_>,
     ) -> Result<(), Error> {
         let cell = self.shared.segment.cell(waiting.cell)?;
-        let slice = match (place, waiting.kind, position) {
-            (Place::CellForNow, ..) => SLICE,
+        let slice = match (target, waiting.kind, position) {
+            (SleepTarget::CellForNow, ..) => SLICE,
             (_, _, 0..3) => SLICE * (position + 1),
             // Joiners are woken all at once: a waker that dies before it calls them leaves them all asleep.
             (_, Kind::Finish, _) => SLICE * 3,
@@ -172,14 +172,14 @@ impl Queue {
             };
             let at_most = end.saturating_duration_since(Instant::now());
             fault!("wait.asleep");
-            let slept = match place {
-                Place::Cell => platform::futex_wait(&cell.word, SLEEPING, at_most),
-                Place::CellForNow => platform::futex_wait(&cell.word, SLEEPING, at_most.min(FOR_NOW)),
-                Place::Pipe(there, back) => platform::await_unplugged((there, back), at_most),
+            let slept = match target {
+                SleepTarget::Cell => platform::futex_wait(&cell.word, SLEEPING, at_most),
+                SleepTarget::CellForNow => platform::futex_wait(&cell.word, SLEEPING, at_most.min(FOR_NOW)),
+                SleepTarget::Pipe(there, back) => platform::await_writable((there, back), at_most),
             };
-            let is_whole = place != Place::CellForNow || at_most <= FOR_NOW;
+            let is_whole = target != SleepTarget::CellForNow || at_most <= FOR_NOW;
             let is_over = slept == Slept::TimedOut && is_whole || Instant::now() >= end;
-            waiting.is_displaced = place == Place::CellForNow;
+            waiting.is_displaced = target == SleepTarget::CellForNow;
             waiting.is_early = !is_over;
             if is_over {
                 waiting.slice.restart();
@@ -187,12 +187,12 @@ impl Queue {
                 self.end_slice(waiting.slices, position)?;
             }
             // Room, or the end of all readers.
-            let is_pipe_ready = matches!(place, Place::Pipe(..)) && cell.word.get() == SLEEPING;
+            let is_pipe_ready = matches!(target, SleepTarget::Pipe(..)) && cell.word.get() == SLEEPING;
             if (is_over || is_pipe_ready || slept != Slept::Changed) && (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
             let sleeps_on = is_over && position == 0 && waiting.slices % 10 != 0 && !is_last;
-            if !sleeps_on || !self.is_surely_quiet(waiting.kind) {
+            if !sleeps_on || !self.is_unready(waiting.kind) {
                 return Ok(());
             }
         }
@@ -202,10 +202,10 @@ impl Queue {
     /// participants at each tenth; any other waiter looks if the watcher has not, because it is dead or stopped.
     fn end_slice(&self, slices: u32, position: u32) -> Result<(), Error> {
         if position == 0 {
-            self.look_for_dead(slices % 10 == 0)?;
+            self.reap_dead(slices % 10 == 0)?;
             self.tidy()?;
-        } else if self.is_time_to_look() {
-            self.look_for_dead(true)?;
+        } else if self.is_reaping_due() {
+            self.reap_dead(true)?;
         }
         Ok(())
     }
@@ -214,7 +214,7 @@ impl Queue {
     #[cold]
     pub(crate) fn end_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
         self.abandon(waiting);
-        waiting.kind.conclude(error, patience)
+        waiting.kind.map_timeout(error, patience)
     }
 
     /// Leaves the list; without the lock if need be, which may be stuck behind a stopped process.
@@ -256,12 +256,12 @@ impl Queue {
         let waited = self.await_in_section(&mut waiting, &mut wait);
         self.shared.report(waited.map_err(|error| {
             self.abandon(&mut waiting);
-            Kind::Item.conclude(error, wait.patience)
+            Kind::Item.map_timeout(error, wait.patience)
         }))
     }
 
     fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let mut section = self.approach(waiting, wait)?;
+        let mut section = self.enter_or_spin(waiting, wait)?;
         while section.oldest()? == 0 {
             section = self.wait_for(section, waiting, wait)?;
         }

@@ -1,4 +1,4 @@
-//! Watching: a descriptor that is readable while there is an item (bell.rs).
+//! Watching: a descriptor that is readable while there is an item (state/notifier.rs).
 
 use std::os::fd::RawFd;
 
@@ -21,14 +21,14 @@ impl Queue {
     fn open_and_watch(&self, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
         self.join_in(wait)?;
         loop {
-            let number = self.shared.segment.hot().bell.get();
-            let found = match self.shared.bell.current(number) {
+            let number = self.shared.segment.hot().notifier.get();
+            let found = match self.shared.notifier.current(number) {
                 Some(end) => Some(end),
-                None => self.shared.open_bell_of_another(number)?,
+                None => self.shared.open_notifier_of_another(number)?,
             };
             let mut section = self.enter(wait)?;
             let hot = section.hot();
-            if hot.bell.get() != number {
+            if hot.notifier.get() != number {
                 // Somebody was quicker.
                 continue;
             }
@@ -36,18 +36,18 @@ impl Queue {
                 Some(end) => end,
                 None => {
                     let (pipe, number) = platform::make_pipe()?;
-                    section.set_bell(number);
+                    section.set_notifier(number);
                     fault!("bell.made");
-                    self.shared.keep_bell(pipe, number)
+                    self.shared.keep_notifier(pipe, number)
                 }
             };
-            section.announce_bell()?;
+            section.announce_notifier()?;
             section.watch_for_good()?;
             return Ok(end.reading);
         }
     }
 
-    /// A get of this process has found nothing. If it was the bell that called, there may be a byte too many.
+    /// A get of this process has found nothing. If it was the notifier that called, there may be a byte too many.
     #[cold]
     pub(crate) fn found_nothing(&self) {
         let attempt = self.enter(&mut Wait {
@@ -56,7 +56,7 @@ impl Queue {
         });
         // If the lock is not to be had now, the next get that is called in vain comes here again.
         if let Ok(mut section) = attempt {
-            section.silence_if_empty();
+            section.drain_if_empty();
         }
     }
 }

@@ -5,9 +5,6 @@
 #[cfg(target_os = "linux")]
 #[cfg_attr(loom, allow(dead_code, unused_imports))]
 mod linux;
-#[cfg(target_os = "linux")]
-#[cfg_attr(loom, allow(dead_code))]
-mod process;
 #[cfg(all(target_os = "linux", not(loom)))]
 pub(crate) use linux::*;
 

@@ -16,7 +16,7 @@ use crate::sync::AtomicU32;
 
 // Reached by code that the models do not run, or harmless: the real kernel's.
 pub(crate) use super::linux::{
-    FileIdentity, Life, Seen, Slept, await_unplugged, backed_bytes, close_on_exec, create_file, duplicate,
+    FileIdentity, Life, Seen, Slept, await_writable, backed_bytes, close_on_exec, create_file, duplicate,
     identify, is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_start,
 };
 

@@ -61,7 +61,7 @@ impl<'q> Section<'q> {
         let slot = self.slot(index)?;
         let word = slot.word();
         self.let_go(index, word.owner())?;
-        slot.reading.set(0);
+        slot.borrowed.set(0);
         slot.commit(StateWord::new(State::Aside, word.redeliveries(), 0));
         fault!("aside.disowned");
         self.list_aside(index)
@@ -169,7 +169,7 @@ impl<'q> Section<'q> {
         while index != 0 {
             self.step(&mut walk)?;
             let slot = self.slot(index)?;
-            if slot.word().state() == Some(State::Aside) && slot.reading.get() == 0 {
+            if slot.word().state() == Some(State::Aside) && slot.borrowed.get() == 0 {
                 return Ok(Some(index));
             }
             index = slot.next.get();

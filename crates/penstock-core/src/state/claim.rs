@@ -27,7 +27,7 @@ impl Section<'_> {
         let slot = size_of::<Slot>() as u64;
         let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
         let extents = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
-        let payloads = extents.saturating_sub(hot.bytes_kept());
+        let payloads = extents.saturating_sub(hot.bytes_cached());
         let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
         let limit = self.shared.options.max_bytes.unwrap_or(u64::MAX);
         if used.saturating_add(needed) > limit {
@@ -40,7 +40,7 @@ impl Section<'_> {
     pub(crate) fn try_reserve(&mut self, len: u64) -> Result<Result<Reserved, Growth>, Error> {
         let needed = extent_for(len);
         let kept = match needed {
-            Some(_) if len <= SMALL as u64 => self.pop_kept()?,
+            Some(_) if len <= SMALL as u64 => self.pop_cached()?,
             _ => None,
         };
         let slot = match kept {
@@ -74,7 +74,7 @@ impl Section<'_> {
         let mut allocated = self.allocate(len);
         if matches!(allocated, Err(Error::OutOfMemory { .. })) {
             // What is kept for later must not stand in the way.
-            self.release_kept()?;
+            self.release_cached()?;
             self.release_spans()?;
             allocated = self.allocate(len);
         }
@@ -113,7 +113,7 @@ impl Section<'_> {
         let ticket = self.publish(reserved.slot, len)?;
         let hot = self.hot();
         let next = if reserved.extent.is_some() {
-            &hot.kept.next
+            &hot.cached.next
         } else {
             &hot.free.next
         };

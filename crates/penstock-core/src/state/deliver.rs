@@ -1,4 +1,4 @@
-//! Delivery: an item passes from the queue to a getter.
+//! Delivery: an item passes from the queue to a getter, which copies its payload or borrows it.
 #![allow(unsafe_code)]
 
 use crate::error::Error;
@@ -7,12 +7,12 @@ use crate::memory::layout::Slot;
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Lease};
-use crate::state::slot::{KEPT, READING, State, lent_bytes};
+use crate::state::slot::{BORROWED, KEPT, State, lent_bytes};
 use crate::sync::{Count, Word, note_read};
 use crate::units::SMALL;
 
 /// Private memory with room for at least one small payload more.
-pub(crate) trait Room {
+pub(crate) trait CopyTarget {
     /// Copies a payload to it.
     ///
     /// # Safety
@@ -41,7 +41,7 @@ impl Section<'_> {
         let Some(slot) = self.lent_to_me(index, lease)? else {
             return Ok(());
         };
-        slot.reading.set(KEPT);
+        slot.borrowed.set(KEPT);
         if slot.word().state() == Some(State::Leased) && !self.shared.options.acknowledged {
             self.keep_memory(index)?;
             fault!("lent.kept");
@@ -55,7 +55,7 @@ impl Section<'_> {
             // Finished while it was looked at, or plain: the payload is needed no more.
             Some(State::Claimed) => self.finish_held(index),
             Some(State::Leased) if !self.shared.options.acknowledged => self.finish_held(index),
-            Some(State::Leased | State::Aside) => self.end_of_look(index),
+            Some(State::Leased | State::Aside) => self.unborrow(index),
             Some(State::Left) => self.orphan(index),
             _ => Err(self.corrupt("a lent item was taken away")),
         }
@@ -72,7 +72,7 @@ impl Section<'_> {
     }
 
     #[inline(always)]
-    pub(crate) fn deliver(&mut self, index: u32, room: &mut impl Room) -> Result<Delivered, Error> {
+    pub(crate) fn deliver(&mut self, index: u32, target: &mut impl CopyTarget) -> Result<Delivered, Error> {
         let slot = self.slot(index)?;
         let word = slot.word();
         let is_finished = match word.state() {
@@ -87,7 +87,7 @@ impl Section<'_> {
             note_read(source, len);
             // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds the lock,
             // so nobody writes them; `len` was compared with SMALL.
-            unsafe { room.fill(source, len) };
+            unsafe { target.fill(source, len) };
             fault!("get.copied");
         }
         self.uncount_ready(index, len as u64)?;
@@ -101,9 +101,9 @@ impl Section<'_> {
             return Ok(Delivered::Copied);
         }
         slot.holder.set(platform::thread_id());
-        slot.reading.set(0);
+        slot.borrowed.set(0);
         if !is_small {
-            self.begin_of_look(index)?;
+            self.borrow(index)?;
         }
         if is_finished {
             // It must not come back: only its memory is held.
@@ -143,18 +143,18 @@ impl Section<'_> {
     }
 
     /// Books that a payload is looked at in place.
-    pub(crate) fn begin_of_look(&self, index: u32) -> Result<(), Error> {
+    pub(crate) fn borrow(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
-        slot.reading.set(READING);
+        slot.borrowed.set(BORROWED);
         self.hot().lent_bytes.add(lent_bytes(slot));
         Ok(())
     }
 
     /// Books that it is not any more, though its holder has the slot still.
-    pub(crate) fn end_of_look(&self, index: u32) -> Result<(), Error> {
+    pub(crate) fn unborrow(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         self.hot().lent_bytes.sub(lent_bytes(slot));
-        slot.reading.set(0);
+        slot.borrowed.set(0);
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 //! All of it is private to one thread of one process, and serves only to find its leases in the list of the process's:
 //!
 //! - while nothing is acknowledged (aside.rs), the items that the thread has in hand, which it sets aside when it asks for more;
-//! - afterwards, the leases that other threads' leases keep it from finding quickly (done.rs), and how many it may have.
+//! - afterwards, the leases that other threads' leases keep it from finding quickly (acknowledge.rs), and how many it may have.
 //!
 //! A note may be out of date, and in a forked child all are: an operation that uses one compares the slot's state,
 //! owner and lease under the lock.

@@ -196,7 +196,7 @@ impl Section<'_> {
     #[inline(always)]
     fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
-        if slot.reading.get() != 0 {
+        if slot.borrowed.get() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until it is not.
             self.keep_memory(index)?;
         } else {
@@ -329,8 +329,8 @@ impl Section<'_> {
             self.check_order(&mut last, lease)?;
             if word.is_finishable() {
                 match how {
-                    Leave::Clean if slot.reading.get() == 0 => self.orphan(index)?,
-                    Leave::Crashed if slot.reading.get() == 0 => self.return_lease(index)?,
+                    Leave::Clean if slot.borrowed.get() == 0 => self.orphan(index)?,
+                    Leave::Crashed if slot.borrowed.get() == 0 => self.return_lease(index)?,
                     Leave::Clean if self.shared.options.acknowledged => {
                         slot.commit(StateWord::new(State::Left, word.redeliveries(), word.owner()));
                     }

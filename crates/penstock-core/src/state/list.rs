@@ -1,4 +1,4 @@
-//! Lists of slots, linked through them.
+//! Lists of slots through `Slot::next` and `Slot::prev`, in bounded walks: a damaged list may be a ring.
 
 use crate::error::Error;
 use crate::memory::layout::List;

@@ -1,4 +1,4 @@
-//! What a critical section works on, and the critical section itself.
+//! The state: all that changes under the lock. `Shared` is what a critical section works on, `Section` the section itself.
 
 pub(crate) mod aside;
 pub(crate) mod claim;
@@ -29,7 +29,7 @@ use crate::memory::payload::Ahead;
 use crate::memory::segment::Segment;
 use crate::options::Options;
 use crate::platform;
-use crate::state::notifier::{Bell, Errand};
+use crate::state::notifier::{AfterRelease, Notifier};
 use crate::sync::{AtomicU32, Ordering, Word};
 
 /// In `Shared::me`: this process has work to do in its next section. The bit of the lock word that says contended, so that
@@ -43,10 +43,10 @@ const WAKES: usize = 8;
 pub(crate) struct Shared {
     pub segment: Segment,
     pub options: Options,
-    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (upkeep.rs) if
+    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (handle/put_off.rs) if
     /// its next section has more to do.
     pub me: AtomicU32,
-    pub bell: Bell,
+    pub notifier: Notifier,
 }
 
 impl Shared {
@@ -55,7 +55,7 @@ impl Shared {
             segment,
             options,
             me: AtomicU32::new(0),
-            bell: Bell::new(),
+            notifier: Notifier::new(),
         }
     }
 
@@ -123,7 +123,7 @@ fn exchange(word: &AtomicU32, old: u32, new: u32, success: Ordering) -> bool {
         .is_ok()
 }
 
-/// The critical section: whoever has one holds the lock. Dropping it restores the waiters' invariant (waiter.rs),
+/// The critical section: whoever has one holds the lock. Dropping it restores the waiters' invariant (waiters.rs),
 /// releases the lock, has the next operation's place fetched, and then makes the wake-up calls.
 ///
 /// Inside it there is no Python, no allocation, no logging and no panic.
@@ -132,8 +132,8 @@ pub(crate) struct Section<'q> {
     pub me: u32,
     wakes: [u32; WAKES],
     wake_count: usize,
-    /// What is due at the bell once the lock is released. See bell.rs.
-    pub errand: Errand,
+    /// What is due at the notifier once the lock is released. See notifier.rs.
+    pub after_release: AfterRelease,
     pub ahead: Ahead,
 }
 
@@ -146,7 +146,7 @@ impl<'q> Section<'q> {
             me,
             wakes: [0; WAKES],
             wake_count: 0,
-            errand: Errand::None,
+            after_release: AfterRelease::None,
             ahead: Ahead::Nothing,
         }
     }

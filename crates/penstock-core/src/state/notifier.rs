@@ -1,51 +1,51 @@
-//! The bell: a pipe in which there is a byte exactly while a get would find an item, for those who wait with `poll`.
+//! The notifier: a pipe that holds a byte exactly while a get would find an item, for waiters that sleep in `poll`.
 //!
-//! A queue's own waiters sleep on futexes (waiter.rs), and a futex can stand in no `select`. Who wants a descriptor instead
-//! *watches* the bell. While nobody watches, nobody rings, and a put costs what it costs without a bell.
+//! A queue's own waiters sleep on futexes (waiters.rs), and no `select` takes a futex. A process that wants a descriptor instead
+//! *watches*. While no process watches, no section writes to the pipe, and a put costs what it costs without a notifier.
 //!
-//! Two kinds of queue have one. A connection's (connection.rs) is the pipe whose ends are open exactly where the
-//! connection's are; each call brings the end that it has. Any other queue's is made by its first watcher. Whoever has to
-//! ring and has not opened it yet does so through a participant that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of
-//! that descriptor. The kernel frees it with the last of them.
+//! Two kinds of queue have one. A connection's (operations/connection.rs) is the pipe whose ends are open exactly where the
+//! connection's are; each call provides the end that it has (`CallEnds`). Any other queue's is made by its first watcher. A
+//! participant that has to signal and has not opened the pipe yet opens it through one that has: `/proc/<pid>/fd/<descriptor>`,
+//! or a duplicate of that descriptor. The kernel frees the pipe with its last descriptor.
 //!
-//! Protocol. While somebody watches, every critical section ends with this restored (`toll`):
+//! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
 //! > The pipe holds a byte exactly if something is ready, or a byte is promised.
 //!
-//! The pipe is emptied under the lock. The byte is only promised there, and written right after the lock was released,
-//! because it wakes somebody who wants the lock. `Hot::rung` says how it stands:
+//! The pipe is drained under the lock. The byte is only promised there, and written right after the release
+//! (lock/after_release.rs), because it wakes a thread that wants the lock. `Hot::pipe_state` has the state:
 //!
 //! ```text
-//! bits 0..2: state             bits 2..32: counts the changes, so that a promise is kept on nobody else's behalf
+//! bits 0..2: state             bits 2..32: counts the changes, so that a writer recognises its own promise
 //!
-//! SILENT --toll--> PROMISED --byte written, without the lock--> RUNG --toll--> SILENT
-//!                     |  \--toll of another section that ends beside an item--> PROMISED, and another byte: never too few
-//!                     \--toll of one that leaves nothing--> SILENT, the pipe emptied
+//! DRAINED --update--> PROMISED --byte written, without the lock--> SIGNALLED --update--> DRAINED
+//!                     |  \--update of another section that ends beside an item--> PROMISED, and another byte: never too few
+//!                     \--update of one that leaves nothing--> DRAINED, the pipe drained
 //! ```
 //!
-//! Whoever has written finds its promise as it was, or already replaced; only if the state is SILENT again the byte may
-//! have come too late, and is taken out. `rung` is what the pipe holds also while nobody watches and it is not kept up:
-//! whoever begins to watch ends a critical section.
+//! After its write, a writer finds its promise as it was, or already replaced. Only if the state is DRAINED again, the byte may
+//! have come too late, and the writer takes it out. While no process watches, `pipe_state` is not kept up; it still says what
+//! the pipe holds, and a process that begins to watch ends a critical section.
 //!
-//! A connection's sender that waits for room has the pipe hold more bytes than one, so many that `poll` calls it full, and
-//! sleeps until it is not (`place_to_sleep`). It is on the list of the putters like any other (waiter.rs). Whoever chooses one
-//! takes bytes out, under the lock, but for the last (`call_senders`). `poll` looks anew once it was woken, so nobody
-//! fills the pipe before those who were chosen are back; who would like to meanwhile sleeps a moment elsewhere. (One that was
-//! taken for late does not count: it may have to wait for its slice's end.) There is room for nobody while the pipe is filled, so there
-//! are items, and the bell's byte is among the others. Sections of calls that bring no end take nothing out; these are none that make room.
+//! A connection's sender that waits for room fills the pipe until `poll` calls it full, and sleeps until it is writable
+//! (`sleep_target`). It is on the list of the putters like any other (waiters.rs). The section that notifies a sender takes
+//! bytes out, under the lock, but for the last (`wake_senders`). `poll` checks again when it is woken, so no sender
+//! fills the pipe before the notified ones are back; until then a sender sleeps on its cell. (A late one does not count: it may
+//! have to wait for its slice's end.) There is no room while the pipe is filled, so there are items, and the notifier's byte is
+//! among the others. Sections of calls that provide no end take nothing out; none of these makes room.
 //!
 //! | step | if the process dies, or is stopped, right after it |
 //! |---|---|
 //! | pipe made, its number noted | no participant has it: the next watcher makes another |
 //! | its place noted in the participant's record | the sweep frees the record |
 //! | the record counts a watcher, `Hot::watching` does not | the rebuild adds the records up |
-//! | pipe emptied, or byte promised, `rung` changed or not, lock held | the rebuild takes it as unknown, and the end of its section puts it right |
-//! | byte promised, lock released | whoever ends the next section beside an item writes a byte. Until then a watcher that only polls, and asks the queue for nothing, is not woken |
-//! | byte written, the promise not looked at again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
+//! | pipe drained, or byte promised, `pipe_state` changed or not, lock held | the rebuild takes it as unknown, and the end of its section restores it |
+//! | byte promised, lock released | the next section that ends beside an item writes a byte. Until then a watcher that only polls, and asks the queue for nothing, is not woken |
+//! | byte written, the promise not compared again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
 //!
-//! A process that can open the bell of no watcher (in another pid namespace, or without a descriptor to spare) leaves it
-//! *unknown*, and the next participant that can puts it right. The same holds for a connection's process that would need the
-//! other direction of its pipe and cannot open it (without /proc). If it is one that watches, it has a substitute (substitute.rs).
+//! A process that cannot open the pipe of any watcher (in another pid namespace, or without a descriptor to spare) leaves the state
+//! UNKNOWN, and the next participant that can restores it. The same holds for a connection's process that needs the
+//! other direction of its pipe and cannot open it (without /proc). If it watches itself, it has a substitute (substitute.rs).
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
@@ -55,28 +55,28 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::fork;
 use crate::memory::layout::{Kind, PARTICIPANTS, Participant};
-use crate::platform::{self, Access, Plugged};
+use crate::platform::{self, Access, Filled};
 use crate::state::Section;
 use crate::state::substitute::Substitute;
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
 // The states of `Hot::rung`.
-pub(crate) const SILENT: u32 = 0;
-pub(crate) const RUNG: u32 = 1;
+pub(crate) const DRAINED: u32 = 0;
+pub(crate) const SIGNALLED: u32 = 1;
 pub(crate) const PROMISED: u32 = 2;
 pub(crate) const UNKNOWN: u32 = 3;
 
-pub(crate) fn state_of(rung: u32) -> u32 {
-    rung & 3
+pub(crate) fn state_of(pipe_state: u32) -> u32 {
+    pipe_state & 3
 }
 
 /// The next word, of that state.
-pub(crate) fn next(rung: u32, state: u32) -> u32 {
-    (rung & !3).wrapping_add(4) | state
+pub(crate) fn next(pipe_state: u32, state: u32) -> u32 {
+    (pipe_state & !3).wrapping_add(4) | state
 }
 
-/// The bell as one process has opened it for itself.
-pub(crate) struct Bell {
+/// The notifier as one process has opened it for itself.
+pub(crate) struct Notifier {
     /// Open in both directions, or -1; and the number of the pipe behind it. Without /proc two descriptors are needed: then
     /// `fd` is the reading end, and `writing` the other one, else -1.
     pub fd: AtomicI32,
@@ -89,9 +89,9 @@ pub(crate) struct Bell {
     pub substitute: Substitute,
 }
 
-impl Bell {
-    pub(crate) fn new() -> Bell {
-        Bell {
+impl Notifier {
+    pub(crate) fn new() -> Notifier {
+        Notifier {
             fd: AtomicI32::new(-1),
             writing: AtomicI32::new(-1),
             number: AtomicU64::new(0),
@@ -116,7 +116,7 @@ impl Bell {
         self.watched_as.get() != 0
     }
 
-    /// Closes the bell of a queue that this process does not use any more.
+    /// Closes the notifier of a queue that this process does not use any more.
     pub(crate) fn close(&self) {
         for place in [&self.fd, &self.writing] {
             platform::close_pipe(place.swap(-1, Relaxed), self.number.load(Relaxed));
@@ -136,7 +136,7 @@ impl Bell {
     }
 }
 
-/// Where this process has the bell open for reading and for writing, or -1.
+/// Where this process has the notifier open for reading and for writing, or -1.
 #[derive(Clone, Copy)]
 pub(crate) struct End {
     pub reading: RawFd,
@@ -156,55 +156,60 @@ impl End {
 
 /// What is due once the lock is released.
 #[derive(Clone, Copy, Default)]
-pub(crate) enum Errand {
+pub(crate) enum AfterRelease {
     #[default]
     None,
     /// A byte is to be written, on this promise.
-    Ring(End, u32),
-    /// The bell is to be opened.
-    Find,
+    Signal(End, u32),
+    /// The notifier is to be opened.
+    Open,
 }
 
 /// What a call to a connection brings along: the end of its pipe; and of a sender the end by which the other side answers, or -1.
 #[derive(Clone, Copy)]
-struct Brought {
+struct Ends {
     end: End,
     back: RawFd,
 }
 
 thread_local! {
     /// What this thread's call has brought.
-    static BROUGHT: Cell<Option<Brought>> = const { Cell::new(None) };
+    static CALL_ENDS: Cell<Option<Ends>> = const { Cell::new(None) };
 }
 
-/// While it lives, the critical sections of this thread ring and silence the bell with that end.
-pub(crate) struct Bringing(Option<Brought>);
+/// While it lives, the critical sections of this thread signal and drain the notifier with that end.
+pub(crate) struct CallEnds(Option<Ends>);
 
-impl Bringing {
-    pub(crate) fn reader(fd: RawFd) -> Bringing {
+impl CallEnds {
+    pub(crate) fn reader(fd: RawFd) -> CallEnds {
         let (reading, writing) = (fd, -1);
-        Bringing::new(End { reading, writing }, -1)
+        CallEnds::new(End { reading, writing }, -1)
     }
 
-    pub(crate) fn writer(fd: RawFd, back: RawFd) -> Bringing {
+    pub(crate) fn writer(fd: RawFd, back: RawFd) -> CallEnds {
         let (reading, writing) = (-1, fd);
-        Bringing::new(End { reading, writing }, back)
+        CallEnds::new(End { reading, writing }, back)
     }
 
-    fn new(end: End, back: RawFd) -> Bringing {
-        let now = Some(Brought { end, back });
+    fn new(end: End, back: RawFd) -> CallEnds {
+        let now = Some(Ends { end, back });
         // A thread whose locals are gone already makes no more calls that bring an end.
-        Bringing(BROUGHT.try_with(|brought| brought.replace(now)).ok().flatten())
+        CallEnds(
+            CALL_ENDS
+                .try_with(|call_ends| call_ends.replace(now))
+                .ok()
+                .flatten(),
+        )
     }
 }
 
-fn brought() -> Option<Brought> {
-    BROUGHT.try_with(Cell::get).ok().flatten()
+fn call_ends() -> Option<Ends> {
+    CALL_ENDS.try_with(Cell::get).ok().flatten()
 }
 
 /// Where a waiter sleeps.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum SleepTarget {
     /// At its cell's word.
     Cell,
     /// The same for a moment only, because its place is at the pipe and cannot be taken now.
@@ -213,9 +218,9 @@ pub(crate) enum Place {
     Pipe(RawFd, RawFd),
 }
 
-impl Drop for Bringing {
+impl Drop for CallEnds {
     fn drop(&mut self) {
-        let _ = BROUGHT.try_with(|brought| brought.set(self.0));
+        let _ = CALL_ENDS.try_with(|call_ends| call_ends.set(self.0));
     }
 }
 
@@ -241,117 +246,119 @@ pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool
 impl Section<'_> {
     /// Restores the invariant of the head comment. Called at the end of each critical section while somebody watches.
     #[cold]
-    pub(crate) fn toll(&mut self) {
+    pub(crate) fn update_notifier(&mut self) {
         let hot = self.hot();
         let is_wanted = hot.ready_count.get() > 0 || hot.is_damaged();
-        if state_of(hot.rung.get()) != if is_wanted { RUNG } else { SILENT } {
-            self.change_bell(is_wanted);
+        if state_of(hot.pipe_state.get()) != if is_wanted { SIGNALLED } else { DRAINED } {
+            self.change_notifier(is_wanted);
         }
-        let is_missing = is_wanted && state_of(hot.rung.get()) == UNKNOWN;
-        self.shared.bell.substitute.tell(is_missing);
+        let is_missing = is_wanted && state_of(hot.pipe_state.get()) == UNKNOWN;
+        self.shared.notifier.substitute.tell(is_missing);
     }
 
-    fn change_bell(&mut self, is_wanted: bool) {
+    fn change_notifier(&mut self, is_wanted: bool) {
         let hot = self.hot();
-        let rung = hot.rung.get();
+        let pipe_state = hot.pipe_state.get();
         let Some(end) = self.end_at_hand() else {
-            hot.rung.set(next(rung, UNKNOWN));
-            self.errand = Errand::Find;
+            hot.pipe_state.set(next(pipe_state, UNKNOWN));
+            self.after_release = AfterRelease::Open;
             return;
         };
         if !is_wanted {
-            self.silence(end);
+            self.drain(end);
         } else if end.writing < 0 {
             // A reader, who has found an item that it does not take.
-            let is_rung = with_access(end, Access::Write, platform::ring);
-            if !is_rung {
-                self.shared.bell.substitute.note_need();
+            let is_signalled = with_access(end, Access::Write, platform::signal);
+            if !is_signalled {
+                self.shared.notifier.substitute.note_need();
             }
-            hot.rung.set(next(rung, if is_rung { RUNG } else { UNKNOWN }));
+            hot.pipe_state
+                .set(next(pipe_state, if is_signalled { SIGNALLED } else { UNKNOWN }));
         } else {
-            let promise = next(rung, PROMISED);
-            hot.rung.set(promise);
-            self.errand = Errand::Ring(end, promise);
+            let promise = next(pipe_state, PROMISED);
+            hot.pipe_state.set(promise);
+            self.after_release = AfterRelease::Signal(end, promise);
         }
         fault!("bell.changed");
     }
 
-    fn silence(&mut self, end: End) {
-        let rung = &self.hot().rung;
-        let is_silent = with_access(end, Access::Read, platform::silence);
+    fn drain(&mut self, end: End) {
+        let pipe_state = &self.hot().pipe_state;
+        let is_drained = with_access(end, Access::Read, platform::drain);
         // SeqCst: see keep_promise.
-        let state = if is_silent { SILENT } else { UNKNOWN };
-        rung.store(next(rung.get(), state), Ordering::SeqCst);
+        let state = if is_drained { DRAINED } else { UNKNOWN };
+        pipe_state.store(next(pipe_state.get(), state), Ordering::SeqCst);
     }
 
-    /// The pipe of that number, which is empty, is the bell from now on.
-    pub(crate) fn set_bell(&mut self, number: u64) {
+    /// The pipe of that number, which is empty, is the notifier from now on.
+    pub(crate) fn set_notifier(&mut self, number: u64) {
         let hot = self.hot();
-        hot.rung.set(next(hot.rung.get(), SILENT));
-        hot.bell.set(number);
+        hot.pipe_state.set(next(hot.pipe_state.get(), DRAINED));
+        hot.notifier.set(number);
     }
 
     /// Takes out what is in the pipe though there is no item.
-    pub(crate) fn silence_if_empty(&mut self) {
+    pub(crate) fn drain_if_empty(&mut self) {
         let hot = self.hot();
         if hot.ready_count.get() == 0 && !hot.is_damaged() {
             if let Some(end) = self.end_at_hand() {
-                self.silence(end);
+                self.drain(end);
             }
         }
     }
 
-    /// A descriptor of the bell that needs not be looked for.
+    /// A descriptor of the notifier that needs not be looked for.
     fn end_at_hand(&self) -> Option<End> {
-        let number = self.hot().bell.get();
+        let number = self.hot().notifier.get();
         // A call inside another's wait (a signal handler's) finds that one's end here.
-        let end = brought().map(|brought| brought.end);
+        let end = call_ends().map(|call_ends| call_ends.end);
         let end = end.filter(|end| platform::pipe_number(end.any()) == Some(number));
-        end.or_else(|| self.shared.bell.current(number))
+        end.or_else(|| self.shared.notifier.current(number))
     }
 
     /// Where a waiter of that kind is to sleep: a connection's sender at its pipe, which is full from now on.
-    pub(crate) fn place_to_sleep(&mut self, kind: Kind) -> Place {
-        let Some(Brought { end, back }) = brought().filter(|brought| {
+    pub(crate) fn sleep_target(&mut self, kind: Kind) -> SleepTarget {
+        let Some(Ends { end, back }) = call_ends().filter(|call_ends| {
             kind == Kind::Room
-                && brought.end.reading < 0
-                && platform::pipe_number(brought.end.writing) == Some(self.hot().bell.get())
+                && call_ends.end.reading < 0
+                && platform::pipe_number(call_ends.end.writing) == Some(self.hot().notifier.get())
         }) else {
-            return Place::Cell;
+            return SleepTarget::Cell;
         };
         let hot = self.hot();
-        if hot.waiters[Kind::Room as usize].on_way.get() > 0 {
-            return Place::CellForNow;
+        if hot.waiters[Kind::Room as usize].notified.get() > 0 {
+            return SleepTarget::CellForNow;
         }
-        // SeqCst: who empties the pipe without the lock (keep_promise) must not find it SILENT afterwards.
-        hot.rung.store(next(hot.rung.get(), UNKNOWN), Ordering::SeqCst);
-        let plugged = platform::plug(end.writing);
+        // SeqCst: who empties the pipe without the lock (keep_promise) must not find it DRAINED afterwards.
+        hot.pipe_state
+            .store(next(hot.pipe_state.get(), UNKNOWN), Ordering::SeqCst);
+        let filled = platform::fill_pipe(end.writing);
         fault!("bell.plugged");
-        if plugged == Plugged::Full {
-            hot.rung.set(next(hot.rung.get(), RUNG));
+        if filled == Filled::Full {
+            hot.pipe_state.set(next(hot.pipe_state.get(), SIGNALLED));
         }
-        match plugged {
+        match filled {
             // Without a reader it is told so at once.
-            Plugged::Full | Plugged::NoReader => Place::Pipe(end.writing, back),
-            Plugged::Not => Place::Cell,
+            Filled::Full | Filled::NoReader => SleepTarget::Pipe(end.writing, back),
+            Filled::Not => SleepTarget::Cell,
         }
     }
 
     /// Has the senders that sleep at the pipe look at their cells.
-    pub(crate) fn call_senders(&mut self) {
-        let number = self.hot().bell.get();
-        let end = brought().map(|brought| brought.end);
+    pub(crate) fn wake_senders(&mut self) {
+        let number = self.hot().notifier.get();
+        let end = call_ends().map(|call_ends| call_ends.end);
         // Only a connection's pipe is ever full.
         let Some(end) = end.filter(|end| platform::pipe_number(end.any()) == Some(number)) else {
             return;
         };
-        if platform::is_plugged(end.any()) {
-            with_access(end, Access::Read, platform::unplug);
+        if platform::is_pipe_full(end.any()) {
+            with_access(end, Access::Read, platform::make_writable);
             fault!("bell.unplugged");
         }
     }
 
-    /// One watcher more among this process's; answers the name under which it counts. The end of the section has the bell
+    /// One watcher more among this process's; answers the name under which it counts. The end of the section has the notifier
     /// tell the truth.
     pub(crate) fn count_watcher(&mut self) -> Result<u32, Error> {
         self.my_record()?.watching.add(1);
@@ -371,9 +378,9 @@ impl Section<'_> {
 
     /// Unless this process does so already.
     pub(crate) fn watch_for_good(&mut self) -> Result<(), Error> {
-        if self.shared.bell.watched_as.get() != self.me {
+        if self.shared.notifier.watched_as.get() != self.me {
             self.count_watcher()?;
-            self.shared.bell.watched_as.set(self.me);
+            self.shared.notifier.watched_as.set(self.me);
         }
         Ok(())
     }
@@ -382,12 +389,12 @@ impl Section<'_> {
     pub(crate) fn discount_watchers_of(&mut self, record: &Participant) {
         self.hot().watching.sub(record.watching.get());
         record.watching.set(0);
-        record.bell.set(0);
-        record.bell_writing.set(0);
+        record.notifier.set(0);
+        record.notifier_writing.set(0);
     }
 
     /// Adds the records up. What the pipe holds may be known to nobody any more.
-    pub(crate) fn rebuild_bell(&mut self) -> Result<(), Error> {
+    pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         let mut watching = 0u32;
         for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
@@ -395,22 +402,22 @@ impl Section<'_> {
             watching = watching.saturating_add(record.watching.get());
         }
         hot.watching.set(watching);
-        hot.rung.set(next(hot.rung.get(), UNKNOWN));
-        self.call_senders();
+        hot.pipe_state.set(next(hot.pipe_state.get(), UNKNOWN));
+        self.wake_senders();
         Ok(())
     }
 
-    /// This process is a participant under a new name: others find the bell here, and its watching goes on.
-    pub(crate) fn announce_bell(&mut self) -> Result<(), Error> {
-        if let Some(end) = self.shared.bell.current(self.hot().bell.get()) {
+    /// This process is a participant under a new name: others find the notifier here, and its watching goes on.
+    pub(crate) fn announce_notifier(&mut self) -> Result<(), Error> {
+        if let Some(end) = self.shared.notifier.current(self.hot().notifier.get()) {
             let is_one = end.reading == end.writing;
             let record = self.my_record()?;
             record
-                .bell_writing
+                .notifier_writing
                 .set(if is_one { 0 } else { end.writing as u32 + 1 });
-            record.bell.set(end.reading as u32 + 1);
+            record.notifier.set(end.reading as u32 + 1);
         }
-        if self.shared.bell.is_watched() {
+        if self.shared.notifier.is_watched() {
             self.watch_for_good()?;
         }
         Ok(())

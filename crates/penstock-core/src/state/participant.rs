@@ -20,7 +20,7 @@
 //!
 //! A process that has no descriptor to lock (without /proc, or under another user than the queue's) is *lifeless*: only its pid
 //! can prove its death. If it is in another pid namespace than the queue's maker, too, nothing can, and it is told so
-//! ([`Queue::take_part`]). Its record, and what it holds, stay until the queue ends.
+//! ([`take_part`](crate::Queue::take_part)). Its record, and what it holds, stay until the queue ends.
 //!
 //! A process that joins makes no system call for another process, so a queue of n processes costs n joins. The places of
 //! the dead are freed by the waiting participants, which ask the kernel about all others once a second, and by `statistics`; in a queue
@@ -30,7 +30,9 @@
 //! A survivor without /proc does not see that a process called `exec`: what that held comes back when the new program ends.
 //!
 //! A record is freed after everything that its owner held has been given up: by a sweeper under the lock, or by its owner, which
-//! departs, after it has released the lock (upkeep.rs).
+//! departs, after it has released the lock (handle/put_off.rs).
+
+use std::os::fd::OwnedFd;
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -39,10 +41,9 @@ use crate::platform::{self, Life, Seen};
 use crate::state::Shared;
 use crate::sync::{Ordering, Word};
 use crate::units::PAGE;
-use std::os::fd::OwnedFd;
 
 /// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30 and 31, see
-/// upkeep.rs), pid (bits 32..64).
+/// handle/put_off.rs), pid (bits 32..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordWord(pub u64);
 

@@ -1,4 +1,4 @@
-//! Work that this process has put off (handle/upkeep.rs), done in one of its sections.
+//! Work that this process has put off (handle/put_off.rs), done in one of its sections.
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -23,7 +23,7 @@ impl Section<'_> {
                 let slot = self.slot(index)?;
                 let next = slot.next.get();
                 // Acquire: pairs with the release in put_off_for_slot.
-                match slot.reading.load(Ordering::Acquire) {
+                match slot.borrowed.load(Ordering::Acquire) {
                     ENDED => self.finish_look(index)?,
                     UNDELIVERED => self.undeliver(index)?,
                     RELEASED => self.release_claim(index)?,
@@ -51,7 +51,7 @@ impl Section<'_> {
                 continue;
             }
             if let (WOKEN_LEFT, Some(kind)) = (word, Kind::ALL.get(cell.kind.get() as usize)) {
-                hot.waiters[*kind as usize].on_way.sub(1);
+                hot.waiters[*kind as usize].notified.sub(1);
             }
             self.free_cell(index)?;
         }

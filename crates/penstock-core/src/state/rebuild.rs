@@ -130,7 +130,7 @@ impl Section<'_> {
         }
         books.unfinished += unfinished_without_slot(hot);
         self.rebuild_waiters()?;
-        self.rebuild_bell()?;
+        self.rebuild_notifier()?;
         books.enter_into(hot);
         fault!("rebuild.done");
         Ok(())
@@ -151,11 +151,11 @@ impl Section<'_> {
             clear(&record.leased);
             clear(&record.claimed);
         }
-        for list in [&hot.free, &hot.kept] {
+        for list in [&hot.free, &hot.cached] {
             list.next.set(0);
             list.freed.set(0);
         }
-        hot.kept_sum.set(0);
+        hot.cached_sum.set(0);
         self.clear_heap()
     }
 

@@ -95,7 +95,7 @@ impl Section<'_> {
         if let Some(record) = self.shared.participant_named(name)? {
             let word = record.word.load(Ordering::Acquire);
             if self.sweep(index_of(name), word)? == Portion::MoreToCome {
-                self.hot().looked_at.set(0);
+                self.hot().reaped_at.set(0);
             }
         }
         Ok(())

@@ -19,7 +19,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{FreeList, Hot, ONE_KEPT, PARTICIPANTS, SLOTS_PER_PAGE, Slot};
+use crate::memory::layout::{FreeList, Hot, ONE_CACHED, PARTICIPANTS, SLOTS_PER_PAGE, Slot};
 use crate::memory::payload::Extent;
 use crate::platform;
 use crate::state::Section;
@@ -120,8 +120,8 @@ impl Slot {
     }
 }
 
-// The values of `Slot::reading`.
-pub(crate) const READING: u32 = 1;
+// The values of `Slot::borrowed`.
+pub(crate) const BORROWED: u32 = 1;
 
 /// The reader could not use the item, which returns to the queue.
 pub(crate) const UNDELIVERED: u32 = 2;
@@ -137,13 +137,13 @@ pub(crate) const RELEASED: u32 = 5;
 
 /// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come back.
 pub(crate) fn was_kept(slot: &Slot, acknowledged: bool) -> bool {
-    !acknowledged && matches!(slot.reading.get(), KEPT | ENDED)
+    !acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)
 }
 
 /// Bytes of a slot's extent that are looked at in place.
 pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
     match Extent::unpack(slot.extent.get()) {
-        Some(extent) if (READING..=ENDED).contains(&slot.reading.get()) => extent.bytes(),
+        Some(extent) if (BORROWED..=ENDED).contains(&slot.borrowed.get()) => extent.bytes(),
         _ => 0,
     }
 }
@@ -181,8 +181,8 @@ pub(crate) fn lessee(hot: &Hot, index: u32) -> (&LockedU64, u64) {
 const SLOTS_FROM_A_LIST: u64 = 64;
 
 /// So many free slots keep an extent at most: those that puts take until the lists change places, and those freed meanwhile.
-pub(crate) const KEPT_MOST: u32 = 128;
-const _: () = assert!(KEPT_MOST as usize * SMALL < ONE_KEPT as usize);
+pub(crate) const CACHED_MOST: u32 = 128;
+const _: () = assert!(CACHED_MOST as usize * SMALL < ONE_CACHED as usize);
 
 impl Section<'_> {
     /// Takes a slot without an extent from the free lists; its state stays FREE until the caller commits another.
@@ -198,7 +198,7 @@ impl Section<'_> {
             return Err(self.corrupt("more slots are used than are backed"));
         }
         if index == backed {
-            return self.pop_kept_slot().map(|slot| slot.ok_or(Growth::Slots));
+            return self.pop_cached_slot().map(|slot| slot.ok_or(Growth::Slots));
         }
         if self.slot(index)?.word() != StateWord::FREE {
             return Err(self.corrupt("a slot never used is not free"));
@@ -210,7 +210,7 @@ impl Section<'_> {
     /// Takes a slot from one of the pairs of free lists.
     ///
     /// There are two in each, so that a put knows which slot the next one will take, whatever the gets free meanwhile, and
-    /// can have it fetched (see [`Ahead`]). They change places when the first is used up, and every 64
+    /// can have it fetched (see [`Ahead`](crate::memory::payload::Ahead)). They change places when the first is used up, and every 64
     /// puts, so that slots come back while they are warm, also if many more are free.
     #[inline(always)]
     fn pop_free(&self, list: &FreeList) -> Result<Option<u32>, Error> {
@@ -232,8 +232,8 @@ impl Section<'_> {
 
     /// Takes a free slot with the extent that it keeps, which is the caller's from now on.
     #[inline(always)]
-    pub(crate) fn pop_kept(&self) -> Result<Option<(u32, Extent)>, Error> {
-        let Some(index) = self.pop_free(&self.hot().kept)? else {
+    pub(crate) fn pop_cached(&self) -> Result<Option<(u32, Extent)>, Error> {
+        let Some(index) = self.pop_free(&self.hot().cached)? else {
             return Ok(None);
         };
         let slot = self.slot(index)?;
@@ -242,23 +242,23 @@ impl Section<'_> {
             return Err(self.corrupt("a free slot keeps nothing, or too much"));
         };
         slot.extent.set(0);
-        self.hot().kept_sum.sub(ONE_KEPT + extent.bytes() as u32);
+        self.hot().cached_sum.sub(ONE_CACHED + extent.bytes() as u32);
         Ok(Some((index, extent)))
     }
 
     /// The same, and frees the extent.
-    fn pop_kept_slot(&mut self) -> Result<Option<u32>, Error> {
-        let Some((index, extent)) = self.pop_kept()? else {
+    fn pop_cached_slot(&mut self) -> Result<Option<u32>, Error> {
+        let Some((index, extent)) = self.pop_cached()? else {
             return Ok(None);
         };
         self.free_payload(extent)?;
         Ok(Some(index))
     }
 
-    /// Gives back all memory that free slots keep. There are [`KEPT_MOST`] of them at most.
-    pub(crate) fn release_kept(&mut self) -> Result<(), Error> {
+    /// Gives back all memory that free slots keep. There are [`CACHED_MOST`] of them at most.
+    pub(crate) fn release_cached(&mut self) -> Result<(), Error> {
         let mut walk = self.walk();
-        while let Some(index) = self.pop_kept_slot()? {
+        while let Some(index) = self.pop_cached_slot()? {
             self.step(&mut walk)?;
             self.push_slot(index)?;
         }
@@ -289,7 +289,7 @@ impl Section<'_> {
         let hot = self.hot();
         hot.grown.set(0);
         hot.trimmed_at.set(platform::coarse_millis());
-        self.release_kept()
+        self.release_cached()
     }
 
     /// Gives the last slots up, at most `most` of them, when all are FREE and keep nothing: so the free lists may forget them all.
@@ -339,19 +339,19 @@ impl Section<'_> {
         let (hot, len) = (self.hot(), slot.len.get());
         let is_small = (1..=SMALL as u64).contains(&len);
         // One that cannot be an object is left to the heap, which says so.
-        if !is_small || hot.kept_sum.get() >= KEPT_MOST * ONE_KEPT || !is_object(extent, len) {
+        if !is_small || hot.cached_sum.get() >= CACHED_MOST * ONE_CACHED || !is_object(extent, len) {
             self.drop_payload(index)?;
             return self.push_slot(index);
         }
         slot.len.set(0);
-        hot.kept_sum.add(ONE_KEPT + extent.bytes() as u32);
-        let freed = hot.kept.freed.get();
+        hot.cached_sum.add(ONE_CACHED + extent.bytes() as u32);
+        let freed = hot.cached.freed.get();
         slot.prev.set(match freed {
             0 => 0,
             _ => self.slot(freed)?.extent.get() as u32,
         });
         slot.next.set(freed);
-        hot.kept.freed.set(index);
+        hot.cached.freed.set(index);
         Ok(())
     }
 

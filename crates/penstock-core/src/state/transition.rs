@@ -17,7 +17,7 @@ impl Section<'_> {
         slot.len.set(len);
         slot.extent.set(extent.map_or(0, Extent::pack));
         slot.seq.set(0);
-        slot.reading.set(0);
+        slot.borrowed.set(0);
         Ok(())
     }
 
@@ -112,7 +112,7 @@ impl Section<'_> {
         self.hot().owned_count.sub(1);
         let slot = self.slot(index)?;
         if slot.extent.get() != 0 {
-            // `reading` stays until the state has changed, and means nothing then: a death in between must find it.
+            // `borrowed` stays until the state has changed, and means nothing then: a death in between must find it.
             self.hot().lent_bytes.sub(lent_bytes(slot));
             self.uncount_lease(slot);
         }

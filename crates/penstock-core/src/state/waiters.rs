@@ -13,7 +13,7 @@
 //! every way back leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
 //! chosen one takes an item and its own `settle` chooses the next.
 //!
-//! A sender of a connection sleeps in `poll` instead of on its cell's word (bell.rs), so that the end of its readers wakes it, too.
+//! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of its readers wakes it, too.
 //! All else is the same for it.
 //!
 //! Who was chosen and then dies is found by the sweep, which settles too. Who was chosen and is stopped is found by the
@@ -30,7 +30,7 @@
 //!                                  |                  \--others' patience ended--> LATE --back--> FREE
 //!                                  \--leaves without the lock--> ABANDONED (freed by whoever chooses it)
 //!
-//! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section, see upkeep.rs)
+//! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section, see handle/put_off.rs)
 //! ```
 //!
 //! A slice ends by the clock, whatever ended the sleeps in it (slice.rs).
@@ -102,7 +102,7 @@ impl Section<'_> {
             return;
         }
         if hot.watching.get() != 0 {
-            self.toll();
+            self.update_notifier();
         }
         if waiting == 0 || hot.is_damaged() {
             return;
@@ -119,13 +119,13 @@ impl Section<'_> {
         let [getters, putters, joiners] = &hot.waiters;
         let ready = hot.ready_count.get();
         while getters.length.get() > 0
-            && u64::from(getters.on_way.get()) + u64::from(hot.spinning.getter.get() != 0) < most.min(ready)
+            && u64::from(getters.notified.get()) + u64::from(hot.spinning.getter.get() != 0) < most.min(ready)
         {
             self.choose(getters, getters.tail.get())?;
         }
         while putters.length.get() > 0
             && self.shared.has_room()
-            && u64::from(putters.on_way.get()) + u64::from(hot.spinning.putter.get() != 0) < most
+            && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0) < most
         {
             self.choose(putters, putters.head.get())?;
         }
@@ -147,10 +147,10 @@ impl Section<'_> {
             .compare_exchange(SLEEPING, WOKEN, Ordering::Relaxed, Ordering::Relaxed)
         {
             Ok(_) => {
-                list.on_way.add(1);
+                list.notified.add(1);
                 self.wake_later(index);
                 if cell.kind.get() == Kind::Room as u32 && list.length.get() > 0 {
-                    self.call_senders();
+                    self.wake_senders();
                 }
                 Ok(())
             }
@@ -232,7 +232,7 @@ impl Section<'_> {
         after.set(prev);
         list.length.sub(1);
         if list.length.get() == 0 && cell.kind.get() == Kind::Room as u32 {
-            self.call_senders();
+            self.wake_senders();
         }
         Ok(())
     }
@@ -275,7 +275,7 @@ impl Section<'_> {
                 self.give_up_on_the_late(waiting)?;
                 return Ok(());
             }
-            WOKEN => list.on_way.sub(1),
+            WOKEN => list.notified.sub(1),
             LATE => {}
             _ => return Err(self.corrupt("a waiter's cell was freed under it")),
         }
@@ -296,7 +296,7 @@ impl Section<'_> {
             Kind::Room => self.shared.has_room() || waiting.is_displaced,
             Kind::Finish => false,
         };
-        if !promising || (list.on_way.get() == 0 && spinning.is_none_or(|word| word.get() == 0)) {
+        if !promising || (list.notified.get() == 0 && spinning.is_none_or(|word| word.get() == 0)) {
             return Ok(());
         }
         for index in 1..hot.cells_high.get().min(CELLS) {
@@ -311,7 +311,7 @@ impl Section<'_> {
                 self.free_cell(index)?;
             }
         }
-        list.on_way.set(0);
+        list.notified.set(0);
         if let Some(word) = spinning {
             word.set(0);
         }
@@ -332,7 +332,7 @@ impl Section<'_> {
             SLEEPING => {
                 self.leave_list(list, waiting.kind, index)?;
             }
-            WOKEN => list.on_way.sub(1),
+            WOKEN => list.notified.sub(1),
             LATE => {}
             _ => return Err(self.corrupt("a waiter's cell was freed under it")),
         }
@@ -391,7 +391,7 @@ impl Section<'_> {
             };
             let list = &hot.waiters[kind as usize];
             match word {
-                WOKEN | WOKEN_LEFT => list.on_way.sub(1),
+                WOKEN | WOKEN_LEFT => list.notified.sub(1),
                 SLEEPING | ABANDONED => self.leave_list(list, kind, index)?,
                 _ => {}
             }
@@ -407,7 +407,7 @@ impl Section<'_> {
             list.head.set(0);
             list.tail.set(0);
             list.length.set(0);
-            list.on_way.set(0);
+            list.notified.set(0);
         }
         hot.cells_free.set(0);
         hot.spinning.getter.set(0);
@@ -420,7 +420,7 @@ impl Section<'_> {
             };
             match cell.word.get() {
                 SLEEPING => self.list_cell(list, index)?,
-                WOKEN => list.on_way.add(1),
+                WOKEN => list.notified.add(1),
                 // Its owner frees it when it comes back, if it does; a dead owner's cells are swept.
                 LATE => {}
                 FREE | ABANDONED | WOKEN_LEFT | LATE_LEFT => self.free_cell(index)?,

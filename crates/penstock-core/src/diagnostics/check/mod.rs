@@ -25,7 +25,7 @@ use crate::memory::layout::{CELLS, Hot, List};
 use crate::memory::payload::Extent;
 use crate::memory::segment::Segment;
 use crate::operations::delivery::vec_with_room;
-use crate::options::{Wait, surely};
+use crate::options::{Wait, uninterruptible};
 use crate::state::Shared;
 use crate::sync::Word;
 
@@ -113,7 +113,7 @@ impl Queue {
     ///
     /// Holds the lock meanwhile: about 0.1 s for a million items. A queue that is marked as damaged is looked at as well.
     pub fn check(&self) -> Result<Check, Error> {
-        surely(|wait| self.check_within(wait))
+        uninterruptible(|wait| self.check_within(wait))
     }
 
     /// The same, waiting for the lock as long as `wait` allows.

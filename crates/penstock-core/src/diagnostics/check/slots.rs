@@ -6,7 +6,7 @@ use crate::memory::payload::Extent;
 use crate::state::aside::unfinished_without_slot;
 use crate::state::heap::extent_for;
 use crate::state::participant::name_of;
-use crate::state::slot::{ENDED, KEPT_MOST, READING, State, StateWord, lent_bytes, lessee};
+use crate::state::slot::{BORROWED, CACHED_MOST, ENDED, State, StateWord, lent_bytes, lessee};
 use crate::sync::Word;
 use crate::units::SMALL;
 
@@ -36,8 +36,8 @@ impl Inspection<'_> {
 
         self.walk_free_list("free list", hot.free.next.get(), false);
         self.walk_free_list("list of the freed", hot.free.freed.get(), false);
-        self.walk_free_list("list of the kept", hot.kept.next.get(), true);
-        self.walk_free_list("list of the freed that are kept", hot.kept.freed.get(), true);
+        self.walk_free_list("list of the kept", hot.cached.next.get(), true);
+        self.walk_free_list("list of the freed that are kept", hot.cached.freed.get(), true);
         self.walk("ready list", None, &hot.ready, StateWord::is_ready, |slot| {
             slot.seq.get()
         });
@@ -338,8 +338,8 @@ impl Inspection<'_> {
             sums.lent_bytes += lent_bytes(slot);
         }
         if word.is_lease() {
-            let is_lent = (READING..=ENDED).contains(&slot.reading.get()) && slot.len.get() > SMALL as u64;
-            if !is_lent && (slot.reading.get() != 0 || acknowledged == 0 || state == State::Left) {
+            let is_lent = (BORROWED..=ENDED).contains(&slot.borrowed.get()) && slot.len.get() > SMALL as u64;
+            if !is_lent && (slot.borrowed.get() != 0 || acknowledged == 0 || state == State::Left) {
                 self.fault("slot", Some(index), "it is leased but not as a get does it");
             }
             if slot.holder.get() == 0 {
@@ -402,9 +402,9 @@ impl Inspection<'_> {
         self.compare("taken_bytes", hot.taken_bytes.get(), sums.taken_bytes);
         self.compare("ready_done", hot.ready_done.get(), sums.ready_done);
         self.compare("used_bytes", hot.used_bytes.get(), sums.used_bytes);
-        self.compare("kept_bytes", hot.bytes_kept(), sums.kept_bytes);
-        self.compare("kept", u64::from(hot.kept_sum.get() / ONE_KEPT), sums.kept);
-        self.at_most("kept", sums.kept, u64::from(KEPT_MOST));
+        self.compare("kept_bytes", hot.bytes_cached(), sums.kept_bytes);
+        self.compare("kept", u64::from(hot.cached_sum.get() / ONE_CACHED), sums.kept);
+        self.at_most("kept", sums.kept, u64::from(CACHED_MOST));
         self.compare("lent_bytes", hot.lent_bytes.get(), sums.lent_bytes);
         if self.shared.options.soft_bytes != 0 {
             self.compare("ready_bytes", hot.ready_bytes.get(), sums.ready_bytes);

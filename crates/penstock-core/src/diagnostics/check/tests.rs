@@ -9,7 +9,7 @@ use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::operations::lease::Lent;
 use crate::options::{Options, Patience, Wait};
-use crate::state::notifier::SILENT;
+use crate::state::notifier::DRAINED;
 use crate::state::slot::{State, StateWord};
 use crate::state::waiters::{ABANDONED, FREE, LATE, SLEEPING, WOKEN};
 use crate::sync::{Count, Word};
@@ -76,7 +76,7 @@ impl Scene {
                 queue.task_done().unwrap();
             }
         }
-        // Somebody who watches the bell.
+        // Somebody who watches the notifier.
         now(|wait| queue.watch(wait)).unwrap();
         // A dead letter and an orphan.
         put(&queue, 20);
@@ -157,7 +157,7 @@ impl Scene {
         joiners.head.set(1);
         joiners.tail.set(2);
         joiners.length.set(2);
-        hot.waiters[Kind::Item as usize].on_way.set(1);
+        hot.waiters[Kind::Item as usize].notified.set(1);
         hot.cells_free.set(5);
     }
 
@@ -234,7 +234,7 @@ fn a_sound_queue_has_no_fault() {
         (1, 7, 2, 1, 1, 6, 4, 1),
     );
     assert_eq!(check.free, 5, "of sixteen, eleven are in use");
-    assert_eq!(scene.hot().bytes_kept(), 2 * 512);
+    assert_eq!(scene.hot().bytes_cached(), 2 * 512);
     assert_eq!(
         check.spans,
         3 * 2 + 3,
@@ -272,14 +272,22 @@ fn what_is_kept_does_not_stand_in_the_way() {
     let hot = queue.shared.segment.hot();
     let high = hot.spans_high.get();
     let rest = hot.spans_tracked.get() - high;
-    assert!(hot.bytes_kept() > 0 && hot.spans_used.get() == 16 && high == 16);
-    queue.enter_surely().unwrap().mark_run(high, rest, true).unwrap();
+    assert!(hot.bytes_cached() > 0 && hot.spans_used.get() == 16 && high == 16);
+    queue
+        .enter_uninterruptible()
+        .unwrap()
+        .mark_run(high, rest, true)
+        .unwrap();
     put(&queue, 900_000);
     assert_eq!(
-        (hot.bytes_kept(), hot.spans_used.get()),
+        (hot.bytes_cached(), hot.spans_used.get()),
         (0, u64::from(rest) + 14)
     );
-    queue.enter_surely().unwrap().mark_run(high, rest, false).unwrap();
+    queue
+        .enter_uninterruptible()
+        .unwrap()
+        .mark_run(high, rest, false)
+        .unwrap();
     assert_eq!(queue.check().unwrap().faults, []);
 }
 
@@ -291,7 +299,7 @@ fn a_put_does_not_take_what_no_slot_can_keep() {
     let kept = queue
         .shared
         .segment
-        .slot(queue.shared.segment.hot().kept.freed.get())
+        .slot(queue.shared.segment.hot().cached.freed.get())
         .unwrap();
     kept.extent.set(u64::MAX << 32);
     assert!(matches!(
@@ -388,7 +396,7 @@ fn damage_to_states_is_found() {
             "no thread holds it",
         ),
         (
-            |s| s.slot(State::Leased, false).reading.set(1),
+            |s| s.slot(State::Leased, false).borrowed.set(1),
             "not as a get does it",
         ),
         (
@@ -456,17 +464,17 @@ fn damage_to_lists_is_found() {
         ),
         (
             |s| {
-                s.hot().kept.next.set(0);
-                s.hot().kept.freed.set(0);
+                s.hot().cached.next.set(0);
+                s.hot().cached.freed.set(0);
             },
             "it is on no list",
         ),
         (
-            |s| s.hot().kept.next.set(1 << 30),
+            |s| s.hot().cached.next.set(1 << 30),
             "list of the kept: it leads out of the slots",
         ),
         (
-            |s| s.hot().kept.freed.set(1 << 30),
+            |s| s.hot().cached.freed.set(1 << 30),
             "list of the freed that are kept: it leads out of the slots",
         ),
         (
@@ -644,8 +652,8 @@ fn damage_to_counters_is_found() {
         (|s| s.hot().taken_bytes.add(128), "taken_bytes: a recount differs"),
         (|s| s.hot().ready_done.set(3), "ready_done: a recount differs"),
         (|s| s.hot().used_bytes.sub(128), "used_bytes: a recount differs"),
-        (|s| s.hot().kept_sum.sub(512), "kept_bytes: a recount differs"),
-        (|s| s.hot().kept_sum.add(ONE_KEPT), "kept: a recount differs"),
+        (|s| s.hot().cached_sum.sub(512), "kept_bytes: a recount differs"),
+        (|s| s.hot().cached_sum.add(ONE_CACHED), "kept: a recount differs"),
         (|s| s.hot().lent_bytes.add(128), "lent_bytes: a recount differs"),
         (|s| s.hot().published.set(3), "published: it is too small"),
         (|s| s.hot().high_water.set(1), "high_water: it is too small"),
@@ -830,7 +838,7 @@ fn damage_to_waiters_is_found() {
             "cells_backed: it is too large",
         ),
         (
-            |s| s.hot().waiters[Kind::Item as usize].on_way.set(0),
+            |s| s.hot().waiters[Kind::Item as usize].notified.set(0),
             "getters on_way: a recount differs",
         ),
         (
@@ -847,7 +855,7 @@ fn damage_to_waiters_is_found() {
             "watching: a recount differs",
         ),
         (
-            |s| s.hot().rung.set(SILENT),
+            |s| s.hot().pipe_state.set(DRAINED),
             "rung: who watches is not told the truth",
         ),
     ]);

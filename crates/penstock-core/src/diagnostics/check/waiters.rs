@@ -2,7 +2,7 @@
 
 use super::Inspection;
 use crate::memory::layout::*;
-use crate::state::notifier::{RUNG, SILENT, state_of};
+use crate::state::notifier::{DRAINED, SIGNALLED, state_of};
 use crate::state::waiters::{ABANDONED, FREE, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT};
 use crate::sync::Word;
 
@@ -29,13 +29,13 @@ impl Inspection<'_> {
         for (kind, name) in Kind::ALL.into_iter().zip(names) {
             self.walk_waiters(kind, name, high);
         }
-        let mut on_way = [0; 3];
+        let mut notified = [0; 3];
         for index in 1..high {
-            self.inspect_cell(index, &mut on_way);
+            self.inspect_cell(index, &mut notified);
         }
         let counters = ["getters on_way", "putters on_way", "joiners on_way"];
         for (i, list) in hot.waiters.iter().enumerate() {
-            self.compare(counters[i], u64::from(list.on_way.get()), on_way[i]);
+            self.compare(counters[i], u64::from(list.notified.get()), notified[i]);
         }
         for (name, spinner) in [
             ("getter_spinning", hot.spinning.getter.get()),
@@ -45,7 +45,7 @@ impl Inspection<'_> {
                 self.fault(name, None, "it names nobody");
             }
         }
-        self.inspect_bell();
+        self.inspect_notifier();
         if hot.unfinished.get() == 0 && hot.waiters[Kind::Finish as usize].length.get() != 0 {
             self.fault(
                 "list of joiners",
@@ -55,7 +55,7 @@ impl Inspection<'_> {
         }
     }
 
-    fn inspect_bell(&mut self) {
+    fn inspect_notifier(&mut self) {
         let hot = self.hot();
         let mut watching = 0;
         for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
@@ -64,8 +64,8 @@ impl Inspection<'_> {
             }
         }
         self.compare("watching", u64::from(hot.watching.get()), watching);
-        let (rung, is_ready) = (state_of(hot.rung.get()), hot.ready_count.get() > 0);
-        if watching > 0 && (rung == SILENT && is_ready || rung == RUNG && !is_ready) {
+        let (pipe_state, is_ready) = (state_of(hot.pipe_state.get()), hot.ready_count.get() > 0);
+        if watching > 0 && (pipe_state == DRAINED && is_ready || pipe_state == SIGNALLED && !is_ready) {
             self.fault("rung", None, "who watches is not told the truth");
         }
     }
@@ -122,7 +122,7 @@ impl Inspection<'_> {
         }
     }
 
-    fn inspect_cell(&mut self, index: u32, on_way: &mut [u64; 3]) {
+    fn inspect_cell(&mut self, index: u32, notified: &mut [u64; 3]) {
         let Ok(cell) = self.segment().cell(index) else {
             return;
         };
@@ -142,11 +142,11 @@ impl Inspection<'_> {
         let kind = cell.kind.get() as usize;
         match word {
             SLEEPING | LATE | ABANDONED | LATE_LEFT => {}
-            WOKEN | WOKEN_LEFT if kind < on_way.len() => on_way[kind] += 1,
+            WOKEN | WOKEN_LEFT if kind < notified.len() => notified[kind] += 1,
             WOKEN | WOKEN_LEFT => {}
             _ => self.fault("cell", Some(index), "its word is impossible"),
         }
-        if kind >= on_way.len() {
+        if kind >= notified.len() {
             self.fault("cell", Some(index), "it waits for nothing known");
         }
         // Who has left the list without the lock may have left the queue since.

@@ -11,16 +11,17 @@
 #![allow(unsafe_code)]
 
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 use rustix::time::Timespec;
 
-use super::linux::{FileIdentity, random_id};
+use super::memory::{FileIdentity, random_id};
 
 /// A birth that is the number of a pidfd's inode; without this mark it is a start time.
 const BY_NUMBER: u64 = 1 << 63;
@@ -248,5 +249,50 @@ pub(crate) fn maps_file(pid: u32, identity: FileIdentity) -> bool {
             fields.next() == Some(&device) && fields.next() == Some(&inode)
         }),
         _ => true,
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- life bytes
+
+/// A second, independent open file description of the same file: locks taken on it are this process's own.
+pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+/// The state of a participant's life byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    Held,
+    Free,
+    Unknown,
+}
+
+fn byte_lock(index: u32, kind: i32) -> libc::flock {
+    // SAFETY: flock is a plain C struct for which zeros are valid; Linux asks that l_pid is 0 for these commands.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = libc::off_t::from(index as i32);
+    lock.l_len = 1;
+    lock
+}
+
+/// Takes the life byte for this open file description. The kernel releases it when the description is closed, by
+/// whatever death, after the last thread of the process has stopped.
+pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
+    let lock = byte_lock(index, libc::F_WRLCK);
+    // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call only reads.
+    unsafe { libc::fcntl(life.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) == 0 }
+}
+
+/// Whether another open file description holds the life byte.
+pub(crate) fn look_at_life(fd: BorrowedFd<'_>, index: u32) -> Life {
+    let mut lock = byte_lock(index, libc::F_WRLCK);
+    // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call may write.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
+        0 if i32::from(lock.l_type) == libc::F_UNLCK => Life::Free,
+        0 => Life::Held,
+        _ => Life::Unknown,
     }
 }

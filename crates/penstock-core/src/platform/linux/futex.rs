@@ -1,0 +1,69 @@
+//! Linux: sleeping and waking, time, and the threads and cores there are.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+use super::Remembered;
+#[cfg(not(loom))]
+use crate::sync::AtomicU32;
+
+/// How a sleep on a futex ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slept {
+    /// Woken, or the word had another value already.
+    Changed,
+    TimedOut,
+    /// A signal was delivered to this thread.
+    Interrupted,
+}
+
+#[cfg(not(loom))]
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, at_most: Duration) -> Slept {
+    let timeout = Timespec {
+        tv_sec: at_most.as_secs() as i64,
+        tv_nsec: i64::from(at_most.subsec_nanos()),
+    };
+    match futex::wait(word, futex::Flags::empty(), expected, Some(&timeout)) {
+        Err(Errno::TIMEDOUT) => Slept::TimedOut,
+        Err(Errno::INTR) => Slept::Interrupted,
+        Ok(()) | Err(_) => Slept::Changed,
+    }
+}
+
+#[cfg(not(loom))]
+pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
+    // The only possible error is a word that is not mapped, and a reference to it is mapped.
+    let _ = futex::wake(word, futex::Flags::empty(), count);
+}
+
+/// Lets other threads run for that long.
+pub(crate) fn sleep(time: Duration) {
+    std::thread::sleep(time);
+}
+
+pub(crate) fn cores() -> u32 {
+    static CORES: Remembered = Remembered::new();
+    let find_out = || std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    CORES.or_else(|| Some(find_out())).unwrap_or(1) as u32
+}
+
+/// A number of the calling thread, not 0, which no other of this process has (until four thousand million have come and
+/// gone). Counted here, because the kernel's own would cost a system call for each item that is acknowledged.
+pub(crate) fn thread_id() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    thread_local! {
+        static NUMBER: u32 = LAST.fetch_add(1, Ordering::Relaxed) % (u32::MAX - 1) + 1;
+    }
+    // A thread whose locals are gone already acknowledges nothing that it could mistake for another's.
+    NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
+}
+
+/// Milliseconds of the monotonic clock, the same in every process of the machine; coarse, and so nearly free.
+pub(crate) fn coarse_millis() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}

@@ -1,0 +1,375 @@
+//! Linux: memory files, their mappings, and descriptors of them.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::ptr::{self, NonNull};
+
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::{Errno, FdFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use super::process::take_descriptor_of;
+use super::{Remembered, os};
+use crate::error::Error;
+use crate::units::PAGE;
+
+/// Memory is taken and given back in steps of this size, so that a signal or a competitor never waits long for one.
+const STEP: u64 = 16 << 20;
+
+/// A sparse memory file of `length` bytes that can neither shrink nor grow, private to the user.
+pub(crate) fn create_memory(name: &str, length: u64) -> Result<OwnedFd, Error> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map_err(os("memfd_create"))?;
+    rustix::fs::fchmod(&fd, Mode::RUSR | Mode::WUSR).map_err(os("fchmod"))?;
+    rustix::fs::ftruncate(&fd, length).map_err(os("ftruncate"))?;
+    rustix::fs::fcntl_add_seals(&fd, REQUIRED_SEALS).map_err(os("fcntl(F_ADD_SEALS)"))?;
+    Ok(fd)
+}
+
+const REQUIRED_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// Whether a mapping of the file can be trusted: its length is fixed for ever, or it is a file in memory that belongs to
+/// this user alone, who is trusted not to cut it short.
+pub(crate) fn is_trustworthy(fd: BorrowedFd<'_>) -> bool {
+    if rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
+        return true;
+    }
+    is_in_memory(fd)
+        && rustix::fs::fstat(fd).is_ok_and(|stat| {
+            stat.st_uid == rustix::process::geteuid().as_raw()
+                && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && Mode::from_raw_mode(stat.st_mode)
+                    .intersection(Mode::RWXG | Mode::RWXO)
+                    .is_empty()
+        })
+}
+
+/// Whether the file lies on a tmpfs, as memfds do.
+fn is_in_memory(fd: BorrowedFd<'_>) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC)
+}
+
+/// The same as [`create_memory`] as a file in a folder on a tmpfs. It has no name until [`name_file`] gives it one.
+pub(crate) fn create_file(folder: &Path, length: u64) -> Result<OwnedFd, Error> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR).map_err(os("open(O_TMPFILE)"))?;
+    if !is_in_memory(fd.as_fd()) {
+        return Err(Error::NotInMemory);
+    }
+    rustix::fs::ftruncate(&fd, length).map_err(os("ftruncate"))?;
+    Ok(fd)
+}
+
+/// Gives a file its name, which nobody may have yet: whoever opens it finds it complete.
+pub(crate) fn name_file(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
+    let unnamed = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW).map_err(os("linkat"))
+}
+
+pub(crate) fn open_file(path: &Path) -> Result<OwnedFd, Error> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(os("open"))
+}
+
+pub(crate) fn is_out_of_address_space(error: &Error) -> bool {
+    matches!(error, Error::Os { errno, .. }
+        if [Errno::NOMEM, Errno::FBIG, Errno::INVAL, Errno::OVERFLOW].iter().any(|known| known.raw_os_error() == *errno))
+}
+
+/// Which file a descriptor leads to, and how long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileIdentity {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
+pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(FileIdentity, u64), Error> {
+    let stat = rustix::fs::fstat(fd).map_err(os("fstat"))?;
+    Ok((
+        FileIdentity {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        },
+        stat.st_size as u64,
+    ))
+}
+
+/// Bytes of memory that stand behind the file now.
+pub(crate) fn backed_bytes(fd: BorrowedFd<'_>) -> Result<u64, Error> {
+    Ok(rustix::fs::fstat(fd).map_err(os("fstat"))?.st_blocks as u64 * 512)
+}
+
+pub(crate) fn read_start(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Error> {
+    rustix::io::pread(fd, buffer, 0).map_err(os("pread"))
+}
+
+/// Maps the whole file for reading and writing. No memory is taken, and a core dump leaves it out.
+pub(crate) fn map(fd: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error> {
+    let length = usize::try_from(length).map_err(|_| Error::Os {
+        call: "mmap",
+        errno: libc::ENOMEM,
+    })?;
+    #[cfg(not(feature = "fuzzing"))]
+    let (place, flags) = (ptr::null_mut(), MapFlags::SHARED | MapFlags::NORESERVE);
+    #[cfg(feature = "fuzzing")]
+    let (place, flags) = (
+        guard::reserve(length).map_err(os("mmap"))?,
+        MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED,
+    );
+    // SAFETY: the kernel chooses the place, or it was reserved for this mapping; no other memory is replaced.
+    let base = unsafe { rustix::mm::mmap(place, length, ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0) }
+        .map_err(os("mmap"))?;
+    // SAFETY: the range is the mapping just made; this advice changes no content. Refusal would cost only larger core dumps.
+    let _ = unsafe { rustix::mm::madvise(base, length, Advice::LinuxDontDump) };
+    NonNull::new(base.cast()).ok_or(Error::Os {
+        call: "mmap",
+        errno: libc::ENOMEM,
+    })
+}
+
+/// # Safety
+/// `base` and `length` are those of a mapping made by [`map`], to which no reference is left.
+pub(crate) unsafe fn unmap(base: NonNull<u8>, length: u64) {
+    #[cfg(feature = "fuzzing")]
+    let (base, length) = guard::widen(base, length);
+    // SAFETY: the caller's promise.
+    let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), length as usize) };
+}
+
+/// Maps pages of the file copy-on-write: the contents are there, and stores go to copies of this process's own.
+pub(crate) fn map_privately(fd: BorrowedFd<'_>, start: u64, length: usize) -> Option<NonNull<u8>> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
+    let pages =
+        unsafe { rustix::mm::mmap(ptr::null_mut(), length, protection, MapFlags::PRIVATE, fd, start) };
+    NonNull::new(pages.ok()?.cast())
+}
+
+/// # Safety
+/// `pages` and `length` are those of a mapping made by [`map_privately`], to which no reference is left.
+pub(crate) unsafe fn unmap_privately(pages: NonNull<u8>, length: usize) {
+    // SAFETY: the caller's promise.
+    let _ = unsafe { rustix::mm::munmap(pages.as_ptr().cast(), length) };
+}
+
+/// Makes private copies of all pages of a mapping made by [`map_privately`] that are not copies yet. Other threads may read
+/// and write it meanwhile. False if the system has no memory for that: the rest stays as it is.
+pub(crate) fn copy_privately(pages: usize, length: usize) -> bool {
+    // SAFETY: the caller names a mapping of this process; making pages present as for a store changes no contents.
+    let copied = unsafe { rustix::mm::madvise(pages as *mut _, length, Advice::LinuxPopulateWrite) };
+    if copied == Err(Errno::INVAL) {
+        // Linux before 5.14. An exchange that changes nothing, because other threads may store at the same place. (To add
+        // nothing would not do: the compiler makes a load of it.)
+        use std::sync::atomic::{AtomicU8, Ordering};
+        for page in (0..length).step_by(page_size() as usize) {
+            // SAFETY: as above, and one byte of an existing page is aligned for an atomic byte.
+            let byte = unsafe { &*((pages + page) as *const AtomicU8) };
+            let value = byte.load(Ordering::Relaxed);
+            let _ = byte.compare_exchange(value, value, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        return true;
+    }
+    copied.is_ok()
+}
+
+/// Leaves a mapping made by [`map_privately`] out of the children of this process from now on.
+pub(crate) fn keep_from_children(pages: usize, length: usize) {
+    // SAFETY: the caller names a mapping of this process, whose contents this advice does not change.
+    let _ = unsafe { rustix::mm::madvise(pages as *mut _, length, Advice::LinuxDontFork) };
+}
+
+/// The system's page size, which is not everywhere that of the layout.
+pub(crate) fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// Address space around a mapping that no access survives: the farthest that any offset of the layout can lead.
+#[cfg(feature = "fuzzing")]
+mod guard {
+    use super::*;
+
+    const GUARD: usize = 1 << 40;
+
+    pub(super) fn reserve(length: usize) -> Result<*mut std::ffi::c_void, Errno> {
+        // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
+        let start = unsafe {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            rustix::mm::mmap_anonymous(ptr::null_mut(), length + 2 * GUARD, ProtFlags::empty(), flags)
+        }?;
+        Ok(start.wrapping_byte_add(GUARD))
+    }
+
+    pub(super) fn widen(base: NonNull<u8>, length: u64) -> (NonNull<u8>, u64) {
+        let start = NonNull::new(base.as_ptr().wrapping_sub(GUARD)).unwrap_or(base);
+        (start, length + 2 * GUARD as u64)
+    }
+}
+
+/// Puts memory behind a range of the file, so that touching it cannot fail. Safe to repeat.
+pub(crate) fn back(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Error> {
+    in_steps(start, length, |start, length| {
+        rustix::fs::fallocate(fd, FallocateFlags::empty(), start, length)
+    })
+    .map_err(|errno| Error::NoMemory {
+        needed: length,
+        errno: errno.raw_os_error(),
+    })
+}
+
+/// The same through the mapping, for a process whose descriptor was closed behind its back.
+pub(crate) fn back_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
+    in_steps(start, length, |start, length| {
+        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it). Populating
+        // changes no content: it makes present the pages that a store would.
+        unsafe {
+            rustix::mm::madvise(
+                base.as_ptr().add(start as usize).cast(),
+                length as usize,
+                Advice::LinuxPopulateWrite,
+            )
+        }
+    })
+    .map_err(|errno| Error::NoMemory {
+        needed: length,
+        errno: errno.raw_os_error(),
+    })
+}
+
+/// This process has no memory of its own for so many bytes.
+pub(crate) fn no_memory(needed: u64) -> Error {
+    Error::NoMemory {
+        needed,
+        errno: libc::ENOMEM,
+    }
+}
+
+/// Gives the memory behind a range of the file back to the system; the range then reads as zeros.
+pub(crate) fn punch(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Error> {
+    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    in_steps(start, length, |start, length| {
+        rustix::fs::fallocate(fd, mode, start, length)
+    })
+    .map_err(os("fallocate(FALLOC_FL_PUNCH_HOLE)"))
+}
+
+/// The same through the mapping.
+pub(crate) fn punch_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
+    in_steps(start, length, |start, length| {
+        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it), and the caller owns
+        // the range: nobody has a reference to what is in it, or relies on it.
+        unsafe {
+            rustix::mm::madvise(
+                base.as_ptr().add(start as usize).cast(),
+                length as usize,
+                Advice::LinuxRemove,
+            )
+        }
+    })
+    .map_err(os("madvise(MADV_REMOVE)"))
+}
+
+/// A signal undoes the step that it interrupts, and only that one.
+fn in_steps(mut start: u64, length: u64, step: impl Fn(u64, u64) -> Result<(), Errno>) -> Result<(), Errno> {
+    debug_assert!(start % PAGE == 0 && length % PAGE == 0);
+    let end = start + length;
+    while start < end {
+        let size = STEP.min(end - start);
+        match step(start, size) {
+            Ok(()) => start += size,
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// The memory that this process may use at most: the machine's, or its control group's if that is less.
+pub(crate) fn memory_limit() -> u64 {
+    static LIMIT: Remembered = Remembered::new();
+    let find_out = || {
+        let info = rustix::system::sysinfo();
+        let total = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)));
+        control_group_limits().fold(total, u64::min)
+    };
+    LIMIT.or_else(|| Some(find_out())).unwrap_or(0)
+}
+
+fn control_group_limits() -> impl Iterator<Item = u64> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let mut files = vec!["/sys/fs/cgroup/memory/memory.limit_in_bytes".to_owned()];
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+            continue;
+        };
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        let mut path = path.trim_end_matches('/');
+        loop {
+            files.push(format!("{root}{path}/{file}"));
+            match path.rfind('/') {
+                Some(cut) => path = &path[..cut],
+                None => break,
+            }
+        }
+    }
+    files
+        .into_iter()
+        .filter_map(|file| fs::read_to_string(file).ok()?.trim().parse().ok())
+}
+
+pub(crate) fn random_id() -> Result<[u8; 16], Error> {
+    let mut id = [0; 16];
+    let filled =
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).map_err(os("getrandom"))?;
+    if filled == id.len() {
+        Ok(id)
+    } else {
+        Err(Error::Os {
+            call: "getrandom",
+            errno: libc::EIO,
+        })
+    }
+}
+
+/// Borrows a descriptor by number if it still leads to `identity`; other code may have closed or replaced it.
+pub(crate) fn borrow_checked(fd: RawFd, identity: FileIdentity) -> Option<BorrowedFd<'static>> {
+    if fd < 0 {
+        return None;
+    }
+    // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for that alone
+    // until the identity has been proven.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    match identify(borrowed) {
+        Ok((found, _)) if found == identity => Some(borrowed),
+        _ => None,
+    }
+}
+
+/// Closes a descriptor by number if it still leads to `identity`, and leaves it alone if it is somebody else's by now.
+pub(crate) fn close_checked(fd: RawFd, identity: FileIdentity) {
+    if borrow_checked(fd, identity).is_some() {
+        // SAFETY: it leads to our file, and this process opened that number for it and keeps no other owner of it.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+}
+
+/// A descriptor that this process was started with is inherited by whatever program it may become.
+pub(crate) fn close_on_exec(fd: BorrowedFd<'_>) -> Result<(), Error> {
+    rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(os("fcntl(F_SETFD)"))
+}
+
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
+}
+
+/// The same of another process's.
+pub(crate) fn duplicate_of(pid: u32, fd: u32) -> Result<OwnedFd, Error> {
+    take_descriptor_of(pid, fd).map_err(os("pidfd_getfd"))
+}
