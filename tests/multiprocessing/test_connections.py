@@ -463,6 +463,7 @@ def identity(pipe: Pipe) -> Any:
     return kinds, a == b, a == a, len({a, b, a}), type(pipe()), tried(pipe, 1, 2), type(a.fileno())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("play", scenarios, ids=lambda play: play.__name__)
 def test_as_multiprocessing(play: Callable[[Pipe], Any]) -> None:
     expected = play(multiprocessing.Pipe)
@@ -644,6 +645,7 @@ def sleeps(child: Child) -> bool:
     return processes.state(child.pid) == "S"
 
 
+@pytest.mark.slow
 @every_wait
 @pytest.mark.parametrize("duplex", [True, False])
 def test_a_wait_ends_when_the_other_process_is_killed(wait: str, duplex: bool) -> None:

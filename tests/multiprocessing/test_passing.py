@@ -52,6 +52,7 @@ def ask(questions: Any, answers: Any, kind: type, pid: int) -> None:
 # Start methods x ways x classes.
 
 
+@pytest.mark.slow
 @every_class
 @every_method
 def test_as_an_argument(make: Callable[[], Any], method: str) -> None:
@@ -83,6 +84,7 @@ class ForkServerAttribute(Attribute, multiprocessing.context.ForkServerProcess):
     pass
 
 
+@pytest.mark.slow
 @every_class
 @pytest.mark.parametrize("kind", [ForkAttribute, SpawnAttribute, ForkServerAttribute])
 def test_as_an_attribute_of_the_process(make: Callable[[], Any], kind: type[Attribute]) -> None:
@@ -133,6 +135,7 @@ def test_inside_a_message(make: Callable[[], Any], carrier: Callable[[], Any], m
     finish(process)
 
 
+@pytest.mark.slow
 @every_class
 @every_method
 def test_inside_a_message_of_a_pipe(make: Callable[[], Any], method: str) -> None:
@@ -204,6 +207,7 @@ def use_twice(one: Any, other: Any, many: list[Any]) -> None:
         q.put(number)
 
 
+@pytest.mark.slow
 @every_method
 def test_many_queues_and_two_handles_of_one_queue(method: str) -> None:
     q = penstock.Queue[str]()
@@ -229,6 +233,7 @@ def count_descriptors(q: Any) -> None:
     q.put(found)
 
 
+@pytest.mark.slow
 @every_method
 def test_no_descriptor_is_left_over_in_the_child(method: str) -> None:
     q = penstock.Queue[int]()
@@ -270,6 +275,7 @@ def reply(requests: Any) -> None:
         answers.put(number * 2)
 
 
+@pytest.mark.slow
 @every_method
 def test_a_queue_for_each_answer(method: str) -> None:
     requests = penstock.Queue[Any]()
@@ -283,6 +289,7 @@ def test_a_queue_for_each_answer(method: str) -> None:
     finish(process)
 
 
+@pytest.mark.slow
 def test_the_sender_may_drop_its_handle_at_once() -> None:
     messages = penstock.Queue[Any]()
 
@@ -542,6 +549,7 @@ def open_in_threads(messages: Any, number: int) -> None:
 # Contexts.
 
 
+@pytest.mark.slow
 @every_method
 def test_a_context_of_ours(method: str) -> None:
     context = penstock.get_context(method)

@@ -295,6 +295,7 @@ def test_pickle_buffers(size: int) -> None:
         assert q.get() == data
 
 
+@pytest.mark.slow
 @pytest.mark.limit(300)
 def test_a_gigabyte() -> None:
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -338,6 +339,7 @@ UNPICKLABLE: dict[str, tuple[Callable[[], Any], Any]] = {
 }
 
 
+@pytest.mark.slow
 @every_class
 @every_protocol
 @pytest.mark.parametrize("name", UNPICKLABLE)
@@ -411,6 +413,7 @@ def ticks_of_two(first: Callable[[], object], second: Callable[[], object]) -> t
     return least[0], least[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", CLASSES)
 def test_the_note_on_a_large_item_names_its_types_and_takes_no_longer_than_rebuilding_it(
     make: Callable[..., Any],
@@ -452,6 +455,7 @@ NAMED: list[tuple[object, list[str]]] = [
 ]
 
 
+@pytest.mark.slow
 @every_protocol
 @pytest.mark.parametrize("index", range(len(NAMED)))
 def test_the_note_names_the_types_in_their_order(index: int, protocol: int) -> None:

@@ -262,6 +262,7 @@ def test_a_pickler_put_in_the_place_of_the_standard_one_sees_every_object() -> N
     assert run_in_new_process(put_with_own_pickler) == [(1, "two"), 1, "two"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(FREE_THREADED, reason="its allocator keeps address space, which no limit takes away")
 @pytest.mark.parametrize("is_wrapped", [False, True])
 @pytest.mark.parametrize("kind", [bytes, str])

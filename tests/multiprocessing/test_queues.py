@@ -104,6 +104,7 @@ def test_simple_queue_waits_when_many_bytes_are_queued() -> None:
         child.result()
 
 
+@pytest.mark.slow
 @every_class
 def test_fork_while_threads_put_and_get(make: Callable[[], Any]) -> None:
     q, answers = make(), make()

@@ -11,6 +11,8 @@ from penstock import JoinableQueue, Queue, SimpleQueue
 from tests.support.children import Child, fork
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 200
 QUEUES = 1000
 

@@ -41,6 +41,7 @@ def assert_passes(program: str, folder: Path) -> None:
         assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "item",
     [7, {"a": [1, 2], "b": "c"}, bytes(1000), {"deep": [[[[[[1]]]]]]}, bytes(5000), bytearray(300_000)],
@@ -79,6 +80,7 @@ def test_nothing_is_lost_or_doubled(make: Callable[[], Any], item: Any) -> None:
             assert mine == sorted(mine)
 
 
+@pytest.mark.slow
 def test_the_first_queues_of_a_process_are_opened_by_several_threads(tmp_path: Path) -> None:
     program = """
 import sys, threading
@@ -106,6 +108,7 @@ sys.exit(len(failed))
     assert_passes(program, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["queue.get()", "queue.put(Plain())"], ids=["get", "put"])
 def test_a_child_is_forked_while_a_thread_does_something_for_the_first_time(
     first: str, tmp_path: Path
