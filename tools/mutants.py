@@ -761,7 +761,8 @@ MUTANTS = [
         "pipe-filled-beside-the-chosen",
         "a sender fills the pipe though another one was called and is not back",
         f"{CORE}/state/notifier.rs",
-        "if hot.waiters[Kind::Room as usize].notified.get() > 0 {\n            return SleepTarget::CellForNow;",
+        "if hot.waiters[Kind::Room as usize].notified.get() > 0 {\n"
+        "            return SleepTarget::CellForNow;",
         "if false {\n            return SleepTarget::CellForNow;",
         (core("bell", "nobody_fills_the_pipe_before_the_one_who_was_called_is_back"),),
     ),
@@ -786,7 +787,8 @@ MUTANTS = [
         "bell-not-rung",
         "the byte that was promised to the bell is not written",
         f"{CORE}/lock/after_release.rs",
-        'let is_signalled = with_access(end, Access::Write, platform::signal);\n            fault!("bell.rung");\n',
+        "let is_signalled = with_access(end, Access::Write, platform::signal);\n"
+        '            fault!("bell.rung");\n',
         "let is_signalled = true;\n",
         (core("bell"),),
     ),
