@@ -176,8 +176,8 @@ impl fmt::Display for Error {
             Error::BellUnreachable { pid } => write!(
                 f,
                 "process {pid} (by its own count) waits for this queue with a descriptor that this process \
-                 cannot open: both must be in the same pid namespace and belong to the same user, and this one \
-                 must see /proc or be allowed to debug the other"
+                 cannot open: both must be in the same pid namespace and belong to the same user, and this \
+                 one must see /proc or be allowed to debug the other"
             ),
             Error::NotInMemory => write!(
                 f,
