@@ -45,6 +45,7 @@ help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
 	@echo "make test          set everything up and run all tests"
 	@echo "make quick         after a change: check it, and run the tests that take no time (below a minute)"
+	@echo "make test-FOLDER   run the tests in one folder of tests/: $(FOLDERS) (ARGS='-k NAME')"
 	@echo "make bench         measure beside all peers, write docs/benchmarks (make bench ARGS=--help)"
 	@echo "make bench-core    time single steps of the core, and messages between two processes"
 	@echo "make lint          check format, types and style"
