@@ -96,7 +96,7 @@ test-loom:
 	@tools/require cargo cc
 	@$(PART) "The models: every interleaving within the bounds of src/models/mod.rs" $(LOOM) --test-threads=2 $(ARGS)
 
-# Two folders at a time: most of their tests wait for something, and none depends on how fast it is done.
+# Two folders at a time: most of their tests wait for something, and none may depend on how fast it is done.
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 	@$(PART) "The package, two folders at a time" $(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=test-%)
 	@$(PART) "The examples in its docstrings" \
