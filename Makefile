@@ -45,6 +45,7 @@ help:
 	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
 	@echo "make test          set everything up and run all tests"
 	@echo "make quick         after a change: check it, and run the tests that take no time (below a minute)"
+	@echo "make test-FOLDER   run the tests in one folder of tests/: $(FOLDERS) (ARGS='-k NAME')"
 	@echo "make bench         measure beside all peers, write docs/benchmarks (make bench ARGS=--help)"
 	@echo "make bench-core    time single steps of the core, and messages between two processes"
 	@echo "make lint          check format, types and style"
@@ -95,7 +96,7 @@ test-loom:
 	@tools/require cargo cc
 	@$(PART) "The models: every interleaving within the bounds of src/models/mod.rs" $(LOOM) --test-threads=2 $(ARGS)
 
-# Two folders at a time: most of their tests wait for something, and none depends on how fast it is done.
+# Two folders at a time: most of their tests wait for something, and none may depend on how fast it is done.
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 	@$(PART) "The package, two folders at a time" $(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=test-%)
 	@$(PART) "The examples in its docstrings" \
