@@ -423,7 +423,7 @@ MUTANTS = [
     Mutant(
         "last-ready-keeps-tail",
         "the ready list's end stays where it was when its last item is taken",
-        f"{CORE}/state/order.rs",
+        f"{CORE}/state/order/mod.rs",
         "        if is_last {\n            list.tail.set(0);\n        } else if next",
         "        if !is_last && next",
         (STATE_MACHINE,),
@@ -447,17 +447,17 @@ MUTANTS = [
     Mutant(
         "rebuild-does-not-sort",
         "the rebuild leaves the items in the order of their slots",
-        f"{CORE}/state/rebuild.rs",
-        "        let by_publication = |slot: &Slot| slot.seq.get();\n",
-        "        let by_publication = |_: &Slot| 0;\n",
+        f"{CORE}/state/order/mod.rs",
+        "                key: |slot: &Slot| slot.seq.get(),\n",
+        "                key: |_: &Slot| 0,\n",
         (STATE_MACHINE,),
     ),
     Mutant(
         "redelivered-at-end",
         "a redelivered item put at the end instead of its old place",
-        f"{CORE}/state/transition.rs",
-        "            self.insert_returned(index)?;\n",
-        "            self.push_back(&hot.ready, index)?;\n",
+        f"{CORE}/state/order/mod.rs",
+        "        self.insert_returned(index)?;\n        self.count_ready(len);\n",
+        "        self.push_ready(index, len)?;\n",
         (
             histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
             STATE_MACHINE,
@@ -578,7 +578,7 @@ MUTANTS = [
     Mutant(
         "heap-rank-not-updated",
         "the ranks in the heap of returned items stay as they were",
-        f"{CORE}/state/returned.rs",
+        f"{CORE}/state/order/returned.rs",
         "            slot.holder.set(first.min(second).saturating_add(1));\n",
         "",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
@@ -586,7 +586,7 @@ MUTANTS = [
     Mutant(
         "heap-of-the-youngest",
         "the heap of returned items has the youngest at its root",
-        f"{CORE}/state/returned.rs",
+        f"{CORE}/state/order/returned.rs",
         "if self.slot(b)?.seq.get() < self.slot(a)?.seq.get() {",
         "if self.slot(b)?.seq.get() > self.slot(a)?.seq.get() {",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),

@@ -98,7 +98,7 @@ pub(crate) struct Hot {
     pub redeliveries: LockedU64,
     pub dead_count: AtomicU64,
     pub dead: List,
-    /// Root of the heap of items that came back, which a get takes before younger ones. See returned.rs.
+    /// Root of the heap of items that came back, which a get takes before younger ones. See state/order/returned.rs.
     pub returned: LockedU32,
     /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See aside.rs.
     pub acknowledging: AtomicU32,

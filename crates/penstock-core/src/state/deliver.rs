@@ -90,7 +90,7 @@ impl Section<'_> {
             unsafe { target.fill(source, len) };
             fault!("get.copied");
         }
-        self.uncount_ready(index, len as u64)?;
+        self.pop_ready(index, len as u64)?;
         if is_small && !stays_leased {
             fault!("get.unlinked");
             if is_finished {

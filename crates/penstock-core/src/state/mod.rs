@@ -15,7 +15,6 @@ mod phase;
 mod put_off;
 pub(crate) mod rebuild;
 pub(crate) mod recovery;
-pub(crate) mod returned;
 pub(crate) mod slot;
 pub(crate) mod sort;
 #[cfg(not(loom))]

@@ -91,24 +91,14 @@ impl Section<'_> {
         fault!("rebuild.scanned");
 
         self.relist_spans()?;
-        let published = hot.published.get();
-        let by_publication = |slot: &Slot| slot.seq.get();
-        self.sort(
-            &hot.ready,
-            &Order {
-                length: books.ready_count,
-                greatest: published,
-                belongs: StateWord::is_ready,
-                key: by_publication,
-            },
-        )?;
+        self.rebuild_order(books.ready_count)?;
         self.sort(
             &hot.dead,
             &Order {
                 length: 0,
-                greatest: published,
+                greatest: hot.published.get(),
                 belongs: |word: StateWord| word.state() == Some(State::Dead),
-                key: by_publication,
+                key: |slot: &Slot| slot.seq.get(),
             },
         )?;
         self.sort(
@@ -138,11 +128,10 @@ impl Section<'_> {
 
     fn clear_caches(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        for list in [&hot.ready, &hot.dead, &hot.aside] {
+        for list in [&hot.dead, &hot.aside] {
             clear(list);
         }
-        hot.returned.set(0);
-        hot.marked_slot.set(0);
+        self.clear_order();
         for word in &hot.lessees {
             word.set(0);
         }

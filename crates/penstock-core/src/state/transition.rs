@@ -39,8 +39,7 @@ impl Section<'_> {
         hot.published.set(seq);
         fault!("put.ordered");
         hot.count_bytes(seq, len);
-        self.push_ready(index)?;
-        self.count_ready(len);
+        self.push_ready(index, len)?;
         if self.shared.options.acknowledged {
             hot.unfinished.add(1);
         }
@@ -188,8 +187,7 @@ impl Section<'_> {
             }
         } else {
             slot.commit(StateWord::new(State::Ready, word.redeliveries() + 1, 0));
-            self.insert_returned(index)?;
-            self.count_ready(slot.len.get());
+            self.put_back(index, slot.len.get())?;
             hot.redeliveries.add(1);
         }
         fault!("sweep.slot-returned");
