@@ -16,7 +16,8 @@ use crate::error::Error;
 use crate::memory::layout::*;
 use crate::memory::payload::Extent;
 use crate::state::Section;
-use crate::sync::{Count, Word};
+use crate::state::list::{Links, prepend, remove};
+use crate::sync::{Count, LockedU32, Word};
 use crate::units::{INLINE, PAGE, SMALL};
 
 /// Sizes of objects, in granules of 128 bytes: at most a third of an object is unused.
@@ -399,35 +400,24 @@ impl Section<'_> {
 
     fn push_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
         let head = &self.hot().partial[class];
-        let descriptor = self.shared.segment.descriptor(span)?;
-        descriptor.prev.set(0);
-        descriptor.next.set(head.get());
-        if head.get() != 0 {
-            self.shared.segment.descriptor(head.get() - 1)?.prev.set(span + 1);
-        }
-        head.set(span + 1);
-        Ok(())
+        prepend(head, span + 1, |link| self.links_of_span(link))
     }
 
     fn unlink_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
         let head = &self.hot().partial[class];
-        let descriptor = self.shared.segment.descriptor(span)?;
-        let (next, prev) = (descriptor.next.get(), descriptor.prev.get());
-        let before = if prev == 0 {
-            head
-        } else {
-            &self.shared.segment.descriptor(prev - 1)?.next
-        };
-        if before.get() != span + 1 {
+        if !remove((head, None), span + 1, |link| self.links_of_span(link))? {
             return Err(self.corrupt("a list of spans is torn"));
         }
-        before.set(next);
-        if next != 0 {
-            self.shared.segment.descriptor(next - 1)?.prev.set(prev);
-        }
-        descriptor.next.set(0);
-        descriptor.prev.set(0);
+        let (next, prev) = self.links_of_span(span + 1)?;
+        next.set(0);
+        prev.set(0);
         Ok(())
+    }
+
+    /// A link to a span is its index plus one.
+    fn links_of_span(&self, link: u32) -> Result<Links<'_, LockedU32>, Error> {
+        let descriptor = self.shared.segment.descriptor(link.wrapping_sub(1))?;
+        Ok((&descriptor.next, &descriptor.prev))
     }
 
     /// Books that a claimed run has been punched.

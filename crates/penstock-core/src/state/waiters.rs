@@ -44,6 +44,7 @@ use crate::memory::layout::{CELLS, Kind, WaiterCell, WaiterList};
 use crate::platform;
 use crate::slice::Slice;
 use crate::state::Section;
+use crate::state::list::{Links, append, remove};
 use crate::sync::{Count, LockedU32, Ordering, Word};
 use crate::units::PAGE;
 
@@ -193,48 +194,29 @@ impl Section<'_> {
 
     /// Appends a cell, whose word is SLEEPING, to a list.
     pub(crate) fn list_cell(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
-        let cell = self.cell(index)?;
-        let tail = list.tail.get();
-        let end = if tail == 0 {
-            &list.head
-        } else {
-            &self.cell(tail)?.next
-        };
-        if end.get() != 0 {
+        if !append((&list.head, &list.tail), index, |index| self.links_of_cell(index))? {
             return Err(self.corrupt("a list of waiters does not end at its end"));
         }
-        cell.next.set(0);
-        cell.prev.set(tail);
-        end.set(index);
-        list.tail.set(index);
         list.length.add(1);
         Ok(())
     }
 
     /// Of senders the last one leaves a pipe that can be written to.
     fn delist(&mut self, list: &WaiterList, index: u32) -> Result<(), Error> {
-        let cell = self.cell(index)?;
-        let (next, prev) = (cell.next.get(), cell.prev.get());
-        let before = if prev == 0 {
-            &list.head
-        } else {
-            &self.cell(prev)?.next
-        };
-        let after = if next == 0 {
-            &list.tail
-        } else {
-            &self.cell(next)?.prev
-        };
-        if before.get() != index || after.get() != index {
+        let ends = (&list.head, Some(&list.tail));
+        if !remove(ends, index, |index| self.links_of_cell(index))? {
             return Err(self.corrupt("a list of waiters is torn"));
         }
-        before.set(next);
-        after.set(prev);
         list.length.sub(1);
-        if list.length.get() == 0 && cell.kind.get() == Kind::Room as u32 {
+        if list.length.get() == 0 && self.cell(index)?.kind.get() == Kind::Room as u32 {
             self.wake_senders();
         }
         Ok(())
+    }
+
+    fn links_of_cell(&self, index: u32) -> Result<Links<'_, LockedU32>, Error> {
+        let cell = self.cell(index)?;
+        Ok((&cell.next, &cell.prev))
     }
 
     pub(crate) fn free_cell(&self, index: u32) -> Result<(), Error> {
