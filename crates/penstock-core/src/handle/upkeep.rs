@@ -1,4 +1,5 @@
-//! Upkeep: what any participant does about the dead, at the end of its slices, or because a program asks for numbers.
+//! Upkeep: what any participant does about the dead, at the end of its slices, or because a program asks for
+//! numbers.
 //!
 //! state/recovery.rs has the crash table of the sweep.
 
@@ -17,15 +18,16 @@ const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
 const REAP_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
 
 impl Queue {
-    /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
-    /// True if any was found. Makes system calls; the caller does not hold the lock.
+    /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at
+    /// holders. True if any was found. Makes system calls; the caller does not hold the lock.
     ///
     /// Waits for the lock briefly only: the next look finds what this one could not sweep.
     pub(crate) fn reap_dead(&self, thorough: bool) -> Result<bool, Error> {
         self.reap_dead_entering(thorough, &mut || self.enter_briefly())
     }
 
-    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for now.
+    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for
+    /// now.
     pub(crate) fn reap_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
         self.reap_dead_entering(thorough, &mut || self.enter(wait))
     }
@@ -57,7 +59,8 @@ impl Queue {
         Ok(found)
     }
 
-    /// Sweeps a dead participant. `word` is its record as it was when its death was proven. The caller does not hold the lock.
+    /// Sweeps a dead participant. `word` is its record as it was when its death was proven. The caller does
+    /// not hold the lock.
     pub(crate) fn sweep_in_portions<'q>(
         &'q self,
         index: u32,
@@ -110,8 +113,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether the numbers of the queue are what they seem: no holder of the lock may have died, and no look for the dead is
-    /// due. If not, [`len`](Self::len) makes system calls, though it does not wait.
+    /// Whether the numbers of the queue are what they seem: no holder of the lock may have died, and no look
+    /// for the dead is due. If not, [`len`](Self::len) makes system calls, though it does not wait.
     #[inline(always)]
     pub fn is_settled(&self) -> bool {
         !self.is_maintenance_due() && !self.is_lock_stuck()
@@ -136,8 +139,8 @@ impl Queue {
         true
     }
 
-    /// Repairs what the dead have left, for a program that only asks for numbers. Waits for no holder of the lock that
-    /// lives: then the numbers are those committed last.
+    /// Repairs what the dead have left, for a program that only asks for numbers. Waits for no holder of the
+    /// lock that lives: then the numbers are those committed last.
     pub(crate) fn maintain(&self) {
         // Damage is noted in the segment, and the next operation reports it.
         if self.is_lock_stuck() {

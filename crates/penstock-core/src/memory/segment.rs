@@ -20,8 +20,8 @@ pub(crate) struct Segment {
     identity: FileIdentity,
 }
 
-// SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics, and payload
-// bytes are touched only by whom the protocol names (see copy_in).
+// SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics,
+// and payload bytes are touched only by whom the protocol names (see copy_in).
 unsafe impl Send for Segment {}
 
 // SAFETY: as above.
@@ -123,7 +123,8 @@ impl Segment {
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);
-        // Nobody else can have the segment yet; whoever gets it, gets it through the kernel, which orders memory.
+        // Nobody else can have the segment yet; whoever gets it, gets it through the kernel, which orders
+        // memory.
         header.magic.set(MAGIC);
     }
 
@@ -240,7 +241,8 @@ impl Segment {
             region.start <= offset && offset + size_of::<T>() as u64 <= region.end
         });
         debug_assert!(offset % align_of::<T>() as u64 == 0);
-        // SAFETY: the caller's promise; the mapping lives as long as `self`, and atomics may change under a reference.
+        // SAFETY: the caller's promise; the mapping lives as long as `self`, and atomics may change under a
+        // reference.
         unsafe { &*self.base.as_ptr().add(offset as usize).cast::<T>() }
     }
 
@@ -322,7 +324,8 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this segment's own; whoever borrowed from it borrowed `self`, which nobody can any more.
+        // SAFETY: the mapping is this segment's own; whoever borrowed from it borrowed `self`, which nobody
+        // can any more.
         unsafe { platform::unmap(self.base, self.geometry.length) };
         platform::close_checked(self.fd, self.identity);
     }

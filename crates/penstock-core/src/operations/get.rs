@@ -1,7 +1,8 @@
 //! Get: an item becomes bytes.
 //!
-//! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and the caller
-//! looks at it there. The item of an acknowledged queue stays LEASED until `task_done` (acknowledge.rs) in either case.
+//! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and
+//! the caller looks at it there. The item of an acknowledged queue stays LEASED until `task_done`
+//! (acknowledge.rs) in either case.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -56,13 +57,14 @@ impl Queue {
         })
     }
 
-    /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits for the first
-    /// as long as `wait` allows.
+    /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits
+    /// for the first as long as `wait` allows.
     pub fn get_many(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
         self.take_batch(batch, wait, Asks::Anew(BATCH))
     }
 
-    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand still (state/aside.rs).
+    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand
+    /// still (state/aside.rs).
     pub fn get_more(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
         self.take_batch(batch, wait, Asks::ForMore(BATCH))
     }

@@ -32,8 +32,8 @@ impl Queue {
         Some(self.acquire_from_spin(waiting.kind, wait))
     }
 
-    /// Spins once, if this process may, for those whose wake-up comes by the notifier (notifier.rs) and not by a list: that they are
-    /// on their way matters to nobody. True if there is what was waited for.
+    /// Spins once, if this process may, for those whose wake-up comes by the notifier (notifier.rs) and not
+    /// by a list: that they are on their way matters to nobody. True if there is what was waited for.
     #[cfg(not(loom))]
     pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {
         let me = self.member()?;
@@ -45,8 +45,8 @@ impl Queue {
         Ok(self.looks_ready(kind))
     }
 
-    /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more: for so many
-    /// nanoseconds at most, in which it would have been had.
+    /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more:
+    /// for so many nanoseconds at most, in which it would have been had.
     #[cfg(not(loom))]
     pub(crate) fn pause_for_memory<'q>(
         &'q self,
@@ -56,7 +56,8 @@ impl Queue {
     ) -> Result<Guard<'q>, Error> {
         let (hot, me) = (section.hot(), section.me);
         let used = hot.used_bytes.get();
-        // Still under the lock: who pauses counts as on its way, so nobody else is sent for its room meanwhile.
+        // Still under the lock: who pauses counts as on its way, so nobody else is sent for its room
+        // meanwhile.
         let is_alone = self.start_spinning(Kind::Room, me);
         drop(section);
         if !is_alone {
@@ -87,7 +88,8 @@ impl Queue {
         spin_until(budget, Duration::MAX, || self.looks_ready(kind));
     }
 
-    /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock afterwards.
+    /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock
+    /// afterwards.
     fn start_spinning(&self, kind: Kind, me: u32) -> bool {
         platform::cores() > 1
             && self.shared.spinning_word(kind).is_some_and(|word| {

@@ -1,7 +1,8 @@
 //! The heap for payloads that do not fit in a slot: size classes in spans of 64 KiB, and runs of whole spans.
 //!
-//! All of it is cache except the backing bytes: what is taken follows from the extents of the slots that are not FREE,
-//! and the rebuild marks it anew. (Free slots may keep small extents, slot.rs: that is cache, too.) No bookkeeping lies inside the payload area.
+//! All of it is cache except the backing bytes: what is taken follows from the extents of the slots that are
+//! not FREE, and the rebuild marks it anew. (Free slots may keep small extents, slot.rs: that is cache, too.)
+//! No bookkeeping lies inside the payload area.
 //!
 //! ```text
 //! bitmap       one bit a span: taken (part of a run, or divided)
@@ -9,8 +10,8 @@
 //! descriptor   of a divided span: its class, and one bit an object
 //! ```
 //!
-//! A backing byte may say too little, never too much: it grows after `fallocate` has succeeded, and shrinks before a hole
-//! is punched. So a page that it promises can be touched without a fault for want of memory.
+//! A backing byte may say too little, never too much: it grows after `fallocate` has succeeded, and shrinks
+//! before a hole is punched. So a page that it promises can be touched without a fault for want of memory.
 
 use crate::error::Error;
 use crate::memory::layout::*;
@@ -106,7 +107,8 @@ pub(crate) struct Allocation {
 }
 
 impl Section<'_> {
-    /// Takes room for a payload that does not fit in its slot. The slot's state makes it true, or nothing does.
+    /// Takes room for a payload that does not fit in its slot. The slot's state makes it true, or nothing
+    /// does.
     pub(crate) fn allocate(&mut self, len: u64) -> Result<Result<Allocation, Growth>, Error> {
         let granules = extent_for(len).unwrap_or(1);
         let allocated = match class_of(granules.min(u64::from(u32::MAX)) as u32) {
@@ -306,14 +308,16 @@ impl Section<'_> {
         if descriptor.used.get() + 1 == capacity {
             self.push_partial(class, span)?;
         }
-        // One empty span a class is kept divided: a queue that is filled and drained does not divide it again each time.
+        // One empty span a class is kept divided: a queue that is filled and drained does not divide it again
+        // each time.
         if descriptor.used.get() == 0 && (descriptor.prev.get() != 0 || descriptor.next.get() != 0) {
             self.free_span(class, span)?;
         }
         Ok(())
     }
 
-    /// Frees the empty spans that are kept divided. Of a class there is one at most; it is not looked for long.
+    /// Frees the empty spans that are kept divided. Of a class there is one at most; it is not looked for
+    /// long.
     pub(crate) fn release_spans(&mut self) -> Result<(), Error> {
         for class in 0..CLASSES.len() {
             let mut next = self.hot().partial[class].get();

@@ -1,5 +1,5 @@
-//! Lists: doubly linked through their elements, which are slots, waiters' cells or spans; and bounded walks along those of slots,
-//! because a damaged list may be a ring.
+//! Lists: doubly linked through their elements, which are slots, waiters' cells or spans; and bounded walks
+//! along those of slots, because a damaged list may be a ring.
 
 use crate::error::Error;
 use crate::memory::layout::List;

@@ -1,8 +1,8 @@
 //! Rebuild: every cache computed anew from the truth, after a participant died in the critical section.
 //!
-//! Lists, counters and the heap's marks may be half changed. The new holder of the lock clears them, reads each slot's state
-//! once, and links the slots anew. The rebuild only ever stores what the slots' states say, so it can be run again from
-//! the start by any participant.
+//! Lists, counters and the heap's marks may be half changed. The new holder of the lock clears them, reads
+//! each slot's state once, and links the slots anew. The rebuild only ever stores what the slots' states say,
+//! so it can be run again from the start by any participant.
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -15,8 +15,8 @@ use crate::state::slot::{State, StateWord, lent_bytes, lessee};
 use crate::state::sort::Order;
 use crate::sync::{Count, Ordering, Word};
 
-/// What the rebuild counts. It is stored at the end, all at once: who looks without the lock sees the old number or the
-/// new one, none in between.
+/// What the rebuild counts. It is stored at the end, all at once: who looks without the lock sees the old
+/// number or the new one, none in between.
 #[derive(Default)]
 struct Books {
     ready_count: u64,

@@ -1,4 +1,5 @@
-//! Transitions: each change of a slot's state, with the lists and counters that go with it (slot.rs has the picture).
+//! Transitions: each change of a slot's state, with the lists and counters that go with it (slot.rs has the
+//! picture).
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -67,7 +68,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much memory they take.
+    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much
+    /// memory they take.
     #[inline(always)]
     pub(crate) fn hold_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
         let (hot, me) = (self.hot(), self.my_index());
@@ -111,14 +113,16 @@ impl Section<'_> {
         self.hot().owned_count.sub(1);
         let slot = self.slot(index)?;
         if slot.extent.get() != 0 {
-            // `borrowed` stays until the state has changed, and means nothing then: a death in between must find it.
+            // `borrowed` stays until the state has changed, and means nothing then: a death in between must
+            // find it.
             self.hot().lent_bytes.sub(lent_bytes(slot));
             self.uncount_lease(slot);
         }
         Ok(())
     }
 
-    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
+    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its
+    /// payload is still looked at.
     pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let owner = slot.word().owner();
@@ -154,15 +158,15 @@ impl Section<'_> {
         self.free_slot(slot)
     }
 
-    /// LEASED (or ASIDE, or LEFT) -> ORPHAN -> FREE: unfinished for good, unless a process calls `task_done` for it. Only its
-    /// number is kept.
+    /// LEASED (or ASIDE, or LEFT) -> ORPHAN -> FREE: unfinished for good, unless a process calls `task_done`
+    /// for it. Only its number is kept.
     pub(crate) fn orphan(&mut self, index: u32) -> Result<(), Error> {
         self.let_go(index, self.slot(index)?.word().owner())?;
         self.free_counted(index, State::Orphan, 0, &self.hot().orphans)
     }
 
-    /// Returns what a participant has taken that is dead, or that leaves by a failure: to the queue; or if it was set aside, and nothing is
-    /// acknowledged yet, to the others of that kind.
+    /// Returns what a participant has taken that is dead, or that leaves by a failure: to the queue; or if it
+    /// was set aside, and nothing is acknowledged yet, to the others of that kind.
     pub(crate) fn return_lease(&mut self, index: u32) -> Result<(), Error> {
         let word = self.slot(index)?.word();
         if word.state() == Some(State::Aside) && self.hot().sets_aside() {

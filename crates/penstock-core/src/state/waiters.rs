@@ -1,29 +1,31 @@
 //! Waiting and waking: who sleeps, who is chosen, and why no wake-up is lost.
 //!
-//! Requirements. A waiter sleeps on a word of its own; a burst of items costs one system call, not one an item; a
-//! waiter that is killed, stopped, interrupted or timed out at any moment leaves nobody asleep beside an item.
+//! Requirements. A waiter sleeps on a word of its own; a burst of items costs one system call, not one an
+//! item; a waiter that is killed, stopped, interrupted or timed out at any moment leaves nobody asleep beside
+//! an item.
 //!
-//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which it found
-//! nothing. Whoever ends a critical section first restores the invariant (`settle`):
+//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which
+//! it found nothing. Whoever ends a critical section first restores the invariant (`settle`):
 //!
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to cores - 1).
 //! > The same for room and putters. If nothing is unfinished, no joiner sleeps.
 //!
-//! *On its way* is a waiter that was chosen and has not been back under the lock, and a participant that spins. Since
-//! every way back leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
-//! chosen one takes an item and its own `settle` chooses the next.
+//! *On its way* is a waiter that was chosen and has not been back under the lock, and a participant that
+//! spins. Since every way back leads through a critical section, whose end restores the invariant again, the
+//! wake-ups chain: the chosen one takes an item and its own `settle` chooses the next.
 //!
-//! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of its readers wakes it, too.
-//! All else is the same for it.
+//! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of
+//! its readers wakes it, too. All else is the same for it.
 //!
-//! Who was chosen and then dies is found by the sweep, which settles too. Who was chosen and is stopped is found by the
-//! others at the end of their slice: they see an item in spite of everything, declare those on their way late, and go on.
+//! Who was chosen and then dies is found by the sweep, which settles too. Who was chosen and is stopped is
+//! found by the others at the end of their slice: they see an item in spite of everything, declare those on
+//! their way late, and go on.
 //!
-//! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are chosen in
-//! the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in slices of 100 ms,
-//! at whose end it looks for dead participants. The next two sleep two and three times as long, the others a second; they
-//! look only if the watcher has not, because it was killed or stopped itself. Who takes the watcher's place is told so, and
-//! would find out by itself at the end of its slice.
+//! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are
+//! chosen in the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in
+//! slices of 100 ms, at whose end it looks for dead participants. The next two sleep two and three times as
+//! long, the others a second; they look only if the watcher has not, because it was killed or stopped itself.
+//! Who takes the watcher's place is told so, and would find out by itself at the end of its slice.
 //!
 //! ```text
 //! cell.word:  FREE --enlist--> SLEEPING --chosen--> WOKEN --back under the lock--> FREE
@@ -35,9 +37,10 @@
 //!
 //! A slice ends by the clock, whatever ended the sleeps in it (slice.rs).
 //!
-//! Who may write: everything under the lock, except that a cell's owner may compare-and-swap its word without it, from
-//! SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT and from LATE to LATE_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the lists
-//! and their numbers are caches, and after a take-over the order of the waiters may be another.
+//! Who may write: everything under the lock, except that a cell's owner may compare-and-swap its word without
+//! it, from SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT and from LATE to LATE_LEFT. SLEEPING and
+//! ABANDONED cells are on a list, the others are not. The word is the truth; the lists and their numbers are
+//! caches, and after a take-over the order of the waiters may be another.
 
 use crate::error::Error;
 use crate::memory::layout::{CELLS, Kind, WaiterCell, WaiterList};
@@ -267,8 +270,9 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// A slice has ended and there is an item (or room) although nobody came for it: whoever was on the way is stopped
-    /// or dead. They count no more; should they come, they will find out. The same if they have kept this waiter from its place.
+    /// A slice has ended and there is an item (or room) although nobody came for it: whoever was on the way
+    /// is stopped or dead. They count no more; should they come, they will find out. The same if they have
+    /// kept this waiter from its place.
     fn give_up_on_the_late(&mut self, waiting: &Waiting) -> Result<(), Error> {
         let (hot, kind) = (self.hot(), waiting.kind);
         let list = &hot.waiters[kind as usize];
@@ -333,8 +337,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Has the watcher look at its place, because it is new there. Should this call be lost (its maker may die, and the
-    /// watcher may not be asleep yet), then it looks at the end of its slice.
+    /// Has the watcher look at its place, because it is new there. Should this call be lost (its maker may
+    /// die, and the watcher may not be asleep yet), then it looks at the end of its slice.
     fn tell_watcher(&mut self, list: &WaiterList, kind: Kind) {
         let watcher = watcher_of(list, kind).get();
         if watcher != 0 {

@@ -1,7 +1,8 @@
 //! The order in which items are delivered: that of their publication.
 //!
-//! The ready list has the items in that order. Items that came back lie in a heap beside it (returned.rs), and a get takes the older of the two
-//! heads. Items at the front of the list may be finished already (`Hot::marked_slot` says up to where), and are delivered as usual.
+//! The ready list has the items in that order. Items that came back lie in a heap beside it (returned.rs),
+//! and a get takes the older of the two heads. Items at the front of the list may be finished already
+//! (`Hot::marked_slot` says up to where), and are delivered as usual.
 
 mod returned;
 
@@ -35,7 +36,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work there.
+    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work
+    /// there.
     #[inline(always)]
     fn unlink_ready(&mut self, index: u32) -> Result<(), Error> {
         let list = &self.hot().ready;
@@ -66,7 +68,8 @@ impl Section<'_> {
     fn count_ready(&mut self, len: u64) {
         let hot = self.hot();
         let ready = hot.ready_count.get().wrapping_add(1);
-        // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
+        // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a
+        // number.
         hot.ready_count.store(ready, Ordering::Release);
         if self.shared.options.soft_bytes != 0 {
             hot.ready_bytes.add(len);
@@ -141,8 +144,8 @@ impl Section<'_> {
         Ok(index)
     }
 
-    /// Inserts a slot that is on no list into the ready list, in its place in the order of publication, which mostly is right behind
-    /// the item that was finished last.
+    /// Inserts a slot that is on no list into the ready list, in its place in the order of publication, which
+    /// mostly is right behind the item that was finished last.
     pub(crate) fn insert_marked(&self, index: u32) -> Result<(), Error> {
         let list = &self.hot().ready;
         let slot = self.slot(index)?;
