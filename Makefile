@@ -135,8 +135,9 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@$(CARGO_PYTHON) cargo clippy --quiet --locked --workspace --all-targets --features penstock-python/fault-points -- -D warnings
 	@cargo clippy --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) -- -D warnings
 	@RUSTFLAGS="--cfg loom" cargo clippy --quiet --locked -p penstock-core --all-targets --profile models -- -D warnings
-	@echo "== The layers of the core"
+	@echo "== The layers of the core, and the pieces that mutants replace"
 	@$(BIN)/python tools/check_layers.py
+	@$(BIN)/python tools/mutants.py --fit
 	@echo "== ruff"
 	@$(BIN)/python -m ruff check --quiet .
 	@$(BIN)/python -m ruff format --quiet --check .

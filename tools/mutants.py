@@ -930,6 +930,23 @@ class Row:
     is_fine: bool
 
 
+def times_found(mutant: Mutant, sources: Path) -> int:
+    """How often its piece of text occurs. A file that is gone has none."""
+    file = sources / mutant.file
+    return file.read_text().count(mutant.old) if file.exists() else 0
+
+
+def say_which_do_not_fit(chosen: list[Mutant]) -> int:
+    """The exit status."""
+    out_of_date = [mutant for mutant in chosen if times_found(mutant, ROOT) != 1]
+    for mutant in out_of_date:
+        print(
+            f"mutants.py: {mutant.name}: its text occurs {times_found(mutant, ROOT)} times in {mutant.file}",
+            file=sys.stderr,
+        )
+    return bool(out_of_date)
+
+
 def try_out(mutant: Mutant) -> Row:
     """Make the change, run its checks until one notices, and undo it."""
     start = time.monotonic()
@@ -937,11 +954,11 @@ def try_out(mutant: Mutant) -> Row:
     def row(caught_by: str, how: str, is_fine: bool) -> Row:
         return Row(mutant.change, caught_by, how, time.monotonic() - start, is_fine)
 
-    file = SOURCE / mutant.file
-    text = file.read_text()
-    found = text.count(mutant.old)
+    found = times_found(mutant, SOURCE)
     if found != 1:
         return row("OUT OF DATE", f"its text occurs {found} times in {mutant.file}", False)
+    file = SOURCE / mutant.file
+    text = file.read_text()
     log = LOG / f"{mutant.name}.log"
     log.write_text(f"{mutant.name}: {mutant.change}\n--- {mutant.old}+++ {mutant.new}")
     file.write_text(text.replace(mutant.old, mutant.new))
@@ -1009,6 +1026,9 @@ def parse() -> argparse.Namespace:
     instead.add_argument(
         "--list", action="store_true", help="only say which mutants there are, and their checks"
     )
+    instead.add_argument(
+        "--fit", action="store_true", help="only see that each piece of text still occurs exactly once"
+    )
     arguments = parser.parse_args()
     if arguments.only:
         for name in arguments.only:
@@ -1025,6 +1045,8 @@ def main() -> int:
         for mutant in chosen:
             print(f"{mutant.name:24} {mutant.change} [{'; '.join(check.name for check in mutant.checks)}]")
         return 0
+    if arguments.fit:
+        return say_which_do_not_fit(chosen)
     LOG.mkdir(parents=True, exist_ok=True)
     with (BUILD / "lock").open("w") as lock:
         try:
