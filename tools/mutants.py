@@ -761,8 +761,14 @@ MUTANTS = [
         "pipe-filled-beside-the-chosen",
         "a sender fills the pipe though another one was called and is not back",
         f"{CORE}/state/notifier.rs",
-        "if hot.waiters[Kind::Room as usize].notified.get() > 0 {\n            return SleepTarget::CellForNow;",
-        "if false {\n            return SleepTarget::CellForNow;",
+        """\
+        if hot.waiters[Kind::Room as usize].notified.get() > 0 {
+            return SleepTarget::CellForNow;
+""",
+        """\
+        if false {
+            return SleepTarget::CellForNow;
+""",
         (core("bell", "nobody_fills_the_pipe_before_the_one_who_was_called_is_back"),),
     ),
     # -------------------------------------------------------------------------------------------------- looks
@@ -786,8 +792,11 @@ MUTANTS = [
         "bell-not-rung",
         "the byte that was promised to the bell is not written",
         f"{CORE}/lock/after_release.rs",
-        'let is_signalled = with_access(end, Access::Write, platform::signal);\n            fault!("bell.rung");\n',
-        "let is_signalled = true;\n",
+        """\
+            let is_signalled = with_access(end, Access::Write, platform::signal);
+            fault!("bell.rung");
+""",
+        "            let is_signalled = true;\n",
         (core("bell"),),
     ),
     Mutant(
