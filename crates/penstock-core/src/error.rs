@@ -63,9 +63,10 @@ pub enum Error {
     },
     /// The queue's descriptor was closed behind its back.
     Closed,
-    /// Nobody can put any more, and everything was taken (a connection whose other side is closed or dead).
+    /// No process can put any more, and everything was taken (a connection whose other side is closed or
+    /// dead).
     Ended,
-    /// Nobody can get any more (the same).
+    /// No process can get any more (the same).
     Broken,
     /// The descriptor of a connection was closed.
     EndClosed,

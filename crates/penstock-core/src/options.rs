@@ -21,7 +21,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
     /// A bounded attempt, for callers that must not block at all: it may end with `Error::Busy`, and does
-    /// whenever the queue needs care that takes longer (growth, a look for the dead, a dead holder of the
+    /// whenever the queue needs care that takes longer (growth, reaping the dead, a dead holder of the
     /// lock). The caller then comes again with another patience.
     Try,
     /// Takes the lock, but does not wait for room or for an item. Ends with `Error::Stopped`, as
@@ -34,7 +34,7 @@ pub enum Patience {
 /// How long to wait, and what can end the wait earlier.
 pub struct Wait<'a> {
     pub patience: Patience,
-    /// Asked after a signal, at the end of each time slice, and in vain looks between; true ends the wait
+    /// Asked after a signal, at the end of each time slice, and now and then between; true ends the wait
     /// with `Error::Interrupted`. And asked before the first operation of a process whose death nothing could
     /// prove: see [`joined_without_proof`](crate::joined_without_proof).
     pub interrupted: &'a mut dyn FnMut() -> bool,

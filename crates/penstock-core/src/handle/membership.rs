@@ -45,7 +45,7 @@ impl Queue {
         self.shared.member_if_any()
     }
 
-    /// The name, and whether work was put off: for whoever takes the lock with it.
+    /// The name, and whether work was put off: for a caller that takes the lock with it.
     #[inline(always)]
     pub(crate) fn member_word_now(&self) -> Option<u32> {
         fork::notice();
@@ -62,11 +62,11 @@ impl Queue {
         );
     }
 
-    /// After this process was wrongly taken for dead: its old name is nobody's. Another thread may have a new
-    /// one already.
+    /// After this process was wrongly taken for dead: its old name names no participant. Another thread may
+    /// have a new one already.
     #[cold]
     pub(crate) fn forget_name(&self, old: u32) {
-        let _no_fork = fork::hold_off(); // nobody registers meanwhile
+        let _no_fork = fork::hold_off(); // no thread registers meanwhile
         if self.shared.member_if_any() == Some(old) {
             self.forget_membership();
         }

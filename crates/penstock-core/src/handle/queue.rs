@@ -134,9 +134,8 @@ impl Queue {
         self.shared.segment.hot().published.get() > 0
     }
 
-    /// Whether so many payloads are looked at in place that whoever wants to hold one for long should copy
-    /// it: more than a quarter of `max_bytes`, for which they do not count. A moment's estimate, without the
-    /// lock.
+    /// Whether borrowed payloads exceed their budget, a quarter of `max_bytes` (for which they do not count).
+    /// If so, the caller should copy instead of borrowing. An estimate, without the lock.
     pub fn is_lent_out(&self) -> bool {
         self.shared.segment.hot().lent_bytes.get() > self.shared.options.max_bytes.unwrap_or(u64::MAX) / 4
     }
@@ -147,7 +146,7 @@ impl Drop for Queue {
         self.depart();
         self.shared.notifier.close();
         holding::forget(self.shared.segment.id);
-        // Last, so that nobody in this process opens the queue anew while it is still a member.
+        // Last, so that no thread of this process opens the queue anew while it is still a member.
         registry::forget(self.shared.segment.id);
     }
 }

@@ -12,8 +12,8 @@ const SPIN_LEAST: u32 = 500;
 /// While it does not pay, one wait in so many tries the full budget again.
 const PROBE_EVERY: u32 = 32;
 
-/// Pauses of the processor between two looks of a spinner, about a microsecond and a half. Measured: a
-/// consumer that looks more often takes the line away from the producer for every single item, and both are
+/// Pauses of the processor between two reads of a spinner, about a microsecond and a half. Measured: a
+/// consumer that reads more often takes the line away from the producer for every single item, and both are
 /// slower.
 const LOOK_AFTER: u32 = if cfg!(loom) { 1 } else { 64 };
 
@@ -56,7 +56,7 @@ pub(crate) fn spin_until(budget: &SpinBudget, at_most: Duration, is_there: impl 
         if is_there() {
             return budget.adapt(true);
         }
-        // Not too often: each look takes the line away from those who are at work on it.
+        // Not too often: each read takes the line away from the processes that write it.
         for _ in 0..LOOK_AFTER {
             spin_loop();
         }

@@ -14,14 +14,14 @@ use crate::sync::{Ordering, Word, spin_loop};
 /// Reads of a taken lock before its holder's life is looked into.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
 
-/// How often the callers of get look for the dead while there are leases, in milliseconds.
+/// How often the callers of get reap the dead while there are leases, in milliseconds.
 const REAP_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
 
 impl Queue {
-    /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at
-    /// holders. True if any was found. Makes system calls; the caller does not hold the lock.
+    /// Reaps dead participants: returns what they held. `thorough` asks about all participants, not only
+    /// about holders. True if any was found. Makes system calls; the caller does not hold the lock.
     ///
-    /// Waits for the lock briefly only: the next look finds what this one could not sweep.
+    /// Waits for the lock briefly only: the next call sweeps what this one could not.
     pub(crate) fn reap_dead(&self, thorough: bool) -> Result<bool, Error> {
         self.reap_dead_entering(thorough, &mut || self.enter_briefly())
     }
@@ -39,7 +39,7 @@ impl Queue {
     ) -> Result<bool, Error> {
         let hot = self.shared.segment.hot();
         hot.reaped_at.set(platform::coarse_millis());
-        // Somebody chosen or spinning who never comes back may be dead without holding anything.
+        // A notified waiter, or a spinner, that never comes back may be dead without holding anything.
         let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
             || hot.waiters.iter().any(|list| list.notified.get() > 0);
         let mut from = 1;
@@ -70,7 +70,7 @@ impl Queue {
         self.in_portions(enter, &mut |section| section.sweep(index, word))
     }
 
-    /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
+    /// The same for callers that come often: every 100 ms one of them, in whichever process, does.
     pub(crate) fn reap_dead_if_due(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let reaped_at = &self.shared.segment.hot().reaped_at;
         let last = reaped_at.get();
@@ -90,7 +90,7 @@ impl Queue {
     }
 
     pub(crate) fn is_reaping_due(&self) -> bool {
-        // Wraps, so that a clock of another namespace costs a look too many, not all of them.
+        // Wraps, so that a clock of another namespace costs one call too many, not all of them.
         platform::coarse_millis().wrapping_sub(self.shared.segment.hot().reaped_at.get()) >= REAP_EVERY
     }
 

@@ -67,8 +67,8 @@ impl Shared {
     pub(crate) fn acquire_as(&self, me: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         // Acquire: pairs with the release in Guard::drop of the holder before, or with the release of the
         // commits of a dead holder, whose stores the kernel made visible before it reported the death.
-        // Release: pairs with the acquire in take_over: whoever sees this name finds the record that belongs
-        // to it.
+        // Release: pairs with the acquire in take_over: a participant that sees this name finds the record
+        // that belongs to it.
         if self
             .segment
             .hot()

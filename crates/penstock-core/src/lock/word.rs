@@ -40,7 +40,7 @@ use crate::sync::{Ordering, Word, spin_loop};
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 50_000 });
 /// Rounds of looking at a taken lock before sleeping: a few microseconds, some dozens of critical sections.
 const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
-/// The holder that a waiter has seen at each of its looks so far.
+/// The holder that a waiter has seen at each of its reads so far.
 struct Suspect {
     name: u32,
     since: Option<Instant>,
@@ -161,8 +161,8 @@ impl Shared {
     /// to be repaired. `None` if it is not, or another participant was quicker. Never waits.
     pub(crate) fn take_over(&self, me: u32) -> Result<Option<u32>, Error> {
         let word = &self.segment.hot().lock;
-        // Acquire: pairs with the release of whoever put its name there (see Shared::acquire_as), whose
-        // record is looked at now.
+        // Acquire: pairs with the release of the holder that put its name there (see Shared::acquire_as),
+        // whose record is looked at now.
         let taken = word.load(Ordering::Acquire);
         let former = taken & !CONTENDED;
         if former == 0 || !self.is_dead_holder(former)? {

@@ -11,7 +11,7 @@
 //! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`)
 //! before its pages are touched for the first time. Everything is found by offset or by index; index 0 means
 //! "none", and element 0 of every indexed region is unused. All words are atomics, so a reference to them is
-//! sound whoever writes.
+//! sound whichever process writes.
 //!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
 //! `Participant::word`, the lock word, the backing bytes, the two counters that never repeat
@@ -141,11 +141,12 @@ pub(crate) struct Hot {
     pub participants_high: AtomicU32,
     /// Not 0 if memory was extended since it was last given back.
     pub grown: AtomicU32,
-    /// When somebody last looked for the dead, in coarse milliseconds of the monotonic clock.
+    /// When a participant last reaped the dead, in coarse milliseconds of the monotonic clock.
     pub reaped_at: AtomicU64,
     /// When memory was last given back, by the same clock.
     pub trimmed_at: AtomicU64,
-    /// How often slots were given back: who extends them outside the lock notices that it was overtaken.
+    /// How often slots were given back: a process that extends them outside the lock notices that it was
+    /// overtaken.
     pub slot_trims: LockedU64,
 
     // Then, for each size class, the spans that have room.
@@ -167,7 +168,7 @@ pub(crate) struct Hot {
     /// One bit a participant: set if it may have leases, clear if it has none.
     pub lessees: [LockedU64; PARTICIPANTS as usize / 64],
 
-    /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound
+    /// Bytes of extents that holders read in place: they do not count for `max_bytes`, and have a bound
     /// of their own.
     pub lent_bytes: AtomicU64,
     /// Which pipe is the notifier: its inode's number, or 0.
@@ -180,7 +181,7 @@ pub(crate) struct Hot {
     /// operation reads it, and `watching`, and hardly any writes them.
     pub damaged: AtomicU32,
 
-    // A line that only those who wait write.
+    // A line that only waiting processes write.
     pub spinning: Spinning,
 }
 
@@ -315,7 +316,7 @@ pub(crate) struct Slot {
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned
     /// item, its rank.
     pub holder: LockedU32,
-    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See
+    /// Not 0 while the holder reads the payload in place, or has put off what is to be done next. See
     /// handle/put_off.rs. Read without the lock by `is_pending`.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,

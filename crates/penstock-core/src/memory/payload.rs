@@ -34,8 +34,9 @@ impl Extent {
 }
 
 /// The place where the same operation will probably find its next payload, or write it: once the lock is
-/// released the processor is told to fetch it from the cache of whoever wrote or read there last. Inside the
-/// next critical section that would take longer than all the rest. The length is that of the present payload.
+/// released the processor is told to fetch it from the cache of the core that wrote or read there last.
+/// Inside the next critical section that would take longer than all the rest. The length is that of the
+/// present payload.
 #[derive(Clone, Copy)]
 pub(crate) enum Ahead {
     Nothing,
@@ -45,11 +46,11 @@ pub(crate) enum Ahead {
 
 impl Segment {
     /// Has the processor fetch the two lines of a slot that will be written next, while the caller goes on.
-    /// They come from the cache of whoever wrote them last, which takes as long as all else in a put or a get
-    /// together.
+    /// They come from the cache of the core that wrote them last, which takes as long as all else in a put or
+    /// a get together.
     #[inline(always)]
     pub(crate) fn prefetch_slot(&self, index: u32) {
-        // Who takes it finds out that it is out of range.
+        // The put or get that takes it finds out that it is out of range.
         if let Ok(slot) = self.slot(index) {
             let place = core::ptr::from_ref(slot).cast::<u8>();
             prefetch::<true>(place);
@@ -132,8 +133,8 @@ impl Segment {
     pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
         for part in parts {
             note_write(target, part.len());
-            // SAFETY: room for all parts was checked by `target`; nobody else reads or writes here, by the
-            // caller's promise; private memory of this process does not overlap the mapping.
+            // SAFETY: room for all parts was checked by `target`; no other thread or process reads or writes
+            // here, by the caller's promise; private memory of this process does not overlap the mapping.
             unsafe {
                 std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
                 target = target.add(part.len());
@@ -141,12 +142,12 @@ impl Segment {
         }
     }
 
-    /// A copy of the payload of a slot that nobody changes any more.
+    /// A copy of the payload of a slot that no transition changes any more.
     pub(crate) fn read_payload(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
         let (source, len) = self.payload(slot)?;
         note_read(source, len);
         // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that
-        // state, so nobody writes these bytes.
+        // state, so no process writes these bytes.
         let bytes = unsafe { std::slice::from_raw_parts(source, len) };
         let mut copy = Vec::new();
         copy.try_reserve_exact(len)

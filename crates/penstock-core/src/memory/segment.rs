@@ -38,7 +38,7 @@ impl Segment {
     pub(crate) fn create(options: &Options, path: Option<&Path>) -> Result<(Segment, Options), Error> {
         let memory = platform::memory_limit();
         let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
-        // Twice the limit leaves room for fragmentation; more than the memory there is would serve nobody.
+        // Twice the limit leaves room for fragmentation; more than the memory there is would serve no put.
         let heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
         let mut spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
         let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / SLOTS_PER_PAGE
@@ -123,8 +123,8 @@ impl Segment {
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);
-        // Nobody else can have the segment yet; whoever gets it, gets it through the kernel, which orders
-        // memory.
+        // No other process can have the segment yet; one that gets it, gets it through the kernel, which
+        // orders memory.
         header.magic.set(MAGIC);
     }
 
@@ -324,8 +324,8 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this segment's own; whoever borrowed from it borrowed `self`, which nobody
-        // can any more.
+        // SAFETY: the mapping is this segment's own; all that was borrowed from it borrowed `self`, which is
+        // being dropped.
         unsafe { platform::unmap(self.base, self.geometry.length) };
         platform::close_checked(self.fd, self.identity);
     }

@@ -26,8 +26,9 @@ use crate::sync::Word;
 use crate::units::Ticket;
 
 impl Queue {
-    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that somebody else
-    /// holds or left unfinished, else the oldest that nobody has taken yet (which is still delivered).
+    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that another
+    /// process holds or left unfinished, else the oldest that no getter has taken yet (which is still
+    /// delivered).
     pub fn task_done(&self) -> Result<(), Error> {
         uninterruptible(|wait| self.task_done_within(wait))
     }
@@ -82,8 +83,7 @@ impl Queue {
         }
     }
 
-    /// Whether the item put under that ticket is still queued, or in the hands of somebody who has not
-    /// finished with it.
+    /// Whether the item put under that ticket is still queued, or taken by a getter that has not finished it.
     pub fn is_pending(&self, ticket: Ticket) -> bool {
         let is_backed = ticket.slot < self.shared.segment.hot().slots_backed.get();
         is_backed

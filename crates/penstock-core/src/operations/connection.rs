@@ -1,4 +1,4 @@
-//! Connections: a queue beside a pipe of the system, which says whether anybody is left on the other side.
+//! Connections: a queue beside a pipe of the system, which says whether any end is open on the other side.
 //!
 //! The pipe's ends are open exactly where the connection's ends are, in every process that has one; so the
 //! kernel tells a receiver of the end of all writers, and a sender of the end of all readers, whatever they
@@ -32,7 +32,7 @@ use crate::state::notifier::CallEnds;
 use crate::sync::Word;
 use crate::units::Ticket;
 
-/// How long a receiver sleeps before it looks for the dead.
+/// How long a receiver sleeps before it reaps the dead.
 const SLICE: Duration = Duration::from_millis(100);
 
 impl Queue {
@@ -177,7 +177,7 @@ impl Queue {
             if self.looks_ready(Kind::Item) {
                 return Ok(());
             }
-            // Another thread may have closed the end, and the number be somebody else's.
+            // Another thread may have closed the end, and the number be another file's.
             if platform::pipe_number(end) != Some(self.shared.segment.hot().notifier.get()) {
                 return Err(Error::EndClosed);
             }
@@ -211,7 +211,7 @@ impl Queue {
     fn look_at_end(&self, end: RawFd, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut state = platform::look_at_pipe(end, at_most);
         if state == PipeState::Ready && self.shared.ready_count() == 0 {
-            // Somebody was quicker; or it is a byte too many, behind which the end may be.
+            // Another receiver was quicker; or it is a byte too many, behind which the end may be.
             self.enter(wait)?.drain_if_empty();
             state = platform::look_at_pipe(end, Duration::ZERO);
         }

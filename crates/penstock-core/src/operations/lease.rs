@@ -29,10 +29,10 @@ pub struct Lent {
     is_undelivered: AtomicBool,
 }
 
-// SAFETY: the bytes are in a mapping that `queue` keeps, and nobody writes them while the slot is leased to
-// this process and marked as read; which thread looks does not matter.
+// SAFETY: the bytes are in a mapping that `queue` keeps, and no process writes them while the slot is leased
+// to this process and marked as borrowed, whichever thread reads.
 unsafe impl Send for Lent {}
-// SAFETY: as above; a look through a shared reference only reads.
+// SAFETY: as above; a shared reference only reads.
 unsafe impl Sync for Lent {}
 
 impl Lent {
@@ -107,7 +107,7 @@ impl Drop for Lent {
                 ENDED
             };
             let ended = self.queue.end_look(self.slot, self.lease, self.me, mark);
-            // Nobody can be told here; damage is noted in the segment, and the next operation reports it.
+            // No caller can be told here; damage is noted in the segment, and the next operation reports it.
             let _ = self.queue.shared.report(ended);
         }
     }

@@ -42,7 +42,7 @@ fn wants_trim(hot: &Hot) -> bool {
 }
 
 impl Queue {
-    /// Whether a drained queue has memory to give back: a look without the lock, for callers of
+    /// Whether a drained queue has memory to give back: an unlocked read, for callers of
     /// [`tidy`](Self::tidy).
     #[inline(always)]
     pub fn is_untidy(&self) -> bool {

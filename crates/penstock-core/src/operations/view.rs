@@ -1,7 +1,7 @@
 //! A view: a part of a lent payload as private memory that costs no copy.
 //!
-//! The pages of the payload are mapped a second time, copy-on-write. Whoever reads them reads the item's own
-//! pages; whoever writes gets copies of the pages that it writes, so the item stays as it was put, and can be
+//! The pages of the payload are mapped a second time, copy-on-write. A reader of them reads the item's own
+//! pages; a writer gets copies of the pages that it writes, so the item stays as it was put, and can be
 //! delivered again. The payload stays lent as long as there is a view of it.
 //!
 //! A fork copies a process's private memory, and a child's array must stay what it was whatever the parent

@@ -110,7 +110,7 @@ impl Section<'_> {
         let segment = &self.shared.segment;
         let target = segment.target(reserved.slot, reserved.extent, len)?;
         // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked
-        // as taken, so nobody else uses either while this thread holds the lock; `len` is the sum of the
+        // as taken, so no other thread uses either while this thread holds the lock; `len` is the sum of the
         // parts.
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
@@ -184,7 +184,7 @@ impl Section<'_> {
         {
             end -= 1;
         }
-        // What lies above is free and has nothing behind it: nobody need look there again.
+        // What lies above is free and has nothing behind it: no trim need search there again.
         hot.spans_high.set(end);
         while end > 0 && !is_free_and_backed(end - 1)? {
             end -= 1;
@@ -205,7 +205,7 @@ impl Section<'_> {
         };
         self.mark_run(first, end - first, true)?;
         for span in first..end {
-            // From here on nobody trusts these pages; should this process die before it punches, they are
+            // From here on no put trusts these pages; should this process die before it punches, they are
             // found again.
             self.set_backing(
                 span,

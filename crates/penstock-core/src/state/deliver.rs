@@ -86,7 +86,7 @@ impl Section<'_> {
         if is_small {
             note_read(source, len);
             // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds
-            // the lock, so nobody writes them; `len` was compared with SMALL.
+            // the lock, so no process writes them; `len` was compared with SMALL.
             unsafe { target.fill(source, len) };
             fault!("get.copied");
         }
@@ -135,7 +135,7 @@ impl Section<'_> {
     }
 
     /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that
-    /// this process was wrongly taken for dead (see participant.rs) and the item given to somebody else.
+    /// this process was wrongly taken for dead (see participant.rs) and the item given to another.
     pub(crate) fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&Slot>, Error> {
         let slot = self.slot(index)?;
         let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;

@@ -459,7 +459,7 @@ impl Section<'_> {
         }
         hot.pages_backed.set(pages);
         hot.spans_used.set(0);
-        // Free spans with memory behind them lie below it too, or nobody would ever give that back.
+        // Free spans with memory behind them lie below it too, or no trim would ever give that back.
         hot.spans_high.set(high);
         hot.span_hint.set(0);
         for head in &hot.partial {

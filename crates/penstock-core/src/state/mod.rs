@@ -70,7 +70,7 @@ impl Shared {
     /// The same with WORK_PUT_OFF, for a caller that takes the lock with it.
     #[inline(always)]
     pub(crate) fn member_word_if_any(&self) -> Option<u32> {
-        // Acquire: pairs with the release in register. Whoever takes the lock with this name passes on what
+        // Acquire: pairs with the release in register. A holder of the lock under this name passes on what
         // its record says.
         Some(self.me.load(Ordering::Acquire)).filter(|me| *me != 0)
     }

@@ -107,7 +107,7 @@ impl Notifier {
         }
     }
 
-    /// After a fork, in the child: the descriptor is there, but nobody watches yet.
+    /// After a fork, in the child: the descriptor is there, but this process does not watch yet.
     pub(crate) fn forget_watcher(&self) {
         self.watched_as.set(0);
         self.substitute.close();
@@ -241,7 +241,7 @@ pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool
         return operation(fd);
     }
     // The kernel opens the same pipe again in the other direction, for this moment; in which this process
-    // does not fork, or the child would have an end that nobody knows of.
+    // does not fork, or the child would have an end that no code of it knows of.
     let _no_fork = fork::hold_off();
     let Some(other) = platform::reopen_pipe(end.any(), access) else {
         return false;
@@ -251,7 +251,7 @@ pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool
 }
 
 impl Section<'_> {
-    /// Restores the invariant of the head comment. Called at the end of each critical section while somebody
+    /// Restores the invariant of the head comment. Called at the end of each critical section while a process
     /// watches.
     #[cold]
     pub(crate) fn update_notifier(&mut self) {
@@ -275,7 +275,7 @@ impl Section<'_> {
         if !is_wanted {
             self.drain(end);
         } else if end.writing < 0 {
-            // A reader, who has found an item that it does not take.
+            // A reader, which has found an item that it does not take.
             let is_signalled = with_access(end, Access::Write, platform::signal);
             if !is_signalled {
                 self.shared.notifier.substitute.note_need();
@@ -337,7 +337,8 @@ impl Section<'_> {
         if hot.waiters[Kind::Room as usize].notified.get() > 0 {
             return SleepTarget::CellForNow;
         }
-        // SeqCst: who empties the pipe without the lock (keep_promise) must not find it DRAINED afterwards.
+        // SeqCst: a writer that drains the pipe without the lock (keep_promise) must not find it DRAINED
+        // afterwards.
         hot.pipe_state
             .store(next(hot.pipe_state.get(), UNKNOWN), Ordering::SeqCst);
         let filled = platform::fill_pipe(end.writing);
@@ -352,7 +353,7 @@ impl Section<'_> {
         }
     }
 
-    /// Has the senders that sleep at the pipe look at their cells.
+    /// Wakes the senders that sleep at the pipe, so that they read their cells.
     pub(crate) fn wake_senders(&mut self) {
         let number = self.hot().notifier.get();
         let end = call_ends().map(|call_ends| call_ends.end);
@@ -401,7 +402,7 @@ impl Section<'_> {
         record.notifier_writing.set(0);
     }
 
-    /// Adds the records up. What the pipe holds may be known to nobody any more.
+    /// Adds the records up. What the pipe holds may be unknown by now.
     pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         let mut watching = 0u32;

@@ -153,8 +153,9 @@ impl Shared {
                 fault!("register.alive");
                 return Ok(Some(index | incarnation << 12));
             }
-            // Somebody was quicker, or was alive and left between the look and the lock. This byte stays
-            // locked until this process ends, which harms nobody: whoever registers passes over it.
+            // Another process was quicker, or was alive and left between the read and the lock. This byte
+            // stays locked until this process ends, which does no harm: other registering processes pass over
+            // it.
         }
         Ok(None)
     }
@@ -166,7 +167,7 @@ impl Shared {
 
     /// Whether a participant is proven dead, or has departed. Makes system calls, and needs no lock.
     ///
-    /// A look that is not `thorough` believes a held life byte, which costs one system call. A thorough one
+    /// A call that is not `thorough` believes a held life byte, which costs one system call. A thorough one
     /// asks for the process as well: a child made by a bare `clone` may keep its parent's life byte locked.
     pub(crate) fn is_dead(&self, index: u32, record: &Participant, thorough: bool) -> bool {
         let word = read(record);
@@ -281,7 +282,7 @@ pub(crate) fn free_record(record: &Participant, name: u32) {
     record.birth.set(0);
     record.since.set(0);
     record.pid_namespace.set(0);
-    // Release: pairs with the acquire in read of whoever registers here next.
+    // Release: pairs with the acquire in read of the next process that registers here.
     record
         .word
         .store(RecordWord::free(name >> 12).0, Ordering::Release);

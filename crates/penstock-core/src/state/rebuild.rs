@@ -15,8 +15,8 @@ use crate::state::slot::{State, StateWord, lent_bytes, lessee};
 use crate::state::sort::Order;
 use crate::sync::{Count, Ordering, Word};
 
-/// What the rebuild counts. It is stored at the end, all at once: who looks without the lock sees the old
-/// number or the new one, none in between.
+/// What the rebuild counts. It is stored at the end, all at once: an unlocked reader sees the old number or
+/// the new one, none in between.
 #[derive(Default)]
 struct Books {
     ready_count: u64,

@@ -1,6 +1,6 @@
 //! Recovery: what survivors do about the dead.
 //!
-//! *Sweep*: a participant is proven dead while nobody is harmed. Under the lock, all that it held is
+//! *Sweep*: a participant is proven dead, outside the critical section. Under the lock, all that it held is
 //! returned: claimed memory is freed, leased items become READY again in their old place, its waiters' cells
 //! are freed, and last its record. The sweeper returns at most [`PORTION`] slots in one critical section, and
 //! releases the lock before the next portion.

@@ -114,7 +114,7 @@ impl Slot {
     /// Commits: everything stored before belongs to the new state.
     #[inline(always)]
     pub(crate) fn commit(&self, word: StateWord) {
-        // Release: pairs with the acquire of whoever takes the lock next, or takes it over from a dead
+        // Release: pairs with the acquire of the next holder of the lock, or takes it over from a dead
         // holder; and it keeps the compiler from moving the stores of the fields behind the commit. The fence
         // keeps it from moving later ones before it: a death in between must find the old fields with the old
         // state.
@@ -283,7 +283,7 @@ impl Section<'_> {
     }
 
     /// Books that there is memory behind more slots, unless another has grown them too, or a trim has shrunk
-    /// them (`trims` counts those): then the caller looks again and finds out.
+    /// them (`trims` counts those): then the caller tries again and finds out.
     pub(crate) fn note_slots_backed(&mut self, (old, new): (u32, u32), trims: u64) {
         let hot = self.hot();
         if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {

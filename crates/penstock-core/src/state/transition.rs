@@ -121,8 +121,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its
-    /// payload is still looked at.
+    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is finished or kept, and its payload
+    /// is still borrowed.
     pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let owner = slot.word().owner();
@@ -133,7 +133,7 @@ impl Section<'_> {
         self.push_back(&holder.claimed, index)
     }
 
-    /// Where a slot is listed that somebody holds.
+    /// Where a slot is listed that a participant holds.
     pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
         match self.slot(index)?.word().state() {
             Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),

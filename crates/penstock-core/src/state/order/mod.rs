@@ -68,8 +68,8 @@ impl Section<'_> {
     fn count_ready(&mut self, len: u64) {
         let hot = self.hot();
         let ready = hot.ready_count.get().wrapping_add(1);
-        // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a
-        // number.
+        // Release: pairs with the acquire in Queue::len and in a spinner, which then takes the lock or
+        // reports a number.
         hot.ready_count.store(ready, Ordering::Release);
         if self.shared.options.soft_bytes != 0 {
             hot.ready_bytes.add(len);
@@ -114,7 +114,7 @@ impl Section<'_> {
         Ok(if is_returned { returned } else { ready })
     }
 
-    /// There is no room, so there are items: nobody shall wait for room in a queue that no get can empty.
+    /// There is no room, so there are items: no putter shall wait for room in a queue that no get can empty.
     pub(crate) fn check_full(&self) -> Result<(), Error> {
         if self.oldest()? == 0 {
             return Err(self.corrupt("the queue is full of nothing"));
