@@ -500,7 +500,7 @@ MUTANTS = [
         "phase-not-stored",
         "the first acknowledgement not stored before what was set aside comes back",
         f"{CORE}/state/aside.rs",
-        "            hot.begin_to_acknowledge();\n",
+        "            hot.store_beginning();\n",
         "",
         (core("death", "points::a_return_in_portions_is_finished_by_the_next"),),
     ),

@@ -251,7 +251,7 @@ pub(crate) struct Participant {
     /// 31), pid (bits 32..64).
     pub word: AtomicU64,
     /// What tells its process from others with the same pid, and the namespace of that pid. See
-    /// platform/process.rs.
+    /// platform/linux/process.rs.
     pub birth: AtomicU64,
     /// When it joined: a process with that pid that started later is another one.
     pub since: AtomicU64,

@@ -93,7 +93,7 @@ impl<'q> Section<'q> {
     pub(crate) fn begin_to_acknowledge(&mut self) -> Result<Portion, Error> {
         let hot = self.hot();
         if hot.sets_aside() {
-            hot.begin_to_acknowledge();
+            hot.store_beginning();
             fault!("aside.beginning");
             // What was given up of dead holders cannot come back: it counts as finished.
             hot.unfinished.sub(hot.given_up.get());
@@ -101,7 +101,7 @@ impl<'q> Section<'q> {
         for _ in 0..PORTION {
             let index = hot.aside.head.get();
             if index == 0 {
-                hot.acknowledge_from_now_on();
+                hot.store_acknowledged();
                 return Ok(Portion::Last);
             }
             if self.slot(index)?.word()

@@ -15,7 +15,7 @@
 //! Death is a fact that the kernel states, never a time-out. Two facts prove it, and either is enough:
 //!
 //! - *The pid*, in the same pid namespace: no process has it, it has ended, or it is another process's by
-//!   now, which the noted birth tells. Needs no /proc on either side (platform/process.rs).
+//!   now, which the noted birth tells. Needs no /proc on either side (platform/linux/process.rs).
 //! - *The life byte*, in any namespace: it is free. But a live process may have had its descriptors closed
 //!   behind its back: a process that still maps the queue's memory lives, one that called `exec` does not map
 //!   it any more.

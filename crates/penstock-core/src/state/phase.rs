@@ -39,11 +39,11 @@ impl Hot {
         self.acknowledging.get() == YES
     }
 
-    pub(super) fn begin_to_acknowledge(&self) {
+    pub(super) fn store_beginning(&self) {
         self.acknowledging.set(BEGINNING);
     }
 
-    pub(super) fn acknowledge_from_now_on(&self) {
+    pub(super) fn store_acknowledged(&self) {
         self.acknowledging.set(YES);
     }
 }
