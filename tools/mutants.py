@@ -804,7 +804,7 @@ MUTANTS = [
         "a promise to the bell counts as kept before it is",
         f"{CORE}/state/notifier.rs",
         "            let promise = next(pipe_state, PROMISED);\n",
-        "            let promise = next(rung, SIGNALLED);\n",
+        "            let promise = next(pipe_state, SIGNALLED);\n",
         (DEATHS,),
     ),
     Mutant(
