@@ -163,6 +163,7 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@$(PART) "clippy, the models" \
 		env RUSTFLAGS="--cfg loom" $(CLIPPY) -p penstock-core --all-targets --profile models -- -D warnings
 	@$(PART) "The layers of the core" $(BIN)/python tools/check_layers.py
+	@$(PART) "The pieces that mutants replace" $(BIN)/python tools/mutants.py --fit
 	@$(PART) "The layers of the binding" $(BIN)/python tools/check_binding_layers.py
 	@$(PART) "ruff" $(BIN)/python -m ruff check --quiet .
 	@$(PART) "ruff, the format" $(BIN)/python -m ruff format --quiet --check .

@@ -35,8 +35,9 @@ pub enum Error {
         needed: u64,
         used: u64,
         limit: u64,
-        /// Items of an acknowledged queue that are taken and not finished, and their part of `used`. (The number is narrow so that
-        /// this variant is no larger than the others: every result of an operation has room for an error.)
+        /// Items of an acknowledged queue that are taken and not finished, and their part of `used`. (The
+        /// number is narrow so that this variant is no larger than the others: every result of an operation
+        /// has room for an error.)
         taken: u32,
         taken_bytes: u64,
     },
@@ -62,9 +63,10 @@ pub enum Error {
     },
     /// The queue's descriptor was closed behind its back.
     Closed,
-    /// Nobody can put any more, and everything was taken (a connection whose other side is closed or dead).
+    /// No process can put any more, and everything was taken (a connection whose other side is closed or
+    /// dead).
     Ended,
-    /// Nobody can get any more (the same).
+    /// No process can get any more (the same).
     Broken,
     /// The descriptor of a connection was closed.
     EndClosed,

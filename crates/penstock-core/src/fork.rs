@@ -1,9 +1,10 @@
 //! Fork: a lock under which this process does not fork, and what has to happen around a fork.
 //!
-//! A child shares the parent's mappings and descriptors but is another participant (registry.rs), and its views of lent payloads
-//! are copies (view.rs). `pthread_atfork` calls the hooks of both before any other code runs in the child. A child made by
-//! a bare `clone` system call is recognised by a page that the kernel wipes, and its first operation calls the child's hook (if another
-//! thread held the lock at that moment, such a child cannot open any queue).
+//! A child shares the parent's mappings and descriptors but is another participant (registry.rs), and its
+//! views of lent payloads are copies (view.rs). `pthread_atfork` calls the hooks of both before any other
+//! code runs in the child. A child made by a bare `clone` system call is recognised by a page that the kernel
+//! wipes, and its first operation calls the child's hook (if another thread held the lock at that moment,
+//! such a child cannot open any queue).
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -25,7 +26,8 @@ type Prepared = Option<Box<dyn Any>>;
 static BEFORE: OnceLock<Before> = OnceLock::new();
 static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
-/// Reads 1, and 0 in a child that was forked without the handlers below. `None` if the kernel has no such pages.
+/// Reads 1, and 0 in a child that was forked without the handlers below. `None` if the kernel has no such
+/// pages.
 static FORK_PAGE: OnceLock<Option<&'static AtomicU32>> = OnceLock::new();
 
 thread_local! {

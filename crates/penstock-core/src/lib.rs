@@ -1,4 +1,5 @@
-//! Queues of bytes in shared memory, between processes, that stay right when any participant is killed at any moment.
+//! Queues of bytes in shared memory, between processes, that stay right when any participant is killed at any
+//! moment.
 //!
 //! The data's way:
 //!

@@ -20,12 +20,12 @@ pub struct Options {
 /// How long an operation may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// A bounded attempt, for callers that must not block at all: it may end with `Error::Busy`, and does whenever the
-    /// queue needs care that takes longer (growth, a look for the dead, a dead holder of the lock). The caller then comes
-    /// again with another patience.
+    /// A bounded attempt, for callers that must not block at all: it may end with `Error::Busy`, and does
+    /// whenever the queue needs care that takes longer (growth, reaping the dead, a dead holder of the
+    /// lock). The caller then comes again with another patience.
     Try,
-    /// Takes the lock, but does not wait for room or for an item. Ends with `Error::Stopped`, as `Error::FullBehindStopped` or
-    /// `Error::EmptyBehindStopped`, if a stopped process holds the lock.
+    /// Takes the lock, but does not wait for room or for an item. Ends with `Error::Stopped`, as
+    /// `Error::FullBehindStopped` or `Error::EmptyBehindStopped`, if a stopped process holds the lock.
     Now,
     Until(Instant),
     Forever,
@@ -34,9 +34,9 @@ pub enum Patience {
 /// How long to wait, and what can end the wait earlier.
 pub struct Wait<'a> {
     pub patience: Patience,
-    /// Asked after a signal, at the end of each time slice, and in vain looks between; true ends the wait with `Error::Interrupted`.
-    /// And asked before the first operation of a process whose death nothing could prove: see
-    /// [`joined_without_proof`](crate::joined_without_proof).
+    /// Asked after a signal, at the end of each time slice, and now and then between; true ends the wait
+    /// with `Error::Interrupted`. And asked before the first operation of a process whose death nothing could
+    /// prove: see [`joined_without_proof`](crate::joined_without_proof).
     pub interrupted: &'a mut dyn FnMut() -> bool,
 }
 
@@ -53,8 +53,8 @@ pub(crate) fn uninterruptible<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
 }
 
 #[cfg(feature = "fuzzing")]
-/// What work that must be finished is asked in place of "never interrupted": a few slices are enough for a dead holder's
-/// lock, and one that damage gives to a living participant is never had.
+/// What work that must be finished is asked in place of "never interrupted": a few slices are enough for a
+/// dead holder's lock, and one that damage gives to a living participant is never had.
 fn interrupted_after_slices() -> impl FnMut() -> bool {
     let mut slices = 0;
     move || {

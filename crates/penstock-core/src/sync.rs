@@ -2,9 +2,10 @@
 //!
 //! Two kinds of access are used, and nothing else:
 //!
-//! - [`Word::get`] and [`Word::set`] are relaxed. They serve fields that are touched only under the queue's lock,
-//!   whose acquire and release order them, and fields that are read outside it as a hint.
-//! - An ordering written out at the call is half of a happens-before edge; a comment there names the other half.
+//! - [`Word::get`] and [`Word::set`] are relaxed. They serve fields that are touched only under the queue's
+//!   lock, whose acquire and release order them, and fields that are read outside it as a hint.
+//! - An ordering written out at the call is half of a happens-before edge; a comment there names the other
+//!   half.
 
 #[cfg(not(loom))]
 mod words {
@@ -16,7 +17,8 @@ mod words {
     pub(crate) type LockedU32 = AtomicU32;
     pub(crate) type LockedU64 = AtomicU64;
 
-    /// Says that payload bytes are read or written next, which the models check for races. Compiles to nothing.
+    /// Says that payload bytes are read or written next, which the models check for races. Compiles to
+    /// nothing.
     #[inline(always)]
     pub(crate) fn note_read(_: *const u8, _: usize) {}
     #[inline(always)]

@@ -27,6 +27,6 @@ pub struct Ticket {
 pub enum Leave {
     /// In order: items taken and not acknowledged stay unfinished for ever, as `multiprocessing` has it.
     Clean,
-    /// By a failure: items taken and not acknowledged go to somebody else.
+    /// By a failure: items taken and not acknowledged go to another process.
     Crashed,
 }

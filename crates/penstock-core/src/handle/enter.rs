@@ -13,7 +13,8 @@ use crate::state::{Section, WORK_PUT_OFF};
 /// How long work that can be put off waits for the lock.
 const BRIEFLY: Duration = Duration::from_millis(10);
 
-/// Pause between two portions, if other threads wait for the lock: long enough for one of them to wake up and take it.
+/// Pause between two portions, if other threads wait for the lock: long enough for one of them to wake up and
+/// take it.
 const PAUSE: Duration = Duration::from_micros(50);
 
 impl Queue {
@@ -23,8 +24,8 @@ impl Queue {
         self.acquire(wait).map(|me| Guard::new(&self.shared, me))
     }
 
-    /// The same without the guard, which the caller makes of the name that this answers. So it is made in its place: to
-    /// move one costs as much as all else in here.
+    /// The same without the guard, which the caller makes of the name that this answers. So it is made in its
+    /// place: to move one costs as much as all else in here.
     #[inline(always)]
     pub(crate) fn acquire(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let me = match self.member_word_now() {
@@ -40,8 +41,9 @@ impl Queue {
         self.enter_in_vain(me, wait)
     }
 
-    /// The lock is held, and there is something else to be done first: nothing at all in a damaged queue, or the work that
-    /// this process has put off, or to register anew. `me` may say that work was put off (handle/put_off.rs).
+    /// The lock is held, and there is something else to be done first: nothing at all in a damaged queue, or
+    /// the work that this process has put off, or to register anew. `me` may say that work was put off
+    /// (handle/put_off.rs).
     #[cold]
     fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let name = me & !WORK_PUT_OFF;
@@ -50,8 +52,8 @@ impl Queue {
             return Err(section.corrupt("found damaged before"));
         }
         if self.shared.participant_named(name)?.is_none() {
-            // Wrongly taken for dead (participant.rs says when that can happen): what it held is gone, and it goes on
-            // under a new name.
+            // Wrongly taken for dead (participant.rs says when that can happen): what it held is gone, and it
+            // goes on under a new name.
             drop(section);
             self.forget_name(name);
             return self.acquire(wait);
@@ -67,8 +69,9 @@ impl Queue {
         crate::options::uninterruptible(|mut wait| self.enter(&mut wait))
     }
 
-    /// Takes the lock, or gives up soon: for work that can be put off (handle/put_off.rs), or that another participant does as well.
-    /// Waits 10 ms at most, and not at all while other work of this process is put off already.
+    /// Takes the lock, or gives up soon: for work that can be put off (handle/put_off.rs), or that another
+    /// participant does as well. Waits 10 ms at most, and not at all while other work of this process is put
+    /// off already.
     pub(crate) fn enter_briefly(&self) -> Result<Guard<'_>, Error> {
         let mut wait = Wait {
             patience: Patience::Try,
@@ -83,7 +86,8 @@ impl Queue {
         }
     }
 
-    /// Repeats `portion` in critical sections of its own until it has nothing left to do. Waiters for the lock get it in between.
+    /// Repeats `portion` in critical sections of its own until it has nothing left to do. Waiters for the
+    /// lock get it in between.
     pub(crate) fn in_portions<'q>(
         &'q self,
         enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,

@@ -45,7 +45,7 @@ impl Queue {
         self.shared.member_if_any()
     }
 
-    /// The name, and whether work was put off: for whoever takes the lock with it.
+    /// The name, and whether work was put off: for a caller that takes the lock with it.
     #[inline(always)]
     pub(crate) fn member_word_now(&self) -> Option<u32> {
         fork::notice();
@@ -62,17 +62,18 @@ impl Queue {
         );
     }
 
-    /// After this process was wrongly taken for dead: its old name is nobody's. Another thread may have a new one already.
+    /// After this process was wrongly taken for dead: its old name names no participant. Another thread may
+    /// have a new one already.
     #[cold]
     pub(crate) fn forget_name(&self, old: u32) {
-        let _no_fork = fork::hold_off(); // nobody registers meanwhile
+        let _no_fork = fork::hold_off(); // no thread registers meanwhile
         if self.shared.member_if_any() == Some(old) {
             self.forget_membership();
         }
     }
 
-    /// Registers this process unless it has. Every operation does so by itself; a caller that wants to know beforehand
-    /// whether the death of this process could be proven asks here.
+    /// Registers this process unless it has. Every operation does so by itself; a caller that wants to know
+    /// beforehand whether the death of this process could be proven asks here.
     pub fn take_part(&self) -> Result<Proof, Error> {
         let me = self.shared.report(self.member())?;
         self.shared.proof_of(me)
@@ -157,8 +158,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
-    /// the queue. Does not wait for a holder of the lock that does not run.
+    /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go
+    /// on to use the queue. Does not wait for a holder of the lock that does not run.
     pub fn leave(&self, how: Leave) -> Result<(), Error> {
         fork::notice();
         let Some(me) = self.shared.member_if_any() else {
@@ -195,8 +196,8 @@ impl Queue {
         }
     }
 
-    /// The end of a handle that no thread uses any more. Never waits: if the lock is taken, the record is marked, and
-    /// others sweep it.
+    /// The end of a handle that no thread uses any more. Never waits: if the lock is taken, the record is
+    /// marked, and others sweep it.
     pub(crate) fn depart(&self) {
         fork::notice();
         let Some(me) = self.shared.member_if_any() else {
@@ -229,8 +230,8 @@ impl Queue {
             _ => {}
         }
         fault!("unregister.checked");
-        // The record is freed after the lock was released: a lock word must never name a record that is free. No other
-        // process writes the record of a living participant, and this one takes nothing any more.
+        // The record is freed after the lock was released: a lock word must never name a record that is free.
+        // No other process writes the record of a living participant, and this one takes nothing any more.
         if let (true, Ok(Some(record))) = (holds_nothing, self.shared.participant_named(me)) {
             free_record(record, me);
             fault!("unregister.freed");

@@ -1,9 +1,10 @@
 //! Put off: work under the lock that its caller does not wait for.
 //!
-//! The end of a look, the end of a wait and a leaving need the lock, and their callers must not wait for it for long: they
-//! run in destructors, with an interpreter's lock held, or after the caller's time is over. If the lock is not to be had
-//! soon, because its holder is stopped, the work is *put off*. One store into what the process owns anyway says what is to be
-//! done; the next section of the process does it, and so does the sweep if the process ends before.
+//! The end of a look, the end of a wait and a leaving need the lock, and their callers must not wait for it
+//! for long: they run in destructors, with an interpreter's lock held, or after the caller's time is over. If
+//! the lock is not to be had soon, because its holder is stopped, the work is *put off*. One store into what
+//! the process owns anyway says what is to be done; the next section of the process does it, and so does the
+//! sweep if the process ends before.
 //!
 //! | put off | the mark | the sweep of the process |
 //! |---|---|---|
@@ -22,8 +23,9 @@
 //! | **the record is marked GONE** | any sweeper sweeps it; before, the death would have been found by its life byte |
 //! | put-off work begun, some of it done | the sweep does the rest: each mark goes with the state that it belongs to |
 //!
-//! `Shared::me` has the bit WORK_PUT_OFF while there is such work. With it the name is no participant's, so the check of the
-//! name that each operation makes anyway leads to `enter_in_vain` (enter.rs), and an operation without such work pays nothing.
+//! `Shared::me` has the bit WORK_PUT_OFF while there is such work. With it the name is no participant's, so
+//! the check of the name that each operation makes anyway leads to `enter_in_vain` (enter.rs), and an
+//! operation without such work pays nothing.
 
 use crate::error::Error;
 use crate::fault::fault;

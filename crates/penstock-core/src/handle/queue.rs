@@ -36,7 +36,8 @@ impl Queue {
         Queue::enter_in_list(&mut open, segment, options)
     }
 
-    /// Creates a queue with a name in a folder on a tmpfs. The name keeps it, with its items, until it is removed.
+    /// Creates a queue with a name in a folder on a tmpfs. The name keeps it, with its items, until it is
+    /// removed.
     pub fn create_named(path: &Path, options: &Options) -> Result<Arc<Queue>, Error> {
         let (segment, options) = Segment::create(options, Some(path))?;
         let mut open = registry::open_queues();
@@ -60,8 +61,8 @@ impl Queue {
         Queue::enter_in_list(&mut open, segment, options)
     }
 
-    /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc to open it by.
-    /// The kernel allows it where it would allow a debugger.
+    /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc
+    /// to open it by. The kernel allows it where it would allow a debugger.
     #[cfg(not(loom))]
     pub fn duplicate_of(pid: u32, fd: u32) -> Result<OwnedFd, Error> {
         platform::duplicate_of(pid, fd)
@@ -110,8 +111,8 @@ impl Queue {
         platform::duplicate(self.fd()?)
     }
 
-    /// Items that a get would find at this moment: by the last change that is complete if another process is at work, or
-    /// stopped. Does not wait; only for a dead holder of the lock it repairs the queue first.
+    /// Items that a get would find at this moment: by the last change that is complete if another process is
+    /// at work, or stopped. Does not wait; only for a dead holder of the lock it repairs the queue first.
     pub fn len(&self) -> u64 {
         self.maintain();
         self.shared.ready_count()
@@ -133,8 +134,8 @@ impl Queue {
         self.shared.segment.hot().published.get() > 0
     }
 
-    /// Whether so many payloads are looked at in place that whoever wants to hold one for long should copy it: more than a
-    /// quarter of `max_bytes`, for which they do not count. A moment's estimate, without the lock.
+    /// Whether borrowed payloads exceed their budget, a quarter of `max_bytes` (for which they do not count).
+    /// If so, the caller should copy instead of borrowing. An estimate, without the lock.
     pub fn is_lent_out(&self) -> bool {
         self.shared.segment.hot().lent_bytes.get() > self.shared.options.max_bytes.unwrap_or(u64::MAX) / 4
     }
@@ -145,7 +146,7 @@ impl Drop for Queue {
         self.depart();
         self.shared.notifier.close();
         holding::forget(self.shared.segment.id);
-        // Last, so that nobody in this process opens the queue anew while it is still a member.
+        // Last, so that no thread of this process opens the queue anew while it is still a member.
         registry::forget(self.shared.segment.id);
     }
 }

@@ -1,7 +1,7 @@
 //! Registry: this process's handles, one a queue, so that one process is one participant.
 //!
-//! After a fork the child forgets the parent's memberships: it closes its copies of the parent's life descriptors (which would
-//! keep the parent's life bytes locked after its death), and registers on first use.
+//! After a fork the child forgets the parent's memberships: it closes its copies of the parent's life
+//! descriptors (which would keep the parent's life bytes locked after its death), and registers on first use.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -34,7 +34,8 @@ pub(crate) fn open_queues() -> OpenQueues {
     }
 }
 
-/// The same, once no handle of that queue is just being dropped: its membership must have ended before another begins.
+/// The same, once no handle of that queue is just being dropped: its membership must have ended before
+/// another begins.
 pub(crate) fn open_queues_without_leaving(id: Id) -> OpenQueues {
     loop {
         let open = open_queues();

@@ -12,12 +12,14 @@ const SPIN_LEAST: u32 = 500;
 /// While it does not pay, one wait in so many tries the full budget again.
 const PROBE_EVERY: u32 = 32;
 
-/// Pauses of the processor between two looks of a spinner, about a microsecond and a half. Measured: a consumer that looks
-/// more often takes the line away from the producer for every single item, and both are slower.
+/// Pauses of the processor between two reads of a spinner, about a microsecond and a half. Measured: a
+/// consumer that reads more often takes the line away from the producer for every single item, and both are
+/// slower.
 const LOOK_AFTER: u32 = if cfg!(loom) { 1 } else { 64 };
 
-/// How long a process spins before it sleeps. A spin that is rewarded restores the full budget, one that is not halves it:
-/// so two processes on cores of their own find each other spinning, and two that share a core soon give way to each other.
+/// How long a process spins before it sleeps. A spin that is rewarded restores the full budget, one that is
+/// not halves it: so two processes on cores of their own find each other spinning, and two that share a core
+/// soon give way to each other.
 pub(crate) struct SpinBudget {
     nanoseconds: AtomicU32,
     waits: AtomicU32,
@@ -54,7 +56,7 @@ pub(crate) fn spin_until(budget: &SpinBudget, at_most: Duration, is_there: impl 
         if is_there() {
             return budget.adapt(true);
         }
-        // Not too often: each look takes the line away from those who are at work on it.
+        // Not too often: each read takes the line away from the processes that write it.
         for _ in 0..LOOK_AFTER {
             spin_loop();
         }

@@ -1,9 +1,10 @@
 //! Done: items of an acknowledged queue are finished, and `join` waits for all of them.
 //!
-//! What `task_done` costs does not grow with leases, queued items or participants. A participant's leases are one list, in the order
-//! of taking. The calling thread's oldest one mostly is among its first (`NEAR`), or all of the thread's are among its last. If not,
-//! the thread reads the list once, in portions, and notes its own leases (state/holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
-//! may have leases. Of the ready list `Hot::marked_slot` says up to where its items are finished.
+//! What `task_done` costs does not grow with leases, queued items or participants. A participant's leases are
+//! one list, in the order of taking. The calling thread's oldest one mostly is among its first (`NEAR`), or
+//! all of the thread's are among its last. If not, the thread reads the list once, in portions, and notes its
+//! own leases (state/holding.rs): afterwards it reads only what was added. Of other participants a bitmap
+//! says which may have leases. Of the ready list `Hot::marked_slot` says up to where its items are finished.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -25,8 +26,9 @@ use crate::sync::Word;
 use crate::units::Ticket;
 
 impl Queue {
-    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that somebody else holds or
-    /// left unfinished, else the oldest that nobody has taken yet (which is still delivered).
+    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that another
+    /// process holds or left unfinished, else the oldest that no getter has taken yet (which is still
+    /// delivered).
     pub fn task_done(&self) -> Result<(), Error> {
         uninterruptible(|wait| self.task_done_within(wait))
     }
@@ -81,7 +83,7 @@ impl Queue {
         }
     }
 
-    /// Whether the item put under that ticket is still queued, or in the hands of somebody who has not finished with it.
+    /// Whether the item put under that ticket is still queued, or taken by a getter that has not finished it.
     pub fn is_pending(&self, ticket: Ticket) -> bool {
         let is_backed = ticket.slot < self.shared.segment.hot().slots_backed.get();
         is_backed

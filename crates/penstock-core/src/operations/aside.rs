@@ -1,4 +1,5 @@
-//! Set aside: which calls set items aside, give their memory up, and begin to acknowledge (state/aside.rs has the protocol).
+//! Set aside: which calls set items aside, give their memory up, and begin to acknowledge (state/aside.rs has
+//! the protocol).
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
@@ -12,8 +13,8 @@ use crate::sync::Word;
 const MOST_ASIDE: u64 = 64 << 20;
 
 impl Queue {
-    /// Sets aside what the calling thread has in hand, and what threads of this process had in hand that have ended, as the calling
-    /// thread asks for its next items; and makes room to note those.
+    /// Sets aside what the calling thread has in hand, and what threads of this process had in hand that have
+    /// ended, as the calling thread asks for its next items; and makes room to note those.
     #[cold]
     pub(crate) fn set_aside(&self, asks: Asks, wait: &mut Wait<'_>) -> Result<(), Error> {
         match asks {
@@ -31,7 +32,8 @@ impl Queue {
         Ok(())
     }
 
-    /// So many bytes of payloads are kept that are set aside, whatever `max_bytes` is: a program may have many such queues.
+    /// So many bytes of payloads are kept that are set aside, whatever `max_bytes` is: a program may have
+    /// many such queues.
     fn most_aside(&self) -> u64 {
         self.shared.options.max_bytes.unwrap_or(u64::MAX).min(MOST_ASIDE)
     }
@@ -47,7 +49,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Says that items of this queue are acknowledged. The first such call returns what dead holders had set aside, in portions.
+    /// Says that items of this queue are acknowledged. The first such call returns what dead holders had set
+    /// aside, in portions.
     #[inline(always)]
     pub(crate) fn acknowledge_from_now_on(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         if self.shared.segment.hot().acknowledges() {
@@ -56,8 +59,8 @@ impl Queue {
         self.begin_to_acknowledge(&mut || self.enter(wait))
     }
 
-    /// Gives up items that are set aside, until `needed` bytes are free or nothing is left to give up, and some more, so that the
-    /// next call does not do the same again. False if nothing was.
+    /// Gives up items that are set aside, until `needed` bytes are free or nothing is left to give up, and
+    /// some more, so that the next call does not do the same again. False if nothing was.
     pub(crate) fn give_up_aside(&self, needed: u64, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut freed = 0;
         let needed = needed.max(self.most_aside() / 32);

@@ -67,8 +67,8 @@ pub enum Taken<'a> {
 }
 
 impl Batch {
-    /// With room for so many items at most, and for fewer if they are many or large. It is allocated here, because
-    /// nothing may be while the lock is held.
+    /// With room for so many items at most, and for fewer if they are many or large. It is allocated here,
+    /// because nothing may be while the lock is held.
     pub fn with_room_for(most: usize) -> Result<Batch, Error> {
         let most = most.min(BATCH);
         Ok(Batch {

@@ -1,7 +1,8 @@
 //! Get: an item becomes bytes.
 //!
-//! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and the caller
-//! looks at it there. The item of an acknowledged queue stays LEASED until `task_done` (acknowledge.rs) in either case.
+//! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and
+//! the caller reads it there. The item of an acknowledged queue stays LEASED until `task_done`
+//! (acknowledge.rs) in either case.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -56,13 +57,14 @@ impl Queue {
         })
     }
 
-    /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits for the first
-    /// as long as `wait` allows.
+    /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits
+    /// for the first as long as `wait` allows.
     pub fn get_many(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
         self.take_batch(batch, wait, Asks::Anew(BATCH))
     }
 
-    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand still (state/aside.rs).
+    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand
+    /// still (state/aside.rs).
     pub fn get_more(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
         self.take_batch(batch, wait, Asks::ForMore(BATCH))
     }
@@ -119,8 +121,8 @@ impl Queue {
         if self.shared.segment.hot().sets_aside() {
             self.set_aside(asks, wait)?;
         }
-        // What is in dead hands comes back even if nobody ever waits, because there is always another item.
-        // (And a dead watcher of the notifier costs everybody system calls.)
+        // What dead holders have comes back even if no getter ever waits, because there is always another
+        // item. (And a dead watcher of the notifier costs every other process system calls.)
         let hot = self.shared.segment.hot();
         if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_reaping_due() {
             if wait.patience == Patience::Try {
@@ -140,7 +142,7 @@ impl Queue {
                 }
                 return Ok(delivered);
             }
-            // Nobody shall wait, or be woken again and again, for an item that no get can find.
+            // No getter shall wait, or be woken again and again, for an item that no get can find.
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }

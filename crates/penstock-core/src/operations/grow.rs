@@ -15,7 +15,8 @@ use crate::units::PAGE;
 const TRACKING_STEP: u32 = PAGE as u32;
 
 impl Queue {
-    /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to race.
+    /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to
+    /// race.
     pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
         match growth {
             Growth::Slots => self.grow_slots(section, wait),

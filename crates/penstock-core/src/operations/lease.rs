@@ -29,10 +29,10 @@ pub struct Lent {
     is_undelivered: AtomicBool,
 }
 
-// SAFETY: the bytes are in a mapping that `queue` keeps, and nobody writes them while the slot is leased to this process
-// and marked as read; which thread looks does not matter.
+// SAFETY: the bytes are in a mapping that `queue` keeps, and no process writes them while the slot is leased
+// to this process and marked as borrowed, whichever thread reads.
 unsafe impl Send for Lent {}
-// SAFETY: as above; a look through a shared reference only reads.
+// SAFETY: as above; a shared reference only reads.
 unsafe impl Sync for Lent {}
 
 impl Lent {
@@ -50,8 +50,9 @@ impl Lent {
 
     pub fn bytes(&self) -> &[u8] {
         note_read(self.bytes, self.len);
-        // SAFETY: Segment::payload has checked place and length; the slot is LEASED, LEFT or CLAIMED by this process and marked
-        // as read until drop, so the extent is neither written nor given to another item (state/transition.rs, state/leases.rs).
+        // SAFETY: Segment::payload has checked place and length; the slot is LEASED, LEFT or CLAIMED by this
+        // process and marked as read until drop, so the extent is neither written nor given to another item
+        // (state/transition.rs, state/leases.rs).
         unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
     }
 
@@ -63,9 +64,9 @@ impl Lent {
         self.len == 0
     }
 
-    /// Says that the caller has the item now, however long it still looks at the payload: an item of a plain queue does
-    /// not come back any more if this process dies, and is pending no more. One of an acknowledged queue does and is, until
-    /// `task_done`.
+    /// Says that the caller has the item now, however long it still looks at the payload: an item of a plain
+    /// queue does not come back any more if this process dies, and is pending no more. One of an acknowledged
+    /// queue does and is, until `task_done`.
     pub fn keep(&self) -> Result<(), Error> {
         if self.queue.member_now() != Some(self.me) {
             return Ok(());
@@ -74,16 +75,17 @@ impl Lent {
         self.queue.shared.report(kept)
     }
 
-    /// Says that the caller has no memory for the item: when the look ends, the item returns to its old place in the queue, or
-    /// becomes a dead letter if it came back too often. No more, if it was [kept](Self::keep).
+    /// Says that the caller has no memory for the item: when the look ends, the item returns to its old place
+    /// in the queue, or becomes a dead letter if it came back too often. No more, if it was
+    /// [kept](Self::keep).
     pub fn undeliver(&self) {
         if !self.is_undelivered.swap(true, Ordering::Relaxed) {
             holding::count_finished();
         }
     }
 
-    /// The memory file, and where in it the payload begins. `None` in a forked child, which has no part in the lease, and
-    /// if the file was closed behind this process's back.
+    /// The memory file, and where in it the payload begins. `None` in a forked child, which has no part in
+    /// the lease, and if the file was closed behind this process's back.
     #[cfg(not(loom))]
     pub(crate) fn place(&self) -> Option<(BorrowedFd<'_>, u64)> {
         if self.queue.member_now() != Some(self.me) {
@@ -105,7 +107,7 @@ impl Drop for Lent {
                 ENDED
             };
             let ended = self.queue.end_look(self.slot, self.lease, self.me, mark);
-            // Nobody can be told here; damage is noted in the segment, and the next operation reports it.
+            // No caller can be told here; damage is noted in the segment, and the next operation reports it.
             let _ = self.queue.shared.report(ended);
         }
     }

@@ -1,7 +1,8 @@
 //! Put: bytes become an item.
 //!
-//! A small payload is copied and published in one critical section, and so are many of them. A large one is written to memory that the slot's
-//! state already names as this participant's, outside the lock, and takes its place in the order when it is published.
+//! A small payload is copied and published in one critical section, and so are many of them. A large one is
+//! written to memory that the slot's state already names as this participant's, outside the lock, and takes
+//! its place in the order when it is published.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -30,7 +31,8 @@ use crate::units::{BATCH, SMALL, Ticket};
 const BYTES_GROWN_IN_A_NANOSECOND: u64 = 2;
 
 impl Queue {
-    /// Puts one item, whose payload is the parts one after the other. When it returns, every process sees the item.
+    /// Puts one item, whose payload is the parts one after the other. When it returns, every process sees the
+    /// item.
     ///
     /// Waits for room as long as `wait` allows. On any error nothing was put.
     pub fn put(&self, payload: &[&[u8]], mut wait: Wait<'_>) -> Result<Ticket, Error> {
@@ -60,8 +62,8 @@ impl Queue {
             .report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
     }
 
-    /// Puts items, each of one part, in order. Small ones go into the queue together, in one critical section, as far as
-    /// there is room. Answers how many were put, from the first on; if not all, also why.
+    /// Puts items, each of one part, in order. Small ones go into the queue together, in one critical
+    /// section, as far as there is room. Answers how many were put, from the first on; if not all, also why.
     pub fn put_many(&self, payloads: &[&[u8]], mut wait: Wait<'_>) -> (usize, Result<(), Error>) {
         let mut count = 0;
         while let Some(payload) = payloads.get(count) {
@@ -241,7 +243,8 @@ impl Queue {
         }
     }
 
-    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (state/aside.rs).
+    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside
+    /// (state/aside.rs).
     fn unless_given_up(&self, result: Result<(), Error>, len: u64, wait: &mut Wait<'_>) -> Result<(), Error> {
         let is_possible = match result {
             // Everything that is taken would not be enough.
@@ -302,8 +305,9 @@ impl Queue {
         let mut target = self.shared.segment.target(reserved.slot, reserved.extent, len)?;
         for part in payload {
             let (first, second) = part.split_at(part.len() / 2);
-            // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or process uses
-            // them; `len`, which `target` has checked against the extent, is the sum of all parts.
+            // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or
+            // process uses them; `len`, which `target` has checked against the extent, is the sum of all
+            // parts.
             unsafe {
                 self.shared.segment.copy_in(target, &[first]);
                 fault!("claim.copying");

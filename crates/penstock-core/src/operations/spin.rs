@@ -32,8 +32,9 @@ impl Queue {
         Some(self.acquire_from_spin(waiting.kind, wait))
     }
 
-    /// Spins once, if this process may, for those whose wake-up comes by the notifier (notifier.rs) and not by a list: that they are
-    /// on their way matters to nobody. True if there is what was waited for.
+    /// Spins once, if this process may, for a receiver whose wake-up comes by the notifier
+    /// (state/notifier.rs) and not by a list: it does not count as notified. True if there is what was waited
+    /// for.
     #[cfg(not(loom))]
     pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {
         let me = self.member()?;
@@ -45,8 +46,8 @@ impl Queue {
         Ok(self.looks_ready(kind))
     }
 
-    /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more: for so many
-    /// nanoseconds at most, in which it would have been had.
+    /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more:
+    /// for so many nanoseconds at most, in which it would have been had.
     #[cfg(not(loom))]
     pub(crate) fn pause_for_memory<'q>(
         &'q self,
@@ -56,7 +57,8 @@ impl Queue {
     ) -> Result<Guard<'q>, Error> {
         let (hot, me) = (section.hot(), section.me);
         let used = hot.used_bytes.get();
-        // Still under the lock: who pauses counts as on its way, so nobody else is sent for its room meanwhile.
+        // Still under the lock: a putter that pauses counts as notified, so no other is notified for its room
+        // meanwhile.
         let is_alone = self.start_spinning(Kind::Room, me);
         drop(section);
         if !is_alone {
@@ -69,7 +71,7 @@ impl Queue {
             .map(|me| Guard::new(&self.shared, me))
     }
 
-    /// Takes the lock, as who was spinning does.
+    /// Takes the lock after a spin.
     fn acquire_from_spin(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let acquired = self.acquire(wait);
         // Not before the lock is taken: until then the spinner counts as on its way.
@@ -81,13 +83,14 @@ impl Queue {
         acquired
     }
 
-    /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
+    /// Reads the queue's numbers, without the lock, until they show something or the budget is spent.
     fn spin(&self, kind: Kind) {
         let budget = &self.spin_budgets[kind as usize];
         spin_until(budget, Duration::MAX, || self.looks_ready(kind));
     }
 
-    /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock afterwards.
+    /// Registers as the one participant that spins, if spinning can pay at all. A participant that spins
+    /// takes the lock afterwards.
     fn start_spinning(&self, kind: Kind, me: u32) -> bool {
         platform::cores() > 1
             && self.shared.spinning_word(kind).is_some_and(|word| {

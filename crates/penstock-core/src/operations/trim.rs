@@ -1,7 +1,8 @@
 //! Trim: memory that a queue has grown by and no longer needs goes back to the system.
 //!
-//! What free slots keep is released first. Runs of free spans are claimed, punched outside the lock, and freed; slots are given back when none is in use. A queue
-//! that is filled and drained again and again keeps its memory warm: after a growth the next trim waits a second.
+//! What free slots keep is released first. Runs of free spans are claimed, punched outside the lock, and
+//! freed; slots are given back when none is in use. A queue that is filled and drained again and again keeps
+//! its memory warm: after a growth the next trim waits a second.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -41,14 +42,15 @@ fn wants_trim(hot: &Hot) -> bool {
 }
 
 impl Queue {
-    /// Whether a drained queue has memory to give back: a look without the lock, for callers of [`tidy`](Self::tidy).
+    /// Whether a drained queue has memory to give back: an unlocked read, for callers of
+    /// [`tidy`](Self::tidy).
     #[inline(always)]
     pub fn is_untidy(&self) -> bool {
         wants_trim(self.shared.segment.hot())
     }
 
-    /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take milliseconds. Waits
-    /// for the lock briefly only.
+    /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take
+    /// milliseconds. Waits for the lock briefly only.
     pub fn tidy(&self) -> Result<(), Error> {
         let mut wants_trim = self.is_untidy();
         while wants_trim {

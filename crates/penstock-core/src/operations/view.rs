@@ -1,14 +1,14 @@
 //! A view: a part of a lent payload as private memory that costs no copy.
 //!
-//! The pages of the payload are mapped a second time, copy-on-write. Whoever reads them reads the item's own pages; whoever
-//! writes gets copies of the pages that it writes, so the item stays as it was put, and can be delivered again. The
-//! payload stays lent as long as there is a view of it.
+//! The pages of the payload are mapped a second time, copy-on-write. A reader of them reads the item's own
+//! pages; a writer gets copies of the pages that it writes, so the item stays as it was put, and can be
+//! delivered again. The payload stays lent as long as there is a view of it.
 //!
-//! A fork copies a process's private memory, and a child's array must stay what it was whatever the parent does with
-//! its own. The child has no part in the lease, so before a fork all pages of all views are copied; after it, both have
-//! memory of their own. If the system has no memory for that, the child gets no such pages at all: it dies at the first
-//! access, which is better than to compute with what others have put there since. (A child of a bare `clone` system call,
-//! which runs no handlers, must not use its parent's views.)
+//! A fork copies a process's private memory, and a child's array must stay what it was whatever the parent
+//! does with its own. The child has no part in the lease, so before a fork all pages of all views are copied;
+//! after it, both have memory of their own. If the system has no memory for that, the child gets no such
+//! pages at all: it dies at the first access, which is better than to compute with what others have put there
+//! since. (A child of a bare `clone` system call, which runs no handlers, must not use its parent's views.)
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -21,7 +21,8 @@ use crate::fork;
 use crate::operations::lease::Lent;
 use crate::platform;
 
-/// Views of one process at most: the system has room for some 65,000 mappings, and the program wants some, too.
+/// Views of one process at most: the system has room for some 65,000 mappings, and the program wants some,
+/// too.
 const MOST: usize = 16_384;
 
 /// All views of this process, by the address of their pages.
@@ -31,8 +32,8 @@ type Views = MutexGuard<'static, BTreeMap<usize, Pages>>;
 
 struct Pages {
     len: usize,
-    /// No page is the item's any more. After a fork they are shared with the child, copy-on-write like all memory, and
-    /// must not be copied once more for the next child.
+    /// No page is the item's any more. After a fork they are shared with the child, copy-on-write like all
+    /// memory, and must not be copied once more for the next child.
     are_copies: bool,
 }
 
@@ -54,8 +55,8 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 impl View {
-    /// Maps a part of a payload. `None` if there are too many views, the system has no mapping left, or the descriptor was
-    /// closed behind this process's back: then the payload has to be copied.
+    /// Maps a part of a payload. `None` if there are too many views, the system has no mapping left, or the
+    /// descriptor was closed behind this process's back: then the payload has to be copied.
     pub fn new(lent: &Arc<Lent>, part: Range<usize>) -> Option<View> {
         let len = part.len();
         if len == 0 || part.end > lent.len() || lock().len() >= MOST {

@@ -1,4 +1,5 @@
-//! Waiting: a thread sleeps until it is notified, and does its part of the upkeep at the end of its slices (state/waiters.rs).
+//! Waiting: a thread sleeps until it is notified, and does its part of the upkeep at the end of its slices
+//! (state/waiters.rs).
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ impl Kind {
         }
     }
 
-    /// What a caller hears whose operation failed: that the lock was not to be had is for those who come again.
+    /// The error of a call whose time has ended. Only callers of `Patience::Try`, which come again, learn
+    /// that the lock was taken.
     pub(crate) fn map_timeout(self, error: Error, patience: Patience) -> Error {
         match (error, self) {
             (Error::Busy, _) if patience != Patience::Try => self.missed(),
@@ -35,13 +37,13 @@ impl Kind {
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
 
-/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back (notifier.rs). After
-/// a slice it treats those as late.
+/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back
+/// (notifier.rs). After a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
 
 impl Queue {
-    /// Takes the lock for an operation that may have to wait, after a look without it: who would find nothing does not
-    /// trouble those who are at work, and spins first.
+    /// Enters the critical section, spinning first if an unlocked read shows that the operation could not
+    /// proceed. This keeps idle waiters off the lock's cache line.
     #[inline(always)]
     pub(crate) fn enter_or_spin<'q>(
         &'q self,
@@ -69,25 +71,26 @@ impl Queue {
         self.acquire(wait)
     }
 
-    /// Whether a waiter would find nothing, by a look without the lock. A lock that is taken may be a dead holder's, whose
-    /// books are half changed: then only the lock tells.
+    /// Whether a waiter would find nothing, by an unlocked read. A lock that is taken may be a dead
+    /// holder's, whose books are half changed: then only the lock tells.
     #[inline(always)]
     fn looks_unready(&self, kind: Kind) -> bool {
         let hot = self.shared.segment.hot();
         !self.looks_ready(kind) && hot.lock.get() == 0 && !hot.is_damaged()
     }
 
-    /// The same after all that was done under the lock so far. A mere look may see old numbers slice after slice.
+    /// The same after all that was done under the lock so far. A mere read may see old numbers slice after
+    /// slice.
     fn is_unready(&self, kind: Kind) -> bool {
         let lock = &self.shared.segment.hot().lock;
-        // An exchange of nothing, which does not take the lock, because an exchange reads the last value there is.
-        // Acquire: pairs with the release in Section::drop of whoever held the lock last.
+        // An exchange of nothing, which does not take the lock, because an exchange reads the last value
+        // there is. Acquire: pairs with the release in Guard::drop of the last holder.
         lock.compare_exchange(0, 0, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
             && self.looks_unready(kind)
     }
 
-    /// Whether there is what is waited for, by a look without the lock: a hint.
+    /// Whether there is what is waited for, by an unlocked read: a hint.
     #[inline(always)]
     pub(crate) fn looks_ready(&self, kind: Kind) -> bool {
         match kind {
@@ -97,7 +100,7 @@ impl Queue {
         }
     }
 
-    /// Waits for a change, with the section's lock released meanwhile. The caller looks again, in a loop.
+    /// Waits for a change, with the section's lock released meanwhile. The caller checks again, in a loop.
     pub(crate) fn wait_for<'q>(
         &'q self,
         mut section: Guard<'q>,
@@ -148,8 +151,9 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended. Only the watcher sleeps on beside
-    /// an idle queue, and looks at its target in the list once a second; the others do so after each of their slices.
+    /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended. Only the watcher
+    /// sleeps on beside an idle queue, and reads its position in the list once a second; the others do so
+    /// after each of their slices.
     fn sleep(
         &self,
         waiting: &mut Waiting,
@@ -198,8 +202,9 @@ impl Queue {
         }
     }
 
-    /// What a waiter does at the end of its slice: the watcher looks at those who hold something each time, and at all
-    /// participants at each tenth; any other waiter looks if the watcher has not, because it is dead or stopped.
+    /// What a waiter does at the end of its slice: the watcher reaps dead holders each time, and all dead
+    /// participants each tenth time; any other waiter reaps if the watcher has not, because it is dead or
+    /// stopped.
     fn end_slice(&self, slices: u32, position: u32) -> Result<(), Error> {
         if position == 0 {
             self.reap_dead(slices % 10 == 0)?;
@@ -231,8 +236,8 @@ impl Queue {
         waiting.cell = 0;
     }
 
-    /// Leaves without the lock. If this waiter was chosen already, its next section passes the wake-up on; or the end of
-    /// another waiter's slice, which takes it for late.
+    /// Leaves without the lock. If this waiter was chosen already, its next section passes the wake-up on; or
+    /// the end of another waiter's slice, which takes it for late.
     fn leave_cell(&self, cell: &WaiterCell) {
         for (word, left) in [(SLEEPING, ABANDONED), (WOKEN, WOKEN_LEFT), (LATE, LATE_LEFT)] {
             // From one to the next it is changed by others, never back.

@@ -10,9 +10,9 @@ use crate::platform;
 use crate::sync::Word;
 
 impl Queue {
-    /// A descriptor that is readable exactly while a get would find an item, level triggered. It stays the queue's: others
-    /// only wait with it, and neither read from it nor close it. From now on whoever fills or empties the queue makes
-    /// a system call or two, until this process leaves the queue.
+    /// A descriptor that is readable exactly while a get would find an item, level triggered. It stays the
+    /// queue's: others only wait with it, and neither read from it nor close it. From now on a process that
+    /// fills or empties the queue makes a system call or two, until this process leaves the queue.
     pub fn watch(&self, mut wait: Wait<'_>) -> Result<RawFd, Error> {
         let watched = self.open_and_watch(&mut wait);
         self.shared.report(watched)
@@ -29,7 +29,7 @@ impl Queue {
             let mut section = self.enter(wait)?;
             let hot = section.hot();
             if hot.notifier.get() != number {
-                // Somebody was quicker.
+                // Another process was quicker.
                 continue;
             }
             let end = match found {
@@ -47,7 +47,8 @@ impl Queue {
         }
     }
 
-    /// A get of this process has found nothing. If it was the notifier that called, there may be a byte too many.
+    /// A get of this process has found nothing. If it was the notifier that called, there may be a byte too
+    /// many.
     #[cold]
     pub(crate) fn found_nothing(&self) {
         let attempt = self.enter(&mut Wait {
