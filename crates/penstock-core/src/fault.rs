@@ -17,7 +17,7 @@ pub(crate) use fault;
 mod armed {
     use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-    /// Every place, in the order of the data's way.
+    /// Every place, roughly in the order in which an item passes them.
     pub const POINTS: &[&str] = &[
         "register.life-held",
         "register.alive",

@@ -2,7 +2,7 @@
 //!
 //! A slice has a start of its own, and ends by the clock. A signal, a wake-up in vain or a spurious return of
 //! the kernel ends a sleep, and the next sleep goes on in the same slice. So a waiter that is interrupted
-//! more often than its slice is long checks for the dead as often as one that sleeps undisturbed.
+//! several times in each slice checks for the dead as often as one that sleeps undisturbed.
 
 use std::time::Duration;
 
