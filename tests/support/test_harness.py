@@ -13,7 +13,7 @@ from tests.support.programs import ROOT
 
 pytestmark = pytest.mark.slow
 
-# Not under our name, for which other tests look meanwhile.
+# Not under Penstock's name: tests that run at the same time count those files.
 LEFT_FILE = Path(f"/dev/shm/harness-test-{os.getpid()}")
 
 SAMPLE = """
@@ -68,7 +68,7 @@ def test_leak_fails_the_test_that_left_it(leak: str, tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout
     assert "left behind by the test:" in done.stdout
     assert report in done.stdout
-    # Counted once, and not against the test that follows.
+    # Counted once: the next test passes.
     assert "2 passed, 1 error" in done.stdout
 
 
@@ -97,14 +97,14 @@ def test_hang_ends_the_run_with_the_stacks_of_all_processes(tmp_path: Path) -> N
 
 
 def test_death_of_the_test_process_takes_its_children_with_it(tmp_path: Path) -> None:
-    # They hold the output open, which is why `run_sample` would not return otherwise.
+    # The children hold the output open, so `run_sample` returns only after their end.
     done = run_sample(tmp_path, "fork(blocked_in_child); os.kill(os.getpid(), signal.SIGKILL)")
     assert done.returncode == -signal.SIGKILL
     assert "The test process died by itself in test_sample.py::test_sample." in done.stderr
 
 
 def test_death_of_the_test_process_ends_the_watchdog(tmp_path: Path) -> None:
-    # Nobody else has the watchdog's pipe: its end is all that comes from there, and comes again and again.
+    # No other process has the watchdog's pipe, so that it reads its end, again and again.
     done = run_sample(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     assert done.returncode == -signal.SIGKILL
     assert "The test process died by itself in test_sample.py::test_sample." in done.stderr
