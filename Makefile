@@ -1,4 +1,4 @@
-# The only list of commands. `make` alone explains them.
+# The only list of commands. `make` without a target prints what each does.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -26,11 +26,13 @@ LIBRARIES := .venvs/libraries
 FUZZ_TARGET = $(or $(CARGO_TARGET_DIR),target)/fuzz
 DOCUMENTS = $(wildcard *.md docs/*.md docs/design/*.md)
 
-# $(PART) "name" command ...: says what begins, and how many seconds it took.
 BEGUN := $(shell date +%s)
-PART := part() { name=$$1; shift; echo "== $$name"; begun=$$(date +%s); "$$@" && echo "== $$name: $$(($$(date +%s) - begun)) s"; }; part
 
-# Folders too, because a deleted file changes its folder.
+# $(PART) "name" command ...: prints the name, runs the command, and prints the seconds that it took.
+PART := part() { name=$$1; shift; echo "== $$name"; begun=$$(date +%s); \
+	"$$@" && echo "== $$name: $$(($$(date +%s) - begun)) s"; }; part
+
+# Folders too: a deleted file changes the time of its folder only.
 CORE := Cargo.toml Cargo.lock $(shell find crates/penstock-core -not -name '.*')
 HISTORY := $(CORE) $(shell find crates/penstock-history -not -name '.*')
 PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
@@ -38,34 +40,45 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 
 .PHONY: help demo test quick bench bench-core lint docs clean
 .PHONY: test-core test-damage test-package test-cpython-sample $(FOLDERS:%=test-%)
-.PHONY: test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model test-storm test-torch
-.PHONY: test-libraries count-instructions
+.PHONY: test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model test-storm
+.PHONY: test-torch test-libraries count-instructions
 
 help:
-	@echo "make demo          set everything up and run the main job (make demo ARGS='--kill /usr/share')"
-	@echo "make test          set everything up and run all tests"
-	@echo "make quick         after a change: check it, and run the tests that take no time (below a minute)"
-	@echo "make bench         measure beside all peers, write docs/benchmarks (make bench ARGS=--help)"
-	@echo "make bench-core    time single steps of the core, and messages between two processes"
-	@echo "make lint          check format, types and style"
-	@echo "make docs          check the documents' examples and links"
-	@echo "make clean         remove all that was built, the environments too"
+	@echo "make demo                 set everything up and run the main job (ARGS='--kill /usr/share')"
+	@echo "make test                 set everything up and run all tests"
+	@echo "make quick                after a change: check it, and run the tests that are not slow (a minute)"
+	@echo "make bench                measure beside all rivals, write docs/benchmarks (ARGS=--help)"
+	@echo "make bench-core           time single steps of the core, and messages between two processes"
+	@echo "make lint                 check format, types, layers and language"
+	@echo "make docs                 check the documents' examples and links"
+	@echo "make clean                remove all that was built, the environments too"
+	@echo
+	@echo "The parts of make test:"
+	@echo "make test-core            test the core, with samples of the histories, the models and the kills"
+	@echo "make test-damage          give the core damaged memory: the fuzzer's corpus, and changes of it"
+	@echo "make test-package         test the Python package"
+	@echo "make test-FOLDER          run one folder of tests/ only (ARGS='-k NAME'):"
+	@echo "                          $(FOLDERS)"
+	@echo "make test-cpython-sample  run a sample of the interpreters' own tests"
 	@echo
 	@echo "The proof, each a longer run of what make test samples (docs/evidence.md has the figures):"
-	@echo "make test-kill     kill a process at every instruction of every operation (half an hour)"
-	@echo "make count-instructions  print the instructions of the fast paths beside their budgets (a minute, with the build)"
-	@echo "make test-history  record concurrent runs and prove them linearizable (ARGS='--minutes 10 --seed 1')"
-	@echo "make test-loom     let a model checker try every interleaving of small runs, with a process that stops anywhere"
-	@echo "make test-model    compare more random programs with the model (RUNS=25)"
-	@echo "make test-storm    hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
-	@echo "make fuzz          damage the shared memory at random, for ten minutes (ARGS='--seconds 3600')"
-	@echo "make test-cpython  run all of the interpreters' own tests that meet a queue, on every installed CPython (a quarter of an hour)"
-	@echo "make test-torch    pass tensors with the newest torch of the package index (5.4 GB in .venvs/torch)"
-	@echo "make test-libraries  try it inside programs that PyInstaller froze, and with the picklers of dill and cloudpickle"
-	@echo "make test-sanitizers  run the core's tests under AddressSanitizer and ThreadSanitizer"
-	@echo "make test-mutants  break the protocol on purpose, and see that each change is caught (ARGS='--only NAME')"
+	@echo "make test-kill            kill a process at every instruction of every operation (half an hour)"
+	@echo "make count-instructions   print the instructions of the fast paths beside their budgets (a minute)"
+	@echo "make test-history         record concurrent runs and prove them linearizable"
+	@echo "                          (ARGS='--minutes 10 --seed 1')"
+	@echo "make test-loom            model-check every interleaving of small runs, with a process that stops"
+	@echo "make test-model           compare more random programs with the model (RUNS=25)"
+	@echo "make test-storm           hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
+	@echo "make fuzz                 damage the shared memory at random (ten minutes; ARGS='--seconds 3600')"
+	@echo "make test-cpython         run the interpreters' own tests that meet a queue (a quarter of an hour)"
+	@echo "make test-torch           pass tensors with the newest torch (5.4 GB in .venvs/torch)"
+	@echo "make test-libraries       run in programs frozen by PyInstaller, and with dill and cloudpickle"
+	@echo "make test-sanitizers      run the core's tests under AddressSanitizer and ThreadSanitizer"
+	@echo "make test-mutants         break the protocol on purpose, and see that each change is caught"
+	@echo "                          (ARGS='--only NAME')"
 	@echo
-	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time. A free-threaded one (from 3.14 on) must be named."
+	@echo "PYTHON=/path/to/python3 chooses the interpreter of $(VENV), the first time."
+	@echo "A free-threaded one (from 3.14 on) must be named."
 
 demo: $(VENV)/.penstock
 	@$(BIN)/penstock demo $(ARGS)
@@ -73,17 +86,19 @@ demo: $(VENV)/.penstock
 test: test-core test-damage test-package test-cpython-sample docs
 	@echo "All tests passed, in $$(($$(date +%s) - $(BEGUN))) s."
 
-# The environment keeps the released build: this one stands before it on the path.
+# PYTHONPATH puts this build before the released one, which stays in the environment.
 quick: $(VENV)/.build $(VENV)/.test
 	@tools/require cargo cc
 	@$(PART) "cargo check" env $(CARGO_PYTHON) cargo check --quiet --locked --workspace
 	@$(PART) "The core's behaviour" cargo test --quiet --locked --profile quick -p penstock-core --test behaviour
 	@$(call build_wheel,"Building a wheel of the profile quick",$(QUICK)-wheel,--profile quick)
 	@rm -rf $(QUICK) && $(PIP) install --no-index --no-deps --target $(QUICK) $(QUICK)-wheel/*.whl
-	@$(PART) "The tests that are not slow" env PYTHONPATH=$(abspath $(QUICK)) $(BIN)/python -m pytest --quiet -m "not slow" tests $(ARGS)
+	@$(PART) "The tests that are not slow" env PYTHONPATH=$(abspath $(QUICK)) \
+		$(BIN)/python -m pytest --quiet -m "not slow" tests $(ARGS)
 	@echo "Nothing found, in $$(($$(date +%s) - $(BEGUN))) s."
 
-test-core: build/.test-core build/.test-core-fault-points build/.test-history build/.test-loom-sample build/.test-kill-sample
+test-core: build/.test-core build/.test-core-fault-points
+test-core: build/.test-history build/.test-loom-sample build/.test-kill-sample
 
 test-history:
 	@tools/require cargo cc
@@ -93,16 +108,19 @@ test-damage: build/.test-damage
 
 test-loom:
 	@tools/require cargo cc
-	@$(PART) "The models: every interleaving within the bounds of src/models/mod.rs" $(LOOM) --test-threads=2 $(ARGS)
+	@$(PART) "The models: every interleaving within the bounds of src/models/mod.rs" \
+		$(LOOM) --test-threads=2 $(ARGS)
 
-# Two folders at a time: most of their tests wait for something, and none depends on how fast it is done.
+# Two folders at a time: most of their tests sleep, and none may depend on its speed.
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
-	@$(PART) "The package, two folders at a time" $(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=test-%)
+	@$(PART) "The package, two folders at a time" \
+		$(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=test-%)
 	@$(PART) "The examples in its docstrings" \
 		$(BIN)/python -m pytest --quiet --doctest-modules --ignore-glob='*/_bootstrap/*' --pyargs penstock
 
 $(FOLDERS:%=test-%): test-%: $(VENV)/.penstock $(VENV)/.test build/.fault-points
-	@$(PART) "tests/$*" env PENSTOCK_FAULT_POINTS_PATH=$(abspath $(FAULT_POINTS)) $(BIN)/python -m pytest --quiet tests/$* $(ARGS)
+	@$(PART) "tests/$*" env PENSTOCK_FAULT_POINTS_PATH=$(abspath $(FAULT_POINTS)) \
+		$(BIN)/python -m pytest --quiet tests/$* $(ARGS)
 
 test-kill: build/kill
 	@build/kill $(ARGS)
@@ -123,14 +141,15 @@ test-libraries: $(LIBRARIES)/.penstock
 test-model: $(VENV)/.penstock $(VENV)/.test
 	@PENSTOCK_MODEL_RUNS=$(RUNS) $(BIN)/python -m pytest --quiet tests/conformance/test_state_machine.py $(ARGS)
 
-# The newest one each time: what it answers about a tensor changes from version to version.
+# The newest torch each time: its answers about a tensor change from version to version.
 test-torch: $(TORCH)/.penstock
 	@echo "== Tensors, with the newest torch (5.4 GB, the first time)"
 	@$(TORCH)/bin/python -m pip --quiet install --upgrade --group torch --group test
 	@$(TORCH)/bin/python -c 'import torch; print("torch", torch.__version__)'
-	@$(TORCH)/bin/python -m pytest --quiet tests/buffers/test_tensors.py tests/multiprocessing/test_clients.py -k "test_tensors or test_torch" $(ARGS)
+	@$(TORCH)/bin/python -m pytest --quiet -k "test_tensors or test_torch" \
+		tests/buffers/test_tensors.py tests/multiprocessing/test_clients.py $(ARGS)
 
-# Both let the stable compiler accept options of nightly ones; tools/fuzz.py says why.
+# Both give the stable compiler options of nightly ones; tools/fuzz.py says why.
 fuzz: $(VENV)/.python
 	@tools/require cargo cc
 	@$(BIN)/python tools/fuzz.py $(ARGS)
@@ -156,19 +175,22 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@$(PART) "rustfmt" cargo fmt --all --check
 	@$(PART) "rustfmt, the fuzzer" cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@$(PART) "clippy" env $(CARGO_PYTHON) $(CLIPPY) --workspace --all-targets -- -D warnings
-	@$(PART) "clippy, with fault points" \
-		env $(CARGO_PYTHON) $(CLIPPY) --workspace --all-targets --features penstock-python/fault-points -- -D warnings
-	@$(PART) "clippy, the fuzzer" $(CLIPPY) --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) -- -D warnings
+	@$(PART) "clippy, with fault points" env $(CARGO_PYTHON) \
+		$(CLIPPY) --workspace --all-targets --features penstock-python/fault-points -- -D warnings
+	@$(PART) "clippy, the fuzzer" \
+		$(CLIPPY) --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) -- -D warnings
 	@$(PART) "clippy, the models" \
 		env RUSTFLAGS="--cfg loom" $(CLIPPY) -p penstock-core --all-targets --profile models -- -D warnings
 	@$(PART) "The layers of the core" $(BIN)/python tools/check_layers.py
+	@$(PART) "The pieces that mutants replace" $(BIN)/python tools/mutants.py --fit
 	@$(PART) "The layers of the binding" $(BIN)/python tools/check_binding_layers.py
 	@$(PART) "ruff" $(BIN)/python -m ruff check --quiet .
 	@$(PART) "ruff, the format" $(BIN)/python -m ruff format --quiet --check .
 	@$(PART) "import-linter" sh -c \
 		'log=$$(PYTHONPATH=python:. $(BIN)/lint-imports --no-logo --no-cache 2>&1) || { echo "$$log"; false; }'
 	@$(PART) "mypy" $(BIN)/python -m mypy --no-error-summary
-	@$(PART) "The types that programs see" $(BIN)/python tools/check_types.py $(DOCUMENTS) tests/types_of_the_interface.py
+	@$(PART) "The types that programs see" \
+		$(BIN)/python tools/check_types.py $(DOCUMENTS) tests/types_of_the_interface.py
 	@$(PART) "stubtest" env MYPYPATH=python $(BIN)/python -m mypy.stubtest --concise penstock._native
 	@$(PART) "The language" $(BIN)/python tools/check_language.py
 	@echo "Nothing to complain about."
@@ -181,16 +203,17 @@ docs: $(VENV)/.penstock
 clean:
 	rm -rf build target $(VENV) .venvs .mypy_cache .hypothesis .pytest_cache .ruff_cache
 
-# What follows is called by the commands above. Each file records that a step was done.
+# The steps of the commands above. Each file records that its step was done.
 
-# pyo3 has to be told the interpreter and that no libpython is linked; maturin tells it by itself.
+# pyo3 needs the interpreter's path, and that no libpython is linked; maturin tells it both.
 CLIPPY := cargo clippy --quiet --locked
 CARGO_PYTHON := PYO3_PYTHON=$(abspath $(BIN)/python) PYO3_BUILD_EXTENSION_MODULE=1
 
-# loom takes the place of atomics and kernel, so it is built apart from everything else.
-LOOM := env RUSTFLAGS="--cfg loom" cargo test --quiet --locked -p penstock-core --lib --profile models -- --nocapture
+# Built apart from everything else, because loom takes the place of the atomics and of the kernel.
+LOOM := env RUSTFLAGS="--cfg loom" \
+	cargo test --quiet --locked -p penstock-core --lib --profile models -- --nocapture
 
-# $(call build_wheel,name,folder,options): maturin's talk is shown only if it fails.
+# $(call build_wheel,name,folder,options): prints what maturin said only if it fails.
 define build_wheel
 tools/require cargo cc && wheel() { rm -rf $(2) && mkdir -p $(2) && \
 	{ $(BIN)/python -m maturin build --quiet --locked --compatibility linux \
@@ -226,17 +249,19 @@ build/.test-kill-sample: build/kill
 	@$(PART) "A sample of the proof by killing" build/kill --sample 3000
 	@touch $@
 
-# The fuzzer's body without the fuzzer: its corpus, and random changes of it.
+# The fuzzer's target without the fuzzer: it runs on the corpus, and on random changes of it.
 build/.test-damage: $(CORE) $(shell find fuzz -mindepth 1 -not -name '.*')
 	@tools/require cargo cc
 	@mkdir -p $(@D)
-	@$(PART) "The core on damaged memory" cargo run --quiet --locked --release --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) \
-		--bin replay -- --mutations 2500 --current build/damage-input fuzz/corpus
+	@$(PART) "The core on damaged memory" cargo run --quiet --locked --release \
+		--manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_TARGET) --bin replay \
+		-- --mutations 2500 --current build/damage-input fuzz/corpus
 	@touch $@
 
 build/.test-loom-sample: $(CORE)
 	@tools/require cargo cc
-	@$(PART) "The core's smallest models" $(LOOM) one_putter_one_getter large_payloads growing two_survivors
+	@$(PART) "The core's smallest models" \
+		$(LOOM) one_putter_one_getter large_payloads growing two_survivors
 	@mkdir -p $(@D) && touch $@
 
 $(VENV)/.python:
@@ -246,32 +271,36 @@ $(VENV)/.python:
 	@$(PIP) install --upgrade "pip>=25.1" # the first that knows dependency groups
 	@touch $@
 
-$(VENV)/.build $(VENV)/.test $(VENV)/.lint $(VENV)/.bench $(VENV)/.storm: $(VENV)/.%: $(VENV)/.python pyproject.toml
+GROUPS := build test lint bench storm
+$(GROUPS:%=$(VENV)/.%): $(VENV)/.%: $(VENV)/.python pyproject.toml
 	@$(PART) "Installing what $* needs" $(PIP) install --group $*
 	@touch $@
 
-# Another interpreter may need another wheel.
+# Built anew for a new environment, whose interpreter may need another wheel.
 build/.wheel: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
 	@$(call build_wheel,"Building the wheel",$(WHEELS),--release)
 	@touch $@
 
 build/.fault-points: $(PACKAGE) $(VENV)/.python | $(VENV)/.build
-	@$(call build_wheel,"Building the wheel with fault points (for tests only)",$(FAULT_POINTS)-wheel,--profile quick --features fault-points)
+	@$(call build_wheel,"Building the wheel with fault points (for tests)",$(FAULT_POINTS)-wheel,\
+		--profile quick --features fault-points)
 	@rm -rf $(FAULT_POINTS)
 	@$(PIP) install --no-index --no-deps --target $(FAULT_POINTS) $(FAULT_POINTS)-wheel/*.whl
 	@touch $@
 
 $(VENV)/.penstock: build/.wheel $(VENV)/.python
-	@wheel=$$(echo $(WHEELS)/*.whl) && $(PIP) install --no-index --no-deps --force-reinstall "$$wheel" && $(PIP) install "$$wheel[cli]"
+	@$(PIP) install --no-index --no-deps --force-reinstall $(WHEELS)/*.whl
+	@wheel=$$(echo $(WHEELS)/*.whl) && $(PIP) install "$$wheel[cli]"
 	@touch $@
 
 $(TORCH)/.penstock: build/.wheel $(VENV)/.python
 	@test -x $(TORCH)/bin/python || $(BIN)/python -m venv $(TORCH)
 	@$(TORCH)/bin/python -m pip --quiet install --upgrade "pip>=25.1"
-	@wheel=$$(echo $(WHEELS)/*.whl) && $(TORCH)/bin/python -m pip --quiet install --force-reinstall --no-deps "$$wheel" && $(TORCH)/bin/python -m pip --quiet install "$$wheel[cli]"
+	@$(TORCH)/bin/python -m pip --quiet install --force-reinstall --no-deps $(WHEELS)/*.whl
+	@wheel=$$(echo $(WHEELS)/*.whl) && $(TORCH)/bin/python -m pip --quiet install "$$wheel[cli]"
 	@touch $@
 
-# Apart, because what is frozen there is all that is installed.
+# An environment of its own: PyInstaller freezes all that is installed there.
 $(LIBRARIES)/.python: $(VENV)/.python pyproject.toml
 	@echo "== Making $(LIBRARIES)"
 	@$(BIN)/python -m venv --clear $(LIBRARIES)

@@ -1,1 +1,1 @@
-"""Penstock beside every peer: the same scenarios, in turn, in one run. `python -m benchmarks --help`."""
+"""Penstock beside every rival: the same scenarios, in turn, in one run. `python -m benchmarks --help`."""

@@ -1,8 +1,8 @@
-"""Measures Penstock beside its peers, and writes tables and charts.
+"""Measures Penstock beside its rivals, and writes tables and charts.
 
-Why not to trust it: these are small loops on one machine with few cores, which other work disturbs. Rounds
-of the rivals are interleaved so that a disturbance meets all of them, medians are shown with their spread,
-and only ratios within one run mean anything.
+Why not to trust it: these are small loops on one machine with few cores, which other work disturbs. The
+rounds of the rivals are interleaved, so that a disturbance meets all of them. Medians are shown with their
+spread. Only ratios within one run mean anything.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -33,7 +34,7 @@ MIB = 1 << 20
 
 
 class Bench:
-    """One run."""
+    """One run: it measures the stages in turn."""
 
     def __init__(self, options: argparse.Namespace, progress: Progress) -> None:
         self.options = options
@@ -44,13 +45,13 @@ class Bench:
         self.targets: list[Target] = self.results.targets
 
     def stage(self, text: str, steps: int) -> None:
-        """Say what is measured now."""
+        """Print what is measured now."""
         self.progress.reset(self.task, total=steps, description=text)
         if self.progress.disable:
             print(text, flush=True)
 
     def tick(self) -> None:
-        """One step of the stage is done."""
+        """Count one step of the stage."""
         self.progress.advance(self.task)
 
     # ------------------------------------------------------------------------------------------ throughput
@@ -70,9 +71,9 @@ class Bench:
         cells = self.cells()
         for payload, shape in cells:
             able = [rival for rival in self.rivals.values() if rival.suits(shape)]
-            if payload.array_bytes:  # a batch of them fits in no rival's ring
+            if payload.array_bytes:  # a batch of arrays fits in no rival's ring
                 able = [rival for rival in able if not rival.batch]
-            payload.make()  # imports its package now, so that no forked process does while it is timed
+            payload.make()  # imports its package now, so that no forked process imports it while timed
             name = f"{payload.name}, {shape[0]}x{shape[1]}"
             limits = 3 if payload.array_bytes else 1
             rounds = self.options.rounds
@@ -81,20 +82,15 @@ class Bench:
             for rival in able:
                 measures[rival.name] = self._throughput(rival, payload, shape)
                 self.tick()
-            measures[LIMIT] = lambda payload=payload, shape=shape: throughput.limit(  # type: ignore[misc]
-                payload, shape, self.options.seconds / 2
-            )
+            seconds = self.options.seconds / 2
+            measures[LIMIT] = partial(throughput.limit, payload, shape, seconds)
             if payload.array_bytes:
-                measures[IN_TURN] = lambda payload=payload, shape=shape: throughput.limit(  # type: ignore[misc]
-                    payload, shape, self.options.seconds / 2, targets=2
-                )
-                measures[HANDED] = lambda payload=payload: throughput.handed(  # type: ignore[misc]
-                    payload, self.options.seconds / 2
-                )
+                measures[IN_TURN] = partial(throughput.limit, payload, shape, seconds, targets=2)
+                measures[HANDED] = partial(throughput.handed, payload, seconds)
             self.results.throughput[name] = interleave(self.options.rounds, measures, self.tick)
 
     def _throughput(self, rival: Rival, payload: Payload, shape: Shape) -> Callable[[], float]:
-        """A measure whose rounds take about as long as was asked for, or a second for the slowest."""
+        """A measure whose rounds take about `seconds` of the options, or a second for the slowest."""
         least = 20 if payload.array_bytes else 2000
         rate = throughput.throughput(rival, payload, shape, least)
         if rate < least:
@@ -106,7 +102,7 @@ class Bench:
     # ----------------------------------------------------------------------------------------- round trips
 
     def round_trips(self) -> None:
-        """An int to another process and back."""
+        """Microseconds of an int to another process and back."""
         able = [*(rival for rival in self.rivals.values() if not rival.batch), round_trips.LIMIT]
         for one_core in (False, True):
             name = "one core" if one_core else "two cores"
@@ -124,7 +120,7 @@ class Bench:
     # ----------------------------------------------------------------------------------------------- sizes
 
     def sizes(self) -> None:
-        """An item by its size."""
+        """Microseconds of an item, by its size."""
         self.stage("items from 8 bytes to 1 MB", sizes.steps(self.options.rounds))
         ours, standard = self.rivals[OURS], self.rivals[STANDARD]
         seconds = self.options.seconds / 8
@@ -140,7 +136,10 @@ class Bench:
         self.stage("creating and attaching", rounds * (len(cheap) + len(able)))
         self.results.resources["creating, us"] = interleave(
             rounds,
-            {n: lambda rival=r: resources.creation(rival, 200) for n, r in cheap.items()},  # type: ignore[misc]
+            {
+                n: lambda rival=r: resources.creation(rival, 200)  # type: ignore[misc]
+                for n, r in cheap.items()
+            },
             self.tick,
         )
         self.results.resources["first get in a new process, us"] = interleave(
@@ -151,14 +150,20 @@ class Bench:
         self.stage("importing", rounds * len(resources.IMPORTED))
         self.results.resources["importing, ms"] = interleave(
             rounds,
-            {name: lambda name=name: resources.importing(name) for name in resources.IMPORTED},  # type: ignore[misc]
+            {
+                name: lambda name=name: resources.importing(name)  # type: ignore[misc]
+                for name in resources.IMPORTED
+            },
             self.tick,
         )
         self.stage(f"CPU of a get() that waits {seconds:g} s", len(able) + 1)
         self.results.resources[f"CPU of a get() that waits {seconds:g} s, ms"] = interleave(
             1,
             {
-                **{n: lambda rival=r: resources.idle_cpu(rival, seconds) * 1e3 for n, r in able.items()},  # type: ignore[misc]
+                **{
+                    n: lambda rival=r: resources.idle_cpu(rival, seconds) * 1e3  # type: ignore[misc]
+                    for n, r in able.items()
+                },
                 "ten bare sleeps a second": lambda: resources.bare_wake_ups(seconds) * 1e3,
             },
             self.tick,
@@ -201,14 +206,14 @@ class Bench:
     # -------------------------------------------------------------------------------------------- recovery
 
     def recovery(self) -> None:
-        """What dead processes, and many leases and processes, cost the others."""
+        """What deaths, many leases and many processes cost the other processes."""
         self.stage("recovery", recovery.steps(self.options.rounds))
         self.results.recovery = recovery.measure(self.options.rounds, self.tick)
 
     # --------------------------------------------------------------------------------------------- targets
 
     def judge(self) -> None:
-        """Hold the figures against the targets."""
+        """Compare the figures with the targets."""
 
         def ratio(scenario: str, bound: float, ours: str = OURS, other: str = STANDARD) -> None:
             figures = self.results.throughput.get(scenario, {})

@@ -12,7 +12,7 @@ from . import round_trips
 from .results import Results
 from .throughput import HANDED, IN_TURN, LIMIT
 
-# Drawn as SVG that is the same for the same figures.
+# The same figures make the same SVG, byte for byte.
 mpl.rcParams["svg.hashsalt"] = "penstock"
 _METADATA = {"Date": None}
 _OURS, _OTHERS = "#1f6f8b", "#b8b8b8"
@@ -59,7 +59,7 @@ def _by_size(results: Results) -> Figure:
 
 
 def draw(results: Results, folder: Path) -> dict[str, str]:
-    """Draw what was measured; answers the files by their titles."""
+    """Draw what was measured. Returns the files by their titles."""
     drawn: dict[str, str] = {}
     shapes: dict[str, list[str]] = {}
     for scenario in results.throughput:

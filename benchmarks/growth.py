@@ -17,16 +17,15 @@ _SAMPLE = 20_000
 _ROUNDS = 5
 
 Costs = dict[int, tuple[Measured, Measured]]
-"""Nanoseconds of a put and of a get, of each backlog or number of processes."""
+"""Nanoseconds of a put and of a get, by backlog or by number of processes."""
 
 
 def backlog(sizes: list[int], tick: Callable[[], None]) -> Costs:
-    """Nanoseconds of a put and of a get when so many items are queued.
+    """Nanoseconds of a put and of a get at a backlog of each size.
 
-    Beside each size an empty queue is measured, in turn with the full one: the rounds of the cost at 0.
-    A get is measured on the way back, at the same backlog. The first round at each takes new memory, perhaps
-    memory that no program has touched since the machine started, which costs the system more than the
-    queue: it is left out, so all that is measured goes to memory used before.
+    At each size an empty queue is measured in turn with the full one: the rounds of the cost at 0. Gets are
+    measured while the backlog shrinks, at the same sizes. The first round at each size is left out: it takes
+    new memory from the system, which costs more than the queue. All other rounds use that memory again.
     """
     queue, empty = penstock.Queue[Any](), penstock.Queue[Any]()
     item = PAYLOADS["tuple"].make()
@@ -72,9 +71,9 @@ def _take_part(queue: penstock.Queue[Any], ready: Any, gate: Any) -> None:
 
 
 def participants(counts: list[int], tick: Callable[[], None]) -> Costs:
-    """Nanoseconds of a put and of a get when so many other processes have used the queue and live.
+    """Nanoseconds of a put and of a get on a queue with so many other participants alive.
 
-    In turn with it, a queue is measured that no other process has used: the rounds of the cost at 0.
+    In turn with it a queue without other participants is measured: the rounds of the cost at 0.
     """
     queue, alone = penstock.Queue[Any](), penstock.Queue[Any]()
     item = PAYLOADS["tuple"].make()

@@ -15,12 +15,12 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median round."""
         return statistics.median(self.rounds)
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The least and the most."""
+        """The least and the greatest round."""
         return min(self.rounds), max(self.rounds)
 
 
@@ -38,7 +38,7 @@ def interleave(
 
 @dataclass
 class Target:
-    """What was promised, and what was measured."""
+    """A target, and what was measured for it."""
 
     scenario: str
     measured: str
@@ -47,20 +47,20 @@ class Target:
 
 
 def three_digits(value: float) -> str:
-    """A number as people read it, never with an exponent from 1,000 on."""
+    """A number to three significant digits, without an exponent from 1,000 on."""
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def at_least(scenario: str, value: float, bound: float, unit: str) -> Target:
-    """A target that is met from a bound on."""
+    """A target that is met at or above a bound."""
     return Target(scenario, f"{three_digits(value)} {unit}", f">= {bound:g} {unit}", value >= bound)
 
 
 def at_most(scenario: str, value: float, bound: float, unit: str) -> Target:
-    """A target that is met up to a bound."""
+    """A target that is met at or below a bound."""
     return Target(scenario, f"{three_digits(value)} {unit}", f"<= {bound:.3g} {unit}", value <= bound)
 
 
 def missed(targets: Iterable[Target]) -> list[Target]:
-    """Those that were not met."""
+    """The targets that were not met."""
     return [target for target in targets if not target.is_met]

@@ -12,16 +12,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Payload:
-    """A kind of object. A fresh process makes it anew, so that nothing of it is shared."""
+    """A kind of object. Each process makes its own, so that they share no memory."""
 
     name: str
     make: Callable[[], Any]
     array_bytes: int = 0
-    """Bytes that one memory copy has to move; 0 for what is dominated by pickling."""
+    """Bytes that one memory copy has to move; 0 if pickling dominates."""
     touch: Callable[[Any], Any] | None = None
-    """What a consumer does with each object, to some result; None for nothing."""
+    """What a consumer computes from each object; None for nothing."""
     needs: str | None = None
-    """A package that has to be installed for it."""
+    """A package without which the payload is left out."""
 
 
 def _array(size: int) -> Any:
@@ -29,7 +29,7 @@ def _array(size: int) -> Any:
 
 
 def _read(array: Any) -> Any:
-    """One number of each page."""
+    """The sum of one number of each page."""
     return array.ravel()[::512].sum()
 
 

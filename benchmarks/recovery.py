@@ -1,4 +1,4 @@
-"""What the others wait for when a process dies, and what many leases and many processes cost."""
+"""How long a death delays the survivors, and what many leases and many processes cost."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _FEW_LEASES, _MANY_LEASES = 1_000, 50_000
 _FEW_PROCESSES, _MANY_PROCESSES = 50, 400
 _CALLS = 1_000
 
-# A put that lasts longer found the lock's holder dead. Finding that out takes some 50 ms, a put microseconds.
+# Seconds. A longer put found the lock's holder dead, which takes some 50 ms; other puts take microseconds.
 _TAKE_OVER = 0.03
 _ATTEMPTS = 200
-# Seconds of a figure that is measured once and no more, because it takes so long.
+# Seconds. A figure that takes longer is measured in one round only.
 _LONG = 5.0
 
 REBUILD = f"rebuilding a queue of {_QUEUED:,} items after its holder's death"
@@ -59,13 +59,13 @@ UNITS = {
     CPU_MANY: "ms",
 }
 BOUNDS = {REBUILD: (200.0, "ms"), FIRST_BACK: (200.0, "ms"), ALL_BACK: (500.0, "ms"), STALL: (5.0, "ms")}
-"""What a figure may be."""
+"""The most that a figure may be."""
 GROWTH = {
     f"{DONE_MANY}, against {_FEW_LEASES:,}": (DONE_FEW, DONE_MANY, 2.0),
     f"{DONE_MANY_QUEUED}, against {_FEW_LEASES:,}": (DONE_FEW_QUEUED, DONE_MANY_QUEUED, 2.0),
     f"{CPU_MANY}, against {_FEW_PROCESSES}": (CPU_FEW, CPU_MANY, 2.0),
 }
-"""How far the second of two figures may lie above the first one."""
+"""Two figures, and the most times that the second may be the first."""
 NOTE = (
     "Rebuilding: a process is killed inside the critical section, and the first put of another one is timed. "
     "What the same takes on an empty queue, where nearly all of it is finding the death out, is subtracted. "
@@ -78,12 +78,12 @@ Figures = dict[str, Measured]
 
 
 def steps(rounds: int) -> int:
-    """How often `measure` ticks."""
+    """The number of ticks of `measure`."""
     return 5 * rounds
 
 
 def measure(rounds: int, tick: Callable[[], None]) -> Figures:
-    """Measure all of it, in turn."""
+    """Measure all figures in turn, round by round."""
     figures = {name: Measured() for name in UNITS}
     is_too_long = False
     for _ in range(rounds):
@@ -116,7 +116,7 @@ def measure(rounds: int, tick: Callable[[], None]) -> Figures:
 
 
 def _rebuild() -> float:
-    """Seconds that a take-over takes with many items queued beyond what it takes with none."""
+    """Seconds that many queued items add to a take-over."""
     empty, full = penstock.Queue[Any](), penstock.Queue[Any]()
     full.put_many(list(range(_QUEUED)))
     detection = statistics.median(take_over(empty) for _ in range(3))
@@ -126,7 +126,8 @@ def _rebuild() -> float:
 def take_over(queue: penstock.Queue[Any]) -> float:
     """Seconds of the first put after a process was killed inside the critical section.
 
-    The process puts and gets without a pause, so that most kills meet it there. Others are repeated.
+    The process puts and gets without a pause, so that most kills meet it there. The kill is repeated until
+    one does.
     """
     queue.put(None)
     for _ in range(_ATTEMPTS):
@@ -149,7 +150,7 @@ def take_over(queue: penstock.Queue[Any]) -> float:
 
 
 def _put_and_get_for_ever(queue: penstock.Queue[Any], started: int) -> None:
-    """In the process that is killed."""
+    """Put and get without a pause until killed."""
     items = list(range(64))
     queue.put_many(items)
     queue.get_many(64)
@@ -165,13 +166,13 @@ def _put_and_get_for_ever(queue: penstock.Queue[Any], started: int) -> None:
 def redelivery(leases: int) -> tuple[float, float, float, float]:
     """Kill a worker that holds so many leases, while another process puts and gets.
 
-    Answers seconds: until the first lease is back, until all are, the longest call of the other process
-    meanwhile, and its longest call in half a second before.
+    Returns four times in seconds: until the first lease is back, until all are back, the longest call of the
+    other process meanwhile, and its longest call in the half second before the kill.
     """
     tasks = penstock.JoinableQueue[int]()
     tasks.put_many(list(range(leases)))
     holding, observing = _CONTEXT.Event(), _CONTEXT.Event()
-    death = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")  # its time; shared, and 0 before
+    death = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")  # the time of the kill; shared, and 0 before
     ours, its = _CONTEXT.Pipe()
     holder = _CONTEXT.Process(target=_hold, args=(tasks, leases, holding), daemon=True)
     joiner = _CONTEXT.Process(target=tasks.join, daemon=True)  # a waiter sweeps the dead
@@ -210,7 +211,7 @@ def _hold(tasks: penstock.JoinableQueue[int], leases: int, holding: Any) -> None
 
 
 def _observe(tasks: penstock.JoinableQueue[int], observing: Any, death: memoryview, its: Any) -> None:
-    """Put and get without a pause, and answer the longest call before and after the death."""
+    """Put and get without a pause, and send the longest call before and after the death."""
     longest = [0.0, 0.0]
     clock = time.monotonic
 
@@ -242,9 +243,10 @@ def _observe(tasks: penstock.JoinableQueue[int], observing: Any, death: memoryvi
 
 
 def done(count: int, *, are_taken: bool) -> float:
-    """Seconds of a task_done() of a thread that took nothing.
+    """Seconds of a `task_done()` in a thread that holds no lease.
 
-    Another thread has taken so many items; or none has, and so many task_done() came before the gets.
+    If `are_taken`, another thread holds `count` leases. If not, that thread has called `task_done()` `count`
+    times ahead of the gets.
     """
     tasks = penstock.JoinableQueue[int]()
     tasks.put_many(list(range(count + _CALLS)))
@@ -269,7 +271,7 @@ def done(count: int, *, are_taken: bool) -> float:
 
 
 def joining_cpu(count: int) -> float:
-    """CPU seconds of so many processes that join a queue, wait for an item and get it."""
+    """CPU seconds of `count` processes that become participants, wait for an item and get it."""
     items = penstock.Queue[int]()
     before = children_cpu()
     processes = [_CONTEXT.Process(target=items.get) for _ in range(count)]

@@ -67,7 +67,7 @@ def _spread(measured: Measured) -> str:
 
 
 def _overview(results: Results) -> Section:
-    """How many times as fast as the standard queue, of all payloads and shapes."""
+    """Penstock's rate divided by the standard queue's, for all payloads and shapes."""
     ratios: dict[str, dict[str, str]] = {}
     for scenario, figures in results.throughput.items():
         payload, _, shape = scenario.rpartition(", ")
@@ -157,7 +157,7 @@ def _sections(results: Results) -> list[Section]:
 
 
 def _by_size(kind: str, costs: sizes.Costs, check: sizes.Check) -> Section:
-    """The costs of a kind, and in the note what they are held against."""
+    """The costs of a kind of object, with their check in the note."""
     rows = [
         [
             f"{size:,}",
@@ -190,7 +190,7 @@ def _git(*arguments: str) -> str:
 
 def _commit() -> str:
     commit = _git("rev-parse", "--short", "HEAD")
-    # The documents change with every run.
+    # Each run of the benchmark changes the documents.
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top)", ":(top,exclude)docs")
     return f"commit {commit or 'unknown'}{', changed' if changed else ''}"
 
@@ -248,12 +248,12 @@ def _plain(value: Any) -> Any:
         return value.rounds
     if isinstance(value, np.generic):
         return value.item()
-    return vars(value)  # of a dataclass; what it holds comes here in turn
+    return vars(value)  # of a dataclass; its fields' values come here in turn
 
 
 def write(results: Results, folder: Path) -> None:
     """Write README.md, results.json and the charts."""
-    from . import charts  # the plotting library is needed for nothing else
+    from . import charts  # here, because only charts need the plotting library
 
     folder.mkdir(parents=True, exist_ok=True)
     versions = _versions()

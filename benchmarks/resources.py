@@ -18,7 +18,7 @@ _CONTEXT = multiprocessing.get_context("fork")
 
 
 def creation(rival: Rival, count: int) -> float:
-    """Microseconds to create a queue, use it once and let go of it."""
+    """Microseconds to open a channel and to close it."""
     start = time.perf_counter()
     for _ in range(count):
         channel = rival.open(_CONTEXT, (1, 1))
@@ -34,7 +34,7 @@ def _attach(channel: Channel, seconds: Any) -> None:
 
 
 def attaching(rival: Rival) -> float:
-    """Microseconds of the first get of an item that is there, in a process that has just begun."""
+    """Microseconds of the first get in a new process, with the item in the queue."""
     channel = rival.open(_CONTEXT, (1, 1))
     channel.sender(0).put(None)
     time.sleep(0.01)  # a feeder thread may have to send it first
@@ -48,14 +48,14 @@ def attaching(rival: Rival) -> float:
 
 def _wait_for_item(channel: Channel, cpu_seconds: Any) -> None:
     get = channel.receiver(0).get
-    get()  # everything that a first call does is done
+    get()  # the first call does more than the later ones
     before = time.process_time()
     get()
     cpu_seconds.value = time.process_time() - before
 
 
 def idle_cpu(rival: Rival, seconds: float) -> float:
-    """CPU seconds that a get uses which waits for so long."""
+    """CPU seconds of a get that waits for `seconds`."""
     channel = rival.open(_CONTEXT, (1, 1))
     cpu_seconds = _CONTEXT.Value("d", 0.0)
     waiter = _CONTEXT.Process(target=_wait_for_item, args=(channel, cpu_seconds))
@@ -78,7 +78,7 @@ def _sleep(seconds: float, cpu_seconds: Any) -> None:
 
 
 def bare_wake_ups(seconds: float) -> float:
-    """CPU seconds that ten wake-ups a second and nothing else use: the floor."""
+    """CPU seconds of ten sleeps a second: the least that a wait with slices of 100 ms can use."""
     cpu_seconds = _CONTEXT.Value("d", 0.0)
     sleeper = _CONTEXT.Process(target=_sleep, args=(seconds, cpu_seconds))
     sleeper.start()
@@ -108,13 +108,13 @@ def _steady_consumer(channel: Channel) -> None:
 
 
 def children_cpu() -> float:
-    """CPU seconds of all processes that this one has started and waited for."""
+    """CPU seconds of all reaped children of this process."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
 def steady_cpu(rival: Rival | None, count: int, per_second: int) -> float:
-    """CPU seconds per million small messages at a steady pace, with the pacing; of that alone for None."""
+    """CPU seconds per million small messages at a steady pace, with the pacing; None measures that alone."""
     before = children_cpu()
     if rival is None:
         pacer = _CONTEXT.Process(target=_pace, args=(lambda item: None, count, per_second))
@@ -136,7 +136,7 @@ def steady_cpu(rival: Rival | None, count: int, per_second: int) -> float:
 
 
 IMPORTED = ("penstock, after multiprocessing.queues", "multiprocessing.queues")
-"""What is imported: ours beyond what every program with queues imports, and that."""
+"""What is imported: Penstock, after the module that every program with queues imports, and that module."""
 
 _IMPORT = """
 import time
@@ -150,18 +150,18 @@ print((end - middle) * 1e3, (middle - begin) * 1e3)
 
 
 def importing(name: str) -> float:
-    """Milliseconds of an import, in an interpreter that has just begun."""
+    """Milliseconds of an import in a new interpreter."""
     done = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[IMPORTED.index(name)])
 
 
 def memory_of_an_empty_queue(queue: penstock.Queue[Any]) -> int:
-    """Bytes of memory behind a queue that was just created."""
+    """Bytes of memory behind a new queue."""
     return queue.statistics().memory_bytes
 
 
 def memory_after_a_flood(queue: penstock.Queue[Any], total: int, item: int) -> tuple[int, int]:
-    """Bytes behind a queue while `total` bytes are queued without a consumer, and after they were drained."""
+    """Bytes of memory behind a queue with `total` bytes queued, and after all were taken."""
     payload = bytes(item)
     for _ in range(total // item):
         queue.put(payload)

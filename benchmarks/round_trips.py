@@ -1,4 +1,4 @@
-"""How long an int takes to another process and back."""
+"""Microseconds that an int takes to another process and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WARM_UP = 200
 
 
 class _BytePipe:
-    """A pipe of the system, through which a byte goes: a wake-up of the other process and nothing else."""
+    """A pipe of the system that carries one byte: it wakes the other process and does nothing else."""
 
     endings = 1
 
@@ -51,7 +51,7 @@ def _open(context: BaseContext, shape: Shape) -> _BytePipe:
 
 
 LIMIT = Rival("limit, a byte through two pipes", _open)
-"""What a round trip takes that wakes the other process and passes no object."""
+"""A round trip that wakes the other process and passes no object."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ def _echo(requests: Channel, replies: Channel, count: int, core: int | None) -> 
     get, put = requests.receiver(0).get, replies.sender(0).put
     for _ in range(count):
         put(get())
-    signal.pause()  # a socket of a process that ends may take the last reply with it; it is killed
+    signal.pause()  # until killed: a socket may lose the last reply when its process ends
 
 
 def _ask(requests: Channel, replies: Channel, count: int, core: int | None, seconds: object) -> None:
@@ -89,7 +89,7 @@ def _ask(requests: Channel, replies: Channel, count: int, core: int | None, seco
 
 
 def round_trips(rival: Rival, count: int, *, one_core: bool = False) -> RoundTrips:
-    """Ask and answer `count` times; both processes on one core, or wherever the system puts them."""
+    """Measure `count` round trips, with both processes on one core or where the system places them."""
     core = min(os.sched_getaffinity(0)) if one_core else None
     requests, replies = rival.open_both_ways(_CONTEXT)
     seconds = _CONTEXT.Array("d", count)

@@ -1,6 +1,6 @@
 """Microseconds that an item of some size takes from one process to another, on both sides of each threshold.
 
-They are those of a stream: while one process puts an item, the other one gets the one before.
+Items come as a stream: while one process puts an item, the other gets the item before.
 """
 
 from __future__ import annotations
@@ -22,47 +22,47 @@ KINDS: dict[str, Callable[[int], Any]] = {
     "bytes": bytes,
     "array of uint8": lambda size: np.zeros(size, dtype=np.uint8),
 }
-"""What is put, made of its size."""
+"""The kinds of objects, each made from its size in bytes."""
 
 _POWERS = [1 << power for power in range(3, 21)]
 _MESSAGES = (72, 2048, 1 << 16)
-"""Longest messages that lie in the slot, are copied under the lock, and are copied while the GIL is held."""
+"""Bytes of the longest messages in the slot, copied under the lock, and copied while the GIL is held."""
 _BUFFERS = (4096, 1 << 16, 1 << 18)
-"""Smallest buffers that travel beside the pickle, are copied with the GIL released, and are mapped."""
+"""Bytes of the smallest buffers beside the pickle, copied with the GIL released, and mapped."""
 
 _LEAST_ITEMS = 20
 _MORE_ROUNDS = 3
-"""Short rounds are as many times more: which process the other one waits for changes from one to the next."""
+"""A factor on the rounds, which are short: which process waits for the other changes from one to the next."""
 
 Costs = dict[int, tuple[Measured, Measured]]
-"""Microseconds of an item of each size: through Penstock, and through the other."""
+"""Microseconds of an item of each size: through Penstock, and through the other rival."""
 
 
 @dataclass
 class Check:
-    """What the costs of a kind are held against."""
+    """The greatest ratios between the costs of a kind of object, and where they are."""
 
     growth: float = 0.0
-    """The most times as long as one that is up to twice as small takes any."""
+    """Of a size to a smaller one of at least half as many bytes."""
     growth_sizes: tuple[int, int] = (0, 0)
     cliff: float = 0.0
-    """The most times as long as one that is up to twice as large takes any."""
+    """Of a size to a larger one of at most twice as many bytes."""
     cliff_sizes: tuple[int, int] = (0, 0)
     ratio: float = 0.0
-    """The most times as long as through the other takes any."""
+    """Of Penstock to the other rival at one size."""
     ratio_size: int = 0
 
 
 @dataclass
 class Results:
-    """Figures of all kinds."""
+    """The figures of all kinds of objects."""
 
     costs: dict[str, Costs] = field(default_factory=dict)
     checks: dict[str, Check] = field(default_factory=dict)
 
 
 def _message(make: Callable[[int], Any], size: int) -> int:
-    """Bytes of the message that is made of an object."""
+    """Bytes of an object's message."""
     queue = penstock.Queue[Any]()
     queue.put(make(size))
     return queue.statistics().bytes
@@ -93,12 +93,12 @@ def sizes(kind: str) -> list[int]:
 
 
 def steps(rounds: int) -> int:
-    """How often `measure` ticks."""
+    """The number of ticks of `measure`."""
     return sum(len(sizes(kind)) for kind in KINDS) * rounds * _MORE_ROUNDS
 
 
 def measure(ours: Rival, other: Rival, rounds: int, seconds: float, tick: Callable[[], None]) -> Results:
-    """Measure all of it: in each round every size, of either kind, through both in turn."""
+    """Measure in each round every size of either kind through both rivals in turn."""
     results = Results()
     items: dict[tuple[str, str, int], int] = {}
     for kind in KINDS:
@@ -106,7 +106,10 @@ def measure(ours: Rival, other: Rival, rounds: int, seconds: float, tick: Callab
     for _ in range(rounds * _MORE_ROUNDS):
         for kind, costs in results.costs.items():
             for size, measured in costs.items():
-                payload = Payload(f"{kind} of {size}", lambda kind=kind, size=size: KINDS[kind](size))  # type: ignore[misc]
+                payload = Payload(
+                    f"{kind} of {size}",
+                    lambda kind=kind, size=size: KINDS[kind](size),  # type: ignore[misc]
+                )
                 for rival, figure in zip((ours, other), measured, strict=True):
                     key = (rival.name, kind, size)
                     if key not in items:
@@ -121,7 +124,7 @@ def measure(ours: Rival, other: Rival, rounds: int, seconds: float, tick: Callab
 
 
 def check(costs: Costs) -> Check:
-    """Compare the medians of neighbouring sizes, and with the other's."""
+    """Compare the medians of neighbouring sizes, and of the two rivals."""
     found = Check()
     for size, (ours, other) in costs.items():
         if (ratio := ours.median / other.median) > found.ratio:

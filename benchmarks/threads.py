@@ -1,6 +1,6 @@
-"""Items per second through one queue between threads of one process, beside processes that do the same.
+"""Items per second through one queue between threads of one process, and between processes.
 
-With a GIL threads take turns, so one core works. Without one they work at the same time, as processes do.
+With a GIL threads take turns, so one core works. Without a GIL they work at the same time, as processes do.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _CONTEXT = multiprocessing.get_context("fork")
 _SHAPES = [(1, 1), (2, 2)]
 
 Results = dict[str, dict[str, Measured]]
-"""Items a second of each way, of each scenario."""
+"""Items per second by scenario, and by threads or processes."""
 
 OURS = "Penstock, threads"
 OURS_BY_PROCESSES = "Penstock, processes"
 
 
 def _records() -> Any:
-    """What pickle needs some time for."""
+    """An object that pickle takes some time for."""
     return [{"id": number, "name": f"name {number}", "weight": number / 3} for number in range(100)]
 
 
@@ -35,7 +35,7 @@ _ITEMS: dict[str, tuple[Any, int]] = {
     "tuple": ((12345, "task", 1.5), 100_000),
     "100 records": (_records(), 6_000),
 }
-"""What is put, and how often in a round."""
+"""The objects, and how many of each are put in a round."""
 
 
 def kind_of_interpreter() -> str:
@@ -79,7 +79,7 @@ def _rate(
 
 
 def measure(rounds: int, tick: Callable[[], None]) -> Results:
-    """Measure all of it."""
+    """Measure every scenario."""
     ways: dict[str, tuple[Callable[[], Any], Callable[..., Any]]] = {
         OURS: (penstock.Queue, threading.Thread),
         OURS_BY_PROCESSES: (penstock.Queue, _CONTEXT.Process),
@@ -99,5 +99,5 @@ def measure(rounds: int, tick: Callable[[], None]) -> Results:
 
 
 def steps(rounds: int) -> int:
-    """How often `measure` ticks."""
+    """The number of ticks of `measure`."""
     return len(_ITEMS) * len(_SHAPES) * 4 * rounds

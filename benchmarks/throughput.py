@@ -1,4 +1,4 @@
-"""Items per second from some producers to some consumers, and what bounds them."""
+"""Items per second from producers to consumers, and their upper bounds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .rivals.interface import Channel, Rival, Shape
 LIMIT = "limit"
 IN_TURN = "limit, two buffers in turn"
 HANDED = "limit, copied in by one process and out by another"
-"""What stands among the rivals' figures, as a measure of them."""
+"""Names of upper bounds among the rivals' figures."""
 
 _CONTEXT = multiprocessing.get_context("fork")
 
@@ -52,7 +52,7 @@ class _Round:
             put(item)
         sender.finish()
         self._finished.release()
-        # Some rivals' messages have to be fetched from the process that sent them.
+        # Some rivals fetch a message from the process that sent it, so it must not have ended.
         self._may_end.wait()
 
     def consume(self, index: int) -> None:
@@ -91,7 +91,7 @@ class _Round:
         for _ in getting:
             self.channel.end_one()
             if self.rival.batch:
-                # No consumer may take two endings, so each is put after one consumer more has ended.
+                # No consumer may take two endings, so the next is put after a consumer has ended.
                 ended = multiprocessing.connection.wait(running)
                 running = [sentinel for sentinel in running if sentinel not in ended]
         for process in getting:
@@ -115,12 +115,12 @@ def _get_and_touch(get: Callable[[], Any], touch: Callable[[Any], Any]) -> Calla
 
 
 def throughput(rival: Rival, payload: Payload, shape: Shape, items: int) -> float:
-    """Items per second: from the first producer's start until the last consumer has seen the end."""
+    """Items per second from the first producer's start until the last consumer has its ending."""
     return _Round(rival, payload, shape, items).run()
 
 
 def _time(operation: Callable[[], Any], gate: Any, seconds: float, each: Any) -> None:
-    """Seconds that a call takes while the other process is as busy."""
+    """Store the seconds of a call while the other process works, too."""
     operation()
     gate.wait()
     count, start = 0, time.perf_counter()
@@ -134,9 +134,9 @@ def _time(operation: Callable[[], Any], gate: Any, seconds: float, each: Any) ->
 def limit(payload: Payload, shape: Shape, seconds: float, targets: int = 1) -> float:
     """Items per second if passing them cost nothing.
 
-    One process pickles while another one unpickles; or, for an array, one process copies it once into warm
-    memory: always the same, or so many `targets` in turn, as it must be when a consumer has one message while
-    the producer writes the next. With more processes than two the cores share the work.
+    One process pickles while another unpickles. For an array, one process copies it once into one of
+    `targets` warm buffers in turn: two are needed if a consumer has one message while the producer writes the
+    next. With more than two processes the cores share the work.
     """
     item = payload.make()
     operations: list[Callable[[], Any]]
@@ -167,12 +167,13 @@ def limit(payload: Payload, shape: Shape, seconds: float, targets: int = 1) -> f
 
 
 def handed(payload: Payload, seconds: float) -> float:
-    """Items per second if one process copies an array into shared memory and another one copies it out, and
-    nothing else is done. They use four buffers in turn, and watch each other without ever sleeping.
+    """Items per second if one process copies an array into shared memory and another copies it out.
+
+    They use four buffers in turn, and poll each other's counter without sleeping.
     """
     buffers, size = 4, payload.array_bytes
     memory = mmap.mmap(-1, mmap.PAGESIZE + buffers * size)
-    # Each on a cache line of its own.
+    # Each counter on a cache line of its own.
     written, read = (np.frombuffer(memory, np.int64, 1, offset) for offset in (0, 512))
     shared = [np.frombuffer(memory, np.uint8, size, mmap.PAGESIZE + i * size) for i in range(buffers)]
     count = max(20, round(seconds * 4e9 / size))

@@ -26,7 +26,7 @@ _failed = pytest.StashKey[bool]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the watchdog while standard error is not captured."""
-    # A shell has what it starts in the background ignore it, and then nobody could interrupt what is tested.
+    # A shell starts background jobs with SIGINT ignored, and tests send SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "limit(seconds): the watchdog's patience with the test")
     config.stash[_stacks_file] = stacks.new_file()
@@ -42,14 +42,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep what is there for good out of the collections that follow each test."""
+    """Freeze the objects that stay, so that the collection after each test is fast."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Watch a test, with its fixtures."""
+    """Watch a test with its fixtures."""
     marker = item.get_closest_marker("limit")
     watchdog = item.config.stash[_watchdog]
     watchdog.begin(item.nodeid, float(marker.args[0]) if marker else LIMIT)
@@ -61,7 +61,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
-    """See what there is, before any fixture of the test."""
+    """Take a snapshot before any fixture of the test."""
     item.stash[_failed] = True
     gc.collect()
     item.stash[_before] = leaks.Snapshot.take()
@@ -70,7 +70,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Note whether it passed: a failed test's traceback keeps its objects alive."""
+    """Note whether the test passed: a failed test's traceback keeps its objects alive."""
     result = yield
     item.stash[_failed] = False
     return result
@@ -78,7 +78,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail the test that left something behind, after all its fixtures have ended."""
+    """Fail the test if it left something behind after the end of all its fixtures."""
     result = yield
     if isinstance(item, pytest.Function):
         item.funcargs.clear()
@@ -93,5 +93,5 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 
 
 def pytest_report_header() -> str:
-    """Say which build is tested."""
+    """Name the process that runs the tests, and the limit of a test."""
     return f"watchdog: {LIMIT:.0f} s a test; process {os.getpid()}"

@@ -8,18 +8,18 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 import faster_fifo
-import faster_fifo_reduction  # noqa: F401  # so that its queues can be passed to processes
+import faster_fifo_reduction  # noqa: F401  # makes its queues picklable for new processes
 
 from .interface import End, QueueChannel, Receiver, Rival, Sender, Shape
 
 BATCH = 100
-# Enough for several of the largest messages. Its own default of 1 MB refuses those.
+# Bytes: room for several of the largest messages. Its default of 1 MB refuses those.
 RING = 64_000_000
-PATIENCE = 3600.0  # its default of 10 s is an exception in the middle of a measurement
+PATIENCE = 3600.0  # seconds; after its default of 10 it would raise amid a measurement
 
 
 def _patient(get: Callable[[], Any]) -> Callable[[], Any]:
-    """Wait on where `get` gives up before its time: when another consumer was faster."""
+    """Repeat a `get` that raises Empty before its time-out, which it does if another consumer was faster."""
 
     def get_patiently() -> Any:
         while True:

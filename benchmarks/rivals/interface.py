@@ -1,4 +1,4 @@
-"""What a rival has to offer: a way to pass objects between processes."""
+"""The interface of a rival: a way to pass objects between processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from multiprocessing.context import BaseContext
 from typing import Any, Protocol
 
 Shape = tuple[int, int]
-"""How many producers, how many consumers."""
+"""The numbers of producers and of consumers."""
 
 
 class Sender(Protocol):
@@ -17,8 +17,7 @@ class Sender(Protocol):
     put: Callable[[Any], Any]
 
     finish: Callable[[], Any]
-    """Has all that was put go on its way, and tells the consumers that this producer has ended if the rival
-    needs that from the producer."""
+    """Flushes what was put. If the rival's producers send the endings, it also sends this producer's."""
 
 
 class Receiver(Protocol):
@@ -28,10 +27,10 @@ class Receiver(Protocol):
 
 
 class Channel(Protocol):
-    """What one round uses; made before the processes are."""
+    """The channel of one round; made before its processes."""
 
     endings: int
-    """So many None tell a consumer that all is over."""
+    """The number of None after which a consumer ends."""
 
     def sender(self, index: int) -> Sender:
         """Open the end of producer `index`."""
@@ -40,10 +39,10 @@ class Channel(Protocol):
         """Open the end of consumer `index`."""
 
     def end_one(self) -> None:
-        """Put one ending, when all producers have ended; nothing if the producers did."""
+        """Put one ending after all producers have ended; does nothing if the producers send them."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release its memory, descriptors and threads."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,15 @@ class Rival:
     name: str
     open: Callable[[BaseContext, Shape], Channel]
     suits: Callable[[Shape], bool] = lambda shape: True
-    """Whether items are streamed through it so; a rival that suits nothing only makes round trips."""
+    """Whether it streams items in that shape; a rival without a shape only makes round trips."""
     batch: int = 0
     """Items of a call to `put`; 0 for one at a time."""
     is_ours: bool = False
     duplex: Callable[[BaseContext], tuple[Channel, Channel]] | None = None
-    """Opens the way there and the way back as one thing; None if they are two."""
+    """Opens both directions as one object; None if each direction is a channel of its own."""
 
     def open_both_ways(self, context: BaseContext) -> tuple[Channel, Channel]:
-        """Open a way from one process to another, and a way back."""
+        """Open a channel from one process to another, and one back."""
         if self.duplex is not None:
             return self.duplex(context)
         return self.open(context, (1, 1)), self.open(context, (1, 1))
@@ -74,7 +73,7 @@ class End:
     put: Callable[[Any], Any] = print
     get: Callable[[], Any] = list
     finish: Callable[[], Any] = lambda: None
-    """Sees that all is on its way; by default that is so after each put."""
+    """Flushes what was put; by default each put has done so."""
 
 
 class QueueChannel:
@@ -86,7 +85,7 @@ class QueueChannel:
         self.queue = queue
 
     def sender(self, index: int) -> Sender:
-        """The queue itself. A standard one sends from a thread."""
+        """Send through the queue. `finish` waits for the thread of a standard queue."""
         return End(put=self.queue.put, finish=self._flush)
 
     def _flush(self) -> None:
@@ -95,11 +94,11 @@ class QueueChannel:
             self.queue.join_thread()
 
     def receiver(self, index: int) -> Receiver:
-        """The queue itself."""
+        """Receive from the queue."""
         return End(get=self.queue.get)
 
     def end_one(self) -> None:
-        """One None, for one consumer."""
+        """Put one None, which one consumer takes."""
         self.queue.put(None)
 
     def close(self) -> None:

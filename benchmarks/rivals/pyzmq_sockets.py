@@ -39,7 +39,7 @@ class _Sender:
     def finish(self) -> None:
         for socket in self._sockets:
             socket.send(pickle.dumps(_Ending(self._producer)))
-        # A process that ends at once takes with it what the others have not received.
+        # Messages that were not received yet are lost when their sender ends.
         for _ in self._sockets:
             self._received.acquire()
 
@@ -73,7 +73,7 @@ class _Sockets:
         return _Receiver(self._endpoints[index], self._received)
 
     def end_one(self) -> None:
-        pass  # the producers have said so
+        pass  # each producer has sent its endings
 
     def close(self) -> None:
         shutil.rmtree(self._folder)

@@ -1,4 +1,4 @@
-"""multiprocessing.Pipe: two connections, one process at each, for one way or, by default, for both."""
+"""multiprocessing.Pipe: two connections, one process at each, for one direction or both (the default)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _open_duplex(context: BaseContext, shape: Shape) -> PipeChannel:
 
 
 def both_ways(ends: tuple[Any, Any]) -> tuple[PipeChannel, PipeChannel]:
-    """The two channels of a pipe whose ends read and write."""
+    """The two channels of a duplex pipe."""
     left, right = ends
     return PipeChannel((right, left)), PipeChannel((left, right))
 

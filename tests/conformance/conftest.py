@@ -1,4 +1,4 @@
-"""Runs each test that takes `make` for every implementation that promises what the test needs.
+"""Runs each test with the fixture `make` for every implementation that promises what the test needs.
 
 @needs(Promise.BOUNDED)    a mark of the test, or of its whole file
 """
@@ -14,12 +14,12 @@ from tests.conformance.implementations import IMPLEMENTATIONS, Implementation, P
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the mark."""
+    """Register the mark `needs`."""
     config.addinivalue_line("markers", "needs(promises): what an implementation must promise to be tested so")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the implementations."""
+    """Choose the implementations for the test."""
     if "make" in metafunc.fixturenames:
         marks = metafunc.definition.iter_markers("needs")
         needed = reduce(or_, (promise for mark in marks for promise in mark.args), Promise(0))
@@ -29,7 +29,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """What makes a queue of the implementation. The queues are closed when the test has ended."""
+    """A function that makes a queue of the implementation. The queues are closed after the test."""
     implementation: Implementation = request.param
     made: list[Any] = []
 

@@ -16,25 +16,25 @@ import penstock
 
 
 class Promise(enum.Flag):
-    """What not every implementation promises."""
+    """A promise that some implementations do not make."""
 
     BOUNDED = enum.auto()
     """The arguments `maxsize`, `block` and `timeout`; `qsize()`, `full()` and the calls that do not wait."""
     PUT_IS_DONE = enum.auto()
-    """When `put()` returns, the item is in the queue for every process, whatever becomes of the putter."""
+    """When `put()` returns, the item is in the queue for every process, even if the putter dies."""
     ACKNOWLEDGED = enum.auto()
     """`task_done()` and `join()`."""
     REDELIVERED = enum.auto()
-    """What a killed holder had in hand comes back, `max_deliveries` times."""
+    """The lease of a killed holder is redelivered, at most `max_deliveries` times."""
     BATCHES = enum.auto()
     """`put_many()` and `get_many()`."""
     STATISTICS = enum.auto()
-    """`statistics()`: exact figures, also of those that wait."""
+    """`statistics()`: exact figures, also of the waiters."""
 
 
 @dataclass(frozen=True)
 class Implementation:
-    """A class of queues, or a store that is opened like one."""
+    """A class of queues, or a store that opens queues."""
 
     name: str
     new: Callable[..., Any]
@@ -48,8 +48,8 @@ IMPLEMENTATIONS = (
     Implementation("Queue", penstock.Queue, _OURS | Promise.BOUNDED),
     Implementation("SimpleQueue", penstock.SimpleQueue, _OURS),
     Implementation("JoinableQueue", penstock.JoinableQueue, _OURS | _ACKNOWLEDGED | Promise.REDELIVERED),
-    # The reference: programs rely on what these do. A thread of the putter's sends an item of the first and
-    # the last; `put()` itself writes an item of the other into a pipe of 64 KiB.
+    # The reference, on whose behaviour programs rely. The first and the last send items from a thread of the
+    # putter. `SimpleQueue.put()` itself writes the item into a pipe of 64 KiB.
     Implementation("multiprocessing.Queue", multiprocessing.Queue, Promise.BOUNDED),
     Implementation("multiprocessing.SimpleQueue", multiprocessing.SimpleQueue, Promise.PUT_IS_DONE),
     Implementation("multiprocessing.JoinableQueue", multiprocessing.JoinableQueue, _ACKNOWLEDGED),
@@ -57,5 +57,5 @@ IMPLEMENTATIONS = (
 
 
 def needs(*promises: Promise) -> pytest.MarkDecorator:
-    """Run the test for those implementations only that promise all of this."""
+    """Run the test only for implementations that make all of these promises."""
     return pytest.mark.needs(*promises)

@@ -59,7 +59,7 @@ def test_how_many(make: Callable[..., Any]) -> None:
 
 
 def test_all_are_taken_although_a_look_for_the_dead_is_due(make: Callable[..., Any]) -> None:
-    # It is due at the first take that finds something held: a lease, or a large item that is being rebuilt.
+    # The check is due at the first take with something held: a lease, or a large item that is being rebuilt.
     q = make()
     q.put_many(range(500))
     assert q.get_many() == list(range(500))
@@ -129,7 +129,7 @@ def test_one_time_out_for_all(make: Callable[..., Any]) -> None:
 
     def slowly() -> Iterator[int]:
         yield 1
-        time.sleep(0.05)  # longer than the time-out, which began with the call
+        time.sleep(0.05)  # seconds: longer than the time-out, which began with the call
         yield from range(200)
 
     with pytest.raises(queue.Full) as raised:
@@ -137,7 +137,7 @@ def test_one_time_out_for_all(make: Callable[..., Any]) -> None:
     assert raised.value.items_put == 1  # type: ignore[attr-defined]
 
 
-# What comes from code of the program's is in the queue before that code runs again.
+# An object that the program's code has made is in the queue before that code runs again.
 
 
 class Subclass(list[Any]):
@@ -194,7 +194,7 @@ def test_containers(make: Callable[..., Any], container: Any) -> None:
 
 
 class Counting:
-    """Takes, while it is pickled, what was put before it."""
+    """Becomes, when pickled, the number of items queued before it."""
 
     def __init__(self, q: Any) -> None:
         self.q = q
@@ -293,7 +293,7 @@ def test_queues_among_the_items(make: Callable[..., Any]) -> None:
     def answer() -> None:
         _, inner, _ = q.get_many()
         inner.put_many(["it", "works"])
-        if hasattr(q, "task_done"):  # or they come back, and `q` keeps `inner` for ever
+        if hasattr(q, "task_done"):  # else the items are redelivered, and `q` keeps `inner`
             for _ in range(3):
                 q.task_done()
 

@@ -1,4 +1,4 @@
-"""The numbers agree, always; no bound is exceeded; items come in their order."""
+"""The numbers always agree, no bound is exceeded, and items come in their order."""
 
 import random
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def test_every_snapshot_balances_while_others_work(make: Callable[..., Any]) -> 
         assert 0 <= now.queued <= maxsize
         assert now.high_water <= maxsize
         if is_acknowledged:
-            # Two takers have at most one item each in hand.
+            # Each of the two getters holds at most one lease.
             assert now.queued <= now.unfinished <= now.queued + 2
         assert 0 <= queue.qsize() <= maxsize
     for child in children:
@@ -131,5 +131,5 @@ def test_consumers_take_in_the_order_of_putting(make: Callable[..., Any]) -> Non
         child.close()
     for numbers in taken:
         assert numbers == sorted(numbers)
-    if not hasattr(queue, "task_done"):  # whose takers ended without task_done
+    if not hasattr(queue, "task_done"):  # leases of the ended getters are redelivered
         assert sorted(number for numbers in taken for number in numbers) == list(range(3 * each))

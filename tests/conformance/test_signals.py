@@ -1,4 +1,4 @@
-"""Signals: what ends a wait, and what does not."""
+"""Signals: which ones end a wait, and which do not."""
 
 import signal
 from collections.abc import Callable
@@ -26,7 +26,7 @@ WAITS: dict[str, Callable[[Any], object]] = {
 
 @pytest.fixture(params=WAITS)
 def waiting(make: Callable[..., Any], request: pytest.FixtureRequest) -> tuple[Any, str]:
-    """A queue on which the named wait lasts."""
+    """A queue on which the named call waits, and the name."""
     q = make(1)
     if request.param != "waiting_getters":
         q.put("a")

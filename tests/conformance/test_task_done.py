@@ -1,4 +1,4 @@
-"""Acknowledged queues: `task_done()`, `join()`, and what becomes of the items of a worker that ends."""
+"""Acknowledged queues: `task_done()`, `join()`, and the leases of a worker that ends."""
 
 import multiprocessing
 import os
@@ -61,7 +61,7 @@ def test_join_waits_for_the_last_item(make: Callable[..., Any]) -> None:
         child.result()
 
 
-# How a process ends decides what becomes of the items it holds.
+# Whether the leases of a process are redelivered depends on how it ends.
 
 
 def end_by_returning() -> None:
@@ -135,7 +135,7 @@ def test_a_worker_that_ends_in_order(make: Callable[..., Any], end: Callable[[],
     assert process.exitcode == 0
     now = q.statistics()
     assert (now.queued, now.unfinished, now.redeliveries) == (0, 1, 0)
-    q.task_done()  # for it
+    q.task_done()  # finishes the item of the worker
     q.join()
 
 

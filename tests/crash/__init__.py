@@ -1,1 +1,1 @@
-"""Processes die, stop, fork and execute; the others go on."""
+"""Processes die, stop, fork and call exec; the others go on."""

@@ -1,6 +1,6 @@
 """A process dies by SIGKILL at each fault point on the way of each operation; the others go on.
 
-Not collected by itself, because it needs a build that has fault points: test_death.py runs it with that one.
+Not collected by pytest, because it needs a build with fault points: test_death.py runs it with that build.
 """
 
 import itertools
@@ -39,21 +39,21 @@ Act = Callable[[Any], object]
 
 
 def armed(queue: Any, prepare: Act, act: Act, point: str, hit: int = 1) -> None:
-    """In a process that is to die in `act`."""
+    """Do `act`, and die at that pass of the point. Runs in a forked process."""
     prepare(queue)
     arm_fault(point, hit)
     act(queue)
 
 
 def die_earlier(queue: Any, operation: Operation) -> None:
-    """What the operation presumes: another process has died."""
+    """Kill the process whose death the operation presumes, if there is one."""
     if operation.earlier is not None:
         with fork(operation.earlier, queue) as first:
             assert first.wait() == -signal.SIGKILL
 
 
 def run(queue: Any, name: str, point: str, hit: int) -> bool:
-    """Have a process do the operation and die at that pass of the point. False if it survived."""
+    """Do the operation in a process that dies at that pass of the point. False if it survived."""
     operation = OPERATIONS[name]
     die_earlier(queue, operation)
     with fork(armed, queue, operation.prepare, operation.act, point, hit) as doomed:
@@ -68,7 +68,7 @@ def run(queue: Any, name: str, point: str, hit: int) -> bool:
 @pytest.mark.parametrize(("name", "point"), CASES)
 def test_death(name: str, point: str) -> None:
     operation = OPERATIONS[name]
-    # Who waits may wake up any number of times, so only its first pass is certain.
+    # A waiter may wake up any number of times, so only its first pass is certain.
     passes = [1] if operation.meanwhile else itertools.count(1)
     seen: list[Left] = []
     for hit in passes:
@@ -84,7 +84,7 @@ def test_death(name: str, point: str) -> None:
 
 
 def pass_points(queue: Any, prepare: Act, act: Act) -> set[str]:
-    """Do the operation. Returns the points on its way."""
+    """Do the operation. Returns the points that it passed."""
     prepare(queue)
     passed_points()
     act(queue)
@@ -101,7 +101,7 @@ def test_no_point_elsewhere(name: str) -> None:
     assert leftovers(queue, operation.size) == DONE[name]
 
 
-# On the way of a process that begins to watch a queue with an item in it.
+# Passed by a process that begins to watch a queue with an item in it.
 BELL = ("bell.made", "bell.counted", "bell.changed", "bell.owed", "bell.rung")
 
 
@@ -134,7 +134,7 @@ def test_death_of_a_receiver_that_is_about_to_sleep() -> None:
         assert receiver.recv() == "x"
 
 
-FULL = bytes(1 << 20)  # as much as may be on its way
+FULL = bytes(1 << 20)  # bytes: all that a connection buffers
 
 
 def test_death_of_a_sender_that_fills_the_pipe() -> None:
@@ -157,7 +157,7 @@ def test_death_of_a_receiver_that_calls_a_sender() -> None:
             until(lambda: select.select([], [sender.fileno()], [], 0)[1] == [])
             with fork(armed, receiver, nothing, lambda end: end.recv_bytes(), "bell.unplugged") as doomed:
                 assert doomed.wait() == -signal.SIGKILL
-            # It had not taken the message out of the shared memory yet.
+            # The dead receiver had not taken the message out of the shared memory yet.
             assert receiver.recv_bytes() == FULL
             assert waiting.result() is None
         assert receiver.recv_bytes() == b"x"
@@ -199,12 +199,12 @@ def test_putter_dies_while_a_getter_sleeps(kind: Callable[[], Any], point: str, 
         with fork(armed, queue, register, put_x, point) as doomed:
             assert doomed.wait() == -signal.SIGKILL
         if is_put:
-            # It finds the item though nobody has woken it.
+            # The getter finds the item although no process has woken it.
             assert sleeper.result() == "X"
         else:
             put_y(queue)
             assert sleeper.result() == "Y"
-    # The sleeper of a joinable queue ended without task_done, which counts as its death.
+    # The getter of a JoinableQueue ended without task_done(), which counts as its death.
     back = Left("X" if is_put else "Y", redeliveries=1)
     assert leftovers(queue) == (back if kind is JoinableQueue else NOTHING)
 
@@ -246,7 +246,7 @@ def test_getter_dies_when_it_was_woken() -> None:
     queue = Queue[Item]()
     with fork(get_name, queue) as first:
         until(lambda: queue.statistics().waiting_getters == 1)
-        # The one that came last is woken first.
+        # The last waiter is woken first.
         with fork(armed, queue, register, get, "wait.back") as doomed:
             until(lambda: queue.statistics().waiting_getters == 2 or doomed.has_ended())
             put_x(queue)
@@ -266,7 +266,7 @@ def test_death_in_a_recovery_from_a_death_in_a_recovery(first: str, second: str)
     queue = OPERATIONS["take over"].new_queue()
     assert run(queue, "take over", first, 1)
     with fork(armed, queue, nothing, register, second) as doomed:
-        # There may be nothing left to do for it at this point; then it completes the recovery.
+        # The recovery may have no work left at this point; then the process completes it.
         assert doomed.wait() in (-signal.SIGKILL, 0)
     assert leftovers(queue) == BACK_X
 
@@ -297,7 +297,7 @@ def test_death_when_the_last_handle_goes(point: str) -> None:
         arm_fault(point)
         del queue
 
-    # It must not inherit the queue, of which it would have another handle.
+    # Forked before the queue exists: an inherited queue would be another handle.
     with fork(open_and_close) as doomed:
         queue = Queue[Item]()
         carrier.put(queue)
@@ -311,7 +311,7 @@ FIVE = [0, 1, 2, 3, 4]
 
 
 def what_is_left(queue: Any) -> list[Any]:
-    queue.statistics()  # returns what the dead held
+    queue.statistics()  # sweeps the dead
     left: list[Any] = []
     while not queue.empty():
         left += queue.get_many()
@@ -330,7 +330,7 @@ def what_is_left(queue: Any) -> list[Any]:
     ],
 )
 def test_putter_dies_in_a_batch(kind: Callable[[], Any], point: str, put: int) -> None:
-    """`put`: whether the item that it was at is in the queue."""
+    """`put`: whether the item of that pass is in the queue."""
     for hit in range(1, 6):
         queue = kind()
         with fork(armed, queue, nothing, lambda queue: queue.put_many(FIVE), point, hit) as doomed:
@@ -353,7 +353,7 @@ def test_putter_dies_in_a_batch(kind: Callable[[], Any], point: str, put: int) -
     ],
 )
 def test_getter_dies_in_a_batch(kind: Callable[[], Any], point: str, taken: int | None) -> None:
-    """`taken`: whether the item that it was at is gone; None if none is ever gone."""
+    """`taken`: whether the item of that pass is gone; None if every item comes back."""
     for hit in range(1, 6):
         queue = kind()
         queue.put_many(FIVE)

@@ -1,6 +1,6 @@
 """A process is stopped by SIGSTOP inside the queue's critical section; the others call, and some end.
 
-Not collected by itself, because it needs a build that has fault points: test_death.py runs it with that one.
+Not collected by pytest, because it needs a build with fault points: test_death.py runs it with that build.
 """
 
 import gc
@@ -19,7 +19,7 @@ from tests.support.children import Child, fork
 from tests.support.waiting import until
 
 suspend_at: Any = getattr(_native, "suspend_at", None)
-LARGE = 200_000  # bytes, of which the receiver has a view
+LARGE = 200_000  # bytes: the receiver gets a view
 
 
 def put_late(queue: Any) -> None:
@@ -29,7 +29,10 @@ def put_late(queue: Any) -> None:
 
 @contextmanager
 def stopped_inside(queue: Any) -> Iterator[Child]:
-    """A process that is stopped when it has put "late", which no number shows yet. At the end it goes on."""
+    """A process that is stopped after the commit of its item "late", which no number shows yet.
+
+    It goes on at the end.
+    """
     with fork(put_late, queue) as child:
         until(child.is_stopped)
         yield child
@@ -75,7 +78,7 @@ def test_numbers_beside_a_dead_participant() -> None:
         with stopped_inside(queue):
             dead.kill()
             dead.wait()
-            begun = threading.Timer(0.3, lambda: None)  # the dead are looked for every 100 ms
+            begun = threading.Timer(0.3, lambda: None)  # a slice has 100 ms
             begun.start()
             while begun.is_alive():
                 assert queue.qsize() == 0
@@ -123,12 +126,12 @@ def test_poll_does_not_wait() -> None:
 
 
 class Interrupted(Exception):
-    """Raised by a signal's handler, as KeyboardInterrupt is."""
+    """Raised by a signal handler, as KeyboardInterrupt is."""
 
 
 @contextmanager
 def interrupted() -> Iterator[None]:
-    """What is inside is to be ended by a signal."""
+    """The body of the `with` has to be ended by a signal."""
 
     def handler(*_: object) -> None:
         raise Interrupted
@@ -217,7 +220,7 @@ def test_interrupted_receiver() -> None:
     ids=["put", "large", "done", "statistics", "check"],
 )
 def test_no_call_waits_with_the_interpreter_locked(call: Callable[[Any], object]) -> None:
-    """The process goes on only when the main thread runs while another one waits."""
+    """The stopped process goes on only if the main thread runs while another thread waits."""
     queue = JoinableQueue[Any]()
     queue.put("first")
     begun = threading.Event()
@@ -230,7 +233,7 @@ def test_no_call_waits_with_the_interpreter_locked(call: Callable[[Any], object]
         thread = threading.Thread(target=run)
         thread.start()
         begun.wait()
-        # The thread has no reason to let go of the interpreter before it waits.
+        # The thread does not release the GIL before it waits.
         for _ in range(100):
             assert thread.is_alive()
     thread.join()
@@ -250,7 +253,7 @@ def test_arrays_are_given_back_without_waiting() -> None:
         gc.collect()
     assert queue.get() == "late"
     assert queue.check() == []
-    # It is free again: as much fits in.
+    # The memory is free again: the same number of payloads fits in.
     for _ in range(20):
         queue.put(bytearray(LARGE))
     assert queue.statistics().memory_bytes <= memory + LARGE
@@ -283,7 +286,7 @@ def test_last_handle_is_dropped_without_waiting() -> None:
 
 
 def test_process_ends_without_waiting() -> None:
-    """Its items stay unfinished, as after any end in order."""
+    """The items of the leaver stay unfinished, as after any end in order."""
     queue = JoinableQueue[str]()
     queue.put("left")
 

@@ -1,5 +1,6 @@
 """A `JoinableQueue` whose users never call `task_done()` or `join()` serves them as a plain queue does."""
 
+import os
 import threading
 from typing import Any
 
@@ -8,12 +9,13 @@ import pytest
 import penstock
 from penstock.errors import QueueMemoryError
 from tests.support.children import Child, fork
+from tests.support.waiting import until
 
 MIB = 1 << 20
 
 
 def took(q: Any, count: int, told: Any, asks_again: bool) -> None:
-    """Take items one by one, tell each, and wait to be killed: with the last one in hand, or in `get()`."""
+    """Take items one by one, report each, and wait to be killed: holding the last item, or in `get()`."""
     for _ in range(count):
         told.put(q.get())
     while True:
@@ -23,7 +25,7 @@ def took(q: Any, count: int, told: Any, asks_again: bool) -> None:
 
 
 def worker_that_took(q: Any, count: int, *, asks_again: bool) -> tuple[Child, list[Any]]:
-    """A process that has taken so many items, and what they were."""
+    """A process that has taken `count` items, and the items."""
     told = penstock.Queue()
     worker = fork(took, q, count, told, asks_again)
     items = [told.get() for _ in range(count)]
@@ -40,7 +42,7 @@ def kill(worker: Child, q: Any) -> None:
     with worker:
         worker.kill()
         worker.wait()
-    q.statistics()  # finds the dead
+    q.statistics()  # sweeps the dead
 
 
 def test_what_a_killed_worker_had_finished_does_not_come_back() -> None:
@@ -74,11 +76,11 @@ def test_the_first_call_brings_back_what_the_dead_had_set_aside(call: str) -> No
         if call == "join":
             assert drain(q) == ["a", "b"]
         else:
-            assert q.qsize() == 2  # one of this process's items is done
+            assert q.qsize() == 2  # one item of this process is finished
 
 
 def acknowledge(q: Any, call: str) -> None:
-    """Call it; `join()` in a thread, because it waits."""
+    """Call the method; `join()` in a thread, because it waits."""
     if call == "task_done":
         q.task_done()
         return
@@ -104,7 +106,7 @@ def test_an_item_that_came_back_too_often_is_a_dead_letter() -> None:
     worker, _ = worker_that_took(q, 2, asks_again=True)
     kill(worker, q)
     assert q.dead_letters() == []
-    q.join()  # the first: what was set aside has come back too often already
+    q.join()  # the first acknowledgement: what was set aside has exceeded its redeliveries
     assert q.dead_letters() == ["a", "b"]
 
 
@@ -133,7 +135,7 @@ def test_what_threads_have_in_hand_is_not_set_aside_by_others() -> None:
     with fork(two_threads, q, told) as worker:
         told.get()
         kill(worker, q)
-    # One thread has "a" in hand, the other took the rest and asks for more.
+    # One thread has "a" in hand. The other took the rest and waits for more.
     assert drain(q) == ["a"]
 
 
@@ -174,6 +176,8 @@ def a_thread_an_item(q: Any, told: Any) -> None:
         thread = threading.Thread(target=q.get)
         thread.start()
         thread.join()
+        # It has ended for Python; its end is noted when it ends for the system.
+        until(lambda task=f"/proc/self/task/{thread.native_id}": not os.path.exists(task))
     threading.Thread(target=tell_when_waiting, args=(q, told), daemon=True).start()
     q.get()
 
@@ -242,7 +246,7 @@ def test_what_was_given_up_of_the_dead_counts_as_finished() -> None:
     given_up = q.statistics().given_up
     assert given_up > 0
     assert q.statistics().unfinished == 20
-    q.task_done()  # one of those that have come back is done, too
+    q.task_done()  # finishes one of the items that have come back
     assert q.statistics().unfinished == 20 - given_up - 1
     while q.qsize():
         q.get()

@@ -96,7 +96,7 @@ def test_worker_dies_and_another_finishes_its_item() -> None:
     queue.put(item("B"))
     with fork(die_holding_an_item, queue) as killed:
         killed.wait()
-    # In its old place, before what was put after it.
+    # Redelivered to its old place, before later items.
     with fork(take, queue, 2, 2) as other:
         assert other.result() == "AB"
     queue.get()
@@ -121,7 +121,7 @@ def test_item_that_kills_its_workers_becomes_a_dead_letter(again: int) -> None:
     assert get_name(queue) == "B"
     queue.task_done()
     queue.join()
-    # They stay readable.
+    # Dead letters stay readable.
     assert queue.dead_letters() == [item("A", LARGE)]
 
 
@@ -146,7 +146,7 @@ def test_stopped_holder_of_an_item_is_not_dead() -> None:
 
 
 def under_signals(call: Callable[[], object]) -> object:
-    """Call with a signal every 3 ms: far more often than a waiter looks for the dead."""
+    """Call with a signal every 3 ms: far more often than a waiter checks for the dead (100 ms)."""
     signal.signal(signal.SIGALRM, lambda *_: None)
     signal.setitimer(signal.ITIMER_REAL, 0.003, 0.003)
     return call()

@@ -1,4 +1,4 @@
-"""A process that takes part in a queue calls exec: its part has ended, though the process lives on."""
+"""A participant calls exec: it is no participant any more, although the process lives on."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ def until_executed(child: Child) -> None:
 
 def test_what_it_held_goes_to_others() -> None:
     queue = JoinableQueue[str]()
-    queue.join()  # from now on what is taken is to be acknowledged
+    queue.join()  # the first acknowledgement: from now on getters hold leases
     for name in ("small", "large" * 100_000, "last"):
         queue.put(name)
 
@@ -44,7 +44,7 @@ def test_what_it_held_goes_to_others() -> None:
 
     with fork(take_two_and_exec) as child:
         until_executed(child)
-        # It is alive, but no participant any more, as soon as the kernel has closed its files.
+        # The process lives. It is no participant as soon as the kernel has closed its files.
         until(lambda: queue.statistics().participants == 1)
         found = queue.statistics()
         assert (found.queued, found.unfinished, found.redeliveries) == (3, 3, 2)
@@ -87,7 +87,7 @@ def test_threads_of_it_that_slept_in_get_sleep_no_more() -> None:
         for number in range(3):
             queue.put(number)
         until(lambda: queue.statistics().waiting_getters == 0)
-        # Nobody there takes an item.
+        # The new program takes no item.
         assert [queue.get() for _ in range(3)] == [0, 1, 2]
 
 
@@ -111,7 +111,7 @@ def test_it_may_open_the_queue_again() -> None:
 
     with fork(take_and_exec) as child:
         assert child.wait() == 0
-    # As the same process, it is not taken for its former self: what that had held came back, to itself.
+    # The process is another participant than before: its old lease was redelivered to it.
     assert queue.get() == ("again", "item")
     queue.task_done()
     queue.join()

@@ -20,7 +20,7 @@ every_kind = pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue]
 
 @contextmanager
 def threads(count: int, loop: Callable[[], None]) -> Iterator[None]:
-    """Run a function in so many threads, and wait for them at the end."""
+    """Run a function in `count` threads, and join them at the end."""
     started = [threading.Thread(target=loop) for _ in range(count)]
     for thread in started:
         thread.start()
@@ -58,7 +58,7 @@ def test_children_use_the_queue_that_threads_are_inside_of(kind: Callable[[], An
                     assert child.result() == number
         finally:
             is_over.set()
-    # The threads took as many items as they put, so as many are left as the children put.
+    # The threads took as many items as they put, so the children's items are left.
     left = [queue.get()[:2] for _ in range(20)]
     assert queue.empty()
     assert sorted(number for who, number in taken + left if who == "child") == list(range(20))
@@ -71,7 +71,7 @@ def test_children_are_forked_while_threads_sleep_in_get(kind: Callable[[], Any])
 
     with threads(3, lambda: got.append(queue.get())):
         until(lambda: queue.statistics().waiting_getters == 3)
-        # The children do not inherit the sleepers: none of them is woken there, and no item is lost to them.
+        # The children do not inherit the sleeping threads, so no item may be lost to one there.
         for number in range(3):
             with fork(queue.put, number) as child:
                 child.result()
@@ -141,7 +141,7 @@ def test_processes_of_multiprocessing_are_forked_while_threads_put_and_get(kind:
 
     context = multiprocessing.get_context("fork")
     with threads(2, put_and_get), warnings.catch_warnings():
-        # That forking with threads is dangerous in general is what is put to the test here.
+        # The warning is about forking beside threads, which is what is tested.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             for number in range(10):

@@ -1,4 +1,4 @@
-"""Processes without /proc, in another pid namespace, or under another user: what they see of the others.
+"""Processes without /proc, in another pid namespace, or of another user: whether they find the dead.
 
 The core's own tests (crates/penstock-core/tests/liveness.rs) try the same without pidfds as well.
 """
@@ -48,7 +48,7 @@ def see_all(folder: Path) -> None:
 
 
 def lose_proc(folder: Path) -> None:
-    """Go into a folder that has no /proc."""
+    """Change the root to a folder without /proc."""
     folder.chmod(0o755)
     os.chroot(folder)
     os.chdir("/")
@@ -147,7 +147,7 @@ def test_workers_are_killed_inside_their_calls(
         for _ in range(5):
             with fork(be_busy) as worker:
                 told.get()
-                time.sleep(0.002)  # wherever it is then
+                time.sleep(0.002)  # the kill meets it anywhere
                 worker.kill()
             queue.put(0)
     queue.put(0)
@@ -221,7 +221,7 @@ def _use_a_pool_made_before(folder: Path) -> list[int]:
 
 
 def _use_an_executor_made_before(folder: Path) -> list[int]:
-    # Its calls go through a queue of the standard library, whose semaphores cannot be made in there.
+    # Made outside: the calls go through a standard queue, whose semaphores cannot be made inside.
     context = penstock.get_context("fork")
     with concurrent.futures.process.ProcessPoolExecutor(2, mp_context=context) as pool:
         lose_proc(folder)
@@ -235,7 +235,7 @@ def test_pools(use: Callable[[Path], list[int]], tmp_path: Path) -> None:
 
 
 def _in_pid_namespace(work: Callable[[], Any]) -> Any:
-    """In a forked child: return what the work returns in a child that has a pid namespace of its own."""
+    """Return what the work returns in a pid namespace of its own. Runs in a forked child."""
     assert ctypes.CDLL(None).unshare(CLONE_NEWPID) == 0
     with fork(work) as child:
         return child.result()
@@ -269,7 +269,7 @@ def test_warning_if_nothing_could_prove_a_death(call: Callable[[Any], Any], tmp_
 
     def first_and_second_call() -> list[list[str]]:
         lose_proc(tmp_path)
-        other = JoinableQueue[Any]()  # one of its own, which only its children could share
+        other = JoinableQueue[Any]()  # a queue of this process alone
         assert _warnings_of(lambda: other.put(1)) == []
         return [_warnings_of(lambda: call(queue)), _warnings_of(lambda: queue.put(1))]
 
@@ -302,7 +302,7 @@ def test_in_another_pid_namespace_with_proc() -> None:
     def hold() -> None:
         warnings.simplefilter("error")
         told.put(queue.get())
-        os.kill(os.getpid(), signal.SIGKILL)  # in vain: this is the namespace's first process
+        os.kill(os.getpid(), signal.SIGKILL)  # no effect on the first process of a namespace
         os._exit(1)
 
     with fork(_in_pid_namespace, hold):

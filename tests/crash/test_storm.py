@@ -1,4 +1,4 @@
-"""A sample of the storms, which `make test-storm` plays for much longer, and beside the rivals."""
+"""A sample of the storms. `make test-storm` plays more rounds, and the rivals beside them."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""Processes that do with a queue what they are told, one step at a time, and answer when it is done."""
+"""Actors: processes that use a queue on command, one step at a time, and answer after each."""
 
 import os
 import pickle
@@ -21,25 +21,25 @@ from . import stacks
 _addresses = count()
 
 
-ARRAY = 1 << 20  # bytes: more than those from which a buffer is mapped, not copied
+ARRAY = 1 << 20  # bytes: its buffer is mapped, not copied
 HELD = 4  # arrays
 
 
 @dataclass(frozen=True)
 class Array:
-    """Stands for an array where one is told of, which is large to send and does not compare as a whole."""
+    """Stands for an array in commands and answers. (An array is large, and `==` compares its items.)"""
 
     number: int
 
     def made(self) -> Any:
-        """The array."""
+        """The array that it stands for."""
         array = np.full(ARRAY, self.number % 251, dtype=np.uint8)
         array[:8] = list(self.number.to_bytes(8, "little"))
         return array
 
 
 def described(received: Any) -> Any:
-    """An object; in an array's place, what tells of it."""
+    """The object, or the `Array` that stands for it."""
     if not isinstance(received, np.ndarray):
         return received
     array = Array(int.from_bytes(received[:8].tobytes(), "little"))
@@ -66,29 +66,29 @@ def _refuse() -> None:
 
 
 class Theatre:
-    """Where actors report. Any process that was forked after it was made can fork another actor."""
+    """Where actors report. Every process forked since can fork another actor."""
 
     def __init__(self) -> None:
         self._listener = Listener(f"\0penstock-test-{os.getpid()}-{next(_addresses)}", "AF_UNIX")
 
     def close(self) -> None:
-        """Take no more actors."""
+        """Accept no more actors."""
         self._listener.close()
 
     def fork(self, stage: "Stage") -> "Actor":
-        """Fork an actor from this process. It inherits what is on the stage."""
+        """Fork an actor from this process. It inherits the stage."""
         pid = os.fork()
         if pid == 0:
             _act(self._listener.address, stage)
         return self.accept()
 
     def accept(self) -> "Actor":
-        """Take an actor that was forked, by whatever process."""
+        """Accept an actor that this process or another one has forked."""
         return Actor(self._listener.accept())
 
 
 class Actor:
-    """An actor as its director sees it."""
+    """The director's end of an actor."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -96,15 +96,15 @@ class Actor:
         self._pidfd = os.pidfd_open(self.pid)
 
     def tell(self, verb: str, *arguments: Any) -> None:
-        """Have it begin something."""
+        """Send it a command."""
         self._connection.send((verb, *arguments))
 
     def has_answered(self, seconds: float) -> bool:
-        """Wait for an answer so long."""
+        """Whether it answers within so many seconds."""
         return self._connection.poll(seconds)
 
     def answer(self) -> Any:
-        """What it came to: a value, or the type of the exception."""
+        """The outcome of the command: a value, or the type of the exception."""
         return self._connection.recv()
 
     def kill(self) -> None:
@@ -113,11 +113,11 @@ class Actor:
         self.wait()
 
     def wait(self) -> None:
-        """Wait until it has ended, and forget it."""
+        """Wait until it has ended, and close its descriptors."""
         select.select([self._pidfd], [], [])
         os.close(self._pidfd)
         self._connection.close()
-        with suppress(ChildProcessError):  # another actor's child
+        with suppress(ChildProcessError):  # the child of another actor
             os.waitpid(self.pid, 0)
 
 
@@ -127,20 +127,20 @@ class Stage:
     def __init__(self, *handles: Any) -> None:
         self.handles: list[Any] = list(handles)
         self.held: list[tuple[int, Any]] = []
-        """Arrays that were received, and what was written to each."""
+        """The arrays that were received, and the number that was written to each."""
         self._written = 0
         self._errands: standard.SimpleQueue[Callable[[], None] | None] = standard.SimpleQueue()
         self._second: threading.Thread | None = None
 
     def do(self, verb: str, *arguments: Any) -> Any:
-        """Do it. Returns a value, or the type of the exception."""
+        """Carry out a command. Returns a value, or the type of the exception."""
         try:
             return getattr(self, verb)(*arguments)
         except Exception as error:
             return type(error)
 
     def second_do(self, verb: str, *arguments: Any) -> Any:
-        """The same in the second thread, which is always the same one."""
+        """Carry out a command in the second thread."""
         if self._second is None:
             self._second = threading.Thread(target=self._run_errands)
             self._second.start()
@@ -159,14 +159,14 @@ class Stage:
         while (errand := self._errands.get()) is not None:
             errand()
 
-    # What can be done. `which` is the handle.
+    # The commands. `which` is the handle.
 
     def put(self, which: int, item: Any, *how: Any) -> None:
-        """Put an item, a new object of a class, or the array that is meant."""
+        """Put the item; for a class a new object of it, for an `Array` the array."""
         self.handles[which].put(_made(item), *how)
 
     def put_many(self, which: int, items: list[Any], *how: Any) -> Any:
-        """The same with many. Returns, if it fails, with what and how many were put."""
+        """Put items so. If it fails, returns the exception's type and how many were put."""
         try:
             self.handles[which].put_many(map(_made, items), *how)
         except Exception as error:
@@ -178,7 +178,7 @@ class Stage:
         return self._received(self.handles[which].get(*how))
 
     def get_many(self, which: int, most: int | None, *how: Any) -> Any:
-        """Returns the objects and, if it fails over one, with what."""
+        """Returns the objects, and the exception's type if one of them failed."""
         failed = None
         try:
             items = self.handles[which].get_many(most, *how)
@@ -189,7 +189,7 @@ class Stage:
         return [type(item) if isinstance(item, Exception) else self._received(item) for item in items], failed
 
     def _received(self, item: Any) -> Any:
-        """Write to what can be written to, and hold it."""
+        """Write to an array, and hold it. Returns what stands for the item."""
         told = described(item)
         if told is not item:
             self._written += 1
@@ -200,7 +200,7 @@ class Stage:
         return told
 
     def drop_held(self, which: int) -> None:
-        """Let go of an array, if one is held. It is as it was written."""
+        """Drop an array, if one is held, after a check that it is as it was written."""
         if self.held:
             written, array = self.held.pop(which % len(self.held))
             assert (array == written).all(), "an array that is held has changed"
@@ -215,7 +215,7 @@ class Stage:
         return self.handles[which].statistics()
 
     def sizes(self, which: int) -> tuple[int | None, bool, bool | None]:
-        """What qsize, empty and full say; a SimpleQueue has only one of them."""
+        """The answers of qsize, empty and full; a SimpleQueue has empty only."""
         handle = self.handles[which]
         if not hasattr(handle, "qsize"):
             return None, handle.empty(), None
@@ -225,20 +225,20 @@ class Stage:
         self.handles[which].close()
 
     def open_another(self) -> None:
-        """Have a second handle."""
+        """Open a second handle."""
         self.handles.append(pickle.loads(pickle.dumps(self.handles[0])))
 
     def drop(self) -> None:
-        """Let go of all handles, and of the arrays, because one keeps this process's part in the queue."""
+        """Drop all handles, and the arrays, because each array keeps the process a participant."""
         self.held.clear()
         self.handles.clear()
 
     def open_pickled(self, pickled: bytes) -> None:
-        """Open the queue that came pickled."""
+        """Open a pickled queue."""
         self.handles.append(pickle.loads(pickled))
 
     def open_received(self, carrier: Any) -> None:
-        """Open the queue that came in a message."""
+        """Open a queue that another queue carries."""
         self.handles.append(carrier.get())
 
 
@@ -249,13 +249,13 @@ def _made(item: Any) -> Any:
 
 
 def _act(address: Any, stage: Stage) -> None:
-    """Be an actor, until told to end."""
+    """Be an actor until the command to end."""
     status = 1
     try:
         stacks.can_be_asked_for()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits here for the actors that it forks
-        # The thread of the process that forked is not here, but copies of its arrays are.
-        # Whoever forked has what is its own on the stage only, so that to drop it here is to have none left.
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # an actor does not reap the actors that it forks
+        # The child has copies of its parent's arrays, but not its second thread. The parent refers to them by
+        # the stage alone, so the child drops them all with the inherited stage.
         inherited, stage = stage, Stage(*stage.handles)
         stage.held, inherited.held = inherited.held, []
         inherited.handles = []
@@ -280,7 +280,7 @@ def _act(address: Any, stage: Stage) -> None:
 
 
 def _end(by_an_error: bool) -> None:
-    """Do what an interpreter does when it ends, in order or by an exception that nobody has caught."""
+    """Do what an interpreter does at its end: in order, or by an uncaught exception."""
     if not by_an_error:
         util._run_finalizers(0)  # type: ignore[attr-defined]
         return

@@ -26,7 +26,7 @@ class Child:
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         reader, writer = os.pipe()
         with warnings.catch_warnings():
-            # Some tests fork while threads run: to show that this is safe here.
+            # Some tests fork while threads run, to show that this is safe with queues.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
@@ -47,7 +47,7 @@ class Child:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptors back; the process has to be reaped before."""
+        """Close the descriptors; the process has to be reaped before."""
         assert self._status is not None
         if self._reader is not None:
             os.close(self._reader)
@@ -65,11 +65,11 @@ class Child:
         return self._status
 
     def has_ended(self) -> bool:
-        """Tell whether it has ended. Never waits."""
+        """Whether it has ended. Never waits."""
         return self._status is not None or bool(select.select([self.pidfd], [], [], 0)[0])
 
     def is_stopped(self) -> bool:
-        """Tell whether a signal has stopped it."""
+        """Whether a signal has stopped it."""
         return processes.state(self.pid) == "T"
 
     def result(self) -> Any:
@@ -92,7 +92,7 @@ def fork(function: Callable[..., Any], *arguments: Any) -> Child:
 
 
 def _run(writer: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    # In the child. Nothing of pytest must run here, whatever happens.
+    # In the child, which must never run code of pytest.
     status = 1
     try:
         try:

@@ -1,4 +1,4 @@
-"""What a test left behind: processes, descriptors, threads, queue memory, files in /dev/shm."""
+"""Finds what a test left behind: processes, descriptors, threads, queue memory, files in /dev/shm."""
 
 import contextlib
 import ctypes
@@ -17,24 +17,24 @@ from . import processes
 PR_SET_CHILD_SUBREAPER = 36
 # How a queue's memory shows in /proc/<pid>/maps.
 QUEUE_MEMORY = "/memfd:penstock-"
-# An ended process or thread needs a moment to disappear; what is still there after this has been left behind.
+# Seconds for an ended process or thread to disappear. One that is still there was left behind.
 GRACE = 5.0
-# In the names of files in /dev/shm, which is everybody's.
+# Part of the names of our files in /dev/shm, which other programs use too.
 OUR_FILES = "penstock"
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of all descendants whose parent dies, so that none gets out of sight."""
+    """Make this process the parent of all orphans among its descendants, so that it finds them."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 
 def left_processes(exempt: set[int]) -> list[int]:
-    """Descendants that still run, after they had a moment to end. Orphans that have ended are reaped."""
+    """Descendants that still run after `GRACE`. Orphans that have ended are reaped."""
     exempt = exempt | set(_standard_helpers()[0])
     deadline = time.monotonic() + GRACE
     while True:
-        active_children()  # reaps those that multiprocessing knows
+        active_children()  # reaps the children of multiprocessing
         left = []
         for pid in processes.descendants(os.getpid()):
             if processes.state(pid) == "Z":
@@ -47,7 +47,7 @@ def left_processes(exempt: set[int]) -> list[int]:
 
 
 def kill(pids: list[int]) -> None:
-    """Kill these processes, so that they do not disturb what follows."""
+    """Kill these processes, so that they do not disturb the next tests."""
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -57,13 +57,13 @@ def kill(pids: list[int]) -> None:
 
 
 def _reap(pid: int, options: int = os.WNOHANG) -> None:
-    with contextlib.suppress(ChildProcessError):  # another's child
+    with contextlib.suppress(ChildProcessError):  # the child of another process
         os.waitpid(pid, options)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What this process has, and what lies in /dev/shm under our name."""
+    """What this process has, and our files in /dev/shm."""
 
     descriptors: dict[str, str]
     threads: set[str]
@@ -72,13 +72,13 @@ class Snapshot:
 
     @staticmethod
     def take() -> "Snapshot":
-        """Look now."""
+        """The snapshot of this moment."""
         helpers = {str(descriptor) for descriptor in _standard_helpers()[1]}
         descriptors = {name: what for name, what in _descriptors().items() if name not in helpers}
         return Snapshot(descriptors, set(os.listdir("/proc/self/task")), _queue_memory(), _shared_files())
 
     def new_since_then(self) -> list[str]:
-        """What there is now and was not then, one line each, after it had a moment to disappear."""
+        """What is there now and was not then, one line each, if it does not disappear within `GRACE`."""
         deadline = time.monotonic() + GRACE
         while True:
             gc.collect()
@@ -109,7 +109,7 @@ def _descriptors() -> dict[str, str]:
         try:
             found[name] = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
-            continue  # the one that listed the folder
+            continue  # the descriptor that listed the folder
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a queue has to be, in plain Python that is too simple to be wrong."""
+"""A model of a queue, in plain Python that is too simple to be wrong."""
 
 import queue
 from bisect import insort
@@ -8,28 +8,28 @@ from typing import Any
 
 @dataclass(order=True)
 class Item:
-    """An item; the number is its place in the order of putting."""
+    """An item. Its number is its place in the order of putting."""
 
     number: int
     value: Any = field(compare=False)
-    """What is got: an object, or the type of an exception."""
+    """What a get returns: an object, or the type of an exception."""
     is_done: bool = field(default=False, compare=False)
-    """Done although it is still queued."""
+    """Whether `task_done` has finished it while it is queued."""
     redeliveries: int = field(default=0, compare=False)
 
 
 @dataclass
 class Lease:
-    """An item in somebody's hands."""
+    """An item that a process has taken and not finished."""
 
     item: Item
     thread: int
     is_aside: bool = False
-    """Its thread has asked for another item since, and nothing was acknowledged yet."""
+    """Whether it is set aside: its thread has asked for another item, and nothing was acknowledged yet."""
 
 
 class Model:
-    """A queue."""
+    """A queue, for processes and threads that have numbers."""
 
     def __init__(self, *, maxsize: int, is_joinable: bool, max_deliveries: int) -> None:
         self.maxsize = maxsize
@@ -37,11 +37,11 @@ class Model:
         self.max_deliveries = max_deliveries
         self.ready: list[Item] = []
         self.leases: dict[int, list[Lease]] = {}
-        """By process, in the order of taking."""
+        """The leases of each process, in the order of taking."""
         self.is_acknowledged = not is_joinable
-        """Some process has called `task_done` or `join`."""
+        """Whether any process has called `task_done` or `join`."""
         self.aside: list[Item] = []
-        """What dead processes had set aside."""
+        """The items that dead processes had set aside."""
         self.orphans = 0
         self.dead_letters: list[Item] = []
         self.puts = 0
@@ -72,13 +72,13 @@ class Model:
         return None
 
     def ask(self, process: int, thread: int) -> None:
-        """The thread asks for an item, or for many: what it took before is set aside."""
+        """The thread asks for items: those that it took before are set aside."""
         if not self.is_acknowledged:
             for lease in self.leases.get(process, []):
                 lease.is_aside |= lease.thread == thread
 
     def acknowledge(self) -> None:
-        """Some process calls `task_done` or `join`: what is set aside is leased, or comes back."""
+        """A process calls `task_done` or `join`: items set aside are leased, or redelivered if it died."""
         self.is_acknowledged = True
         for leases in self.leases.values():
             for lease in leases:
@@ -122,16 +122,16 @@ class Model:
         return None
 
     def whose_is_clear(self, process: int) -> bool:
-        """Tell whether it is promised which item `task_done` finishes."""
+        """Whether the queue promises which item `task_done` finishes."""
         others = [leases for leases in self.leases.values() if leases]
         return bool(self.leases.get(process)) or len(others) <= 1
 
     def leave(self, process: int) -> None:
-        """The process ends its part in order."""
+        """The process leaves in order."""
         self.orphans += len(self.leases.pop(process, []))
 
     def die(self, process: int) -> None:
-        """The process dies, and that is noticed."""
+        """The process dies, and is swept."""
         for lease in self.leases.pop(process, []):
             if lease.is_aside:
                 self.aside.append(lease.item)
@@ -139,7 +139,7 @@ class Model:
                 self.come_back(lease.item)
 
     def come_back(self, item: Item) -> None:
-        """To its old place, unless it was delivered too often."""
+        """Redeliver the item to its old place, or make it a dead letter."""
         if item.redeliveries >= self.max_deliveries:
             self.dead_letters.append(item)
             return

@@ -1,4 +1,4 @@
-"""What a process can die in, at which fault points, and what is in the queue then."""
+"""The operations that a process can die in, their fault points, and what is in the queue afterwards."""
 
 import os
 import signal
@@ -14,12 +14,12 @@ from .children import Child
 from .survivors import LARGE, Left, item
 from .waiting import until
 
-# Only a build for tests has it.
+# Only a build with fault points has it.
 arm_fault: Any = getattr(_native, "arm_fault", None)
 
-MEDIUM = 1_000  # bytes: not in the slot, but copied under the lock
-MAPPED = 600_000  # bytes of a buffer: it stays in the queue's memory while the receiver has it
-HUGE = 24 << 20  # when it is free, its memory goes back to the system
+MEDIUM = 1_000  # bytes: outside the slot, copied under the lock
+MAPPED = 600_000  # bytes of a buffer: the getter gets a view
+HUGE = 24 << 20  # bytes: when freed, the memory returns to the system
 
 # -------------------------------------------------------------------------------------------- operations
 
@@ -37,7 +37,7 @@ def put_x(queue: Any, size: int = 0) -> None:
 
 
 def pass_a_medium_one(queue: Any) -> None:
-    """Its memory is kept for the next one. The two that were in the queue are in it again afterwards."""
+    """Put and get an item, whose extent stays cached. The two queued items are queued again afterwards."""
     put_x(queue, MEDIUM)
     first, second, _ = queue.get(), queue.get(), queue.get()
     queue.put(first)
@@ -68,7 +68,7 @@ def set_all_aside(queue: Any) -> None:
 
 
 def set_all_aside_and_fill(queue: Any) -> None:
-    """Until there is memory for no more items, but by giving up what is set aside."""
+    """Set all items aside, and put one. Then memory for another one comes only from a payload given up."""
     set_all_aside(queue)
     queue.put(item("W", LARGE))
 
@@ -110,31 +110,31 @@ def put_x_when_it_waits(queue: Any, child: Child) -> None:
 
 @dataclass(frozen=True)
 class Operation:
-    """`act` is what the doomed process dies in."""
+    """An operation: the doomed process dies in `act`."""
 
     kind: Callable[..., Any]
     act: Callable[[Any], object]
     queued: str = "AB"
-    """The items that are in the queue before, a letter each."""
+    """The items in the queue before it, a letter each."""
     more_before: int = 0
-    """Items that were put before these, and have been taken."""
+    """The number of items that were put before these, and taken."""
     size: int = 0
-    """Bytes in each of them, and in the one that is put."""
+    """The bytes of each item."""
     in_buffers: bool = False
-    """Their bytes travel beside the pickle."""
+    """Whether the items' bytes travel beside the pickle."""
     maxsize: int = 0
     prepare: Callable[[Any], object] = register
-    """What the doomed process does before."""
+    """What the doomed process does before `act`."""
     earlier: Callable[[Any], object] | None = None
-    """What another process died in before."""
+    """What another process dies in before it."""
     meanwhile: Callable[[Any, Child], None] | None = None
-    """What the parent does while the doomed process waits. How often that one wakes up is not known then."""
+    """What the parent does while the doomed process waits, which then wakes up any number of times."""
 
     def new_queue(self) -> Any:
         options: dict[str, Any] = {"maxsize": self.maxsize} if self.maxsize else {}
-        # Where memory is scarce, buffers are copied.
+        # With a low limit the getter would copy buffers, not map them.
         if self.size >= LARGE and not self.in_buffers:
-            # Too little for one item more than there are at any time: lost memory would be missed.
+            # Too little for one more item than the operation needs, so that lost memory is noticed.
             options["max_bytes"] = int((len(self.queued) + 1.5) * self.size) + (64 << 10)
         queue = self.kind(**options)
         for _ in range(self.more_before):
@@ -198,11 +198,11 @@ OPERATIONS = {
 # ---------------------------------------------------------------------------------------------- outcomes
 
 AB, ABX, B, BX, X, NOTHING = Left("AB"), Left("ABX"), Left("B"), Left("BX"), Left("X"), Left("")
-BACK = Left("AB", redeliveries=1)  # A was taken, and is in its old place again
+BACK = Left("AB", redeliveries=1)  # A was leased, and is in its old place again
 BOTH_BACK = Left("AB", redeliveries=2)
 BACK_X = Left("ABX", redeliveries=1)
 ONE_ASIDE = Left("AB", redeliveries=1, aside=1)  # A was set aside
-BACK_ONE_ASIDE = Left("AB", redeliveries=2, aside=1)  # B was in hand as well
+BACK_ONE_ASIDE = Left("AB", redeliveries=2, aside=1)  # B was leased as well
 FULL_OF_ASIDE = Left("ABW", redeliveries=2, aside=2)
 GIVEN_UP = Left("BW", redeliveries=1, aside=1, given_up=1)
 GIVEN_UP_X = Left("BWX", redeliveries=1, aside=1, given_up=1)
@@ -239,8 +239,8 @@ GET = {
 }
 TASK_DONE = {"aside.beginning": [BACK], "lock.taken": [BACK], "slot.freed": [B], "done.committed": [B]}
 
-# What is left when the process dies at the first pass of a point, and what else at later passes, in order.
-# The process does not come by the points that are not here.
+# For each operation and fault point, what is left after a death at the first pass, then what else is left
+# after deaths at later passes. The operation passes no other points.
 OUTCOMES: dict[str, dict[str, list[Left]]] = {
     "put small": PUT,
     "put small, simple": PUT,
@@ -435,7 +435,7 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "lock.taken": [BACK_X],
     },
 }
-# What is left when the process has done it, and has then ended by os._exit, which counts as a death.
+# What is left after the operation and os._exit, which counts as a death.
 DONE: dict[str, Left] = {
     "put small": ABX,
     "put small, simple": ABX,

@@ -1,4 +1,4 @@
-"""Which processes there are, as /proc shows them."""
+"""The processes of the machine, as /proc shows them."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def descendants(root: int) -> list[int]:
-    """Processes that `root` has started, and they in turn, zombies included; not `root` itself."""
+    """All descendants of `root`, zombies included; not `root` itself."""
     children: dict[int, list[int]] = {}
     for pid, parent in _parents():
         children.setdefault(parent, []).append(pid)
@@ -20,7 +20,7 @@ def descendants(root: int) -> list[int]:
 
 
 def state(pid: int) -> str:
-    """R running, S sleeping, T stopped, Z ended and to be reaped, and so on; empty if there is none."""
+    """R running, S sleeping, T stopped, Z ended and not reaped, and so on; empty if there is no process."""
     return "".join(_stat(pid)[:1])
 
 
@@ -30,7 +30,7 @@ def holding(target: str) -> list[int]:
 
 
 def command(pid: int) -> str:
-    """The program that the process runs, as it was called; empty if there is no such process."""
+    """The program that the process runs, as it was called; empty if there is no process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").partition("\0")[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""Programs, run as a user runs them: plainly, or through `penstock run`."""
+"""Runs programs as a user does: by Python alone, or by `penstock run`."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def run(
     environment: Mapping[str, str | None] | None = None,
     stdin: bytes = b"",
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a program in `folder`, and return what came of it.
+    """Run a program in `folder`, and return its outcome.
 
     `way` is `PLAIN` or `PENSTOCK`, `options` are the interpreter's; None in `environment` removes a variable.
     """

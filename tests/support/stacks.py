@@ -1,4 +1,4 @@
-"""The stacks of other processes: of Python where it answers, of the kernel always."""
+"""The stacks of other processes: Python's if the process answers, and the kernel's always."""
 
 import contextlib
 import faulthandler
@@ -9,13 +9,13 @@ import tempfile
 import time
 from pathlib import Path
 
-# No test and no program has a use for it.
+# No test and no tested program uses this signal.
 ASK = int(signal.SIGRTMAX) - 1
 _FILE = "PENSTOCK_TEST_STACKS"
 
 
 def new_file() -> Path:
-    """Make the file into which all processes of this run write their stacks when they are asked."""
+    """Make the file into which the processes of this run write their stacks on `ASK`."""
     descriptor, name = tempfile.mkstemp(prefix="penstock-test-stacks-")
     os.close(descriptor)
     os.environ[_FILE] = name
@@ -23,21 +23,21 @@ def new_file() -> Path:
 
 
 def can_be_asked_for() -> None:
-    """From now on `ASK` has this process, and those it forks, write its threads' stacks to the run's file.
+    """From now on this process, and its forks, write their threads' stacks to the run's file on `ASK`.
 
-    Written in the signal handler, so also by a process that is blocked in native code. Without a file
-    nothing changes.
+    The signal handler writes them, so a process blocked in native code answers, too. Without a file nothing
+    changes.
     """
     name = os.environ.get(_FILE)
     if name is None or not os.path.exists(name):
         return
-    # Open until the process ends: the handler must not open anything.
+    # Open until the process ends, because the handler cannot open files.
     descriptor = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     faulthandler.register(ASK, file=descriptor, all_threads=True)
 
 
 def report(pids: list[int], file: Path | None = None) -> None:
-    """Print the stacks of these processes to standard error. One that was stopped goes on."""
+    """Print the stacks of these processes to standard error. A stopped process goes on."""
     stacks_file = file or Path(os.environ[_FILE])
     for pid in pids:
         print(in_kernel(pid), file=sys.stderr)
@@ -58,7 +58,7 @@ def report(pids: list[int], file: Path | None = None) -> None:
 
 
 def _wait_for_answer(pid: int) -> None:
-    # The signal stays pending until its handler runs. A process that waits runs it at once.
+    # The signal is pending until its handler runs. A waiting process runs it at once.
     for _ in range(20):
         time.sleep(0.02)
         if not pending(pid):
@@ -72,12 +72,12 @@ def _append(file: Path, text: str) -> None:
 
 
 def answers(pid: int) -> bool:
-    """Tell whether the process handles `ASK`; it would kill another one."""
+    """Whether the process handles `ASK`, which kills a process that does not."""
     return _in_mask(pid, "SigCgt:")
 
 
 def pending(pid: int) -> bool:
-    """Tell whether the process was asked and has not begun to answer."""
+    """Whether the process was asked and has not begun to answer."""
     return _in_mask(pid, "ShdPnd:") or _in_mask(pid, "SigPnd:")
 
 
@@ -89,7 +89,7 @@ def _in_mask(pid: int, field: str) -> bool:
 
 
 def in_kernel(pid: int) -> str:
-    """What the kernel says about a process: its name, state, command, and where each thread is."""
+    """The kernel's facts about a process: its command, its state, and where each thread is."""
     command = _read(pid, "cmdline").replace("\0", " ").strip()
     lines = [f"process {pid}: {command or '(ended)'}"]
     for line in _read(pid, "status").splitlines():

@@ -1,4 +1,4 @@
-"""What the survivors of a death find, and that they go on."""
+"""What survivors find after a death, and that the queue goes on."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -29,22 +29,22 @@ def get_name(queue: Any) -> str:
 
 @dataclass(frozen=True)
 class Left:
-    """What the others find: the queue's items in order, and what `statistics()` says."""
+    """What survivors find: the queue's items in order, and the figures of `statistics()`."""
 
     items: str
     redeliveries: int = 0
     orphans: int = 0
-    """Unfinished, and nobody's: their holder left in order."""
+    """Items that stay unfinished because their holder left in order."""
     finished: int = 0
-    """Queued, but finished already."""
+    """Queued items that are finished already."""
     aside: int = 0
-    """Of the items, those that were set aside, and came back with the first acknowledgement."""
+    """Of the items, those that were set aside, and redelivered at the first acknowledgement."""
     given_up: int = 0
-    """Set aside, and given up for memory."""
+    """Items set aside whose payload was freed for others."""
 
 
 def take(queue: Any, count: int, unfinished: int) -> str:
-    """In a survivor: take so many items, finish so many, and put one. Returns what came."""
+    """Take `count` items, finish `unfinished`, and put one, in a survivor. Returns the items' names."""
     got = "".join(name_of(queue.get()) for _ in range(count))
     for _ in range(unfinished):
         queue.task_done()
@@ -53,7 +53,7 @@ def take(queue: Any, count: int, unfinished: int) -> str:
 
 
 def acknowledge(queue: Any) -> None:
-    """Have a process say that items are acknowledged, and finish none."""
+    """Begin the acknowledged phase by a `join()` in a process that is killed. It finishes no item."""
     with fork(queue.join) as joiner:
         until(lambda: joiner.has_ended() or queue.statistics().waiting_joiners == 1)
         joiner.kill()
@@ -63,8 +63,8 @@ def acknowledge(queue: Any) -> None:
 def leftovers(queue: Any, size: int = 0) -> Left:
     """Take everything from the queue and use it, in this process and in another. Returns what was found.
 
-    Fails if the books do not balance, if there is a trace of the dead, or if memory is lost: as many items of
-    `size` bytes have to fit as there were.
+    Fails if the figures do not balance, if a dead process is still a participant or a waiter, or if memory is
+    lost: as many items of `size` bytes have to fit as there were.
     """
     is_joinable = isinstance(queue, JoinableQueue)
     found = queue.statistics()

@@ -1,6 +1,7 @@
 """The watchdog and the check for leaks can fail: sample tests leave something behind, or hang."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from tests.support.programs import ROOT
 
 pytestmark = pytest.mark.slow
 
-# Not under our name, for which other tests look meanwhile.
+# Not under Penstock's name: tests that run at the same time count those files.
 LEFT_FILE = Path(f"/dev/shm/harness-test-{os.getpid()}")
 
 SAMPLE = """
@@ -67,7 +68,7 @@ def test_leak_fails_the_test_that_left_it(leak: str, tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout
     assert "left behind by the test:" in done.stdout
     assert report in done.stdout
-    # Counted once, and not against the test that follows.
+    # Counted once: the next test passes.
     assert "2 passed, 1 error" in done.stdout
 
 
@@ -96,14 +97,14 @@ def test_hang_ends_the_run_with_the_stacks_of_all_processes(tmp_path: Path) -> N
 
 
 def test_death_of_the_test_process_takes_its_children_with_it(tmp_path: Path) -> None:
-    # They hold the output open, which is why `run_sample` would not return otherwise.
+    # The children hold the output open, so `run_sample` returns only after their end.
     done = run_sample(tmp_path, "fork(blocked_in_child); os.kill(os.getpid(), signal.SIGKILL)")
     assert done.returncode == -signal.SIGKILL
     assert "The test process died by itself in test_sample.py::test_sample." in done.stderr
 
 
 def test_death_of_the_test_process_ends_the_watchdog(tmp_path: Path) -> None:
-    # Nobody else has the watchdog's pipe: its end is all that comes from there, and comes again and again.
+    # No other process has the watchdog's pipe, so that it reads its end, again and again.
     done = run_sample(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     assert done.returncode == -signal.SIGKILL
     assert "The test process died by itself in test_sample.py::test_sample." in done.stderr
@@ -122,3 +123,9 @@ def test_stopped_process_is_ended_too(tmp_path: Path) -> None:
 def test_tests_are_importable_by_their_children() -> None:
     assert __name__ == "tests.support.test_harness"
     assert os.path.samefile(sys.modules["tests"].__path__[0], ROOT / "tests")
+
+
+def test_make_runs_every_test_file() -> None:
+    tests = ROOT / "tests"
+    [folders] = re.findall(r"^FOLDERS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {path.relative_to(tests).parts[0] for path in tests.rglob("test_*.py")} == set(folders.split())

@@ -1,7 +1,7 @@
-"""Ends a test that hangs: all its processes' stacks are printed, then they are killed, and with them the run.
+"""Ends a test that hangs: prints the stacks of all its processes, kills them, and so ends the run.
 
-A process of its own, because a thread in the tested process would change what is tested: its forks, its
-threads, who holds the GIL.
+The watchdog is a process, because a thread in the tested process would change what is tested: its forks, its
+threads, and the holder of the GIL.
 """
 
 import os
@@ -13,20 +13,20 @@ _PROGRAM = Path(__file__).with_name("watchdog_process.py")
 
 
 class Watchdog:
-    """Watches the process that makes it, and all its descendants."""
+    """Watches the process that makes it, and all descendants of that process."""
 
     def __init__(self, stacks_file: Path) -> None:
-        # Isolated and without site-packages: it must start quickly, and whatever the tested code is.
+        # Isolated and without site-packages: it starts quickly, and independently of the tested code.
         command = [sys.executable, "-I", "-S", str(_PROGRAM), str(os.getpid()), str(stacks_file)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
         self.pid = self._process.pid
 
     def begin(self, name: str, seconds: float) -> None:
-        """From now on the test `name` may run that long."""
+        """Begin the test `name`, which may run that long."""
         self._tell(f"begin {seconds} {name}")
 
     def end(self) -> None:
-        """The test has ended."""
+        """End the test."""
         self._tell("end")
 
     def stop(self) -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # isolated, so the tests' own path is not there
+sys.path.insert(0, str(Path(__file__).parent))  # isolated, so the tests are not on the path
 
 import processes
 import stacks
@@ -27,7 +27,7 @@ def _main(watched: int, stacks_file: Path) -> None:
         if 0 in ready:
             said = os.read(0, 65536)
             if not said:
-                heard.remove(0)  # nobody has the pipe any more; that the process has died is what comes next
+                heard.remove(0)  # closed by all processes: the death of the watched one comes next
             unread += said
             *lines, unread = unread.split(b"\n")
             for line in lines:
@@ -39,7 +39,7 @@ def _main(watched: int, stacks_file: Path) -> None:
                     seconds, _, name = rest.partition(" ")
                     deadline = time.monotonic() + float(seconds)
         elif parent in ready:
-            # It died. Who has our pipe was forked by it, and would be blocked for ever, holding the terminal.
+            # It died. Its forks have our pipe, and may be blocked for ever with the terminal open.
             print(f"\nThe test process died by itself in {name or 'no test'}.", file=sys.stderr, flush=True)
             _kill_all(processes.holding(os.readlink("/proc/self/fd/0")))
             stacks_file.unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def _report(name: str, watched: int, stacks_file: Path) -> None:
 
 
 def _kill_all(roots: list[int]) -> None:
-    # Stopped first, so that none can start another while the others die.
+    # Stopped first, so that no process starts another meanwhile.
     doomed: set[int] = set()
     while True:
         found = {pid for root in roots for pid in [root, *processes.descendants(root)]}

@@ -9,7 +9,8 @@
 //!
 //! ```text
 //! put:  queue/classes.rs -> send_receive.rs -> codec/ (plain.rs; numpy.rs; pickling.rs) -> core
-//! get:  core -> queue/send_receive.rs (payload_buffer.rs for a payload in shared memory) -> codec/unpickling.rs
+//! get:  core -> queue/send_receive.rs (for a payload in shared memory: payload_buffer.rs)
+//!       -> codec/unpickling.rs
 //! ```
 
 mod codec;

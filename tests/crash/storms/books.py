@@ -1,4 +1,4 @@
-"""A round's books: what was put, which hand has it, and what was promised."""
+"""A round's books: the items that were put, the hands that took them, and what the queue promises."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -8,22 +8,22 @@ from .ledger import ROLL_CALL, Hand, hand_of, index_of, number_of, round_of
 
 @dataclass
 class Books:
-    """What became of a round's items. Unknown for a round that hung."""
+    """Counts of a round's items. Unknown for a round that hung."""
 
     items: int = 0
-    """Put for certain: `put()` returned."""
+    """Items whose `put()` returned."""
     lost: int = 0
-    """Beyond one for each hand that died."""
+    """Items missing beyond one for each dead hand."""
     in_dead_hands: int = 0
-    """Taken, as it seems, by a hand that died before it could write the item down."""
+    """Items missing, up to one for each dead hand: it may have died before it logged the item."""
     doubled: int = 0
-    """Taken twice, though no hand that had it has died."""
+    """Items taken twice, although no hand that took them has died."""
     late: int = 0
-    """Items of an earlier round, which seemed lost there."""
+    """Items of an earlier round that were missing there."""
     disordered: int = 0
-    """Taken by a hand after a later item of the same producer."""
+    """Items that a hand took after a later item of the same producer."""
     unaccounted: set[int] = field(default_factory=set)
-    """Items that were put and that no hand has written down."""
+    """Items that were put and that no hand has logged."""
 
 
 def returned(round: int, hands: list[Hand]) -> set[int]:
@@ -43,7 +43,7 @@ def close(
     redelivers: bool,
     unaccounted_before: set[int],
 ) -> Books:
-    """Close the books. `dead` are the hands that took, and died."""
+    """Close the books. `dead` are the dead hands of consumers."""
     logs = {hand.number: [item for item in hand.logged() if not item & ROLL_CALL] for hand in hands}
     counted = Counter(item for log in logs.values() for item in log)
     put = returned(round, hands)
@@ -51,7 +51,7 @@ def close(
     late = strangers & unaccounted_before
     missing = put - counted.keys()
     lives_lost = 0 if redelivers else len(dead)
-    # An item comes again if its hand died after writing it down, as the last thing that it did.
+    # The last item that a dead hand logged is redelivered.
     promised = Counter(hand.logged()[-1] for hand in dead if hand.logged()) if redelivers else Counter()
     twice = sum(max(0, count - 1 - promised[item]) for item, count in counted.items())
     return Books(
@@ -66,7 +66,7 @@ def close(
 
 
 def disorder(log: list[int]) -> int:
-    """How many items came after a later one of the same hand and round."""
+    """The number of items that came after a later one of the same hand and round."""
     last: dict[tuple[int, int], int] = {}
     count = 0
     for item in log:

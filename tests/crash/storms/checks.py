@@ -1,4 +1,4 @@
-"""What a worker does to itself in the middle of its work, when it was ordered to."""
+"""The mishaps: what a worker does to itself in the middle of its work, on order."""
 
 import ctypes
 import multiprocessing
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 CLONE_NEWPID = 0x20000000
-# Programs that do nothing, for a while and at once.
+# Programs that do nothing: one sleeps, the other ends at once.
 SLEEP = shutil.which("sleep") or "/bin/sleep"
 _TRUE = shutil.which("true") or "/bin/true"
-_ROOM = 1 << 20  # bytes of address space that are left when it is full
+_ROOM = 1 << 20  # bytes of address space that `use_address_space_up` leaves
 
 
 def die(worker: "Worker") -> None:
@@ -28,7 +28,7 @@ def die(worker: "Worker") -> None:
 
 
 def execute(worker: "Worker") -> None:
-    """Become another program, which lives on for a while."""
+    """Become another program, which sleeps for 30 s."""
     os.execv(SLEEP, [SLEEP, "30"])
 
 
@@ -37,30 +37,30 @@ def start_program(worker: "Worker") -> None:
 
 
 def fork(worker: "Worker") -> None:
-    """Fork as `multiprocessing` does, whatever the other threads are at. The child uses the queue at once."""
+    """Fork as `multiprocessing` does, while other threads use the queue. The child uses it at once."""
     worker.announce_child()
     child = multiprocessing.get_context("fork").Process(target=worker.be_child)
     with warnings.catch_warnings():
-        # That forking with threads is dangerous in general is what is put to the test.
+        # The warning is about forking beside threads, which is what is tested.
         warnings.simplefilter("ignore", DeprecationWarning)
         child.start()
     worker.children.append(child)
 
 
 def close_descriptors(worker: "Worker") -> None:
-    """Close all, as programs do that become daemons."""
+    """Close all descriptors, as programs do that become daemons."""
     worker.has_descriptors = False
     os.closerange(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def use_descriptors_up(worker: "Worker") -> None:
-    """Have no number left for another descriptor."""
+    """Leave no number for another descriptor."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
 
 
 def use_address_space_up(worker: "Worker") -> None:
-    """Leave next to no room for another mapping. The worker gives itself room when it is refused memory."""
+    """Leave 1 MiB for other mappings. The worker gives itself room again when a call raises MemoryError."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + _ROOM, hard))
@@ -72,7 +72,7 @@ def give_address_space_back() -> None:
 
 
 def enter_control_group(group: str) -> Callable[["Worker"], None]:
-    """From now on the pages that this process is the first to touch count there."""
+    """Enter the control group: pages that this process touches first count there from now on."""
 
     def enter(worker: "Worker") -> None:
         Path(group, "cgroup.procs").write_text("0")
@@ -81,7 +81,7 @@ def enter_control_group(group: str) -> Callable[["Worker"], None]:
 
 
 def enter_pid_namespace() -> int:
-    """Go on in a child that is the first process of a pid namespace; this process only waits for it.
+    """Fork a child that is the first process of a pid namespace, and goes on in place of this process.
 
     Returns the child's pid in the parent, which must only wait, and 0 in the child. Raises OSError if that is
     not permitted.
@@ -92,13 +92,13 @@ def enter_pid_namespace() -> int:
 
 
 def wait_as_parent(child: int) -> None:
-    """End as the child ends."""
+    """Wait for the child, and end with its success or failure."""
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     os._exit(0 if status == 0 else 1)
 
 
 def may_enter_pid_namespace() -> str:
-    """Tell why it is not permitted; empty if it is."""
+    """The reason why `enter_pid_namespace` is not permitted; empty if it is."""
     program = (
         "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True);"
         f"sys.exit(libc.unshare({CLONE_NEWPID}) and os.strerror(ctypes.get_errno()))"

@@ -1,4 +1,4 @@
-"""The processes of a storm: real ones, started as programs start them, and replaced when they are gone."""
+"""The processes of a storm: started as programs start them, and replaced when they are dead."""
 
 import os
 import signal
@@ -33,22 +33,22 @@ class Member:
     number: int
     role: Role = Role.CALLER
     hand_count: int = 0
-    """Hands that work in this round."""
+    """The number of hands that work in this round."""
     is_dead: bool = False
-    """It takes no part any more: it was killed, or is another program."""
+    """It is no participant any more: it was killed, or is another program."""
     leaves: bool = False
     """It ends by itself after this round."""
     may_be_killed: bool = False
-    """By the system, which is no fault of the queue."""
+    """The system may kill it for its memory, which is no fault of the queue."""
     fate: str = field(default="", init=False)
 
     @property
     def hand(self) -> Hand:
-        """The first one."""
+        """Its first hand."""
         return self.ledger.hand(self.number)
 
     def hands(self) -> list[Hand]:
-        """Those that work in this round, and that of a forked child."""
+        """The hands that work in this round, with that of a forked child."""
         hands = [self.ledger.hand(self.number, which) for which in range(self.hand_count)]
         child = self.ledger.hand(self.number, CHILD)
         return hands if child.state is State.AWAY else [*hands, child]
@@ -61,7 +61,7 @@ class Member:
             self.ledger.hand(self.number, which).clear()
 
     def order(self, order: worker.Order) -> None:
-        """Tell it what to do, when it is ready. That it has ended is found by the wait for its work."""
+        """Send an order, which it reads when it is ready. The wait for its work notices if it has ended."""
         with suppress(BrokenPipeError):
             self.control.send(order)
 
@@ -71,11 +71,11 @@ class Member:
             send(self.hand.pid, number)
 
     def is_asleep(self) -> bool:
-        """Tell whether it waits in the kernel."""
+        """Whether it sleeps in the kernel."""
         return processes.state(self.hand.pid) == "S"
 
     def end(self) -> int | None:
-        """Wait until it has ended, and give its descriptors back. Returns the exit code, None if it hung."""
+        """Wait until it has ended, and close its descriptors. Returns the exit code, None if it hung."""
         self.process.join(END_PATIENCE)
         code = self.process.exitcode
         if code is None:
@@ -88,7 +88,7 @@ class Member:
 
 
 class Crew:
-    """All members, and some that are started in advance."""
+    """All members, and spare processes that are started in advance."""
 
     def __init__(self, contestant: Contestant, context: Any, queue: Any, folder: Path, workers: int) -> None:
         self._contestant = contestant
@@ -106,7 +106,7 @@ class Crew:
         self.fill()
 
     def fill(self) -> None:
-        """Fill the empty places, and do not wait until the processes have come up."""
+        """Fill the empty places, without waiting until the processes are ready."""
         for place, member in enumerate(self._members):
             if member is None:
                 self._put_in(place, self._spares.pop(0) if self._spares else self._start())
@@ -114,13 +114,13 @@ class Crew:
             self._spares.append(self._start())
 
     def replace(self, member: Member, has_own_pids: bool) -> Member:
-        """Put a process that has not used the queue yet in a member's place."""
+        """Replace a member by a process that has not used the queue yet."""
         place = self._members.index(member)
         self.remove(member)
         return self._put_in(place, self._start(has_own_pids))
 
     def remove(self, member: Member) -> str:
-        """End a member, which has no order. Returns what went wrong with that."""
+        """End a member that has no order. Returns what went wrong."""
         self._members[self._members.index(member)] = None
         if member.is_dead:
             member.process.kill()
@@ -156,7 +156,7 @@ class Crew:
         return Member(process, ours, self.ledger, number)
 
     def members(self) -> list[Member]:
-        """All of them."""
+        """All members."""
         return [member for member in self._members if member is not None]
 
     def those(self, role: Role) -> list[Member]:
@@ -165,11 +165,11 @@ class Crew:
 
     @property
     def caller(self) -> Member:
-        """The one that is never hit."""
+        """The member that calls the roll. Faults in `join()` only hit it."""
         return self.those(Role.CALLER)[0]
 
     def end(self) -> list[str]:
-        """End all in order. Returns what went wrong."""
+        """End all members in order. Returns what went wrong."""
         for member in [*self._spares, *self.members()]:
             if not member.is_dead and not member.leaves:
                 member.order(None)
@@ -180,7 +180,7 @@ class Crew:
         return [what for what in wrong if what] + [f"a spare process ended with {code}" for code in spares]
 
     def kill(self) -> None:
-        """End all at once, whatever they are doing."""
+        """Kill all members at once."""
         members = [*self._spares, *self.members()]
         doomed = set(self._pids(members)) & set(processes.descendants(os.getpid()))
         for pid in doomed:
@@ -190,7 +190,7 @@ class Crew:
             member.end()
         self._spares.clear()
         self._members = [None] * len(PLACES)
-        # Orphaned children become this process's, see `leaks.adopt_orphans`.
+        # Orphans become children of this process, see `leaks.adopt_orphans`.
         deadline = time.monotonic() + END_PATIENCE
         while (left := doomed & set(processes.descendants(os.getpid()))) and time.monotonic() < deadline:
             for pid in left:

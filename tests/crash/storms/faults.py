@@ -1,4 +1,4 @@
-"""The faults: which member is hit, by what, and when."""
+"""The faults: which member is hit, how, and when."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ class Role(Enum):
     """A place in the crew."""
 
     CALLER = "caller"
-    """Calls the roll, waits in join(), and tells the statistics. Hit in join() only, and replaced at once."""
+    """Calls the roll, waits in join(), and reports the statistics. Hit in join() only, then replaced."""
     PRODUCER = "producer"
     CONSUMER = "consumer"
 
@@ -24,12 +24,12 @@ EITHER = (Role.PRODUCER, Role.CONSUMER)
 
 
 class Blow(Enum):
-    """What the storm does to the victim, at a moment of the storm's choice."""
+    """What the storm does to the victim, at a random moment."""
 
     NONE = 0
     KILL = 1
     STOP = 2
-    """And let it go on a little later."""
+    """Stop it, and let it go on within 50 ms."""
     STOP_AND_KILL = 3
 
 
@@ -39,20 +39,20 @@ class Fault:
 
     name: str
     victims: tuple[Role, ...]
-    """One of these is hit."""
+    """One of these roles is hit."""
     weight: int = 1
     blow: Blow = Blow.NONE
     is_idle: bool = False
-    """It comes while the victim sleeps in the queue: an empty one, or a full one before any hand takes."""
+    """The blow comes while the victim sleeps: in an empty queue, or in a full one before any hand takes."""
     needs_bound: bool = False
     """Only in a queue with a bound on its items."""
     hits_both: bool = False
-    """One producer and one consumer are hit, not one of them."""
+    """One producer and one consumer are hit."""
     mishap: str = ""
-    """What the victim does to itself, in the middle of its work or, if `at_start`, before."""
+    """What the victim does to itself: in the middle of its work, or before it if `at_start`."""
     at_start: bool = False
     is_deadly: bool = False
-    """The mishap ends the victim's part."""
+    """The victim is no participant after the mishap."""
     hands: int = 1
     """Threads of the victim that put or take."""
     needs_new_process: bool = False
@@ -60,11 +60,11 @@ class Fault:
     has_own_pids: bool = False
     """The victim is in a pid namespace of its own."""
     fills_memory: bool = False
-    """The takers begin when a producer was refused memory, or is dead."""
+    """The consumers begin when a producer was refused memory, or is dead."""
     large: int = 0
-    """Size of all items in bytes, if it matters."""
+    """Bytes of each item; 0 for sizes at random."""
     max_bytes: bool | None = None
-    """Only in a queue with, or without, a low limit of memory."""
+    """Only in a queue with a low `max_bytes` (True), or without one (False)."""
 
     @property
     def comes_before_takers(self) -> bool:
@@ -72,7 +72,7 @@ class Fault:
         return self.is_idle and self.victims != (Role.CONSUMER,)
 
     def phase(self, role: Role) -> State:
-        """What the victim is in when the blow comes."""
+        """The state of the victim when the blow comes."""
         phases = {Role.PRODUCER: State.PUTTING, Role.CONSUMER: State.TAKING, Role.CALLER: State.JOINING}
         return phases[role]
 
@@ -114,12 +114,12 @@ FAULTS = [
     Fault("address space full", (Role.PRODUCER,), mishap="use address space up", large=100_000),
 ]
 
-TIGHT = 768 << 10  # bytes: less than the items of a round that is to reach max_bytes
+TIGHT = 768 << 10  # bytes: less than the items of a round that has to reach max_bytes
 _GROUP_BYTES = 12 << 20
 
 
 def forbidden() -> dict[str, str]:
-    """Faults that cannot be made on this machine, and why."""
+    """Faults that this machine does not permit, and the reasons."""
     found = {}
     if reason := checks.may_enter_pid_namespace():
         found["kill in a pid namespace"] = f"no pid namespace can be made: {reason}"
@@ -132,7 +132,7 @@ def forbidden() -> dict[str, str]:
 
 
 class ControlGroup:
-    """A control group with little memory, as a container's. A process that needs more gets none, or dies."""
+    """A control group with a limit of memory. A process that needs more is refused or killed."""
 
     def __init__(self) -> None:
         version_2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -150,7 +150,7 @@ class ControlGroup:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        # Processes that are still in it must leave: the parent group takes them.
+        # A group with processes cannot be removed: they move to the parent group.
         for pid in (self.path / "cgroup.procs").read_text().split():
             with suppress(OSError):
                 (self.path.parent / "cgroup.procs").write_text(pid)
@@ -158,7 +158,7 @@ class ControlGroup:
 
 
 def send(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may have ended, or (0) has not begun."""
+    """Send a signal to a process that may have ended, or has not begun (pid 0)."""
     if pid == 0:
         return
     with suppress(ProcessLookupError):

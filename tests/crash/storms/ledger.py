@@ -1,9 +1,9 @@
-"""What the processes have done, in memory that outlives them.
+"""The ledger: what the processes have done, in memory that outlives them.
 
-A *hand* is a thread that puts or takes: every worker has some. Each has words of its own, which it alone
-writes; the storm reads them while it runs, and clears them between two rounds.
+A *hand* is a thread that puts or takes. Each has words of its own, which no other hand writes. The storm
+reads them while the hand runs, and clears them between two rounds.
 
-    item's number:   roll call (bit 63)   round (bits 40..63)   hand (bits 20..40)   how manieth (bits 0..20)
+    item's number:   roll call (bit 63)   round (bits 40..63)   hand (bits 20..40)   index (bits 0..20)
 """
 
 import mmap
@@ -12,31 +12,31 @@ from enum import IntEnum
 
 ROLL_CALL = 1 << 63
 HANDS = 4  # of one worker
-CHILD = 3  # the hand of a process that a worker has forked
+CHILD = 3  # the hand of a worker's forked child
 
 _PID, _STATE, _BEGUN, _PUT, _REFUSALS, _ARMED, _FIRED, _COUNT = range(8)
-_LOGGED = 1016  # items that a hand can write down in a round
+_LOGGED = 1016  # items that a hand can log in a round
 _WORDS = 8 + _LOGGED
 
 
 class State(IntEnum):
-    """What a hand is doing."""
+    """The state of a hand."""
 
     AWAY = 0
     READY = 1
-    """Its process has come up."""
+    """Its process waits for an order."""
     PUTTING = 2
     TAKING = 3
     WORKING = 4
-    """It has an item in its hand."""
+    """It has taken an item and not finished it."""
     DONE = 5
-    """It has put all that it had to."""
+    """It has put all its items."""
     PRESENT = 6
     """It has answered the roll call, and takes no more in this round."""
     BROKEN = 7
-    """An exception came out of the queue that should not."""
+    """The queue raised an unexpected exception in it."""
     JOINING = 8
-    """It waits until all items are done."""
+    """It waits in `join()`."""
 
 
 def number_of(round: int, hand: int, index: int) -> int:
@@ -57,21 +57,21 @@ def index_of(item: int) -> int:
 
 
 class Hand:
-    """One hand's words."""
+    """The words of one hand."""
 
     def __init__(self, number: int, words: memoryview) -> None:
         self.number = number
         self._words = words
 
     def clear(self) -> None:
-        """Begin a round. The process stays known."""
+        """Begin a round. Only the pid stays."""
         for word in (_BEGUN, _PUT, _REFUSALS, _ARMED, _FIRED, _COUNT):
             self._words[word] = 0
         self.state = State.READY
 
     @property
     def pid(self) -> int:
-        """As the storm sees it, which may be in another pid namespace than the process."""
+        """The pid in the storm's pid namespace."""
         return self._words[_PID]
 
     @pid.setter
@@ -88,7 +88,7 @@ class Hand:
 
     @property
     def begun(self) -> int:
-        """Puts that it has begun."""
+        """The number of its puts that have begun."""
         return self._words[_BEGUN]
 
     @begun.setter
@@ -97,7 +97,7 @@ class Hand:
 
     @property
     def put(self) -> int:
-        """Puts that have returned."""
+        """The number of its puts that have returned."""
         return self._words[_PUT]
 
     @put.setter
@@ -106,7 +106,7 @@ class Hand:
 
     @property
     def refusals(self) -> int:
-        """How often a put was refused for want of memory, and tried again."""
+        """The number of its puts that were refused memory, and repeated."""
         return self._words[_REFUSALS]
 
     @refusals.setter
@@ -115,7 +115,7 @@ class Hand:
 
     @property
     def is_armed(self) -> bool:
-        """Whether it is just about its mishap."""
+        """Whether its mishap is due now."""
         return bool(self._words[_ARMED])
 
     @is_armed.setter
@@ -133,22 +133,22 @@ class Hand:
 
     @property
     def is_child(self) -> bool:
-        """Whether it is that of a process that a worker has forked."""
+        """Whether it is the hand of a worker's forked child."""
         return self.number % HANDS == CHILD
 
     @property
     def moves(self) -> int:
-        """A number that changes when it gets on."""
+        """The number of its puts and gets: it grows as the hand makes progress."""
         return self._words[_PUT] + self._words[_COUNT]
 
     def log(self, item: int) -> None:
-        """Note that it has this item."""
+        """Log that it has taken the item."""
         count = self._words[_COUNT]
         self._words[8 + count] = item
         self._words[_COUNT] = count + 1
 
     def logged(self) -> list[int]:
-        """The items that it has noted, in its order."""
+        """The items that it has logged, in the order of taking."""
         return self._words[8 : 8 + self._words[_COUNT]].tolist()
 
 
@@ -161,7 +161,7 @@ class Ledger:
 
     @staticmethod
     def create(path: str, workers: int) -> "Ledger":
-        """Make the file; it is sparse."""
+        """Make the file, which is sparse."""
         with open(path, "wb") as file:
             file.truncate(8 * _WORDS * HANDS * workers)
         return Ledger.open(path)

@@ -1,7 +1,7 @@
 """One round: orders, a fault, the roll call, and the books.
 
-Each taker must answer the roll: the caller puts an item for each hand that lives, and a hand that has taken
-one takes no more. So at the end no hand has an item, and every survivor has shown that it gets on.
+Each consumer has to answer the roll: the caller puts an item for each live hand, and a hand that has taken
+one takes no more. So at the end no hand has an item, and every survivor has shown progress.
 """
 
 import random
@@ -21,40 +21,40 @@ from .faults import EITHER, Blow, ControlGroup, Fault, Role
 from .ledger import Hand, State
 from .worker import CHILD_PUTS, CallRoll, Consume, Join, Mishap, Produce, Report
 
-# In the slot, beside it, read in place, and copied outside the lock.
+# Bytes: in the slot, outside it, read in place, and copied outside the lock.
 SIZES = [0, 10, 60, 300, 1500, 5000, 70_000, 300_000]
 SIZE_WEIGHTS = [12, 12, 6, 6, 6, 4, 2, 1]
-COME_UP = 60.0  # seconds for new processes to be there
+COME_UP = 60.0  # seconds for new processes to be ready
 LOOK_EVERY = 0.0005  # seconds
 BE_FOUND = 0.3  # seconds within which a death must show
-# A rival's items may be on their way without being in the queue. After so long without one it is believed.
+# Seconds without an item after which a rival's queue counts as empty: items may be in a feeder thread.
 QUIET = 0.5
 
 
 class Hung(Exception):
-    """No hand has got on for as long as the watchdog allows, though there was something to do."""
+    """No hand has made progress for the time of the watchdog."""
 
 
 class Broken(Exception):
-    """A process failed that nothing had happened to."""
+    """A process failed that was not hit."""
 
 
 @dataclass
 class Outcome:
-    """What a round came to."""
+    """The outcome of a round."""
 
     number: int
     fault: str
     has_struck: bool = False
-    """Some faults come to nothing, if the victim has too little to do."""
+    """Whether the fault happened. Some do not, if the victim has too little to do."""
     kills: int = 0
     books: bookkeeping.Books = field(default_factory=bookkeeping.Books)
     hung: str = ""
     broken: str = ""
     wrong: list[str] = field(default_factory=list)
-    """What does not balance, by the queue's own statistics."""
+    """Contradictions in the queue's statistics, one line each."""
     stall: float = 0.0
-    """The longest time in seconds in which no hand got on though there was something to do."""
+    """The longest time in seconds without progress while there was work."""
 
 
 def _no() -> bool:
@@ -62,7 +62,7 @@ def _no() -> bool:
 
 
 class Round:
-    """A round of a crew. `play` plays it."""
+    """A round of a crew, which `play` plays once."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Round:
         self._moved_at = 0.0
 
     def play(self) -> Outcome:
-        """Play it."""
+        """Play the round."""
         try:
             if self.fault.mishap == "enter control group":
                 with ControlGroup() as group:
@@ -121,7 +121,7 @@ class Round:
             self._wait_for_refusal(producers)
         elif self.fault.comes_before_takers:
             if self.fault.victims == (Role.CALLER,):
-                # Something must be there that is not done.
+                # join() waits only if an item is unfinished.
                 self._wait(self._sum_of_moves)
                 self.crew.caller.order(Join())
             self._strike_sleepers()
@@ -151,7 +151,7 @@ class Round:
         self._wait_for_all()
 
     def _wait_for_all(self) -> None:
-        """Wait until the new processes have come up."""
+        """Wait until the new processes are ready."""
         deadline = time.monotonic() + COME_UP
         while any(member.hand.state is State.AWAY for member in self.crew.members()):
             for member in self.crew.members():
@@ -190,7 +190,7 @@ class Round:
     # ------------------------------------------------------------------------------------ the blow
 
     def _strike(self) -> None:
-        """Deal the blow, if there is one, at a moment of chance."""
+        """Deal the blow, if there is one, at a random moment."""
         if self.fault.blow is Blow.NONE:
             return
         goal = 0 if self.fault.is_idle else self.rng.randrange(40)
@@ -200,9 +200,9 @@ class Round:
         self.outcome.has_struck = True
 
     def _strike_sleepers(self) -> None:
-        """Deal the blow when the victim, and all that do the same, sleep in the queue.
+        """Deal the blow when all members of the victim's role sleep in the queue.
 
-        A producer that has put all before that sleeps nowhere: then it comes to nothing.
+        There is no blow if the victim is a producer that has put all its items.
         """
         role = self.victims[0].role
         members = self.crew.those(role)
@@ -216,12 +216,12 @@ class Round:
         if role is Role.CALLER:
             self.crew.replace(self.victims[0], has_own_pids=False)
             self._wait_for_all()
-            self._moved()  # to start a process is no stall of the queue's
+            self._moved()  # the start of a process is no stall of the queue
 
     def _strike_one(self, victim: Member) -> None:
         if self.fault.blow is Blow.KILL:
             if not self.fault.is_idle:
-                # Most of its time it is inside; that it is at this very moment is chance.
+                # Most kills meet the victim inside the call, because it spends most of its time there.
                 end = time.monotonic() + 0.002
                 phase = self.fault.phase(victim.role)
                 while victim.hand.state is not phase and time.monotonic() < end:
@@ -253,20 +253,20 @@ class Round:
     # ------------------------------------------------------------------------------------ the end
 
     def _settle(self) -> None:
-        """Wait until everything that was put has been taken, as far as it has to be."""
+        """Wait until all items have been taken, but for those that dead hands may have had."""
 
         def is_settled() -> bool:
             if not self._has_put_all():
                 return False
             missing = len(self._missing())
-            # In this order: a hand that has written an item down, and is to die over it, is armed by then.
+            # Read after the log: a hand whose mishap follows an item is armed before it logs the item.
             if any(hand.is_armed for hand in self._hands()):
                 return False
-            # Again: an armed hand may have forked; it announces its child before it is disarmed.
+            # Asked again: an armed hand may have forked. It announces its child before it is disarmed.
             if not self._has_put_all():
                 return False
             if missing > self._may_be_missing():
-                # Lost, or all hang: the roll call will tell.
+                # Items are lost, or all hands hang: the roll call decides.
                 return self._quiet_for() > (0.9 * self.watchdog if self.contestant.is_penstock else QUIET)
             if self.contestant.is_penstock:
                 found = self._ask(Report())
@@ -295,8 +295,8 @@ class Round:
     def _check_statistics(self) -> None:
         living = sum(not member.is_dead for member in self.crew.members())
         found = self._ask(Report())
-        # The kernel closes a process's descriptors, and with them its life byte, a moment after it has become
-        # another program; the promise is about 100 ms.
+        # The kernel closes the descriptors, and unlocks the life byte, a moment after an exec. The queue
+        # promises to notice within about 100 ms.
         end = time.monotonic() + BE_FOUND
         while found.participants > living and time.monotonic() < end:
             found = self._ask(Report())
@@ -318,7 +318,7 @@ class Round:
 
     def _close_the_books(self) -> None:
         outcome = self.outcome
-        self._look_for_the_dead()  # what happened at the very end, and was not waited for
+        self._look_for_the_dead()  # notes deaths since the last wait
         dead = [
             hand for member in self.crew.those(Role.CONSUMER) if member.is_dead for hand in member.hands()
         ]
@@ -333,7 +333,7 @@ class Round:
     # ------------------------------------------------------------------------------------ what there is
 
     def _hands(self, *roles: Role) -> list[Hand]:
-        """Those that live: of the members in these places, and of their children, which all take."""
+        """The live hands of the members with these roles, and of all forked children, which all take."""
         found = []
         for member in self.crew.members():
             for hand in [] if member.is_dead else member.hands():
@@ -379,7 +379,7 @@ class Round:
         self._moved_at = time.monotonic()
 
     def _wait(self, fact: Callable[[], object], there_is_work: Callable[[], bool] = lambda: True) -> None:
-        """Wait for a fact. Raises if no hand gets on, or one fails."""
+        """Wait for a fact. Raises if no hand makes progress, or one fails."""
         while not fact():
             self._look_for_the_dead()
             if self._sum_of_moves() != self._moves:
@@ -399,7 +399,7 @@ class Round:
             if member.is_dead or member.leaves:
                 continue
             is_alive = member.process.is_alive()
-            # Read afterwards: a member that has ended has written before what it did to itself.
+            # Read after `is_alive`: a member stores `has_fired` before its mishap.
             is_victim = member in self.victims and member.hand.has_fired
             if is_victim and self.fault.mishap == "close descriptors":
                 member.leaves = True

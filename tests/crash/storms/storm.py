@@ -15,18 +15,18 @@ from .faults import FAULTS, TIGHT, Fault
 from .round import Outcome, Round
 
 ERA = 40  # rounds of one queue
-PATIENCE = 10.0  # seconds without progress: the watchdog's
+PATIENCE = 10.0  # seconds without progress after which the watchdog ends a round
 
 
 @dataclass
 class Tally:
-    """What a storm came to, so far."""
+    """The outcome of a storm so far."""
 
     contestant: Contestant
     method: str
     outcomes: list[Outcome] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-    """Of processes that did not end as they should."""
+    """One line for each process that did not end in order."""
 
     @property
     def kills(self) -> int:
@@ -65,7 +65,7 @@ class Tally:
         return max((outcome.stall for outcome in self.outcomes), default=0.0)
 
     def failures_of_rounds(self) -> list[str]:
-        """What must not happen to Penstock, one line each."""
+        """Broken promises of Penstock, one line each."""
         found = []
         for outcome in self.outcomes:
             books = outcome.books
@@ -78,7 +78,7 @@ class Tally:
 
 @dataclass
 class Era:
-    """A queue with its crew."""
+    """A queue with its crew, for `ERA` rounds."""
 
     number: int
     crew: Crew
@@ -89,7 +89,7 @@ class Era:
 
 
 class Storm:
-    """Plays rounds. As a context manager it leaves no process behind."""
+    """Plays rounds. As a context manager it ends all its processes."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Storm:
         return f"{self.contestant.name}/{self.tally.method}"
 
     def play(self, number: int) -> Outcome:
-        """Play the round of that number. What happens follows from the seed, but for the moments."""
+        """Play the round of that number. Its seed decides everything but the timing."""
         era = self._era_of(number)
         rng = random.Random(f"{self._seed} round {number}")
         fault = self._choose(era, rng)
@@ -129,7 +129,7 @@ class Storm:
             self.contestant, era.crew, number, fault, rng, self._watchdog, era.unaccounted, era.puts
         )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # pytest's watchdog is no thread of ours
+            warnings.simplefilter("ignore", DeprecationWarning)  # about forks beside threads
             outcome = round.play()
         self.tally.outcomes.append(outcome)
         if outcome.hung or outcome.broken:
@@ -153,7 +153,7 @@ class Storm:
             for fault in FAULTS
             if fault.name not in self._forbidden
             and fault.max_bytes in (None, is_tight)
-            # A bound on the items would stop the producer that is to fill the memory.
+            # A bound on the items would stop the producer that has to fill the memory.
             and not (fault.fills_memory and era.options.maxsize)
             and not (fault.needs_bound and not era.options.maxsize)
         ]

@@ -1,4 +1,4 @@
-"""The table."""
+"""The tables of a storm's results."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -32,7 +32,7 @@ def _libraries(tallies: Iterable[Tally]) -> list[str]:
 
 
 def show(console: Console, tallies: Sequence[Tally], skipped: Mapping[str, str]) -> None:
-    """Print what came of the storms: by class and start method, and by fault, with those not made here."""
+    """Print the results by class and start method, and by fault, with the faults not made here."""
     table = Table(title="Storms")
     for heading in ("", "start", *_COLUMNS, "longest stall"):
         table.add_column(heading, justify="left" if heading in ("", "start") else "right")

@@ -1,4 +1,4 @@
-"""What a process of a storm does: it carries out the storm's orders, and writes down what it has done."""
+"""A process of a storm: it carries out the storm's orders, and logs what it has done."""
 
 import os
 import sys
@@ -22,18 +22,18 @@ BUFFER = 50_000  # bytes
 
 @dataclass(frozen=True)
 class Mishap:
-    """What the first hand shall do to itself, and when."""
+    """What the first hand does to itself, and when."""
 
     name: str
     at: int
-    """How many items it has before; none is before its first use of the queue in this round."""
+    """At which item of the hand; 0 is before its first use of the queue in this round."""
     is_logged: bool = False
-    """Whether a taker writes the item down before, or would afterwards."""
+    """Whether a consumer logs the item before the mishap, not after it."""
     group: str = ""
     """The control group to enter."""
 
     def befall(self, worker: "Worker") -> None:
-        """Do it."""
+        """Do the mishap."""
         act = checks.enter_control_group(self.group) if self.group else checks.MISHAPS[self.name]
         act(worker)
 
@@ -58,7 +58,7 @@ class Consume:
 
 @dataclass(frozen=True)
 class CallRoll:
-    """Put so many items, each of which one hand answers."""
+    """Put `count` items, each of which one hand answers."""
 
     round: int
     first: int
@@ -75,7 +75,7 @@ class Report:
     """Send the queue's statistics."""
 
 
-Order = Produce | Consume | CallRoll | Join | Report | None  # None is to end
+Order = Produce | Consume | CallRoll | Join | Report | None  # None: end
 
 
 def payload_of(item: int, size: int) -> bytes:
@@ -96,7 +96,7 @@ class Worker:
         self.children: list[BaseProcess] = []
 
     def run(self) -> None:
-        """Carry out orders until there are no more."""
+        """Carry out orders until the order to end."""
         while (order := self._next_order()) is not None:
             match order:
                 case Produce():
@@ -122,7 +122,7 @@ class Worker:
         except (OSError, EOFError):
             if self.has_descriptors:
                 raise
-            os._exit(0)  # it has done its part, and cannot hear of another
+            os._exit(0)  # without descriptors it can read no order
         return order
 
     # ------------------------------------------------------------------------------------------- putting
@@ -159,7 +159,7 @@ class Worker:
     def _put(self, item: int, size: int) -> None:
         payload: bytes | memoryview = payload_of(item, size)
         if size >= BUFFER and self.contestant.is_penstock:
-            # It goes another way, as arrays do. (Others cannot pass it, and an array is slow to import.)
+            # A buffer beside the pickle, as arrays have. (Rivals cannot pass it; NumPy imports slowly.)
             payload = memoryview(bytearray(payload))
         self.contestant.put(self.queue, (item, payload))
 
@@ -180,7 +180,7 @@ class Worker:
             if payload != payload_of(item, len(payload)):
                 raise ValueError(f"item {item:#x} is damaged")
             if isinstance(payload, memoryview):
-                # The next getter of the item, after this one's death, must not see it.
+                # A view is private: after a redelivery the next getter must not see this.
                 payload[:] = bytes([255]) * len(payload)
             if not item & ROLL_CALL:
                 taken += 1
@@ -235,11 +235,11 @@ class Worker:
             os._exit(1)
 
     def announce_child(self) -> None:
-        """From now on the storm counts on the child's hand."""
+        """Announce the child's hand, on which the storm counts from now on."""
         self.ledger.hand(self.number, CHILD).clear()
 
     def be_child(self) -> None:
-        """What a forked child does: it puts some items, and takes until the roll call."""
+        """Put some items, and take until the roll call. Runs in a forked child."""
         hand = self.ledger.hand(self.number, CHILD)
         hand.pid = os.getpid()
         self.children = []

@@ -38,12 +38,12 @@ impl Queue {
     ) -> Result<bool, Error> {
         let hot = self.shared.segment.hot();
         hot.reaped_at.set(platform::coarse_millis());
-        // A waiter that was notified, or spins, and never comes back may be dead without holding anything.
-        let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
+        // A notified waiter, or a spinner, that never comes back may be dead without holding anything.
+        let is_any_notified = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
             || hot.waiters.iter().any(|list| list.notified.get() > 0);
         let mut from = 1;
         let mut found = false;
-        while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_somebody_on_way)? {
+        while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_any_notified)? {
             match self.sweep_in_portions(index, word, &mut *enter) {
                 Err(error) if is_stuck(&error) => return Ok(found),
                 swept => swept?,

@@ -9,7 +9,9 @@ pub struct Options(pub penstock_core::Options);
 #[pymethods]
 impl Options {
     #[new]
-    #[pyo3(signature = (*, maxsize = 0, max_bytes = None, soft_bytes = 0, acknowledged = false, max_deliveries))]
+    #[pyo3(signature = (
+        *, maxsize = 0, max_bytes = None, soft_bytes = 0, acknowledged = false, max_deliveries
+    ))]
     fn new(
         maxsize: u64,
         max_bytes: Option<u64>,

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Options:
-    """What a queue is asked to be, as far as a library has it."""
+    """The options of a queue. A library ignores those that it does not have."""
 
     maxsize: int
     max_bytes: int | None
@@ -15,7 +15,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Contestant:
-    """A queue class, and what is to be known of it. Processes find it by its name."""
+    """A queue class and its properties. Processes find it by its name."""
 
     name: str
     new_queue: Callable[[Any, Options], Any]
@@ -23,15 +23,15 @@ class Contestant:
     is_penstock: bool = False
     is_joinable: bool = False
     redelivers: bool = False
-    """Promises that an item whose taker died before `task_done()` goes to another."""
+    """Promises that an item is redelivered if its getter died before `task_done()`."""
     does_not_apply: frozenset[str] = frozenset()
-    """Faults that are not its own to survive."""
+    """Faults that it does not promise to survive."""
     take: Callable[[Any], Any] = lambda queue: queue.get()
     put: Callable[[Any, Any], None] = lambda queue, item: queue.put(item)
 
 
 def all_contestants() -> Sequence[Contestant]:
-    """Penstock first."""
+    """All contestants, Penstock's first."""
     from . import faster_fifo_queues, penstock_queues, standard_queues
 
     return [
@@ -42,7 +42,7 @@ def all_contestants() -> Sequence[Contestant]:
 
 
 def contestant(name: str) -> Contestant:
-    """Find one without importing the other libraries."""
+    """Find a contestant without importing the other libraries."""
     if name.startswith("penstock."):
         from .penstock_queues import CONTESTANTS
     elif name.startswith("multiprocessing."):

@@ -5,19 +5,19 @@ from typing import Any
 
 from . import Contestant, Options
 
-_BYTES = 8 << 20  # of the ring: room for all that is on the way at once in any round
-_FOR_EVER = 1e6  # seconds; it waits 10 by default, and knows no wait without an end
+_BYTES = 8 << 20  # of the ring: room for all items that are queued at once in any round
+_FOR_EVER = 1e6  # seconds; the default is 10, and there is no wait without a time-out
 
 
 def _new_queue(context: Any, options: Options) -> Any:
     import faster_fifo
-    import faster_fifo_reduction  # noqa: F401  has it pickled for a spawned process
+    import faster_fifo_reduction  # noqa: F401  makes its queues picklable for spawned processes
 
     return faster_fifo.Queue(max_size_bytes=_BYTES, maxsize=options.maxsize or 1_000_000)
 
 
 def _take(queue: Any) -> Any:
-    # It may say that there is nothing before the time is over, when another taker was quicker.
+    # It may raise Empty before its time-out, if another getter was faster.
     while True:
         try:
             return queue.get(timeout=_FOR_EVER)

@@ -5,7 +5,7 @@ from penstock import JoinableQueue, Queue, SimpleQueue
 from . import Contestant
 
 _NO_JOIN = frozenset({"kill idle in join"})
-# Its put waits when 1 MiB is queued, so the larger limit that a control group has to have is never reached.
+# Its put waits when 1 MiB is queued, so it never reaches the limit of a control group, which is larger.
 _NOT_SIMPLE = _NO_JOIN | {"control group full"}
 
 CONTESTANTS = [

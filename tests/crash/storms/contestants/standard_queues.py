@@ -2,7 +2,7 @@
 
 from . import Contestant
 
-# They send through a pipe, which is a descriptor, and have no bound on memory.
+# They send through a pipe, which needs its descriptors, and have no limit of memory.
 _NOT_THEIRS = frozenset(
     {"close descriptors", "max_bytes reached", "control group full", "address space full"}
 )
