@@ -437,21 +437,21 @@ fn lent_payloads_do_not_count_for_the_bound() {
 }
 
 #[test]
-fn leaving_in_order_while_looking_leaves_the_item_unfinished() {
+fn leaving_in_order_while_borrowing_leaves_the_item_unfinished() {
     let queue = create(&ACKNOWLEDGED);
-    for done_while_looking in [false, true] {
+    for done_while_borrowing in [false, true] {
         put(&queue, &pattern(100_000, 5)).unwrap();
         let lent = take_lent(&queue);
         queue.leave(Leave::Clean).unwrap();
         assert_eq!(queue.statistics().unwrap().unfinished, 1);
         assert!(queue.check().unwrap().faults.is_empty());
-        if done_while_looking {
+        if done_while_borrowing {
             queue.task_done().unwrap();
             assert!(lent.bytes() == pattern(100_000, 5));
         }
         drop(lent);
         assert_eq!(queue.statistics().unwrap().redeliveries, 0);
-        assert_eq!(queue.task_done().is_ok(), !done_while_looking);
+        assert_eq!(queue.task_done().is_ok(), !done_while_borrowing);
         assert_eq!(queue.statistics().unwrap().unfinished, 0);
         assert!(queue.check().unwrap().faults.is_empty());
     }

@@ -113,7 +113,7 @@ fn whoever_fills_and_empties_it() {
 }
 
 #[test]
-fn a_dead_watcher_costs_nobody_anything() {
+fn a_dead_watcher_is_discounted() {
     let queue = Queue::create(&PLAIN).unwrap();
     assert!(!in_child(|| {
         watch(&queue);
@@ -130,7 +130,7 @@ fn a_dead_watcher_costs_nobody_anything() {
 }
 
 #[test]
-fn the_bell_outlives_who_made_it() {
+fn the_bell_outlives_its_maker() {
     let queue = Queue::create(&PLAIN).unwrap();
     let (has_watched, may_end) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
     // SAFETY: as in `in_child`.
@@ -499,7 +499,7 @@ fn senders_that_share_an_end_all_get_their_room() {
 
 /// A notified sender polls the pipe again, however late, and must not find it filled by another sender.
 #[test]
-fn nobody_fills_the_pipe_before_the_one_who_was_called_is_back() {
+fn no_sender_fills_the_pipe_before_the_notified_one_is_back() {
     // SAFETY: a new page of memory, which the child shares.
     let looks: &AtomicU32 = unsafe {
         let shared = libc::mmap(

@@ -37,7 +37,7 @@ fn get(queue: &Arc<Queue>, patience: Patience) -> Result<(), Error> {
 
 /// A putter that pauses for memory counts as on its way, until it has put.
 #[test]
-fn who_waits_for_room_is_woken_after_another_has_paused_for_memory() {
+fn a_waiting_putter_is_woken_after_another_has_paused_for_memory() {
     const ROUNDS: usize = 20;
     let queue = create(&Options { maxsize: 2, ..PLAIN });
     let slices = AtomicU64::new(0);

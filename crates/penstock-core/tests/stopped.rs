@@ -292,7 +292,7 @@ fn a_large_put_that_cannot_be_published_gives_its_memory_back() {
 
 /// The end of a borrow does not wait for the lock. The next call of the process ends it, or the sweep.
 #[test]
-fn the_end_of_a_look_is_put_off() {
+fn the_end_of_a_borrow_is_put_off() {
     for (is_kept, dies) in [(false, false), (true, false), (false, true), (true, true)] {
         let queue = Queue::create(&PLAIN).unwrap();
         put(&queue, &[1; LARGE], Patience::Now).unwrap();
@@ -545,7 +545,7 @@ fn a_chosen_waiter_leaves_without_the_lock() {
 
 /// A process dies at each step of putting work off, or of doing that work.
 #[test]
-fn death_of_those_who_put_work_off() {
+fn death_of_a_process_that_puts_work_off() {
     for (point, second) in [
         ("upkeep.slot-marked", false),
         ("leave.marked", false),

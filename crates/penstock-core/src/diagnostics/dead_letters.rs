@@ -20,7 +20,8 @@ struct DeadLetters {
 }
 
 impl Queue {
-    /// The payloads of the dead letters, oldest first. They stay in the queue.
+    /// The payloads of the dead letters, in the order in which they became dead letters. They stay in the
+    /// queue.
     pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
         uninterruptible(|wait| self.dead_letters_within(wait))
     }
