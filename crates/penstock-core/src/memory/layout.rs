@@ -10,15 +10,15 @@
 //!
 //! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`)
 //! before its pages are touched for the first time. Everything is found by offset or by index; index 0 means
-//! "none", and element 0 of every indexed region is unused. All words are atomics, so a reference to them is
-//! sound whichever process writes.
+//! "none", and element 0 of every indexed region is unused. All words are atomics, so a reference to one is
+//! sound while other processes write it.
 //!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
 //! `Participant::word`, the lock word, the backing bytes, the two counters that never repeat
 //! (`Hot::published`, `Hot::leases`), the counts of items that exist no more but are unfinished
 //! (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that only grow or shrink by
 //! a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
-//! `participants_high`). The rest is cache: the rebuild (rebuild.rs) computes it anew from the truth.
+//! `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew from the truth.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
@@ -51,7 +51,7 @@ pub(crate) fn index_of(name: u32) -> u32 {
     name & 0xfff
 }
 
-/// Written once, before anybody else can see the segment.
+/// Written once, by the queue's maker, before another process can open the segment.
 #[repr(C)]
 pub(crate) struct Header {
     pub magic: AtomicU64,
@@ -78,9 +78,9 @@ pub(crate) struct Hot {
     /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See
     /// lock/word.rs.
     pub lock: AtomicU32,
-    /// What free slots keep: bytes (bits 0..20), and extents (bits 20..32). See slot.rs.
+    /// Extents cached in free slots: their bytes (bits 0..20), their number (bits 20..32). See state/slot.rs.
     pub cached_sum: LockedU32,
-    /// Free slots without an extent, and those that keep one.
+    /// Free slots without an extent, and those that cache one.
     pub free: FreeList,
     pub cached: FreeList,
     /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by
@@ -91,8 +91,8 @@ pub(crate) struct Hot {
     pub published: LockedU64,
     /// Items of an acknowledged queue that were put and not yet finished.
     pub unfinished: AtomicU64,
-    /// Payload bytes put (bits 1..64), and the last bit of the order's place up to which they are counted
-    /// (bit 0): so the rebuild can tell whether the item published last is among them. See
+    /// Payload bytes put (bits 1..64), and the last bit of the place in the order up to which they are
+    /// counted (bit 0). By it the rebuild tells whether the item published last is counted. See
     /// `Hot::count_bytes`.
     pub put_bytes: LockedU64,
 
@@ -113,7 +113,7 @@ pub(crate) struct Hot {
     /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants
     /// had set aside.
     pub owned_count: AtomicU64,
-    /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
+    /// Payload bytes of the items that are ready; counted only if `soft_bytes` is set.
     pub ready_bytes: AtomicU64,
 
     // Waiters, see waiters.rs.
@@ -122,8 +122,8 @@ pub(crate) struct Hot {
     pub cells_high: LockedU32,
 
     // Memory, see heap.rs and slot.rs.
-    /// Bytes of extents that have a payload or are kept. Without the kept ones, and with the slots in use,
-    /// they are what `max_bytes` limits.
+    /// Bytes of extents that have a payload or are cached. `max_bytes` limits these without the cached and
+    /// the lent ones, plus 128 bytes for each slot in use.
     pub used_bytes: AtomicU64,
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
@@ -141,12 +141,12 @@ pub(crate) struct Hot {
     pub participants_high: AtomicU32,
     /// Not 0 if memory was extended since it was last given back.
     pub grown: AtomicU32,
-    /// When a participant last reaped the dead, in coarse milliseconds of the monotonic clock.
+    /// When a process last checked for the dead, in coarse milliseconds of the monotonic clock.
     pub reaped_at: AtomicU64,
     /// When memory was last given back, by the same clock.
     pub trimmed_at: AtomicU64,
-    /// How often slots were given back: a process that extends them outside the lock notices that it was
-    /// overtaken.
+    /// How often slots were given back. A putter that backs more slots outside the lock compares it, and so
+    /// notices a trim in between.
     pub slot_trims: LockedU64,
 
     // Then, for each size class, the spans that have room.
@@ -160,16 +160,16 @@ pub(crate) struct Hot {
     pub given_up_of_living: AtomicU64,
     /// Bytes of the extents of items that are taken and not finished.
     pub taken_bytes: AtomicU64,
-    /// Items on the ready list that are finished already, and the one that was finished last: its slot and
-    /// its place in the order.
+    /// Items on the ready list that are finished already; and of the one that was finished last, the slot and
+    /// the place in the order.
     pub ready_done: LockedU64,
     pub marked_slot: LockedU32,
     pub marked_seq: LockedU64,
     /// One bit a participant: set if it may have leases, clear if it has none.
     pub lessees: [LockedU64; PARTICIPANTS as usize / 64],
 
-    /// Bytes of extents that holders read in place: they do not count for `max_bytes`, and have a bound
-    /// of their own.
+    /// Bytes of the extents of borrowed payloads. They do not count for `max_bytes`, and have a limit of
+    /// their own.
     pub lent_bytes: AtomicU64,
     /// Which pipe is the notifier: its inode's number, or 0.
     pub notifier: AtomicU64,
@@ -177,11 +177,11 @@ pub(crate) struct Hot {
     /// notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
-    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every
-    /// operation reads it, and `watching`, and hardly any writes them.
+    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
+    /// `watching`, because every operation reads both and hardly any writes them.
     pub damaged: AtomicU32,
 
-    // A line that only waiting processes write.
+    // A cache line that only waiters write.
     pub spinning: Spinning,
 }
 
@@ -258,11 +258,11 @@ pub(crate) struct Participant {
     pub pid_namespace: AtomicU64,
     /// Items delivered to it and not finished, in the order in which it took them.
     pub leased: List,
-    /// Memory that is its own without an item: being written, given back, or looked at after the item was
-    /// finished or kept.
+    /// Memory that it owns without an item: being written, being given back, or borrowed although the item
+    /// was finished or kept.
     pub claimed: List,
-    /// Its watchers of the notifier, and its descriptor of the notifier plus one, if others may open it
-    /// there; and the same of the writing end, if that is another one. See notifier.rs.
+    /// Its watchers of the notifier. Its descriptor of the notifier plus one, if others may open it there;
+    /// and the same of the writing end, if that is another descriptor. See state/notifier.rs.
     pub watching: AtomicU32,
     pub notifier: AtomicU32,
     pub notifier_writing: AtomicU32,
@@ -310,13 +310,13 @@ pub(crate) struct Slot {
     /// subtrees. The rebuild uses it as scratch.
     pub prev: AtomicU32,
     pub len: LockedU64,
-    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. That of a free slot is
-    /// kept.
+    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. A free slot's is
+    /// cached.
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned
     /// item, its rank.
     pub holder: LockedU32,
-    /// Not 0 while the holder reads the payload in place, or has put off what is to be done next. See
+    /// Not 0 while the holder borrows the payload, or has put off the next step of the slot. See
     /// handle/put_off.rs. Read without the lock by `is_pending`.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,

@@ -65,8 +65,7 @@ impl Section<'_> {
         self.recent_lease(thread)
     }
 
-    /// The same by the last leases of the process, which tell it if all that the thread may hold are among
-    /// them.
+    /// The same by the last leases of the process, which tell if they include all that the thread may hold.
     #[cold]
     fn recent_lease(&self, thread: u32) -> Result<Near, Error> {
         let mut left = holding::held();
@@ -308,8 +307,8 @@ impl Section<'_> {
     }
 
     /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`,
-    /// which then is the last one that was read. What is still borrowed stays the participant's own until it
-    /// is not.
+    /// which then is the last one that was read. A borrowed payload stays the participant's own until the
+    /// borrow ends.
     pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
         let record = self.shared.segment.participant(self.my_index())?;
         let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
@@ -352,8 +351,8 @@ impl Section<'_> {
         Ok(Portion::MoreToCome)
     }
 
-    /// The leases of a participant ascend. A damaged list that does not could be a ring, which no portion
-    /// would come to the end of.
+    /// The leases of a participant ascend. A damaged list that does not could be a ring, of which no portion
+    /// would reach the end.
     fn check_order(&self, last: &mut u64, lease: Lease) -> Result<(), Error> {
         if lease.number <= *last {
             return Err(self.corrupt("leases are out of order"));
