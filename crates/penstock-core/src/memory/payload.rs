@@ -181,9 +181,17 @@ fn prefetch<const TO_WRITE: bool>(place: *const u8) {
     // SAFETY: as above.
     unsafe {
         if TO_WRITE {
-            core::arch::asm!("prfm pstl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+            core::arch::asm!(
+                "prfm pstl1keep, [{0}]",
+                in(reg) place,
+                options(nostack, preserves_flags, readonly),
+            );
         } else {
-            core::arch::asm!("prfm pldl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+            core::arch::asm!(
+                "prfm pldl1keep, [{0}]",
+                in(reg) place,
+                options(nostack, preserves_flags, readonly),
+            );
         }
     }
     let _ = place;
