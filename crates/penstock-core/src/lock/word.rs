@@ -235,7 +235,7 @@ impl Shared {
             None if self.segment.hot().lock.get() & !CONTENDED != holder => Ok(false),
             None => Err(Error::Corrupt {
                 id: self.segment.id,
-                what: "the lock's holder is nobody",
+                what: "the lock word names no participant",
             }),
         }
     }

@@ -212,7 +212,7 @@ impl Segment {
             .checked_add(length)
             .map_or(u64::MAX, |end| end.div_ceil(PAGE).saturating_mul(PAGE));
         if end > self.geometry.length {
-            return Err(self.corrupt("a range to back lies outside"));
+            return Err(self.corrupt("a range to back lies outside the segment"));
         }
         let start = start / PAGE * PAGE;
         let length = end - start;

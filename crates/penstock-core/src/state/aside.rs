@@ -107,7 +107,7 @@ impl<'q> Section<'q> {
             if self.slot(index)?.word()
                 != StateWord::new(State::Aside, self.slot(index)?.word().redeliveries(), 0)
             {
-                return Err(self.corrupt("what dead holders had set aside is not"));
+                return Err(self.corrupt("an item on the list of dead holders is not set aside"));
             }
             self.unlist_aside(index)?;
             self.return_to_queue(index)?;

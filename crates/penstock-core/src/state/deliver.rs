@@ -57,7 +57,7 @@ impl Section<'_> {
             Some(State::Leased) if !self.shared.options.acknowledged => self.finish_held(index),
             Some(State::Leased | State::Aside) => self.unborrow(index),
             Some(State::Left) => self.orphan(index),
-            _ => Err(self.corrupt("a lent item was taken away")),
+            _ => Err(self.corrupt("a lent slot is in a state that cannot be lent")),
         }
     }
 

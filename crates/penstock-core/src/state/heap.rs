@@ -200,7 +200,7 @@ impl Section<'_> {
                 granules: size,
             }));
         }
-        Err(self.corrupt("a span with room has none"))
+        Err(self.corrupt("a span on the list of those with room is full"))
     }
 
     fn allocate_run(&mut self, spans: u32, len: u64) -> Result<Result<Allocation, Growth>, Error> {
@@ -270,7 +270,7 @@ impl Section<'_> {
     /// The spans of an extent that is too large for a size class.
     fn spans_of(&self, extent: Extent) -> Result<u32, Error> {
         if extent.start % GRANULES_PER_SPAN != 0 || extent.granules % GRANULES_PER_SPAN != 0 {
-            return Err(self.corrupt("a run of spans is not whole"));
+            return Err(self.corrupt("a run is not made of whole spans"));
         }
         Ok(extent.granules / GRANULES_PER_SPAN)
     }
@@ -507,7 +507,7 @@ impl Section<'_> {
                 continue;
             };
             let Some(size) = CLASSES.get(class as usize) else {
-                return Err(self.corrupt("a span has no known class"));
+                return Err(self.corrupt("a span's class is unknown"));
             };
             if descriptor.used.get() < GRANULES_PER_SPAN / size {
                 self.push_partial(class as usize, span)?;

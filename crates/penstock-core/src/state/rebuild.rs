@@ -206,7 +206,7 @@ impl Section<'_> {
                 self.push_back(&self.hot().aside, index)?;
             } else {
                 let Some(holder) = self.shared.participant_named(word.owner())? else {
-                    return Err(self.corrupt("a slot is held by nobody"));
+                    return Err(self.corrupt("a slot's owner is no participant"));
                 };
                 self.push_back(self.list_of_holder(holder, index)?, index)?;
                 if word.is_lease() {

@@ -62,7 +62,7 @@ impl Section<'_> {
                 let slot = list.head.get();
                 let held = self.slot(slot)?.word();
                 if held.owner() != name {
-                    return Err(self.corrupt("a list of what is held holds what is another's"));
+                    return Err(self.corrupt("a participant's list has a slot of another owner"));
                 }
                 match held.state() {
                     Some(State::Leased | State::Aside)
@@ -78,7 +78,7 @@ impl Section<'_> {
                     Some(State::Leased | State::Aside) => self.return_lease(slot)?,
                     Some(State::Left) => self.orphan(slot)?,
                     Some(State::Claimed) => self.finish_held(slot)?,
-                    _ => return Err(self.corrupt("a list of what is held holds what nobody can hold")),
+                    _ => return Err(self.corrupt("a participant's list has a slot that is not held")),
                 }
             }
         }

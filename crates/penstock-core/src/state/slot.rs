@@ -248,7 +248,7 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let is_small = |extent: &Extent| extent.bytes() <= SMALL as u64;
         let Some(extent) = Extent::unpack(slot.extent.get()).filter(is_small) else {
-            return Err(self.corrupt("a free slot keeps nothing, or too much"));
+            return Err(self.corrupt("a free slot's cached extent is missing or too large"));
         };
         slot.extent.set(0);
         self.hot().cached_sum.sub(ONE_CACHED + extent.bytes() as u32);

@@ -139,7 +139,7 @@ impl Section<'_> {
         match self.slot(index)?.word().state() {
             Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),
             Some(State::Claimed) => Ok(&holder.claimed),
-            _ => Err(self.corrupt("a slot is held that nobody can hold")),
+            _ => Err(self.corrupt("a held slot is in a state without a holder")),
         }
     }
 

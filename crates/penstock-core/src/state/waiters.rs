@@ -160,7 +160,7 @@ impl Section<'_> {
                 Ok(())
             }
             Err(ABANDONED) => self.free_cell(index),
-            Err(_) => Err(self.corrupt("a listed waiter does not wait")),
+            Err(_) => Err(self.corrupt("a listed waiter's cell is neither SLEEPING nor ABANDONED")),
         }
     }
 
@@ -263,7 +263,7 @@ impl Section<'_> {
             }
             WOKEN => list.notified.sub(1),
             LATE => {}
-            _ => return Err(self.corrupt("a waiter's cell was freed under it")),
+            _ => return Err(self.corrupt("a waiter's cell was freed while it waited")),
         }
         waiting.was_chosen = true;
         self.free_cell(waiting.cell)?;
@@ -321,7 +321,7 @@ impl Section<'_> {
             }
             WOKEN => list.notified.sub(1),
             LATE => {}
-            _ => return Err(self.corrupt("a waiter's cell was freed under it")),
+            _ => return Err(self.corrupt("a waiter's cell was freed while it waited")),
         }
         self.free_cell(index)
     }
@@ -374,7 +374,7 @@ impl Section<'_> {
                 continue;
             }
             let Some(kind) = Kind::ALL.get(cell.kind.get() as usize).copied() else {
-                return Err(self.corrupt("a waiter waits for nothing known"));
+                return Err(self.corrupt("a waiter's kind is unknown"));
             };
             let list = &hot.waiters[kind as usize];
             match word {
@@ -403,7 +403,7 @@ impl Section<'_> {
         for index in 1..high {
             let cell = self.cell(index)?;
             let Some(list) = hot.waiters.get(cell.kind.get() as usize) else {
-                return Err(self.corrupt("a waiter waits for nothing known"));
+                return Err(self.corrupt("a waiter's kind is unknown"));
             };
             match cell.word.get() {
                 SLEEPING => self.list_cell(list, index)?,
