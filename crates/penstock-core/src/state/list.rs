@@ -99,7 +99,7 @@ impl Section<'_> {
         if append(ends, index, |index| self.links_of_slot(index))? {
             return Ok(());
         }
-        Err(self.corrupt("a list of slots does not end at its end"))
+        Err(self.corrupt("the last slot of a list has a successor"))
     }
 
     /// Takes a slot out of its list; its neighbours must agree that it was there.

@@ -209,7 +209,7 @@ impl Section<'_> {
             return self.pop_cached_slot().map(|slot| slot.ok_or(Growth::Slots));
         }
         if self.slot(index)?.word() != StateWord::FREE {
-            return Err(self.corrupt("a slot never used is not free"));
+            return Err(self.corrupt("a slot that was never used is not FREE"));
         }
         hot.slots_high.set(index + 1);
         Ok(Ok(index))
@@ -233,7 +233,7 @@ impl Section<'_> {
         }
         let slot = self.slot(index)?;
         if slot.word().state() != Some(State::Free) {
-            return Err(self.corrupt("a slot on a free list is not free"));
+            return Err(self.corrupt("a slot on a free list is not FREE"));
         }
         list.next.set(slot.next.get());
         Ok(Some(index))

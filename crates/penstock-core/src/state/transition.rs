@@ -153,7 +153,7 @@ impl Section<'_> {
     /// CLAIMED -> FREE: the claimed memory is not needed, or could not be had.
     pub(crate) fn release_claim(&mut self, slot: u32) -> Result<(), Error> {
         if self.slot(slot)?.word().state() != Some(State::Claimed) {
-            return Err(self.corrupt("a claimed slot is claimed no more"));
+            return Err(self.corrupt("a claimed slot is not CLAIMED any more"));
         }
         self.let_go(slot, self.me)?;
         self.free_slot(slot)

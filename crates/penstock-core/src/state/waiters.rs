@@ -186,7 +186,7 @@ impl Section<'_> {
         }
         let cell = self.cell(index)?;
         if cell.word.get() != FREE {
-            return Err(self.corrupt("a free waiter's cell is not free"));
+            return Err(self.corrupt("a cell on the list of free ones is not FREE"));
         }
         cell.owner.set(self.me);
         cell.kind.set(kind as u32);
@@ -199,7 +199,7 @@ impl Section<'_> {
     /// Appends a cell, whose word is SLEEPING, to a list.
     pub(crate) fn list_cell(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
         if !append((&list.head, &list.tail), index, |index| self.links_of_cell(index))? {
-            return Err(self.corrupt("a list of waiters does not end at its end"));
+            return Err(self.corrupt("the last waiter of a list has a successor"));
         }
         list.length.add(1);
         Ok(())
