@@ -106,7 +106,7 @@ pub(crate) struct Hot {
     /// Root of the heap of items that came back, which a get takes before younger ones. See
     /// state/order/returned.rs.
     pub returned: LockedU32,
-    /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See aside.rs.
+    /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See state/aside.rs.
     pub acknowledging: AtomicU32,
     /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
     pub orphans: AtomicU64,
@@ -116,12 +116,12 @@ pub(crate) struct Hot {
     /// Payload bytes of the items that are ready; counted only if `soft_bytes` is set.
     pub ready_bytes: AtomicU64,
 
-    // Waiters, see waiters.rs.
+    // Waiters, see state/waiters.rs.
     pub waiters: [WaiterList; 3],
     pub cells_free: LockedU32,
     pub cells_high: LockedU32,
 
-    // Memory, see heap.rs and slot.rs.
+    // Memory, see state/heap.rs and state/slot.rs.
     /// Bytes of extents that have a payload or are cached. `max_bytes` limits these without the cached and
     /// the lent ones, plus 128 bytes for each slot in use.
     pub used_bytes: AtomicU64,
@@ -152,7 +152,8 @@ pub(crate) struct Hot {
     // Then, for each size class, the spans that have room.
     pub partial: [LockedU32; 16],
 
-    /// Items that dead holders had set aside, in the order in which the holders were swept. See aside.rs.
+    /// Items that dead holders had set aside, in the order in which the holders were swept. See
+    /// state/aside.rs.
     pub aside: List,
     /// Items whose payload was given up and whose holder has died since; and the sum of those of living
     /// holders.
@@ -174,7 +175,7 @@ pub(crate) struct Hot {
     /// Which pipe is the notifier: its inode's number, or 0.
     pub notifier: AtomicU64,
     /// Watchers of the notifier, of all participants together; and whether its pipe holds anything. See
-    /// notifier.rs.
+    /// state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
     /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
@@ -185,7 +186,8 @@ pub(crate) struct Hot {
     pub spinning: Spinning,
 }
 
-/// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiters.rs.
+/// The participant that spins for an item, or for room; it counts as a waiter on its way. See
+/// state/waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct Spinning {
     pub getter: AtomicU32,
@@ -200,7 +202,7 @@ pub(crate) const BEGINNING: u32 = 1;
 /// Everything has come back; or the queue is a plain one.
 pub(crate) const YES: u32 = 2;
 
-/// Slots that puts take from `next`, and gets give back to `freed`. See slot.rs.
+/// Slots that puts take from `next`, and gets give back to `freed`. See state/slot.rs.
 #[repr(C)]
 pub(crate) struct FreeList {
     pub next: LockedU32,
@@ -240,11 +242,11 @@ pub(crate) struct WaiterList {
     pub head: LockedU32,
     pub tail: LockedU32,
     pub length: LockedU32,
-    /// Chosen by a waker and not yet back under the lock.
+    /// Notified waiters that are not LATE and not back under the lock yet.
     pub notified: AtomicU32,
 }
 
-/// A process that takes part. See participant.rs.
+/// A process that takes part. See state/participant.rs.
 #[repr(C, align(64))]
 pub(crate) struct Participant {
     /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30,
@@ -267,7 +269,7 @@ pub(crate) struct Participant {
     pub notifier: AtomicU32,
     pub notifier_writing: AtomicU32,
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See
-    /// aside.rs.
+    /// state/aside.rs.
     pub given_up: AtomicU64,
 }
 
@@ -284,7 +286,7 @@ impl Kind {
     pub(crate) const ALL: [Kind; 3] = [Kind::Item, Kind::Room, Kind::Finish];
 }
 
-/// A thread that waits. See waiters.rs.
+/// A thread that waits. See state/waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct WaiterCell {
     /// Its state: the futex that the thread sleeps on.
@@ -296,7 +298,7 @@ pub(crate) struct WaiterCell {
     pub prev: LockedU32,
 }
 
-/// One item, or memory that one participant has claimed. See slot.rs for the states.
+/// One item, or memory that one participant has claimed. See state/slot.rs for the states.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     /// state (bits 0..4), redeliveries (bits 4..12), owner's index (bits 12..24), owner's incarnation (bits
@@ -323,7 +325,7 @@ pub(crate) struct Slot {
     pub inline: [AtomicU64; INLINE / 8],
 }
 
-/// A span that is divided into objects of one size class. See heap.rs.
+/// A span that is divided into objects of one size class. See state/heap.rs.
 #[repr(C, align(64))]
 pub(crate) struct SpanDescriptor {
     /// Size class + 1, or 0 if the span is free or part of a run.

@@ -13,11 +13,11 @@ use crate::state::slot::{State, StateWord, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Leave;
 
-/// Leases of its process that `task_done` compares with the calling thread, before it reads the list once and
-/// for all.
+/// So many leases of its process `task_done` compares with the calling thread, before it reads the whole list
+/// once.
 const NEAR: u32 = if cfg!(loom) { 4 } else { 32 };
 
-/// What the first of a process's leases say of the calling thread.
+/// What a process's first leases say about the calling thread.
 pub(crate) enum Near {
     /// Its oldest lease.
     Mine(u32),
@@ -199,7 +199,8 @@ impl Section<'_> {
     fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         if slot.borrowed.get() != 0 {
-            // The payload is still borrowed: the item is finished, and its memory stays until it is not.
+            // The payload is still borrowed: the item is finished, and its memory stays until the borrow
+            // ends.
             self.keep_memory(index)?;
         } else {
             self.let_go_of_lease(index, slot)?;

@@ -113,7 +113,7 @@ impl Section<'_> {
         Ok(if is_returned { returned } else { ready })
     }
 
-    /// There is no room, so there are items: no putter shall wait for room in a queue that no get can empty.
+    /// There is no room, so there are items: no putter may wait for room in a queue that no get can empty.
     pub(crate) fn check_full(&self) -> Result<(), Error> {
         if self.oldest()? == 0 {
             return Err(self.corrupt("the queue is full but has no item"));
