@@ -170,7 +170,7 @@ MUTANTS = [
     ),
     Mutant(
         "lock-wake-left-out",
-        "nobody is woken when the lock is released",
+        "no waiter is woken when the lock is released",
         f"{CORE}/lock/guard.rs",
         "            platform::futex_wake(word, 1);\n",
         "",
@@ -207,7 +207,7 @@ MUTANTS = [
         f"{CORE}/state/slot.rs",
         "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)",
         "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED) && false",
-        (core("stopped", "the_end_of_a_look_is_put_off"),),
+        (core("stopped", "the_end_of_a_borrow_is_put_off"),),
     ),
     Mutant(
         "put-off-forgotten",
@@ -277,7 +277,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-second-look-for-room",
-        "no second look for room after a large payload was written",
+        "no second check for room after a large payload was written",
         f"{CORE}/operations/put.rs",
         """\
         while !self.shared.has_room() {
@@ -324,7 +324,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-settling",
-        "nobody is chosen at the end of a critical section",
+        "no waiter is chosen at the end of a critical section",
         f"{CORE}/lock/guard.rs",
         "        self.settle();\n",
         "",
@@ -374,7 +374,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-sweep-of-former",
-        "the lock's dead holder not swept by whoever takes it over",
+        "the lock's dead holder not swept by the survivor that takes it over",
         f"{CORE}/lock/guard.rs",
         "section.rebuild().and_then(|()| section.sweep_named(former))",
         "section.rebuild().and_then(|()| section.shared.participant_named(former).map(|_| ()))",
@@ -625,7 +625,7 @@ MUTANTS = [
     # -------------------------------------------------------------------------------------------------- death
     Mutant(
         "life-byte-not-looked-at",
-        "a participant's life byte not looked at",
+        "a participant's life byte not read",
         f"{CORE}/state/participant.rs",
         "Some(fd) if !word.is_lifeless() => platform::look_at_life(fd, index),",
         "Some(_) if !word.is_lifeless() => Life::Unknown,",
@@ -743,11 +743,11 @@ MUTANTS = [
     ),
     Mutant(
         "pause-never-ends",
-        "who has paused for memory counts as on its way for good",
+        "a putter that has paused for memory counts as on its way for good",
         f"{CORE}/operations/spin.rs",
         "        self.stop_spinning(kind);\n        if acquired.is_err() {",
         "        if acquired.is_err() {",
-        (core("pausing", "who_waits_for_room_is_woken_after_another_has_paused_for_memory"),),
+        (core("pausing", "a_waiting_putter_is_woken_after_another_has_paused_for_memory"),),
     ),
     Mutant(
         "senders-not-called",
@@ -769,12 +769,12 @@ MUTANTS = [
         if false {
             return SleepTarget::CellForNow;
 """,
-        (core("bell", "nobody_fills_the_pipe_before_the_one_who_was_called_is_back"),),
+        (core("bell", "no_sender_fills_the_pipe_before_the_notified_one_is_back"),),
     ),
     # ------------------------------------------------------------------------------------------ payloads lent
     Mutant(
         "done-frees-what-is-read",
-        "task_done() frees a payload that is still looked at",
+        "task_done() frees a payload that is still borrowed",
         f"{CORE}/state/leases.rs",
         "        if slot.borrowed.get() != 0 {\n            // The payload",
         "        if slot.borrowed.get() != 0 && false {\n            // The payload",
