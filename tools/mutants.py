@@ -170,11 +170,7 @@ MUTANTS = [
     ),
     Mutant(
         "lock-wake-left-out",
-<<<<<<< HEAD
-        "no waiter is woken when the lock is released",
-=======
         "the releaser of the lock wakes no waiter",
->>>>>>> work-lang3
         f"{CORE}/lock/guard.rs",
         "            platform::futex_wake(word, 1);\n",
         "",
@@ -281,11 +277,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-second-look-for-room",
-<<<<<<< HEAD
-        "no second check for room after a large payload was written",
-=======
         "a putter does not check for room again after it wrote a large payload",
->>>>>>> work-lang3
         f"{CORE}/operations/put.rs",
         """\
         while !self.shared.has_room() {
@@ -332,11 +324,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-settling",
-<<<<<<< HEAD
-        "no waiter is chosen at the end of a critical section",
-=======
         "no waiter is notified at the end of a section",
->>>>>>> work-lang3
         f"{CORE}/lock/guard.rs",
         "        self.settle();\n",
         "",
@@ -386,11 +374,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-sweep-of-former",
-<<<<<<< HEAD
-        "the lock's dead holder not swept by the survivor that takes it over",
-=======
         "the process that takes the lock over does not sweep the dead holder",
->>>>>>> work-lang3
         f"{CORE}/lock/guard.rs",
         "section.rebuild().and_then(|()| section.sweep_named(former))",
         "section.rebuild().and_then(|()| section.shared.participant_named(former).map(|_| ()))",
@@ -438,13 +422,8 @@ MUTANTS = [
     ),
     Mutant(
         "last-ready-keeps-tail",
-<<<<<<< HEAD
-        "the ready list's end stays where it was when its last item is taken",
-        f"{CORE}/state/order/mod.rs",
-=======
         "the ready list's tail stays when its last item is taken",
-        f"{CORE}/state/order.rs",
->>>>>>> work-lang3
+        f"{CORE}/state/order/mod.rs",
         "        if is_last {\n            list.tail.set(0);\n        } else if next",
         "        if !is_last && next",
         (STATE_MACHINE,),
@@ -475,17 +454,10 @@ MUTANTS = [
     ),
     Mutant(
         "redelivered-at-end",
-<<<<<<< HEAD
-        "a redelivered item put at the end instead of its old place",
+        "a redelivered item goes to the end, not to its old place",
         f"{CORE}/state/order/mod.rs",
         "        self.insert_returned(index)?;\n        self.count_ready(len);\n",
         "        self.push_ready(index, len)?;\n",
-=======
-        "a redelivered item goes to the end, not to its old place",
-        f"{CORE}/state/transition.rs",
-        "            self.insert_returned(index)?;\n",
-        "            self.push_back(&hot.ready, index)?;\n",
->>>>>>> work-lang3
         (
             histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
             STATE_MACHINE,
@@ -605,26 +577,16 @@ MUTANTS = [
     # ----------------------------------------------------------------------------------------- returned items
     Mutant(
         "heap-rank-not-updated",
-<<<<<<< HEAD
-        "the ranks in the heap of returned items stay as they were",
-        f"{CORE}/state/order/returned.rs",
-=======
         "the heap of returned items does not update its ranks",
-        f"{CORE}/state/returned.rs",
->>>>>>> work-lang3
+        f"{CORE}/state/order/returned.rs",
         "            slot.holder.set(first.min(second).saturating_add(1));\n",
         "",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
     ),
     Mutant(
         "heap-of-the-youngest",
-<<<<<<< HEAD
-        "the heap of returned items has the youngest at its root",
-        f"{CORE}/state/order/returned.rs",
-=======
         "the heap of returned items has the youngest item at its root",
-        f"{CORE}/state/returned.rs",
->>>>>>> work-lang3
+        f"{CORE}/state/order/returned.rs",
         "if self.slot(b)?.seq.get() < self.slot(a)?.seq.get() {",
         "if self.slot(b)?.seq.get() > self.slot(a)?.seq.get() {",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
@@ -663,11 +625,7 @@ MUTANTS = [
     # -------------------------------------------------------------------------------------------------- death
     Mutant(
         "life-byte-not-looked-at",
-<<<<<<< HEAD
-        "a participant's life byte not read",
-=======
         "the proof of a death ignores the life byte",
->>>>>>> work-lang3
         f"{CORE}/state/participant.rs",
         "Some(fd) if !word.is_lifeless() => platform::look_at_life(fd, index),",
         "Some(_) if !word.is_lifeless() => Life::Unknown,",
@@ -785,11 +743,7 @@ MUTANTS = [
     ),
     Mutant(
         "pause-never-ends",
-<<<<<<< HEAD
-        "a putter that has paused for memory counts as on its way for good",
-=======
         "a waiter that has paused for memory counts as spinning for ever",
->>>>>>> work-lang3
         f"{CORE}/operations/spin.rs",
         "        self.stop_spinning(kind);\n        if acquired.is_err() {",
         "        if acquired.is_err() {",
@@ -820,11 +774,7 @@ MUTANTS = [
     # ------------------------------------------------------------------------------------------ payloads lent
     Mutant(
         "done-frees-what-is-read",
-<<<<<<< HEAD
-        "task_done() frees a payload that is still borrowed",
-=======
         "task_done() frees a payload that is still lent",
->>>>>>> work-lang3
         f"{CORE}/state/leases.rs",
         "        if slot.borrowed.get() != 0 {\n            // The payload",
         "        if slot.borrowed.get() != 0 && false {\n            // The payload",
@@ -1082,13 +1032,10 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="run the checks of the chosen mutants on the unchanged sources",
     )
-<<<<<<< HEAD
     instead.add_argument(
         "--fit", action="store_true", help="only see that each piece of text still occurs exactly once"
     )
-=======
     instead.add_argument("--list", action="store_true", help="only print the mutants and their checks")
->>>>>>> work-lang3
     arguments = parser.parse_args()
     if arguments.only:
         for name in arguments.only:
