@@ -1,6 +1,6 @@
-"""What type checkers know of the interface. Checked by `make lint`, never run.
+"""The types of the interface. `make lint` checks this file; it is never run.
 
-A line that ends in `type: ignore` is a mistake that they have to find.
+A line that ends in `type: ignore` has an error that type checkers have to find.
 """
 
 from multiprocessing import queues
@@ -12,7 +12,7 @@ import penstock
 from penstock.connections import Connection
 from penstock.context import Context, ForkContext, ForkServerContext
 
-# A context is the one of its start method; whose is not known is any of them.
+# The type of a context follows from its start method; if that is unknown, it is a union.
 method: str | None = input() or None
 assert_type(penstock.get_context(), Context)
 assert_type(penstock.get_context(method), Context)
@@ -21,7 +21,7 @@ assert_type(penstock.get_context("forkserver"), ForkServerContext)
 assert_type(penstock.get_context("fork").get_context(), ForkContext)
 assert_type(penstock.get_context().get_context("fork"), ForkContext)
 
-# What it makes is Penstock's, and of any items until it is declared otherwise.
+# A context makes Penstock's queues, of Any until declared otherwise.
 context = penstock.get_context("spawn")
 assert_type(context.Queue(), penstock.Queue[Any])
 assert_type(context.JoinableQueue(max_deliveries=0), penstock.JoinableQueue[Any])
@@ -35,7 +35,7 @@ numbers.put("no number")  # type: ignore[arg-type]
 penstock.Queue[int]().put_many(["no number"])  # type: ignore[list-item]
 
 
-# It fits where the standard library's is declared.
+# A context and its queues fit where the standard library's are declared.
 def standard(
     context: SpawnContext,
     queue: "queues.Queue[int]",
@@ -49,7 +49,7 @@ def standard(
 standard(context, context.Queue(), context.JoinableQueue(), context.SimpleQueue(), context.Pipe()[0])
 standard(context, numbers, penstock.JoinableQueue(), penstock.SimpleQueue(), penstock.Pipe()[0])
 
-# A process takes the queues as arguments, and a name that is none is found.
+# A process takes queues as arguments. A name that does not exist is an error.
 process = penstock.get_context(method).Process(target=numbers.put, args=(1,))
 process.start()
 penstock.Deque()  # type: ignore[attr-defined]

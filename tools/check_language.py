@@ -52,7 +52,7 @@ AREAS = (
     code("crates/penstock-steps", 10, 0),
     code("fuzz", 10, 0),
     code("python", 10, 0),
-    code("tests", 59, 5),
+    code("tests", 10, 0),
     code("benchmarks", 10, 0),
     code("examples", 10, 0),
     Area("tools", ("tools/*",), 10, 0),

@@ -1,11 +1,11 @@
 """Break the protocol on purpose, one change at a time, and see that a check notices.
 
-The sources are copied to build/mutants/source, and only the copy is ever changed. Each mutant replaces one
-piece of text there, which has to occur exactly once: a mutant that no longer fits is out of date, which is
-an error like a mutant that no check has caught. The checks named for a mutant are run in order until one
-fails or runs into its time limit. What they said is left in build/mutants/log.
+The sources are copied to build/mutants/source, and only the copy is changed. Each mutant replaces one piece
+of text there, which has to occur exactly once. A mutant whose text does not is out of date, which is an error
+like a mutant that no check has caught. The checks of a mutant run in order until one fails or exceeds its
+time limit. Their output stays in build/mutants/log.
 
-A check that always fails catches nothing: --baseline runs all of them on the unchanged copy.
+A check that always fails catches nothing: --baseline runs all checks on the unchanged copy.
 """
 
 import argparse
@@ -25,18 +25,18 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "mutants"
 SOURCE = BUILD / "source"
 LOG = BUILD / "log"
-# Apart from the checkout's own, so that no program made of broken sources is ever taken for another.
+# Not the checkout's own folder, so that no program of broken sources is taken for another.
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", BUILD / "target")).absolute() / "mutants"
 COPIED = ["Cargo.toml", "Cargo.lock", "crates", "fuzz", "tools"]
 
-# So a change takes seconds to build instead of a minute: it is the protocol that is tested, not the compiler.
+# With these a change takes seconds to build, not a minute. The protocol is tested, not the compiler.
 ENVIRONMENT = {
     "CARGO_TARGET_DIR": str(TARGET),
     "CARGO_INCREMENTAL": "1",
     "CARGO_PROFILE_PROOF_LTO": "off",
     "CARGO_PROFILE_PROOF_CODEGEN_UNITS": "16",
     "RUST_BACKTRACE": "0",
-    # The state machine's programs are the same each time: so a mutant is caught each time, or never.
+    # With the same programs of the state machine each time, a mutant is caught each time, or never.
     "PROPTEST_RNG_SEED": "1",
 }
 BUILD_SECONDS = 3600.0
@@ -45,14 +45,14 @@ CARGO = ["--quiet", "--locked"]
 
 @dataclass(frozen=True)
 class Check:
-    """Something that fails when the protocol is broken."""
+    """A command that fails when the protocol is broken."""
 
     name: str
     build: tuple[str, ...]
-    """Run first, without counting as the check: a change that does not compile has caught nothing."""
+    """The command before it, which is no check: a change that does not compile is not caught."""
     run: tuple[str, ...]
     seconds: float
-    """A check that takes longer hangs. Several times what it takes on a busy machine."""
+    """A check that takes longer hangs. Several times its duration on a busy machine."""
     environment: dict[str, str] = field(default_factory=dict, hash=False)
 
 
@@ -80,7 +80,7 @@ def models(*names: str, stop_at: int = 0) -> Check:
 
 
 def core(file: str, *tests: str) -> Check:
-    """The core's tests with fault points, of one file."""
+    """The core's tests with fault points in one file."""
     options = ["-p", "penstock-core", "--features", "fault-points", "--test", file]
     return cargo_test(
         " ".join(["tests", file, *(test.removeprefix("points::") for test in tests)]), options, tests, 600
@@ -95,7 +95,7 @@ def histories(*tests: str) -> Check:
 
 
 def kill(operation: str, places: int) -> Check:
-    """Deaths at so many places of the operations whose name begins so, a quarter of them in recoveries."""
+    """Deaths at `places` instructions of operations whose name begins so, a quarter of them in recoveries."""
     return Check(
         f"kill {operation}",
         ("cargo", "build", *CARGO, "--profile", "proof", "-p", "penstock-proof"),
@@ -105,7 +105,7 @@ def kill(operation: str, places: int) -> Check:
 
 
 def corpus() -> Check:
-    """Damaged memory, as the fuzzer has found it."""
+    """The core on the damaged memory of the fuzzer's corpus."""
     options = [
         *CARGO,
         "--release",
@@ -123,7 +123,7 @@ def corpus() -> Check:
 
 
 def thread_sanitizer() -> Check:
-    # It builds by itself, with options of its own; so its limit is for both.
+    # The tool builds with its own options, so the limit includes the build.
     return Check("ThreadSanitizer", (), (sys.executable, "tools/sanitizers.py", "thread"), 1200)
 
 
@@ -141,14 +141,14 @@ CORE = "crates/penstock-core/src"
 DEATHS = core("death", "points::death_at_each_point")
 RECOVERY = core("death", "points::death_inside_the_recovery")
 STATE_MACHINE = core("model")
-# As many as there are instructions, so that the one in question is among them.
+# More places than instructions, so that every instruction is among them.
 DEATHS_IN_PUT = kill("put-inline", 3000)
 
 MUTANTS = [
     # ----------------------------------------------------------------------------------------------- the lock
     Mutant(
         "lock-release-relaxed",
-        "the lock's release made relaxed",
+        "the release of the lock is relaxed",
         f"{CORE}/lock/guard.rs",
         "word.swap(0, Ordering::Release) & CONTENDED",
         "word.swap(0, Ordering::Relaxed) & CONTENDED",
@@ -156,7 +156,7 @@ MUTANTS = [
     ),
     Mutant(
         "lock-acquire-relaxed",
-        "the lock's acquire made relaxed",
+        "taking the lock does not acquire",
         f"{CORE}/lock/guard.rs",
         """\
             .compare_exchange(0, me, Ordering::AcqRel, Ordering::Relaxed)
@@ -170,7 +170,7 @@ MUTANTS = [
     ),
     Mutant(
         "lock-wake-left-out",
-        "no waiter is woken when the lock is released",
+        "the releaser of the lock wakes no waiter",
         f"{CORE}/lock/guard.rs",
         "            platform::futex_wake(word, 1);\n",
         "",
@@ -178,7 +178,7 @@ MUTANTS = [
     ),
     Mutant(
         "dead-by-time",
-        "the lock's holder declared dead because a slice of time has ended",
+        "the lock's holder counts as dead when a waiter's slice ends",
         f"{CORE}/lock/word.rs",
         "if former == 0 || !self.is_dead_holder(former)? {",
         "if former == 0 {",
@@ -195,7 +195,7 @@ MUTANTS = [
     # ------------------------------------------------------------------------------------------------- upkeep
     Mutant(
         "left-in-order-ignored",
-        "the sweep redelivers what a process has left in order without the lock",
+        "the sweep redelivers leases that their holder left in order without the lock",
         f"{CORE}/state/recovery.rs",
         "                        if has_left(word) && self",
         "                        if false && has_left(word) && self",
@@ -203,7 +203,7 @@ MUTANTS = [
     ),
     Mutant(
         "kept-ignored",
-        "the sweep redelivers what the dead had read, or kept",
+        "the sweep redelivers items of a plain queue that their dead getter had read or kept",
         f"{CORE}/state/slot.rs",
         "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)",
         "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED) && false",
@@ -211,7 +211,7 @@ MUTANTS = [
     ),
     Mutant(
         "put-off-forgotten",
-        "no bit says that work was put off",
+        "no mark says that work was put off",
         f"{CORE}/state/mod.rs",
         "if me == 0 || me & WORK_PUT_OFF != 0 {",
         "if me == 0 || me & WORK_PUT_OFF != 0 || me != 0 {",
@@ -220,7 +220,7 @@ MUTANTS = [
     # ---------------------------------------------------------------------------------------------------- put
     Mutant(
         "publish-before-copy",
-        "a small payload published before it is copied",
+        "a putter publishes a small item before it copies the payload",
         f"{CORE}/state/claim.rs",
         """\
         unsafe { segment.copy_in(target, payload) };
@@ -236,7 +236,7 @@ MUTANTS = [
     ),
     Mutant(
         "publish-before-write",
-        "a large payload published before it is written",
+        "a putter publishes a large item before it writes the payload",
         f"{CORE}/operations/put.rs",
         """\
             let written = self.write_claimed(&reserved, payload, len);
@@ -253,7 +253,7 @@ MUTANTS = [
     ),
     Mutant(
         "commit-before-number",
-        "an item committed before it has its number",
+        "a putter commits an item before it numbers it",
         f"{CORE}/state/transition.rs",
         """\
         slot.seq.set(seq);
@@ -269,7 +269,7 @@ MUTANTS = [
     ),
     Mutant(
         "number-reused",
-        "a publication number given twice: the counter does not move",
+        "two items get the same publication number, because the counter does not move",
         f"{CORE}/state/transition.rs",
         "        hot.published.set(seq);\n",
         "",
@@ -277,7 +277,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-second-look-for-room",
-        "no second check for room after a large payload was written",
+        "a putter does not check for room again after it wrote a large payload",
         f"{CORE}/operations/put.rs",
         """\
         while !self.shared.has_room() {
@@ -291,7 +291,7 @@ MUTANTS = [
     # ------------------------------------------------------------------------------------------------- waking
     Mutant(
         "wake-left-out",
-        "the wake-up call left out",
+        "the wake-ups of a section are skipped",
         f"{CORE}/state/mod.rs",
         "            self.wake(self.wakes[i]);\n",
         "            let _ = i;\n",
@@ -299,7 +299,7 @@ MUTANTS = [
     ),
     Mutant(
         "wake-before-mark",
-        "the sleeper woken before it is marked",
+        "a waiter is woken before its cell is marked",
         f"{CORE}/state/waiters.rs",
         """\
         // Relaxed: the woken waiter learns what happened from the lock, which it takes next.
@@ -324,7 +324,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-settling",
-        "no waiter is chosen at the end of a critical section",
+        "no waiter is notified at the end of a section",
         f"{CORE}/lock/guard.rs",
         "        self.settle();\n",
         "",
@@ -332,7 +332,7 @@ MUTANTS = [
     ),
     Mutant(
         "joiners-not-woken",
-        "joiners not chosen when all is finished",
+        "joiners are not notified when all items are finished",
         f"{CORE}/state/waiters.rs",
         "            while joiners.length.get() > 0 {\n",
         "            while joiners.length.get() > 0 && false {\n",
@@ -340,7 +340,7 @@ MUTANTS = [
     ),
     Mutant(
         "withdrawn-stays-chosen",
-        "a waiter that was chosen and gives up counts as on its way",
+        "a notified waiter that gives up counts as notified",
         f"{CORE}/state/waiters.rs",
         """\
                 self.leave_list(list, waiting.kind, index)?;
@@ -366,7 +366,7 @@ MUTANTS = [
     # ----------------------------------------------------------------------------------------------- recovery
     Mutant(
         "no-rebuild",
-        "no rebuild after the lock was taken over",
+        "the process that takes the lock over does not rebuild",
         f"{CORE}/lock/guard.rs",
         "section.rebuild().and_then(|()| section.sweep_named(former))",
         "section.sweep_named(former)",
@@ -374,7 +374,7 @@ MUTANTS = [
     ),
     Mutant(
         "no-sweep-of-former",
-        "the lock's dead holder not swept by the survivor that takes it over",
+        "the process that takes the lock over does not sweep the dead holder",
         f"{CORE}/lock/guard.rs",
         "section.rebuild().and_then(|()| section.sweep_named(former))",
         "section.rebuild().and_then(|()| section.shared.participant_named(former).map(|_| ()))",
@@ -382,7 +382,7 @@ MUTANTS = [
     ),
     Mutant(
         "freed-slots-lost",
-        "slots that gets have freed do not come back to puts",
+        "slots that getters freed do not return to putters",
         f"{CORE}/state/slot.rs",
         "            list.freed.set(index);\n            index = freed;\n",
         "            list.freed.set(index);\n",
@@ -390,7 +390,7 @@ MUTANTS = [
     ),
     Mutant(
         "rebuild-keeps-freed-list",
-        "the rebuild lists the free slots beside those of the former list of the freed",
+        "the rebuild does not empty the list of slots that getters freed",
         f"{CORE}/state/rebuild.rs",
         "            list.freed.set(0);\n        }\n        hot.cached_sum",
         "        }\n        hot.cached_sum",
@@ -398,7 +398,7 @@ MUTANTS = [
     ),
     Mutant(
         "rebuild-keeps-extents",
-        "the rebuild frees the memory that free slots keep, and leaves it to them, too",
+        "the rebuild frees cached extents, and leaves them to their slots",
         f"{CORE}/state/rebuild.rs",
         "                Some(State::Free) => {\n                    slot.extent.set(0);\n",
         "                Some(State::Free) => {\n",
@@ -406,7 +406,7 @@ MUTANTS = [
     ),
     Mutant(
         "kept-extents-count",
-        "memory that free slots keep counts for max_bytes",
+        "cached extents count for max_bytes",
         f"{CORE}/state/claim.rs",
         "let payloads = extents.saturating_sub(hot.bytes_cached());",
         "let payloads = extents;",
@@ -414,7 +414,7 @@ MUTANTS = [
     ),
     Mutant(
         "kept-of-any-size",
-        "a payload is written to what a free slot keeps, whatever its size",
+        "a putter uses a cached extent of any size",
         f"{CORE}/state/claim.rs",
         "Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {",
         "Some((slot, extent)) if needed.is_some() => {",
@@ -422,7 +422,7 @@ MUTANTS = [
     ),
     Mutant(
         "last-ready-keeps-tail",
-        "the ready list's end stays where it was when its last item is taken",
+        "the ready list's tail stays when its last item is taken",
         f"{CORE}/state/order/mod.rs",
         "        if is_last {\n            list.tail.set(0);\n        } else if next",
         "        if !is_last && next",
@@ -430,7 +430,7 @@ MUTANTS = [
     ),
     Mutant(
         "wakes-one-an-item",
-        "a putter calls a waiter for each item, although one is on its way",
+        "a putter notifies a getter for each item, although one is notified",
         f"{CORE}/state/waiters.rs",
         "                list.notified.add(1);\n                self.wake_later(index);\n",
         "                self.wake_later(index);\n",
@@ -438,7 +438,7 @@ MUTANTS = [
     ),
     Mutant(
         "rebuild-forgets-number",
-        "the publication number not raised to that of an item whose putter died",
+        "the rebuild does not raise the publication number to that of a dead putter's item",
         f"{CORE}/state/rebuild.rs",
         "                    hot.published.set(seq);\n",
         "",
@@ -454,7 +454,7 @@ MUTANTS = [
     ),
     Mutant(
         "redelivered-at-end",
-        "a redelivered item put at the end instead of its old place",
+        "a redelivered item goes to the end, not to its old place",
         f"{CORE}/state/order/mod.rs",
         "        self.insert_returned(index)?;\n        self.count_ready(len);\n",
         "        self.push_ready(index, len)?;\n",
@@ -465,7 +465,7 @@ MUTANTS = [
     ),
     Mutant(
         "redelivery-not-counted",
-        "an item's redeliveries not counted",
+        "an item's redeliveries are not counted",
         f"{CORE}/state/transition.rs",
         "StateWord::new(State::Ready, word.redeliveries() + 1, 0)",
         "StateWord::new(State::Ready, word.redeliveries(), 0)",
@@ -473,7 +473,7 @@ MUTANTS = [
     ),
     Mutant(
         "one-redelivery-too-many",
-        "an item redelivered once more than it may be",
+        "an item is redelivered once more than max_deliveries",
         f"{CORE}/state/transition.rs",
         "word.redeliveries() >= self.shared.options.max_deliveries",
         "word.redeliveries() > self.shared.options.max_deliveries",
@@ -481,7 +481,7 @@ MUTANTS = [
     ),
     Mutant(
         "claimed-not-freed",
-        "the sweep takes claimed memory from the dead and does not free it",
+        "the sweep takes a dead participant's claim and does not free its memory",
         f"{CORE}/state/recovery.rs",
         "Some(State::Claimed) => self.finish_held(slot)?,",
         "Some(State::Claimed) => self.let_go(slot, held.owner())?,",
@@ -489,7 +489,7 @@ MUTANTS = [
     ),
     Mutant(
         "record-freed-first",
-        "a dead participant's record freed before its held list is empty",
+        "the sweep frees a dead participant's record before its held list is empty",
         f"{CORE}/state/recovery.rs",
         '        fault!("sweep.started");\n',
         '        fault!("sweep.started");\n        record.word.store(word & !1, Ordering::Release);\n',
@@ -498,7 +498,7 @@ MUTANTS = [
     # -------------------------------------------------------------------------------------------------- aside
     Mutant(
         "phase-not-stored",
-        "the first acknowledgement not stored before what was set aside comes back",
+        "the first acknowledgement returns items set aside before it stores the phase",
         f"{CORE}/state/aside.rs",
         "            hot.store_beginning();\n",
         "",
@@ -506,7 +506,7 @@ MUTANTS = [
     ),
     Mutant(
         "aside-redelivered",
-        "what a dead process had set aside comes back though no process acknowledges",
+        "items that a dead participant had set aside return before any acknowledgement",
         f"{CORE}/state/transition.rs",
         "if word.state() == Some(State::Aside) && self.hot().sets_aside() {",
         "if word.state() == Some(State::Aside) && self.hot().sets_aside() && false {",
@@ -517,7 +517,7 @@ MUTANTS = [
     ),
     Mutant(
         "aside-forgotten",
-        "what dead processes had set aside does not come back",
+        "items that dead participants had set aside do not return",
         f"{CORE}/state/aside.rs",
         "            let index = hot.aside.head.get();\n",
         "            let index = 0;\n",
@@ -528,7 +528,7 @@ MUTANTS = [
     ),
     Mutant(
         "set-aside-by-the-same-call",
-        "the batches of one call set aside what those before have taken",
+        "a batch of a call sets aside the items of the batches before it",
         f"{CORE}/operations/aside.rs",
         "            Asks::ForMore(count) => return holding::reserve(count),\n",
         "            Asks::ForMore(count) => holding::reserve(count)?,\n",
@@ -536,7 +536,7 @@ MUTANTS = [
     ),
     Mutant(
         "counted-twice",
-        "the rebuild counts what was given up, or left, though the dead had counted it",
+        "the rebuild counts an item given up or left that the dead holder had counted",
         f"{CORE}/state/aside.rs",
         "        if counter.get() as u32 != slot.holder.get() {\n",
         "        if true {\n",
@@ -544,7 +544,7 @@ MUTANTS = [
     ),
     Mutant(
         "not-counted",
-        "the rebuild does not count what the dead was about to give up, or leave",
+        "the rebuild does not count an item given up or left that the dead holder had not counted",
         f"{CORE}/state/aside.rs",
         "        if counter.get() as u32 != slot.holder.get() {\n",
         "        if false {\n",
@@ -552,7 +552,7 @@ MUTANTS = [
     ),
     Mutant(
         "given-up-never-finished",
-        "what was given up of the dead stays unfinished once items are acknowledged",
+        "items given up by dead participants stay unfinished after the first acknowledgement",
         f"{CORE}/state/aside.rs",
         "            hot.unfinished.sub(hot.given_up.get());\n",
         "",
@@ -568,7 +568,7 @@ MUTANTS = [
     ),
     Mutant(
         "lessee-not-noted",
-        "a participant's first lease does not say that it has leases",
+        "a participant's first lease does not set its bit among the lessees",
         f"{CORE}/state/transition.rs",
         "            lessees.set(lessees.get() | bit);\n",
         "            lessees.set(lessees.get() & !bit);\n",
@@ -577,7 +577,7 @@ MUTANTS = [
     # ----------------------------------------------------------------------------------------- returned items
     Mutant(
         "heap-rank-not-updated",
-        "the ranks in the heap of returned items stay as they were",
+        "the heap of returned items does not update its ranks",
         f"{CORE}/state/order/returned.rs",
         "            slot.holder.set(first.min(second).saturating_add(1));\n",
         "",
@@ -585,7 +585,7 @@ MUTANTS = [
     ),
     Mutant(
         "heap-of-the-youngest",
-        "the heap of returned items has the youngest at its root",
+        "the heap of returned items has the youngest item at its root",
         f"{CORE}/state/order/returned.rs",
         "if self.slot(b)?.seq.get() < self.slot(a)?.seq.get() {",
         "if self.slot(b)?.seq.get() > self.slot(a)?.seq.get() {",
@@ -625,7 +625,7 @@ MUTANTS = [
     # -------------------------------------------------------------------------------------------------- death
     Mutant(
         "life-byte-not-looked-at",
-        "a participant's life byte not read",
+        "the proof of a death ignores the life byte",
         f"{CORE}/state/participant.rs",
         "Some(fd) if !word.is_lifeless() => platform::look_at_life(fd, index),",
         "Some(_) if !word.is_lifeless() => Life::Unknown,",
@@ -633,7 +633,7 @@ MUTANTS = [
     ),
     Mutant(
         "dead-by-descriptor",
-        "a free life byte taken for death, though the process may only have closed it",
+        "an unlocked life byte proves a death although the process may have closed its descriptor",
         f"{CORE}/state/participant.rs",
         "            Life::Free => !is_here || has_changed(),\n",
         "            Life::Free => true,\n",
@@ -641,7 +641,7 @@ MUTANTS = [
     ),
     Mutant(
         "reused-pid-taken-for-the-process",
-        "a pid that is used again taken for the process that had it",
+        "a process with a reused pid counts as the participant that had it",
         f"{CORE}/platform/linux/process.rs",
         ".map(|number| number == birth);",
         ".map(|_| true);",
@@ -649,7 +649,7 @@ MUTANTS = [
     ),
     Mutant(
         "home-not-noted-with-the-pid",
-        "whose pid it is noted only after the record stands",
+        "a participant notes the namespace of its pid after it has published its record",
         f"{CORE}/state/participant.rs",
         "let marks = (life.is_none(), namespace == self.home());",
         "let marks = (life.is_none(), false);",
@@ -657,7 +657,7 @@ MUTANTS = [
     ),
     Mutant(
         "joiner-looks-at-all",
-        "a process that joins asks the kernel about all others",
+        "a process that registers tests all participants for death",
         f"{CORE}/handle/membership.rs",
         "if index_of(me) > LAST - LATE_PLACES {",
         "if index_of(me) > 1 {",
@@ -665,7 +665,7 @@ MUTANTS = [
     ),
     Mutant(
         "last-places-not-swept",
-        "a process that gets one of the last places does not sweep the dead",
+        "a process that registers in one of the last places does not sweep the dead",
         f"{CORE}/handle/membership.rs",
         "if index_of(me) > LAST - LATE_PLACES {",
         "if false {",
@@ -673,7 +673,7 @@ MUTANTS = [
     ),
     Mutant(
         "namespace-inherited-by-strangers",
-        "a child in a pid namespace of its own takes itself to be in its parent's",
+        "a child in a pid namespace of its own counts as in its parent's",
         f"{CORE}/platform/linux/process.rs",
         "if parent == KNOWN_TO.load(Relaxed) {",
         "if parent == parent {",
@@ -681,7 +681,7 @@ MUTANTS = [
     ),
     Mutant(
         "substitute-not-set",
-        "a watcher's substitute not set beside messages",
+        "a watcher's substitute is not set although messages are ready",
         f"{CORE}/state/notifier.rs",
         "self.shared.notifier.substitute.tell(is_missing);",
         "self.shared.notifier.substitute.tell(false);",
@@ -690,7 +690,7 @@ MUTANTS = [
     # ------------------------------------------------------------------------------------------------- memory
     Mutant(
         "backed-before-fallocate",
-        "a backing byte raised before memory is behind it",
+        "a backing byte is raised before memory is behind it",
         f"{CORE}/state/heap.rs",
         "                self.set_backing(first + i, backing | MAYBE_MORE)?;\n",
         "                self.set_backing(first + i, backing & BACKED_DESCRIPTOR | pages_needed(len, i))?;\n",
@@ -698,7 +698,7 @@ MUTANTS = [
     ),
     Mutant(
         "punched-before-lowered",
-        "a backing byte not lowered before the hole is punched",
+        "a backing byte is not lowered before the hole is punched",
         f"{CORE}/state/claim.rs",
         """\
             self.set_backing(
@@ -711,7 +711,7 @@ MUTANTS = [
     ),
     Mutant(
         "length-not-validated",
-        "a payload's length not compared with its extent",
+        "a payload's length is not compared with its extent",
         f"{CORE}/memory/payload.rs",
         " || len > extent.bytes() {",
         " {",
@@ -719,7 +719,7 @@ MUTANTS = [
     ),
     Mutant(
         "slot-index-not-validated",
-        "a slot's index not compared with the slots there are",
+        "a slot's index is not compared with the number of slots",
         f"{CORE}/memory/segment.rs",
         "if index == 0 || index >= self.geometry.slots {",
         "if index == 0 {",
@@ -727,7 +727,7 @@ MUTANTS = [
     ),
     Mutant(
         "waiter-index-not-validated",
-        "a waiter's index not compared with the cells there are",
+        "a waiter's index is not compared with the number of cells",
         f"{CORE}/memory/segment.rs",
         "if index == 0 || index >= CELLS {",
         "if index == 0 {",
@@ -735,7 +735,7 @@ MUTANTS = [
     ),
     Mutant(
         "span-index-not-validated",
-        "a span's index not compared with the spans there are",
+        "a span's index is not compared with the number of spans",
         f"{CORE}/memory/segment.rs",
         "-> Result<&SpanDescriptor, Error> {\n        if span >= self.geometry.spans {",
         "-> Result<&SpanDescriptor, Error> {\n        if false {",
@@ -743,7 +743,7 @@ MUTANTS = [
     ),
     Mutant(
         "pause-never-ends",
-        "a putter that has paused for memory counts as on its way for good",
+        "a waiter that has paused for memory counts as spinning for ever",
         f"{CORE}/operations/spin.rs",
         "        self.stop_spinning(kind);\n        if acquired.is_err() {",
         "        if acquired.is_err() {",
@@ -751,7 +751,7 @@ MUTANTS = [
     ),
     Mutant(
         "senders-not-called",
-        "nothing is taken out of the pipe that a sender sleeps at",
+        "a receiver takes nothing out of the pipe at which a sender sleeps",
         f"{CORE}/state/notifier.rs",
         "            with_access(end, Access::Read, platform::make_writable);\n",
         "",
@@ -759,7 +759,7 @@ MUTANTS = [
     ),
     Mutant(
         "pipe-filled-beside-the-chosen",
-        "a sender fills the pipe though another one was called and is not back",
+        "a sender fills the pipe although a notified sender is not back",
         f"{CORE}/state/notifier.rs",
         """\
         if hot.waiters[Kind::Room as usize].notified.get() > 0 {
@@ -774,7 +774,7 @@ MUTANTS = [
     # ------------------------------------------------------------------------------------------ payloads lent
     Mutant(
         "done-frees-what-is-read",
-        "task_done() frees a payload that is still borrowed",
+        "task_done() frees a payload that is still lent",
         f"{CORE}/state/leases.rs",
         "        if slot.borrowed.get() != 0 {\n            // The payload",
         "        if slot.borrowed.get() != 0 && false {\n            // The payload",
@@ -782,7 +782,7 @@ MUTANTS = [
     ),
     Mutant(
         "keep-not-committed",
-        "an item that was kept stays leased, and comes back",
+        "an item whose payload was kept stays leased, and is redelivered",
         f"{CORE}/state/deliver.rs",
         "            self.keep_memory(index)?;\n",
         "",
@@ -790,7 +790,7 @@ MUTANTS = [
     ),
     Mutant(
         "bell-not-rung",
-        "the byte that was promised to the bell is not written",
+        "the byte owed to the notifier is not written",
         f"{CORE}/lock/after_release.rs",
         """\
             let is_signalled = with_access(end, Access::Write, platform::signal);
@@ -801,7 +801,7 @@ MUTANTS = [
     ),
     Mutant(
         "bell-owed-by-the-dead",
-        "a promise to the bell counts as kept before it is",
+        "a byte owed to the notifier counts as written before it is",
         f"{CORE}/state/notifier.rs",
         "            let promise = next(pipe_state, PROMISED);\n",
         "            let promise = next(pipe_state, SIGNALLED);\n",
@@ -809,7 +809,7 @@ MUTANTS = [
     ),
     Mutant(
         "dead-watchers-counted",
-        "the watchers of a dead process are counted on",
+        "the watchers of a dead participant stay counted",
         f"{CORE}/state/notifier.rs",
         "        self.hot().watching.sub(record.watching.get());\n",
         "",
@@ -825,13 +825,13 @@ MUTANTS = [
 class Outcome:
     failed: bool
     how: str = ""
-    """What the check said first, if it failed, or why it did not run."""
+    """The first failure, or the reason why the check did not run."""
     trouble: str = ""
-    """Set if it says nothing about the change: it could not be built, or has no such test."""
+    """Set if the check did not run: it could not be built, or has no such test."""
 
 
 def run(command: Sequence[str], seconds: float, environment: dict[str, str]) -> tuple[int | None, str]:
-    """The status of a command and what it printed; no status if it had to be ended."""
+    """The status of a command and its output; None as the status if it was killed at its limit."""
     with subprocess.Popen(
         command,
         cwd=SOURCE,
@@ -841,7 +841,7 @@ def run(command: Sequence[str], seconds: float, environment: dict[str, str]) -> 
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        process_group=0,  # so that the processes of a check end with it
+        process_group=0,  # to kill all processes of a check
     ) as process:
         status: int | None
         try:
@@ -858,7 +858,7 @@ def run(command: Sequence[str], seconds: float, environment: dict[str, str]) -> 
 
 
 def first_failure(output: str) -> str:
-    """What failed first, in one line; with the execution of the model if it was one."""
+    """The first failure in one line, with the execution if it was a model's."""
     lines = [line.strip() for line in output.splitlines()]
     where = ""
     if execution := re.search(r": failed in execution (\d+); \[(.*)\]$", output, re.MULTILINE):
@@ -868,7 +868,7 @@ def first_failure(output: str) -> str:
     for i, line in enumerate(lines):
         if re.search(r"^thread .* panicked at ", line):
             told = next((later for later in lines[i + 1 :] if later and not later.startswith("note:")), line)
-            # What was compared says more than that it differs.
+            # The compared values say more than the assertion.
             compared = [later for later in lines[i + 1 : i + 6] if re.match(r"(left|right): ", later)]
             return ", ".join(part.rstrip(" ,") for part in [shorten(told), *map(shorten, compared)]) + where
         if re.search(r"^SUMMARY: |^replay: |^[a-z-]+@[0-9+s]+: |an item is undone again", line):
@@ -877,7 +877,7 @@ def first_failure(output: str) -> str:
 
 
 def shorten(told: str) -> str:
-    """Without what the log has as well: the whole workload of a history, the program of a state machine."""
+    """The text without the workload of a history and the program of a state machine, which the log has."""
     told = re.sub(r", Workload \{.*?fault: \w+ \}: ", ": ", told)
     told = re.sub(r"(Test|Case) failed: |, Step \{.*\}(?=: )", "", told)
     told = re.sub(r"(?<=data race )/\S+/(?=\S+ in )", "", told)
@@ -907,7 +907,7 @@ def perform(check: Check, log: Path) -> Outcome:
 
 
 def copy_sources() -> None:
-    """Make the copy like the checkout. Only what differs is written, so that little is built anew."""
+    """Make the copy equal to the checkout. Only files that differ are written, so that little is rebuilt."""
     wanted = set()
     for name in COPIED:
         top = ROOT / name
@@ -921,7 +921,7 @@ def copy_sources() -> None:
                 wanted.add(copy)
                 if not copy.exists() or copy.read_bytes() != path.read_bytes():
                     copy.parent.mkdir(parents=True, exist_ok=True)
-                    # Not with its time: a change that is undone is newer than what was built of it.
+                    # Without its time: a file that was restored has to be newer than its build.
                     shutil.copyfile(path, copy)
     for path in SOURCE.rglob("*"):
         if path.is_file() and path not in wanted:
@@ -957,7 +957,7 @@ def say_which_do_not_fit(chosen: list[Mutant]) -> int:
 
 
 def try_out(mutant: Mutant) -> Row:
-    """Make the change, run its checks until one notices, and undo it."""
+    """Make the change, run its checks until one fails, and undo it."""
     start = time.monotonic()
 
     def row(caught_by: str, how: str, is_fine: bool) -> Row:
@@ -1010,7 +1010,7 @@ def print_table(rows: list[Row], head: tuple[str, str, str, str]) -> None:
 
 
 def progress(text: str) -> None:
-    """A line that the next one replaces, on a terminal; nothing elsewhere."""
+    """Print a line that the next one replaces, if the output is a terminal."""
     if sys.stdout.isatty():
         print(f"\r\033[K{text}", end="", flush=True)
 
@@ -1021,7 +1021,7 @@ def parse() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit status: 0 if each mutant was caught (or each check passes unchanged), 1 if one was\n"
-        "caught by nothing, is out of date or does not build, 2 if called in another way than this.",
+        "not caught, is out of date or does not build, 2 if the arguments are wrong.",
     )
     parser.add_argument(
         "--only", metavar="NAME", action="append", help="the mutants whose name begins so; may be given again"
@@ -1030,19 +1030,17 @@ def parse() -> argparse.Namespace:
     instead.add_argument(
         "--baseline",
         action="store_true",
-        help="run the checks of the chosen mutants on unchanged sources instead",
-    )
-    instead.add_argument(
-        "--list", action="store_true", help="only say which mutants there are, and their checks"
+        help="run the checks of the chosen mutants on the unchanged sources",
     )
     instead.add_argument(
         "--fit", action="store_true", help="only see that each piece of text still occurs exactly once"
     )
+    instead.add_argument("--list", action="store_true", help="only print the mutants and their checks")
     arguments = parser.parse_args()
     if arguments.only:
         for name in arguments.only:
             if not any(mutant.name.startswith(name) for mutant in MUTANTS):
-                parser.error(f"no mutant's name begins with {name!r}; --list says which there are")
+                parser.error(f"no mutant's name begins with {name!r}; --list prints the names")
     return arguments
 
 
@@ -1061,15 +1059,15 @@ def main() -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Each would change the sources of the other.
-            print("mutants.py: another run is at work in build/mutants", file=sys.stderr)
+            # Two runs would change each other's sources.
+            print("mutants.py: another run uses build/mutants", file=sys.stderr)
             return 2
         copy_sources()
         return report(chosen, arguments.baseline)
 
 
 def report(chosen: list[Mutant], baseline: bool) -> int:
-    """Try all, print the table. The exit status."""
+    """Try all, and print the table. Returns the exit status."""
     rows: list[Row] = []
     start = time.monotonic()
     if baseline:
@@ -1084,7 +1082,7 @@ def report(chosen: list[Mutant], baseline: bool) -> int:
             progress(f"{number + 1}/{len(chosen)} {mutant.name}")
             rows.append(try_out(mutant))
             if not sys.stdout.isatty():
-                # Some minutes pass until the table.
+                # The table comes only after minutes.
                 print(f"{mutant.name}: {rows[-1].caught_by}, {rows[-1].seconds:.0f} s", flush=True)
     progress("")
     head = ("check", "unchanged", "how", "seconds") if baseline else HEAD
@@ -1096,7 +1094,7 @@ def report(chosen: list[Mutant], baseline: bool) -> int:
 
 
 if __name__ == "__main__":
-    # So that a check ends with it in this case, too.
+    # As an exception, so that the check ends, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         sys.exit(main())

@@ -1,1 +1,1 @@
-"""Memory: large payloads, limits, and that nothing is kept."""
+"""Memory: large payloads, limits, and leaks."""

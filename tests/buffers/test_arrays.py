@@ -1,6 +1,6 @@
-"""Arrays of NumPy, and what is made of them: what `multiprocessing` delivers up to Python 3.13 arrives.
+"""NumPy's arrays, and objects made of them, arrive as `multiprocessing` delivers them up to Python 3.13.
 
-From Python 3.14 on `multiprocessing` pickles by protocol 5, by which NumPy keeps read-only marks and byte
+From Python 3.14 on `multiprocessing` pickles by protocol 5, with which NumPy keeps read-only marks and byte
 orders.
 """
 
@@ -24,9 +24,9 @@ import penstock
 from penstock import _native, buffers
 
 CLASSES = (penstock.Queue, penstock.SimpleQueue, penstock.JoinableQueue)
-# Items of arrays in the pickle, beside it and copied out, beside it and mapped (most of them).
+# Items of arrays in the pickle, beside it and copied out, and beside it and (most of them) mapped.
 SIZES = [16, 2_000, 100_000]
-MAPPED = 300_000  # bytes
+MAPPED = 300_000  # bytes of an array that is mapped
 DTYPES: list[Any] = [
     *"?bBhHiIlLqQefdgFDG",
     *(f">{code}" for code in ("i2", "u4", "i8", "f2", "f4", "f8", "c8", "c16")),
@@ -52,7 +52,7 @@ DTYPES: list[Any] = [
 
 
 class Subclass(np.ndarray[Any, Any]):
-    """As programs make them, with an attribute that pickling loses."""
+    """A subclass as programs make it, with an attribute that pickling loses."""
 
     unit = "m"
 
@@ -73,7 +73,7 @@ def filled(dtype: Any, size: int) -> Any:
 
 
 def ways(array: Any) -> Iterator[tuple[str, Any]]:
-    """The same items in all the ways that programs come by them."""
+    """The same items in arrays of every layout that programs make."""
     size = len(array)
     table = array.reshape(4, -1)
     yield "one dimension", array
@@ -122,14 +122,14 @@ WRAPS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 
 
 def through_multiprocessing(value: Any) -> Any:
-    """What `multiprocessing` delivers up to Python 3.13; without its thread and its pipe."""
+    """The value as `multiprocessing` delivers it up to Python 3.13, without thread and pipe."""
     stream = io.BytesIO()
     ForkingPickler(stream, 4).dump(value)
     return pickle.loads(stream.getvalue())
 
 
 def look(array: Any) -> dict[str, Any]:
-    """What can be asked of an array."""
+    """The properties of an array."""
     flags = array.flags
     return {
         "class": type(array),
@@ -139,13 +139,13 @@ def look(array: Any) -> dict[str, Any]:
         "shape": array.shape,
         "strides": array.strides,
         "flags": (flags.writeable, flags.c_contiguous, flags.f_contiguous, flags.aligned),
-        # The bytes between the fields of a structure are anyone's.
+        # The padding between the fields of a structure is undefined, so it is not compared.
         "items": array.tolist() if array.dtype.hasobject or array.dtype.names else array.tobytes(),
     }
 
 
 def difference(received: Any, expected: Any) -> dict[str, Any]:
-    """What is different, and how."""
+    """The properties that differ, with both values."""
     ours, theirs = look(received), look(expected)
     return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
 
@@ -213,7 +213,7 @@ def test_frames_and_series(size: int) -> None:
     assert frame["a"].iloc[0] == 0
     for sent in (frame.to_numpy(), frame["a"].to_numpy(), frame[["a"]].to_numpy(), frame.index.to_numpy()):
         assert difference(_there_and_back(q, sent), through_multiprocessing(sent)) == {}
-    # pandas refuses to compute with numbers in another byte order.
+    # pandas does not compute with numbers of another byte order.
     q.put(pandas.DataFrame({"a": numbers}))
     received = q.get()
     assert received["a"].dtype.isnative
@@ -259,7 +259,7 @@ def test_sources_stay_as_they_are(dtype: Any, size: int) -> None:
 
 @pytest.mark.parametrize("dtype", [">f8", ">c16", ">M8[s]"])
 def test_a_large_array_of_another_byte_order_is_not_kept_in_the_queue(dtype: str) -> None:
-    # To swap in place would have the kernel copy the queue's pages one by one.
+    # Swapping in place would make the kernel copy the mapped pages one by one.
     q = penstock.Queue[Any]()
     q.put(np.arange(100_000).astype(dtype))
     items = q.get()
@@ -328,7 +328,7 @@ def test_scalars() -> None:
 
 
 class Odd:
-    """Answers no question as NumPy does."""
+    """Has none of the attributes of NumPy's arrays."""
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         return str, (f"its own way, by protocol {protocol}",)
@@ -345,7 +345,7 @@ def test_a_question_that_another_numpy_does_not_answer(make: Callable[[], Any]) 
         assert reduce(make()) == (str, ("its own way, by protocol 4",))
 
 
-# What makes them fast, and at every size.
+# The fast paths, at every size.
 
 
 def get_without_pickle() -> list[bool]:
@@ -370,7 +370,7 @@ def test_an_array_by_itself_is_read_without_pickle() -> None:
 
 
 def pickle_of(value: Any) -> bytes:
-    """What a message has in it, if no buffer travels beside it."""
+    """The bytes of the value's message, if no buffer travels beside it."""
     receiver, sender = penstock.Pipe(duplex=False)
     sender.send(value)
     received: bytes = receiver.recv_bytes()

@@ -1,4 +1,4 @@
-"""Large buffers: one copy in, none out, and what a receiver may do with the memory that it gets."""
+"""Large buffers: one copy in, none out, and a receiver may write to the memory that it gets."""
 
 import array
 import gc
@@ -24,7 +24,7 @@ from tests.support.children import fork
 from tests.support.waiting import until
 
 KIB = 1024
-# Copied with the pickle; beside it and copied out; beside it and mapped.
+# Bytes of a buffer: copied in the pickle; beside it and copied out; beside it and mapped.
 SIZES = [64, 4 * KIB, 100 * KIB, 8192 * KIB]
 LARGE = 1024 * KIB
 CLASSES = (penstock.Queue, penstock.SimpleQueue, penstock.JoinableQueue)
@@ -37,7 +37,7 @@ def numbers(size: int, seed: int = 1) -> Any:
 
 
 def mapped_kib(received: Any, figure: str = "Anonymous") -> int:
-    """KiB of the array's pages that are this process's own copies; -1 if it is not in a queue's memory."""
+    """KiB of the array's pages that this process has copied; -1 if it is not in a queue's memory."""
     address = received.ctypes.data
     with open("/proc/self/smaps") as smaps:
         inside = False
@@ -121,7 +121,7 @@ def test_held_arrays_block_nobody_and_go_in_any_order() -> None:
     for seed in (13, 2, 19, 7):
         assert np.array_equal(held[seed], numbers(LARGE, seed))
         held[seed] = None
-    for seed in range(20, 24):  # in the places of those
+    for seed in range(20, 24):  # takes the memory of those dropped
         q.put(numbers(LARGE, seed))
         held.append(q.get())
     for seed, received in enumerate(held):
@@ -256,7 +256,7 @@ def test_a_forked_child_has_arrays_of_its_own() -> None:
         del received
         held.clear()
         gc.collect()
-        # What takes the place of the array's memory in the queue must not show in the child's.
+        # Later payloads in the array's old memory must not show in the child's array.
         for _ in range(3):
             q.put(np.zeros(LARGE, dtype=np.uint8))
         again.put("go on")
@@ -403,7 +403,7 @@ def test_a_rebuilt_buffer_has_one_type(size: int) -> None:
 
 
 class Rebuilt:
-    """Gets its buffer while it is rebuilt, as array libraries do."""
+    """Rebuilt from its buffer, as arrays of libraries are."""
 
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
@@ -509,7 +509,7 @@ def test_arrow() -> None:
 
 
 def peak(call: Callable[[], object]) -> int:
-    """Bytes that Python's objects took at most during the call, beyond what there was."""
+    """The most bytes of Python's objects during the call, beyond those before it."""
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
@@ -530,7 +530,7 @@ def peak(call: Callable[[], object]) -> int:
 def test_large_objects_are_copied_no_more_than_pickle_needs(make: Callable[[], Any], sent: Any) -> None:
     q = make()
     pickled = pickle.dumps(sent, pickle.HIGHEST_PROTOCOL)
-    # The pickle itself is never made in one piece.
+    # The pickle is never made in one piece.
     assert peak(lambda: q.put(sent)) < 100 * KIB
     received = []
     assert peak(lambda: received.append(q.get())) < peak(lambda: pickle.loads(pickled)) + 100 * KIB

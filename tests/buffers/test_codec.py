@@ -1,4 +1,4 @@
-"""Objects to bytes and back without a queue: `_native.dumps` and `_native.loads`."""
+"""The codec without a queue: `_native.dumps` makes bytes of an object, `_native.loads` an object of bytes."""
 
 import array
 import collections
@@ -38,7 +38,7 @@ class Point:
 
 
 class Raw:
-    """Pickles a buffer by itself, as array libraries do."""
+    """Pickles its buffer out of band, as array libraries do."""
 
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
@@ -166,7 +166,7 @@ class Registered:
 @pytest.mark.parametrize("register", ["multiprocessing", "copyreg"])
 def test_registered_reducers(register: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table = ForkingPickler._extra_reducers if register == "multiprocessing" else copyreg.dispatch_table
-    dumps(Registered())  # with a pickler that is kept
+    dumps(Registered())  # by a pickler that the codec keeps
     monkeypatch.setitem(table, Registered, lambda _: (str, ("reduced",)))
     assert loads(dumps([Registered()])) == ["reduced"]
     monkeypatch.undo()
@@ -174,7 +174,7 @@ def test_registered_reducers(register: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Marked(pickle.Pickler):
-    """Writes what only its own `loads` reads."""
+    """Writes a format that only its own `loads` reads."""
 
     @classmethod
     def dumps(cls, obj: Any, protocol: int | None = None) -> bytes:
@@ -228,7 +228,7 @@ def test_threads() -> None:
     assert not failed
 
 
-# What belongs to processes.
+# Objects that belong to processes.
 
 
 def test_a_queue_is_named_by_its_id() -> None:
@@ -305,7 +305,7 @@ MESSAGES = {
 def test_bytes_that_end_early(name: str) -> None:
     message = MESSAGES[name]
     for length in range(0, len(message), 1 if len(message) < 1000 else 37):
-        with pytest.raises(Exception):  # noqa: B017, PT011  # whichever pickle raises
+        with pytest.raises(Exception):  # noqa: B017, PT011  # any exception of pickle
             loads(message[:length])
 
 

@@ -1,7 +1,7 @@
-"""No operation of the binding keeps anything: counted, so that one object an operation is seen.
+"""No operation of the binding leaks: the counts would show one object an operation.
 
-Each operation is repeated, and what this process has is counted before and after: Python's blocks of memory,
-the C heap's bytes (where the C library tells), descriptors, mappings, and references to sentinels.
+Each operation is repeated, with counts before and after: Python's blocks of memory, the C heap's bytes (if
+the C library tells), descriptors, mappings, and references to sentinels.
 """
 
 import array
@@ -28,17 +28,17 @@ from tests.support.interpreter import FREE_THREADED
 
 pytestmark = pytest.mark.slow
 
-# Without a GIL some hundred blocks more or less wait to be freed at any moment.
+# Without a GIL some hundred blocks are freed late, so more repetitions are needed.
 TIMES = 2000 if FREE_THREADED else 400
-# One object an operation would be TIMES of them; the smallest piece of the C heap has more than 16 bytes.
+# A leak of one object an operation is TIMES objects. The smallest piece of the C heap has over 16 bytes.
 FEW = TIMES // 2
 FEW_BYTES = TIMES * 12
-# The interpreter's own stores fill up in the first rounds, by some hundred blocks; a leak is there in each.
+# The interpreter's caches grow by some hundred blocks in the first rounds; a leak shows in each round.
 ROUNDS = 4
 
 SENTINEL = object()
 LARGE = bytes(200_000)
-# Below the size from which a buffer is mapped instead of being copied, and above it.
+# Below and above the size from which a buffer is mapped, not copied.
 ARRAYS: dict[str, Any] = {
     "a copied array": np.zeros(100_000, np.uint8),
     "a mapped array": np.zeros(1_000_000, np.uint8),
@@ -72,7 +72,7 @@ class FailsToLoad:
 
 
 class FailsToLoadBuffer:
-    """What cannot be rebuilt although its buffer was received."""
+    """Cannot be rebuilt although its buffer was received."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return (fails_to_load, (pickle.PickleBuffer(MAPPED),))
@@ -144,7 +144,7 @@ def raising(
 
 
 def drained(queue: Any, error: type[BaseException], item: object) -> Callable[[], None]:
-    """Puts what cannot be rebuilt, and takes it."""
+    """Puts an item that cannot be rebuilt, and takes it."""
 
     def operation() -> None:
         queue.put(item)
@@ -193,7 +193,7 @@ def asked(queue: Any) -> Callable[[], None]:
 
 
 def sent(carrier: Any) -> Callable[[], None]:
-    """A queue travels in a message, back to this process, and is used."""
+    """Sends a queue in a message back to this process, and uses it."""
 
     def operation() -> None:
         queue: Any = Queue()
@@ -206,7 +206,7 @@ def sent(carrier: Any) -> Callable[[], None]:
 
 
 def kept_view(queue: Any) -> Callable[[], None]:
-    """What was received is kept for longer than the message."""
+    """Keeps one view while the other is dropped."""
 
     def operation() -> None:
         queue.put(OutOfBand(LARGE))
@@ -219,7 +219,7 @@ def kept_view(queue: Any) -> Callable[[], None]:
 
 
 def held(queue: Any, item: object) -> Callable[[], None]:
-    """Two views at once, each written to, and dropped in another order than they came."""
+    """Holds two views, writes to each, and drops the later one first."""
 
     def operation() -> None:
         queue.put_many([item] * 2)
@@ -271,9 +271,9 @@ def many_done(queue: Any) -> Callable[[], None]:
 
 
 def with_dead_letters() -> Any:
-    """A queue whose items a process has died over."""
+    """A queue whose items are dead letters."""
     queue: Any = JoinableQueue(max_deliveries=0)
-    queue.join()  # from now on what is taken is to be acknowledged
+    queue.join()  # the first acknowledgement: from now on getters hold leases
     queue.put_many(["small", LARGE, MAPPED, FailsToLoad()])
     pid = os.fork()
     if pid == 0:
@@ -289,7 +289,7 @@ def with_dead_letters() -> Any:
 
 
 def looked_at(queue: Any) -> Callable[[], None]:
-    """What is there is looked at, and stays there."""
+    """Reads the dead letters, which stay."""
 
     def operation() -> None:
         assert len(queue.dead_letters()) == 4
@@ -310,7 +310,7 @@ def through_a_pipe(item: object, *, duplex: bool) -> Callable[[], None]:
 
 
 def piped(duplex: bool) -> None:
-    """A connection is made, waited for, and closed or dropped with a message in it."""
+    """Makes a pipe, polls it, and closes or drops it with a message in it."""
     receiver, sender = Pipe(duplex)
     sender.send("small")
     sender.send(LARGE)
@@ -446,7 +446,7 @@ def closed() -> Any:
 
 
 def growth(operation: Callable[[], None], times: int) -> dict[str, int]:
-    """What there is more after so many repetitions, of each kind that is counted."""
+    """The growth of each count over `times` repetitions."""
     before = Counts.take()
     for _ in range(times):
         operation()
@@ -467,7 +467,7 @@ def is_leak(more: dict[str, int]) -> bool:
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_keeps_nothing(name: str) -> None:
     operation = OPERATIONS[name]()
-    growth(operation, 30)  # imports are made, stores are filled
+    growth(operation, 30)  # for its imports, and the first entries of caches
     rounds = []
     for _ in range(ROUNDS):
         rounds.append(growth(operation, TIMES))
@@ -491,6 +491,6 @@ def test_counts_see_one_leaked_object_an_operation() -> None:
     kept.clear()
     assert growth(lambda: kept.append(SENTINEL), TIMES)["references"] == TIMES
     kept.clear()
-    if _mallinfo is not None and not FREE_THREADED:  # where all of Python's memory is its own heap's
-        large = growth(lambda: kept.append(bytearray(600)), TIMES)  # too large for Python's own heap
+    if _mallinfo is not None and not FREE_THREADED:  # if Python has a heap of its own
+        large = growth(lambda: kept.append(bytearray(600)), TIMES)  # too large for that heap
         assert large["heap_bytes"] >= FEW_BYTES, large

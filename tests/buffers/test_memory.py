@@ -1,4 +1,4 @@
-"""Limits of memory are Python exceptions, and the queue goes on; memory that was drained is given back."""
+"""Limits of memory raise exceptions, and the queue goes on. A drained queue returns its memory."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ every_kind = pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue]
 
 
 def drain(queue: Any) -> int:
-    """Take everything. Returns how many items there were."""
+    """Take all items. Returns their number."""
     count = 0
     while not queue.empty():
         queue.get()
@@ -38,7 +38,7 @@ def drain(queue: Any) -> int:
 
 
 def fill(queue: Any, size: int) -> int:
-    """Put items until there is no memory. Returns how many there was memory for."""
+    """Put items until one is refused memory. Returns the number of the others."""
     count = 0
     try:
         while True:
@@ -59,7 +59,7 @@ def test_limit_is_reached_again_and_again(kind: Callable[..., Any], size: int) -
     for _ in range(3):
         counts.append(fill(queue, size))
         assert queue.qsize() == counts[-1]
-        # What is there is whole, and one item less makes room for one more.
+        # The items are whole, and a get makes room for one put.
         assert queue.get() == bytes(size)
         if kind is JoinableQueue:
             queue.task_done()
@@ -67,7 +67,7 @@ def test_limit_is_reached_again_and_again(kind: Callable[..., Any], size: int) -
         assert drain(queue) == counts[-1]
     assert counts[0] == counts[1] == counts[2]
     assert size * counts[0] <= 4 * MIB
-    # The most that an item may cost beside its bytes: its slot, and the rounding of larger ones.
+    # Beside its bytes an item costs at most its slot, and 40 % by rounding.
     assert counts[0] * (size * 1.4 + 256) >= 4 * MIB
 
 
@@ -75,7 +75,7 @@ def test_error_says_what_is_the_matter() -> None:
     queue = Queue[bytes](max_bytes=MIB)
     queue.put(bytes(600_000))
     with pytest.raises(QueueMemoryError) as raised:
-        queue.put(bytes(600_000), timeout=3600)  # which no consumer could help: it does not wait
+        queue.put(bytes(600_000), timeout=3600)  # no get could help, so it does not wait
     error = raised.value
     assert isinstance(error, standard.Full)
     assert isinstance(error, MemoryError)
@@ -115,7 +115,7 @@ def test_limit_is_of_all_processes_together() -> None:
 def test_memory_of_a_dead_producer_counts_no_more() -> None:
     queue = Queue[bytes](max_bytes=4 * MIB)
     for _ in range(20):
-        # They die at any moment of putting, with memory claimed or not.
+        # A producer dies at any moment of a put, with memory claimed or not.
         with fork(fill_for_ever, queue) as child:
             while queue.empty() and not child.has_ended():
                 pass
@@ -138,7 +138,7 @@ def fill_for_ever(queue: Any) -> None:
 
 def test_small_address_space() -> None:
     def use() -> tuple[int, int]:
-        # What other tests have imported takes as much as it takes.
+        # Not from zero: modules that other tests have imported need memory as well.
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + 300 * MIB, used + 300 * MIB))
         queue = Queue[bytes]()
@@ -184,7 +184,7 @@ ITEMS: dict[str, list[Any]] = {
 
 
 def exhaust() -> Callable[[], None]:
-    """Take all the memory that this process can have but some hundred bytes; the answer gives it back."""
+    """Use up this process's memory but for some hundred bytes. The returned function gives it back."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     blocks: list[Any] = [None] * 100_000
@@ -238,7 +238,7 @@ TAKES: dict[str, Callable[[], tuple[Callable[[Any], object], Callable[[], Any]]]
     "recv": lambda: (pipe := Pipe()) and (pipe[0].send, pipe[1].recv),
     "recv_bytes": lambda: (pipe := Pipe()) and (pipe[0].send_bytes, pipe[1].recv_bytes),
 }
-"""How an item gets in, and how it is taken."""
+"""For each name a function that puts an item, and one that takes it."""
 
 
 @pytest.mark.parametrize("take", TAKES)
@@ -362,7 +362,7 @@ print(queue.get(), filled, limit)
 
 
 def memory_group(limit: int) -> Path:
-    """A control group, as a container's, that may have so many bytes of memory; the caller removes it."""
+    """A control group with a limit of `limit` bytes, as a container has. The caller removes it."""
     version_2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
     parent = Path("/sys/fs/cgroup" if version_2 else "/sys/fs/cgroup/memory")
     group = parent / f"penstock-test-{os.getpid()}"
@@ -383,7 +383,7 @@ def test_memory_limit_of_a_container_is_respected() -> None:
     try:
         command = [sys.executable, "-c", IN_A_CONTAINER, str(group)]
         done = subprocess.run(command, capture_output=True, text=True)
-        # Beyond the limit the kernel would kill it.
+        # Beyond the limit the kernel would kill the program.
         assert done.returncode == 0, done.stderr
         filled, limit = map(int, done.stdout.removeprefix("goes on ").split())
         assert 50 < filled < 200
@@ -419,7 +419,7 @@ def test_no_descriptor_left() -> None:
 
         with pytest.raises(OSError, match=r"[Tt]oo many open files"):
             make_and_use_queues()
-        # Those that exist go on.
+        # The existing queues go on.
         return sum(queue.get() == number for number, queue in enumerate(queues[:10], start=1))
 
     with fork(use) as child:
@@ -430,7 +430,7 @@ def test_no_descriptor_left() -> None:
 
 
 def resident(queue: Any) -> int:
-    """Bytes that stand behind the queue, as the kernel counts them."""
+    """Bytes of memory behind the queue, as the kernel counts them."""
     return os.fstat(queue._fd).st_blocks * 512
 
 
@@ -449,7 +449,7 @@ def test_memory_comes_back_when_the_queue_is_drained(size: int, count: int) -> N
     assert drain(queue) == count
 
     def has_come_back() -> bool:
-        # Memory stays for a moment, as it may be needed again; who waits gives it back then.
+        # A drained queue keeps its memory for a moment. A waiting getter then returns it.
         with pytest.raises(standard.Empty):
             queue.get(timeout=0.1)
         return queue.statistics().memory_bytes <= before + 16 * MIB
@@ -476,7 +476,7 @@ def test_memory_is_gone_with_the_last_handle() -> None:
     assert name in Path("/proc/self/maps").read_text()
     del queue
     assert name not in Path("/proc/self/maps").read_text()
-    # No process has a descriptor of it either.
+    # No process has a descriptor of it.
     assert processes.holding(f"{name} (deleted)") == []
 
 

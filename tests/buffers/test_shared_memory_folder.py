@@ -1,4 +1,4 @@
-"""Queues need no /dev/shm: not when it is full, not when it is read-only, not when there is none."""
+"""Queues need no /dev/shm: it may be full, read-only or missing."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-# In a mount namespace of its own, so that nobody else sees it.
+# Run in a mount namespace of its own, so that no other program sees it.
 MOUNTS = {
     "full": """
         mount -t tmpfs -o size=4k tmpfs /dev/shm
@@ -68,7 +68,7 @@ if __name__ == "__main__":
 
 
 def namespace() -> list[str]:
-    """The command that starts a shell with mounts of its own."""
+    """The command that runs another in a mount namespace of its own."""
     command = (
         ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--mount"]
     )
@@ -96,6 +96,6 @@ def test_queues_without_dev_shm(state: str, tmp_path: Path) -> None:
         "spawn works",
         "forkserver works",
     ]
-    # The proof that /dev/shm cannot be used there.
+    # The standard library's line shows that /dev/shm cannot be used there.
     assert done.stdout.startswith("multiprocessing: ")
     assert "SIGBUS" not in done.stderr

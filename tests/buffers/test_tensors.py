@@ -1,7 +1,7 @@
-"""Which tensors travel by value, and that all others go torch's own way, whatever torch answers.
+"""Which tensors travel by value, and that torch itself passes all others.
 
-With a stand-in for torch that has what Penstock asks of a tensor. Parts of it can be missing, or fail.
-`make test-torch` tries the real one (test_clients.py).
+A stand-in for torch has the attributes that Penstock reads of a tensor. Some of them can be missing, or fail.
+`make test-torch` tries the real torch (test_clients.py).
 """
 
 import sys
@@ -19,7 +19,7 @@ STRIDED = object()
 
 
 class Parts:
-    """What every torch has had so far."""
+    """Attributes that every torch has had so far."""
 
     device = SimpleNamespace(type="cpu")
     layout = STRIDED
@@ -56,7 +56,7 @@ class Parts:
         return self
 
 
-# What some have and others do not.
+# Attributes that some versions of torch do not have.
 OPTIONAL: dict[str, Any] = {
     "has_names": lambda self: False,
     "is_quantized": False,
@@ -68,7 +68,7 @@ REQUIRED = ("device", "layout", "requires_grad", "is_leaf", "is_shared", "detach
 
 
 class Tensor(Parts):
-    """The tensor of the stand-in; the optional parts are added by the tests."""
+    """The tensor of the stand-in. The tests add the optional attributes."""
 
 
 class Parameter(Tensor):
@@ -107,7 +107,7 @@ def torch(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def way_of(make: Callable[[], Any] = lambda: Tensor(np.arange(6.0).reshape(2, 3))) -> str:
-    """How a tensor arrives."""
+    """The way in which a tensor arrives."""
     q = penstock.Queue[Any]()
     for message in (make(), [make()]):
         q.put(message)
@@ -151,7 +151,7 @@ def test_without_a_part_that_is_needed(missing: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("missing", ["strided", "nn", "Tensor", "from_numpy"])
 def test_without_a_part_of_the_module(missing: str, torch: Any) -> None:
     part = vars(torch).pop(missing)
-    if missing == "from_numpy":  # it is the receiver's
+    if missing == "from_numpy":  # the receiver needs it
         q = penstock.Queue[Any]()
         q.put(Tensor(np.arange(3)))
         torch.from_numpy = part

@@ -1,4 +1,4 @@
-"""What the benchmarks compute beside what they time, and that their scenarios run."""
+"""The benchmarks' computations, and that their scenarios run."""
 
 import json
 from dataclasses import asdict
@@ -30,7 +30,7 @@ def test_sizes_lie_on_both_sides_of_each_threshold(kind: str) -> None:
     assert set(sizes._POWERS) <= set(tried)
     messages = {size: sizes._message(sizes.KINDS[kind], size) for size in tried}
     for limit in sizes._MESSAGES:
-        # An array's message is longer than a slot whatever its size.
+        # An array's message of any size is longer than a slot.
         last = max((size for size in tried if messages[size] <= limit), default=None)
         assert last is None or messages[last + 1] > limit
     for limit in sizes._BUFFERS:

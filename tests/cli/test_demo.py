@@ -1,4 +1,4 @@
-"""`penstock demo`: right totals whatever happens to the workers, and nothing left behind."""
+"""`penstock demo`: the totals are right although workers die, and nothing is left behind."""
 
 import hashlib
 import os
@@ -52,7 +52,7 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A folder that takes minutes to read, is larger than the memory, and takes no room on the disk."""
+    """A folder of sparse files, larger than the memory, that takes minutes to read."""
     folder = tmp_path / "large"
     folder.mkdir()
     for number in range(64):
@@ -106,7 +106,7 @@ def test_tasks_hold_every_file_once(small: Path) -> None:
 
 @pytest.fixture
 def odd(tmp_path: Path) -> Iterator[Path]:
-    """A folder with what is no file, cannot be read, or has a name that is hard to show."""
+    """A folder with entries that are no files, cannot be read, or have names that are hard to print."""
     folder = tmp_path / "odd"
     folder.mkdir()
     (folder / "file").write_text("text\n")
@@ -425,7 +425,7 @@ def run_on_terminal(folder: Path, environment: Mapping[str, str]) -> tuple[int, 
         while part := os.read(terminal, 65536):
             output += part
     except OSError:
-        pass  # how a terminal tells that nobody has it open any more
+        pass  # EIO: all processes have closed the terminal
     os.close(terminal)
     return program.wait(), output.decode().replace("\r\n", "\n")
 
@@ -459,7 +459,7 @@ def test_plain_text_without_rich(small: Path, tmp_path: Path) -> None:
     assert output.endswith(AGREE)
 
 
-# Its end, at any time.
+# Interrupts and kills at any time.
 
 # The line after which Ctrl-C is pressed.
 MOMENTS = ["Listing the files", " tasks for 8 workers", "killed worker"]
@@ -473,7 +473,7 @@ def test_interrupt(moment: str, method: str, times: int, large: Path) -> None:
 
 
 def test_interrupt_while_reading(tmp_path: Path) -> None:
-    # They stay in memory, so that they are read before.
+    # Files that fit in memory: the demo reads them first.
     size = min(demo._available_memory() // 3, 8 << 30)
     for number in range(20):
         (tmp_path / str(number)).touch()
@@ -506,11 +506,11 @@ def press_after(moment: str, times: int, arguments: list[Any]) -> None:
         for line in program.stdout:
             if moment in line:
                 break
-        for _ in range(times):  # by the terminal, to all of its processes
+        for _ in range(times):  # as a terminal does, to all of its processes
             os.killpg(program.pid, signal.SIGINT)
         errors = program.communicate()[1]
     assert (program.returncode, errors) == (130, "Interrupted.\n")
-    # And no process: what is left fails the test.
+    # The check for leaks finds processes that are left.
 
 
 class Weak:
@@ -530,7 +530,7 @@ def test_interrupt_that_the_interpreter_loses(monkeypatch: pytest.MonkeyPatch) -
         assert lost == [KeyboardInterrupt]
         with pytest.raises(KeyboardInterrupt):
             interrupt.check()
-    signal.raise_signal(signal.SIGINT)  # disturbs no more
+    signal.raise_signal(signal.SIGINT)  # has no effect any more
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,6 +1,6 @@
-"""The examples in docstrings: everything public has one, and those of the binding run here.
+"""The examples in docstrings: every public name has one, and the examples of the binding run here.
 
-`pytest --doctest-modules --pyargs penstock` runs those of the package's Python files only.
+`pytest --doctest-modules --pyargs penstock` runs only those of the package's Python files.
 """
 
 import doctest
@@ -20,7 +20,7 @@ from penstock import _native, connections, context, errors
 FINDER = doctest.DocTestFinder()
 OF_THE_BINDING = {test.name: test for test in FINDER.find(_native) if test.examples}
 
-# What the public functions return, beside what has a name in `penstock` itself.
+# Classes that public functions return and that have no name in `penstock` itself.
 RETURNED = [connections.Connection, context.ForkContext, context.SpawnContext, context.ForkServerContext]
 
 
@@ -43,7 +43,7 @@ def public_names(module: ModuleType) -> Iterator[Any]:
 
 
 def public_methods(cls: type) -> Iterator[str]:
-    """The full names of a class's own and inherited methods, as far as they are Penstock's."""
+    """The full names of a class's methods, own and inherited, that Penstock defines."""
     for name in dir(cls):
         if name.startswith("_") or not callable(getattr(cls, name)):
             continue

@@ -1,4 +1,4 @@
-"""`penstock run`: the program is as under plain Python, but for its queues."""
+"""`penstock run`: a program runs as under plain Python, but for its queues."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.support.programs import METHODS, PENSTOCK, PLAIN, run, write
 
 pytestmark = pytest.mark.slow
 
-# All that a program can see of how it was started.
+# Prints all that a program can find out about its start.
 STATE = """
 import os, sys
 hidden = ("seen", "hidden", "__loader__", "__builtins__")
@@ -61,7 +61,7 @@ def assert_same(
     environment: dict[str, str | None] | None = None,
     stdin: bytes = b"",
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run the program both ways, and compare what comes of it; but no addresses, nor helpers' commands."""
+    """Run the program both ways, and compare the outcomes, without addresses and helpers' commands."""
     plain, through_penstock = (
         run(way, program, folder=folder, options=options, environment=environment, stdin=stdin)
         for way in (PLAIN, PENSTOCK)
@@ -73,14 +73,14 @@ def assert_same(
 
 
 def without_addresses(output: bytes) -> str:
-    # Newer tracebacks show the command that a helper was started with, which begins with ours.
+    # Newer tracebacks show the command of a helper process, which begins with Penstock's.
     without_commands = re.sub(
         r'(  File "<string>", line 1, in <module>\n)    .*\n(?: +[~^]+\n)?', r"\1", output.decode()
     )
     return re.sub(" at 0x[0-9a-f]+", " at 0x", without_commands)
 
 
-# How a program can be named -> its files, and the command line.
+# Each way to name a program: its files, and the command line.
 NAMED = {
     "a file": ({"program.py": STATE}, ["program.py"]),
     "a file elsewhere": ({"below/program.py": STATE}, ["below/program.py"]),
@@ -121,7 +121,7 @@ def test_standard_input_is_the_programs(tmp_path: Path) -> None:
     assert assert_same(["program.py"], tmp_path, stdin=b"drawer").stdout == b"reward\n"
 
 
-# How a program can end -> the program.
+# Each way to end: the program.
 ENDS = {
     "in order": "print('done')",
     "an exception": FAILING,
@@ -253,7 +253,7 @@ def test_option_of_the_interpreter(options: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["-E", "-I", "-S"])
 def test_option_that_shuts_penstock_out(option: str, tmp_path: Path) -> None:
-    # As if installed, for an interpreter that knows neither PYTHONPATH nor site-packages.
+    # Makes Penstock importable for an interpreter without PYTHONPATH and site-packages.
     location = str(Path(penstock.__file__).parent.parent)
     start = f"""
 import sys
@@ -269,7 +269,7 @@ main(["run", "program.py"])
 
 
 def python_path(*folders: str) -> str:
-    """A PYTHONPATH of these, and of what leads to Penstock."""
+    """A PYTHONPATH of these folders and of the current PYTHONPATH."""
     return os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -289,7 +289,7 @@ CUSTOMIZED = [
 
 @pytest.mark.parametrize("customize", CUSTOMIZED)
 def test_sitecustomize_of_the_environment(customize: str, tmp_path: Path) -> None:
-    # Not in the interpreter that `penstock run` begins in.
+    # Has no effect in the interpreter that `penstock run` begins in.
     customize = f"import sys\nif 'run' not in sys.orig_argv:\n    {customize}\n"
     show = (
         "import sitecustomize\nprint(sitecustomize, list(vars(sitecustomize)), vars(sys).get('customized'))"
@@ -372,7 +372,7 @@ def main(start):
         child.join()
         print(child.name, child.exitcode, flush=True)
 """
-# What goes wrong with a process -> the end of the program.
+# Each failure of a process: the end of the program.
 TROUBLES = {
     "in a child": 'if __name__ == "__main__":\n    main(1)\n',
     "an argument that does not pickle": """

@@ -1,1 +1,1 @@
-"""Penstock in the place of multiprocessing: its interface, start methods, libraries and own tests."""
+"""Penstock in place of multiprocessing: its interface, start methods, libraries and own tests."""

@@ -1,6 +1,6 @@
-"""Programs and libraries that people already use with `multiprocessing`, on Penstock's queues.
+"""Programs and libraries for `multiprocessing`, on Penstock's queues.
 
-Each runs on a context of Penstock's and, unchanged, under `penstock run`.
+Each runs with a context of Penstock's and, unchanged, under `penstock run`.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from tests.support.programs import METHODS, PENSTOCK, PLAIN, ROOT, run
 pytestmark = pytest.mark.slow
 
 CLIENTS = (pools, executors, logs, loguru_sinks, subclasses, readiness, shared_memory)
-# Which leave helpers of their own running, as long as their process runs.
+# Clients whose helper processes run until the program ends.
 ALONE = (joblib_pools,)
 
 every_method = pytest.mark.parametrize("method", METHODS)

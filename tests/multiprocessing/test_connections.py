@@ -1,4 +1,4 @@
-"""`Pipe`: each call does what the standard library's does; how connections travel, and what ends a wait."""
+"""`Pipe`: its calls behave as the standard library's, connections travel, and waits end."""
 
 import array
 import asyncio
@@ -43,7 +43,7 @@ every_method = pytest.mark.parametrize("method", METHODS)
 
 @pytest.fixture
 def sharer() -> Iterator[None]:
-    """For tests that send descriptors in messages: `multiprocessing` has a thread that hands them out."""
+    """Stops the thread of `multiprocessing` that hands out descriptors of sent connections."""
     yield
     resource_sharer.stop()
 
@@ -63,7 +63,7 @@ def what_is_raised(call: Callable[[], Any]) -> str:
     return "nothing"
 
 
-# The same as `multiprocessing`, call by call. A scenario gets a factory, and returns what came of its calls.
+# The same as `multiprocessing`, call by call. A scenario gets a factory, and returns its calls' outcomes.
 
 Pipe: TypeAlias = Callable[..., tuple[Any, Any]]
 scenarios: list[Callable[[Pipe], Any]] = []
@@ -75,7 +75,7 @@ def scenario(play: Callable[[Pipe], Any]) -> Callable[[Pipe], Any]:
 
 
 def tried(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-    """What a call returns, or what it raises; a TypeError's words are the interpreter's."""
+    """The result of a call, or its exception; of a TypeError the type, whose text is the interpreter's."""
     try:
         return call(*arguments, **named)
     except TypeError:
@@ -85,7 +85,7 @@ def tried(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
 
 
 def taken(receiver: Any) -> list[bytes]:
-    """All messages that lie there."""
+    """All messages that are ready."""
     return [receiver.recv_bytes() for _ in iter(receiver.poll, False)]
 
 
@@ -141,7 +141,7 @@ def objects(pipe: Pipe) -> Any:
     for sent in OBJECTS:
         assert a.send(sent) is None
         received.append(b.recv())
-    # The addresses in some texts differ, and nothing else.
+    # Only addresses in some texts differ.
     return [(type(each), repr(each).partition(" at 0x")[0]) for each in received]
 
 
@@ -478,7 +478,7 @@ def test_every_public_name_is_there() -> None:
         assert public(standard) == public(ours)
 
 
-# What differs.
+# Differences from `multiprocessing`.
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_memory_that_is_not_contiguous() -> None:
     assert what_is_raised(lambda: a.send_bytes(scattered[:10])) == "TypeError"
     assert not b.poll()
     assert what_is_raised(lambda: a.send_bytes(scattered)) == "BufferError"
-    assert b.poll()  # the beginning of a message that has no end
+    assert b.poll()  # an incomplete message
     a, b = penstock.Pipe()
     for size in (10, len(scattered)):
         with pytest.raises(BufferError, match="not C-contiguous"):
@@ -512,7 +512,7 @@ def test_memory_that_is_not_contiguous() -> None:
 def test_where_a_send_begins_to_wait() -> None:
     receiver: Any
     receiver, sender = penstock.Pipe(False)
-    # One message is sent at once, however large; then a send waits while 1 MiB lies there.
+    # A message of any size is sent at once; the next send waits while 1 MiB or more is queued.
     sender.send_bytes(bytes(20 * MIB))
     with fork(sender.send_bytes, b"next") as child:
         until(lambda: receiver._incoming._statistics()["waiting_putters"])
@@ -548,7 +548,7 @@ def test_memoryviews_arrive() -> None:
 def test_the_descriptor_is_there_to_wait_with() -> None:
     a, b = penstock.Pipe()
     b.send_bytes(b"message")
-    # It says that a message is there; the message is elsewhere.
+    # The descriptor only says that a message is ready. The message is in shared memory.
     assert os.read(a.fileno(), 100) == b"\1"
     assert a.recv_bytes() == b"message"
 
@@ -578,7 +578,7 @@ def receive_from(*receivers: Any) -> None:
 
 @pytest.mark.parametrize(("duplex", "most"), [(True, 62), (False, 124)])
 def test_how_many_fit_into_the_arguments_of_a_forkserver_process(duplex: bool, most: int) -> None:
-    assert most * (4 if duplex else 2) == MAXFDS_TO_SEND - 8  # the kernel's limit is lower by three
+    assert most * (4 if duplex else 2) == MAXFDS_TO_SEND - 8  # the kernel takes 3 fewer than the constant
     pipes = [penstock.Pipe(duplex) for _ in range(most)]
     process = multiprocessing.get_context("forkserver").Process(
         target=receive_from, args=[r for r, _ in pipes]
@@ -773,7 +773,7 @@ def test_several_senders_and_receivers() -> None:
             child.result()
         received = [child.result() for child in receivers]
     for messages in received:
-        for who in range(3):  # each sender's messages come in their order
+        for who in range(3):  # the messages of each sender come in their order
             numbers = [number for sent_by, number, _ in messages if sent_by == who]
             assert numbers == sorted(numbers)
     together = sorted(message for messages in received for message in messages)
@@ -844,13 +844,13 @@ def test_arrays_there_and_back(method: str) -> None:
             received = here.recv()
             for got in (received,) if message is sent else received.values():
                 assert np.array_equal(got, sent[: len(got)])
-                got[:] = 0  # it is the receiver's own
+                got[:] = 0  # a private copy of the receiver
         assert sent.any()
     here.send(None)
     finish(process)
 
 
-# 0xfe and 0xff mark what a queue's memory says of itself; nobody's message is taken for it.
+# 0xfe and 0xff mark messages of Penstock's own formats. Bytes of a program are never taken for one.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "first", [b"\xfe", b"\xff", b"\xfe\xfe", b"\xff\xff", b"\xfe\xff", b"\xff\xfe", b"\x80", b"\0"]
@@ -892,14 +892,14 @@ def test_buffers_sent_as_an_object_and_read_as_bytes(size: int) -> None:
 
 
 def double(side: Any) -> None:
-    """What a child does in these tests."""
+    """Send back the double of each number. Runs in a child."""
     for number in iter(side.recv, None):
         side.send(2 * number)
     side.close()
 
 
 def use(side: Any) -> None:
-    """Use the other side of one that `double` uses, and end it."""
+    """Use the other side of `double`, and end it."""
     for number in range(3):
         side.send(number)
         assert side.recv() == 2 * number
@@ -1024,7 +1024,7 @@ def test_inside_a_message(method: str, carrier: str) -> None:
     process.start()
     here, there = penstock.Pipe()
     send(there)
-    if carrier == "standard Queue":  # whose thread may not have pickled it yet
+    if carrier == "standard Queue":  # its thread may not have pickled the connection yet
         receiver.close()
         receiver.join_thread()
     there.close()
@@ -1181,7 +1181,7 @@ def test_an_alarm_and_ctrl_c_end_a_wait(wait: str) -> None:
         until(lambda: sleeps(child))
         child.kill(signal.SIGINT)
         assert child.result() == ("Alarm", "KeyboardInterrupt")
-    # It is as usable as before.
+    # The connection is still usable.
     while b.poll():
         b.recv_bytes()
     b.send("after")
@@ -1223,7 +1223,7 @@ def test_the_descriptor_is_readable_while_recv_would_not_wait() -> None:
     for _ in range(3):
         for number in range(3):
             b.send(number)
-        with fork(a.recv) as child:  # it takes some for others, too
+        with fork(a.recv) as child:  # its read may take bytes of several messages
             assert child.result() == 0
         assert is_readable()
         assert a.recv() == 1
@@ -1265,7 +1265,7 @@ def test_an_event_loop() -> None:
         child.result()
 
 
-# When something is wrong, and at the end.
+# Failures, and the end.
 
 
 @pytest.mark.slow
@@ -1274,7 +1274,7 @@ def test_a_pipe_that_cannot_be_made_leaves_no_descriptor() -> None:
         answers = []
         highest = max(map(int, os.listdir("/proc/self/fd")))
         while (lowest_free := os.dup(0)) <= highest:
-            pass  # so that the numbers have no gaps
+            pass  # fills the gaps among the descriptors' numbers
         os.close(lowest_free)
         most = resource.getrlimit(resource.RLIMIT_NOFILE)
         before = descriptors()

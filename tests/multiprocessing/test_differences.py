@@ -1,4 +1,4 @@
-"""docs/differences.md is true: each row names tests that exist; those that stand nowhere else are here."""
+"""docs/differences.md is true: each row names tests that exist. Tests of no other file are here."""
 
 import multiprocessing
 import multiprocessing.queues
@@ -49,7 +49,7 @@ def test_document_names_tests_that_exist() -> None:
         named = re.findall(r"`([\w.]+)::(\w+)`", shown_by)
         assert named, f"no test shows: {what}"
         for file, test in named:
-            # By its name alone: a test file's name is unique, whatever its folder.
+            # The name of a test file is unique in all folders.
             [path] = (ROOT / "tests").rglob(file)
             assert re.search(rf"^def {test}\(", path.read_text(), re.MULTILINE), f"{file}::{test}"
 

@@ -1,4 +1,4 @@
-"""What `import penstock` costs, and where it works."""
+"""What `import penstock` loads, and where it works."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ def run(program: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-# What is slow to import, and what is needed only once a queue is opened, or by few programs.
+# Modules that are slow to import, or needed by an open queue or by few programs only.
 LATE = ["typing", "dataclasses", "inspect", "importlib.util", "pickletools", "argparse"]
 LATE += [f"penstock.{name}" for name in ("buffers", "cli", "connections", "demo", "statistics")]
 LATE += [f"penstock._multiprocessing.{name}" for name in ("attributes", "patching", "reduction", "running")]
@@ -26,7 +26,7 @@ def test_modules_that_an_import_does_not_load() -> None:
     folder = os.path.dirname(penstock.__path__[0])
     program = f"import sys; sys.path.append({folder!r}); import multiprocessing.queues, penstock;"
     program += f"print([name for name in {LATE!r} if name in sys.modules])"
-    done = run(program, "-S")  # without what the environment imports by itself
+    done = run(program, "-S")  # without the imports of site-packages
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 

@@ -1,4 +1,4 @@
-"""A queue needs no thread, no process and no file, and not even that its descriptors stay open."""
+"""A queue needs no thread, no process and no file. It works after its descriptors were closed."""
 
 import os
 import pickle
@@ -85,7 +85,7 @@ def test_no_file_is_left(method: str, end: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, program, method, end], cwd=home, env=environment)
     assert done.returncode == (-signal.SIGKILL if end == "killed" else 0)
     assert list(home.iterdir()) == []
-    # Others may use /dev/shm meanwhile.
+    # Other programs may use /dev/shm meanwhile.
     assert [name for name in set(os.listdir("/dev/shm")) - shared if "penstock" in name] == []
 
 
@@ -95,7 +95,7 @@ def descriptors(pid: int) -> dict[str, str]:
         try:
             found[name] = os.readlink(f"/proc/{pid}/fd/{name}")
         except FileNotFoundError:
-            continue  # the one that listed the folder
+            continue  # the descriptor that listed the folder
     return found
 
 
@@ -113,11 +113,11 @@ def test_descriptors_are_of_queue_memory_alone_and_are_closed(kind: Callable[[],
     assert descriptors(os.getpid()) == before
 
 
-# ----------------------------------------------------------------- descriptors closed by somebody else
+# ------------------------------------------------------------------- descriptors closed by the program
 
 
 def close_all() -> None:
-    """What daemons do, and subprocess's close_fds."""
+    """Close all descriptors, as daemons and subprocess's `close_fds` do."""
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
@@ -128,7 +128,7 @@ def test_descriptors_closed_behind_our_back(kind: Callable[[], Any]) -> None:
     def work() -> None:
         queue.get()
         close_all()
-        # Other files have the numbers now, and must stay what they are.
+        # Other files have these numbers now. The queue must leave them alone.
         files = [os.open("/dev/zero", os.O_RDONLY) for _ in range(20)]
         answers.put(bytes(100_000))
         answers.put(queue.get())
@@ -140,7 +140,7 @@ def test_descriptors_closed_behind_our_back(kind: Callable[[], Any]) -> None:
     with fork(work) as child:
         queue.put("first")
         assert answers.get() == bytes(100_000)
-        # It lives, and takes part as before.
+        # The child is a participant as before.
         assert queue.statistics().participants == 2
         queue.put(b"x" * 100_000)
         assert answers.get() == b"x" * 100_000
@@ -182,5 +182,5 @@ def test_forked_children_of_a_process_without_descriptors() -> None:
 
 
 def _result_by_exit(function: Callable[[], str]) -> None:
-    # The pipe for the result is closed too.
+    # By the exit code, because the pipe for the result is closed.
     os._exit(0 if function() == "from a grandchild" else 1)

@@ -33,7 +33,7 @@ def finish(process: BaseProcess) -> None:
 
 
 def answer(questions: Any, answers: Any) -> None:
-    """What a child does in these tests; each item is done, if the queue wants to know."""
+    """Answer each question, and acknowledge it on a JoinableQueue. Runs in a child."""
     for question in iter(questions.get, None):
         if hasattr(questions, "task_done"):
             questions.task_done()
@@ -49,7 +49,7 @@ def ask(questions: Any, answers: Any, kind: type, pid: int) -> None:
     questions.put(None)
 
 
-# Start methods x ways x classes.
+# All start methods, ways and classes.
 
 
 @pytest.mark.slow
@@ -331,7 +331,7 @@ def test_the_sender_lets_go_of_what_was_received() -> None:
 
 
 class Midway:
-    """Is rebuilt by whatever `when_midway` does in the process that rebuilds it."""
+    """Calls `when_midway` when it is rebuilt."""
 
     def __reduce__(self) -> Any:
         return _be_midway, ()
@@ -358,7 +358,7 @@ def test_a_receiver_that_takes_its_time_over_the_message(
         del carried
         for _ in range(2):  # receivers; the first dies
             reached.get()
-            others.put(penstock.Queue())  # and lets go of what was received
+            others.put(penstock.Queue())  # this put drops the handles of received messages
             gc.collect()
             go_on.put(0)
         go_on.put(0)
@@ -472,7 +472,7 @@ def test_a_queue_whose_sender_died_but_which_another_process_has() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can open the files of another user")
 def test_a_queue_of_another_user_is_refused() -> None:
-    """Its name in a message may lead there, and root may open it."""
+    """A message may name the queue, and root could open it."""
     names, stay = penstock.Queue[Any](), penstock.Queue[int]()
 
     def make() -> None:
@@ -523,7 +523,7 @@ def test_received_by_threads_at_the_same_time() -> None:
 
     for _ in range(threads_number):
         messages.put(carried)
-    # A process that has never seen `carried`, so that the threads open it.
+    # A new process, which has not opened `carried`: its threads open it.
     process = multiprocessing.get_context("spawn").Process(
         target=open_in_threads, args=(messages, threads_number)
     )
@@ -593,7 +593,7 @@ def test_pools_and_executors_of_a_context_of_ours() -> None:
     with context.Pool(2) as pool:
         assert type(pool._inqueue) is penstock.SimpleQueue
         assert pool.map(square, range(10)) == [number * number for number in range(10)]
-        # Not possible with the queues of multiprocessing, which can only be inherited.
+        # Queues of multiprocessing can only be inherited, not sent.
         q = context.Queue()
         pool.starmap(put_square, [(q, number) for number in range(10)])
         assert sorted(q.get() for _ in range(10)) == sorted(number * number for number in range(10))

@@ -1,4 +1,4 @@
-"""`penstock.patch()`: what it reaches, what it leaves alone, and that it can be undone."""
+"""`penstock.patch()`: what it replaces, what it leaves alone, and that it can be undone."""
 
 import multiprocessing
 import os
@@ -37,7 +37,7 @@ def patched() -> Iterator[None]:
 
 
 def with_folder(folder: Path) -> str:
-    """A PYTHONPATH with this folder in it."""
+    """A PYTHONPATH of this folder and of the current PYTHONPATH."""
     return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
@@ -127,8 +127,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("keep", [True, False], ids=["kept on the path", "taken from the path"])
 def test_penstock_that_a_child_could_not_import(method: str, keep: bool, tmp_path: Path) -> None:
-    # Isolated and without site-packages, as the children are too: only this change of the path leads to
-    # Penstock.
+    # Isolated and without site-packages, as its children are: only this change of the path leads to Penstock.
     location = str(Path(penstock.__file__).parent.parent)
     main = f"""
 if __name__ == "__main__":
@@ -200,7 +199,7 @@ def test_the_command_of_a_fork_server_in_each_version(
     assert second == another
     assert (first[:4], first[5:]) == (before, behind)
     imports, main = command.split("main(")
-    assert first[4].startswith(imports)  # by which a frozen program knows it
+    assert first[4].startswith(imports)  # a frozen program recognizes the command by it
     assert first[4].endswith("; main(" + main)
     assert "patch_fork_server" in first[4].removeprefix(imports).removesuffix("main(" + main)
 
@@ -235,7 +234,7 @@ if __name__ == "__main__":
     write(tmp_path, files)
     done = run(PLAIN, ["main.py"], folder=tmp_path, environment={"PYTHONPATH": with_folder(tmp_path)})
     assert done.stderr == b""
-    # Whether the server was patched says nothing about those that it forks.
+    # Children of one fork server may be patched or not.
     assert done.stdout.decode().split() == [OURS, OURS, OURS, STANDARD, OURS, OURS]
 
 
@@ -304,7 +303,7 @@ def test_classes_of_the_standard_library() -> None:
 
 
 class OwnContext(context.SpawnContext):
-    """A program's own context: one factory is its own, another one calls the inherited one."""
+    """A program's own context: one factory replaces the inherited one, another calls it."""
 
     def Queue(self, maxsize: int = 0) -> Any:
         return ["its own", maxsize]
@@ -363,7 +362,7 @@ def state_of_multiprocessing() -> list[Any]:
 @pytest.mark.parametrize("times", [0, 1, 2])
 def test_undone_wholly(times: int) -> None:
     with multiprocessing.get_context("forkserver").Pool(1):
-        pass  # what the first start of a process changes is no change of ours
+        pass  # the first start of a process changes the modules itself
     before = state_of_multiprocessing()
     for _ in range(times):
         penstock.patch()
@@ -395,7 +394,7 @@ def test_queue_made_while_patched_goes_on_working() -> None:
     assert queue.get() == "a"
 
 
-# As natural as the standard library.
+# Types and signatures are those of the standard library.
 
 
 @pytest.mark.usefixtures("patched")

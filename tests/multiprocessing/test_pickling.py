@@ -1,4 +1,4 @@
-"""What can be put, what comes out, and what happens when an object cannot be pickled or rebuilt."""
+"""Which objects can be put, what arrives, and what happens if an object cannot be pickled or rebuilt."""
 
 import array
 import collections
@@ -133,7 +133,7 @@ OBJECTS: list[object] = [
 ]
 
 
-# What arrives equals what was sent, and is another object.
+# The received object equals the sent one, and is another object.
 
 
 @every_class
@@ -164,7 +164,7 @@ def test_sizes(make: Callable[..., Any], protocol: int, size: int) -> None:
     sent = os.urandom(size) if size < 1000 * KIB else bytes(range(256)) * (size // 256)
     q.put(sent)
     assert q.get() == sent
-    if protocol >= 3:  # the older ones have no bytes, and make text of them
+    if protocol >= 3:  # older protocols have no opcode for bytes
         pieces = [sent, "between", sent, bytearray(sent)]
         q.put(pieces)
         assert q.get() == pieces
@@ -239,7 +239,7 @@ def test_numpy_arrays(name: str, protocol: int) -> None:
     sent = ARRAYS[name]
     q.put({"array": sent})
     received = q.get()["array"]
-    # Before protocol 5 NumPy makes another byte order the machine's own, and so does Penstock after it.
+    # Before protocol 5 NumPy converts to the machine's byte order. Penstock does so with protocol 5, too.
     assert received.dtype == pickle.loads(pickle.dumps(sent, min(protocol, 4))).dtype
     assert received.shape == sent.shape
     assert np.array_equal(received, sent)
@@ -272,7 +272,7 @@ def test_a_bytearray_can_be_resized_after_put() -> None:
 
 
 class Raw:
-    """Pickles a buffer by itself, as array libraries do."""
+    """Pickles its buffer out of band, as array libraries do."""
 
     def __init__(self, buffer: Any) -> None:
         self.buffer = buffer
@@ -325,7 +325,7 @@ def nested(depth: int) -> list[Any]:
     return outer
 
 
-# Which of the three it is differs between protocols and versions of Python.
+# Protocols and versions of Python raise different ones.
 NOT_PICKLED = (pickle.PicklingError, AttributeError, TypeError)
 
 UNPICKLABLE: dict[str, tuple[Callable[[], Any], Any]] = {
@@ -403,7 +403,7 @@ def test_a_class_that_the_receiver_does_not_have(protocol: int, monkeypatch: pyt
 
 
 def ticks_of_two(first: Callable[[], object], second: Callable[[], object]) -> tuple[int, int]:
-    """How much of this thread's time each of two calls takes, at the least of a few tries."""
+    """The least CPU time in ns that this thread takes for each of two calls, of five tries."""
     least = [sys.maxsize, sys.maxsize]
     for _ in range(5):
         for number, call in enumerate((first, second)):
@@ -637,7 +637,7 @@ def test_threads_that_pickle_at_the_same_time() -> None:
     assert sorted(item[0] for item in received) == list(range(400))
 
 
-# Nothing is kept.
+# The queue keeps no object.
 
 
 @every_class
@@ -658,7 +658,7 @@ def test_what_was_put_is_not_kept_alive(make: Callable[..., Any], size: int) -> 
 
 
 def test_a_pickler_that_has_grown_is_not_kept() -> None:
-    # Its memo would be gone through for each object after it.
+    # Clearing its memo would slow down each later object.
     q = penstock.Queue[Any]()
     q.put(Point(1))
     q.get()

@@ -1,4 +1,4 @@
-"""Plain messages, which the binding pickles itself: what arrives is what pickle would deliver."""
+"""Plain messages, which the codec writes without pickle, arrive as pickle would deliver them."""
 
 import copyreg
 import multiprocessing
@@ -22,7 +22,7 @@ from tests.support.children import fork
 from tests.support.interpreter import FREE_THREADED
 
 PROTOCOLS = (4, 5)
-LONG = "ü" * 300  # more than a plain container holds
+LONG = "ü" * 300  # 600 bytes; a plain message of a container has at most 512
 
 
 def look(value: Any) -> object:
@@ -89,7 +89,7 @@ def test_what_arrives_is_what_pickle_delivers(protocol: int) -> None:
 
 
 def run_in_new_process(function: Callable[[], Any]) -> Any:
-    """Where nothing of pickle was looked up yet."""
+    """Run the function in a new process, in which the codec has used nothing of pickle yet."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function)
 
@@ -147,7 +147,7 @@ PLAIN: list[Any] = [
 
 
 def test_a_plain_message_is_a_pickle() -> None:
-    # Dead letters are read by pickle itself.
+    # Dead letters are read by pickle, not by the codec.
     q = penstock.JoinableQueue[Any](max_deliveries=0)
     with fork(put_and_die, q, PLAIN) as child:
         assert child.wait() == -signal.SIGKILL
@@ -157,7 +157,7 @@ def test_a_plain_message_is_a_pickle() -> None:
 
 
 def bytes_of(value: Any) -> int:
-    """How many bytes the message has."""
+    """The bytes of the value's message."""
     q = penstock.Queue[Any]()
     q.put(value)
     q.get()
@@ -165,7 +165,7 @@ def bytes_of(value: Any) -> int:
 
 
 def plain_length(value: Any) -> int:
-    """How many bytes a plain message has: pickle's, without frame and memo, by fewer kinds of opcodes."""
+    """The bytes of a plain message: pickle's, without frame and memo, by fewer kinds of opcodes."""
     pickled = pickle.dumps(value, 5)
     length = len(pickled)
     for opcode, argument, _ in pickletools.genops(pickled):
@@ -202,7 +202,7 @@ def test_it_is_read_without_pickle() -> None:
     assert [look(value) for value in received] == [look(value) for value in PLAIN]
 
 
-# Opcodes that are known, in an order that is not written here: what pickle makes of them, or raises.
+# Opcodes that the codec reads, in orders that it never writes. The results, or errors, are pickle's.
 STRANGE = [
     b"](K\x01e(K\x02e.",
     b"}K\x01(K\x02\x86t\x87.",
@@ -237,12 +237,12 @@ def test_opcodes_in_another_order_mean_what_they_mean_to_pickle() -> None:
     with receiver, sender:
         for strange in STRANGE:
             raw = b"\x80\x04" + strange
-            sender.send_bytes(raw)  # they arrive as they are, and recv() takes them for a pickle
+            sender.send_bytes(raw)  # sent as they are; recv() reads them as a pickle
             assert outcome(receiver.recv) == outcome(lambda raw=raw: pickle.loads(raw))
 
 
 class Nosy(multiprocessing.reduction.ForkingPickler):
-    """Wants to see every object."""
+    """Asks for every object by `persistent_id`."""
 
     seen: ClassVar[list[object]] = []
 
@@ -286,7 +286,7 @@ def test_without_memory_for_the_object(kind: type, is_wrapped: bool) -> None:
     with fork(get_in_little_memory, q) as child:
         assert "could not be rebuilt" in child.result()
     q.put("next")
-    assert q.get() == value  # has returned to the queue
+    assert q.get() == value  # the item has returned to the queue
     assert q.get() == "next"
 
 

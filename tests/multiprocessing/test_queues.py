@@ -1,4 +1,4 @@
-"""The three classes: what their methods do, and that `multiprocessing` users find what they know."""
+"""The three classes: their methods, and that these behave as those of `multiprocessing`."""
 
 import contextlib
 import inspect
@@ -160,7 +160,7 @@ def test_a_closed_simple_queue() -> None:
 def test_closing_is_for_one_process() -> None:
     q = penstock.Queue[str]()
     q.close()
-    # As with multiprocessing, whose child opens its copy again.
+    # As with multiprocessing: a child opens its own handle.
     with fork(q.put, "from a child") as child:
         child.result()
     with fork(q.get) as child:
@@ -192,7 +192,7 @@ def test_repr_names_class_and_queue(make: Callable[[], Any]) -> None:
 
 
 class Labelled(penstock.Queue[Any]):
-    """As programs extend the queues of `multiprocessing`."""
+    """A subclass, as programs make them of the queues of `multiprocessing`."""
 
     def __init__(self, label: str, maxsize: int = 0, *, ctx: BaseContext) -> None:
         super().__init__(maxsize, ctx=ctx)
@@ -238,7 +238,7 @@ def test_a_subclass_that_forgets_init() -> None:
             operation()
 
 
-# Looking for faults.
+# `check()`.
 
 
 def test_check_says_what_is_wrong() -> None:

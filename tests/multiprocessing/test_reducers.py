@@ -1,4 +1,4 @@
-"""Picklers that programs put in the place of multiprocessing's."""
+"""Picklers that programs put in place of multiprocessing's."""
 
 import copyreg
 import io
@@ -21,7 +21,7 @@ STANDARD = multiprocessing.reduction.AbstractReducer.ForkingPickler
 
 
 class Marked(pickle.Pickler):
-    """Writes what only its own `loads` reads."""
+    """Writes a format that only its own `loads` reads."""
 
     @classmethod
     def dumps(cls, obj: Any, protocol: int | None = None) -> bytes:
@@ -38,7 +38,7 @@ class Marked(pickle.Pickler):
 
 
 class Reversed(Marked):
-    """Writes what looks like nothing else, and as a view of it."""
+    """Writes a pickle backwards, and returns a view of it."""
 
     @classmethod
     def dumps(cls, obj: Any, protocol: int | None = None) -> Any:
@@ -54,7 +54,7 @@ class Reducer(multiprocessing.reduction.AbstractReducer):
 
 
 class Whole:
-    """Pickled by its class: the program's code."""
+    """Pickled by code of the program."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -118,7 +118,8 @@ def test_a_pickler_in_the_place_of_the_standard_one(
     if place == "reduction":
         monkeypatch.setattr(multiprocessing.reduction, "ForkingPickler", pickler)
     elif place == "reducer of a context":
-        monkeypatch.setattr(context, "reduction", context.reduction)  # to be restored  # type: ignore[attr-defined]
+        former = context.reduction  # type: ignore[attr-defined]
+        monkeypatch.setattr(context, "reduction", former)  # to be restored
         monkeypatch.setattr(Reducer, "ForkingPickler", pickler)
         penstock.get_context("fork").reducer = Reducer()
     else:
@@ -167,7 +168,7 @@ def test_queues_inside_such_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @every_way
 def test_a_pickler_that_cannot(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `dumps`, as `multiprocessing` needs it, it is refused in words."""
+    """A pickler without the `dumps` that `multiprocessing` needs is refused with a message."""
     monkeypatch.setattr(multiprocessing.reduction, "ForkingPickler", pickle.Pickler)
     with pytest.raises(AttributeError, match="dumps"):
         WAYS[way]()
@@ -230,7 +231,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("use", ["context", "patch", "run"])
 def test_a_whole_program(way: str, method: str, use: str, tmp_path: Path) -> None:
     if (way, method) == ("reducer", "forkserver"):
-        return  # the standard AbstractReducer has not what a fork server needs
+        return  # the standard AbstractReducer lacks what a fork server needs
     ours = "import penstock" + ("; penstock.patch()" if use == "patch" else "")
     make = "penstock" if use == "context" else "multiprocessing"
     program = tmp_path / "program.py"

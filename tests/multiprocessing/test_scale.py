@@ -21,7 +21,7 @@ every_kind = pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue]
 
 @pytest.fixture(autouse=True)
 def _enough_descriptors() -> None:
-    """Two for each queue in a process that uses it, and two for each child."""
+    """Raise the limit: a process needs two descriptors for each queue, and two for each child."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4 * QUEUES
     if soft < wanted:
@@ -103,7 +103,7 @@ def test_200_processes_are_killed_in_one_queue() -> None:
     assert (found.queued, found.unfinished, found.redeliveries) == (PROCESSES, PROCESSES, PROCESSES)
     assert found.participants == 1
     assert nothing.statistics().waiting_getters == 0
-    # Each in its old place.
+    # Each item is redelivered to its old place.
     assert [queue.get() for _ in range(PROCESSES)] == list(range(PROCESSES))
 
 
@@ -126,5 +126,5 @@ def test_1000_queues(kind: Callable[[], Any]) -> None:
     for number, queue in enumerate(queues):
         assert queue.get() == (number, bytes(5000))
         assert queue.empty()
-        # What a queue costs that has hardly been used.
+        # The memory of a queue after two items, in bytes.
         assert queue.statistics().memory_bytes <= 256 << 10

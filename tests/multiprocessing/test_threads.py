@@ -1,4 +1,4 @@
-"""Threads of one process on one queue; most of it says more where there is no GIL."""
+"""Threads of one process on one queue. Most of these tests find more faults without a GIL."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import penstock
 from tests.support.interpreter import FREE_THREADED
 from tests.support.programs import PLAIN, run, write
 
-FRESH = 12  # processes: what is done once can go wrong once in each
+FRESH = 12  # processes: each does first-time work once
 
 
 @contextmanager
@@ -113,7 +113,7 @@ sys.exit(len(failed))
 def test_a_child_is_forked_while_a_thread_does_something_for_the_first_time(
     first: str, tmp_path: Path
 ) -> None:
-    # What the thread is just finding out, nobody in the child would finish.
+    # The child must not wait for first-time work that the thread has begun in the parent.
     program = f"""
 import os, sys, threading, warnings
 import penstock
@@ -186,7 +186,7 @@ def test_a_long_list_that_another_thread_changes() -> None:
         for _ in range(1000):
             try:
                 queue.put(shared)
-            except (RuntimeError, IndexError):  # pickle says so, and only where there is no GIL
+            except (RuntimeError, IndexError):  # raised by pickle, only without a GIL
                 assert queue.empty()
             else:
                 sent += 1
@@ -200,7 +200,7 @@ def test_a_bytearray_that_another_thread_resizes() -> None:
     shared = bytearray(100_000)
 
     def change() -> None:
-        with suppress(BufferError):  # while it is being sent it cannot be resized
+        with suppress(BufferError):  # a bytearray that is being sent cannot be resized
             shared.extend(bytes(100))
         with suppress(BufferError):
             del shared[100_000:]
@@ -237,7 +237,7 @@ def test_bytes_that_another_thread_writes_to_while_they_are_sent() -> None:
 
 
 def ends_with(operation: Callable[[], object], close: Callable[[], None]) -> type[BaseException]:
-    """What a thread gets that repeats an operation while this one closes."""
+    """The exception of a thread that repeats the operation until this thread calls `close`."""
     gate = threading.Barrier(2)
     seen: list[type[BaseException]] = []
 

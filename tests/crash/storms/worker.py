@@ -26,7 +26,7 @@ class Mishap:
 
     name: str
     at: int
-    """At which item of the hand; 0 is before its first use of the queue in this round."""
+    """Items that the hand has put or taken by then; 0 is before its first use of the queue in this round."""
     is_logged: bool = False
     """Whether a consumer logs the item before the mishap, not after it."""
     group: str = ""

@@ -1,7 +1,7 @@
-"""The interpreter's own tests that cannot pass as they are, because Penstock promises something else.
+"""The interpreter's own tests that cannot pass unchanged, because Penstock promises something else.
 
-Each of them is run all the same and has to fail, so that none stays here longer than needed; beside it runs
-a test of what Penstock does instead. docs/differences.md tells users the same, and a test compares the two.
+Each of them still runs, and has to fail, so that an entry does not outlive its difference. Beside it runs a
+test of what Penstock does instead. docs/differences.md has the same list, and a test compares the two.
 """
 
 import multiprocessing
@@ -19,8 +19,8 @@ AS_DOCUMENTED = "it differs as documented, this time"
 class Difference(NamedTuple):
     """A test of the interpreter's, why it fails, and the test that takes its place.
 
-    If it `waits` for what never comes, it is ended by an alarm, and has failed. If it fails only when one
-    process is quicker than another, it `may_raise` that exception, or pass.
+    If it `waits` for ever, an alarm ends it, and it has failed. If it fails only when one process is faster
+    than another, it `may_raise` that exception, or pass.
     """
 
     test: str
@@ -44,7 +44,7 @@ def _put_raises_what_pickling_raises(case: Any) -> None:
     queue.close()
     queue.join_thread()
 
-    # The size of the queue is right after the error: there is room for one.
+    # The error leaves the queue empty: there is room for one item.
     queue = case.Queue(maxsize=1)
     with case.assertRaisesRegex(AttributeError, "cannot be pickled"):
         queue.put(_Unpicklable())

@@ -1,6 +1,6 @@
-"""The interpreter's own tests of process pool executors whose workers crash, where it comes with them.
+"""The interpreter's own tests of process pool executors whose workers crash, if it comes with them.
 
-They stand in modules that children import by themselves: a package from Python 3.12 on, one file before.
+Children can import their modules: a package from Python 3.12 on, one file before.
 """
 
 import importlib

@@ -1,10 +1,10 @@
-"""Run the interpreter's own multiprocessing tests with Penstock's queues and pipes in the place of its own.
+"""Run the interpreter's own multiprocessing tests with Penstock's queues and pipes in place of its own.
 
 usage: python tests/multiprocessing/cpython/run.py [--sample] [--method fork|spawn|forkserver]
 
 Run it with any CPython from 3.11 up that has Penstock installed and the module test. Without --method it runs
-all start methods, two at a time; with --sample those tests only that are about queues, connections and pools.
-The exit status is 0 if something was run and all of it passed.
+all start methods, two at a time. With --sample it runs only the tests of queues, connections and pools. The
+exit status is 0 if at least one test ran and all passed.
 """
 
 import argparse
@@ -40,14 +40,14 @@ from penstock import connections, queues  # noqa: E402
 METHODS = ("fork", "spawn", "forkserver")
 LIMIT = 120  # seconds that one test may take
 KINDS = ("passed", "differ as documented", "skipped", "failed")
-# Found by what their text mentions, so a test renamed or rewritten upstream could be lost without a word.
+# Tests are chosen by the words in their text. These have to be among them, which shows a change upstream.
 OF_CONNECTIONS = (
     "WithProcessesTestConnection",
     "WithProcessesTestPoll",
     "WithProcessesTestPicklingConnections",
     "TestWait",
 )
-# The others use a queue or a connection on the way to something else: barriers, processes, finalizers ...
+# The other tests use a queue or a connection to test barriers, processes, finalizers and so on.
 SAMPLE = (
     *OF_CONNECTIONS,
     "WithProcessesTestQueue",
@@ -61,7 +61,7 @@ SUMMARY = re.compile(r"(\d+) passed, (\d+) differ as documented, (\d+) skipped, 
 
 
 class Result(unittest.TestResult):
-    """Counts what happened to the tests of each class, under the watchdog."""
+    """Counts the outcomes of the tests of each class, under the watchdog."""
 
     def __init__(self, watchdog: Watchdog) -> None:
         super().__init__()
@@ -71,17 +71,17 @@ class Result(unittest.TestResult):
         self.skips: Counter[str] = Counter()
 
     def startTest(self, test: unittest.TestCase) -> None:
-        """Watch it."""
+        """Begin to watch the test."""
         super().startTest(test)
         self._watchdog.begin(test.id(), LIMIT)
 
     def stopTest(self, test: unittest.TestCase) -> None:
-        """Watch what comes between the tests."""
+        """Watch the time until the next test."""
         self._watchdog.begin(f"after {test.id()}", LIMIT)
         super().stopTest(test)
 
     def addSuccess(self, test: unittest.TestCase) -> None:
-        """Count it."""
+        """Count it as passed."""
         self._count(test, "passed")
 
     def addExpectedFailure(self, test: unittest.TestCase, error: Any) -> None:
@@ -94,7 +94,7 @@ class Result(unittest.TestResult):
         self._fail(test, "It passes as it is, so it is no difference any more.")
 
     def addSkip(self, test: unittest.TestCase, reason: str) -> None:
-        """Count it, and why."""
+        """Count it as skipped, with the reason."""
         if reason == AS_DOCUMENTED:
             self._count(test, "differ as documented")
             return
@@ -112,7 +112,7 @@ class Result(unittest.TestResult):
         self._fail(test, self.errors[-1][1])
 
     def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, error: Any) -> None:
-        """Count a failed part of it as failed."""
+        """Count a failed subtest as failed."""
         super().addSubTest(test, subtest, error)
         if error is not None:
             self._fail(subtest, "".join(traceback.format_exception(*error)))
@@ -126,12 +126,12 @@ class Result(unittest.TestResult):
         self.counts.setdefault(name, Counter())[what] += 1
 
     def total(self) -> Counter[str]:
-        """All classes together."""
+        """The sum of all classes."""
         return sum(self.counts.values(), Counter())
 
 
 def load(module: ModuleType, sample: bool) -> unittest.TestSuite:
-    """The tests of the module, or the sample of them."""
+    """The tests of the module, or its sample."""
     loader = unittest.defaultTestLoader
     if not sample:
         return loader.loadTestsFromModule(module)
@@ -139,7 +139,7 @@ def load(module: ModuleType, sample: bool) -> unittest.TestSuite:
 
 
 def run_method(method: str, sample: bool) -> int:
-    """Run the tests under one start method in this process, and print what happened. The exit status."""
+    """Run the tests under one start method in this process, and print the outcomes. The exit status."""
     started = time.monotonic()
     stacks_file = stacks.new_file()
     stacks.can_be_asked_for()
@@ -191,7 +191,7 @@ def run_method(method: str, sample: bool) -> int:
 
 
 def summary(counts: Counter[str]) -> str:
-    """What happened how often, in words."""
+    """The counts in words."""
     return ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
 
 

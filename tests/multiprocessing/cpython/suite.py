@@ -1,8 +1,8 @@
-"""The interpreter's own tests of everything that has to do with queues, in a module that children can import.
+"""The interpreter's own tests that use queues, in a module that children can import.
 
 The start method is that of the process which imports the module. The tests take their queues from
-`multiprocessing`, which the runner has patched; their children are patched by being started from there, and
-not by this module.
+`multiprocessing`, which the runner has patched. Their children are patched because a patched process starts
+them, not by this module.
 """
 
 import contextlib
@@ -17,12 +17,12 @@ from typing import Any
 from test import _test_multiprocessing
 from tests.multiprocessing.cpython.differences import AS_DOCUMENTED, DIFFERENCES, Difference
 
-# These make no queue themselves, but the pools that they make do.
+# These make no queue themselves, but pools, which make queues.
 ALSO = {"_TestPool", "_TestPoolWorkerLifetime"}
 
 
 def _definitions() -> dict[str, str]:
-    """The text of each class and function of the interpreter's module. Fast, because every child asks."""
+    """The text of each class and function of the interpreter's module. Fast, because every child calls it."""
     text = Path(_test_multiprocessing.__file__).read_text()
     starts = [(found.start(), found[2]) for found in re.finditer(r"^(class|def) (\w+)", text, re.MULTILINE)]
     ends = [start for start, _ in starts[1:]] + [len(text)]
@@ -38,7 +38,7 @@ def _install() -> dict[str, Any]:
     for name, tests in names.items():
         if not isinstance(tests, type):
             chosen[name] = tests  # setUpModule, tearDownModule
-        elif not name.startswith(("WithManager", "WithThreads")):  # those have queues of another kind
+        elif not name.startswith(("WithManager", "WithThreads")):  # their queues are no process queues
             base = tests.__bases__[0].__name__
             words = set(re.findall(r"\w+", texts[base]))  # its own name among them
             if base in ALSO or words & makers:

@@ -1,4 +1,4 @@
-"""The ways in which programs are known to have `multiprocessing` use another pickler."""
+"""The ways in which programs make `multiprocessing` use another pickler."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
-"""Programs that people run with `multiprocessing`, each as a function of a context.
+"""Programs as they are written for `multiprocessing`, each as a function of a context.
 
-A module here is one client of the queues. Its `PROGRAMS` are called with a context of Penstock's, and the
-module is run as a whole, with that of `multiprocessing` or of Penstock:
+Each module here is one client of the queues. The tests call its `PROGRAMS` with a context of Penstock's, and
+run the module as a whole with the context of `multiprocessing` or of Penstock:
 
     penstock run -m tests.support.clients.pools spawn multiprocessing
     python -m tests.support.clients.pools spawn penstock
@@ -21,7 +21,7 @@ Program: TypeAlias = Callable[[Any], None]
 
 
 def main(programs: Mapping[str, Program]) -> None:
-    """Run the programs with what the command line says, a start method and a context; print those done."""
+    """Run the programs with the command line's start method and context. Print the names of those done."""
     method, whose = sys.argv[1:]
     multiprocessing.set_start_method(method)
     context = {"multiprocessing": multiprocessing, "penstock": penstock}[whose].get_context()
@@ -32,12 +32,12 @@ def main(programs: Mapping[str, Program]) -> None:
 
 
 def is_the_default(context: Any) -> bool:
-    """Tell whether a program gets this context that does not ask for any."""
+    """Whether it is the context of programs that ask for none."""
     return context is multiprocessing.get_context()
 
 
 def since(version: tuple[int, ...], reason: str) -> Callable[[Program], Program]:
-    """Mark a program that older interpreters cannot run, for that reason."""
+    """Mark a program that older interpreters cannot run, with the reason."""
 
     def mark(program: Program) -> Program:
         vars(program)["why_skipped"] = "" if sys.version_info >= version else reason
@@ -53,7 +53,7 @@ def why_skipped(program: Program) -> str:
 
 
 def raised_by(function: Callable[..., Any], *arguments: Any) -> BaseException:
-    """What the function raises."""
+    """The exception that the function raises."""
     try:
         result = function(*arguments)
     except BaseException as error:
@@ -62,7 +62,7 @@ def raised_by(function: Callable[..., Any], *arguments: Any) -> BaseException:
 
 
 def wait_for_ever(*_: object) -> None:
-    """Until this process is killed."""
+    """Wait until this process is killed."""
     threading.Event().wait()
 
 
@@ -72,7 +72,7 @@ def kill_oneself(*_: object) -> None:
 
 
 def finish(*workers: Any) -> None:
-    """Wait for processes that end in order."""
+    """Wait for the end of processes, which have to end in order."""
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0, worker

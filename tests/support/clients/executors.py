@@ -1,4 +1,4 @@
-"""`ProcessPoolExecutor`: results come through a SimpleQueue, whose `_reader` it waits for with others."""
+"""`ProcessPoolExecutor`: results come through a SimpleQueue, on whose `_reader` it waits beside others."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def something_that_cannot_be_pickled() -> Any:
 
 
 class KillsItsReceiver:
-    """Cannot be unpickled: in a worker that is the end of the executor."""
+    """Kills the process that unpickles it, which breaks the executor."""
 
     def __reduce__(self) -> Any:
         return kill_oneself, ()
@@ -117,7 +117,7 @@ def errors(context: Any) -> None:
         refused = raised_by(executor.submit(something_that_cannot_be_pickled).result)
         assert "lambda" in str(refused)
         assert "lambda" in str(raised_by(executor.submit(square, lambda: 0).result))  # type: ignore[arg-type]
-        # It goes on.
+        # The executor goes on.
         assert list(executor.map(square, range(10))) == [number * number for number in range(10)]
 
 
@@ -162,7 +162,7 @@ def shut_down_with_work_left(context: Any) -> None:
             gate.put("now")
         shutting_down.join()
         assert {future.result() for future in under_way} == at_work
-        # What had been handed out is done.
+        # Tasks that had been handed out are done.
         done = [number for number, future in enumerate(left) if not future.cancelled()]
         assert len(done) <= WORKERS + EXTRA_QUEUED_CALLS
         assert [left[number].result() for number in done] == [number * number for number in done]

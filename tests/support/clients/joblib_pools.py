@@ -1,4 +1,4 @@
-"""joblib: a pool whose queues are pipes with its own locks around them, and arrays that all map."""
+"""joblib: a pool whose queues are pipes with locks of joblib's, and arrays that all processes map."""
 
 import tempfile
 from typing import Any
@@ -62,7 +62,7 @@ def memmapping_pool(context: Any) -> None:
 def parallel(context: Any) -> None:
     large = np.arange(LARGE, dtype=float)
     squares = [number * number for number in range(100)]
-    # A context in the place of a backend's name is joblib's way to say which one.
+    # joblib takes a context in place of a backend's name.
     backend: Any = "multiprocessing" if is_the_default(context) else context
     with tempfile.TemporaryDirectory() as folder:
         do = joblib.Parallel(WORKERS, backend=backend, temp_folder=folder, max_nbytes=100_000)

@@ -1,4 +1,4 @@
-"""`logging.handlers`: records of several processes come through a queue to one listener."""
+"""`logging.handlers`: records of several processes reach one listener through a queue."""
 
 import logging
 import logging.config
@@ -14,7 +14,7 @@ RECORDS = 50
 
 
 class Kept(logging.Handler):
-    """Keeps what it is given."""
+    """Keeps the records that it gets."""
 
     def __init__(self, level: int = logging.NOTSET) -> None:
         super().__init__(level)
@@ -68,7 +68,7 @@ def through_a_queue_with_little_room(context: Any) -> None:
     handler = logging.handlers.QueueHandler(queue)
     listen_to = Kept()
     listener = logging.handlers.QueueListener(queue, listen_to)
-    handler.enqueue = queue.put  # type: ignore[method-assign]  # as programs do that would rather wait
+    handler.enqueue = queue.put  # type: ignore[method-assign]  # as in programs that wait for room
     listener.start()
     for number in range(RECORDS):
         handler.handle(logging.makeLogRecord({"msg": str(number)}))
@@ -95,8 +95,8 @@ def simple_queues_do_not_serve(context: Any) -> None:
 
 
 def configure(queue: Any) -> None:
-    """As a program does with a dictionary, here and in its children alike."""
-    # Later versions take the queue itself as well, and look whether it is one of `multiprocessing`'s.
+    """Configure logging by a dictionary, in the parent and in its children."""
+    # Later versions also take the queue itself, and check that it is one of `multiprocessing`'s.
     takes_queues = sys.version_info >= (3, 12, 5)
     logging.config.dictConfig(
         {
@@ -149,7 +149,7 @@ def configured_by_a_dictionary(context: Any) -> None:
 
 
 def configure_the_handler(queue: Any) -> None:
-    """As a program does whose listener is its own affair."""
+    """A program that makes its listener itself."""
     # From 3.12 on `dictConfig` has a syntax of its own for queues; the first of these versions take no queue,
     # and want handlers.
     takes_queues = not (3, 12) <= sys.version_info < (3, 12, 5)

@@ -1,4 +1,4 @@
-"""loguru with `enqueue=True`: messages of all processes come through a SimpleQueue to the sink's thread."""
+"""loguru with `enqueue=True`: messages of all processes reach the sink's thread through a SimpleQueue."""
 
 import tempfile
 from pathlib import Path
@@ -14,7 +14,7 @@ MESSAGES = 200
 
 
 def write(given: Any, worker: int) -> None:
-    # Under fork it would do without the argument; programs that run everywhere pass it.
+    # Fork does not need the argument; programs for all start methods pass it.
     for number in range(MESSAGES):
         given.bind(worker=worker).info("{} of {}", number, worker)
     try:

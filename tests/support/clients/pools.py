@@ -1,4 +1,4 @@
-"""`multiprocessing.Pool`: tasks and results go through a SimpleQueue each."""
+"""`multiprocessing.Pool`: tasks and results travel through a SimpleQueue each."""
 
 import os
 import signal
@@ -108,7 +108,7 @@ def errors_in_tasks_and_results(context: Any) -> None:
             refused = raised_by(pool.apply, something_that_cannot_be_pickled)
             assert isinstance(refused, MaybeEncodingError)
             assert "lambda" in str(refused)
-            # The task itself.
+            # The task cannot be pickled.
             assert "lambda" in str(raised_by(pool.apply_async(square, (lambda: 0,)).get))
             assert "lambda" in str(raised_by(pool.map, lambda number: number, [1, 2]))
         assert pool.map(square, range(10)) == [number * number for number in range(10)]
@@ -126,7 +126,7 @@ def workers_that_are_replaced_after_some_tasks(context: Any) -> None:
 def terminated_while_tasks_are_under_way_and_queued(context: Any) -> None:
     started = context.SimpleQueue()
     pool = opened(context, take_part, (started,))
-    # More than a queue takes, so the thread that hands them out waits, too.
+    # More than a queue takes, so that the pool's task thread waits, too.
     answers = [pool.apply_async(start_and_never_end, (bytes(1 << 16),)) for _ in range(40)]
     at_work = {started.get() for _ in range(WORKERS)}
     assert at_work == pids(pool)
@@ -148,7 +148,7 @@ def until_idle(pool: Any) -> None:
 
 
 def idle_workers_are_killed(context: Any) -> None:
-    """See https://github.com/python/cpython/issues/96062: the pool hangs, for the dead one has the lock."""
+    """See https://github.com/python/cpython/issues/96062: the pool hangs, for a dead worker has the lock."""
     with opened(context) as pool:
         for killed in (1, WORKERS, 1):
             until_idle(pool)
@@ -156,7 +156,7 @@ def idle_workers_are_killed(context: Any) -> None:
             for pid in list(before)[:killed]:
                 os.kill(pid, signal.SIGKILL)
             assert pool.map(square, range(20), chunksize=1) == [number * number for number in range(20)]
-            # Not all by the one that was left: another one takes its place.
+            # The surviving worker does not do all tasks: the pool starts another one.
             did: set[int] = set()
             while len(did - before) < killed:
                 did |= set(pool.map(own_pid, range(20), chunksize=1))
@@ -175,8 +175,8 @@ def be_silent() -> None:
 
 
 def keep_a_pool_that_waits_for_room(context: Any, found: Any) -> None:
-    pool = opened(context, be_silent)  # a worker prints a traceback, with the standard library's queues, too
-    # The thread that takes the results never comes back from the first one.
+    pool = opened(context, be_silent)  # a worker prints a traceback, as with the standard queues
+    # The pool's result thread does not return from the first result.
     pool.apply_async(own_pid, callback=wait_for_ever)
     pool.starmap_async(repeat, [(bytes(1), 1 << 20)] * 100, chunksize=1)
     until(lambda: pool._outqueue.statistics().waiting_putters == WORKERS)

@@ -41,7 +41,7 @@ def obey(orders: Any, signs: dict[str, Any]) -> None:
 
 
 class Signs:
-    """Ways to give a sign, and a process that gives one when it is told to."""
+    """Ways to give a sign, and a process that gives one on command."""
 
     def __init__(self, context: Any, closing: ExitStack) -> None:
         queues = {name: getattr(context, name)() for name in QUEUES}
@@ -91,7 +91,7 @@ def with_connection_wait(context: Any) -> None:
         for number, (way, sign) in enumerate(ways.items(), 1):
             assert take(sign) == way
             assert connection.wait(everything, 0) == list(ways.values())[number:]
-        # Its end shows by what it had to itself.
+        # The end of the process shows on the ways that it alone could write to.
         signs.order(None)
         until(lambda: len(connection.wait(everything, 0)) == 5)
         assert connection.wait(everything) == [*everything[len(QUEUES) :]]
@@ -146,7 +146,7 @@ async def receive_all(signs: Signs) -> dict[str, list[str]]:
 
 def with_asyncio(context: Any) -> None:
     with opened(context) as signs:
-        del signs.ways["socket"]  # has no bounds between its messages
+        del signs.ways["socket"]  # a stream has no messages
         for _ in range(ITEMS):
             for way in signs.ways:
                 signs.order(way)
@@ -155,14 +155,14 @@ def with_asyncio(context: Any) -> None:
 
 
 def serve(tasks: Any, results: Any, stop: Any) -> None:
-    """A worker with an event loop, as programs write it that wait for more than their tasks."""
+    """A worker with an event loop, as in programs that wait for tasks and other events."""
     while True:
         ready = connection.wait([tasks, stop])
         if tasks not in ready:
             return
         try:
             task = tasks.get_nowait()
-        except Empty:  # another one was quicker
+        except Empty:  # another worker was faster
             continue
         results.put(task * task)
 

@@ -1,6 +1,6 @@
 """Objects whose memory is shared through descriptors, as torch's tensors are, and a DataLoader for them.
 
-torch itself is too large to be there in every run; see `torch_tensors.py`.
+torch itself is too large to install for every run; see `torch_tensors.py`.
 """
 
 import mmap
@@ -52,7 +52,7 @@ reduction.ForkingPickler.register(Tensor, reduce_tensor)
 
 
 def double(tensor: Tensor) -> None:
-    """In place: everybody sees it."""
+    """Double the tensor's numbers in place, in the memory that all processes share."""
     tensor.memory[:] = bytes([2 * tensor.memory[0]]) * SIZE
 
 
@@ -60,7 +60,7 @@ def produce(given: Tensor, tensors: Any, received: Any) -> None:
     double(given)
     for number in range(TENSORS):
         tensors.put((number, full(number)))
-    # The descriptors are asked for at this process.
+    # This process hands out the descriptors, so it has to live until all are received.
     received.get()
 
 
@@ -79,7 +79,7 @@ def tensors_outlive_their_producer(context: Any) -> None:
 
 
 def load(indices: Any, samples: Any, done: Any) -> None:
-    """What a worker of a DataLoader does."""
+    """Load samples as a worker of a DataLoader does."""
     while not done.is_set():
         try:
             index = indices.get(timeout=5)

@@ -1,4 +1,4 @@
-"""Queues that a program has built on the library's by inheritance, with a state of their own."""
+"""A program's subclasses of the library's queues, with a state of their own."""
 
 import multiprocessing
 import multiprocessing.queues
@@ -10,12 +10,12 @@ from tests.support.clients import finish, main
 WORKERS = 3
 ITEMS = 20
 
-# `multiprocessing` keeps the memory of shared values for good, so let it be nobody's in particular.
+# `multiprocessing` keeps the memory of shared values for ever. Made here, it is no leak of a test.
 multiprocessing.get_context("fork").Value("i")
 
 
 class Counting:
-    """What programs write that need a `qsize` everywhere, or want to know how much was put."""
+    """A queue that counts its items, as in programs that need `qsize` on every system."""
 
     def __init__(self, *arguments: Any, label: str, **options: Any) -> None:
         context = options.setdefault("ctx", multiprocessing.get_context())
@@ -60,7 +60,7 @@ class CountingSimpleQueue(Counting, penstock.SimpleQueue[Any]):
 
 
 class CountingStandardQueue(Counting, multiprocessing.queues.Queue):  # type: ignore[type-arg]
-    """Of the standard library's class, which stays as it is beside Penstock's queues."""
+    """A subclass of the standard class, which works as before beside Penstock's queues."""
 
 
 def work(tasks: Any, results: Any) -> None:
@@ -88,7 +88,7 @@ def have_squares_worked_out(context: Any, tasks: Any, results: Any) -> None:
 def queue(context: Any) -> None:
     tasks = CountingQueue(5, label="tasks", ctx=context)
     have_squares_worked_out(context, tasks, CountingQueue(label="results", ctx=context))
-    # What calls the program's methods in its turn.
+    # These call the subclass's `put` and `get`.
     tasks.put_nowait("a")
     assert tasks.qsize() == 1
     assert tasks.get_nowait() == "a"

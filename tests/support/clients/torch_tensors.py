@@ -11,8 +11,7 @@ import torch.utils.data
 import penstock
 from tests.support.clients import finish, main
 
-# A child that was forked after its parent had used several threads waits for those for ever, whichever queue
-# it has.
+# With any queue, a child forked after torch has used several threads would wait for them for ever.
 torch.set_num_threads(1)
 
 TENSORS = 20
@@ -63,7 +62,7 @@ def all_kinds() -> list[Any]:
 
 
 def is_dense(tensor: Any) -> bool:
-    """Whether a tensor has no gaps, in whichever order its axes lie."""
+    """Whether a tensor has no gaps, for any order of its axes."""
     axes = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     return bool(tensor.permute(axes).is_contiguous())
 
@@ -96,7 +95,7 @@ class Tagged(torch.Tensor):
 
 def others_go_their_own_way(context: Any) -> None:
     tensors = context.Queue()
-    torch.sparse.check_sparse_tensor_invariants.enable()  # else it warns
+    torch.sparse.check_sparse_tensor_invariants.enable()  # without it torch warns
     for sent in (
         torch.eye(3).to_sparse(),
         torch.ones(3, device="meta"),
@@ -109,7 +108,7 @@ def others_go_their_own_way(context: Any) -> None:
 
 
 def mapping_of(tensor: Any) -> str:
-    """The line of /proc/self/maps in whose memory the tensor's numbers lie."""
+    """The line of /proc/self/maps for the memory of the tensor's numbers."""
     address = tensor.data_ptr()
     with open("/proc/self/maps") as maps:
         for line in maps:
