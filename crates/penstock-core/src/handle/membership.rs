@@ -16,7 +16,8 @@ use crate::state::participant::{GONE, LAST, LEFT, Proof, free_record, read};
 use crate::sync::{Ordering, Word};
 use crate::units::Leave;
 
-/// The last records of the table. A process that gets one of them sweeps the dead.
+/// The last 64 records of the table. A process that gets one of them sweeps the dead, and so many may do so
+/// at once.
 const LATE_PLACES: u32 = 64;
 
 /// Set when this process joins a queue whose other processes could not prove its death.

@@ -1,4 +1,4 @@
-//! In the place of notifier.rs: a model has no notifier, and no watchers.
+//! In the place of state/notifier.rs: a model has no notifier, and no watchers.
 
 use crate::error::Error;
 use crate::memory::layout::{Kind, Participant};

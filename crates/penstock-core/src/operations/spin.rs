@@ -18,8 +18,8 @@ use crate::sync::Ordering;
 use crate::sync::Word;
 
 impl Queue {
-    /// Spins, once in a wait, and takes the lock. `None` if it has spun in this wait, or another participant
-    /// spins.
+    /// Spins, once in a wait, and takes the lock. `None` if it has spun in this wait, or
+    /// [`start_spinning`](Self::start_spinning) refuses.
     pub(crate) fn spin_and_acquire(
         &self,
         waiting: &mut Waiting,
@@ -33,8 +33,8 @@ impl Queue {
         Some(self.acquire_from_spin(waiting.kind, wait))
     }
 
-    /// Spins once, unless another participant spins, for waiters that the notifier wakes (notifier.rs) and
-    /// not a list: no section counts on their coming. True if the wait can end.
+    /// Spins once, unless [`start_spinning`](Self::start_spinning) refuses, for waiters that the notifier
+    /// wakes (notifier.rs) and not a list: no section counts on their coming. True if the wait can end.
     #[cfg(not(loom))]
     pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {
         let me = self.member()?;
@@ -91,8 +91,8 @@ impl Queue {
         spin_until(budget, Duration::MAX, || self.looks_ready(kind));
     }
 
-    /// Registers as the one participant that spins for that kind, on a machine with more than one core. The
-    /// spinner takes the lock afterwards.
+    /// Registers as the one participant that spins for that kind. False if another one spins, or on a single
+    /// core. The spinner takes the lock afterwards.
     fn start_spinning(&self, kind: Kind, me: u32) -> bool {
         platform::cores() > 1
             && self.shared.spinning_word(kind).is_some_and(|word| {

@@ -6,7 +6,7 @@
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
-//! | backing lowered, run CLAIMED | the sweep frees it; a later trim finds its pages, which are not counted |
+//! | backing lowered, run CLAIMED | the sweep frees it; no put relies on its pages; a later trim finds them |
 //! | run punched | the same |
 //! | slots: mark lowered | their pages stay backed: the next growth repeats that, the next trim finds them |
 

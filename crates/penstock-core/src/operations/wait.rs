@@ -153,9 +153,9 @@ impl Queue {
     }
 
     /// Sleeps until notified, until the caller's patience ends, or until a slice has ended. Beside an idle
-    /// queue the watcher goes on sleeping at the end of a slice, and returns after every tenth, once a
-    /// second. The other waiters return after each of their slices. A waiter that returns reads its position
-    /// and its sleep target anew.
+    /// queue the watcher goes on sleeping at the end of a slice, and returns after every tenth at the latest,
+    /// once a second. The other waiters return after each of their slices. A waiter that returns reads its
+    /// position and its sleep target anew.
     fn sleep(
         &self,
         waiting: &mut Waiting,
