@@ -33,8 +33,9 @@ impl Queue {
         Some(self.acquire_from_spin(waiting.kind, wait))
     }
 
-    /// Spins once, unless [`start_spinning`](Self::start_spinning) refuses, for waiters that the notifier
-    /// wakes (notifier.rs) and not a list: no section counts on their coming. True if the wait can end.
+    /// Spins once, unless [`start_spinning`](Self::start_spinning) refuses, for receivers of a connection,
+    /// which the notifier wakes (notifier.rs) and not a list. Does not take the lock afterwards: no getter of
+    /// a connection is on a list, so none misses a wake-up because of this spinner. True if the wait can end.
     #[cfg(not(loom))]
     pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {
         let me = self.member()?;
