@@ -111,7 +111,7 @@ test-loom:
 	@$(PART) "The models: every interleaving within the bounds of src/models/mod.rs" \
 		$(LOOM) --test-threads=2 $(ARGS)
 
-# Two folders at a time: most of their tests sleep, and none depends on its speed.
+# Two folders at a time: most of their tests sleep, and none may depend on its speed.
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
 	@$(PART) "The package, two folders at a time" \
 		$(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=test-%)
@@ -182,6 +182,7 @@ lint: $(VENV)/.penstock $(VENV)/.lint
 	@$(PART) "clippy, the models" \
 		env RUSTFLAGS="--cfg loom" $(CLIPPY) -p penstock-core --all-targets --profile models -- -D warnings
 	@$(PART) "The layers of the core" $(BIN)/python tools/check_layers.py
+	@$(PART) "The pieces that mutants replace" $(BIN)/python tools/mutants.py --fit
 	@$(PART) "The layers of the binding" $(BIN)/python tools/check_binding_layers.py
 	@$(PART) "ruff" $(BIN)/python -m ruff check --quiet .
 	@$(PART) "ruff, the format" $(BIN)/python -m ruff format --quiet --check .

@@ -423,7 +423,7 @@ MUTANTS = [
     Mutant(
         "last-ready-keeps-tail",
         "the ready list's tail stays when its last item is taken",
-        f"{CORE}/state/order.rs",
+        f"{CORE}/state/order/mod.rs",
         "        if is_last {\n            list.tail.set(0);\n        } else if next",
         "        if !is_last && next",
         (STATE_MACHINE,),
@@ -447,17 +447,17 @@ MUTANTS = [
     Mutant(
         "rebuild-does-not-sort",
         "the rebuild leaves the items in the order of their slots",
-        f"{CORE}/state/rebuild.rs",
-        "        let by_publication = |slot: &Slot| slot.seq.get();\n",
-        "        let by_publication = |_: &Slot| 0;\n",
+        f"{CORE}/state/order/mod.rs",
+        "                key: |slot: &Slot| slot.seq.get(),\n",
+        "                key: |_: &Slot| 0,\n",
         (STATE_MACHINE,),
     ),
     Mutant(
         "redelivered-at-end",
         "a redelivered item goes to the end, not to its old place",
-        f"{CORE}/state/transition.rs",
-        "            self.insert_returned(index)?;\n",
-        "            self.push_back(&hot.ready, index)?;\n",
+        f"{CORE}/state/order/mod.rs",
+        "        self.insert_returned(index)?;\n        self.count_ready(len);\n",
+        "        self.push_ready(index, len)?;\n",
         (
             histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
             STATE_MACHINE,
@@ -500,7 +500,7 @@ MUTANTS = [
         "phase-not-stored",
         "the first acknowledgement returns items set aside before it stores the phase",
         f"{CORE}/state/aside.rs",
-        "            hot.begin_to_acknowledge();\n",
+        "            hot.store_beginning();\n",
         "",
         (core("death", "points::a_return_in_portions_is_finished_by_the_next"),),
     ),
@@ -578,7 +578,7 @@ MUTANTS = [
     Mutant(
         "heap-rank-not-updated",
         "the heap of returned items does not update its ranks",
-        f"{CORE}/state/returned.rs",
+        f"{CORE}/state/order/returned.rs",
         "            slot.holder.set(first.min(second).saturating_add(1));\n",
         "",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
@@ -586,7 +586,7 @@ MUTANTS = [
     Mutant(
         "heap-of-the-youngest",
         "the heap of returned items has the youngest item at its root",
-        f"{CORE}/state/returned.rs",
+        f"{CORE}/state/order/returned.rs",
         "if self.slot(b)?.seq.get() < self.slot(a)?.seq.get() {",
         "if self.slot(b)?.seq.get() > self.slot(a)?.seq.get() {",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
@@ -761,9 +761,14 @@ MUTANTS = [
         "pipe-filled-beside-the-chosen",
         "a sender fills the pipe although a notified sender is not back",
         f"{CORE}/state/notifier.rs",
-        "if hot.waiters[Kind::Room as usize].notified.get() > 0 {\n"
-        "            return SleepTarget::CellForNow;",
-        "if false {\n            return SleepTarget::CellForNow;",
+        """\
+        if hot.waiters[Kind::Room as usize].notified.get() > 0 {
+            return SleepTarget::CellForNow;
+""",
+        """\
+        if false {
+            return SleepTarget::CellForNow;
+""",
         (core("bell", "nobody_fills_the_pipe_before_the_one_who_was_called_is_back"),),
     ),
     # ------------------------------------------------------------------------------------------ payloads lent
@@ -787,9 +792,11 @@ MUTANTS = [
         "bell-not-rung",
         "the byte owed to the notifier is not written",
         f"{CORE}/lock/after_release.rs",
-        "let is_signalled = with_access(end, Access::Write, platform::signal);\n"
-        '            fault!("bell.rung");\n',
-        "let is_signalled = true;\n",
+        """\
+            let is_signalled = with_access(end, Access::Write, platform::signal);
+            fault!("bell.rung");
+""",
+        "            let is_signalled = true;\n",
         (core("bell"),),
     ),
     Mutant(
@@ -797,7 +804,7 @@ MUTANTS = [
         "a byte owed to the notifier counts as written before it is",
         f"{CORE}/state/notifier.rs",
         "            let promise = next(pipe_state, PROMISED);\n",
-        "            let promise = next(rung, SIGNALLED);\n",
+        "            let promise = next(pipe_state, SIGNALLED);\n",
         (DEATHS,),
     ),
     Mutant(
@@ -932,6 +939,23 @@ class Row:
     is_fine: bool
 
 
+def times_found(mutant: Mutant, sources: Path) -> int:
+    """The number of times that the mutant's piece of text occurs; 0 if there is no such file."""
+    file = sources / mutant.file
+    return file.read_text().count(mutant.old) if file.exists() else 0
+
+
+def say_which_do_not_fit(chosen: list[Mutant]) -> int:
+    """Print the mutants that are out of date. Returns the exit status."""
+    out_of_date = [mutant for mutant in chosen if times_found(mutant, ROOT) != 1]
+    for mutant in out_of_date:
+        print(
+            f"mutants.py: {mutant.name}: its text occurs {times_found(mutant, ROOT)} times in {mutant.file}",
+            file=sys.stderr,
+        )
+    return bool(out_of_date)
+
+
 def try_out(mutant: Mutant) -> Row:
     """Make the change, run its checks until one fails, and undo it."""
     start = time.monotonic()
@@ -939,11 +963,11 @@ def try_out(mutant: Mutant) -> Row:
     def row(caught_by: str, how: str, is_fine: bool) -> Row:
         return Row(mutant.change, caught_by, how, time.monotonic() - start, is_fine)
 
-    file = SOURCE / mutant.file
-    text = file.read_text()
-    found = text.count(mutant.old)
+    found = times_found(mutant, SOURCE)
     if found != 1:
         return row("OUT OF DATE", f"its text occurs {found} times in {mutant.file}", False)
+    file = SOURCE / mutant.file
+    text = file.read_text()
     log = LOG / f"{mutant.name}.log"
     log.write_text(f"{mutant.name}: {mutant.change}\n--- {mutant.old}+++ {mutant.new}")
     file.write_text(text.replace(mutant.old, mutant.new))
@@ -1009,6 +1033,9 @@ def parse() -> argparse.Namespace:
         help="run the checks of the chosen mutants on the unchanged sources",
     )
     instead.add_argument("--list", action="store_true", help="only print the mutants and their checks")
+    instead.add_argument(
+        "--fit", action="store_true", help="only check that each piece of text still occurs exactly once"
+    )
     arguments = parser.parse_args()
     if arguments.only:
         for name in arguments.only:
@@ -1025,6 +1052,8 @@ def main() -> int:
         for mutant in chosen:
             print(f"{mutant.name:24} {mutant.change} [{'; '.join(check.name for check in mutant.checks)}]")
         return 0
+    if arguments.fit:
+        return say_which_do_not_fit(chosen)
     LOG.mkdir(parents=True, exist_ok=True)
     with (BUILD / "lock").open("w") as lock:
         try:

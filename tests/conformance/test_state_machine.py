@@ -89,6 +89,8 @@ class Machine(RuleBasedStateMachine):
             is_joinable=self.is_joinable,
             max_deliveries=max_deliveries,
         )
+        # Whether the model predicts the order of the dead letters.
+        self.are_letters_in_order = True
         # For each waiting process: the verb, and the object if it puts.
         self.waiting: dict[int, tuple[str, Any]] = {}
         self.add(self.theatre.fork(self.stage), self.handles[US])
@@ -463,6 +465,9 @@ class Machine(RuleBasedStateMachine):
         actor.wait()
         self.forget(process)
         if by_an_error:
+            # An array that the process still holds is redelivered later than the rest, by the sweep.
+            held = self.model.leases.get(process, [])
+            self.are_letters_in_order &= not any(isinstance(lease.item.value, Array) for lease in held)
             self.model.die(process)
         else:
             self.model.leave(process)
@@ -527,7 +532,11 @@ class Machine(RuleBasedStateMachine):
             type(letter) if isinstance(letter, Exception) else described(letter)
             for letter in self.queue.dead_letters()
         ]
-        assert letters == [letter.value for letter in model.dead_letters]
+        expected_letters = [letter.value for letter in model.dead_letters]
+        if self.are_letters_in_order:
+            assert letters == expected_letters
+        else:
+            assert sorted(letters, key=repr) == sorted(expected_letters, key=repr)
         for process in [US, *self.actors]:
             if process not in self.waiting and self.handles[process] and not self.handle_of(process, 0)[1]:
                 expected = (None, not queued, None) if self.is_simple else (queued, not queued, model.is_full)

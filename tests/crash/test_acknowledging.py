@@ -1,5 +1,6 @@
 """A `JoinableQueue` whose users never call `task_done()` or `join()` serves them as a plain queue does."""
 
+import os
 import threading
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import penstock
 from penstock.errors import QueueMemoryError
 from tests.support.children import Child, fork
+from tests.support.waiting import until
 
 MIB = 1 << 20
 
@@ -174,6 +176,8 @@ def a_thread_an_item(q: Any, told: Any) -> None:
         thread = threading.Thread(target=q.get)
         thread.start()
         thread.join()
+        # join() returns before the thread has ended for the system, which is when the queue notes its end.
+        until(lambda task=f"/proc/self/task/{thread.native_id}": not os.path.exists(task))
     threading.Thread(target=tell_when_waiting, args=(q, told), daemon=True).start()
     q.get()
 

@@ -1,6 +1,7 @@
 """The watchdog and the check for leaks can fail: sample tests leave something behind, or hang."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -122,3 +123,9 @@ def test_stopped_process_is_ended_too(tmp_path: Path) -> None:
 def test_tests_are_importable_by_their_children() -> None:
     assert __name__ == "tests.support.test_harness"
     assert os.path.samefile(sys.modules["tests"].__path__[0], ROOT / "tests")
+
+
+def test_make_runs_every_test_file() -> None:
+    tests = ROOT / "tests"
+    [folders] = re.findall(r"^FOLDERS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {path.relative_to(tests).parts[0] for path in tests.rglob("test_*.py")} == set(folders.split())

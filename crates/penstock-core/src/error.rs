@@ -12,7 +12,7 @@ pub enum Error {
     Full,
     /// No item within the time allowed, or items still unfinished (`join`).
     Empty,
-    /// The lock was not to be had within the bounded attempt of [`Patience::Try`](crate::Patience::Try).
+    /// The lock stayed taken during the bounded attempt of [`Patience::Try`](crate::Patience::Try).
     Busy,
     /// The process that holds the lock does not run, and the caller does not wait for one that does not.
     Stopped {
@@ -35,8 +35,9 @@ pub enum Error {
         needed: u64,
         used: u64,
         limit: u64,
-        /// Items of an acknowledged queue that are taken and not finished, and their part of `used`. (The number is narrow so that
-        /// this variant is no larger than the others: every result of an operation has room for an error.)
+        /// Items of an acknowledged queue that are taken and not finished, and their part of `used`. (The
+        /// number has 32 bits so that this variant is no larger than the others: every result of an operation
+        /// has room for an error.)
         taken: u32,
         taken_bytes: u64,
     },
@@ -60,11 +61,12 @@ pub enum Error {
     NotAQueue {
         what: &'static str,
     },
-    /// The queue's descriptor was closed behind its back.
+    /// Other code of this process has closed the queue's descriptor.
     Closed,
-    /// Nobody can put any more, and everything was taken (a connection whose other side is closed or dead).
+    /// No process can put any more, and everything was taken (a connection whose other side is closed or
+    /// dead).
     Ended,
-    /// Nobody can get any more (the same).
+    /// No process can get any more (the same).
     Broken,
     /// The descriptor of a connection was closed.
     EndClosed,

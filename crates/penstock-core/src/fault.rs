@@ -17,7 +17,7 @@ pub(crate) use fault;
 mod armed {
     use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-    /// Every place, in the order of the data's way.
+    /// Every place, roughly in the order in which an item passes them.
     pub const POINTS: &[&str] = &[
         "register.life-held",
         "register.alive",
@@ -105,7 +105,8 @@ mod armed {
     static ARMED: AtomicUsize = AtomicUsize::new(0);
     static HITS_LEFT: AtomicU64 = AtomicU64::new(0);
 
-    /// Lets this process die by SIGKILL when it passes `point` for the `hits`-th time. False if there is no such point.
+    /// Lets this process die by SIGKILL when it passes `point` for the `hits`-th time. False if there is no
+    /// such point.
     pub fn arm(point: &str, hits: u64) -> bool {
         let Some(index) = index_of(point) else {
             return false;
@@ -136,8 +137,8 @@ mod armed {
     /// Index of the point at which the process stops itself, plus one.
     static SUSPEND_AT: AtomicUsize = AtomicUsize::new(0);
 
-    /// Lets this process stop itself by SIGSTOP the next time it passes `point`. After SIGCONT it goes on. False if there is
-    /// no such point.
+    /// Lets this process stop itself by SIGSTOP the next time it passes `point`. After SIGCONT it goes on.
+    /// False if there is no such point.
     pub fn suspend_at(point: &str) -> bool {
         let Some(index) = index_of(point) else {
             return false;

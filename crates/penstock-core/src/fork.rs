@@ -1,9 +1,10 @@
-//! Fork: a lock under which this process does not fork, and what has to happen around a fork.
+//! Fork: a lock under which this process does not fork, and the hooks that run around a fork.
 //!
-//! A child shares the parent's mappings and descriptors but is another participant (registry.rs), and its views of lent payloads
-//! are copies (view.rs). `pthread_atfork` calls the hooks of both before any other code runs in the child. A child made by
-//! a bare `clone` system call is recognised by a page that the kernel wipes, and its first operation calls the child's hook (if another
-//! thread held the lock at that moment, such a child cannot open any queue).
+//! A child shares the parent's mappings and descriptors but is another participant (registry.rs), and its
+//! views of lent payloads are copies (view.rs). `pthread_atfork` calls the hooks of both before any other
+//! code runs in the child. A child made by a bare `clone` system call is recognised by a page that the kernel
+//! wipes, and its first operation calls the child's hook (if another thread held the lock at that moment,
+//! such a child cannot open any queue).
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -17,7 +18,8 @@ static LOCK: Mutex<()> = Mutex::new(());
 /// While it lives, this process does not fork.
 pub(crate) type NoFork = MutexGuard<'static, ()>;
 
-/// Prepares for a fork, and keeps what it prepared as it is until the answer is dropped, on both sides.
+/// Prepares for a fork. The value that it returns keeps what was prepared as it is until it is dropped, in
+/// parent and child.
 pub(crate) type Before = fn() -> Box<dyn Any>;
 
 type Prepared = Option<Box<dyn Any>>;
@@ -25,11 +27,13 @@ type Prepared = Option<Box<dyn Any>>;
 static BEFORE: OnceLock<Before> = OnceLock::new();
 static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
-/// Reads 1, and 0 in a child that was forked without the handlers below. `None` if the kernel has no such pages.
+/// Reads 1, and 0 in a child that was forked without the handlers below. `None` if the kernel has no such
+/// pages.
 static FORK_PAGE: OnceLock<Option<&'static AtomicU32>> = OnceLock::new();
 
 thread_local! {
-    /// Held from before a fork until after it, so that no other thread is inside when the process is copied.
+    /// Held from before a fork until after it, so that no other thread holds `LOCK` when the process is
+    /// copied.
     static HELD: RefCell<Option<(NoFork, Prepared)>> = const { RefCell::new(None) };
 }
 
@@ -43,10 +47,10 @@ pub(crate) fn install(in_child: fn()) {
     FORK_PAGE.get_or_init(platform::wiped_on_fork);
 }
 
-/// What is to be called before each fork from now on.
+/// Sets the function that is called before each fork from now on.
 pub(crate) fn call_before(before: Before) {
     if BEFORE.get().is_none() {
-        // A fork that is under way has not called it.
+        // A fork that is under way has not called `before`.
         let _no_fork = hold_off();
         BEFORE.get_or_init(|| before);
     }
@@ -61,7 +65,7 @@ pub(crate) fn hold_off() -> NoFork {
     held
 }
 
-/// Cheap enough for every operation.
+/// Reacts to a fork that no handler has seen. One load, so that every operation can call it.
 #[inline(always)]
 pub(crate) fn notice() {
     if is_page_wiped() {
@@ -69,7 +73,8 @@ pub(crate) fn notice() {
     }
 }
 
-/// Also true before the page was written for the first time, when there is nothing to forget.
+/// Whether this process is a child that has not called `begin_as_child` yet. Also true before the page was
+/// written for the first time, when there is nothing to forget.
 #[inline(always)]
 fn is_page_wiped() -> bool {
     matches!(FORK_PAGE.get(), Some(Some(page)) if page.get() == 0)

@@ -1,6 +1,7 @@
-//! Queues of bytes in shared memory, between processes, that stay right when any participant is killed at any moment.
+//! Queues of bytes in shared memory, between processes, that stay consistent when any participant is killed
+//! at any moment.
 //!
-//! The data's way:
+//! The way of an item:
 //!
 //! ```text
 //! operations/put.rs:  bytes -> slot (and an extent for what does not fit) -> READY -> one getter is woken
@@ -14,13 +15,13 @@
 //! | (beside this file) | errors, options, atomics, fault points, fork |
 //! | `platform/` | the system calls |
 //! | `memory/` | what lies where in the shared memory, and checked access to it |
-//! | `state/` | all that changes under the lock: slots, lists, heap, waiters, participants; sweep and rebuild |
+//! | `state/` | what changes under the lock: slots, lists, heap, waiters, participants; sweep and rebuild |
 //! | `lock/` | the lock, which a survivor takes over; what a section does when it ends |
 //! | `handle/` | a queue as one process holds it: membership, entering, upkeep |
 //! | `operations/` | put, get, acknowledge, join, wait, watch, grow, trim |
 //! | `diagnostics/` | statistics, dead letters, the check |
 //!
-//! The rule above all: `Slot::state` alone is the truth about an item.
+//! The first rule: `Slot::state` alone is the truth about an item.
 
 mod diagnostics;
 mod error;

@@ -1,8 +1,8 @@
-//! What a queue is asked to be, and how long a call may take.
+//! The options of a queue, and how long a call may take.
 
 use crate::platform::Instant;
 
-/// What a queue is asked to be; fixed when it is created.
+/// The options of a queue, fixed when it is created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Items that may be queued at once; 0 for any number.
@@ -20,12 +20,12 @@ pub struct Options {
 /// How long an operation may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    /// A bounded attempt, for callers that must not block at all: it may end with `Error::Busy`, and does whenever the
-    /// queue needs care that takes longer (growth, a look for the dead, a dead holder of the lock). The caller then comes
-    /// again with another patience.
+    /// A bounded attempt, for callers that must not block at all. It may end with `Error::Busy`, and does
+    /// whenever the queue needs upkeep that takes longer (growth, a check for the dead, a dead holder of the
+    /// lock). The caller then calls again with another patience.
     Try,
-    /// Takes the lock, but does not wait for room or for an item. Ends with `Error::Stopped`, as `Error::FullBehindStopped` or
-    /// `Error::EmptyBehindStopped`, if a stopped process holds the lock.
+    /// Takes the lock, but does not wait for room or for an item. Ends with `Error::Stopped`, as
+    /// `Error::FullBehindStopped` or `Error::EmptyBehindStopped`, if a stopped process holds the lock.
     Now,
     Until(Instant),
     Forever,
@@ -34,13 +34,13 @@ pub enum Patience {
 /// How long to wait, and what can end the wait earlier.
 pub struct Wait<'a> {
     pub patience: Patience,
-    /// Asked after a signal, at the end of each time slice, and in vain looks between; true ends the wait with `Error::Interrupted`.
-    /// And asked before the first operation of a process whose death nothing could prove: see
-    /// [`joined_without_proof`](crate::joined_without_proof).
+    /// Called after a signal, at the end of each slice, and after a poll of a connection's pipe in vain; true
+    /// ends the wait with `Error::Interrupted`. Also called before the first operation of a process whose
+    /// death nothing could prove: see [`joined_without_proof`](crate::joined_without_proof).
     pub interrupted: &'a mut dyn FnMut() -> bool,
 }
 
-/// Makes a call that waits however long it takes.
+/// Makes a call that waits without a limit.
 pub(crate) fn uninterruptible<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
     #[cfg(not(feature = "fuzzing"))]
     let mut interrupted = || false;
@@ -53,8 +53,8 @@ pub(crate) fn uninterruptible<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
 }
 
 #[cfg(feature = "fuzzing")]
-/// What work that must be finished is asked in place of "never interrupted": a few slices are enough for a dead holder's
-/// lock, and one that damage gives to a living participant is never had.
+/// Ends work that must be finished after a few slices. They are enough to take over a dead holder's lock; a
+/// lock that damage has given to a living participant would never be released.
 fn interrupted_after_slices() -> impl FnMut() -> bool {
     let mut slices = 0;
     move || {

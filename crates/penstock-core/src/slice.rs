@@ -1,8 +1,8 @@
 //! Slices: how long a waiter sleeps before it checks for dead participants.
 //!
-//! A slice has a start of its own, and ends by the clock. A signal, a wake-up in vain or a spurious return of the kernel ends
-//! a sleep, and the next sleep goes on in the same slice. So a waiter that is interrupted more often than its slice is long
-//! checks for the dead as often as one that sleeps undisturbed.
+//! A slice has a start of its own, and ends by the clock. A signal, a wake-up in vain or a spurious return of
+//! the kernel ends a sleep, and the next sleep goes on in the same slice. So a waiter that is interrupted
+//! several times in each slice checks for the dead as often as one that sleeps undisturbed.
 
 use std::time::Duration;
 

@@ -1,22 +1,24 @@
 //! The only door to atomics, so that a model checker can take their place.
 //!
-//! Two kinds of access are used, and nothing else:
+//! The core uses two kinds of access:
 //!
-//! - [`Word::get`] and [`Word::set`] are relaxed. They serve fields that are touched only under the queue's lock,
-//!   whose acquire and release order them, and fields that are read outside it as a hint.
-//! - An ordering written out at the call is half of a happens-before edge; a comment there names the other half.
+//! - [`Word::get`] and [`Word::set`] are relaxed. They serve fields that are accessed only under the queue's
+//!   lock, whose acquire and release order them, and fields that are read outside it as a hint.
+//! - An ordering written out at the call is half of a happens-before edge; a comment there names the other
+//!   half.
 
 #[cfg(not(loom))]
 mod words {
     pub(crate) use core::hint::spin_loop;
     pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, compiler_fence};
 
-    // Words that are touched under the lock only, which the models prove (models/words.rs).
+    // Words that are accessed under the lock only, which the models prove (models/words.rs).
     pub(crate) type LockedU8 = AtomicU8;
     pub(crate) type LockedU32 = AtomicU32;
     pub(crate) type LockedU64 = AtomicU64;
 
-    /// Says that payload bytes are read or written next, which the models check for races. Compiles to nothing.
+    /// Says that payload bytes are read or written next. The models check those accesses for races. Compiles
+    /// to nothing.
     #[inline(always)]
     pub(crate) fn note_read(_: *const u8, _: usize) {}
     #[inline(always)]

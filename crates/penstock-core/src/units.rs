@@ -9,10 +9,10 @@ pub(crate) const INLINE: usize = 72;
 /// Payloads up to this size are copied inside the critical section; larger ones outside it.
 pub const SMALL: usize = if cfg!(loom) { INLINE } else { 2048 };
 
-/// Items that change hands in one critical section at most, which takes a few microseconds then.
+/// Items that one critical section puts or gets at most, which takes it a few microseconds.
 pub const BATCH: usize = 64;
 
-/// Names a queue for ever, on every machine.
+/// Names a queue: random, and so different from every other queue's on any machine.
 pub type Id = [u8; 16];
 
 /// Names an item: where it was put, and its place in the order of publication.
@@ -22,11 +22,11 @@ pub struct Ticket {
     pub seq: u64,
 }
 
-/// How a participant's part in a queue ends.
+/// How a participant leaves a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
     /// In order: items taken and not acknowledged stay unfinished for ever, as `multiprocessing` has it.
     Clean,
-    /// By a failure: items taken and not acknowledged go to somebody else.
+    /// By a failure: items taken and not acknowledged are redelivered to other getters.
     Crashed,
 }

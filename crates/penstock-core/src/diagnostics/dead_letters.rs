@@ -20,7 +20,7 @@ struct DeadLetters {
 }
 
 impl Queue {
-    /// The payloads of the dead letters, oldest first. They stay where they are.
+    /// The payloads of the dead letters, in the order in which they became dead letters. They stay where they are.
     pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
         uninterruptible(|wait| self.dead_letters_within(wait))
     }

@@ -28,8 +28,8 @@ pub struct Statistics {
     /// Items that are taken and not finished, and the memory that they use, in bytes.
     pub taken: u64,
     pub taken_bytes: u64,
-    /// Items whose payloads were given up for memory before anything was acknowledged, and whose holders have died since. Of a
-    /// sweeper that dies meanwhile those of one holder may go uncounted.
+    /// Items whose payloads were given up for memory before anything was acknowledged, and whose holders have
+    /// died since. Of a sweeper that dies meanwhile those of one holder may go uncounted.
     pub given_up: u64,
     pub waiting_getters: u64,
     pub waiting_putters: u64,

@@ -1,6 +1,6 @@
 //! Membership: how this process registers with a queue, and how it leaves.
 //!
-//! state/participant.rs has the crash table of registering, put_off.rs that of a leaving that is put off.
+//! state/participant.rs has the crash table of registering. put_off.rs has that of a leave that is put off.
 
 use std::os::fd::IntoRawFd;
 
@@ -16,19 +16,19 @@ use crate::state::participant::{GONE, LAST, LEFT, Proof, free_record, read};
 use crate::sync::{Ordering, Word};
 use crate::units::Leave;
 
-/// A process that gets one of the last places sweeps the dead. So many processes may do so at once.
+/// The last records of the table. A process that gets one of them sweeps the dead.
 const LATE_PLACES: u32 = 64;
 
 /// Set when this process joins a queue whose other processes could not prove its death.
 static IS_UNTOLD: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
-/// Whether this process has joined such a queue since the last call. For bindings, which tell their user.
+/// Whether this process has joined such a queue since the last call. For bindings, which warn their user.
 pub fn joined_without_proof() -> bool {
     IS_UNTOLD.swap(false, std::sync::atomic::Ordering::Relaxed)
 }
 
 impl Queue {
-    /// This process's name in the queue, registered on first use.
+    /// This process's participant id in the queue, registered on first use.
     #[inline]
     pub(crate) fn member(&self) -> Result<u32, Error> {
         fork::notice();
@@ -38,21 +38,21 @@ impl Queue {
         }
     }
 
-    /// The same if it has registered.
+    /// The same, or `None` if this process has not registered.
     #[inline(always)]
     pub(crate) fn member_now(&self) -> Option<u32> {
         fork::notice();
         self.shared.member_if_any()
     }
 
-    /// The name, and whether work was put off: for whoever takes the lock with it.
+    /// The participant id with the bit of work put off, for taking the lock.
     #[inline(always)]
     pub(crate) fn member_word_now(&self) -> Option<u32> {
         fork::notice();
         self.shared.member_word_if_any()
     }
 
-    /// After a fork, in the child: the parent goes on under the old name.
+    /// Forgets the participant id, in a child after a fork: the parent goes on under it.
     pub(crate) fn forget_membership(&self) {
         self.shared.me.set(0);
         self.leaving.set(0);
@@ -62,23 +62,24 @@ impl Queue {
         );
     }
 
-    /// After this process was wrongly taken for dead: its old name is nobody's. Another thread may have a new one already.
+    /// Forgets the participant id `old` after this process was wrongly taken for dead: it names no
+    /// participant any more. Another thread may have registered anew already.
     #[cold]
     pub(crate) fn forget_name(&self, old: u32) {
-        let _no_fork = fork::hold_off(); // nobody registers meanwhile
+        let _no_fork = fork::hold_off(); // no thread registers meanwhile
         if self.shared.member_if_any() == Some(old) {
             self.forget_membership();
         }
     }
 
-    /// Registers this process unless it has. Every operation does so by itself; a caller that wants to know beforehand
-    /// whether the death of this process could be proven asks here.
+    /// Registers this process unless it has registered. Every operation does so by itself. This is for a
+    /// caller that must know beforehand whether others could prove this process's death.
     pub fn take_part(&self) -> Result<Proof, Error> {
         let me = self.shared.report(self.member())?;
         self.shared.proof_of(me)
     }
 
-    /// The same for an operation, whose caller may have it end here.
+    /// The same for an operation, whose caller may interrupt it here.
     #[cold]
     pub(crate) fn join_in(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let me = self.member()?;
@@ -114,7 +115,7 @@ impl Queue {
             self.shared.me.store(me, Ordering::Release);
             drop(no_fork);
             if self.shared.notifier.is_known() {
-                // The section that follows announces it.
+                // The section that follows announces the notifier.
                 self.shared.put_off_work();
             }
             self.sweep_former_self(index_of(me), pid, birth, namespace)?;
@@ -127,7 +128,7 @@ impl Queue {
                 }
                 return Ok(me);
             }
-            // The last place serves only to sweep, so that a table full of the dead is no dead end.
+            // The last record serves only to sweep, so that a table full of dead participants can be freed.
             self.depart();
             if attempt == 1 {
                 break;
@@ -136,7 +137,7 @@ impl Queue {
         Err(Error::TooManyParticipants { limit: LAST - 1 })
     }
 
-    /// Before a call of `exec` this process may have been another participant, which no longer exists.
+    /// Sweeps the participant that this process was before a call of `exec`, which no longer exists.
     fn sweep_former_self(&self, mine: u32, pid: u32, birth: u64, namespace: u64) -> Result<(), Error> {
         for index in 1..=self.shared.segment.hot().participants_high.get().min(LAST) {
             let record = self.shared.segment.participant(index)?;
@@ -148,7 +149,7 @@ impl Queue {
                 && record.pid_namespace.get() == namespace
             {
                 match self.sweep_in_portions(index, seen.0, &mut || self.enter_briefly()) {
-                    // Others find it as they find any other that is dead.
+                    // The next check for the dead finds it.
                     Err(error) if !is_stuck(&error) => return Err(error),
                     _ => {}
                 }
@@ -157,8 +158,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends this process's part: what it has taken and not acknowledged is given up as `how` says. It may go on to use
-    /// the queue. Does not wait for a holder of the lock that does not run.
+    /// Leaves the queue: items that this process has taken and not acknowledged are given up as `how` says.
+    /// The process may go on using the queue. Does not wait for a holder of the lock that does not run.
     pub fn leave(&self, how: Leave) -> Result<(), Error> {
         fork::notice();
         let Some(me) = self.shared.member_if_any() else {
@@ -187,7 +188,7 @@ impl Queue {
         }
     }
 
-    /// How the leaving is to be done that was put off, or else one in order.
+    /// How the leave that was put off is to be done, or `Clean` if none was.
     pub(crate) fn how_to_leave(&self) -> Leave {
         match self.leaving.get() {
             BY_CRASH => Leave::Crashed,
@@ -195,8 +196,8 @@ impl Queue {
         }
     }
 
-    /// The end of a handle that no thread uses any more. Never waits: if the lock is taken, the record is marked, and
-    /// others sweep it.
+    /// Ends the membership of a handle that no thread uses any more. Never waits: if the lock is taken, it
+    /// marks the record, and others sweep it.
     pub(crate) fn depart(&self) {
         fork::notice();
         let Some(me) = self.shared.member_if_any() else {
@@ -219,18 +220,18 @@ impl Queue {
                     fault!("depart.marked");
                 }
             }
-            // What a crash has given up, or what is borrowed still, is left to a sweeper.
+            // Some items are left, given up by a crash or still borrowed: a sweeper returns them.
             Ok(()) if !holds_nothing => {
                 if let Ok(Some(record)) = self.shared.participant_named(me) {
                     record.mark(me, GONE);
                 }
             }
-            // An error is damage, which the others report as well.
+            // An error is damage, which the other participants report as well.
             _ => {}
         }
         fault!("unregister.checked");
-        // The record is freed after the lock was released: a lock word must never name a record that is free. No other
-        // process writes the record of a living participant, and this one takes nothing any more.
+        // The record is freed after the lock was released: a lock word must never name a record that is free.
+        // No other process writes the record of a living participant, and this one takes nothing any more.
         if let (true, Ok(Some(record))) = (holds_nothing, self.shared.participant_named(me)) {
             free_record(record, me);
             fault!("unregister.freed");
@@ -239,6 +240,6 @@ impl Queue {
     }
 }
 
-/// A leaving that was put off; in `Queue::leaving`.
+/// Values of `Queue::leaving`: a leave that was put off.
 const IN_ORDER: u32 = 1;
 const BY_CRASH: u32 = 2;

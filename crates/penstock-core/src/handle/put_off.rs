@@ -1,29 +1,34 @@
-//! Put off: work under the lock that its caller does not wait for.
+//! Put off: work under the lock for which its caller does not wait.
 //!
-//! The end of a look, the end of a wait and a leaving need the lock, and their callers must not wait for it for long: they
-//! run in destructors, with an interpreter's lock held, or after the caller's time is over. If the lock is not to be had
-//! soon, because its holder is stopped, the work is *put off*. One store into what the process owns anyway says what is to be
-//! done; the next section of the process does it, and so does the sweep if the process ends before.
+//! The end of a borrow, the end of a wait and a leave need the lock, and their callers must not wait for it
+//! for long: they run in destructors, with an interpreter's lock held, or after the caller's time is over. If
+//! the lock stays taken for 10 ms, because its holder is stopped, the work is *put off*. One store into what
+//! the process owns anyway marks what is to be done. The next section of the process does it, or the sweep if
+//! the process ends before.
 //!
 //! | put off | the mark | the sweep of the process |
 //! |---|---|---|
-//! | end of a look | the slot's `borrowed` = ENDED | plain: frees it. Acknowledged: the item is redelivered, or set aside, or an orphan |
-//! | an item that its reader could not use returns to the queue | `borrowed` = UNDELIVERED | returns it, as any lease |
-//! | an item is kept while it is looked at | `borrowed` = KEPT | as at the end of a look |
+//! | end of a borrow | the slot's `borrowed` = ENDED | plain: frees it; acknowledged: as any lease (below) |
+//! | its reader could not use an item: it returns | `borrowed` = UNDELIVERED | returns it, as any lease |
+//! | an item is kept while it is borrowed | `borrowed` = KEPT | as at the end of a borrow |
 //! | memory claimed and not needed | `borrowed` = RELEASED | frees it, as any claimed slot |
 //! | end of a wait | the cell's word = ABANDONED, WOKEN_LEFT or LATE_LEFT (waiters.rs) | frees the cell |
-//! | leaving in order, the process goes on | the record's bit LEFT | its leases become orphans |
-//! | leaving, the last handle is dropped | the record's bits LEFT and GONE, set by one store | the same; it need not be dead |
+//! | leave in order, the process goes on | the record's bit LEFT | its leases become orphans |
+//! | leave, the last handle is dropped | the record's bits LEFT and GONE, by one store | the same, even if it lives |
+//!
+//! The sweep makes a lease of an acknowledged queue ready again, or leaves it set aside, or makes it an
+//! orphan.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | `borrowed` marked, or the cell's word | the sweep does what is put off |
 //! | **the record is marked LEFT** | its items are unfinished for good, as if it had left under the lock |
-//! | **the record is marked GONE** | any sweeper sweeps it; before, the death would have been found by its life byte |
-//! | put-off work begun, some of it done | the sweep does the rest: each mark goes with the state that it belongs to |
+//! | **the record is marked GONE** | any sweeper sweeps it; before that, its life byte proves the death |
+//! | put-off work begun, some of it done | the sweep does the rest: each mark ends with the state that it belongs to |
 //!
-//! `Shared::me` has the bit WORK_PUT_OFF while there is such work. With it the name is no participant's, so the check of the
-//! name that each operation makes anyway leads to `enter_in_vain` (enter.rs), and an operation without such work pays nothing.
+//! `Shared::me` has the bit WORK_PUT_OFF while there is such work. With that bit `me` is no participant's id,
+//! so the check of the id that each operation makes anyway leads to `enter_in_vain` (enter.rs), and an
+//! operation without such work pays nothing.
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -35,20 +40,20 @@ use crate::state::recovery::Portion;
 use crate::state::slot::RELEASED;
 use crate::sync::{Ordering, Word};
 
-/// Portions of a leaving that was put off which are done in one section: a millisecond or less.
+/// Portions that one section does of a leave that was put off: they take a millisecond or less.
 const PORTIONS: u32 = 8;
 
-/// Whether the lock was not to be had in the caller's time, so that the work is put off.
+/// Whether the lock stayed taken for the caller's time, so that the work is put off.
 pub(crate) fn is_stuck(error: &Error) -> bool {
     matches!(error, Error::Busy | Error::Stopped { .. })
 }
 
 impl Queue {
-    /// Marks a slot that this participant was lent under that lease. Without the lock.
+    /// Marks a slot that this participant holds. Without the lock.
     pub(crate) fn put_off_for_slot(&self, index: u32, mark: u32, me: u32) -> Result<(), Error> {
         let slot = self.shared.segment.slot(index)?;
         if slot.word().owner() == me {
-            // Release: the reads of the payload come before it, and its memory is reused after it.
+            // Release: the reads of the payload come before the mark, and the reuse of its memory after it.
             slot.borrowed.store(mark, Ordering::Release);
             fault!("upkeep.slot-marked");
             self.shared.put_off_work();
@@ -56,7 +61,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Gives claimed memory back, now or with the next section of this process.
+    /// Frees claimed memory, now or in the next section of this process.
     pub(crate) fn release_claim_or_put_off(
         &self,
         slot: u32,
@@ -76,7 +81,7 @@ impl Queue {
         }
     }
 
-    /// Does in a section of this process what it has put off.
+    /// Does in a section of this process the work that it has put off.
     #[cold]
     pub(crate) fn finish_put_off(&self, section: &mut Section<'_>) -> Result<(), Error> {
         if !self.shared.take_up_work(section.me) {

@@ -19,9 +19,9 @@ use crate::units::Id;
 /// A handle to a queue. One process has one for each queue, whatever the number of its threads.
 pub struct Queue {
     pub(crate) shared: Shared,
-    /// A leaving of this process that was put off. See put_off.rs.
+    /// A leave of this process that was put off. See put_off.rs.
     pub(crate) leaving: AtomicU32,
-    /// The descriptor whose lock is this process's life byte, or -1.
+    /// The descriptor by which this process locks its life byte, or -1.
     pub(crate) life: AtomicI32,
     pub(crate) spin_budgets: [SpinBudget; 2],
     #[cfg(not(loom))]
@@ -36,7 +36,8 @@ impl Queue {
         Queue::enter_in_list(&mut open, segment, options)
     }
 
-    /// Creates a queue with a name in a folder on a tmpfs. The name keeps it, with its items, until it is removed.
+    /// Creates a queue with a name in a folder on a tmpfs. The name keeps it, with its items, until it is
+    /// removed.
     pub fn create_named(path: &Path, options: &Options) -> Result<Arc<Queue>, Error> {
         let (segment, options) = Segment::create(options, Some(path))?;
         let mut open = registry::open_queues();
@@ -48,7 +49,7 @@ impl Queue {
         Queue::attach(platform::open_file(path)?)
     }
 
-    /// Opens the queue behind a descriptor; answers this process's handle if it has one already.
+    /// Opens the queue behind a descriptor. Returns this process's handle if it has one already.
     pub fn attach(fd: OwnedFd) -> Result<Arc<Queue>, Error> {
         use std::os::fd::AsFd;
         let id = Segment::read_id(fd.as_fd())?;
@@ -60,8 +61,8 @@ impl Queue {
         Queue::enter_in_list(&mut open, segment, options)
     }
 
-    /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc to open it by.
-    /// The kernel allows it where it would allow a debugger.
+    /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc
+    /// to open it by. The kernel allows it where it would allow a debugger.
     #[cfg(not(loom))]
     pub fn duplicate_of(pid: u32, fd: u32) -> Result<OwnedFd, Error> {
         platform::duplicate_of(pid, fd)
@@ -105,13 +106,13 @@ impl Queue {
         self.shared.segment.fd().ok_or(Error::Closed)
     }
 
-    /// A descriptor of one's own for the same memory file.
+    /// A new descriptor of the same memory file, which the caller owns.
     pub fn duplicate_fd(&self) -> Result<OwnedFd, Error> {
         platform::duplicate(self.fd()?)
     }
 
-    /// Items that a get would find at this moment: by the last change that is complete if another process is at work, or
-    /// stopped. Does not wait; only for a dead holder of the lock it repairs the queue first.
+    /// Items that a get would find at this moment, as of the last committed change if another process is in
+    /// its section. Does not wait. If the holder of the lock is dead, it repairs the queue first.
     pub fn len(&self) -> u64 {
         self.maintain();
         self.shared.ready_count()
@@ -133,8 +134,9 @@ impl Queue {
         self.shared.segment.hot().published.get() > 0
     }
 
-    /// Whether so many payloads are looked at in place that whoever wants to hold one for long should copy it: more than a
-    /// quarter of `max_bytes`, for which they do not count. A moment's estimate, without the lock.
+    /// Whether borrowed payloads exceed their budget of a quarter of `max_bytes`, for which they do not
+    /// count. If so, a caller that wants to hold a payload for long should copy it. An estimate, read without
+    /// the lock.
     pub fn is_lent_out(&self) -> bool {
         self.shared.segment.hot().lent_bytes.get() > self.shared.options.max_bytes.unwrap_or(u64::MAX) / 4
     }
@@ -145,7 +147,7 @@ impl Drop for Queue {
         self.depart();
         self.shared.notifier.close();
         holding::forget(self.shared.segment.id);
-        // Last, so that nobody in this process opens the queue anew while it is still a member.
+        // Last, so that no thread of this process opens the queue anew while this handle is still a member.
         registry::forget(self.shared.segment.id);
     }
 }

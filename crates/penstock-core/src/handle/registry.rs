@@ -1,7 +1,8 @@
 //! Registry: this process's handles, one a queue, so that one process is one participant.
 //!
-//! After a fork the child forgets the parent's memberships: it closes its copies of the parent's life descriptors (which would
-//! keep the parent's life bytes locked after its death), and registers on first use.
+//! After a fork the child forgets the parent's memberships: it closes its copies of the parent's life
+//! descriptors (which would keep the parent's life bytes locked after the parent's death), and registers on
+//! first use.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -34,7 +35,8 @@ pub(crate) fn open_queues() -> OpenQueues {
     }
 }
 
-/// The same, once no handle of that queue is just being dropped: its membership must have ended before another begins.
+/// The same, once no thread is dropping a handle of that queue: its membership must end before another
+/// begins.
 pub(crate) fn open_queues_without_leaving(id: Id) -> OpenQueues {
     loop {
         let open = open_queues();
@@ -66,7 +68,7 @@ impl OpenQueues {
     }
 }
 
-/// Takes a queue whose last handle is gone off the list.
+/// Removes a queue whose last handle is gone from the list.
 pub(crate) fn forget(id: Id) {
     open_queues()
         .list
@@ -76,7 +78,7 @@ pub(crate) fn forget(id: Id) {
 /// In a child after a fork.
 fn forget_memberships() {
     let mut open = lock();
-    // What another thread of the parent was just dropping will never be dropped here.
+    // A handle that another thread of the parent was dropping will never be dropped in this child.
     open.retain(|(_, queue)| queue.strong_count() > 0);
     for (_, queue) in open.iter() {
         if let Some(queue) = queue.upgrade() {

@@ -5,19 +5,20 @@ use std::time::Duration;
 use crate::platform::Instant;
 use crate::sync::{AtomicU32, Word, spin_loop};
 
-/// What a spin may cost, in nanoseconds, and what it costs while it does not pay.
+/// The most that a spin may cost, and the least, while spinning does not pay. In nanoseconds.
 const SPIN_MOST: u32 = 50_000;
 const SPIN_LEAST: u32 = 500;
 
-/// While it does not pay, one wait in so many tries the full budget again.
+/// While spinning does not pay, every 32nd wait tries the full budget again.
 const PROBE_EVERY: u32 = 32;
 
-/// Pauses of the processor between two looks of a spinner, about a microsecond and a half. Measured: a consumer that looks
-/// more often takes the line away from the producer for every single item, and both are slower.
+/// Pauses of the processor between two reads of a spinner, about 1.5 us. Measured: a getter that reads more
+/// often takes the cache line from the putter for every single item, and both are slower.
 const LOOK_AFTER: u32 = if cfg!(loom) { 1 } else { 64 };
 
-/// How long a process spins before it sleeps. A spin that is rewarded restores the full budget, one that is not halves it:
-/// so two processes on cores of their own find each other spinning, and two that share a core soon give way to each other.
+/// How long a process spins before it sleeps. A spin that succeeds restores the full budget; a spin that
+/// fails halves it. So two processes on different cores find each other spinning, and two that share a core
+/// soon sleep instead.
 pub(crate) struct SpinBudget {
     nanoseconds: AtomicU32,
     waits: AtomicU32,
@@ -54,7 +55,7 @@ pub(crate) fn spin_until(budget: &SpinBudget, at_most: Duration, is_there: impl 
         if is_there() {
             return budget.adapt(true);
         }
-        // Not too often: each look takes the line away from those who are at work on it.
+        // Not more often: each read takes the cache line from the processes that write it.
         for _ in 0..LOOK_AFTER {
             spin_loop();
         }

@@ -1,4 +1,4 @@
-//! Upkeep: what any participant does about the dead, at the end of its slices, or because a program asks for numbers.
+//! Upkeep: any participant reaps the dead, at the end of its slices, or because a program asks for counters.
 //!
 //! state/recovery.rs has the crash table of the sweep.
 
@@ -10,22 +10,23 @@ use crate::options::{Patience, Wait};
 use crate::platform;
 use crate::sync::{Ordering, Word, spin_loop};
 
-/// Reads of a taken lock before its holder's life is looked into.
+/// Reads of a taken lock before its holder's life is checked.
 const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
 
-/// How often the callers of get look for the dead while there are leases, in milliseconds.
+/// Interval at which the callers of get check for the dead while there are leases, in milliseconds.
 const REAP_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
 
 impl Queue {
-    /// Looks for dead participants and returns what they held. `thorough` looks at everybody, not only at holders.
-    /// True if any was found. Makes system calls; the caller does not hold the lock.
+    /// Checks for dead participants and sweeps them. `thorough` checks all participants, not only holders.
+    /// True if a dead one was swept. Makes system calls; the caller does not hold the lock.
     ///
-    /// Waits for the lock briefly only: the next look finds what this one could not sweep.
+    /// Waits for the lock briefly only: the next check finds what this one could not sweep.
     pub(crate) fn reap_dead(&self, thorough: bool) -> Result<bool, Error> {
         self.reap_dead_entering(thorough, &mut || self.enter_briefly())
     }
 
-    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead stay for now.
+    /// The same, waiting for the lock as long as `wait` allows. If that is not long enough, the dead are
+    /// swept later.
     pub(crate) fn reap_dead_within(&self, thorough: bool, wait: &mut Wait<'_>) -> Result<bool, Error> {
         self.reap_dead_entering(thorough, &mut || self.enter(wait))
     }
@@ -37,12 +38,12 @@ impl Queue {
     ) -> Result<bool, Error> {
         let hot = self.shared.segment.hot();
         hot.reaped_at.set(platform::coarse_millis());
-        // Somebody chosen or spinning who never comes back may be dead without holding anything.
-        let is_somebody_on_way = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
+        // A notified waiter, or a spinner, that never comes back may be dead without holding anything.
+        let is_any_notified = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
             || hot.waiters.iter().any(|list| list.notified.get() > 0);
         let mut from = 1;
         let mut found = false;
-        while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_somebody_on_way)? {
+        while let Some((index, word)) = self.shared.next_dead(from, !thorough && !is_any_notified)? {
             match self.sweep_in_portions(index, word, &mut *enter) {
                 Err(error) if is_stuck(&error) => return Ok(found),
                 swept => swept?,
@@ -57,7 +58,8 @@ impl Queue {
         Ok(found)
     }
 
-    /// Sweeps a dead participant. `word` is its record as it was when its death was proven. The caller does not hold the lock.
+    /// Sweeps a dead participant. `word` is the word of its record from which its death was proven. The
+    /// caller does not hold the lock.
     pub(crate) fn sweep_in_portions<'q>(
         &'q self,
         index: u32,
@@ -67,7 +69,8 @@ impl Queue {
         self.in_portions(enter, &mut |section| section.sweep(index, word))
     }
 
-    /// The same for callers that come often: every 100 ms one of them, in whichever process, really looks.
+    /// Reaps the dead holders for callers that call often: every 100 ms one caller, in whichever process,
+    /// checks.
     pub(crate) fn reap_dead_if_due(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let reaped_at = &self.shared.segment.hot().reaped_at;
         let last = reaped_at.get();
@@ -87,7 +90,8 @@ impl Queue {
     }
 
     pub(crate) fn is_reaping_due(&self) -> bool {
-        // Wraps, so that a clock of another namespace costs a look too many, not all of them.
+        // Wraps, so that a clock of another namespace costs one check too many, and does not prevent all
+        // checks.
         platform::coarse_millis().wrapping_sub(self.shared.segment.hot().reaped_at.get()) >= REAP_EVERY
     }
 
@@ -99,7 +103,7 @@ impl Queue {
         self.in_portions(enter, &mut |section| section.begin_to_acknowledge())
     }
 
-    /// Goes on where a process has died that was the first to acknowledge.
+    /// Continues the return of what is set aside if the first process that acknowledged has died in it.
     pub(crate) fn return_what_is_aside<'q>(
         &'q self,
         enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
@@ -110,8 +114,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether the numbers of the queue are what they seem: no holder of the lock may have died, and no look for the dead is
-    /// due. If not, [`len`](Self::len) makes system calls, though it does not wait.
+    /// Whether the counters of the queue need no maintenance: the lock is not stuck, and no check for the
+    /// dead is due. If not, [`len`](Self::len) makes system calls, though it does not wait.
     #[inline(always)]
     pub fn is_settled(&self) -> bool {
         !self.is_maintenance_due() && !self.is_lock_stuck()
@@ -122,7 +126,7 @@ impl Queue {
         self.shared.segment.hot().owned_count.get() > 0 && self.is_reaping_due()
     }
 
-    /// Whether the same participant has held the lock for a microsecond or so.
+    /// Whether the lock word stayed the same, and not 0, for about a microsecond.
     #[inline(always)]
     fn is_lock_stuck(&self) -> bool {
         let lock = &self.shared.segment.hot().lock;
@@ -136,8 +140,8 @@ impl Queue {
         true
     }
 
-    /// Repairs what the dead have left, for a program that only asks for numbers. Waits for no holder of the lock that
-    /// lives: then the numbers are those committed last.
+    /// Sweeps the dead for a program that only asks for counters. Does not wait for a living holder of the
+    /// lock: then the counters are those committed last.
     pub(crate) fn maintain(&self) {
         // Damage is noted in the segment, and the next operation reports it.
         if self.is_lock_stuck() {

@@ -1,4 +1,5 @@
-//! After the release: the byte that a section has promised to the notifier (state/notifier.rs), and opening it.
+//! After the release: the byte that a section has promised to the notifier (state/notifier.rs), and opening
+//! it.
 
 use std::os::fd::IntoRawFd;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,7 +24,7 @@ const PAUSE: u64 = 100;
 impl Shared {
     /// Does what a section has left to do. The lock is released.
     #[cold]
-    pub(crate) fn run(&self, after_release: AfterRelease, me: u32) {
+    pub(crate) fn run_after_release(&self, after_release: AfterRelease, me: u32) {
         match after_release {
             AfterRelease::None => {}
             AfterRelease::Signal(end, promise) => self.keep_promise(end, promise),
@@ -39,8 +40,8 @@ impl Shared {
             let is_signalled = with_access(end, Access::Write, platform::signal);
             fault!("bell.rung");
             let kept = promise & !3 | if is_signalled { SIGNALLED } else { UNKNOWN };
-            // SeqCst: the byte is written before the state is looked at, and `update_notifier` changes the state after it has emptied
-            // the pipe. The kernel's lock of the pipe orders the two.
+            // SeqCst: the byte is written before the state is looked at, and `update_notifier` changes the
+            // state after it has emptied the pipe. The kernel's lock of the pipe orders the two.
             match pipe_state.compare_exchange(promise, kept, Ordering::SeqCst, Ordering::SeqCst) {
                 // Replaced by what another section has found: an item, whose byte this one may be, too.
                 Err(now) if is_signalled && state_of(now) == DRAINED => {}
@@ -50,7 +51,8 @@ impl Shared {
             let is_drained = with_access(end, Access::Read, platform::drain);
             promise = pipe_state.load(Ordering::SeqCst);
             if !is_drained && state_of(promise) == DRAINED {
-                // A byte too many: the next section that can takes it out. If another one was quicker, it was such a one.
+                // A byte too many: the next section that can takes it out. If another one was quicker, it was
+                // such a one.
                 let unknown = next(promise, UNKNOWN);
                 let _ = pipe_state.compare_exchange(promise, unknown, Ordering::SeqCst, Ordering::SeqCst);
                 return;
@@ -75,7 +77,8 @@ impl Shared {
                 patience,
                 interrupted: &mut || false,
             };
-            // An error is damage, which the others report as well, or a holder that is stopped: then the next section does it.
+            // An error is damage, which the others report as well, or a holder that is stopped: then the next
+            // section does it.
             if self.acquire_as(me, &mut wait).is_ok() {
                 let mut section = Guard::new(self, me);
                 if self.is_welcome(me) {
@@ -85,8 +88,8 @@ impl Shared {
         }
     }
 
-    /// Opens the notifier through a participant that has it. An error if somebody has it and cannot be reached: a second notifier
-    /// would not be rung by everybody. Makes system calls, and needs no lock.
+    /// Opens the notifier through a participant that has it. An error if one has it and cannot be reached: a
+    /// second notifier would not be signalled by all. Makes system calls, and needs no lock.
     pub(crate) fn open_notifier_of_another(&self, number: u64) -> Result<Option<End>, Error> {
         let own = self.member_if_any().map(index_of);
         let mut unreachable = None;

@@ -12,8 +12,8 @@ use crate::state::notifier::AfterRelease;
 use crate::state::{Section, Shared};
 use crate::sync::Ordering;
 
-/// The lock, held. Dropping it restores the waiters' invariant (state/waiters.rs), releases the lock, has the next operation's place
-/// fetched, and then makes the wake-up calls.
+/// The lock, held. Dropping it restores the waiters' invariant (state/waiters.rs), releases the lock, has the
+/// next operation's place fetched, and then makes the wake-up calls.
 ///
 /// A type of its own around the section and not beside it: a second pointer would cost every operation.
 pub(crate) struct Guard<'q>(Section<'q>);
@@ -56,7 +56,7 @@ impl Drop for Guard<'_> {
             self.wake_chosen();
         }
         if !matches!(self.after_release, AfterRelease::None) {
-            self.shared.run(self.after_release, self.me);
+            self.shared.run_after_release(self.after_release, self.me);
         }
     }
 }
@@ -65,9 +65,10 @@ impl Shared {
     /// Takes the lock under that name. If its holder was dead, what that left is repaired first.
     #[inline(always)]
     pub(crate) fn acquire_as(&self, me: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
-        // Acquire: pairs with the release in Guard::drop of the holder before, or with the release of the commits of
-        // a dead holder, whose stores the kernel made visible before it reported the death.
-        // Release: pairs with the acquire in take_over: whoever sees this name finds the record that belongs to it.
+        // Acquire: pairs with the release in Guard::drop of the holder before, or with the release of the
+        // commits of a dead holder, whose stores the kernel made visible before it reported the death.
+        // Release: pairs with the acquire in take_over: a participant that sees this name finds the record
+        // that belongs to it.
         if self
             .segment
             .hot()
@@ -81,7 +82,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the holder of the lock under that name may go on: the queue is whole, and the name is a participant's.
+    /// Whether the holder of the lock under that name may go on: the queue is whole, and the name is a
+    /// participant's.
     #[inline(always)]
     pub(crate) fn is_welcome(&self, me: u32) -> bool {
         !self.segment.hot().is_damaged() && matches!(self.participant_named(me), Ok(Some(_)))
@@ -104,8 +106,8 @@ impl Shared {
         Ok(())
     }
 
-    /// What the new holder does first after a take-over: it rebuilds, and sweeps the former holder. Other dead are found
-    /// as usual, outside the lock. On damage the queue is marked and the lock released.
+    /// What the new holder does first after a take-over: it rebuilds, and sweeps the former holder. Other
+    /// dead are found as usual, outside the lock. On damage the queue is marked and the lock released.
     fn recover(&self, me: u32, former: u32) -> Result<(), Error> {
         let mut section = Guard::new(self, me);
         let recovered = section.rebuild().and_then(|()| section.sweep_named(former));

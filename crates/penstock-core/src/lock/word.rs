@@ -1,7 +1,7 @@
 //! The lock's word: how the lock is acquired, and taken over from a dead holder.
 //!
-//! Requirements. Held for tens of nanoseconds; the word always names its holder; taken over from a holder that is
-//! proven dead, within one time slice; a stopped holder is alive and is waited for.
+//! Requirements. Held for tens of nanoseconds; the word always names its holder; taken over from a holder
+//! that is proven dead, within one time slice; a stopped holder is alive and is waited for.
 //!
 //! Protocol. The lock word is a futex:
 //!
@@ -10,16 +10,18 @@
 //!    contended   incarnation    participant's index        all zero: free
 //! ```
 //!
-//! A participant acquires it by one compare-and-swap from 0 to its own name, so at every instant the word says which one holds it. If
-//! it is taken, the participant spins briefly, sets `contended`, and sleeps on the word in slices of 50 ms (slice.rs). At the end of
-//! a slice it asks the kernel whether the holder lives (state/participant.rs). If the holder is proven dead, one compare-and-swap
-//! from the dead name to its own takes the lock over: of several survivors one wins. The winner learns the dead holder's name
-//! (`Acquired::FromDead`) and rebuilds before it does anything else (guard.rs); if it dies in that, the next one starts the
-//! same from the beginning.
+//! A participant acquires it by one compare-and-swap from 0 to its own name, so at every instant the word
+//! says which one holds it. If it is taken, the participant spins briefly, sets `contended`, and sleeps on
+//! the word in slices of 50 ms (slice.rs). At the end of a slice it asks the kernel whether the holder lives
+//! (state/participant.rs). If the holder is proven dead, one compare-and-swap from the dead name to its own
+//! takes the lock over: of several survivors one wins. The winner learns the dead holder's name
+//! (`Acquired::FromDead`) and rebuilds before it does anything else (guard.rs); if it dies in that, the next
+//! one starts the same from the beginning.
 //!
-//! A caller that does not block (`Patience::Now`) waits for a holder that runs. Of a holder that kept the lock for a whole
-//! slice it reads the state of the process: if it is stopped, the call ends with `Error::Stopped`. If the kernel does not
-//! tell (another pid namespace), the call ends after two slices with the same holder.
+//! A caller that does not block (`Patience::Now`) waits for a holder that runs. Of a holder that kept the
+//! lock for a whole slice it reads the state of the process: if it is stopped, the call ends with
+//! `Error::Stopped`. If the kernel does not tell (another pid namespace), the call ends after two slices with
+//! the same holder.
 //!
 //! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
 //! compare-and-swap from 0. It is not fair.
@@ -38,7 +40,7 @@ use crate::sync::{Ordering, Word, spin_loop};
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 50_000 });
 /// Rounds of looking at a taken lock before sleeping: a few microseconds, some dozens of critical sections.
 const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
-/// The holder that a waiter has seen at each of its looks so far.
+/// The holder that a waiter has seen at each of its reads so far.
 struct Suspect {
     name: u32,
     since: Option<Instant>,
@@ -100,7 +102,8 @@ impl Shared {
             match wait.patience {
                 Patience::Try => return Err(Error::Busy),
                 Patience::Until(deadline) if Instant::now() >= deadline => {
-                    // However short the time was: or a caller that comes again and again would never take over.
+                    // However short the time was: or a caller that comes again and again would never take
+                    // over.
                     if let Some(former) = self.take_over(me)? {
                         return Ok(Acquired::FromDead(former));
                     }
@@ -110,7 +113,8 @@ impl Shared {
             }
             let seen = word.get();
             if seen == 0 {
-                // Others may sleep, so the word says contended: the release then wakes one, perhaps for nothing.
+                // Others may sleep, so the word says contended: the release then wakes one, perhaps for
+                // nothing.
                 if word
                     .compare_exchange(0, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
                     .is_ok()
@@ -153,11 +157,12 @@ impl Shared {
         }
     }
 
-    /// Takes the lock over if its holder is proven dead, and answers the name of that one, whose changes are to be repaired.
-    /// `None` if it is not, or another participant was quicker. Never waits.
+    /// Takes the lock over if its holder is proven dead, and answers the name of that one, whose changes are
+    /// to be repaired. `None` if it is not, or another participant was quicker. Never waits.
     pub(crate) fn take_over(&self, me: u32) -> Result<Option<u32>, Error> {
         let word = &self.segment.hot().lock;
-        // Acquire: pairs with the release of whoever put its name there (see Shared::acquire_as), whose record is looked at now.
+        // Acquire: pairs with the release of the holder that put its name there (see Shared::acquire_as),
+        // whose record is looked at now.
         let taken = word.load(Ordering::Acquire);
         let former = taken & !CONTENDED;
         if former == 0 || !self.is_dead_holder(former)? {
@@ -174,8 +179,8 @@ impl Shared {
         Ok(Some(former))
     }
 
-    /// An error if the holder has kept the lock for a slice and is stopped; or for two, and none of its threads runs or the kernel
-    /// does not tell.
+    /// An error if the holder has kept the lock for a slice and is stopped; or for two, and none of its
+    /// threads runs or the kernel does not tell.
     fn give_up_behind_stopped(&self, suspect: &mut Suspect) -> Result<(), Error> {
         let held_for = suspect.held_for();
         if held_for < SLICE {
@@ -194,7 +199,8 @@ impl Shared {
         }
     }
 
-    /// What the caller hears whose time is over: the lock is taken, by a process that is stopped or by one that runs.
+    /// What the caller hears whose time is over: the lock is taken, by a process that is stopped or by one
+    /// that runs.
     fn why_in_vain(&self, taken: u32) -> Error {
         let holder = taken & !CONTENDED;
         match self.pid_of_holder(holder) {

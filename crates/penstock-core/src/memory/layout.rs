@@ -8,14 +8,16 @@
 //! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+ spans|
 //! ```
 //!
-//! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`) before its
-//! pages are touched for the first time. Everything is found by offset or by index; index 0 means "none", and element 0
-//! of every indexed region is unused. All words are atomics, so a reference to them is sound whoever writes.
+//! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`)
+//! before its pages are touched for the first time. Everything is found by offset or by index; index 0 means
+//! "none", and element 0 of every indexed region is unused. All words are atomics, so a reference to them is
+//! sound whichever process writes.
 //!
-//! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`, `Participant::word`, the lock word, the
-//! backing bytes, the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more but
-//! are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that only grow or
-//! shrink by a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
+//! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
+//! `Participant::word`, the lock word, the backing bytes, the two counters that never repeat
+//! (`Hot::published`, `Hot::leases`), the counts of items that exist no more but are unfinished
+//! (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that only grow or shrink by
+//! a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
 //! `participants_high`). The rest is cache: the rebuild (rebuild.rs) computes it anew from the truth.
 
 use core::mem::{offset_of, size_of};
@@ -73,22 +75,25 @@ pub(crate) struct Header {
 #[repr(C, align(64))]
 pub(crate) struct Hot {
     // Line 0: the queue itself.
-    /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See lock/word.rs.
+    /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See
+    /// lock/word.rs.
     pub lock: AtomicU32,
     /// What free slots keep: bytes (bits 0..20), and extents (bits 20..32). See slot.rs.
     pub cached_sum: LockedU32,
     /// Free slots without an extent, and those that keep one.
     pub free: FreeList,
     pub cached: FreeList,
-    /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by spinners.
+    /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by
+    /// spinners.
     pub ready_count: AtomicU64,
     pub ready: List,
     /// The place in the order of the item published last, and so the number of puts.
     pub published: LockedU64,
     /// Items of an acknowledged queue that were put and not yet finished.
     pub unfinished: AtomicU64,
-    /// Payload bytes put (bits 1..64), and the last bit of the order's place up to which they are counted (bit 0): so the
-    /// rebuild can tell whether the item published last is among them. See `Hot::count_bytes`.
+    /// Payload bytes put (bits 1..64), and the last bit of the order's place up to which they are counted
+    /// (bit 0): so the rebuild can tell whether the item published last is among them. See
+    /// `Hot::count_bytes`.
     pub put_bytes: LockedU64,
 
     // Line 1: what small messages only read, and the lists of the rarer states.
@@ -98,13 +103,15 @@ pub(crate) struct Hot {
     pub redeliveries: LockedU64,
     pub dead_count: AtomicU64,
     pub dead: List,
-    /// Root of the heap of items that came back, which a get takes before younger ones. See returned.rs.
+    /// Root of the heap of items that came back, which a get takes before younger ones. See
+    /// state/order/returned.rs.
     pub returned: LockedU32,
     /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See aside.rs.
     pub acknowledging: AtomicU32,
     /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
     pub orphans: AtomicU64,
-    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants had set aside.
+    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants
+    /// had set aside.
     pub owned_count: AtomicU64,
     /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
     pub ready_bytes: AtomicU64,
@@ -115,8 +122,8 @@ pub(crate) struct Hot {
     pub cells_high: LockedU32,
 
     // Memory, see heap.rs and slot.rs.
-    /// Bytes of extents that have a payload or are kept. Without the kept ones, and with the slots in use, they are what
-    /// `max_bytes` limits.
+    /// Bytes of extents that have a payload or are kept. Without the kept ones, and with the slots in use,
+    /// they are what `max_bytes` limits.
     pub used_bytes: AtomicU64,
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
@@ -134,11 +141,12 @@ pub(crate) struct Hot {
     pub participants_high: AtomicU32,
     /// Not 0 if memory was extended since it was last given back.
     pub grown: AtomicU32,
-    /// When somebody last looked for the dead, in coarse milliseconds of the monotonic clock.
+    /// When a participant last reaped the dead, in coarse milliseconds of the monotonic clock.
     pub reaped_at: AtomicU64,
     /// When memory was last given back, by the same clock.
     pub trimmed_at: AtomicU64,
-    /// How often slots were given back: who extends them outside the lock notices that it was overtaken.
+    /// How often slots were given back: a process that extends them outside the lock notices that it was
+    /// overtaken.
     pub slot_trims: LockedU64,
 
     // Then, for each size class, the spans that have room.
@@ -146,30 +154,34 @@ pub(crate) struct Hot {
 
     /// Items that dead holders had set aside, in the order in which the holders were swept. See aside.rs.
     pub aside: List,
-    /// Items whose payload was given up and whose holder has died since; and the sum of those of living holders.
+    /// Items whose payload was given up and whose holder has died since; and the sum of those of living
+    /// holders.
     pub given_up: AtomicU64,
     pub given_up_of_living: AtomicU64,
     /// Bytes of the extents of items that are taken and not finished.
     pub taken_bytes: AtomicU64,
-    /// Items on the ready list that are finished already, and the one that was finished last: its slot and its place in the order.
+    /// Items on the ready list that are finished already, and the one that was finished last: its slot and
+    /// its place in the order.
     pub ready_done: LockedU64,
     pub marked_slot: LockedU32,
     pub marked_seq: LockedU64,
     /// One bit a participant: set if it may have leases, clear if it has none.
     pub lessees: [LockedU64; PARTICIPANTS as usize / 64],
 
-    /// Bytes of extents that somebody looks at in place: they do not count for `max_bytes`, and have a bound of their own.
+    /// Bytes of extents that holders read in place: they do not count for `max_bytes`, and have a bound
+    /// of their own.
     pub lent_bytes: AtomicU64,
     /// Which pipe is the notifier: its inode's number, or 0.
     pub notifier: AtomicU64,
-    /// Watchers of the notifier, of all participants together; and whether its pipe holds anything. See notifier.rs.
+    /// Watchers of the notifier, of all participants together; and whether its pipe holds anything. See
+    /// notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
-    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every operation
-    /// reads it, and `watching`, and hardly any writes them.
+    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every
+    /// operation reads it, and `watching`, and hardly any writes them.
     pub damaged: AtomicU32,
 
-    // A line that only those who wait write.
+    // A line that only waiting processes write.
     pub spinning: Spinning,
 }
 
@@ -235,23 +247,27 @@ pub(crate) struct WaiterList {
 /// A process that takes part. See participant.rs.
 #[repr(C, align(64))]
 pub(crate) struct Participant {
-    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30, 31), pid (bits 32..64).
+    /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30,
+    /// 31), pid (bits 32..64).
     pub word: AtomicU64,
-    /// What tells its process from others with the same pid, and the namespace of that pid. See platform/process.rs.
+    /// What tells its process from others with the same pid, and the namespace of that pid. See
+    /// platform/linux/process.rs.
     pub birth: AtomicU64,
     /// When it joined: a process with that pid that started later is another one.
     pub since: AtomicU64,
     pub pid_namespace: AtomicU64,
     /// Items delivered to it and not finished, in the order in which it took them.
     pub leased: List,
-    /// Memory that is its own without an item: being written, given back, or looked at after the item was finished or kept.
+    /// Memory that is its own without an item: being written, given back, or looked at after the item was
+    /// finished or kept.
     pub claimed: List,
-    /// Its watchers of the notifier, and its descriptor of the notifier plus one, if others may open it there; and the same of the
-    /// writing end, if that is another one. See notifier.rs.
+    /// Its watchers of the notifier, and its descriptor of the notifier plus one, if others may open it
+    /// there; and the same of the writing end, if that is another one. See notifier.rs.
     pub watching: AtomicU32,
     pub notifier: AtomicU32,
     pub notifier_writing: AtomicU32,
-    /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See aside.rs.
+    /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See
+    /// aside.rs.
     pub given_up: AtomicU64,
 }
 
@@ -283,21 +299,25 @@ pub(crate) struct WaiterCell {
 /// One item, or memory that one participant has claimed. See slot.rs for the states.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
-    /// state (bits 0..4), redeliveries (bits 4..12), owner's index (bits 12..24), owner's incarnation (bits 24..43).
+    /// state (bits 0..4), redeliveries (bits 4..12), owner's index (bits 12..24), owner's incarnation (bits
+    /// 24..43).
     pub state: AtomicU64,
     /// The item's place in the order of publication.
     pub seq: AtomicU64,
     pub next: AtomicU32,
-    /// The one before it. In the ready list, which is linked forwards only, it is a hint: the granule at which the next one's
-    /// extent begins, or anything else. Of a returned item, `next` and `prev` are the subtrees. The rebuild uses it as scratch.
+    /// The one before it. In the ready list, which is linked forwards only, it is a hint: the granule at
+    /// which the next one's extent begins, or anything else. Of a returned item, `next` and `prev` are the
+    /// subtrees. The rebuild uses it as scratch.
     pub prev: AtomicU32,
     pub len: LockedU64,
-    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. That of a free slot is kept.
+    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. That of a free slot is
+    /// kept.
     pub extent: LockedU64,
-    /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned item, its rank.
+    /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned
+    /// item, its rank.
     pub holder: LockedU32,
-    /// Not 0 while the holder looks at the payload in place, or has put off what is to be done next. See handle/put_off.rs.
-    /// Read without the lock by `is_pending`.
+    /// Not 0 while the holder reads the payload in place, or has put off what is to be done next. See
+    /// handle/put_off.rs. Read without the lock by `is_pending`.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,
     pub inline: [AtomicU64; INLINE / 8],
@@ -396,7 +416,8 @@ pub(crate) struct Geometry {
 pub(crate) const HEADER_AT: u64 = 0;
 pub(crate) const HOT_AT: u64 = PAGE;
 
-/// What the words of a segment are read as, each in a region of its own; without the element that stands for none.
+/// What the words of a segment are read as, each in a region of its own; without the element that stands for
+/// none.
 pub(crate) trait Element {
     fn region(geometry: &Geometry) -> Range<u64>;
 }

@@ -8,7 +8,8 @@ use crate::platform;
 use crate::sync::{Word, note_read, note_write};
 use crate::units::{INLINE, SMALL};
 
-/// Granules of the heap that belong to one payload. Packed: first granule (bits 0..32), granules (bits 32..64).
+/// Granules of the heap that belong to one payload. Packed: first granule (bits 0..32), granules (bits
+/// 32..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub start: u32,
@@ -32,9 +33,10 @@ impl Extent {
     }
 }
 
-/// The place where the same operation will probably find its next payload, or write it: once the lock is released the
-/// processor is told to fetch it from the cache of whoever wrote or read there last. Inside the next critical section that would take
-/// longer than all the rest. The length is that of the present payload.
+/// The place where the same operation will probably find its next payload, or write it: once the lock is
+/// released the processor is told to fetch it from the cache of the core that wrote or read there last.
+/// Inside the next critical section that would take longer than all the rest. The length is that of the
+/// present payload.
 #[derive(Clone, Copy)]
 pub(crate) enum Ahead {
     Nothing,
@@ -43,11 +45,12 @@ pub(crate) enum Ahead {
 }
 
 impl Segment {
-    /// Has the processor fetch the two lines of a slot that will be written next, while the caller goes on. They come
-    /// from the cache of whoever wrote them last, which takes as long as all else in a put or a get together.
+    /// Has the processor fetch the two lines of a slot that will be written next, while the caller goes on.
+    /// They come from the cache of the core that wrote them last, which takes as long as all else in a put or
+    /// a get together.
     #[inline(always)]
     pub(crate) fn prefetch_slot(&self, index: u32) {
-        // Who takes it finds out that it is out of range.
+        // The put or get that takes it finds out that it is out of range.
         if let Ok(slot) = self.slot(index) {
             let place = core::ptr::from_ref(slot).cast::<u8>();
             prefetch::<true>(place);
@@ -91,8 +94,8 @@ impl Segment {
         Ok(unsafe { self.base.as_ptr().add(offset as usize) })
     }
 
-    /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer has taken.
-    /// Nothing that another process could have changed goes into it.
+    /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer
+    /// has taken. Nothing that another process could have changed goes into it.
     #[inline(always)]
     pub(crate) fn target(&self, slot: u32, extent: Option<Extent>, len: u64) -> Result<*mut u8, Error> {
         match extent {
@@ -114,7 +117,8 @@ impl Segment {
         Ok((pointer, len as usize))
     }
 
-    /// The inverse of what [`payload`](Self::payload) answers: where in the file an address of this mapping lies.
+    /// The inverse of what [`payload`](Self::payload) answers: where in the file an address of this mapping
+    /// lies.
     #[cfg(not(loom))]
     pub(crate) fn offset_of(&self, address: *const u8) -> u64 {
         (address as usize - self.base.as_ptr() as usize) as u64
@@ -123,14 +127,14 @@ impl Segment {
     /// Copies the parts, one after the other, to a place that [`target`](Self::target) gave.
     ///
     /// # Safety
-    /// `target` came from `target` for a slot and an extent that this thread holds exclusively (under the lock, or
-    /// CLAIMED by it), with the sum of the parts as its length.
+    /// `target` came from `target` for a slot and an extent that this thread holds exclusively (under the
+    /// lock, or CLAIMED by it), with the sum of the parts as its length.
     #[inline(always)]
     pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
         for part in parts {
             note_write(target, part.len());
-            // SAFETY: room for all parts was checked by `target`; nobody else reads or writes here, by the caller's
-            // promise; private memory of this process does not overlap the mapping.
+            // SAFETY: room for all parts was checked by `target`; no other thread or process reads or writes
+            // here, by the caller's promise; private memory of this process does not overlap the mapping.
             unsafe {
                 std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
                 target = target.add(part.len());
@@ -138,12 +142,12 @@ impl Segment {
         }
     }
 
-    /// A copy of the payload of a slot that nobody changes any more.
+    /// A copy of the payload of a slot that no transition changes any more.
     pub(crate) fn read_payload(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
         let (source, len) = self.payload(slot)?;
         note_read(source, len);
-        // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that state, so
-        // nobody writes these bytes.
+        // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that
+        // state, so no process writes these bytes.
         let bytes = unsafe { std::slice::from_raw_parts(source, len) };
         let mut copy = Vec::new();
         copy.try_reserve_exact(len)

@@ -20,8 +20,8 @@ pub(crate) struct Segment {
     identity: FileIdentity,
 }
 
-// SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics, and payload
-// bytes are touched only by whom the protocol names (see copy_in).
+// SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics,
+// and payload bytes are touched only by whom the protocol names (see copy_in).
 unsafe impl Send for Segment {}
 
 // SAFETY: as above.
@@ -38,7 +38,7 @@ impl Segment {
     pub(crate) fn create(options: &Options, path: Option<&Path>) -> Result<(Segment, Options), Error> {
         let memory = platform::memory_limit();
         let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
-        // Twice the limit leaves room for fragmentation; more than the memory there is would serve nobody.
+        // Twice the limit leaves room for fragmentation; more than the memory there is would serve no put.
         let heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
         let mut spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
         let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / SLOTS_PER_PAGE
@@ -123,7 +123,8 @@ impl Segment {
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);
-        // Nobody else can have the segment yet; whoever gets it, gets it through the kernel, which orders memory.
+        // No other process can have the segment yet; one that gets it, gets it through the kernel, which
+        // orders memory.
         header.magic.set(MAGIC);
     }
 
@@ -240,7 +241,8 @@ impl Segment {
             region.start <= offset && offset + size_of::<T>() as u64 <= region.end
         });
         debug_assert!(offset % align_of::<T>() as u64 == 0);
-        // SAFETY: the caller's promise; the mapping lives as long as `self`, and atomics may change under a reference.
+        // SAFETY: the caller's promise; the mapping lives as long as `self`, and atomics may change under a
+        // reference.
         unsafe { &*self.base.as_ptr().add(offset as usize).cast::<T>() }
     }
 
@@ -322,7 +324,8 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this segment's own; whoever borrowed from it borrowed `self`, which nobody can any more.
+        // SAFETY: the mapping is this segment's own; all that was borrowed from it borrowed `self`, which is
+        // being dropped.
         unsafe { platform::unmap(self.base, self.geometry.length) };
         platform::close_checked(self.fd, self.identity);
     }

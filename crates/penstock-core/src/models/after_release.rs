@@ -4,5 +4,5 @@ use crate::state::Shared;
 use crate::state::notifier::AfterRelease;
 
 impl Shared {
-    pub(crate) fn run(&self, _: AfterRelease, _: u32) {}
+    pub(crate) fn run_after_release(&self, _: AfterRelease, _: u32) {}
 }

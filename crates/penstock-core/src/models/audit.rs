@@ -1,5 +1,5 @@
-//! What must hold when all processes of a model have ended: the invariants of the head comments of slot.rs, waiters.rs,
-//! lock/word.rs and participant.rs, counted from the truth and compared with the caches.
+//! What must hold when all processes of a model have ended: the invariants of the head comments of slot.rs,
+//! waiters.rs, lock/word.rs and participant.rs, counted from the truth and compared with the caches.
 
 use std::sync::Arc;
 
@@ -66,7 +66,8 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         assert_eq!(hot.unfinished.get(), unfinished);
     }
 
-    // Every free slot is on a free list, except those taken off by one that died: the next rebuild returns them.
+    // Every free slot is on a free list, except those taken off by one that died: the next rebuild returns
+    // them.
     let mut free = Vec::new();
     for head in [
         &hot.free.next,

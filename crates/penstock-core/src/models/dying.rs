@@ -162,7 +162,8 @@ fn a_holder_dies() {
         processes.start(2, move |queue| get_all(queue, &log, |_| ()));
         assert_eq!(processes.finish(), []);
         let (taken, kept, items) = (taken.items(), kept.items(), got.items());
-        // Whoever says that it has kept the item has it alone. Who died while it kept it may have committed that.
+        // Whoever says that it has kept the item has it alone. Who died while it kept it may have committed
+        // that.
         let is_sound = match (taken.as_slice(), kept.as_slice()) {
             ([1], [1]) => items.is_empty(),
             ([1], []) => items.is_empty() || items == [1],
@@ -174,7 +175,8 @@ fn a_holder_dies() {
     });
 }
 
-/// The same without a race, so that it shows: one step is the commit, before which the item comes again, and after it never.
+/// The same without a race, so that it shows: one step is the commit, before which the item comes again, and
+/// after it never.
 #[test]
 fn a_holder_dies_alone() {
     let came: Arc<Mutex<Vec<bool>>> = Arc::default();

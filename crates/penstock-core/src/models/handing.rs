@@ -168,7 +168,8 @@ fn an_interrupted_getter() {
     });
 }
 
-/// A slice ends at any moment, also while somebody is on the way, who is then declared late and comes all the same.
+/// A slice ends at any moment, also while somebody is on the way, who is then declared late and comes all the
+/// same.
 #[test]
 fn a_late_getter() {
     Model::new("a slice ends while another getter is on its way", AtMost(1)).check(|| {

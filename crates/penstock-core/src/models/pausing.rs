@@ -1,5 +1,5 @@
-//! One process is stopped before any of its steps and continued much later, as by SIGSTOP and SIGCONT: it is alive, so
-//! nothing is taken from it, and it keeps the others waiting only if it holds the lock.
+//! One process is stopped before any of its steps and continued much later, as by SIGSTOP and SIGCONT: it is
+//! alive, so nothing is taken from it, and it keeps the others waiting only if it holds the lock.
 
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ fn a_getter_pauses() {
     });
 }
 
-/// A getter gives up after a slice. If the lock is not to be had then, it leaves its cell behind, and a wake-up that was
-/// meant for it goes on to the other.
+/// A getter gives up after a slice. If the lock is not to be had then, it leaves its cell behind, and a
+/// wake-up that was meant for it goes on to the other.
 #[test]
 fn a_putter_pauses() {
     Model::new("a putter pauses, a getter gives up, another goes on", AtMost(1)).check_stopping(

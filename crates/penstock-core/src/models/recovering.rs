@@ -11,8 +11,8 @@ use crate::models::world::{self, How};
 use crate::state::participant::name_of;
 use crate::sync::Word;
 
-/// Steps of a put at which the books are half changed: the lock is taken, the slot numbered, the item committed, counted,
-/// and the lock still held.
+/// Steps of a put at which the books are half changed: the lock is taken, the slot numbered, the item
+/// committed, counted, and the lock still held.
 const IN_PUT: [u64; 5] = [2, 8, 10, 14, 18];
 /// The same of a get, which is shorter.
 const IN_GET: [u64; 5] = [2, 6, 10, 12, 14];
@@ -89,7 +89,8 @@ fn the_survivor_dies() {
             assert_eq!(processes.finish(), []);
             let mut items = got.items();
             items.sort_unstable();
-            // The survivor does the one item or both: the other may have been acknowledged by nobody who lives.
+            // The survivor does the one item or both: the other may have been acknowledged by nobody who
+            // lives.
             assert_eq!(items, [1, 2]);
         });
     }

@@ -331,8 +331,8 @@ impl<'q> Processes<'q> {
         world::wake_up();
     }
 
-    /// Runs them until all have ended or died, then looks at what they have left behind. Answers the items that are
-    /// still queued.
+    /// Runs them until all have ended or died, then looks at what they have left behind. Answers the items
+    /// that are still queued.
     pub(crate) fn finish(self) -> Vec<u8> {
         Processes::run_together(self.starting);
         audit(self.queue)

@@ -1,15 +1,16 @@
 //! One execution of a model: its processes, its virtual time, its sleepers, and who is to stop where.
 //!
-//! Time. The clock stands still while any process can run. When all sleep, the one whose slice ends first is let go on,
-//! and the clock says so. So a run in which nobody stops needs no slice at all (a wake-up that is lost shows as time that
-//! has passed), and a run in which somebody stops says how long the others needed to find out. If they never do, the
-//! clock runs past all bounds, which fails the model.
+//! Time. The clock stands still while any process can run. When all sleep, the one whose slice ends first is
+//! let go on, and the clock says so. So a run in which nobody stops needs no slice at all (a wake-up that is
+//! lost shows as time that has passed), and a run in which somebody stops says how long the others needed to
+//! find out. If they never do, the clock runs past all bounds, which fails the model.
 //!
-//! Stopping. One process may be told to stop before its n-th step; a step is a store to shared memory or a call to the
-//! kernel. It then dies (it unwinds without a store, and its liveness turns to gone), or it pauses for a while of virtual
-//! time, as after SIGSTOP. The models try every n.
+//! Stopping. One process may be told to stop before its n-th step; a step is a store to shared memory or a
+//! call to the kernel. It then dies (it unwinds without a store, and its liveness turns to gone), or it
+//! pauses for a while of virtual time, as after SIGSTOP. The models try every n.
 //!
-//! What is kept here is no shared memory: the threads of a model take turns, and none of this is at a turning point.
+//! What is kept here is no shared memory: the threads of a model take turns, and none of this is at a turning
+//! point.
 
 use core::any::Any;
 use core::cell::{Cell, RefCell};
@@ -119,7 +120,8 @@ pub(crate) fn begin(cores: u32, stops: &[Stop]) {
         core::mem::replace(world, new)
     });
     for word in old.touched {
-        // SAFETY: keep has noted the place of a word of 16 bytes in MEMORY, which is never freed while words are used.
+        // SAFETY: keep has noted the place of a word of 16 bytes in MEMORY, which is never freed while words
+        // are used.
         unsafe { (word as *mut [u64; 2]).write([0; 2]) };
     }
 }

@@ -1,16 +1,18 @@
-//! Done: items of an acknowledged queue are finished, and `join` waits for all of them.
+//! Acknowledge: `task_done` finishes items of an acknowledged queue, and `join` waits for all of them.
 //!
-//! What `task_done` costs does not grow with leases, queued items or participants. A participant's leases are one list, in the order
-//! of taking. The calling thread's oldest one mostly is among its first (`NEAR`), or all of the thread's are among its last. If not,
-//! the thread reads the list once, in portions, and notes its own leases (state/holding.rs): afterwards it reads only what was added. Of other participants a bitmap says which
-//! may have leases. Of the ready list `Hot::marked_slot` says up to where its items are finished.
+//! The cost of `task_done` does not grow with leases, queued items or participants. A participant's leases
+//! are one list, in the order of taking. Mostly the calling thread's oldest lease is among the first of the
+//! list (`NEAR`), or all of the thread's are among its last. If not, the thread reads the list once, in
+//! portions, and notes its own leases (state/holding.rs); afterwards it reads only what was added. A bitmap
+//! says which other participants may have leases. `Hot::marked_slot` says up to which item the ready list is
+//! finished.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | lease found | it is redelivered |
-//! | leave in order, one lease after the other: **state = ORPHAN** | it is counted as unfinished for good (state/aside.rs); the younger ones come back |
-//! | the same while the payload is looked at: **state = LEFT** | the sweep makes it an orphan; the younger ones come back |
-//! | **state = FREE** (or CLAIMED while the payload is looked at, or READY_DONE) | the item is finished |
+//! | leave in order, lease by lease: **state = ORPHAN** | it is unfinished for good (state/aside.rs); younger ones return |
+//! | the same while the payload is borrowed: **state = LEFT** | the sweep makes it an orphan; younger ones return |
+//! | **state = FREE** (or CLAIMED while the payload is borrowed, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |
 
 use crate::error::Error;
@@ -25,13 +27,14 @@ use crate::sync::Word;
 use crate::units::Ticket;
 
 impl Queue {
-    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that somebody else holds or
-    /// left unfinished, else the oldest that nobody has taken yet (which is still delivered).
+    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that another
+    /// participant holds, else an orphan, else the oldest that no getter has taken yet (which is still
+    /// delivered).
     pub fn task_done(&self) -> Result<(), Error> {
         uninterruptible(|wait| self.task_done_within(wait))
     }
 
-    /// The same, waiting for the lock as long as `wait` allows. If it ends in vain, the item is as it was.
+    /// The same, waiting for the lock as long as `wait` allows. After an error no item is finished.
     pub fn task_done_within(&self, mut wait: Wait<'_>) -> Result<(), Error> {
         let done = self
             .acknowledge_from_now_on(&mut wait)
@@ -55,7 +58,7 @@ impl Queue {
         }
     }
 
-    /// The calling thread's leases stand behind many of other threads.
+    /// Finishes the calling thread's oldest lease if that lies behind many of other threads.
     #[cold]
     fn finish_distant_lease(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let (id, me) = (self.shared.segment.id, self.member()?);
@@ -81,13 +84,14 @@ impl Queue {
         }
     }
 
-    /// Whether the item put under that ticket is still queued, or in the hands of somebody who has not finished with it.
+    /// Whether the item put under that ticket is still queued, or is taken by a holder that has not finished
+    /// it.
     pub fn is_pending(&self, ticket: Ticket) -> bool {
         let is_backed = ticket.slot < self.shared.segment.hot().slots_backed.get();
         is_backed
             && self.shared.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
-                // One that was finished, or kept, may still be looked at.
+                // The payload of an item that was finished, or kept, may still be borrowed.
                 let is_at_work = slot.borrowed.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {

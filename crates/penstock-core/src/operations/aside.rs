@@ -1,4 +1,5 @@
-//! Set aside: which calls set items aside, give their memory up, and begin to acknowledge (state/aside.rs has the protocol).
+//! Set aside: the calls that set items aside, give their memory up, and begin to acknowledge (state/aside.rs
+//! has the protocol).
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
@@ -8,12 +9,12 @@ use crate::state::holding;
 use crate::state::recovery::PORTION;
 use crate::sync::Word;
 
-/// Bytes of payloads that are kept at most while they are set aside, and no memory is needed.
+/// Bytes of payloads that stay in memory at most while they are set aside and no put needs the memory.
 const MOST_ASIDE: u64 = 64 << 20;
 
 impl Queue {
-    /// Sets aside what the calling thread has in hand, and what threads of this process had in hand that have ended, as the calling
-    /// thread asks for its next items; and makes room to note those.
+    /// Sets aside the leases of the calling thread, and those of ended threads of this process, when the
+    /// calling thread asks for its next items. Also reserves the memory to note those items.
     #[cold]
     pub(crate) fn set_aside(&self, asks: Asks, wait: &mut Wait<'_>) -> Result<(), Error> {
         match asks {
@@ -22,7 +23,7 @@ impl Queue {
         }
         let mut taken = holding::take(self.shared.segment.id);
         let set_aside = self.set_these_aside(&mut taken, wait);
-        // What an interrupted call leaves is in hand still.
+        // An interrupted call leaves some leases, which are not set aside yet.
         holding::put_back(self.shared.segment.id, taken);
         set_aside?;
         if self.shared.segment.hot().taken_bytes.get() > self.most_aside() {
@@ -31,7 +32,8 @@ impl Queue {
         Ok(())
     }
 
-    /// So many bytes of payloads are kept that are set aside, whatever `max_bytes` is: a program may have many such queues.
+    /// Bytes of payloads that stay in memory while set aside: at most `MOST_ASIDE`, however large `max_bytes`
+    /// is, because a program may have many such queues.
     fn most_aside(&self) -> u64 {
         self.shared.options.max_bytes.unwrap_or(u64::MAX).min(MOST_ASIDE)
     }
@@ -47,7 +49,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Says that items of this queue are acknowledged. The first such call returns what dead holders had set aside, in portions.
+    /// Marks the queue as one whose items are acknowledged. The first such call returns what dead holders had
+    /// set aside, in portions.
     #[inline(always)]
     pub(crate) fn acknowledge_from_now_on(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         if self.shared.segment.hot().acknowledges() {
@@ -56,8 +59,9 @@ impl Queue {
         self.begin_to_acknowledge(&mut || self.enter(wait))
     }
 
-    /// Gives up items that are set aside, until `needed` bytes are free or nothing is left to give up, and some more, so that the
-    /// next call does not do the same again. False if nothing was.
+    /// Gives up items that are set aside, until `needed` bytes are freed or none is left. Frees at least 1/32
+    /// of [`most_aside`](Self::most_aside) if there is as much, so that the next call need not do the same.
+    /// False if nothing was freed.
     pub(crate) fn give_up_aside(&self, needed: u64, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut freed = 0;
         let needed = needed.max(self.most_aside() / 32);

@@ -1,17 +1,19 @@
-//! Connections: a queue beside a pipe of the system, which says whether anybody is left on the other side.
+//! Connections: a queue beside a pipe of the system, which says whether any process is left on the other
+//! side.
 //!
-//! The pipe's ends are open exactly where the connection's ends are, in every process that has one; so the kernel tells a
-//! receiver of the end of all writers, and a sender of the end of all readers, whatever they died of. The pipe is the
-//! queue's notifier, too (state/notifier.rs): a receiver that waits for a message sleeps in `poll` on it, and is woken by a byte as by
-//! the end. A sender that waits for room fills the pipe and sleeps in `poll` until it is writable, and is woken by room as by the end.
+//! The pipe's ends are open exactly in the processes that have the connection's ends. So the kernel tells a
+//! receiver when no writer is left, and a sender when no reader is left, whatever they died of. The pipe is
+//! also the queue's notifier (state/notifier.rs): a receiver that waits for a message sleeps in `poll` on it,
+//! and wakes when a byte comes or no writer is left. A sender that waits for room fills the pipe, sleeps in
+//! `poll` until it is writable, and wakes when there is room or no reader is left.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | sender: message committed | it is received, though the sender's end is gone |
 //! | receiver: counted as a watcher, asleep | the sweep discounts it |
-//! | sender: pipe filled, `pipe_state` changed or not, lock held | as a byte written under the lock (notifier.rs) |
+//! | sender: pipe filled, `pipe_state` set or not, lock held | as a byte written under the lock (notifier.rs) |
 //! | sender: on the list, asleep | the sweep frees its cell, and the pipe can be written to again |
-//! | receiver: sender chosen, the pipe still full | the sender's slice ends, unless the receiver was the last, whose end wakes it |
+//! | receiver: sender chosen, the pipe still full | the sender's slice ends; the end of the last reader wakes it |
 //! | receiver: pipe no longer full, lock held | the sender wakes, and takes the lock over |
 
 use std::os::fd::RawFd;
@@ -31,11 +33,11 @@ use crate::state::notifier::CallEnds;
 use crate::sync::Word;
 use crate::units::Ticket;
 
-/// How long a receiver sleeps before it looks for the dead.
+/// How long a receiver sleeps before it checks for the dead.
 const SLICE: Duration = Duration::from_millis(100);
 
 impl Queue {
-    /// Says of which pipe this end is that is the queue's notifier from now on. To be called for both ends when they are made.
+    /// Makes the pipe of this end the queue's notifier. Must be called for both ends when they are made.
     pub fn give_bell(&self, end: RawFd) -> Result<(), Error> {
         let number = platform::pipe_number(end).ok_or(Error::EndClosed)?;
         platform::never_block(end)?;
@@ -44,7 +46,8 @@ impl Queue {
         Ok(())
     }
 
-    /// [`watch`](Self::watch) with the reading end of the queue's pipe. Answers that end, or a descriptor in its place.
+    /// [`watch`](Self::watch) with the reading end of the queue's pipe. Returns that end, or a substitute for
+    /// it.
     pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<RawFd, Error> {
         let _ends = CallEnds::reader(end);
         let watched = self.watch_at_end(end, &mut wait);
@@ -65,8 +68,9 @@ impl Queue {
         }
     }
 
-    /// Takes the oldest item. If there is none, waits for one at the reading end of the queue's pipe, as long as `wait`
-    /// allows. `Error::Ended` once no writing end is open any more, in whichever process, and everything was taken.
+    /// Takes the oldest item. If there is none, waits for one at the reading end of the queue's pipe, as long
+    /// as `wait` allows. `Error::Ended` once no writing end is open any more, in whichever process, and
+    /// everything was taken.
     pub fn get_at(
         self: &Arc<Self>,
         end: RawFd,
@@ -85,7 +89,7 @@ impl Queue {
             };
             match self.get(buffer, attempt) {
                 Err(Error::Empty) => self.await_at(end, &mut wait)?,
-                // This caller does wait for a stopped process.
+                // A caller with more patience waits for the stopped process.
                 Err(Error::EmptyBehindStopped { .. })
                     if !matches!(wait.patience, Patience::Try | Patience::Now) =>
                 {
@@ -98,9 +102,9 @@ impl Queue {
         }
     }
 
-    /// Puts an item. `Error::Broken` if no reading end of the queue's pipe is open any more, in whichever process, or if
-    /// the pipe that leads back has no writing end any more (`back` is its reading end, or -1), also while it waits for
-    /// room.
+    /// Puts an item. `Error::Broken` if no reading end of the queue's pipe is open any more, in whichever
+    /// process, or if the pipe that leads back has no writing end any more (`back` is its reading end, or
+    /// -1), also while it waits for room.
     pub fn put_at(
         &self,
         (end, back): (RawFd, RawFd),
@@ -135,8 +139,8 @@ impl Queue {
         }
     }
 
-    /// Waits at the reading end of the queue's pipe until a get would find an item, without taking it; `Error::Ended` as of
-    /// [`get_at`](Self::get_at).
+    /// Waits at the reading end of the queue's pipe until a get would find an item, and takes none.
+    /// `Error::Ended` as in [`get_at`](Self::get_at).
     pub fn await_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
         let _ends = CallEnds::reader(end);
         let waited = self.await_readable(end, wait);
@@ -158,7 +162,7 @@ impl Queue {
         let name = self.enter(wait)?.count_watcher()?;
         fault!("bell.watching");
         let waited = self.sleep_at(end, wait);
-        // Not for long, because the lock may be stuck behind a stopped process. A watcher that stays counted only has others
+        // Briefly, because a stopped process may hold the lock. While a watcher stays counted, others only
         // write a byte in vain.
         if let Ok(mut section) = self.enter_briefly() {
             section.discount_watcher(name)?;
@@ -173,7 +177,8 @@ impl Queue {
             if self.looks_ready(Kind::Item) {
                 return Ok(());
             }
-            // Another thread may have closed the end, and the number be somebody else's.
+            // Another thread may have closed the end, and other code may have opened something else under its
+            // number.
             if platform::pipe_number(end) != Some(self.shared.segment.hot().notifier.get()) {
                 return Err(Error::EndClosed);
             }
@@ -203,11 +208,12 @@ impl Queue {
         }
     }
 
-    /// Whether there is an item, after so long at most.
+    /// Polls the end for at most that long. Whether there is an item.
     fn look_at_end(&self, end: RawFd, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
         let mut state = platform::look_at_pipe(end, at_most);
         if state == PipeState::Ready && self.shared.ready_count() == 0 {
-            // Somebody was quicker; or it is a byte too many, behind which the end may be.
+            // Another getter took the item; or it is a byte too many, which may hide that all writers are
+            // gone.
             self.enter(wait)?.drain_if_empty();
             state = platform::look_at_pipe(end, Duration::ZERO);
         }
@@ -216,8 +222,8 @@ impl Queue {
             PipeState::Quiet => Ok(false),
             PipeState::Ready => Ok(self.shared.ready_count() > 0),
             PipeState::HungUp => {
-                // What was put before the last writer went is there by now, but for what dead hands hold: the lock, or an
-                // item that they were given.
+                // Every item of the writers is in the queue by now, unless a dead process holds the lock, or
+                // an item that it had taken.
                 drop(self.enter(wait)?);
                 self.reap_dead_within(true, wait)?;
                 if self.shared.ready_count() > 0 {

@@ -9,10 +9,11 @@ use crate::platform;
 use crate::state::deliver::CopyTarget;
 use crate::units::{BATCH, SMALL};
 
-/// Where a get copies a small payload. To make one costs nothing: only what was filled in can be read.
+/// The memory to which a get copies a small payload. A new one is not initialised: only what was filled in
+/// can be read.
 pub struct Buffer {
     room: [MaybeUninit<u8>; SMALL],
-    /// So many bytes from the start have been written.
+    /// Bytes from the start that have been written.
     len: usize,
 }
 
@@ -27,7 +28,7 @@ impl Default for Buffer {
 }
 
 impl Buffer {
-    /// What the last get has copied.
+    /// The payload that the last get has copied.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `len` is at most SMALL, and so many bytes were written (`fill`).
         unsafe { std::slice::from_raw_parts(self.room.as_ptr().cast(), self.len) }
@@ -51,7 +52,7 @@ pub struct Batch {
     lent: usize,
 }
 
-/// After so many bytes of lent payloads a batch is full: what is made of them needs memory, too.
+/// Bytes of lent payloads after which a batch is full: the objects that are made of them need memory, too.
 const LENT: usize = 1 << 20;
 
 enum Item {
@@ -67,8 +68,8 @@ pub enum Taken<'a> {
 }
 
 impl Batch {
-    /// With room for so many items at most, and for fewer if they are many or large. It is allocated here, because
-    /// nothing may be while the lock is held.
+    /// Room for `most` items at most, and for fewer if they are large or more than [`BATCH`]. The memory is
+    /// allocated here, because a section allocates none.
     pub fn with_room_for(most: usize) -> Result<Batch, Error> {
         let most = most.min(BATCH);
         Ok(Batch {

@@ -1,16 +1,17 @@
 //! Get: an item becomes bytes.
 //!
-//! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and the caller
-//! looks at it there. The item of an acknowledged queue stays LEASED until `task_done` (acknowledge.rs) in either case.
+//! A small payload is copied in the critical section. A large one is lent: it stays where it is, LEASED, and
+//! the caller reads it in place. The item of an acknowledged queue stays LEASED until `task_done`
+//! (acknowledge.rs) in either case.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | small, plain: payload copied | the item is READY still: nothing happened |
-//! | small, plain: **state = FREE** | the item was in the hands of a caller that died |
+//! | small, plain: **state = FREE** | the item was delivered, and is gone with its getter |
 //! | **state = LEASED** | the sweep puts it back to READY in its old place, one redelivery more |
-//! | lent payload looked at | the same |
-//! | plain: kept, **state = CLAIMED** | the item was in the hands of a caller that died; the sweep frees its memory |
-//! | plain: look ended, state = FREE | the item was in the hands of a caller that died |
+//! | lent payload read | the same |
+//! | plain: kept, **state = CLAIMED** | the item is gone with its getter; the sweep frees its memory |
+//! | plain: borrow ended, state = FREE | the item is gone with its getter |
 //! | undelivered: **state = READY** (or DEAD) | the item is in its old place |
 //! | lists, counters | the rebuild computes them |
 #![allow(unsafe_code)]
@@ -32,17 +33,17 @@ use crate::units::BATCH;
 /// How many items a caller asks for at most.
 #[derive(Clone, Copy)]
 pub(crate) enum Asks {
-    /// What the thread took before is set aside, if nothing is acknowledged yet (state/aside.rs).
+    /// Items that the thread took before are set aside, if nothing is acknowledged yet (state/aside.rs).
     Anew(usize),
-    /// As part of what it asked for before.
+    /// The items belong to those that the thread asked for before, which are not set aside.
     ForMore(usize),
 }
 
 /// What a get delivers.
 pub enum Delivery {
-    /// The payload was copied to the caller's room.
+    /// The payload was copied to the caller's memory.
     Copied,
-    /// The payload is in shared memory, to be looked at there.
+    /// The payload is in shared memory, and the caller reads it there.
     Lent(Lent),
 }
 
@@ -56,13 +57,14 @@ impl Queue {
         })
     }
 
-    /// Takes the oldest items, as many as are there and `batch` has room for, in one critical section. Waits for the first
-    /// as long as `wait` allows.
+    /// Takes the oldest items, as many as are ready and fit into `batch`, in one critical section. Waits for
+    /// the first as long as `wait` allows.
     pub fn get_many(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
         self.take_batch(batch, wait, Asks::Anew(BATCH))
     }
 
-    /// The same as part of the caller's last [`get_many`](Self::get_many): what that has taken is in hand still (state/aside.rs).
+    /// The same as part of the caller's last [`get_many`](Self::get_many), whose items are not set aside
+    /// (state/aside.rs).
     pub fn get_more(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>) -> Result<(), Error> {
         self.take_batch(batch, wait, Asks::ForMore(BATCH))
     }
@@ -88,7 +90,7 @@ impl Queue {
         }
     }
 
-    /// Waits for an item, and has those delivered that the caller asks for.
+    /// Waits for an item, and calls `deliver` with the oldest one under the lock.
     #[inline(always)]
     fn take<T>(
         &self,
@@ -119,8 +121,8 @@ impl Queue {
         if self.shared.segment.hot().sets_aside() {
             self.set_aside(asks, wait)?;
         }
-        // What is in dead hands comes back even if nobody ever waits, because there is always another item.
-        // (And a dead watcher of the notifier costs everybody system calls.)
+        // Getters that always find an item never wait, so what the dead hold must return here. (And a dead
+        // watcher of the notifier costs every putter and getter system calls.)
         let hot = self.shared.segment.hot();
         if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_reaping_due() {
             if wait.patience == Patience::Try {
@@ -140,7 +142,7 @@ impl Queue {
                 }
                 return Ok(delivered);
             }
-            // Nobody shall wait, or be woken again and again, for an item that no get can find.
+            // No getter may wait, or be woken again and again, for an item that no get can find.
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }

@@ -1,4 +1,4 @@
-//! Growth: memory that a put found missing is put behind the queue, outside the lock.
+//! Growth: a put that lacks backed memory extends it, outside the lock.
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -11,11 +11,11 @@ use crate::state::heap::Growth;
 use crate::sync::Word;
 use crate::units::PAGE;
 
-/// Spans whose books are extended at a time: one page of backing bytes.
+/// Spans whose bitmap and backing bytes are extended at a time: one page of backing bytes.
 const TRACKING_STEP: u32 = PAGE as u32;
 
 impl Queue {
-    /// Extends what a put found missing, with the lock released, and enters again. Safe to repeat and to race.
+    /// Extends what a put lacked, with the lock released, and enters again. Safe to repeat and to race.
     pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
         match growth {
             Growth::Slots => self.grow_slots(section, wait),
@@ -42,7 +42,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Extends bitmap and backing bytes so that `spans` more fit.
+    /// Extends bitmap and backing bytes by at least `spans`, up to the number of spans that there are.
     fn grow_tracking(&self, section: Guard<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         let hot = section.hot();
         let old = hot.spans_tracked.get();
@@ -70,9 +70,10 @@ impl Queue {
         Ok(())
     }
 
-    /// Puts memory behind a free span and its descriptor, which is claimed meanwhile as if it were a payload.
+    /// Puts memory behind a free span and its descriptor. A slot claims the span meanwhile, as it claims a
+    /// payload's memory.
     fn grow_span(&self, mut section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
-        // Something else may be missing by now: the caller asks for that next.
+        // Something else may be missing by now, which the caller's next attempt finds.
         let Ok(span) = section.find_run(1)? else {
             return Ok(());
         };

@@ -22,7 +22,8 @@ impl Queue {
 
     fn wait_until_finished(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut section = self.enter(wait)?;
-        // A joiner that was woken has seen its moment, even if new items have come since.
+        // A joiner that was notified returns: every item was finished at that moment, even if others were put
+        // since.
         while section.hot().unfinished.get() > 0 && !waiting.was_chosen() {
             section = self.wait_for(section, waiting, wait)?;
         }

@@ -15,12 +15,12 @@ use crate::state::holding;
 use crate::state::slot::{ENDED, KEPT, UNDELIVERED};
 use crate::sync::note_read;
 
-/// A payload in shared memory. Dropping it ends the look: the item of a plain queue is gone then, that of an
-/// acknowledged queue stays leased until `task_done`.
+/// A payload in shared memory. Dropping it ends the borrow: the item of a plain queue is gone then, that of
+/// an acknowledged queue stays leased until `task_done`.
 pub struct Lent {
     queue: Arc<Queue>,
     slot: u32,
-    /// The lease's own number: a slot used again has another.
+    /// The lease's number: a slot used again has another.
     lease: u64,
     /// The participant that took it; a child after a fork is another one.
     me: u32,
@@ -29,10 +29,10 @@ pub struct Lent {
     is_undelivered: AtomicBool,
 }
 
-// SAFETY: the bytes are in a mapping that `queue` keeps, and nobody writes them while the slot is leased to this process
-// and marked as read; which thread looks does not matter.
+// SAFETY: the bytes are in a mapping that `queue` keeps, and no process writes them while the slot is held by
+// this process and marked as borrowed; which thread reads them does not matter.
 unsafe impl Send for Lent {}
-// SAFETY: as above; a look through a shared reference only reads.
+// SAFETY: as above; the methods that take a shared reference only read the bytes.
 unsafe impl Sync for Lent {}
 
 impl Lent {
@@ -50,8 +50,9 @@ impl Lent {
 
     pub fn bytes(&self) -> &[u8] {
         note_read(self.bytes, self.len);
-        // SAFETY: Segment::payload has checked place and length; the slot is LEASED, LEFT or CLAIMED by this process and marked
-        // as read until drop, so the extent is neither written nor given to another item (state/transition.rs, state/leases.rs).
+        // SAFETY: Segment::payload has checked place and length; the slot is LEASED, LEFT or CLAIMED by this
+        // process and marked as borrowed until drop, so the extent is neither written nor given to another
+        // item (state/transition.rs, state/leases.rs).
         unsafe { std::slice::from_raw_parts(self.bytes, self.len) }
     }
 
@@ -63,9 +64,9 @@ impl Lent {
         self.len == 0
     }
 
-    /// Says that the caller has the item now, however long it still looks at the payload: an item of a plain queue does
-    /// not come back any more if this process dies, and is pending no more. One of an acknowledged queue does and is, until
-    /// `task_done`.
+    /// Makes the item the caller's, however long it still borrows the payload. From then on an item of a
+    /// plain queue does not return if this process dies, and is not pending. An item of an acknowledged queue
+    /// still does and is, until `task_done`.
     pub fn keep(&self) -> Result<(), Error> {
         if self.queue.member_now() != Some(self.me) {
             return Ok(());
@@ -74,16 +75,17 @@ impl Lent {
         self.queue.shared.report(kept)
     }
 
-    /// Says that the caller has no memory for the item: when the look ends, the item returns to its old place in the queue, or
-    /// becomes a dead letter if it came back too often. No more, if it was [kept](Self::keep).
+    /// Says that the caller has no memory for the item. When the borrow ends, the item returns to its old
+    /// place in the queue, or becomes a dead letter if it was returned too often. Has no effect on an item
+    /// that was [kept](Self::keep).
     pub fn undeliver(&self) {
         if !self.is_undelivered.swap(true, Ordering::Relaxed) {
             holding::count_finished();
         }
     }
 
-    /// The memory file, and where in it the payload begins. `None` in a forked child, which has no part in the lease, and
-    /// if the file was closed behind this process's back.
+    /// The memory file, and the offset of the payload in it. `None` in a forked child, which does not hold
+    /// the lease, and if other code of this process has closed the file.
     #[cfg(not(loom))]
     pub(crate) fn place(&self) -> Option<(BorrowedFd<'_>, u64)> {
         if self.queue.member_now() != Some(self.me) {
@@ -105,14 +107,15 @@ impl Drop for Lent {
                 ENDED
             };
             let ended = self.queue.end_look(self.slot, self.lease, self.me, mark);
-            // Nobody can be told here; damage is noted in the segment, and the next operation reports it.
+            // A destructor cannot return an error. Damage is noted in the segment, and the next operation
+            // reports it.
             let _ = self.queue.shared.report(ended);
         }
     }
 }
 
 impl Queue {
-    /// Plain: LEASED -> CLAIMED, because the item was delivered for good, and only its memory is held.
+    /// Plain: LEASED -> CLAIMED: the item is the caller's for good, and only its memory is still held.
     fn keep_held(&self, index: u32, lease: u64, me: u32) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
@@ -122,7 +125,7 @@ impl Queue {
         section.keep_lent(index, lease)
     }
 
-    /// Ends the look at a lent payload, whose item is ENDED or UNDELIVERED by that.
+    /// Ends the borrow of a lent payload. `mark` is ENDED or UNDELIVERED.
     fn end_look(&self, index: u32, lease: u64, me: u32, mark: u32) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,

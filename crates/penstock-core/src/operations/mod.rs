@@ -1,4 +1,4 @@
-//! The operations: what a process does with a queue that it holds.
+//! The operations on a handle.
 
 mod acknowledge;
 mod aside;

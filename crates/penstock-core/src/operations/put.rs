@@ -1,11 +1,12 @@
 //! Put: bytes become an item.
 //!
-//! A small payload is copied and published in one critical section, and so are many of them. A large one is written to memory that the slot's
-//! state already names as this participant's, outside the lock, and takes its place in the order when it is published.
+//! A small payload is copied and published in one critical section, as are many of them. A large one is
+//! written outside the lock, to memory that the slot's state already names as this participant's. It takes
+//! its place in the order when it is published.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
-//! | slot taken off the free list, extent taken, fields filled | the rebuild finds the slot FREE: nothing happened |
+//! | slot off the free list, extent taken, fields filled | the rebuild finds the slot FREE: nothing happened |
 //! | large: state = CLAIMED | the sweep frees slot and extent |
 //! | large: memory extended, half the bytes copied, all copied | the same |
 //! | **state = READY** | the item exists, though put never returned |
@@ -25,16 +26,18 @@ use crate::state::claim::Reserved;
 use crate::state::waiters::Waiting;
 use crate::units::{BATCH, SMALL, Ticket};
 
-/// Measured: new memory for 64 KiB costs its producer and its consumer some 40 us, by faults of pages.
+/// Measured: new memory for 64 KiB costs its putter and its getter about 40 us of page faults.
 #[cfg(not(loom))]
 const BYTES_GROWN_IN_A_NANOSECOND: u64 = 2;
 
 impl Queue {
-    /// Puts one item, whose payload is the parts one after the other. When it returns, every process sees the item.
+    /// Puts one item, whose payload is the concatenation of the parts. When it returns, every process sees
+    /// the item.
     ///
     /// Waits for room as long as `wait` allows. On any error nothing was put.
     pub fn put(&self, payload: &[&[u8]], mut wait: Wait<'_>) -> Result<Ticket, Error> {
-        // The usual payload by itself: the compiler makes a long loop of a sum, whatever the number of parts.
+        // A payload of one part, kept apart: the compiler makes a long loop of the sum, whatever the number
+        // of parts.
         let len = match payload {
             [part] => part.len() as u64,
             parts => parts.iter().map(|part| part.len() as u64).sum(),
@@ -60,8 +63,8 @@ impl Queue {
             .report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
     }
 
-    /// Puts items, each of one part, in order. Small ones go into the queue together, in one critical section, as far as
-    /// there is room. Answers how many were put, from the first on; if not all, also why.
+    /// Puts items, each of one part, in order. Consecutive small ones are put in one critical section, as far
+    /// as there is room. Returns how many were put, from the first on, and the error if that is not all.
     pub fn put_many(&self, payloads: &[&[u8]], mut wait: Wait<'_>) -> (usize, Result<(), Error>) {
         let mut count = 0;
         while let Some(payload) = payloads.get(count) {
@@ -112,7 +115,7 @@ impl Queue {
                 .and_then(|()| section.try_reserve(len))
             {
                 Ok(Ok(next)) => reserved = next,
-                // What is missing is looked for, or reported, when the next batch begins with this item.
+                // The next batch begins with this item, and then extends the memory or reports the error.
                 Ok(Err(_)) | Err(Error::OutOfMemory { .. }) => break,
                 Err(error) => return Err(error),
             }
@@ -129,7 +132,7 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        // What is usual by itself, because a section that is moved about costs as much as all the rest.
+        // Fast path, kept apart so that the guard is never moved: moving it costs as much as all the rest.
         let mut section = self.enter_or_spin(waiting, wait)?;
         if self.shared.has_room() && section.is_within_limit(len).is_ok() {
             match section.try_reserve(len) {
@@ -203,7 +206,7 @@ impl Queue {
                 section = self.wait_for(section, waiting, wait)?;
                 continue;
             }
-            // A producer that runs ahead of its consumers would write each large message to new memory.
+            // A putter that runs ahead of its getters would write each large message to new memory.
             #[cfg(not(loom))]
             if !has_paused && self.shared.ready_count() > 0 && section.would_grow(len)? {
                 if wait.patience == Patience::Try {
@@ -226,7 +229,7 @@ impl Queue {
                 Err(Error::OutOfMemory { .. }) if wait.patience == Patience::Try => return Err(Error::Busy),
                 Err(error @ Error::OutOfMemory { .. }) => {
                     drop(section);
-                    // What is set aside may be in the way; or the dead may hold what is missing.
+                    // Items that are set aside may use the memory; or the dead may hold it.
                     match self.unless_given_up(Err(error), len, wait) {
                         Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
                             looked_for_dead = true;
@@ -241,10 +244,11 @@ impl Queue {
         }
     }
 
-    /// Passes a result on, unless it is a lack of memory and some was had by giving up what is set aside (state/aside.rs).
+    /// Returns the result, unless it is a lack of memory and giving up what is set aside has freed some
+    /// (state/aside.rs).
     fn unless_given_up(&self, result: Result<(), Error>, len: u64, wait: &mut Wait<'_>) -> Result<(), Error> {
         let is_possible = match result {
-            // Everything that is taken would not be enough.
+            // Hopeless if the item did not fit even without all that is taken.
             Err(Error::OutOfMemory {
                 needed,
                 used,
@@ -262,7 +266,7 @@ impl Queue {
         result
     }
 
-    /// After a failure: what was claimed becomes free, and memory that was extended for it goes back.
+    /// After a failure: frees the claimed slot, and gives memory back that was extended for it.
     fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             let is_punched = self
@@ -280,7 +284,8 @@ impl Queue {
         self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), |_| Ok(()))
     }
 
-    /// To give something back after a call has failed: briefly, and not at all if the call must not wait.
+    /// Takes the lock to free what a failed call has claimed: waits briefly, and not at all if the call must
+    /// not wait.
     fn enter_again(&self, patience: Patience) -> Result<Guard<'_>, Error> {
         if patience != Patience::Try {
             return self.enter_briefly();
@@ -302,8 +307,9 @@ impl Queue {
         let mut target = self.shared.segment.target(reserved.slot, reserved.extent, len)?;
         for part in payload {
             let (first, second) = part.split_at(part.len() / 2);
-            // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or process uses
-            // them; `len`, which `target` has checked against the extent, is the sum of all parts.
+            // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or
+            // process uses them; `len`, which `target` has checked against the extent, is the sum of all
+            // parts.
             unsafe {
                 self.shared.segment.copy_in(target, &[first]);
                 fault!("claim.copying");
@@ -315,7 +321,7 @@ impl Queue {
         Ok(())
     }
 
-    /// CLAIMED -> READY, once there is room: others may have filled the queue during the copy.
+    /// CLAIMED -> READY, once there is room: other putters may have filled the queue during the copy.
     fn publish_claimed(
         &self,
         reserved: &Reserved,

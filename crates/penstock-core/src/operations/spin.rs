@@ -1,4 +1,4 @@
-//! Spinning: a process reads the numbers of a queue for some microseconds before it sleeps.
+//! Spinning: a process reads the counters of a queue for up to 50 microseconds before it sleeps.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use crate::sync::Ordering;
 use crate::sync::Word;
 
 impl Queue {
-    /// Spins once in a wait, if this process may. `None` if not.
+    /// Spins, once in a wait, and takes the lock. `None` if it has spun in this wait, or another participant
+    /// spins.
     pub(crate) fn spin_and_acquire(
         &self,
         waiting: &mut Waiting,
@@ -32,8 +33,8 @@ impl Queue {
         Some(self.acquire_from_spin(waiting.kind, wait))
     }
 
-    /// Spins once, if this process may, for those whose wake-up comes by the notifier (notifier.rs) and not by a list: that they are
-    /// on their way matters to nobody. True if there is what was waited for.
+    /// Spins once, unless another participant spins, for waiters that the notifier wakes (notifier.rs) and
+    /// not a list: no section counts on their coming. True if the wait can end.
     #[cfg(not(loom))]
     pub(crate) fn spin_without_lock(&self, kind: Kind) -> Result<bool, Error> {
         let me = self.member()?;
@@ -45,8 +46,8 @@ impl Queue {
         Ok(self.looks_ready(kind))
     }
 
-    /// Takes the lock after a pause in which a consumer may give memory back, because new memory costs more: for so many
-    /// nanoseconds at most, in which it would have been had.
+    /// Takes the lock after a pause in which a getter may free memory, because new memory costs more. The
+    /// pause lasts `at_most` nanoseconds, the time that new memory would take.
     #[cfg(not(loom))]
     pub(crate) fn pause_for_memory<'q>(
         &'q self,
@@ -56,7 +57,8 @@ impl Queue {
     ) -> Result<Guard<'q>, Error> {
         let (hot, me) = (section.hot(), section.me);
         let used = hot.used_bytes.get();
-        // Still under the lock: who pauses counts as on its way, so nobody else is sent for its room meanwhile.
+        // Still under the lock: a putter that pauses counts as on its way, so no other one is notified of its
+        // room meanwhile.
         let is_alone = self.start_spinning(Kind::Room, me);
         drop(section);
         if !is_alone {
@@ -69,25 +71,27 @@ impl Queue {
             .map(|me| Guard::new(&self.shared, me))
     }
 
-    /// Takes the lock, as who was spinning does.
+    /// Takes the lock after a spin.
     fn acquire_from_spin(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<u32, Error> {
         let acquired = self.acquire(wait);
-        // Not before the lock is taken: until then the spinner counts as on its way.
+        // Only after the lock is taken: until then the spinner counts as on its way.
         self.stop_spinning(kind);
         if acquired.is_err() {
-            // Others may have relied on it. The end of any section sends the next one.
+            // A section may have notified no waiter because of this spinner. The end of any section notifies
+            // the next one.
             let _ = self.enter_briefly();
         }
         acquired
     }
 
-    /// Looks at the queue's numbers, without the lock, until they promise something or the budget is spent.
+    /// Reads the queue's counters, without the lock, until they look ready or the budget is spent.
     fn spin(&self, kind: Kind) {
         let budget = &self.spin_budgets[kind as usize];
         spin_until(budget, Duration::MAX, || self.looks_ready(kind));
     }
 
-    /// Registers as the one participant that spins, if spinning can pay at all. Whoever does takes the lock afterwards.
+    /// Registers as the one participant that spins for that kind, on a machine with more than one core. The
+    /// spinner takes the lock afterwards.
     fn start_spinning(&self, kind: Kind, me: u32) -> bool {
         platform::cores() > 1
             && self.shared.spinning_word(kind).is_some_and(|word| {
@@ -98,7 +102,7 @@ impl Queue {
 
     fn stop_spinning(&self, kind: Kind) {
         if let (Some(word), Some(me)) = (self.shared.spinning_word(kind), self.shared.member_if_any()) {
-            // Only if it is still this process's: others may have given up on it.
+            // Only if the word still names this process: others may have cleared it.
             let _ = word.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }

@@ -1,13 +1,14 @@
 //! Trim: memory that a queue has grown by and no longer needs goes back to the system.
 //!
-//! What free slots keep is released first. Runs of free spans are claimed, punched outside the lock, and freed; slots are given back when none is in use. A queue
-//! that is filled and drained again and again keeps its memory warm: after a growth the next trim waits a second.
+//! The cached extents of free slots are released first. Runs of free spans are claimed, punched outside the
+//! lock, and freed; slots are given back when none is in use. A queue that is filled and drained again and
+//! again keeps its memory: after a growth the next trim waits 1 second.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
-//! | backing lowered, run CLAIMED | the sweep frees it; its pages are not trusted, and a later trim finds them again |
+//! | backing lowered, run CLAIMED | the sweep frees it, its pages count as not backed, a later trim finds them |
 //! | run punched | the same |
-//! | slots: mark lowered | those pages are backed still, which the next growth repeats and the next trim finds |
+//! | slots: mark lowered | their pages are still backed; the next growth backs them again, the next trim finds them |
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -41,14 +42,15 @@ fn wants_trim(hot: &Hot) -> bool {
 }
 
 impl Queue {
-    /// Whether a drained queue has memory to give back: a look without the lock, for callers of [`tidy`](Self::tidy).
+    /// Whether a drained queue has memory to give back. Reads without the lock, for callers of
+    /// [`tidy`](Self::tidy).
     #[inline(always)]
     pub fn is_untidy(&self) -> bool {
         wants_trim(self.shared.segment.hot())
     }
 
-    /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take milliseconds. Waits
-    /// for the lock briefly only.
+    /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take
+    /// milliseconds. Waits for the lock briefly only.
     pub fn tidy(&self) -> Result<(), Error> {
         let mut wants_trim = self.is_untidy();
         while wants_trim {
@@ -89,11 +91,11 @@ impl Queue {
             Ok(())
         };
         self.release_claim_or_put_off(slot, self.enter_briefly(), note)?;
-        // A system that refuses is not asked again at once.
+        // If the system has refused, the next call tries again.
         Ok(is_punched && self.is_untidy())
     }
 
-    /// Gives the last slots back. All are free, and the lock is held over the punch, which is short.
+    /// Gives the last slots back. All are free. The lock is held during the punch, which is short.
     fn trim_slots(&self, mut section: Guard<'_>) -> Result<bool, Error> {
         let (kept, backed) = section.give_back_slots(SLOTS)?;
         fault!("trim.slots");

@@ -1,14 +1,14 @@
 //! A view: a part of a lent payload as private memory that costs no copy.
 //!
-//! The pages of the payload are mapped a second time, copy-on-write. Whoever reads them reads the item's own pages; whoever
-//! writes gets copies of the pages that it writes, so the item stays as it was put, and can be delivered again. The
-//! payload stays lent as long as there is a view of it.
+//! The pages of the payload are mapped a second time, copy-on-write. A read sees the item's own pages. A
+//! write copies its page first, so the item stays as it was put, and can be delivered again. The payload
+//! stays lent as long as there is a view of it.
 //!
-//! A fork copies a process's private memory, and a child's array must stay what it was whatever the parent does with
-//! its own. The child has no part in the lease, so before a fork all pages of all views are copied; after it, both have
-//! memory of their own. If the system has no memory for that, the child gets no such pages at all: it dies at the first
-//! access, which is better than to compute with what others have put there since. (A child of a bare `clone` system call,
-//! which runs no handlers, must not use its parent's views.)
+//! A fork copies a process's private memory, and a child's array must keep its contents whatever the parent
+//! does with its own. The child does not hold the lease, so before a fork all pages of all views are copied;
+//! after it, parent and child have their own copies. If the system has no memory for that, the child gets no
+//! such pages: it dies at the first access, and does not compute with bytes that others have put there since.
+//! (A child of a bare `clone` system call, which runs no handlers, must not use its parent's views.)
 #![allow(unsafe_code)]
 
 use std::any::Any;
@@ -21,7 +21,7 @@ use crate::fork;
 use crate::operations::lease::Lent;
 use crate::platform;
 
-/// Views of one process at most: the system has room for some 65,000 mappings, and the program wants some, too.
+/// Views of one process at most: the system allows about 65,000 mappings, and the program needs some, too.
 const MOST: usize = 16_384;
 
 /// All views of this process, by the address of their pages.
@@ -31,8 +31,8 @@ type Views = MutexGuard<'static, BTreeMap<usize, Pages>>;
 
 struct Pages {
     len: usize,
-    /// No page is the item's any more. After a fork they are shared with the child, copy-on-write like all memory, and
-    /// must not be copied once more for the next child.
+    /// Every page is a copy. After a fork the copies are shared with the child, copy-on-write like all
+    /// memory, and must not be copied once more for the next child.
     are_copies: bool,
 }
 
@@ -44,7 +44,7 @@ pub struct View {
     /// Where the part begins in them, and how long it is.
     start: usize,
     len: usize,
-    /// Never looked at: the pages not yet copied are its.
+    /// Never read, only kept: the pages that are not copied yet are the payload's.
     _lent: Arc<Lent>,
 }
 
@@ -54,8 +54,8 @@ unsafe impl Send for View {}
 unsafe impl Sync for View {}
 
 impl View {
-    /// Maps a part of a payload. `None` if there are too many views, the system has no mapping left, or the descriptor was
-    /// closed behind this process's back: then the payload has to be copied.
+    /// Maps a part of a payload. `None` if there are too many views, the system has no mapping left, or other
+    /// code of this process has closed the descriptor: then the caller must copy the payload.
     pub fn new(lent: &Arc<Lent>, part: Range<usize>) -> Option<View> {
         let len = part.len();
         if len == 0 || part.end > lent.len() || lock().len() >= MOST {
@@ -82,7 +82,7 @@ impl View {
         })
     }
 
-    /// Where the part lies: readable and writable as long as this view lives, and nobody else's.
+    /// Where the part lies: readable and writable as long as this view lives, and no other code uses it.
     pub fn pointer(&self) -> *mut u8 {
         // SAFETY: `start` lies in the mapped pages.
         unsafe { self.pages.as_ptr().add(self.start) }
@@ -100,7 +100,7 @@ impl View {
 impl Drop for View {
     fn drop(&mut self) {
         lock().remove(&(self.pages.as_ptr() as usize));
-        // SAFETY: the mapping is this view's own, and whoever looks at it keeps the view.
+        // SAFETY: the mapping is this view's own, and a reader of it keeps the view.
         unsafe { platform::unmap_privately(self.pages, self.mapped) };
     }
 }
@@ -109,7 +109,7 @@ fn lock() -> Views {
     VIEWS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Copies what is not yet copied, and keeps views from coming and going until the answer is dropped.
+/// Copies all pages that are not copies yet. No view is made or dropped until the returned value is dropped.
 fn before_fork() -> Box<dyn Any> {
     let mut views = lock();
     for (&address, pages) in views.iter_mut().filter(|(_, pages)| !pages.are_copies) {

@@ -1,4 +1,5 @@
-//! Waiting: a thread sleeps until it is notified, and does its part of the upkeep at the end of its slices (state/waiters.rs).
+//! Waiting: a thread sleeps until it is notified, and does upkeep at the end of its slices
+//! (state/waiters.rs).
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::state::waiters::{ABANDONED, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_L
 use crate::sync::{Ordering, Word};
 
 impl Kind {
-    /// What a caller hears whose patience ended.
+    /// The error that a caller gets when its patience has ended.
     fn missed(self) -> Error {
         match self {
             Kind::Room => Error::Full,
@@ -22,7 +23,8 @@ impl Kind {
         }
     }
 
-    /// What a caller hears whose operation failed: that the lock was not to be had is for those who come again.
+    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::Try`] alone, whose
+    /// caller calls again.
     pub(crate) fn map_timeout(self, error: Error, patience: Patience) -> Error {
         match (error, self) {
             (Error::Busy, _) if patience != Patience::Try => self.missed(),
@@ -35,13 +37,13 @@ impl Kind {
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
 
-/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back (notifier.rs). After
-/// a slice it treats those as late.
+/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back
+/// (notifier.rs). After a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
 
 impl Queue {
-    /// Takes the lock for an operation that may have to wait, after a look without it: who would find nothing does not
-    /// trouble those who are at work, and spins first.
+    /// Takes the lock for an operation that may have to wait. Spins first if an unlocked read shows that the
+    /// operation could not proceed. This keeps idle waiters off the lock's cache line.
     #[inline(always)]
     pub(crate) fn enter_or_spin<'q>(
         &'q self,
@@ -69,25 +71,26 @@ impl Queue {
         self.acquire(wait)
     }
 
-    /// Whether a waiter would find nothing, by a look without the lock. A lock that is taken may be a dead holder's, whose
-    /// books are half changed: then only the lock tells.
+    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken: its holder may
+    /// be dead, with the counters half changed, and then only a section can tell.
     #[inline(always)]
     fn looks_unready(&self, kind: Kind) -> bool {
         let hot = self.shared.segment.hot();
         !self.looks_ready(kind) && hot.lock.get() == 0 && !hot.is_damaged()
     }
 
-    /// The same after all that was done under the lock so far. A mere look may see old numbers slice after slice.
+    /// The same, and the read sees every section that has ended. An unordered read may see old counters slice
+    /// after slice.
     fn is_unready(&self, kind: Kind) -> bool {
         let lock = &self.shared.segment.hot().lock;
-        // An exchange of nothing, which does not take the lock, because an exchange reads the last value there is.
-        // Acquire: pairs with the release in Section::drop of whoever held the lock last.
+        // Exchanges 0 for 0, which does not take the lock: an exchange reads the newest value. Acquire: pairs
+        // with the release in Guard::drop of the last holder.
         lock.compare_exchange(0, 0, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
             && self.looks_unready(kind)
     }
 
-    /// Whether there is what is waited for, by a look without the lock: a hint.
+    /// Whether a waiter could proceed, by an unlocked read: a hint.
     #[inline(always)]
     pub(crate) fn looks_ready(&self, kind: Kind) -> bool {
         match kind {
@@ -97,7 +100,8 @@ impl Queue {
         }
     }
 
-    /// Waits for a change, with the section's lock released meanwhile. The caller looks again, in a loop.
+    /// Waits for a change, with the lock released meanwhile. The caller checks its condition again, in a
+    /// loop.
     pub(crate) fn wait_for<'q>(
         &'q self,
         mut section: Guard<'q>,
@@ -148,8 +152,10 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until chosen, until the caller's patience ends, or until a slice has ended. Only the watcher sleeps on beside
-    /// an idle queue, and looks at its target in the list once a second; the others do so after each of their slices.
+    /// Sleeps until notified, until the caller's patience ends, or until a slice has ended. Beside an idle
+    /// queue the watcher goes on sleeping at the end of a slice, and returns after every tenth, once a
+    /// second. The other waiters return after each of their slices. A waiter that returns reads its position
+    /// and its sleep target anew.
     fn sleep(
         &self,
         waiting: &mut Waiting,
@@ -160,7 +166,8 @@ impl Queue {
         let slice = match (target, waiting.kind, position) {
             (SleepTarget::CellForNow, ..) => SLICE,
             (_, _, 0..3) => SLICE * (position + 1),
-            // Joiners are woken all at once: a waker that dies before it calls them leaves them all asleep.
+            // Joiners are woken all at once: a waker that dies before it has woken them leaves them all
+            // asleep.
             (_, Kind::Finish, _) => SLICE * 3,
             _ => SLICE * 10,
         };
@@ -186,7 +193,7 @@ impl Queue {
                 waiting.slices += 1;
                 self.end_slice(waiting.slices, position)?;
             }
-            // Room, or the end of all readers.
+            // The pipe is writable because there may be room, or because all readers are gone.
             let is_pipe_ready = matches!(target, SleepTarget::Pipe(..)) && cell.word.get() == SLEEPING;
             if (is_over || is_pipe_ready || slept != Slept::Changed) && (wait.interrupted)() {
                 return Err(Error::Interrupted);
@@ -198,8 +205,9 @@ impl Queue {
         }
     }
 
-    /// What a waiter does at the end of its slice: the watcher looks at those who hold something each time, and at all
-    /// participants at each tenth; any other waiter looks if the watcher has not, because it is dead or stopped.
+    /// Upkeep at the end of a waiter's slice. The watcher checks the holders at each slice, and all
+    /// participants at each tenth. Any other waiter checks all participants if the watcher has not checked,
+    /// because it is dead or stopped.
     fn end_slice(&self, slices: u32, position: u32) -> Result<(), Error> {
         if position == 0 {
             self.reap_dead(slices % 10 == 0)?;
@@ -210,20 +218,20 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends the wait of an operation that has failed. Answers what its caller hears.
+    /// Ends the wait of an operation that has failed. Returns the error for its caller.
     #[cold]
     pub(crate) fn end_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
         self.abandon(waiting);
         waiting.kind.map_timeout(error, patience)
     }
 
-    /// Leaves the list; without the lock if need be, which may be stuck behind a stopped process.
+    /// Leaves the list, without the lock if that stays taken: a stopped process may hold it.
     pub(crate) fn abandon(&self, waiting: &mut Waiting) {
         if waiting.cell == 0 {
             return;
         }
         if let Ok(mut section) = self.enter_briefly() {
-            // An error here means damage, of which the caller has an error already.
+            // An error here means damage, and the caller has an error already.
             let _ = section.withdraw(waiting);
         } else if let Ok(cell) = self.shared.segment.cell(waiting.cell) {
             self.leave_cell(cell);
@@ -231,11 +239,11 @@ impl Queue {
         waiting.cell = 0;
     }
 
-    /// Leaves without the lock. If this waiter was chosen already, its next section passes the wake-up on; or the end of
-    /// another waiter's slice, which takes it for late.
+    /// Leaves without the lock. If this waiter was notified already, the next section of this process passes
+    /// the wake-up on, or another waiter does at the end of its slice, which treats this one as late.
     fn leave_cell(&self, cell: &WaiterCell) {
         for (word, left) in [(SLEEPING, ABANDONED), (WOKEN, WOKEN_LEFT), (LATE, LATE_LEFT)] {
-            // From one to the next it is changed by others, never back.
+            // Other participants change the word from one of these values to the next, never back.
             let has_left = cell
                 .word
                 .compare_exchange(word, left, Ordering::Relaxed, Ordering::Relaxed)
@@ -250,7 +258,7 @@ impl Queue {
         }
     }
 
-    /// Waits until a get would find an item, without taking it.
+    /// Waits until a get would find an item, and takes none.
     pub fn await_item(&self, mut wait: Wait<'_>) -> Result<(), Error> {
         let mut waiting = Waiting::new(Kind::Item);
         let waited = self.await_in_section(&mut waiting, &mut wait);
@@ -265,7 +273,7 @@ impl Queue {
         while section.oldest()? == 0 {
             section = self.wait_for(section, waiting, wait)?;
         }
-        // The end of the section wakes another waiter: the item is still there.
+        // The end of the section wakes another waiter, because the item is still there.
         section.withdraw(waiting)
     }
 }

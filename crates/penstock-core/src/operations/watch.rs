@@ -10,9 +10,10 @@ use crate::platform;
 use crate::sync::Word;
 
 impl Queue {
-    /// A descriptor that is readable exactly while a get would find an item, level triggered. It stays the queue's: others
-    /// only wait with it, and neither read from it nor close it. From now on whoever fills or empties the queue makes
-    /// a system call or two, until this process leaves the queue.
+    /// A descriptor that is readable exactly while a get would find an item, level triggered. The descriptor
+    /// stays the queue's: the caller only waits with it, and neither reads from it nor closes it. From now on
+    /// a call that fills or empties the queue makes one or two system calls more, until this process leaves
+    /// the queue.
     pub fn watch(&self, mut wait: Wait<'_>) -> Result<RawFd, Error> {
         let watched = self.open_and_watch(&mut wait);
         self.shared.report(watched)
@@ -29,7 +30,7 @@ impl Queue {
             let mut section = self.enter(wait)?;
             let hot = section.hot();
             if hot.notifier.get() != number {
-                // Somebody was quicker.
+                // Another process has made a notifier meanwhile.
                 continue;
             }
             let end = match found {
@@ -47,14 +48,14 @@ impl Queue {
         }
     }
 
-    /// A get of this process has found nothing. If it was the notifier that called, there may be a byte too many.
+    /// Called after a get has found nothing. If the notifier was readable, it may hold a byte too many.
     #[cold]
     pub(crate) fn found_nothing(&self) {
         let attempt = self.enter(&mut Wait {
             patience: Patience::Try,
             interrupted: &mut || false,
         });
-        // If the lock is not to be had now, the next get that is called in vain comes here again.
+        // If the lock is taken now, the next get that finds nothing tries again.
         if let Ok(mut section) = attempt {
             section.drain_if_empty();
         }

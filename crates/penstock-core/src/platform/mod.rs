@@ -1,4 +1,5 @@
-//! What the core asks of the operating system: memory that grows, sleeping and waking, and whether a process lives.
+//! What the core asks of the operating system: memory that grows, sleeping and waking, and whether a process
+//! lives.
 //!
 //! Everything else in the core is free of system calls, so another system needs only another file here.
 

@@ -1,8 +1,9 @@
-//! The kernel of the models: time, futexes and liveness as models/world.rs has them, memory that is always backed.
+//! The kernel of the models: time, futexes and liveness as models/world.rs has them, memory that is always
+//! backed.
 //!
-//! What is exact: `futex_wait` compares and goes to sleep in one step; a wake-up reaches who went to sleep before it; a
-//! sleeper that dies takes no wake-up with it. A process is reported as gone only after its last store, and the report
-//! orders those stores before what the asker does next.
+//! What is exact: `futex_wait` compares and goes to sleep in one step; a wake-up reaches who went to sleep
+//! before it; a sleeper that dies takes no wake-up with it. A process is reported as gone only after its last
+//! store, and the report orders those stores before what the asker does next.
 
 #![allow(unsafe_code)]
 

@@ -1,26 +1,31 @@
 //! Set aside: items of a queue whose users never acknowledge any.
 //!
-//! Requirements. A program that uses an acknowledged queue as a plain one, without `task_done` and `join`, is served as by a plain
-//! queue: what its workers have finished is not delivered again, and does not use memory up. A program that acknowledges loses
-//! nothing.
+//! Requirements. A program that uses an acknowledged queue as a plain one, without `task_done` and `join`, is
+//! served as by a plain queue: what its workers have finished is not delivered again, and does not use memory
+//! up. A program that acknowledges loses nothing.
 //!
-//! Protocol. `Hot::acknowledging` is NOT_YET until a process calls `task_done` or `join` for the first time. Meanwhile
-//! an item is in hand (LEASED) until the thread that took it asks for its next one; then that thread sets it aside (ASIDE).
+//! Protocol. `Hot::acknowledging` is NOT_YET until a process calls `task_done` or `join` for the first time.
+//! Meanwhile an item is in hand (LEASED) until the thread that took it asks for its next one; then that
+//! thread sets it aside (ASIDE).
 //!
-//! - A holder dies: what it had in hand comes back. What it had set aside goes to the list `Hot::aside`, without an owner.
-//! - A put finds no memory, or more than 64 MiB are set aside: payloads of items that were set aside are given up, the oldest
-//!   leases first. Such an item is unfinished still, and only counted: in its holder's record, or in `Hot::given_up` if the holder has died.
+//! - A holder dies: what it had in hand comes back. What it had set aside goes to the list `Hot::aside`,
+//!   without an owner.
+//! - A put finds no memory, or more than 64 MiB are set aside: payloads of items that were set aside are
+//!   given up, the oldest leases first. Such an item is unfinished still, and only counted: in its holder's
+//!   record, or in `Hot::given_up` if the holder has died.
 //!
-//! The first `task_done` or `join` stores BEGINNING. From then on an item that is set aside is a lease like any other, what dead
-//! holders had set aside comes back to its old place, and what was given up of the dead counts as finished. Once the list
-//! `Hot::aside` is empty, YES is stored, and no operation has to do with all this any more.
+//! The first `task_done` or `join` stores BEGINNING. From then on an item that is set aside is a lease like
+//! any other, what dead holders had set aside comes back to its old place, and what was given up of the dead
+//! counts as finished. Once the list `Hot::aside` is empty, YES is stored, and no operation has to do with
+//! all this any more.
 //!
 //! ```text
 //! NOT_YET --first task_done or join--> BEGINNING --nothing is left of dead holders--> YES
 //! ```
 //!
-//! An item leaves its slot in three steps, so that it is counted once at whatever step the process dies: the slot notes what
-//! the counter will be (`holder`) and becomes GIVEN_UP (or ORPHAN), the counter gets that value, the slot becomes FREE.
+//! An item leaves its slot in three steps, so that it is counted once at whatever step the process dies: the
+//! slot notes what the counter will be (`holder`) and becomes GIVEN_UP (or ORPHAN), the counter gets that
+//! value, the slot becomes FREE.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -88,7 +93,7 @@ impl<'q> Section<'q> {
     pub(crate) fn begin_to_acknowledge(&mut self) -> Result<Portion, Error> {
         let hot = self.hot();
         if hot.sets_aside() {
-            hot.begin_to_acknowledge();
+            hot.store_beginning();
             fault!("aside.beginning");
             // What was given up of dead holders cannot come back: it counts as finished.
             hot.unfinished.sub(hot.given_up.get());
@@ -96,7 +101,7 @@ impl<'q> Section<'q> {
         for _ in 0..PORTION {
             let index = hot.aside.head.get();
             if index == 0 {
-                hot.acknowledge_from_now_on();
+                hot.store_acknowledged();
                 return Ok(Portion::Last);
             }
             if self.slot(index)?.word()
@@ -136,8 +141,9 @@ impl<'q> Section<'q> {
         Ok(Portion::Last)
     }
 
-    /// The slot with the oldest lease among those that are set aside, and the lease up to which its successors may be given up
-    /// before another holder's: leases are given up in their order but for some that were taken within a batch.
+    /// The slot with the oldest lease among those that are set aside, and the lease up to which its
+    /// successors may be given up before another holder's: leases are given up in their order but for some
+    /// that were taken within a batch.
     fn oldest_aside(&self) -> Result<Option<(Option<u32>, u64)>, Error> {
         let hot = self.hot();
         let mut oldest: Option<(u64, u32)> = None;
@@ -163,7 +169,8 @@ impl<'q> Section<'q> {
         Ok(oldest.map(|(_, index)| (Some(index), second.saturating_add(BATCH as u64))))
     }
 
-    /// From a slot on the first of its list that is set aside and not borrowed: a borrowed payload cannot be given up.
+    /// From a slot on the first of its list that is set aside and not borrowed: a borrowed payload cannot be
+    /// given up.
     fn first_aside(&self, mut index: u32) -> Result<Option<u32>, Error> {
         let mut walk = self.walk();
         while index != 0 {
@@ -234,7 +241,8 @@ impl<'q> Section<'q> {
         Ok(())
     }
 
-    /// What a participant has given up, which counts as finished when it has died; or stays unfinished, if it leaves in order.
+    /// What a participant has given up, which counts as finished when it has died; or stays unfinished, if it
+    /// leaves in order.
     pub(crate) fn settle_given_up(&mut self, record: &Participant, leaves_in_order: bool) {
         let (hot, count) = (self.hot(), record.given_up.get());
         if count == 0 {
@@ -255,7 +263,8 @@ impl<'q> Section<'q> {
     }
 }
 
-/// Unfinished items whose payloads were given up: those of the dead count as finished once items are acknowledged.
+/// Unfinished items whose payloads were given up: those of the dead count as finished once items are
+/// acknowledged.
 pub(crate) fn unfinished_given_up(hot: &Hot) -> u64 {
     let of_the_dead = if hot.sets_aside() { hot.given_up.get() } else { 0 };
     hot.given_up_of_living.get().saturating_add(of_the_dead)

@@ -21,6 +21,7 @@ pub(crate) struct Reserved {
 }
 
 impl Section<'_> {
+    /// An error if a payload of that length would exceed `max_bytes`.
     #[inline(always)]
     pub(crate) fn is_within_limit(&self, len: u64) -> Result<(), Error> {
         let hot = self.hot();
@@ -36,6 +37,8 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// Takes a slot, and an extent if the payload does not fit in it. Answers what has to grow first if there
+    /// is none.
     #[inline(always)]
     pub(crate) fn try_reserve(&mut self, len: u64) -> Result<Result<Reserved, Growth>, Error> {
         let needed = extent_for(len);
@@ -106,8 +109,9 @@ impl Section<'_> {
         self.fill(reserved.slot, reserved.extent, len)?;
         let segment = &self.shared.segment;
         let target = segment.target(reserved.slot, reserved.extent, len)?;
-        // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked as taken, so nobody else uses either while
-        // this thread holds the lock; `len` is the sum of the parts.
+        // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked
+        // as taken, so no other thread uses either while this thread holds the lock; `len` is the sum of the
+        // parts.
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
         let ticket = self.publish(reserved.slot, len)?;
@@ -164,7 +168,8 @@ impl Section<'_> {
         Ok(Some(slot))
     }
 
-    /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the top down.
+    /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the
+    /// top down.
     pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
         let hot = self.hot();
         let segment = &self.shared.segment;
@@ -179,7 +184,7 @@ impl Section<'_> {
         {
             end -= 1;
         }
-        // What lies above is free and has nothing behind it: nobody need look there again.
+        // What lies above is free and has nothing behind it: no trim need search there again.
         hot.spans_high.set(end);
         while end > 0 && !is_free_and_backed(end - 1)? {
             end -= 1;
@@ -200,7 +205,8 @@ impl Section<'_> {
         };
         self.mark_run(first, end - first, true)?;
         for span in first..end {
-            // From here on nobody trusts these pages; should this process die before it punches, they are found again.
+            // From here on no put trusts these pages; should this process die before it punches, they are
+            // found again.
             self.set_backing(
                 span,
                 segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,

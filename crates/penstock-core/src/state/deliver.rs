@@ -85,12 +85,12 @@ impl Section<'_> {
         let is_small = len <= SMALL;
         if is_small {
             note_read(source, len);
-            // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds the lock,
-            // so nobody writes them; `len` was compared with SMALL.
+            // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds
+            // the lock, so no process writes them; `len` was compared with SMALL.
             unsafe { target.fill(source, len) };
             fault!("get.copied");
         }
-        self.uncount_ready(index, len as u64)?;
+        self.pop_ready(index, len as u64)?;
         if is_small && !stays_leased {
             fault!("get.unlinked");
             if is_finished {
@@ -134,8 +134,8 @@ impl Section<'_> {
         }))
     }
 
-    /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that this process
-    /// was wrongly taken for dead (see participant.rs) and the item given to somebody else.
+    /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that
+    /// this process was wrongly taken for dead (see participant.rs) and the item given to another.
     pub(crate) fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&Slot>, Error> {
         let slot = self.slot(index)?;
         let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;

@@ -1,7 +1,8 @@
 //! The heap for payloads that do not fit in a slot: size classes in spans of 64 KiB, and runs of whole spans.
 //!
-//! All of it is cache except the backing bytes: what is taken follows from the extents of the slots that are not FREE,
-//! and the rebuild marks it anew. (Free slots may keep small extents, slot.rs: that is cache, too.) No bookkeeping lies inside the payload area.
+//! All of it is cache except the backing bytes: what is taken follows from the extents of the slots that are
+//! not FREE, and the rebuild marks it anew. (Free slots may keep small extents, slot.rs: that is cache, too.)
+//! No bookkeeping lies inside the payload area.
 //!
 //! ```text
 //! bitmap       one bit a span: taken (part of a run, or divided)
@@ -9,14 +10,15 @@
 //! descriptor   of a divided span: its class, and one bit an object
 //! ```
 //!
-//! A backing byte may say too little, never too much: it grows after `fallocate` has succeeded, and shrinks before a hole
-//! is punched. So a page that it promises can be touched without a fault for want of memory.
+//! A backing byte may say too little, never too much: it grows after `fallocate` has succeeded, and shrinks
+//! before a hole is punched. So a page that it promises can be touched without a fault for want of memory.
 
 use crate::error::Error;
 use crate::memory::layout::*;
 use crate::memory::payload::Extent;
 use crate::state::Section;
-use crate::sync::{Count, Word};
+use crate::state::list::{Links, prepend, remove};
+use crate::sync::{Count, LockedU32, Word};
 use crate::units::{INLINE, PAGE, SMALL};
 
 /// Sizes of objects, in granules of 128 bytes: at most a third of an object is unused.
@@ -105,7 +107,8 @@ pub(crate) struct Allocation {
 }
 
 impl Section<'_> {
-    /// Takes room for a payload that does not fit in its slot. The slot's state makes it true, or nothing does.
+    /// Takes room for a payload that does not fit in its slot. The slot's state makes it true, or nothing
+    /// does.
     pub(crate) fn allocate(&mut self, len: u64) -> Result<Result<Allocation, Growth>, Error> {
         let granules = extent_for(len).unwrap_or(1);
         let allocated = match class_of(granules.min(u64::from(u32::MAX)) as u32) {
@@ -305,14 +308,16 @@ impl Section<'_> {
         if descriptor.used.get() + 1 == capacity {
             self.push_partial(class, span)?;
         }
-        // One empty span a class is kept divided: a queue that is filled and drained does not divide it again each time.
+        // One empty span a class is kept divided: a queue that is filled and drained does not divide it again
+        // each time.
         if descriptor.used.get() == 0 && (descriptor.prev.get() != 0 || descriptor.next.get() != 0) {
             self.free_span(class, span)?;
         }
         Ok(())
     }
 
-    /// Frees the empty spans that are kept divided. Of a class there is one at most; it is not looked for long.
+    /// Frees the empty spans that are kept divided. Of a class there is one at most; it is not looked for
+    /// long.
     pub(crate) fn release_spans(&mut self) -> Result<(), Error> {
         for class in 0..CLASSES.len() {
             let mut next = self.hot().partial[class].get();
@@ -399,35 +404,24 @@ impl Section<'_> {
 
     fn push_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
         let head = &self.hot().partial[class];
-        let descriptor = self.shared.segment.descriptor(span)?;
-        descriptor.prev.set(0);
-        descriptor.next.set(head.get());
-        if head.get() != 0 {
-            self.shared.segment.descriptor(head.get() - 1)?.prev.set(span + 1);
-        }
-        head.set(span + 1);
-        Ok(())
+        prepend(head, span + 1, |link| self.links_of_span(link))
     }
 
     fn unlink_partial(&mut self, class: usize, span: u32) -> Result<(), Error> {
         let head = &self.hot().partial[class];
-        let descriptor = self.shared.segment.descriptor(span)?;
-        let (next, prev) = (descriptor.next.get(), descriptor.prev.get());
-        let before = if prev == 0 {
-            head
-        } else {
-            &self.shared.segment.descriptor(prev - 1)?.next
-        };
-        if before.get() != span + 1 {
+        if !remove((head, None), span + 1, |link| self.links_of_span(link))? {
             return Err(self.corrupt("a list of spans is torn"));
         }
-        before.set(next);
-        if next != 0 {
-            self.shared.segment.descriptor(next - 1)?.prev.set(prev);
-        }
-        descriptor.next.set(0);
-        descriptor.prev.set(0);
+        let (next, prev) = self.links_of_span(span + 1)?;
+        next.set(0);
+        prev.set(0);
         Ok(())
+    }
+
+    /// A link to a span is its index plus one.
+    fn links_of_span(&self, link: u32) -> Result<Links<'_, LockedU32>, Error> {
+        let descriptor = self.shared.segment.descriptor(link.wrapping_sub(1))?;
+        Ok((&descriptor.next, &descriptor.prev))
     }
 
     /// Books that a claimed run has been punched.
@@ -465,7 +459,7 @@ impl Section<'_> {
         }
         hot.pages_backed.set(pages);
         hot.spans_used.set(0);
-        // Free spans with memory behind them lie below it too, or nobody would ever give that back.
+        // Free spans with memory behind them lie below it too, or no trim would ever give that back.
         hot.spans_high.set(high);
         hot.span_hint.set(0);
         for head in &hot.partial {

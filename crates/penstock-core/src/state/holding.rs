@@ -1,12 +1,15 @@
 //! Holding: which leases a thread has, noted by the thread for itself.
 //!
-//! All of it is private to one thread of one process, and serves only to find its leases in the list of the process's:
+//! All of it is private to one thread of one process, and serves only to find its leases in the list of the
+//! process's:
 //!
-//! - while nothing is acknowledged (aside.rs), the items that the thread has in hand, which it sets aside when it asks for more;
-//! - afterwards, the leases that other threads' leases keep it from finding quickly (acknowledge.rs), and how many it may have.
+//! - while nothing is acknowledged (aside.rs), the items that the thread has in hand, which it sets aside
+//!   when it asks for more;
+//! - afterwards, the leases that other threads' leases keep it from finding quickly (acknowledge.rs), and how
+//!   many it may have.
 //!
-//! A note may be out of date, and in a forked child all are: an operation that uses one compares the slot's state,
-//! owner and lease under the lock.
+//! A note may be out of date, and in a forked child all are: an operation that uses one compares the slot's
+//! state, owner and lease under the lock.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -43,8 +46,8 @@ struct Notes {
 
 impl Drop for Notes {
     fn drop(&mut self) {
-        // The thread ends, and asks for no more items. If another thread is here, or was when this process was forked, then
-        // these items stay in hand until the process ends.
+        // The thread ends, and asks for no more items. If another thread is here, or was when this process
+        // was forked, then these items stay in hand until the process ends.
         if let Ok(mut left) = LEFT_BY_THREADS.try_lock() {
             if left.try_reserve(self.in_hand.len()).is_ok() {
                 left.append(&mut self.in_hand);
@@ -58,7 +61,8 @@ thread_local! {
 }
 
 thread_local! {
-    /// At least as many leases as this thread holds, of all queues together: those that it took, without those that it finished.
+    /// At least as many leases as this thread holds, of all queues together: those that it took, without
+    /// those that it finished.
     static HELD: Cell<u32> = const { Cell::new(0) };
 }
 
@@ -103,8 +107,8 @@ pub(crate) fn note(queue: Id, lease: Lease) {
     });
 }
 
-/// Takes the notes on what this thread, and ended threads, have in hand of a queue. The vector is empty if there is no memory for them:
-/// then they are taken the next time.
+/// Takes the notes on what this thread, and ended threads, have in hand of a queue. The vector is empty if
+/// there is no memory for them: then they are taken the next time.
 pub(crate) fn take(queue: Id) -> Vec<Lease> {
     let mut taken = Vec::new();
     let mut take_from = |notes: &mut Vec<(Id, Lease)>| {
@@ -124,7 +128,8 @@ pub(crate) fn take(queue: Id) -> Vec<Lease> {
     taken
 }
 
-/// Notes again what was taken and is in hand still. Without memory for the notes these items stay in hand until the process ends.
+/// Notes again what was taken and is in hand still. Without memory for the notes these items stay in hand
+/// until the process ends.
 pub(crate) fn put_back(queue: Id, leases: Vec<Lease>) {
     with_notes(|notes| {
         if notes.in_hand.try_reserve(leases.len()).is_ok() {

@@ -13,7 +13,8 @@ use crate::state::slot::{State, StateWord, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Leave;
 
-/// Leases of its process that `task_done` compares with the calling thread, before it reads the list once and for all.
+/// Leases of its process that `task_done` compares with the calling thread, before it reads the list once and
+/// for all.
 const NEAR: u32 = if cfg!(loom) { 4 } else { 32 };
 
 /// What the first of a process's leases say of the calling thread.
@@ -33,6 +34,7 @@ pub(crate) enum Whose {
 }
 
 impl Section<'_> {
+    /// An error if no item is unfinished.
     pub(crate) fn check_unfinished(&self) -> Result<(), Error> {
         if self.hot().unfinished.get() == 0 || !self.shared.options.acknowledged {
             return Err(Error::TooManyDone);
@@ -63,7 +65,8 @@ impl Section<'_> {
         self.recent_lease(thread)
     }
 
-    /// The same by the last leases of the process, which tell it if all that the thread may hold are among them.
+    /// The same by the last leases of the process, which tell it if all that the thread may hold are among
+    /// them.
     #[cold]
     fn recent_lease(&self, thread: u32) -> Result<Near, Error> {
         let mut left = holding::held();
@@ -119,8 +122,8 @@ impl Section<'_> {
         Ok(Portion::MoreToCome)
     }
 
-    /// The oldest of this participant's leases that is younger than those that were read, or 0. `None` if a portion of the list was
-    /// read backwards, from its youngest lease, and did not come to it.
+    /// The oldest of this participant's leases that is younger than those that were read, or 0. `None` if a
+    /// portion of the list was read backwards, from its youngest lease, and did not come to it.
     fn first_unread(&self, found: &mut Found) -> Result<Option<u32>, Error> {
         let list = &self.shared.segment.participant(self.my_index())?.leased;
         if self.is_mine(&found.last_read) {
@@ -164,8 +167,8 @@ impl Section<'_> {
         self.finish_any()
     }
 
-    /// Finishes an item of which the calling thread has none: the process's oldest, else another's, else one that was left, else
-    /// the oldest that no getter has taken yet.
+    /// Finishes an item of which the calling thread has none: the process's oldest, else another's, else one
+    /// that was left, else the oldest that no getter has taken yet.
     pub(crate) fn finish_any(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         if let Some(index) = self.first_lease(self.my_index(), |slot| slot.word().is_finishable())? {
@@ -256,7 +259,8 @@ impl Section<'_> {
         None
     }
 
-    /// Finishes an item that a living participant took and whose payload was given up since: these are older than its leases.
+    /// Finishes an item that a living participant took and whose payload was given up since: these are older
+    /// than its leases.
     #[cold]
     pub(crate) fn forget_one_given_up(&self, whose: Whose) -> Result<bool, Error> {
         let hot = self.hot();
@@ -303,8 +307,9 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`, which then is the last one
-    /// that was read. What is still borrowed stays the participant's own until it is not.
+    /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`,
+    /// which then is the last one that was read. What is still borrowed stays the participant's own until it
+    /// is not.
     pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
         let record = self.shared.segment.participant(self.my_index())?;
         let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
@@ -347,7 +352,8 @@ impl Section<'_> {
         Ok(Portion::MoreToCome)
     }
 
-    /// The leases of a participant ascend. A damaged list that does not could be a ring, which no portion would come to the end of.
+    /// The leases of a participant ascend. A damaged list that does not could be a ring, which no portion
+    /// would come to the end of.
     fn check_order(&self, last: &mut u64, lease: Lease) -> Result<(), Error> {
         if lease.number <= *last {
             return Err(self.corrupt("leases are out of order"));

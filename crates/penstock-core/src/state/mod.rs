@@ -1,4 +1,5 @@
-//! The state: all that changes under the lock. `Shared` is what a critical section works on, `Section` the section itself.
+//! The state: all that changes under the lock. `Shared` is what a critical section works on, `Section` the
+//! section itself.
 
 pub(crate) mod aside;
 pub(crate) mod claim;
@@ -15,7 +16,6 @@ mod phase;
 mod put_off;
 pub(crate) mod rebuild;
 pub(crate) mod recovery;
-pub(crate) mod returned;
 pub(crate) mod slot;
 pub(crate) mod sort;
 #[cfg(not(loom))]
@@ -32,8 +32,9 @@ use crate::platform;
 use crate::state::notifier::{AfterRelease, Notifier};
 use crate::sync::{AtomicU32, Ordering, Word};
 
-/// In `Shared::me`: this process has work to do in its next section. The bit of the lock word that says contended, so that
-/// the name with it is a lock word as well, whose release wakes a waiter for nothing at worst.
+/// In `Shared::me`: this process has work to do in its next section. The bit of the lock word that says
+/// contended, so that the name with it is a lock word as well, whose release wakes a waiter for nothing at
+/// worst.
 pub(crate) const WORK_PUT_OFF: u32 = CONTENDED;
 
 /// Woken after the lock is released; more than these are woken before.
@@ -43,8 +44,8 @@ const WAKES: usize = 8;
 pub(crate) struct Shared {
     pub segment: Segment,
     pub options: Options,
-    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF (handle/put_off.rs) if
-    /// its next section has more to do.
+    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF
+    /// (handle/put_off.rs) if its next section has more to do.
     pub me: AtomicU32,
     pub notifier: Notifier,
 }
@@ -59,14 +60,18 @@ impl Shared {
         }
     }
 
+    /// This process's name in the queue, if it has registered. A child after a fork may have its parent's
+    /// still.
     #[inline(always)]
     pub(crate) fn member_if_any(&self) -> Option<u32> {
         self.member_word_if_any().map(|me| me & !WORK_PUT_OFF)
     }
 
+    /// The same with WORK_PUT_OFF, for a caller that takes the lock with it.
     #[inline(always)]
     pub(crate) fn member_word_if_any(&self) -> Option<u32> {
-        // Acquire: pairs with the release in register. Whoever takes the lock with this name passes on what its record says.
+        // Acquire: pairs with the release in register. A holder of the lock under this name passes on what
+        // its record says.
         Some(self.me.load(Ordering::Acquire)).filter(|me| *me != 0)
     }
 
@@ -74,22 +79,23 @@ impl Shared {
         self.me.get() & WORK_PUT_OFF != 0
     }
 
-    /// Has this process's next section call `finish_put_off`.
+    /// Makes this process's next section call `finish_put_off`.
     pub(crate) fn put_off_work(&self) {
         loop {
             let me = self.me.get();
             if me == 0 || me & WORK_PUT_OFF != 0 {
                 return;
             }
-            // Release: pairs with the acquire in member_word_if_any, so that the thread that does the work sees the marks.
+            // Release: pairs with the acquire in member_word_if_any, so that the thread that does the work
+            // sees the marks.
             if exchange(&self.me, me, me | WORK_PUT_OFF, Ordering::Release) {
                 return;
             }
         }
     }
 
-    /// Ends the putting off of work, before the section of this process does it. False if there is none. What another thread
-    /// puts off from now on is for the next section.
+    /// Ends the putting off of work, before the section of this process does it. False if there is none. What
+    /// another thread puts off from now on is for the next section.
     pub(crate) fn take_up_work(&self, me: u32) -> bool {
         // Acquire: pairs with the release in put_off_work.
         exchange(&self.me, me | WORK_PUT_OFF, me, Ordering::Acquire)
@@ -97,11 +103,12 @@ impl Shared {
 
     #[inline(always)]
     pub(crate) fn ready_count(&self) -> u64 {
-        // Acquire: pairs with the release in count_ready and uncount_ready, so that what the caller does next sees
-        // what the number says.
+        // Acquire: pairs with the release in count_ready and pop_ready, so that what the caller does next
+        // sees what the number says.
         self.segment.hot().ready_count.load(Ordering::Acquire)
     }
 
+    /// Whether a put finds room now. `max_bytes` is another limit, asked when memory is reserved.
     #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {
         let (maxsize, soft_bytes) = (self.options.maxsize, self.options.soft_bytes);
@@ -109,6 +116,8 @@ impl Shared {
             && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
     }
 
+    /// The word that names the participant that spins for it. No participant spins until everything is
+    /// finished.
     pub(crate) fn spinning_word(&self, kind: Kind) -> Option<&AtomicU32> {
         match kind {
             Kind::Item => Some(&self.segment.hot().spinning.getter),
@@ -123,8 +132,7 @@ fn exchange(word: &AtomicU32, old: u32, new: u32, success: Ordering) -> bool {
         .is_ok()
 }
 
-/// The critical section: whoever has one holds the lock. Dropping it restores the waiters' invariant (waiters.rs),
-/// releases the lock, has the next operation's place fetched, and then makes the wake-up calls.
+/// The critical section: this process holds the lock. The guard around it (lock/guard.rs) ends it.
 ///
 /// Inside it there is no Python, no allocation, no logging and no panic.
 pub(crate) struct Section<'q> {
@@ -138,7 +146,7 @@ pub(crate) struct Section<'q> {
 }
 
 impl<'q> Section<'q> {
-    /// The guard of a lock that was just acquired.
+    /// The section of a lock that was just acquired.
     #[inline(always)]
     pub(crate) fn new(shared: &'q Shared, me: u32) -> Section<'q> {
         Section {
@@ -174,7 +182,7 @@ impl<'q> Section<'q> {
         index_of(self.me)
     }
 
-    /// Has a cell woken once the lock is released.
+    /// Wakes a cell's waiter once the lock is released.
     pub(crate) fn wake_later(&mut self, cell: u32) {
         match self.wakes.get_mut(self.wake_count) {
             Some(place) => {

@@ -1,12 +1,15 @@
-//! The notifier: a pipe that holds a byte exactly while a get would find an item, for waiters that sleep in `poll`.
+//! The notifier: a pipe that holds a byte exactly while a get would find an item, for waiters that sleep in
+//! `poll`.
 //!
-//! A queue's own waiters sleep on futexes (waiters.rs), and no `select` takes a futex. A process that wants a descriptor instead
-//! *watches*. While no process watches, no section writes to the pipe, and a put costs what it costs without a notifier.
+//! A queue's own waiters sleep on futexes (waiters.rs), and no `select` takes a futex. A process that wants a
+//! descriptor instead *watches*. While no process watches, no section writes to the pipe, and a put costs
+//! what it costs without a notifier.
 //!
-//! Two kinds of queue have one. A connection's (operations/connection.rs) is the pipe whose ends are open exactly where the
-//! connection's are; each call provides the end that it has (`CallEnds`). Any other queue's is made by its first watcher. A
-//! participant that has to signal and has not opened the pipe yet opens it through one that has: `/proc/<pid>/fd/<descriptor>`,
-//! or a duplicate of that descriptor. The kernel frees the pipe with its last descriptor.
+//! Two kinds of queue have one. A connection's (operations/connection.rs) is the pipe whose ends are open
+//! exactly where the connection's are; each call provides the end that it has (`CallEnds`). Any other queue's
+//! is made by its first watcher. A participant that has to signal and has not opened the pipe yet opens it
+//! through one that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of that descriptor. The kernel frees
+//! the pipe with its last descriptor.
 //!
 //! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
@@ -23,16 +26,18 @@
 //!                     \--update of one that leaves nothing--> DRAINED, the pipe drained
 //! ```
 //!
-//! After its write, a writer finds its promise as it was, or already replaced. Only if the state is DRAINED again, the byte may
-//! have come too late, and the writer takes it out. While no process watches, `pipe_state` is not kept up; it still says what
-//! the pipe holds, and a process that begins to watch ends a critical section.
+//! After its write, a writer finds its promise as it was, or already replaced. Only if the state is DRAINED
+//! again, the byte may have come too late, and the writer takes it out. While no process watches,
+//! `pipe_state` is not kept up; it still says what the pipe holds, and a process that begins to watch ends a
+//! critical section.
 //!
-//! A connection's sender that waits for room fills the pipe until `poll` calls it full, and sleeps until it is writable
-//! (`sleep_target`). It is on the list of the putters like any other (waiters.rs). The section that notifies a sender takes
-//! bytes out, under the lock, but for the last (`wake_senders`). `poll` checks again when it is woken, so no sender
-//! fills the pipe before the notified ones are back; until then a sender sleeps on its cell. (A late one does not count: it may
-//! have to wait for its slice's end.) There is no room while the pipe is filled, so there are items, and the notifier's byte is
-//! among the others. Sections of calls that provide no end take nothing out; none of these makes room.
+//! A connection's sender that waits for room fills the pipe until `poll` calls it full, and sleeps until it
+//! is writable (`sleep_target`). It is on the list of the putters like any other (waiters.rs). The section
+//! that notifies a sender takes bytes out, under the lock, but for the last (`wake_senders`). `poll` checks
+//! again when it is woken, so no sender fills the pipe before the notified ones are back; until then a sender
+//! sleeps on its cell. (A late one does not count: it may have to wait for its slice's end.) There is no room
+//! while the pipe is filled, so there are items, and the notifier's byte is among the others. Sections of
+//! calls that provide no end take nothing out; none of these makes room.
 //!
 //! | step | if the process dies, or is stopped, right after it |
 //! |---|---|
@@ -43,9 +48,10 @@
 //! | byte promised, lock released | the next section that ends beside an item writes a byte. Until then a watcher that only polls, and asks the queue for nothing, is not woken |
 //! | byte written, the promise not compared again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
 //!
-//! A process that cannot open the pipe of any watcher (in another pid namespace, or without a descriptor to spare) leaves the state
-//! UNKNOWN, and the next participant that can restores it. The same holds for a connection's process that needs the
-//! other direction of its pipe and cannot open it (without /proc). If it watches itself, it has a substitute (substitute.rs).
+//! A process that cannot open the pipe of any watcher (in another pid namespace, or without a descriptor to
+//! spare) leaves the state UNKNOWN, and the next participant that can restores it. The same holds for a
+//! connection's process that needs the other direction of its pipe and cannot open it (without /proc). If it
+//! watches itself, it has a substitute (substitute.rs).
 
 use std::cell::Cell;
 use std::os::fd::RawFd;
@@ -77,8 +83,8 @@ pub(crate) fn next(pipe_state: u32, state: u32) -> u32 {
 
 /// The notifier as one process has opened it for itself.
 pub(crate) struct Notifier {
-    /// Open in both directions, or -1; and the number of the pipe behind it. Without /proc two descriptors are needed: then
-    /// `fd` is the reading end, and `writing` the other one, else -1.
+    /// Open in both directions, or -1; and the number of the pipe behind it. Without /proc two descriptors
+    /// are needed: then `fd` is the reading end, and `writing` the other one, else -1.
     pub fd: AtomicI32,
     pub writing: AtomicI32,
     pub number: AtomicU64,
@@ -101,7 +107,7 @@ impl Notifier {
         }
     }
 
-    /// After a fork, in the child: the descriptor is there, but nobody watches yet.
+    /// After a fork, in the child: the descriptor is there, but this process does not watch yet.
     pub(crate) fn forget_watcher(&self) {
         self.watched_as.set(0);
         self.substitute.close();
@@ -165,7 +171,8 @@ pub(crate) enum AfterRelease {
     Open,
 }
 
-/// What a call to a connection brings along: the end of its pipe; and of a sender the end by which the other side answers, or -1.
+/// What a call to a connection brings along: the end of its pipe; and of a sender the end by which the other
+/// side answers, or -1.
 #[derive(Clone, Copy)]
 struct Ends {
     end: End,
@@ -233,8 +240,8 @@ pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool
     if fd >= 0 {
         return operation(fd);
     }
-    // The kernel opens the same pipe again in the other direction, for this moment; in which this process does not fork,
-    // or the child would have an end that nobody knows of.
+    // The kernel opens the same pipe again in the other direction, for this moment; in which this process
+    // does not fork, or the child would have an end that no code of it knows of.
     let _no_fork = fork::hold_off();
     let Some(other) = platform::reopen_pipe(end.any(), access) else {
         return false;
@@ -244,7 +251,8 @@ pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool
 }
 
 impl Section<'_> {
-    /// Restores the invariant of the head comment. Called at the end of each critical section while somebody watches.
+    /// Restores the invariant of the head comment. Called at the end of each critical section while a process
+    /// watches.
     #[cold]
     pub(crate) fn update_notifier(&mut self) {
         let hot = self.hot();
@@ -267,7 +275,7 @@ impl Section<'_> {
         if !is_wanted {
             self.drain(end);
         } else if end.writing < 0 {
-            // A reader, who has found an item that it does not take.
+            // A reader, which has found an item that it does not take.
             let is_signalled = with_access(end, Access::Write, platform::signal);
             if !is_signalled {
                 self.shared.notifier.substitute.note_need();
@@ -329,7 +337,8 @@ impl Section<'_> {
         if hot.waiters[Kind::Room as usize].notified.get() > 0 {
             return SleepTarget::CellForNow;
         }
-        // SeqCst: who empties the pipe without the lock (keep_promise) must not find it DRAINED afterwards.
+        // SeqCst: a writer that drains the pipe without the lock (keep_promise) must not find it DRAINED
+        // afterwards.
         hot.pipe_state
             .store(next(hot.pipe_state.get(), UNKNOWN), Ordering::SeqCst);
         let filled = platform::fill_pipe(end.writing);
@@ -344,7 +353,7 @@ impl Section<'_> {
         }
     }
 
-    /// Has the senders that sleep at the pipe look at their cells.
+    /// Wakes the senders that sleep at the pipe, so that they read their cells.
     pub(crate) fn wake_senders(&mut self) {
         let number = self.hot().notifier.get();
         let end = call_ends().map(|call_ends| call_ends.end);
@@ -358,8 +367,8 @@ impl Section<'_> {
         }
     }
 
-    /// One watcher more among this process's; answers the name under which it counts. The end of the section has the notifier
-    /// tell the truth.
+    /// One watcher more among this process's; answers the name under which it counts. The end of the section
+    /// has the notifier tell the truth.
     pub(crate) fn count_watcher(&mut self) -> Result<u32, Error> {
         self.my_record()?.watching.add(1);
         fault!("bell.counted");
@@ -393,7 +402,7 @@ impl Section<'_> {
         record.notifier_writing.set(0);
     }
 
-    /// Adds the records up. What the pipe holds may be known to nobody any more.
+    /// Adds the records up. What the pipe holds may be unknown by now.
     pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         let mut watching = 0u32;
@@ -407,7 +416,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// This process is a participant under a new name: others find the notifier here, and its watching goes on.
+    /// This process is a participant under a new name: others find the notifier here, and its watching goes
+    /// on.
     pub(crate) fn announce_notifier(&mut self) -> Result<(), Error> {
         if let Some(end) = self.shared.notifier.current(self.hot().notifier.get()) {
             let is_one = end.reading == end.writing;

@@ -1,8 +1,9 @@
 //! Participants: how a process becomes known to a queue, and how its death is proven.
 //!
-//! A process registers on its first operation. It takes the lock on its *life byte*, a byte range of the memory file
-//! locked through an open file description that belongs to this process alone; the kernel releases it when the process
-//! dies, by whatever death, once none of its threads can store any more. Then it publishes its record's word.
+//! A process registers on its first operation. It takes the lock on its *life byte*, a byte range of the
+//! memory file locked through an open file description that belongs to this process alone; the kernel
+//! releases it when the process dies, by whatever death, once none of its threads can store any more. Then it
+//! publishes its record's word.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -13,24 +14,28 @@
 //!
 //! Death is a fact that the kernel states, never a time-out. Two facts prove it, and either is enough:
 //!
-//! - *The pid*, in the same pid namespace: no process has it, it has ended, or it is another process's by now, which the
-//!   noted birth tells. Needs no /proc on either side (platform/process.rs).
-//! - *The life byte*, in any namespace: it is free. But a live process may have had its descriptors closed behind its back:
-//!   a process that still maps the queue's memory lives, one that called `exec` does not map it any more.
+//! - *The pid*, in the same pid namespace: no process has it, it has ended, or it is another process's by
+//!   now, which the noted birth tells. Needs no /proc on either side (platform/linux/process.rs).
+//! - *The life byte*, in any namespace: it is free. But a live process may have had its descriptors closed
+//!   behind its back: a process that still maps the queue's memory lives, one that called `exec` does not map
+//!   it any more.
 //!
-//! A process that has no descriptor to lock (without /proc, or under another user than the queue's) is *lifeless*: only its pid
-//! can prove its death. If it is in another pid namespace than the queue's maker, too, nothing can, and it is told so
-//! ([`take_part`](crate::Queue::take_part)). Its record, and what it holds, stay until the queue ends.
+//! A process that has no descriptor to lock (without /proc, or under another user than the queue's) is
+//! *lifeless*: only its pid can prove its death. If it is in another pid namespace than the queue's maker,
+//! too, nothing can, and it is told so ([`take_part`](crate::Queue::take_part)). Its record, and what it
+//! holds, stay until the queue ends.
 //!
-//! A process that joins makes no system call for another process, so a queue of n processes costs n joins. The places of
-//! the dead are freed by the waiting participants, which ask the kernel about all others once a second, and by `statistics`; in a queue
-//! without either, by the processes that get one of the last places. A lifeless record that is between its word and its
-//! birth, and whose pid is used again, keeps its place until the queue ends.
+//! A process that joins makes no system call for another process, so a queue of n processes costs n joins.
+//! The places of the dead are freed by the waiting participants, which ask the kernel about all others once a
+//! second, and by `statistics`; in a queue without either, by the processes that get one of the last places.
+//! A lifeless record that is between its word and its birth, and whose pid is used again, keeps its place
+//! until the queue ends.
 //!
-//! A survivor without /proc does not see that a process called `exec`: what that held comes back when the new program ends.
+//! A survivor without /proc does not see that a process called `exec`: what that held comes back when the new
+//! program ends.
 //!
-//! A record is freed after everything that its owner held has been given up: by a sweeper under the lock, or by its owner, which
-//! departs, after it has released the lock (handle/put_off.rs).
+//! A record is freed after everything that its owner held has been given up: by a sweeper under the lock, or
+//! by its owner, which departs, after it has released the lock (handle/put_off.rs).
 
 use std::os::fd::OwnedFd;
 
@@ -42,8 +47,8 @@ use crate::state::Shared;
 use crate::sync::{Ordering, Word};
 use crate::units::PAGE;
 
-/// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30 and 31, see
-/// handle/put_off.rs), pid (bits 32..64).
+/// A record's word: alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and
+/// gone (bits 30 and 31, see handle/put_off.rs), pid (bits 32..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RecordWord(pub u64);
 
@@ -148,8 +153,9 @@ impl Shared {
                 fault!("register.alive");
                 return Ok(Some(index | incarnation << 12));
             }
-            // Somebody was quicker, or was alive and left between the look and the lock. This byte stays locked until
-            // this process ends, which harms nobody: whoever registers passes over it.
+            // Another process was quicker, or was alive and left between the read and the lock. This byte
+            // stays locked until this process ends, which does no harm: other registering processes pass over
+            // it.
         }
         Ok(None)
     }
@@ -161,8 +167,8 @@ impl Shared {
 
     /// Whether a participant is proven dead, or has departed. Makes system calls, and needs no lock.
     ///
-    /// A look that is not `thorough` believes a held life byte, which costs one system call. A thorough one asks for the
-    /// process as well: a child made by a bare `clone` may keep its parent's life byte locked.
+    /// A call that is not `thorough` believes a held life byte, which costs one system call. A thorough one
+    /// asks for the process as well: a child made by a bare `clone` may keep its parent's life byte locked.
     pub(crate) fn is_dead(&self, index: u32, record: &Participant, thorough: bool) -> bool {
         let word = read(record);
         if word.is_alive() && word.0 & GONE != 0 {
@@ -276,7 +282,7 @@ pub(crate) fn free_record(record: &Participant, name: u32) {
     record.birth.set(0);
     record.since.set(0);
     record.pid_namespace.set(0);
-    // Release: pairs with the acquire in read of whoever registers here next.
+    // Release: pairs with the acquire in read of the next process that registers here.
     record
         .word
         .store(RecordWord::free(name >> 12).0, Ordering::Release);
@@ -292,8 +298,8 @@ impl Participant {
         read(self).pid()
     }
 
-    /// Sets bits in the record of the participant `me`, by one store; not if the record is another's by now, because this process
-    /// was wrongly taken for dead.
+    /// Sets bits in the record of the participant `me`, by one store; not if the record is another's by now,
+    /// because this process was wrongly taken for dead.
     pub(crate) fn mark(&self, me: u32, bits: u64) {
         let word = self.word.get();
         if name_of(index_of(me), word) == Some(me) {

@@ -1,7 +1,8 @@
 //! Phase: what a queue admits. It is whole or damaged; and its items are acknowledged, or not yet.
 //!
-//! Every section asks here when it begins (lock/guard.rs, `is_welcome`). A phase only ever goes forwards: damage stays, and
-//! state/aside.rs says how a queue begins to be acknowledged. A phase in which no item is put any more would be another answer here.
+//! Every section asks here when it begins (lock/guard.rs, `is_welcome`). A phase only ever goes forwards:
+//! damage stays, and state/aside.rs says how a queue begins to be acknowledged. A phase in which no item is
+//! put any more would be another answer here.
 
 use crate::error::Error;
 use crate::memory::layout::{BEGINNING, Hot, NOT_YET, YES};
@@ -19,13 +20,15 @@ impl Hot {
         self.damaged.set(1);
     }
 
-    /// Whether taken items are set aside, as no process acknowledges any. Without the lock only a true answer may be out of date.
+    /// Whether taken items are set aside, as no process acknowledges any. Without the lock only a true answer
+    /// may be out of date.
     #[inline(always)]
     pub(crate) fn sets_aside(&self) -> bool {
         self.acknowledging.get() == NOT_YET
     }
 
-    /// Whether a process has acknowledged for the first time, and what dead holders had set aside has not all come back.
+    /// Whether a process has acknowledged for the first time, and what dead holders had set aside has not all
+    /// come back.
     pub(crate) fn begins_to_acknowledge(&self) -> bool {
         self.acknowledging.get() == BEGINNING
     }
@@ -36,11 +39,11 @@ impl Hot {
         self.acknowledging.get() == YES
     }
 
-    pub(super) fn begin_to_acknowledge(&self) {
+    pub(super) fn store_beginning(&self) {
         self.acknowledging.set(BEGINNING);
     }
 
-    pub(super) fn acknowledge_from_now_on(&self) {
+    pub(super) fn store_acknowledged(&self) {
         self.acknowledging.set(YES);
     }
 }

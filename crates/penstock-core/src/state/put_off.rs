@@ -13,6 +13,7 @@ use crate::sync::{Count, Ordering, Word};
 use crate::units::Leave;
 
 impl Section<'_> {
+    /// Does what this process's slots are marked with.
     pub(crate) fn finish_marked_slots(&mut self) -> Result<(), Error> {
         let record = self.shared.segment.participant(self.my_index())?;
         for list in [&record.leased, &record.claimed] {
@@ -58,7 +59,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// A portion of everything that a participant holds that departs. The last one tells whether it holds nothing any more.
+    /// A portion of everything that a participant holds that departs. The last one tells whether it holds
+    /// nothing any more.
     pub(crate) fn give_up_everything(
         &mut self,
         how: Leave,

@@ -1,8 +1,8 @@
 //! Rebuild: every cache computed anew from the truth, after a participant died in the critical section.
 //!
-//! Lists, counters and the heap's marks may be half changed. The new holder of the lock clears them, reads each slot's state
-//! once, and links the slots anew. The rebuild only ever stores what the slots' states say, so it can be run again from
-//! the start by any participant.
+//! Lists, counters and the heap's marks may be half changed. The new holder of the lock clears them, reads
+//! each slot's state once, and links the slots anew. The rebuild only ever stores what the slots' states say,
+//! so it can be run again from the start by any participant.
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -15,8 +15,8 @@ use crate::state::slot::{State, StateWord, lent_bytes, lessee};
 use crate::state::sort::Order;
 use crate::sync::{Count, Ordering, Word};
 
-/// What the rebuild counts. It is stored at the end, all at once: who looks without the lock sees the old number or the
-/// new one, none in between.
+/// What the rebuild counts. It is stored at the end, all at once: an unlocked reader sees the old number or
+/// the new one, none in between.
 #[derive(Default)]
 struct Books {
     ready_count: u64,
@@ -91,24 +91,14 @@ impl Section<'_> {
         fault!("rebuild.scanned");
 
         self.relist_spans()?;
-        let published = hot.published.get();
-        let by_publication = |slot: &Slot| slot.seq.get();
-        self.sort(
-            &hot.ready,
-            &Order {
-                length: books.ready_count,
-                greatest: published,
-                belongs: StateWord::is_ready,
-                key: by_publication,
-            },
-        )?;
+        self.rebuild_order(books.ready_count)?;
         self.sort(
             &hot.dead,
             &Order {
                 length: 0,
-                greatest: published,
+                greatest: hot.published.get(),
                 belongs: |word: StateWord| word.state() == Some(State::Dead),
-                key: by_publication,
+                key: |slot: &Slot| slot.seq.get(),
             },
         )?;
         self.sort(
@@ -138,11 +128,10 @@ impl Section<'_> {
 
     fn clear_caches(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        for list in [&hot.ready, &hot.dead, &hot.aside] {
+        for list in [&hot.dead, &hot.aside] {
             clear(list);
         }
-        hot.returned.set(0);
-        hot.marked_slot.set(0);
+        self.clear_order();
         for word in &hot.lessees {
             word.set(0);
         }

@@ -1,14 +1,16 @@
 //! Recovery: what survivors do about the dead.
 //!
-//! *Sweep*: a participant is proven dead while nobody is harmed. Under the lock, all that it held is returned: claimed
-//! memory is freed, leased items become READY again in their old place, its waiters' cells are freed, and last its record.
-//! The sweeper returns at most [`PORTION`] slots in one critical section, and releases the lock before the next portion.
+//! *Sweep*: a participant is proven dead, outside the critical section. Under the lock, all that it held is
+//! returned: claimed memory is freed, leased items become READY again in their old place, its waiters' cells
+//! are freed, and last its record. The sweeper returns at most [`PORTION`] slots in one critical section, and
+//! releases the lock before the next portion.
 //!
-//! *Rebuild*: a participant died inside the critical section, and its successor has taken the lock over. Lists, counters
-//! and the heap's marks may be half changed; they are all computed anew from the slots' state words. Then the sweep.
+//! *Rebuild*: a participant died inside the critical section, and its successor has taken the lock over.
+//! Lists, counters and the heap's marks may be half changed; they are all computed anew from the slots' state
+//! words. Then the sweep.
 //!
-//! Both can be run again from the start by anybody, because they only ever store what the truth says, and because a
-//! participant's record is freed last.
+//! Both can be run again from the start by anybody, because they only ever store what the truth says, and
+//! because a participant's record is freed last.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -26,8 +28,8 @@ use crate::state::participant::{free_record, has_left, name_of};
 use crate::state::slot::{State, was_kept};
 use crate::sync::{Ordering, Word};
 
-/// Slots that change hands in one critical section of a sweep, or of another operation on all that a participant holds. A
-/// portion takes some 100 us.
+/// Slots that change hands in one critical section of a sweep, or of another operation on all that a
+/// participant holds. A portion takes some 100 us.
 pub(crate) const PORTION: u32 = if cfg!(loom) { 2 } else { 256 };
 
 /// Whether a portion of work was the last one.
@@ -38,8 +40,8 @@ pub(crate) enum Portion {
 }
 
 impl Section<'_> {
-    /// Returns a portion of what a dead participant held; the last one frees its record. `word` is the record as it was when
-    /// the death was proven.
+    /// Returns a portion of what a dead participant held; the last one frees its record. `word` is the record
+    /// as it was when the death was proven.
     pub(crate) fn sweep(&mut self, index: u32, word: u64) -> Result<Portion, Error> {
         let record = self.shared.segment.participant(index)?;
         let Some(name) = name_of(index, word) else {
@@ -89,8 +91,8 @@ impl Section<'_> {
         Ok(Portion::Last)
     }
 
-    /// Sweeps a portion of what the participant of that name holds, if the name is still taken. The next look for the dead,
-    /// which is due at once, sweeps the rest.
+    /// Sweeps a portion of what the participant of that name holds, if the name is still taken. The next look
+    /// for the dead, which is due at once, sweeps the rest.
     pub(crate) fn sweep_named(&mut self, name: u32) -> Result<(), Error> {
         if let Some(record) = self.shared.participant_named(name)? {
             let word = record.word.load(Ordering::Acquire);

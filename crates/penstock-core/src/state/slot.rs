@@ -14,8 +14,8 @@
 //!    ASIDE -- items are acknowledged from now on: as LEASED
 //! ```
 //!
-//! Every change of state happens under the lock, as one store with release ordering after all fields that the new
-//! state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
+//! Every change of state happens under the lock, as one store with release ordering after all fields that the
+//! new state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -42,12 +42,14 @@ pub(crate) enum State {
     Orphan = 5,
     /// A dead letter: its holders died too often.
     Dead = 6,
-    /// Leased, but its holder has left in order and only looks at the payload still: an orphan once it has looked.
+    /// Leased, but its holder has left in order and only looks at the payload still: an orphan once it has
+    /// looked.
     Left = 7,
-    /// Leased, and its holder has asked for another item since, on a queue without acknowledgements so far. Without an owner
-    /// its holder has died.
+    /// Leased, and its holder has asked for another item since, on a queue without acknowledgements so far.
+    /// Without an owner its holder has died.
     Aside = 8,
-    /// It was set aside, and its memory is needed: on its way to FREE, while `Participant::given_up` or `Hot::given_up` counts it.
+    /// It was set aside, and its memory is needed: on its way to FREE, while `Participant::given_up` or
+    /// `Hot::given_up` counts it.
     GivenUp = 9,
 }
 
@@ -112,9 +114,10 @@ impl Slot {
     /// Commits: everything stored before belongs to the new state.
     #[inline(always)]
     pub(crate) fn commit(&self, word: StateWord) {
-        // Release: pairs with the acquire of whoever takes the lock next, or takes it over from a dead holder; and it
-        // keeps the compiler from moving the stores of the fields behind the commit. The fence keeps it from moving
-        // later ones before it: a death in between must find the old fields with the old state.
+        // Release: pairs with the acquire of the next holder of the lock, or takes it over from a dead
+        // holder; and it keeps the compiler from moving the stores of the fields behind the commit. The fence
+        // keeps it from moving later ones before it: a death in between must find the old fields with the old
+        // state.
         self.state.store(word.0, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
     }
@@ -135,7 +138,8 @@ pub(crate) const ENDED: u32 = 4;
 /// Claimed memory that its owner does not need any more.
 pub(crate) const RELEASED: u32 = 5;
 
-/// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come back.
+/// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come
+/// back.
 pub(crate) fn was_kept(slot: &Slot, acknowledged: bool) -> bool {
     !acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)
 }
@@ -155,7 +159,8 @@ impl Slot {
 }
 
 impl<'q> Section<'q> {
-    /// A slot whose index was noted a while ago: slots may have been given back since, and have no memory behind them.
+    /// A slot whose index was noted a while ago: slots may have been given back since, and have no memory
+    /// behind them.
     pub(crate) fn used_slot(&self, index: u32) -> Option<&'q Slot> {
         let is_used = index < self.hot().slots_high.get();
         is_used.then(|| self.slot(index).ok()).flatten()
@@ -180,12 +185,14 @@ pub(crate) fn lessee(hot: &Hot, index: u32) -> (&LockedU64, u64) {
 /// After so many puts the free lists change places.
 const SLOTS_FROM_A_LIST: u64 = 64;
 
-/// So many free slots keep an extent at most: those that puts take until the lists change places, and those freed meanwhile.
+/// So many free slots keep an extent at most: those that puts take until the lists change places, and those
+/// freed meanwhile.
 pub(crate) const CACHED_MOST: u32 = 128;
 const _: () = assert!(CACHED_MOST as usize * SMALL < ONE_CACHED as usize);
 
 impl Section<'_> {
-    /// Takes a slot without an extent from the free lists; its state stays FREE until the caller commits another.
+    /// Takes a slot without an extent from the free lists; its state stays FREE until the caller commits
+    /// another.
     #[inline(always)]
     pub(crate) fn pop_slot(&mut self) -> Result<Result<u32, Growth>, Error> {
         let hot = self.hot();
@@ -209,9 +216,10 @@ impl Section<'_> {
 
     /// Takes a slot from one of the pairs of free lists.
     ///
-    /// There are two in each, so that a put knows which slot the next one will take, whatever the gets free meanwhile, and
-    /// can have it fetched (see [`Ahead`](crate::memory::payload::Ahead)). They change places when the first is used up, and every 64
-    /// puts, so that slots come back while they are warm, also if many more are free.
+    /// There are two in each, so that a put knows which slot the next one will take, whatever the gets free
+    /// meanwhile, and can have it fetched (see [`Ahead`](crate::memory::payload::Ahead)). They change places
+    /// when the first is used up, and every 64 puts, so that slots come back while they are warm, also if
+    /// many more are free.
     #[inline(always)]
     fn pop_free(&self, list: &FreeList) -> Result<Option<u32>, Error> {
         let (mut index, freed) = (list.next.get(), list.freed.get());
@@ -274,8 +282,8 @@ impl Section<'_> {
         Ok(backed)
     }
 
-    /// Books that there is memory behind more slots, unless another has grown them too, or a trim has shrunk them (`trims` counts
-    /// those): then the caller looks again and finds out.
+    /// Books that there is memory behind more slots, unless another has grown them too, or a trim has shrunk
+    /// them (`trims` counts those): then the caller tries again and finds out.
     pub(crate) fn note_slots_backed(&mut self, (old, new): (u32, u32), trims: u64) {
         let hot = self.hot();
         if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
@@ -292,8 +300,8 @@ impl Section<'_> {
         self.release_cached()
     }
 
-    /// Gives the last slots up, at most `most` of them, when all are FREE and keep nothing: so the free lists may forget them all.
-    /// Answers how many have memory behind them from now on, and how many had.
+    /// Gives the last slots up, at most `most` of them, when all are FREE and keep nothing: so the free lists
+    /// may forget them all. Answers how many have memory behind them from now on, and how many had.
     pub(crate) fn give_back_slots(&mut self, most: u32) -> Result<(u32, u32), Error> {
         let hot = self.hot();
         let backed = self.slots_backed()?;
@@ -317,9 +325,9 @@ impl Section<'_> {
 
     /// Frees a slot with its payload: the acknowledgement of an item. The caller has taken it off its list.
     ///
-    /// A small extent stays with the slot, for the next payload of that size: then neither the put nor the get has to do
-    /// with the heap, whose books are lines that both would write, and the put knows beforehand where it will write. What
-    /// a free slot keeps is a cache: the rebuild forgets it.
+    /// A small extent stays with the slot, for the next payload of that size: then neither the put nor the
+    /// get has to do with the heap, whose books are lines that both would write, and the put knows beforehand
+    /// where it will write. What a free slot keeps is a cache: the rebuild forgets it.
     #[inline(always)]
     pub(crate) fn free_slot(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;

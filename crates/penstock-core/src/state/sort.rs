@@ -1,9 +1,10 @@
 //! Sorting a list of slots, after a death in the critical section.
 //!
-//! The slots of a list are ordered without comparisons where their keys allow it, because a million items lie in memory in any
-//! order and each comparison would miss the cache. Places in the order of publication are distinct, and those of queued items
-//! mostly lie within the last as many as there are slots. So they serve as indices: each slot's `prev` holds, for a moment,
-//! the slot whose key belongs to that index (`scatter`), and one walk over the indices links the list (`gather`).
+//! The slots of a list are ordered without comparisons where their keys allow it, because a million items lie
+//! in memory in any order and each comparison would miss the cache. Places in the order of publication are
+//! distinct, and those of queued items mostly lie within the last as many as there are slots. So they serve
+//! as indices: each slot's `prev` holds, for a moment, the slot whose key belongs to that index (`scatter`),
+//! and one walk over the indices links the list (`gather`).
 
 use crate::error::Error;
 use crate::memory::layout::{List, Slot};
@@ -23,7 +24,8 @@ pub(crate) struct Order<B: Fn(StateWord) -> bool, K: Fn(&Slot) -> u64> {
     pub key: K,
 }
 
-/// The greatest keys that a slot can have, as many as there are slots in use, and the slot whose index stands for each.
+/// The greatest keys that a slot can have, as many as there are slots in use, and the slot whose index stands
+/// for each.
 #[derive(Clone, Copy)]
 struct Window {
     /// The key of place 0, which stands for none.
@@ -73,8 +75,8 @@ impl Section<'_> {
         self.gather(list, tail, window, scattered, order)
     }
 
-    /// Writes each slot whose key lies in the window to the `prev` of the slot that its key names. Returns the list of the others,
-    /// and how many were written.
+    /// Writes each slot whose key lies in the window to the `prev` of the slot that its key names. Returns
+    /// the list of the others, and how many were written.
     fn scatter(
         &self,
         mut index: u32,
@@ -103,8 +105,8 @@ impl Section<'_> {
         Ok((outside, scattered))
     }
 
-    /// Appends the slots that [`scatter`](Self::scatter) has written, by ascending keys, behind `tail`. What else stands in a
-    /// slot's `prev` names no slot of this list with this key.
+    /// Appends the slots that [`scatter`](Self::scatter) has written, by ascending keys, behind `tail`. What
+    /// else stands in a slot's `prev` names no slot of this list with this key.
     fn gather(
         &self,
         list: &List,
@@ -152,8 +154,8 @@ impl Section<'_> {
         Ok(last)
     }
 
-    /// A bottom-up merge sort of a list that is linked forwards only; returns its head. It needs no memory but a few words of stack,
-    /// and little time where the list is in order already.
+    /// A bottom-up merge sort of a list that is linked forwards only; returns its head. It needs no memory
+    /// but a few words of stack, and little time where the list is in order already.
     fn sort_by_merging(&self, mut rest: u32, key: &impl Fn(&Slot) -> u64) -> Result<u32, Error> {
         let mut runs = [0u32; 32];
         let mut walk = self.walk();

@@ -1,13 +1,16 @@
-//! The substitute: a descriptor in the place of a connection's reading end, for a process that cannot ring by that end.
+//! The substitute: a descriptor in the place of a connection's reading end, for a process that cannot ring by
+//! that end.
 //!
-//! A process that begins to watch a connection beside messages has to put a byte into the pipe, whose writing end it does
-//! not have, and must not keep: the other side would never learn of its end. Usually the kernel opens the pipe again for a moment
-//! (notifier.rs, `with_access`). Without /proc, or under another user than the pipe's, it does not. Such a process hands out an
-//! epoll descriptor instead, which is readable while the pipe is, and while a counter of this process's own says so.
+//! A process that begins to watch a connection beside messages has to put a byte into the pipe, whose writing
+//! end it does not have, and must not keep: the other side would never learn of its end. Usually the kernel
+//! opens the pipe again for a moment (notifier.rs, `with_access`). Without /proc, or under another user than
+//! the pipe's, it does not. Such a process hands out an epoll descriptor instead, which is readable while the
+//! pipe is, and while a counter of this process's own says so.
 //!
-//! The counter is set exactly while a message is there that is not in the pipe, as far as this process's own critical
-//! sections know: each of them puts it right (notifier.rs, `update_notifier`). When another receiver takes that message, the next section of
-//! this process, of `watch_at`, `poll` or a get, finds the counter to be wrong, as with a byte too many in the pipe.
+//! The counter is set exactly while a message is there that is not in the pipe, as far as this process's own
+//! critical sections know: each of them puts it right (notifier.rs, `update_notifier`). When another receiver
+//! takes that message, the next section of this process, of `watch_at`, `poll` or a get, finds the counter to
+//! be wrong, as with a byte too many in the pipe.
 
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
@@ -43,8 +46,8 @@ impl Substitute {
         self.is_needed.load(Relaxed)
     }
 
-    /// The epoll descriptor, which shows that end too from now on; and whether the caller has to end a critical section
-    /// once more, because it is new.
+    /// The epoll descriptor, which shows that end too from now on; and whether the caller has to end a
+    /// critical section once more, because it is new.
     pub(crate) fn with_end(&self, end: RawFd) -> Result<(RawFd, bool), Error> {
         // One thread at a time.
         let _no_fork = fork::hold_off();

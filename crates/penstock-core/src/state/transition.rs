@@ -1,4 +1,5 @@
-//! Transitions: each change of a slot's state, with the lists and counters that go with it (slot.rs has the picture).
+//! Transitions: each change of a slot's state, with the lists and counters that go with it (slot.rs has the
+//! picture).
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -39,8 +40,7 @@ impl Section<'_> {
         hot.published.set(seq);
         fault!("put.ordered");
         hot.count_bytes(seq, len);
-        self.push_ready(index)?;
-        self.count_ready(len);
+        self.push_ready(index, len)?;
         if self.shared.options.acknowledged {
             hot.unfinished.add(1);
         }
@@ -68,7 +68,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much memory they take.
+    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much
+    /// memory they take.
     #[inline(always)]
     pub(crate) fn hold_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
         let (hot, me) = (self.hot(), self.my_index());
@@ -112,14 +113,16 @@ impl Section<'_> {
         self.hot().owned_count.sub(1);
         let slot = self.slot(index)?;
         if slot.extent.get() != 0 {
-            // `borrowed` stays until the state has changed, and means nothing then: a death in between must find it.
+            // `borrowed` stays until the state has changed, and means nothing then: a death in between must
+            // find it.
             self.hot().lent_bytes.sub(lent_bytes(slot));
             self.uncount_lease(slot);
         }
         Ok(())
     }
 
-    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is nobody's any more, and its payload is still looked at.
+    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is finished or kept, and its payload
+    /// is still borrowed.
     pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let owner = slot.word().owner();
@@ -130,7 +133,7 @@ impl Section<'_> {
         self.push_back(&holder.claimed, index)
     }
 
-    /// Where a slot is listed that somebody holds.
+    /// Where a slot is listed that a participant holds.
     pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
         match self.slot(index)?.word().state() {
             Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),
@@ -155,15 +158,15 @@ impl Section<'_> {
         self.free_slot(slot)
     }
 
-    /// LEASED (or ASIDE, or LEFT) -> ORPHAN -> FREE: unfinished for good, unless a process calls `task_done` for it. Only its
-    /// number is kept.
+    /// LEASED (or ASIDE, or LEFT) -> ORPHAN -> FREE: unfinished for good, unless a process calls `task_done`
+    /// for it. Only its number is kept.
     pub(crate) fn orphan(&mut self, index: u32) -> Result<(), Error> {
         self.let_go(index, self.slot(index)?.word().owner())?;
         self.free_counted(index, State::Orphan, 0, &self.hot().orphans)
     }
 
-    /// Returns what a participant has taken that is dead, or that leaves by a failure: to the queue; or if it was set aside, and nothing is
-    /// acknowledged yet, to the others of that kind.
+    /// Returns what a participant has taken that is dead, or that leaves by a failure: to the queue; or if it
+    /// was set aside, and nothing is acknowledged yet, to the others of that kind.
     pub(crate) fn return_lease(&mut self, index: u32) -> Result<(), Error> {
         let word = self.slot(index)?.word();
         if word.state() == Some(State::Aside) && self.hot().sets_aside() {
@@ -188,8 +191,7 @@ impl Section<'_> {
             }
         } else {
             slot.commit(StateWord::new(State::Ready, word.redeliveries() + 1, 0));
-            self.insert_returned(index)?;
-            self.count_ready(slot.len.get());
+            self.put_back(index, slot.len.get())?;
             hot.redeliveries.add(1);
         }
         fault!("sweep.slot-returned");

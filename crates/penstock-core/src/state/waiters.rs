@@ -1,49 +1,53 @@
-//! Waiting and waking: who sleeps, who is chosen, and why no wake-up is lost.
+//! Waiting and waking: which waiter sleeps, which is notified, and why no wake-up is lost.
 //!
-//! Requirements. A waiter sleeps on a word of its own; a burst of items costs one system call, not one an item; a
-//! waiter that is killed, stopped, interrupted or timed out at any moment leaves nobody asleep beside an item.
+//! Requirements. A waiter sleeps on a word of its own; a burst of items costs one system call, not one an
+//! item; a waiter that is killed, stopped, interrupted or timed out at any moment leaves no other asleep
+//! beside an item.
 //!
-//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which it found
-//! nothing. Whoever ends a critical section first restores the invariant (`settle`):
+//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which
+//! it found nothing. The end of a critical section restores the invariant (`settle`):
 //!
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to cores - 1).
 //! > The same for room and putters. If nothing is unfinished, no joiner sleeps.
 //!
-//! *On its way* is a waiter that was chosen and has not been back under the lock, and a participant that spins. Since
-//! every way back leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
-//! chosen one takes an item and its own `settle` chooses the next.
+//! *On its way* is a waiter that was chosen and has not been back under the lock, and a participant that
+//! spins. Since every way back leads through a critical section, whose end restores the invariant again, the
+//! wake-ups chain: the chosen one takes an item and its own `settle` chooses the next.
 //!
-//! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of its readers wakes it, too.
-//! All else is the same for it.
+//! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of
+//! its readers wakes it, too. All else is the same for it.
 //!
-//! Who was chosen and then dies is found by the sweep, which settles too. Who was chosen and is stopped is found by the
-//! others at the end of their slice: they see an item in spite of everything, declare those on their way late, and go on.
+//! A notified waiter that dies is swept, and the end of the sweep's section notifies the next. If it is
+//! stopped, another waiter's slice ends, that one sees the item, marks the notified ones LATE, and goes on.
 //!
-//! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are chosen in
-//! the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in slices of 100 ms,
-//! at whose end it looks for dead participants. The next two sleep two and three times as long, the others a second; they
-//! look only if the watcher has not, because it was killed or stopped itself. Who takes the watcher's place is told so, and
-//! would find out by itself at the end of its slice.
+//! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are
+//! chosen in the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in
+//! slices of 100 ms, at whose end it reaps the dead. The next two sleep two and three times as long, the
+//! others a second; they reap only if the watcher has not, because it was killed or stopped itself. The
+//! waiter that takes the watcher's place is woken to learn it, and would find out by itself at the end of its
+//! slice.
 //!
 //! ```text
 //! cell.word:  FREE --enlist--> SLEEPING --chosen--> WOKEN --back under the lock--> FREE
 //!                                  |                  \--others' patience ended--> LATE --back--> FREE
-//!                                  \--leaves without the lock--> ABANDONED (freed by whoever chooses it)
+//!                                  \--leaves without the lock--> ABANDONED (freed by the section that chooses it)
 //!
 //! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section, see handle/put_off.rs)
 //! ```
 //!
 //! A slice ends by the clock, whatever ended the sleeps in it (slice.rs).
 //!
-//! Who may write: everything under the lock, except that a cell's owner may compare-and-swap its word without it, from
-//! SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT and from LATE to LATE_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the lists
-//! and their numbers are caches, and after a take-over the order of the waiters may be another.
+//! Writers: everything under the lock, except that a cell's owner may compare-and-swap its word without
+//! it, from SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT and from LATE to LATE_LEFT. SLEEPING and
+//! ABANDONED cells are on a list, the others are not. The word is the truth; the lists and their numbers are
+//! caches, and after a take-over the order of the waiters may be another.
 
 use crate::error::Error;
 use crate::memory::layout::{CELLS, Kind, WaiterCell, WaiterList};
 use crate::platform;
 use crate::slice::Slice;
 use crate::state::Section;
+use crate::state::list::{Links, append, remove};
 use crate::sync::{Count, LockedU32, Ordering, Word};
 use crate::units::PAGE;
 
@@ -57,7 +61,7 @@ pub(crate) const WOKEN_LEFT: u32 = 5;
 /// The same, of one that does not count any more.
 pub(crate) const LATE_LEFT: u32 = 6;
 
-/// One call's wait, from the first look to the end.
+/// One call's wait, from its first unlocked read to the end.
 pub(crate) struct Waiting {
     pub kind: Kind,
     pub cell: u32,
@@ -85,7 +89,7 @@ impl Waiting {
         }
     }
 
-    /// Whether somebody has woken this waiter on purpose.
+    /// Whether a section has notified this waiter.
     pub(crate) fn was_chosen(&self) -> bool {
         self.was_chosen
     }
@@ -193,48 +197,29 @@ impl Section<'_> {
 
     /// Appends a cell, whose word is SLEEPING, to a list.
     pub(crate) fn list_cell(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
-        let cell = self.cell(index)?;
-        let tail = list.tail.get();
-        let end = if tail == 0 {
-            &list.head
-        } else {
-            &self.cell(tail)?.next
-        };
-        if end.get() != 0 {
+        if !append((&list.head, &list.tail), index, |index| self.links_of_cell(index))? {
             return Err(self.corrupt("a list of waiters does not end at its end"));
         }
-        cell.next.set(0);
-        cell.prev.set(tail);
-        end.set(index);
-        list.tail.set(index);
         list.length.add(1);
         Ok(())
     }
 
     /// Of senders the last one leaves a pipe that can be written to.
     fn delist(&mut self, list: &WaiterList, index: u32) -> Result<(), Error> {
-        let cell = self.cell(index)?;
-        let (next, prev) = (cell.next.get(), cell.prev.get());
-        let before = if prev == 0 {
-            &list.head
-        } else {
-            &self.cell(prev)?.next
-        };
-        let after = if next == 0 {
-            &list.tail
-        } else {
-            &self.cell(next)?.prev
-        };
-        if before.get() != index || after.get() != index {
+        let ends = (&list.head, Some(&list.tail));
+        if !remove(ends, index, |index| self.links_of_cell(index))? {
             return Err(self.corrupt("a list of waiters is torn"));
         }
-        before.set(next);
-        after.set(prev);
         list.length.sub(1);
-        if list.length.get() == 0 && cell.kind.get() == Kind::Room as u32 {
+        if list.length.get() == 0 && self.cell(index)?.kind.get() == Kind::Room as u32 {
             self.wake_senders();
         }
         Ok(())
+    }
+
+    fn links_of_cell(&self, index: u32) -> Result<Links<'_, LockedU32>, Error> {
+        let cell = self.cell(index)?;
+        Ok((&cell.next, &cell.prev))
     }
 
     pub(crate) fn free_cell(&self, index: u32) -> Result<(), Error> {
@@ -265,7 +250,7 @@ impl Section<'_> {
         Ok(position)
     }
 
-    /// Back under the lock after a sleep. Who was not chosen stays on the list.
+    /// Back under the lock after a sleep. A waiter that was not notified stays on the list.
     pub(crate) fn arrive(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
         let hot = self.hot();
         let list = &hot.waiters[waiting.kind as usize];
@@ -285,8 +270,9 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// A slice has ended and there is an item (or room) although nobody came for it: whoever was on the way is stopped
-    /// or dead. They count no more; should they come, they will find out. The same if they have kept this waiter from its place.
+    /// A slice has ended and there is an item (or room) that no notified waiter came for: those are stopped
+    /// or dead. They count no more; should one come, it finds itself LATE. The same if they have kept this
+    /// waiter from its place.
     fn give_up_on_the_late(&mut self, waiting: &Waiting) -> Result<(), Error> {
         let (hot, kind) = (self.hot(), waiting.kind);
         let list = &hot.waiters[kind as usize];
@@ -339,7 +325,7 @@ impl Section<'_> {
         self.free_cell(index)
     }
 
-    /// Takes a sleeping waiter off its list. If it was the watcher, the one who is now learns of it.
+    /// Takes a sleeping waiter off its list. If it was the watcher, its successor is woken to learn it.
     fn leave_list(&mut self, list: &WaiterList, kind: Kind, index: u32) -> Result<(), Error> {
         let end = watcher_of(list, kind);
         let was_watcher = end.get() == index;
@@ -351,8 +337,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Has the watcher look at its place, because it is new there. Should this call be lost (its maker may die, and the
-    /// watcher may not be asleep yet), then it looks at the end of its slice.
+    /// Wakes the watcher so that it reads its position, which is new. Should this call be lost (the caller
+    /// may die, and the watcher may not be asleep yet), then it does so at the end of its slice.
     fn tell_watcher(&mut self, list: &WaiterList, kind: Kind) {
         let watcher = watcher_of(list, kind).get();
         if watcher != 0 {

@@ -268,10 +268,11 @@ impl Handle {
         patiently(py, deadline, |wait| in_time(queue.await_item(wait)))
     }
 
-    /// Return the dead letters: the items whose takers died too often, oldest first. They stay in the queue,
-    /// and count as done. Of a `Queue` or `SimpleQueue` they are large items whose takers died while they
-    /// rebuilt them. An item that cannot be rebuilt is replaced by the exception that rebuilding it raises.
-    /// An item that kills the process that rebuilds it kills the caller, too. Waits as `statistics()` does.
+    /// Return the dead letters: the items whose takers died too often, in the order in which they became dead
+    /// letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large
+    /// items whose takers died while they rebuilt them. An item that cannot be rebuilt is replaced by the
+    /// exception that rebuilding it raises. An item that kills the process that rebuilds it kills the caller,
+    /// too. Waits as `statistics()` does.
     ///
     /// >>> import penstock
     /// >>> penstock.JoinableQueue().dead_letters()

@@ -1,15 +1,16 @@
 //! Check: whether everything in a segment is as the operations rely on it.
 //!
-//! Between two critical sections each cache (layout.rs says which words are caches) agrees with the truth that it was
-//! computed from. A check looks at all of it in one critical section and says in words what does not agree:
+//! Between two critical sections each cache (layout.rs says which words are caches) agrees with the truth
+//! that it was computed from. A check looks at all of it in one critical section and says in words what does
+//! not agree:
 //!
 //! - slots.rs: each slot's state and fields, the lists, the counters, the records of the participants;
 //! - heap.rs: extents, the span bitmap, descriptors, the lists of spans with room, the backing bytes;
 //! - waiters.rs: the cells, their lists, who is on the way.
 //!
-//! It changes nothing, and trusts nothing: every index is checked, every walk is bounded. The memory that it needs is taken
-//! before the lock. It holds the lock for about as long as a rebuild would: a tool for tests and for those who look for a
-//! fault, not for every day.
+//! It changes nothing, and trusts nothing: every index is checked, every walk is bounded. The memory that it
+//! needs is taken before the lock. It holds the lock for about as long as a rebuild would: a tool for tests
+//! and for those who look for a fault, not for every day.
 
 mod heap;
 mod slots;
@@ -109,9 +110,11 @@ struct Inspection<'q> {
 }
 
 impl Queue {
-    /// Looks whether everything in the shared memory is as it must be. Answers what is wrong, and figures; changes nothing.
+    /// Looks whether everything in the shared memory is as it must be. Answers what is wrong, and figures;
+    /// changes nothing.
     ///
-    /// Holds the lock meanwhile: about 0.1 s for a million items. A queue that is marked as damaged is looked at as well.
+    /// Holds the lock meanwhile: about 0.1 s for a million items. A queue that is marked as damaged is looked
+    /// at as well.
     pub fn check(&self) -> Result<Check, Error> {
         uninterruptible(|wait| self.check_within(wait))
     }

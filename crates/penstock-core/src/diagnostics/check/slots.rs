@@ -122,7 +122,8 @@ impl Inspection<'_> {
         }
     }
 
-    /// Walks a list. Its slots are in the right states, linked both ways unless it is the ready list, and their keys ascend unless they are all 0.
+    /// Walks a list. Its slots are in the right states, linked both ways unless it is the ready list, and
+    /// their keys ascend unless they are all 0.
     fn walk(
         &mut self,
         name: &'static str,

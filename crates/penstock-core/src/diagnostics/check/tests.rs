@@ -113,8 +113,8 @@ impl Scene {
         scene
     }
 
-    /// Of a queue whose users acknowledge nothing: two items that a crashed holder had set aside, five that came back, one that is set
-    /// aside, one in hand.
+    /// Of a queue whose users acknowledge nothing: two items that a crashed holder had set aside, five that
+    /// came back, one that is set aside, one in hand.
     fn without_acknowledgement() -> Scene {
         let queue = acknowledged();
         for _ in 0..9 {
@@ -259,7 +259,8 @@ fn an_empty_queue_and_one_that_has_grown_are_sound() {
     assert_eq!(queue.check().unwrap().faults, []);
 }
 
-/// Memory that small payloads leave behind for others of their size is there for any other, once the heap is full.
+/// Memory that small payloads leave behind for others of their size is there for any other, once the heap is
+/// full.
 #[test]
 fn what_is_kept_does_not_stand_in_the_way() {
     let queue = plain(1 << 20);

@@ -24,13 +24,16 @@ pub(crate) fn wiped_on_fork() -> Option<&'static AtomicU32> {
     .ok()?;
     // SAFETY: the range is the mapping just made, which holds nothing yet.
     unsafe { rustix::mm::madvise(page, PAGE as usize, Advice::LinuxWipeOnFork) }.ok()?;
-    // SAFETY: the page is mapped for the rest of the process's life, aligned, zeroed, and used as this atomic alone.
+    // SAFETY: the page is mapped for the rest of the process's life, aligned, zeroed, and used as this atomic
+    // alone.
     Some(unsafe { &*page.cast::<AtomicU32>() })
 }
 
-/// Calls the functions around every `fork`: before it in the parent, after it in the parent, after it in the child.
+/// Calls the functions around every `fork`: before it in the parent, after it in the parent, after it in the
+/// child.
 pub(crate) fn at_fork(prepare: extern "C" fn(), parent: extern "C" fn(), child: extern "C" fn()) {
-    // SAFETY: the three are functions of this library, which is never unloaded (CPython does not unload extensions).
+    // SAFETY: the three are functions of this library, which is never unloaded (CPython does not unload
+    // extensions).
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
 }
 

@@ -50,8 +50,9 @@ pub(crate) fn cores() -> u32 {
     CORES.or_else(|| Some(find_out())).unwrap_or(1) as u32
 }
 
-/// A number of the calling thread, not 0, which no other of this process has (until four thousand million have come and
-/// gone). Counted here, because the kernel's own would cost a system call for each item that is acknowledged.
+/// A number of the calling thread, not 0, which no other of this process has (until four thousand million
+/// have come and gone). Counted here, because the kernel's own would cost a system call for each item that is
+/// acknowledged.
 pub(crate) fn thread_id() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static LAST: AtomicU32 = AtomicU32::new(0);

@@ -15,7 +15,8 @@ use super::{Remembered, os};
 use crate::error::Error;
 use crate::units::PAGE;
 
-/// Memory is taken and given back in steps of this size, so that a signal or a competitor never waits long for one.
+/// Memory is taken and given back in steps of this size, so that a signal or a competitor never waits long
+/// for one.
 const STEP: u64 = 16 << 20;
 
 /// A sparse memory file of `length` bytes that can neither shrink nor grow, private to the user.
@@ -30,8 +31,8 @@ pub(crate) fn create_memory(name: &str, length: u64) -> Result<OwnedFd, Error> {
 
 const REQUIRED_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
-/// Whether a mapping of the file can be trusted: its length is fixed for ever, or it is a file in memory that belongs to
-/// this user alone, who is trusted not to cut it short.
+/// Whether a mapping of the file can be trusted: its length is fixed for ever, or it is a file in memory that
+/// belongs to this user alone, who is trusted not to cut it short.
 pub(crate) fn is_trustworthy(fd: BorrowedFd<'_>) -> bool {
     if rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
         return true;
@@ -52,7 +53,8 @@ fn is_in_memory(fd: BorrowedFd<'_>) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type as u64 == TMPFS_MAGIC)
 }
 
-/// The same as [`create_memory`] as a file in a folder on a tmpfs. It has no name until [`name_file`] gives it one.
+/// The same as [`create_memory`] as a file in a folder on a tmpfs. It has no name until [`name_file`] gives
+/// it one.
 pub(crate) fn create_file(folder: &Path, length: u64) -> Result<OwnedFd, Error> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     let fd = rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR).map_err(os("open(O_TMPFILE)"))?;
@@ -122,7 +124,8 @@ pub(crate) fn map(fd: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error>
     // SAFETY: the kernel chooses the place, or it was reserved for this mapping; no other memory is replaced.
     let base = unsafe { rustix::mm::mmap(place, length, ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0) }
         .map_err(os("mmap"))?;
-    // SAFETY: the range is the mapping just made; this advice changes no content. Refusal would cost only larger core dumps.
+    // SAFETY: the range is the mapping just made; this advice changes no content. Refusal would cost only
+    // larger core dumps.
     let _ = unsafe { rustix::mm::madvise(base, length, Advice::LinuxDontDump) };
     NonNull::new(base.cast()).ok_or(Error::Os {
         call: "mmap",
@@ -139,7 +142,8 @@ pub(crate) unsafe fn unmap(base: NonNull<u8>, length: u64) {
     let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), length as usize) };
 }
 
-/// Maps pages of the file copy-on-write: the contents are there, and stores go to copies of this process's own.
+/// Maps pages of the file copy-on-write: the contents are there, and stores go to copies of this process's
+/// own.
 pub(crate) fn map_privately(fd: BorrowedFd<'_>, start: u64, length: usize) -> Option<NonNull<u8>> {
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
@@ -155,14 +159,16 @@ pub(crate) unsafe fn unmap_privately(pages: NonNull<u8>, length: usize) {
     let _ = unsafe { rustix::mm::munmap(pages.as_ptr().cast(), length) };
 }
 
-/// Makes private copies of all pages of a mapping made by [`map_privately`] that are not copies yet. Other threads may read
-/// and write it meanwhile. False if the system has no memory for that: the rest stays as it is.
+/// Makes private copies of all pages of a mapping made by [`map_privately`] that are not copies yet. Other
+/// threads may read and write it meanwhile. False if the system has no memory for that: the rest stays as it
+/// is.
 pub(crate) fn copy_privately(pages: usize, length: usize) -> bool {
-    // SAFETY: the caller names a mapping of this process; making pages present as for a store changes no contents.
+    // SAFETY: the caller names a mapping of this process; making pages present as for a store changes no
+    // contents.
     let copied = unsafe { rustix::mm::madvise(pages as *mut _, length, Advice::LinuxPopulateWrite) };
     if copied == Err(Errno::INVAL) {
-        // Linux before 5.14. An exchange that changes nothing, because other threads may store at the same place. (To add
-        // nothing would not do: the compiler makes a load of it.)
+        // Linux before 5.14. An exchange that changes nothing, because other threads may store at the same
+        // place. (To add nothing would not do: the compiler makes a load of it.)
         use std::sync::atomic::{AtomicU8, Ordering};
         for page in (0..length).step_by(page_size() as usize) {
             // SAFETY: as above, and one byte of an existing page is aligned for an atomic byte.
@@ -186,7 +192,8 @@ pub(crate) fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 
-/// Address space around a mapping that no access survives: the farthest that any offset of the layout can lead.
+/// Address space around a mapping that no access survives: the farthest that any offset of the layout can
+/// lead.
 #[cfg(feature = "fuzzing")]
 mod guard {
     use super::*;
@@ -222,8 +229,8 @@ pub(crate) fn back(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Er
 /// The same through the mapping, for a process whose descriptor was closed behind its back.
 pub(crate) fn back_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
     in_steps(start, length, |start, length| {
-        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it). Populating
-        // changes no content: it makes present the pages that a store would.
+        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it).
+        // Populating changes no content: it makes present the pages that a store would.
         unsafe {
             rustix::mm::madvise(
                 base.as_ptr().add(start as usize).cast(),
@@ -258,8 +265,8 @@ pub(crate) fn punch(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), E
 /// The same through the mapping.
 pub(crate) fn punch_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
     in_steps(start, length, |start, length| {
-        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it), and the caller owns
-        // the range: nobody has a reference to what is in it, or relies on it.
+        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it), and the
+        // caller owns the range: nobody has a reference to what is in it, or relies on it.
         unsafe {
             rustix::mm::madvise(
                 base.as_ptr().add(start as usize).cast(),
@@ -343,8 +350,8 @@ pub(crate) fn borrow_checked(fd: RawFd, identity: FileIdentity) -> Option<Borrow
     if fd < 0 {
         return None;
     }
-    // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for that alone
-    // until the identity has been proven.
+    // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for
+    // that alone until the identity has been proven.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     match identify(borrowed) {
         Ok((found, _)) if found == identity => Some(borrowed),
@@ -352,10 +359,12 @@ pub(crate) fn borrow_checked(fd: RawFd, identity: FileIdentity) -> Option<Borrow
     }
 }
 
-/// Closes a descriptor by number if it still leads to `identity`, and leaves it alone if it is somebody else's by now.
+/// Closes a descriptor by number if it still leads to `identity`, and leaves it alone if it is somebody
+/// else's by now.
 pub(crate) fn close_checked(fd: RawFd, identity: FileIdentity) {
     if borrow_checked(fd, identity).is_some() {
-        // SAFETY: it leads to our file, and this process opened that number for it and keeps no other owner of it.
+        // SAFETY: it leads to our file, and this process opened that number for it and keeps no other owner
+        // of it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }

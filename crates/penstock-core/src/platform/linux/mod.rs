@@ -24,8 +24,8 @@ fn os(call: &'static str) -> impl Fn(Errno) -> Error {
     }
 }
 
-/// A number that is found out once, and not 0. Not a `OnceLock`: if a thread were just inside of one when another forks,
-/// the child would wait for that thread for ever.
+/// A number that is found out once, and not 0. Not a `OnceLock`: if a thread were just inside of one when
+/// another forks, the child would wait for that thread for ever.
 struct Remembered(std::sync::atomic::AtomicU64);
 
 impl Remembered {
@@ -33,7 +33,8 @@ impl Remembered {
         Remembered(std::sync::atomic::AtomicU64::new(0))
     }
 
-    /// The number, or what `find_out` answers; several threads may find it out at once. A failure is not remembered.
+    /// The number, or what `find_out` answers; several threads may find it out at once. A failure is not
+    /// remembered.
     fn or_else(&self, find_out: impl FnOnce() -> Option<u64>) -> Option<u64> {
         use std::sync::atomic::Ordering::Relaxed; // nothing else is said by it
         match self.0.load(Relaxed) {

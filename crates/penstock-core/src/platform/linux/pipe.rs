@@ -83,7 +83,8 @@ pub(crate) fn reopen_pipe(fd: RawFd, access: Access) -> Option<OwnedFd> {
     reopen_in(fd, access).ok()
 }
 
-/// Opens a pipe in both directions through a process that has it open: at `borrowed`, and at `writing` if that is another.
+/// Opens a pipe in both directions through a process that has it open: at `borrowed`, and at `writing` if
+/// that is another.
 pub(crate) fn open_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
     match open_pipe_by_path(pid, reading, number) {
         PipeOfAnother::OutOfReach => duplicate_pipe_of(pid, (reading, writing), number),
@@ -91,7 +92,8 @@ pub(crate) fn open_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), num
     }
 }
 
-/// Without /proc: a duplicate of that process's own descriptors. The kernel allows that to fewer than /proc does.
+/// Without /proc: a duplicate of that process's own descriptors. The kernel allows that to fewer than /proc
+/// does.
 fn duplicate_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
     let duplicate = |fd| match take_descriptor_of(pid, fd) {
         Ok(fd) if pipe_number(fd.as_raw_fd()) == Some(number) => Ok(fd),
@@ -110,7 +112,8 @@ fn duplicate_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u
 
 fn open_pipe_by_path(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
     let path = format!("/proc/{pid}/fd/{fd}");
-    // What is there by now may be anything: it is looked at by its link, which opens nothing, and again afterwards.
+    // What is there by now may be anything: it is looked at by its link, which opens nothing, and again
+    // afterwards.
     match fs::read_link(&path) {
         Ok(target) if target.as_os_str() == format!("pipe:[{number}]").as_str() => {}
         Ok(_) => return PipeOfAnother::Elsewhere,
@@ -142,7 +145,8 @@ pub(crate) fn pipe_number(fd: RawFd) -> Option<u64> {
     if fd < 0 {
         return None;
     }
-    // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for that alone.
+    // SAFETY: a descriptor number that is not open is answered by fstat with EBADF; the borrow is used for
+    // that alone.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let stat = rustix::fs::fstat(borrowed).ok()?;
     let is_pipe =
@@ -159,8 +163,8 @@ pub(crate) fn never_block(fd: RawFd) -> Result<(), Error> {
 
 /// Puts a byte into a pipe. A full one has enough of them, and one that nobody can read needs none.
 pub(crate) fn signal(fd: RawFd) -> bool {
-    // SAFETY: the caller has found the pipe behind this number a moment ago. Should other code have closed it since, the call
-    // fails, or, if it has opened something else there, that gets a byte.
+    // SAFETY: the caller has found the pipe behind this number a moment ago. Should other code have closed it
+    // since, the call fails, or, if it has opened something else there, that gets a byte.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     matches!(
         rustix::io::write(pipe, &[1]),
@@ -171,8 +175,8 @@ pub(crate) fn signal(fd: RawFd) -> bool {
 /// What a write puts into a pipe as a whole or not at all, in pages of its own.
 const CHUNK: usize = PAGE as usize;
 
-/// Has a pipe hold four pages, so that it takes little to fill it; and bytes of the notifier, which may share no page with what is
-/// left of a filling, do not. One that must stay larger only takes longer.
+/// Has a pipe hold four pages, so that it takes little to fill it; and bytes of the notifier, which may share
+/// no page with what is left of a filling, do not. One that must stay larger only takes longer.
 pub(crate) fn make_narrow(fd: RawFd) {
     // SAFETY: as in never_block.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -214,7 +218,8 @@ fn bytes_in_pipe(fd: RawFd) -> u64 {
     rustix::io::ioctl_fionread(pipe).unwrap_or(0)
 }
 
-/// Takes so much out of a full pipe that it can be written to again, and leaves a byte at least. Not to be called by two at once.
+/// Takes so much out of a full pipe that it can be written to again, and leaves a byte at least. Not to be
+/// called by two at once.
 pub(crate) fn make_writable(fd: RawFd) -> bool {
     // SAFETY: as in ring.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -232,7 +237,8 @@ pub(crate) fn is_pipe_full(fd: RawFd) -> bool {
     bytes_in_pipe(fd) > CHUNK as u64
 }
 
-/// Sleeps until a pipe can be written to, `at_most` so long; or until its readers, or the writers of `back`, are all gone.
+/// Sleeps until a pipe can be written to, `at_most` so long; or until its readers, or the writers of `back`,
+/// are all gone.
 pub(crate) fn await_writable((writing, back): (RawFd, RawFd), at_most: Duration) -> Slept {
     let (_, polled) = poll_ends((writing, PollFlags::OUT), back, at_most);
     match polled {
@@ -257,12 +263,14 @@ pub(crate) fn drain(fd: RawFd) -> bool {
     }
 }
 
-/// Waits until the reading end of a pipe has something to say, `at_most` so long. A signal ends the wait early, with `Quiet`.
+/// Waits until the reading end of a pipe has something to say, `at_most` so long. A signal ends the wait
+/// early, with `Quiet`.
 pub(crate) fn look_at_pipe(fd: RawFd, at_most: Duration) -> PipeState {
     if fd < 0 {
         return PipeState::Closed;
     }
-    // SAFETY: a descriptor number that is not open is answered by poll with NVAL; the borrow is used for that alone.
+    // SAFETY: a descriptor number that is not open is answered by poll with NVAL; the borrow is used for that
+    // alone.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let mut polled = [PollFd::new(&borrowed, PollFlags::IN)];
     let timeout = Timespec {
@@ -282,8 +290,8 @@ pub(crate) fn look_at_pipe(fd: RawFd, at_most: Duration) -> PipeState {
     }
 }
 
-/// Whether somebody reads behind the writing end of a pipe. `back` is the reading end of a second pipe, by which the same
-/// processes answer, or -1: a process that dies closes one of the two first.
+/// Whether somebody reads behind the writing end of a pipe. `back` is the reading end of a second pipe, by
+/// which the same processes answer, or -1: a process that dies closes one of the two first.
 pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
     if writing < 0 {
         return PipeState::Closed;
@@ -318,10 +326,12 @@ fn poll_ends(
     (polled[0].revents() | polled[1].revents(), result)
 }
 
-/// Closes a descriptor by number if it still leads to that pipe, and leaves it alone if it is somebody else's by now.
+/// Closes a descriptor by number if it still leads to that pipe, and leaves it alone if it is somebody else's
+/// by now.
 pub(crate) fn close_pipe(fd: RawFd, number: u64) {
     if pipe_number(fd) == Some(number) {
-        // SAFETY: it leads to our pipe, and this process opened that number for it and keeps no other owner of it.
+        // SAFETY: it leads to our pipe, and this process opened that number for it and keeps no other owner
+        // of it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
@@ -346,8 +356,8 @@ pub(crate) fn is_substitute(epoll: RawFd, counter: RawFd) -> bool {
     if epoll < 0 || counter < 0 {
         return false;
     }
-    // SAFETY: numbers that are not open, or not those of an epoll descriptor and its counter, are answered with an
-    // error; the borrows are used for that alone.
+    // SAFETY: numbers that are not open, or not those of an epoll descriptor and its counter, are answered
+    // with an error; the borrows are used for that alone.
     let (epoll, counter) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(counter)) };
     epoll::modify(
         epoll,
@@ -369,7 +379,8 @@ pub(crate) fn look_at_end_too(epoll: RawFd, end: RawFd) -> Result<(), Error> {
 }
 
 pub(crate) fn set_counter(counter: RawFd, is_set: bool) -> bool {
-    // SAFETY: the caller has just asked is_substitute; should other code have replaced it since, that gets eight bytes.
+    // SAFETY: the caller has just asked is_substitute; should other code have replaced it since, that gets
+    // eight bytes.
     let counter = unsafe { BorrowedFd::borrow_raw(counter) };
     let done = if is_set {
         rustix::io::write(counter, &1u64.to_ne_bytes())

@@ -86,7 +86,8 @@ pub(crate) fn ticks_since_boot() -> u64 {
     now.tv_sec as u64 * per_second + now.tv_nsec as u64 * per_second / 1_000_000_000
 }
 
-/// Asks for the process that had this pid, and noted this birth, at this moment in ticks since boot. Either may be 0.
+/// Asks for the process that had this pid, and noted this birth, at this moment in ticks since boot. Either
+/// may be 0.
 pub(crate) fn look_at_process(pid: u32, (birth, since): (u64, u64)) -> Seen {
     let pidfd = match pidfd_of(pid) {
         Ok(pidfd) => Some(pidfd),
@@ -136,13 +137,15 @@ fn is_a_later_one(pid: u32, birth: u64, since: u64) -> bool {
     })
 }
 
-/// A file that /proc has of a process of this pid namespace. `None` without /proc, and if it is another namespace's.
+/// A file that /proc has of a process of this pid namespace. `None` without /proc, and if it is another
+/// namespace's.
 fn proc_file(pid: u32, name: &str) -> Option<PathBuf> {
     let own = fs::read_link("/proc/self").ok()?;
     (own.as_os_str() == process_id().to_string().as_str()).then(|| format!("/proc/{pid}/{name}").into())
 }
 
-/// When the process started, in clock ticks since boot; a pid used again has another. `None` if /proc does not say.
+/// When the process started, in clock ticks since boot; a pid used again has another. `None` if /proc does
+/// not say.
 fn start_time(pid: u32) -> Option<u64> {
     status_field(pid, 19)?.parse().ok()
 }
@@ -173,7 +176,8 @@ fn state_of(stat: &[u8]) -> Option<u8> {
 /// A field of `/proc/<pid>/stat`, counted from the one behind the command's name.
 fn status_field(pid: u32, field: usize) -> Option<String> {
     let stat = fs::read(proc_file(pid, "stat")?).ok()?;
-    // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is plain.
+    // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is
+    // plain.
     let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
     let mut fields = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace();
     fields.nth(field).map(str::to_owned)
@@ -183,12 +187,14 @@ fn status_field(pid: u32, field: usize) -> Option<String> {
 static NAMESPACE: AtomicU64 = AtomicU64::new(0);
 static KNOWN_TO: AtomicU32 = AtomicU32::new(0);
 
-/// The pid namespace of this process, in which it stays for all its life; pids of another one mean nothing here. Not 0.
+/// The pid namespace of this process, in which it stays for all its life; pids of another one mean nothing
+/// here. Not 0.
 pub(crate) fn pid_namespace() -> u64 {
     match NAMESPACE.load(Relaxed) {
         0 => {
             let found = ask_for_namespace().unwrap_or_else(make_up_namespace);
-            // Of several threads that do so at once, one decides; a number that was made up must not be another's as well.
+            // Of several threads that do so at once, one decides; a number that was made up must not be
+            // another's as well.
             let decided = NAMESPACE.compare_exchange(0, found, Relaxed, Relaxed);
             KNOWN_TO.store(process_id(), Relaxed);
             decided.err().unwrap_or(found)
@@ -197,8 +203,8 @@ pub(crate) fn pid_namespace() -> u64 {
     }
 }
 
-/// After a fork, in the child: it is in the parent's pid namespace exactly if it sees the parent under the pid that the
-/// parent knows itself by. (In a namespace below, the parent has no pid.)
+/// After a fork, in the child: it is in the parent's pid namespace exactly if it sees the parent under the
+/// pid that the parent knows itself by. (In a namespace below, the parent has no pid.)
 pub(crate) fn inherit_pid_namespace() {
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get() as u32);
     if parent == KNOWN_TO.load(Relaxed) {
@@ -219,7 +225,8 @@ fn namespace_of_pidfd() -> Option<u64> {
     // PIDFD_GET_PID_NAMESPACE = _IO(0xFF, 5)
     const GET_PID_NAMESPACE: u64 = 0xff05;
     let own = pidfd_of(process_id()).ok()?;
-    // SAFETY: the descriptor is open, and this request reads no argument. A kernel that does not know it answers ENOTTY.
+    // SAFETY: the descriptor is open, and this request reads no argument. A kernel that does not know it
+    // answers ENOTTY.
     let namespace = unsafe { libc::ioctl(own.as_raw_fd(), GET_PID_NAMESPACE as _, 0) };
     if namespace < 0 {
         return None;
@@ -269,7 +276,8 @@ pub(crate) enum Life {
 }
 
 fn byte_lock(index: u32, kind: i32) -> libc::flock {
-    // SAFETY: flock is a plain C struct for which zeros are valid; Linux asks that l_pid is 0 for these commands.
+    // SAFETY: flock is a plain C struct for which zeros are valid; Linux asks that l_pid is 0 for these
+    // commands.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
@@ -278,8 +286,8 @@ fn byte_lock(index: u32, kind: i32) -> libc::flock {
     lock
 }
 
-/// Takes the life byte for this open file description. The kernel releases it when the description is closed, by
-/// whatever death, after the last thread of the process has stopped.
+/// Takes the life byte for this open file description. The kernel releases it when the description is closed,
+/// by whatever death, after the last thread of the process has stopped.
 pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
     let lock = byte_lock(index, libc::F_WRLCK);
     // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call only reads.

@@ -1,30 +1,45 @@
 //! The order in which items are delivered: that of their publication.
 //!
-//! The ready list has the items in that order. Items that came back lie in a heap beside it (returned.rs), and a get takes the older of the two
-//! heads. Items at the front of the list may be finished already (`Hot::marked_slot` says up to where), and are delivered as usual.
+//! The ready list has the items in that order. Items that came back lie in a heap beside it (returned.rs),
+//! and a get takes the older of the two heads. Items at the front of the list may be finished already
+//! (`Hot::marked_slot` says up to where), and are delivered as usual.
+
+mod returned;
 
 use crate::error::Error;
+use crate::memory::layout::Slot;
 use crate::memory::payload::Ahead;
 use crate::state::Section;
-use crate::state::slot::State;
+use crate::state::list::clear;
+use crate::state::slot::{State, StateWord};
+use crate::state::sort::Order;
 use crate::sync::{Count, Ordering, Word};
 
 impl Section<'_> {
-    /// Appends a slot to the ready list, and notes in the one before it where its payload lies.
+    /// Appends an item that has just become READY, and notes in the slot before it where its payload lies.
     #[inline(always)]
-    pub(crate) fn push_ready(&self, index: u32) -> Result<(), Error> {
+    pub(crate) fn push_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
         let list = &self.hot().ready;
         let tail = list.tail.get();
         self.push_back(list, index)?;
         if tail != 0 {
             self.slot(tail)?.prev.set(self.slot(index)?.extent.get() as u32);
         }
+        self.count_ready(len);
         Ok(())
     }
 
-    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work there.
+    /// Puts an item back in its old place that has just become READY again. The slot is on no list.
+    pub(crate) fn put_back(&mut self, index: u32, len: u64) -> Result<(), Error> {
+        self.insert_returned(index)?;
+        self.count_ready(len);
+        Ok(())
+    }
+
+    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work
+    /// there.
     #[inline(always)]
-    fn pop_ready(&mut self, index: u32) -> Result<(), Error> {
+    fn unlink_ready(&mut self, index: u32) -> Result<(), Error> {
         let list = &self.hot().ready;
         let slot = self.slot(index)?;
         let next = slot.next.get();
@@ -50,10 +65,11 @@ impl Section<'_> {
 
     /// Books an item that has just become READY.
     #[inline(always)]
-    pub(crate) fn count_ready(&mut self, len: u64) {
+    fn count_ready(&mut self, len: u64) {
         let hot = self.hot();
         let ready = hot.ready_count.get().wrapping_add(1);
-        // Release: pairs with the acquire in Queue::len and in a spinner, who then take the lock or report a number.
+        // Release: pairs with the acquire in Queue::len and in a spinner, which then takes the lock or
+        // reports a number.
         hot.ready_count.store(ready, Ordering::Release);
         if self.shared.options.soft_bytes != 0 {
             hot.ready_bytes.add(len);
@@ -63,14 +79,14 @@ impl Section<'_> {
         }
     }
 
-    /// Books that an item is READY no more, and takes it off the list.
+    /// Takes an item out of the order that is about to be READY no more: the oldest one.
     #[inline(always)]
-    pub(crate) fn uncount_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
+    pub(crate) fn pop_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
         let hot = self.hot();
         if index == hot.returned.get() {
             self.pop_returned()?;
         } else {
-            self.pop_ready(index)?;
+            self.unlink_ready(index)?;
         }
         hot.ready_count
             .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
@@ -98,7 +114,7 @@ impl Section<'_> {
         Ok(if is_returned { returned } else { ready })
     }
 
-    /// There is no room, so there are items: nobody shall wait for room in a queue that no get can empty.
+    /// There is no room, so there are items: no putter shall wait for room in a queue that no get can empty.
     pub(crate) fn check_full(&self) -> Result<(), Error> {
         if self.oldest()? == 0 {
             return Err(self.corrupt("the queue is full of nothing"));
@@ -128,8 +144,8 @@ impl Section<'_> {
         Ok(index)
     }
 
-    /// Inserts a slot that is on no list into the ready list, in its place in the order of publication, which mostly is right behind
-    /// the item that was finished last.
+    /// Inserts a slot that is on no list into the ready list, in its place in the order of publication, which
+    /// mostly is right behind the item that was finished last.
     pub(crate) fn insert_marked(&self, index: u32) -> Result<(), Error> {
         let list = &self.hot().ready;
         let slot = self.slot(index)?;
@@ -160,5 +176,28 @@ impl Section<'_> {
             list.tail.set(index);
         }
         Ok(())
+    }
+
+    // ------------------------------------------------------------------------------------------------ rebuild
+
+    pub(crate) fn clear_order(&self) {
+        let hot = self.hot();
+        clear(&hot.ready);
+        hot.returned.set(0);
+        hot.marked_slot.set(0);
+    }
+
+    /// Sorts the slots that are READY, and gathered in the ready list in any order.
+    pub(crate) fn rebuild_order(&mut self, ready_count: u64) -> Result<(), Error> {
+        let hot = self.hot();
+        self.sort(
+            &hot.ready,
+            &Order {
+                length: ready_count,
+                greatest: hot.published.get(),
+                belongs: StateWord::is_ready,
+                key: |slot: &Slot| slot.seq.get(),
+            },
+        )
     }
 }

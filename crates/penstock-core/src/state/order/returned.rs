@@ -1,11 +1,13 @@
 //! Returned items: a heap of the items that came back, ordered by their place in the order of publication.
 //!
-//! A get takes the oldest item: the root of this heap or the head of the ready list, whichever was published first. So an
-//! item comes back to its old place in a time that grows with the logarithm of the heap's size, however many items are queued.
+//! A get takes the oldest item: the root of this heap or the head of the ready list, whichever was published
+//! first. So an item comes back to its old place in a time that grows with the logarithm of the heap's size,
+//! however many items are queued.
 //!
-//! The heap is leftist: of a slot's two subtrees (`Slot::next` and `Slot::prev`) the second has the smaller rank (`Slot::holder`), which is
-//! the length of the path along second subtrees. That path has at most log2(n + 1) slots, and inserting and
-//! removing only merge along it. (C. A. Crane, Linear Lists and Priority Queues as Balanced Binary Trees, 1972.)
+//! The heap is leftist: of a slot's two subtrees (`Slot::next` and `Slot::prev`) the second has the smaller
+//! rank (`Slot::holder`), which is the length of the path along second subtrees. That path has at most
+//! log2(n + 1) slots, and inserting and removing only merge along it. (C. A. Crane, Linear Lists and Priority
+//! Queues as Balanced Binary Trees, 1972.)
 //!
 //! The heap is a cache: the rebuild makes it anew from the slots' states.
 
@@ -42,7 +44,8 @@ impl Section<'_> {
     fn merge_heaps(&self, mut a: u32, mut b: u32) -> Result<u32, Error> {
         let mut path = [0u32; 2 * PATH];
         let mut depth = 0;
-        // Downwards: the older root keeps its first subtree, and its second one is merged with the other heap.
+        // Downwards: the older root keeps its first subtree, and its second one is merged with the other
+        // heap.
         while a != 0 && b != 0 {
             if self.slot(b)?.seq.get() < self.slot(a)?.seq.get() {
                 core::mem::swap(&mut a, &mut b);
