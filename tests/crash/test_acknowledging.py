@@ -1,4 +1,4 @@
-"""A `JoinableQueue` whose users never call `task_done()` or `join()` serves them as a plain queue does."""
+"""A `JoinableQueue` on which no process calls `task_done()` or `join()` works as a plain queue."""
 
 import os
 import threading
