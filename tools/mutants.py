@@ -207,7 +207,7 @@ MUTANTS = [
         f"{CORE}/state/slot.rs",
         "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)",
         "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED) && false",
-        (core("stopped", "the_end_of_a_look_is_put_off"),),
+        (core("stopped", "the_end_of_a_borrow_is_put_off"),),
     ),
     Mutant(
         "put-off-forgotten",
@@ -747,7 +747,7 @@ MUTANTS = [
         f"{CORE}/operations/spin.rs",
         "        self.stop_spinning(kind);\n        if acquired.is_err() {",
         "        if acquired.is_err() {",
-        (core("pausing", "who_waits_for_room_is_woken_after_another_has_paused_for_memory"),),
+        (core("pausing", "a_waiting_putter_is_woken_after_another_has_paused_for_memory"),),
     ),
     Mutant(
         "senders-not-called",
@@ -769,7 +769,7 @@ MUTANTS = [
         if false {
             return SleepTarget::CellForNow;
 """,
-        (core("bell", "nobody_fills_the_pipe_before_the_one_who_was_called_is_back"),),
+        (core("bell", "no_sender_fills_the_pipe_before_the_notified_one_is_back"),),
     ),
     # ------------------------------------------------------------------------------------------ payloads lent
     Mutant(
@@ -1032,10 +1032,10 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="run the checks of the chosen mutants on the unchanged sources",
     )
-    instead.add_argument("--list", action="store_true", help="only print the mutants and their checks")
     instead.add_argument(
         "--fit", action="store_true", help="only check that each piece of text still occurs exactly once"
     )
+    instead.add_argument("--list", action="store_true", help="only print the mutants and their checks")
     arguments = parser.parse_args()
     if arguments.only:
         for name in arguments.only:

@@ -119,14 +119,15 @@ impl fmt::Display for Error {
                 let (needed, used, limit) = (mib(*needed), mib(*used), mib(*limit));
                 write!(
                     f,
-                    "the queue's memory limit is reached: the item needs {needed}, {used} are in use, max_bytes is {limit}; "
+                    "the queue's memory limit is reached: the item needs {needed}, {used} are in use, \
+                     max_bytes is {limit}; "
                 )?;
                 match taken {
                     0 => write!(f, "take items out, or create the queue with a larger max_bytes"),
                     taken => write!(
                         f,
-                        "{taken} items of {} are taken and not done: call task_done() for each item that is, take items \
-                         out, or create the queue with a larger max_bytes",
+                        "{taken} items of {} are taken and not done: call task_done() for each item that is, \
+                         take items out, or create the queue with a larger max_bytes",
                         mib(*taken_bytes)
                     ),
                 }
@@ -140,19 +141,21 @@ impl fmt::Display for Error {
             Error::TooManyParticipants { limit } => {
                 write!(
                     f,
-                    "{limit} processes use this queue already, which is the most it can have; use a second queue"
+                    "{limit} processes use this queue already, which is the most it can have; \
+                     use a second queue"
                 )
             }
             Error::TooManyWaiters { limit } => {
                 write!(
                     f,
-                    "{limit} threads wait on this queue already, which is the most it can have; use a second queue"
+                    "{limit} threads wait on this queue already, which is the most it can have; \
+                     use a second queue"
                 )
             }
             Error::Corrupt { id, what } => write!(
                 f,
-                "the shared memory of queue {} is damaged ({what}); some process has written where it must not: \
-                 create a new queue",
+                "the shared memory of queue {} is damaged ({what}); some process has written where it must \
+                 not: create a new queue",
                 hex(id)
             ),
             Error::NotAQueue { what } => write!(
@@ -172,13 +175,14 @@ impl fmt::Display for Error {
             Error::EndClosed => write!(f, "the connection's descriptor was closed"),
             Error::BellUnreachable { pid } => write!(
                 f,
-                "process {pid} (by its own count) waits for this queue with a descriptor that this process cannot open: \
-                 both must be in the same pid namespace and belong to the same user, and this one must see /proc or be allowed \
-                 to debug the other"
+                "process {pid} (by its own count) waits for this queue with a descriptor that this process \
+                 cannot open: both must be in the same pid namespace and belong to the same user, and this \
+                 one must see /proc or be allowed to debug the other"
             ),
             Error::NotInMemory => write!(
                 f,
-                "the folder for a named queue must lie on a tmpfs, as /dev/shm and /run/user do; a disk would be far slower"
+                "the folder for a named queue must lie on a tmpfs, as /dev/shm and /run/user do; a disk \
+                 would be far slower"
             ),
             Error::Os { call, errno } => write!(f, "{call} failed: {}", os(errno)),
         }

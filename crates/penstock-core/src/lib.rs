@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! operations/put.rs:  bytes -> slot (and an extent for what does not fit) -> READY -> one getter is woken
-//! operations/get.rs:  READY -> LEASED -> copy or view -> FREE, or LEASED until acknowledge.rs finishes the item
+//! operations/get.rs:  READY -> LEASED -> copy or view -> FREE, or LEASED until task_done (acknowledge.rs)
 //! ```
 //!
 //! A folder imports those above it in this list and itself; `tools/check_layers.py` holds that:
@@ -15,7 +15,7 @@
 //! | (beside this file) | errors, options, atomics, fault points, fork |
 //! | `platform/` | the system calls |
 //! | `memory/` | what lies where in the shared memory, and checked access to it |
-//! | `state/` | what changes under the lock: slots, lists, heap, waiters, participants; sweep and rebuild |
+//! | `state/` | what changes under the lock: slots, lists, heap, waiters, participants; sweep, rebuild |
 //! | `lock/` | the lock, which a survivor takes over; what a section does when it ends |
 //! | `handle/` | a queue as one process holds it: membership, entering, upkeep |
 //! | `operations/` | put, get, acknowledge, join, wait, watch, grow, trim |

@@ -371,7 +371,7 @@ fn an_item_that_was_kept_does_not_return() {
 }
 
 fn bytes_of(view: &View) -> &[u8] {
-    // SAFETY: so long is the view's own memory, and nobody writes to it meanwhile.
+    // SAFETY: the view's own memory is that long, and no other code writes to it meanwhile.
     unsafe { std::slice::from_raw_parts(view.pointer(), view.len()) }
 }
 
@@ -392,7 +392,7 @@ fn a_view_is_private_memory_with_the_payloads_contents() {
                 view
             })
             .collect();
-        // SAFETY: nobody else has this view's memory.
+        // SAFETY: no other code uses this view's memory.
         unsafe { views[4].pointer().write_bytes(7, 200_000) };
         assert!(bytes_of(&views[4]).iter().all(|byte| *byte == 7));
         assert!(bytes_of(&views[1]) == &payload[100..]);
@@ -437,21 +437,21 @@ fn lent_payloads_do_not_count_for_the_bound() {
 }
 
 #[test]
-fn leaving_in_order_while_looking_leaves_the_item_unfinished() {
+fn leaving_in_order_while_borrowing_leaves_the_item_unfinished() {
     let queue = create(&ACKNOWLEDGED);
-    for done_while_looking in [false, true] {
+    for done_while_borrowing in [false, true] {
         put(&queue, &pattern(100_000, 5)).unwrap();
         let lent = take_lent(&queue);
         queue.leave(Leave::Clean).unwrap();
         assert_eq!(queue.statistics().unwrap().unfinished, 1);
         assert!(queue.check().unwrap().faults.is_empty());
-        if done_while_looking {
+        if done_while_borrowing {
             queue.task_done().unwrap();
             assert!(lent.bytes() == pattern(100_000, 5));
         }
         drop(lent);
         assert_eq!(queue.statistics().unwrap().redeliveries, 0);
-        assert_eq!(queue.task_done().is_ok(), !done_while_looking);
+        assert_eq!(queue.task_done().is_ok(), !done_while_borrowing);
         assert_eq!(queue.statistics().unwrap().unfinished, 0);
         assert!(queue.check().unwrap().faults.is_empty());
     }
@@ -516,7 +516,7 @@ fn memory_goes_back_after_a_flood() {
             left < 16 << 20,
             "{left} bytes left after {count} items of {size} bytes"
         );
-        // The next flood comes after the memory is no longer kept warm.
+        // The next round begins after the second in which the memory stays.
         assert_eq!(
             get(
                 &queue,
@@ -596,7 +596,7 @@ fn other_files_are_refused() {
     assert!(matches!(Queue::attach(file.into()), Err(Error::NotAQueue { .. })));
 }
 
-/// One waiter looks after the dead ten times a second; the others sleep longer, whatever they wait for.
+/// One waiter wakes up ten times a second to check for the dead; the others sleep longer.
 #[test]
 fn idle_waiters_wake_up_rarely() {
     let queue = Queue::create(&Options { maxsize: 1, ..PLAIN }).unwrap();
@@ -635,7 +635,7 @@ fn idle_waiters_wake_up_rarely() {
     }
 }
 
-/// Which items are still leased is seen by those that come back when the process leaves by a failure.
+/// The items that are still leased. The process leaves by a failure, and they return.
 fn left_of(queue: &Arc<Queue>) -> Vec<u8> {
     queue.leave(Leave::Crashed).unwrap();
     let mut left = Vec::new();
@@ -665,9 +665,9 @@ fn task_done_finds_the_threads_lease_among_many_of_others() {
         left_of(&queue)
     };
     let all_but = |gone: &[u8]| -> Vec<u8> { (0..200).filter(|item| !gone.contains(item)).collect() };
-    // A thread that holds none means the process's oldest.
+    // A thread without a lease finishes the process's oldest.
     assert_eq!(of_many(|queue| queue.task_done().unwrap()), all_but(&[0]));
-    // One that took just now means what it took.
+    // A thread with a lease finishes its own.
     let takes_one: fn(&Arc<Queue>) = |queue| {
         get(queue, Patience::Now).unwrap();
         queue.task_done().unwrap();

@@ -1,4 +1,5 @@
-//! Waiting with a descriptor: the bell is readable exactly if a get would find an item, whoever puts, gets and dies.
+//! Waiting with a descriptor: the notifier is readable exactly if a get would find an item, whichever
+//! processes put, get and die.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -112,7 +113,7 @@ fn whoever_fills_and_empties_it() {
 }
 
 #[test]
-fn a_dead_watcher_costs_nobody_anything() {
+fn a_dead_watcher_is_discounted() {
     let queue = Queue::create(&PLAIN).unwrap();
     assert!(!in_child(|| {
         watch(&queue);
@@ -120,7 +121,7 @@ fn a_dead_watcher_costs_nobody_anything() {
     }));
     queue.statistics().unwrap();
     assert_eq!(queue.check().unwrap().faults, []);
-    // Nobody has the bell any more, so there is another.
+    // No process has the notifier any more, so the next watcher makes another.
     put(&queue, b"x");
     let fd = watch(&queue);
     assert!(is_readable(fd, 0));
@@ -129,7 +130,7 @@ fn a_dead_watcher_costs_nobody_anything() {
 }
 
 #[test]
-fn the_bell_outlives_who_made_it() {
+fn the_bell_outlives_its_maker() {
     let queue = Queue::create(&PLAIN).unwrap();
     let (has_watched, may_end) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
     // SAFETY: as in `in_child`.
@@ -141,13 +142,13 @@ fn the_bell_outlives_who_made_it() {
         die();
     }
     with(soon(), |wait| has_watched.await_item(wait)).unwrap();
-    // Opened through the child.
+    // The notifier is opened through the child.
     let fd = watch(&queue);
     put(&may_end, b"");
     let mut status = 0;
     // SAFETY: as above.
     assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    // A third one finds it here.
+    // A third process opens it through this one.
     assert!(in_child(|| put(&queue, b"x")));
     assert!(is_readable(fd, 0));
 }
@@ -166,8 +167,8 @@ fn a_thread_that_polls_is_woken() {
     }
 }
 
-/// Producers and consumers fill and empty the queue all the time, and one thread polls: it never sleeps beside an item, and
-/// when all is quiet the bell is silent.
+/// Putters and getters fill and empty the queue all the time, and one thread polls. It never sleeps beside an
+/// item. When the queue stays empty, the notifier is not readable.
 #[test]
 fn in_a_crowd() {
     let queue = Queue::create(&PLAIN).unwrap();
@@ -285,7 +286,7 @@ fn a_connection_breaks_with_its_last_reader() {
         })
     };
     send().unwrap();
-    // The second one waits for room until the reader goes.
+    // The second message waits for room until the reader is gone.
     std::thread::scope(|scope| {
         let sender = scope.spawn(send);
         while queue.statistics().unwrap().waiting_putters == 0 {
@@ -315,7 +316,7 @@ fn a_receiver_that_sleeps_is_woken_by_each_message_and_by_the_end() {
         });
         for i in 0..500 {
             if i % 10 == 0 {
-                // Long enough for it to go to sleep, or not: either way must do.
+                // The other may be asleep after that, or not: both must work.
                 std::thread::sleep(Duration::from_micros(200));
             }
             with(soon(), |wait| queue.put_at((writing, -1), &[b"x"], wait)).unwrap();
@@ -332,7 +333,7 @@ const FULL_AT_TEN: Options = Options {
     ..PLAIN
 };
 
-/// Sends a message that fills the queue. How many slices of its wait have ended, too.
+/// Sends a message that fills the queue. Also returns how many slices of its wait have ended.
 fn send_counting(queue: &Queue, ends: &Ends) -> (Result<(), Error>, u32) {
     let mut slices = 0;
     let sent = queue.put_at(
@@ -467,7 +468,7 @@ fn a_receiver_that_sleeps_is_woken_by_the_death_of_the_last_writer() {
         });
         ends.close(0);
     }
-    // One that had looked only at its slices' ends would have ended one each time.
+    // A sender that polled only at the ends of its slices would have ended one each time.
     assert!(slices < ROUNDS, "{slices} slices ended");
 }
 
@@ -496,9 +497,9 @@ fn senders_that_share_an_end_all_get_their_room() {
     ends.close(1);
 }
 
-/// A sender that was called looks at the pipe again, however late, and must not find it filled by another one.
+/// A notified sender polls the pipe again, however late, and must not find it filled by another sender.
 #[test]
-fn nobody_fills_the_pipe_before_the_one_who_was_called_is_back() {
+fn no_sender_fills_the_pipe_before_the_notified_one_is_back() {
     // SAFETY: a new page of memory, which the child shares.
     let looks: &AtomicU32 = unsafe {
         let shared = libc::mmap(
@@ -546,7 +547,7 @@ fn nobody_fills_the_pipe_before_the_one_who_was_called_is_back() {
         }
         receive(&queue, ends.0[0], soon()).unwrap();
         assert!(is_writable(ends.0[1]), "the first one was not called");
-        // Somebody else takes the room, and yet another one waits for more.
+        // This process takes the room, and another sender waits for more.
         assert_eq!(send_counting(&queue, &ends).0, Ok(()));
         std::thread::scope(|scope| {
             let second = scope.spawn(|| send_counting(&queue, &ends).0);
@@ -554,7 +555,7 @@ fn nobody_fills_the_pipe_before_the_one_who_was_called_is_back() {
             // SAFETY: as above.
             unsafe { libc::kill(first, libc::SIGCONT) };
             await_putters(&queue, 2);
-            // So far it has slept once, and nobody but the receiver has woken it.
+            // So far the first sender has slept once, and only the receiver has woken it.
             slices += looks.swap(0, Ordering::Relaxed);
             for _ in 0..3 {
                 receive(&queue, ends.0[0], soon()).unwrap();
@@ -592,7 +593,7 @@ fn a_sender_that_is_killed_while_it_waits_leaves_the_pipe_in_order() {
         libc::kill(sender, libc::SIGKILL);
         libc::waitpid(sender, std::ptr::null_mut(), 0);
     }
-    // Full, and readable because there is an item: both are true, though they were never about each other.
+    // The pipe is full, because of the killed sender, and readable, because there is an item.
     assert!(is_readable(ends.0[0], 0));
     let watched = with(soon(), |wait| queue.watch_at(ends.0[0], wait));
     assert_eq!(watched.map(drop), Ok(()));

@@ -101,7 +101,7 @@ fn acknowledge(queue: &Queue) {
     ));
 }
 
-/// Has a process take items, ask for one more each time, and die.
+/// A child takes items, asks for one more each time, and dies.
 #[cfg(feature = "fault-points")]
 fn dies_with_items_aside(queue: &Arc<Queue>, items: u64) {
     let child = Child::run(|| {
@@ -225,7 +225,7 @@ fn storm(options: &Options, rounds: usize, seed: u64) {
     while let Ok(payload) = get(&results, Patience::Now) {
         *seen.entry(number_of(&payload)).or_default() += 1;
     }
-    // What the last consumers were looking at when they were killed has come back.
+    // The items that the last consumers held when they were killed have returned.
     while let Ok(payload) = get(&queue, Patience::Now) {
         *seen.entry(number_of(&payload)).or_default() += 1;
     }
@@ -346,7 +346,7 @@ mod points {
     use super::*;
     use penstock_core::fault;
 
-    /// What the victim does, and whether the point is one that it passes.
+    /// What the victim does, and the points that it passes.
     struct Scene {
         name: &'static str,
         options: Options,
@@ -645,14 +645,15 @@ mod points {
             victim: |queue| {
                 get(queue, Patience::Forever).unwrap();
                 let queue: *const Arc<Queue> = queue;
-                // SAFETY: the child ends right after this call, so the handle that is dropped here is used by nobody else.
+                // SAFETY: the child ends right after this call, so no other code uses the handle that is
+                // dropped here.
                 drop(unsafe { queue.read() });
             },
             points: &["leave.orphaned", "unregister.checked", "unregister.freed"],
         },
     ];
 
-    /// Who watches is told the truth.
+    /// The notifier is readable exactly if there is an item.
     fn bell_is_right(queue: &Queue, what: &str) {
         let mut polled = libc::pollfd {
             fd: wait(soon(), |wait| queue.watch(wait)).unwrap(),
@@ -666,7 +667,7 @@ mod points {
 
     fn survivors_go_on(queue: &Arc<Queue>, what: &str) {
         let acknowledged = queue.options().acknowledged;
-        // Finds the dead at once, so that what they held comes before what is put now.
+        // Reaps the dead at once, so that what they held comes before what is put now.
         queue.statistics().unwrap();
         bell_is_right(queue, what);
         if acknowledged {
@@ -709,7 +710,7 @@ mod points {
         die_at_each_point(|| {});
     }
 
-    /// The same of a process that only its pid proves dead.
+    /// The same for a process whose death only its pid proves.
     #[test]
     fn death_at_each_point_without_proc() {
         // SAFETY: only asks.
@@ -717,7 +718,8 @@ mod points {
             println!("NOT TESTED: only root may chroot");
             return;
         }
-        // SAFETY: a path that ends with a zero. The folder below /proc stands for an empty one: it has no /proc itself.
+        // SAFETY: a path that ends with a zero. The folder below /proc serves as an empty one: it has no
+        // /proc itself.
         die_at_each_point(|| assert_eq!(unsafe { libc::chroot(c"/proc/self/task".as_ptr()) }, 0));
     }
 
@@ -738,7 +740,8 @@ mod points {
         }
     }
 
-    /// A sweeper dies after a portion of what a dead process held, or within one: all comes back, each item once.
+    /// A sweeper dies after a portion of what a dead process held, or within one: all returns, each item
+    /// once.
     #[test]
     fn a_sweep_in_portions_is_finished_by_the_next() {
         for (point, hit) in [
@@ -763,7 +766,8 @@ mod points {
         }
     }
 
-    /// The first process that acknowledges dies after a portion of what comes back, or within one: the rest comes back, too.
+    /// The first process that acknowledges dies after a portion of what it returns, or within one: the rest
+    /// returns, too.
     #[test]
     fn a_return_in_portions_is_finished_by_the_next() {
         for (point, hit) in [
@@ -801,7 +805,7 @@ mod points {
         }
     }
 
-    /// Takes so many items, and has all of them in hand.
+    /// Takes so many items, and sets none of them aside.
     fn take_together(queue: &Arc<Queue>, items: usize) {
         let mut taken = 0;
         while taken < items {
@@ -840,7 +844,7 @@ mod points {
         assert_eq!(Child::run(|| take(100)).reap(), 0);
         assert_eq!(queue.statistics().unwrap().dead_letters, 100);
         take(350);
-        // So that the slots which stand for the leases are others than those which have them.
+        // So that the order of the slots differs from the order of the leases in them.
         for _ in 0..50 {
             put_eights(&queue, 1, 20);
             take(1);
@@ -853,8 +857,8 @@ mod points {
         assert_eq!(queue.dead_letters().unwrap().len(), 100);
     }
 
-    /// One who leaves more than a portion, in order or by a failure, is killed meanwhile: the oldest are unfinished for good, and the
-    /// rest comes back.
+    /// A process that leaves more than a portion, in order or by a failure, is killed meanwhile. In order:
+    /// the oldest items are unfinished for good, and the rest returns. By a failure: all return.
     #[test]
     fn leaving_in_portions_gives_up_the_oldest() {
         let take = |queue: &Arc<Queue>| {
@@ -883,7 +887,8 @@ mod points {
         }
     }
 
-    /// Memory that is needed takes the payloads of what was set aside, the oldest first, and each is counted once.
+    /// A put that needs memory gives up payloads that were set aside, the oldest first, and each is counted
+    /// once.
     #[test]
     fn what_was_given_up_is_counted_once() {
         for holder_dies_first in [true, false] {
@@ -953,7 +958,7 @@ mod points {
         queue
     }
 
-    /// Has a process die there, the test itself being a survivor that is registered.
+    /// A child dies at that point. The test itself survives, and is registered.
     fn killed_in(queue: &Arc<Queue>, point: &str, hit: u64, what: &str, victim: impl FnOnce(&Arc<Queue>)) {
         let child = Child::run(|| {
             assert!(fault::arm(point, hit));
@@ -962,7 +967,7 @@ mod points {
         assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
     }
 
-    /// Once items are acknowledged.
+    /// Begins to acknowledge, and checks that each item is there once.
     fn all_is_there_once(queue: &Arc<Queue>, numbers: std::ops::Range<u64>, redeliveries: u64, what: &str) {
         queue.statistics().unwrap();
         acknowledge(queue);
@@ -985,7 +990,8 @@ mod points {
         books_balance(queue);
     }
 
-    /// Who takes the lock over from the dead returns what it held, and leaves that to no later look for the dead.
+    /// A survivor that takes the lock over sweeps the dead holder at once, and leaves that to no later check
+    /// for the dead.
     #[test]
     fn what_the_locks_dead_holder_had_comes_back_at_once() {
         let queue = Queue::create(&ACKNOWLEDGED).unwrap();
@@ -996,13 +1002,13 @@ mod points {
             put(&queue, &numbered(7, 20)).unwrap();
         });
         assert_eq!(child.reap(), libc::SIGKILL);
-        // A put looks for nobody dead by itself.
+        // A put does not check for the dead by itself.
         put(&queue, &numbered(9, 20)).unwrap();
         assert_eq!(queue.len(), 2);
         assert_eq!(number_of(&get(&queue, Patience::Now).unwrap()), 8);
     }
 
-    /// What a consumer has kept is its own: it does not come back when the consumer dies, only its memory does.
+    /// An item that its getter has kept does not return when the getter dies; its memory is freed.
     #[test]
     fn what_was_kept_does_not_come_back() {
         let queue = Queue::create(&PLAIN).unwrap();
@@ -1043,9 +1049,9 @@ mod points {
         survivors_go_on(&queue, "between publishing and waking");
     }
 
-    /// A burst costs a system call for each waiter that is sent, and no more are sent than can be at work beside the
-    /// putter, however many items there are and however long those take to come. A putter that would make one call more
-    /// dies of it here.
+    /// A burst costs one system call for each waiter that is notified. It notifies no more waiters than can
+    /// run beside the putter, however many items there are and however long the waiters take to come. Here a
+    /// putter that made one call more would die of it.
     #[test]
     fn a_burst_wakes_few() {
         let beside = std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1));
@@ -1069,14 +1075,14 @@ mod points {
                     }
                 });
                 assert_eq!(putter.reap(), ending, "{getters} getters, call {calls}");
-                // The others sleep on: not all were sent by one call's section either.
+                // The others are still asleep.
                 let asleep = queue.statistics().unwrap().waiting_getters;
                 assert_eq!(asleep, (getters - getters.min(beside)) as u64);
             }
         }
     }
 
-    /// Of a number that was written but not committed nothing remains.
+    /// A number that was written but not committed has no effect.
     #[test]
     fn an_item_that_was_never_published_is_not_counted() {
         let queue = Queue::create(&PLAIN).unwrap();
@@ -1094,7 +1100,7 @@ mod points {
         );
     }
 
-    /// Its bytes are counted once, also if whoever rebuilds the books dies too.
+    /// Its bytes are counted once, also if the process that rebuilds the caches dies too.
     #[test]
     fn an_item_of_a_dead_putter_is_counted_once() {
         for point in ["put.committed", "put.ordered", "put.linked"] {
@@ -1138,18 +1144,20 @@ mod points {
         assert!(left < 16 << 20, "{left} bytes left");
     }
 
-    /// Has a child put so many bytes, and die when it has their memory and has not touched it. Answers how much memory there is.
+    /// A child puts so many bytes, and dies when it has their memory and has not written to it. Returns how
+    /// much memory backs the queue.
     fn memory_before_the_first_byte(queue: &Arc<Queue>, len: usize) -> u64 {
         let child = Child::run(|| {
             assert!(fault::arm("claim.copying", 1));
-            // Of the empty part a half is written before the point.
+            // Half of the empty part is written before the point.
             let _ = wait(Patience::Forever, |wait| queue.put(&[&[], &vec![1; len]], wait));
         });
         assert_eq!(child.reap(), libc::SIGKILL);
         queue.statistics().unwrap().memory_bytes
     }
 
-    /// Who dies before it has extended the memory leaves no promise that it did: the next one extends it.
+    /// A putter that dies before it has extended the memory has not noted it as backed: the next putter
+    /// extends it.
     #[test]
     fn memory_is_promised_after_it_was_extended() {
         let queue = Queue::create(&PLAIN).unwrap();
@@ -1169,7 +1177,8 @@ mod points {
         books_balance(queue);
     }
 
-    /// Who dies when it has given memory back leaves no promise that it is there: the next one extends it.
+    /// A process that dies when it has given memory back has not left it noted as backed: the next putter
+    /// extends it.
     #[test]
     fn memory_is_promised_no_more_before_it_is_given_back() {
         let queue = Queue::create(&PLAIN).unwrap();
@@ -1214,7 +1223,7 @@ mod points {
         books_balance(&queue);
     }
 
-    /// The waiters that would look for the dead die themselves; one of the others takes their place.
+    /// The waiters that would check for the dead die themselves; one of the others takes their place.
     #[test]
     fn dead_watchers_are_replaced() {
         let queue = Queue::create(&ACKNOWLEDGED).unwrap();
@@ -1245,15 +1254,16 @@ mod points {
         assert_eq!(holder.reap(), libc::SIGKILL);
         // This process asks nothing: the two that are left must find out, and one of them gets the item.
         let mut status = 0;
-        // SAFETY: waits for any child of this process's group; the tests of this file run one at a time in a process.
+        // SAFETY: waits for any child of this process's group; the tests of this file run one at a time in a
+        // process.
         let ended = unsafe { libc::waitpid(waiters[1].0, &raw mut status, 0) };
         assert_eq!(ended, waiters[1].0);
         waiters[1].0 = 0;
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0);
     }
 
-    /// Another thread of the process is inside the critical section when it calls exec, and the new program opens the
-    /// queue again: its former self is dead although process and mapping are there.
+    /// Another thread of the process is inside the critical section when it calls exec, and the new program
+    /// opens the queue again: its former self is dead although process and mapping are there.
     #[test]
     fn exec_inside_the_critical_section() {
         if let Ok(fd) = std::env::var("PENSTOCK_TEST_EXEC_FD") {
@@ -1293,7 +1303,7 @@ mod points {
         assert_eq!(get(&queue, soon()).unwrap(), b"from the new program");
     }
 
-    /// A process dies with the books half changed, or with an item in its hands; the survivor never waits.
+    /// A process dies with the caches half changed, or while it holds an item; the survivor never waits.
     #[test]
     fn a_survivor_that_only_asks_finds_out() {
         for (options, len, point) in [
@@ -1323,8 +1333,8 @@ mod points {
         }
     }
 
-    /// A first process dies in the critical section; a second one takes the lock over and dies in the recovery; then a
-    /// third; the test itself is the survivor.
+    /// A first process dies in the critical section; a second one takes the lock over and dies in the
+    /// recovery; then a third; the test itself is the survivor.
     #[test]
     fn death_inside_the_recovery() {
         let points = [

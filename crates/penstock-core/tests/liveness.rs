@@ -1,5 +1,5 @@
-//! Processes that see little of the others: without /proc, without pidfds, in another pid namespace, under another user.
-//! Their deaths are proven all the same, by survivors that see as little.
+//! Processes that see little of the others: without /proc, without pidfds, in another pid namespace, under
+//! another user. Survivors that see as little prove their deaths all the same.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -286,7 +286,7 @@ fn workers_are_killed_inside_their_operations() {
         let survivor = Child::run(|| {
             blind_survivor.become_so(folder);
             loop {
-                // Gets in behind each of the dead, or ends by its patience.
+                // Takes the lock after each dead holder, or ends by its patience.
                 put(&queue, b"survivor");
                 let _ = get(&queue, Patience::Now);
             }
@@ -332,12 +332,12 @@ fn a_watcher_without_proc_dies() {
     });
 }
 
-/// Bells that were made with and without /proc, and are opened by those that have it and those that have not.
+/// Notifiers that were made with and without /proc, and are opened by processes with and without /proc.
 #[test]
 fn a_watcher_is_told_by_processes_that_see_less_or_more() {
     for_each_pair(|blind, blind_watcher, folder| {
         if blind == Blind::WithoutBoth {
-            return; // nothing leads such a process to the bell of another one
+            return; // such a process cannot open the notifier of another one
         }
         let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
         let watcher = Child::run(|| {
@@ -380,7 +380,7 @@ fn a_connection_is_watched_without_proc() {
             let mut buffer = Buffer::default();
             wait(Patience::Now, |wait| queue.get_at(reader, &mut buffer, wait)).map(|_| ())
         };
-        // Nothing rings as long as nothing is watched.
+        // The notifier is not written to as long as no process watches.
         send();
         send();
         lose_proc(&folder);
@@ -398,7 +398,7 @@ fn a_connection_is_watched_without_proc() {
             assert!(!is_readable(fd, 0));
             assert_eq!(receive(), Err(Error::Empty));
         }
-        // A child has none of its own yet, and leaves the parent's alone.
+        // The child has no notifier of its own yet, and leaves the parent's alone.
         send();
         let other = Child::run(|| {
             let fd = watch();
@@ -503,7 +503,7 @@ fn in_another_pid_namespace_the_life_byte_decides() {
     assert_eq!(get(&queue, so_soon), Err(Error::Empty), "the worker lives");
     put(&end, b"end");
     assert_eq!(worker.status(), 0);
-    // It has ended without a word.
+    // It has ended without leaving.
     assert_eq!(get(&queue, soon()).unwrap(), b"item");
 }
 
@@ -582,7 +582,8 @@ fn a_pid_that_is_used_again() {
     }
 }
 
-/// Without /proc, and without a word from the kernel about namespaces, a child knows from its parent where it is.
+/// Without /proc, and on a kernel that does not tell the namespace, a child learns from its parent which one
+/// it is in.
 #[test]
 fn children_of_a_process_that_never_saw_anything() {
     if !is_root() {

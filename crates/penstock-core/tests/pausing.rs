@@ -1,4 +1,4 @@
-//! A producer that runs ahead pauses for memory that consumers give back, before it takes new memory.
+//! A putter that runs ahead pauses for memory that getters free, before it takes new memory.
 #![cfg(not(loom))]
 
 use std::sync::Arc;
@@ -35,9 +35,9 @@ fn get(queue: &Arc<Queue>, patience: Patience) -> Result<(), Error> {
     wait(patience, |wait| queue.get(&mut buffer, wait)).map(|_| ())
 }
 
-/// A put that pauses for memory counts as a putter on its way; once it has put, it does no more.
+/// A putter that pauses for memory counts as on its way, until it has put.
 #[test]
-fn who_waits_for_room_is_woken_after_another_has_paused_for_memory() {
+fn a_waiting_putter_is_woken_after_another_has_paused_for_memory() {
     const ROUNDS: usize = 20;
     let queue = create(&Options { maxsize: 2, ..PLAIN });
     let slices = AtomicU64::new(0);
@@ -67,11 +67,11 @@ fn who_waits_for_room_is_woken_after_another_has_paused_for_memory() {
         get(&queue, Patience::Now).unwrap();
         get(&queue, Patience::Now).unwrap();
     }
-    // One that slept on until its slice's end would have done so each time.
+    // A putter that was not woken would have ended a slice each time.
     assert!(slices.into_inner() < ROUNDS as u64);
 }
 
-/// A producer that must not block at all is told so, and one that may gets the memory.
+/// A putter that must not block gets `Busy`, and one that may block gets the memory.
 #[test]
 fn a_bounded_attempt_does_not_pause_for_memory() {
     let queue = create(&PLAIN);

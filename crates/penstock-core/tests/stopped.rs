@@ -1,4 +1,5 @@
-//! What the others do while a process is stopped inside the critical section: at a fault point, by SIGSTOP.
+//! A process is stopped inside the critical section, at a fault point, by SIGSTOP: what the others do
+//! meanwhile.
 #![cfg(all(not(loom), feature = "fault-points"))]
 #![allow(unsafe_code)]
 
@@ -75,7 +76,7 @@ impl Child {
         Child { pid }
     }
 
-    /// One that does `work` and is stopped when it passes `point`.
+    /// A child that does `work` and is stopped when it passes `point`.
     fn stopped_at(point: &str, work: impl FnOnce()) -> Child {
         let child = Child::run(|| {
             assert!(fault::suspend_at(point));
@@ -93,7 +94,7 @@ impl Child {
         unsafe { libc::kill(self.pid, signal) };
     }
 
-    /// Lets it go on; answers its exit status.
+    /// Lets it go on. Returns its exit status.
     fn finish(mut self) -> i32 {
         self.signal(libc::SIGCONT);
         libc::WEXITSTATUS(self.reap())
@@ -117,7 +118,7 @@ impl Drop for Child {
     }
 }
 
-/// The process is stopped after it has put that item, of which the numbers know nothing yet.
+/// The process is stopped after it has put that item, which the counters do not count yet.
 fn stopped_in_put(queue: &Arc<Queue>) -> Child {
     Child::stopped_at("put.committed", || {
         put(queue, b"late", Patience::Forever).unwrap()
@@ -146,7 +147,7 @@ fn numbers_are_told_without_waiting() {
     assert_eq!((queue.len(), queue.is_empty(), queue.is_full()), (2, false, true));
 }
 
-/// There is a dead participant with an item in hand, too: it is swept when the lock is to be had again.
+/// There is also a dead participant that holds an item: it is swept when the lock is free again.
 #[test]
 fn numbers_are_told_beside_a_dead_one() {
     let queue = Queue::create(&ACKNOWLEDGED).unwrap();
@@ -163,7 +164,7 @@ fn numbers_are_told_beside_a_dead_one() {
     let stopped = stopped_in_put(&queue);
     dead.signal(libc::SIGKILL);
     dead.reap();
-    // Time for a look for the dead to become due.
+    // Time for a check for the dead to become due.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(250) {
         assert_eq!(queue.len(), 0);
@@ -175,7 +176,7 @@ fn numbers_are_told_beside_a_dead_one() {
     is_sound(&queue);
 }
 
-/// A survivor that only asks takes over at once from one that was stopped and then killed.
+/// A survivor that only asks for counters takes over at once from a holder that was stopped and then killed.
 #[test]
 fn numbers_are_repaired_behind_a_dead_holder() {
     let queue = Queue::create(&PLAIN).unwrap();
@@ -200,7 +201,7 @@ fn calls_that_do_not_block_name_the_stopped_process() {
             Err(Error::FullBehindStopped { pid })
         );
         assert_eq!(get(&queue, Patience::Now), Err(Error::EmptyBehindStopped { pid }));
-        // A time-out is kept, and the process is named as well.
+        // The error comes in time, and it also names the process.
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(
             put(&queue, &item, Patience::Until(deadline)),
@@ -236,14 +237,14 @@ fn a_stranger_does_not_wait_either() {
     assert_eq!(queue.len(), 1);
 }
 
-/// Stops this process, until the test lets it go on.
+/// Stops this process until the test lets it go on.
 fn stop_here() {
     // SAFETY: raises a valid signal.
     unsafe { libc::raise(libc::SIGSTOP) };
 }
 
 impl Child {
-    /// One that stops itself in `work`.
+    /// A child that stops itself in `work`.
     fn stopping(work: impl FnOnce()) -> Child {
         let child = Child::run(work);
         child.await_stop();
@@ -267,7 +268,7 @@ impl Child {
     }
 }
 
-/// What was claimed for it comes back, with the next call of its process.
+/// The memory that was claimed for it is freed by the next call of its process.
 #[test]
 fn a_large_put_that_cannot_be_published_gives_its_memory_back() {
     let queue = Queue::create(&PLAIN).unwrap();
@@ -289,9 +290,9 @@ fn a_large_put_that_cannot_be_published_gives_its_memory_back() {
     assert_eq!(putter.finish(), 0);
 }
 
-/// The end of a look does not wait for the lock. The next call of the process ends it, or the sweep.
+/// The end of a borrow does not wait for the lock. The next call of the process ends it, or the sweep.
 #[test]
-fn the_end_of_a_look_is_put_off() {
+fn the_end_of_a_borrow_is_put_off() {
     for (is_kept, dies) in [(false, false), (true, false), (false, true), (true, true)] {
         let queue = Queue::create(&PLAIN).unwrap();
         put(&queue, &[1; LARGE], Patience::Now).unwrap();
@@ -363,7 +364,7 @@ fn the_return_of_an_undelivered_item_is_put_off() {
     }
 }
 
-/// Kept while the lock is taken, and killed while it looks at the payload still.
+/// A reader keeps its item while the lock is taken, and is killed while it still borrows the payload.
 #[test]
 fn an_item_that_was_kept_does_not_come_back() {
     let queue = Queue::create(&PLAIN).unwrap();
@@ -391,7 +392,7 @@ fn let_go(queue: &Arc<Queue>) {
     drop(unsafe { queue.read() });
 }
 
-/// How a process ends its part while another one is stopped inside the critical section.
+/// A process leaves while another one is stopped inside the critical section.
 #[test]
 fn leaving_does_not_wait_and_is_honoured() {
     let clean: fn(&Arc<Queue>) = |queue| queue.leave(Leave::Clean).unwrap();
@@ -440,7 +441,7 @@ fn leaving_does_not_wait_and_is_honoured() {
     }
 }
 
-/// One that has let go is swept though its process lives, and can come again.
+/// A participant that has let go is swept though its process lives, and the process can register again.
 #[test]
 fn a_process_that_let_go_is_swept_while_it_lives() {
     let queue = Queue::create(&ACKNOWLEDGED).unwrap();
@@ -465,7 +466,7 @@ fn a_process_that_let_go_is_swept_while_it_lives() {
     is_sound(&queue);
 }
 
-/// A process that says that it leaves, and goes on, gives up what it had then, and holds what it takes later.
+/// A process that leaves, and goes on, gives up what it held then, and holds what it takes later.
 #[test]
 fn a_leaving_that_was_put_off_is_done_by_the_next_call() {
     let queue = Queue::create(&ACKNOWLEDGED).unwrap();
@@ -492,7 +493,8 @@ fn a_leaving_that_was_put_off_is_done_by_the_next_call() {
     is_sound(&queue);
 }
 
-/// A getter was chosen and its time is over, but the lock is taken: it leaves without it, and the next getter gets the item.
+/// A getter was notified and its time is over, but the lock is taken: it leaves without the lock, and the
+/// next getter gets the item.
 #[test]
 fn a_chosen_waiter_leaves_without_the_lock() {
     for (dies, at_once) in [(true, false), (true, true), (false, false)] {
@@ -527,7 +529,8 @@ fn a_chosen_waiter_leaves_without_the_lock() {
         } else {
             assert_eq!(getter.finish(), 0);
         }
-        // One that comes now waits for the third item, though one is still said to be on its way.
+        // A getter that comes now waits for the third item, though the first getter may still count as on its
+        // way.
         assert_eq!(get(&queue, soon()).unwrap(), b"first");
         assert_eq!(get(&queue, soon()).unwrap(), b"late");
         let waiter = Child::run(|| assert_eq!(get(&queue, soon()).unwrap(), b"third"));
@@ -540,9 +543,9 @@ fn a_chosen_waiter_leaves_without_the_lock() {
     }
 }
 
-/// A process that dies at each step of what it puts off, or of doing it.
+/// A process dies at each step of putting work off, or of doing that work.
 #[test]
-fn death_of_those_who_put_work_off() {
+fn death_of_a_process_that_puts_work_off() {
     for (point, second) in [
         ("upkeep.slot-marked", false),
         ("leave.marked", false),
@@ -604,7 +607,7 @@ fn under_signals<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
     })
 }
 
-/// Has this process interrupted every 3 ms from now on.
+/// Sends this process a signal every 3 ms from now on.
 fn be_interrupted() {
     extern "C" fn count(_: i32) {
         SIGNALS.fetch_add(1, Ordering::Relaxed);
@@ -632,7 +635,7 @@ fn be_interrupted() {
     }
 }
 
-/// Interrupted all the time, it finds out that the process is dead that has what it waits for.
+/// A waiter that is interrupted all the time finds out that the holder of what it waits for is dead.
 fn is_found_though_interrupted(
     options: &Options,
     before: fn(&Arc<Queue>),
@@ -718,7 +721,7 @@ fn an_interrupted_caller_takes_the_lock_over() {
         |queue| under_signals(|wait| queue.task_done_within(wait)).unwrap(),
     ];
     for call in calls {
-        // Whether it waits for the lock by then or not, it has to take it over.
+        // Whether it waits for the lock by then or not, it must take the lock over.
         is_found_though_interrupted(&ACKNOWLEDGED, |_| (), stop_with_the_lock, call, |_| true);
     }
 }

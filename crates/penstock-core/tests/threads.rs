@@ -1,9 +1,9 @@
-//! Threads of one process on one queue: every byte of a payload happens before whoever takes it.
+//! Threads of one process on one queue: every write of a payload happens before its reads by the getter.
 //!
-//! Run by `make test-sanitizers` under ThreadSanitizer, which sees a payload that is read without an edge from its writer.
-//! Payloads are of every kind: inline, in an object of the heap, in a run of spans (copied outside the lock, and lent).
-//! Few bytes are reused again and again, so that a missing edge in either direction shows: from put to get, and from
-//! the end of a look to the next put.
+//! Run by `make test-sanitizers` under ThreadSanitizer, which sees a payload that is read without an edge
+//! from its writer. Payloads are of every kind: inline, in an object of the heap, in a run of spans (copied
+//! outside the lock, and lent). Few bytes are reused again and again, so that a missing edge in either
+//! direction shows: from put to get, and from the end of a borrow to the next put.
 
 #![cfg(not(loom))]
 
@@ -16,7 +16,7 @@ const LENGTHS: [usize; 6] = [16, 72, 200, 2048, 5000, 70_000];
 const PRODUCERS: u64 = 2;
 const CONSUMERS: u64 = 2;
 const EACH: u64 = 1500;
-/// Tells a consumer to stop.
+/// The payload that tells a getter to stop.
 const END: u64 = u64::MAX;
 
 fn forever<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
@@ -28,7 +28,7 @@ fn forever<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
 
 fn put(queue: &Queue, number: u64) {
     let len = LENGTHS[(number % LENGTHS.len() as u64) as usize];
-    // Written by this thread just now: what the other reads is ordered by the queue alone.
+    // Written by this thread just now: the queue alone orders what the other thread reads.
     let rest: Vec<u8> = (8..len).map(|i| (number as usize + i) as u8).collect();
     forever(|wait| queue.put(&[&number.to_le_bytes(), &rest], wait)).unwrap();
 }
@@ -52,8 +52,8 @@ fn take(queue: &Arc<Queue>) -> u64 {
     }
 }
 
-/// Queues are kept to the end, because ThreadSanitizer does not understand the fence with which the last owner of an
-/// `Arc` drops it.
+/// Queues are kept to the end, because ThreadSanitizer does not understand the fence with which the last
+/// owner of an `Arc` drops it.
 static KEPT: Mutex<Vec<Arc<Queue>>> = Mutex::new(Vec::new());
 
 fn exchange(options: &Options) {

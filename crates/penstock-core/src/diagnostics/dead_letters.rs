@@ -11,16 +11,17 @@ use crate::state::recovery::{PORTION, Portion};
 use crate::state::slot::State;
 use crate::sync::Word;
 
-/// The list of dead letters as far as it was read.
+/// The part of the list of dead letters that was read.
 #[derive(Default)]
 struct DeadLetters {
     places: Vec<u32>,
-    /// Of their payloads.
+    /// Memory of their payloads.
     bytes: u64,
 }
 
 impl Queue {
-    /// The payloads of the dead letters, in the order in which they became dead letters. They stay where they are.
+    /// The payloads of the dead letters, in the order in which they became dead letters. They stay in the
+    /// queue.
     pub fn dead_letters(&self) -> Result<Vec<Vec<u8>>, Error> {
         uninterruptible(|wait| self.dead_letters_within(wait))
     }
@@ -79,7 +80,7 @@ fn read_dead_letters(section: &Section<'_>, read: &mut DeadLetters) -> Result<Po
             return Ok(Portion::Last);
         }
         let slot = section.slot(index)?;
-        // Of a list whose links agree both ways no slot is met twice.
+        // A list whose links agree in both directions has each slot once, so this ends.
         if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev {
             return Err(section.corrupt("the list of dead letters is torn"));
         }

@@ -1,7 +1,7 @@
-//! Doors for the fuzzer (`fuzz/`), compiled in with the feature `fuzzing` only.
+//! Functions for the fuzzer (`fuzz/`), compiled in with the feature `fuzzing` only.
 //!
 //! The feature also surrounds the memory of a queue with address space that no access survives (platform/),
-//! and makes the slices short in which a waiter sleeps (lock/word.rs, waiters.rs).
+//! and shortens the slices in which a waiter sleeps (lock/word.rs, operations/wait.rs).
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
@@ -43,14 +43,14 @@ pub fn base(queue: &Queue) -> *const u8 {
     std::ptr::from_ref(queue.shared.segment.header()).cast()
 }
 
-/// This process's name in the queue, as it stands in the lock word and in the slots that it holds; 0 if it
+/// This process's participant id in the queue, as in the lock word and in the slots that it holds; 0 if it
 /// has none.
 pub fn name(queue: &Queue) -> u32 {
     queue.shared.member_if_any().unwrap_or(0)
 }
 
-/// Ends the membership as the death of the process would: what it holds stays as it is. To the others it then
-/// looks like a process that has called `exec`.
+/// Ends the membership as the death of the process would: what it holds stays as it is. The others then see
+/// it as a process that has called `exec`.
 pub fn vanish(queue: &Queue) {
     queue.forget_membership();
 }
@@ -62,7 +62,7 @@ pub fn vanish_in_section(queue: &Queue) -> Result<(), Error> {
     Ok(())
 }
 
-/// Adds a sleeping waiter that nobody is behind.
+/// Adds the cell of a sleeping waiter without a thread that sleeps there.
 pub fn enlist(queue: &Queue, kind: usize) -> Result<(), Error> {
     let enlisted = queue
         .enter_uninterruptible()
@@ -70,8 +70,8 @@ pub fn enlist(queue: &Queue, kind: usize) -> Result<(), Error> {
     queue.shared.report(enlisted).map(drop)
 }
 
-/// Whether the lock is held by a participant that is not proven dead. It may be stopped, so it is waited for,
-/// however long; nobody can tell that from damage.
+/// Whether the lock is held by a participant that is not proven dead. It may be stopped, so callers wait for
+/// it without a limit; no process can tell such a holder from damage.
 pub fn is_lock_held_by_the_living(queue: &Queue) -> bool {
     let holder = queue.shared.segment.hot().lock.get() & !CONTENDED;
     holder != 0

@@ -1,4 +1,4 @@
-//! Diagnostics: what a queue tells of itself. They change nothing but to sweep the dead.
+//! Diagnostics: statistics, dead letters and the check. They change nothing, except that they sweep the dead.
 
 pub(crate) mod check;
 mod dead_letters;

@@ -1,4 +1,4 @@
-//! What a queue tells about itself.
+//! The statistics of a queue.
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
@@ -21,7 +21,8 @@ pub struct Statistics {
     pub queued: u64,
     /// Items put and not yet acknowledged; 0 for a queue without acknowledgement.
     pub unfinished: u64,
-    /// Deliveries repeated because a holder died. Of one that dies during a sweep the last may go uncounted.
+    /// Deliveries repeated because a holder died. If a sweeper dies, the redelivery that it just made may go
+    /// uncounted.
     pub redeliveries: u64,
     /// Items that became dead letters because their holders died too often.
     pub dead_letters: u64,
@@ -29,16 +30,16 @@ pub struct Statistics {
     pub taken: u64,
     pub taken_bytes: u64,
     /// Items whose payloads were given up for memory before anything was acknowledged, and whose holders have
-    /// died since. Of a sweeper that dies meanwhile those of one holder may go uncounted.
+    /// died since. If a sweeper dies, the items of the holder that it just swept may go uncounted.
     pub given_up: u64,
     pub waiting_getters: u64,
     pub waiting_putters: u64,
     pub waiting_joiners: u64,
     /// The most items that were queued at once.
     pub high_water: u64,
-    /// Processes that take part.
+    /// Processes that are participants.
     pub participants: u64,
-    /// Memory that stands behind the queue now.
+    /// Memory that backs the queue now.
     pub memory_bytes: u64,
 }
 

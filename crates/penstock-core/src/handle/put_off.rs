@@ -14,7 +14,7 @@
 //! | memory claimed and not needed | `borrowed` = RELEASED | frees it, as any claimed slot |
 //! | end of a wait | the cell's word = ABANDONED, WOKEN_LEFT or LATE_LEFT (waiters.rs) | frees the cell |
 //! | leave in order, the process goes on | the record's bit LEFT | its leases become orphans |
-//! | leave, the last handle is dropped | the record's bits LEFT and GONE, by one store | the same, even if it lives |
+//! | leave, last handle dropped | the record's bits LEFT and GONE, by one store | the same, though it lives |
 //!
 //! The sweep makes a lease of an acknowledged queue ready again, or leaves it set aside, or makes it an
 //! orphan.
@@ -24,7 +24,7 @@
 //! | `borrowed` marked, or the cell's word | the sweep does what is put off |
 //! | **the record is marked LEFT** | its items are unfinished for good, as if it had left under the lock |
 //! | **the record is marked GONE** | any sweeper sweeps it; before that, its life byte proves the death |
-//! | put-off work begun, some of it done | the sweep does the rest: each mark ends with the state that it belongs to |
+//! | put-off work begun, some of it done | the sweep does the rest: a mark ends with its state |
 //!
 //! `Shared::me` has the bit WORK_PUT_OFF while there is such work. With that bit `me` is no participant's id,
 //! so the check of the id that each operation makes anyway leads to `enter_in_vain` (enter.rs), and an

@@ -140,8 +140,8 @@ impl Queue {
         true
     }
 
-    /// Sweeps the dead for a program that only asks for counters. Does not wait for a living holder of the
-    /// lock: then the counters are those committed last.
+    /// Takes the lock over from a dead holder, and reaps the dead, for a program that only asks for counters.
+    /// Does not wait for a living holder of the lock: then the counters are those committed last.
     pub(crate) fn maintain(&self) {
         // Damage is noted in the segment, and the next operation reports it.
         if self.is_lock_stuck() {

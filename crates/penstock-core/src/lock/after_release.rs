@@ -16,7 +16,7 @@ use crate::state::Shared;
 use crate::state::notifier::{AfterRelease, DRAINED, End, SIGNALLED, UNKNOWN, next, state_of, with_access};
 use crate::sync::{Ordering, Word};
 
-/// How long this process tries for a lock that it wants only for the notifier's sake.
+/// How long this process waits at most for a lock that it needs only for the notifier.
 const BRIEFLY: Duration = Duration::from_millis(20);
 /// After a notifier could not be opened, how long this process does not try again, in milliseconds.
 const PAUSE: u64 = 100;
@@ -40,19 +40,22 @@ impl Shared {
             let is_signalled = with_access(end, Access::Write, platform::signal);
             fault!("bell.rung");
             let kept = promise & !3 | if is_signalled { SIGNALLED } else { UNKNOWN };
-            // SeqCst: the byte is written before the state is looked at, and `update_notifier` changes the
-            // state after it has emptied the pipe. The kernel's lock of the pipe orders the two.
+            // SeqCst: the byte is written before the state is read, and `update_notifier` changes the state
+            // after it has drained the pipe. The kernel's lock of the pipe orders the two.
             match pipe_state.compare_exchange(promise, kept, Ordering::SeqCst, Ordering::SeqCst) {
-                // Replaced by what another section has found: an item, whose byte this one may be, too.
+                // DRAINED again: the byte may have come too late. In each other case nothing is left to do:
+                // the promise still stood, no byte was written, or another section has found an item, whose
+                // byte this one may be.
                 Err(now) if is_signalled && state_of(now) == DRAINED => {}
                 _ => return,
             }
-            // The queue was emptied between promise and byte, and the pipe perhaps before the byte came.
+            // The queue was emptied between promise and byte, and the pipe perhaps drained before the byte
+            // came.
             let is_drained = with_access(end, Access::Read, platform::drain);
             promise = pipe_state.load(Ordering::SeqCst);
             if !is_drained && state_of(promise) == DRAINED {
-                // A byte too many: the next section that can takes it out. If another one was quicker, it was
-                // such a one.
+                // Perhaps a byte too many: the next section that can drains it. If this exchange fails, such
+                // a section was quicker.
                 let unknown = next(promise, UNKNOWN);
                 let _ = pipe_state.compare_exchange(promise, unknown, Ordering::SeqCst, Ordering::SeqCst);
                 return;
@@ -60,11 +63,12 @@ impl Shared {
             if state_of(promise) == DRAINED {
                 return;
             }
-            // It has been filled again meanwhile, and it may be that byte which was taken out.
+            // Another section has signalled, or promised, a byte meanwhile, and its byte may be the one that
+            // was drained.
         }
     }
 
-    /// Opens the notifier, and has the end of a section do what is due.
+    /// Opens the notifier, and enters a section, whose end does what is due.
     fn open_notifier(&self, me: u32) {
         let (failed_at, now) = (&self.notifier.failed_at, platform::coarse_millis());
         if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE {
@@ -77,8 +81,8 @@ impl Shared {
                 patience,
                 interrupted: &mut || false,
             };
-            // An error is damage, which the others report as well, or a holder that is stopped: then the next
-            // section does it.
+            // An error is damage, which other operations report as well, or a lock whose holder is stopped:
+            // then the next section does what is due.
             if self.acquire_as(me, &mut wait).is_ok() {
                 let mut section = Guard::new(self, me);
                 if self.is_welcome(me) {
@@ -88,8 +92,9 @@ impl Shared {
         }
     }
 
-    /// Opens the notifier through a participant that has it. An error if one has it and cannot be reached: a
-    /// second notifier would not be signalled by all. Makes system calls, and needs no lock.
+    /// Opens the notifier through a participant that has it. An error if a living participant has it whose
+    /// descriptors cannot be reached: not every participant would signal a second notifier. Makes system
+    /// calls, and needs no lock.
     pub(crate) fn open_notifier_of_another(&self, number: u64) -> Result<Option<End>, Error> {
         let own = self.member_if_any().map(index_of);
         let mut unreachable = None;
@@ -113,7 +118,7 @@ impl Shared {
         }
     }
 
-    /// Makes it this process's own, unless another thread was quicker.
+    /// Makes an open pipe this process's notifier, unless another thread was quicker.
     pub(crate) fn keep_notifier(&self, pipe: OpenPipe, number: u64) -> End {
         // One thread at a time.
         let _no_fork = fork::hold_off();

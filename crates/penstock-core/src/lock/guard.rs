@@ -12,10 +12,10 @@ use crate::state::notifier::AfterRelease;
 use crate::state::{Section, Shared};
 use crate::sync::Ordering;
 
-/// The lock, held. Dropping it restores the waiters' invariant (state/waiters.rs), releases the lock, has the
-/// next operation's place fetched, and then makes the wake-up calls.
+/// The lock, held. Dropping it restores the waiters' invariant (state/waiters.rs), releases the lock,
+/// prefetches the next operation's place, makes the wake-up calls, and does what is due at the notifier.
 ///
-/// A type of its own around the section and not beside it: a second pointer would cost every operation.
+/// It contains the section and no pointer of its own: a second pointer would cost every operation.
 pub(crate) struct Guard<'q>(Section<'q>);
 
 impl<'q> Guard<'q> {
@@ -62,13 +62,13 @@ impl Drop for Guard<'_> {
 }
 
 impl Shared {
-    /// Takes the lock under that name. If its holder was dead, what that left is repaired first.
+    /// Takes the lock under that name. If its holder was dead, the dead holder's changes are repaired first.
     #[inline(always)]
     pub(crate) fn acquire_as(&self, me: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         // Acquire: pairs with the release in Guard::drop of the holder before, or with the release of the
         // commits of a dead holder, whose stores the kernel made visible before it reported the death.
-        // Release: pairs with the acquire in take_over: a participant that sees this name finds the record
-        // that belongs to it.
+        // Release: pairs with the acquire in take_over: a survivor that reads this name finds the record that
+        // belongs to it.
         if self
             .segment
             .hot()
@@ -106,8 +106,9 @@ impl Shared {
         Ok(())
     }
 
-    /// What the new holder does first after a take-over: it rebuilds, and sweeps the former holder. Other
-    /// dead are found as usual, outside the lock. On damage the queue is marked and the lock released.
+    /// The first step of the new holder after a take-over: it rebuilds, and sweeps the former holder. Other
+    /// dead participants are found as usual, outside the lock. On damage the queue is marked and the lock
+    /// released.
     fn recover(&self, me: u32, former: u32) -> Result<(), Error> {
         let mut section = Guard::new(self, me);
         let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
@@ -116,7 +117,7 @@ impl Shared {
             return recovered;
         }
         section.wake_chosen();
-        // The caller goes on inside the section: it makes its own guard.
+        // The caller goes on under the lock: it makes its own guard.
         core::mem::forget(section);
         Ok(())
     }

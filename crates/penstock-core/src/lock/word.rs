@@ -15,13 +15,13 @@
 //! the word in slices of 50 ms (slice.rs). At the end of a slice it asks the kernel whether the holder lives
 //! (state/participant.rs). If the holder is proven dead, one compare-and-swap from the dead name to its own
 //! takes the lock over: of several survivors one wins. The winner learns the dead holder's name
-//! (`Acquired::FromDead`) and rebuilds before it does anything else (guard.rs); if it dies in that, the next
-//! one starts the same from the beginning.
+//! (`Acquired::FromDead`) and rebuilds before it does anything else (guard.rs); if it dies meanwhile, the
+//! next survivor starts again from the beginning.
 //!
 //! A caller that does not block (`Patience::Now`) waits for a holder that runs. Of a holder that kept the
 //! lock for a whole slice it reads the state of the process: if it is stopped, the call ends with
-//! `Error::Stopped`. If the kernel does not tell (another pid namespace), the call ends after two slices with
-//! the same holder.
+//! `Error::Stopped`. If none of the process's threads runs, or the kernel does not tell (another pid
+//! namespace), the call ends so after two slices with the same holder.
 //!
 //! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
 //! compare-and-swap from 0. It is not fair.
@@ -38,9 +38,9 @@ use crate::state::Shared;
 use crate::sync::{Ordering, Word, spin_loop};
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 50_000 });
-/// Rounds of looking at a taken lock before sleeping: a few microseconds, some dozens of critical sections.
+/// Polls of a taken lock before sleeping: a few microseconds, some dozens of critical sections.
 const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
-/// The holder that a waiter has seen at each of its reads so far.
+/// The holder that the lock word has named at each of a waiter's reads since `since`.
 struct Suspect {
     name: u32,
     since: Option<Instant>,
@@ -81,7 +81,7 @@ pub(crate) enum Acquired {
 }
 
 impl Shared {
-    /// Takes a lock that was taken a moment ago.
+    /// Acquires a lock that another thread held a moment ago.
     pub(crate) fn await_lock(&self, me: u32, wait: &mut Wait<'_>) -> Result<Acquired, Error> {
         let word = &self.segment.hot().lock;
         if platform::cores() > 1 {
@@ -102,8 +102,8 @@ impl Shared {
             match wait.patience {
                 Patience::Try => return Err(Error::Busy),
                 Patience::Until(deadline) if Instant::now() >= deadline => {
-                    // However short the time was: or a caller that comes again and again would never take
-                    // over.
+                    // However short the time was: otherwise a caller that retries with short time-outs would
+                    // never take over.
                     if let Some(former) = self.take_over(me)? {
                         return Ok(Acquired::FromDead(former));
                     }
@@ -157,18 +157,18 @@ impl Shared {
         }
     }
 
-    /// Takes the lock over if its holder is proven dead, and answers the name of that one, whose changes are
-    /// to be repaired. `None` if it is not, or another participant was quicker. Never waits.
+    /// Takes the lock over if its holder is proven dead. Answers the dead holder's name, whose changes are to
+    /// be repaired. `None` if the holder is not proven dead, or another participant was quicker. Never waits.
     pub(crate) fn take_over(&self, me: u32) -> Result<Option<u32>, Error> {
         let word = &self.segment.hot().lock;
-        // Acquire: pairs with the release of the holder that put its name there (see Shared::acquire_as),
-        // whose record is looked at now.
+        // Acquire: pairs with the release of the holder that stored its name (see Shared::acquire_as). Its
+        // record is read now.
         let taken = word.load(Ordering::Acquire);
         let former = taken & !CONTENDED;
         if former == 0 || !self.is_dead_holder(former)? {
             return Ok(None);
         }
-        // Both: see Shared::acquire_as. Of all survivors that have seen the dead name, one succeeds.
+        // Both: see Shared::acquire_as. Of all survivors that have read the dead name, one succeeds.
         if word
             .compare_exchange(taken, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
@@ -192,15 +192,15 @@ impl Shared {
         match self.is_stopped(suspect.name) {
             Some(true) => Err(Error::Stopped { pid }),
             Some(false) if held_for < SLICE * 2 || platform::is_running(pid) => Ok(()),
-            // It may have let go and slept since.
+            // The holder may have released the lock and gone to sleep since.
             Some(false) if self.segment.hot().lock.get() & !CONTENDED != suspect.name => Ok(()),
             None if held_for < SLICE * 2 => Ok(()),
             Some(false) | None => Err(Error::Stopped { pid }),
         }
     }
 
-    /// What the caller hears whose time is over: the lock is taken, by a process that is stopped or by one
-    /// that runs.
+    /// The error of a caller whose time is over: the lock is held by a process that is stopped (`Stopped`),
+    /// or by another (`Busy`).
     fn why_in_vain(&self, taken: u32) -> Error {
         let holder = taken & !CONTENDED;
         match self.pid_of_holder(holder) {
@@ -230,11 +230,12 @@ impl Shared {
     fn is_dead_holder(&self, holder: u32) -> Result<bool, Error> {
         match self.participant_named(holder)? {
             Some(record) => Ok(self.is_dead(index_of(holder), record, true)),
-            // It let go, left, and its record was freed in the meantime; or the word is garbage.
+            // The holder released the lock and left, and its record was freed in the meantime; or the word is
+            // damaged.
             None if self.segment.hot().lock.get() & !CONTENDED != holder => Ok(false),
             None => Err(Error::Corrupt {
                 id: self.segment.id,
-                what: "the lock's holder is nobody",
+                what: "the lock word names no participant",
             }),
         }
     }

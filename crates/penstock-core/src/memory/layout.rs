@@ -10,15 +10,15 @@
 //!
 //! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`)
 //! before its pages are touched for the first time. Everything is found by offset or by index; index 0 means
-//! "none", and element 0 of every indexed region is unused. All words are atomics, so a reference to them is
-//! sound whichever process writes.
+//! "none", and element 0 of every indexed region is unused. All words are atomics, so a reference to one is
+//! sound while other processes write it.
 //!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
 //! `Participant::word`, the lock word, the backing bytes, the two counters that never repeat
 //! (`Hot::published`, `Hot::leases`), the counts of items that exist no more but are unfinished
 //! (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that only grow or shrink by
 //! a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
-//! `participants_high`). The rest is cache: the rebuild (rebuild.rs) computes it anew from the truth.
+//! `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew from the truth.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
@@ -51,7 +51,7 @@ pub(crate) fn index_of(name: u32) -> u32 {
     name & 0xfff
 }
 
-/// Written once, before anybody else can see the segment.
+/// Written once, by the queue's maker, before another process can open the segment.
 #[repr(C)]
 pub(crate) struct Header {
     pub magic: AtomicU64,
@@ -78,9 +78,9 @@ pub(crate) struct Hot {
     /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See
     /// lock/word.rs.
     pub lock: AtomicU32,
-    /// What free slots keep: bytes (bits 0..20), and extents (bits 20..32). See slot.rs.
+    /// Extents cached in free slots: their bytes (bits 0..20), their number (bits 20..32). See state/slot.rs.
     pub cached_sum: LockedU32,
-    /// Free slots without an extent, and those that keep one.
+    /// Free slots without an extent, and those that cache one.
     pub free: FreeList,
     pub cached: FreeList,
     /// Items that a get would find now. Read without the lock by `len`, `is_empty`, `is_full` and by
@@ -91,8 +91,8 @@ pub(crate) struct Hot {
     pub published: LockedU64,
     /// Items of an acknowledged queue that were put and not yet finished.
     pub unfinished: AtomicU64,
-    /// Payload bytes put (bits 1..64), and the last bit of the order's place up to which they are counted
-    /// (bit 0): so the rebuild can tell whether the item published last is among them. See
+    /// Payload bytes put (bits 1..64), and the last bit of the place in the order up to which they are
+    /// counted (bit 0). By it the rebuild tells whether the item published last is counted. See
     /// `Hot::count_bytes`.
     pub put_bytes: LockedU64,
 
@@ -106,24 +106,24 @@ pub(crate) struct Hot {
     /// Root of the heap of items that came back, which a get takes before younger ones. See
     /// state/order/returned.rs.
     pub returned: LockedU32,
-    /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See aside.rs.
+    /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See state/aside.rs.
     pub acknowledging: AtomicU32,
     /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
     pub orphans: AtomicU64,
     /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants
     /// had set aside.
     pub owned_count: AtomicU64,
-    /// Payload bytes of the items that are ready; counted only if the queue waits above a number of bytes.
+    /// Payload bytes of the items that are ready; counted only if `soft_bytes` is set.
     pub ready_bytes: AtomicU64,
 
-    // Waiters, see waiters.rs.
+    // Waiters, see state/waiters.rs.
     pub waiters: [WaiterList; 3],
     pub cells_free: LockedU32,
     pub cells_high: LockedU32,
 
-    // Memory, see heap.rs and slot.rs.
-    /// Bytes of extents that have a payload or are kept. Without the kept ones, and with the slots in use,
-    /// they are what `max_bytes` limits.
+    // Memory, see state/heap.rs and state/slot.rs.
+    /// Bytes of extents that have a payload or are cached. `max_bytes` limits these without the cached and
+    /// the lent ones, plus 128 bytes for each slot in use.
     pub used_bytes: AtomicU64,
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
@@ -141,18 +141,19 @@ pub(crate) struct Hot {
     pub participants_high: AtomicU32,
     /// Not 0 if memory was extended since it was last given back.
     pub grown: AtomicU32,
-    /// When a participant last reaped the dead, in coarse milliseconds of the monotonic clock.
+    /// When a process last checked for the dead, in coarse milliseconds of the monotonic clock.
     pub reaped_at: AtomicU64,
     /// When memory was last given back, by the same clock.
     pub trimmed_at: AtomicU64,
-    /// How often slots were given back: a process that extends them outside the lock notices that it was
-    /// overtaken.
+    /// How often slots were given back. A putter that backs more slots outside the lock compares it, and so
+    /// notices a trim in between.
     pub slot_trims: LockedU64,
 
     // Then, for each size class, the spans that have room.
     pub partial: [LockedU32; 16],
 
-    /// Items that dead holders had set aside, in the order in which the holders were swept. See aside.rs.
+    /// Items that dead holders had set aside, in the order in which the holders were swept. See
+    /// state/aside.rs.
     pub aside: List,
     /// Items whose payload was given up and whose holder has died since; and the sum of those of living
     /// holders.
@@ -160,32 +161,33 @@ pub(crate) struct Hot {
     pub given_up_of_living: AtomicU64,
     /// Bytes of the extents of items that are taken and not finished.
     pub taken_bytes: AtomicU64,
-    /// Items on the ready list that are finished already, and the one that was finished last: its slot and
-    /// its place in the order.
+    /// Items on the ready list that are finished already; and of the one that was finished last, the slot and
+    /// the place in the order.
     pub ready_done: LockedU64,
     pub marked_slot: LockedU32,
     pub marked_seq: LockedU64,
     /// One bit a participant: set if it may have leases, clear if it has none.
     pub lessees: [LockedU64; PARTICIPANTS as usize / 64],
 
-    /// Bytes of extents that holders read in place: they do not count for `max_bytes`, and have a bound
-    /// of their own.
+    /// Bytes of the extents of borrowed payloads. They do not count for `max_bytes`, and have a limit of
+    /// their own.
     pub lent_bytes: AtomicU64,
     /// Which pipe is the notifier: its inode's number, or 0.
     pub notifier: AtomicU64,
     /// Watchers of the notifier, of all participants together; and whether its pipe holds anything. See
-    /// notifier.rs.
+    /// state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
-    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. Here, because every
-    /// operation reads it, and `watching`, and hardly any writes them.
+    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
+    /// `watching`, because every operation reads both and hardly any writes them.
     pub damaged: AtomicU32,
 
-    // A line that only waiting processes write.
+    // A cache line that only waiters write.
     pub spinning: Spinning,
 }
 
-/// The participant that spins for an item, or for room; it counts as a waiter on its way. See waiters.rs.
+/// The participant that spins for an item, or for room; it counts as a waiter on its way. See
+/// state/waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct Spinning {
     pub getter: AtomicU32,
@@ -200,7 +202,7 @@ pub(crate) const BEGINNING: u32 = 1;
 /// Everything has come back; or the queue is a plain one.
 pub(crate) const YES: u32 = 2;
 
-/// Slots that puts take from `next`, and gets give back to `freed`. See slot.rs.
+/// Slots that puts take from `next`, and gets give back to `freed`. See state/slot.rs.
 #[repr(C)]
 pub(crate) struct FreeList {
     pub next: LockedU32,
@@ -240,11 +242,11 @@ pub(crate) struct WaiterList {
     pub head: LockedU32,
     pub tail: LockedU32,
     pub length: LockedU32,
-    /// Chosen by a waker and not yet back under the lock.
+    /// Notified waiters that are not LATE and not back under the lock yet.
     pub notified: AtomicU32,
 }
 
-/// A process that takes part. See participant.rs.
+/// A process that takes part. See state/participant.rs.
 #[repr(C, align(64))]
 pub(crate) struct Participant {
     /// alive (bit 0), incarnation (bits 1..20), lifeless (bit 20), at home (bit 21), left and gone (bits 30,
@@ -258,16 +260,16 @@ pub(crate) struct Participant {
     pub pid_namespace: AtomicU64,
     /// Items delivered to it and not finished, in the order in which it took them.
     pub leased: List,
-    /// Memory that is its own without an item: being written, given back, or looked at after the item was
-    /// finished or kept.
+    /// Memory that it owns without an item: being written, being given back, or borrowed although the item
+    /// was finished or kept.
     pub claimed: List,
-    /// Its watchers of the notifier, and its descriptor of the notifier plus one, if others may open it
-    /// there; and the same of the writing end, if that is another one. See notifier.rs.
+    /// Its watchers of the notifier. Its descriptor of the notifier plus one, if others may open it there;
+    /// and the same of the writing end, if that is another descriptor. See state/notifier.rs.
     pub watching: AtomicU32,
     pub notifier: AtomicU32,
     pub notifier_writing: AtomicU32,
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See
-    /// aside.rs.
+    /// state/aside.rs.
     pub given_up: AtomicU64,
 }
 
@@ -284,7 +286,7 @@ impl Kind {
     pub(crate) const ALL: [Kind; 3] = [Kind::Item, Kind::Room, Kind::Finish];
 }
 
-/// A thread that waits. See waiters.rs.
+/// A thread that waits. See state/waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct WaiterCell {
     /// Its state: the futex that the thread sleeps on.
@@ -296,7 +298,7 @@ pub(crate) struct WaiterCell {
     pub prev: LockedU32,
 }
 
-/// One item, or memory that one participant has claimed. See slot.rs for the states.
+/// One item, or memory that one participant has claimed. See state/slot.rs for the states.
 #[repr(C, align(64))]
 pub(crate) struct Slot {
     /// state (bits 0..4), redeliveries (bits 4..12), owner's index (bits 12..24), owner's incarnation (bits
@@ -310,20 +312,20 @@ pub(crate) struct Slot {
     /// subtrees. The rebuild uses it as scratch.
     pub prev: AtomicU32,
     pub len: LockedU64,
-    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. That of a free slot is
-    /// kept.
+    /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. A free slot's is
+    /// cached.
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned
     /// item, its rank.
     pub holder: LockedU32,
-    /// Not 0 while the holder reads the payload in place, or has put off what is to be done next. See
+    /// Not 0 while the holder borrows the payload, or has put off the next step of the slot. See
     /// handle/put_off.rs. Read without the lock by `is_pending`.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,
     pub inline: [AtomicU64; INLINE / 8],
 }
 
-/// A span that is divided into objects of one size class. See heap.rs.
+/// A span that is divided into objects of one size class. See state/heap.rs.
 #[repr(C, align(64))]
 pub(crate) struct SpanDescriptor {
     /// Size class + 1, or 0 if the span is free or part of a run.

@@ -33,10 +33,10 @@ impl Extent {
     }
 }
 
-/// The place where the same operation will probably find its next payload, or write it: once the lock is
-/// released the processor is told to fetch it from the cache of the core that wrote or read there last.
-/// Inside the next critical section that would take longer than all the rest. The length is that of the
-/// present payload.
+/// The place where the next operation of this kind will probably read or write its payload. It is prefetched
+/// after the release of the lock, from the cache of the core that wrote or read it last. A miss inside the
+/// next critical section would take longer than the rest of that section. The length is that of the present
+/// payload.
 #[derive(Clone, Copy)]
 pub(crate) enum Ahead {
     Nothing,
@@ -45,12 +45,11 @@ pub(crate) enum Ahead {
 }
 
 impl Segment {
-    /// Has the processor fetch the two lines of a slot that will be written next, while the caller goes on.
-    /// They come from the cache of the core that wrote them last, which takes as long as all else in a put or
-    /// a get together.
+    /// Prefetches the two lines of a slot that will be written next, while the caller goes on. They come from
+    /// the cache of the core that wrote them last, which takes as long as the rest of a put or a get.
     #[inline(always)]
     pub(crate) fn prefetch_slot(&self, index: u32) {
-        // The put or get that takes it finds out that it is out of range.
+        // An index out of range is reported by the operation that takes the slot.
         if let Ok(slot) = self.slot(index) {
             let place = core::ptr::from_ref(slot).cast::<u8>();
             prefetch::<true>(place);
@@ -68,7 +67,7 @@ impl Segment {
         if start == 0 || !(INLINE as u64 + 1..=SMALL as u64).contains(&len) {
             return;
         }
-        // Not compared with the heap's end: to fetch a line that is not there has no effect.
+        // Not compared with the heap's end: to prefetch a line that is not mapped has no effect.
         let offset = self.geometry.heap_at + u64::from(start) * GRANULE;
         let place = self.base.as_ptr().wrapping_add(offset as usize);
         match ahead {
@@ -142,7 +141,7 @@ impl Segment {
         }
     }
 
-    /// A copy of the payload of a slot that no transition changes any more.
+    /// A copy of the payload of a dead letter's slot, which no transition changes any more.
     pub(crate) fn read_payload(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
         let (source, len) = self.payload(slot)?;
         note_read(source, len);
@@ -166,7 +165,7 @@ fn prefetch_lines<const TO_WRITE: bool>(start: *const u8, len: usize) {
     }
 }
 
-/// Has the processor fetch a line, to be written to or to be read only.
+/// Prefetches a line, to be written or only to be read.
 #[inline(always)]
 fn prefetch<const TO_WRITE: bool>(place: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -182,9 +181,17 @@ fn prefetch<const TO_WRITE: bool>(place: *const u8) {
     // SAFETY: as above.
     unsafe {
         if TO_WRITE {
-            core::arch::asm!("prfm pstl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+            core::arch::asm!(
+                "prfm pstl1keep, [{0}]",
+                in(reg) place,
+                options(nostack, preserves_flags, readonly),
+            );
         } else {
-            core::arch::asm!("prfm pldl1keep, [{0}]", in(reg) place, options(nostack, preserves_flags, readonly));
+            core::arch::asm!(
+                "prfm pldl1keep, [{0}]",
+                in(reg) place,
+                options(nostack, preserves_flags, readonly),
+            );
         }
     }
     let _ = place;

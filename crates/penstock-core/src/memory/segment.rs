@@ -21,7 +21,7 @@ pub(crate) struct Segment {
 }
 
 // SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics,
-// and payload bytes are touched only by whom the protocol names (see copy_in).
+// and payload bytes are touched only by the participant that the protocol names (see copy_in).
 unsafe impl Send for Segment {}
 
 // SAFETY: as above.
@@ -38,7 +38,7 @@ impl Segment {
     pub(crate) fn create(options: &Options, path: Option<&Path>) -> Result<(Segment, Options), Error> {
         let memory = platform::memory_limit();
         let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
-        // Twice the limit leaves room for fragmentation; more than the memory there is would serve no put.
+        // Twice the limit leaves room for fragmentation; more than the machine's memory would be of no use.
         let heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
         let mut spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
         let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / SLOTS_PER_PAGE
@@ -123,7 +123,7 @@ impl Segment {
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);
-        // No other process can have the segment yet; one that gets it, gets it through the kernel, which
+        // No other process has the segment yet. A process that gets it gets it through the kernel, which
         // orders memory.
         header.magic.set(MAGIC);
     }
@@ -137,7 +137,7 @@ impl Segment {
                 "it is neither a sealed memory file nor a file on a tmpfs of this user alone",
             ));
         }
-        // Otherwise another program would keep the memory, which no handle keeps any more.
+        // Otherwise a program that this process executes would keep the memory without a handle.
         platform::close_on_exec(fd.as_fd())?;
         let (_, length) = platform::identify(fd.as_fd())?;
         let mut head = [0; size_of::<Header>()];
@@ -212,7 +212,7 @@ impl Segment {
             .checked_add(length)
             .map_or(u64::MAX, |end| end.div_ceil(PAGE).saturating_mul(PAGE));
         if end > self.geometry.length {
-            return Err(self.corrupt("a range to back lies outside"));
+            return Err(self.corrupt("a range to back lies outside the segment"));
         }
         let start = start / PAGE * PAGE;
         let length = end - start;
@@ -299,7 +299,7 @@ impl Segment {
         })
     }
 
-    /// What stands behind a span; see heap.rs for the bits.
+    /// The backing byte of a span; see state/heap.rs for its bits.
     pub(crate) fn backing(&self, span: u32) -> Result<&LockedU8, Error> {
         if span >= self.geometry.spans {
             return Err(self.corrupt("a span's index is out of range"));
@@ -324,8 +324,8 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this segment's own; all that was borrowed from it borrowed `self`, which is
-        // being dropped.
+        // SAFETY: the mapping is this segment's own; each reference into it borrows `self`, which is being
+        // dropped.
         unsafe { platform::unmap(self.base, self.geometry.length) };
         platform::close_checked(self.fd, self.identity);
     }

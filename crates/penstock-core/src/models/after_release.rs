@@ -1,4 +1,4 @@
-//! In the place of after_release.rs: a model has no notifier.
+//! In the place of lock/after_release.rs: a model has no notifier.
 
 use crate::state::Shared;
 use crate::state::notifier::AfterRelease;

@@ -10,15 +10,15 @@ use crate::state::slot::State;
 use crate::state::waiters;
 use crate::sync::Word;
 
-/// Takes the lock, sweeps the dead, and looks at everything. Answers the items that are queued.
+/// Takes the lock, sweeps the dead, and checks everything. Returns the items that are queued.
 pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
-    // Twice, because one that died in the critical section is found by who takes the lock.
+    // Twice, because a process that died in the critical section is found by the next holder of the lock.
     for _ in 0..2 {
         let statistics = queue.statistics().expect("the queue is whole");
         assert_eq!(
             statistics.puts,
             statistics.gets + statistics.queued + statistics.dead_letters,
-            "the books do not balance"
+            "the counters do not add up"
         );
         assert_eq!(statistics.participants, 1, "the auditor alone is left");
     }
@@ -66,8 +66,8 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         assert_eq!(hot.unfinished.get(), unfinished);
     }
 
-    // Every free slot is on a free list, except those taken off by one that died: the next rebuild returns
-    // them.
+    // Every free slot is on a free list. A process that dies may have taken some off; the rebuild has
+    // returned them.
     let mut free = Vec::new();
     for head in [
         &hot.free.next,
@@ -101,7 +101,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
             list.length.get(),
             list.notified.get(),
         ];
-        assert_eq!(all, [0; 4], "nobody waits any more");
+        assert_eq!(all, [0; 4], "a waiter is left");
     }
     assert_eq!(hot.spinning.getter.get() | hot.spinning.putter.get(), 0);
     for index in 1..hot.cells_high.get() {

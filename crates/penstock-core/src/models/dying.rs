@@ -1,4 +1,4 @@
-//! One process dies before any of its steps; the others finish, soon, and the books balance.
+//! One process dies before any of its steps; the others finish, soon, and the counters add up.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::models::run::*;
 use crate::models::world::How;
 use crate::operations::delivery::{Batch, Taken};
 
-/// In virtual time: one slice of the lock, and one of the watcher's.
+/// In virtual time: one slice of the lock, and one of the watcher.
 const SOON: Duration = Duration::from_millis(200);
 
 #[test]
@@ -35,7 +35,7 @@ fn check_a_putter(model: Model, prepare: fn(&Arc<Queue>), put: fn(&Queue, u8)) {
         let log = got.clone();
         processes.start(2, move |queue| get_all(queue, &log, |_| ()));
         assert_eq!(processes.finish(), []);
-        // What was put is got, in order; of what was being put, nothing or all.
+        // The getter gets what was put, in order. An item whose put was cut short exists or does not.
         let (put_, items) = (put_.items(), got.items());
         assert!(
             items.starts_with(&put_) && [1, 2].starts_with(&items),
@@ -52,7 +52,7 @@ fn a_getter_dies() {
         let (lost, got) = (Log::default(), Log::default());
         let mut processes = Processes::of(&queue);
         let log = lost.clone();
-        // Patient, not for ever: or it could stop at one more step of one more slice, again and again.
+        // Patient, not for ever: otherwise each further slice would have further steps at which to stop.
         processes.start(1, move |queue| {
             if let Ok(item) = try_get(queue, patient()) {
                 log.note(item);
@@ -65,7 +65,7 @@ fn a_getter_dies() {
             put(queue, 2);
         });
         assert_eq!(processes.finish(), []);
-        // At most one item was in the hands of the dead, and the other came soon.
+        // The dead process held at most one item, and the other came soon.
         let mut all = [lost.items(), got.items()].concat();
         all.sort_unstable();
         let is_whole = all == [1, 2] || lost.items().is_empty() && matches!(all[..], [1] | [2]);
@@ -101,7 +101,7 @@ fn a_worker_dies() {
                 queue.join(forever()).expect("all is finished");
             });
             assert_eq!(processes.finish(), []);
-            // Each item was done, and twice only if the dead had not said so.
+            // The other worker does both items, or all but one that the dead process has done.
             let (given_up, items) = (given_up.items(), done.items());
             let missing: Vec<u8> = [1, 2].into_iter().filter(|item| !items.contains(item)).collect();
             assert!(missing.is_empty() || missing.len() == 1, "{given_up:?} {items:?}");
@@ -134,14 +134,14 @@ fn a_spinner_dies() {
     });
 }
 
-/// It dies while its slot is CLAIMED, too, with the payload half written outside the lock.
+/// It also dies while its slot is CLAIMED, with the payload half written outside the lock.
 #[test]
 fn a_large_putter_dies() {
     let model = Model::new("a putter of large payloads dies, a getter goes on", AtMost(1));
     check_a_putter(model, prepare_heap, put_large);
 }
 
-/// Until it has kept the item, that comes again; from then on it does not.
+/// Until the holder has kept the item, the item is redelivered; from then on it is not.
 #[test]
 fn a_holder_dies() {
     let model = Model::new("a holder of a lent payload dies, another goes on", AtMost(1));
@@ -162,8 +162,8 @@ fn a_holder_dies() {
         processes.start(2, move |queue| get_all(queue, &log, |_| ()));
         assert_eq!(processes.finish(), []);
         let (taken, kept, items) = (taken.items(), kept.items(), got.items());
-        // Whoever says that it has kept the item has it alone. Who died while it kept it may have committed
-        // that.
+        // A holder that noted that it kept the item has it alone. A holder that died in `keep` may have
+        // committed it.
         let is_sound = match (taken.as_slice(), kept.as_slice()) {
             ([1], [1]) => items.is_empty(),
             ([1], []) => items.is_empty() || items == [1],
@@ -175,8 +175,8 @@ fn a_holder_dies() {
     });
 }
 
-/// The same without a race, so that it shows: one step is the commit, before which the item comes again, and
-/// after it never.
+/// The same without a race. It shows that one step is the commit: before it the item is redelivered, after it
+/// never.
 #[test]
 fn a_holder_dies_alone() {
     let came: Arc<Mutex<Vec<bool>>> = Arc::default();
@@ -201,15 +201,15 @@ fn a_holder_dies_alone() {
         found.lock().expect("nobody panics here").push(got.items() == [1]);
     });
     let came = came.lock().expect("nobody panics here");
-    // By place of death, in order: it comes again, and then never more.
+    // By place of death, in order: it is redelivered up to one place, and never after it.
     assert!(came.is_sorted_by(|before, after| before >= after), "{came:?}");
     assert!(came[0] && !came[came.len() - 1], "{came:?}");
 }
 
-/// It dies between the commits of items that are put, or taken, together.
+/// It dies between the commits of items that are put together, or taken together.
 #[test]
 fn a_batcher_dies() {
-    let model = Model::new("who puts and gets many dies, another goes on", AtMost(1));
+    let model = Model::new("a process that batches dies, another goes on", AtMost(1));
     model.check_stopping(1, How::Dies, || {
         let queue = create(&PLAIN);
         let (lost, got) = (Log::default(), Log::default());
@@ -229,7 +229,7 @@ fn a_batcher_dies() {
         let log = got.clone();
         processes.start(2, move |queue| get_all(queue, &log, |_| ()));
         assert_eq!(processes.finish(), []);
-        // In order, none twice, and no hole but what died with the dead.
+        // In order, none twice, and none missing but those that the dead process held.
         let (lost, items) = (lost.items(), got.items());
         let mut all = [lost.clone(), items.clone()].concat();
         all.sort_unstable();

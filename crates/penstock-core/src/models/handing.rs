@@ -1,4 +1,4 @@
-//! Items from hand to hand while nobody stops: no wake-up is lost, no slice of time is ever needed.
+//! Items go from putters to getters while no process stops: no wake-up is lost, and no slice ever ends.
 
 use Preemptions::{Any, AtMost};
 
@@ -134,7 +134,7 @@ fn growing() {
     });
 }
 
-/// A signal comes to a getter at any moment: if the wake-up was meant for it, it passes it on.
+/// A signal comes to a getter at any moment. A getter that was notified passes the wake-up on.
 #[test]
 fn an_interrupted_getter() {
     Model::new("a getter is interrupted, another getter goes on", AtMost(2)).check(|| {
@@ -168,8 +168,8 @@ fn an_interrupted_getter() {
     });
 }
 
-/// A slice ends at any moment, also while somebody is on the way, who is then declared late and comes all the
-/// same.
+/// A slice ends at any moment, also while a notified getter is on its way. That one is marked late, and comes
+/// later.
 #[test]
 fn a_late_getter() {
     Model::new("a slice ends while another getter is on its way", AtMost(1)).check(|| {

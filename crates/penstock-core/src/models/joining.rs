@@ -1,4 +1,4 @@
-//! Processes that become participants, and cease to be, while others work and die.
+//! Processes that register and leave while others work and die.
 
 use Preemptions::AtMost;
 

@@ -1,21 +1,21 @@
-//! Model checking of the core's own code with loom: the interleavings of two or three processes, and one that
-//! stops at any step.
+//! Model checking of the core's own code with loom: the interleavings of two or three processes, of which one
+//! may stop at any step.
 //!
 //! Under `--cfg loom` the shared words are loom's (words.rs), the kernel is a model (platform/model.rs,
 //! world.rs), and everything between is the core as it is; only the rounds of spinning are fewer, and
-//! payloads are large sooner. Each thread of a model is a process with its own handle and its own membership;
-//! processes do not fork. `make test-loom` runs the models, and says for each how many executions it has
-//! explored.
+//! payloads above `INLINE` bytes are large. Each thread of a model is a process with its own handle and its
+//! own membership; processes do not fork. `make test-loom` runs the models, and says for each how many
+//! executions it has explored.
 //!
-//! What is explored. A load may see any value that the memory model allows, except that a thread which slept
-//! until its slice ended sees what those did who went to sleep last. Without a bound the search is
-//! exhaustive; elsewhere a running thread is preempted at most so often as the model says, while switches at
-//! sleeping, waking and ending are free. The words that are touched under the lock only (`Locked*` in
+//! What is explored. A load may see any value that the memory model allows. But a thread that slept until its
+//! slice ended sees the stores of the process that went to sleep last. Without a bound the search is
+//! exhaustive; elsewhere a running thread is preempted at most as often as the model says, while switches at
+//! sleeping, waking and ending are free. The words that are accessed under the lock only (`Locked*` in
 //! layout.rs) and the payload bytes are no points of a switch: loom proves instead that their accesses never
 //! race.
 //!
-//! A process can stop before every store and every call of the kernel; between two of them nothing happens
-//! that another process could tell. After each execution audit.rs compares every cache with the truth.
+//! A process can stop before every store and every call of the kernel; between two of them it does nothing
+//! that another process could observe. After each execution audit.rs compares every cache with the truth.
 //!
 //! Not modelled: the notifier, the pause for memory, a lack of memory, holes in the file, `fork`, other pid
 //! namespaces, descriptors closed behind the queue's back.

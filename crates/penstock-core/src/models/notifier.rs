@@ -1,4 +1,4 @@
-//! The notifier of a model: there is none, and nobody watches.
+//! In the place of notifier.rs: a model has no notifier, and no watchers.
 
 use crate::error::Error;
 use crate::memory::layout::{Kind, Participant};

@@ -1,5 +1,5 @@
-//! One process is stopped before any of its steps and continued much later, as by SIGSTOP and SIGCONT: it is
-//! alive, so nothing is taken from it, and it keeps the others waiting only if it holds the lock.
+//! One process is stopped before any of its steps and continued much later, as by SIGSTOP and SIGCONT. It is
+//! alive, so nothing is taken from it. It delays the others only if it holds the lock.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::models::run::*;
 use crate::models::world::How;
 use crate::options::{Patience, Wait};
 
-/// Longer than every slice of those who wait.
+/// Longer than every slice of the waiters.
 const PAUSE: How = How::Pauses(Duration::from_millis(450));
 
 #[test]
@@ -32,8 +32,8 @@ fn a_getter_pauses() {
     });
 }
 
-/// A getter gives up after a slice. If the lock is not to be had then, it leaves its cell behind, and a
-/// wake-up that was meant for it goes on to the other.
+/// A getter gives up after a slice. If the lock is taken then, it leaves its cell behind, and a wake-up of
+/// that cell is passed on to the other getter.
 #[test]
 fn a_putter_pauses() {
     Model::new("a putter pauses, a getter gives up, another goes on", AtMost(1)).check_stopping(
@@ -69,10 +69,10 @@ fn a_putter_pauses() {
     );
 }
 
-/// A reader ends its look. If the lock is not to be had soon, it puts the end off, and its next call does it.
+/// A reader ends its borrow. If the lock stays taken, it puts the end off, and its next call does it.
 #[test]
 fn a_putter_pauses_beside_a_reader() {
-    let model = Model::new("a putter pauses, a reader puts an end of a look off", AtMost(1));
+    let model = Model::new("a putter pauses, a reader puts its return off", AtMost(1));
     model.check_stopping(1, PAUSE, || {
         let queue = create(&PLAIN);
         prepare_heap(&queue);
@@ -89,7 +89,7 @@ fn a_putter_pauses_beside_a_reader() {
     });
 }
 
-/// A worker leaves in order. If the lock is not to be had, its record says so, and its item stays unfinished.
+/// A worker leaves in order. If the lock is taken, it marks its record, and its item stays unfinished.
 #[test]
 fn a_putter_pauses_beside_a_leaver() {
     let model = Model::new("a putter pauses, a worker lets go of the queue", AtMost(1));

@@ -1,4 +1,4 @@
-//! The lock's holder has died; who recovers dies as well, or is one of several.
+//! The lock's holder has died. The process that takes over dies as well, or is one of several.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::models::world::{self, How};
 use crate::state::participant::name_of;
 use crate::sync::Word;
 
-/// Steps of a put at which the books are half changed: the lock is taken, the slot numbered, the item
+/// Steps of a put at which the caches are half changed: the lock is taken, the slot numbered, the item
 /// committed, counted, and the lock still held.
 const IN_PUT: [u64; 5] = [2, 8, 10, 14, 18];
 /// The same of a get, which is shorter.
 const IN_GET: [u64; 5] = [2, 6, 10, 12, 14];
 
-/// The step numbers mean what they say: the lock is taken, and its word names the dead process.
+/// Checks that the step numbers are right: the lock is taken, and its word names the dead process.
 fn assert_died_in_section(queue: &Queue, process: u32) {
     let lock = queue.shared.segment.hot().lock.get();
     assert_ne!(lock, 0, "it did not die in its section");
@@ -32,7 +32,7 @@ fn assert_died_in_section(queue: &Queue, process: u32) {
     assert_eq!(
         name_of(index, record),
         Some(lock & !CONTENDED),
-        "the lock names nobody"
+        "the lock names no participant"
     );
     // A record's upper half is the process's number.
     assert_eq!((record >> 32) as u32, process, "the lock names another process");
@@ -89,8 +89,7 @@ fn the_survivor_dies() {
             assert_eq!(processes.finish(), []);
             let mut items = got.items();
             items.sort_unstable();
-            // The survivor does the one item or both: the other may have been acknowledged by nobody who
-            // lives.
+            // Process 3 finishes both items: the other two acknowledge none.
             assert_eq!(items, [1, 2]);
         });
     }

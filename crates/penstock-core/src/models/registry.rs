@@ -1,4 +1,4 @@
-//! In the place of registry.rs: each process of a model has one handle, which no other finds.
+//! In the place of handle/registry.rs: each process of a model has one handle, which no other process finds.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Runs a model: all its executions, for each place at which a process can stop.
+//! Runs a model: all its executions, for each step at which a process can stop.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::state::Shared;
 use crate::sync::{AtomicU32, Word};
 use crate::units::SMALL;
 
-/// The process that makes the queue, and looks at it when the others have ended.
+/// The process that makes the queue, and audits it when the others have ended.
 pub(crate) const AUDITOR: u32 = 5;
 
 /// How often loom may preempt a running thread in one execution; `LOOM_MAX_PREEMPTIONS` overrides it.
@@ -97,7 +97,7 @@ impl Model {
         }
     }
 
-    /// The number of executions, and whether the last stop came to pass in any of them.
+    /// The number of executions, and whether any of them reached the last stop.
     fn explore(&self, model: Arc<impl Fn() + Send + Sync + 'static>) -> (u64, bool) {
         let executions = Arc::new(AtomicU64::new(0));
         let steps = Arc::new(AtomicU64::new(0));
@@ -267,7 +267,7 @@ fn touch_shared_words(queue: &Queue) {
 /// The processes of an execution.
 pub(crate) struct Processes<'q> {
     queue: &'q Arc<Queue>,
-    /// None runs before all are known: time would pass in between.
+    /// None runs before all are known: otherwise time would pass in between.
     starting: Vec<(u32, Arc<Queue>, Body)>,
 }
 
@@ -331,8 +331,7 @@ impl<'q> Processes<'q> {
         world::wake_up();
     }
 
-    /// Runs them until all have ended or died, then looks at what they have left behind. Answers the items
-    /// that are still queued.
+    /// Runs them until all have ended or died, and audits the queue. Returns the items that are still queued.
     pub(crate) fn finish(self) -> Vec<u8> {
         Processes::run_together(self.starting);
         audit(self.queue)
@@ -349,7 +348,7 @@ fn handle(queue: &Queue) -> Arc<Queue> {
     })
 }
 
-/// What the processes tell the model, outside the memory that it checks.
+/// Items that the processes note for the model, outside the memory that it checks.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<(u8, Duration)>>>);
 
@@ -382,7 +381,7 @@ impl Log {
     }
 }
 
-/// However long it takes.
+/// A wait without a limit.
 pub(crate) fn forever() -> Wait<'static> {
     // Nothing is allocated: the closure has no size.
     Wait {
@@ -422,7 +421,7 @@ pub(crate) fn get(queue: &Arc<Queue>) -> u8 {
     try_get(queue, forever()).expect("a get succeeds")
 }
 
-/// As long as anything in the queue may take.
+/// A wait that is longer than anything in the queue takes.
 pub(crate) fn patient() -> Wait<'static> {
     Wait {
         patience: Patience::Until(crate::platform::Instant::now() + LONG),

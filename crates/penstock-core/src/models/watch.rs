@@ -1,4 +1,4 @@
-//! In the place of watch.rs: no process of a model watches.
+//! In the place of operations/watch.rs: no process of a model watches.
 
 use crate::handle::queue::Queue;
 

@@ -5,11 +5,11 @@
 //! - `Atomic*`: an atomic of the checker. Every access is a point at which another thread may go on, and a
 //!   load may see any value that the memory model allows.
 //! - `Locked*`: a plain cell of the checker, which proves that the accesses of different threads are ordered
-//!   by happens-before: that is the claim "touched only under the lock". A stronger check than an atomic
+//!   by happens-before: that is the claim "accessed only under the lock". A stronger check than an atomic
 //!   would be, and cheaper, because an access that is ordered anyway offers the scheduler no choice.
 //!
 //! Every store counts as a step of its process; a process that is to stop does so before a step (world.rs).
-//! All bytes zero is a valid word with the value 0 that nobody has touched, as in fresh memory from the
+//! All bytes zero is a valid word with the value 0 that no thread has accessed, as in fresh memory from the
 //! kernel. While a thread unwinds it has stopped: it stores nothing, and reads zeros.
 
 use core::cell::Cell;

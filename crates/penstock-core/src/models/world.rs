@@ -1,16 +1,17 @@
-//! One execution of a model: its processes, its virtual time, its sleepers, and who is to stop where.
+//! One execution of a model: its processes, its virtual time, its sleepers, and where a process is to stop.
 //!
-//! Time. The clock stands still while any process can run. When all sleep, the one whose slice ends first is
-//! let go on, and the clock says so. So a run in which nobody stops needs no slice at all (a wake-up that is
-//! lost shows as time that has passed), and a run in which somebody stops says how long the others needed to
-//! find out. If they never do, the clock runs past all bounds, which fails the model.
+//! Time. The clock stands still while any process can run. When all sleep, the clock advances to the end of
+//! the slice that ends first, and that process goes on. So a run in which no process stops needs no slice at
+//! all (a wake-up that is lost shows as time that has passed), and a run in which one stops shows how long
+//! the others needed to find out. If they never find out, the clock runs past all bounds, which fails the
+//! model.
 //!
 //! Stopping. One process may be told to stop before its n-th step; a step is a store to shared memory or a
-//! call to the kernel. It then dies (it unwinds without a store, and its liveness turns to gone), or it
+//! call to the kernel. It then dies (it unwinds without a store, and the kernel reports it as gone), or it
 //! pauses for a while of virtual time, as after SIGSTOP. The models try every n.
 //!
-//! What is kept here is no shared memory: the threads of a model take turns, and none of this is at a turning
-//! point.
+//! What is kept here is no shared memory: the threads of a model take turns, and no access here is a point of
+//! a switch.
 
 use core::any::Any;
 use core::cell::{Cell, RefCell};
@@ -32,7 +33,7 @@ use crate::platform::Slept;
 use crate::sync::Ordering;
 use crate::units::PAGE;
 
-/// Who sleeps longer than this sleeps for ever.
+/// A process that sleeps longer than this sleeps for ever.
 const FOR_EVER: Duration = Duration::from_secs(60);
 /// Processes that a model can have, numbered from 1, and so participants.
 const PROCESSES: usize = 5;
@@ -77,7 +78,7 @@ struct World {
     steps: HashMap<u32, u64>,
     /// Whether a process is past the place where it could stop.
     is_past: [bool; PROCESSES + 1],
-    /// Processes whose sleep somebody ends from outside, and whether that is still to come.
+    /// Processes whose sleep [`disturb`] ends, and how their next sleep ends if they did not sleep then.
     disturbed: HashMap<u32, (Rc<AtomicU32>, Option<Slept>)>,
     /// Words of the shared memory that were touched, and the checker's objects behind all words.
     touched: Vec<usize>,
@@ -98,7 +99,7 @@ thread_local! {
 
 ::loom::thread_local! {
     static PROCESS: Cell<u32> = Cell::new(0);
-    /// What looking at the clock has cost this thread: so a spin ends.
+    /// The time that this thread's reads of the clock have taken: so a spin ends.
     static DRIFT: Cell<u64> = Cell::new(0);
 }
 
@@ -232,7 +233,7 @@ pub(crate) fn steps_of(process: u32) -> u64 {
     with(|world| world.steps.get(&process).copied().unwrap_or(0))
 }
 
-/// A store or a call of the kernel comes next: who is to stop here, does.
+/// A store or a call of the kernel comes next: a process that is to stop here stops.
 pub(crate) fn step() {
     if std::thread::panicking() || with(|world| world.stops.is_empty()) {
         return;
@@ -259,7 +260,7 @@ pub(crate) fn step() {
     }
 }
 
-// ------------------------------------------------------------------------------------------------- time and sleep
+// -------------------------------------------------------------------------------------------- time and sleep
 
 /// A moment of the virtual clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -272,7 +273,7 @@ impl Moment {
     }
 
     pub(crate) fn as_millis(self) -> u64 {
-        // Not from 0: a queue whose words are 0 has looked at nothing for long.
+        // Not from 0: in a queue whose words are 0 the last check for the dead is then long ago.
         1_000_000 + self.0.as_millis() as u64
     }
 
@@ -331,7 +332,7 @@ pub(crate) fn sleep(word: usize, at_most: Duration) -> Slept {
     }
 }
 
-/// Wakes up to `count` sleepers at that word, those first who came first.
+/// Wakes up to `count` sleepers at that word, in the order in which they fell asleep.
 pub(crate) fn wake(word: usize, count: u32) {
     for _ in 0..count {
         let first = |world: &World| world.sleepers.iter().position(|sleeper| sleeper.word == word);
@@ -388,7 +389,7 @@ fn let_go(sleeper: &Sleeper, slept: Slept) {
     sleeper.thread.unpark();
 }
 
-/// If nobody runs, time passes until the next slice ends.
+/// If no process runs, time passes until the next slice ends.
 fn let_time_pass() {
     let next = with(|world| {
         if world.awake > 0 {
@@ -402,12 +403,12 @@ fn let_time_pass() {
         Some((sleeper, world.clock))
     });
     if let Some((sleeper, clock)) = next {
-        assert!(clock < FOR_EVER, "everybody sleeps for ever");
+        assert!(clock < FOR_EVER, "all processes sleep for ever");
         let_go(&sleeper, Slept::TimedOut);
     }
 }
 
-// ------------------------------------------------------------------------------------------------- descriptors
+// ----------------------------------------------------------------------------------------------- descriptors
 
 pub(crate) fn borrow_any_file() -> Option<BorrowedFd<'static>> {
     Some(ANY_FILE.with(|file| {
@@ -416,7 +417,8 @@ pub(crate) fn borrow_any_file() -> Option<BorrowedFd<'static>> {
     }))
 }
 
-/// A descriptor of one's own; it stands for the queue's memory file, or for an open file description of it.
+/// A descriptor that the caller owns; it stands for the queue's memory file, or for an open file description
+/// of it.
 pub(crate) fn any_file() -> Result<OwnedFd, Error> {
     let file = ANY_FILE.with(|file| {
         let file: &'static File = file;
@@ -428,7 +430,7 @@ pub(crate) fn any_file() -> Result<OwnedFd, Error> {
     })
 }
 
-/// Takes a participant's life byte, if nobody alive has it.
+/// Takes a participant's life byte, if no living process has it.
 pub(crate) fn hold_life(fd: RawFd, index: u32) -> bool {
     step();
     let life = with(|world| world.lives[index as usize].clone());

@@ -10,8 +10,8 @@
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | lease found | it is redelivered |
-//! | leave in order, lease by lease: **state = ORPHAN** | it is unfinished for good (state/aside.rs); younger ones return |
-//! | the same while the payload is borrowed: **state = LEFT** | the sweep makes it an orphan; younger ones return |
+//! | leave in order, lease by lease: **state = ORPHAN** | the item is an orphan; younger ones return |
+//! | the same while it is borrowed: **state = LEFT** | the sweep makes it an orphan; younger ones return |
 //! | **state = FREE** (or CLAIMED while the payload is borrowed, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |
 

@@ -11,9 +11,9 @@
 //! |---|---|
 //! | sender: message committed | it is received, though the sender's end is gone |
 //! | receiver: counted as a watcher, asleep | the sweep discounts it |
-//! | sender: pipe filled, `pipe_state` set or not, lock held | as a byte written under the lock (notifier.rs) |
+//! | sender: pipe filled, `pipe_state` set or not, lock held | as for a byte written there (notifier.rs) |
 //! | sender: on the list, asleep | the sweep frees its cell, and the pipe can be written to again |
-//! | receiver: sender chosen, the pipe still full | the sender's slice ends; the end of the last reader wakes it |
+//! | receiver: sender chosen, pipe still full | the sender's slice ends; or no reader is left, and it wakes |
 //! | receiver: pipe no longer full, lock held | the sender wakes, and takes the lock over |
 
 use std::os::fd::RawFd;

@@ -6,7 +6,7 @@
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
-//! | slot off the free list, extent taken, fields filled | the rebuild finds the slot FREE: nothing happened |
+//! | slot and extent taken off their lists, fields filled | the rebuild finds the slot FREE: no effect |
 //! | large: state = CLAIMED | the sweep frees slot and extent |
 //! | large: memory extended, half the bytes copied, all copied | the same |
 //! | **state = READY** | the item exists, though put never returned |

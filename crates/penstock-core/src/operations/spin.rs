@@ -84,7 +84,8 @@ impl Queue {
         acquired
     }
 
-    /// Reads the queue's counters, without the lock, until they look ready or the budget is spent.
+    /// Reads the queue's counters, without the lock, until [`looks_ready`](Self::looks_ready) or the budget
+    /// is spent.
     fn spin(&self, kind: Kind) {
         let budget = &self.spin_budgets[kind as usize];
         spin_until(budget, Duration::MAX, || self.looks_ready(kind));

@@ -6,9 +6,9 @@
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
-//! | backing lowered, run CLAIMED | the sweep frees it, its pages count as not backed, a later trim finds them |
+//! | backing lowered, run CLAIMED | the sweep frees it; a later trim finds its pages, which are not counted |
 //! | run punched | the same |
-//! | slots: mark lowered | their pages are still backed; the next growth backs them again, the next trim finds them |
+//! | slots: mark lowered | their pages stay backed: the next growth repeats that, the next trim finds them |
 
 use crate::error::Error;
 use crate::fault::fault;

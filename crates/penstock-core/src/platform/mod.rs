@@ -1,7 +1,6 @@
-//! What the core asks of the operating system: memory that grows, sleeping and waking, and whether a process
-//! lives.
+//! The operating system: memory that grows, sleeping and waking, and whether a process lives.
 //!
-//! Everything else in the core is free of system calls, so another system needs only another file here.
+//! The rest of the core makes no system calls, so another system needs only another folder here.
 
 #[cfg(target_os = "linux")]
 #[cfg_attr(loom, allow(dead_code, unused_imports))]

@@ -1,9 +1,9 @@
-//! The kernel of the models: time, futexes and liveness as models/world.rs has them, memory that is always
+//! The kernel of the models: time, futexes and liveness from models/world.rs, and memory that is always
 //! backed.
 //!
-//! What is exact: `futex_wait` compares and goes to sleep in one step; a wake-up reaches who went to sleep
-//! before it; a sleeper that dies takes no wake-up with it. A process is reported as gone only after its last
-//! store, and the report orders those stores before what the asker does next.
+//! What is exact: `futex_wait` compares and goes to sleep in one step; a wake-up reaches the threads that
+//! went to sleep before it; a sleeper that dies takes no wake-up with it. A process is reported as gone only
+//! after its last store, and the report orders its stores before what the caller does next.
 
 #![allow(unsafe_code)]
 
@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::models::world;
 use crate::sync::AtomicU32;
 
-// Reached by code that the models do not run, or harmless: the real kernel's.
+// Functions of the real kernel: called by code that the models do not run, or harmless.
 pub(crate) use super::linux::{
     FileIdentity, Life, Seen, Slept, await_writable, backed_bytes, close_on_exec, create_file, duplicate,
     identify, is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_start,
@@ -26,7 +26,7 @@ pub type Instant = world::Moment;
 
 // ---------------------------------------------------------------------------------------------------- memory
 
-/// Enough for every model: what lies in it is decided by the geometry alone.
+/// Enough for every model: the geometry alone decides what lies in it.
 pub(crate) fn memory_limit() -> u64 {
     1 << 20
 }
@@ -63,7 +63,7 @@ pub(crate) fn random_id() -> Result<[u8; 16], Error> {
     Ok([7; 16])
 }
 
-// --------------------------------------------------------------------------------------------- waiting and waking
+// ---------------------------------------------------------------------------------------- waiting and waking
 
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, at_most: Duration) -> Slept {
     if std::thread::panicking() {
@@ -71,7 +71,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, at_most: Duration) -> 
     }
     world::step();
     world::mark_disturbance(world::process());
-    // From the look at the word to the sleep nobody else runs: the kernel's own lock.
+    // From the read of the word to the sleep no other thread runs, as under the kernel's own lock.
     if word.look_as_kernel() != expected {
         return Slept::Changed;
     }
@@ -102,7 +102,7 @@ pub(crate) fn coarse_millis() -> u64 {
     Instant::now().as_millis()
 }
 
-// ---------------------------------------------------------------------------------------------------- liveness
+// -------------------------------------------------------------------------------------------------- liveness
 
 pub(crate) fn process_id() -> u32 {
     world::process()
@@ -112,7 +112,7 @@ pub(crate) fn own_birth() -> u64 {
     1
 }
 
-/// The models' kernel does not say; the time bound decides.
+/// The models' kernel does not tell; the time bound decides.
 pub(crate) fn is_running(_: u32) -> bool {
     true
 }
@@ -141,7 +141,7 @@ pub(crate) fn maps_file(_: u32, _: FileIdentity) -> bool {
     true
 }
 
-/// A descriptor of this process's own, as the real one.
+/// A descriptor that this process owns, as the real function returns.
 pub(crate) fn reopen(_: BorrowedFd<'_>) -> Option<OwnedFd> {
     world::any_file().ok()
 }
@@ -158,7 +158,7 @@ pub(crate) fn look_at_life(_: BorrowedFd<'_>, index: u32) -> Life {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------- descriptors
+// ----------------------------------------------------------------------------------------------- descriptors
 
 pub(crate) fn borrow_checked(_: RawFd, _: FileIdentity) -> Option<BorrowedFd<'static>> {
     world::borrow_any_file()

@@ -32,8 +32,8 @@
 //! | state = ASIDE | the item is set aside, and its holder is dead |
 //! | sweep: owner removed from an ASIDE slot | the rebuild puts the slot on the list of the dead holders' |
 //! | state = GIVEN_UP, counter not changed | the rebuild counts it and frees the slot |
-//! | counter changed, slot not FREE | the rebuild sees that the slot's note agrees with the counter, and frees the slot |
-//! | `acknowledging` = BEGINNING | the items that are set aside are leases; the next `task_done`, `join` or look for the dead returns those of the dead |
+//! | counter changed, slot not FREE | the slot's note agrees with the counter: the rebuild frees the slot |
+//! | `acknowledging` = BEGINNING | `task_done`, `join` and `reap_dead` return what the dead had set aside |
 //! | one of those returned | its state says so |
 
 use crate::error::Error;
@@ -81,7 +81,7 @@ impl<'q> Section<'q> {
         Ok(())
     }
 
-    /// Takes it off the list, before its state changes.
+    /// Takes such an item off the list, before its state changes.
     fn unlist_aside(&mut self, index: u32) -> Result<(), Error> {
         let hot = self.hot();
         self.unlink(&hot.aside, index)?;
@@ -107,7 +107,7 @@ impl<'q> Section<'q> {
             if self.slot(index)?.word()
                 != StateWord::new(State::Aside, self.slot(index)?.word().redeliveries(), 0)
             {
-                return Err(self.corrupt("what dead holders had set aside is not"));
+                return Err(self.corrupt("an item on the list of dead holders is not set aside"));
             }
             self.unlist_aside(index)?;
             self.return_to_queue(index)?;
@@ -169,8 +169,8 @@ impl<'q> Section<'q> {
         Ok(oldest.map(|(_, index)| (Some(index), second.saturating_add(BATCH as u64))))
     }
 
-    /// From a slot on the first of its list that is set aside and not borrowed: a borrowed payload cannot be
-    /// given up.
+    /// The first slot of a list, from this one on, that is set aside and not borrowed: a borrowed payload
+    /// cannot be given up.
     fn first_aside(&self, mut index: u32) -> Result<Option<u32>, Error> {
         let mut walk = self.walk();
         while index != 0 {
@@ -241,15 +241,15 @@ impl<'q> Section<'q> {
         Ok(())
     }
 
-    /// What a participant has given up, which counts as finished when it has died; or stays unfinished, if it
-    /// leaves in order.
+    /// Settles what a participant has given up: these items become orphans if it leaves in order. Else they
+    /// are counted in `Hot::given_up`, as finished once items are acknowledged.
     pub(crate) fn settle_given_up(&mut self, record: &Participant, leaves_in_order: bool) {
         let (hot, count) = (self.hot(), record.given_up.get());
         if count == 0 {
             return;
         }
         hot.given_up_of_living.sub(count);
-        // Of a process that dies in between they count as finished, and of none they count twice.
+        // If this process dies in between, they count as finished. They never count twice.
         record.given_up.set(0);
         fault!("aside.settling");
         if leaves_in_order {

@@ -37,8 +37,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Takes a slot, and an extent if the payload does not fit in it. Answers what has to grow first if there
-    /// is none.
+    /// Takes a slot, and an extent if the payload does not fit in it. If there is none, answers what has to
+    /// grow first.
     #[inline(always)]
     pub(crate) fn try_reserve(&mut self, len: u64) -> Result<Result<Reserved, Growth>, Error> {
         let needed = extent_for(len);
@@ -76,7 +76,7 @@ impl Section<'_> {
         }
         let mut allocated = self.allocate(len);
         if matches!(allocated, Err(Error::OutOfMemory { .. })) {
-            // What is kept for later must not stand in the way.
+            // Cached extents and empty divided spans must not stand in the way.
             self.release_cached()?;
             self.release_spans()?;
             allocated = self.allocate(len);
@@ -109,9 +109,9 @@ impl Section<'_> {
         self.fill(reserved.slot, reserved.extent, len)?;
         let segment = &self.shared.segment;
         let target = segment.target(reserved.slot, reserved.extent, len)?;
-        // SAFETY: the slot is off the free list and its extent, allocated now or kept by the slot, is marked
-        // as taken, so no other thread uses either while this thread holds the lock; `len` is the sum of the
-        // parts.
+        // SAFETY: the slot is off the free list and its extent, allocated now or cached in the slot, is
+        // marked as taken, so no other thread uses either while this thread holds the lock; `len` is the sum
+        // of the parts.
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
         let ticket = self.publish(reserved.slot, len)?;
@@ -127,7 +127,7 @@ impl Section<'_> {
         Ok(ticket)
     }
 
-    /// The queue's own limit is reached.
+    /// The error of a put for which the queue has no memory.
     #[cold]
     pub(crate) fn out_of_memory(&self, needed: u64, used: u64) -> Error {
         Error::OutOfMemory {
@@ -184,7 +184,7 @@ impl Section<'_> {
         {
             end -= 1;
         }
-        // What lies above is free and has nothing behind it: no trim need search there again.
+        // The spans above are free and have nothing behind them: no trim needs to read them again.
         hot.spans_high.set(end);
         while end > 0 && !is_free_and_backed(end - 1)? {
             end -= 1;
@@ -205,8 +205,8 @@ impl Section<'_> {
         };
         self.mark_run(first, end - first, true)?;
         for span in first..end {
-            // From here on no put trusts these pages; should this process die before it punches, they are
-            // found again.
+            // From here on these pages do not count as backed. If this process dies before it punches,
+            // MAYBE_MORE lets a later trim find them again.
             self.set_backing(
                 span,
                 segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,

@@ -28,7 +28,7 @@ pub(crate) enum Delivered {
     Borrowed(Borrowed),
 }
 
-/// A payload in shared memory that its holder reads in place, and the lease that lets it.
+/// A payload in shared memory that its holder reads in place, and the lease that allows it.
 pub(crate) struct Borrowed {
     pub lease: Lease,
     pub bytes: *const u8,
@@ -36,7 +36,7 @@ pub(crate) struct Borrowed {
 }
 
 impl Section<'_> {
-    /// Notes that a lent item is its reader's for good. Plain: LEASED -> CLAIMED.
+    /// Notes that a lent item is its reader's for good. On a plain queue: LEASED -> CLAIMED.
     pub(crate) fn keep_lent(&mut self, index: u32, lease: u64) -> Result<(), Error> {
         let Some(slot) = self.lent_to_me(index, lease)? else {
             return Ok(());
@@ -49,19 +49,19 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// What the end of a look means for a slot in this participant's hands.
+    /// Ends the borrow of a slot that this participant holds.
     pub(crate) fn finish_look(&mut self, index: u32) -> Result<(), Error> {
         match self.slot(index)?.word().state() {
-            // Finished while it was looked at, or plain: the payload is needed no more.
+            // Finished while it was borrowed, or of a plain queue: the payload is not needed any more.
             Some(State::Claimed) => self.finish_held(index),
             Some(State::Leased) if !self.shared.options.acknowledged => self.finish_held(index),
             Some(State::Leased | State::Aside) => self.unborrow(index),
             Some(State::Left) => self.orphan(index),
-            _ => Err(self.corrupt("a lent item was taken away")),
+            _ => Err(self.corrupt("a lent slot is in a state that cannot be lent")),
         }
     }
 
-    /// The same for an item that its reader could not use.
+    /// The same for an item that its reader could not use: if it is still a lease, it returns to the queue.
     pub(crate) fn undeliver(&mut self, index: u32) -> Result<(), Error> {
         let word = self.slot(index)?.word();
         if !matches!(word.state(), Some(State::Leased | State::Aside)) {
@@ -134,15 +134,16 @@ impl Section<'_> {
         }))
     }
 
-    /// A slot that this participant was lent. Leases have numbers that never repeat, so another one says that
-    /// this process was wrongly taken for dead (see participant.rs) and the item given to another.
+    /// A slot that this participant was lent. Leases have numbers that never repeat, so another number says
+    /// that this process was wrongly taken for dead (see participant.rs) and the item given to another
+    /// participant.
     pub(crate) fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&Slot>, Error> {
         let slot = self.slot(index)?;
         let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;
         Ok(is_mine.then_some(slot))
     }
 
-    /// Books that a payload is looked at in place.
+    /// Books that a payload is borrowed.
     pub(crate) fn borrow(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         slot.borrowed.set(BORROWED);
@@ -150,7 +151,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Books that it is not any more, though its holder has the slot still.
+    /// Books that a payload is not borrowed any more. Its holder keeps the slot.
     pub(crate) fn unborrow(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         self.hot().lent_bytes.sub(lent_bytes(slot));

@@ -1,12 +1,12 @@
 //! The heap for payloads that do not fit in a slot: size classes in spans of 64 KiB, and runs of whole spans.
 //!
 //! All of it is cache except the backing bytes: what is taken follows from the extents of the slots that are
-//! not FREE, and the rebuild marks it anew. (Free slots may keep small extents, slot.rs: that is cache, too.)
-//! No bookkeeping lies inside the payload area.
+//! not FREE, and the rebuild marks it anew. (Free slots may cache small extents, slot.rs.) No bookkeeping
+//! lies inside the payload area.
 //!
 //! ```text
 //! bitmap       one bit a span: taken (part of a run, or divided)
-//! backing      one byte a span: pages surely backed (bits 0..5), descriptor backed (bit 5), maybe more backed (bit 6)
+//! backing      one byte a span: pages backed (bits 0..5), descriptor backed (bit 5), maybe more (bit 6)
 //! descriptor   of a divided span: its class, and one bit an object
 //! ```
 //!
@@ -27,7 +27,7 @@ pub(crate) const BACKED_PAGES: u8 = 0b1_1111;
 pub(crate) const BACKED_DESCRIPTOR: u8 = 1 << 5;
 pub(crate) const MAYBE_MORE: u8 = 1 << 6;
 
-/// How many spans of a class a put looks at, to find one that is empty, when the heap is full.
+/// How many spans of a class a put scans for an empty one, when the heap is full.
 const PARTIAL_LOOKS: u32 = 64;
 
 pub(crate) fn class_of(granules: u32) -> Option<usize> {
@@ -107,8 +107,8 @@ pub(crate) struct Allocation {
 }
 
 impl Section<'_> {
-    /// Takes room for a payload that does not fit in its slot. The slot's state makes it true, or nothing
-    /// does.
+    /// Takes room for a payload that does not fit in its slot. The commit of the slot's state makes it true:
+    /// without it, the rebuild frees the room.
     pub(crate) fn allocate(&mut self, len: u64) -> Result<Result<Allocation, Growth>, Error> {
         let granules = extent_for(len).unwrap_or(1);
         let allocated = match class_of(granules.min(u64::from(u32::MAX)) as u32) {
@@ -200,7 +200,7 @@ impl Section<'_> {
                 granules: size,
             }));
         }
-        Err(self.corrupt("a span with room has none"))
+        Err(self.corrupt("a span on the list of those with room is full"))
     }
 
     fn allocate_run(&mut self, spans: u32, len: u64) -> Result<Result<Allocation, Growth>, Error> {
@@ -270,7 +270,7 @@ impl Section<'_> {
     /// The spans of an extent that is too large for a size class.
     fn spans_of(&self, extent: Extent) -> Result<u32, Error> {
         if extent.start % GRANULES_PER_SPAN != 0 || extent.granules % GRANULES_PER_SPAN != 0 {
-            return Err(self.corrupt("a run of spans is not whole"));
+            return Err(self.corrupt("a run is not made of whole spans"));
         }
         Ok(extent.granules / GRANULES_PER_SPAN)
     }
@@ -316,8 +316,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Frees the empty spans that are kept divided. Of a class there is one at most; it is not looked for
-    /// long.
+    /// Frees the empty spans that are kept divided. A class has one at most, and the scan for it is bounded.
     pub(crate) fn release_spans(&mut self) -> Result<(), Error> {
         for class in 0..CLASSES.len() {
             let mut next = self.hot().partial[class].get();
@@ -337,7 +336,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// A divided span, of which no object is taken, is one again.
+    /// A divided span, of which no object is taken, is free again.
     fn free_span(&mut self, class: usize, span: u32) -> Result<(), Error> {
         self.unlink_partial(class, span)?;
         self.shared.segment.descriptor(span)?.class.set(0);
@@ -459,7 +458,7 @@ impl Section<'_> {
         }
         hot.pages_backed.set(pages);
         hot.spans_used.set(0);
-        // Free spans with memory behind them lie below it too, or no trim would ever give that back.
+        // Free spans with memory behind them lie below it too, or no trim would ever give that memory back.
         hot.spans_high.set(high);
         hot.span_hint.set(0);
         for head in &hot.partial {
@@ -508,7 +507,7 @@ impl Section<'_> {
                 continue;
             };
             let Some(size) = CLASSES.get(class as usize) else {
-                return Err(self.corrupt("a span has no known class"));
+                return Err(self.corrupt("a span's class is unknown"));
             };
             if descriptor.used.get() < GRANULES_PER_SPAN / size {
                 self.push_partial(class as usize, span)?;

@@ -1,12 +1,12 @@
 //! Holding: which leases a thread has, noted by the thread for itself.
 //!
-//! All of it is private to one thread of one process, and serves only to find its leases in the list of the
-//! process's:
+//! All of it is private to one thread of one process, and serves only to find its leases in its process's
+//! list:
 //!
-//! - while nothing is acknowledged (aside.rs), the items that the thread has in hand, which it sets aside
-//!   when it asks for more;
-//! - afterwards, the leases that other threads' leases keep it from finding quickly (acknowledge.rs), and how
-//!   many it may have.
+//! - while nothing is acknowledged (state/aside.rs), the items that the thread has in hand, which it sets
+//!   aside when it asks for more;
+//! - afterwards, the leases that other threads' leases keep it from finding quickly
+//!   (operations/acknowledge.rs), and how many it may have.
 //!
 //! A note may be out of date, and in a forked child all are: an operation that uses one compares the slot's
 //! state, owner and lease under the lock.
@@ -32,7 +32,7 @@ pub(crate) struct Found {
     /// The participant whose list was read, and the last lease that was.
     pub participant: u32,
     pub last_read: Lease,
-    /// How far it is being read backwards, from the youngest lease to the last one that was read.
+    /// How far the list is being read backwards, from the youngest lease to the last one that was read.
     pub backwards: Option<Lease>,
     /// This thread's among them, the oldest first.
     pub leases: VecDeque<Lease>,

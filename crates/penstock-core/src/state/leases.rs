@@ -13,11 +13,11 @@ use crate::state::slot::{State, StateWord, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Leave;
 
-/// Leases of its process that `task_done` compares with the calling thread, before it reads the list once and
-/// for all.
+/// So many leases of its process `task_done` compares with the calling thread, before it reads the whole list
+/// once.
 const NEAR: u32 = if cfg!(loom) { 4 } else { 32 };
 
-/// What the first of a process's leases say of the calling thread.
+/// What a process's first leases say about the calling thread.
 pub(crate) enum Near {
     /// Its oldest lease.
     Mine(u32),
@@ -65,8 +65,7 @@ impl Section<'_> {
         self.recent_lease(thread)
     }
 
-    /// The same by the last leases of the process, which tell it if all that the thread may hold are among
-    /// them.
+    /// The same by the last leases of the process, which tell if they include all that the thread may hold.
     #[cold]
     fn recent_lease(&self, thread: u32) -> Result<Near, Error> {
         let mut left = holding::held();
@@ -200,7 +199,8 @@ impl Section<'_> {
     fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         if slot.borrowed.get() != 0 {
-            // The payload is still borrowed: the item is finished, and its memory stays until it is not.
+            // The payload is still borrowed: the item is finished, and its memory stays until the borrow
+            // ends.
             self.keep_memory(index)?;
         } else {
             self.let_go_of_lease(index, slot)?;
@@ -308,8 +308,8 @@ impl Section<'_> {
     }
 
     /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`,
-    /// which then is the last one that was read. What is still borrowed stays the participant's own until it
-    /// is not.
+    /// which then is the last one that was read. A borrowed payload stays the participant's own until the
+    /// borrow ends.
     pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
         let record = self.shared.segment.participant(self.my_index())?;
         let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
@@ -352,8 +352,8 @@ impl Section<'_> {
         Ok(Portion::MoreToCome)
     }
 
-    /// The leases of a participant ascend. A damaged list that does not could be a ring, which no portion
-    /// would come to the end of.
+    /// The leases of a participant ascend. A damaged list that does not could be a ring, of which no portion
+    /// would reach the end.
     fn check_order(&self, last: &mut u64, lease: Lease) -> Result<(), Error> {
         if lease.number <= *last {
             return Err(self.corrupt("leases are out of order"));

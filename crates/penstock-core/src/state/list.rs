@@ -9,7 +9,7 @@ use crate::sync::{AtomicU32, Word};
 /// An element's links: to the next one, and to the one before it. 0 is none.
 pub(crate) type Links<'a, W> = (&'a W, &'a W);
 
-/// Appends an element to a list that has a tail. False if the list does not end at its end, which is damage.
+/// Appends an element to a list that has a tail. False if its last element has a successor, which is damage.
 #[inline(always)]
 pub(crate) fn append<'a, W: Word<Value = u32> + 'a>(
     (head, tail): (&'a W, &'a W),
@@ -99,7 +99,7 @@ impl Section<'_> {
         if append(ends, index, |index| self.links_of_slot(index))? {
             return Ok(());
         }
-        Err(self.corrupt("a list of slots does not end at its end"))
+        Err(self.corrupt("the last slot of a list has a successor"))
     }
 
     /// Takes a slot out of its list; its neighbours must agree that it was there.

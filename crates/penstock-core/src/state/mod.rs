@@ -32,20 +32,19 @@ use crate::platform;
 use crate::state::notifier::{AfterRelease, Notifier};
 use crate::sync::{AtomicU32, Ordering, Word};
 
-/// In `Shared::me`: this process has work to do in its next section. The bit of the lock word that says
-/// contended, so that the name with it is a lock word as well, whose release wakes a waiter for nothing at
-/// worst.
+/// In `Shared::me`: this process has work to do in its next section. It is the bit that means contended in
+/// the lock word, so the name with it is a lock word, too: at worst its release wakes a waiter in vain.
 pub(crate) const WORK_PUT_OFF: u32 = CONTENDED;
 
-/// Woken after the lock is released; more than these are woken before.
+/// So many waiters are woken after the release of the lock; the others of a section before it.
 const WAKES: usize = 8;
 
 /// A queue as a critical section of this process sees it.
 pub(crate) struct Shared {
     pub segment: Segment,
     pub options: Options,
-    /// This process's name in the queue, as in the lock word; 0 before it has registered. With WORK_PUT_OFF
-    /// (handle/put_off.rs) if its next section has more to do.
+    /// This process's name in the queue, as in the lock word; 0 before it has registered. With the bit
+    /// WORK_PUT_OFF if its next section has put-off work to do (handle/put_off.rs).
     pub me: AtomicU32,
     pub notifier: Notifier,
 }
@@ -79,7 +78,7 @@ impl Shared {
         self.me.get() & WORK_PUT_OFF != 0
     }
 
-    /// Makes this process's next section call `finish_put_off`.
+    /// Marks the name, so that this process's next section calls `finish_put_off`.
     pub(crate) fn put_off_work(&self) {
         loop {
             let me = self.me.get();
@@ -94,7 +93,7 @@ impl Shared {
         }
     }
 
-    /// Ends the putting off of work, before the section of this process does it. False if there is none. What
+    /// Clears that mark, before a section of this process does the work. False if there is no mark. Work that
     /// another thread puts off from now on is for the next section.
     pub(crate) fn take_up_work(&self, me: u32) -> bool {
         // Acquire: pairs with the release in put_off_work.
@@ -103,12 +102,12 @@ impl Shared {
 
     #[inline(always)]
     pub(crate) fn ready_count(&self) -> u64 {
-        // Acquire: pairs with the release in count_ready and pop_ready, so that what the caller does next
-        // sees what the number says.
+        // Acquire: pairs with the release of each store of the number (state/order, rebuild.rs), so that the
+        // caller's next reads see what the number says.
         self.segment.hot().ready_count.load(Ordering::Acquire)
     }
 
-    /// Whether a put finds room now. `max_bytes` is another limit, asked when memory is reserved.
+    /// Whether a put finds room now. `max_bytes` is another limit, checked when memory is reserved.
     #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {
         let (maxsize, soft_bytes) = (self.options.maxsize, self.options.soft_bytes);
@@ -116,8 +115,7 @@ impl Shared {
             && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)
     }
 
-    /// The word that names the participant that spins for it. No participant spins until everything is
-    /// finished.
+    /// The word that names the participant that spins for that. `None` for a joiner, which never spins.
     pub(crate) fn spinning_word(&self, kind: Kind) -> Option<&AtomicU32> {
         match kind {
             Kind::Item => Some(&self.segment.hot().spinning.getter),
@@ -132,7 +130,8 @@ fn exchange(word: &AtomicU32, old: u32, new: u32, success: Ordering) -> bool {
         .is_ok()
 }
 
-/// The critical section: this process holds the lock. The guard around it (lock/guard.rs) ends it.
+/// The critical section: a thread that has one holds the lock. The drop of the guard around it ends it
+/// (lock/guard.rs).
 ///
 /// Inside it there is no Python, no allocation, no logging and no panic.
 pub(crate) struct Section<'q> {
@@ -182,7 +181,7 @@ impl<'q> Section<'q> {
         index_of(self.me)
     }
 
-    /// Wakes a cell's waiter once the lock is released.
+    /// Notes a cell whose waiter is woken once the lock is released.
     pub(crate) fn wake_later(&mut self, cell: u32) {
         match self.wakes.get_mut(self.wake_count) {
             Some(place) => {
@@ -193,7 +192,7 @@ impl<'q> Section<'q> {
         }
     }
 
-    /// Makes the calls that were put off.
+    /// Makes the wake-up calls that were noted.
     pub(crate) fn wake_chosen(&mut self) {
         for i in 0..core::mem::take(&mut self.wake_count).min(WAKES) {
             self.wake(self.wakes[i]);

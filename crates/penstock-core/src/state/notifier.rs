@@ -22,31 +22,33 @@
 //! bits 0..2: state             bits 2..32: counts the changes, so that a writer recognises its own promise
 //!
 //! DRAINED --update--> PROMISED --byte written, without the lock--> SIGNALLED --update--> DRAINED
-//!                     |  \--update of another section that ends beside an item--> PROMISED, and another byte: never too few
+//!                     |  \--update of another section that ends beside an item--> PROMISED, another byte
 //!                     \--update of one that leaves nothing--> DRAINED, the pipe drained
 //! ```
 //!
-//! After its write, a writer finds its promise as it was, or already replaced. Only if the state is DRAINED
-//! again, the byte may have come too late, and the writer takes it out. While no process watches,
-//! `pipe_state` is not kept up; it still says what the pipe holds, and a process that begins to watch ends a
-//! critical section.
+//! A second promise is a second byte: there may be too many, never too few. After its write, a writer finds
+//! its promise as it was, or already replaced. Only if the state is DRAINED again, the byte may have come too
+//! late, and the writer takes it out. While no process watches, `pipe_state` is not kept up; it still says
+//! what the pipe holds, and a process that begins to watch ends a critical section.
 //!
 //! A connection's sender that waits for room fills the pipe until `poll` calls it full, and sleeps until it
 //! is writable (`sleep_target`). It is on the list of the putters like any other (waiters.rs). The section
-//! that notifies a sender takes bytes out, under the lock, but for the last (`wake_senders`). `poll` checks
-//! again when it is woken, so no sender fills the pipe before the notified ones are back; until then a sender
-//! sleeps on its cell. (A late one does not count: it may have to wait for its slice's end.) There is no room
-//! while the pipe is filled, so there are items, and the notifier's byte is among the others. Sections of
-//! calls that provide no end take nothing out; none of these makes room.
+//! that notifies a sender takes bytes out until the pipe is writable, under the lock, and leaves at least one
+//! (`wake_senders`). `poll` checks again when it is woken, so no sender fills the pipe before the notified
+//! ones are back; until then a sender sleeps on its cell. (A late one does not count: it may have to wait for
+//! its slice's end.) There is no room while the pipe is filled, so there are items, and the notifier's byte
+//! is among the others. Sections of calls that provide no end take no bytes out; none of these makes room.
 //!
 //! | step | if the process dies, or is stopped, right after it |
 //! |---|---|
 //! | pipe made, its number noted | no participant has it: the next watcher makes another |
 //! | its place noted in the participant's record | the sweep frees the record |
 //! | the record counts a watcher, `Hot::watching` does not | the rebuild adds the records up |
-//! | pipe drained, or byte promised, `pipe_state` changed or not, lock held | the rebuild takes it as unknown, and the end of its section restores it |
-//! | byte promised, lock released | the next section that ends beside an item writes a byte. Until then a watcher that only polls, and asks the queue for nothing, is not woken |
-//! | byte written, the promise not compared again | perhaps a byte too many: a watcher that is told of an item, and gets none, takes it out |
+//! | pipe drained, or byte promised, lock held | the rebuild stores UNKNOWN; its section's end restores it |
+//! | byte promised, lock released | the next section that ends beside an item writes a byte (*) |
+//! | byte written, promise not compared | perhaps a byte too many: a watcher that finds no item drains it |
+//!
+//! (*) Until then a watcher that only polls, and does not use the queue, is not woken.
 //!
 //! A process that cannot open the pipe of any watcher (in another pid namespace, or without a descriptor to
 //! spare) leaves the state UNKNOWN, and the next participant that can restores it. The same holds for a
@@ -66,7 +68,7 @@ use crate::state::Section;
 use crate::state::substitute::Substitute;
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
-// The states of `Hot::rung`.
+// The states of `Hot::pipe_state` (bits 0..2).
 pub(crate) const DRAINED: u32 = 0;
 pub(crate) const SIGNALLED: u32 = 1;
 pub(crate) const PROMISED: u32 = 2;
@@ -107,13 +109,13 @@ impl Notifier {
         }
     }
 
-    /// After a fork, in the child: the descriptor is there, but this process does not watch yet.
+    /// After a fork, in the child: the descriptor is there, but the child does not watch yet.
     pub(crate) fn forget_watcher(&self) {
         self.watched_as.set(0);
         self.substitute.close();
     }
 
-    /// Whether there is something to say in a new record.
+    /// Whether a new record of this process has to name the notifier's descriptors, or a watcher.
     pub(crate) fn is_known(&self) -> bool {
         self.fd.load(Relaxed) >= 0 || self.watched_as.get() != 0
     }
@@ -171,8 +173,8 @@ pub(crate) enum AfterRelease {
     Open,
 }
 
-/// What a call to a connection brings along: the end of its pipe; and of a sender the end by which the other
-/// side answers, or -1.
+/// What a call to a connection provides: the end of its pipe; and of a sender the end by which the other side
+/// answers, or -1.
 #[derive(Clone, Copy)]
 struct Ends {
     end: End,
@@ -180,7 +182,7 @@ struct Ends {
 }
 
 thread_local! {
-    /// What this thread's call has brought.
+    /// What this thread's call provides.
     static CALL_ENDS: Cell<Option<Ends>> = const { Cell::new(None) };
 }
 
@@ -200,7 +202,7 @@ impl CallEnds {
 
     fn new(end: End, back: RawFd) -> CallEnds {
         let now = Some(Ends { end, back });
-        // A thread whose locals are gone already makes no more calls that bring an end.
+        // A thread whose locals are gone already makes no more calls that provide an end.
         CallEnds(
             CALL_ENDS
                 .try_with(|call_ends| call_ends.replace(now))
@@ -219,7 +221,7 @@ fn call_ends() -> Option<Ends> {
 pub(crate) enum SleepTarget {
     /// At its cell's word.
     Cell,
-    /// The same for a moment only, because its place is at the pipe and cannot be taken now.
+    /// At its cell's word for a moment only: the waiter is a sender that may not fill the pipe yet.
     CellForNow,
     /// Until the pipe can be written to: its writing end, and the end by which the other side answers.
     Pipe(RawFd, RawFd),
@@ -240,8 +242,8 @@ pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool
     if fd >= 0 {
         return operation(fd);
     }
-    // The kernel opens the same pipe again in the other direction, for this moment; in which this process
-    // does not fork, or the child would have an end that no code of it knows of.
+    // The kernel opens the same pipe again in the other direction, for this moment. This process does not
+    // fork meanwhile, because the child would inherit an end that it does not know of.
     let _no_fork = fork::hold_off();
     let Some(other) = platform::reopen_pipe(end.any(), access) else {
         return false;
@@ -275,7 +277,7 @@ impl Section<'_> {
         if !is_wanted {
             self.drain(end);
         } else if end.writing < 0 {
-            // A reader, which has found an item that it does not take.
+            // A call with the reading end only, whose section ends beside an item.
             let is_signalled = with_access(end, Access::Write, platform::signal);
             if !is_signalled {
                 self.shared.notifier.substitute.note_need();
@@ -315,10 +317,10 @@ impl Section<'_> {
         }
     }
 
-    /// A descriptor of the notifier that needs not be looked for.
+    /// The notifier's ends that this thread's call provides, or that this process has open.
     fn end_at_hand(&self) -> Option<End> {
         let number = self.hot().notifier.get();
-        // A call inside another's wait (a signal handler's) finds that one's end here.
+        // A signal handler's call, made inside another call's wait, finds that call's end here.
         let end = call_ends().map(|call_ends| call_ends.end);
         let end = end.filter(|end| platform::pipe_number(end.any()) == Some(number));
         end.or_else(|| self.shared.notifier.current(number))
@@ -347,13 +349,13 @@ impl Section<'_> {
             hot.pipe_state.set(next(hot.pipe_state.get(), SIGNALLED));
         }
         match filled {
-            // Without a reader it is told so at once.
+            // Without a reader, `poll` says so at once.
             Filled::Full | Filled::NoReader => SleepTarget::Pipe(end.writing, back),
             Filled::Not => SleepTarget::Cell,
         }
     }
 
-    /// Wakes the senders that sleep at the pipe, so that they read their cells.
+    /// Makes a full pipe writable, which wakes the senders that sleep at it: they read their cells.
     pub(crate) fn wake_senders(&mut self) {
         let number = self.hot().notifier.get();
         let end = call_ends().map(|call_ends| call_ends.end);
@@ -367,8 +369,8 @@ impl Section<'_> {
         }
     }
 
-    /// One watcher more among this process's; answers the name under which it counts. The end of the section
-    /// has the notifier tell the truth.
+    /// Counts one watcher more of this process, and answers the name under which it counts. The end of the
+    /// section restores the notifier.
     pub(crate) fn count_watcher(&mut self) -> Result<u32, Error> {
         self.my_record()?.watching.add(1);
         fault!("bell.counted");
@@ -376,7 +378,7 @@ impl Section<'_> {
         Ok(self.me)
     }
 
-    /// Not if this process was taken for dead meanwhile, and has another name now.
+    /// Counts one watcher less. Not if this process was taken for dead meanwhile, and has another name now.
     pub(crate) fn discount_watcher(&mut self, name: u32) -> Result<(), Error> {
         if name == self.me {
             self.my_record()?.watching.sub(1);
@@ -385,7 +387,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Unless this process does so already.
+    /// Counts a watcher that stays, unless this process has one already.
     pub(crate) fn watch_for_good(&mut self) -> Result<(), Error> {
         if self.shared.notifier.watched_as.get() != self.me {
             self.count_watcher()?;
@@ -394,7 +396,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// All watchers of a participant that goes, or is dead.
+    /// Discounts all watchers of a participant that leaves, or is dead.
     pub(crate) fn discount_watchers_of(&mut self, record: &Participant) {
         self.hot().watching.sub(record.watching.get());
         record.watching.set(0);
@@ -402,7 +404,7 @@ impl Section<'_> {
         record.notifier_writing.set(0);
     }
 
-    /// Adds the records up. What the pipe holds may be unknown by now.
+    /// Adds up the watchers of all records. What the pipe holds is unknown after a death.
     pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         let mut watching = 0u32;
@@ -416,8 +418,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// This process is a participant under a new name: others find the notifier here, and its watching goes
-    /// on.
+    /// Writes to this process's new record where others find the notifier open, and counts its watcher again.
     pub(crate) fn announce_notifier(&mut self) -> Result<(), Error> {
         if let Some(end) = self.shared.notifier.current(self.hot().notifier.get()) {
             let is_one = end.reading == end.writing;

@@ -22,8 +22,8 @@
 //!
 //! A process that has no descriptor to lock (without /proc, or under another user than the queue's) is
 //! *lifeless*: only its pid can prove its death. If it is in another pid namespace than the queue's maker,
-//! too, nothing can, and it is told so ([`take_part`](crate::Queue::take_part)). Its record, and what it
-//! holds, stay until the queue ends.
+//! too, nothing can, and [`take_part`](crate::Queue::take_part) says so. Its record, and what it holds, stay
+//! until the queue ends.
 //!
 //! A process that joins makes no system call for another process, so a queue of n processes costs n joins.
 //! The places of the dead are freed by the waiting participants, which ask the kernel about all others once a
@@ -140,7 +140,7 @@ impl Shared {
                 continue;
             }
             fault!("register.life-held");
-            // Before the word: a record beyond the mark would never be looked at.
+            // Before the word: a record beyond the mark would never be read.
             hot.participants_high.fetch_max(index, Ordering::Relaxed);
             let incarnation = (seen.incarnation() + 1) % INCARNATIONS;
             let word = RecordWord::alive(incarnation, marks, pid);
@@ -153,9 +153,9 @@ impl Shared {
                 fault!("register.alive");
                 return Ok(Some(index | incarnation << 12));
             }
-            // Another process was quicker, or was alive and left between the read and the lock. This byte
-            // stays locked until this process ends, which does no harm: other registering processes pass over
-            // it.
+            // Another process was quicker, or was alive and left between the read of its record and the lock
+            // on its byte. This byte stays locked until this process ends. That does no harm: each process
+            // that registers passes over it.
         }
         Ok(None)
     }
@@ -167,8 +167,9 @@ impl Shared {
 
     /// Whether a participant is proven dead, or has departed. Makes system calls, and needs no lock.
     ///
-    /// A call that is not `thorough` believes a held life byte, which costs one system call. A thorough one
-    /// asks for the process as well: a child made by a bare `clone` may keep its parent's life byte locked.
+    /// A check that is not `thorough` believes a held life byte, which costs one system call. A thorough one
+    /// reads the process's state as well: a child made by a bare `clone` may keep its parent's life byte
+    /// locked.
     pub(crate) fn is_dead(&self, index: u32, record: &Participant, thorough: bool) -> bool {
         let word = read(record);
         if word.is_alive() && word.0 & GONE != 0 {
@@ -298,8 +299,8 @@ impl Participant {
         read(self).pid()
     }
 
-    /// Sets bits in the record of the participant `me`, by one store; not if the record is another's by now,
-    /// because this process was wrongly taken for dead.
+    /// Sets bits in the record of the participant `me`, by one compare-and-swap. Not if the record is
+    /// another's by now, because this process was wrongly taken for dead.
     pub(crate) fn mark(&self, me: u32, bits: u64) {
         let word = self.word.get();
         if name_of(index_of(me), word) == Some(me) {

@@ -33,7 +33,7 @@ impl Hot {
         self.acknowledging.get() == BEGINNING
     }
 
-    /// Whether nothing has to do with items that were set aside any more.
+    /// Whether items that were set aside are leases like any other, and nothing of dead holders is left.
     #[inline(always)]
     pub(crate) fn acknowledges(&self) -> bool {
         self.acknowledging.get() == YES
@@ -49,7 +49,7 @@ impl Hot {
 }
 
 impl Shared {
-    /// Passes a result on; damage is noted in the segment, so that everybody learns of it.
+    /// Passes a result on; damage is noted in the segment, so that every process learns of it.
     #[inline(always)]
     pub(crate) fn report<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::Corrupt { .. }) = result {

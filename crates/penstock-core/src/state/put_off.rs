@@ -42,7 +42,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Frees the cells that this process's threads have left after they were chosen.
+    /// Frees the cells that this process's threads have left after they were notified.
     pub(crate) fn free_cells_left(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         for index in 1..hot.cells_high.get().min(CELLS) {
@@ -59,8 +59,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// A portion of everything that a participant holds that departs. The last one tells whether it holds
-    /// nothing any more.
+    /// Gives up a portion of everything that this participant holds, which departs. The last portion tells
+    /// whether it holds nothing any more.
     pub(crate) fn give_up_everything(
         &mut self,
         how: Leave,

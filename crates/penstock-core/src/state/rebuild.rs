@@ -15,7 +15,7 @@ use crate::state::slot::{State, StateWord, lent_bytes, lessee};
 use crate::state::sort::Order;
 use crate::sync::{Count, Ordering, Word};
 
-/// What the rebuild counts. It is stored at the end, all at once: an unlocked reader sees the old number or
+/// What the rebuild counts. Each number is stored once, at the end: an unlocked reader sees the old number or
 /// the new one, none in between.
 #[derive(Default)]
 struct Books {
@@ -32,7 +32,7 @@ struct Books {
 
 impl Books {
     fn enter_into(&self, hot: &Hot) {
-        // Release: pairs with the acquire in Queue::ready_count.
+        // Release: pairs with the acquire in Shared::ready_count.
         hot.ready_count.store(self.ready_count, Ordering::Release);
         hot.ready_bytes.set(self.ready_bytes);
         hot.unfinished.set(self.unfinished);
@@ -206,7 +206,7 @@ impl Section<'_> {
                 self.push_back(&self.hot().aside, index)?;
             } else {
                 let Some(holder) = self.shared.participant_named(word.owner())? else {
-                    return Err(self.corrupt("a slot is held by nobody"));
+                    return Err(self.corrupt("a slot's owner is no participant"));
                 };
                 self.push_back(self.list_of_holder(holder, index)?, index)?;
                 if word.is_lease() {

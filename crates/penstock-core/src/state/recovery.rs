@@ -1,6 +1,6 @@
 //! Recovery: what survivors do about the dead.
 //!
-//! *Sweep*: a participant is proven dead, outside the critical section. Under the lock, all that it held is
+//! *Sweep*: a participant is proven dead that did not hold the lock. Under the lock, all that it held is
 //! returned: claimed memory is freed, leased items become READY again in their old place, its waiters' cells
 //! are freed, and last its record. The sweeper returns at most [`PORTION`] slots in one critical section, and
 //! releases the lock before the next portion.
@@ -9,15 +9,15 @@
 //! Lists, counters and the heap's marks may be half changed; they are all computed anew from the slots' state
 //! words. Then the sweep.
 //!
-//! Both can be run again from the start by anybody, because they only ever store what the truth says, and
-//! because a participant's record is freed last.
+//! Both can be run again from the start by any participant, because they only ever store what the truth says,
+//! and because a participant's record is freed last.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | lock taken over | the next survivor takes it over from this one, and rebuilds |
 //! | rebuild: caches cleared, slots read, done | the same |
 //! | sweep: one slot returned | its state says so; the next sweep returns the rest |
-//! | sweep: one portion returned, lock released | the participant's record still stands; the next sweep returns the rest |
+//! | sweep: one portion returned, lock released | the record still stands; the next sweep returns the rest |
 //! | sweep: cells freed, record freed | the next survivor rebuilds, and sweeps this one |
 
 use crate::error::Error;
@@ -62,7 +62,7 @@ impl Section<'_> {
                 let slot = list.head.get();
                 let held = self.slot(slot)?.word();
                 if held.owner() != name {
-                    return Err(self.corrupt("a list of what is held holds what is another's"));
+                    return Err(self.corrupt("a participant's list has a slot of another owner"));
                 }
                 match held.state() {
                     Some(State::Leased | State::Aside)
@@ -78,7 +78,7 @@ impl Section<'_> {
                     Some(State::Leased | State::Aside) => self.return_lease(slot)?,
                     Some(State::Left) => self.orphan(slot)?,
                     Some(State::Claimed) => self.finish_held(slot)?,
-                    _ => return Err(self.corrupt("a list of what is held holds what nobody can hold")),
+                    _ => return Err(self.corrupt("a participant's list has a slot that is not held")),
                 }
             }
         }
@@ -91,8 +91,8 @@ impl Section<'_> {
         Ok(Portion::Last)
     }
 
-    /// Sweeps a portion of what the participant of that name holds, if the name is still taken. The next look
-    /// for the dead, which is due at once, sweeps the rest.
+    /// Sweeps a portion of what the participant of that name holds, if the name is still taken. The next
+    /// check for the dead, which is due at once, sweeps the rest.
     pub(crate) fn sweep_named(&mut self, name: u32) -> Result<(), Error> {
         if let Some(record) = self.shared.participant_named(name)? {
             let word = record.word.load(Ordering::Acquire);

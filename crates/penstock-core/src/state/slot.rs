@@ -6,8 +6,9 @@
 //!      \  claim            publish  ^   \  get                 done ^
 //!       +-------> CLAIMED ----------+    +-------> LEASED ----------+
 //!                 |  ^ dies: FREE        dies: READY again, or DEAD after too many deliveries
-//!                 |  |                   leaves in order: ORPHAN, then FREE (counted as unfinished), or LEFT until its look ends
-//!                 +--+ task_done while the payload is still looked at, or kept: CLAIMED until the look ends
+//!                 |  |                   leaves in order: ORPHAN, then FREE (counted as unfinished),
+//!                 |  |                                    or LEFT until the borrow of its payload ends
+//!                 +--+ task_done while the payload is borrowed, or kept: CLAIMED until the borrow ends
 //!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
 //!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)
 //!    ASIDE -- memory is needed --> GIVEN_UP, then FREE (counted as unfinished)
@@ -42,11 +43,11 @@ pub(crate) enum State {
     Orphan = 5,
     /// A dead letter: its holders died too often.
     Dead = 6,
-    /// Leased, but its holder has left in order and only looks at the payload still: an orphan once it has
-    /// looked.
+    /// Leased, but its holder has left in order and only borrows the payload still: an orphan once the borrow
+    /// ends.
     Left = 7,
     /// Leased, and its holder has asked for another item since, on a queue without acknowledgements so far.
-    /// Without an owner its holder has died.
+    /// If it has no owner, its holder has died.
     Aside = 8,
     /// It was set aside, and its memory is needed: on its way to FREE, while `Participant::given_up` or
     /// `Hot::given_up` counts it.
@@ -114,10 +115,10 @@ impl Slot {
     /// Commits: everything stored before belongs to the new state.
     #[inline(always)]
     pub(crate) fn commit(&self, word: StateWord) {
-        // Release: pairs with the acquire of the next holder of the lock, or takes it over from a dead
-        // holder; and it keeps the compiler from moving the stores of the fields behind the commit. The fence
-        // keeps it from moving later ones before it: a death in between must find the old fields with the old
-        // state.
+        // Release: pairs with the acquire of the next holder of the lock, also of one that takes it over from
+        // a dead holder. It also keeps the compiler from moving the stores of the fields behind the commit.
+        // The fence keeps it from moving later stores before the commit: a death before the commit must find
+        // the old fields with the old state.
         self.state.store(word.0, Ordering::Release);
         compiler_fence(Ordering::SeqCst);
     }
@@ -129,10 +130,10 @@ pub(crate) const BORROWED: u32 = 1;
 /// The reader could not use the item, which returns to the queue.
 pub(crate) const UNDELIVERED: u32 = 2;
 
-/// The payload is looked at, and the item is its reader's for good.
+/// The payload is borrowed, and the item is its reader's for good.
 pub(crate) const KEPT: u32 = 3;
 
-/// The look has ended.
+/// The borrow has ended.
 pub(crate) const ENDED: u32 = 4;
 
 /// Claimed memory that its owner does not need any more.
@@ -144,7 +145,7 @@ pub(crate) fn was_kept(slot: &Slot, acknowledged: bool) -> bool {
     !acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)
 }
 
-/// Bytes of a slot's extent that are looked at in place.
+/// Bytes of a slot's extent if its payload is borrowed, else 0.
 pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
     match Extent::unpack(slot.extent.get()) {
         Some(extent) if (BORROWED..=ENDED).contains(&slot.borrowed.get()) => extent.bytes(),
@@ -159,8 +160,8 @@ impl Slot {
 }
 
 impl<'q> Section<'q> {
-    /// A slot whose index was noted a while ago: slots may have been given back since, and have no memory
-    /// behind them.
+    /// The slot of an index that was noted earlier. `None` if slots were given back since: it may have no
+    /// memory behind it.
     pub(crate) fn used_slot(&self, index: u32) -> Option<&'q Slot> {
         let is_used = index < self.hot().slots_high.get();
         is_used.then(|| self.slot(index).ok()).flatten()
@@ -185,7 +186,7 @@ pub(crate) fn lessee(hot: &Hot, index: u32) -> (&LockedU64, u64) {
 /// After so many puts the free lists change places.
 const SLOTS_FROM_A_LIST: u64 = 64;
 
-/// So many free slots keep an extent at most: those that puts take until the lists change places, and those
+/// So many free slots cache an extent at most: those that puts take until the lists change places, and those
 /// freed meanwhile.
 pub(crate) const CACHED_MOST: u32 = 128;
 const _: () = assert!(CACHED_MOST as usize * SMALL < ONE_CACHED as usize);
@@ -208,7 +209,7 @@ impl Section<'_> {
             return self.pop_cached_slot().map(|slot| slot.ok_or(Growth::Slots));
         }
         if self.slot(index)?.word() != StateWord::FREE {
-            return Err(self.corrupt("a slot never used is not free"));
+            return Err(self.corrupt("a slot that was never used is not FREE"));
         }
         hot.slots_high.set(index + 1);
         Ok(Ok(index))
@@ -216,10 +217,10 @@ impl Section<'_> {
 
     /// Takes a slot from one of the pairs of free lists.
     ///
-    /// There are two in each, so that a put knows which slot the next one will take, whatever the gets free
-    /// meanwhile, and can have it fetched (see [`Ahead`](crate::memory::payload::Ahead)). They change places
-    /// when the first is used up, and every 64 puts, so that slots come back while they are warm, also if
-    /// many more are free.
+    /// Puts take slots from one list of a pair, and gets give slots back to the other. So a put knows which
+    /// slot the next put will take, whatever the gets free meanwhile, and prefetches it (see
+    /// [`Ahead`](crate::memory::payload::Ahead)). The two change places when the first is used up, and every
+    /// 64 puts, so that slots come back while they are warm, also if many more are free.
     #[inline(always)]
     fn pop_free(&self, list: &FreeList) -> Result<Option<u32>, Error> {
         let (mut index, freed) = (list.next.get(), list.freed.get());
@@ -232,13 +233,13 @@ impl Section<'_> {
         }
         let slot = self.slot(index)?;
         if slot.word().state() != Some(State::Free) {
-            return Err(self.corrupt("a slot on a free list is not free"));
+            return Err(self.corrupt("a slot on a free list is not FREE"));
         }
         list.next.set(slot.next.get());
         Ok(Some(index))
     }
 
-    /// Takes a free slot with the extent that it keeps, which is the caller's from now on.
+    /// Takes a free slot with the extent that it caches, which is the caller's from now on.
     #[inline(always)]
     pub(crate) fn pop_cached(&self) -> Result<Option<(u32, Extent)>, Error> {
         let Some(index) = self.pop_free(&self.hot().cached)? else {
@@ -247,7 +248,7 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let is_small = |extent: &Extent| extent.bytes() <= SMALL as u64;
         let Some(extent) = Extent::unpack(slot.extent.get()).filter(is_small) else {
-            return Err(self.corrupt("a free slot keeps nothing, or too much"));
+            return Err(self.corrupt("a free slot's cached extent is missing or too large"));
         };
         slot.extent.set(0);
         self.hot().cached_sum.sub(ONE_CACHED + extent.bytes() as u32);
@@ -263,7 +264,7 @@ impl Section<'_> {
         Ok(Some(index))
     }
 
-    /// Gives back all memory that free slots keep. There are [`CACHED_MOST`] of them at most.
+    /// Frees all extents that free slots cache. There are [`CACHED_MOST`] of them at most.
     pub(crate) fn release_cached(&mut self) -> Result<(), Error> {
         let mut walk = self.walk();
         while let Some(index) = self.pop_cached_slot()? {
@@ -282,8 +283,9 @@ impl Section<'_> {
         Ok(backed)
     }
 
-    /// Books that there is memory behind more slots, unless another has grown them too, or a trim has shrunk
-    /// them (`trims` counts those): then the caller tries again and finds out.
+    /// Books that there is memory behind more slots. Not if another thread or process has backed slots
+    /// meanwhile, or a trim has given slots back (`trims` counts those): then the caller tries to take a slot
+    /// again.
     pub(crate) fn note_slots_backed(&mut self, (old, new): (u32, u32), trims: u64) {
         let hot = self.hot();
         if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
@@ -292,7 +294,7 @@ impl Section<'_> {
         }
     }
 
-    /// Gives memory back that free slots keep, before memory of the queue is given back.
+    /// Frees the extents that free slots cache, before memory of the queue is given back.
     pub(crate) fn begin_trim(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         hot.grown.set(0);
@@ -300,8 +302,8 @@ impl Section<'_> {
         self.release_cached()
     }
 
-    /// Gives the last slots up, at most `most` of them, when all are FREE and keep nothing: so the free lists
-    /// may forget them all. Answers how many have memory behind them from now on, and how many had.
+    /// Gives up the last slots, at most `most` of them. All slots are FREE and cache no extent, so the free
+    /// lists may forget them all. Answers how many have memory behind them from now on, and how many had.
     pub(crate) fn give_back_slots(&mut self, most: u32) -> Result<(u32, u32), Error> {
         let hot = self.hot();
         let backed = self.slots_backed()?;
@@ -325,9 +327,9 @@ impl Section<'_> {
 
     /// Frees a slot with its payload: the acknowledgement of an item. The caller has taken it off its list.
     ///
-    /// A small extent stays with the slot, for the next payload of that size: then neither the put nor the
-    /// get has to do with the heap, whose books are lines that both would write, and the put knows beforehand
-    /// where it will write. What a free slot keeps is a cache: the rebuild forgets it.
+    /// A small extent stays cached in the slot, for the next payload of that size. Then neither the put nor
+    /// the get changes the heap's books, which are cache lines that both would write; and the put knows
+    /// beforehand where it will write. The rebuild forgets cached extents.
     #[inline(always)]
     pub(crate) fn free_slot(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
@@ -346,7 +348,7 @@ impl Section<'_> {
     fn free_slot_with(&mut self, index: u32, slot: &Slot, extent: Extent) -> Result<(), Error> {
         let (hot, len) = (self.hot(), slot.len.get());
         let is_small = (1..=SMALL as u64).contains(&len);
-        // One that cannot be an object is left to the heap, which says so.
+        // An extent that cannot be an object is left to the heap, which reports the damage.
         if !is_small || hot.cached_sum.get() >= CACHED_MOST * ONE_CACHED || !is_object(extent, len) {
             self.drop_payload(index)?;
             return self.push_slot(index);

@@ -2,9 +2,9 @@
 //!
 //! The slots of a list are ordered without comparisons where their keys allow it, because a million items lie
 //! in memory in any order and each comparison would miss the cache. Places in the order of publication are
-//! distinct, and those of queued items mostly lie within the last as many as there are slots. So they serve
-//! as indices: each slot's `prev` holds, for a moment, the slot whose key belongs to that index (`scatter`),
-//! and one walk over the indices links the list (`gather`).
+//! distinct, and with n slots in use those of queued items mostly are among the last n. So they serve as
+//! indices: each slot's `prev` holds, for a moment, the slot whose key belongs to that index (`scatter`), and
+//! one walk over the indices links the list (`gather`).
 
 use crate::error::Error;
 use crate::memory::layout::{List, Slot};
@@ -105,8 +105,8 @@ impl Section<'_> {
         Ok((outside, scattered))
     }
 
-    /// Appends the slots that [`scatter`](Self::scatter) has written, by ascending keys, behind `tail`. What
-    /// else stands in a slot's `prev` names no slot of this list with this key.
+    /// Appends the slots that [`scatter`](Self::scatter) has written, by ascending keys, behind `tail`. Any
+    /// other value in a slot's `prev` names no slot of this list with this key.
     fn gather(
         &self,
         list: &List,

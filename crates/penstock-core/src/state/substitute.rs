@@ -1,5 +1,5 @@
-//! The substitute: a descriptor in the place of a connection's reading end, for a process that cannot ring by
-//! that end.
+//! The substitute: a descriptor in the place of a connection's reading end, for a process that cannot signal
+//! by that end.
 //!
 //! A process that begins to watch a connection beside messages has to put a byte into the pipe, whose writing
 //! end it does not have, and must not keep: the other side would never learn of its end. Usually the kernel
@@ -7,10 +7,10 @@
 //! the pipe's, it does not. Such a process hands out an epoll descriptor instead, which is readable while the
 //! pipe is, and while a counter of this process's own says so.
 //!
-//! The counter is set exactly while a message is there that is not in the pipe, as far as this process's own
-//! critical sections know: each of them puts it right (notifier.rs, `update_notifier`). When another receiver
-//! takes that message, the next section of this process, of `watch_at`, `poll` or a get, finds the counter to
-//! be wrong, as with a byte too many in the pipe.
+//! The counter is set exactly while a message is there whose byte is missing in the pipe, as far as this
+//! process's own critical sections know: each of them sets it right (notifier.rs, `update_notifier`). When
+//! another receiver takes that message, the next section of this process, of `watch_at`, `poll` or a get,
+//! finds the counter to be wrong, as with a byte too many in the pipe.
 
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
@@ -74,7 +74,8 @@ impl Substitute {
         let _ = counter.into_raw_fd();
     }
 
-    /// Has it say whether a message is there that is not in the pipe. Called under the queue's lock.
+    /// Sets the counter if a message is there whose byte is missing in the pipe, and else clears it. Called
+    /// under the queue's lock.
     pub(crate) fn tell(&self, is_there: bool) {
         let counter = self.counter.load(Relaxed);
         if counter >= 0

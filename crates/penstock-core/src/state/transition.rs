@@ -48,7 +48,8 @@ impl Section<'_> {
         Ok(Ticket { slot: index, seq })
     }
 
-    /// To LEASED or CLAIMED in this participant's hands, at the end of its list of such.
+    /// To LEASED or CLAIMED with this participant as the owner. [`hold`](Self::hold) puts the slot on the
+    /// participant's list.
     #[inline(always)]
     pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
         let hot = self.hot();
@@ -68,8 +69,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// The same of a slot that was leased just now. Books that this participant may have leases, and how much
-    /// memory they take.
+    /// The same for a slot that was leased just now. Books that this participant may have leases, and how
+    /// much memory they take.
     #[inline(always)]
     pub(crate) fn hold_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
         let (hot, me) = (self.hot(), self.my_index());
@@ -113,16 +114,16 @@ impl Section<'_> {
         self.hot().owned_count.sub(1);
         let slot = self.slot(index)?;
         if slot.extent.get() != 0 {
-            // `borrowed` stays until the state has changed, and means nothing then: a death in between must
-            // find it.
+            // `borrowed` stays until the state has changed, because a death in between must find it.
+            // Afterwards it means nothing.
             self.hot().lent_bytes.sub(lent_bytes(slot));
             self.uncount_lease(slot);
         }
         Ok(())
     }
 
-    /// LEASED (or ASIDE, or LEFT) -> CLAIMED in the same hands: the item is finished or kept, and its payload
-    /// is still borrowed.
+    /// LEASED (or ASIDE, or LEFT) -> CLAIMED with the same owner: the item is finished or kept, and its
+    /// payload is still borrowed.
     pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let owner = slot.word().owner();
@@ -133,12 +134,12 @@ impl Section<'_> {
         self.push_back(&holder.claimed, index)
     }
 
-    /// Where a slot is listed that a participant holds.
+    /// The list of its holder on which a held slot stands.
     pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
         match self.slot(index)?.word().state() {
             Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),
             Some(State::Claimed) => Ok(&holder.claimed),
-            _ => Err(self.corrupt("a slot is held that nobody can hold")),
+            _ => Err(self.corrupt("a held slot is in a state without a holder")),
         }
     }
 
@@ -149,10 +150,10 @@ impl Section<'_> {
         self.free_slot(index)
     }
 
-    /// CLAIMED -> FREE: what was claimed is not needed, or not had.
+    /// CLAIMED -> FREE: the claimed memory is not needed, or could not be had.
     pub(crate) fn release_claim(&mut self, slot: u32) -> Result<(), Error> {
         if self.slot(slot)?.word().state() != Some(State::Claimed) {
-            return Err(self.corrupt("a claimed slot is claimed no more"));
+            return Err(self.corrupt("a claimed slot is not CLAIMED any more"));
         }
         self.let_go(slot, self.me)?;
         self.free_slot(slot)
@@ -165,8 +166,8 @@ impl Section<'_> {
         self.free_counted(index, State::Orphan, 0, &self.hot().orphans)
     }
 
-    /// Returns what a participant has taken that is dead, or that leaves by a failure: to the queue; or if it
-    /// was set aside, and nothing is acknowledged yet, to the others of that kind.
+    /// Returns a lease of a participant that is dead, or that leaves by a failure. The item goes back to the
+    /// queue; or, if it was set aside and nothing is acknowledged yet, to the list `Hot::aside`.
     pub(crate) fn return_lease(&mut self, index: u32) -> Result<(), Error> {
         let word = self.slot(index)?.word();
         if word.state() == Some(State::Aside) && self.hot().sets_aside() {

@@ -1,44 +1,45 @@
-//! Waiting and waking: which waiter sleeps, which is notified, and why no wake-up is lost.
+//! Waiters: which threads sleep, which of them are notified, and why no wake-up is lost.
 //!
 //! Requirements. A waiter sleeps on a word of its own; a burst of items costs one system call, not one an
-//! item; a waiter that is killed, stopped, interrupted or timed out at any moment leaves no other asleep
-//! beside an item.
+//! item; a waiter that is killed, stopped, interrupted or timed out at any moment leaves no other waiter
+//! asleep beside an item.
 //!
 //! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which
-//! it found nothing. The end of a critical section restores the invariant (`settle`):
+//! it found nothing. The last step of each critical section restores the invariant (`settle`):
 //!
-//! > If there are items and getters, then some getter is on its way (or as many as there are items, up to cores - 1).
-//! > The same for room and putters. If nothing is unfinished, no joiner sleeps.
+//! > If there are items and getters, then some getter is on its way (or as many as there are items, up to
+//! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
 //!
-//! *On its way* is a waiter that was chosen and has not been back under the lock, and a participant that
+//! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
 //! spins. Since every way back leads through a critical section, whose end restores the invariant again, the
-//! wake-ups chain: the chosen one takes an item and its own `settle` chooses the next.
+//! wake-ups chain: the notified getter takes an item, and its own `settle` notifies the next.
 //!
 //! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of
 //! its readers wakes it, too. All else is the same for it.
 //!
-//! A notified waiter that dies is swept, and the end of the sweep's section notifies the next. If it is
-//! stopped, another waiter's slice ends, that one sees the item, marks the notified ones LATE, and goes on.
+//! A notified waiter that dies is swept, and the `settle` of the sweep's section notifies the next. If a
+//! notified waiter is stopped (SIGSTOP), another waiter's slice ends: that waiter finds the item still there,
+//! marks the notified ones LATE, and goes on.
 //!
-//! Getters are chosen last come, first served: the warmest cache, and the fewest processes awake. Putters are
-//! chosen in the order in which they came. The waiter that will be chosen last is the *watcher*: it sleeps in
-//! slices of 100 ms, at whose end it reaps the dead. The next two sleep two and three times as long, the
-//! others a second; they reap only if the watcher has not, because it was killed or stopped itself. The
-//! waiter that takes the watcher's place is woken to learn it, and would find out by itself at the end of its
-//! slice.
+//! Getters are notified last come, first served: the warmest cache, and the fewest processes awake. Putters
+//! are notified in the order in which they came. The waiter that will be notified last is the *watcher*: it
+//! sleeps in slices of 100 ms, at whose end it reaps the dead. The next two sleep 200 and 300 ms, the others
+//! a second (joiners 300 ms). These reap only if the watcher has not, because it was killed or stopped
+//! itself. The waiter that takes the watcher's place is woken to learn it, and would find out by itself at
+//! the end of its slice.
 //!
 //! ```text
-//! cell.word:  FREE --enlist--> SLEEPING --chosen--> WOKEN --back under the lock--> FREE
-//!                                  |                  \--others' patience ended--> LATE --back--> FREE
-//!                                  \--leaves without the lock--> ABANDONED (freed by the section that chooses it)
+//! cell.word:  FREE --enlist--> SLEEPING --notified--> WOKEN --back under the lock--> FREE
+//!                                  |                    \--another's slice ended--> LATE --back--> FREE
+//!                                  \--leaves without the lock--> ABANDONED (freed by a later section)
 //!
-//! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section, see handle/put_off.rs)
+//! WOKEN, LATE --leaves without the lock--> WOKEN_LEFT, LATE_LEFT (freed by its process's next section)
 //! ```
 //!
 //! A slice ends by the clock, whatever ended the sleeps in it (slice.rs).
 //!
-//! Writers: everything under the lock, except that a cell's owner may compare-and-swap its word without
-//! it, from SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT and from LATE to LATE_LEFT. SLEEPING and
+//! Writers: every word is written under the lock, except that a cell's owner may compare-and-swap its word
+//! without it, from SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT and from LATE to LATE_LEFT. SLEEPING and
 //! ABANDONED cells are on a list, the others are not. The word is the truth; the lists and their numbers are
 //! caches, and after a take-over the order of the waiters may be another.
 
@@ -56,12 +57,12 @@ pub(crate) const SLEEPING: u32 = 1;
 pub(crate) const WOKEN: u32 = 2;
 pub(crate) const LATE: u32 = 3;
 pub(crate) const ABANDONED: u32 = 4;
-/// Its owner has left after it was chosen. It counts as on its way until it is freed.
+/// Its owner has left after it was notified. It counts as on its way until it is freed.
 pub(crate) const WOKEN_LEFT: u32 = 5;
-/// The same, of one that does not count any more.
+/// The same of a LATE cell: it does not count any more.
 pub(crate) const LATE_LEFT: u32 = 6;
 
-/// One call's wait, from its first unlocked read to the end.
+/// One call's wait, from its first unlocked read to its end.
 pub(crate) struct Waiting {
     pub kind: Kind,
     pub cell: u32,
@@ -159,7 +160,7 @@ impl Section<'_> {
                 Ok(())
             }
             Err(ABANDONED) => self.free_cell(index),
-            Err(_) => Err(self.corrupt("a listed waiter does not wait")),
+            Err(_) => Err(self.corrupt("a listed waiter's cell is neither SLEEPING nor ABANDONED")),
         }
     }
 
@@ -185,7 +186,7 @@ impl Section<'_> {
         }
         let cell = self.cell(index)?;
         if cell.word.get() != FREE {
-            return Err(self.corrupt("a free waiter's cell is not free"));
+            return Err(self.corrupt("a cell on the list of free ones is not FREE"));
         }
         cell.owner.set(self.me);
         cell.kind.set(kind as u32);
@@ -198,13 +199,13 @@ impl Section<'_> {
     /// Appends a cell, whose word is SLEEPING, to a list.
     pub(crate) fn list_cell(&self, list: &WaiterList, index: u32) -> Result<(), Error> {
         if !append((&list.head, &list.tail), index, |index| self.links_of_cell(index))? {
-            return Err(self.corrupt("a list of waiters does not end at its end"));
+            return Err(self.corrupt("the last waiter of a list has a successor"));
         }
         list.length.add(1);
         Ok(())
     }
 
-    /// Of senders the last one leaves a pipe that can be written to.
+    /// Takes a cell off its list. After the last sender, the pipe becomes writable.
     fn delist(&mut self, list: &WaiterList, index: u32) -> Result<(), Error> {
         let ends = (&list.head, Some(&list.tail));
         if !remove(ends, index, |index| self.links_of_cell(index))? {
@@ -231,7 +232,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// How many would be chosen after this waiter, counted up to 3.
+    /// How many waiters would be notified after this one, counted up to 3.
     pub(crate) fn position(&self, waiting: &Waiting) -> Result<u32, Error> {
         let cell = self.cell(waiting.cell)?;
         let later = |cell: &WaiterCell| {
@@ -250,7 +251,7 @@ impl Section<'_> {
         Ok(position)
     }
 
-    /// Back under the lock after a sleep. A waiter that was not notified stays on the list.
+    /// Reads, back under the lock, how a sleep ended. A waiter that was not notified stays on the list.
     pub(crate) fn arrive(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
         let hot = self.hot();
         let list = &hot.waiters[waiting.kind as usize];
@@ -262,7 +263,7 @@ impl Section<'_> {
             }
             WOKEN => list.notified.sub(1),
             LATE => {}
-            _ => return Err(self.corrupt("a waiter's cell was freed under it")),
+            _ => return Err(self.corrupt("a waiter's cell was freed while it waited")),
         }
         waiting.was_chosen = true;
         self.free_cell(waiting.cell)?;
@@ -270,9 +271,9 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// A slice has ended and there is an item (or room) that no notified waiter came for: those are stopped
-    /// or dead. They count no more; should one come, it finds itself LATE. The same if they have kept this
-    /// waiter from its place.
+    /// A slice has ended and there is an item (or room) that no waiter on its way has come for: these are
+    /// stopped or dead. They become LATE and do not count any more. One that comes back reads that in its
+    /// cell. The same if they have kept this waiter from its place at the pipe.
     fn give_up_on_the_late(&mut self, waiting: &Waiting) -> Result<(), Error> {
         let (hot, kind) = (self.hot(), waiting.kind);
         let list = &hot.waiters[kind as usize];
@@ -320,12 +321,12 @@ impl Section<'_> {
             }
             WOKEN => list.notified.sub(1),
             LATE => {}
-            _ => return Err(self.corrupt("a waiter's cell was freed under it")),
+            _ => return Err(self.corrupt("a waiter's cell was freed while it waited")),
         }
         self.free_cell(index)
     }
 
-    /// Takes a sleeping waiter off its list. If it was the watcher, its successor is woken to learn it.
+    /// Takes a sleeping waiter off its list. If it was the watcher, the new watcher is woken to learn it.
     fn leave_list(&mut self, list: &WaiterList, kind: Kind, index: u32) -> Result<(), Error> {
         let end = watcher_of(list, kind);
         let was_watcher = end.get() == index;
@@ -337,8 +338,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Wakes the watcher so that it reads its position, which is new. Should this call be lost (the caller
-    /// may die, and the watcher may not be asleep yet), then it does so at the end of its slice.
+    /// Wakes the watcher, so that it reads its position, which is new. If this call is lost (the caller may
+    /// die, and the watcher may not be asleep yet), the watcher does so at the end of its slice.
     fn tell_watcher(&mut self, list: &WaiterList, kind: Kind) {
         let watcher = watcher_of(list, kind).get();
         if watcher != 0 {
@@ -373,7 +374,7 @@ impl Section<'_> {
                 continue;
             }
             let Some(kind) = Kind::ALL.get(cell.kind.get() as usize).copied() else {
-                return Err(self.corrupt("a waiter waits for nothing known"));
+                return Err(self.corrupt("a waiter's kind is unknown"));
             };
             let list = &hot.waiters[kind as usize];
             match word {
@@ -402,7 +403,7 @@ impl Section<'_> {
         for index in 1..high {
             let cell = self.cell(index)?;
             let Some(list) = hot.waiters.get(cell.kind.get() as usize) else {
-                return Err(self.corrupt("a waiter waits for nothing known"));
+                return Err(self.corrupt("a waiter's kind is unknown"));
             };
             match cell.word.get() {
                 SLEEPING => self.list_cell(list, index)?,
@@ -420,7 +421,7 @@ impl Section<'_> {
     }
 }
 
-/// The end of the list at which the waiter stands that is chosen last.
+/// The end of the list at which the waiter stands that is notified last.
 fn watcher_of(list: &WaiterList, kind: Kind) -> &LockedU32 {
     if kind == Kind::Room {
         &list.tail

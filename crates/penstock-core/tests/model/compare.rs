@@ -1,4 +1,4 @@
-//! What is compared after every step: every number that the queue tells, what every process is told, and the memory.
+//! The comparison after every step: every counter of the queue, every reply to a process, and the memory.
 
 use penstock_core::{Patience, Wait};
 use proptest::prelude::*;
@@ -57,7 +57,8 @@ impl Run {
         Ok(())
     }
 
-    /// What is in use, to the byte, from an error that states it; and what stands behind it, within bounds.
+    /// The bytes in use, exactly, from an error that states them; and the bytes that back them, within
+    /// bounds.
     fn compare_memory(&mut self, memory_bytes: u64) -> Checked {
         static ZEROS: [u8; 1 << 26] = [0; 1 << 26];
         self.peak = self.peak.max(self.plain.used_bytes());

@@ -1,8 +1,8 @@
-//! Random programs of several processes against a plain model that is too simple to be wrong.
+//! Random programs of several processes, compared with a plain model that is too simple to be wrong.
 //!
-//! program.rs says what a program is, plain.rs is the model, participant.rs runs the processes, run.rs the steps, and
-//! compare.rs compares the two after every one. A program that fails is shrunk, and printed so that it can be pasted into
-//! [`kept`].
+//! program.rs says what a program is, plain.rs is the model, participant.rs runs the processes, run.rs the
+//! steps, and compare.rs compares the two after every one. A program that fails is shrunk, and printed so
+//! that it can be pasted into [`kept`].
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -30,7 +30,7 @@ proptest! {
     }
 }
 
-/// Programs that are run every time.
+/// Programs that every run of the test runs.
 #[test]
 fn kept() {
     let program = |rules: &Rules, steps: &[(usize, Action)]| Program {

@@ -1,4 +1,4 @@
-//! The processes that take part, each driven over a pair of sockets: one command, one reply.
+//! The participants, each driven over a pair of sockets: one command, one reply.
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -12,7 +12,7 @@ use penstock_core::{Batch, Buffer, Delivery, Error, Leave, Lent, Patience, Queue
 use crate::plain::payload;
 use crate::program::Lens;
 
-/// A reply that has not come by then never comes.
+/// Time after which a reply counts as missing.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub enum Reply {
         is_empty: bool,
         is_full: bool,
     },
-    /// There was nothing to look at any more.
+    /// No payload was borrowed.
     NoLook,
 }
 
@@ -211,7 +211,7 @@ impl Hands {
                 None => Ok(Reply::NoLook),
             },
             Command::EndLook => Ok(match self.looks.pop_front() {
-                // What was kept is what it was.
+                // The bytes are still those of the item.
                 Some(lent) => describe(lent.bytes()),
                 None => Reply::NoLook,
             }),
@@ -274,7 +274,8 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// A fork of this process, which inherits its handle, and copies of its looks: to drop them there must end nothing.
+    /// A fork of this process, which inherits its handle, and copies of its borrowed payloads: dropping those
+    /// must end no borrow.
     pub fn fork(hands: &mut Hands) -> Remote {
         let (near, far) = UnixStream::pair().expect("a pair of sockets");
         // SAFETY: the child runs the loop alone and leaves by _exit or by a signal.
@@ -409,7 +410,7 @@ pub fn run_if_asked() {
     std::process::exit(0);
 }
 
-// ---------------------------------------------------------------------------------------------------- the wire
+// -------------------------------------------------------------------------------------------------- the wire
 
 type Words = [u64; 5];
 
@@ -536,7 +537,7 @@ fn pack_reply(replied: &Replied) -> Words {
         }) => [3, *len, u64::from(*is_empty), u64::from(*is_full), 0],
         Ok(Reply::NoLook) => [4, 0, 0, 0, 0],
         Ok(Reply::Items(sum)) => [9, sum.count, sum.bytes, sum.hash, 0],
-        // What it came to, and beside it the count, from 1 on.
+        // The result, and beside it the count, from 1 on.
         Ok(Reply::PutMany { count, result }) => {
             let mut words = pack_reply(&result.clone().map(|()| Reply::Done));
             words[0] |= (*count as u64 + 1) << 32;

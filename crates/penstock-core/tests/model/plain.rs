@@ -18,7 +18,8 @@ impl Item {
         self.len > SMALL
     }
 
-    /// A slot of 128 bytes, and what does not fit into it: up to 32 KiB objects of 16 sizes, then runs of 64 KiB.
+    /// The bytes of its extent, if it does not fit into its slot: up to 32 KiB objects of 16 sizes, then runs
+    /// of 64 KiB.
     fn extent_bytes(&self) -> u64 {
         const SIZES: [u64; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
         let len = self.len as u64;
@@ -38,7 +39,7 @@ pub fn payload(number: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Something in a participant's hands.
+/// An item that a participant holds, or its memory.
 #[derive(Clone, Copy, Debug)]
 struct Held {
     item: Item,
@@ -54,11 +55,11 @@ struct Held {
 
 #[derive(Debug)]
 pub struct Actor {
-    /// Its place in the table of participants: the first that was free when it came.
+    /// Its place in the table of participants: the first that was free when it registered.
     index: usize,
     /// In the order of taking.
     held: Vec<Held>,
-    /// Leases whose payloads it looks at, in the same order.
+    /// Leases whose payloads it borrows, in the same order.
     looks: VecDeque<u64>,
     /// Items that it had set aside, and whose payloads were given up.
     given_up: u64,
@@ -85,7 +86,7 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// With the test's own process in it.
+    /// A model with one actor, the test's own process.
     pub fn new(rules: &Options) -> Plain {
         let mut plain = Plain {
             rules: rules.clone(),
@@ -121,7 +122,7 @@ impl Plain {
         }
     }
 
-    // ------------------------------------------------------------------------------------------------ questions
+    // --------------------------------------------------------------------------------------------- questions
 
     pub fn len(&self) -> u64 {
         self.ready.len() as u64
@@ -148,7 +149,7 @@ impl Plain {
         (leased.filter(|held| held.is_leased).count() + self.aside.len()) as u64 + given_up + of_the_dead
     }
 
-    /// Their memory: slots, which those have not that were given up, and extents.
+    /// Their memory: extents, and the slots of all that were not given up.
     pub fn taken_bytes(&self) -> u64 {
         let held = self.actors.iter().flat_map(|actor| &actor.held);
         let leased = held.filter(|held| held.is_leased).map(|held| &held.item);
@@ -156,7 +157,7 @@ impl Plain {
         items.map(|item| 128 + item.extent_bytes()).sum()
     }
 
-    /// What counts against `max_bytes`: not what somebody looks at.
+    /// The bytes that count against `max_bytes`: all but those of borrowed extents.
     pub fn used_bytes(&self) -> u64 {
         let held = self.actors.iter().flat_map(|actor| &actor.held);
         let looked_at = held.clone().filter(|held| held.is_looked_at);
@@ -188,7 +189,7 @@ impl Plain {
         !self.actors[actor].looks.is_empty()
     }
 
-    // ------------------------------------------------------------------------------------------------ operations
+    // -------------------------------------------------------------------------------------------- operations
 
     /// Whether a put that does not wait would succeed. It gives up what is set aside, if that is in the way.
     pub fn can_put(&mut self, len: usize) -> Result<Item, Error> {
@@ -229,7 +230,8 @@ impl Plain {
         !self.is_acknowledged && !self.oldest_aside().is_empty()
     }
 
-    /// The oldest lease of each actor, and of the dead, that is set aside and not borrowed, with its place: ascending.
+    /// The oldest lease of each actor, and of the dead, that is set aside and not borrowed, with its place:
+    /// ascending.
     fn oldest_aside(&self) -> Vec<(u64, Option<usize>)> {
         let mut oldest: Vec<(u64, Option<usize>)> = self
             .aside
@@ -245,8 +247,8 @@ impl Plain {
         oldest
     }
 
-    /// Gives up what is set aside until `needed` bytes are free, the oldest first; of one actor in a row what was taken until
-    /// 64 leases after the oldest of the others.
+    /// Gives up what is set aside until `needed` bytes are freed, the oldest first. Of one actor it gives up,
+    /// in a row, leases up to 64 after the oldest of the others.
     fn give_up(&mut self, needed: u64) -> bool {
         let needed = needed.max(self.most_aside() / 32);
         let mut freed = 0;
@@ -280,7 +282,7 @@ impl Plain {
         freed > 0
     }
 
-    /// The actor asks for an item: what it has in hand is set aside.
+    /// The actor asks for an item: its leases are set aside.
     pub fn ask(&mut self, actor: usize) {
         if !self.is_acknowledged {
             for held in &mut self.actors[actor].held {
@@ -295,7 +297,7 @@ impl Plain {
         }
     }
 
-    /// So many bytes of payloads stay set aside.
+    /// Bytes of payloads that stay set aside at most.
     fn most_aside(&self) -> u64 {
         self.rules.max_bytes.unwrap_or(u64::MAX).min(64 << 20)
     }
@@ -320,7 +322,7 @@ impl Plain {
         Ok(item.number)
     }
 
-    /// Puts as many as there is room for, from the first on. Answers how many, and if not all, why.
+    /// Puts as many as there is room for, from the first on. Returns how many, and the error if not all.
     pub fn put_many(&mut self, lens: impl Iterator<Item = usize>) -> (usize, Result<(), Error>) {
         let mut count = 0;
         for len in lens {
@@ -332,8 +334,8 @@ impl Plain {
         (count, Ok(()))
     }
 
-    /// Takes the first items, as many as a batch has room for: 64, and 16 times the most that a small one can have, and lent ones
-    /// until they have 1 MiB together. If it was asked to have room for fewer, for so many.
+    /// Takes the first items, as many as fit into a batch: at most 64 or `most`, small ones as long as 16 of
+    /// the largest (or `most`) would fit, lent ones until they have 1 MiB together.
     pub fn get_many(&mut self, actor: usize, most: usize, keeps_looking: bool) -> Vec<Item> {
         self.ask(actor);
         let (mut left, mut lent) = (most.min(16) * SMALL, 0);
@@ -415,7 +417,7 @@ impl Plain {
         Some(item)
     }
 
-    /// Has the item at its first look for good, if the queue is a plain one. False if it looks at none.
+    /// Keeps the item of its oldest borrow, if the queue is a plain one. False if it borrows none.
     pub fn keep(&mut self, actor: usize) -> bool {
         let actor = &mut self.actors[actor];
         let Some(lease) = actor.looks.front() else {
@@ -437,7 +439,7 @@ impl Plain {
             self.actors[actor].given_up -= 1;
             return Ok(());
         }
-        // One's own first, then whoever's, those included that somebody has left.
+        // The actor's own leases first, then any actor's, those included that it has left.
         let mut all: Vec<(usize, bool)> = (0..self.actors.len()).map(|holder| (holder, true)).collect();
         all.sort_by_key(|(holder, _)| self.actors[*holder].index);
         for (holder, may_have_left) in std::iter::once((actor, false)).chain(all) {
@@ -488,7 +490,7 @@ impl Plain {
         }
     }
 
-    /// What a dead or failed actor had taken.
+    /// Returns a lease of a dead or failed actor.
     fn come_back(&mut self, held: Held) {
         if held.is_aside {
             self.aside.push((held.lease, held.item));

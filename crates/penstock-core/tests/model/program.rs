@@ -1,4 +1,4 @@
-//! What a program is: a queue's rules, and steps by several participants.
+//! A program: a queue's rules, and steps of several participants.
 
 use penstock_core::{Leave, Options};
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ impl std::fmt::Debug for Program {
 
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Who does it, modulo the number of participants; 0 is the test's own process.
+    /// The participant that does it, modulo their number; 0 is the test's own process.
     pub by: usize,
     pub action: Action,
 }
@@ -34,7 +34,7 @@ pub struct Step {
 /// How a new participant comes to the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A fork, which inherits the handle, and copies of what the test looks at.
+    /// A fork, which inherits the handle, and copies of what the test borrows.
     Forked,
     /// A new program with a descriptor.
     Attached,
@@ -103,17 +103,17 @@ pub enum Action {
     Drain {
         count: usize,
     },
-    /// Takes an item and keeps looking at it, if it is lent.
+    /// Takes an item and goes on borrowing it, if it is lent.
     Look,
     EndLook,
-    /// Has the item at the oldest look for good.
+    /// Keeps the item of the oldest borrow.
     Keep,
     TaskDone,
     Join {
         waits: bool,
     },
     Leave(Leave),
-    /// Waits as long as it takes, while others go on.
+    /// Waits without a limit, while others go on.
     WaitForItem,
     WaitForRoom {
         len: usize,
@@ -138,7 +138,9 @@ fn len() -> impl Strategy<Value = usize> {
         6 => 0usize..100,
         4 => 0usize..5000,
         2 => 30_000usize..200_000,
-        1 => prop::sample::select(vec![0, 71, 72, 73, 128, 129, 2047, 2048, 2049, 32_768, 32_769, 65_536, 65_537]),
+        1 => prop::sample::select(vec![
+            0, 71, 72, 73, 128, 129, 2047, 2048, 2049, 32_768, 32_769, 65_536, 65_537,
+        ]),
         1 => 1_000_000usize..5_000_000,
     ]
 }

@@ -16,7 +16,7 @@ use crate::program::{Action, Lens, Origin, Place, Program};
 const MOST: usize = 5;
 /// Long enough that a call which can succeed at once does.
 const LONG: Patient = Patient::Millis(30_000);
-/// For a call that must not succeed.
+/// Short, for a call that must not succeed.
 const SHORT: Patient = Patient::Millis(2);
 
 pub type Checked<T = ()> = Result<T, TestCaseError>;
@@ -25,7 +25,7 @@ pub fn failed(error: impl std::fmt::Display) -> TestCaseError {
     TestCaseError::fail(error.to_string())
 }
 
-/// What a process is blocked in.
+/// What a process waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
     Item,
@@ -42,7 +42,7 @@ pub struct Run {
     pub plain: Plain,
     /// The most memory in use so far.
     pub peak: u64,
-    /// What `high_water` was before a step in which others took while items were put.
+    /// `high_water` before a step in which getters took items while others were put.
     pub high_water_before: Option<u64>,
     name: Option<PathBuf>,
 }
@@ -75,7 +75,7 @@ pub fn run(program: &Program) -> Checked {
             .and_then(|()| run.compare())
             .map_err(|error| failed(format!("step {number}, {step:?}: {error}")))?;
     }
-    // All that is left, with those who wait for room.
+    // Takes all items that are left, and those of putters that wait for room.
     while run.plain.len() > 0 {
         run.drain(1)?;
     }
@@ -279,7 +279,7 @@ impl Run {
         self.expect(actor, command, Ok(Reply::PutMany { count, result }))
     }
 
-    /// Those who wait for an item may take some between two critical sections, so that there is room for more.
+    /// Getters that wait may take items between two critical sections, so that there is room for more.
     fn is_count_promised(&self) -> bool {
         let rules = &self.plain.rules;
         let is_limited = rules.maxsize > 0 || rules.soft_bytes > 0 || rules.max_bytes.is_some();
@@ -308,7 +308,7 @@ impl Run {
         self.expect(actor, command, expected)
     }
 
-    /// Who waits for room may put before the memory of what was lent is free, and find too little.
+    /// A putter that waits for room may put before the memory of what was lent is free, and find too little.
     fn is_room_promised(&self) -> bool {
         self.plain.rules.max_bytes.is_none() || !self.is_somebody_waiting_for_room()
     }
@@ -317,7 +317,7 @@ impl Run {
     fn drain(&mut self, count: usize) -> Checked {
         for _ in 0..count {
             let is_over = self.plain.len() == 0;
-            // Who waited for room has it now, and puts before anything else happens.
+            // A putter that waited for room has it now, and puts before anything else happens.
             self.get(0, false, false).and_then(|()| self.settle())?;
             if is_over {
                 break;
@@ -337,7 +337,7 @@ impl Run {
             .any(|waiting| matches!(waiting, Some(Waiting::Room { .. })))
     }
 
-    /// Sends a process into a wait, and sees that it is there.
+    /// Sends a process into a wait, and waits until it is listed.
     fn wait(&mut self, actor: usize, waiting: Waiting, command: Command) -> Checked {
         self.remotes[actor - 1].send(command);
         self.waiting[actor] = Some(waiting);
@@ -360,8 +360,8 @@ impl Run {
         Ok(())
     }
 
-    /// All are listed who wait. One whose slice had ended when it could go on may have been quicker than the one that was chosen,
-    /// which is on no list until it has looked in vain.
+    /// Waits until all waiters are listed. A waiter whose slice had ended may have been quicker than the
+    /// notified one, which is on no list until it has found nothing and waits again.
     pub fn await_waiters(&self) -> Checked {
         let deadline = Instant::now() + WATCHDOG;
         let expected = self.expected_waiters();
@@ -407,7 +407,7 @@ impl Run {
     fn kill(&mut self, actor: usize) -> Checked {
         self.forget(actor).kill();
         self.plain.kill(actor);
-        // Finds it.
+        // Sweeps it.
         self.hands.queue.statistics().map(drop).map_err(failed)
     }
 
@@ -495,9 +495,9 @@ impl Run {
         Ok(())
     }
 
-    // ------------------------------------------------------------------------------------------------ those who wait
+    // ----------------------------------------------------------------------------------------------- waiters
 
-    /// Lets those go on who no longer have to wait.
+    /// Reads the replies of all waiters that no longer have to wait.
     fn settle(&mut self) -> Checked {
         loop {
             self.check_wakeups()?;
@@ -523,8 +523,9 @@ impl Run {
         }
     }
 
-    /// Who can go on was chosen in the critical section that let it go on, and stands on no list any more. It would find
-    /// out by itself when its slice ends, so a lost wake-up shows nowhere but here.
+    /// A waiter that can go on was notified by the critical section that made it possible, and is on no list
+    /// any more. Without a wake-up it would find out at the end of its slice, so a lost wake-up shows only
+    /// here.
     fn check_wakeups(&self) -> Checked {
         let [getters, putters, joiners] = self.expected_waiters();
         let can_go_on = [

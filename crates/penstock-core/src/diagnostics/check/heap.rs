@@ -1,4 +1,4 @@
-//! The heap's books against the extents in use.
+//! The heap's bitmap, descriptors and backing bytes against the extents in use.
 
 use super::{Inspection, Use};
 use crate::memory::layout::*;
@@ -7,12 +7,12 @@ use crate::state::heap::{
 };
 use crate::sync::Word;
 
-/// What one span's own books say.
+/// The bitmap, descriptor and backing byte of one span.
 struct Span {
     index: u32,
     backing: u8,
     is_taken: bool,
-    /// Size class + 1, or 0; 0 too if there is no descriptor to look at.
+    /// Size class + 1, or 0; also 0 if the descriptor is not backed.
     class: u32,
 }
 
@@ -83,7 +83,7 @@ impl Inspection<'_> {
             u64::from(hot.span_hint.get()),
             u64::from(hint.min(spans)),
         );
-        // Above it nobody looks for memory to give back.
+        // A trim searches below it only.
         self.at_least("spans_high", u64::from(hot.spans_high.get()), u64::from(highest));
         self.at_most("spans_high", u64::from(hot.spans_high.get()), u64::from(tracked));
     }
@@ -137,7 +137,7 @@ impl Inspection<'_> {
             self.fault("span", index, "it is divided and part of a run");
         }
         if span.is_taken && !is_in_run && !is_divided {
-            self.fault("span", index, "it is taken but nobody's");
+            self.fault("span", index, "it is taken but not in use");
         }
         if !span.is_taken && (is_in_run || is_divided) {
             self.fault("span", index, "it is in use but not taken");

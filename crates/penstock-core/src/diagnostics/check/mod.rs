@@ -1,16 +1,16 @@
-//! Check: whether everything in a segment is as the operations rely on it.
+//! Check: whether everything in a segment is as the operations need it.
 //!
 //! Between two critical sections each cache (layout.rs says which words are caches) agrees with the truth
-//! that it was computed from. A check looks at all of it in one critical section and says in words what does
-//! not agree:
+//! that it was computed from. A check reads all of it in one critical section and says in words what does not
+//! agree:
 //!
 //! - slots.rs: each slot's state and fields, the lists, the counters, the records of the participants;
 //! - heap.rs: extents, the span bitmap, descriptors, the lists of spans with room, the backing bytes;
-//! - waiters.rs: the cells, their lists, who is on the way.
+//! - waiters.rs: the cells, their lists, the notified waiters.
 //!
 //! It changes nothing, and trusts nothing: every index is checked, every walk is bounded. The memory that it
 //! needs is taken before the lock. It holds the lock for about as long as a rebuild would: a tool for tests
-//! and for those who look for a fault, not for every day.
+//! and for the search for a fault, not for every day.
 
 mod heap;
 mod slots;
@@ -30,15 +30,15 @@ use crate::options::{Wait, uninterruptible};
 use crate::state::Shared;
 use crate::sync::Word;
 
-/// Faults told one by one.
+/// Faults that a check reports one by one.
 const MOST: usize = 100;
 
 /// What a check has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Check {
-    /// What is wrong, at most a hundred of it; empty if the queue is sound.
+    /// The first faults, at most 100; empty if the queue is sound.
     pub faults: Vec<Fault>,
-    /// How much is wrong.
+    /// The number of all faults.
     pub fault_count: u64,
     // Slots by state.
     pub free: u64,
@@ -110,11 +110,11 @@ struct Inspection<'q> {
 }
 
 impl Queue {
-    /// Looks whether everything in the shared memory is as it must be. Answers what is wrong, and figures;
+    /// Checks whether everything in the shared memory is as it must be. Returns the faults, and figures;
     /// changes nothing.
     ///
-    /// Holds the lock meanwhile: about 0.1 s for a million items. A queue that is marked as damaged is looked
-    /// at as well.
+    /// Holds the lock meanwhile: about 0.1 s for a million items. Also checks a queue that is marked as
+    /// damaged.
     pub fn check(&self) -> Result<Check, Error> {
         uninterruptible(|wait| self.check_within(wait))
     }
@@ -126,7 +126,7 @@ impl Queue {
             let mut inspection = Inspection::new(&self.shared)?;
             let section = match self.enter(&mut wait) {
                 Ok(section) => Some(section),
-                // Nobody changes a damaged queue any more.
+                // No process changes a damaged queue any more.
                 Err(Error::Corrupt { .. }) => None,
                 Err(error) => return Err(error),
             };
@@ -154,7 +154,7 @@ impl<'q> Inspection<'q> {
             is_cell_listed: Vec::new(),
         };
         let (slots, spans, cells) = inspection.sizes();
-        // Room for what comes until the lock is taken.
+        // Room for slots and cells that come into use until the lock is taken.
         let slots = slots + slots / 4 + 1024;
         let cells = cells + 64;
         inspection.found.faults = vec_with_room(MOST)?;
@@ -170,7 +170,7 @@ impl<'q> Inspection<'q> {
         Ok(inspection)
     }
 
-    /// Slots, spans and cells that can be looked at: no more than have memory behind them.
+    /// Slots, spans and cells that can be read: no more than are backed.
     fn sizes(&self) -> (usize, usize, usize) {
         let hot = self.hot();
         let geometry = &self.segment().geometry;

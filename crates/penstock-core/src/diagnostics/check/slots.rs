@@ -42,7 +42,8 @@ impl Inspection<'_> {
             slot.seq.get()
         });
         self.walk_returned();
-        // Those come in the order in which they were given up, or after a rebuild in that of publication.
+        // Dead letters come in the order in which they were given up, or after a rebuild in that of
+        // publication.
         let is_dead = |word: StateWord| word.state() == Some(State::Dead);
         self.walk("list of dead letters", None, &hot.dead, is_dead, |_| 0);
         // In the order in which the sweeps left them.
@@ -122,8 +123,8 @@ impl Inspection<'_> {
         }
     }
 
-    /// Walks a list. Its slots are in the right states, linked both ways unless it is the ready list, and
-    /// their keys ascend unless they are all 0.
+    /// Walks a list. Its slots must be in the right states, linked both ways unless it is the ready list, and
+    /// their keys must ascend unless they are all 0.
     fn walk(
         &mut self,
         name: &'static str,
@@ -203,7 +204,7 @@ impl Inspection<'_> {
             if rank_of(first) < rank_of(second) || rank_of(index) != rank_of(second).saturating_add(1) {
                 self.fault(NAME, Some(index), "its rank is wrong");
             }
-            // Two for each slot that was taken off, which was listed; so they fit.
+            // Two for each slot that was taken off, and each of those was noted as listed; so they fit.
             for subtree in [first, second] {
                 if subtree != 0 && self.subtrees.len() < self.subtrees.capacity() {
                     self.subtrees.push((subtree, index));
@@ -212,7 +213,7 @@ impl Inspection<'_> {
         }
     }
 
-    // ------------------------------------------------------------------------------------------------ participants
+    // ------------------------------------------------------------------------------------------ participants
 
     fn inspect_participants(&mut self) {
         let hot = self.hot();
@@ -229,7 +230,7 @@ impl Inspection<'_> {
             }
             let Some(name) = name_of(index, word) else {
                 if !is_clear(&record.leased) || !is_clear(&record.claimed) || record.given_up.get() != 0 {
-                    self.fault("participant", Some(index), "it is nobody's but holds something");
+                    self.fault("participant", Some(index), "it is free but holds something");
                 }
                 continue;
             };
@@ -256,7 +257,7 @@ impl Inspection<'_> {
         }
     }
 
-    /// Whether a name from a word is that of a participant whose record stands.
+    /// Whether a participant id from a word is that of a record in use.
     pub(super) fn is_participant(&self, name: u32) -> bool {
         index_of(name) <= self.hot().participants_high.get()
             && self
@@ -265,7 +266,7 @@ impl Inspection<'_> {
                 .is_ok_and(|record| record.is_some())
     }
 
-    // ------------------------------------------------------------------------------------------------ one slot
+    // ---------------------------------------------------------------------------------------------- one slot
 
     fn inspect_slot(&mut self, index: u32, slot: &Slot, sums: &mut Sums) {
         let word = slot.word();
@@ -282,10 +283,10 @@ impl Inspection<'_> {
             self.fault("slot", Some(index), "its state has bits without a meaning");
         }
         if is_owned && !self.is_participant(word.owner()) {
-            self.fault("slot", Some(index), "nobody holds it");
+            self.fault("slot", Some(index), "its holder is no participant");
         }
         if !is_owned && word.owner() != 0 {
-            self.fault("slot", Some(index), "somebody is named who cannot hold it");
+            self.fault("slot", Some(index), "it names a holder in a state without one");
         }
         if word.redeliveries() > self.shared.options.max_deliveries {
             self.fault("slot", Some(index), "it was redelivered too often");
@@ -387,7 +388,7 @@ impl Inspection<'_> {
         }
     }
 
-    // ------------------------------------------------------------------------------------------------ counters
+    // ---------------------------------------------------------------------------------------------- counters
 
     fn compare_counters(&mut self, sums: &Sums) {
         let hot = self.hot();

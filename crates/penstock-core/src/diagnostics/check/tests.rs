@@ -76,7 +76,7 @@ impl Scene {
                 queue.task_done().unwrap();
             }
         }
-        // Somebody who watches the notifier.
+        // A participant that watches the notifier.
         now(|wait| queue.watch(wait)).unwrap();
         // A dead letter and an orphan.
         put(&queue, 20);
@@ -87,7 +87,7 @@ impl Scene {
         put(&queue, 20);
         get(&queue);
         queue.leave(Leave::Clean).unwrap();
-        // Finished while it is looked at, so CLAIMED; lent; leased.
+        // Finished while it is borrowed, so CLAIMED; lent; leased.
         let mut lent = Vec::new();
         put(&queue, RUN);
         lent.extend(get(&queue));
@@ -113,8 +113,8 @@ impl Scene {
         scene
     }
 
-    /// Of a queue whose users acknowledge nothing: two items that a crashed holder had set aside, five that
-    /// came back, one that is set aside, one in hand.
+    /// A queue whose users acknowledge nothing: two items that a crashed holder had set aside, five that came
+    /// back, one that is set aside, one in hand.
     fn without_acknowledgement() -> Scene {
         let queue = acknowledged();
         for _ in 0..9 {
@@ -133,7 +133,7 @@ impl Scene {
         Scene { queue, lent }
     }
 
-    /// Two joiners that sleep, one of whom has left, a getter on its way, one that is late, a free cell.
+    /// Two joiners that sleep, one of which has left, a notified getter, one that is late, a free cell.
     fn add_waiters(&self) {
         let (segment, hot) = (&self.queue.shared.segment, self.hot());
         segment.back(segment.geometry.cells_at, PAGE).unwrap();
@@ -361,14 +361,14 @@ fn damage_to_states_is_found() {
                 s.ready_head()
                     .commit(StateWord::new(State::Ready, 0, s.queue.shared.me.get()))
             },
-            "somebody is named who cannot hold it",
+            "it names a holder in a state without one",
         ),
         (
             |s| {
                 let slot = s.slot(State::Leased, false);
                 slot.commit(StateWord::new(State::Leased, 0, 77));
             },
-            "nobody holds it",
+            "its holder is no participant",
         ),
         (
             |s| s.slot(State::Free, false).state.set(16),
@@ -554,7 +554,7 @@ fn damage_to_lists_is_found() {
                 s.queue.shared.segment.participant(2).unwrap().leased.head.set(1);
                 s.hot().participants_high.set(2);
             },
-            "participant 2: it is nobody's but holds something",
+            "participant 2: it is free but holds something",
         ),
         (
             |s| s.me().word.set(s.me().word.get() & 0xffff_ffff),
@@ -750,7 +750,7 @@ fn damage_to_the_heap_is_found() {
         ),
         (
             |s| s.queue.shared.segment.bitmap(0).unwrap().set(u64::MAX),
-            "it is taken but nobody's",
+            "it is taken but not in use",
         ),
         (
             |s| s.queue.shared.segment.backing(s.payload(RUN).1).unwrap().set(3),
@@ -818,7 +818,10 @@ fn damage_to_waiters_is_found() {
         ),
         (|s| s.cell(3).kind.set(7), "it waits for nothing known"),
         (|s| s.cell(1).kind.set(0), "it is on the list of another kind"),
-        (|s| s.cell(1).owner.set(77), "cell 1: nobody waits there"),
+        (
+            |s| s.cell(1).owner.set(77),
+            "cell 1: its waiter is no participant",
+        ),
         (|s| s.cell(2).prev.set(0), "the link back is wrong"),
         (|s| s.cell(2).next.set(1), "twice on one"),
         (|s| s.cell(2).next.set(9), "a list leads out of the cells"),
@@ -840,11 +843,11 @@ fn damage_to_waiters_is_found() {
         ),
         (
             |s| s.hot().waiters[Kind::Item as usize].notified.set(0),
-            "getters on_way: a recount differs",
+            "getters notified: a recount differs",
         ),
         (
             |s| s.hot().spinning.getter.set(0x5_0001),
-            "getter_spinning: it names nobody",
+            "getter_spinning: it names no participant",
         ),
         (
             |s| s.hot().unfinished.set(0),
@@ -857,7 +860,7 @@ fn damage_to_waiters_is_found() {
         ),
         (
             |s| s.hot().pipe_state.set(DRAINED),
-            "rung: who watches is not told the truth",
+            "pipe_state: it disagrees with the number of items",
         ),
     ]);
 }

@@ -33,7 +33,7 @@ impl Inspection<'_> {
         for index in 1..high {
             self.inspect_cell(index, &mut notified);
         }
-        let counters = ["getters on_way", "putters on_way", "joiners on_way"];
+        let counters = ["getters notified", "putters notified", "joiners notified"];
         for (i, list) in hot.waiters.iter().enumerate() {
             self.compare(counters[i], u64::from(list.notified.get()), notified[i]);
         }
@@ -42,7 +42,7 @@ impl Inspection<'_> {
             ("putter_spinning", hot.spinning.putter.get()),
         ] {
             if spinner != 0 && !self.is_participant(spinner) {
-                self.fault(name, None, "it names nobody");
+                self.fault(name, None, "it names no participant");
             }
         }
         self.inspect_notifier();
@@ -66,7 +66,7 @@ impl Inspection<'_> {
         self.compare("watching", u64::from(hot.watching.get()), watching);
         let (pipe_state, is_ready) = (state_of(hot.pipe_state.get()), hot.ready_count.get() > 0);
         if watching > 0 && (pipe_state == DRAINED && is_ready || pipe_state == SIGNALLED && !is_ready) {
-            self.fault("rung", None, "who watches is not told the truth");
+            self.fault("pipe_state", None, "it disagrees with the number of items");
         }
     }
 
@@ -149,9 +149,9 @@ impl Inspection<'_> {
         if kind >= notified.len() {
             self.fault("cell", Some(index), "it waits for nothing known");
         }
-        // Who has left the list without the lock may have left the queue since.
+        // A waiter that left the list without the lock may have left the queue since.
         if word != ABANDONED && !self.is_participant(cell.owner.get()) {
-            self.fault("cell", Some(index), "nobody waits there");
+            self.fault("cell", Some(index), "its waiter is no participant");
         }
     }
 }

@@ -9,10 +9,10 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use crate::sync::AtomicU32;
 use crate::units::PAGE;
 
-/// A word that reads 0 in a child after `fork`, however the fork was made.
+/// A word that reads 0 in a child, also in a child that a bare `clone` system call made.
 #[cfg(not(loom))]
 pub(crate) fn wiped_on_fork() -> Option<&'static AtomicU32> {
-    // SAFETY: a new anonymous mapping; nothing of this process is replaced.
+    // SAFETY: a new anonymous mapping; no memory of this process is replaced.
     let page = unsafe {
         rustix::mm::mmap_anonymous(
             ptr::null_mut(),

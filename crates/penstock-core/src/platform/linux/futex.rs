@@ -1,4 +1,4 @@
-//! Linux: sleeping and waking, time, and the threads and cores there are.
+//! Linux: sleeping and waking, time, thread ids and the number of cores.
 
 use std::time::Duration;
 
@@ -50,20 +50,21 @@ pub(crate) fn cores() -> u32 {
     CORES.or_else(|| Some(find_out())).unwrap_or(1) as u32
 }
 
-/// A number of the calling thread, not 0, which no other of this process has (until four thousand million
-/// have come and gone). Counted here, because the kernel's own would cost a system call for each item that is
-/// acknowledged.
+/// A number of the calling thread, not 0. No other thread of this process has it, until four thousand million
+/// threads have been counted. Counted here, because the kernel's own number would cost a system call for each
+/// item that is acknowledged.
 pub(crate) fn thread_id() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static LAST: AtomicU32 = AtomicU32::new(0);
     thread_local! {
         static NUMBER: u32 = LAST.fetch_add(1, Ordering::Relaxed) % (u32::MAX - 1) + 1;
     }
-    // A thread whose locals are gone already acknowledges nothing that it could mistake for another's.
+    // A thread whose locals are gone already acknowledges nothing, so the shared number does no harm.
     NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
 }
 
-/// Milliseconds of the monotonic clock, the same in every process of the machine; coarse, and so nearly free.
+/// Milliseconds of the monotonic clock, the same in every process of the machine; coarse, and therefore
+/// cheap.
 pub(crate) fn coarse_millis() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000

@@ -15,7 +15,7 @@ use super::{Remembered, os};
 use crate::error::Error;
 use crate::units::PAGE;
 
-/// Memory is taken and given back in steps of this size, so that a signal or a competitor never waits long
+/// Memory is taken and given back in steps of 16 MiB, so that a signal or another process never waits long
 /// for one.
 const STEP: u64 = 16 << 20;
 
@@ -32,7 +32,7 @@ pub(crate) fn create_memory(name: &str, length: u64) -> Result<OwnedFd, Error> {
 const REQUIRED_SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// Whether a mapping of the file can be trusted: its length is fixed for ever, or it is a file in memory that
-/// belongs to this user alone, who is trusted not to cut it short.
+/// only this user may open. The user's processes are trusted not to truncate it.
 pub(crate) fn is_trustworthy(fd: BorrowedFd<'_>) -> bool {
     if rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
         return true;
@@ -65,7 +65,8 @@ pub(crate) fn create_file(folder: &Path, length: u64) -> Result<OwnedFd, Error> 
     Ok(fd)
 }
 
-/// Gives a file its name, which nobody may have yet: whoever opens it finds it complete.
+/// Gives a complete file its name, which no other file may have. So a process that opens the name finds it
+/// complete.
 pub(crate) fn name_file(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     let unnamed = format!("/proc/self/fd/{}", fd.as_raw_fd());
     rustix::fs::linkat(CWD, unnamed, CWD, path, AtFlags::SYMLINK_FOLLOW).map_err(os("linkat"))
@@ -78,10 +79,12 @@ pub(crate) fn open_file(path: &Path) -> Result<OwnedFd, Error> {
 
 pub(crate) fn is_out_of_address_space(error: &Error) -> bool {
     matches!(error, Error::Os { errno, .. }
-        if [Errno::NOMEM, Errno::FBIG, Errno::INVAL, Errno::OVERFLOW].iter().any(|known| known.raw_os_error() == *errno))
+        if [Errno::NOMEM, Errno::FBIG, Errno::INVAL, Errno::OVERFLOW]
+            .iter()
+            .any(|known| known.raw_os_error() == *errno))
 }
 
-/// Which file a descriptor leads to, and how long it is.
+/// The file to which a descriptor leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileIdentity {
     pub(super) device: u64,
@@ -99,7 +102,7 @@ pub(crate) fn identify(fd: BorrowedFd<'_>) -> Result<(FileIdentity, u64), Error>
     ))
 }
 
-/// Bytes of memory that stand behind the file now.
+/// Bytes of memory that back the file now.
 pub(crate) fn backed_bytes(fd: BorrowedFd<'_>) -> Result<u64, Error> {
     Ok(rustix::fs::fstat(fd).map_err(os("fstat"))?.st_blocks as u64 * 512)
 }
@@ -108,7 +111,7 @@ pub(crate) fn read_start(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize,
     rustix::io::pread(fd, buffer, 0).map_err(os("pread"))
 }
 
-/// Maps the whole file for reading and writing. No memory is taken, and a core dump leaves it out.
+/// Maps the whole file for reading and writing. Takes no memory. A core dump leaves the mapping out.
 pub(crate) fn map(fd: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error> {
     let length = usize::try_from(length).map_err(|_| Error::Os {
         call: "mmap",
@@ -142,8 +145,7 @@ pub(crate) unsafe fn unmap(base: NonNull<u8>, length: u64) {
     let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), length as usize) };
 }
 
-/// Maps pages of the file copy-on-write: the contents are there, and stores go to copies of this process's
-/// own.
+/// Maps pages of the file copy-on-write: loads read the file's contents, and stores go to private copies.
 pub(crate) fn map_privately(fd: BorrowedFd<'_>, start: u64, length: usize) -> Option<NonNull<u8>> {
     let protection = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
@@ -160,15 +162,15 @@ pub(crate) unsafe fn unmap_privately(pages: NonNull<u8>, length: usize) {
 }
 
 /// Makes private copies of all pages of a mapping made by [`map_privately`] that are not copies yet. Other
-/// threads may read and write it meanwhile. False if the system has no memory for that: the rest stays as it
-/// is.
+/// threads may read and write it meanwhile. False if the system has no memory for that; then some pages are
+/// not copied.
 pub(crate) fn copy_privately(pages: usize, length: usize) -> bool {
     // SAFETY: the caller names a mapping of this process; making pages present as for a store changes no
     // contents.
     let copied = unsafe { rustix::mm::madvise(pages as *mut _, length, Advice::LinuxPopulateWrite) };
     if copied == Err(Errno::INVAL) {
         // Linux before 5.14. An exchange that changes nothing, because other threads may store at the same
-        // place. (To add nothing would not do: the compiler makes a load of it.)
+        // place. (The compiler would turn an addition of 0 into a load.)
         use std::sync::atomic::{AtomicU8, Ordering};
         for page in (0..length).step_by(page_size() as usize) {
             // SAFETY: as above, and one byte of an existing page is aligned for an atomic byte.
@@ -181,19 +183,19 @@ pub(crate) fn copy_privately(pages: usize, length: usize) -> bool {
     copied.is_ok()
 }
 
-/// Leaves a mapping made by [`map_privately`] out of the children of this process from now on.
+/// Children of this process get no copy of a mapping made by [`map_privately`] from now on.
 pub(crate) fn keep_from_children(pages: usize, length: usize) {
     // SAFETY: the caller names a mapping of this process, whose contents this advice does not change.
     let _ = unsafe { rustix::mm::madvise(pages as *mut _, length, Advice::LinuxDontFork) };
 }
 
-/// The system's page size, which is not everywhere that of the layout.
+/// The system's page size, which may differ from that of the layout.
 pub(crate) fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 
-/// Address space around a mapping that no access survives: the farthest that any offset of the layout can
-/// lead.
+/// Address space around a mapping in which each access kills the process, as wide as any offset of the layout
+/// can lead.
 #[cfg(feature = "fuzzing")]
 mod guard {
     use super::*;
@@ -215,7 +217,7 @@ mod guard {
     }
 }
 
-/// Puts memory behind a range of the file, so that touching it cannot fail. Safe to repeat.
+/// Backs a range of the file with memory, so that an access cannot fail. Safe to repeat.
 pub(crate) fn back(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Error> {
     in_steps(start, length, |start, length| {
         rustix::fs::fallocate(fd, FallocateFlags::empty(), start, length)
@@ -226,7 +228,7 @@ pub(crate) fn back(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Er
     })
 }
 
-/// The same through the mapping, for a process whose descriptor was closed behind its back.
+/// The same through the mapping, for a process whose descriptor other code has closed.
 pub(crate) fn back_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
     in_steps(start, length, |start, length| {
         // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it).
@@ -245,7 +247,7 @@ pub(crate) fn back_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<
     })
 }
 
-/// This process has no memory of its own for so many bytes.
+/// The error of a process that has no private memory for so many bytes.
 pub(crate) fn no_memory(needed: u64) -> Error {
     Error::NoMemory {
         needed,
@@ -266,7 +268,7 @@ pub(crate) fn punch(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), E
 pub(crate) fn punch_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
     in_steps(start, length, |start, length| {
         // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it), and the
-        // caller owns the range: nobody has a reference to what is in it, or relies on it.
+        // caller owns the range: no process has a reference into it, or relies on its contents.
         unsafe {
             rustix::mm::madvise(
                 base.as_ptr().add(start as usize).cast(),
@@ -278,7 +280,8 @@ pub(crate) fn punch_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result
     .map_err(os("madvise(MADV_REMOVE)"))
 }
 
-/// A signal undoes the step that it interrupts, and only that one.
+/// Calls `step` for 16 MiB at most at a time. A signal undoes only the step that it interrupts, which is
+/// repeated.
 fn in_steps(mut start: u64, length: u64, step: impl Fn(u64, u64) -> Result<(), Errno>) -> Result<(), Errno> {
     debug_assert!(start % PAGE == 0 && length % PAGE == 0);
     let end = start + length;
@@ -359,8 +362,8 @@ pub(crate) fn borrow_checked(fd: RawFd, identity: FileIdentity) -> Option<Borrow
     }
 }
 
-/// Closes a descriptor by number if it still leads to `identity`, and leaves it alone if it is somebody
-/// else's by now.
+/// Closes a descriptor by number if it still leads to `identity`. Leaves it alone if other code has replaced
+/// it.
 pub(crate) fn close_checked(fd: RawFd, identity: FileIdentity) {
     if borrow_checked(fd, identity).is_some() {
         // SAFETY: it leads to our file, and this process opened that number for it and keeps no other owner
@@ -369,7 +372,8 @@ pub(crate) fn close_checked(fd: RawFd, identity: FileIdentity) {
     }
 }
 
-/// A descriptor that this process was started with is inherited by whatever program it may become.
+/// Sets the close-on-exec flag. Without it, a descriptor with which this process was started is inherited by
+/// the program of its next `exec`.
 pub(crate) fn close_on_exec(fd: BorrowedFd<'_>) -> Result<(), Error> {
     rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).map_err(os("fcntl(F_SETFD)"))
 }
@@ -378,7 +382,7 @@ pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).map_err(os("fcntl(F_DUPFD_CLOEXEC)"))
 }
 
-/// The same of another process's.
+/// A duplicate of another process's descriptor.
 pub(crate) fn duplicate_of(pid: u32, fd: u32) -> Result<OwnedFd, Error> {
     take_descriptor_of(pid, fd).map_err(os("pidfd_getfd"))
 }

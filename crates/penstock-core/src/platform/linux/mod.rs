@@ -24,8 +24,8 @@ fn os(call: &'static str) -> impl Fn(Errno) -> Error {
     }
 }
 
-/// A number that is found out once, and not 0. Not a `OnceLock`: if a thread were just inside of one when
-/// another forks, the child would wait for that thread for ever.
+/// A number, not 0, that is found out once. Not a `OnceLock`: if one thread initialises it while another one
+/// forks, the child waits for the first thread for ever.
 struct Remembered(std::sync::atomic::AtomicU64);
 
 impl Remembered {
@@ -33,10 +33,10 @@ impl Remembered {
         Remembered(std::sync::atomic::AtomicU64::new(0))
     }
 
-    /// The number, or what `find_out` answers; several threads may find it out at once. A failure is not
+    /// The number. If it is not known, calls `find_out`, maybe in several threads at once. A failure is not
     /// remembered.
     fn or_else(&self, find_out: impl FnOnce() -> Option<u64>) -> Option<u64> {
-        use std::sync::atomic::Ordering::Relaxed; // nothing else is said by it
+        use std::sync::atomic::Ordering::Relaxed; // no other memory depends on it
         match self.0.load(Relaxed) {
             0 => find_out().inspect(|number| self.0.store(*number, Relaxed)),
             number => Some(number),

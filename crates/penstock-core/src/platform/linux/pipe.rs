@@ -1,4 +1,4 @@
-//! Linux: the pipe by which a queue tells those who wait with `poll`, and the descriptor in its place.
+//! Linux: the pipe of a notifier, which wakes programs that wait with `poll`, and the substitute for it.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -17,41 +17,41 @@ use super::{Remembered, os};
 use crate::error::Error;
 use crate::units::PAGE;
 
-/// What is to be done with a pipe.
+/// The direction in which a pipe is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Read,
     Write,
 }
 
-/// What an end of a pipe has to say.
+/// The state of an end of a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PipeState {
     Ready,
     Quiet,
-    /// The other ends are all closed, and it holds nothing.
+    /// The other ends are all closed, and the pipe is empty.
     HungUp,
     /// This end is not open.
     Closed,
 }
 
-/// A pipe that another process is said to have open.
+/// A pipe that another process has announced.
 pub(crate) enum PipeOfAnother {
     Open(OpenPipe),
-    /// That process has it not, or not there.
+    /// That process does not have the pipe, or not at that descriptor.
     Elsewhere,
-    /// It cannot be asked.
+    /// The kernel does not let this process find out.
     OutOfReach,
 }
 
 /// A pipe that is open here in both directions.
 pub(crate) struct OpenPipe {
     pub reading: OwnedFd,
-    /// `None` if the other descriptor is open in both.
+    /// `None` if `reading` is open in both directions.
     pub writing: Option<OwnedFd>,
 }
 
-/// A new pipe, and its number. Where the kernel opens no descriptor again, it takes two.
+/// A new pipe, and its number. Without /proc, which opens a descriptor again, it has two descriptors.
 pub(crate) fn make_pipe() -> Result<(OpenPipe, u64), Error> {
     let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
     let (reading, writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
@@ -83,8 +83,8 @@ pub(crate) fn reopen_pipe(fd: RawFd, access: Access) -> Option<OwnedFd> {
     reopen_in(fd, access).ok()
 }
 
-/// Opens a pipe in both directions through a process that has it open: at `borrowed`, and at `writing` if
-/// that is another.
+/// Opens a pipe in both directions through a process that has it open: at `reading`, and at `writing` if that
+/// is another.
 pub(crate) fn open_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
     match open_pipe_by_path(pid, reading, number) {
         PipeOfAnother::OutOfReach => duplicate_pipe_of(pid, (reading, writing), number),
@@ -92,8 +92,8 @@ pub(crate) fn open_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), num
     }
 }
 
-/// Without /proc: a duplicate of that process's own descriptors. The kernel allows that to fewer than /proc
-/// does.
+/// Without /proc: duplicates that process's own descriptors. The kernel allows that to fewer processes than
+/// /proc does.
 fn duplicate_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u64) -> PipeOfAnother {
     let duplicate = |fd| match take_descriptor_of(pid, fd) {
         Ok(fd) if pipe_number(fd.as_raw_fd()) == Some(number) => Ok(fd),
@@ -112,8 +112,8 @@ fn duplicate_pipe_of(pid: u32, (reading, writing): (u32, Option<u32>), number: u
 
 fn open_pipe_by_path(pid: u32, fd: u32, number: u64) -> PipeOfAnother {
     let path = format!("/proc/{pid}/fd/{fd}");
-    // What is there by now may be anything: it is looked at by its link, which opens nothing, and again
-    // afterwards.
+    // The descriptor may lead to anything by now. So its link is read first, which opens nothing, and the
+    // opened file is checked again.
     match fs::read_link(&path) {
         Ok(target) if target.as_os_str() == format!("pipe:[{number}]").as_str() => {}
         Ok(_) => return PipeOfAnother::Elsewhere,
@@ -154,17 +154,17 @@ pub(crate) fn pipe_number(fd: RawFd) -> Option<u64> {
     is_pipe.then_some(stat.st_ino)
 }
 
-/// Has the calls on an end of a pipe never block, in every process that has this description.
+/// Makes the calls on an end of a pipe non-blocking, in every process that has this open file description.
 pub(crate) fn never_block(fd: RawFd) -> Result<(), Error> {
     // SAFETY: a descriptor number that is not open is answered with EBADF; the borrow is used for that alone.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::io::ioctl_fionbio(borrowed, true).map_err(os("ioctl(FIONBIO)"))
 }
 
-/// Puts a byte into a pipe. A full one has enough of them, and one that nobody can read needs none.
+/// Writes a byte into a pipe. A full pipe has a byte already, and a pipe without a reader needs none.
 pub(crate) fn signal(fd: RawFd) -> bool {
-    // SAFETY: the caller has found the pipe behind this number a moment ago. Should other code have closed it
-    // since, the call fails, or, if it has opened something else there, that gets a byte.
+    // SAFETY: the caller has just found the pipe behind this number. If other code has closed it since, the
+    // call fails; if it has opened something else there, that gets a byte.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     matches!(
         rustix::io::write(pipe, &[1]),
@@ -172,21 +172,22 @@ pub(crate) fn signal(fd: RawFd) -> bool {
     )
 }
 
-/// What a write puts into a pipe as a whole or not at all, in pages of its own.
+/// Bytes that one write puts into a pipe as a whole or not at all, in pages that no other write uses.
 const CHUNK: usize = PAGE as usize;
 
-/// Has a pipe hold four pages, so that it takes little to fill it; and bytes of the notifier, which may share
-/// no page with what is left of a filling, do not. One that must stay larger only takes longer.
+/// Limits a pipe to four pages, so that little fills it, and single bytes of the notifier, each of which may
+/// use a page of its own beside the rest of a filling, do not. A pipe that must stay larger only takes longer
+/// to fill.
 pub(crate) fn make_narrow(fd: RawFd) {
     // SAFETY: as in never_block.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     let _ = rustix::pipe::fcntl_setpipe_size(pipe, 4 * rustix::param::page_size());
 }
 
-/// What came of filling a pipe.
+/// The result of filling a pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filled {
-    /// Nobody who asks whether it can be written to is told that it can.
+    /// `poll` reports the pipe to no process as writable.
     Full,
     NoReader,
     Not,
@@ -194,7 +195,7 @@ pub(crate) enum Filled {
 
 /// Fills a pipe.
 pub(crate) fn fill_pipe(fd: RawFd) -> Filled {
-    // SAFETY: as in ring; the number of writes is bounded, and what is no pipe has no size.
+    // SAFETY: as in signal; the number of writes is bounded, and a file that is no pipe has no size.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     let Ok(size) = rustix::pipe::fcntl_getpipe_size(pipe) else {
         return Filled::Not;
@@ -202,7 +203,7 @@ pub(crate) fn fill_pipe(fd: RawFd) -> Filled {
     for _ in 0..=size / CHUNK {
         match rustix::io::write(pipe, &[1; CHUNK]) {
             Ok(_) => {}
-            // One that has a single page is full with a byte, and nobody would know when to take it out.
+            // A pipe of a single page is full with one byte, and no process would know when to take that out.
             Err(Errno::AGAIN) if is_pipe_full(fd) => return Filled::Full,
             Err(Errno::PIPE) => return Filled::NoReader,
             Err(_) => break,
@@ -211,15 +212,15 @@ pub(crate) fn fill_pipe(fd: RawFd) -> Filled {
     Filled::Not
 }
 
-/// How many bytes a pipe holds; either end can tell.
+/// The bytes that a pipe holds; works on either end.
 fn bytes_in_pipe(fd: RawFd) -> u64 {
     // SAFETY: as in ring.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::io::ioctl_fionread(pipe).unwrap_or(0)
 }
 
-/// Takes so much out of a full pipe that it can be written to again, and leaves a byte at least. Not to be
-/// called by two at once.
+/// Takes bytes out of a full pipe until it can be written to again, and leaves a byte at least. Two threads
+/// must not call it at once.
 pub(crate) fn make_writable(fd: RawFd) -> bool {
     // SAFETY: as in ring.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
@@ -237,8 +238,8 @@ pub(crate) fn is_pipe_full(fd: RawFd) -> bool {
     bytes_in_pipe(fd) > CHUNK as u64
 }
 
-/// Sleeps until a pipe can be written to, `at_most` so long; or until its readers, or the writers of `back`,
-/// are all gone.
+/// Sleeps until a pipe can be written to, its readers are all gone, or the writers of `back` are all gone;
+/// `at_most` so long.
 pub(crate) fn await_writable((writing, back): (RawFd, RawFd), at_most: Duration) -> Slept {
     let (_, polled) = poll_ends((writing, PollFlags::OUT), back, at_most);
     match polled {
@@ -263,8 +264,8 @@ pub(crate) fn drain(fd: RawFd) -> bool {
     }
 }
 
-/// Waits until the reading end of a pipe has something to say, `at_most` so long. A signal ends the wait
-/// early, with `Quiet`.
+/// Waits until the reading end of a pipe is readable, hung up or closed, `at_most` so long. A signal ends the
+/// wait early, with `Quiet`.
 pub(crate) fn look_at_pipe(fd: RawFd, at_most: Duration) -> PipeState {
     if fd < 0 {
         return PipeState::Closed;
@@ -290,8 +291,8 @@ pub(crate) fn look_at_pipe(fd: RawFd, at_most: Duration) -> PipeState {
     }
 }
 
-/// Whether somebody reads behind the writing end of a pipe. `back` is the reading end of a second pipe, by
-/// which the same processes answer, or -1: a process that dies closes one of the two first.
+/// Whether any process reads from a pipe, given its writing end. `back` is the reading end of a second pipe,
+/// by which the same processes answer, or -1: a process that dies closes one of the two first.
 pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
     if writing < 0 {
         return PipeState::Closed;
@@ -306,7 +307,8 @@ pub(crate) fn has_reader(writing: RawFd, back: RawFd) -> PipeState {
     }
 }
 
-/// What poll says of a writing end and of the reading end `back` (or -1), together, and its own result.
+/// The events that poll reports for a writing end and for the reading end `back` (or -1), together, and its
+/// result.
 fn poll_ends(
     (writing, asked): (RawFd, PollFlags),
     back: RawFd,
@@ -326,8 +328,8 @@ fn poll_ends(
     (polled[0].revents() | polled[1].revents(), result)
 }
 
-/// Closes a descriptor by number if it still leads to that pipe, and leaves it alone if it is somebody else's
-/// by now.
+/// Closes a descriptor by number if it still leads to that pipe. Leaves it alone if other code has replaced
+/// it.
 pub(crate) fn close_pipe(fd: RawFd, number: u64) {
     if pipe_number(fd) == Some(number) {
         // SAFETY: it leads to our pipe, and this process opened that number for it and keeps no other owner
@@ -351,7 +353,8 @@ pub(crate) fn make_substitute() -> Result<(OwnedFd, OwnedFd), Error> {
     Ok((epoll, counter))
 }
 
-/// Whether two descriptor numbers still lead to what [`make_substitute`] made.
+/// Whether two descriptor numbers still lead to an epoll descriptor and its counter, as [`make_substitute`]
+/// made.
 pub(crate) fn is_substitute(epoll: RawFd, counter: RawFd) -> bool {
     if epoll < 0 || counter < 0 {
         return false;
@@ -368,7 +371,7 @@ pub(crate) fn is_substitute(epoll: RawFd, counter: RawFd) -> bool {
     .is_ok()
 }
 
-/// Has the epoll descriptor be readable while that end of a pipe is, too.
+/// Makes the epoll descriptor also readable while that end of a pipe is.
 pub(crate) fn look_at_end_too(epoll: RawFd, end: RawFd) -> Result<(), Error> {
     // SAFETY: as in is_substitute.
     let (epoll, end) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(end)) };
@@ -379,8 +382,8 @@ pub(crate) fn look_at_end_too(epoll: RawFd, end: RawFd) -> Result<(), Error> {
 }
 
 pub(crate) fn set_counter(counter: RawFd, is_set: bool) -> bool {
-    // SAFETY: the caller has just asked is_substitute; should other code have replaced it since, that gets
-    // eight bytes.
+    // SAFETY: the caller has just called is_substitute; if other code has replaced the counter since, that
+    // file gets eight bytes, or loses eight.
     let counter = unsafe { BorrowedFd::borrow_raw(counter) };
     let done = if is_set {
         rustix::io::write(counter, &1u64.to_ne_bytes())
@@ -390,10 +393,10 @@ pub(crate) fn set_counter(counter: RawFd, is_set: bool) -> bool {
     matches!(done, Ok(_) | Err(Errno::AGAIN))
 }
 
-/// For numbers that [`is_substitute`] has just known.
+/// Closes both descriptors, which [`is_substitute`] has just recognised.
 pub(crate) fn close_substitute(epoll: RawFd, counter: RawFd) {
     for fd in [epoll, counter] {
-        // SAFETY: it leads to what this process made, and this process keeps no other owner of it.
+        // SAFETY: the number leads to what this process made, and this process keeps no other owner of it.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }

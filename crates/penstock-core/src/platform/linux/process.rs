@@ -1,13 +1,16 @@
-//! Linux: which process is which, and whether it lives. pidfd, and /proc where it is there.
+//! Linux: the identity of processes, and whether they live. By pidfd, and by /proc where it is mounted.
 //!
-//! A worker in a chroot or in a sandbox has no /proc, so nothing here depends on it:
+//! A worker in a chroot or in a sandbox has no /proc, so every question has an answer without it:
 //!
 //! | question | first answer | without that |
 //! |---|---|---|
-//! | which process was it | the number of its pidfd's inode (Linux 6.9), which no other process ever has | its start time from /proc; and one that started after the moment of the note is another |
-//! | which pid namespace is this | asked of the own pidfd (Linux 6.11) | `/proc/self/ns/pid`; else what the parent knew; else a number that only children share |
+//! | which process was it | the inode of its pidfd (Linux 6.9), never used again | its start time (1) |
+//! | which pid namespace is this | an `ioctl` of the own pidfd (Linux 6.11) | `/proc/self/ns/pid`, or (2) |
 //! | does it live | its pidfd | `kill(pid, 0)` |
 //! | does it still map the file | its `maps` in /proc | taken as true |
+//!
+//! 1. From /proc. A process that started after the note was made is another one. Without /proc nothing tells
+//! the two apart. 2. The namespace that the parent knew, or else a random number that only children share.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -23,15 +26,15 @@ use rustix::time::Timespec;
 
 use super::memory::{FileIdentity, random_id};
 
-/// A birth that is the number of a pidfd's inode; without this mark it is a start time.
+/// Marks a birth that is the number of a pidfd's inode; without this mark it is a start time.
 const BY_NUMBER: u64 = 1 << 63;
-/// A namespace's number that the kernel did not give.
+/// Marks a namespace's number that the kernel did not give.
 const OWN_NUMBER: u64 = 1 << 63;
 
-/// What the kernel says of a process.
+/// What the kernel tells about a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// It is proven to be that process, and no thread of it can run any more.
+    /// It is proven to be that process, and none of its threads can run any more.
     Ended,
     /// It is proven to be that process, and it has not ended.
     Running,
@@ -69,7 +72,7 @@ fn number_of(pidfd: &OwnedFd) -> Option<u64> {
         .map(|stat| stat.st_ino)
 }
 
-/// What tells this process from all others that ever have its pid; 0 if nothing does.
+/// A number that differs for every process that ever has this pid; 0 if the system gives none.
 pub(crate) fn own_birth() -> u64 {
     let pid = process_id();
     let number = pidfd_of(pid).ok().and_then(|pidfd| number_of(&pidfd));
@@ -79,15 +82,15 @@ pub(crate) fn own_birth() -> u64 {
         .unwrap_or(0)
 }
 
-/// In the unit of [`start_time`].
+/// The time since boot, in the unit of [`start_time`].
 pub(crate) fn ticks_since_boot() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let per_second = rustix::param::clock_ticks_per_second();
     now.tv_sec as u64 * per_second + now.tv_nsec as u64 * per_second / 1_000_000_000
 }
 
-/// Asks for the process that had this pid, and noted this birth, at this moment in ticks since boot. Either
-/// may be 0.
+/// Checks the process that had this pid, and noted this birth, at the moment `since` in ticks since boot.
+/// Birth and moment may be 0.
 pub(crate) fn look_at_process(pid: u32, (birth, since): (u64, u64)) -> Seen {
     let pidfd = match pidfd_of(pid) {
         Ok(pidfd) => Some(pidfd),
@@ -137,8 +140,8 @@ fn is_a_later_one(pid: u32, birth: u64, since: u64) -> bool {
     })
 }
 
-/// A file that /proc has of a process of this pid namespace. `None` without /proc, and if it is another
-/// namespace's.
+/// The path of a file of /proc about a process of this pid namespace. `None` without /proc, or if /proc
+/// belongs to another namespace.
 fn proc_file(pid: u32, name: &str) -> Option<PathBuf> {
     let own = fs::read_link("/proc/self").ok()?;
     (own.as_os_str() == process_id().to_string().as_str()).then(|| format!("/proc/{pid}/{name}").into())
@@ -176,8 +179,7 @@ fn state_of(stat: &[u8]) -> Option<u8> {
 /// A field of `/proc/<pid>/stat`, counted from the one behind the command's name.
 fn status_field(pid: u32, field: usize) -> Option<String> {
     let stat = fs::read(proc_file(pid, "stat")?).ok()?;
-    // The command's name may hold anything, even parentheses and newlines: what follows the last ')' is
-    // plain.
+    // The command's name may hold any bytes, even parentheses and newlines. The fields follow the last ')'.
     let after = stat.iter().rposition(|byte| *byte == b')')? + 1;
     let mut fields = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace();
     fields.nth(field).map(str::to_owned)
@@ -193,8 +195,8 @@ pub(crate) fn pid_namespace() -> u64 {
     match NAMESPACE.load(Relaxed) {
         0 => {
             let found = ask_for_namespace().unwrap_or_else(make_up_namespace);
-            // Of several threads that do so at once, one decides; a number that was made up must not be
-            // another's as well.
+            // If several threads find it out at once, the first store decides: they may have made up
+            // different numbers.
             let decided = NAMESPACE.compare_exchange(0, found, Relaxed, Relaxed);
             KNOWN_TO.store(process_id(), Relaxed);
             decided.err().unwrap_or(found)
@@ -231,7 +233,7 @@ fn namespace_of_pidfd() -> Option<u64> {
     if namespace < 0 {
         return None;
     }
-    // SAFETY: the call has just opened this descriptor, and nothing else knows of it.
+    // SAFETY: the call has just opened this descriptor, and no other code knows of it.
     let namespace = unsafe { OwnedFd::from_raw_fd(namespace) };
     Some(rustix::fs::fstat(&namespace).ok()?.st_ino)
 }
@@ -259,7 +261,7 @@ pub(crate) fn maps_file(pid: u32, identity: FileIdentity) -> bool {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------- life bytes
+// ------------------------------------------------------------------------------------------------ life bytes
 
 /// A second, independent open file description of the same file: locks taken on it are this process's own.
 pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
@@ -286,8 +288,8 @@ fn byte_lock(index: u32, kind: i32) -> libc::flock {
     lock
 }
 
-/// Takes the life byte for this open file description. The kernel releases it when the description is closed,
-/// by whatever death, after the last thread of the process has stopped.
+/// Takes the life byte for this open file description. The kernel releases it when the description is closed.
+/// After any death that is after the last thread of the process has stopped.
 pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
     let lock = byte_lock(index, libc::F_WRLCK);
     // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call only reads.

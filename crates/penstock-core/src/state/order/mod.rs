@@ -36,7 +36,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Takes the first slot off the ready list. The one behind it is not touched: its producer may be at work
+    /// Takes the first slot off the ready list. The slot behind it is not touched: a putter may be at work
     /// there.
     #[inline(always)]
     fn unlink_ready(&mut self, index: u32) -> Result<(), Error> {
@@ -57,7 +57,7 @@ impl Section<'_> {
         if is_last {
             list.tail.set(0);
         } else if next != list.tail.get() {
-            // The next get's; but not the last one, to which a put will link its own.
+            // The next get's slot; but not the last slot, to which a put will link its own.
             self.shared.segment.prefetch_slot(next);
         }
         Ok(())
@@ -68,8 +68,7 @@ impl Section<'_> {
     fn count_ready(&mut self, len: u64) {
         let hot = self.hot();
         let ready = hot.ready_count.get().wrapping_add(1);
-        // Release: pairs with the acquire in Queue::len and in a spinner, which then takes the lock or
-        // reports a number.
+        // Release: pairs with the acquire in Shared::ready_count.
         hot.ready_count.store(ready, Ordering::Release);
         if self.shared.options.soft_bytes != 0 {
             hot.ready_bytes.add(len);
@@ -114,10 +113,10 @@ impl Section<'_> {
         Ok(if is_returned { returned } else { ready })
     }
 
-    /// There is no room, so there are items: no putter shall wait for room in a queue that no get can empty.
+    /// There is no room, so there are items: no putter may wait for room in a queue that no get can empty.
     pub(crate) fn check_full(&self) -> Result<(), Error> {
         if self.oldest()? == 0 {
-            return Err(self.corrupt("the queue is full of nothing"));
+            return Err(self.corrupt("the queue is full but has no item"));
         }
         Ok(())
     }
@@ -178,7 +177,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    // ------------------------------------------------------------------------------------------------ rebuild
+    // ---------------------------------------------------------------------------------------------- rebuild
 
     pub(crate) fn clear_order(&self) {
         let hot = self.hot();

@@ -4,10 +4,10 @@
 //! first. So an item comes back to its old place in a time that grows with the logarithm of the heap's size,
 //! however many items are queued.
 //!
-//! The heap is leftist: of a slot's two subtrees (`Slot::next` and `Slot::prev`) the second has the smaller
-//! rank (`Slot::holder`), which is the length of the path along second subtrees. That path has at most
-//! log2(n + 1) slots, and inserting and removing only merge along it. (C. A. Crane, Linear Lists and Priority
-//! Queues as Balanced Binary Trees, 1972.)
+//! The heap is leftist: of a slot's two subtrees (`Slot::next` and `Slot::prev`) the second has no greater
+//! rank than the first. The rank (`Slot::holder`) is the length of the path along second subtrees. That path
+//! has at most log2(n + 1) slots, and inserting and removing only merge along it. (C. A. Crane, Linear Lists
+//! and Priority Queues as Balanced Binary Trees, 1972.)
 //!
 //! The heap is a cache: the rebuild makes it anew from the slots' states.
 
