@@ -1,10 +1,10 @@
-//! What can go wrong, with the facts and the remedy.
+//! The errors of the operations, with the facts and the remedy.
 
 use core::fmt;
 
 use crate::units::Id;
 
-/// Why an operation did not happen. Nothing was lost: the queue is as it was.
+/// Why an operation had no effect. The queue is as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
@@ -26,7 +26,7 @@ pub enum Error {
     EmptyBehindStopped {
         pid: u32,
     },
-    /// The caller's `interrupted` said so.
+    /// The caller's `interrupted` returned true.
     Interrupted,
     /// `task_done` without an unfinished item.
     TooManyDone,

@@ -1,6 +1,8 @@
-//! Places at which a test kills the process, compiled in with the feature `fault-points` only.
+//! Fault points: named places at which a test kills or stops the process, compiled in with the feature
+//! `fault-points` only.
 
-/// Marks a place: a process that armed it dies there by SIGKILL. Compiles to nothing without the feature.
+/// Marks a fault point: a process that armed it dies there by SIGKILL. Compiles to nothing without the
+/// feature.
 macro_rules! fault {
     ($point:literal) => {
         #[cfg(feature = "fault-points")]
@@ -116,7 +118,7 @@ mod armed {
         true
     }
 
-    /// Index of the point at which a thread stays for ever, plus one; and whether one does.
+    /// Index of the point at which a thread stays for ever, plus one; and whether a thread stays there.
     static STOP_AT: AtomicUsize = AtomicUsize::new(0);
     static STOPPED: AtomicBool = AtomicBool::new(false);
 
@@ -147,7 +149,7 @@ mod armed {
         true
     }
 
-    /// Whether each point of POINTS was passed since it was last asked.
+    /// Whether this process has passed each point of POINTS since the last call of `passed_points`.
     static PASSED: [AtomicBool; POINTS.len()] = [const { AtomicBool::new(false) }; POINTS.len()];
 
     /// The points that this process has passed since this was last called.

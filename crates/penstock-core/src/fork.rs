@@ -37,7 +37,7 @@ thread_local! {
     static HELD: RefCell<Option<(NoFork, Prepared)>> = const { RefCell::new(None) };
 }
 
-/// Makes the handlers known to the system, once, before this process has any queue.
+/// Registers the handlers, once, before this process has any queue.
 pub(crate) fn install(in_child: fn()) {
     static HANDLERS: Once = Once::new();
     HANDLERS.call_once(|| {
@@ -81,7 +81,7 @@ fn is_page_wiped() -> bool {
 }
 
 fn begin_as_child() {
-    // First, so that nothing below notices the fork again.
+    // First, so that no call below reacts to the fork again.
     if let Some(Some(page)) = FORK_PAGE.get() {
         page.set(1);
     }

@@ -14,10 +14,10 @@
 //! |---|---|
 //! | (beside this file) | errors, options, atomics, fault points, fork |
 //! | `platform/` | the system calls |
-//! | `memory/` | what lies where in the shared memory, and checked access to it |
+//! | `memory/` | the layout of the shared memory, and checked access to it |
 //! | `state/` | what changes under the lock: slots, lists, heap, waiters, participants; sweep, rebuild |
 //! | `lock/` | the lock, which a survivor takes over; what a section does when it ends |
-//! | `handle/` | a queue as one process holds it: membership, entering, upkeep |
+//! | `handle/` | the handle of one process to a queue: membership, entering, upkeep |
 //! | `operations/` | put, get, acknowledge, join, wait, watch, grow, trim |
 //! | `diagnostics/` | statistics, dead letters, the check |
 //!

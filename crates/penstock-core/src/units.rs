@@ -25,7 +25,7 @@ pub struct Ticket {
 /// How a participant leaves a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
-    /// In order: items taken and not acknowledged stay unfinished for ever, as `multiprocessing` has it.
+    /// In order: items taken and not acknowledged stay unfinished for ever, as in `multiprocessing`.
     Clean,
     /// By a failure: items taken and not acknowledged are redelivered to other getters.
     Crashed,

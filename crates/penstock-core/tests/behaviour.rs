@@ -1,4 +1,4 @@
-//! What a queue does, within one process.
+//! The behaviour of a queue within one process.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -139,7 +139,7 @@ fn the_memory_limit_is_an_error_and_the_queue_goes_on() {
     assert_eq!(queue.len(), 0);
 }
 
-/// Of any two payloads in a row the second is of another size, and every slot is used.
+/// Consecutive payloads have different sizes, and the memory is full.
 #[test]
 fn payloads_of_many_sizes_take_turns() {
     let queue = create(&Options {
@@ -317,7 +317,7 @@ fn take_lent(queue: &Arc<Queue>) -> Lent {
     }
 }
 
-/// More than are read in one critical section.
+/// There are more dead letters than one critical section reads.
 #[test]
 fn many_dead_letters_are_read_in_the_order_of_their_deaths() {
     let queue = create(&Options {
@@ -562,7 +562,7 @@ fn a_named_queue_keeps_its_items_until_its_name_is_removed() {
     assert_eq!(get(&again, Patience::Now).unwrap(), b"kept");
     assert_eq!(again.statistics().unwrap().participants, 1);
 
-    // Others must not be able to write to it.
+    // A process refuses a file that other users could write to.
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(
         std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
@@ -625,7 +625,8 @@ fn idle_waiters_wake_up_rarely() {
     let start = Instant::now();
     thread::sleep(Duration::from_secs(2));
     let per_second = (switches() - before) as f64 / start.elapsed().as_secs_f64();
-    // 10 + 5 + 3 + 47, and what the other tests of this process do; all of them as watchers would be 500.
+    // 10 + 5 + 3 + 47 a second, and those of the other tests of this process. 50 watchers would wake up 500
+    // times a second.
     assert!(per_second < 250.0, "{per_second} a second");
     for _ in 0..51 {
         get(&queue, Patience::Forever).unwrap();
@@ -674,7 +675,7 @@ fn task_done_finds_the_threads_lease_among_many_of_others() {
         queue.task_done().unwrap();
     };
     assert_eq!(of_many(takes_one), all_but(&[0, 100]));
-    // More than are near the end: the list is read.
+    // With more leases than `task_done` reads at the ends of the list, it reads the whole list.
     let takes_many: fn(&Arc<Queue>) = |queue| {
         for _ in 0..50 {
             get(queue, Patience::Now).unwrap();

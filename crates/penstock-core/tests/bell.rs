@@ -212,7 +212,7 @@ fn waiting_takes_nothing() {
             .map(|_| scope.spawn(|| with(soon(), |wait| queue.await_item(wait))))
             .collect();
         put(&queue, b"x");
-        // One item, and all are told of it.
+        // All waiters return for one item, because none takes it.
         for waiter in waiters {
             waiter.join().unwrap().unwrap();
         }
@@ -387,7 +387,7 @@ fn a_sender_that_waits_for_room_is_woken_by_room() {
         receive(&queue, ends.0[0], soon()).unwrap();
         assert!(is_writable(ends.0[1]));
     }
-    // One that slept on until its slice's end would have done so each time.
+    // A sender that was not woken would have ended a slice each time.
     assert!(slices < ROUNDS, "{slices} slices ended");
     assert_eq!(queue.check().unwrap().faults, []);
     ends.close(0);
@@ -455,7 +455,7 @@ fn a_receiver_that_sleeps_is_woken_by_the_death_of_the_last_writer() {
                 let received = queue.get_at(ends.0[0], &mut buffer, wait).map(|_| ());
                 (received, ended)
             });
-            // Much longer than it spins, and much shorter than a slice.
+            // Much longer than the receiver spins, and much shorter than its slice.
             std::thread::sleep(Duration::from_millis(5));
             // SAFETY: a child of this process, not reaped yet.
             unsafe {
@@ -468,7 +468,7 @@ fn a_receiver_that_sleeps_is_woken_by_the_death_of_the_last_writer() {
         });
         ends.close(0);
     }
-    // A sender that polled only at the ends of its slices would have ended one each time.
+    // A receiver that polled only at the ends of its slices would have ended one each time.
     assert!(slices < ROUNDS, "{slices} slices ended");
 }
 

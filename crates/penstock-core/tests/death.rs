@@ -1,4 +1,4 @@
-//! What is left when a participant is killed: at each fault point, and at random.
+//! Participants are killed, at each fault point and at random: what they leave behind.
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
@@ -65,7 +65,7 @@ impl Child {
         unsafe { libc::kill(self.0, libc::SIGKILL) };
     }
 
-    /// The signal that ended it, or its exit status negated.
+    /// The signal that ended it, or its negated exit status.
     fn reap(mut self) -> i32 {
         self.wait()
     }
@@ -92,7 +92,7 @@ impl Drop for Child {
     }
 }
 
-/// Says that items are acknowledged, and waits for none.
+/// Begins to acknowledge, and waits for nothing.
 #[cfg(feature = "fault-points")]
 fn acknowledge(queue: &Queue) {
     assert!(matches!(
@@ -181,7 +181,7 @@ fn storm(options: &Options, rounds: usize, seed: u64) {
             }
         })
     };
-    // Each producer's life has its own range of numbers, so that a gap tells of a loss.
+    // Each life of a producer has its own range of numbers, so that a lost item shows as a gap.
     let mut lives = 3u64;
     let mut producers: Vec<_> = (0..3).map(|p| produce(p, 0)).collect();
     let mut consumers: Vec<_> = (0..3).map(|_| consume()).collect();
@@ -350,7 +350,7 @@ mod points {
     struct Scene {
         name: &'static str,
         options: Options,
-        /// Done before by the test itself.
+        /// Run before by the test itself.
         before: fn(&Arc<Queue>),
         victim: fn(&Arc<Queue>),
         points: &'static [&'static str],
@@ -671,7 +671,7 @@ mod points {
         queue.statistics().unwrap();
         bell_is_right(queue, what);
         if acknowledged {
-            // What was set aside comes back as well.
+            // Items that were set aside also return.
             acknowledge(queue);
         }
         put(queue, &numbered(9, 30)).unwrap();
@@ -789,7 +789,8 @@ mod points {
         }
     }
 
-    /// What the dead had set aside waits for the first acknowledgement; what they had in hand does not.
+    /// Items that the dead had set aside return with the first acknowledgement; their other leases return
+    /// before.
     #[test]
     fn what_is_set_aside_in_portions_is_set_aside_once() {
         for hit in [1, 256, 257, 300] {
@@ -815,7 +816,7 @@ mod points {
         }
     }
 
-    /// The batches of one call are not set aside by each other.
+    /// The batches of one call do not set each other aside.
     #[test]
     fn what_was_taken_together_is_in_hand() {
         let queue = many(400);
@@ -825,7 +826,7 @@ mod points {
         all_is_there_once(&queue, 0..400, 400, "taken together");
     }
 
-    /// The rebuild sorts by means of the links back, and makes them anew afterwards.
+    /// The rebuild uses the links back for sorting, and restores them afterwards.
     #[test]
     fn a_rebuild_links_dead_letters_beside_many_leases() {
         let queue = Queue::create(&Options {
@@ -1252,7 +1253,8 @@ mod points {
         }
         holder.kill();
         assert_eq!(holder.reap(), libc::SIGKILL);
-        // This process asks nothing: the two that are left must find out, and one of them gets the item.
+        // This process makes no call: the two waiters that are left must find the dead, and one of them gets
+        // the item.
         let mut status = 0;
         // SAFETY: waits for any child of this process's group; the tests of this file run one at a time in a
         // process.
@@ -1318,7 +1320,7 @@ mod points {
             ];
             for ask in asks {
                 let queue = Queue::create(&options).unwrap();
-                // It is a member already: its registration must not do the work.
+                // Registers this process, so that a later registration does not sweep the dead.
                 queue.statistics().unwrap();
                 let child = Child::run(|| {
                     assert!(fault::arm(point, 1));
@@ -1356,7 +1358,7 @@ mod points {
                         put(&queue, &numbered(8, len)).unwrap();
                     }
                     let first = Child::run(|| {
-                        // Lent, or leased: something to return.
+                        // Three leases, of which the large one is also lent, which the sweep has to return.
                         let mut buffer = Buffer::default();
                         let mut lent = Vec::new();
                         for _ in 0..3 {
@@ -1372,7 +1374,7 @@ mod points {
                             let _ = queue.statistics();
                         });
                         let ended = next.reap();
-                        // After a completed sweep there may be nothing left for the second one to pass.
+                        // After a complete sweep the second process may not pass its point.
                         assert!([libc::SIGKILL, 0].contains(&ended), "{what}: {ended}");
                     }
                     survivors_go_on(&queue, &what);

@@ -140,7 +140,7 @@ fn lose_proc(folder: &Folder) {
     }
 }
 
-/// From now on that is the answer to `pidfd_open`; except, if `but_own`, for the own pid.
+/// From now on `pidfd_open` returns that answer; except, if `but_own`, for the own pid.
 fn answer_pidfd_open(answer: u32, but_own: bool) {
     let statement = |code: u32, k: u32| libc::sock_filter {
         code: code as u16,
@@ -182,7 +182,7 @@ fn lose_pidfds() {
     answer_pidfd_open(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, false);
 }
 
-/// What a process cannot see. All of it is lost before the process joins a queue.
+/// What a process cannot see. It loses that before it joins a queue.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Blind {
     No,
@@ -361,7 +361,7 @@ fn a_watcher_is_told_by_processes_that_see_less_or_more() {
     });
 }
 
-/// The end that a connection's process has leads in one direction.
+/// The process of a connection has an end that leads in one direction only.
 #[test]
 fn a_connection_is_watched_without_proc() {
     if !is_root() {
@@ -522,7 +522,7 @@ fn nothing_proves_the_death_in_another_pid_namespace_without_proc() {
         lose_proc(&folder);
         assert_eq!(queue.take_part().unwrap(), Proof::Impossible);
         get(&queue, Patience::Forever).unwrap();
-        // One that both came from the namespace is judged there as anywhere.
+        // Between two processes of the namespace the proof of death is as anywhere.
         put(&queue, b"second");
         let second = Child::run(|| {
             assert_eq!(queue.take_part().unwrap(), Proof::Impossible);
@@ -538,13 +538,13 @@ fn nothing_proves_the_death_in_another_pid_namespace_without_proc() {
     });
     get(&told, soon()).unwrap();
     assert_eq!(worker.status(), 0);
-    // A process there may live under any pid: no time-out decides.
+    // No proof of death is possible from outside, and no time-out takes its place: the item stays taken.
     let so_soon = Patience::Until(Instant::now() + Duration::from_millis(500));
     assert_eq!(get(&queue, so_soon), Err(Error::Empty));
     assert_eq!(queue.statistics().unwrap().participants, 2);
 }
 
-/// A process of that pid lives, but it is another one.
+/// A later process has the pid of the dead participant.
 #[test]
 fn a_pid_that_is_used_again() {
     if !is_root() {
@@ -568,7 +568,7 @@ fn a_pid_that_is_used_again() {
         });
         let pid = worker.0;
         assert_eq!(worker.status(), 0);
-        // The start of a process is known in hundredths of a second.
+        // The start time of a process is exact to 10 ms.
         std::thread::sleep(Duration::from_millis(30));
         let Some(_other) = Child::run_as(pid, || sleep_for_ever()) else {
             println!("NOT TESTED: another process has got the pid {pid}");
@@ -604,7 +604,7 @@ fn children_of_a_process_that_never_saw_anything() {
     assert_eq!(parent.status(), 0);
 }
 
-/// A process that asks for the pidfd of another one is killed there.
+/// The participants here are killed if they open the pidfd of another process.
 #[test]
 fn joining_asks_for_no_other_process() {
     let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());

@@ -43,7 +43,7 @@ fn a_waiting_putter_is_woken_after_another_has_paused_for_memory() {
     let slices = AtomicU64::new(0);
     for round in 1..=ROUNDS {
         put(&queue, b"an item is queued").unwrap();
-        // Larger than any before, so it needs new memory.
+        // Larger than any payload before, so it needs new memory.
         put(&queue, &vec![7; round * 200_000]).unwrap();
         thread::scope(|scope| {
             let putter = scope.spawn(|| {
@@ -78,7 +78,7 @@ fn a_bounded_attempt_does_not_pause_for_memory() {
     let large = vec![1; 100_000];
     put(&queue, &large).unwrap();
     get(&queue, Patience::Now).unwrap();
-    // There is memory for one.
+    // There is backed memory for one item.
     assert_eq!(
         wait(Patience::Try, |wait| queue.put(&[&large], wait)).map(|_| ()),
         Ok(())

@@ -29,7 +29,7 @@ fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
     })
 }
 
-/// From now on what is taken is to be acknowledged.
+/// Begins to acknowledge: from now on leases are redelivered at once if their holder dies.
 fn acknowledge(queue: &Queue) {
     wait(Patience::Now, |wait| queue.join(wait)).unwrap();
 }
@@ -220,7 +220,7 @@ fn calls_that_do_not_block_name_the_stopped_process() {
     }
 }
 
-/// A first call registers the process before it waits.
+/// The first call of a process registers it before it takes the lock.
 #[test]
 fn a_stranger_does_not_wait_either() {
     let queue = Queue::create(&PLAIN).unwrap();
@@ -319,7 +319,7 @@ fn the_end_of_a_borrow_is_put_off() {
         }
         reader.signal(libc::SIGKILL);
         reader.reap();
-        // It had read the item: another process does not get it again.
+        // The dead process had ended its borrow: no other process gets the item.
         let statistics = queue.statistics().unwrap();
         assert_eq!((statistics.queued, statistics.redeliveries), (1, 0));
         assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
@@ -599,7 +599,8 @@ fn death_of_a_process_that_puts_work_off() {
 
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
 
-/// Waits until it was interrupted a hundred times as often as it takes to find out that a process is dead.
+/// A wait that 3,500 signals end. At one every 3 ms that is a hundred times as long as it takes to find a
+/// dead process.
 fn under_signals<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
     call(Wait {
         patience: Patience::Forever,

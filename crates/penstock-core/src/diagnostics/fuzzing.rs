@@ -16,7 +16,7 @@ pub struct Region {
     pub count: u64,
 }
 
-/// Where the regions of a queue's memory lie; without those of payload bytes.
+/// The regions of a queue's memory, without payload bytes.
 pub fn regions(queue: &Queue) -> [Region; 8] {
     fn region<T>(start: u64, count: u32) -> Region {
         Region {

@@ -1,4 +1,4 @@
-//! The handle: a queue as one process holds it.
+//! The handle of one process to a queue.
 
 pub(crate) mod enter;
 pub(crate) mod membership;

@@ -1,4 +1,4 @@
-//! A queue as one process holds it: what its sections share, its membership, how long it spins.
+//! The handle of one process to a queue: what its sections share, its membership, how long it spins.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;

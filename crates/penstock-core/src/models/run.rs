@@ -192,7 +192,8 @@ pub(crate) fn create(options: &Options) -> Arc<Queue> {
     queue
 }
 
-/// The words that are read without the lock begin to exist before the processes do, as fresh memory does.
+/// Reads the words that are read without the lock, so that they exist before the processes do, as fresh
+/// memory does.
 fn touch_shared_words(queue: &Queue) {
     let segment = &queue.shared.segment;
     let hot = segment.hot();
@@ -306,7 +307,7 @@ impl<'q> Processes<'q> {
                 resume_unwind(reason);
             }
             world::note_death();
-            // The memory of a process that is gone is gone too: its handle does nothing more.
+            // A process that is gone makes no call any more, so its handle must not leave the queue.
             own.forget_membership();
             drop(own);
             world::end();

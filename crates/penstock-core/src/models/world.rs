@@ -144,7 +144,7 @@ pub(crate) fn keep<T: 'static>(object: T, word: usize) -> *const T {
     place
 }
 
-/// Applies `access` to what stands for each block of the payload bytes.
+/// Applies `access` to the cell of each 64-byte block of the payload bytes.
 pub(crate) fn track(start: usize, len: usize, access: impl Fn(&UnsafeCell<()>)) {
     if std::thread::panicking() || len == 0 {
         return;
@@ -223,7 +223,7 @@ pub(crate) fn is_gone(process: u32) -> bool {
     newest(&gone) != 0
 }
 
-/// What a kernel answers is never out of date, so this reads as a read-modify-write does.
+/// A kernel's answer is never out of date, so this reads as a read-modify-write does.
 fn newest(word: &AtomicU32) -> u32 {
     word.fetch_add(0, Ordering::AcqRel)
 }
@@ -452,7 +452,7 @@ pub(crate) fn is_life_held(index: u32) -> bool {
     holder != 0 && !is_gone(holder)
 }
 
-/// Closes a descriptor, and so lets go the life byte that was locked through it.
+/// Closes a descriptor, which unlocks the life byte that was locked through it.
 pub(crate) fn close(fd: RawFd) {
     if fd < 0 {
         return;

@@ -1,4 +1,4 @@
-//! Delivery: the private memory that a get copies small payloads to.
+//! Delivery: the private memory to which a get copies small payloads.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -56,7 +56,7 @@ pub struct Batch {
 const LENT: usize = 1 << 20;
 
 enum Item {
-    /// Ends here in `bytes`, and begins where the copied one before it ends.
+    /// The payload's end in `bytes`. It begins where the copied one before it ends.
     Copied(usize),
     Lent(Lent),
 }

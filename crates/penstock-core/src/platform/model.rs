@@ -40,7 +40,7 @@ pub(crate) fn map(_: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error> 
 }
 
 /// # Safety
-/// None is needed: the memory stays for the next execution.
+/// No condition: the memory stays for the next execution.
 pub(crate) unsafe fn unmap(_: NonNull<u8>, _: u64) {}
 
 pub(crate) fn back(_: BorrowedFd<'_>, _: u64, _: u64) -> Result<(), Error> {

@@ -74,8 +74,8 @@ impl Run {
             memory_bytes,
             most
         );
-        // A waiter may be giving memory back at this moment.
-        // And a put that finds no memory gives up what is set aside.
+        // Not while a waiter may be giving memory back. Nor while items are set aside, because a put without
+        // memory gives them up.
         if !self.plain.has_room() || !self.nobody_waits() || self.plain.has_set_aside() {
             return Ok(());
         }

@@ -53,7 +53,8 @@ fn kept() {
     };
     use Action::*;
     let programs = [
-        // Items that come back lie in front of a younger one, in their old order, and die at the second time.
+        // Returned items are in front of a younger one, in their old order, and become dead letters at the
+        // second return.
         program(
             &rules,
             &[
@@ -78,7 +79,7 @@ fn kept() {
                 (0, TaskDone),
             ],
         ),
-        // Two getters wait; what a third process gives up by its death goes to them.
+        // Two getters wait, and get the items of a third process that dies.
         program(
             &rules,
             &[

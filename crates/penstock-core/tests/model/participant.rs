@@ -44,7 +44,7 @@ pub enum Command {
         patient: Patient,
     },
     PutMany {
-        /// Of the first.
+        /// The number of the first item.
         number: u64,
         lens: Lens,
         patient: Patient,
@@ -64,7 +64,7 @@ pub enum Command {
     Join(Patient),
     Leave(Leave),
     Ask,
-    /// Lets a thread stop in a put, with memory claimed.
+    /// Starts a thread that stops in a put, with memory claimed.
     StopInPut {
         len: usize,
     },
@@ -75,11 +75,11 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Done,
-    /// Published in this place of the order.
+    /// The place of the item in the order of publication.
     Put {
         seq: u64,
     },
-    /// So many were published, all or not all.
+    /// How many were published, and the error if not all.
     PutMany {
         count: usize,
         result: Result<(), Error>,
@@ -99,12 +99,12 @@ pub enum Reply {
     NoLook,
 }
 
-/// Several items in few words.
+/// A summary of several items, short enough for one reply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum {
     count: u64,
     bytes: u64,
-    /// Changes with each item's description, and with their order.
+    /// Depends on the description of each item, and on their order.
     hash: u64,
 }
 
@@ -121,7 +121,7 @@ impl Sum {
 
 pub type Replied = Result<Reply, Error>;
 
-/// One process's part: what commands are done with.
+/// The handle and the borrowed payloads of one process, which performs commands with them.
 pub struct Hands {
     pub queue: Arc<Queue>,
     looks: std::collections::VecDeque<Lent>,
@@ -251,7 +251,7 @@ impl Hands {
         while !fault::is_stopped() {
             std::thread::yield_now();
         }
-        // No other thread is to stop: this place was passed when the process came.
+        // No other thread may stop: the process passed this point when it registered.
         assert!(fault::stop_at("register.alive"));
     }
 
@@ -326,7 +326,7 @@ impl Remote {
     }
 
     pub fn send(&mut self, command: Command) {
-        // One that dies says so by the end of its replies.
+        // If it dies, the socket ends, and the next reply fails.
         let _ = self.socket.write_all(&to_bytes(&pack_command(command)));
     }
 
@@ -347,7 +347,7 @@ impl Remote {
         unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
     }
 
-    /// Ends it by SIGKILL; or finds that it has ended so itself.
+    /// Ends it by SIGKILL, unless it has died of SIGKILL already.
     pub fn kill(mut self) {
         self.end();
     }

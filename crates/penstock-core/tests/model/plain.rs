@@ -1,4 +1,5 @@
-//! The plain model: lists of items in one process, without memory, locks or deaths in the middle of anything.
+//! The plain model: lists of items in one process, without memory, without locks, and without a death inside
+//! an operation.
 
 use std::collections::VecDeque;
 
@@ -44,7 +45,7 @@ pub fn payload(number: u64, len: usize) -> Vec<u8> {
 struct Held {
     item: Item,
     lease: u64,
-    /// Delivered and unfinished; otherwise only memory.
+    /// The item is delivered and unfinished; if false, only its memory is held.
     is_leased: bool,
     is_looked_at: bool,
     /// Its actor has asked for another item since, and nothing is acknowledged yet.
@@ -74,7 +75,7 @@ pub struct Plain {
     pub orphans: u64,
     /// Whether `task_done` or `join` was called, or never need be.
     pub is_acknowledged: bool,
-    /// What dead actors had set aside, with its leases.
+    /// Items that dead actors had set aside, with their leases.
     pub aside: Vec<(u64, Item)>,
     /// Items given up whose actors are dead.
     pub given_up: u64,
@@ -205,7 +206,7 @@ impl Plain {
         let needed = 128 + item.extent_bytes();
         let limit = self.rules.max_bytes.unwrap_or(u64::MAX);
         while self.used_bytes() + needed > limit {
-            // Everything that is taken may be too little.
+            // Giving up all that is taken may free too little.
             let is_possible = self.used_bytes().saturating_sub(self.taken_bytes()) + needed <= limit;
             if !is_possible || !self.give_up(128 + len as u64) {
                 return Err(self.out_of_memory(needed));
@@ -434,7 +435,7 @@ impl Plain {
         if self.unfinished() == 0 {
             return Err(Error::TooManyDone);
         }
-        // What was given up is older than what is held.
+        // Items that were given up are older than those that are held.
         if self.actors[actor].given_up > 0 {
             self.actors[actor].given_up -= 1;
             return Ok(());

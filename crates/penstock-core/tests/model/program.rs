@@ -31,7 +31,7 @@ pub struct Step {
     pub action: Action,
 }
 
-/// How a new participant comes to the queue.
+/// How a new participant opens the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A fork, which inherits the handle, and copies of what the test borrows.
@@ -42,7 +42,7 @@ pub enum Origin {
     Named,
 }
 
-/// Where in an operation a participant dies, and what is left of the operation.
+/// The fault point at which a participant dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "fault-points"), allow(dead_code))]
 pub enum Place {
@@ -54,12 +54,12 @@ pub enum Place {
     DoneCommitted,
 }
 
-/// The lengths of items that are put together, in few words, because they go over the wire.
+/// The lengths of items that are put together, short enough for one command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lens {
     pub count: usize,
     pub usual: usize,
-    /// The length of each `every`-th.
+    /// The length of every `every`-th item.
     pub other: usize,
     pub every: usize,
 }
@@ -86,7 +86,7 @@ pub enum Action {
         lens: Lens,
         waits: bool,
     },
-    /// Many puts of the test's own.
+    /// Many puts by the test itself.
     Fill {
         count: usize,
         len: usize,
@@ -99,7 +99,7 @@ pub enum Action {
         keeps_looking: bool,
         waits: bool,
     },
-    /// Many gets of the test's own, each finished at once.
+    /// Many gets by the test itself, each finished at once.
     Drain {
         count: usize,
     },
@@ -145,7 +145,7 @@ fn len() -> impl Strategy<Value = usize> {
     ]
 }
 
-/// Around the most that a batch takes, too.
+/// Counts up to 200, many of them around the 64 that a batch takes at most.
 fn lens() -> impl Strategy<Value = Lens> {
     let count = prop_oneof![6 => 0usize..10, 2 => 10usize..60, 3 => 62usize..67, 1 => 67usize..200];
     (count, 0usize..3000, len(), 1usize..40).prop_map(|(count, usual, other, every)| Lens {

@@ -14,7 +14,7 @@ use crate::program::{Action, Lens, Origin, Place, Program};
 
 /// Participants at a time, with the test itself.
 const MOST: usize = 5;
-/// Long enough that a call which can succeed at once does.
+/// Long, for a call that succeeds at once.
 const LONG: Patient = Patient::Millis(30_000);
 /// Short, for a call that must not succeed.
 const SHORT: Patient = Patient::Millis(2);
@@ -190,7 +190,7 @@ impl Run {
                 self.wait(actor, Waiting::Item, command)
             }
             Action::WaitForRoom { len } if actor > 0 && self.plain.has_room() => self.put(actor, len, true),
-            // One at a time: which of two large ones comes first is not promised.
+            // At most one putter waits for room: the order of two large puts would be open.
             Action::WaitForRoom { len } if actor > 0 && !self.is_somebody_waiting_for_room() => {
                 let command = Command::Put {
                     number: self.plain.puts + 1,
@@ -313,7 +313,7 @@ impl Run {
         self.plain.rules.max_bytes.is_none() || !self.is_somebody_waiting_for_room()
     }
 
-    /// Gets of this process's own, each finished.
+    /// Gets by this process, each finished.
     fn drain(&mut self, count: usize) -> Checked {
         for _ in 0..count {
             let is_over = self.plain.len() == 0;
@@ -556,7 +556,7 @@ impl Run {
             .map_err(|error| failed(format!("{actor} still waits for {waited:?}: {error:?}")))
     }
 
-    /// As many getters as there are items get the first of them, in whichever order.
+    /// The waiting getters get the first items, in any order.
     fn serve_getters(&mut self) -> Checked {
         let getters = self
             .waiting
