@@ -50,7 +50,7 @@ help:
 	@echo "make bench                measure beside all rivals, write docs/benchmarks (ARGS=--help)"
 	@echo "make bench-core           time single steps of the core, and messages between two processes"
 	@echo "make lint                 check format, types, layers and language"
-	@echo "make docs                 check the documents' examples and links"
+	@echo "make docs                 check the documents' examples and links, as make test does, too"
 	@echo "make clean                remove all that was built, the environments too"
 	@echo
 	@echo "The parts of make test:"

@@ -57,7 +57,7 @@ class Bench:
     # ------------------------------------------------------------------------------------------ throughput
 
     def cells(self) -> list[tuple[Payload, Shape]]:
-        """Which payloads are passed between how many processes."""
+        """The payloads and shapes to measure."""
         wanted = [PAYLOADS[name] for name in self.options.payloads]
         return [
             (payload, shape)
@@ -67,7 +67,7 @@ class Bench:
         ]
 
     def throughputs(self) -> None:
-        """Items per second, of every rival that can do it."""
+        """Items per second of every rival that suits the shape."""
         cells = self.cells()
         for payload, shape in cells:
             able = [rival for rival in self.rivals.values() if rival.suits(shape)]
@@ -129,7 +129,7 @@ class Bench:
     # ------------------------------------------------------------------------------------------- resources
 
     def resources(self) -> None:
-        """Creation, CPU and memory."""
+        """The cost of creation, and the use of CPU and memory."""
         rounds, seconds = self.options.rounds, self.options.idle_seconds
         able = {name: rival for name, rival in self.rivals.items() if rival.suits((1, 1)) and not rival.batch}
         cheap = {name: rival for name, rival in able.items() if name != "Manager().Queue"}
@@ -190,12 +190,12 @@ class Bench:
             self.tick()
 
     def threads(self) -> None:
-        """Threads of one process."""
+        """Items per second between threads of one process."""
         self.stage("threads of one process", threads.steps(self.options.rounds))
         self.results.threads = threads.measure(self.options.rounds, self.tick)
 
     def growth(self) -> None:
-        """Large backlogs, many processes."""
+        """The cost of an item with large backlogs and many processes."""
         sizes = [1_000, 100_000, 1_000_000, self.options.backlog]
         self.stage(f"backlogs of up to {self.options.backlog:,} items", len(sizes))
         self.results.backlog = growth.backlog(sizes, self.tick)
@@ -305,7 +305,7 @@ class Bench:
 
 
 def main() -> int:
-    """Measure what the command line asks for."""
+    """Measure what the command line chooses."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

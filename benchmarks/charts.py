@@ -1,4 +1,4 @@
-"""The figures as pictures."""
+"""Charts of the figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is passed: from a single int to an array of 8 MB."""
+"""The payloads, from an int to an array of 8 MB."""
 
 from __future__ import annotations
 

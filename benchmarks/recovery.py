@@ -166,8 +166,8 @@ def _put_and_get_for_ever(queue: penstock.Queue[Any], started: int) -> None:
 def redelivery(leases: int) -> tuple[float, float, float, float]:
     """Kill a worker that holds so many leases, while another process puts and gets.
 
-    Returns four times in seconds: until the first lease is back, until all are back, the longest call of the
-    other process meanwhile, and its longest call in the half second before the kill.
+    Returns four durations in seconds: until the first lease is back, until all are back, the longest call of
+    the other process meanwhile, and its longest call in the half second before the kill.
     """
     tasks = penstock.JoinableQueue[int]()
     tasks.put_many(list(range(leases)))
@@ -175,7 +175,7 @@ def redelivery(leases: int) -> tuple[float, float, float, float]:
     death = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("d")  # the time of the kill; shared, and 0 before
     ours, its = _CONTEXT.Pipe()
     holder = _CONTEXT.Process(target=_hold, args=(tasks, leases, holding), daemon=True)
-    joiner = _CONTEXT.Process(target=tasks.join, daemon=True)  # a waiter sweeps the dead
+    joiner = _CONTEXT.Process(target=tasks.join, daemon=True)  # the waiter that sweeps the worker
     observer = _CONTEXT.Process(target=_observe, args=(tasks, observing, death, its), daemon=True)
     holder.start()
     holding.wait()

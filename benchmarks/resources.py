@@ -1,4 +1,4 @@
-"""What a queue costs beside time: creation, memory, CPU while it is idle or little used."""
+"""Costs of a queue beside the time of an item: creation, memory, and CPU while idle or little used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def attaching(rival: Rival) -> float:
     """Microseconds of the first get in a new process, with the item in the queue."""
     channel = rival.open(_CONTEXT, (1, 1))
     channel.sender(0).put(None)
-    time.sleep(0.01)  # a feeder thread may have to send it first
+    time.sleep(0.01)  # seconds for a feeder thread to send the item
     seconds = _CONTEXT.Value("d", 0.0)
     process = _CONTEXT.Process(target=_attach, args=(channel, seconds))
     process.start()

@@ -10,7 +10,7 @@ from .measured import Measured, Target
 
 @dataclass
 class Results:
-    """All figures of a run."""
+    """The figures of a run, by stage."""
 
     missing: dict[str, str]
     throughput: dict[str, dict[str, Measured]] = field(default_factory=dict)

@@ -26,7 +26,7 @@ _CONTEXT = multiprocessing.get_context("fork")
 
 
 class _Round:
-    """One measurement, as its processes see it."""
+    """One round, shared by its processes."""
 
     def __init__(self, rival: Rival, payload: Payload, shape: Shape, items: int) -> None:
         self.rival, self.payload, self.shape = rival, payload, shape

@@ -1,6 +1,6 @@
 """Around every test: a watchdog that ends a hang, and a check that nothing is left behind.
 
-    @pytest.mark.limit(seconds)    the watchdog's patience with this test, instead of 60 seconds
+    @pytest.mark.limit(seconds)    the watchdog ends the test after so long, not after 60 seconds
 
 Queues belong to one test: a fixture of a wider scope that holds one is reported as a leak.
 """
@@ -16,7 +16,7 @@ import pytest
 from tests.support import leaks, processes, stacks
 from tests.support.watchdog import Watchdog
 
-LIMIT = 60.0  # seconds
+LIMIT = 60.0  # seconds that a test may take
 
 _watchdog = pytest.StashKey[Watchdog]()
 _stacks_file = pytest.StashKey[Path]()

@@ -940,13 +940,13 @@ class Row:
 
 
 def times_found(mutant: Mutant, sources: Path) -> int:
-    """How often its piece of text occurs. A file that is gone has none."""
+    """The number of times that the mutant's piece of text occurs; 0 if there is no such file."""
     file = sources / mutant.file
     return file.read_text().count(mutant.old) if file.exists() else 0
 
 
 def say_which_do_not_fit(chosen: list[Mutant]) -> int:
-    """The exit status."""
+    """Print the mutants that are out of date. Returns the exit status."""
     out_of_date = [mutant for mutant in chosen if times_found(mutant, ROOT) != 1]
     for mutant in out_of_date:
         print(
@@ -1033,7 +1033,7 @@ def parse() -> argparse.Namespace:
         help="run the checks of the chosen mutants on the unchanged sources",
     )
     instead.add_argument(
-        "--fit", action="store_true", help="only see that each piece of text still occurs exactly once"
+        "--fit", action="store_true", help="only check that each piece of text still occurs exactly once"
     )
     instead.add_argument("--list", action="store_true", help="only print the mutants and their checks")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What is compared: one file a rival, all with the same interface."""
+"""The rivals: one file each, all with the same interface."""
 
 from __future__ import annotations
 

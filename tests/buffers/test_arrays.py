@@ -108,7 +108,7 @@ def ways(array: Any) -> Iterator[tuple[str, Any]]:
 
 @dataclass
 class Holder:
-    """An instance with an array inside."""
+    """An object with an array as its attribute."""
 
     array: Any
 

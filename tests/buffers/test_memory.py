@@ -168,7 +168,7 @@ def test_small_files() -> None:
 
 
 class Box:
-    """Pickled by its class."""
+    """An object that needs pickle."""
 
     def __init__(self, number: int) -> None:
         self.number = number

@@ -61,7 +61,7 @@ def large(tmp_path: Path) -> Path:
     return folder
 
 
-# What is found in a folder.
+# Listing a folder.
 
 
 def test_counts_and_digest(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_output_is_plain_text_when_it_is_no_terminal(odd: Path) -> None:
     assert [letter for letter in done.stdout if not letter.isprintable() and letter != "\n"] == []
 
 
-# What the times say.
+# The report of the times.
 
 TWO = Machine(processors=2, load=0.5)
 BUSY = Machine(processors=2, load=6.0)
@@ -276,7 +276,7 @@ def test_no_time_at_all() -> None:
     assert "do not pay" in lines[1]
 
 
-# The times can be compared.
+# How the times are measured.
 
 
 def test_all_is_read_before_it_is_timed(
@@ -343,7 +343,7 @@ def test_turns_change_their_order(
     assert order == ["with workers", "alone", "alone", "with workers", "with workers", "alone"]
 
 
-# Failure is told.
+# Errors.
 
 
 def test_totals_that_do_not_agree(

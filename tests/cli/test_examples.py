@@ -1,4 +1,4 @@
-"""The programs under examples/ do the same plainly and through `penstock run`."""
+"""The programs under examples/ do the same by Python alone and by `penstock run`."""
 
 import pytest
 

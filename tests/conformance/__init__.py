@@ -1,1 +1,1 @@
-"""What a queue promises, whichever class or store implements it."""
+"""The promises of a queue, tested for each class or store that implements it."""

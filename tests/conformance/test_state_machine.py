@@ -35,15 +35,15 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.slow
 
 RUNS = int(os.environ.get("PENSTOCK_MODEL_RUNS", "1"))
-STEPS = 40  # in a program
+STEPS = 40  # of a program
 PROCESSES = 4  # at most at once, with this one
 PATIENCE = 10.0  # seconds: an actor without an answer by then hangs
 
 # Bytes: in the slot, outside it, read in place, and copied outside the lock.
 SIZES = [0, 20, 300, 1500, 5000, 100_000]
-SIMPLE_QUEUE_WAITS = 1 << 20  # bytes queued
+SIMPLE_QUEUE_WAITS = 1 << 20  # queued bytes from which a put waits
 
-US = 0  # this process; the others have numbers from 1 on
+US = 0  # this process; actors have numbers from 1 on
 any_process = st.integers(0, 9)
 any_handle = st.integers(0, 1)
 any_thread = st.integers(0, 1)
@@ -89,7 +89,7 @@ class Machine(RuleBasedStateMachine):
             is_joinable=self.is_joinable,
             max_deliveries=max_deliveries,
         )
-        # Whether the order of the dead letters is what the model says.
+        # Whether the model predicts the order of the dead letters.
         self.are_letters_in_order = True
         # For each waiting process: the verb, and the object if it puts.
         self.waiting: dict[int, tuple[str, Any]] = {}
@@ -465,7 +465,7 @@ class Machine(RuleBasedStateMachine):
         actor.wait()
         self.forget(process)
         if by_an_error:
-            # An array that the process still has comes back after the rest, when its death is found.
+            # An array that the process still holds is redelivered later than the rest, by the sweep.
             held = self.model.leases.get(process, [])
             self.are_letters_in_order &= not any(isinstance(lease.item.value, Array) for lease in held)
             self.model.die(process)

@@ -1,4 +1,4 @@
-"""A process dies by SIGKILL at each fault point on the way of each operation; the others go on.
+"""A process dies by SIGKILL at each fault point of each operation; the others go on.
 
 Not collected by pytest, because it needs a build with fault points: test_death.py runs it with that build.
 """

@@ -1,4 +1,4 @@
-"""A process is stopped by SIGSTOP inside the queue's critical section; the others call, and some end.
+"""A process is stopped by SIGSTOP inside the queue's critical section, while others use the queue or leave.
 
 Not collected by pytest, because it needs a build with fault points: test_death.py runs it with that build.
 """

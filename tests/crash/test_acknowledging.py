@@ -1,4 +1,4 @@
-"""A `JoinableQueue` whose users never call `task_done()` or `join()` serves them as a plain queue does."""
+"""A `JoinableQueue` on which no process calls `task_done()` or `join()` works as a plain queue."""
 
 import os
 import threading
@@ -176,7 +176,7 @@ def a_thread_an_item(q: Any, told: Any) -> None:
         thread = threading.Thread(target=q.get)
         thread.start()
         thread.join()
-        # It has ended for Python; its end is noted when it ends for the system.
+        # join() returns before the thread has ended for the system, which is when the queue notes its end.
         until(lambda task=f"/proc/self/task/{thread.native_id}": not os.path.exists(task))
     threading.Thread(target=tell_when_waiting, args=(q, told), daemon=True).start()
     q.get()

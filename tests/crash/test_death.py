@@ -1,4 +1,4 @@
-"""Processes die by SIGKILL, and nothing else happens to the others."""
+"""Processes die by SIGKILL, and the others go on."""
 
 import os
 import re

@@ -589,7 +589,7 @@ def test_how_many_fit_into_the_arguments_of_a_forkserver_process(duplex: bool, m
     finish(process)
 
 
-# The other side is in another process, and ends.
+# The process with the other side ends.
 
 
 def greet_and_end(there: Any, stay: Any, way: str) -> None:
@@ -740,7 +740,7 @@ def test_a_receiver_that_is_killed_harms_no_other() -> None:
     assert receiver.recv() == "to another"
 
 
-# Many at once.
+# Many senders, receivers and connections.
 
 
 def receive_all(receiver: Any) -> list[Any]:

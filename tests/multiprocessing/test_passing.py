@@ -1,4 +1,4 @@
-"""How a queue reaches another process: by inheritance, as an argument, inside a message; and its contexts."""
+"""A queue reaches another process by inheritance, as an argument or inside a message; and contexts."""
 
 import concurrent.futures
 import copy
@@ -242,7 +242,7 @@ def test_no_descriptor_is_left_over_in_the_child(method: str) -> None:
     process = multiprocessing.get_context(method).Process(target=count_descriptors, args=(q,))
     process.start()
     finish(process)
-    assert q.get() <= usual + 1  # its life byte
+    assert q.get() <= usual + 1  # the descriptor of its life byte
 
 
 @every_class
@@ -356,7 +356,7 @@ def test_a_receiver_that_takes_its_time_over_the_message(
         carried.put("a")
         messages.put((Midway(), carried))
         del carried
-        for _ in range(2):  # receivers; the first dies
+        for _ in range(2):  # two receivers, of which the first dies
             reached.get()
             others.put(penstock.Queue())  # this put drops the handles of received messages
             gc.collect()

@@ -255,7 +255,7 @@ def test_check_says_what_is_wrong() -> None:
 # How a program ends.
 
 
-# The parent is the survivor: what is tested is the end of a main program.
+# A main program ends, and its parent survives.
 MAIN = """
 import os, sys, penstock
 q = penstock.JoinableQueue()

@@ -74,7 +74,7 @@ def test_nothing_is_lost_or_doubled(make: Callable[[], Any], item: Any) -> None:
     for started in getting:
         started.join()
     assert sorted(number for into in taken for number in into) == list(range(producers * each))
-    for into in taken:  # each producer's items came in its order
+    for into in taken:  # the items of each producer come in order
         for number in range(producers):
             mine = [one for one in into if one // each == number]
             assert mine == sorted(mine)

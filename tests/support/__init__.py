@@ -1,4 +1,4 @@
-"""What the tests share: a watchdog, a check for leaks, and worker processes."""
+"""Shared by the tests: a watchdog, a check for leaks, and worker processes."""
 
 from . import stacks
 

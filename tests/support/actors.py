@@ -22,7 +22,7 @@ _addresses = count()
 
 
 ARRAY = 1 << 20  # bytes: its buffer is mapped, not copied
-HELD = 4  # arrays
+HELD = 4  # arrays at most
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What kind of interpreter the tests are run by."""
+"""The kind of interpreter that runs the tests."""
 
 import sys
 

@@ -15,7 +15,7 @@ from typing import Any
 from . import processes
 
 PR_SET_CHILD_SUBREAPER = 36
-# How a queue's memory shows in /proc/<pid>/maps.
+# The name of a queue's memory in /proc/<pid>/maps.
 QUEUE_MEMORY = "/memfd:penstock-"
 # Seconds for an ended process or thread to disappear. One that is still there was left behind.
 GRACE = 5.0

@@ -36,7 +36,7 @@ def test_next():
     pass
 """
 
-# What the sample test does -> what its report says.
+# For each leak: the body of the sample test, and a part of its report.
 LEAKS = {
     "descriptor": ("os.dup(0)", "  descriptor "),
     "child": ("kept.append(subprocess.Popen(['sleep', '1000']))", "  process "),

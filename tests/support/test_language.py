@@ -1,4 +1,4 @@
-"""tools/check_language.py finds what it says it finds, and nothing else."""
+"""tools/check_language.py reports what its docstring names, and nothing else."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ END_PATIENCE = 5.0  # seconds for a process that was told to end
 
 @dataclass
 class Member:
-    """A process of the crew, in its place."""
+    """A process of the crew."""
 
     process: BaseProcess
     control: Connection
@@ -160,7 +160,7 @@ class Crew:
         return [member for member in self._members if member is not None]
 
     def those(self, role: Role) -> list[Member]:
-        """The members in these places."""
+        """The members with this role."""
         return [member for member in self.members() if member.role is role]
 
     @property

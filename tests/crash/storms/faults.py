@@ -12,7 +12,7 @@ from .ledger import State
 
 
 class Role(Enum):
-    """A place in the crew."""
+    """The role of a member of the crew."""
 
     CALLER = "caller"
     """Calls the roll, waits in join(), and reports the statistics. Hit in join() only, then replaced."""

@@ -124,7 +124,7 @@ class Hand:
 
     @property
     def has_fired(self) -> bool:
-        """Whether it has had its mishap."""
+        """Whether its mishap has happened."""
         return bool(self._words[_FIRED])
 
     @has_fired.setter

@@ -25,8 +25,8 @@ from .worker import CHILD_PUTS, CallRoll, Consume, Join, Mishap, Produce, Report
 SIZES = [0, 10, 60, 300, 1500, 5000, 70_000, 300_000]
 SIZE_WEIGHTS = [12, 12, 6, 6, 6, 4, 2, 1]
 COME_UP = 60.0  # seconds for new processes to be ready
-LOOK_EVERY = 0.0005  # seconds
-BE_FOUND = 0.3  # seconds within which a death must show
+LOOK_EVERY = 0.0005  # seconds between two polls of a fact
+BE_FOUND = 0.3  # seconds within which a death has to be noticed
 # Seconds without an item after which a rival's queue counts as empty: items may be in a feeder thread.
 QUIET = 0.5
 

@@ -16,8 +16,8 @@ from . import checks
 from .contestants import contestant
 from .ledger import CHILD, HANDS, ROLL_CALL, Hand, Ledger, State, number_of, round_of
 
-CHILD_PUTS = [10, 2000, 0]  # sizes
-BUFFER = 50_000  # bytes
+CHILD_PUTS = [10, 2000, 0]  # bytes of a child's items
+BUFFER = 50_000  # bytes from which a payload travels beside the pickle
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Produce:
 
 @dataclass(frozen=True)
 class Consume:
-    """Take items until the roll call, with so many hands."""
+    """Take items in `hands` threads until the roll call."""
 
     round: int
     hands: int
@@ -254,7 +254,7 @@ class Worker:
 def main(
     name: str, queue: Any, ledger: str, control: Connection, number: int, log: str, has_own_pids: bool
 ) -> None:
-    """Be a worker."""
+    """Run a worker in this process."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -28,7 +28,7 @@ from typing import Any, TextIO
 
 ROOT = str(Path(__file__).resolve().parents[3])
 if sys.path[0] != ROOT:
-    sys.path[0] = ROOT  # instead of this script's folder; the children get it from here
+    sys.path[0] = ROOT  # instead of this script's folder; children inherit the path
 
 from tests.multiprocessing.cpython.differences import AS_DOCUMENTED  # noqa: E402
 from tests.support import leaks, stacks  # noqa: E402
@@ -265,7 +265,7 @@ def run_all(sample: bool) -> int:
 
 
 def main() -> int:
-    """Read the command line."""
+    """Run the tests that the command line chooses. Returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -40,7 +40,7 @@ def _install() -> dict[str, Any]:
             chosen[name] = tests  # setUpModule, tearDownModule
         elif not name.startswith(("WithManager", "WithThreads")):  # their queues are no process queues
             base = tests.__bases__[0].__name__
-            words = set(re.findall(r"\w+", texts[base]))  # its own name among them
+            words = set(re.findall(r"\w+", texts[base]))  # with its own name
             if base in ALSO or words & makers:
                 chosen[name] = tests
                 _apply_differences(tests, base)

@@ -77,7 +77,7 @@ def start_and_die() -> None:
 
 @contextmanager
 def opened(context: Any, **options: Any) -> Iterator[ProcessPoolExecutor]:
-    """An executor, whose results come through a queue of Penstock's."""
+    """An executor, after a check that its results come through a queue of Penstock's."""
     with ProcessPoolExecutor(WORKERS, mp_context=context, **options) as executor:
         assert type(executor._result_queue) is penstock.SimpleQueue
         yield executor

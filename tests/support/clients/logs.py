@@ -150,8 +150,8 @@ def configured_by_a_dictionary(context: Any) -> None:
 
 def configure_the_handler(queue: Any) -> None:
     """A program that makes its listener itself."""
-    # From 3.12 on `dictConfig` has a syntax of its own for queues; the first of these versions take no queue,
-    # and want handlers.
+    # From 3.12 on `dictConfig` has its own syntax for queues. The first of these versions take no queue, and
+    # need handlers.
     takes_queues = not (3, 12) <= sys.version_info < (3, 12, 5)
     how: dict[str, Any] = (
         {"queue": queue} if takes_queues else {"queue": {"()": lambda: queue}, "handlers": []}

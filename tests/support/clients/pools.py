@@ -49,7 +49,7 @@ def start_and_never_end(_: object) -> None:
 
 
 def opened(context: Any, *arguments: Any, **options: Any) -> Any:
-    """A pool, whose queues are Penstock's."""
+    """A pool, after a check that its queues are Penstock's."""
     pool = context.Pool(WORKERS, *arguments, **options)
     assert type(pool._inqueue) is type(pool._outqueue) is penstock.SimpleQueue
     return pool

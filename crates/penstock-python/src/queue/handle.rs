@@ -269,9 +269,10 @@ impl Handle {
     }
 
     /// Return the dead letters: the items whose takers died too often, in the order in which they became dead
-    /// letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large items whose takers died while they
-    /// rebuilt them. An item that cannot be rebuilt is replaced by the exception that rebuilding it raises.
-    /// An item that kills the process that rebuilds it kills the caller, too. Waits as `statistics()` does.
+    /// letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large items
+    /// whose takers died while they rebuilt them, or had no memory to rebuild them. An item that cannot be
+    /// rebuilt is replaced by the exception that rebuilding it raises. An item that kills the process that
+    /// rebuilds it kills the caller, too. Waits as `statistics()` does.
     ///
     /// >>> import penstock
     /// >>> penstock.JoinableQueue().dead_letters()

@@ -245,6 +245,20 @@ fn a_sound_queue_has_no_fault() {
     assert_eq!(scene.lent.len(), 2);
 }
 
+/// The second rebuild begins with the lists of the first, which it has to forget.
+#[test]
+fn a_queue_that_was_rebuilt_is_sound() {
+    for scene in [Scene::new, Scene::without_acknowledgement] {
+        let scene = scene();
+        for rebuilds in 1..=2 {
+            let mut section = scene.queue.enter_uninterruptible().unwrap();
+            section.rebuild().unwrap();
+            drop(section);
+            assert_eq!(scene.faults(), [""; 0], "after {rebuilds} rebuilds");
+        }
+    }
+}
+
 #[test]
 fn an_empty_queue_and_one_that_has_grown_are_sound() {
     let queue = plain(64 << 20);

@@ -10,7 +10,8 @@
 //! | does it still map the file | its `maps` in /proc | taken as true |
 //!
 //! 1. From /proc. A process that started after the note was made is another one. Without /proc nothing tells
-//! the two apart. 2. The namespace that the parent knew, or else a random number that only children share.
+//!    the two apart.
+//! 2. The namespace that the parent knew, or else a random number that only children share.
 #![allow(unsafe_code)]
 
 use std::fs;
