@@ -62,8 +62,7 @@ pub struct Memory {
 
 /// Elements that a short program uses: no operation reads those beyond them.
 const NEAR: u64 = 24;
-/// Bytes of the hot lines and of the header that mean something.
-const HOT_USED: u64 = 392;
+/// Bytes of the header that mean something.
 const HEADER_USED: u64 = 80;
 
 impl Memory {
@@ -95,7 +94,6 @@ impl Memory {
         let Region { start, size, count } = self.regions[region];
         let used = match region {
             0 => HEADER_USED,
-            1 => HOT_USED,
             _ => size,
         };
         let element = u64::from(place.element) % NEAR.min(count);

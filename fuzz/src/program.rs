@@ -132,7 +132,7 @@ impl<'a> Input<'a> {
                 shift: [0, 12, 12, 31][usize::from(self.byte() % 4)],
             },
             13 => Value::State {
-                state: self.byte() % 8,
+                state: self.byte() % penstock_core::fuzzing::STATES,
                 is_mine: self.byte() % 2 == 0,
             },
             14 => Value::Extent {

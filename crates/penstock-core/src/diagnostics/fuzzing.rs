@@ -6,7 +6,11 @@
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::layout::*;
+use crate::state::slot::State;
 use crate::sync::{AtomicU8, AtomicU64, Word};
+
+/// States of a slot, numbered from 0.
+pub const STATES: u8 = State::COUNT as u8;
 
 /// Elements of one size, one after the other.
 #[derive(Clone, Copy, Debug)]

@@ -26,7 +26,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     let hot = section.hot();
     assert_eq!(hot.damaged.get(), 0);
 
-    let mut of_state = [const { Vec::new() }; 10];
+    let mut of_state = [const { Vec::new() }; State::COUNT];
     for index in 1..hot.slots_high.get() {
         let state = section
             .slot(index)

@@ -54,6 +54,12 @@ pub(crate) enum State {
     GivenUp = 9,
 }
 
+impl State {
+    /// How many states there are, numbered from 0.
+    #[cfg(any(loom, feature = "fuzzing"))]
+    pub(crate) const COUNT: usize = State::GivenUp as usize + 1;
+}
+
 /// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateWord(u64);
