@@ -56,7 +56,7 @@ pub(crate) enum State {
 
 impl State {
     /// How many states there are, numbered from 0.
-    #[cfg(any(loom, feature = "fuzzing"))]
+    #[cfg(any(all(loom, test), feature = "fuzzing"))]
     pub(crate) const COUNT: usize = State::GivenUp as usize + 1;
 }
 
