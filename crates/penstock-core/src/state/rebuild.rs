@@ -118,7 +118,8 @@ impl Section<'_> {
             hot.given_up_of_living
                 .add(self.shared.segment.participant(index)?.given_up.get());
         }
-        books.unfinished += unfinished_without_slot(hot);
+        // A damaged counter may have any value.
+        books.unfinished = books.unfinished.saturating_add(unfinished_without_slot(hot));
         self.rebuild_waiters()?;
         self.rebuild_notifier()?;
         books.enter_into(hot);
