@@ -98,7 +98,7 @@ impl<'a> Input<'a> {
     }
 
     fn patience(&mut self) -> Patience {
-        self.choose(&[Patience::Now, Patience::Try, Patience::Now, Patience::Wait])
+        self.choose(&[Patience::NoWait, Patience::TryLock, Patience::NoWait, Patience::Wait])
     }
 
     /// Around every boundary that the core knows: inline, small, size classes, runs.

@@ -119,7 +119,7 @@ impl World {
                 }
             }
             Step::Watch => {
-                let watched = with(Patience::Now, |wait| queue.watch(wait));
+                let watched = with(Patience::NoWait, |wait| queue.watch(wait));
                 self.heed(watched, true);
             }
             Step::TaskDone => {
@@ -127,7 +127,7 @@ impl World {
             }
             Step::Join(patience) => {
                 let joined = with(*patience, |wait| queue.join(wait));
-                self.heed(joined, *patience != Patience::Try);
+                self.heed(joined, *patience != Patience::TryLock);
             }
             Step::Leave(how) => {
                 self.heed(queue.leave(*how), false);
@@ -162,27 +162,27 @@ impl World {
                 Step::EndLook,
                 Step::Put {
                     len: 20,
-                    patience: Patience::Now,
+                    patience: Patience::NoWait,
                 },
                 Step::Put {
                     len: 5000,
-                    patience: Patience::Now,
+                    patience: Patience::NoWait,
                 },
                 Step::Get {
-                    patience: Patience::Now,
+                    patience: Patience::NoWait,
                     keep: false,
                 },
                 Step::Get {
-                    patience: Patience::Now,
+                    patience: Patience::NoWait,
                     keep: false,
                 },
                 Step::Get {
-                    patience: Patience::Now,
+                    patience: Patience::NoWait,
                     keep: true,
                 },
                 Step::TaskDone,
                 Step::Ask,
-                Step::Join(Patience::Now),
+                Step::Join(Patience::NoWait),
                 Step::Statistics,
                 Step::Leave(Leave::Crashed),
                 Step::DeadLetters,
@@ -209,7 +209,7 @@ impl World {
         let payload = payload(self.puts, len);
         let (first, second) = payload.split_at(len / 3);
         let put = with(patience, |wait| queue.put(&[first, second], wait));
-        if let Some(ticket) = self.heed(put, patience != Patience::Try) {
+        if let Some(ticket) = self.heed(put, patience != Patience::TryLock) {
             assert!(self.is_damaged || queue.is_pending(ticket));
         }
     }
@@ -217,7 +217,7 @@ impl World {
     fn get(&mut self, queue: &Arc<Queue>, patience: Patience, keep: bool) {
         let mut buffer = Buffer::default();
         let got = with(patience, |wait| queue.get(&mut buffer, wait));
-        match self.heed(got, patience != Patience::Try) {
+        match self.heed(got, patience != Patience::TryLock) {
             Some(Delivery::Copied) => self.check_payload(buffer.bytes()),
             Some(Delivery::Lent(lent)) => {
                 self.check_payload(lent.bytes());
@@ -244,14 +244,14 @@ impl World {
         let (put, result) = with(patience, |wait| queue.put_many(&payloads, wait));
         assert_eq!(put == count, result.is_ok(), "{put} of {count} were put");
         // Some may have been put before the damage was met.
-        self.heed(result, patience != Patience::Try);
+        self.heed(result, patience != Patience::TryLock);
     }
 
     fn get_many(&mut self, queue: &Arc<Queue>, most: usize, patience: Patience, keep: bool) {
         let mut batch = Batch::with_room_for(most).expect("there is memory");
         let got = with(patience, |wait| queue.get_many(&mut batch, wait));
         assert!(batch.len() <= most);
-        let is_got = self.heed(got, patience != Patience::Try).is_some();
+        let is_got = self.heed(got, patience != Patience::TryLock).is_some();
         assert!(!is_got || !batch.is_empty(), "nothing was got");
         // What was taken before damage was met was taken.
         batch.into_items(|item| match item {
@@ -383,8 +383,8 @@ fn with<T>(patience: Patience, operation: impl FnOnce(Wait<'_>) -> T) -> T {
     let mut asked = 0;
     operation(Wait {
         patience: match patience {
-            Patience::Try => penstock_core::Patience::Try,
-            Patience::Now => penstock_core::Patience::Now,
+            Patience::TryLock => penstock_core::Patience::TryLock,
+            Patience::NoWait => penstock_core::Patience::NoWait,
             Patience::Wait => penstock_core::Patience::Forever,
         },
         interrupted: &mut || {

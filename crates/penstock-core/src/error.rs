@@ -12,7 +12,7 @@ pub enum Error {
     Full,
     /// No item within the time allowed, or items still unfinished (`join`).
     Empty,
-    /// The lock stayed taken during the bounded attempt of [`Patience::Try`](crate::Patience::Try).
+    /// The lock stayed taken during the bounded attempt of [`Patience::TryLock`](crate::Patience::TryLock).
     Busy,
     /// The process that holds the lock does not run, and the caller does not wait for one that does not.
     Stopped {

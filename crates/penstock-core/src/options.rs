@@ -23,10 +23,10 @@ pub enum Patience {
     /// A bounded attempt, for callers that must not block at all. It may end with `Error::Busy`, and does
     /// whenever the queue needs upkeep that takes longer (growth, a check for the dead, a dead holder of the
     /// lock). The caller then calls again with another patience.
-    Try,
+    TryLock,
     /// Takes the lock, but does not wait for room or for an item. Ends with `Error::Stopped`, as
     /// `Error::FullBehindStopped` or `Error::EmptyBehindStopped`, if a stopped process holds the lock.
-    Now,
+    NoWait,
     Until(Instant),
     Forever,
 }

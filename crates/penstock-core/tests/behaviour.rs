@@ -33,7 +33,7 @@ fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
 }
 
 fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
-    wait(Patience::Now, |wait| queue.put(&[payload], wait)).map(|_| ())
+    wait(Patience::NoWait, |wait| queue.put(&[payload], wait)).map(|_| ())
 }
 
 fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
@@ -78,12 +78,12 @@ fn payloads_of_every_size_arrive_in_order() {
         assert_eq!(queue.len(), sizes.len() as u64);
         for (i, size) in sizes.iter().enumerate() {
             assert!(
-                get(&queue, Patience::Now).unwrap() == pattern(*size, i + round),
+                get(&queue, Patience::NoWait).unwrap() == pattern(*size, i + round),
                 "size {size}"
             );
         }
     }
-    assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+    assert_eq!(get(&queue, Patience::NoWait), Err(Error::Empty));
     assert!(queue.is_empty());
 }
 
@@ -93,8 +93,8 @@ fn parts_are_written_one_after_the_other() {
     for middle in [10, 100_000] {
         let middle = pattern(middle, 1);
         let parts: [&[u8]; 4] = [b"begin", &middle, b"", b"end"];
-        wait(Patience::Now, |wait| queue.put(&parts, wait)).unwrap();
-        assert_eq!(get(&queue, Patience::Now).unwrap(), parts.concat());
+        wait(Patience::NoWait, |wait| queue.put(&parts, wait)).unwrap();
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), parts.concat());
     }
 }
 
@@ -107,7 +107,7 @@ fn maxsize_counts_queued_items() {
     assert!(queue.is_full());
     assert_eq!(put(&queue, b"c"), Err(Error::Full));
     assert_eq!(put(&queue, &pattern(10_000, 0)), Err(Error::Full));
-    assert_eq!(get(&queue, Patience::Now).unwrap(), b"a");
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"a");
     put(&queue, b"c").unwrap();
     assert_eq!(queue.len(), 2);
 }
@@ -133,7 +133,7 @@ fn the_memory_limit_is_an_error_and_the_queue_goes_on() {
         );
         assert!(count * size <= 1 << 20 && count > 0);
         for _ in 0..count {
-            assert!(get(&queue, Patience::Now).unwrap() == payload);
+            assert!(get(&queue, Patience::NoWait).unwrap() == payload);
         }
     }
     assert_eq!(queue.len(), 0);
@@ -154,7 +154,7 @@ fn payloads_of_many_sizes_take_turns() {
         }
         assert!(last - first > 500, "{} items in 1 MiB", last - first);
         for _ in 0..last - first - round {
-            assert!(get(&queue, Patience::Now).unwrap() == pattern(size_of(first), first));
+            assert!(get(&queue, Patience::NoWait).unwrap() == pattern(size_of(first), first));
             first += 1;
         }
         assert_eq!(queue.check().unwrap().faults, []);
@@ -196,7 +196,7 @@ fn an_interrupt_ends_a_wait() {
     assert_eq!(result.err(), Some(Error::Interrupted));
     assert_eq!(asked, 2);
     put(&queue, b"x").unwrap();
-    assert_eq!(get(&queue, Patience::Now).unwrap(), b"x");
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"x");
 }
 
 #[test]
@@ -268,14 +268,14 @@ fn task_done_finishes_the_oldest_lease() {
     assert_eq!(queue.task_done(), Err(Error::TooManyDone));
     put(&queue, b"first").unwrap();
     put(&queue, &pattern(9000, 1)).unwrap();
-    assert_eq!(get(&queue, Patience::Now).unwrap(), b"first");
-    assert_eq!(get(&queue, Patience::Now).unwrap(), pattern(9000, 1));
-    assert_eq!(wait(Patience::Now, |wait| queue.join(wait)), Err(Error::Empty));
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"first");
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), pattern(9000, 1));
+    assert_eq!(wait(Patience::NoWait, |wait| queue.join(wait)), Err(Error::Empty));
     queue.task_done().unwrap();
     assert_eq!(queue.statistics().unwrap().unfinished, 1);
     queue.task_done().unwrap();
     assert_eq!(queue.task_done(), Err(Error::TooManyDone));
-    wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+    wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
 }
 
 #[test]
@@ -284,9 +284,9 @@ fn task_done_before_get_finishes_the_item_but_delivers_it() {
     for payload in [pattern(10, 0), pattern(10_000, 0)] {
         put(&queue, &payload).unwrap();
         queue.task_done().unwrap();
-        wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+        wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
         assert_eq!(queue.len(), 1);
-        assert_eq!(get(&queue, Patience::Now).unwrap(), payload);
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), payload);
         assert_eq!(queue.task_done(), Err(Error::TooManyDone));
     }
 }
@@ -297,7 +297,7 @@ fn task_done_beside_a_reader_leaves_the_payload_to_it() {
     let payload = pattern(100_000, 5);
     put(&queue, &payload).unwrap();
     let mut buffer = Buffer::default();
-    let Ok(Delivery::Lent(lent)) = wait(Patience::Now, |wait| queue.get(&mut buffer, wait)) else {
+    let Ok(Delivery::Lent(lent)) = wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)) else {
         panic!("not lent")
     };
     queue.task_done().unwrap();
@@ -311,7 +311,7 @@ fn task_done_beside_a_reader_leaves_the_payload_to_it() {
 
 fn take_lent(queue: &Arc<Queue>) -> Lent {
     let mut buffer = Buffer::default();
-    match wait(Patience::Now, |wait| queue.get(&mut buffer, wait)) {
+    match wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)) {
         Ok(Delivery::Lent(lent)) => lent,
         _ => panic!("not lent"),
     }
@@ -325,14 +325,14 @@ fn many_dead_letters_are_read_in_the_order_of_their_deaths() {
         ..ACKNOWLEDGED
     });
     put(&queue, b"done").unwrap();
-    get(&queue, Patience::Now).unwrap();
+    get(&queue, Patience::NoWait).unwrap();
     queue.task_done().unwrap(); // from now on nothing is set aside
     let letters: Vec<Vec<u8>> = (0..1000_u32)
         .map(|number| number.to_be_bytes().to_vec())
         .collect();
     for letter in &letters {
         put(&queue, letter).unwrap();
-        get(&queue, Patience::Now).unwrap();
+        get(&queue, Patience::NoWait).unwrap();
     }
     queue.leave(Leave::Crashed).unwrap();
     assert_eq!(queue.dead_letters().unwrap(), letters);
@@ -352,7 +352,7 @@ fn an_undelivered_item_returns_to_its_old_place_until_it_is_a_dead_letter() {
             drop(lent);
         }
         assert_eq!(queue.dead_letters().unwrap(), [payload]);
-        assert_eq!(get(&queue, Patience::Now).unwrap(), b"younger");
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"younger");
         assert_eq!(queue.check().unwrap().faults, []);
     }
 }
@@ -365,7 +365,7 @@ fn an_item_that_was_kept_does_not_return() {
     lent.keep().unwrap();
     lent.undeliver();
     drop(lent);
-    assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+    assert_eq!(get(&queue, Patience::NoWait), Err(Error::Empty));
     let statistics = queue.statistics().unwrap();
     assert_eq!((statistics.gets, statistics.redeliveries), (1, 0));
 }
@@ -380,7 +380,7 @@ fn a_view_is_private_memory_with_the_payloads_contents() {
     for options in [PLAIN, ACKNOWLEDGED] {
         let queue = create(&options);
         let payload = pattern(200_000, 5);
-        let ticket = wait(Patience::Now, |wait| queue.put(&[&payload], wait)).unwrap();
+        let ticket = wait(Patience::NoWait, |wait| queue.put(&[&payload], wait)).unwrap();
         let lent = Arc::new(take_lent(&queue));
         assert!(View::new(&lent, 0..0).is_none());
         assert!(View::new(&lent, 0..payload.len() + 1).is_none());
@@ -461,9 +461,9 @@ fn leaving_in_order_while_borrowing_leaves_the_item_unfinished() {
 fn leaving_in_order_leaves_items_unfinished_and_a_crash_returns_them() {
     let queue = create(&ACKNOWLEDGED);
     put(&queue, b"x").unwrap();
-    get(&queue, Patience::Now).unwrap();
+    get(&queue, Patience::NoWait).unwrap();
     queue.leave(Leave::Clean).unwrap();
-    assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+    assert_eq!(get(&queue, Patience::NoWait), Err(Error::Empty));
     assert_eq!(queue.statistics().unwrap().unfinished, 1);
     queue.task_done().unwrap();
     assert_eq!(queue.statistics().unwrap().unfinished, 0);
@@ -472,15 +472,15 @@ fn leaving_in_order_leaves_items_unfinished_and_a_crash_returns_them() {
     put(&queue, b"z").unwrap();
     for redelivery in 0..4 {
         assert_eq!(
-            get(&queue, Patience::Now).unwrap(),
+            get(&queue, Patience::NoWait).unwrap(),
             b"y",
             "redelivery {redelivery} goes to the front"
         );
         queue.leave(Leave::Crashed).unwrap();
     }
-    assert_eq!(get(&queue, Patience::Now).unwrap(), b"z");
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"z");
     queue.task_done().unwrap();
-    wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+    wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
     let statistics = queue.statistics().unwrap();
     assert_eq!(
         (
@@ -509,7 +509,7 @@ fn memory_goes_back_after_a_flood() {
         }
         assert!(queue.statistics().unwrap().memory_bytes > 32 << 20);
         for _ in 0..count {
-            get(&queue, Patience::Now).unwrap();
+            get(&queue, Patience::NoWait).unwrap();
         }
         let left = queue.statistics().unwrap().memory_bytes;
         assert!(
@@ -543,7 +543,7 @@ fn one_process_has_one_handle() {
     assert!(Queue::by_id(id).is_none());
     let reopened = Queue::attach(fd).unwrap();
     assert_eq!((reopened.id(), reopened.options()), (id, &options));
-    assert_eq!(get(&reopened, Patience::Now).unwrap(), b"kept");
+    assert_eq!(get(&reopened, Patience::NoWait).unwrap(), b"kept");
 }
 
 #[test]
@@ -559,7 +559,7 @@ fn a_named_queue_keeps_its_items_until_its_name_is_removed() {
     drop(queue);
     let again = Queue::open_named(&path).unwrap();
     assert!(again.options().acknowledged);
-    assert_eq!(get(&again, Patience::Now).unwrap(), b"kept");
+    assert_eq!(get(&again, Patience::NoWait).unwrap(), b"kept");
     assert_eq!(again.statistics().unwrap().participants, 1);
 
     // A process refuses a file that other users could write to.
@@ -640,7 +640,7 @@ fn idle_waiters_wake_up_rarely() {
 fn left_of(queue: &Arc<Queue>) -> Vec<u8> {
     queue.leave(Leave::Crashed).unwrap();
     let mut left = Vec::new();
-    while let Ok(payload) = get(queue, Patience::Now) {
+    while let Ok(payload) = get(queue, Patience::NoWait) {
         left.push(payload[0]);
     }
     left
@@ -650,18 +650,18 @@ fn left_of(queue: &Arc<Queue>) -> Vec<u8> {
 fn task_done_finds_the_threads_lease_among_many_of_others() {
     let of_many = |finishes: fn(&Arc<Queue>)| {
         let queue = Queue::create(&ACKNOWLEDGED).unwrap();
-        wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+        wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
         for item in 0..200 {
             put(&queue, &[item]).unwrap();
         }
         for _ in 0..100 {
-            get(&queue, Patience::Now).unwrap();
+            get(&queue, Patience::NoWait).unwrap();
         }
         std::thread::scope(|scope| {
             scope.spawn(|| finishes(&queue)).join().unwrap();
         });
         for _ in 100..200 {
-            let _ = get(&queue, Patience::Now);
+            let _ = get(&queue, Patience::NoWait);
         }
         left_of(&queue)
     };
@@ -670,7 +670,7 @@ fn task_done_finds_the_threads_lease_among_many_of_others() {
     assert_eq!(of_many(|queue| queue.task_done().unwrap()), all_but(&[0]));
     // A thread with a lease finishes its own.
     let takes_one: fn(&Arc<Queue>) = |queue| {
-        get(queue, Patience::Now).unwrap();
+        get(queue, Patience::NoWait).unwrap();
         queue.task_done().unwrap();
         queue.task_done().unwrap();
     };
@@ -678,7 +678,7 @@ fn task_done_finds_the_threads_lease_among_many_of_others() {
     // With more leases than `task_done` reads at the ends of the list, it reads the whole list.
     let takes_many: fn(&Arc<Queue>) = |queue| {
         for _ in 0..50 {
-            get(queue, Patience::Now).unwrap();
+            get(queue, Patience::NoWait).unwrap();
         }
         for _ in 0..3 {
             queue.task_done().unwrap();

@@ -35,7 +35,7 @@ fn put(queue: &Queue, payload: &[u8]) {
 
 fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
     let mut buffer = Buffer::default();
-    Ok(match with(Patience::Now, |wait| queue.get(&mut buffer, wait))? {
+    Ok(match with(Patience::NoWait, |wait| queue.get(&mut buffer, wait))? {
         Delivery::Copied => buffer.bytes().to_vec(),
         Delivery::Lent(lent) => lent.bytes().to_vec(),
     })
@@ -256,7 +256,7 @@ fn a_connection_ends_with_its_last_writer() {
     let queue = Queue::create(&PLAIN).unwrap();
     let ends = Ends::new(&queue);
     let [reading, writing] = ends.0;
-    assert_eq!(receive(&queue, reading, Patience::Now), Err(Error::Empty));
+    assert_eq!(receive(&queue, reading, Patience::NoWait), Err(Error::Empty));
     assert!(!in_child(|| {
         with(soon(), |wait| queue.put_at((writing, -1), &[b"last words"], wait)).unwrap();
         die();
@@ -265,7 +265,7 @@ fn a_connection_ends_with_its_last_writer() {
     with(soon(), |wait| queue.put_at((writing, -1), &[b"and again"], wait)).unwrap();
     ends.close(1);
     assert_eq!(receive(&queue, reading, soon()).unwrap(), b"and again");
-    for patience in [Patience::Now, Patience::Forever, soon()] {
+    for patience in [Patience::NoWait, Patience::Forever, soon()] {
         assert_eq!(receive(&queue, reading, patience), Err(Error::Ended));
     }
     ends.close(0);
@@ -490,7 +490,7 @@ fn senders_that_share_an_end_all_get_their_room() {
             receive(&queue, ends.0[0], soon()).unwrap();
         }
     });
-    assert_eq!(receive(&queue, ends.0[0], Patience::Now), Err(Error::Empty));
+    assert_eq!(receive(&queue, ends.0[0], Patience::NoWait), Err(Error::Empty));
     assert!(!is_readable(ends.0[0], 0) && is_writable(ends.0[1]));
     assert_eq!(queue.check().unwrap().faults, []);
     ends.close(0);

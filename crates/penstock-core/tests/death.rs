@@ -96,7 +96,7 @@ impl Drop for Child {
 #[cfg(feature = "fault-points")]
 fn acknowledge(queue: &Queue) {
     assert!(matches!(
-        wait(Patience::Now, |wait| queue.join(wait)),
+        wait(Patience::NoWait, |wait| queue.join(wait)),
         Ok(()) | Err(Error::Empty)
     ));
 }
@@ -106,9 +106,9 @@ fn acknowledge(queue: &Queue) {
 fn dies_with_items_aside(queue: &Arc<Queue>, items: u64) {
     let child = Child::run(|| {
         for _ in 0..items {
-            get(queue, Patience::Now).unwrap();
+            get(queue, Patience::NoWait).unwrap();
         }
-        assert_eq!(get(queue, Patience::Now), Err(Error::Empty));
+        assert_eq!(get(queue, Patience::NoWait), Err(Error::Empty));
     });
     assert_eq!(child.reap(), 0);
 }
@@ -222,11 +222,11 @@ fn storm(options: &Options, rounds: usize, seed: u64) {
     books_balance(&queue);
     let statistics = queue.statistics().unwrap();
     let mut seen = std::collections::HashMap::<u64, u64>::new();
-    while let Ok(payload) = get(&results, Patience::Now) {
+    while let Ok(payload) = get(&results, Patience::NoWait) {
         *seen.entry(number_of(&payload)).or_default() += 1;
     }
     // The items that the last consumers held when they were killed have returned.
-    while let Ok(payload) = get(&queue, Patience::Now) {
+    while let Ok(payload) = get(&queue, Patience::NoWait) {
         *seen.entry(number_of(&payload)).or_default() += 1;
     }
     let doubled = seen.values().filter(|count| **count > 1).count() as u64;
@@ -295,9 +295,9 @@ fn a_child_after_fork_is_another_participant() {
     let queue = Queue::create(&ACKNOWLEDGED).unwrap();
     put(&queue, b"mine").unwrap();
     put(&queue, b"the child's").unwrap();
-    assert_eq!(get(&queue, Patience::Now).unwrap(), b"mine");
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"mine");
     let child = Child::run(|| {
-        assert_eq!(get(&queue, Patience::Now).unwrap(), b"the child's");
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"the child's");
         assert_eq!(queue.statistics().unwrap().participants, 2);
         queue.leave(Leave::Clean).unwrap();
     });
@@ -320,7 +320,7 @@ fn closed_descriptors_are_not_a_death() {
     let pipe = Queue::create(&PLAIN).unwrap();
     let go_on = Queue::create(&PLAIN).unwrap();
     let mut child = Child::run(|| {
-        assert_eq!(get(&queue, Patience::Now).unwrap(), b"kept");
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"kept");
         put(&pipe, b"taken").unwrap();
         // SAFETY: closes everything but the standard streams, as other code might.
         unsafe { libc::close_range(3, u32::MAX, 0) };
@@ -336,7 +336,7 @@ fn closed_descriptors_are_not_a_death() {
     }
     put(&go_on, b"go on").unwrap();
     assert_eq!(child.wait(), 0);
-    assert_eq!(get(&queue, Patience::Now).unwrap(), [1; 500_000]);
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), [1; 500_000]);
     let statistics = queue.statistics().unwrap();
     assert_eq!((statistics.redeliveries, statistics.participants), (0, 1));
 }
@@ -443,7 +443,7 @@ mod points {
             before: |queue| put(queue, &numbered(8, LARGE)).unwrap(),
             victim: |queue| {
                 let mut buffer = Buffer::default();
-                let Ok(Delivery::Lent(lent)) = wait(Patience::Now, |wait| queue.get(&mut buffer, wait))
+                let Ok(Delivery::Lent(lent)) = wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait))
                 else {
                     panic!("a large payload is lent");
                 };
@@ -485,7 +485,7 @@ mod points {
             name: "ask for the next item",
             options: ACKNOWLEDGED,
             before: |queue| put_eights(queue, 2, 20),
-            victim: |queue| while get(queue, Patience::Now).is_ok() {},
+            victim: |queue| while get(queue, Patience::NoWait).is_ok() {},
             points: &["aside.committed", "get.copied", "get.leased"],
         },
         Scene {
@@ -530,7 +530,7 @@ mod points {
             options: TWO_LARGE,
             before: |queue| put_eights(queue, 2, LARGE),
             victim: |queue| {
-                while get(queue, Patience::Now).is_ok() {}
+                while get(queue, Patience::NoWait).is_ok() {}
                 put(queue, &numbered(7, LARGE)).unwrap();
             },
             points: &["aside.noted", "aside.counted", "slot.freed", "claim.committed"],
@@ -540,7 +540,7 @@ mod points {
             options: TWO_LARGE,
             before: |queue| put_eights(queue, 2, LARGE),
             victim: |queue| {
-                while get(queue, Patience::Now).is_ok() {}
+                while get(queue, Patience::NoWait).is_ok() {}
                 put(queue, &numbered(7, LARGE)).unwrap();
                 queue.leave(Leave::Clean).unwrap();
             },
@@ -551,7 +551,7 @@ mod points {
             options: ACKNOWLEDGED,
             before: |queue| put_eights(queue, 2, 20),
             victim: |queue| {
-                while get(queue, Patience::Now).is_ok() {}
+                while get(queue, Patience::NoWait).is_ok() {}
                 queue.leave(Leave::Clean).unwrap();
             },
             points: &[
@@ -567,7 +567,7 @@ mod points {
             options: ACKNOWLEDGED,
             before: |queue| put_eights(queue, 2, 20),
             victim: |queue| {
-                while get(queue, Patience::Now).is_ok() {}
+                while get(queue, Patience::NoWait).is_ok() {}
                 queue.leave(Leave::Crashed).unwrap();
             },
             points: &["aside.disowned", "leave.orphaned", "leave.released"],
@@ -599,7 +599,7 @@ mod points {
                     put(queue, &numbered(8, LARGE)).unwrap();
                 }
             },
-            victim: |queue| while get(queue, Patience::Now).is_ok() {},
+            victim: |queue| while get(queue, Patience::NoWait).is_ok() {},
             points: &["trim.claimed", "trim.punched", "trim.noted"],
         },
         Scene {
@@ -610,7 +610,7 @@ mod points {
                     put(queue, &numbered(8, 20)).unwrap();
                 }
             },
-            victim: |queue| while get(queue, Patience::Now).is_ok() {},
+            victim: |queue| while get(queue, Patience::NoWait).is_ok() {},
             points: &["trim.slots"],
         },
         Scene {
@@ -634,7 +634,7 @@ mod points {
             },
             victim: |queue| {
                 put(queue, &numbered(7, 20)).unwrap();
-                get(queue, Patience::Now).unwrap();
+                get(queue, Patience::NoWait).unwrap();
             },
             points: &["bell.changed", "bell.owed", "bell.rung", "slot.freed"],
         },
@@ -755,7 +755,7 @@ mod points {
             acknowledge(&queue);
             let holder = Child::run(|| {
                 for number in 0..600 {
-                    assert_eq!(number_of(&get(&queue, Patience::Now).unwrap()), number);
+                    assert_eq!(number_of(&get(&queue, Patience::NoWait).unwrap()), number);
                 }
             });
             assert_eq!(holder.reap(), 0);
@@ -798,7 +798,7 @@ mod points {
             let queue = many(400);
             killed_in(&queue, "aside.committed", hit, &what, |queue| {
                 take_together(queue, 400);
-                let _ = get(queue, Patience::Now);
+                let _ = get(queue, Patience::NoWait);
             });
             queue.statistics().unwrap();
             assert_eq!(queue.len(), 400 - hit, "{what}");
@@ -811,7 +811,7 @@ mod points {
         let mut taken = 0;
         while taken < items {
             let mut batch = Batch::with_room_for(items - taken).unwrap();
-            wait(Patience::Now, |wait| queue.get_more(&mut batch, wait)).unwrap();
+            wait(Patience::NoWait, |wait| queue.get_more(&mut batch, wait)).unwrap();
             batch.into_items(|_| taken += 1);
         }
     }
@@ -838,7 +838,7 @@ mod points {
         acknowledge(&queue);
         let take = |items| {
             for _ in 0..items {
-                get(&queue, Patience::Now).unwrap();
+                get(&queue, Patience::NoWait).unwrap();
             }
         };
         take(350);
@@ -864,7 +864,7 @@ mod points {
     fn leaving_in_portions_gives_up_the_oldest() {
         let take = |queue: &Arc<Queue>| {
             for _ in 0..600 {
-                get(queue, Patience::Now).unwrap();
+                get(queue, Patience::NoWait).unwrap();
             }
         };
         for hit in [1, 256, 257, 300, 600] {
@@ -908,7 +908,7 @@ mod points {
                         queue.statistics().unwrap();
                     }
                     killed_in(&queue, point, 1, &what, |queue| {
-                        while get(queue, Patience::Now).is_ok() {}
+                        while get(queue, Patience::NoWait).is_ok() {}
                         put(queue, &numbered(7, LARGE)).unwrap();
                     });
                     killed_in(&queue, second, 1, &what, |queue| drop(queue.statistics()));
@@ -939,7 +939,7 @@ mod points {
                 let queue = many(3);
                 acknowledge(&queue);
                 killed_in(&queue, point, 1, &what, |queue| {
-                    while get(queue, Patience::Now).is_ok() {}
+                    while get(queue, Patience::NoWait).is_ok() {}
                     queue.leave(Leave::Clean).unwrap();
                 });
                 killed_in(&queue, second, 1, &what, |queue| drop(queue.statistics()));
@@ -981,9 +981,9 @@ mod points {
             "{what}: {statistics:?}"
         );
         for number in numbers {
-            assert_eq!(number_of(&get(queue, Patience::Now).unwrap()), number, "{what}");
+            assert_eq!(number_of(&get(queue, Patience::NoWait).unwrap()), number, "{what}");
         }
-        assert_eq!(get(queue, Patience::Now), Err(Error::Empty), "{what}");
+        assert_eq!(get(queue, Patience::NoWait), Err(Error::Empty), "{what}");
         while queue.statistics().unwrap().unfinished > 0 {
             queue.task_done().unwrap();
         }
@@ -998,7 +998,7 @@ mod points {
         let queue = Queue::create(&ACKNOWLEDGED).unwrap();
         put(&queue, &numbered(8, 20)).unwrap();
         let child = Child::run(|| {
-            get(&queue, Patience::Now).unwrap();
+            get(&queue, Patience::NoWait).unwrap();
             assert!(fault::arm("lock.taken", 1));
             put(&queue, &numbered(7, 20)).unwrap();
         });
@@ -1006,7 +1006,7 @@ mod points {
         // A put does not check for the dead by itself.
         put(&queue, &numbered(9, 20)).unwrap();
         assert_eq!(queue.len(), 2);
-        assert_eq!(number_of(&get(&queue, Patience::Now).unwrap()), 8);
+        assert_eq!(number_of(&get(&queue, Patience::NoWait).unwrap()), 8);
     }
 
     /// An item that its getter has kept does not return when the getter dies; its memory is freed.
@@ -1016,7 +1016,7 @@ mod points {
         put(&queue, &numbered(8, LARGE)).unwrap();
         let child = Child::run(|| {
             let mut buffer = Buffer::default();
-            let delivery = wait(Patience::Now, |wait| queue.get(&mut buffer, wait));
+            let delivery = wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait));
             let Ok(Delivery::Lent(lent)) = delivery else {
                 panic!("a large payload is lent");
             };
@@ -1030,7 +1030,7 @@ mod points {
             (1, 0),
             "{statistics:?}"
         );
-        assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+        assert_eq!(get(&queue, Patience::NoWait), Err(Error::Empty));
         books_balance(&queue);
     }
 
@@ -1187,7 +1187,7 @@ mod points {
         put(&queue, &vec![0; len]).unwrap();
         let child = Child::run(|| {
             assert!(fault::arm("trim.punched", 1));
-            drop(get(&queue, Patience::Now).unwrap());
+            drop(get(&queue, Patience::NoWait).unwrap());
         });
         memory_is_there_though_it_dies(child, &queue, len);
     }
@@ -1202,7 +1202,7 @@ mod points {
         }
         for i in 0..12 {
             let mut buffer = Buffer::default();
-            let lent = wait(Patience::Now, |wait| queue.get(&mut buffer, wait)).unwrap();
+            let lent = wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap();
             if i < 7 {
                 held.push(lent);
             }
@@ -1213,7 +1213,7 @@ mod points {
             put(&queue, b"x").unwrap();
         });
         assert_eq!(child.reap(), libc::SIGKILL);
-        assert_eq!(get(&queue, Patience::Now).unwrap(), b"x");
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"x");
         drop(held);
         let given_up = Instant::now() + Duration::from_secs(20);
         while queue.statistics().unwrap().memory_bytes > 16 << 20 {
@@ -1316,7 +1316,7 @@ mod points {
         ] {
             let asks: [fn(&Arc<Queue>) -> bool; 2] = [
                 |queue| queue.is_empty(),
-                |queue| get(queue, Patience::Now).is_err(),
+                |queue| get(queue, Patience::NoWait).is_err(),
             ];
             for ask in asks {
                 let queue = Queue::create(&options).unwrap();
@@ -1325,7 +1325,7 @@ mod points {
                 let child = Child::run(|| {
                     assert!(fault::arm(point, 1));
                     put(&queue, &numbered(7, len)).unwrap();
-                    let _ = get(&queue, Patience::Now);
+                    let _ = get(&queue, Patience::NoWait);
                 });
                 assert_eq!(child.reap(), libc::SIGKILL, "{point}");
                 while ask(&queue) {
@@ -1362,7 +1362,7 @@ mod points {
                         let mut buffer = Buffer::default();
                         let mut lent = Vec::new();
                         for _ in 0..3 {
-                            lent.push(wait(Patience::Now, |wait| queue.get(&mut buffer, wait)).unwrap());
+                            lent.push(wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap());
                         }
                         assert!(fault::arm("put.linked", 1));
                         put(&queue, &numbered(7, 1000)).unwrap();

@@ -278,7 +278,7 @@ fn workers_are_killed_inside_their_operations() {
                         wait(Patience::Forever, |wait| queue.put(payload, wait)).unwrap();
                     }
                     for _ in batch {
-                        let _ = get(&queue, Patience::Now);
+                        let _ = get(&queue, Patience::NoWait);
                     }
                 }
             })
@@ -288,7 +288,7 @@ fn workers_are_killed_inside_their_operations() {
             loop {
                 // Takes the lock after each dead holder, or ends by its patience.
                 put(&queue, b"survivor");
-                let _ = get(&queue, Patience::Now);
+                let _ = get(&queue, Patience::NoWait);
             }
         });
         for _ in 0..15 {
@@ -325,7 +325,7 @@ fn a_watcher_without_proc_dies() {
                 assert!(!is_readable(fd, 0));
                 put(&queue, b"x");
                 assert!(is_readable(fd, 0));
-                get(&queue, Patience::Now).unwrap();
+                get(&queue, Patience::NoWait).unwrap();
             }
         });
         assert_eq!(survivor.status(), 0);
@@ -347,7 +347,7 @@ fn a_watcher_is_told_by_processes_that_see_less_or_more() {
                 assert!(!is_readable(fd, 0));
                 put(&told, b"watching");
                 assert!(is_readable(fd, 20_000));
-                get(&queue, Patience::Now).unwrap();
+                get(&queue, Patience::NoWait).unwrap();
             }
         });
         let producer = Child::run(|| {
@@ -378,7 +378,7 @@ fn a_connection_is_watched_without_proc() {
         let watch = || wait(soon(), |wait| queue.watch_at(reader, wait)).unwrap();
         let receive = || {
             let mut buffer = Buffer::default();
-            wait(Patience::Now, |wait| queue.get_at(reader, &mut buffer, wait)).map(|_| ())
+            wait(Patience::NoWait, |wait| queue.get_at(reader, &mut buffer, wait)).map(|_| ())
         };
         // The notifier is not written to as long as no process watches.
         send();

@@ -61,11 +61,11 @@ fn a_waiting_putter_is_woken_after_another_has_paused_for_memory() {
             while queue.statistics().unwrap().waiting_putters == 0 {
                 thread::yield_now();
             }
-            get(&queue, Patience::Now).unwrap();
+            get(&queue, Patience::NoWait).unwrap();
             putter.join().unwrap().unwrap();
         });
-        get(&queue, Patience::Now).unwrap();
-        get(&queue, Patience::Now).unwrap();
+        get(&queue, Patience::NoWait).unwrap();
+        get(&queue, Patience::NoWait).unwrap();
     }
     // A putter that was not woken would have ended a slice each time.
     assert!(slices.into_inner() < ROUNDS as u64);
@@ -77,13 +77,13 @@ fn a_bounded_attempt_does_not_pause_for_memory() {
     let queue = create(&PLAIN);
     let large = vec![1; 100_000];
     put(&queue, &large).unwrap();
-    get(&queue, Patience::Now).unwrap();
+    get(&queue, Patience::NoWait).unwrap();
     // There is backed memory for one item.
     assert_eq!(
-        wait(Patience::Try, |wait| queue.put(&[&large], wait)).map(|_| ()),
+        wait(Patience::TryLock, |wait| queue.put(&[&large], wait)).map(|_| ()),
         Ok(())
     );
-    let again = wait(Patience::Try, |wait| queue.put(&[&large], wait)).map(|_| ());
+    let again = wait(Patience::TryLock, |wait| queue.put(&[&large], wait)).map(|_| ());
     assert_eq!(again, Err(Error::Busy));
     put(&queue, &large).unwrap();
     assert_eq!(queue.len(), 2);

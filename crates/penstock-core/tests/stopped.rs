@@ -31,7 +31,7 @@ fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
 
 /// Begins to acknowledge: from now on leases are redelivered at once if their holder dies.
 fn acknowledge(queue: &Queue) {
-    wait(Patience::Now, |wait| queue.join(wait)).unwrap();
+    wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
 }
 
 fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {
@@ -48,7 +48,7 @@ fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
 
 fn take_lent(queue: &Arc<Queue>) -> Lent {
     let mut buffer = Buffer::default();
-    match wait(Patience::Now, |wait| queue.get(&mut buffer, wait)) {
+    match wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)) {
         Ok(Delivery::Lent(lent)) => lent,
         _ => panic!("a large item was expected"),
     }
@@ -132,7 +132,7 @@ fn is_sound(queue: &Queue) {
 #[test]
 fn numbers_are_told_without_waiting() {
     let queue = Queue::create(&Options { maxsize: 2, ..PLAIN }).unwrap();
-    put(&queue, b"first", Patience::Now).unwrap();
+    put(&queue, b"first", Patience::NoWait).unwrap();
     let stopped = stopped_in_put(&queue);
     let number = stopped.pid as u32;
     assert_eq!(
@@ -140,7 +140,7 @@ fn numbers_are_told_without_waiting() {
         (1, false, false)
     );
     assert_eq!(
-        put(&queue, b"x", Patience::Now),
+        put(&queue, b"x", Patience::NoWait),
         Err(Error::FullBehindStopped { pid: number })
     );
     assert_eq!(stopped.finish(), 0);
@@ -151,9 +151,9 @@ fn numbers_are_told_without_waiting() {
 #[test]
 fn numbers_are_told_beside_a_dead_one() {
     let queue = Queue::create(&ACKNOWLEDGED).unwrap();
-    put(&queue, b"leased", Patience::Now).unwrap();
+    put(&queue, b"leased", Patience::NoWait).unwrap();
     let mut dead = Child::run(|| {
-        get(&queue, Patience::Now).unwrap();
+        get(&queue, Patience::NoWait).unwrap();
         loop {
             std::thread::park();
         }
@@ -192,15 +192,15 @@ fn numbers_are_repaired_behind_a_dead_holder() {
 fn calls_that_do_not_block_name_the_stopped_process() {
     for len in [10, LARGE] {
         let queue = Queue::create(&PLAIN).unwrap();
-        put(&queue, b"first", Patience::Now).unwrap();
+        put(&queue, b"first", Patience::NoWait).unwrap();
         let stopped = stopped_in_put(&queue);
         let pid = stopped.pid as u32;
         let item = vec![1; len];
         assert_eq!(
-            put(&queue, &item, Patience::Now),
+            put(&queue, &item, Patience::NoWait),
             Err(Error::FullBehindStopped { pid })
         );
-        assert_eq!(get(&queue, Patience::Now), Err(Error::EmptyBehindStopped { pid }));
+        assert_eq!(get(&queue, Patience::NoWait), Err(Error::EmptyBehindStopped { pid }));
         // The error comes in time, and it also names the process.
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(
@@ -211,11 +211,11 @@ fn calls_that_do_not_block_name_the_stopped_process() {
             get(&queue, Patience::Until(deadline)),
             Err(Error::EmptyBehindStopped { pid })
         );
-        assert_eq!(put(&queue, b"x", Patience::Try), Err(Error::Busy));
+        assert_eq!(put(&queue, b"x", Patience::TryLock), Err(Error::Busy));
         assert_eq!(stopped.finish(), 0);
-        assert_eq!(get(&queue, Patience::Now).unwrap(), b"first");
-        assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
-        assert_eq!(get(&queue, Patience::Now), Err(Error::Empty));
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"first");
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"late");
+        assert_eq!(get(&queue, Patience::NoWait), Err(Error::Empty));
         is_sound(&queue);
     }
 }
@@ -228,7 +228,7 @@ fn a_stranger_does_not_wait_either() {
     let pid = stopped.pid as u32;
     let stranger = Child::run(|| {
         assert_eq!(
-            put(&queue, b"x", Patience::Now),
+            put(&queue, b"x", Patience::NoWait),
             Err(Error::FullBehindStopped { pid })
         );
     });
@@ -273,7 +273,7 @@ impl Child {
 fn a_large_put_that_cannot_be_published_gives_its_memory_back() {
     let queue = Queue::create(&PLAIN).unwrap();
     let putter = Child::stopped_at("claim.copied", || {
-        let put_large = put(&queue, &[1; LARGE], Patience::Now);
+        let put_large = put(&queue, &[1; LARGE], Patience::NoWait);
         assert!(
             matches!(put_large, Err(Error::FullBehindStopped { .. })),
             "{put_large:?}"
@@ -295,7 +295,7 @@ fn a_large_put_that_cannot_be_published_gives_its_memory_back() {
 fn the_end_of_a_borrow_is_put_off() {
     for (is_kept, dies) in [(false, false), (true, false), (false, true), (true, true)] {
         let queue = Queue::create(&PLAIN).unwrap();
-        put(&queue, &[1; LARGE], Patience::Now).unwrap();
+        put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
         let mut reader = Child::stopping(|| {
             let lent = take_lent(&queue);
             stop_here();
@@ -304,7 +304,7 @@ fn the_end_of_a_borrow_is_put_off() {
             }
             drop(lent);
             stop_here();
-            assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"late");
             let check = queue.check().unwrap();
             assert_eq!((check.leased, check.claimed), (0, 0));
             is_sound(&queue);
@@ -322,7 +322,7 @@ fn the_end_of_a_borrow_is_put_off() {
         // The dead process had ended its borrow: no other process gets the item.
         let statistics = queue.statistics().unwrap();
         assert_eq!((statistics.queued, statistics.redeliveries), (1, 0));
-        assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"late");
         is_sound(&queue);
     }
 }
@@ -337,14 +337,14 @@ fn the_return_of_an_undelivered_item_is_put_off() {
         (ACKNOWLEDGED, true),
     ] {
         let queue = Queue::create(&options).unwrap();
-        put(&queue, &[1; LARGE], Patience::Now).unwrap();
+        put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
         let mut reader = Child::stopping(|| {
             let lent = take_lent(&queue);
             stop_here();
             lent.undeliver();
             drop(lent);
             stop_here();
-            assert_eq!(get(&queue, Patience::Now).unwrap(), [1; LARGE]);
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), [1; LARGE]);
             is_sound(&queue);
         });
         let stopped = stopped_in_put(&queue);
@@ -359,7 +359,7 @@ fn the_return_of_an_undelivered_item_is_put_off() {
         reader.reap();
         let statistics = queue.statistics().unwrap();
         assert_eq!((statistics.queued, statistics.redeliveries), (2, 1));
-        assert_eq!(get(&queue, Patience::Now).unwrap(), [1; LARGE]);
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), [1; LARGE]);
         is_sound(&queue);
     }
 }
@@ -368,7 +368,7 @@ fn the_return_of_an_undelivered_item_is_put_off() {
 #[test]
 fn an_item_that_was_kept_does_not_come_back() {
     let queue = Queue::create(&PLAIN).unwrap();
-    put(&queue, &[1; LARGE], Patience::Now).unwrap();
+    put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
     let mut reader = Child::stopping(|| {
         let lent = take_lent(&queue);
         stop_here();
@@ -411,11 +411,11 @@ fn leaving_does_not_wait_and_is_honoured() {
             let queue = Queue::create(&ACKNOWLEDGED).unwrap();
             acknowledge(&queue);
             for item in [&[1; 10][..], &[1; LARGE]] {
-                put(&queue, item, Patience::Now).unwrap();
+                put(&queue, item, Patience::NoWait).unwrap();
             }
             let mut leaver = Child::stopping(|| {
-                get(&queue, Patience::Now).unwrap();
-                get(&queue, Patience::Now).unwrap();
+                get(&queue, Patience::NoWait).unwrap();
+                get(&queue, Patience::NoWait).unwrap();
                 stop_here();
                 leave(&queue);
                 stop_here();
@@ -445,15 +445,15 @@ fn leaving_does_not_wait_and_is_honoured() {
 #[test]
 fn a_process_that_let_go_is_swept_while_it_lives() {
     let queue = Queue::create(&ACKNOWLEDGED).unwrap();
-    put(&queue, b"left", Patience::Now).unwrap();
+    put(&queue, b"left", Patience::NoWait).unwrap();
     let leaver = Child::stopping(|| {
-        get(&queue, Patience::Now).unwrap();
+        get(&queue, Patience::NoWait).unwrap();
         let fd = queue.duplicate_fd().unwrap();
         stop_here();
         let_go(&queue);
         stop_here();
         let again = Queue::attach(fd).unwrap();
-        assert_eq!(get(&again, Patience::Now).unwrap(), b"late");
+        assert_eq!(get(&again, Patience::NoWait).unwrap(), b"late");
         again.task_done().unwrap();
     });
     let stopped = stopped_in_put(&queue);
@@ -470,13 +470,13 @@ fn a_process_that_let_go_is_swept_while_it_lives() {
 #[test]
 fn a_leaving_that_was_put_off_is_done_by_the_next_call() {
     let queue = Queue::create(&ACKNOWLEDGED).unwrap();
-    put(&queue, b"before", Patience::Now).unwrap();
+    put(&queue, b"before", Patience::NoWait).unwrap();
     let mut leaver = Child::stopping(|| {
-        get(&queue, Patience::Now).unwrap();
+        get(&queue, Patience::NoWait).unwrap();
         stop_here();
         queue.leave(Leave::Clean).unwrap();
         stop_here();
-        assert_eq!(get(&queue, Patience::Now).unwrap(), b"late");
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"late");
         stop_here();
     });
     let stopped = stopped_in_put(&queue);
@@ -509,7 +509,7 @@ fn a_chosen_waiter_leaves_without_the_lock() {
             stop_here();
             assert_eq!(queue.len(), 2);
         });
-        put(&queue, b"first", Patience::Now).unwrap();
+        put(&queue, b"first", Patience::NoWait).unwrap();
         let stopped = stopped_in_put(&queue);
         if at_once {
             getter.signal(libc::SIGCONT);
@@ -537,7 +537,7 @@ fn a_chosen_waiter_leaves_without_the_lock() {
         while queue.statistics().unwrap().waiting_getters == 0 {
             std::thread::yield_now();
         }
-        put(&queue, b"third", Patience::Now).unwrap();
+        put(&queue, b"third", Patience::NoWait).unwrap();
         assert_eq!(waiter.finish(), 0);
         is_sound(&queue);
     }
@@ -554,10 +554,10 @@ fn death_of_a_process_that_puts_work_off() {
     ] {
         let queue = Queue::create(&ACKNOWLEDGED).unwrap();
         acknowledge(&queue);
-        put(&queue, b"leased", Patience::Now).unwrap();
-        put(&queue, &[1; LARGE], Patience::Now).unwrap();
+        put(&queue, b"leased", Patience::NoWait).unwrap();
+        put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
         let mut doomed = Child::stopping(|| {
-            get(&queue, Patience::Now).unwrap();
+            get(&queue, Patience::NoWait).unwrap();
             let lent = take_lent(&queue);
             stop_here();
             if !second {
@@ -571,7 +571,7 @@ fn death_of_a_process_that_puts_work_off() {
             }
             stop_here();
             fault::arm(point, 1);
-            let _ = get(&queue, Patience::Now);
+            let _ = get(&queue, Patience::NoWait);
         });
         let mut stopped = Some(stopped_in_put(&queue));
         if second {
@@ -663,17 +663,17 @@ fn is_found_though_interrupted(
 }
 
 fn put_one(queue: &Arc<Queue>) {
-    put(queue, b"item", Patience::Now).unwrap();
+    put(queue, b"item", Patience::NoWait).unwrap();
 }
 
 fn take_and_stop(queue: &Arc<Queue>) {
-    get(queue, Patience::Now).unwrap();
+    get(queue, Patience::NoWait).unwrap();
     stop_here();
 }
 
 fn stop_with_the_lock(queue: &Arc<Queue>) {
     assert!(fault::suspend_at("put.committed"));
-    put(queue, b"item", Patience::Now).unwrap();
+    put(queue, b"item", Patience::NoWait).unwrap();
 }
 
 #[test]

@@ -444,7 +444,7 @@ impl Recorder<'_> {
         let limit = self.queue.options().max_bytes.unwrap_or(u64::MAX);
         let parts = vec![ZEROS.as_slice(); (limit >> 26) as usize + 1];
         let wait = Wait {
-            patience: Patience::Now,
+            patience: Patience::NoWait,
             interrupted: &mut || false,
         };
         match self.queue.put(&parts, wait) {

@@ -21,7 +21,7 @@ pub enum Waits {
 impl Waits {
     fn patience(self) -> Patience {
         match self {
-            Waits::No => Patience::Now,
+            Waits::No => Patience::NoWait,
             Waits::For(time) => Patience::Until(Instant::now() + time),
         }
     }
@@ -112,7 +112,7 @@ impl Subject for Penstock {
 
     fn join(&self) -> Answer {
         let wait = Wait {
-            patience: Patience::Now,
+            patience: Patience::NoWait,
             interrupted: &mut || false,
         };
         match self.0.join(wait) {

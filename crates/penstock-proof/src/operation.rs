@@ -184,7 +184,7 @@ impl Log {
     }
 
     fn take(&mut self, queue: &Arc<Queue>) {
-        let (item, lent) = take(queue, Patience::Now).unwrap();
+        let (item, lent) = take(queue, Patience::NoWait).unwrap();
         self.got.push(item);
         self.held.extend(lent);
     }
@@ -196,7 +196,7 @@ impl Log {
         }
         self.put(queue, last);
         for item in items {
-            assert_eq!(get(queue, Patience::Now), Ok(*item));
+            assert_eq!(get(queue, Patience::NoWait), Ok(*item));
             self.passed += 1;
             self.passed_bytes += crate::item::len_of(*item) as u64;
         }
@@ -289,7 +289,7 @@ fn take_one(victim: &mut Victim) {
 }
 
 fn set_all_aside(victim: &mut Victim) {
-    while get(&victim.queue, Patience::Now).is_ok() {}
+    while get(&victim.queue, Patience::NoWait).is_ok() {}
 }
 
 /// A second victim's, which finds the lock in dead hands: it takes the lock over, rebuilds and sweeps.
@@ -625,9 +625,9 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| {
             log.put_all(queue, &[30, 31, 32]);
             for _ in 0..3 {
-                let _ = get(queue, Patience::Now);
+                let _ = get(queue, Patience::NoWait);
             }
-            assert_eq!(get(queue, Patience::Now), Err(Error::Empty));
+            assert_eq!(get(queue, Patience::NoWait), Err(Error::Empty));
             queue.leave(Leave::Crashed).unwrap();
         },
         run: Victim::put,
@@ -657,7 +657,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| {
             log.put_all(queue, &[20, 10, 11]);
             for _ in 0..2 {
-                let _ = get(queue, Patience::Now);
+                let _ = get(queue, Patience::NoWait);
             }
             queue.leave(Leave::Crashed).unwrap();
         },
@@ -700,7 +700,7 @@ pub const OPERATIONS: &[Operation] = &[
         options: ONE,
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::put,
-        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::Now))),
+        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::NoWait))),
         puts: &[11],
         ..DEFAULT
     },
@@ -710,7 +710,7 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::join,
         when_asleep: Some(|queue, log| {
-            log.got.extend(get(queue, Patience::Now));
+            log.got.extend(get(queue, Patience::NoWait));
             queue.task_done().unwrap();
         }),
         ..DEFAULT
@@ -812,7 +812,7 @@ pub const OPERATIONS: &[Operation] = &[
             log.put(queue, 10);
         },
         run: Victim::send,
-        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::Now))),
+        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::NoWait))),
         puts: &[11],
         second_deaths: 1,
         ..DEFAULT
@@ -842,7 +842,7 @@ pub const OPERATIONS: &[Operation] = &[
         options: SOFT,
         prepare: |queue, log| log.put_all(queue, &[20, 21]),
         run: Victim::put,
-        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::Now))),
+        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::NoWait))),
         puts: &[22],
         ..DEFAULT
     },

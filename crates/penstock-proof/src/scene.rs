@@ -86,7 +86,7 @@ impl Scene {
         let queue = Queue::create(&operation.options).unwrap();
         queue.statistics().unwrap();
         if operation.options.acknowledged && !operation.sets_aside {
-            with_patience(Patience::Now, |wait| queue.join(wait)).unwrap();
+            with_patience(Patience::NoWait, |wait| queue.join(wait)).unwrap();
         }
         let mut log = Log::default();
         (operation.prepare)(&queue, &mut log);

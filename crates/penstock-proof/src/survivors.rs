@@ -76,7 +76,7 @@ impl Survivor {
 
     fn drain(&mut self) {
         loop {
-            match get(&self.scene.queue, Patience::Now) {
+            match get(&self.scene.queue, Patience::NoWait) {
                 Ok(item) => self.collected.push(item),
                 Err(Error::Empty) => return,
                 Err(error) => panic!("get: {error}"),
@@ -140,7 +140,7 @@ impl Survivor {
         let has_limit = options.maxsize != 0 || options.soft_bytes != 0;
         if self.scene.operation.sets_aside {
             // What the victim had set aside comes back.
-            let joined = self.timed(|scene| with_patience(Patience::Now, |wait| scene.queue.join(wait)));
+            let joined = self.timed(|scene| with_patience(Patience::NoWait, |wait| scene.queue.join(wait)));
             assert!(matches!(joined, Ok(()) | Err(Error::Empty)), "join: {joined:?}");
             self.sound("after the first join");
         }

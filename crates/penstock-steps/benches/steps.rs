@@ -30,11 +30,11 @@ fn queue(options: &Options) -> Arc<Queue> {
 }
 
 fn put(queue: &Queue, payload: &[u8]) {
-    with(Patience::Now, |wait| queue.put(&[payload], wait)).expect("room");
+    with(Patience::NoWait, |wait| queue.put(&[payload], wait)).expect("room");
 }
 
 fn get(queue: &Arc<Queue>, buffer: &mut Buffer) -> Delivery {
-    with(Patience::Now, |wait| queue.get(buffer, wait)).expect("an item")
+    with(Patience::NoWait, |wait| queue.get(buffer, wait)).expect("an item")
 }
 
 fn items(criterion: &mut Criterion) {
@@ -76,9 +76,9 @@ fn items(criterion: &mut Criterion) {
         bencher.iter_batched(
             || Batch::with_room_for(64).expect("there is memory"),
             |mut batch| {
-                let (count, put) = with(Patience::Now, |wait| many.put_many(black_box(&payloads), wait));
+                let (count, put) = with(Patience::NoWait, |wait| many.put_many(black_box(&payloads), wait));
                 put.expect("room");
-                with(Patience::Now, |wait| many.get_many(&mut batch, wait)).expect("items");
+                with(Patience::NoWait, |wait| many.get_many(&mut batch, wait)).expect("items");
                 (count, batch)
             },
             BatchSize::SmallInput,
@@ -93,7 +93,7 @@ fn looks(criterion: &mut Criterion) {
     group.bench_function("len", |bencher| bencher.iter(|| black_box(empty.len())));
     group.bench_function("get that finds nothing", |bencher| {
         bencher.iter(|| {
-            let got = with(Patience::Now, |wait| empty.get(&mut buffer, wait));
+            let got = with(Patience::NoWait, |wait| empty.get(&mut buffer, wait));
             assert_eq!(got.err(), Some(Error::Empty));
         });
     });

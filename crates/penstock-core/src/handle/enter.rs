@@ -31,7 +31,7 @@ impl Queue {
         let me = match self.member_word_now() {
             Some(me) => me,
             // Registering makes system calls, and may have to sweep.
-            None if wait.patience == Patience::Try => return Err(Error::Busy),
+            None if wait.patience == Patience::TryLock => return Err(Error::Busy),
             None => self.join_in(wait)?,
         };
         self.shared.acquire_as(me, wait)?;
@@ -74,7 +74,7 @@ impl Queue {
     /// process is put off already.
     pub(crate) fn enter_briefly(&self) -> Result<Guard<'_>, Error> {
         let mut wait = Wait {
-            patience: Patience::Try,
+            patience: Patience::TryLock,
             interrupted: &mut || false,
         };
         match self.enter(&mut wait) {

@@ -206,7 +206,7 @@ impl Queue {
         };
         let how = self.how_to_leave();
         let mut try_once = Wait {
-            patience: Patience::Try,
+            patience: Patience::TryLock,
             interrupted: &mut || false,
         };
         let mut from = None;

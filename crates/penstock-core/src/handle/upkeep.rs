@@ -151,7 +151,7 @@ impl Queue {
         }
         if self.is_maintenance_due() {
             let mut try_once = Wait {
-                patience: Patience::Try,
+                patience: Patience::TryLock,
                 interrupted: &mut || false,
             };
             let _ = self

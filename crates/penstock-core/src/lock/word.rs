@@ -18,7 +18,7 @@
 //! (`Acquired::FromDead`) and rebuilds before it does anything else (guard.rs); if it dies meanwhile, the
 //! next survivor starts again from the beginning.
 //!
-//! A caller that does not block (`Patience::Now`) waits for a holder that runs. Of a holder that kept the
+//! A caller that does not block (`Patience::NoWait`) waits for a holder that runs. Of a holder that kept the
 //! lock for a whole slice it reads the state of the process: if it is stopped, the call ends with
 //! `Error::Stopped`. If none of the process's threads runs, or the kernel does not tell (another pid
 //! namespace), the call ends so after two slices with the same holder.
@@ -100,7 +100,7 @@ impl Shared {
         let mut suspect = Suspect::new();
         loop {
             match wait.patience {
-                Patience::Try => return Err(Error::Busy),
+                Patience::TryLock => return Err(Error::Busy),
                 Patience::Until(deadline) if Instant::now() >= deadline => {
                     // However short the time was: otherwise a caller that retries with short time-outs would
                     // never take over.
@@ -151,7 +151,7 @@ impl Shared {
             if (is_over || slept != Slept::Changed) && (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
-            if is_over && wait.patience == Patience::Now {
+            if is_over && wait.patience == Patience::NoWait {
                 self.give_up_behind_stopped(&mut suspect)?;
             }
         }

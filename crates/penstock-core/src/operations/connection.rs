@@ -79,8 +79,8 @@ impl Queue {
     ) -> Result<Delivery, Error> {
         let _ends = CallEnds::reader(end);
         let patience = match wait.patience {
-            Patience::Try => Patience::Try,
-            _ => Patience::Now,
+            Patience::TryLock => Patience::TryLock,
+            _ => Patience::NoWait,
         };
         loop {
             let attempt = Wait {
@@ -91,7 +91,7 @@ impl Queue {
                 Err(Error::Empty) => self.await_at(end, &mut wait)?,
                 // A caller with more patience waits for the stopped process.
                 Err(Error::EmptyBehindStopped { .. })
-                    if !matches!(wait.patience, Patience::Try | Patience::Now) =>
+                    if !matches!(wait.patience, Patience::TryLock | Patience::NoWait) =>
                 {
                     let entered = self.enter(&mut wait).map(drop);
                     self.shared
@@ -152,7 +152,7 @@ impl Queue {
         if self.looks_ready(Kind::Item) {
             return Ok(());
         }
-        if matches!(wait.patience, Patience::Try | Patience::Now) {
+        if matches!(wait.patience, Patience::TryLock | Patience::NoWait) {
             let is_there = self.look_at_end(end, Duration::ZERO, wait)?;
             return if is_there { Ok(()) } else { Err(Error::Empty) };
         }

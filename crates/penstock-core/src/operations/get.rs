@@ -125,7 +125,7 @@ impl Queue {
         // watcher of the notifier costs every putter and getter system calls.)
         let hot = self.shared.segment.hot();
         if (hot.owned_count.get() > 0 || hot.watching.get() > 0) && self.is_reaping_due() {
-            if wait.patience == Patience::Try {
+            if wait.patience == Patience::TryLock {
                 return Err(Error::Busy);
             }
             self.reap_dead_if_due(wait)?;
@@ -137,7 +137,7 @@ impl Queue {
                 let delivered = deliver(&mut section, head)?;
                 section.withdraw(waiting)?;
                 drop(section);
-                if wait.patience != Patience::Try && self.is_untidy() {
+                if wait.patience != Patience::TryLock && self.is_untidy() {
                     self.tidy()?;
                 }
                 return Ok(delivered);

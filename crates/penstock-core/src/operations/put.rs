@@ -209,7 +209,7 @@ impl Queue {
             // A putter that runs ahead of its getters would write each large message to new memory.
             #[cfg(not(loom))]
             if !has_paused && self.shared.ready_count() > 0 && section.would_grow(len)? {
-                if wait.patience == Patience::Try {
+                if wait.patience == Patience::TryLock {
                     return Err(Error::Busy);
                 }
                 has_paused = true;
@@ -221,12 +221,12 @@ impl Queue {
                 .and_then(|()| section.try_reserve(len));
             match reserved {
                 Ok(Ok(reserved)) => return Ok((section, reserved)),
-                Ok(Err(_)) if wait.patience == Patience::Try => return Err(Error::Busy),
+                Ok(Err(_)) if wait.patience == Patience::TryLock => return Err(Error::Busy),
                 Ok(Err(growth)) => {
                     let grown = self.grow(section, growth, wait);
                     self.unless_given_up(grown, len, wait)?;
                 }
-                Err(Error::OutOfMemory { .. }) if wait.patience == Patience::Try => return Err(Error::Busy),
+                Err(Error::OutOfMemory { .. }) if wait.patience == Patience::TryLock => return Err(Error::Busy),
                 Err(error @ Error::OutOfMemory { .. }) => {
                     drop(section);
                     // Items that are set aside may use the memory; or the dead may hold it.
@@ -287,7 +287,7 @@ impl Queue {
     /// Takes the lock to free what a failed call has claimed: waits briefly, and not at all if the call must
     /// not wait.
     fn enter_again(&self, patience: Patience) -> Result<Guard<'_>, Error> {
-        if patience != Patience::Try {
+        if patience != Patience::TryLock {
             return self.enter_briefly();
         }
         self.enter(&mut Wait {

@@ -23,11 +23,11 @@ impl Kind {
         }
     }
 
-    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::Try`] alone, whose
+    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::TryLock`] alone, whose
     /// caller calls again.
     pub(crate) fn map_timeout(self, error: Error, patience: Patience) -> Error {
         match (error, self) {
-            (Error::Busy, _) if patience != Patience::Try => self.missed(),
+            (Error::Busy, _) if patience != Patience::TryLock => self.missed(),
             (Error::Stopped { pid }, Kind::Room) => Error::FullBehindStopped { pid },
             (Error::Stopped { pid }, Kind::Item | Kind::Finish) => Error::EmptyBehindStopped { pid },
             (error, _) => error,
@@ -58,8 +58,8 @@ impl Queue {
     fn acquire_or_spin(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<u32, Error> {
         if self.looks_unready(waiting.kind) {
             match wait.patience {
-                Patience::Try => return Err(waiting.kind.missed()),
-                Patience::Now => {}
+                Patience::TryLock => return Err(waiting.kind.missed()),
+                Patience::NoWait => {}
                 Patience::Until(_) | Patience::Forever => {
                     let me = self.member()?;
                     if let Some(acquired) = self.spin_and_acquire(waiting, wait, me) {
@@ -109,7 +109,7 @@ impl Queue {
         wait: &mut Wait<'_>,
     ) -> Result<Guard<'q>, Error> {
         let timed_out = match wait.patience {
-            Patience::Try | Patience::Now => true,
+            Patience::TryLock | Patience::NoWait => true,
             Patience::Until(deadline) => Instant::now() >= deadline,
             Patience::Forever => false,
         };

@@ -52,7 +52,7 @@ impl Queue {
     #[cold]
     pub(crate) fn found_nothing(&self) {
         let attempt = self.enter(&mut Wait {
-            patience: Patience::Try,
+            patience: Patience::TryLock,
             interrupted: &mut || false,
         });
         // If the lock is taken now, the next get that finds nothing tries again.

@@ -83,7 +83,7 @@ impl Run {
         let parts = vec![ZEROS.as_slice(); (limit >> 26) as usize + 1];
         let needed = 128 + ((parts.len() as u64) << 26);
         let wait = Wait {
-            patience: Patience::Now,
+            patience: Patience::NoWait,
             interrupted: &mut || false,
         };
         let result = self.hands.queue.put(&parts, wait);

@@ -25,7 +25,7 @@ pub enum Patient {
 impl Patient {
     fn within(self, interrupted: &mut dyn FnMut() -> bool) -> Wait<'_> {
         let patience = match self {
-            Patient::No => Patience::Now,
+            Patient::No => Patience::NoWait,
             Patient::Millis(millis) => Patience::Until(Instant::now() + Duration::from_millis(millis)),
             Patient::Forever => Patience::Forever,
         };

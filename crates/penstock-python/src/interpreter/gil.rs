@@ -44,7 +44,7 @@ impl Deadline {
 
     fn patience(self) -> Patience {
         match self {
-            Deadline::Now => Patience::Now,
+            Deadline::Now => Patience::NoWait,
             Deadline::At(instant) => Patience::Until(instant),
             Deadline::Never => Patience::Forever,
         }
@@ -55,7 +55,7 @@ impl Deadline {
 /// interruption.
 pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Result<T, Error> {
     operation(Wait {
-        patience: Patience::Try,
+        patience: Patience::TryLock,
         interrupted: &mut || false,
     })
 }
