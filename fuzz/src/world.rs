@@ -142,7 +142,7 @@ impl World {
                 self.heed(queue.tidy(), false);
             }
             Step::Ask => {
-                let (is_empty, is_full, _) = (queue.is_empty(), queue.is_full(), queue.is_untidy());
+                let (is_empty, is_full, _) = (queue.is_empty(), queue.is_full(), queue.is_trim_due());
                 assert!(self.is_damaged || !is_empty || !is_full, "empty and full");
             }
             Step::Die { in_section } => self.die(queue, *in_section),

@@ -200,7 +200,7 @@ impl Queue {
                 slice.restart();
                 slices += 1;
                 self.reap_dead(slices % 10 == 0)?;
-                self.tidy()?;
+                self.trim_if_due()?;
             }
             if matches!(wait.patience, Patience::Until(deadline) if now >= deadline) {
                 return Err(Error::Empty);

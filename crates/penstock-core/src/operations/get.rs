@@ -137,8 +137,8 @@ impl Queue {
                 let delivered = deliver(&mut section, head)?;
                 section.withdraw(waiting)?;
                 drop(section);
-                if wait.patience != Patience::TryLock && self.is_untidy() {
-                    self.tidy()?;
+                if wait.patience != Patience::TryLock && self.is_trim_due() {
+                    self.trim_if_due()?;
                 }
                 return Ok(delivered);
             }

@@ -141,7 +141,7 @@ impl Queue {
             section.finish_look(index)?;
         }
         drop(section);
-        self.tidy()?;
+        self.trim_if_due()?;
         Ok(())
     }
 }

@@ -43,16 +43,16 @@ fn wants_trim(hot: &Hot) -> bool {
 
 impl Queue {
     /// Whether a drained queue has memory to give back. Reads without the lock, for callers of
-    /// [`tidy`](Self::tidy).
+    /// [`trim_if_due`](Self::trim_if_due).
     #[inline(always)]
-    pub fn is_untidy(&self) -> bool {
+    pub fn is_trim_due(&self) -> bool {
         wants_trim(self.shared.segment.hot())
     }
 
     /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take
     /// milliseconds. Waits for the lock briefly only.
-    pub fn tidy(&self) -> Result<(), Error> {
-        let mut wants_trim = self.is_untidy();
+    pub fn trim_if_due(&self) -> Result<(), Error> {
+        let mut wants_trim = self.is_trim_due();
         while wants_trim {
             wants_trim = self.shared.report(self.trim_step())?;
         }
@@ -62,7 +62,7 @@ impl Queue {
     /// Gives one piece back. True if there is more.
     pub(crate) fn trim_step(&self) -> Result<bool, Error> {
         let Ok(mut section) = self.enter_briefly() else {
-            // The next caller that finds the queue untidy does it, or reports the damage.
+            // The next caller that finds the queue in need of trimming does it, or reports the damage.
             return Ok(false);
         };
         if !wants_trim(section.hot()) {
@@ -92,7 +92,7 @@ impl Queue {
         };
         self.release_claim_or_put_off(slot, self.enter_briefly(), note)?;
         // If the system has refused, the next call tries again.
-        Ok(is_punched && self.is_untidy())
+        Ok(is_punched && self.is_trim_due())
     }
 
     /// Gives the last slots back. All are free. The lock is held during the punch, which is short.

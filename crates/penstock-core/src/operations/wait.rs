@@ -211,7 +211,7 @@ impl Queue {
     fn end_slice(&self, slices: u32, position: u32) -> Result<(), Error> {
         if position == 0 {
             self.reap_dead(slices % 10 == 0)?;
-            self.tidy()?;
+            self.trim_if_due()?;
         } else if self.is_reaping_due() {
             self.reap_dead(true)?;
         }

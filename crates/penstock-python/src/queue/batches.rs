@@ -19,7 +19,7 @@ use crate::interpreter::reserve;
 use crate::queue::attempt::{ask, attempt, in_time, patiently};
 use crate::queue::handle::{Handle, Opened};
 use crate::queue::payload_buffer;
-use crate::queue::send_receive::{self, tidy};
+use crate::queue::send_receive::{self, trim_if_due};
 
 /// Small messages that go into the queue together.
 #[derive(Default)]
@@ -176,9 +176,9 @@ pub fn get_many<'py>(
     let mut batch = received.prepare(most)?;
     attempt(py, deadline, |wait| queue.get_many(&mut batch, wait))?;
     loop {
-        let tidied = tidy(py, queue);
+        let trimmed = trim_if_due(py, queue);
         received.rebuild(handle, opened, batch)?;
-        if let Err(error) = tidied {
+        if let Err(error) = trimmed {
             received.first_error.get_or_insert(error);
             break;
         }

@@ -15,7 +15,7 @@ use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
 use crate::queue::attempt::{attempt, in_time, patiently};
 use crate::queue::handle::{Handle, Opened};
-use crate::queue::send_receive::{self, tidy};
+use crate::queue::send_receive::{self, trim_if_due};
 
 /// Sends through the writing end of a pipe, or receives through the reading end. A Connection has one or two
 /// of them.
@@ -142,7 +142,7 @@ impl Channel {
         reserve::hold()?;
         let mut buffer = Buffer::default();
         let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
-        tidy(py, queue)?;
+        trim_if_due(py, queue)?;
         match delivery {
             Delivery::Copied => reserve::with_reserve(py, || received(slf, opened, buffer.bytes())),
             Delivery::Lent(lent) => {

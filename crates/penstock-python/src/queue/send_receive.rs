@@ -96,16 +96,16 @@ pub fn get<'py>(
         None => queue.get(&mut buffer, wait),
         Some(end) => queue.get_at(end, &mut buffer, wait),
     })?;
-    tidy(py, queue)?;
+    trim_if_due(py, queue)?;
     match delivery {
         Delivery::Copied => opened.codec.load(py, buffer.bytes(), Some(handle)),
         Delivery::Lent(lent) => payload_buffer::load(handle, opened, lent),
     }
 }
 
-pub fn tidy(py: Python<'_>, queue: &Queue) -> PyResult<()> {
-    if queue.is_untidy() {
-        py.detach(|| queue.tidy()).map_err(errors::to_python)?;
+pub fn trim_if_due(py: Python<'_>, queue: &Queue) -> PyResult<()> {
+    if queue.is_trim_due() {
+        py.detach(|| queue.trim_if_due()).map_err(errors::to_python)?;
     }
     Ok(())
 }
