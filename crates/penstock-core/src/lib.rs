@@ -41,7 +41,7 @@ mod state;
 mod sync;
 mod units;
 
-pub use diagnostics::check::{Check, Fault};
+pub use diagnostics::check::{Check, Finding};
 #[cfg(feature = "fuzzing")]
 pub use diagnostics::fuzzing;
 pub use diagnostics::statistics::Statistics;

@@ -157,7 +157,7 @@ fn payloads_of_many_sizes_take_turns() {
             assert!(get(&queue, Patience::NoWait).unwrap() == pattern(size_of(first), first));
             first += 1;
         }
-        assert_eq!(queue.check().unwrap().faults, []);
+        assert_eq!(queue.check().unwrap().findings, []);
     }
 }
 
@@ -353,7 +353,7 @@ fn an_undelivered_item_returns_to_its_old_place_until_it_is_a_dead_letter() {
         }
         assert_eq!(queue.dead_letters().unwrap(), [payload]);
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"younger");
-        assert_eq!(queue.check().unwrap().faults, []);
+        assert_eq!(queue.check().unwrap().findings, []);
     }
 }
 
@@ -412,7 +412,7 @@ fn a_view_is_private_memory_with_the_payloads_contents() {
             bytes_of(&views[1]) == &payload[100..],
             "no other item has this memory"
         );
-        assert!(queue.check().unwrap().faults.is_empty());
+        assert!(queue.check().unwrap().findings.is_empty());
         drop(views);
         assert_eq!(queue.check().unwrap().claimed, 0);
     }
@@ -444,7 +444,7 @@ fn leaving_in_order_while_borrowing_leaves_the_item_unfinished() {
         let lent = take_lent(&queue);
         queue.leave(Leave::Clean).unwrap();
         assert_eq!(queue.statistics().unwrap().unfinished, 1);
-        assert!(queue.check().unwrap().faults.is_empty());
+        assert!(queue.check().unwrap().findings.is_empty());
         if done_while_borrowing {
             queue.task_done().unwrap();
             assert!(lent.bytes() == pattern(100_000, 5));
@@ -453,7 +453,7 @@ fn leaving_in_order_while_borrowing_leaves_the_item_unfinished() {
         assert_eq!(queue.statistics().unwrap().redeliveries, 0);
         assert_eq!(queue.task_done().is_ok(), !done_while_borrowing);
         assert_eq!(queue.statistics().unwrap().unfinished, 0);
-        assert!(queue.check().unwrap().faults.is_empty());
+        assert!(queue.check().unwrap().findings.is_empty());
     }
 }
 

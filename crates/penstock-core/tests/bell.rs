@@ -35,10 +35,12 @@ fn put(queue: &Queue, payload: &[u8]) {
 
 fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
     let mut buffer = Buffer::default();
-    Ok(match with(Patience::NoWait, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => buffer.bytes().to_vec(),
-        Delivery::Lent(lent) => lent.bytes().to_vec(),
-    })
+    Ok(
+        match with(Patience::NoWait, |wait| queue.get(&mut buffer, wait))? {
+            Delivery::Copied => buffer.bytes().to_vec(),
+            Delivery::Lent(lent) => lent.bytes().to_vec(),
+        },
+    )
 }
 
 fn watch(queue: &Queue) -> RawFd {
@@ -120,7 +122,7 @@ fn a_dead_watcher_is_discounted() {
         die();
     }));
     queue.statistics().unwrap();
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     // No process has the notifier any more, so the next watcher makes another.
     put(&queue, b"x");
     let fd = watch(&queue);
@@ -196,7 +198,7 @@ fn in_a_crowd() {
         is_over.store(true, Ordering::Relaxed);
         println!("{got} items by polling");
     });
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     assert!(!is_readable(fd, 0));
     put(&queue, b"x");
     assert!(is_readable(fd, 0));
@@ -324,7 +326,7 @@ fn a_receiver_that_sleeps_is_woken_by_each_message_and_by_the_end() {
         ends.close(1);
         assert_eq!(receiver.join().unwrap(), (500, Error::Ended));
     });
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     ends.close(0);
 }
 
@@ -389,7 +391,7 @@ fn a_sender_that_waits_for_room_is_woken_by_room() {
     }
     // A sender that was not woken would have ended a slice each time.
     assert!(slices < ROUNDS, "{slices} slices ended");
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     ends.close(0);
     ends.close(1);
 }
@@ -492,7 +494,7 @@ fn senders_that_share_an_end_all_get_their_room() {
     });
     assert_eq!(receive(&queue, ends.0[0], Patience::NoWait), Err(Error::Empty));
     assert!(!is_readable(ends.0[0], 0) && is_writable(ends.0[1]));
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     ends.close(0);
     ends.close(1);
 }
@@ -601,7 +603,7 @@ fn a_sender_that_is_killed_while_it_waits_leaves_the_pipe_in_order() {
     assert!(!is_readable(ends.0[0], 0) && is_writable(ends.0[1]));
     assert_eq!(send_counting(&queue, &ends), (Ok(()), 0));
     assert!(is_readable(ends.0[0], 0));
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     ends.close(0);
     ends.close(1);
 }

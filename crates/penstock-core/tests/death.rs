@@ -114,7 +114,7 @@ fn dies_with_items_aside(queue: &Arc<Queue>, items: u64) {
 }
 
 fn books_balance(queue: &Queue) {
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     let s = queue.statistics().unwrap();
     assert_eq!(s.puts, s.gets + s.queued + s.dead_letters, "{s:?}");
 }
@@ -981,7 +981,11 @@ mod points {
             "{what}: {statistics:?}"
         );
         for number in numbers {
-            assert_eq!(number_of(&get(queue, Patience::NoWait).unwrap()), number, "{what}");
+            assert_eq!(
+                number_of(&get(queue, Patience::NoWait).unwrap()),
+                number,
+                "{what}"
+            );
         }
         assert_eq!(get(queue, Patience::NoWait), Err(Error::Empty), "{what}");
         while queue.statistics().unwrap().unfinished > 0 {

@@ -300,7 +300,7 @@ fn workers_are_killed_inside_their_operations() {
         }
         survivor.kill();
         put(&queue, b"y");
-        assert_eq!(queue.check().unwrap().faults, []);
+        assert_eq!(queue.check().unwrap().findings, []);
         assert_eq!(queue.statistics().unwrap().participants, 1);
     });
 }

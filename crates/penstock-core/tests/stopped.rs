@@ -126,7 +126,7 @@ fn stopped_in_put(queue: &Arc<Queue>) -> Child {
 }
 
 fn is_sound(queue: &Queue) {
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
 }
 
 #[test]
@@ -200,7 +200,10 @@ fn calls_that_do_not_block_name_the_stopped_process() {
             put(&queue, &item, Patience::NoWait),
             Err(Error::FullBehindStopped { pid })
         );
-        assert_eq!(get(&queue, Patience::NoWait), Err(Error::EmptyBehindStopped { pid }));
+        assert_eq!(
+            get(&queue, Patience::NoWait),
+            Err(Error::EmptyBehindStopped { pid })
+        );
         // The error comes in time, and it also names the process.
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(

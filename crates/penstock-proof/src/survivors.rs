@@ -104,7 +104,7 @@ impl Survivor {
             Ok(check) => check,
             Err(error) => panic!("check {when}: {error}"),
         };
-        let faults: Vec<String> = check.faults.iter().map(ToString::to_string).collect();
+        let faults: Vec<String> = check.findings.iter().map(ToString::to_string).collect();
         assert!(faults.is_empty(), "{when}: {}", faults.join("; "));
     }
 

@@ -226,7 +226,9 @@ impl Queue {
                     let grown = self.grow(section, growth, wait);
                     self.unless_given_up(grown, len, wait)?;
                 }
-                Err(Error::OutOfMemory { .. }) if wait.patience == Patience::TryLock => return Err(Error::Busy),
+                Err(Error::OutOfMemory { .. }) if wait.patience == Patience::TryLock => {
+                    return Err(Error::Busy);
+                }
                 Err(error @ Error::OutOfMemory { .. }) => {
                     drop(section);
                     // Items that are set aside may use the memory; or the dead may hold it.

@@ -309,7 +309,7 @@ impl Handle {
         let check = patiently(py, Deadline::Never, |wait| queue.check_within(wait))?;
         proof::warn_if_impossible(py)?;
         let faults = ffi::new_list(py)?;
-        for fault in &check.faults {
+        for fault in &check.findings {
             faults.append(fault.to_string())?;
         }
         Ok(faults)

@@ -34,7 +34,7 @@ impl Inspection<'_> {
         };
         for i in 0..self.uses.len() {
             if !is_inside(&self.uses[i]) {
-                self.fault(
+                self.finding(
                     "slot",
                     Some(self.uses[i].slot),
                     "its extent lies outside the heap",
@@ -45,7 +45,7 @@ impl Inspection<'_> {
         for i in 1..self.uses.len() {
             let (before, used) = (self.uses[i - 1], self.uses[i]);
             if used.extent.start < before.extent.start + before.extent.granules {
-                self.fault("slot", Some(used.slot), "its extent overlaps another's");
+                self.finding("slot", Some(used.slot), "its extent overlaps another's");
             }
         }
 
@@ -94,7 +94,7 @@ impl Inspection<'_> {
         if backing & !(BACKED_PAGES | BACKED_DESCRIPTOR | MAYBE_MORE) != 0
             || backing & BACKED_PAGES > PAGES_PER_SPAN
         {
-            self.fault("span", Some(index), "its backing byte is impossible");
+            self.finding("span", Some(index), "its backing byte is impossible");
         }
         let has_descriptor = backing & BACKED_DESCRIPTOR != 0;
         Some(Span {
@@ -113,7 +113,7 @@ impl Inspection<'_> {
     fn inspect_run(&mut self, first: usize, span: u32) -> u32 {
         let used = self.uses[first];
         if used.extent.start % GRANULES_PER_SPAN != 0 || used.extent.granules % GRANULES_PER_SPAN != 0 {
-            self.fault("slot", Some(used.slot), "its run of spans is not whole");
+            self.finding("slot", Some(used.slot), "its run of spans is not whole");
         }
         let spans = used.extent.granules.div_ceil(GRANULES_PER_SPAN);
         for i in 0..spans {
@@ -122,7 +122,7 @@ impl Inspection<'_> {
                 .backing(span + i)
                 .map_or(0, |backing| backing.get());
             if pages_of(backing) < pages_needed(used.backed, i) {
-                self.fault("slot", Some(used.slot), "there is no memory behind its payload");
+                self.finding("slot", Some(used.slot), "there is no memory behind its payload");
                 break;
             }
         }
@@ -134,17 +134,17 @@ impl Inspection<'_> {
         let index = Some(span.index);
         let is_divided = span.class != 0;
         if is_in_run && is_divided {
-            self.fault("span", index, "it is divided and part of a run");
+            self.finding("span", index, "it is divided and part of a run");
         }
         if span.is_taken && !is_in_run && !is_divided {
-            self.fault("span", index, "it is taken but not in use");
+            self.finding("span", index, "it is taken but not in use");
         }
         if !span.is_taken && (is_in_run || is_divided) {
-            self.fault("span", index, "it is in use but not taken");
+            self.finding("span", index, "it is in use but not taken");
         }
         if !is_divided {
             for used in objects.clone() {
-                self.fault("slot", Some(self.uses[used].slot), "its span is not divided");
+                self.finding("slot", Some(self.uses[used].slot), "its span is not divided");
             }
         }
         if span.backing & BACKED_DESCRIPTOR == 0 {
@@ -155,22 +155,22 @@ impl Inspection<'_> {
         };
         let (size, mut taken) = match CLASSES.get((span.class as usize).wrapping_sub(1)) {
             Some(size) => (*size, self.objects_taken(*size, objects)),
-            None if is_divided => return self.fault("span", index, "it has no known class"),
+            None if is_divided => return self.finding("span", index, "it has no known class"),
             None => (0, [0; 8]),
         };
         if is_divided && pages_of(span.backing) < PAGES_PER_SPAN {
-            self.fault("span", index, "it is divided without memory behind it");
+            self.finding("span", index, "it is divided without memory behind it");
         }
         let mut used = 0;
         for (word, right) in descriptor.taken.iter().zip(&mut taken) {
             used += right.count_ones();
             if word.get() != *right {
-                self.fault_in_numbers("span", index, "its objects taken are others", word.get(), *right);
+                self.finding_in_numbers("span", index, "its objects taken are others", word.get(), *right);
             }
         }
         if descriptor.used.get() != used {
             let found = u64::from(descriptor.used.get());
-            self.fault_in_numbers(
+            self.finding_in_numbers(
                 "span",
                 index,
                 "a recount of its objects differs",
@@ -180,11 +180,11 @@ impl Inspection<'_> {
         }
         let has_room = is_divided && used < GRANULES_PER_SPAN / size;
         if self.has_room[span.index as usize] != has_room {
-            self.fault("span", index, "it has room and is not listed, or the reverse");
+            self.finding("span", index, "it has room and is not listed, or the reverse");
         }
     }
 
-    /// The bits of the objects in use; faults those that are none of the span's class.
+    /// The bits of the objects in use; reports those that are none of the span's class.
     fn objects_taken(&mut self, size: u32, objects: core::ops::Range<usize>) -> [u64; 8] {
         let mut taken = [0; 8];
         for i in objects {
@@ -192,7 +192,7 @@ impl Inspection<'_> {
             let offset = used.extent.start % GRANULES_PER_SPAN;
             let object = offset / size;
             if used.extent.granules != size || offset % size != 0 || object >= GRANULES_PER_SPAN / size {
-                self.fault("slot", Some(used.slot), "its extent is no object of its span");
+                self.finding("slot", Some(used.slot), "its extent is no object of its span");
                 continue;
             }
             taken[(object / 64) as usize & 7] |= 1 << (object % 64);
@@ -212,23 +212,23 @@ impl Inspection<'_> {
                         .backing(index)
                         .is_ok_and(|backing| backing.get() & BACKED_DESCRIPTOR != 0);
                 let Ok(descriptor) = self.segment().descriptor(index) else {
-                    self.fault("spans of class", class_index, "the list leads out of the heap");
+                    self.finding("spans of class", class_index, "the list leads out of the heap");
                     break;
                 };
                 if !is_readable {
-                    self.fault("spans of class", class_index, "the list leads out of the heap");
+                    self.finding("spans of class", class_index, "the list leads out of the heap");
                     break;
                 }
                 if core::mem::replace(&mut self.has_room[index as usize], true) {
-                    self.fault("span", Some(index), "it is listed twice");
+                    self.finding("span", Some(index), "it is listed twice");
                     break;
                 }
                 if descriptor.class.get() != class as u32 + 1 {
-                    self.fault("span", Some(index), "it is on the list of another class");
+                    self.finding("span", Some(index), "it is on the list of another class");
                 }
                 if descriptor.prev.get() != prev {
                     let found = u64::from(descriptor.prev.get());
-                    self.fault_in_numbers(
+                    self.finding_in_numbers(
                         "span",
                         Some(index),
                         "the link back is wrong",

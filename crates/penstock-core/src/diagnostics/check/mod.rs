@@ -30,16 +30,16 @@ use crate::options::{Wait, uninterruptible};
 use crate::state::Shared;
 use crate::sync::Word;
 
-/// Faults that a check reports one by one.
+/// Findings that a check reports one by one.
 const MOST: usize = 100;
 
 /// What a check has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Check {
-    /// The first faults, at most 100; empty if the queue is sound.
-    pub faults: Vec<Fault>,
-    /// The number of all faults.
-    pub fault_count: u64,
+    /// The first findings, at most 100; empty if the queue is sound.
+    pub findings: Vec<Finding>,
+    /// The number of all findings.
+    pub finding_count: u64,
     // Slots by state.
     pub free: u64,
     pub claimed: u64,
@@ -60,7 +60,7 @@ pub struct Check {
 
 /// One thing that is not as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct Finding {
     place: &'static str,
     index: Option<u32>,
     what: &'static str,
@@ -68,7 +68,7 @@ pub struct Fault {
     numbers: Option<(u64, u64)>,
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.place)?;
         if let Some(index) = self.index {
@@ -110,7 +110,7 @@ struct Inspection<'q> {
 }
 
 impl Queue {
-    /// Checks whether everything in the shared memory is as it must be. Returns the faults, and figures;
+    /// Checks whether everything in the shared memory is as it must be. Returns the findings, and figures;
     /// changes nothing.
     ///
     /// Holds the lock meanwhile: about 0.1 s for a million items. Also checks a queue that is marked as
@@ -157,7 +157,7 @@ impl<'q> Inspection<'q> {
         // Room for slots and cells that come into use until the lock is taken.
         let slots = slots + slots / 4 + 1024;
         let cells = cells + 64;
-        inspection.found.faults = vec_with_room(MOST)?;
+        inspection.found.findings = vec_with_room(MOST)?;
         inspection.is_listed = vec_with_room(slots)?;
         inspection.is_listed.resize(slots, false);
         inspection.subtrees = vec_with_room(slots)?;
@@ -191,7 +191,7 @@ impl<'q> Inspection<'q> {
 
     fn inspect(&mut self) {
         if self.hot().is_damaged() {
-            self.fault("queue", None, "it is marked as damaged");
+            self.finding("queue", None, "it is marked as damaged");
         }
         self.found.orphans = self.hot().orphans.get();
         self.inspect_header();
@@ -226,7 +226,7 @@ impl<'q> Inspection<'q> {
             ),
         ] {
             if found != right {
-                self.fault_in_numbers("header", None, what, found, right);
+                self.finding_in_numbers("header", None, what, found, right);
             }
         }
     }
@@ -239,17 +239,17 @@ impl<'q> Inspection<'q> {
         self.shared.segment.hot()
     }
 
-    // ------------------------------------------------------------------------------------------------ faults
+    // ------------------------------------------------------------------------------------------------ findings
 
-    fn note(&mut self, fault: Fault) {
-        self.found.fault_count += 1;
-        if self.found.faults.len() < MOST {
-            self.found.faults.push(fault);
+    fn note(&mut self, finding: Finding) {
+        self.found.finding_count += 1;
+        if self.found.findings.len() < MOST {
+            self.found.findings.push(finding);
         }
     }
 
-    fn fault(&mut self, place: &'static str, index: Option<u32>, what: &'static str) {
-        self.note(Fault {
+    fn finding(&mut self, place: &'static str, index: Option<u32>, what: &'static str) {
+        self.note(Finding {
             place,
             index,
             what,
@@ -257,7 +257,7 @@ impl<'q> Inspection<'q> {
         });
     }
 
-    fn fault_in_numbers(
+    fn finding_in_numbers(
         &mut self,
         place: &'static str,
         index: Option<u32>,
@@ -265,7 +265,7 @@ impl<'q> Inspection<'q> {
         found: u64,
         right: u64,
     ) {
-        self.note(Fault {
+        self.note(Finding {
             place,
             index,
             what,
@@ -276,20 +276,20 @@ impl<'q> Inspection<'q> {
     /// A counter against its recount.
     fn compare(&mut self, counter: &'static str, found: u64, recount: u64) {
         if found != recount {
-            self.fault_in_numbers(counter, None, "a recount differs", found, recount);
+            self.finding_in_numbers(counter, None, "a recount differs", found, recount);
         }
     }
 
     /// A mark that must not lie above another.
     fn at_most(&mut self, mark: &'static str, found: u64, limit: u64) {
         if found > limit {
-            self.fault_in_numbers(mark, None, "it is too large", found, limit);
+            self.finding_in_numbers(mark, None, "it is too large", found, limit);
         }
     }
 
     fn at_least(&mut self, mark: &'static str, found: u64, limit: u64) {
         if found < limit {
-            self.fault_in_numbers(mark, None, "it is too small", found, limit);
+            self.finding_in_numbers(mark, None, "it is too small", found, limit);
         }
     }
 }

@@ -75,7 +75,7 @@ impl Inspection<'_> {
         });
         for index in high..hot.slots_backed.get().min(self.segment().geometry.slots) {
             if self.segment().slot(index).is_ok_and(|slot| slot.state.get() != 0) {
-                self.fault("slot", Some(index), "it was never used but is not free");
+                self.finding("slot", Some(index), "it was never used but is not free");
             }
         }
     }
@@ -89,7 +89,7 @@ impl Inspection<'_> {
     /// Notes that a slot was found on a list. False if the walk must end here.
     fn list_slot(&mut self, list: &'static str, owner: Option<u32>, index: u32) -> bool {
         if index >= self.slots_high() {
-            self.fault_in_numbers(
+            self.finding_in_numbers(
                 list,
                 owner,
                 "it leads out of the slots",
@@ -99,7 +99,7 @@ impl Inspection<'_> {
             return false;
         }
         if core::mem::replace(&mut self.is_listed[index as usize], true) {
-            self.fault("slot", Some(index), "it is on two lists, or twice on one");
+            self.finding("slot", Some(index), "it is on two lists, or twice on one");
             return false;
         }
         true
@@ -111,9 +111,9 @@ impl Inspection<'_> {
                 return;
             };
             if slot.word().state() != Some(State::Free) {
-                self.fault("slot", Some(index), "it is on a free list but not free");
+                self.finding("slot", Some(index), "it is on a free list but not free");
             } else if (slot.extent.get() != 0) != keeps_extents {
-                self.fault(
+                self.finding(
                     "slot",
                     Some(index),
                     "it keeps memory and should not, or the reverse",
@@ -144,10 +144,10 @@ impl Inspection<'_> {
                 return;
             };
             if !belongs(slot.word()) {
-                self.fault("slot", Some(index), "it is on a list that is not its state's");
+                self.finding("slot", Some(index), "it is on a list that is not its state's");
             }
             if is_linked_back && slot.prev.get() != prev {
-                self.fault_in_numbers(
+                self.finding_in_numbers(
                     "slot",
                     Some(index),
                     "the link back is wrong",
@@ -157,14 +157,14 @@ impl Inspection<'_> {
             }
             let key = key(slot);
             if key != 0 && key <= last_key {
-                self.fault_in_numbers(name, owner, "the order is wrong", key, last_key + 1);
+                self.finding_in_numbers(name, owner, "the order is wrong", key, last_key + 1);
             }
             last_key = key;
             (prev, index) = (index, slot.next.get());
         }
         if list.tail.get() != prev {
             let tail = u64::from(list.tail.get());
-            self.fault_in_numbers(name, owner, "its end is wrong", tail, u64::from(prev));
+            self.finding_in_numbers(name, owner, "its end is wrong", tail, u64::from(prev));
         }
     }
 
@@ -184,11 +184,11 @@ impl Inspection<'_> {
                 return;
             };
             if !slot.word().is_ready() {
-                self.fault("slot", Some(index), "it is on a list that is not its state's");
+                self.finding("slot", Some(index), "it is on a list that is not its state's");
             }
             let seq_of = |index: u32| self.segment().slot(index).map_or(0, |slot| slot.seq.get());
             if seq_of(parent) >= seq_of(index) {
-                self.fault_in_numbers(
+                self.finding_in_numbers(
                     NAME,
                     Some(index),
                     "the order is wrong",
@@ -202,7 +202,7 @@ impl Inspection<'_> {
             };
             let [first, second] = slot.subtrees();
             if rank_of(first) < rank_of(second) || rank_of(index) != rank_of(second).saturating_add(1) {
-                self.fault(NAME, Some(index), "its rank is wrong");
+                self.finding(NAME, Some(index), "its rank is wrong");
             }
             // Two for each slot that was taken off, and each of those was noted as listed; so they fit.
             for subtree in [first, second] {
@@ -226,22 +226,22 @@ impl Inspection<'_> {
             let word = record.word.get();
             // Bits that have no meaning.
             if word & 0x3fc0_0000 != 0 {
-                self.fault("participant", Some(index), "its word is impossible");
+                self.finding("participant", Some(index), "its word is impossible");
             }
             let Some(name) = name_of(index, word) else {
                 if !is_clear(&record.leased) || !is_clear(&record.claimed) || record.given_up.get() != 0 {
-                    self.fault("participant", Some(index), "it is free but holds something");
+                    self.finding("participant", Some(index), "it is free but holds something");
                 }
                 continue;
             };
             self.found.participants += 1;
             if word >> 32 == 0 {
-                self.fault("participant", Some(index), "it has no pid");
+                self.finding("participant", Some(index), "it has no pid");
             }
             let is_leased = |word: StateWord| word.is_lease() && word.owner() == name;
             let (lessees, bit) = lessee(hot, index);
             if record.leased.head.get() != 0 && lessees.get() & bit == 0 {
-                self.fault(
+                self.finding(
                     "participant",
                     Some(index),
                     "it has leases and is not noted for them",
@@ -271,32 +271,32 @@ impl Inspection<'_> {
     fn inspect_slot(&mut self, index: u32, slot: &Slot, sums: &mut Sums) {
         let word = slot.word();
         let Some(state) = word.state() else {
-            return self.fault("slot", Some(index), "it is in no known state");
+            return self.finding("slot", Some(index), "it is in no known state");
         };
         if !self.is_listed[index as usize] {
-            self.fault("slot", Some(index), "it is on no list");
+            self.finding("slot", Some(index), "it is on no list");
         }
         let acknowledged = u64::from(self.shared.options.acknowledged);
         let is_disowned = state == State::Aside && word.owner() == 0;
         let is_owned = word.is_held() && !is_disowned;
         if slot.state.get() >> 43 != 0 || state == State::Free && word != StateWord::FREE {
-            self.fault("slot", Some(index), "its state has bits without a meaning");
+            self.finding("slot", Some(index), "its state has bits without a meaning");
         }
         if is_owned && !self.is_participant(word.owner()) {
-            self.fault("slot", Some(index), "its holder is no participant");
+            self.finding("slot", Some(index), "its holder is no participant");
         }
         if !is_owned && word.owner() != 0 {
-            self.fault("slot", Some(index), "it names a holder in a state without one");
+            self.finding("slot", Some(index), "it names a holder in a state without one");
         }
         if word.redeliveries() > self.shared.options.max_deliveries {
-            self.fault("slot", Some(index), "it was redelivered too often");
+            self.finding("slot", Some(index), "it was redelivered too often");
         }
         match state {
             State::Free => {
                 self.found.free += 1;
                 if let Some(extent) = Extent::unpack(slot.extent.get()) {
                     if extent.bytes() > SMALL as u64 {
-                        self.fault("slot", Some(index), "it keeps more than a small payload needs");
+                        self.finding("slot", Some(index), "it keeps more than a small payload needs");
                     }
                     sums.kept += 1;
                     sums.kept_bytes += extent.bytes();
@@ -326,7 +326,7 @@ impl Inspection<'_> {
             }
             State::Dead => self.found.dead += 1,
             State::Orphan | State::GivenUp => {
-                self.fault(
+                self.finding(
                     "slot",
                     Some(index),
                     "its item is only counted, and the slot is not free",
@@ -334,7 +334,7 @@ impl Inspection<'_> {
             }
         }
         if matches!(state, State::ReadyDone | State::Aside | State::Left) && acknowledged == 0 {
-            self.fault("slot", Some(index), "its state needs an acknowledged queue");
+            self.finding("slot", Some(index), "its state needs an acknowledged queue");
         }
         if is_owned {
             sums.lent_bytes += lent_bytes(slot);
@@ -342,17 +342,17 @@ impl Inspection<'_> {
         if word.is_lease() {
             let is_lent = (BORROWED..=ENDED).contains(&slot.borrowed.get()) && slot.len.get() > SMALL as u64;
             if !is_lent && (slot.borrowed.get() != 0 || acknowledged == 0 || state == State::Left) {
-                self.fault("slot", Some(index), "it is leased but not as a get does it");
+                self.finding("slot", Some(index), "it is leased but not as a get does it");
             }
             if slot.holder.get() == 0 {
-                self.fault("slot", Some(index), "no thread holds it");
+                self.finding("slot", Some(index), "no thread holds it");
             }
         }
         if is_owned && !(1..=self.hot().leases.get()).contains(&slot.lease.get()) {
-            self.fault("slot", Some(index), "its lease has an impossible number");
+            self.finding("slot", Some(index), "its lease has an impossible number");
         }
         if state != State::Claimed && !(1..=self.hot().published.get()).contains(&slot.seq.get()) {
-            self.fault("slot", Some(index), "its place in the order is impossible");
+            self.finding("slot", Some(index), "its place in the order is impossible");
         }
         self.inspect_payload(index, slot, state, sums);
     }
@@ -370,7 +370,7 @@ impl Inspection<'_> {
             None => needed.is_none() && (state != State::Claimed || len > 0),
         };
         if !fits {
-            self.fault("slot", Some(index), "payload and extent do not fit each other");
+            self.finding("slot", Some(index), "payload and extent do not fit each other");
         }
         if state != State::Claimed {
             sums.bytes += len;
@@ -436,7 +436,7 @@ impl Inspection<'_> {
         }
         self.numbers.sort_unstable();
         if self.numbers.windows(2).any(|pair| pair[0] == pair[1]) {
-            self.fault(place, None, what);
+            self.finding(place, None, what);
         }
     }
 }

@@ -165,10 +165,10 @@ impl Scene {
         self.queue.shared.segment.hot()
     }
 
-    fn faults(&self) -> Vec<String> {
+    fn findings(&self) -> Vec<String> {
         let check = self.queue.check().unwrap();
-        assert!(check.fault_count >= check.faults.len() as u64);
-        check.faults.iter().map(ToString::to_string).collect()
+        assert!(check.finding_count >= check.findings.len() as u64);
+        check.findings.iter().map(ToString::to_string).collect()
     }
 
     /// The first slot in a state, with an extent or without.
@@ -216,10 +216,10 @@ impl Scene {
 }
 
 #[test]
-fn a_sound_queue_has_no_fault() {
+fn a_sound_queue_has_no_finding() {
     let scene = Scene::new();
     let check = scene.queue.check().unwrap();
-    assert_eq!(check.faults, []);
+    assert_eq!(check.findings, []);
     assert_eq!(
         (
             check.claimed,
@@ -254,7 +254,7 @@ fn a_queue_that_was_rebuilt_is_sound() {
             let mut section = scene.queue.enter_uninterruptible().unwrap();
             section.rebuild().unwrap();
             drop(section);
-            assert_eq!(scene.faults(), [""; 0], "after {rebuilds} rebuilds");
+            assert_eq!(scene.findings(), [""; 0], "after {rebuilds} rebuilds");
         }
     }
 }
@@ -262,15 +262,15 @@ fn a_queue_that_was_rebuilt_is_sound() {
 #[test]
 fn an_empty_queue_and_one_that_has_grown_are_sound() {
     let queue = plain(64 << 20);
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     for i in 0..3000 {
         put(&queue, i * 37 % 5000);
     }
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
     while !queue.is_empty() {
         drop(get(&queue));
     }
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
 }
 
 /// Memory that small payloads leave behind for others of their size is there for any other, once the heap is
@@ -303,7 +303,7 @@ fn what_is_kept_does_not_stand_in_the_way() {
         .unwrap()
         .mark_run(high, rest, false)
         .unwrap();
-    assert_eq!(queue.check().unwrap().faults, []);
+    assert_eq!(queue.check().unwrap().findings, []);
 }
 
 #[test]
@@ -324,7 +324,7 @@ fn a_put_does_not_take_what_no_slot_can_keep() {
 }
 
 #[test]
-fn no_more_than_a_hundred_faults_are_told() {
+fn no_more_than_a_hundred_findings_are_told() {
     let scene = Scene::new();
     for _ in 0..300 {
         put(&scene.queue, 20);
@@ -333,8 +333,8 @@ fn no_more_than_a_hundred_faults_are_told() {
         scene.queue.shared.segment.slot(index).unwrap().state.set(15);
     }
     let check = scene.queue.check().unwrap();
-    assert_eq!(check.faults.len(), 100);
-    assert!(check.fault_count > 300);
+    assert_eq!(check.findings.len(), 100);
+    assert!(check.finding_count > 300);
 }
 
 /// Damage, and what the check must say of it.
@@ -347,12 +347,12 @@ fn each_is_found(damages: &[Damage]) {
 fn each_is_found_in(scene: fn() -> Scene, damages: &[Damage]) {
     for (damage, said) in damages {
         let scene = scene();
-        assert_eq!(scene.faults(), [""; 0], "before: {said}");
+        assert_eq!(scene.findings(), [""; 0], "before: {said}");
         damage(&scene);
-        let faults = scene.faults();
+        let findings = scene.findings();
         assert!(
-            faults.iter().any(|fault| fault.contains(said)),
-            "not found: {said}; but: {faults:#?}"
+            findings.iter().any(|finding| finding.contains(said)),
+            "not found: {said}; but: {findings:#?}"
         );
     }
 }

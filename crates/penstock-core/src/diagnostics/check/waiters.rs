@@ -21,7 +21,7 @@ impl Inspection<'_> {
                 return;
             };
             if cell.word.get() != FREE {
-                self.fault("cell", Some(index), "it is on the free list but not free");
+                self.finding("cell", Some(index), "it is on the free list but not free");
             }
             index = cell.next.get();
         }
@@ -42,12 +42,12 @@ impl Inspection<'_> {
             ("putter_spinning", hot.spinning.putter.get()),
         ] {
             if spinner != 0 && !self.is_participant(spinner) {
-                self.fault(name, None, "it names no participant");
+                self.finding(name, None, "it names no participant");
             }
         }
         self.inspect_notifier();
         if hot.unfinished.get() == 0 && hot.waiters[Kind::Finish as usize].length.get() != 0 {
-            self.fault(
+            self.finding(
                 "list of joiners",
                 None,
                 "they sleep although nothing is unfinished",
@@ -66,18 +66,18 @@ impl Inspection<'_> {
         self.compare("watching", u64::from(hot.watching.get()), watching);
         let (pipe_state, is_ready) = (state_of(hot.pipe_state.get()), hot.ready_count.get() > 0);
         if watching > 0 && (pipe_state == DRAINED && is_ready || pipe_state == SIGNALLED && !is_ready) {
-            self.fault("pipe_state", None, "it disagrees with the number of items");
+            self.finding("pipe_state", None, "it disagrees with the number of items");
         }
     }
 
     /// Notes that a cell was found on a list. False if the walk must end here.
     fn list_cell(&mut self, index: u32, high: u32) -> bool {
         if index >= high {
-            self.fault("cell", Some(index), "a list leads out of the cells");
+            self.finding("cell", Some(index), "a list leads out of the cells");
             return false;
         }
         if core::mem::replace(&mut self.is_cell_listed[index as usize], true) {
-            self.fault("cell", Some(index), "it is on two lists, or twice on one");
+            self.finding("cell", Some(index), "it is on two lists, or twice on one");
             return false;
         }
         true
@@ -94,14 +94,14 @@ impl Inspection<'_> {
                 return;
             };
             if !matches!(cell.word.get(), SLEEPING | ABANDONED) {
-                self.fault("cell", Some(index), "it is listed but does not wait");
+                self.finding("cell", Some(index), "it is listed but does not wait");
             }
             if cell.kind.get() != kind as u32 {
-                self.fault("cell", Some(index), "it is on the list of another kind");
+                self.finding("cell", Some(index), "it is on the list of another kind");
             }
             if cell.prev.get() != prev {
                 let found = u64::from(cell.prev.get());
-                self.fault_in_numbers(
+                self.finding_in_numbers(
                     "cell",
                     Some(index),
                     "the link back is wrong",
@@ -114,11 +114,11 @@ impl Inspection<'_> {
         }
         if list.tail.get() != prev {
             let tail = u64::from(list.tail.get());
-            self.fault_in_numbers(name, None, "its end is wrong", tail, u64::from(prev));
+            self.finding_in_numbers(name, None, "its end is wrong", tail, u64::from(prev));
         }
         if list.length.get() != length {
             let found = u64::from(list.length.get());
-            self.fault_in_numbers(name, None, "its length is wrong", found, u64::from(length));
+            self.finding_in_numbers(name, None, "its length is wrong", found, u64::from(length));
         }
     }
 
@@ -129,7 +129,7 @@ impl Inspection<'_> {
         let word = cell.word.get();
         let is_listed = self.is_cell_listed[index as usize];
         if is_listed == matches!(word, WOKEN | LATE | WOKEN_LEFT | LATE_LEFT) {
-            self.fault(
+            self.finding(
                 "cell",
                 Some(index),
                 "it is on a list and must not, or the reverse",
@@ -144,14 +144,14 @@ impl Inspection<'_> {
             SLEEPING | LATE | ABANDONED | LATE_LEFT => {}
             WOKEN | WOKEN_LEFT if kind < notified.len() => notified[kind] += 1,
             WOKEN | WOKEN_LEFT => {}
-            _ => self.fault("cell", Some(index), "its word is impossible"),
+            _ => self.finding("cell", Some(index), "its word is impossible"),
         }
         if kind >= notified.len() {
-            self.fault("cell", Some(index), "it waits for nothing known");
+            self.finding("cell", Some(index), "it waits for nothing known");
         }
         // A waiter that left the list without the lock may have left the queue since.
         if word != ABANDONED && !self.is_participant(cell.owner.get()) {
-            self.fault("cell", Some(index), "its waiter is no participant");
+            self.finding("cell", Some(index), "its waiter is no participant");
         }
     }
 }
