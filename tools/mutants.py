@@ -755,7 +755,7 @@ MUTANTS = [
         f"{CORE}/state/notifier.rs",
         "            with_access(end, Access::Read, platform::make_writable);\n",
         "",
-        (core("bell", "a_sender_that_waits_for_room_is_woken_by_room"),),
+        (core("notifier", "a_sender_that_waits_for_room_is_woken_by_room"),),
     ),
     Mutant(
         "pipe-filled-beside-the-chosen",
@@ -769,7 +769,7 @@ MUTANTS = [
         if false {
             return SleepTarget::CellForNow;
 """,
-        (core("bell", "no_sender_fills_the_pipe_before_the_notified_one_is_back"),),
+        (core("notifier", "no_sender_fills_the_pipe_before_the_notified_one_is_back"),),
     ),
     # ------------------------------------------------------------------------------------------ payloads lent
     Mutant(
@@ -789,18 +789,18 @@ MUTANTS = [
         (core("death", "points::what_was_kept_does_not_come_back"),),
     ),
     Mutant(
-        "bell-not-rung",
+        "notifier-not-updated",
         "the byte owed to the notifier is not written",
         f"{CORE}/lock/after_release.rs",
         """\
             let is_signalled = with_access(end, Access::Write, platform::signal);
-            fault!("bell.rung");
+            fault!("notifier.updated");
 """,
         "            let is_signalled = true;\n",
-        (core("bell"),),
+        (core("notifier"),),
     ),
     Mutant(
-        "bell-owed-by-the-dead",
+        "notifier-owed-by-the-dead",
         "a byte owed to the notifier counts as written before it is",
         f"{CORE}/state/notifier.rs",
         "            let promise = next(pipe_state, PROMISED);\n",
@@ -813,7 +813,7 @@ MUTANTS = [
         f"{CORE}/state/notifier.rs",
         "        self.hot().watching.sub(record.watching.get());\n",
         "",
-        (core("bell"),),
+        (core("notifier"),),
     ),
 ]
 

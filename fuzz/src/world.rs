@@ -336,7 +336,7 @@ impl World {
             }
             Error::TooManyParticipants { .. }
             | Error::TooManyWaiters { .. }
-            | Error::BellUnreachable { .. }
+            | Error::NotifierUnreachable { .. }
                 if self.is_damaged => {}
             _ => panic!("{error:?}"),
         }

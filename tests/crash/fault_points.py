@@ -102,15 +102,15 @@ def test_no_point_elsewhere(name: str) -> None:
 
 
 # Passed by a process that begins to watch a queue with an item in it.
-BELL = ("bell.made", "bell.counted", "bell.changed", "bell.owed", "bell.rung")
+NOTIFIER = ("notifier.made", "notifier.counted", "notifier.changed", "notifier.owed", "notifier.updated")
 
 
 def is_readable(queue: Any) -> bool:
     return select.select([queue], [], [], 0)[0] == [queue]
 
 
-@pytest.mark.parametrize("point", BELL)
-def test_death_at_the_bell(point: str) -> None:
+@pytest.mark.parametrize("point", NOTIFIER)
+def test_death_at_the_notifier(point: str) -> None:
     queue = Queue[str]()
     queue.put("x")
     with fork(armed, queue, nothing, lambda queue: queue.fileno(), point) as doomed:
@@ -127,7 +127,7 @@ def test_death_at_the_bell(point: str) -> None:
 def test_death_of_a_receiver_that_is_about_to_sleep() -> None:
     receiver, sender = Pipe(duplex=False)
     with sender, receiver:
-        with fork(armed, receiver, nothing, lambda receiver: receiver.recv(), "bell.watching") as doomed:
+        with fork(armed, receiver, nothing, lambda receiver: receiver.recv(), "notifier.watching") as doomed:
             assert doomed.wait() == -signal.SIGKILL
         sender.send("x")
         assert receiver.poll(10)
@@ -141,7 +141,7 @@ def test_death_of_a_sender_that_fills_the_pipe() -> None:
     receiver, sender = Pipe(duplex=False)
     with sender, receiver:
         sender.send_bytes(FULL)
-        with fork(armed, sender, nothing, lambda sender: sender.send_bytes(b"x"), "bell.plugged") as doomed:
+        with fork(armed, sender, nothing, lambda sender: sender.send_bytes(b"x"), "notifier.filled") as doomed:
             assert doomed.wait() == -signal.SIGKILL
         assert receiver.recv_bytes() == FULL
         assert not receiver.poll()
@@ -155,7 +155,7 @@ def test_death_of_a_receiver_that_calls_a_sender() -> None:
         sender.send_bytes(FULL)
         with fork(lambda sender: sender.send_bytes(b"x"), sender) as waiting:
             until(lambda: select.select([], [sender.fileno()], [], 0)[1] == [])
-            with fork(armed, receiver, nothing, lambda end: end.recv_bytes(), "bell.unplugged") as doomed:
+            with fork(armed, receiver, nothing, lambda end: end.recv_bytes(), "notifier.writable") as doomed:
                 assert doomed.wait() == -signal.SIGKILL
             # The dead receiver had not taken the message out of the shared memory yet.
             assert receiver.recv_bytes() == FULL
@@ -175,10 +175,10 @@ def test_every_fault_point_is_reached() -> None:
     in_table = {point for points in OUTCOMES.values() for point in points}
     assert in_table | {
         "unlock.before-wake",
-        "bell.watching",
-        "bell.plugged",
-        "bell.unplugged",
-        *BELL,
+        "notifier.watching",
+        "notifier.filled",
+        "notifier.writable",
+        *NOTIFIER,
         *LEAVING,
         *PUT_OFF,
         *GIVEN_UP,

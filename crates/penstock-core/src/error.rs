@@ -71,7 +71,7 @@ pub enum Error {
     /// The descriptor of a connection was closed.
     EndClosed,
     /// A process watches the queue, and its descriptor cannot be opened.
-    BellUnreachable {
+    NotifierUnreachable {
         pid: u32,
     },
     /// The folder for a named queue lies on a disk.
@@ -173,7 +173,7 @@ impl fmt::Display for Error {
             ),
             Error::Broken => write!(f, "the other side is closed or dead"),
             Error::EndClosed => write!(f, "the connection's descriptor was closed"),
-            Error::BellUnreachable { pid } => write!(
+            Error::NotifierUnreachable { pid } => write!(
                 f,
                 "process {pid} (by its own count) waits for this queue with a descriptor that this process \
                  cannot open: both must be in the same pid namespace and belong to the same user, and this \

@@ -619,11 +619,11 @@ mod points {
             before: |queue| put(queue, &numbered(8, 20)).unwrap(),
             victim: |queue| drop(wait(soon(), |wait| queue.watch(wait))),
             points: &[
-                "bell.made",
-                "bell.counted",
-                "bell.changed",
-                "bell.owed",
-                "bell.rung",
+                "notifier.made",
+                "notifier.counted",
+                "notifier.changed",
+                "notifier.owed",
+                "notifier.updated",
             ],
         },
         Scene {
@@ -636,7 +636,12 @@ mod points {
                 put(queue, &numbered(7, 20)).unwrap();
                 get(queue, Patience::NoWait).unwrap();
             },
-            points: &["bell.changed", "bell.owed", "bell.rung", "slot.freed"],
+            points: &[
+                "notifier.changed",
+                "notifier.owed",
+                "notifier.updated",
+                "slot.freed",
+            ],
         },
         Scene {
             name: "let go of the last handle",
@@ -654,7 +659,7 @@ mod points {
     ];
 
     /// The notifier is readable exactly if there is an item.
-    fn bell_is_right(queue: &Queue, what: &str) {
+    fn notifier_is_right(queue: &Queue, what: &str) {
         let mut polled = libc::pollfd {
             fd: wait(soon(), |wait| queue.watch(wait)).unwrap(),
             events: libc::POLLIN,
@@ -662,14 +667,18 @@ mod points {
         };
         // SAFETY: the call reads and writes one struct.
         let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
-        assert_eq!(ready, i32::from(!queue.is_empty()), "{what}: the bell is wrong");
+        assert_eq!(
+            ready,
+            i32::from(!queue.is_empty()),
+            "{what}: the notifier is wrong"
+        );
     }
 
     fn survivors_go_on(queue: &Arc<Queue>, what: &str) {
         let acknowledged = queue.options().acknowledged;
         // Reaps the dead at once, so that what they held comes before what is put now.
         queue.statistics().unwrap();
-        bell_is_right(queue, what);
+        notifier_is_right(queue, what);
         if acknowledged {
             // Items that were set aside also return.
             acknowledge(queue);
@@ -695,7 +704,7 @@ mod points {
             }
             wait(soon(), |wait| queue.join(wait)).unwrap();
         }
-        bell_is_right(queue, what);
+        notifier_is_right(queue, what);
         books_balance(queue);
         let statistics = queue.statistics().unwrap();
         assert_eq!(

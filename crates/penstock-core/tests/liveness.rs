@@ -424,8 +424,8 @@ fn make_ends(queue: &Queue) -> (i32, i32) {
     let mut ends = [0; 2];
     // SAFETY: the call writes two numbers.
     assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-    queue.give_bell(ends[0]).unwrap();
-    queue.give_bell(ends[1]).unwrap();
+    queue.give_notifier(ends[0]).unwrap();
+    queue.give_notifier(ends[1]).unwrap();
     (ends[0], ends[1])
 }
 

@@ -132,7 +132,7 @@ fn a_dead_watcher_is_discounted() {
 }
 
 #[test]
-fn the_bell_outlives_its_maker() {
+fn the_notifier_outlives_its_maker() {
     let queue = Queue::create(&PLAIN).unwrap();
     let (has_watched, may_end) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
     // SAFETY: as in `in_child`.
@@ -232,8 +232,8 @@ impl Ends {
         let mut ends = [0; 2];
         // SAFETY: the call writes two descriptors to the array.
         assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-        queue.give_bell(ends[0]).unwrap();
-        queue.give_bell(ends[1]).unwrap();
+        queue.give_notifier(ends[0]).unwrap();
+        queue.give_notifier(ends[1]).unwrap();
         Ends(ends)
     }
 

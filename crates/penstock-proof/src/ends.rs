@@ -29,6 +29,6 @@ pub fn connect(queue: &Queue) {
     assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
     for (place, end) in ENDS.iter().zip(ends) {
         place.store(end, Ordering::Relaxed);
-        queue.give_bell(end).unwrap();
+        queue.give_notifier(end).unwrap();
     }
 }

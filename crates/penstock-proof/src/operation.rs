@@ -153,7 +153,7 @@ pub struct Log {
     /// Payloads that it reads in place.
     pub held: Vec<Lent>,
     /// The descriptor by which it watches the queue.
-    pub bell: Option<RawFd>,
+    pub notifier: Option<RawFd>,
     /// Items that it put and took again, and their bytes.
     pub passed: u64,
     pub passed_bytes: u64,
@@ -166,7 +166,7 @@ impl Log {
     }
 
     fn watch(&mut self, queue: &Queue) {
-        self.bell = Some(with_patience(surely(), |wait| queue.watch(wait)).unwrap());
+        self.notifier = Some(with_patience(surely(), |wait| queue.watch(wait)).unwrap());
     }
 
     /// Of a connection.
@@ -174,7 +174,7 @@ impl Log {
         ends::connect(queue);
         let end = ends::reading();
         with_patience(surely(), |wait| queue.watch_at(end, wait)).unwrap();
-        self.bell = Some(end);
+        self.notifier = Some(end);
     }
 
     fn put_all(&mut self, queue: &Queue, items: &[Item]) {
@@ -751,7 +751,7 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
-        name: "watch-anothers-bell",
+        name: "watch-anothers-notifier",
         prepare: |queue, log| {
             log.put(queue, 10);
             log.watch(queue);
@@ -769,7 +769,7 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
-        name: "put-opens-the-bell-and-rings",
+        name: "put-opens-the-notifier-and-updates",
         prepare: |queue, log| log.watch(queue),
         run: Victim::put,
         puts: &[11],

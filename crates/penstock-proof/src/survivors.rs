@@ -110,19 +110,19 @@ impl Survivor {
 
     /// The watcher's descriptor, from before the death or from now on, is readable exactly if there is an
     /// item.
-    fn bell_is_right(&mut self) {
+    fn notifier_is_right(&mut self) {
         let queue = &self.scene.queue;
-        let bell = match self.scene.log.bell {
-            Some(bell) => bell,
+        let notifier = match self.scene.log.notifier {
+            Some(notifier) => notifier,
             None if ends::are_open() => ends::reading(),
             None => with_patience(surely(), |wait| queue.watch(wait)).unwrap(),
         };
         if ends::are_open() {
             // Of a connection, each call brings its end; the puts of this survivor did not.
-            with_patience(surely(), |wait| queue.watch_at(bell, wait)).unwrap();
+            with_patience(surely(), |wait| queue.watch_at(notifier, wait)).unwrap();
         }
         let mut polled = libc::pollfd {
-            fd: bell,
+            fd: notifier,
             events: libc::POLLIN,
             revents: 0,
         };
@@ -131,7 +131,7 @@ impl Survivor {
         assert_eq!(
             (ready, polled.revents & !libc::POLLIN),
             (i32::from(!queue.is_empty()), 0),
-            "the bell is wrong"
+            "the notifier is wrong"
         );
     }
 
@@ -162,9 +162,9 @@ impl Survivor {
             self.put(OWN[0]);
         }
         self.sound("after the first operation");
-        if !has_limit && self.scene.log.bell.is_some() && !ends::are_open() {
+        if !has_limit && self.scene.log.notifier.is_some() && !ends::are_open() {
             // No survivor has checked for the dead yet, and there is an item.
-            self.bell_is_right();
+            self.notifier_is_right();
         }
         match self.scene.sleeper.as_ref().map(|sleeper| sleeper.kind) {
             Some(Sleeper::Getter) => {
@@ -208,9 +208,9 @@ impl Survivor {
         let queue = self.scene.queue.clone();
         self.timed(|scene| scene.queue.statistics().unwrap());
         self.sound("after the sweep");
-        self.bell_is_right();
+        self.notifier_is_right();
         self.drain();
-        self.bell_is_right();
+        self.notifier_is_right();
         for lent in self.scene.log.held.drain(..) {
             // The death has not touched the payloads that the survivor itself reads.
             assert!(self.collected.contains(&item_of(lent.bytes())));

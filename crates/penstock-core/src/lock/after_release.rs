@@ -36,9 +36,9 @@ impl Shared {
     fn keep_promise(&self, end: End, mut promise: u32) {
         let pipe_state = &self.segment.hot().pipe_state;
         loop {
-            fault!("bell.owed");
+            fault!("notifier.owed");
             let is_signalled = with_access(end, Access::Write, platform::signal);
-            fault!("bell.rung");
+            fault!("notifier.updated");
             let kept = promise & !3 | if is_signalled { SIGNALLED } else { UNKNOWN };
             // SeqCst: the byte is written before the state is read, and `update_notifier` changes the state
             // after it has drained the pipe. The kernel's lock of the pipe orders the two.
@@ -113,7 +113,7 @@ impl Shared {
             }
         }
         match unreachable {
-            Some(pid) => Err(Error::BellUnreachable { pid }),
+            Some(pid) => Err(Error::NotifierUnreachable { pid }),
             None => Ok(None),
         }
     }

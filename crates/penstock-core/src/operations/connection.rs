@@ -38,7 +38,7 @@ const SLICE: Duration = Duration::from_millis(100);
 
 impl Queue {
     /// Makes the pipe of this end the queue's notifier. Must be called for both ends when they are made.
-    pub fn give_bell(&self, end: RawFd) -> Result<(), Error> {
+    pub fn give_notifier(&self, end: RawFd) -> Result<(), Error> {
         let number = platform::pipe_number(end).ok_or(Error::EndClosed)?;
         platform::never_block(end)?;
         platform::make_narrow(end);
@@ -160,7 +160,7 @@ impl Queue {
             return Ok(());
         }
         let name = self.enter(wait)?.count_watcher()?;
-        fault!("bell.watching");
+        fault!("notifier.watching");
         let waited = self.sleep_at(end, wait);
         // Briefly, because a stopped process may hold the lock. While a watcher stays counted, others only
         // write a byte in vain.

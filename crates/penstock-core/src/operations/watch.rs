@@ -38,7 +38,7 @@ impl Queue {
                 None => {
                     let (pipe, number) = platform::make_pipe()?;
                     section.set_notifier(number);
-                    fault!("bell.made");
+                    fault!("notifier.made");
                     self.shared.keep_notifier(pipe, number)
                 }
             };

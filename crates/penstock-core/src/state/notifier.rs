@@ -289,7 +289,7 @@ impl Section<'_> {
             hot.pipe_state.set(promise);
             self.after_release = AfterRelease::Signal(end, promise);
         }
-        fault!("bell.changed");
+        fault!("notifier.changed");
     }
 
     fn drain(&mut self, end: End) {
@@ -344,7 +344,7 @@ impl Section<'_> {
         hot.pipe_state
             .store(next(hot.pipe_state.get(), UNKNOWN), Ordering::SeqCst);
         let filled = platform::fill_pipe(end.writing);
-        fault!("bell.plugged");
+        fault!("notifier.filled");
         if filled == Filled::Full {
             hot.pipe_state.set(next(hot.pipe_state.get(), SIGNALLED));
         }
@@ -365,7 +365,7 @@ impl Section<'_> {
         };
         if platform::is_pipe_full(end.any()) {
             with_access(end, Access::Read, platform::make_writable);
-            fault!("bell.unplugged");
+            fault!("notifier.writable");
         }
     }
 
@@ -373,7 +373,7 @@ impl Section<'_> {
     /// section restores the notifier.
     pub(crate) fn count_watcher(&mut self) -> Result<u32, Error> {
         self.my_record()?.watching.add(1);
-        fault!("bell.counted");
+        fault!("notifier.counted");
         self.hot().watching.add(1);
         Ok(self.me)
     }

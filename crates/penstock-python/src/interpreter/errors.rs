@@ -59,7 +59,7 @@ pub fn to_python(error: Error) -> PyErr {
         Error::Ended => PyEOFError::new_err(()),
         Error::Broken => PyBrokenPipeError::new_err((EPIPE, "Broken pipe")),
         Error::EndClosed => PyOSError::new_err((EBADF, error.to_string())),
-        Error::BellUnreachable { .. } => PyOSError::new_err((EACCES, error.to_string())),
+        Error::NotifierUnreachable { .. } => PyOSError::new_err((EACCES, error.to_string())),
         Error::Corrupt { .. } => imported::CorruptQueueError::new_err((EUCLEAN, error.to_string())),
         Error::NotAQueue { .. } => PyOSError::new_err((EINVAL, error.to_string())),
         Error::Closed => PyOSError::new_err((EBADF, error.to_string())),

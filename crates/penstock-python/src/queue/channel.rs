@@ -88,7 +88,7 @@ impl Channel {
         slf.get().end.store(end, Ordering::Relaxed);
         let opened = slf.as_super().get().opened()?;
         if is_new {
-            opened.queue.give_bell(end).map_err(errors::to_python)?;
+            opened.queue.give_notifier(end).map_err(errors::to_python)?;
         }
         Ok(())
     }
