@@ -276,7 +276,7 @@ MUTANTS = [
         (STATE_MACHINE,),
     ),
     Mutant(
-        "no-second-look-for-room",
+        "no-second-read-for-room",
         "a putter does not check for room again after it wrote a large payload",
         f"{CORE}/operations/put.rs",
         """\
@@ -624,10 +624,10 @@ MUTANTS = [
     ),
     # -------------------------------------------------------------------------------------------------- death
     Mutant(
-        "life-byte-not-looked-at",
+        "life-byte-not-probed",
         "the proof of a death ignores the life byte",
         f"{CORE}/state/participant.rs",
-        "Some(fd) if !word.is_lifeless() => platform::look_at_life(fd, index),",
+        "Some(fd) if !word.is_lifeless() => platform::probe_life(fd, index),",
         "Some(_) if !word.is_lifeless() => Life::Unknown,",
         (core("death", "points::exec_inside_the_critical_section"),),
     ),
@@ -656,7 +656,7 @@ MUTANTS = [
         (core("death", "points::death_at_each_point_without_proc"),),
     ),
     Mutant(
-        "joiner-looks-at-all",
+        "joiner-probes-all",
         "a process that registers tests all participants for death",
         f"{CORE}/handle/membership.rs",
         "if index_of(me) > LAST - LATE_PLACES {",

@@ -33,7 +33,7 @@ pub enum Step {
         patience: Patience,
         keep: bool,
     },
-    EndLook,
+    EndBorrow,
     /// Begins to watch, and polls the descriptor.
     Watch,
     /// Keeps a lent payload for good, and maps a part of it.
@@ -166,7 +166,7 @@ impl<'a> Input<'a> {
                 patience: self.patience(),
                 keep: self.byte() % 2 == 1,
             },
-            10 => Step::EndLook,
+            10 => Step::EndBorrow,
             11 | 12 => Step::TaskDone,
             13 => Step::Join(self.patience()),
             14 => Step::Leave(self.choose(&[Leave::Clean, Leave::Crashed])),

@@ -110,7 +110,7 @@ impl World {
                 patience,
             } => self.put_many(&queue, *count, lens, *patience),
             Step::GetMany { most, patience, keep } => self.get_many(&queue, *most, *patience, *keep),
-            Step::EndLook => drop(self.lents.pop_front()),
+            Step::EndBorrow => drop(self.lents.pop_front()),
             Step::Keep => {
                 if let Some(lent) = self.lents.front().cloned() {
                     // It does not read what another participant was lent before this one took its place.
@@ -159,7 +159,7 @@ impl World {
     pub fn finish(mut self) -> bool {
         for _ in 0..2 {
             for step in [
-                Step::EndLook,
+                Step::EndBorrow,
                 Step::Put {
                     len: 20,
                     patience: Patience::NoWait,

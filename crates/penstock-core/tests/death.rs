@@ -770,7 +770,7 @@ mod points {
             assert_eq!(holder.reap(), 0);
             killed_in(&queue, point, hit, &what, |queue| drop(queue.statistics()));
             queue.statistics().unwrap();
-            assert_eq!(queue.len(), 1000, "{what}: one look returns all");
+            assert_eq!(queue.len(), 1000, "{what}: one sweep returns all");
             all_is_there_once(&queue, 0..1000, 600, &what);
         }
     }

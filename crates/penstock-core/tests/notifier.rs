@@ -503,7 +503,7 @@ fn senders_that_share_an_end_all_get_their_room() {
 #[test]
 fn no_sender_fills_the_pipe_before_the_notified_one_is_back() {
     // SAFETY: a new page of memory, which the child shares.
-    let looks: &AtomicU32 = unsafe {
+    let polls: &AtomicU32 = unsafe {
         let shared = libc::mmap(
             std::ptr::null_mut(),
             4096,
@@ -529,7 +529,7 @@ fn no_sender_fills_the_pipe_before_the_notified_one_is_back() {
                 Wait {
                     patience: Patience::Forever,
                     interrupted: &mut || {
-                        looks.fetch_add(1, Ordering::Relaxed);
+                        polls.fetch_add(1, Ordering::Relaxed);
                         false
                     },
                 },
@@ -558,7 +558,7 @@ fn no_sender_fills_the_pipe_before_the_notified_one_is_back() {
             unsafe { libc::kill(first, libc::SIGCONT) };
             await_putters(&queue, 2);
             // So far the first sender has slept once, and only the receiver has woken it.
-            slices += looks.swap(0, Ordering::Relaxed);
+            slices += polls.swap(0, Ordering::Relaxed);
             for _ in 0..3 {
                 receive(&queue, ends.0[0], soon()).unwrap();
             }
@@ -567,7 +567,7 @@ fn no_sender_fills_the_pipe_before_the_notified_one_is_back() {
         // SAFETY: as above.
         unsafe { libc::waitpid(first, &raw mut status, 0) };
         assert_eq!(status, 0);
-        looks.store(0, Ordering::Relaxed);
+        polls.store(0, Ordering::Relaxed);
         ends.close(0);
         ends.close(1);
     }

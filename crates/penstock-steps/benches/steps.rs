@@ -86,8 +86,8 @@ fn items(criterion: &mut Criterion) {
     });
 }
 
-fn looks(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("look");
+fn queries(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("query");
     let empty = queue(&PLAIN);
     let mut buffer = Buffer::default();
     group.bench_function("len", |bencher| bencher.iter(|| black_box(empty.len())));
@@ -126,5 +126,5 @@ fn queues(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(steps, items, looks, queues);
+criterion_group!(steps, items, queries, queues);
 criterion_main!(steps);

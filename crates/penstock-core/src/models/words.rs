@@ -141,12 +141,12 @@ impl AtomicU32 {
 
     /// The newest value, as the kernel sees it; the model tries this before and after every store.
     #[track_caller]
-    pub(crate) fn look_as_kernel(&self) -> u32 {
+    pub(crate) fn read_as_kernel(&self) -> u32 {
         // Always fails, so that it reads the newest value, as every exchange does, and stores nothing.
-        let look = self
+        let read = self
             .object()
             .compare_exchange(u32::MAX, u32::MAX, Ordering::Relaxed, Ordering::Relaxed);
-        look.unwrap_or_else(|newest| newest)
+        read.unwrap_or_else(|newest| newest)
     }
 }
 

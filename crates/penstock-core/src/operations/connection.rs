@@ -153,7 +153,7 @@ impl Queue {
             return Ok(());
         }
         if matches!(wait.patience, Patience::TryLock | Patience::NoWait) {
-            let is_there = self.look_at_end(end, Duration::ZERO, wait)?;
+            let is_there = self.poll_end(end, Duration::ZERO, wait)?;
             return if is_there { Ok(()) } else { Err(Error::Empty) };
         }
         if self.spin_without_lock(Kind::Item)? {
@@ -188,7 +188,7 @@ impl Queue {
                 _ => slice_end,
             };
             let at_most = sleep_end.saturating_duration_since(Instant::now());
-            if self.look_at_end(end, at_most, wait)? {
+            if self.poll_end(end, at_most, wait)? {
                 return Ok(());
             }
             // A slice has ended, or a signal has come.
@@ -209,13 +209,13 @@ impl Queue {
     }
 
     /// Polls the end for at most that long. Whether there is an item.
-    fn look_at_end(&self, end: RawFd, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
-        let mut state = platform::look_at_pipe(end, at_most);
+    fn poll_end(&self, end: RawFd, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
+        let mut state = platform::poll_pipe(end, at_most);
         if state == PipeState::Ready && self.shared.ready_count() == 0 {
             // Another getter took the item; or it is a byte too many, which may hide that all writers are
             // gone.
             self.enter(wait)?.drain_if_empty();
-            state = platform::look_at_pipe(end, Duration::ZERO);
+            state = platform::poll_pipe(end, Duration::ZERO);
         }
         match state {
             PipeState::Closed => Err(Error::EndClosed),

@@ -106,7 +106,7 @@ impl Drop for Lent {
             } else {
                 ENDED
             };
-            let ended = self.queue.end_look(self.slot, self.lease, self.me, mark);
+            let ended = self.queue.end_borrow(self.slot, self.lease, self.me, mark);
             // A destructor cannot return an error. Damage is noted in the segment, and the next operation
             // reports it.
             let _ = self.queue.shared.report(ended);
@@ -126,7 +126,7 @@ impl Queue {
     }
 
     /// Ends the borrow of a lent payload. `mark` is ENDED or UNDELIVERED.
-    fn end_look(&self, index: u32, lease: u64, me: u32, mark: u32) -> Result<(), Error> {
+    fn end_borrow(&self, index: u32, lease: u64, me: u32, mark: u32) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
             Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, mark, me),
@@ -138,7 +138,7 @@ impl Queue {
         if mark == UNDELIVERED {
             section.undeliver(index)?;
         } else {
-            section.finish_look(index)?;
+            section.finish_borrow(index)?;
         }
         drop(section);
         self.trim_if_due()?;

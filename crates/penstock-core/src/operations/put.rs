@@ -197,7 +197,7 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<(Guard<'q>, Reserved), Error> {
-        let mut looked_for_dead = false;
+        let mut has_reaped = false;
         #[cfg(not(loom))]
         let mut has_paused = len <= SMALL as u64;
         loop {
@@ -233,8 +233,8 @@ impl Queue {
                     drop(section);
                     // Items that are set aside may use the memory; or the dead may hold it.
                     match self.unless_given_up(Err(error), len, wait) {
-                        Err(Error::OutOfMemory { .. }) if !looked_for_dead => {
-                            looked_for_dead = true;
+                        Err(Error::OutOfMemory { .. }) if !has_reaped => {
+                            has_reaped = true;
                             self.reap_dead_within(false, wait)?;
                         }
                         result => result?,

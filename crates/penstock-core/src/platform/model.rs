@@ -72,7 +72,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, at_most: Duration) -> 
     world::step();
     world::mark_disturbance(world::process());
     // From the read of the word to the sleep no other thread runs, as under the kernel's own lock.
-    if word.look_as_kernel() != expected {
+    if word.read_as_kernel() != expected {
         return Slept::Changed;
     }
     world::sleep(&raw const *word as usize, at_most)
@@ -83,7 +83,7 @@ pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
         return;
     }
     world::step();
-    word.look_as_kernel();
+    word.read_as_kernel();
     world::wake(&raw const *word as usize, count);
 }
 
@@ -129,7 +129,7 @@ pub(crate) fn ticks_since_boot() -> u64 {
     1
 }
 
-pub(crate) fn look_at_process(pid: u32, _: (u64, u64)) -> Seen {
+pub(crate) fn probe_process(pid: u32, _: (u64, u64)) -> Seen {
     if world::is_gone(pid) {
         Seen::Ended
     } else {
@@ -150,7 +150,7 @@ pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
     world::hold_life(life.as_raw_fd(), index)
 }
 
-pub(crate) fn look_at_life(_: BorrowedFd<'_>, index: u32) -> Life {
+pub(crate) fn probe_life(_: BorrowedFd<'_>, index: u32) -> Life {
     if world::is_life_held(index) {
         Life::Held
     } else {

@@ -50,7 +50,7 @@ impl Section<'_> {
     }
 
     /// Ends the borrow of a slot that this participant holds.
-    pub(crate) fn finish_look(&mut self, index: u32) -> Result<(), Error> {
+    pub(crate) fn finish_borrow(&mut self, index: u32) -> Result<(), Error> {
         match self.slot(index)?.word().state() {
             // Finished while it was borrowed, or of a plain queue: the payload is not needed any more.
             Some(State::Claimed) => self.finish_held(index),
@@ -65,7 +65,7 @@ impl Section<'_> {
     pub(crate) fn undeliver(&mut self, index: u32) -> Result<(), Error> {
         let word = self.slot(index)?.word();
         if !matches!(word.state(), Some(State::Leased | State::Aside)) {
-            return self.finish_look(index);
+            return self.finish_borrow(index);
         }
         self.let_go(index, word.owner())?;
         self.return_to_queue(index)

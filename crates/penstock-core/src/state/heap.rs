@@ -28,7 +28,7 @@ pub(crate) const BACKED_DESCRIPTOR: u8 = 1 << 5;
 pub(crate) const MAYBE_MORE: u8 = 1 << 6;
 
 /// How many spans of a class a put scans for an empty one, when the heap is full.
-const PARTIAL_LOOKS: u32 = 64;
+const PARTIAL_PROBES: u32 = 64;
 
 pub(crate) fn class_of(granules: u32) -> Option<usize> {
     (granules <= CLASSES[CLASSES.len() - 1]).then(|| CLASSES.partition_point(|size| *size < granules))
@@ -320,7 +320,7 @@ impl Section<'_> {
     pub(crate) fn release_spans(&mut self) -> Result<(), Error> {
         for class in 0..CLASSES.len() {
             let mut next = self.hot().partial[class].get();
-            for _ in 0..PARTIAL_LOOKS {
+            for _ in 0..PARTIAL_PROBES {
                 if next == 0 {
                     break;
                 }

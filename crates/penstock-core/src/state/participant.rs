@@ -179,7 +179,7 @@ impl Shared {
             return false;
         }
         let life = match self.segment.fd() {
-            Some(fd) if !word.is_lifeless() => platform::look_at_life(fd, index),
+            Some(fd) if !word.is_lifeless() => platform::probe_life(fd, index),
             _ => Life::Unknown,
         };
         if life == Life::Held && !thorough {
@@ -187,7 +187,7 @@ impl Shared {
         }
         let is_neighbour = self.is_neighbour(record);
         let noted = (record.birth.get(), record.since.get());
-        let seen = platform::look_at_process(word.pid(), noted);
+        let seen = platform::probe_process(word.pid(), noted);
         if seen == Seen::Ended || seen == Seen::Absent && is_neighbour {
             return true;
         }
@@ -219,7 +219,7 @@ impl Shared {
                     || self
                         .segment
                         .fd()
-                        .is_some_and(|fd| platform::look_at_life(fd, other) == Life::Held))
+                        .is_some_and(|fd| platform::probe_life(fd, other) == Life::Held))
         })
     }
 

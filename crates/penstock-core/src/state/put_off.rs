@@ -25,7 +25,7 @@ impl Section<'_> {
                 let next = slot.next.get();
                 // Acquire: pairs with the release in put_off_for_slot.
                 match slot.borrowed.load(Ordering::Acquire) {
-                    ENDED => self.finish_look(index)?,
+                    ENDED => self.finish_borrow(index)?,
                     UNDELIVERED => self.undeliver(index)?,
                     RELEASED => self.release_claim(index)?,
                     KEPT if slot.word().state() == Some(State::Leased)

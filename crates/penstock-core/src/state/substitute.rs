@@ -57,7 +57,7 @@ impl Substitute {
             self.keep(epoll, counter);
         }
         let epoll = self.epoll.load(Relaxed);
-        platform::look_at_end_too(epoll, end)?;
+        platform::watch_end_too(epoll, end)?;
         Ok((epoll, is_new))
     }
 

@@ -76,7 +76,7 @@ impl Run {
         );
         // Not while a waiter may be giving memory back. Nor while items are set aside, because a put without
         // memory gives them up.
-        if !self.plain.has_room() || !self.nobody_waits() || self.plain.has_set_aside() {
+        if !self.plain.has_room() || !self.has_no_waiters() || self.plain.has_set_aside() {
             return Ok(());
         }
         let limit = self.plain.rules.max_bytes.unwrap_or(u64::MAX);

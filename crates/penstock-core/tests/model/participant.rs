@@ -58,7 +58,7 @@ pub enum Command {
         keeps_looking: bool,
         patient: Patient,
     },
-    EndLook,
+    EndBorrow,
     Keep,
     TaskDone,
     Join(Patient),
@@ -96,7 +96,7 @@ pub enum Reply {
         is_full: bool,
     },
     /// No payload was borrowed.
-    NoLook,
+    NotBorrowed,
 }
 
 /// A summary of several items, short enough for one reply.
@@ -124,7 +124,7 @@ pub type Replied = Result<Reply, Error>;
 /// The handle and the borrowed payloads of one process, which performs commands with them.
 pub struct Hands {
     pub queue: Arc<Queue>,
-    looks: std::collections::VecDeque<Lent>,
+    borrows: std::collections::VecDeque<Lent>,
 }
 
 fn describe(bytes: &[u8]) -> Reply {
@@ -143,12 +143,12 @@ impl Hands {
     pub fn new(queue: Arc<Queue>) -> Hands {
         Hands {
             queue,
-            looks: std::collections::VecDeque::new(),
+            borrows: std::collections::VecDeque::new(),
         }
     }
 
-    pub fn end_looks(&mut self) {
-        self.looks.clear();
+    pub fn end_borrows(&mut self) {
+        self.borrows.clear();
     }
 
     pub fn perform(&mut self, command: Command) -> Replied {
@@ -184,7 +184,7 @@ impl Hands {
                     Taken::Lent(lent) => {
                         sum.add(describe(lent.bytes()));
                         if keeps_looking {
-                            self.looks.push_back(lent);
+                            self.borrows.push_back(lent);
                         }
                     }
                 });
@@ -200,20 +200,20 @@ impl Hands {
                     Delivery::Lent(lent) => {
                         let reply = describe(lent.bytes());
                         if keeps_looking {
-                            self.looks.push_back(lent);
+                            self.borrows.push_back(lent);
                         }
                         Ok(reply)
                     }
                 }
             }
-            Command::Keep => match self.looks.front() {
+            Command::Keep => match self.borrows.front() {
                 Some(lent) => lent.keep().map(|()| Reply::Done),
-                None => Ok(Reply::NoLook),
+                None => Ok(Reply::NotBorrowed),
             },
-            Command::EndLook => Ok(match self.looks.pop_front() {
+            Command::EndBorrow => Ok(match self.borrows.pop_front() {
                 // The bytes are still those of the item.
                 Some(lent) => describe(lent.bytes()),
-                None => Reply::NoLook,
+                None => Reply::NotBorrowed,
             }),
             Command::TaskDone => self.queue.task_done().map(|()| Reply::Done),
             Command::Join(patient) => self.queue.join(patient.within(never)).map(|()| Reply::Done),
@@ -285,7 +285,7 @@ impl Remote {
             // SAFETY: asks the kernel to end this process with the test.
             unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
             drop(near);
-            hands.end_looks();
+            hands.end_borrows();
             let queue = hands.queue.clone();
             let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(queue, far)));
             // SAFETY: ends this process at once.
@@ -453,7 +453,7 @@ fn pack_command(command: Command) -> Words {
             keeps_looking,
             patient,
         } => [1, u64::from(keeps_looking), pack_patient(patient), 0, 0],
-        Command::EndLook => [2, 0, 0, 0, 0],
+        Command::EndBorrow => [2, 0, 0, 0, 0],
         Command::TaskDone => [3, 0, 0, 0, 0],
         Command::Join(patient) => [4, pack_patient(patient), 0, 0, 0],
         Command::Leave(how) => [5, u64::from(how == Leave::Crashed), 0, 0, 0],
@@ -497,7 +497,7 @@ fn unpack_command(words: Words) -> Command {
             keeps_looking: keeps_looking != 0,
             patient: unpack_patient(patient),
         },
-        [2, ..] => Command::EndLook,
+        [2, ..] => Command::EndBorrow,
         [9, ..] => Command::Keep,
         [3, ..] => Command::TaskDone,
         [4, patient, ..] => Command::Join(unpack_patient(patient)),
@@ -535,7 +535,7 @@ fn pack_reply(replied: &Replied) -> Words {
             is_empty,
             is_full,
         }) => [3, *len, u64::from(*is_empty), u64::from(*is_full), 0],
-        Ok(Reply::NoLook) => [4, 0, 0, 0, 0],
+        Ok(Reply::NotBorrowed) => [4, 0, 0, 0, 0],
         Ok(Reply::Items(sum)) => [9, sum.count, sum.bytes, sum.hash, 0],
         // The result, and beside it the count, from 1 on.
         Ok(Reply::PutMany { count, result }) => {
@@ -575,7 +575,7 @@ fn unpack_reply(words: Words) -> Replied {
             is_empty: is_empty != 0,
             is_full: is_full != 0,
         }),
-        [4, ..] => Ok(Reply::NoLook),
+        [4, ..] => Ok(Reply::NotBorrowed),
         [9, count, bytes, hash, _] => Ok(Reply::Items(Sum { count, bytes, hash })),
         [5, ..] => Err(Error::Full),
         [6, ..] => Err(Error::Empty),

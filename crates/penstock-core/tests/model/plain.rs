@@ -47,7 +47,7 @@ struct Held {
     lease: u64,
     /// The item is delivered and unfinished; if false, only its memory is held.
     is_leased: bool,
-    is_looked_at: bool,
+    is_borrowed: bool,
     /// Its actor has asked for another item since, and nothing is acknowledged yet.
     is_aside: bool,
     /// Leased by an actor that has left in order, but still borrows it.
@@ -61,7 +61,7 @@ pub struct Actor {
     /// In the order of taking.
     held: Vec<Held>,
     /// Leases whose payloads it borrows, in the same order.
-    looks: VecDeque<u64>,
+    borrows: VecDeque<u64>,
     /// Items that it had set aside, and whose payloads were given up.
     given_up: u64,
 }
@@ -118,7 +118,7 @@ impl Plain {
         Actor {
             index: (1..).find(is_free).unwrap_or(0),
             held: Vec::new(),
-            looks: VecDeque::new(),
+            borrows: VecDeque::new(),
             given_up: 0,
         }
     }
@@ -161,7 +161,7 @@ impl Plain {
     /// The bytes that count against `max_bytes`: all but those of borrowed extents.
     pub fn used_bytes(&self) -> u64 {
         let held = self.actors.iter().flat_map(|actor| &actor.held);
-        let looked_at = held.clone().filter(|held| held.is_looked_at);
+        let borrowed = held.clone().filter(|held| held.is_borrowed);
         let all = self
             .ready
             .iter()
@@ -169,7 +169,7 @@ impl Plain {
             .chain(held.map(|held| &held.item))
             .chain(self.aside.iter().map(|(_, item)| item));
         all.map(|item| 128 + item.extent_bytes()).sum::<u64>()
-            - looked_at.map(|held| held.item.extent_bytes()).sum::<u64>()
+            - borrowed.map(|held| held.item.extent_bytes()).sum::<u64>()
     }
 
     /// Payload bytes that lie outside of slots.
@@ -187,7 +187,7 @@ impl Plain {
     }
 
     pub fn is_looking(&self, actor: usize) -> bool {
-        !self.actors[actor].looks.is_empty()
+        !self.actors[actor].borrows.is_empty()
     }
 
     // -------------------------------------------------------------------------------------------- operations
@@ -241,7 +241,7 @@ impl Plain {
             .into_iter()
             .collect();
         for (place, actor) in self.actors.iter().enumerate() {
-            let first = actor.held.iter().find(|held| held.is_aside && !held.is_looked_at);
+            let first = actor.held.iter().find(|held| held.is_aside && !held.is_borrowed);
             oldest.extend(first.map(|held| (held.lease, Some(place))));
         }
         oldest.sort_unstable();
@@ -265,7 +265,7 @@ impl Plain {
                     Some(actor) => {
                         let actor = &mut self.actors[actor];
                         actor.given_up += 1;
-                        let is_next = |held: &Held| held.is_aside && !held.is_looked_at;
+                        let is_next = |held: &Held| held.is_aside && !held.is_borrowed;
                         let place = actor.held.iter().position(is_next).unwrap_or(0);
                         actor.held.remove(place).item
                     }
@@ -367,7 +367,7 @@ impl Plain {
             item,
             lease: self.leases,
             is_leased: false,
-            is_looked_at: false,
+            is_borrowed: false,
             is_aside: false,
             has_left: false,
         });
@@ -389,27 +389,27 @@ impl Plain {
                 item,
                 lease: self.leases,
                 is_leased: !item.is_finished,
-                is_looked_at: item.is_lent(),
+                is_borrowed: item.is_lent(),
                 is_aside: false,
                 has_left: false,
             });
             if item.is_lent() {
-                actor.looks.push_back(self.leases);
+                actor.borrows.push_back(self.leases);
             }
         }
         if item.is_lent() && !keeps_looking {
-            self.end_look(actor, self.actors[actor].looks.len() - 1);
+            self.end_borrow(actor, self.actors[actor].borrows.len() - 1);
         }
         Some(item)
     }
 
-    pub fn end_look(&mut self, actor: usize, look: usize) -> Option<Item> {
+    pub fn end_borrow(&mut self, actor: usize, borrow: usize) -> Option<Item> {
         let acknowledged = self.rules.acknowledged;
         let actor = &mut self.actors[actor];
-        let lease = actor.looks.remove(look)?;
+        let lease = actor.borrows.remove(borrow)?;
         let place = actor.held.iter().position(|held| held.lease == lease)?;
         let held = &mut actor.held[place];
-        held.is_looked_at = false;
+        held.is_borrowed = false;
         let item = held.item;
         self.orphans += u64::from(held.has_left);
         if !acknowledged || !held.is_leased || held.has_left {
@@ -421,7 +421,7 @@ impl Plain {
     /// Keeps the item of its oldest borrow, if the queue is a plain one. False if it borrows none.
     pub fn keep(&mut self, actor: usize) -> bool {
         let actor = &mut self.actors[actor];
-        let Some(lease) = actor.looks.front() else {
+        let Some(lease) = actor.borrows.front() else {
             return false;
         };
         if let Some(held) = actor.held.iter_mut().find(|held| held.lease == *lease) {
@@ -447,7 +447,7 @@ impl Plain {
             let held = &mut self.actors[holder].held;
             let suits = |held: &Held| held.is_leased && (may_have_left || !held.has_left);
             if let Some(place) = held.iter().position(suits) {
-                if held[place].is_looked_at {
+                if held[place].is_borrowed {
                     held[place].is_leased = false;
                     held[place].has_left = false;
                 } else {
@@ -475,13 +475,13 @@ impl Plain {
         }
         let held = std::mem::take(&mut self.actors[actor].held);
         for held in held {
-            if held.is_leased && held.is_looked_at && how == Leave::Clean && self.rules.acknowledged {
+            if held.is_leased && held.is_borrowed && how == Leave::Clean && self.rules.acknowledged {
                 self.actors[actor].held.push(Held {
                     has_left: true,
                     is_aside: false,
                     ..held
                 });
-            } else if !held.is_leased || held.is_looked_at {
+            } else if !held.is_leased || held.is_borrowed {
                 self.actors[actor].held.push(held);
             } else if how == Leave::Clean {
                 self.orphans += 1;

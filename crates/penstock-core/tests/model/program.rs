@@ -104,8 +104,8 @@ pub enum Action {
         count: usize,
     },
     /// Takes an item and goes on borrowing it, if it is lent.
-    Look,
-    EndLook,
+    Borrow,
+    EndBorrow,
     /// Keeps the item of the oldest borrow.
     Keep,
     TaskDone,
@@ -175,8 +175,8 @@ fn common() -> impl Strategy<Value = Action> {
             .prop_map(|(most, keeps_looking, waits)| Action::GetMany { most, keeps_looking, waits }),
         14 => any::<bool>().prop_map(|waits| Action::Get { waits }),
         1 => (1usize..1500).prop_map(|count| Action::Drain { count }),
-        5 => Just(Action::Look),
-        4 => Just(Action::EndLook),
+        5 => Just(Action::Borrow),
+        4 => Just(Action::EndBorrow),
         3 => Just(Action::Keep),
         12 => Just(Action::TaskDone),
         1 => any::<bool>().prop_map(|waits| Action::Join { waits }),

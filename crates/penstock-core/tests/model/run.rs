@@ -118,7 +118,7 @@ impl Run {
         Ok(())
     }
 
-    pub fn nobody_waits(&self) -> bool {
+    pub fn has_no_waiters(&self) -> bool {
         self.waiting.iter().all(Option::is_none)
     }
 
@@ -134,21 +134,24 @@ impl Run {
                 keeps_looking,
                 waits,
             } if self.is_room_promised() => self.get_many(actor, most, keeps_looking, waits),
-            Action::Fill { count, len } if self.nobody_waits() => {
+            Action::Fill { count, len } if self.has_no_waiters() => {
                 (0..count).try_for_each(|_| self.put(0, len, false))
             }
             Action::Get { waits } if self.is_room_promised() => self.get(actor, false, waits),
-            Action::Look if self.is_room_promised() => self.get(actor, true, false),
-            Action::Drain { count } if self.nobody_waits() => self.drain(count),
-            Action::EndLook => {
-                let expected = self.plain.end_look(actor, 0).map_or(Reply::NoLook, described);
-                self.expect(actor, Command::EndLook, Ok(expected))
+            Action::Borrow if self.is_room_promised() => self.get(actor, true, false),
+            Action::Drain { count } if self.has_no_waiters() => self.drain(count),
+            Action::EndBorrow => {
+                let expected = self
+                    .plain
+                    .end_borrow(actor, 0)
+                    .map_or(Reply::NotBorrowed, described);
+                self.expect(actor, Command::EndBorrow, Ok(expected))
             }
             Action::Keep => {
                 let expected = if self.plain.keep(actor) {
                     Reply::Done
                 } else {
-                    Reply::NoLook
+                    Reply::NotBorrowed
                 };
                 self.expect(actor, Command::Keep, Ok(expected))
             }
@@ -412,9 +415,9 @@ impl Run {
     }
 
     fn reopen(&mut self) -> Checked {
-        self.hands.end_looks();
+        self.hands.end_borrows();
         while self.plain.is_looking(0) {
-            self.plain.end_look(0, 0);
+            self.plain.end_borrow(0, 0);
         }
         let fd = self.hands.queue.duplicate_fd().map_err(failed)?;
         let id = self.hands.queue.id();

@@ -266,7 +266,7 @@ pub(crate) fn drain(fd: RawFd) -> bool {
 
 /// Waits until the reading end of a pipe is readable, hung up or closed, `at_most` so long. A signal ends the
 /// wait early, with `Quiet`.
-pub(crate) fn look_at_pipe(fd: RawFd, at_most: Duration) -> PipeState {
+pub(crate) fn poll_pipe(fd: RawFd, at_most: Duration) -> PipeState {
     if fd < 0 {
         return PipeState::Closed;
     }
@@ -314,7 +314,7 @@ fn poll_ends(
     back: RawFd,
     at_most: Duration,
 ) -> (PollFlags, Result<usize, Errno>) {
-    // SAFETY: as in look_at_pipe; -1 is not borrowed.
+    // SAFETY: as in poll_pipe; -1 is not borrowed.
     let (there, back) = unsafe {
         let back = if back < 0 { writing } else { back };
         (BorrowedFd::borrow_raw(writing), BorrowedFd::borrow_raw(back))
@@ -372,7 +372,7 @@ pub(crate) fn is_substitute(epoll: RawFd, counter: RawFd) -> bool {
 }
 
 /// Makes the epoll descriptor also readable while that end of a pipe is.
-pub(crate) fn look_at_end_too(epoll: RawFd, end: RawFd) -> Result<(), Error> {
+pub(crate) fn watch_end_too(epoll: RawFd, end: RawFd) -> Result<(), Error> {
     // SAFETY: as in is_substitute.
     let (epoll, end) = unsafe { (BorrowedFd::borrow_raw(epoll), BorrowedFd::borrow_raw(end)) };
     match epoll::add(epoll, end, epoll::EventData::new_u64(1), epoll::EventFlags::IN) {

@@ -92,7 +92,7 @@ pub(crate) fn ticks_since_boot() -> u64 {
 
 /// Checks the process that had this pid, and noted this birth, at the moment `since` in ticks since boot.
 /// Birth and moment may be 0.
-pub(crate) fn look_at_process(pid: u32, (birth, since): (u64, u64)) -> Seen {
+pub(crate) fn probe_process(pid: u32, (birth, since): (u64, u64)) -> Seen {
     let pidfd = match pidfd_of(pid) {
         Ok(pidfd) => Some(pidfd),
         Err(Errno::SRCH) => return Seen::Absent,
@@ -298,7 +298,7 @@ pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
 }
 
 /// Whether another open file description holds the life byte.
-pub(crate) fn look_at_life(fd: BorrowedFd<'_>, index: u32) -> Life {
+pub(crate) fn probe_life(fd: BorrowedFd<'_>, index: u32) -> Life {
     let mut lock = byte_lock(index, libc::F_WRLCK);
     // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call may write.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
