@@ -180,8 +180,8 @@ MUTANTS = [
         "dead-by-time",
         "the lock's holder counts as dead when a waiter's slice ends",
         f"{CORE}/lock/word.rs",
-        "if former == 0 || !self.is_dead_holder(former)? {",
-        "if former == 0 {",
+        "if former.is_none() || !self.is_dead_holder(former)? {",
+        "if former.is_none() {",
         (models("a_putter_pauses"),),
     ),
     Mutant(
@@ -258,10 +258,10 @@ MUTANTS = [
         """\
         slot.seq.set(seq);
         fault!("put.numbered");
-        slot.commit(StateWord::new(State::Ready, 0, 0));
+        slot.commit(StateWord::unowned(State::Ready, 0));
 """,
         """\
-        slot.commit(StateWord::new(State::Ready, 0, 0));
+        slot.commit(StateWord::unowned(State::Ready, 0));
         fault!("put.numbered");
         slot.seq.set(seq);
 """,
@@ -358,7 +358,7 @@ MUTANTS = [
         "dead-spinner-kept",
         "a dead participant still counts as spinning",
         f"{CORE}/state/waiters.rs",
-        "                let _ = word.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);\n",
+        "                let _ = word.compare_exchange(owner.0, 0, Ordering::Relaxed, Ordering::Relaxed);\n",
         "                let _ = word;\n",
         # The whole model takes a quarter of an hour on a busy machine.
         (models("a_spinner_dies", stop_at=2),),
@@ -368,16 +368,16 @@ MUTANTS = [
         "no-rebuild",
         "the process that takes the lock over does not rebuild",
         f"{CORE}/lock/guard.rs",
-        "section.rebuild().and_then(|()| section.sweep_named(former))",
-        "section.sweep_named(former)",
+        "section.rebuild().and_then(|()| section.sweep_holder(former))",
+        "section.sweep_holder(former)",
         (DEATHS,),
     ),
     Mutant(
         "no-sweep-of-former",
         "the process that takes the lock over does not sweep the dead holder",
         f"{CORE}/lock/guard.rs",
-        "section.rebuild().and_then(|()| section.sweep_named(former))",
-        "section.rebuild().and_then(|()| section.shared.participant_named(former).map(|_| ()))",
+        "section.rebuild().and_then(|()| section.sweep_holder(former))",
+        "section.rebuild().and_then(|()| section.shared.participant_of(former).map(|_| ()))",
         (core("death", "points::what_the_locks_dead_holder_had_comes_back_at_once"),),
     ),
     Mutant(
@@ -467,8 +467,8 @@ MUTANTS = [
         "redelivery-not-counted",
         "an item's redeliveries are not counted",
         f"{CORE}/state/transition.rs",
-        "StateWord::new(State::Ready, word.redeliveries() + 1, 0)",
-        "StateWord::new(State::Ready, word.redeliveries(), 0)",
+        "StateWord::unowned(State::Ready, word.redeliveries() + 1)",
+        "StateWord::unowned(State::Ready, word.redeliveries())",
         (STATE_MACHINE,),
     ),
     Mutant(
@@ -659,15 +659,15 @@ MUTANTS = [
         "joiner-probes-all",
         "a process that registers tests all participants for death",
         f"{CORE}/handle/membership.rs",
-        "if index_of(me) > LAST - LATE_PLACES {",
-        "if index_of(me) > 1 {",
+        "if me.index() > LAST - LATE_PLACES {",
+        "if me.index() > 1 {",
         (core("liveness", "joining_asks_for_no_other_process"),),
     ),
     Mutant(
         "last-places-not-swept",
         "a process that registers in one of the last places does not sweep the dead",
         f"{CORE}/handle/membership.rs",
-        "if index_of(me) > LAST - LATE_PLACES {",
+        "if me.index() > LAST - LATE_PLACES {",
         "if false {",
         (core("liveness", "a_full_table_of_the_dead_is_no_dead_end"),),
     ),

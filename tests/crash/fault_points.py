@@ -141,7 +141,7 @@ def test_death_of_a_sender_that_fills_the_pipe() -> None:
     receiver, sender = Pipe(duplex=False)
     with sender, receiver:
         sender.send_bytes(FULL)
-        with fork(armed, sender, nothing, lambda sender: sender.send_bytes(b"x"), "notifier.filled") as doomed:
+        with fork(armed, sender, nothing, lambda end: end.send_bytes(b"x"), "notifier.filled") as doomed:
             assert doomed.wait() == -signal.SIGKILL
         assert receiver.recv_bytes() == FULL
         assert not receiver.poll()

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::layout::*;
 use crate::state::slot::State;
-use crate::sync::{AtomicU8, AtomicU64, Word};
+use crate::sync::{AtomicU8, AtomicU64};
 
 /// States of a slot, numbered from 0.
 pub const STATES: u8 = State::COUNT as u8;
@@ -50,7 +50,7 @@ pub fn base(queue: &Queue) -> *const u8 {
 /// This process's participant id in the queue, as in the lock word and in the slots that it holds; 0 if it
 /// has none.
 pub fn name(queue: &Queue) -> u32 {
-    queue.shared.member_if_any().unwrap_or(0)
+    queue.shared.member_if_any().map_or(0, |me| me.0)
 }
 
 /// Ends the membership as the death of the process would: what it holds stays as it is. The others then see
@@ -77,9 +77,9 @@ pub fn enlist(queue: &Queue, kind: usize) -> Result<(), Error> {
 /// Whether the lock is held by a participant that is not proven dead. It may be stopped, so callers wait for
 /// it without a limit; no process can tell such a holder from damage.
 pub fn is_lock_held_by_the_living(queue: &Queue) -> bool {
-    let holder = queue.shared.segment.hot().lock.get() & !CONTENDED;
-    holder != 0
-        && queue.shared.participant_named(holder).is_ok_and(|record| {
-            record.is_some_and(|record| !queue.shared.is_dead(index_of(holder), record, true))
+    let holder = queue.shared.named_holder();
+    !holder.is_none()
+        && queue.shared.participant_of(holder).is_ok_and(|record| {
+            record.is_some_and(|record| !queue.shared.is_dead(holder.index(), record, true))
         })
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
+use crate::memory::layout::ParticipantId;
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant};
+use crate::state::Section;
 use crate::state::recovery::Portion;
-use crate::state::{Section, WORK_PUT_OFF};
 
 /// Time that work which can be put off waits for the lock.
 const BRIEFLY: Duration = Duration::from_millis(10);
@@ -27,16 +28,16 @@ impl Queue {
     /// The same without the guard, which the caller makes of the participant id that this returns. So the
     /// guard is made in its place: moving it costs as much as all the rest of this function.
     #[inline(always)]
-    pub(crate) fn acquire(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
+    pub(crate) fn acquire(&self, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
         let me = match self.member_word_now() {
             Some(me) => me,
             // Registering makes system calls, and may have to sweep.
             None if wait.patience == Patience::TryLock => return Err(Error::Busy),
-            None => self.join_in(wait)?,
+            None => self.join_in(wait)?.0,
         };
         self.shared.acquire_as(me, wait)?;
         if self.shared.is_welcome(me) {
-            return Ok(me);
+            return Ok(ParticipantId(me));
         }
         self.enter_in_vain(me, wait)
     }
@@ -45,22 +46,22 @@ impl Queue {
     /// anew if this process was swept, or does the work that it has put off. `me` may have the bit of work
     /// put off (handle/put_off.rs).
     #[cold]
-    fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<u32, Error> {
-        let name = me & !WORK_PUT_OFF;
-        let mut section = Guard::new(&self.shared, name);
+    fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
+        let me = ParticipantId::in_word(me);
+        let mut section = Guard::new(&self.shared, me);
         if self.shared.segment.hot().is_damaged() {
             return Err(section.corrupt("found damaged before"));
         }
-        if self.shared.participant_named(name)?.is_none() {
+        if self.shared.participant_of(me)?.is_none() {
             // Wrongly taken for dead (participant.rs says when that can happen): what this process held is
             // gone, and it goes on under a new id.
             drop(section);
-            self.forget_name(name);
+            self.forget_id(me);
             return self.acquire(wait);
         }
         self.finish_put_off(&mut section)?;
         core::mem::forget(section);
-        Ok(name)
+        Ok(me)
     }
 
     /// Takes the lock without a time limit, for work that must be finished.

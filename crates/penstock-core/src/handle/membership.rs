@@ -9,7 +9,7 @@ use crate::fault::fault;
 use crate::fork;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
-use crate::memory::layout::index_of;
+use crate::memory::layout::ParticipantId;
 use crate::options::{Patience, Wait};
 use crate::platform;
 use crate::state::participant::{GONE, LAST, LEFT, Proof, free_record, read};
@@ -31,7 +31,7 @@ pub fn joined_without_proof() -> bool {
 impl Queue {
     /// This process's participant id in the queue, registered on first use.
     #[inline]
-    pub(crate) fn member(&self) -> Result<u32, Error> {
+    pub(crate) fn member(&self) -> Result<ParticipantId, Error> {
         fork::notice();
         match self.shared.member_if_any() {
             None => self.register(),
@@ -41,7 +41,7 @@ impl Queue {
 
     /// The same, or `None` if this process has not registered.
     #[inline(always)]
-    pub(crate) fn member_now(&self) -> Option<u32> {
+    pub(crate) fn member_now(&self) -> Option<ParticipantId> {
         fork::notice();
         self.shared.member_if_any()
     }
@@ -66,7 +66,7 @@ impl Queue {
     /// Forgets the participant id `old` after this process was wrongly taken for dead: it names no
     /// participant any more. Another thread may have registered anew already.
     #[cold]
-    pub(crate) fn forget_name(&self, old: u32) {
+    pub(crate) fn forget_id(&self, old: ParticipantId) {
         let _no_fork = fork::hold_off(); // no thread registers meanwhile
         if self.shared.member_if_any() == Some(old) {
             self.forget_membership();
@@ -82,7 +82,7 @@ impl Queue {
 
     /// The same for an operation, whose caller may interrupt it here.
     #[cold]
-    pub(crate) fn join_in(&self, wait: &mut Wait<'_>) -> Result<u32, Error> {
+    pub(crate) fn join_in(&self, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
         let me = self.member()?;
         if IS_UNTOLD.load(std::sync::atomic::Ordering::Relaxed) && (wait.interrupted)() {
             return Err(Error::Interrupted);
@@ -91,7 +91,7 @@ impl Queue {
     }
 
     #[cold]
-    pub(crate) fn register(&self) -> Result<u32, Error> {
+    pub(crate) fn register(&self) -> Result<ParticipantId, Error> {
         let (pid, namespace) = (platform::process_id(), platform::pid_namespace());
         let (birth, since) = (platform::own_birth(), platform::ticks_since_boot());
         for attempt in 0..2 {
@@ -104,7 +104,7 @@ impl Queue {
             let Some(me) = self.shared.claim_record(life.as_ref(), pid, namespace)? else {
                 break;
             };
-            let record = self.shared.segment.participant(index_of(me))?;
+            let record = self.shared.segment.participant(me.index())?;
             record.pid_namespace.set(namespace);
             record.birth.set(birth);
             record.since.set(since);
@@ -113,17 +113,17 @@ impl Queue {
                 std::sync::atomic::Ordering::Relaxed,
             );
             // Release: pairs with the acquire in member_if_any.
-            self.shared.me.store(me, Ordering::Release);
+            self.shared.me.store(me.0, Ordering::Release);
             drop(no_fork);
             if self.shared.notifier.is_known() {
                 // The section that follows announces the notifier.
                 self.shared.put_off_work();
             }
-            self.sweep_former_self(index_of(me), pid, birth, namespace)?;
-            if index_of(me) > LAST - LATE_PLACES {
+            self.sweep_former_self(me.index(), pid, birth, namespace)?;
+            if me.index() > LAST - LATE_PLACES {
                 self.reap_dead(true)?;
             }
-            if index_of(me) < LAST {
+            if me.index() < LAST {
                 if self.shared.proof_of(me)? == Proof::Impossible {
                     IS_UNTOLD.store(true, std::sync::atomic::Ordering::Relaxed);
                 }
@@ -177,7 +177,7 @@ impl Queue {
                     Leave::Crashed => BY_CRASH,
                 });
                 if how == Leave::Clean {
-                    if let Ok(Some(record)) = self.shared.participant_named(me) {
+                    if let Ok(Some(record)) = self.shared.participant_of(me) {
                         record.mark(me, LEFT);
                         fault!("leave.marked");
                     }
@@ -216,14 +216,14 @@ impl Queue {
         });
         match left {
             Err(error) if is_stuck(&error) => {
-                if let Ok(Some(record)) = self.shared.participant_named(me) {
+                if let Ok(Some(record)) = self.shared.participant_of(me) {
                     record.mark(me, if how == Leave::Clean { LEFT | GONE } else { GONE });
                     fault!("depart.marked");
                 }
             }
             // Some items are left, given up by a crash or still borrowed: a sweeper returns them.
             Ok(()) if !holds_nothing => {
-                if let Ok(Some(record)) = self.shared.participant_named(me) {
+                if let Ok(Some(record)) = self.shared.participant_of(me) {
                     record.mark(me, GONE);
                 }
             }
@@ -233,7 +233,7 @@ impl Queue {
         fault!("unregister.checked");
         // The record is freed after the lock was released: a lock word must never name a record that is free.
         // No other process writes the record of a living participant, and this one takes nothing any more.
-        if let (true, Ok(Some(record))) = (holds_nothing, self.shared.participant_named(me)) {
+        if let (true, Ok(Some(record))) = (holds_nothing, self.shared.participant_of(me)) {
             free_record(record, me);
             fault!("unregister.freed");
         }

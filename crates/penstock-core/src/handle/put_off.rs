@@ -34,6 +34,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
+use crate::memory::layout::ParticipantId;
 use crate::state::Section;
 use crate::state::participant::LEFT;
 use crate::state::recovery::Portion;
@@ -50,7 +51,7 @@ pub(crate) fn is_stuck(error: &Error) -> bool {
 
 impl Queue {
     /// Marks a slot that this participant holds. Without the lock.
-    pub(crate) fn put_off_for_slot(&self, index: u32, mark: u32, me: u32) -> Result<(), Error> {
+    pub(crate) fn put_off_for_slot(&self, index: u32, mark: u32, me: ParticipantId) -> Result<(), Error> {
         let slot = self.shared.segment.slot(index)?;
         if slot.word().owner() == me {
             // Release: the reads of the payload come before the mark, and the reuse of its memory after it.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::fork;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{PARTICIPANTS, index_of};
+use crate::memory::layout::{PARTICIPANTS, ParticipantId};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Access, Instant, OpenPipe, PipeOfAnother};
 use crate::state::Shared;
@@ -24,7 +24,7 @@ const PAUSE: u64 = 100;
 impl Shared {
     /// Does what a section has left to do. The lock is released.
     #[cold]
-    pub(crate) fn run_after_release(&self, after_release: AfterRelease, me: u32) {
+    pub(crate) fn run_after_release(&self, after_release: AfterRelease, me: ParticipantId) {
         match after_release {
             AfterRelease::None => {}
             AfterRelease::Signal(end, promise) => self.keep_promise(end, promise),
@@ -69,7 +69,7 @@ impl Shared {
     }
 
     /// Opens the notifier, and enters a section, whose end does what is due.
-    fn open_notifier(&self, me: u32) {
+    fn open_notifier(&self, me: ParticipantId) {
         let (failed_at, now) = (&self.notifier.failed_at, platform::coarse_millis());
         if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE {
             return;
@@ -83,9 +83,9 @@ impl Shared {
             };
             // An error is damage, which other operations report as well, or a lock whose holder is stopped:
             // then the next section does what is due.
-            if self.acquire_as(me, &mut wait).is_ok() {
+            if self.acquire_as(me.0, &mut wait).is_ok() {
                 let mut section = Guard::new(self, me);
-                if self.is_welcome(me) {
+                if self.is_welcome(me.0) {
                     let _ = section.announce_notifier();
                 }
             }
@@ -96,7 +96,7 @@ impl Shared {
     /// descriptors cannot be reached: not every participant would signal a second notifier. Makes system
     /// calls, and needs no lock.
     pub(crate) fn open_notifier_of_another(&self, number: u64) -> Result<Option<End>, Error> {
-        let own = self.member_if_any().map(index_of);
+        let own = self.member_if_any().map(ParticipantId::index);
         let mut unreachable = None;
         for index in 1..=self.segment.hot().participants_high.get().min(PARTICIPANTS - 1) {
             let record = self.segment.participant(index)?;

@@ -5,7 +5,7 @@ use core::ops::{Deref, DerefMut};
 use crate::error::Error;
 use crate::fault::fault;
 use crate::lock::word::Acquired;
-use crate::memory::layout::CONTENDED;
+use crate::memory::layout::{CONTENDED, ParticipantId};
 use crate::options::Wait;
 use crate::platform;
 use crate::state::notifier::AfterRelease;
@@ -21,7 +21,7 @@ pub(crate) struct Guard<'q>(Section<'q>);
 impl<'q> Guard<'q> {
     /// The guard of a lock that was just acquired.
     #[inline(always)]
-    pub(crate) fn new(shared: &'q Shared, me: u32) -> Guard<'q> {
+    pub(crate) fn new(shared: &'q Shared, me: ParticipantId) -> Guard<'q> {
         Guard(Section::new(shared, me))
     }
 }
@@ -62,12 +62,13 @@ impl Drop for Guard<'_> {
 }
 
 impl Shared {
-    /// Takes the lock under that name. If its holder was dead, the dead holder's changes are repaired first.
+    /// Takes the lock. `me` is a participant's id, perhaps with the bit of work put off. If the holder was
+    /// dead, its changes are repaired first.
     #[inline(always)]
     pub(crate) fn acquire_as(&self, me: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         // Acquire: pairs with the release in Guard::drop of the holder before, or with the release of the
         // commits of a dead holder, whose stores the kernel made visible before it reported the death.
-        // Release: pairs with the acquire in take_over: a survivor that reads this name finds the record that
+        // Release: pairs with the acquire in take_over: a survivor that reads this id finds the record that
         // belongs to it.
         if self
             .segment
@@ -82,24 +83,24 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the holder of the lock under that name may go on: the queue is whole, and the name is a
-    /// participant's.
+    /// Whether the new holder may go on: the queue is whole, and `me` is the id of a participant without work
+    /// put off.
     #[inline(always)]
     pub(crate) fn is_welcome(&self, me: u32) -> bool {
-        !self.segment.hot().is_damaged() && matches!(self.participant_named(me), Ok(Some(_)))
+        !self.segment.hot().is_damaged() && matches!(self.participant_of(ParticipantId(me)), Ok(Some(_)))
     }
 
     #[cold]
     fn acquire_taken(&self, me: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
         match self.await_lock(me, wait)? {
             Acquired::Clean => Ok(()),
-            Acquired::FromDead(former) => self.recover(me & !CONTENDED, former),
+            Acquired::FromDead(former) => self.recover(ParticipantId::in_word(me), former),
         }
     }
 
     /// Repairs the queue if the lock's holder is dead. Never waits for a holder that lives.
-    pub(crate) fn take_over_from_dead(&self, me: u32) -> Result<(), Error> {
-        if let Some(former) = self.take_over(me)? {
+    pub(crate) fn take_over_from_dead(&self, me: ParticipantId) -> Result<(), Error> {
+        if let Some(former) = self.take_over(me.0)? {
             self.recover(me, former)?;
             drop(Guard::new(self, me));
         }
@@ -109,9 +110,9 @@ impl Shared {
     /// The first step of the new holder after a take-over: it rebuilds, and sweeps the former holder. Other
     /// dead participants are found as usual, outside the lock. On damage the queue is marked and the lock
     /// released.
-    fn recover(&self, me: u32, former: u32) -> Result<(), Error> {
+    fn recover(&self, me: ParticipantId, former: ParticipantId) -> Result<(), Error> {
         let mut section = Guard::new(self, me);
-        let recovered = section.rebuild().and_then(|()| section.sweep_named(former));
+        let recovered = section.rebuild().and_then(|()| section.sweep_holder(former));
         if recovered.is_err() {
             self.segment.hot().note_damage();
             return recovered;

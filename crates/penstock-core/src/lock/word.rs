@@ -10,11 +10,11 @@
 //!    contended   incarnation    participant's index        all zero: free
 //! ```
 //!
-//! A participant acquires it by one compare-and-swap from 0 to its own name, so at every instant the word
+//! A participant acquires it by one compare-and-swap from 0 to its own id, so at every instant the word
 //! says which one holds it. If it is taken, the participant spins briefly, sets `contended`, and sleeps on
 //! the word in slices of 50 ms (slice.rs). At the end of a slice it asks the kernel whether the holder lives
-//! (state/participant.rs). If the holder is proven dead, one compare-and-swap from the dead name to its own
-//! takes the lock over: of several survivors one wins. The winner learns the dead holder's name
+//! (state/participant.rs). If the holder is proven dead, one compare-and-swap from the dead id to its own
+//! takes the lock over: of several survivors one wins. The winner learns the dead holder's id
 //! (`Acquired::FromDead`) and rebuilds before it does anything else (guard.rs); if it dies meanwhile, the
 //! next survivor starts again from the beginning.
 //!
@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{CONTENDED, Participant, index_of};
+use crate::memory::layout::{CONTENDED, Participant, ParticipantId};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, Slept};
 use crate::slice::Slice;
@@ -42,20 +42,23 @@ const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 
 const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
 /// The holder that the lock word has named at each of a waiter's reads since `since`.
 struct Suspect {
-    name: u32,
+    id: ParticipantId,
     since: Option<Instant>,
 }
 
 impl Suspect {
     fn new() -> Suspect {
-        Suspect { name: 0, since: None }
+        Suspect {
+            id: ParticipantId::NONE,
+            since: None,
+        }
     }
 
     fn see(&mut self, taken: u32) {
-        let name = taken & !CONTENDED;
-        if self.since.is_none() || self.name != name {
+        let id = ParticipantId::in_word(taken);
+        if self.since.is_none() || self.id != id {
             *self = Suspect {
-                name,
+                id,
                 since: Some(Instant::now()),
             };
         }
@@ -76,8 +79,8 @@ impl Suspect {
 /// How the lock came to its new holder.
 pub(crate) enum Acquired {
     Clean,
-    /// Taken over from a dead holder of that name, whose section may be half done.
-    FromDead(u32),
+    /// Taken over from a dead holder of that id, whose section may be half done.
+    FromDead(ParticipantId),
 }
 
 impl Shared {
@@ -157,18 +160,18 @@ impl Shared {
         }
     }
 
-    /// Takes the lock over if its holder is proven dead. Answers the dead holder's name, whose changes are to
+    /// Takes the lock over if its holder is proven dead. Answers the dead holder's id, whose changes are to
     /// be repaired. `None` if the holder is not proven dead, or another participant was quicker. Never waits.
-    pub(crate) fn take_over(&self, me: u32) -> Result<Option<u32>, Error> {
+    pub(crate) fn take_over(&self, me: u32) -> Result<Option<ParticipantId>, Error> {
         let word = &self.segment.hot().lock;
-        // Acquire: pairs with the release of the holder that stored its name (see Shared::acquire_as). Its
+        // Acquire: pairs with the release of the holder that stored its id (see Shared::acquire_as). Its
         // record is read now.
         let taken = word.load(Ordering::Acquire);
-        let former = taken & !CONTENDED;
-        if former == 0 || !self.is_dead_holder(former)? {
+        let former = ParticipantId::in_word(taken);
+        if former.is_none() || !self.is_dead_holder(former)? {
             return Ok(None);
         }
-        // Both: see Shared::acquire_as. Of all survivors that have read the dead name, one succeeds.
+        // Both: see Shared::acquire_as. Of all survivors that have read the dead id, one succeeds.
         if word
             .compare_exchange(taken, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)
             .is_err()
@@ -186,14 +189,14 @@ impl Shared {
         if held_for < SLICE {
             return Ok(());
         }
-        let Some(pid) = self.pid_of_holder(suspect.name)? else {
+        let Some(pid) = self.pid_of_holder(suspect.id)? else {
             return Ok(());
         };
-        match self.is_stopped(suspect.name) {
+        match self.is_stopped(suspect.id) {
             Some(true) => Err(Error::Stopped { pid }),
             Some(false) if held_for < SLICE * 2 || platform::is_running(pid) => Ok(()),
             // The holder may have released the lock and gone to sleep since.
-            Some(false) if self.segment.hot().lock.get() & !CONTENDED != suspect.name => Ok(()),
+            Some(false) if self.named_holder() != suspect.id => Ok(()),
             None if held_for < SLICE * 2 => Ok(()),
             Some(false) | None => Err(Error::Stopped { pid }),
         }
@@ -202,23 +205,28 @@ impl Shared {
     /// The error of a caller whose time is over: the lock is held by a process that is stopped (`Stopped`),
     /// or by another (`Busy`).
     fn why_in_vain(&self, taken: u32) -> Error {
-        let holder = taken & !CONTENDED;
+        let holder = ParticipantId::in_word(taken);
         match self.pid_of_holder(holder) {
             Ok(Some(pid)) if self.is_stopped(holder) == Some(true) => Error::Stopped { pid },
             _ => Error::Busy,
         }
     }
 
-    fn pid_of_holder(&self, holder: u32) -> Result<Option<u32>, Error> {
-        if holder == 0 {
-            return Ok(None);
-        }
-        Ok(self.participant_named(holder)?.map(Participant::pid))
+    /// The holder that the lock word names now; none if the lock is free.
+    pub(crate) fn named_holder(&self) -> ParticipantId {
+        ParticipantId::in_word(self.segment.hot().lock.get())
     }
 
-    /// Whether the process behind a name is stopped. `None` if the kernel does not tell this process.
-    fn is_stopped(&self, holder: u32) -> Option<bool> {
-        let record = self.participant_named(holder).ok()??;
+    fn pid_of_holder(&self, holder: ParticipantId) -> Result<Option<u32>, Error> {
+        if holder.is_none() {
+            return Ok(None);
+        }
+        Ok(self.participant_of(holder)?.map(Participant::pid))
+    }
+
+    /// Whether the process of an id is stopped. `None` if the kernel does not tell this process.
+    fn is_stopped(&self, holder: ParticipantId) -> Option<bool> {
+        let record = self.participant_of(holder).ok()??;
         if self.is_neighbour(record) {
             platform::is_stopped(record.pid())
         } else {
@@ -227,12 +235,12 @@ impl Shared {
     }
 
     /// Whether the participant named in the lock word is proven dead.
-    fn is_dead_holder(&self, holder: u32) -> Result<bool, Error> {
-        match self.participant_named(holder)? {
-            Some(record) => Ok(self.is_dead(index_of(holder), record, true)),
+    fn is_dead_holder(&self, holder: ParticipantId) -> Result<bool, Error> {
+        match self.participant_of(holder)? {
+            Some(record) => Ok(self.is_dead(holder.index(), record, true)),
             // The holder released the lock and left, and its record was freed in the meantime; or the word is
             // damaged.
-            None if self.segment.hot().lock.get() & !CONTENDED != holder => Ok(false),
+            None if self.named_holder() != holder => Ok(false),
             None => Err(Error::Corrupt {
                 id: self.segment.id,
                 what: "the lock word names no participant",

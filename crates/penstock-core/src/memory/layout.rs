@@ -46,9 +46,38 @@ pub(crate) const ONE_CACHED: u32 = 1 << 20;
 /// In the lock word: another thread sleeps until the lock is released.
 pub(crate) const CONTENDED: u32 = 1 << 31;
 
-/// A participant's name, as it stands in the lock word: index (bits 0..12), incarnation (bits 12..31).
-pub(crate) fn index_of(name: u32) -> u32 {
-    name & 0xfff
+/// A participant's id, as it stands in the lock word, in slots and in cells: index (bits 0..12), incarnation
+/// (bits 12..31). 0 is no participant's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct ParticipantId(pub u32);
+
+impl ParticipantId {
+    pub(crate) const NONE: ParticipantId = ParticipantId(0);
+
+    pub(crate) fn new(index: u32, incarnation: u32) -> ParticipantId {
+        ParticipantId(index | incarnation << 12)
+    }
+
+    /// The id in a lock word, or in a handle's word of its own: the mark in bit 31 is none of it.
+    #[inline(always)]
+    pub(crate) fn in_word(word: u32) -> ParticipantId {
+        ParticipantId(word & !CONTENDED)
+    }
+
+    #[inline(always)]
+    pub(crate) fn index(self) -> u32 {
+        self.0 & 0xfff
+    }
+
+    #[inline(always)]
+    pub(crate) fn incarnation(self) -> u32 {
+        self.0 >> 12
+    }
+
+    pub(crate) fn is_none(self) -> bool {
+        self == ParticipantId::NONE
+    }
 }
 
 /// Written once, by the queue's maker, before another process can open the segment.

@@ -5,10 +5,9 @@ use std::time::Duration;
 use Preemptions::{Any, AtMost};
 
 use crate::handle::queue::Queue;
-use crate::memory::layout::{CONTENDED, index_of};
 use crate::models::run::*;
 use crate::models::world::{self, How};
-use crate::state::participant::name_of;
+use crate::state::participant::id_of;
 use crate::sync::Word;
 
 /// Steps of a put at which the caches are half changed: the lock is taken, the slot numbered, the item
@@ -19,9 +18,9 @@ const IN_GET: [u64; 5] = [2, 6, 10, 12, 14];
 
 /// Checks that the step numbers are right: the lock is taken, and its word names the dead process.
 fn assert_died_in_section(queue: &Queue, process: u32) {
-    let lock = queue.shared.segment.hot().lock.get();
-    assert_ne!(lock, 0, "it did not die in its section");
-    let index = index_of(lock);
+    let holder = queue.shared.named_holder();
+    assert!(!holder.is_none(), "it did not die in its section");
+    let index = holder.index();
     let record = queue
         .shared
         .segment
@@ -30,8 +29,8 @@ fn assert_died_in_section(queue: &Queue, process: u32) {
         .word
         .get();
     assert_eq!(
-        name_of(index, record),
-        Some(lock & !CONTENDED),
+        id_of(index, record),
+        Some(holder),
         "the lock names no participant"
     );
     // A record's upper half is the process's number.

@@ -159,13 +159,13 @@ impl Queue {
         if self.spin_without_lock(Kind::Item)? {
             return Ok(());
         }
-        let name = self.enter(wait)?.count_watcher()?;
+        let watcher = self.enter(wait)?.count_watcher()?;
         fault!("notifier.watching");
         let waited = self.sleep_at(end, wait);
         // Briefly, because a stopped process may hold the lock. While a watcher stays counted, others only
         // write a byte in vain.
         if let Ok(mut section) = self.enter_briefly() {
-            section.discount_watcher(name)?;
+            section.discount_watcher(watcher)?;
         }
         waited
     }

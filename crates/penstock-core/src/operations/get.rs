@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
-use crate::memory::layout::Kind;
+use crate::memory::layout::{Kind, ParticipantId};
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::lease::Lent;
 use crate::options::{Patience, Wait};
@@ -83,7 +83,7 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn delivery(self: &Arc<Self>, me: u32, delivered: Delivered) -> Delivery {
+    fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
         match delivered {
             Delivered::Copied => Delivery::Copied,
             Delivered::Borrowed(borrowed) => Delivery::Lent(Lent::new(self, me, borrowed)),

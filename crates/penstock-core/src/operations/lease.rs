@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
+use crate::memory::layout::ParticipantId;
 use crate::state::deliver::Borrowed;
 use crate::state::holding;
 use crate::state::slot::{ENDED, KEPT, UNDELIVERED};
@@ -23,7 +24,7 @@ pub struct Lent {
     /// The lease's number: a slot used again has another.
     lease: u64,
     /// The participant that took it; a child after a fork is another one.
-    me: u32,
+    me: ParticipantId,
     bytes: *const u8,
     len: usize,
     is_undelivered: AtomicBool,
@@ -36,7 +37,7 @@ unsafe impl Send for Lent {}
 unsafe impl Sync for Lent {}
 
 impl Lent {
-    pub(crate) fn new(queue: &Arc<Queue>, me: u32, borrowed: Borrowed) -> Lent {
+    pub(crate) fn new(queue: &Arc<Queue>, me: ParticipantId, borrowed: Borrowed) -> Lent {
         Lent {
             queue: queue.clone(),
             slot: borrowed.lease.slot,
@@ -116,7 +117,7 @@ impl Drop for Lent {
 
 impl Queue {
     /// Plain: LEASED -> CLAIMED: the item is the caller's for good, and only its memory is still held.
-    fn keep_held(&self, index: u32, lease: u64, me: u32) -> Result<(), Error> {
+    fn keep_held(&self, index: u32, lease: u64, me: ParticipantId) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
             Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, KEPT, me),
@@ -126,7 +127,7 @@ impl Queue {
     }
 
     /// Ends the borrow of a lent payload. `mark` is ENDED or UNDELIVERED.
-    fn end_borrow(&self, index: u32, lease: u64, me: u32, mark: u32) -> Result<(), Error> {
+    fn end_borrow(&self, index: u32, lease: u64, me: ParticipantId, mark: u32) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
             Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, mark, me),

@@ -9,7 +9,7 @@ use crate::handle::queue::Queue;
 use crate::handle::spin_budget::spin_until;
 #[cfg(not(loom))]
 use crate::lock::guard::Guard;
-use crate::memory::layout::Kind;
+use crate::memory::layout::{Kind, ParticipantId};
 use crate::options::Wait;
 use crate::platform;
 use crate::state::waiters::Waiting;
@@ -24,8 +24,8 @@ impl Queue {
         &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
-        me: u32,
-    ) -> Option<Result<u32, Error>> {
+        me: ParticipantId,
+    ) -> Option<Result<ParticipantId, Error>> {
         if core::mem::replace(&mut waiting.has_spun, true) || !self.start_spinning(waiting.kind, me) {
             return None;
         }
@@ -73,7 +73,7 @@ impl Queue {
     }
 
     /// Takes the lock after a spin.
-    fn acquire_from_spin(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<u32, Error> {
+    fn acquire_from_spin(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
         let acquired = self.acquire(wait);
         // Only after the lock is taken: until then the spinner counts as on its way.
         self.stop_spinning(kind);
@@ -94,10 +94,10 @@ impl Queue {
 
     /// Registers as the one participant that spins for that kind. False if another one spins, or on a single
     /// core. The spinner takes the lock afterwards.
-    fn start_spinning(&self, kind: Kind, me: u32) -> bool {
+    fn start_spinning(&self, kind: Kind, me: ParticipantId) -> bool {
         platform::cores() > 1
             && self.shared.spinning_word(kind).is_some_and(|word| {
-                word.compare_exchange(0, me, Ordering::Relaxed, Ordering::Relaxed)
+                word.compare_exchange(0, me.0, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok()
             })
     }
@@ -105,7 +105,7 @@ impl Queue {
     fn stop_spinning(&self, kind: Kind) {
         if let (Some(word), Some(me)) = (self.shared.spinning_word(kind), self.shared.member_if_any()) {
             // Only if the word still names this process: others may have cleared it.
-            let _ = word.compare_exchange(me, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = word.compare_exchange(me.0, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 }

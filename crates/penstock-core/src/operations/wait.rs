@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{Kind, WaiterCell};
+use crate::memory::layout::{Kind, ParticipantId, WaiterCell};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, Slept};
 use crate::state::notifier::SleepTarget;
@@ -23,8 +23,8 @@ impl Kind {
         }
     }
 
-    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::TryLock`] alone, whose
-    /// caller calls again.
+    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::TryLock`] alone,
+    /// whose caller calls again.
     pub(crate) fn map_timeout(self, error: Error, patience: Patience) -> Error {
         match (error, self) {
             (Error::Busy, _) if patience != Patience::TryLock => self.missed(),
@@ -55,7 +55,7 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn acquire_or_spin(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<u32, Error> {
+    fn acquire_or_spin(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
         if self.looks_unready(waiting.kind) {
             match wait.patience {
                 Patience::TryLock => return Err(waiting.kind.missed()),

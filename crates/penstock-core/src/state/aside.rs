@@ -38,7 +38,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Hot, Participant, Slot, index_of};
+use crate::memory::layout::{Hot, Participant, ParticipantId, Slot};
 use crate::state::Section;
 use crate::state::holding;
 use crate::state::recovery::{PORTION, Portion};
@@ -67,7 +67,7 @@ impl<'q> Section<'q> {
         let word = slot.word();
         self.let_go(index, word.owner())?;
         slot.borrowed.set(0);
-        slot.commit(StateWord::new(State::Aside, word.redeliveries(), 0));
+        slot.commit(StateWord::unowned(State::Aside, word.redeliveries()));
         fault!("aside.disowned");
         self.list_aside(index)
     }
@@ -105,7 +105,7 @@ impl<'q> Section<'q> {
                 return Ok(Portion::Last);
             }
             if self.slot(index)?.word()
-                != StateWord::new(State::Aside, self.slot(index)?.word().redeliveries(), 0)
+                != StateWord::unowned(State::Aside, self.slot(index)?.word().redeliveries())
             {
                 return Err(self.corrupt("an item on the list of dead holders is not set aside"));
             }
@@ -189,7 +189,7 @@ impl<'q> Section<'q> {
         let slot = self.slot(index)?;
         let owner = slot.word().owner();
         let counter = self.counter_of_given_up(owner)?;
-        if owner == 0 {
+        if owner.is_none() {
             self.unlist_aside(index)?;
         } else {
             self.let_go(index, owner)?;
@@ -199,10 +199,10 @@ impl<'q> Section<'q> {
     }
 
     /// Where an item that was given up is counted.
-    fn counter_of_given_up(&self, owner: u32) -> Result<&'q AtomicU64, Error> {
+    fn counter_of_given_up(&self, owner: ParticipantId) -> Result<&'q AtomicU64, Error> {
         match owner {
-            0 => Ok(&self.hot().given_up),
-            owner => Ok(&self.shared.segment.participant(index_of(owner))?.given_up),
+            ParticipantId::NONE => Ok(&self.hot().given_up),
+            owner => Ok(&self.shared.segment.participant(owner.index())?.given_up),
         }
     }
 
@@ -211,7 +211,7 @@ impl<'q> Section<'q> {
         &mut self,
         index: u32,
         state: State,
-        owner: u32,
+        owner: ParticipantId,
         counter: &AtomicU64,
     ) -> Result<(), Error> {
         let slot = self.slot(index)?;
@@ -229,8 +229,8 @@ impl<'q> Section<'q> {
         let word = slot.word();
         let counter = match word.state() {
             Some(State::Orphan) => &self.hot().orphans,
-            _ => match self.shared.participant_named(word.owner()) {
-                Ok(Some(record)) if word.owner() != 0 => &record.given_up,
+            _ => match self.shared.participant_of(word.owner()) {
+                Ok(Some(record)) if !word.owner().is_none() => &record.given_up,
                 _ => &self.hot().given_up,
             },
         };

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use crate::error::Error;
+use crate::memory::layout::ParticipantId;
 use crate::platform;
 use crate::units::Id;
 
@@ -30,7 +31,7 @@ pub(crate) struct Lease {
 #[derive(Default)]
 pub(crate) struct Found {
     /// The participant whose list was read, and the last lease that was.
-    pub participant: u32,
+    pub participant: ParticipantId,
     pub last_read: Lease,
     /// How far the list is being read backwards, from the youngest lease to the last one that was read.
     pub backwards: Option<Lease>,
@@ -152,7 +153,7 @@ pub(crate) fn forget(queue: Id) {
 }
 
 /// Takes what this thread has found in a queue's list of leases.
-pub(crate) fn take_found(queue: Id, participant: u32) -> Found {
+pub(crate) fn take_found(queue: Id, participant: ParticipantId) -> Found {
     let found = with_notes(|notes| {
         let place = notes.found.iter().position(|(id, _)| *id == queue)?;
         Some(notes.found.swap_remove(place).1)

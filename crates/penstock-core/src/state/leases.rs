@@ -299,7 +299,7 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let word = slot.word();
         if word.state() == Some(State::Ready) {
-            slot.commit(StateWord::new(State::ReadyDone, word.redeliveries(), 0));
+            slot.commit(StateWord::unowned(State::ReadyDone, word.redeliveries()));
             hot.ready_done.add(1);
         }
         hot.marked_slot.set(index);

@@ -24,7 +24,7 @@ mod transition;
 pub(crate) mod waiters;
 
 use crate::error::Error;
-use crate::memory::layout::{CONTENDED, Hot, Kind, Slot, WaiterCell, index_of};
+use crate::memory::layout::{CONTENDED, Hot, Kind, ParticipantId, Slot, WaiterCell};
 use crate::memory::payload::Ahead;
 use crate::memory::segment::Segment;
 use crate::options::Options;
@@ -33,7 +33,7 @@ use crate::state::notifier::{AfterRelease, Notifier};
 use crate::sync::{AtomicU32, Ordering, Word};
 
 /// In `Shared::me`: this process has work to do in its next section. It is the bit that means contended in
-/// the lock word, so the name with it is a lock word, too: at worst its release wakes a waiter in vain.
+/// the lock word, so the id with it is a lock word, too: at worst its release wakes a waiter in vain.
 pub(crate) const WORK_PUT_OFF: u32 = CONTENDED;
 
 /// So many waiters are woken after the release of the lock; the others of a section before it.
@@ -43,7 +43,7 @@ const WAKES: usize = 8;
 pub(crate) struct Shared {
     pub segment: Segment,
     pub options: Options,
-    /// This process's name in the queue, as in the lock word; 0 before it has registered. With the bit
+    /// This process's id in the queue, as in the lock word; 0 before it has registered. With the bit
     /// WORK_PUT_OFF if its next section has put-off work to do (handle/put_off.rs).
     pub me: AtomicU32,
     pub notifier: Notifier,
@@ -59,17 +59,17 @@ impl Shared {
         }
     }
 
-    /// This process's name in the queue, if it has registered. A child after a fork may have its parent's
+    /// This process's id in the queue, if it has registered. A child after a fork may have its parent's
     /// still.
     #[inline(always)]
-    pub(crate) fn member_if_any(&self) -> Option<u32> {
-        self.member_word_if_any().map(|me| me & !WORK_PUT_OFF)
+    pub(crate) fn member_if_any(&self) -> Option<ParticipantId> {
+        self.member_word_if_any().map(ParticipantId::in_word)
     }
 
     /// The same with WORK_PUT_OFF, for a caller that takes the lock with it.
     #[inline(always)]
     pub(crate) fn member_word_if_any(&self) -> Option<u32> {
-        // Acquire: pairs with the release in register. A holder of the lock under this name passes on what
+        // Acquire: pairs with the release in register. A holder of the lock under this id passes on what
         // its record says.
         Some(self.me.load(Ordering::Acquire)).filter(|me| *me != 0)
     }
@@ -78,7 +78,7 @@ impl Shared {
         self.me.get() & WORK_PUT_OFF != 0
     }
 
-    /// Marks the name, so that this process's next section calls `finish_put_off`.
+    /// Marks the id, so that this process's next section calls `finish_put_off`.
     pub(crate) fn put_off_work(&self) {
         loop {
             let me = self.me.get();
@@ -95,9 +95,9 @@ impl Shared {
 
     /// Clears that mark, before a section of this process does the work. False if there is no mark. Work that
     /// another thread puts off from now on is for the next section.
-    pub(crate) fn take_up_work(&self, me: u32) -> bool {
+    pub(crate) fn take_up_work(&self, me: ParticipantId) -> bool {
         // Acquire: pairs with the release in put_off_work.
-        exchange(&self.me, me | WORK_PUT_OFF, me, Ordering::Acquire)
+        exchange(&self.me, me.0 | WORK_PUT_OFF, me.0, Ordering::Acquire)
     }
 
     #[inline(always)]
@@ -136,7 +136,7 @@ fn exchange(word: &AtomicU32, old: u32, new: u32, success: Ordering) -> bool {
 /// Inside it there is no Python, no allocation, no logging and no panic.
 pub(crate) struct Section<'q> {
     pub shared: &'q Shared,
-    pub me: u32,
+    pub me: ParticipantId,
     wakes: [u32; WAKES],
     wake_count: usize,
     /// What is due at the notifier once the lock is released. See notifier.rs.
@@ -147,7 +147,7 @@ pub(crate) struct Section<'q> {
 impl<'q> Section<'q> {
     /// The section of a lock that was just acquired.
     #[inline(always)]
-    pub(crate) fn new(shared: &'q Shared, me: u32) -> Section<'q> {
+    pub(crate) fn new(shared: &'q Shared, me: ParticipantId) -> Section<'q> {
         Section {
             shared,
             me,
@@ -178,7 +178,7 @@ impl<'q> Section<'q> {
     }
 
     pub(crate) fn my_index(&self) -> u32 {
-        index_of(self.me)
+        self.me.index()
     }
 
     /// Notes a cell whose waiter is woken once the lock is released.

@@ -62,7 +62,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use crate::error::Error;
 use crate::fault::fault;
 use crate::fork;
-use crate::memory::layout::{Kind, PARTICIPANTS, Participant};
+use crate::memory::layout::{Kind, PARTICIPANTS, Participant, ParticipantId};
 use crate::platform::{self, Access, Filled};
 use crate::state::Section;
 use crate::state::substitute::Substitute;
@@ -90,7 +90,7 @@ pub(crate) struct Notifier {
     pub fd: AtomicI32,
     pub writing: AtomicI32,
     pub number: AtomicU64,
-    /// The name under which this process watches for good, or 0.
+    /// The id under which this process watches for good, or 0.
     watched_as: AtomicU32,
     /// When it could not be opened.
     pub failed_at: AtomicU64,
@@ -369,18 +369,18 @@ impl Section<'_> {
         }
     }
 
-    /// Counts one watcher more of this process, and answers the name under which it counts. The end of the
+    /// Counts one watcher more of this process, and answers the id under which it counts. The end of the
     /// section restores the notifier.
-    pub(crate) fn count_watcher(&mut self) -> Result<u32, Error> {
+    pub(crate) fn count_watcher(&mut self) -> Result<ParticipantId, Error> {
         self.my_record()?.watching.add(1);
         fault!("notifier.counted");
         self.hot().watching.add(1);
         Ok(self.me)
     }
 
-    /// Counts one watcher less. Not if this process was taken for dead meanwhile, and has another name now.
-    pub(crate) fn discount_watcher(&mut self, name: u32) -> Result<(), Error> {
-        if name == self.me {
+    /// Counts one watcher less. Not if this process was taken for dead meanwhile, and has another id now.
+    pub(crate) fn discount_watcher(&mut self, id: ParticipantId) -> Result<(), Error> {
+        if id == self.me {
             self.my_record()?.watching.sub(1);
             self.hot().watching.sub(1);
         }
@@ -389,9 +389,9 @@ impl Section<'_> {
 
     /// Counts a watcher that stays, unless this process has one already.
     pub(crate) fn watch_for_good(&mut self) -> Result<(), Error> {
-        if self.shared.notifier.watched_as.get() != self.me {
+        if self.shared.notifier.watched_as.get() != self.me.0 {
             self.count_watcher()?;
-            self.shared.notifier.watched_as.set(self.me);
+            self.shared.notifier.watched_as.set(self.me.0);
         }
         Ok(())
     }

@@ -41,7 +41,7 @@ use std::os::fd::OwnedFd;
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{PARTICIPANTS, Participant, index_of};
+use crate::memory::layout::{PARTICIPANTS, Participant, ParticipantId};
 use crate::platform::{self, Life, Seen};
 use crate::state::Shared;
 use crate::sync::{Ordering, Word};
@@ -67,7 +67,7 @@ pub enum Proof {
 /// Its owner has left in order: what it has taken and not acknowledged stays unfinished.
 pub(crate) const LEFT: u64 = 1 << 30;
 
-/// Its owner does not take part under this name any more, so that it can be swept though the process lives.
+/// Its owner does not take part under this id any more, so that it can be swept though the process lives.
 pub(crate) const GONE: u64 = 1 << 31;
 
 impl RecordWord {
@@ -110,8 +110,8 @@ pub(crate) fn read(record: &Participant) -> RecordWord {
 }
 
 impl Shared {
-    pub(crate) fn proof_of(&self, me: u32) -> Result<Proof, Error> {
-        let word = read(self.segment.participant(index_of(me))?);
+    pub(crate) fn proof_of(&self, me: ParticipantId) -> Result<Proof, Error> {
+        let word = read(self.segment.participant(me.index())?);
         Ok(if word.is_lifeless() && !word.is_at_home() {
             Proof::Impossible
         } else {
@@ -125,7 +125,7 @@ impl Shared {
         life: Option<&OwnedFd>,
         pid: u32,
         namespace: u64,
-    ) -> Result<Option<u32>, Error> {
+    ) -> Result<Option<ParticipantId>, Error> {
         let hot = self.segment.hot();
         let marks = (life.is_none(), namespace == self.home());
         let per_page = (PAGE / size_of::<Participant>() as u64) as u32;
@@ -151,7 +151,7 @@ impl Shared {
                 .is_ok()
             {
                 fault!("register.alive");
-                return Ok(Some(index | incarnation << 12));
+                return Ok(Some(ParticipantId::new(index, incarnation)));
             }
             // Another process was quicker, or was alive and left between the read of its record and the lock
             // on its byte. This byte stays locked until this process ends. That does no harm: each process
@@ -175,7 +175,7 @@ impl Shared {
         if word.is_alive() && word.0 & GONE != 0 {
             return true;
         }
-        if !word.is_alive() || Some(index) == self.member_if_any().map(index_of) {
+        if !word.is_alive() || Some(index) == self.member_if_any().map(ParticipantId::index) {
             return false;
         }
         let life = match self.segment.fd() {
@@ -192,7 +192,7 @@ impl Shared {
             return true;
         }
         let is_here = is_neighbour || seen == Seen::Running;
-        // It no longer maps the memory, or it does so under a new name: it has called exec.
+        // It no longer maps the memory, or it does so under a new id: it has called exec.
         let has_changed =
             || !platform::maps_file(word.pid(), self.segment.identity()) || self.has_successor(index, record);
         match life {
@@ -202,7 +202,7 @@ impl Shared {
         }
     }
 
-    /// Whether the same process takes part under another name as well, with its life byte held.
+    /// Whether the same process takes part under another id as well, with its life byte held.
     fn has_successor(&self, index: u32, record: &Participant) -> bool {
         let word = read(record);
         (1..=self.segment.hot().participants_high.get().min(LAST)).any(|other| {
@@ -215,7 +215,7 @@ impl Shared {
                 && seen.pid() == word.pid()
                 && candidate.birth.get() == record.birth.get()
                 && candidate.pid_namespace.get() == record.pid_namespace.get()
-                && (Some(other) == self.member_if_any().map(index_of)
+                && (Some(other) == self.member_if_any().map(ParticipantId::index)
                     || self
                         .segment
                         .fd()
@@ -223,12 +223,12 @@ impl Shared {
         })
     }
 
-    /// The record of a name from the lock word or a state word, if it is still that participant's.
+    /// The record of an id from the lock word or a state word, if it is still that participant's.
     #[inline(always)]
-    pub(crate) fn participant_named(&self, name: u32) -> Result<Option<&Participant>, Error> {
-        let record = self.segment.participant(index_of(name))?;
+    pub(crate) fn participant_of(&self, id: ParticipantId) -> Result<Option<&Participant>, Error> {
+        let record = self.segment.participant(id.index())?;
         let word = read(record);
-        Ok((word.is_alive() && word.incarnation() == name >> 12).then_some(record))
+        Ok((word.is_alive() && word.incarnation() == id.incarnation()).then_some(record))
     }
 
     /// Dead participants, from `from` on: index and record word.
@@ -277,7 +277,7 @@ pub(crate) fn holds_nothing(record: &Participant) -> bool {
 }
 
 /// Frees a record whose owner holds nothing any more, not even the lock.
-pub(crate) fn free_record(record: &Participant, name: u32) {
+pub(crate) fn free_record(record: &Participant, id: ParticipantId) {
     record.leased.tail.set(0);
     record.claimed.tail.set(0);
     record.birth.set(0);
@@ -286,7 +286,7 @@ pub(crate) fn free_record(record: &Participant, name: u32) {
     // Release: pairs with the acquire in read of the next process that registers here.
     record
         .word
-        .store(RecordWord::free(name >> 12).0, Ordering::Release);
+        .store(RecordWord::free(id.incarnation()).0, Ordering::Release);
 }
 
 /// Whether the owner of a record left in order before it was swept.
@@ -301,9 +301,9 @@ impl Participant {
 
     /// Sets bits in the record of the participant `me`, by one compare-and-swap. Not if the record is
     /// another's by now, because this process was wrongly taken for dead.
-    pub(crate) fn mark(&self, me: u32, bits: u64) {
+    pub(crate) fn mark(&self, me: ParticipantId, bits: u64) {
         let word = self.word.get();
-        if name_of(index_of(me), word) == Some(me) {
+        if id_of(me.index(), word) == Some(me) {
             // Release: what this process did before is complete for the sweeper of the record.
             let _ = self
                 .word
@@ -322,8 +322,9 @@ impl Participant {
     }
 }
 
-/// The name of a living record's owner.
-pub(crate) fn name_of(index: u32, word: u64) -> Option<u32> {
+/// The id of a living record's owner.
+pub(crate) fn id_of(index: u32, word: u64) -> Option<ParticipantId> {
     let word = RecordWord(word);
-    word.is_alive().then(|| index | word.incarnation() << 12)
+    word.is_alive()
+        .then(|| ParticipantId::new(index, word.incarnation()))
 }

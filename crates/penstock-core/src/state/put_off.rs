@@ -48,7 +48,7 @@ impl Section<'_> {
         for index in 1..hot.cells_high.get().min(CELLS) {
             let cell = self.cell(index)?;
             let word = cell.word.get();
-            if !matches!(word, WOKEN_LEFT | LATE_LEFT) || cell.owner.get() != self.me {
+            if !matches!(word, WOKEN_LEFT | LATE_LEFT) || cell.owner.get() != self.me.0 {
                 continue;
             }
             if let (WOKEN_LEFT, Some(kind)) = (word, Kind::ALL.get(cell.kind.get() as usize)) {

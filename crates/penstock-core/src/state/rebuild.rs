@@ -6,7 +6,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Hot, List, PARTICIPANTS, Slot, index_of};
+use crate::memory::layout::{Hot, List, PARTICIPANTS, Slot};
 use crate::memory::payload::Extent;
 use crate::state::Section;
 use crate::state::aside::unfinished_without_slot;
@@ -203,15 +203,15 @@ impl Section<'_> {
             let slot = self.slot(index)?;
             let next = slot.next.get();
             let word = slot.word();
-            if word.owner() == 0 && word.state() == Some(State::Aside) {
+            if word.owner().is_none() && word.state() == Some(State::Aside) {
                 self.push_back(&self.hot().aside, index)?;
             } else {
-                let Some(holder) = self.shared.participant_named(word.owner())? else {
+                let Some(holder) = self.shared.participant_of(word.owner())? else {
                     return Err(self.corrupt("a slot's owner is no participant"));
                 };
                 self.push_back(self.list_of_holder(holder, index)?, index)?;
                 if word.is_lease() {
-                    let (lessees, bit) = lessee(self.hot(), index_of(word.owner()));
+                    let (lessees, bit) = lessee(self.hot(), word.owner().index());
                     lessees.set(lessees.get() | bit);
                 }
             }

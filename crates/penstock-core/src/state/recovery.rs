@@ -22,9 +22,9 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::index_of;
+use crate::memory::layout::ParticipantId;
 use crate::state::Section;
-use crate::state::participant::{free_record, has_left, name_of};
+use crate::state::participant::{free_record, has_left, id_of};
 use crate::state::slot::{State, was_kept};
 use crate::sync::{Ordering, Word};
 
@@ -44,7 +44,7 @@ impl Section<'_> {
     /// as it was when the death was proven.
     pub(crate) fn sweep(&mut self, index: u32, word: u64) -> Result<Portion, Error> {
         let record = self.shared.segment.participant(index)?;
-        let Some(name) = name_of(index, word) else {
+        let Some(id) = id_of(index, word) else {
             return Ok(Portion::Last);
         };
         if record.word.load(Ordering::Acquire) != word {
@@ -61,7 +61,7 @@ impl Section<'_> {
                 left -= 1;
                 let slot = list.head.get();
                 let held = self.slot(slot)?.word();
-                if held.owner() != name {
+                if held.owner() != id {
                     return Err(self.corrupt("a participant's list has a slot of another owner"));
                 }
                 match held.state() {
@@ -83,20 +83,20 @@ impl Section<'_> {
             }
         }
         self.settle_given_up(record, has_left(word));
-        self.free_cells_of(name)?;
+        self.free_cells_of(id)?;
         self.discount_watchers_of(record);
         fault!("sweep.cells-freed");
-        free_record(record, name);
+        free_record(record, id);
         fault!("sweep.released");
         Ok(Portion::Last)
     }
 
-    /// Sweeps a portion of what the participant of that name holds, if the name is still taken. The next
+    /// Sweeps a portion of what the participant of that id holds, if the id is still taken. The next
     /// check for the dead, which is due at once, sweeps the rest.
-    pub(crate) fn sweep_named(&mut self, name: u32) -> Result<(), Error> {
-        if let Some(record) = self.shared.participant_named(name)? {
+    pub(crate) fn sweep_holder(&mut self, holder: ParticipantId) -> Result<(), Error> {
+        if let Some(record) = self.shared.participant_of(holder)? {
             let word = record.word.load(Ordering::Acquire);
-            if self.sweep(index_of(name), word)? == Portion::MoreToCome {
+            if self.sweep(holder.index(), word)? == Portion::MoreToCome {
                 self.hot().reaped_at.set(0);
             }
         }

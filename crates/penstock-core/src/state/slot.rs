@@ -20,7 +20,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{FreeList, Hot, ONE_CACHED, PARTICIPANTS, SLOTS_PER_PAGE, Slot};
+use crate::memory::layout::{FreeList, Hot, ONE_CACHED, PARTICIPANTS, ParticipantId, SLOTS_PER_PAGE, Slot};
 use crate::memory::payload::Extent;
 use crate::platform;
 use crate::state::Section;
@@ -67,8 +67,13 @@ pub(crate) struct StateWord(u64);
 impl StateWord {
     pub(crate) const FREE: StateWord = StateWord(0);
 
-    pub(crate) fn new(state: State, redeliveries: u8, owner: u32) -> StateWord {
-        StateWord(state as u64 | u64::from(redeliveries) << 4 | u64::from(owner) << 12)
+    pub(crate) fn new(state: State, redeliveries: u8, owner: ParticipantId) -> StateWord {
+        StateWord(state as u64 | u64::from(redeliveries) << 4 | u64::from(owner.0) << 12)
+    }
+
+    /// The word of a state in which no participant holds the slot.
+    pub(crate) fn unowned(state: State, redeliveries: u8) -> StateWord {
+        StateWord::new(state, redeliveries, ParticipantId::NONE)
     }
 
     pub(crate) fn state(self) -> Option<State> {
@@ -107,8 +112,8 @@ impl StateWord {
         (self.0 >> 4) as u8
     }
 
-    pub(crate) fn owner(self) -> u32 {
-        (self.0 >> 12) as u32 & 0x7fff_ffff
+    pub(crate) fn owner(self) -> ParticipantId {
+        ParticipantId((self.0 >> 12) as u32 & 0x7fff_ffff)
     }
 }
 

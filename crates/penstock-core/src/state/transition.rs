@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{List, Participant, Slot, index_of};
+use crate::memory::layout::{List, Participant, ParticipantId, Slot};
 use crate::memory::payload::Extent;
 use crate::state::Section;
 use crate::state::slot::{State, StateWord, lent_bytes, lessee};
@@ -35,7 +35,7 @@ impl Section<'_> {
         let seq = hot.published.get().wrapping_add(1);
         slot.seq.set(seq);
         fault!("put.numbered");
-        slot.commit(StateWord::new(State::Ready, 0, 0));
+        slot.commit(StateWord::unowned(State::Ready, 0));
         fault!("put.committed");
         hot.published.set(seq);
         fault!("put.ordered");
@@ -90,7 +90,7 @@ impl Section<'_> {
     /// [`let_go`](Self::let_go) of a lease whose payload is not borrowed.
     #[inline(always)]
     pub(crate) fn let_go_of_lease(&mut self, index: u32, slot: &Slot) -> Result<(), Error> {
-        let owner = self.shared.segment.participant(index_of(slot.word().owner()))?;
+        let owner = self.shared.segment.participant(slot.word().owner().index())?;
         self.unlink(&owner.leased, index)?;
         self.hot().owned_count.sub(1);
         if slot.extent.get() != 0 {
@@ -108,8 +108,8 @@ impl Section<'_> {
     }
 
     /// Takes a slot out of its owner's hands, before its state changes.
-    pub(crate) fn let_go(&mut self, index: u32, owner: u32) -> Result<(), Error> {
-        let owner = self.shared.segment.participant(index_of(owner))?;
+    pub(crate) fn let_go(&mut self, index: u32, owner: ParticipantId) -> Result<(), Error> {
+        let owner = self.shared.segment.participant(owner.index())?;
         self.unlink(self.list_of_holder(owner, index)?, index)?;
         self.hot().owned_count.sub(1);
         let slot = self.slot(index)?;
@@ -127,7 +127,7 @@ impl Section<'_> {
     pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let owner = slot.word().owner();
-        let holder = self.shared.segment.participant(index_of(owner))?;
+        let holder = self.shared.segment.participant(owner.index())?;
         self.unlink(&holder.leased, index)?;
         self.uncount_lease(slot);
         slot.commit(StateWord::new(State::Claimed, 0, owner));
@@ -163,7 +163,7 @@ impl Section<'_> {
     /// for it. Only its number is kept.
     pub(crate) fn orphan(&mut self, index: u32) -> Result<(), Error> {
         self.let_go(index, self.slot(index)?.word().owner())?;
-        self.free_counted(index, State::Orphan, 0, &self.hot().orphans)
+        self.free_counted(index, State::Orphan, ParticipantId::NONE, &self.hot().orphans)
     }
 
     /// Returns a lease of a participant that is dead, or that leaves by a failure. The item goes back to the
@@ -183,7 +183,7 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let word = slot.word();
         if word.redeliveries() >= self.shared.options.max_deliveries {
-            slot.commit(StateWord::new(State::Dead, word.redeliveries(), 0));
+            slot.commit(StateWord::unowned(State::Dead, word.redeliveries()));
             self.push_back(&hot.dead, index)?;
             hot.dead_count.add(1);
             // A dead letter counts as finished: join() must not wait for it.
@@ -191,7 +191,7 @@ impl Section<'_> {
                 hot.unfinished.sub(1);
             }
         } else {
-            slot.commit(StateWord::new(State::Ready, word.redeliveries() + 1, 0));
+            slot.commit(StateWord::unowned(State::Ready, word.redeliveries() + 1));
             self.put_back(index, slot.len.get())?;
             hot.redeliveries.add(1);
         }

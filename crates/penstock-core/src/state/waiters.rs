@@ -44,7 +44,7 @@
 //! caches, and after a take-over the order of the waiters may be another.
 
 use crate::error::Error;
-use crate::memory::layout::{CELLS, Kind, WaiterCell, WaiterList};
+use crate::memory::layout::{CELLS, Kind, ParticipantId, WaiterCell, WaiterList};
 use crate::platform;
 use crate::slice::Slice;
 use crate::state::Section;
@@ -188,7 +188,7 @@ impl Section<'_> {
         if cell.word.get() != FREE {
             return Err(self.corrupt("a cell on the list of free ones is not FREE"));
         }
-        cell.owner.set(self.me);
+        cell.owner.set(self.me.0);
         cell.kind.set(kind as u32);
         // Release: the commit of the enlisting; the fields above belong to it.
         cell.word.store(SLEEPING, Ordering::Release);
@@ -360,17 +360,17 @@ impl Section<'_> {
     }
 
     /// Frees the cells of a participant that is dead.
-    pub(crate) fn free_cells_of(&mut self, owner: u32) -> Result<(), Error> {
+    pub(crate) fn free_cells_of(&mut self, owner: ParticipantId) -> Result<(), Error> {
         let hot = self.hot();
         for kind in Kind::ALL {
             if let Some(word) = self.shared.spinning_word(kind) {
-                let _ = word.compare_exchange(owner, 0, Ordering::Relaxed, Ordering::Relaxed);
+                let _ = word.compare_exchange(owner.0, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
         for index in 1..hot.cells_high.get().min(CELLS) {
             let cell = self.cell(index)?;
             let word = cell.word.get();
-            if word == FREE || cell.owner.get() != owner {
+            if word == FREE || cell.owner.get() != owner.0 {
                 continue;
             }
             let Some(kind) = Kind::ALL.get(cell.kind.get() as usize).copied() else {

@@ -5,7 +5,7 @@ use crate::memory::layout::*;
 use crate::memory::payload::Extent;
 use crate::state::aside::unfinished_without_slot;
 use crate::state::heap::extent_for;
-use crate::state::participant::name_of;
+use crate::state::participant::id_of;
 use crate::state::slot::{BORROWED, CACHED_MOST, ENDED, State, StateWord, lent_bytes, lessee};
 use crate::sync::Word;
 use crate::units::SMALL;
@@ -47,7 +47,7 @@ impl Inspection<'_> {
         let is_dead = |word: StateWord| word.state() == Some(State::Dead);
         self.walk("list of dead letters", None, &hot.dead, is_dead, |_| 0);
         // In the order in which the sweeps left them.
-        let is_aside = |word: StateWord| word.state() == Some(State::Aside) && word.owner() == 0;
+        let is_aside = |word: StateWord| word.state() == Some(State::Aside) && word.owner().is_none();
         self.walk(
             "list of what dead holders set aside",
             None,
@@ -228,7 +228,7 @@ impl Inspection<'_> {
             if word & 0x3fc0_0000 != 0 {
                 self.finding("participant", Some(index), "its word is impossible");
             }
-            let Some(name) = name_of(index, word) else {
+            let Some(id) = id_of(index, word) else {
                 if !is_clear(&record.leased) || !is_clear(&record.claimed) || record.given_up.get() != 0 {
                     self.finding("participant", Some(index), "it is free but holds something");
                 }
@@ -238,7 +238,7 @@ impl Inspection<'_> {
             if word >> 32 == 0 {
                 self.finding("participant", Some(index), "it has no pid");
             }
-            let is_leased = |word: StateWord| word.is_lease() && word.owner() == name;
+            let is_leased = |word: StateWord| word.is_lease() && word.owner() == id;
             let (lessees, bit) = lessee(hot, index);
             if record.leased.head.get() != 0 && lessees.get() & bit == 0 {
                 self.finding(
@@ -251,18 +251,18 @@ impl Inspection<'_> {
             self.walk("list of leases", Some(index), &record.leased, is_leased, |slot| {
                 slot.lease.get()
             });
-            let is_claimed = |word: StateWord| word.state() == Some(State::Claimed) && word.owner() == name;
+            let is_claimed = |word: StateWord| word.state() == Some(State::Claimed) && word.owner() == id;
             // In the order of claiming, which is another than that of taking.
             self.walk("list of claims", Some(index), &record.claimed, is_claimed, |_| 0);
         }
     }
 
     /// Whether a participant id from a word is that of a record in use.
-    pub(super) fn is_participant(&self, name: u32) -> bool {
-        index_of(name) <= self.hot().participants_high.get()
+    pub(super) fn is_participant(&self, id: ParticipantId) -> bool {
+        id.index() <= self.hot().participants_high.get()
             && self
                 .shared
-                .participant_named(name)
+                .participant_of(id)
                 .is_ok_and(|record| record.is_some())
     }
 
@@ -277,7 +277,7 @@ impl Inspection<'_> {
             self.finding("slot", Some(index), "it is on no list");
         }
         let acknowledged = u64::from(self.shared.options.acknowledged);
-        let is_disowned = state == State::Aside && word.owner() == 0;
+        let is_disowned = state == State::Aside && word.owner().is_none();
         let is_owned = word.is_held() && !is_disowned;
         if slot.state.get() >> 43 != 0 || state == State::Free && word != StateWord::FREE {
             self.finding("slot", Some(index), "its state has bits without a meaning");
@@ -285,7 +285,7 @@ impl Inspection<'_> {
         if is_owned && !self.is_participant(word.owner()) {
             self.finding("slot", Some(index), "its holder is no participant");
         }
-        if !is_owned && word.owner() != 0 {
+        if !is_owned && !word.owner().is_none() {
             self.finding("slot", Some(index), "it names a holder in a state without one");
         }
         if word.redeliveries() > self.shared.options.max_deliveries {

@@ -105,7 +105,7 @@ impl Scene {
             .segment
             .slot(queue.shared.segment.hot().ready.tail.get())
             .unwrap();
-        done.commit(StateWord::new(State::ReadyDone, 0, 0));
+        done.commit(StateWord::unowned(State::ReadyDone, 0));
         queue.shared.segment.hot().unfinished.sub(1);
         queue.shared.segment.hot().ready_done.add(1);
         let scene = Scene { queue, lent };
@@ -367,20 +367,23 @@ fn damage_to_states_is_found() {
             "it is on a list that is not its state's",
         ),
         (
-            |s| s.ready_head().commit(StateWord::new(State::Ready, 2, 0)),
+            |s| s.ready_head().commit(StateWord::unowned(State::Ready, 2)),
             "it was redelivered too often",
         ),
         (
             |s| {
-                s.ready_head()
-                    .commit(StateWord::new(State::Ready, 0, s.queue.shared.me.get()))
+                s.ready_head().commit(StateWord::new(
+                    State::Ready,
+                    0,
+                    s.queue.shared.member_if_any().unwrap(),
+                ))
             },
             "it names a holder in a state without one",
         ),
         (
             |s| {
                 let slot = s.slot(State::Leased, false);
-                slot.commit(StateWord::new(State::Leased, 0, 77));
+                slot.commit(StateWord::new(State::Leased, 0, ParticipantId(77)));
             },
             "its holder is no participant",
         ),
@@ -395,7 +398,7 @@ fn damage_to_states_is_found() {
         (
             |s| {
                 s.slot(State::Free, false)
-                    .commit(StateWord::new(State::Dead, 0, 0))
+                    .commit(StateWord::unowned(State::Dead, 0))
             },
             "it is on a free list but not free",
         ),
@@ -631,14 +634,18 @@ fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
             (
                 |s| {
                     let slot = s.queue.shared.segment.slot(s.hot().aside.head.get()).unwrap();
-                    slot.commit(StateWord::new(State::Aside, 0, s.queue.shared.me.get()));
+                    slot.commit(StateWord::new(
+                        State::Aside,
+                        0,
+                        s.queue.shared.member_if_any().unwrap(),
+                    ));
                 },
                 "it is on a list that is not its state's",
             ),
             (
                 |s| {
                     s.slot(State::Leased, true)
-                        .commit(StateWord::new(State::GivenUp, 0, 0))
+                        .commit(StateWord::unowned(State::GivenUp, 0))
                 },
                 "its item is only counted, and the slot is not free",
             ),

@@ -41,7 +41,7 @@ impl Inspection<'_> {
             ("getter_spinning", hot.spinning.getter.get()),
             ("putter_spinning", hot.spinning.putter.get()),
         ] {
-            if spinner != 0 && !self.is_participant(spinner) {
+            if spinner != 0 && !self.is_participant(ParticipantId(spinner)) {
                 self.finding(name, None, "it names no participant");
             }
         }
@@ -150,7 +150,7 @@ impl Inspection<'_> {
             self.finding("cell", Some(index), "it waits for nothing known");
         }
         // A waiter that left the list without the lock may have left the queue since.
-        if word != ABANDONED && !self.is_participant(cell.owner.get()) {
+        if word != ABANDONED && !self.is_participant(ParticipantId(cell.owner.get())) {
             self.finding("cell", Some(index), "its waiter is no participant");
         }
     }
