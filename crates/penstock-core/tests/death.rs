@@ -627,7 +627,7 @@ mod points {
             ],
         },
         Scene {
-            name: "ring and silence",
+            name: "signal and drain",
             options: PLAIN,
             before: |queue| {
                 wait(soon(), |wait| queue.watch(wait)).unwrap();

@@ -761,7 +761,7 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
-        name: "put-rings",
+        name: "put-signals",
         prepare: |queue, log| log.watch(queue),
         run: Victim::put,
         puts: &[11],
@@ -777,7 +777,7 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
-        name: "get-silences",
+        name: "get-drains",
         prepare: |queue, log| {
             log.watch(queue);
             log.put(queue, 10);
@@ -787,7 +787,7 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
-        name: "receiver-sleeps-and-is-rung",
+        name: "receiver-sleeps-and-is-notified",
         prepare: |queue, _| ends::connect(queue),
         run: Victim::receive,
         when_asleep: Some(|queue, log| {
@@ -798,14 +798,14 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
-        name: "send-rings",
+        name: "send-signals",
         prepare: |queue, log| log.watch_end(queue),
         run: Victim::send,
         puts: &[11],
         ..DEFAULT
     },
     Operation {
-        name: "sender-sleeps-and-is-called",
+        name: "sender-sleeps-and-is-notified",
         options: ONE,
         prepare: |queue, log| {
             ends::connect(queue);
@@ -818,7 +818,7 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
-        name: "receive-calls-the-sender",
+        name: "receive-notifies-the-sender",
         options: ONE,
         prepare: |queue, log| {
             ends::connect(queue);

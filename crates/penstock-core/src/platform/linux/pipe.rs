@@ -214,7 +214,7 @@ pub(crate) fn fill_pipe(fd: RawFd) -> Filled {
 
 /// The bytes that a pipe holds; works on either end.
 fn bytes_in_pipe(fd: RawFd) -> u64 {
-    // SAFETY: as in ring.
+    // SAFETY: as in signal.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     rustix::io::ioctl_fionread(pipe).unwrap_or(0)
 }
@@ -222,7 +222,7 @@ fn bytes_in_pipe(fd: RawFd) -> u64 {
 /// Takes bytes out of a full pipe until it can be written to again, and leaves a byte at least. Two threads
 /// must not call it at once.
 pub(crate) fn make_writable(fd: RawFd) -> bool {
-    // SAFETY: as in ring.
+    // SAFETY: as in signal.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     while is_pipe_full(fd) {
         match rustix::io::read(pipe, &mut [0; CHUNK]) {
@@ -251,7 +251,7 @@ pub(crate) fn await_writable((writing, back): (RawFd, RawFd), at_most: Duration)
 
 /// Takes all bytes out of a pipe.
 pub(crate) fn drain(fd: RawFd) -> bool {
-    // SAFETY: as in ring.
+    // SAFETY: as in signal.
     let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
     let mut bytes = [0; CHUNK];
     loop {
