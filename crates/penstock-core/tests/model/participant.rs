@@ -50,12 +50,12 @@ pub enum Command {
         patient: Patient,
     },
     Get {
-        keeps_looking: bool,
+        keeps_borrow: bool,
         patient: Patient,
     },
     GetMany {
         most: usize,
-        keeps_looking: bool,
+        keeps_borrow: bool,
         patient: Patient,
     },
     EndBorrow,
@@ -173,7 +173,7 @@ impl Hands {
             }
             Command::GetMany {
                 most,
-                keeps_looking,
+                keeps_borrow,
                 patient,
             } => {
                 let mut batch = Batch::with_room_for(most).unwrap();
@@ -183,7 +183,7 @@ impl Hands {
                     Taken::Copied(bytes) => sum.add(describe(bytes)),
                     Taken::Lent(lent) => {
                         sum.add(describe(lent.bytes()));
-                        if keeps_looking {
+                        if keeps_borrow {
                             self.borrows.push_back(lent);
                         }
                     }
@@ -191,7 +191,7 @@ impl Hands {
                 Ok(Reply::Items(sum))
             }
             Command::Get {
-                keeps_looking,
+                keeps_borrow,
                 patient,
             } => {
                 let mut buffer = Buffer::default();
@@ -199,7 +199,7 @@ impl Hands {
                     Delivery::Copied => Ok(describe(buffer.bytes())),
                     Delivery::Lent(lent) => {
                         let reply = describe(lent.bytes());
-                        if keeps_looking {
+                        if keeps_borrow {
                             self.borrows.push_back(lent);
                         }
                         Ok(reply)
@@ -450,9 +450,9 @@ fn pack_command(command: Command) -> Words {
     match command {
         Command::Put { number, len, patient } => [0, number, len as u64, pack_patient(patient), 0],
         Command::Get {
-            keeps_looking,
+            keeps_borrow,
             patient,
-        } => [1, u64::from(keeps_looking), pack_patient(patient), 0, 0],
+        } => [1, u64::from(keeps_borrow), pack_patient(patient), 0, 0],
         Command::EndBorrow => [2, 0, 0, 0, 0],
         Command::TaskDone => [3, 0, 0, 0, 0],
         Command::Join(patient) => [4, pack_patient(patient), 0, 0, 0],
@@ -474,15 +474,9 @@ fn pack_command(command: Command) -> Words {
         ],
         Command::GetMany {
             most,
-            keeps_looking,
+            keeps_borrow,
             patient,
-        } => [
-            11,
-            most as u64,
-            u64::from(keeps_looking),
-            pack_patient(patient),
-            0,
-        ],
+        } => [11, most as u64, u64::from(keeps_borrow), pack_patient(patient), 0],
     }
 }
 
@@ -493,8 +487,8 @@ fn unpack_command(words: Words) -> Command {
             len: len as usize,
             patient: unpack_patient(patient),
         },
-        [1, keeps_looking, patient, ..] => Command::Get {
-            keeps_looking: keeps_looking != 0,
+        [1, keeps_borrow, patient, ..] => Command::Get {
+            keeps_borrow: keeps_borrow != 0,
             patient: unpack_patient(patient),
         },
         [2, ..] => Command::EndBorrow,
@@ -506,9 +500,9 @@ fn unpack_command(words: Words) -> Command {
         [6, ..] => Command::Ask,
         [7, len, ..] => Command::StopInPut { len: len as usize },
         [8, point, ..] => Command::Arm(point as usize),
-        [11, most, keeps_looking, patient, _] => Command::GetMany {
+        [11, most, keeps_borrow, patient, _] => Command::GetMany {
             most: most as usize,
-            keeps_looking: keeps_looking != 0,
+            keeps_borrow: keeps_borrow != 0,
             patient: unpack_patient(patient),
         },
         [many, number, lens, every, patient] if many as u32 == 10 => Command::PutMany {

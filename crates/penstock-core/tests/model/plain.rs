@@ -186,7 +186,7 @@ impl Plain {
             .sum()
     }
 
-    pub fn is_looking(&self, actor: usize) -> bool {
+    pub fn is_borrowing(&self, actor: usize) -> bool {
         !self.actors[actor].borrows.is_empty()
     }
 
@@ -337,12 +337,12 @@ impl Plain {
 
     /// Takes the first items, as many as fit into a batch: at most 64 or `most`, small ones as long as 16 of
     /// the largest (or `most`) would fit, lent ones until they have 1 MiB together.
-    pub fn get_many(&mut self, actor: usize, most: usize, keeps_looking: bool) -> Vec<Item> {
+    pub fn get_many(&mut self, actor: usize, most: usize, keeps_borrow: bool) -> Vec<Item> {
         self.ask(actor);
         let (mut left, mut lent) = (most.min(16) * SMALL, 0);
         let mut items = Vec::new();
         while items.len() < most.min(64) && left >= SMALL && lent < 1 << 20 {
-            let Some(item) = self.take(actor, 0, keeps_looking) else {
+            let Some(item) = self.take(actor, 0, keeps_borrow) else {
                 break;
             };
             if item.is_lent() {
@@ -374,12 +374,12 @@ impl Plain {
     }
 
     /// Takes the item at a place, which is 0 unless several take at once.
-    pub fn get(&mut self, actor: usize, place: usize, keeps_looking: bool) -> Option<Item> {
+    pub fn get(&mut self, actor: usize, place: usize, keeps_borrow: bool) -> Option<Item> {
         self.ask(actor);
-        self.take(actor, place, keeps_looking)
+        self.take(actor, place, keeps_borrow)
     }
 
-    fn take(&mut self, actor: usize, place: usize, keeps_looking: bool) -> Option<Item> {
+    fn take(&mut self, actor: usize, place: usize, keeps_borrow: bool) -> Option<Item> {
         let item = self.ready.remove(place)?;
         let stays_leased = self.rules.acknowledged && !item.is_finished;
         if stays_leased || item.is_lent() {
@@ -397,7 +397,7 @@ impl Plain {
                 actor.borrows.push_back(self.leases);
             }
         }
-        if item.is_lent() && !keeps_looking {
+        if item.is_lent() && !keeps_borrow {
             self.end_borrow(actor, self.actors[actor].borrows.len() - 1);
         }
         Some(item)

@@ -96,7 +96,7 @@ pub enum Action {
     },
     GetMany {
         most: usize,
-        keeps_looking: bool,
+        keeps_borrow: bool,
         waits: bool,
     },
     /// Many gets by the test itself, each finished at once.
@@ -172,7 +172,7 @@ fn common() -> impl Strategy<Value = Action> {
             .prop_map(|(count, len)| Action::Fill { count, len }),
         8 => (lens(), any::<bool>()).prop_map(|(lens, waits)| Action::PutMany { lens, waits }),
         8 => (prop_oneof![1usize..8, 8usize..80], any::<bool>(), any::<bool>())
-            .prop_map(|(most, keeps_looking, waits)| Action::GetMany { most, keeps_looking, waits }),
+            .prop_map(|(most, keeps_borrow, waits)| Action::GetMany { most, keeps_borrow, waits }),
         14 => any::<bool>().prop_map(|waits| Action::Get { waits }),
         1 => (1usize..1500).prop_map(|count| Action::Drain { count }),
         5 => Just(Action::Borrow),

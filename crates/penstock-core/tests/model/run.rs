@@ -75,6 +75,11 @@ pub fn run(program: &Program) -> Checked {
             .and_then(|()| run.compare())
             .map_err(|error| failed(format!("step {number}, {step:?}: {error}")))?;
     }
+    // A drain takes large items beside a putter that waits for room.
+    if !run.is_room_promised() {
+        let putter = run.waiter(|waiting| matches!(waiting, Waiting::Room { .. }));
+        putter.map_or(Ok(()), |actor| run.kill(actor))?;
+    }
     // Takes all items that are left, and those of putters that wait for room.
     while run.plain.len() > 0 {
         run.drain(1)?;
@@ -131,9 +136,9 @@ impl Run {
             Action::PutMany { lens, waits } if self.is_count_promised() => self.put_many(actor, lens, waits),
             Action::GetMany {
                 most,
-                keeps_looking,
+                keeps_borrow,
                 waits,
-            } if self.is_room_promised() => self.get_many(actor, most, keeps_looking, waits),
+            } if self.is_room_promised() => self.get_many(actor, most, keeps_borrow, waits),
             Action::Fill { count, len } if self.has_no_waiters() => {
                 (0..count).try_for_each(|_| self.put(0, len, false))
             }
@@ -187,7 +192,7 @@ impl Run {
             Action::WaitForItem if actor > 0 => {
                 self.plain.ask(actor);
                 let command = Command::Get {
-                    keeps_looking: false,
+                    keeps_borrow: false,
                     patient: Patient::Forever,
                 };
                 self.wait(actor, Waiting::Item, command)
@@ -245,8 +250,8 @@ impl Run {
         self.expect(actor, Command::Put { number, len, patient }, expected)
     }
 
-    fn get(&mut self, actor: usize, keeps_looking: bool, waits: bool) -> Checked {
-        let expected = self.plain.get(actor, 0, keeps_looking);
+    fn get(&mut self, actor: usize, keeps_borrow: bool, waits: bool) -> Checked {
+        let expected = self.plain.get(actor, 0, keeps_borrow);
         let patient = match (expected, waits) {
             (_, false) => Patient::No,
             (None, true) => SHORT,
@@ -256,7 +261,7 @@ impl Run {
         self.expect(
             actor,
             Command::Get {
-                keeps_looking,
+                keeps_borrow,
                 patient,
             },
             expected,
@@ -289,8 +294,8 @@ impl Run {
         !is_limited || !self.waiting.contains(&Some(Waiting::Item))
     }
 
-    fn get_many(&mut self, actor: usize, most: usize, keeps_looking: bool, waits: bool) -> Checked {
-        let items = self.plain.get_many(actor, most, keeps_looking);
+    fn get_many(&mut self, actor: usize, most: usize, keeps_borrow: bool, waits: bool) -> Checked {
+        let items = self.plain.get_many(actor, most, keeps_borrow);
         let patient = match (items.is_empty(), waits) {
             (_, false) => Patient::No,
             (true, true) => SHORT,
@@ -305,7 +310,7 @@ impl Run {
         };
         let command = Command::GetMany {
             most,
-            keeps_looking,
+            keeps_borrow,
             patient,
         };
         self.expect(actor, command, expected)
@@ -416,7 +421,7 @@ impl Run {
 
     fn reopen(&mut self) -> Checked {
         self.hands.end_borrows();
-        while self.plain.is_looking(0) {
+        while self.plain.is_borrowing(0) {
             self.plain.end_borrow(0, 0);
         }
         let fd = self.hands.queue.duplicate_fd().map_err(failed)?;
@@ -591,6 +596,6 @@ impl Run {
 
 #[cfg(feature = "fault-points")]
 const GET: Command = Command::Get {
-    keeps_looking: false,
+    keeps_borrow: false,
     patient: Patient::No,
 };
