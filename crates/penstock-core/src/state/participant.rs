@@ -299,25 +299,34 @@ impl Participant {
         read(self).pid()
     }
 
-    /// Sets bits in the record of the participant `me`, by one compare-and-swap. Not if the record is
+    /// Sets bits in the record of the participant `me`, all by one compare-and-swap. Not if the record is
     /// another's by now, because this process was wrongly taken for dead.
     pub(crate) fn mark(&self, me: ParticipantId, bits: u64) {
-        let word = self.word.get();
-        if id_of(me.index(), word) == Some(me) {
+        let mut word = self.word.get();
+        while id_of(me.index(), word) == Some(me) {
             // Release: what this process did before is complete for the sweeper of the record.
-            let _ = self
+            match self
                 .word
-                .compare_exchange(word, word | bits, Ordering::Release, Ordering::Relaxed);
+                .compare_exchange(word, word | bits, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                // Another thread of this process has set its bits, or a section has cleared some.
+                Err(newer) => word = newer,
+            }
         }
     }
 
     /// Clears bits of the record of the participant whose process is in the critical section.
     pub(crate) fn unmark(&self, bits: u64) {
-        let word = self.word.get();
-        if word & bits != 0 {
-            let _ = self
+        let mut word = self.word.get();
+        while word & bits != 0 {
+            match self
                 .word
-                .compare_exchange(word, word & !bits, Ordering::Release, Ordering::Relaxed);
+                .compare_exchange(word, word & !bits, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(newer) => word = newer,
+            }
         }
     }
 }

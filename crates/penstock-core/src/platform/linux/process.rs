@@ -196,10 +196,12 @@ pub(crate) fn pid_namespace() -> u64 {
     match NAMESPACE.load(Relaxed) {
         0 => {
             let found = ask_for_namespace().unwrap_or_else(make_up_namespace);
+            // Before the namespace: a child that another thread forks in between must not inherit a
+            // namespace that is known to no process.
+            KNOWN_TO.store(process_id(), Relaxed);
             // If several threads find it out at once, the first store decides: they may have made up
             // different numbers.
             let decided = NAMESPACE.compare_exchange(0, found, Relaxed, Relaxed);
-            KNOWN_TO.store(process_id(), Relaxed);
             decided.err().unwrap_or(found)
         }
         known => known,
