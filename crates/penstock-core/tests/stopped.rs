@@ -293,6 +293,14 @@ fn a_large_put_that_cannot_be_published_gives_its_memory_back() {
     assert_eq!(putter.finish(), 0);
 }
 
+/// Lets a stopped reader go on while the lock is held, and the holder after that.
+fn acts_behind_a_stopped_holder(queue: &Arc<Queue>, reader: &mut Child) {
+    let stopped = stopped_in_put(queue);
+    reader.go_on();
+    assert_eq!(stopped.finish(), 0);
+    is_sound(queue);
+}
+
 /// The end of a borrow does not wait for the lock. The next call of the process ends it, or the sweep.
 #[test]
 fn the_end_of_a_borrow_is_put_off() {
@@ -312,10 +320,7 @@ fn the_end_of_a_borrow_is_put_off() {
             assert_eq!((check.leased, check.claimed), (0, 0));
             is_sound(&queue);
         });
-        let stopped = stopped_in_put(&queue);
-        reader.go_on();
-        assert_eq!(stopped.finish(), 0);
-        is_sound(&queue);
+        acts_behind_a_stopped_holder(&queue, &mut reader);
         if !dies {
             assert_eq!(reader.finish(), 0);
             continue;
@@ -350,10 +355,7 @@ fn the_return_of_an_undelivered_item_is_put_off() {
             assert_eq!(get(&queue, Patience::NoWait).unwrap(), [1; LARGE]);
             is_sound(&queue);
         });
-        let stopped = stopped_in_put(&queue);
-        reader.go_on();
-        assert_eq!(stopped.finish(), 0);
-        is_sound(&queue);
+        acts_behind_a_stopped_holder(&queue, &mut reader);
         if !dies {
             assert_eq!(reader.finish(), 0);
             continue;
