@@ -12,11 +12,13 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venvs"
 RUNNER = "tests/multiprocessing/cpython/run.py"
+LANES = 2  # interpreters at a time: most of their tests sleep
 
 # Some distributions package `test` apart.
 PROBE = """
@@ -81,16 +83,29 @@ def prepare(version: str, executable: str, wheel: Path) -> Path:
     return python
 
 
+def run(python: Path, arguments: list[str]) -> tuple[bool, str]:
+    """Whether the tests of one interpreter passed, and what they printed."""
+    command = [python, RUNNER, *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode == 0, done.stdout
+
+
 def main() -> int:
     """Exit status: 0 when they passed on each interpreter that has them."""
     wheel, arguments = Path(sys.argv[1]), sys.argv[2:]
     tested, untested = interpreters()
     failed = []
-    for version, executable in tested.items():
-        print(f"== CPython {version}: its multiprocessing tests, on penstock", flush=True)
-        python = prepare(version, executable, wheel)
-        if subprocess.run([python, RUNNER, *arguments], cwd=ROOT).returncode != 0:
-            failed.append(version)
+    with ThreadPoolExecutor(LANES) as lanes:
+        runs = [
+            (version, lanes.submit(run, prepare(version, executable, wheel), arguments))
+            for version, executable in tested.items()
+        ]
+        for version, done in runs:
+            passed, output = done.result()
+            print(f"== CPython {version}: its multiprocessing tests, on penstock")
+            print(output, end="", flush=True)
+            if not passed:
+                failed.append(version)
     for version, executable in untested.items():
         minor = version.rpartition(".")[0]
         print(
