@@ -43,7 +43,7 @@ pub enum Step {
     Leave(Leave),
     Statistics,
     DeadLetters,
-    Tidy,
+    Trim,
     Ask,
     /// The handle is dropped and opened anew.
     Reopen,
@@ -172,7 +172,7 @@ impl<'a> Input<'a> {
             14 => Step::Leave(self.choose(&[Leave::Clean, Leave::Crashed])),
             15 => Step::Statistics,
             16 => Step::DeadLetters,
-            17 => Step::Tidy,
+            17 => Step::Trim,
             18 => Step::Ask,
             19 => Step::Reopen,
             20 => Step::Die { in_section: false },

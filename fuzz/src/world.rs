@@ -138,8 +138,8 @@ impl World {
                     letters.iter().for_each(|letter| self.check_payload(letter));
                 }
             }
-            Step::Tidy => {
-                self.heed(queue.tidy(), false);
+            Step::Trim => {
+                self.heed(queue.trim_if_due(), false);
             }
             Step::Ask => {
                 let (is_empty, is_full, _) = (queue.is_empty(), queue.is_full(), queue.is_trim_due());
@@ -186,7 +186,7 @@ impl World {
                 Step::Statistics,
                 Step::Leave(Leave::Crashed),
                 Step::DeadLetters,
-                Step::Tidy,
+                Step::Trim,
             ] {
                 self.step(&step);
             }

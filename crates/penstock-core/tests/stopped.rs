@@ -729,3 +729,49 @@ fn an_interrupted_caller_takes_the_lock_over() {
         is_found_though_interrupted(&ACKNOWLEDGED, |_| (), stop_with_the_lock, call, |_| true);
     }
 }
+
+/// A process is stopped while it gives the memory of slots back: the others put, get and trim meanwhile.
+#[test]
+fn a_stopped_trimmer_holds_up_no_one() {
+    const ITEMS: u32 = 60_000;
+    for point in ["trim.claimed", "trim.pages-claimed", "trim.pages-punched"] {
+        let queue = Queue::create(&PLAIN).unwrap();
+        for i in 0..ITEMS {
+            put(&queue, &i.to_le_bytes(), Patience::NoWait).unwrap();
+        }
+        for _ in 0..200 {
+            put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
+        }
+        let mut buffer = Buffer::default();
+        for _ in 0..ITEMS + 200 {
+            // A call that must not wait trims nothing.
+            assert!(wait(Patience::TryLock, |wait| queue.get(&mut buffer, wait)).is_ok());
+        }
+        let full = queue.statistics().unwrap().memory_bytes;
+        let stopped = Child::stopped_at(point, || queue.trim_if_due().unwrap());
+        let before = Instant::now();
+        wait(Patience::NoWait, |wait| queue.watch(wait)).unwrap();
+        for i in 0..ITEMS {
+            put(&queue, &i.to_le_bytes(), Patience::NoWait).unwrap();
+        }
+        for i in 0..ITEMS {
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), i.to_le_bytes(), "{point}");
+        }
+        let left = queue.statistics().unwrap().memory_bytes;
+        // Beside what the stopped one has claimed.
+        assert!(
+            left < full && left <= (16 << 20) + (4 << 20),
+            "{point}: {left} of {full}"
+        );
+        is_sound(&queue);
+        assert!(before.elapsed() < Duration::from_secs(10), "{point}");
+        assert_eq!(stopped.finish(), 0, "{point}");
+        for i in 0..ITEMS {
+            put(&queue, &i.to_le_bytes(), Patience::NoWait).unwrap();
+        }
+        for i in 0..ITEMS {
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), i.to_le_bytes(), "{point}");
+        }
+        is_sound(&queue);
+    }
+}
