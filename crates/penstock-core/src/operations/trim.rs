@@ -277,8 +277,8 @@ impl Queue {
                 Spare::MoreToCome => continue,
                 Spare::None => return Ok(()),
             };
-            fault!("trim.pages-claimed");
             drop(section);
+            fault!("trim.pages-claimed");
             let start = self.shared.segment.geometry.slots_at + u64::from(pages.start) * PAGE;
             let is_punched = self
                 .shared
