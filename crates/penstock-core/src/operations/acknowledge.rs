@@ -41,7 +41,7 @@ impl Queue {
             .and_then(|()| self.finish_one(&mut wait));
         self.shared.report(done)?;
         // The item is finished, whatever becomes of the trim. Damage is noted in the segment.
-        if wait.patience != Patience::TryLock && self.is_trim_due() {
+        if self.is_trim_due() && wait.patience != Patience::TryLock {
             let _ = self.trim_if_due();
         }
         Ok(())

@@ -35,7 +35,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
-use crate::memory::layout::{Hot, PAGES_PER_SPAN, SLOTS_PER_PAGE, SPAN, SlotPage};
+use crate::memory::layout::{Hot, PAGES_PER_SPAN, SLOTS_PER_PAGE, SlotPage};
 use crate::platform;
 use crate::state::Section;
 use crate::state::claim::BackedRun;
@@ -69,9 +69,8 @@ const IS_FUZZED: bool = cfg!(feature = "fuzzing");
 /// Whether there is memory to give back.
 #[inline(always)]
 fn wants_trim(hot: &Hot) -> bool {
-    let backed = hot.pages_backed.get().saturating_mul(PAGE);
-    let used = hot.spans_used.get().saturating_mul(SPAN);
-    let has_spare_spans = backed > used.saturating_add(HEAP_SPARE);
+    let used = hot.spans_used.get().wrapping_mul(u64::from(PAGES_PER_SPAN));
+    let has_spare_spans = hot.pages_backed.get().wrapping_sub(used) as i64 > (HEAP_SPARE / PAGE) as i64;
     let has_spare_slots = u64::from(hot.slots_backed.get()) > SLOTS_LISTED
         && (hot.pages_spare.get() > PAGES_SPARE || has_slots_to_park(hot));
     (has_spare_spans || has_spare_slots) && is_time_to_trim(hot)
