@@ -148,6 +148,67 @@ impl Random {
     }
 }
 
+/// Trimmers are killed one after the other while other processes put and get: nothing is lost, the order
+/// stays, and the memory comes back.
+#[test]
+fn trimmers_die_beside_putters_and_getters() {
+    const PUTTERS: u64 = 2;
+    const ROUNDS: u64 = 6;
+    const EACH: u64 = 20_000;
+    let queue = Queue::create(&PLAIN).unwrap();
+    wait(Patience::NoWait, |wait| queue.watch(wait)).unwrap();
+    let putters: Vec<_> = (0..PUTTERS)
+        .map(|putter| {
+            let queue = &queue;
+            Child::run(move || {
+                for i in 0..ROUNDS * EACH {
+                    if i % EACH == 0 {
+                        while !queue.is_empty() {
+                            std::thread::yield_now();
+                        }
+                    }
+                    let len = if i % 200 == 0 { 20_000 } else { 20 };
+                    put(queue, &numbered(putter << 40 | i, len)).unwrap();
+                }
+            })
+        })
+        .collect();
+    let trim = || {
+        Child::run(|| {
+            loop {
+                queue.trim_if_due().unwrap();
+                std::thread::yield_now();
+            }
+        })
+    };
+    let mut random = Random(7);
+    let mut trimmer = trim();
+    let mut next = [0; PUTTERS as usize];
+    for count in 0..PUTTERS * ROUNDS * EACH {
+        let number = number_of(&get(&queue, soon()).unwrap());
+        let (putter, i) = ((number >> 40) as usize, number & ((1 << 40) - 1));
+        assert_eq!(i, next[putter], "putter {putter} after {count} items");
+        next[putter] += 1;
+        if random.next(4000) == 0 {
+            trimmer.kill();
+            assert_eq!(trimmer.reap(), libc::SIGKILL);
+            trimmer = trim();
+        }
+    }
+    for putter in putters {
+        assert_eq!(putter.reap(), 0);
+    }
+    trimmer.kill();
+    assert_eq!(trimmer.reap(), libc::SIGKILL);
+    books_balance(&queue);
+    put(&queue, b"x").unwrap();
+    get(&queue, Patience::NoWait).unwrap();
+    queue.trim_if_due().unwrap();
+    let left = queue.statistics().unwrap().memory_bytes;
+    assert!(left <= 16 << 20, "{left} bytes left");
+    books_balance(&queue);
+}
+
 fn storm(options: &Options, rounds: usize, seed: u64) {
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -1252,8 +1313,8 @@ mod points {
             ("grow.backed", 1),
             ("grow.page-present", 1),
             ("grow.page-present", 7),
-            ("put.unparked", 1),
-            ("put.unparked", 600),
+            ("slot.unparked", 1),
+            ("slot.unparked", 600),
         ] {
             let what = format!("killed at pass {hit} of {point}");
             let (queue, held) = drained_below_a_held_payload();

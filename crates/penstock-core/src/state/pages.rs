@@ -183,7 +183,7 @@ impl Section<'_> {
             hot.free.next.set(index);
         }
         word.set(0);
-        fault!("put.unparked");
+        fault!("slot.unparked");
         hot.grown.set(1);
         hot.slots_parked.sub(bits.count_ones());
         if bits == ALL_PARKED {
