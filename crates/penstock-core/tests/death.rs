@@ -1294,7 +1294,7 @@ mod points {
             queue.trim_if_due().unwrap();
             let given_up = Instant::now() + Duration::from_secs(20);
             // All but the spare pages that a queue keeps.
-            while queue.statistics().unwrap().memory_bytes + SLOTS_BYTES - (3 << 20) - (1 << 20) > before {
+            while queue.statistics().unwrap().memory_bytes + SLOTS_BYTES - (3 << 20) - (256 << 10) > before {
                 assert!(Instant::now() < given_up, "{what}: {:?}", queue.statistics());
                 std::thread::sleep(Duration::from_millis(50));
                 queue.trim_if_due().unwrap();
