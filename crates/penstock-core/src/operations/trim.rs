@@ -36,6 +36,7 @@ use crate::fault::fault;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::memory::layout::{Hot, PAGES_PER_SPAN, SLOTS_PER_PAGE, SlotPage};
+use crate::memory::segment::Segment;
 use crate::platform;
 use crate::state::Section;
 use crate::state::claim::BackedRun;
@@ -48,9 +49,8 @@ use crate::units::PAGE;
 /// Free memory of the heap that calls for a trim if there is more, and what a trim leaves.
 const HEAP_SPARE: u64 = if IS_FUZZED { 256 << 10 } else { 8 << 20 };
 const HEAP_LEFT: u64 = HEAP_SPARE / 4 * 3;
-/// The same of spare pages of slots: 3 MiB and 2 MiB.
+/// The same of spare pages of slots: 3 MiB, and less for a queue that cannot have many slots.
 const PAGES_SPARE: u32 = if IS_FUZZED { 2 } else { 768 };
-const PAGES_LEFT: u32 = PAGES_SPARE / 3 * 2;
 /// Free slots on the lists that call for a trim if there are more. A trim parks them all.
 const SLOTS_LISTED: u64 = if IS_FUZZED { 8 } else { 1024 };
 /// Spans given back at a time: 4 MiB.
@@ -66,13 +66,19 @@ const RARELY: u64 = 2000;
 /// The short programs of the fuzzer use little memory.
 const IS_FUZZED: bool = cfg!(feature = "fuzzing");
 
+/// More spare pages of slots than these call for a trim.
+fn most_spare_pages(segment: &Segment) -> u32 {
+    (segment.geometry.slots / SLOTS_PER_PAGE / 8).min(PAGES_SPARE)
+}
+
 /// Whether there is memory to give back.
 #[inline(always)]
-fn wants_trim(hot: &Hot) -> bool {
+fn wants_trim(segment: &Segment) -> bool {
+    let hot = segment.hot();
     let used = hot.spans_used.get().wrapping_mul(u64::from(PAGES_PER_SPAN));
     let has_spare_spans = hot.pages_backed.get().wrapping_sub(used) as i64 > (HEAP_SPARE / PAGE) as i64;
     let has_spare_slots = u64::from(hot.slots_backed.get()) > SLOTS_LISTED
-        && (hot.pages_spare.get() > PAGES_SPARE || has_slots_to_park(hot));
+        && (hot.pages_spare.get() > most_spare_pages(segment) || has_slots_to_park(hot));
     (has_spare_spans || has_spare_slots) && is_time_to_trim(hot)
 }
 
@@ -116,7 +122,7 @@ struct Plan {
 /// Begins a trim, if there is still memory to give back.
 fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
     let hot = section.hot();
-    if !wants_trim(hot) {
+    if !wants_trim(&section.shared.segment) {
         return Ok(None);
     }
     let leaves_nothing = leaves_nothing(hot);
@@ -143,7 +149,7 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
             .saturating_add(HEAP_LEFT / PAGE),
         span_end: u32::MAX,
         slots: if listed > SLOTS_LISTED { listed } else { 0 },
-        spare_pages: (spare - least).saturating_add(PAGES_LEFT),
+        spare_pages: (spare - least).saturating_add(most_spare_pages(&section.shared.segment) / 3 * 2),
         page_end: u32::MAX,
         leaves_nothing,
     }))
@@ -154,7 +160,7 @@ impl Queue {
     /// [`trim_if_due`](Self::trim_if_due).
     #[inline(always)]
     pub fn is_trim_due(&self) -> bool {
-        wants_trim(self.shared.segment.hot())
+        wants_trim(&self.shared.segment)
     }
 
     /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take
