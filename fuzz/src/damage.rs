@@ -89,7 +89,7 @@ impl Memory {
 
     fn offset(&self, place: &Place, width: u64) -> u64 {
         // The hot lines and the slots matter most.
-        const CHOICE: [usize; 16] = [0, 1, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 8];
+        const CHOICE: [usize; 16] = [0, 1, 1, 1, 1, 1, 2, 2, 3, 7, 4, 5, 6, 8, 8, 8];
         let region = CHOICE[usize::from(place.region) % CHOICE.len()];
         let Region { start, size, count } = self.regions[region];
         let used = match region {

@@ -58,8 +58,8 @@ pub enum Step {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    Try,
-    Now,
+    TryLock,
+    NoWait,
     /// For ever, until it has been asked twice whether it is interrupted.
     Wait,
 }

@@ -818,6 +818,10 @@ fn memory_that_was_given_back_meanwhile_is_extended_again() {
     get_numbers(&queue, "before");
     held.push(take_lent(&queue));
     let low = queue.statistics().unwrap().memory_bytes;
+    // More than the low pages that a trim leaves: the putter needs others, which are given back again.
+    for _ in 0..ITEMS / 3 * 2 {
+        put(&queue, b"x", Patience::NoWait).unwrap();
+    }
     let mut stopped = Child::stopped_at("grow.backed", || {
         assert!(fault::arm("grow.page-present", 1));
         for i in 0..ITEMS {
