@@ -837,7 +837,8 @@ fn memory_that_was_given_back_meanwhile_is_extended_again() {
     let status = stopped.reap();
     assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL);
     let after = queue.statistics().unwrap().memory_bytes;
-    assert!(after >= before + 4096, "{after} bytes after {before}");
+    // Many pages at a time, and not only the one that the rebuild reads.
+    assert!(after >= before + (64 << 10), "{after} bytes after {before}");
     is_sound(&queue);
     while get(&queue, Patience::NoWait).is_ok() {}
     put_numbers(&queue);

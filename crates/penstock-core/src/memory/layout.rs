@@ -165,10 +165,6 @@ pub(crate) struct Hot {
     pub pages_backed: AtomicU64,
     /// No slot from this one on has memory behind it. See state/pages.rs for those below.
     pub slots_backed: AtomicU32,
-    /// Free slots that are on no list: they are parked, or in a page without memory.
-    pub slots_parked: AtomicU32,
-    /// Pages of slots with memory that no slot uses.
-    pub pages_spare: AtomicU32,
     /// Slots from this one on were never used, or not since their memory was given back.
     pub slots_high: LockedU32,
     pub cells_backed: LockedU32,
@@ -183,23 +179,11 @@ pub(crate) struct Hot {
     pub grown: AtomicU32,
     /// When a process last checked for the dead, in coarse milliseconds of the monotonic clock.
     pub reaped_at: AtomicU64,
-    /// When the last trim began, by the same clock; and the last one that left nothing. See
-    /// operations/trim.rs.
+    /// When the last trim began, by the same clock.
     pub trimmed_at: AtomicU64,
-    pub emptied_at: AtomicU64,
     /// How often slots were given back. A putter that backs more slots outside the lock compares it, and so
     /// notices a trim in between.
     pub slot_trims: LockedU64,
-    /// The most spans used at once, and the fewest spare pages of slots, since the last trim began.
-    pub spans_peak: LockedU64,
-    pub pages_spare_least: LockedU32,
-    /// Pages of slots whose words are backed themselves. Read without the lock by `is_pending`.
-    pub pages_tracked: AtomicU32,
-    /// Pages of slots without memory below `slots_backed`.
-    pub pages_absent: LockedU32,
-    /// No page below the one has a parked slot and memory; none below the other is without memory.
-    pub parked_hint: LockedU32,
-    pub absent_hint: LockedU32,
 
     // Then, for each size class, the spans that have room.
     pub partial: [LockedU32; 16],
@@ -233,6 +217,24 @@ pub(crate) struct Hot {
     /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
     /// `watching`, because every operation reads both and hardly any writes them.
     pub damaged: AtomicU32,
+
+    // Trims, see operations/trim.rs and state/pages.rs.
+    /// Free slots that are on no list: they are parked, or in a page without memory.
+    pub slots_parked: AtomicU32,
+    /// Pages of slots with memory that no slot uses.
+    pub pages_spare: AtomicU32,
+    /// When the last trim began that left nothing.
+    pub emptied_at: AtomicU64,
+    /// The most spans used at once, and the fewest spare pages of slots, since the last trim began.
+    pub spans_peak: LockedU64,
+    pub pages_spare_least: LockedU32,
+    /// Pages of slots whose words are backed themselves. Read without the lock by `is_pending`.
+    pub pages_tracked: AtomicU32,
+    /// Pages of slots without memory below `slots_backed`.
+    pub pages_absent: LockedU32,
+    /// No page below the one has a parked slot and memory; none below the other is without memory.
+    pub parked_hint: LockedU32,
+    pub absent_hint: LockedU32,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
