@@ -483,7 +483,7 @@ MUTANTS = [
         "claimed-not-freed",
         "the sweep takes a dead participant's claim and does not free its memory",
         f"{CORE}/state/recovery.rs",
-        "Some(State::Claimed) => self.finish_held(slot)?,",
+        "Some(State::Claimed) => self.free_claim(slot)?,",
         "Some(State::Claimed) => self.let_go(slot, held.owner())?,",
         (DEATHS,),
     ),
@@ -600,11 +600,13 @@ MUTANTS = [
             held,
             &Order {
                 length: books.owned_count,
+                numbered,
                 greatest: hot.leases.get(),
                 belongs: StateWord::is_held,
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
+        self.unnumber_pages()?;
         // Only now, because to sort a list overwrites the links back of any.
         self.link_back(&hot.dead)?;
 """,
@@ -614,11 +616,13 @@ MUTANTS = [
             held,
             &Order {
                 length: books.owned_count,
+                numbered,
                 greatest: hot.leases.get(),
                 belongs: StateWord::is_held,
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
+        self.unnumber_pages()?;
 """,
         (core("death", "points::a_rebuild_links_dead_letters_beside_many_leases"),),
     ),
@@ -703,11 +707,51 @@ MUTANTS = [
         """\
             self.set_backing(
                 span,
-                segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
+                self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
             )?;
 """,
-        "            segment.backing(span)?;\n",
+        "            self.shared.segment.backing(span)?;\n",
         (core("death", "points::memory_is_promised_no_more_before_it_is_given_back"),),
+    ),
+    Mutant(
+        "punched-pages-forgotten",
+        "pages of slots do not count as memory to give back until they are punched",
+        f"{CORE}/state/pages.rs",
+        "            word.set(ALL_PARKED | ABSENT | REMNANT | TAKEN);\n",
+        "            word.set(ALL_PARKED | ABSENT | TAKEN);\n",
+        (core("death", "points::slots_go_back_beside_a_held_payload_though_trimmers_die"),),
+    ),
+    Mutant(
+        "claimed-pages-taken-back",
+        "a put takes slots back whose memory another process is about to punch",
+        f"{CORE}/state/pages.rs",
+        "        let is_there_for_all = |word: u64| word & (ABSENT | TAKEN) == ABSENT;\n",
+        "        let is_there_for_all = |word: u64| word & ABSENT == ABSENT;\n",
+        (core("stopped", "a_stopped_trimmer_of_slots_holds_up_no_one"),),
+    ),
+    Mutant(
+        "trims-not-compared",
+        "a put books memory behind slots that a trim has given back meanwhile",
+        f"{CORE}/state/pages.rs",
+        "        if hot.slot_trims.get() != trims {\n",
+        "        if hot.slot_trims.get() < trims {\n",
+        (core("stopped", "memory_that_was_given_back_meanwhile_is_extended_again"),),
+    ),
+    Mutant(
+        "absent-slots-read",
+        "the rebuild reads slots without memory",
+        f"{CORE}/state/rebuild.rs",
+        "            if !self.is_present(index)? {\n                continue;",
+        "            if !self.is_present(index)? && index == 0 {\n                continue;",
+        (core("death", "points::a_rebuild_beside_absent_slots"),),
+    ),
+    Mutant(
+        "marks-not-raised",
+        "the rebuild leaves slots without memory above the mark of those in use",
+        f"{CORE}/state/pages.rs",
+        "            hot.slots_high.set(hot.slots_high.get().max(end));\n",
+        "            hot.slots_high.set(hot.slots_high.get().max(end.min(1)));\n",
+        (DEATHS,),
     ),
     Mutant(
         "length-not-validated",

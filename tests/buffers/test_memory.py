@@ -1,10 +1,12 @@
 """Limits of memory raise exceptions, and the queue goes on. A drained queue returns its memory."""
 
+import asyncio
 import contextlib
 import itertools
 import os
 import queue as standard
 import resource
+import select
 import subprocess
 import sys
 import time
@@ -456,6 +458,91 @@ def test_memory_comes_back_when_the_queue_is_drained(size: int, count: int) -> N
 
     until(has_come_back)
     assert queue.statistics().memory_bytes == resident(queue)
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue], ids=lambda kind: kind.__name__)
+def test_memory_comes_back_though_the_queue_is_in_use(kind: Callable[[], Any]) -> None:
+    queue = kind()
+    is_joinable = kind is JoinableQueue
+    for _ in range(300):
+        queue.put_many(range(1000))
+    for _ in range(40):
+        queue.put(bytes(MIB))
+    queue.put(0)
+    assert queue.statistics().memory_bytes >= 70 * MIB
+    while queue.qsize() > 1:
+        queue.get()
+        if is_joinable:
+            queue.task_done()
+    until(lambda: in_use_it_has_at_most(queue, 16 * MIB))
+    assert queue.qsize() == 1
+    assert queue.check() == []
+
+
+def in_use_it_has_at_most(queue: Any, most: int) -> bool:
+    """Put and take an item. Returns whether no more bytes of memory are behind the queue."""
+    queue.put(1)
+    queue.get()
+    if isinstance(queue, JoinableQueue):
+        queue.task_done()
+    time.sleep(0.01)
+    return queue.statistics().memory_bytes <= most
+
+
+@pytest.mark.parametrize("kind", [Queue, JoinableQueue], ids=lambda kind: kind.__name__)
+def test_memory_comes_back_beside_what_is_held(kind: Callable[[], Any]) -> None:
+    queue = kind()
+    queue.put(memoryview(bytearray(MIB)))
+    for _ in range(300):
+        queue.put_many(range(1000))
+    # An array that is mapped, and of a JoinableQueue a lease too.
+    held = queue.get()
+    assert drain(queue) == 300_000
+    until(lambda: in_use_it_has_at_most(queue, 16 * MIB + len(held)))
+    assert queue.check() == []
+
+
+BURSTS = [(60, MIB), (60, MIB), (200, MIB), (200_000, 20)]
+
+
+def test_the_get_that_empties_the_queue_gives_memory_back_behind_a_selector() -> None:
+    queue = Queue[bytes]()
+    queue.fileno()
+    for count, size in BURSTS:
+        for _ in range(count):
+            queue.put(bytes(size))
+        while select.select([queue], [], [], 0)[0]:
+            queue.get()
+        assert queue.statistics().memory_bytes <= 16 * MIB, (count, size)
+
+
+def test_the_get_that_empties_the_queue_gives_memory_back_in_an_event_loop() -> None:
+    queue = Queue[bytes]()
+
+    async def take(count: int) -> None:
+        loop = asyncio.get_running_loop()
+        done = loop.create_future()
+        taken = 0
+
+        def take_one() -> None:
+            nonlocal taken
+            queue.get_nowait()
+            taken += 1
+            if taken == count:
+                done.set_result(None)
+
+        loop.add_reader(queue.fileno(), take_one)
+        await done
+        loop.remove_reader(queue.fileno())
+
+    for count, size in BURSTS:
+        # The event loop watches when the burst comes.
+        queue.fileno()
+        for _ in range(count):
+            queue.put(bytes(size))
+        asyncio.run(take(count))
+        assert queue.statistics().memory_bytes <= 16 * MIB, (count, size)
+    assert queue.check() == []
 
 
 def test_memory_is_used_again_and_not_added_to() -> None:

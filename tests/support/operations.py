@@ -142,8 +142,8 @@ class Operation:
         for name in self.queued:
             payload = item(name, self.size)[1]
             queue.put((name, memoryview(bytearray(payload)) if self.in_buffers else payload))
-        for _ in range(self.more_before):
-            queue.get()
+        if self.more_before:
+            assert len(queue.get_many(self.more_before)) == self.more_before
         return queue
 
 
@@ -326,7 +326,13 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "get.unlinked": [Left("A")],
         "slot.freed": [NOTHING],
         "get.freed": [NOTHING],
-        "trim.slots": [NOTHING],
+        "trim.parked": [NOTHING],
+        "slot.unparked": [NOTHING],
+        "trim.pages-absent": [NOTHING],
+        "trim.pages-claimed": [NOTHING],
+        "trim.pages-punched": [NOTHING],
+        "trim.pages-noted": [NOTHING],
+        "trim.lowered": [NOTHING],
     },
     "get, waits": {
         "lock.taken": [X],
@@ -427,6 +433,7 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "takeover.taken": [BACK_X],
         "rebuild.cleared": [BACK_X],
         "rebuild.scanned": [BACK_X],
+        "rebuild.numbered": [BACK_X],
         "rebuild.done": [BACK_X],
         "sweep.started": [BACK_X],
         "sweep.slot-returned": [BACK_X],

@@ -148,6 +148,67 @@ impl Random {
     }
 }
 
+/// Trimmers are killed one after the other while other processes put and get: nothing is lost, the order
+/// stays, and the memory comes back.
+#[test]
+fn trimmers_die_beside_putters_and_getters() {
+    const PUTTERS: u64 = 2;
+    const ROUNDS: u64 = 6;
+    const EACH: u64 = 20_000;
+    let queue = Queue::create(&PLAIN).unwrap();
+    wait(Patience::NoWait, |wait| queue.watch(wait)).unwrap();
+    let putters: Vec<_> = (0..PUTTERS)
+        .map(|putter| {
+            let queue = &queue;
+            Child::run(move || {
+                for i in 0..ROUNDS * EACH {
+                    if i % EACH == 0 {
+                        while !queue.is_empty() {
+                            std::thread::yield_now();
+                        }
+                    }
+                    let len = if i % 200 == 0 { 20_000 } else { 20 };
+                    put(queue, &numbered(putter << 40 | i, len)).unwrap();
+                }
+            })
+        })
+        .collect();
+    let trim = || {
+        Child::run(|| {
+            loop {
+                queue.trim_if_due().unwrap();
+                std::thread::yield_now();
+            }
+        })
+    };
+    let mut random = Random(7);
+    let mut trimmer = trim();
+    let mut next = [0; PUTTERS as usize];
+    for count in 0..PUTTERS * ROUNDS * EACH {
+        let number = number_of(&get(&queue, soon()).unwrap());
+        let (putter, i) = ((number >> 40) as usize, number & ((1 << 40) - 1));
+        assert_eq!(i, next[putter], "putter {putter} after {count} items");
+        next[putter] += 1;
+        if random.next(4000) == 0 {
+            trimmer.kill();
+            assert_eq!(trimmer.reap(), libc::SIGKILL);
+            trimmer = trim();
+        }
+    }
+    for putter in putters {
+        assert_eq!(putter.reap(), 0);
+    }
+    trimmer.kill();
+    assert_eq!(trimmer.reap(), libc::SIGKILL);
+    books_balance(&queue);
+    put(&queue, b"x").unwrap();
+    get(&queue, Patience::NoWait).unwrap();
+    queue.trim_if_due().unwrap();
+    let left = queue.statistics().unwrap().memory_bytes;
+    assert!(left <= 16 << 20, "{left} bytes left");
+    books_balance(&queue);
+}
+
 fn storm(options: &Options, rounds: usize, seed: u64) {
     println!("seed {seed}");
     let mut random = Random(seed);
@@ -611,7 +672,15 @@ mod points {
                 }
             },
             victim: |queue| while get(queue, Patience::NoWait).is_ok() {},
-            points: &["trim.slots"],
+            points: &[
+                "trim.tracked",
+                "trim.parked",
+                "trim.pages-absent",
+                "trim.pages-claimed",
+                "trim.pages-punched",
+                "trim.pages-noted",
+                "trim.lowered",
+            ],
         },
         Scene {
             name: "watch",
@@ -1158,6 +1227,146 @@ mod points {
         assert!(left < 16 << 20, "{left} bytes left");
     }
 
+    const SMALL_ITEMS: u64 = 40_000;
+
+    /// A queue of which many slots are free, all below the one of a payload that is held; and nothing of it
+    /// was given back.
+    fn drained_below_a_held_payload() -> (Arc<Queue>, penstock_core::Lent) {
+        let queue = Queue::create(&PLAIN).unwrap();
+        for _ in 0..SMALL_ITEMS {
+            put(&queue, &numbered(1, 20)).unwrap();
+        }
+        put(&queue, &numbered(2, LARGE)).unwrap();
+        let mut buffer = Buffer::default();
+        for _ in 0..SMALL_ITEMS {
+            // A call that must not wait trims nothing.
+            assert!(wait(Patience::TryLock, |wait| queue.get(&mut buffer, wait)).is_ok());
+        }
+        let Ok(Delivery::Lent(held)) = wait(Patience::TryLock, |wait| queue.get(&mut buffer, wait)) else {
+            panic!("a large payload is lent");
+        };
+        (queue, held)
+    }
+
+    /// Memory of the slots of all the small items.
+    const SLOTS_BYTES: u64 = SMALL_ITEMS * 128;
+
+    /// Puts small items and takes them again, in order, though slots were given back and come back.
+    fn slots_are_all_there(queue: &Arc<Queue>, what: &str) {
+        for i in 0..SMALL_ITEMS {
+            put(queue, &i.to_le_bytes()).unwrap();
+        }
+        assert_eq!(queue.check().unwrap().findings, [], "{what}");
+        for i in 0..SMALL_ITEMS {
+            let got = get(queue, Patience::NoWait).unwrap();
+            assert_eq!(got, i.to_le_bytes(), "{what}");
+        }
+        books_balance(queue);
+    }
+
+    /// Trimmers of slots die one after the other; what the first ones have not given back the last one does.
+    #[test]
+    fn slots_go_back_beside_a_held_payload_though_trimmers_die() {
+        for (point, hit) in [
+            ("trim.tracked", 1),
+            ("trim.parked", 1),
+            ("trim.parked", 20),
+            ("trim.pages-absent", 1),
+            ("trim.pages-absent", 2),
+            ("trim.pages-claimed", 1),
+            ("trim.pages-claimed", 3),
+            ("trim.pages-punched", 2),
+            ("trim.pages-noted", 1),
+        ] {
+            let what = format!("killed at pass {hit} of {point}");
+            let (queue, held) = drained_below_a_held_payload();
+            let before = queue.statistics().unwrap().memory_bytes;
+            for _ in 0..2 {
+                let child = Child::run(|| {
+                    assert!(fault::arm(point, hit));
+                    queue.trim_if_due().unwrap();
+                });
+                let ended = child.reap();
+                // What the first has given back the second does not pass again.
+                assert!([libc::SIGKILL, 0].contains(&ended), "{what}: {ended}");
+                books_balance(&queue);
+            }
+            queue.trim_if_due().unwrap();
+            let given_up = Instant::now() + Duration::from_secs(20);
+            // All but the spare pages that a queue keeps.
+            while queue.statistics().unwrap().memory_bytes + SLOTS_BYTES - (3 << 20) - (256 << 10) > before {
+                assert!(Instant::now() < given_up, "{what}: {:?}", queue.statistics());
+                std::thread::sleep(Duration::from_millis(50));
+                queue.trim_if_due().unwrap();
+            }
+            books_balance(&queue);
+            slots_are_all_there(&queue, &what);
+            drop(held);
+            slots_are_all_there(&queue, &what);
+        }
+    }
+
+    /// Putters die while they take back the memory of slots.
+    #[test]
+    fn slots_come_back_though_putters_die() {
+        for (point, hit) in [
+            ("grow.backed", 1),
+            ("grow.page-present", 1),
+            ("grow.page-present", 7),
+            ("slot.unparked", 1),
+            ("slot.unparked", 600),
+        ] {
+            let what = format!("killed at pass {hit} of {point}");
+            let (queue, held) = drained_below_a_held_payload();
+            queue.trim_if_due().unwrap();
+            let child = Child::run(|| {
+                assert!(fault::arm(point, hit));
+                for _ in 0..SMALL_ITEMS {
+                    put(&queue, &numbered(3, 20)).unwrap();
+                }
+            });
+            assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+            books_balance(&queue);
+            while let Ok(payload) = get(&queue, Patience::NoWait) {
+                assert_eq!(number_of(&payload), 3, "{what}");
+            }
+            slots_are_all_there(&queue, &what);
+            drop(held);
+        }
+    }
+
+    /// The rebuild sorts items by their slots, of which many have no memory. It touches none of those, and a
+    /// second one begins where the first has died.
+    #[test]
+    fn a_rebuild_beside_absent_slots() {
+        let (queue, held) = drained_below_a_held_payload();
+        queue.trim_if_due().unwrap();
+        // Many more than an eighth of the slots that are left.
+        for i in 0..12_000_u64 {
+            put(&queue, &i.to_le_bytes()).unwrap();
+        }
+        for i in 0..2000_u64 {
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), i.to_le_bytes());
+        }
+        let before = queue.statistics().unwrap().memory_bytes;
+        for point in ["put.linked", "rebuild.numbered", "rebuild.done"] {
+            let child = Child::run(|| {
+                assert!(fault::arm(point, 1));
+                put(&queue, &12_000_u64.to_le_bytes()).unwrap();
+            });
+            assert_eq!(child.reap(), libc::SIGKILL, "killed at {point}");
+        }
+        books_balance(&queue);
+        let after = queue.statistics().unwrap().memory_bytes;
+        assert!(after <= before + 4096, "{after} bytes after {before}");
+        for i in 2000..=12_000_u64 {
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), i.to_le_bytes());
+        }
+        assert_eq!(get(&queue, Patience::NoWait), Err(Error::Empty));
+        slots_are_all_there(&queue, "after rebuilds");
+        drop(held);
+    }
+
     /// A child puts so many bytes, and dies when it has their memory and has not written to it. Returns how
     /// much memory backs the queue.
     fn memory_before_the_first_byte(queue: &Arc<Queue>, len: usize) -> u64 {
@@ -1208,19 +1417,19 @@ mod points {
     #[test]
     fn a_rebuild_does_not_forget_memory_to_give_back() {
         let queue = Queue::create(&PLAIN).unwrap();
-        // Less than half of the memory is free, so it stays; and the free half lies above what is used.
+        // So little memory is free that it stays; and it lies above what is used.
         let mut held = Vec::new();
-        for _ in 0..12 {
-            put(&queue, &vec![0; 10 << 20]).unwrap();
+        for len in [10 << 20, 10 << 20, 7 << 20] {
+            put(&queue, &vec![0; len]).unwrap();
         }
-        for i in 0..12 {
+        for i in 0..3 {
             let mut buffer = Buffer::default();
             let lent = wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap();
-            if i < 7 {
+            if i < 2 {
                 held.push(lent);
             }
         }
-        assert!(queue.statistics().unwrap().memory_bytes > 100 << 20);
+        assert!(queue.statistics().unwrap().memory_bytes > 27 << 20);
         let child = Child::run(|| {
             assert!(fault::arm("put.committed", 1));
             put(&queue, b"x").unwrap();
@@ -1229,7 +1438,7 @@ mod points {
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"x");
         drop(held);
         let given_up = Instant::now() + Duration::from_secs(20);
-        while queue.statistics().unwrap().memory_bytes > 16 << 20 {
+        while queue.statistics().unwrap().memory_bytes > 8 << 20 {
             assert!(Instant::now() < given_up, "{:?}", queue.statistics());
             let patience = Patience::Until(Instant::now() + Duration::from_millis(200));
             assert_eq!(get(&queue, patience), Err(Error::Empty));
@@ -1356,6 +1565,7 @@ mod points {
             "takeover.taken",
             "rebuild.cleared",
             "rebuild.scanned",
+            "rebuild.numbered",
             "rebuild.done",
             "sweep.started",
             "sweep.slot-returned",

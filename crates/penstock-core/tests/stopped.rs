@@ -731,3 +731,120 @@ fn an_interrupted_caller_takes_the_lock_over() {
         is_found_though_interrupted(&ACKNOWLEDGED, |_| (), stop_with_the_lock, call, |_| true);
     }
 }
+
+const ITEMS: u32 = 60_000;
+
+fn put_numbers(queue: &Arc<Queue>) {
+    for i in 0..ITEMS {
+        put(queue, &i.to_le_bytes(), Patience::NoWait).unwrap();
+    }
+}
+
+fn get_numbers(queue: &Arc<Queue>, what: &str) {
+    for i in 0..ITEMS {
+        assert_eq!(get(queue, Patience::NoWait).unwrap(), i.to_le_bytes(), "{what}");
+    }
+}
+
+/// A queue whose slots are all free, and nothing of them was given back.
+fn drained_without_a_trim() -> Arc<Queue> {
+    let queue = Queue::create(&PLAIN).unwrap();
+    put_numbers(&queue);
+    let mut buffer = Buffer::default();
+    for _ in 0..ITEMS {
+        // A call that must not wait trims nothing.
+        assert!(wait(Patience::TryLock, |wait| queue.get(&mut buffer, wait)).is_ok());
+    }
+    queue
+}
+
+/// A process is stopped while it gives the memory of slots back: the others put, get and trim meanwhile. When
+/// it goes on, it takes nothing from them.
+#[test]
+fn a_stopped_trimmer_of_slots_holds_up_no_one() {
+    for point in ["trim.pages-claimed", "trim.pages-punched"] {
+        let queue = drained_without_a_trim();
+        let full = queue.statistics().unwrap().memory_bytes;
+        let stopped = Child::stopped_at(point, || queue.trim_if_due().unwrap());
+        wait(Patience::NoWait, |wait| queue.watch(wait)).unwrap();
+        put_numbers(&queue);
+        get_numbers(&queue, point);
+        // Beside what the stopped one has claimed, which is 1 MiB at most.
+        let left = queue.statistics().unwrap().memory_bytes;
+        assert!(
+            left < full && left <= (4 << 20) + (1 << 20),
+            "{point}: {left} of {full}"
+        );
+        is_sound(&queue);
+        put_numbers(&queue);
+        assert_eq!(stopped.finish(), 0, "{point}");
+        is_sound(&queue);
+        get_numbers(&queue, point);
+        is_sound(&queue);
+    }
+}
+
+/// The same of runs of the heap.
+#[test]
+fn a_stopped_trimmer_of_runs_holds_up_no_one() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    for _ in 0..200 {
+        put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
+    }
+    let stopped = Child::stopped_at("trim.punched", || while get(&queue, Patience::NoWait).is_ok() {});
+    while get(&queue, Patience::NoWait).is_ok() {}
+    for round in 0..3 {
+        for _ in 0..200 {
+            put(&queue, &[round; LARGE], Patience::NoWait).unwrap();
+        }
+        for _ in 0..200 {
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), [round; LARGE]);
+        }
+        is_sound(&queue);
+    }
+    assert_eq!(stopped.finish(), 0);
+    is_sound(&queue);
+}
+
+/// A putter is stopped when it has put memory behind slots again, and has not said so. Others use that memory
+/// and give it back meanwhile: when the putter goes on, it puts memory behind the slots once more.
+#[test]
+fn memory_that_was_given_back_meanwhile_is_extended_again() {
+    let queue = drained_without_a_trim();
+    // Holds up the marks, so that the slots below are absent, not gone.
+    put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
+    put_numbers(&queue);
+    put(&queue, &[2; LARGE], Patience::NoWait).unwrap();
+    wait(Patience::NoWait, |wait| queue.watch(wait)).unwrap();
+    let mut held = vec![take_lent(&queue)];
+    get_numbers(&queue, "before");
+    held.push(take_lent(&queue));
+    let low = queue.statistics().unwrap().memory_bytes;
+    // More than the low pages that a trim leaves: the putter needs others, which are given back again.
+    for _ in 0..ITEMS / 3 * 2 {
+        put(&queue, b"x", Patience::NoWait).unwrap();
+    }
+    let mut stopped = Child::stopped_at("grow.backed", || {
+        assert!(fault::arm("grow.page-present", 1));
+        for i in 0..ITEMS {
+            put(&queue, &i.to_le_bytes(), Patience::Forever).unwrap();
+        }
+    });
+    while get(&queue, Patience::NoWait).is_ok() {}
+    put_numbers(&queue);
+    get_numbers(&queue, "meanwhile");
+    let before = queue.statistics().unwrap().memory_bytes;
+    assert!(before <= low + (1 << 20), "{before} bytes after {low}");
+    stopped.signal(libc::SIGCONT);
+    let status = stopped.reap();
+    assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL);
+    let after = queue.statistics().unwrap().memory_bytes;
+    // Many pages at a time, and not only the one that the rebuild reads.
+    assert!(after >= before + (64 << 10), "{after} bytes after {before}");
+    is_sound(&queue);
+    while get(&queue, Patience::NoWait).is_ok() {}
+    put_numbers(&queue);
+    get_numbers(&queue, "after");
+    is_sound(&queue);
+    drop(held);
+}

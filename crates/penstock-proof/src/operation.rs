@@ -868,23 +868,46 @@ pub const OPERATIONS: &[Operation] = &[
         second_deaths: 1,
         ..DEFAULT
     },
-    // No second deaths: the rebuild reads all 34,000 slots, which is 700,000 instructions.
+    // No second deaths here and below: the rebuild reads 2,000 slots, which is 80,000 instructions and more.
     Operation {
         name: "give-slots-back",
-        options: Options {
-            max_bytes: Some(16 << 20),
-            ..PLAIN
-        },
-        prepare: |queue, log| {
-            log.pass_before(
-                queue,
-                &[20].into_iter().chain(1000..34_000).collect::<Vec<_>>(),
-                10,
-            )
-        },
+        prepare: |queue, log| log.pass_before(queue, &MANY.collect::<Vec<_>>(), 10),
         run: Victim::get,
         takes: &[10],
+        ..DEFAULT
+    },
+    // Its payload is in a slot above those that are given back.
+    Operation {
+        name: "give-slots-back-beside-one",
+        prepare: |queue, log| {
+            log.pass_before(queue, &MANY.collect::<Vec<_>>(), 30);
+            log.put(queue, 10);
+        },
+        before: take_one,
+        run: Victim::get,
+        takes: &[10],
+        ..DEFAULT
+    },
+    // The survivor has given slots back below the one that it holds, and has used up all that are left.
+    Operation {
+        name: "take-slots-back",
+        prepare: |queue, log| {
+            log.pass_before(queue, &MANY.collect::<Vec<_>>(), 30);
+            log.take(queue);
+            let memory = queue.statistics().unwrap().memory_bytes;
+            log.put_all(queue, &(3000..4406).collect::<Vec<_>>());
+            assert_eq!(
+                queue.statistics().unwrap().memory_bytes,
+                memory,
+                "a slot was there for each"
+            );
+        },
+        run: Victim::put,
+        puts: &[11],
         is_rebuilt_slowly: true,
         ..DEFAULT
     },
 ];
+
+/// More small items than a queue keeps slots for.
+const MANY: std::ops::Range<Item> = 1000..2500;

@@ -21,7 +21,7 @@ pub struct Region {
 }
 
 /// The regions of a queue's memory, without payload bytes.
-pub fn regions(queue: &Queue) -> [Region; 8] {
+pub fn regions(queue: &Queue) -> [Region; 9] {
     fn region<T>(start: u64, count: u32) -> Region {
         Region {
             start,
@@ -38,6 +38,7 @@ pub fn regions(queue: &Queue) -> [Region; 8] {
         region::<AtomicU8>(geometry.backing_at, geometry.spans),
         region::<AtomicU64>(geometry.bitmap_at, geometry.spans.div_ceil(64)),
         region::<SpanDescriptor>(geometry.descriptors_at, geometry.spans),
+        region::<SlotPage>(geometry.pages_at, geometry.slots / SLOTS_PER_PAGE),
         region::<Slot>(geometry.slots_at, geometry.slots),
     ]
 }

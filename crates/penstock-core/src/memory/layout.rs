@@ -2,10 +2,15 @@
 //!
 //! ```text
 //! 0         4 KiB     8 KiB           520 KiB        1.5 MiB
-//! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+------+
-//! | Header  | Hot     | Participant[] | WaiterCell[] | backing   | span      | SpanDesc[]  | Slot[]| heap |
-//! | const   | lock... | 128 B each    | 64 B each    | u8 a span | bitmap    | 128 B each  | 128 B | 64KiB|
-//! +---------+---------+---------------+--------------+-----------+-----------+-------------+-------+ spans|
+//! +---------+---------+---------------+--------------+-----------+-----------+------------+
+//! | Header  | Hot     | Participant[] | WaiterCell[] | backing   | span      | SpanDesc[] | ...
+//! | const   | lock... | 128 B each    | 64 B each    | u8 a span | bitmap    | 128 B each |
+//! +---------+---------+---------------+--------------+-----------+-----------+------------+
+//!
+//!     +------------+------------+--------------+
+//! ... | SlotPage[] | Slot[]     | heap         |
+//!     | 8 B each   | 128 B each | 64 KiB spans |
+//!     +------------+------------+--------------+
 //! ```
 //!
 //! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`)
@@ -14,11 +19,12 @@
 //! sound while other processes write it.
 //!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
-//! `Participant::word`, the lock word, the backing bytes, the two counters that never repeat
-//! (`Hot::published`, `Hot::leases`), the counts of items that exist no more but are unfinished
-//! (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that only grow or shrink by
-//! a single store (`slots_high`, `slots_backed`, `cells_high`, `cells_backed`, `spans_tracked`,
-//! `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew from the truth.
+//! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots, the
+//! two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more
+//! but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that
+//! only grow or shrink by a single store (`slots_high`, `slots_backed`, `pages_tracked`, `cells_high`,
+//! `cells_backed`, `spans_tracked`, `participants_high`). The rest is cache: the rebuild (state/rebuild.rs)
+//! computes it anew from the truth.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
@@ -157,8 +163,9 @@ pub(crate) struct Hot {
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
     pub pages_backed: AtomicU64,
+    /// No slot from this one on has memory behind it. See state/pages.rs for those below.
     pub slots_backed: AtomicU32,
-    /// Slots below it have been used at least once since the last trim.
+    /// Slots from this one on were never used, or not since their memory was given back.
     pub slots_high: LockedU32,
     pub cells_backed: LockedU32,
     /// No span from this one on is taken or has memory behind it.
@@ -168,11 +175,11 @@ pub(crate) struct Hot {
     /// No span below this one is free.
     pub span_hint: LockedU32,
     pub participants_high: AtomicU32,
-    /// Not 0 if memory was extended since it was last given back.
+    /// Not 0 if memory was extended, or parked slots were needed, since a trim left nothing.
     pub grown: AtomicU32,
     /// When a process last checked for the dead, in coarse milliseconds of the monotonic clock.
     pub reaped_at: AtomicU64,
-    /// When memory was last given back, by the same clock.
+    /// When the last trim began, by the same clock.
     pub trimmed_at: AtomicU64,
     /// How often slots were given back. A putter that backs more slots outside the lock compares it, and so
     /// notices a trim in between.
@@ -210,6 +217,24 @@ pub(crate) struct Hot {
     /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
     /// `watching`, because every operation reads both and hardly any writes them.
     pub damaged: AtomicU32,
+
+    // Trims, see operations/trim.rs and state/pages.rs.
+    /// Free slots that are on no list: they are parked, or in a page without memory.
+    pub slots_parked: AtomicU32,
+    /// Pages of slots with memory that no slot uses.
+    pub pages_spare: AtomicU32,
+    /// When the last trim began that left nothing.
+    pub emptied_at: AtomicU64,
+    /// The most spans used at once, and the fewest spare pages of slots, since the last trim began.
+    pub spans_peak: LockedU64,
+    pub pages_spare_least: LockedU32,
+    /// Pages of slots whose words are backed themselves. Read without the lock by `is_pending`.
+    pub pages_tracked: AtomicU32,
+    /// Pages of slots without memory below `slots_backed`.
+    pub pages_absent: LockedU32,
+    /// No page below the one has a parked slot and memory; none below the other is without memory.
+    pub parked_hint: LockedU32,
+    pub absent_hint: LockedU32,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
@@ -354,6 +379,17 @@ pub(crate) struct Slot {
     pub inline: [AtomicU64; INLINE / 8],
 }
 
+/// In the word of a page of slots: it is without memory, and no slot of it may be read.
+pub(crate) const ABSENT: u64 = 1 << 32;
+
+/// A page of slots. See state/pages.rs.
+#[repr(C)]
+pub(crate) struct SlotPage {
+    /// One bit a slot that is parked (bits 0..32); whether the page is without memory (bit 32), may have some
+    /// nevertheless (bit 33), and is claimed (bit 34).
+    pub word: AtomicU64,
+}
+
 /// A span that is divided into objects of one size class. See state/heap.rs.
 #[repr(C, align(64))]
 pub(crate) struct SpanDescriptor {
@@ -380,6 +416,7 @@ const _: () = {
     assert!(size_of::<Participant>() == 128);
     assert!(size_of::<WaiterCell>() == 64);
     assert!(size_of::<Slot>() == 128);
+    assert!(size_of::<SlotPage>() == 8);
     assert!(offset_of!(Slot, inline) + INLINE == 128);
     assert!(size_of::<SpanDescriptor>() == 128);
 };
@@ -406,6 +443,8 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, cached_sum),
         offset_of!(Hot, free),
         offset_of!(Hot, slots_high),
+        offset_of!(Hot, slots_parked),
+        offset_of!(Hot, pages_tracked),
         offset_of!(Hot, spinning),
         offset_of!(Participant, leased),
         offset_of!(Participant, claimed),
@@ -439,6 +478,7 @@ pub(crate) struct Geometry {
     pub backing_at: u64,
     pub bitmap_at: u64,
     pub descriptors_at: u64,
+    pub pages_at: u64,
     pub slots_at: u64,
     pub heap_at: u64,
     pub length: u64,
@@ -467,7 +507,8 @@ elements! {
     WaiterCell: cells_at + 1 .. backing_at,
     LockedU8: backing_at + 0 .. bitmap_at,
     LockedU64: bitmap_at + 0 .. descriptors_at,
-    SpanDescriptor: descriptors_at + 0 .. slots_at,
+    SpanDescriptor: descriptors_at + 0 .. pages_at,
+    SlotPage: pages_at + 0 .. slots_at,
     Slot: slots_at + 1 .. heap_at,
 }
 
@@ -499,7 +540,9 @@ impl Geometry {
         let bitmap_at = backing_at + to_page(u64::from(spans) * size_of::<LockedU8>() as u64);
         let descriptors_at =
             bitmap_at + to_page(u64::from(spans).div_ceil(64) * size_of::<LockedU64>() as u64);
-        let slots_at = descriptors_at + to_page(u64::from(spans) * size_of::<SpanDescriptor>() as u64);
+        let pages_at = descriptors_at + to_page(u64::from(spans) * size_of::<SpanDescriptor>() as u64);
+        let pages = u64::from(slots.div_ceil(SLOTS_PER_PAGE));
+        let slots_at = pages_at + to_page(pages * size_of::<SlotPage>() as u64);
         let heap_at = (slots_at + u64::from(slots) * size_of::<Slot>() as u64).div_ceil(SPAN) * SPAN;
         let length = heap_at + u64::from(spans) * SPAN;
         Geometry {
@@ -510,6 +553,7 @@ impl Geometry {
             backing_at,
             bitmap_at,
             descriptors_at,
+            pages_at,
             slots_at,
             heap_at,
             length,

@@ -289,6 +289,21 @@ impl Segment {
         Ok(unsafe { self.at(self.geometry.slots_at + u64::from(index) * size_of::<Slot>() as u64) })
     }
 
+    /// What is known of a page of slots; only below `Hot::pages_tracked` is there memory behind it.
+    pub(crate) fn slot_page(&self, page: u32) -> Result<&SlotPage, Error> {
+        if page >= self.geometry.slots / SLOTS_PER_PAGE {
+            return Err(self.corrupt("a page of slots is out of range"));
+        }
+        // SAFETY: the index was checked against the region's size.
+        Ok(unsafe { self.at(self.geometry.pages_at + u64::from(page) * size_of::<SlotPage>() as u64) })
+    }
+
+    /// Whether there is memory behind a slot that is backed: its page was not given back since.
+    pub(crate) fn is_present(&self, slot: u32) -> Result<bool, Error> {
+        let page = slot / SLOTS_PER_PAGE;
+        Ok(page >= self.hot().pages_tracked.get() || self.slot_page(page)?.word.get() & ABSENT == 0)
+    }
+
     pub(crate) fn descriptor(&self, span: u32) -> Result<&SpanDescriptor, Error> {
         if span >= self.geometry.spans {
             return Err(self.corrupt("a span's index is out of range"));

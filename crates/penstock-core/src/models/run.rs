@@ -205,6 +205,9 @@ fn touch_shared_words(queue: &Queue) {
         &hot.slots_backed,
         &hot.participants_high,
         &hot.grown,
+        &hot.slots_parked,
+        &hot.pages_spare,
+        &hot.pages_tracked,
         &hot.watching,
         &hot.pipe_state,
         &hot.acknowledging,
@@ -232,6 +235,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.pages_backed,
         &hot.reaped_at,
         &hot.trimmed_at,
+        &hot.emptied_at,
     ] {
         word.get();
     }

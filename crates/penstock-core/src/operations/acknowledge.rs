@@ -17,7 +17,7 @@
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
-use crate::options::{Wait, uninterruptible};
+use crate::options::{Patience, Wait, uninterruptible};
 use crate::platform;
 use crate::state::holding::{self, Found, Lease};
 use crate::state::leases::{Near, Whose};
@@ -39,7 +39,12 @@ impl Queue {
         let done = self
             .acknowledge_from_now_on(&mut wait)
             .and_then(|()| self.finish_one(&mut wait));
-        self.shared.report(done)
+        self.shared.report(done)?;
+        // The item is finished, whatever becomes of the trim. Damage is noted in the segment.
+        if self.is_trim_due() && wait.patience != Patience::TryLock {
+            let _ = self.trim_if_due();
+        }
+        Ok(())
     }
 
     fn finish_one(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
@@ -87,8 +92,10 @@ impl Queue {
     /// Whether the item put under that ticket is still queued, or is taken by a holder that has not finished
     /// it.
     pub fn is_pending(&self, ticket: Ticket) -> bool {
-        let is_backed = ticket.slot < self.shared.segment.hot().slots_backed.get();
+        let segment = &self.shared.segment;
+        let is_backed = ticket.slot < segment.hot().slots_backed.get();
         is_backed
+            && segment.is_present(ticket.slot).unwrap_or(false)
             && self.shared.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
                 // The payload of an item that was finished, or kept, may still be borrowed.

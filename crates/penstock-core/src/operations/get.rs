@@ -137,7 +137,7 @@ impl Queue {
                 let delivered = deliver(&mut section, head)?;
                 section.withdraw(waiting)?;
                 drop(section);
-                if wait.patience != Patience::TryLock && self.is_trim_due() {
+                if self.is_trim_due() && wait.patience != Patience::TryLock {
                     self.trim_if_due()?;
                 }
                 return Ok(delivered);

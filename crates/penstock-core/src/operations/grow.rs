@@ -24,11 +24,20 @@ impl Queue {
         }
     }
 
-    /// Doubles the slots, in steps of at most 1 MiB.
+    /// Doubles the slots, in steps of at most 1 MiB. Those come first whose memory was given back.
     fn grow_slots(&self, section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
         let hot = section.hot();
         let (old, capacity) = (hot.slots_backed.get(), self.shared.segment.geometry.slots);
         let trims = hot.slot_trims.get();
+        if let Some(pages) = section.find_absent_pages()? {
+            drop(section);
+            let start = self.shared.segment.geometry.slots_at + u64::from(pages.start) * PAGE;
+            self.shared
+                .segment
+                .back(start, (pages.end - pages.start) as u64 * PAGE)?;
+            fault!("grow.backed");
+            return self.enter(wait)?.note_pages_backed(pages, trims);
+        }
         if old >= capacity {
             return Err(section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get()));
         }
@@ -38,8 +47,7 @@ impl Queue {
             |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
         self.shared.segment.back(at(old), at(new) - at(old))?;
         fault!("grow.backed");
-        self.enter(wait)?.note_slots_backed((old, new), trims);
-        Ok(())
+        self.enter(wait)?.note_slots_backed((old, new), trims)
     }
 
     /// Extends bitmap and backing bytes by at least `spans`, up to the number of spans that there are.

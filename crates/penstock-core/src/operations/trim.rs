@@ -1,44 +1,158 @@
 //! Trim: memory that a queue has grown by and no longer needs goes back to the system.
 //!
-//! The cached extents of free slots are released first. Runs of free spans are claimed, punched outside the
-//! lock, and freed; slots are given back when none is in use. A queue that is filled and drained again and
-//! again keeps its memory: after a growth the next trim waits 1 second.
+//! Each getter checks after its get whether there is memory to give back, as do a task that is done, the end
+//! of a borrow and the watcher at the end of its slice. What is kept beyond use is at most 16 MiB: 8 MiB of
+//! the heap, 3 MiB of spare pages of slots, 1024 free slots on the lists (in as many pages at most), and the
+//! 1 MiB by which slots grow.
+//!
+//! A trim runs in portions. It claims a run of free spans, punches it outside the lock, and frees it. It
+//! parks free slots, claims spare pages (state/pages.rs), punches them outside the lock, and releases them.
+//! If its process is stopped, the others neither wait for it nor for what it has claimed.
+//!
+//! A queue in use keeps its memory warm: a page fault costs more than the copying of a page. So trims are
+//! 0.7 seconds apart, and leave what was in use at any time since the last one.
+//!
+//! The trim of an empty queue leaves nothing beyond use, and waits for nothing, if no call may come that
+//! would give the memory back later: a selector or an event loop watches the queue. It does the same if the
+//! queue has not grown since the last such trim, or if that was 2 seconds ago.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | backing lowered, run CLAIMED | the sweep frees it; no put relies on its pages; a later trim finds them |
 //! | run punched | the same |
-//! | slots: mark lowered | their pages stay backed: the next growth repeats that, the next trim finds them |
+//! | run noted as punched | the sweep frees it |
+//! | words of pages backed, noted | they stay: the next trim, or the next growth of them, finds them so |
+//! | slots parked | the rebuild puts them on the free lists |
+//! | pages ABSENT and REMNANT, not yet claimed | their slots are FREE, a put takes them back, or a trim |
+//! | **pages claimed** | the sweep releases them; they are REMNANT, so a later trim punches them |
+//! | pages punched | the same |
+//! | pages noted: REMNANT cleared | the sweep releases them; a put that needs slots takes them back |
+//! | `slots_high` lowered, `slots_backed` not yet | the rebuild raises it again, over all absent pages |
+//! | a put: absent pages backed | the same page is backed again, or is backed and ABSENT |
+//! | a put: **page present** by one store | its slots are FREE, and the rebuild puts them on the lists |
 
 use crate::error::Error;
 use crate::fault::fault;
+use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
-use crate::lock::guard::Guard;
-use crate::memory::layout::{Hot, SPAN, Slot};
+use crate::memory::layout::{Hot, PAGES_PER_SPAN, SLOTS_PER_PAGE, SlotPage};
+use crate::memory::segment::Segment;
 use crate::platform;
 use crate::state::Section;
+use crate::state::claim::BackedRun;
+use crate::state::pages::{PAGES, Spare, slots_listed};
+use crate::state::recovery::Portion;
 use crate::state::slot::slots_in_use;
-use crate::sync::Word;
+use crate::sync::{AtomicU64, Word};
 use crate::units::PAGE;
 
-/// Free memory that a queue keeps in any case.
-const KEEP: u64 = 8 << 20;
+/// Free memory of the heap that calls for a trim if there is more, and what a trim leaves.
+const HEAP_SPARE: u64 = if IS_FUZZED { 256 << 10 } else { 8 << 20 };
+const HEAP_LEFT: u64 = HEAP_SPARE / 4 * 3;
+/// The same of spare pages of slots: 3 MiB, and less for a queue that cannot have many slots.
+const PAGES_SPARE: u32 = if IS_FUZZED { 2 } else { 768 };
+/// Free slots on the lists that call for a trim if there are more. A trim parks them all.
+const SLOTS_LISTED: u64 = if IS_FUZZED { 8 } else { 1024 };
 /// Spans given back at a time: 4 MiB.
-const RUN: u32 = 64;
-/// Slots that a queue keeps, and gives back at a time: 1 MiB.
-const SLOTS: u32 = (1 << 20) / size_of::<Slot>() as u32;
-/// After a growth, how long the memory stays, in milliseconds.
-const KEEP_WARM: u64 = 1000;
+const RUN: u64 = 64;
+/// Slots that are parked in one critical section: it takes some 50 us.
+const SLOTS: u32 = 1024;
+
+/// The least time between two trims, in milliseconds.
+const KEEP_WARM: u64 = if IS_FUZZED { 0 } else { 700 };
+/// The least time between two trims that leave nothing, if memory has grown in between.
+const RARELY: u64 = 2000;
+
+/// The short programs of the fuzzer use little memory.
+const IS_FUZZED: bool = cfg!(feature = "fuzzing");
+
+/// More spare pages of slots than these call for a trim.
+fn most_spare_pages(segment: &Segment) -> u32 {
+    (segment.geometry.slots / SLOTS_PER_PAGE / 8).min(PAGES_SPARE)
+}
 
 /// Whether there is memory to give back.
 #[inline(always)]
-fn wants_trim(hot: &Hot) -> bool {
-    let backed = hot.pages_backed.get().saturating_mul(PAGE);
-    let used = hot.spans_used.get().saturating_mul(SPAN);
-    let spare_spans = backed > used.saturating_mul(2).saturating_add(KEEP);
-    let spare_slots = hot.slots_backed.get() > 4 * SLOTS && slots_in_use(hot) == 0;
-    (spare_spans || spare_slots)
-        && (hot.grown.get() == 0 || platform::coarse_millis().wrapping_sub(hot.trimmed_at.get()) >= KEEP_WARM)
+fn wants_trim(segment: &Segment) -> bool {
+    let hot = segment.hot();
+    let used = hot.spans_used.get().wrapping_mul(u64::from(PAGES_PER_SPAN));
+    let has_spare_spans = hot.pages_backed.get().wrapping_sub(used) as i64 > (HEAP_SPARE / PAGE) as i64;
+    let has_spare_slots = u64::from(hot.slots_backed.get()) > SLOTS_LISTED
+        && (hot.pages_spare.get() > most_spare_pages(segment) || has_slots_to_park(hot));
+    (has_spare_spans || has_spare_slots) && is_time_to_trim(hot)
+}
+
+#[inline(always)]
+fn has_slots_to_park(hot: &Hot) -> bool {
+    slots_listed(hot, slots_in_use(hot)) > SLOTS_LISTED
+}
+
+#[inline(never)]
+fn is_time_to_trim(hot: &Hot) -> bool {
+    leaves_nothing(hot) || since(&hot.trimmed_at) >= KEEP_WARM
+}
+
+/// Whether a trim gives back everything that is not in use now.
+fn leaves_nothing(hot: &Hot) -> bool {
+    let is_last_call = hot.watching.get() > 0;
+    hot.ready_count.get() == 0 && (is_last_call || hot.grown.get() == 0 || since(&hot.emptied_at) >= RARELY)
+}
+
+fn since(time: &AtomicU64) -> u64 {
+    // Wraps, so that a clock of another namespace costs one trim too many, and does not prevent all trims.
+    platform::coarse_millis().wrapping_sub(time.get())
+}
+
+/// What one trim gives back.
+struct Plan {
+    /// Pages of the heap that may have memory when it has ended.
+    pages: u64,
+    /// Spans from this one on have been searched.
+    span_end: u32,
+    /// Slots to park.
+    slots: u64,
+    /// Spare pages of slots that it leaves.
+    spare_pages: u32,
+    /// Pages of slots from this one on have been searched.
+    page_end: u32,
+    /// It gives back the pages, too, that become spare by it.
+    leaves_nothing: bool,
+}
+
+/// Begins a trim, if there is still memory to give back.
+fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
+    let hot = section.hot();
+    if !wants_trim(&section.shared.segment) {
+        return Ok(None);
+    }
+    let leaves_nothing = leaves_nothing(hot);
+    let (used, spare) = (hot.spans_used.get(), hot.pages_spare.get());
+    let (peak, least) = if leaves_nothing {
+        (used, spare)
+    } else {
+        (
+            hot.spans_peak.get().max(used),
+            hot.pages_spare_least.get().min(spare),
+        )
+    };
+    hot.trimmed_at.set(platform::coarse_millis());
+    if leaves_nothing {
+        hot.emptied_at.set(hot.trimmed_at.get());
+        hot.grown.set(0);
+    }
+    hot.spans_peak.set(used);
+    section.release_cached()?;
+    let listed = slots_listed(hot, slots_in_use(hot));
+    Ok(Some(Plan {
+        pages: peak
+            .saturating_mul(u64::from(PAGES_PER_SPAN))
+            .saturating_add(HEAP_LEFT / PAGE),
+        span_end: u32::MAX,
+        slots: if listed > SLOTS_LISTED { listed } else { 0 },
+        spare_pages: (spare - least).saturating_add(most_spare_pages(&section.shared.segment) / 3 * 2),
+        page_end: u32::MAX,
+        leaves_nothing,
+    }))
 }
 
 impl Queue {
@@ -46,62 +160,147 @@ impl Queue {
     /// [`trim_if_due`](Self::trim_if_due).
     #[inline(always)]
     pub fn is_trim_due(&self) -> bool {
-        wants_trim(self.shared.segment.hot())
+        wants_trim(&self.shared.segment)
     }
 
     /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take
     /// milliseconds. Waits for the lock briefly only.
     pub fn trim_if_due(&self) -> Result<(), Error> {
-        let mut wants_trim = self.is_trim_due();
-        while wants_trim {
-            wants_trim = self.shared.report(self.trim_step())?;
+        if !self.is_trim_due() {
+            return Ok(());
         }
+        match self.shared.report(self.trim_now()) {
+            // A later caller that finds the queue in need of trimming goes on.
+            Err(error) if is_stuck(&error) => Ok(()),
+            trimmed => trimmed,
+        }
+    }
+
+    #[cold]
+    fn trim_now(&self) -> Result<(), Error> {
+        let mut section = self.enter_briefly()?;
+        let plan = begin(&mut section)?;
+        drop(section);
+        let Some(mut plan) = plan else {
+            return Ok(());
+        };
+        self.give_runs_back(&mut plan)?;
+        if plan.leaves_nothing {
+            self.park_slots(&plan)?;
+            self.give_pages_back(&mut plan)?;
+        } else {
+            // What becomes spare now stays until the next trim, and may be used until then.
+            self.give_pages_back(&mut plan)?;
+            self.park_slots(&plan)?;
+        }
+        let section = self.enter_briefly()?;
+        let hot = section.hot();
+        hot.pages_spare_least.set(hot.pages_spare.get());
         Ok(())
     }
 
-    /// Gives one piece back. True if there is more.
-    pub(crate) fn trim_step(&self) -> Result<bool, Error> {
-        let Ok(mut section) = self.enter_briefly() else {
-            // The next caller that finds the queue in need of trimming does it, or reports the damage.
-            return Ok(false);
-        };
-        if !wants_trim(section.hot()) {
-            return Ok(false);
-        }
-        let hot = section.hot();
-        section.begin_trim()?;
-        if slots_in_use(hot) == 0 && hot.slots_backed.get() > 4 * SLOTS {
-            return self.trim_slots(section);
-        }
-        let Some((slot, extent)) = section.claim_backed_run(RUN)? else {
-            return Ok(false);
-        };
-        fault!("trim.claimed");
-        drop(section);
-        let is_punched = self
-            .shared
-            .segment
-            .punch(self.shared.segment.extent_at(extent, 0)?, extent.bytes());
-        fault!("trim.punched");
-        let note = |section: &mut Section<'_>| {
-            if is_punched {
-                section.note_punched(extent)?;
+    /// Gives back the memory of free spans, from the top down.
+    fn give_runs_back(&self, plan: &mut Plan) -> Result<(), Error> {
+        loop {
+            let mut section = self.enter_briefly()?;
+            let excess = section.hot().pages_backed.get().saturating_sub(plan.pages);
+            let spans = (excess / u64::from(PAGES_PER_SPAN)).min(RUN) as u32;
+            if spans == 0 {
+                return Ok(());
             }
-            fault!("trim.noted");
-            Ok(())
-        };
-        self.release_claim_or_put_off(slot, self.enter_briefly(), note)?;
-        // If the system has refused, the next call tries again.
-        Ok(is_punched && self.is_trim_due())
+            let (slot, extent) = match section.claim_backed_run(&mut plan.span_end, spans)? {
+                BackedRun::Claimed(slot, extent) => (slot, extent),
+                BackedRun::MoreToCome => continue,
+                BackedRun::None => return Ok(()),
+            };
+            fault!("trim.claimed");
+            drop(section);
+            let segment = &self.shared.segment;
+            let is_punched = segment.punch(segment.extent_at(extent, 0)?, extent.bytes());
+            fault!("trim.punched");
+            let note = |section: &mut Section<'_>| {
+                if is_punched {
+                    section.note_punched(extent)?;
+                }
+                fault!("trim.noted");
+                Ok(())
+            };
+            self.release_claim_or_put_off(slot, self.enter_briefly(), note)?;
+            if !is_punched {
+                return Ok(()); // the system has refused; the next trim tries again
+            }
+        }
     }
 
-    /// Gives the last slots back. All are free. The lock is held during the punch, which is short.
-    fn trim_slots(&self, mut section: Guard<'_>) -> Result<bool, Error> {
-        let (kept, backed) = section.give_back_slots(SLOTS)?;
-        fault!("trim.slots");
-        let at =
-            |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
-        self.shared.segment.punch(at(kept), at(backed) - at(kept));
-        Ok(wants_trim(section.hot()))
+    /// Parks the free slots, so that pages become spare.
+    fn park_slots(&self, plan: &Plan) -> Result<(), Error> {
+        if plan.slots == 0 || !self.track_pages()? {
+            return Ok(());
+        }
+        let mut left = plan.slots;
+        self.in_portions(&mut || self.enter_briefly(), &mut |section| {
+            left = left.saturating_sub(u64::from(SLOTS));
+            let portion = section.park_slots(SLOTS)?;
+            Ok(if left == 0 { Portion::Last } else { portion })
+        })
+    }
+
+    /// Puts memory behind the words of all pages of slots. False if there is none.
+    fn track_pages(&self) -> Result<bool, Error> {
+        const STEP: u32 = (PAGE / size_of::<SlotPage>() as u64) as u32;
+        let section = self.enter_briefly()?;
+        let hot = section.hot();
+        let (old, backed) = (hot.pages_tracked.get(), hot.slots_backed.get());
+        drop(section);
+        let geometry = &self.shared.segment.geometry;
+        let new = (backed.min(geometry.slots) / SLOTS_PER_PAGE)
+            .next_multiple_of(STEP)
+            .min(geometry.slots / SLOTS_PER_PAGE);
+        if new <= old {
+            return Ok(true);
+        }
+        let at = |page: u32| geometry.pages_at + u64::from(page) * size_of::<SlotPage>() as u64;
+        if self.shared.segment.back(at(old), at(new) - at(old)).is_err() {
+            return Ok(false);
+        }
+        fault!("trim.tracked");
+        self.enter_briefly()?.note_pages_tracked(old, new);
+        Ok(true)
+    }
+
+    /// Gives back the memory of spare pages of slots, from the top down.
+    fn give_pages_back(&self, plan: &mut Plan) -> Result<(), Error> {
+        loop {
+            let mut section = self.enter_briefly()?;
+            section.lower_slots()?;
+            let excess = section.hot().pages_spare.get().saturating_sub(plan.spare_pages);
+            if excess == 0 {
+                return Ok(());
+            }
+            let (slot, pages) = match section.claim_spare_pages(&mut plan.page_end, excess.min(PAGES))? {
+                Spare::Claimed(slot, pages) => (slot, pages),
+                Spare::MoreToCome => continue,
+                Spare::None => return Ok(()),
+            };
+            drop(section);
+            fault!("trim.pages-claimed");
+            let start = self.shared.segment.geometry.slots_at + u64::from(pages.start) * PAGE;
+            let is_punched = self
+                .shared
+                .segment
+                .punch(start, u64::from(pages.end - pages.start) * PAGE);
+            fault!("trim.pages-punched");
+            let note = |section: &mut Section<'_>| {
+                if is_punched {
+                    section.note_pages_punched(&pages)?;
+                }
+                fault!("trim.pages-noted");
+                Ok(())
+            };
+            self.release_claim_or_put_off(slot, self.enter_briefly(), note)?;
+            if !is_punched {
+                return Ok(());
+            }
+        }
     }
 }

@@ -20,6 +20,18 @@ pub(crate) struct Reserved {
     pub is_backed: bool,
 }
 
+/// Spans that are read in one critical section in search of memory to give back.
+const SPANS_AT_A_TIME: u32 = 8192;
+
+/// What is tried to find the next free spans with memory.
+pub(crate) enum BackedRun {
+    /// The slot that claims them.
+    Claimed(u32, Extent),
+    /// None so far: spans further down have not been read yet.
+    MoreToCome,
+    None,
+}
+
 impl Section<'_> {
     /// An error if a payload of that length would exceed `max_bytes`.
     #[inline(always)]
@@ -168,53 +180,63 @@ impl Section<'_> {
         Ok(Some(slot))
     }
 
-    /// Claims free spans that have memory behind them, at most `most`, so that it can be given back; from the
-    /// top down.
-    pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
-        let hot = self.hot();
-        let segment = &self.shared.segment;
-        let mut end = hot.spans_high.get().min(hot.spans_tracked.get());
-        let is_free_and_backed = |span: u32| -> Result<bool, Error> {
-            let taken = segment.bitmap(span)?.get() >> (span % 64) & 1 != 0;
-            Ok(!taken && segment.backing(span)?.get() & (BACKED_PAGES | MAYBE_MORE) != 0)
-        };
-        while end > 0
-            && segment.bitmap(end - 1)?.get() >> ((end - 1) % 64) & 1 == 0
-            && !is_free_and_backed(end - 1)?
-        {
-            end -= 1;
-        }
-        // The spans above are free and have nothing behind them: no trim needs to read them again.
-        hot.spans_high.set(end);
-        while end > 0 && !is_free_and_backed(end - 1)? {
-            end -= 1;
-        }
-        let mut first = end;
-        while first > 0 && end - first < most && is_free_and_backed(first - 1)? {
-            first -= 1;
-        }
-        if first == end {
-            return Ok(None);
+    /// Claims free spans that have memory behind them, at most `most`, so that it can be given back: the next
+    /// ones below `end`, which it lowers.
+    pub(crate) fn claim_backed_run(&mut self, end: &mut u32, most: u32) -> Result<BackedRun, Error> {
+        let (first, last) = self.find_backed_run(*end, most)?;
+        *end = first;
+        if first == last {
+            return Ok(if first == 0 {
+                BackedRun::None
+            } else {
+                BackedRun::MoreToCome
+            });
         }
         let Ok(slot) = self.pop_slot()? else {
-            return Ok(None);
+            return Ok(BackedRun::None);
         };
         let extent = Extent {
             start: first * GRANULES_PER_SPAN,
-            granules: (end - first) * GRANULES_PER_SPAN,
+            granules: (last - first) * GRANULES_PER_SPAN,
         };
-        self.mark_run(first, end - first, true)?;
-        for span in first..end {
+        self.mark_run(first, last - first, true)?;
+        for span in first..last {
             // From here on these pages do not count as backed. If this process dies before it punches,
             // MAYBE_MORE lets a later trim find them again.
             self.set_backing(
                 span,
-                segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
+                self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
             )?;
         }
         self.fill(slot, Some(extent), 0)?;
         self.claim(slot)?;
         self.hold(slot)?;
-        Ok(Some((slot, extent)))
+        Ok(BackedRun::Claimed(slot, extent))
+    }
+
+    /// The highest run of free spans below `end` that have memory: where it begins, and where it ends. Both
+    /// are the same if there is none among the next [`SPANS_AT_A_TIME`].
+    fn find_backed_run(&self, end: u32, most: u32) -> Result<(u32, u32), Error> {
+        let (hot, segment) = (self.hot(), &self.shared.segment);
+        let high = hot.spans_high.get().min(hot.spans_tracked.get());
+        let mut end = end.min(high);
+        let lowest = end.saturating_sub(SPANS_AT_A_TIME);
+        let is_taken = |span: u32| Ok(segment.bitmap(span)?.get() >> (span % 64) & 1 != 0);
+        let has_memory = |span: u32| Ok(segment.backing(span)?.get() & (BACKED_PAGES | MAYBE_MORE) != 0);
+        if end == high {
+            while end > lowest && !is_taken(end - 1)? && !has_memory(end - 1)? {
+                end -= 1;
+            }
+            // The spans above are free and have nothing behind them: no trim needs to read them again.
+            hot.spans_high.set(end);
+        }
+        while end > lowest && (is_taken(end - 1)? || !has_memory(end - 1)?) {
+            end -= 1;
+        }
+        let mut first = end;
+        while first > lowest && end - first < most && !is_taken(first - 1)? && has_memory(first - 1)? {
+            first -= 1;
+        }
+        Ok((first, end))
     }
 }

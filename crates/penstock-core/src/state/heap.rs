@@ -390,6 +390,7 @@ impl Section<'_> {
         }
         if taken {
             hot.spans_used.add(u64::from(spans));
+            hot.spans_peak.set(hot.spans_peak.get().max(hot.spans_used.get()));
             hot.spans_high.set(hot.spans_high.get().max(end));
             if first == hot.span_hint.get() {
                 hot.span_hint.set(end);

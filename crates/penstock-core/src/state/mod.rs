@@ -11,6 +11,7 @@ pub(crate) mod list;
 #[cfg_attr(loom, path = "../models/notifier.rs")]
 pub(crate) mod notifier;
 mod order;
+pub(crate) mod pages;
 pub(crate) mod participant;
 mod phase;
 mod put_off;

@@ -53,6 +53,7 @@ impl Section<'_> {
         self.clear_caches()?;
         fault!("rebuild.cleared");
 
+        self.clear_pages()?;
         let high = hot.slots_high.get();
         if high == 0 || high > self.slots_backed()? {
             return Err(self.corrupt("more slots are used than are backed"));
@@ -61,6 +62,9 @@ impl Section<'_> {
         let held = &self.shared.segment.participant(self.my_index())?.leased;
         // Downwards, so that low slots are handed out first, and the lists come out nearly sorted.
         for index in (1..high).rev() {
+            if !self.is_present(index)? {
+                continue; // FREE, and not to be touched
+            }
             let slot = self.slot(index)?;
             let word = slot.word();
             let list = match word.state() {
@@ -91,11 +95,14 @@ impl Section<'_> {
         fault!("rebuild.scanned");
 
         self.relist_spans()?;
-        self.rebuild_order(books.ready_count)?;
+        let numbered = self.number_pages()?;
+        fault!("rebuild.numbered");
+        self.rebuild_order(books.ready_count, numbered)?;
         self.sort(
             &hot.dead,
             &Order {
                 length: 0,
+                numbered,
                 greatest: hot.published.get(),
                 belongs: |word: StateWord| word.state() == Some(State::Dead),
                 key: |slot: &Slot| slot.seq.get(),
@@ -105,11 +112,13 @@ impl Section<'_> {
             held,
             &Order {
                 length: books.owned_count,
+                numbered,
                 greatest: hot.leases.get(),
                 belongs: StateWord::is_held,
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
+        self.unnumber_pages()?;
         // Only now, because to sort a list overwrites the links back of any.
         self.link_back(&hot.dead)?;
         self.hand_out_held(held)?;
@@ -182,7 +191,10 @@ impl Section<'_> {
                 books.unfinished += acknowledged;
                 books.taken_bytes += slot.extent_bytes();
             }
-            Some(State::Claimed) => books.owned_count += 1,
+            Some(State::Claimed) => {
+                books.owned_count += 1;
+                self.mark_claim(slot)?;
+            }
             Some(State::Dead) => books.dead_count += 1,
             Some(State::Free | State::Orphan | State::GivenUp) | None => {}
         }

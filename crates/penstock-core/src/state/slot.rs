@@ -22,7 +22,6 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{FreeList, Hot, ONE_CACHED, PARTICIPANTS, ParticipantId, SLOTS_PER_PAGE, Slot};
 use crate::memory::payload::Extent;
-use crate::platform;
 use crate::state::Section;
 use crate::state::heap::{Growth, is_object};
 use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
@@ -174,7 +173,7 @@ impl<'q> Section<'q> {
     /// The slot of an index that was noted earlier. `None` if slots were given back since: it may have no
     /// memory behind it.
     pub(crate) fn used_slot(&self, index: u32) -> Option<&'q Slot> {
-        let is_used = index < self.hot().slots_high.get();
+        let is_used = index < self.hot().slots_high.get() && self.is_present(index).unwrap_or(false);
         is_used.then(|| self.slot(index).ok()).flatten()
     }
 }
@@ -211,19 +210,7 @@ impl Section<'_> {
         if let Some(index) = self.pop_free(&hot.free)? {
             return Ok(Ok(index));
         }
-        let index = hot.slots_high.get();
-        let backed = self.slots_backed()?;
-        if index > backed {
-            return Err(self.corrupt("more slots are used than are backed"));
-        }
-        if index == backed {
-            return self.pop_cached_slot().map(|slot| slot.ok_or(Growth::Slots));
-        }
-        if self.slot(index)?.word() != StateWord::FREE {
-            return Err(self.corrupt("a slot that was never used is not FREE"));
-        }
-        hot.slots_high.set(index + 1);
-        Ok(Ok(index))
+        self.pop_unlisted_slot()
     }
 
     /// Takes a slot from one of the pairs of free lists.
@@ -233,7 +220,7 @@ impl Section<'_> {
     /// [`Ahead`](crate::memory::payload::Ahead)). The two change places when the first is used up, and every
     /// 64 puts, so that slots come back while they are warm, also if many more are free.
     #[inline(always)]
-    fn pop_free(&self, list: &FreeList) -> Result<Option<u32>, Error> {
+    pub(crate) fn pop_free(&self, list: &FreeList) -> Result<Option<u32>, Error> {
         let (mut index, freed) = (list.next.get(), list.freed.get());
         if freed != 0 && (index == 0 || self.hot().published.get() % SLOTS_FROM_A_LIST == 0) {
             list.freed.set(index);
@@ -267,7 +254,7 @@ impl Section<'_> {
     }
 
     /// The same, and frees the extent.
-    fn pop_cached_slot(&mut self) -> Result<Option<u32>, Error> {
+    pub(crate) fn pop_cached_slot(&mut self) -> Result<Option<u32>, Error> {
         let Some((index, extent)) = self.pop_cached()? else {
             return Ok(None);
         };
@@ -285,7 +272,7 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// How many slots have memory behind them: whole pages, and no more than there are.
+    /// Below which slot there is memory, but behind absent pages: whole pages, and no more than there are.
     pub(crate) fn slots_backed(&self) -> Result<u32, Error> {
         let backed = self.hot().slots_backed.get();
         if backed > self.shared.segment.geometry.slots || backed % SLOTS_PER_PAGE != 0 {
@@ -297,34 +284,14 @@ impl Section<'_> {
     /// Books that there is memory behind more slots. Not if another thread or process has backed slots
     /// meanwhile, or a trim has given slots back (`trims` counts those): then the caller tries to take a slot
     /// again.
-    pub(crate) fn note_slots_backed(&mut self, (old, new): (u32, u32), trims: u64) {
+    pub(crate) fn note_slots_backed(&mut self, (old, new): (u32, u32), trims: u64) -> Result<(), Error> {
         let hot = self.hot();
         if hot.slots_backed.get() == old && hot.slot_trims.get() == trims {
+            self.forget_pages(old..new)?;
             hot.slots_backed.set(new);
             hot.grown.set(1);
         }
-    }
-
-    /// Frees the extents that free slots cache, before memory of the queue is given back.
-    pub(crate) fn begin_trim(&mut self) -> Result<(), Error> {
-        let hot = self.hot();
-        hot.grown.set(0);
-        hot.trimmed_at.set(platform::coarse_millis());
-        self.release_cached()
-    }
-
-    /// Gives up the last slots, at most `most` of them. All slots are FREE and cache no extent, so the free
-    /// lists may forget them all. Answers how many have memory behind them from now on, and how many had.
-    pub(crate) fn give_back_slots(&mut self, most: u32) -> Result<(u32, u32), Error> {
-        let hot = self.hot();
-        let backed = self.slots_backed()?;
-        hot.free.next.set(0);
-        hot.free.freed.set(0);
-        hot.slots_high.set(1);
-        hot.slot_trims.add(1);
-        let kept = backed.saturating_sub(most);
-        hot.slots_backed.set(kept);
-        Ok((kept, backed))
+        Ok(())
     }
 
     /// Puts a slot, already FREE and without an extent, back on a free list.

@@ -4,7 +4,8 @@
 //! in memory in any order and each comparison would miss the cache. Places in the order of publication are
 //! distinct, and with n slots in use those of queued items mostly are among the last n. So they serve as
 //! indices: each slot's `prev` holds, for a moment, the slot whose key belongs to that index (`scatter`), and
-//! one walk over the indices links the list (`gather`).
+//! one walk over the indices links the list (`gather`). The indices count the slots that have memory, because
+//! no other may be touched (state/pages.rs).
 
 use crate::error::Error;
 use crate::memory::layout::{List, Slot};
@@ -16,6 +17,8 @@ use crate::sync::Word;
 pub(crate) struct Order<B: Fn(StateWord) -> bool, K: Fn(&Slot) -> u64> {
     /// How many slots the list has, or 0 if it is known to be short.
     pub length: u64,
+    /// How many slots have memory; their pages are numbered.
+    pub numbered: u32,
     /// The greatest key that a slot can have.
     pub greatest: u64,
     /// Whether a slot in that state is on the list.
@@ -61,7 +64,7 @@ impl Section<'_> {
         list: &List,
         order: &Order<impl Fn(StateWord) -> bool, impl Fn(&Slot) -> u64>,
     ) -> Result<(), Error> {
-        let slots = self.hot().slots_high.get();
+        let slots = order.numbered;
         // A walk over all indices pays only for a list that is not short.
         let window = if order.length > u64::from(slots) / 8 {
             Window::of(order.greatest, slots)
@@ -90,7 +93,7 @@ impl Section<'_> {
             let slot = self.slot(index)?;
             let next = slot.next.get();
             if let Some(place) = window.place_of((order.key)(slot)) {
-                self.slot(place)?.prev.set(index);
+                self.numbered_slot(place)?.prev.set(index);
                 scattered += 1;
             } else {
                 match last {
@@ -118,9 +121,8 @@ impl Section<'_> {
         let mut left = scattered;
         let mut place = 1;
         while left > 0 && place < window.places {
-            let index = self.slot(place)?.prev.get();
-            if (1..window.places).contains(&index) {
-                let slot = self.slot(index)?;
+            let index = self.numbered_slot(place)?.prev.get();
+            if let Some(slot) = self.used_slot(index).filter(|_| index != 0) {
                 if (order.belongs)(slot.word()) && (order.key)(slot) == window.key_at(place) {
                     match tail {
                         0 => list.head.set(index),

@@ -155,8 +155,13 @@ impl Section<'_> {
         if self.slot(slot)?.word().state() != Some(State::Claimed) {
             return Err(self.corrupt("a claimed slot is not CLAIMED any more"));
         }
-        self.let_go(slot, self.me)?;
-        self.free_slot(slot)
+        self.free_claim(slot)
+    }
+
+    /// Frees a slot that is CLAIMED, and the pages that it may have claimed.
+    pub(crate) fn free_claim(&mut self, index: u32) -> Result<(), Error> {
+        self.release_pages(index)?;
+        self.finish_held(index)
     }
 
     /// LEASED (or ASIDE, or LEFT) -> ORPHAN -> FREE: unfinished for good, unless a process calls `task_done`

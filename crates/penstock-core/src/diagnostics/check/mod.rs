@@ -5,6 +5,7 @@
 //! agree:
 //!
 //! - slots.rs: each slot's state and fields, the lists, the counters, the records of the participants;
+//! - pages.rs: the pages of slots, and which of them have memory;
 //! - heap.rs: extents, the span bitmap, descriptors, the lists of spans with room, the backing bytes;
 //! - waiters.rs: the cells, their lists, the notified waiters.
 //!
@@ -13,6 +14,7 @@
 //! and for the search for a fault, not for every day.
 
 mod heap;
+mod pages;
 mod slots;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -107,6 +109,9 @@ struct Inspection<'q> {
     /// Spans found on a list of spans with room.
     has_room: Vec<bool>,
     is_cell_listed: Vec<bool>,
+    /// Pages of slots whose words say that they are claimed, and pages that are.
+    taken_pages: u64,
+    claimed_pages: u64,
 }
 
 impl Queue {
@@ -152,6 +157,8 @@ impl<'q> Inspection<'q> {
             numbers: Vec::new(),
             has_room: Vec::new(),
             is_cell_listed: Vec::new(),
+            taken_pages: 0,
+            claimed_pages: 0,
         };
         let (slots, spans, cells) = inspection.sizes();
         // Room for slots and cells that come into use until the lock is taken.

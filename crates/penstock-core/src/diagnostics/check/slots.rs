@@ -56,13 +56,17 @@ impl Inspection<'_> {
             |_| 0,
         );
         self.inspect_participants();
+        self.inspect_pages();
 
         let mut sums = Sums::default();
         for index in 1..high {
-            if let Ok(slot) = self.segment().slot(index) {
+            if !self.is_present(index) {
+                self.found.free += 1;
+            } else if let Ok(slot) = self.segment().slot(index) {
                 self.inspect_slot(index, slot, &mut sums);
             }
         }
+        self.compare_claimed_pages();
         self.compare_counters(&sums);
         self.compare_numbers(
             "slots",
@@ -74,7 +78,8 @@ impl Inspection<'_> {
                 .then(|| slot.lease.get())
         });
         for index in high..hot.slots_backed.get().min(self.segment().geometry.slots) {
-            if self.segment().slot(index).is_ok_and(|slot| slot.state.get() != 0) {
+            let is_there = self.is_present(index);
+            if is_there && self.segment().slot(index).is_ok_and(|slot| slot.state.get() != 0) {
                 self.finding("slot", Some(index), "it was never used but is not free");
             }
         }
@@ -87,7 +92,7 @@ impl Inspection<'_> {
     // ------------------------------------------------------------------------------------------------ lists
 
     /// Notes that a slot was found on a list. False if the walk must end here.
-    fn list_slot(&mut self, list: &'static str, owner: Option<u32>, index: u32) -> bool {
+    pub(super) fn list_slot(&mut self, list: &'static str, owner: Option<u32>, index: u32) -> bool {
         if index >= self.slots_high() {
             self.finding_in_numbers(
                 list,
@@ -96,6 +101,10 @@ impl Inspection<'_> {
                 u64::from(index),
                 u64::from(self.slots_high()),
             );
+            return false;
+        }
+        if !self.is_present(index) {
+            self.finding("slot", Some(index), "it is on a list but has no memory");
             return false;
         }
         if core::mem::replace(&mut self.is_listed[index as usize], true) {
@@ -367,7 +376,8 @@ impl Inspection<'_> {
                 extent.granules > 0 && extent.granules % GRANULES_PER_SPAN == 0
             }
             Some(extent) => needed == Some(u64::from(extent.granules)),
-            None => needed.is_none() && (state != State::Claimed || len > 0),
+            None if state == State::Claimed && len == 0 => self.claims_pages(index, slot),
+            None => needed.is_none(),
         };
         if !fits {
             self.finding("slot", Some(index), "payload and extent do not fit each other");
@@ -428,6 +438,9 @@ impl Inspection<'_> {
     ) {
         self.numbers.clear();
         for index in 1..self.slots_high() {
+            if !self.is_present(index) {
+                continue;
+            }
             let Ok(slot) = self.segment().slot(index) else {
                 return;
             };

@@ -9,7 +9,10 @@ use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::operations::lease::Lent;
 use crate::options::{Options, Patience, Wait};
+use crate::state::Section;
 use crate::state::notifier::DRAINED;
+use crate::state::pages::{ALL_PARKED, Spare, TAKEN};
+use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord};
 use crate::state::waiters::{ABANDONED, FREE, LATE, SLEEPING, WOKEN};
 use crate::sync::{Count, Word};
@@ -884,4 +887,154 @@ fn damage_to_waiters_is_found() {
             "pipe_state: it disagrees with the number of items",
         ),
     ]);
+}
+
+/// A queue with parked slots, spare pages, absent pages, and pages that are being given back.
+fn with_absent_pages() -> Scene {
+    let queue = plain(64 << 20);
+    for _ in 0..3000 {
+        put(&queue, 20);
+    }
+    // Three items stay, the last of them above all slots that are free.
+    put(&queue, RUN);
+    for _ in 0..2990 {
+        get(&queue);
+    }
+    let scene = Scene {
+        queue: queue.clone(),
+        lent: Vec::new(),
+    };
+    let hot = scene.hot();
+    // The trim in the course of these gets has tracked the pages.
+    assert!(hot.pages_tracked.get() >= 100);
+    let mut section = queue.enter_uninterruptible().unwrap();
+    section.release_cached().unwrap();
+    while section.park_slots(1000).unwrap() == Portion::MoreToCome {}
+    let claim = |section: &mut Section<'_>, most| match section.claim_spare_pages(&mut u32::MAX.clone(), most)
+    {
+        Ok(Spare::Claimed(slot, pages)) => (slot, pages),
+        _ => panic!("there are spare pages"),
+    };
+    let (slot, pages) = claim(&mut section, 20);
+    section.note_pages_punched(&pages).unwrap();
+    section.release_claim(slot).unwrap();
+    // Its trimmer was refused by the system.
+    let (slot, _) = claim(&mut section, 5);
+    section.release_claim(slot).unwrap();
+    // Above these, so that the next claim names others.
+    let (_, pages) = claim(&mut section, 5);
+    assert_eq!(pages.len(), 5);
+    drop(section);
+    scene
+}
+
+#[test]
+fn a_queue_with_absent_pages_is_sound_and_so_it_is_when_rebuilt() {
+    let scene = with_absent_pages();
+    assert_eq!(scene.findings(), [""; 0]);
+    let hot = scene.hot();
+    let absent = hot.pages_absent.get();
+    assert!(absent >= 25, "{absent} pages");
+    for rebuilds in 1..=2 {
+        let mut section = scene.queue.enter_uninterruptible().unwrap();
+        section.rebuild().unwrap();
+        drop(section);
+        assert_eq!(scene.findings(), [""; 0], "after {rebuilds} rebuilds");
+        assert_eq!(hot.pages_absent.get(), absent);
+        assert_eq!(hot.slots_parked.get(), absent * SLOTS_PER_PAGE);
+    }
+    // All of them can be had again: those that are claimed, too, once their claim has ended.
+    let claimed = scene.me().claimed.head.get();
+    let mut section = scene.queue.enter_uninterruptible().unwrap();
+    section.release_claim(claimed).unwrap();
+    drop(section);
+    for _ in 0..4000 {
+        put(&scene.queue, 20);
+    }
+    assert_eq!(hot.pages_absent.get(), 0);
+    assert_eq!(scene.findings(), [""; 0]);
+}
+
+#[test]
+fn damage_to_pages_of_slots_is_found() {
+    fn word(s: &Scene, belongs: fn(u64) -> bool) -> &crate::sync::AtomicU64 {
+        (0..s.hot().pages_tracked.get())
+            .map(|page| &s.queue.shared.segment.slot_page(page).unwrap().word)
+            .find(|word| belongs(word.get()))
+            .unwrap()
+    }
+    fn absent(s: &Scene) -> &crate::sync::AtomicU64 {
+        word(s, |word| word == ABSENT | ALL_PARKED)
+    }
+    each_is_found_in(
+        with_absent_pages,
+        &[
+            (
+                |s| absent(s).set(absent(s).get() | 1 << 60),
+                "its word is impossible",
+            ),
+            (|s| absent(s).set(ABSENT), "its word is impossible"),
+            (|s| absent(s).set(0), "it is on no list"),
+            (
+                |s| word(s, |word| word == ALL_PARKED).set(ABSENT | ALL_PARKED),
+                "pages_absent: a recount differs",
+            ),
+            (
+                |s| word(s, |word| word == 0).set(ABSENT | ALL_PARKED),
+                "it is on a list but has no memory",
+            ),
+            (
+                |s| {
+                    let ready = s.hot().ready.head.get();
+                    let page = s.queue.shared.segment.slot_page(ready / SLOTS_PER_PAGE).unwrap();
+                    page.word.set(page.word.get() | 1 << (ready % SLOTS_PER_PAGE));
+                },
+                "it is on two lists, or twice on one",
+            ),
+            (
+                |s| {
+                    let word = word(s, |word| word == ALL_PARKED);
+                    word.set(word.get() & !4);
+                },
+                "it is on no list",
+            ),
+            (
+                |s| {
+                    let word = word(s, |word| word & TAKEN != 0);
+                    word.set(word.get() & !TAKEN);
+                },
+                "it claims a page of slots that is not taken",
+            ),
+            (
+                |s| absent(s).set(absent(s).get() | TAKEN),
+                "pages of slots taken: a recount differs",
+            ),
+            (
+                |s| {
+                    let slot = s.queue.shared.segment.slot(s.me().claimed.head.get()).unwrap();
+                    slot.seq.set(0);
+                },
+                "do not fit each other",
+            ),
+            (|s| s.hot().slots_parked.add(1), "slots_parked: a recount differs"),
+            (|s| s.hot().pages_spare.sub(1), "pages_spare: a recount differs"),
+            (|s| s.hot().pages_absent.set(0), "pages_absent: a recount differs"),
+            (
+                |s| s.hot().parked_hint.set(1 << 20),
+                "parked_hint: it is too large",
+            ),
+            (
+                |s| s.hot().absent_hint.set(1 << 20),
+                "absent_hint: it is too large",
+            ),
+            (
+                |s| s.hot().pages_tracked.set(1 << 30),
+                "pages_tracked: it is too large",
+            ),
+            (
+                |s| s.hot().slots_high.set(40),
+                "slots are parked that were never used",
+            ),
+        ],
+    );
 }

@@ -187,12 +187,14 @@ impl Section<'_> {
     }
 
     /// Sorts the slots that are READY, and gathered in the ready list in any order.
-    pub(crate) fn rebuild_order(&mut self, ready_count: u64) -> Result<(), Error> {
+    /// `numbered` slots have memory (state/pages.rs).
+    pub(crate) fn rebuild_order(&mut self, ready_count: u64, numbered: u32) -> Result<(), Error> {
         let hot = self.hot();
         self.sort(
             &hot.ready,
             &Order {
                 length: ready_count,
+                numbered,
                 greatest: hot.published.get(),
                 belongs: StateWord::is_ready,
                 key: |slot: &Slot| slot.seq.get(),
