@@ -701,3 +701,262 @@ fn time_outs_and_hand_overs_lose_nothing() {
     assert_eq!(got, put_);
     is_sound(&queue);
 }
+
+// ------------------------------------------------------------------------------------- deaths at fault points
+
+#[cfg(feature = "fault-points")]
+mod deaths {
+    use penstock_core::fault;
+
+    use super::*;
+
+    /// A child that dies at `point`.
+    fn dies_at(point: &str, work: impl FnOnce()) {
+        let mut child = Child::run(|| {
+            assert!(fault::arm(point, 1));
+            work();
+        });
+        let status = child.reap();
+        assert!(libc::WIFSIGNALED(status), "{point}: it did not pass there");
+    }
+
+    /// The process that hands an item dies. Its getter gets that item, or the next.
+    #[test]
+    fn of_a_putter_that_hands_its_item() {
+        for (point, is_there) in [
+            ("put.committed", true),
+            ("put.linked", true),
+            ("hand.marked", true),
+            ("hand.committed", true),
+            ("unlock.before-wake", true),
+            ("put.numbered", false),
+        ] {
+            for options in [PLAIN, ACKNOWLEDGED] {
+                let queue = create(&options);
+                let first = getter(&queue);
+                until_aged(&queue, 1);
+                let second = getter(&queue);
+                until_aged(&queue, 2);
+                dies_at(point, || put(&queue, b"the dead one's", soon()).unwrap());
+                put(&queue, b"another", Patience::NoWait).unwrap();
+                let mut expected = vec![&b"the dead one's"[..], b"another"];
+                if !is_there {
+                    put(&queue, b"a third", Patience::NoWait).unwrap();
+                    expected = vec![b"another", b"a third"];
+                }
+                let mut got = [first.join().unwrap().unwrap(), second.join().unwrap().unwrap()];
+                // After a rebuild the order of the waiters may be another.
+                got.sort();
+                expected.sort_unstable();
+                assert_eq!(got.each_ref().map(Vec::as_slice), expected[..], "{point}");
+                assert_eq!(queue.statistics().unwrap().redeliveries, 0, "{point}");
+                is_sound(&queue);
+            }
+        }
+    }
+
+    /// The getter that was handed an item dies on its way, in which `point` lies.
+    #[test]
+    fn of_a_getter_that_was_handed_an_item() {
+        for (options, point, returns, redeliveries) in [
+            (PLAIN, "wait.back", true, 0),
+            (PLAIN, "get.copied", true, 0),
+            (PLAIN, "get.unlinked", true, 0),
+            (PLAIN, "slot.freed", false, 0),
+            (PLAIN, "get.freed", false, 0),
+            (ACKNOWLEDGED, "get.copied", true, 0),
+            (ACKNOWLEDGED, "get.leased", true, 1),
+        ] {
+            let queue = create(&options);
+            wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
+            let mut child = Child::run(|| {
+                // It comes back twice: to say that it has aged, and for the item.
+                assert!(fault::arm(point, if point == "wait.back" { 2 } else { 1 }));
+                drop(get(&queue, soon()));
+            });
+            until_aged(&queue, 1);
+            child.stop();
+            put(&queue, &[1], Patience::NoWait).unwrap();
+            put(&queue, &[2], Patience::NoWait).unwrap();
+            child.signal(libc::SIGCONT);
+            assert!(libc::WIFSIGNALED(child.reap()), "{point}: it did not pass there");
+            let expected: &[u8] = if returns { &[1, 2] } else { &[2] };
+            queue.statistics().unwrap();
+            let got: Vec<u8> = expected.iter().map(|_| get(&queue, soon()).unwrap()[0]).collect();
+            assert_eq!(got, expected, "{point}");
+            assert_eq!(at_once(&queue), Err(Error::Empty), "{point}");
+            assert_eq!(queue.statistics().unwrap().redeliveries, redeliveries, "{point}");
+            is_sound(&queue);
+        }
+    }
+
+    /// The process that makes room dies while it publishes a putter's item.
+    #[test]
+    fn of_a_getter_that_publishes_an_item() {
+        for point in [
+            "slot.freed",
+            "hand.marked",
+            "put.numbered",
+            "put.committed",
+            "put.ordered",
+            "put.linked",
+            "hand.published",
+            "hand.numbered",
+            "unlock.before-wake",
+        ] {
+            for payload in [&b"its own"[..], &[7; 500], &[7; LARGE]] {
+                let queue = create(&ONE);
+                put(&queue, b"first", Patience::NoWait).unwrap();
+                let waiting = thread::spawn({
+                    let (queue, payload) = (queue.clone(), payload.to_vec());
+                    move || put(&queue, &payload, soon())
+                });
+                until_aged(&queue, 1);
+                while queue.check().unwrap().claimed == 0 || queue.check().unwrap().aged == 0 {
+                    thread::yield_now();
+                }
+                dies_at(point, || drop(at_once(&queue)));
+                assert_eq!(get(&queue, soon()).unwrap(), payload, "{point}");
+                assert_eq!(waiting.join().unwrap(), Ok(()), "{point}");
+                assert_eq!(at_once(&queue), Err(Error::Empty), "{point}");
+                let statistics = queue.statistics().unwrap();
+                assert_eq!((statistics.puts, statistics.queued), (2, 0), "{point}");
+                is_sound(&queue);
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_putter_that_has_aged() {
+        for point in ["wait.aged", "put.filled", "claim.committed", "put.named"] {
+            let queue = create(&ONE);
+            put(&queue, b"first", Patience::NoWait).unwrap();
+            dies_at(point, || put(&queue, b"lost", soon()).unwrap());
+            queue.statistics().unwrap();
+            assert_eq!(at_once(&queue).unwrap(), b"first", "{point}");
+            assert_eq!(at_once(&queue), Err(Error::Empty), "{point}");
+            let check = queue.check().unwrap();
+            assert_eq!((check.claimed, check.cells), (0, 0), "{point}");
+            is_sound(&queue);
+        }
+    }
+
+    /// A process dies while it takes the item of a stopped getter back, or while it rebuilds beside it.
+    #[test]
+    fn of_a_participant_that_gives_up_on_a_stopped_getter() {
+        for point in [
+            "hand.returned",
+            "hand.late",
+            "rebuild.cleared",
+            "rebuild.scanned",
+            "rebuild.done",
+        ] {
+            let queue = create(&ACKNOWLEDGED);
+            let stopped = stopped_in(&queue, || drop(get(&queue, soon())));
+            put(&queue, b"one", Patience::NoWait).unwrap();
+            if point.starts_with("rebuild") {
+                dies_at("lock.taken", || put(&queue, b"in vain", soon()).unwrap());
+            }
+            dies_at(point, || {
+                while queue.is_empty() {
+                    queue.statistics().unwrap();
+                }
+            });
+            assert_eq!(get(&queue, soon()).unwrap(), b"one", "{point}");
+            assert_eq!(queue.statistics().unwrap().redeliveries, 0, "{point}");
+            is_sound(&queue);
+            stopped.kill();
+            queue.statistics().unwrap();
+            is_sound(&queue);
+        }
+    }
+
+    /// The same for a getter that has left its cell without the lock.
+    #[test]
+    fn of_a_getter_that_left_without_the_lock() {
+        let queue = create(&PLAIN);
+        let deadline = Instant::now() + Duration::from_millis(300);
+        let waiting = stopped_in(&queue, || {
+            assert_eq!(
+                get(&queue, Patience::Until(deadline))
+                    .map_err(|error| matches!(error, Error::Empty | Error::EmptyBehindStopped { .. })),
+                Err(true)
+            );
+            // Its next section gives back what it was handed.
+            while at_once(&queue) != Ok(b"one".to_vec()) {
+                thread::yield_now();
+            }
+        });
+        // This process holds the lock: it is stopped in a section that ends later.
+        let holder = Child::run(|| {
+            assert!(fault::suspend_at("unlock.before-wake"));
+            put(&queue, b"one", soon()).unwrap();
+        });
+        let mut status = 0;
+        // SAFETY: the process is a child of this one that has not been reaped.
+        unsafe { libc::waitpid(holder.0, &raw mut status, libc::WUNTRACED) };
+        let blocker = Child::run(|| {
+            assert!(fault::suspend_at("lock.taken"));
+            drop(at_once(&queue));
+        });
+        // SAFETY: as above.
+        unsafe { libc::waitpid(blocker.0, &raw mut status, libc::WUNTRACED) };
+        waiting.signal(libc::SIGCONT);
+        while Instant::now() < deadline + Duration::from_millis(200) {
+            thread::yield_now();
+        }
+        holder.finish();
+        blocker.finish();
+        waiting.finish();
+        is_sound(&queue);
+    }
+
+    /// A putter's time ends while the lock's holder is stopped between the two stores that publish its item:
+    /// it waits for the holder, and learns that its item was put. The same if the holder dies there.
+    #[test]
+    fn of_a_publisher_beside_a_putter_out_of_time() {
+        for point in ["hand.marked", "hand.published", "hand.numbered"] {
+            for is_killed in [false, true] {
+                let queue = create(&ONE);
+                put(&queue, b"first", Patience::NoWait).unwrap();
+                let waiting = thread::spawn({
+                    let queue = queue.clone();
+                    let until = Patience::Until(Instant::now() + Duration::from_millis(300));
+                    move || put(&queue, b"its own", until)
+                });
+                until_aged(&queue, 1);
+                while queue.check().unwrap().claimed == 0 {
+                    thread::yield_now();
+                }
+                let publisher = Child::run(|| {
+                    assert!(fault::suspend_at(point));
+                    drop(at_once(&queue));
+                });
+                let mut status = 0;
+                // SAFETY: the process is a child of this one that has not been reaped.
+                let seen = unsafe { libc::waitpid(publisher.0, &raw mut status, libc::WUNTRACED) };
+                assert!(seen == publisher.0 && libc::WIFSTOPPED(status), "{point}");
+                // Time for its deadline, and for what it does then.
+                thread::sleep(Duration::from_millis(400));
+                if is_killed {
+                    publisher.kill();
+                } else {
+                    publisher.finish();
+                }
+                let put = waiting.join().unwrap();
+                let is_there = get(&queue, soon_or_at_once(put.is_ok())).is_ok();
+                assert_eq!(put.is_ok(), is_there, "{point}: {put:?}");
+                assert!(
+                    is_there || is_killed && point == "hand.marked",
+                    "{point}: {put:?}"
+                );
+                assert_eq!(at_once(&queue), Err(Error::Empty), "{point}");
+                is_sound(&queue);
+            }
+        }
+    }
+
+    fn soon_or_at_once(is_soon: bool) -> Patience {
+        if is_soon { soon() } else { Patience::NoWait }
+    }
+}
