@@ -61,6 +61,7 @@ impl Hot {
     }
 
     /// Whether a putter's item was published for it, and it is neither back nor late.
+    #[cfg(not(loom))]
     pub(crate) fn is_putter_handed(&self) -> bool {
         self.spinning.aged[Kind::Room as usize].handed.get() > 0
     }
