@@ -46,9 +46,10 @@ pub fn trace_me() -> bool {
     unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) == 0 }
 }
 
-/// What is still to be done, once, when the traced process sleeps.
+/// What is still to be done, once, when the traced process sleeps. It tells whether that is done: in an earlier
+/// sleep it is not.
 #[derive(Default)]
-pub struct WhenAsleep<'a>(pub Option<Box<dyn FnMut() + 'a>>);
+pub struct WhenAsleep<'a>(pub Option<Box<dyn FnMut() -> bool + 'a>>);
 
 /// Where a process stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +105,8 @@ impl Tracee {
                 return self.expect_trap(status);
             }
             if process::state_of(pid) == Some(b'S') {
-                if let Some(mut call) = when_asleep.0.take() {
-                    call();
+                if when_asleep.0.as_mut().is_some_and(|call| call()) {
+                    when_asleep.0 = None;
                 }
             }
             std::thread::sleep(Duration::from_micros(200));

@@ -346,13 +346,13 @@ fn is_whole(lost: &Log, got: &Log) {
 #[test]
 fn an_aged_getter_pauses() {
     let pause = How::Pauses(Duration::from_millis(250));
-    Model::new("an aged getter pauses, another goes on", AtMost(1)).check_stopping(1, pause, || {
+    Model::new("an aged getter pauses, another goes on", AtMost(0)).check_stopping(1, pause, || {
         let queue = create(&PLAIN);
         let log = Log::default();
         let mut processes = Processes::of(&queue);
         for process in [1, 2] {
             let log = log.clone();
-            processes.start(process, move |queue| get_all(queue, &log, |_| ()));
+            processes.start(process, move |queue| log.note(get(queue)));
         }
         processes.start(3, |queue| {
             until_others_have_aged();
@@ -360,8 +360,6 @@ fn an_aged_getter_pauses() {
             put(queue, 2);
         });
         assert_eq!(processes.finish(), []);
-        let mut all = log.items();
-        all.sort_unstable();
-        assert_eq!(all, [1, 2]);
+        assert_eq!(log.items().iter().sum::<u8>(), 3);
     });
 }

@@ -724,6 +724,17 @@ pub mod early {
     use core::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
+    use crate::state::Shared;
+    use crate::sync::Word;
+
+    impl Shared {
+        /// How many waiters sleep and have aged, by an unlocked read.
+        pub(crate) fn aged_waiters(&self) -> u32 {
+            let aged = &self.segment.hot().spinning.aged;
+            aged.iter().map(|aged| aged.count.get()).sum()
+        }
+    }
+
     static NANOSECONDS: AtomicU64 = AtomicU64::new(super::AGE.as_nanos() as u64);
 
     /// Lets the waiters of this process age after that time.
