@@ -144,7 +144,7 @@ fn stopped_in(queue: &Arc<Queue>, work: impl FnOnce()) -> Child {
     child
 }
 
-// ---------------------------------------------------------------------------------------- who is served first
+// --------------------------------------------------------------------------------------- who is served first
 
 #[test]
 fn a_getter_that_has_waited_gets_the_next_item() {
@@ -407,7 +407,7 @@ fn workers_share_a_small_load() {
     }
 }
 
-// ------------------------------------------------------------------------------------- what may happen to them
+// ----------------------------------------------------------------------------------- what may happen to them
 
 /// It has no time left when it goes on, and its item is there.
 #[test]
@@ -702,7 +702,7 @@ fn time_outs_and_hand_overs_lose_nothing() {
     is_sound(&queue);
 }
 
-// ------------------------------------------------------------------------------------- deaths at fault points
+// ------------------------------------------------------------------------------------ deaths at fault points
 
 #[cfg(feature = "fault-points")]
 mod deaths {

@@ -3,7 +3,6 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Wait};
 
@@ -147,9 +146,6 @@ pub enum Sleeper {
 /// What the sleeping putter puts.
 pub const SLEEPERS_ITEM: Item = 15;
 
-/// After this time the waiters of an operation age, if they do.
-pub const AGE: Duration = Duration::from_millis(2);
-
 /// What the surviving process has done so far.
 #[derive(Default)]
 pub struct Log {
@@ -217,9 +213,9 @@ pub struct Operation {
     /// What the victim does before, unobserved. It takes part from then on.
     pub before: fn(&mut Victim),
     pub run: fn(&mut Victim),
-    /// Waiters age soon. The victim sleeps twice: until it has aged, and until it is served.
+    /// Waiters have aged when they go to sleep.
     pub ages: bool,
-    /// What the survivor does once the victim sleeps, for the last time.
+    /// What the survivor does once the victim sleeps.
     pub when_asleep: Option<fn(&Arc<Queue>, &mut Log)>,
     pub sleeper: Option<Sleeper>,
     /// What the victim puts, in this order: each is in the queue whole, or not at all, and not without those

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use penstock_core::{Patience, Queue, age_waiters_after};
 
 use crate::item::{Item, WATCHDOG, get, put, send, surely, with_patience};
-use crate::operation::{AGE, Log, Operation, SLEEPERS_ITEM, Sleeper, Victim};
+use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim};
 use crate::process::{self, Child, Pipe};
 use crate::trace::{Tracee, WhenAsleep, between_markers, trace_me};
 
@@ -34,7 +34,7 @@ impl Asleep {
         let report = Pipe::new();
         let child = Child::run(|| {
             if ages {
-                age_waiters_after(AGE);
+                age_waiters_after(Duration::ZERO);
             }
             let item: Item = match kind {
                 Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()).unwrap(),
@@ -126,16 +126,12 @@ impl Scene {
 
     /// What the survivor does once the victim sleeps.
     pub fn when_asleep(&mut self) -> WhenAsleep<'_> {
-        let (queue, log, ages) = (&self.queue, &mut self.log, self.operation.ages);
-        WhenAsleep(self.operation.when_asleep.map(|call| {
-            Box::new(move || {
-                let sleeps_for_good = !ages || queue.aged_waiters() > 0;
-                if sleeps_for_good {
-                    call(queue, &mut *log);
-                }
-                sleeps_for_good
-            }) as Box<dyn FnMut() -> bool>
-        }))
+        let (queue, log) = (&self.queue, &mut self.log);
+        WhenAsleep(
+            self.operation
+                .when_asleep
+                .map(|call| Box::new(move || call(queue, &mut *log)) as Box<dyn FnMut()>),
+        )
     }
 }
 
@@ -159,7 +155,7 @@ fn outsider(operation: &'static Operation, way_in: &Pipe) {
 
 fn act(operation: &Operation, queue: Arc<Queue>) {
     if operation.ages {
-        age_waiters_after(AGE);
+        age_waiters_after(Duration::ZERO);
     }
     let mut victim = Victim::new(queue, operation.puts);
     assert!(trace_me(), "ptrace is forbidden");

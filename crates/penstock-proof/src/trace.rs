@@ -46,10 +46,9 @@ pub fn trace_me() -> bool {
     unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) == 0 }
 }
 
-/// What is still to be done, once, when the traced process sleeps. It tells whether that is done: in an earlier
-/// sleep it is not.
+/// What is still to be done, once, when the traced process sleeps.
 #[derive(Default)]
-pub struct WhenAsleep<'a>(pub Option<Box<dyn FnMut() -> bool + 'a>>);
+pub struct WhenAsleep<'a>(pub Option<Box<dyn FnMut() + 'a>>);
 
 /// Where a process stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,8 +104,8 @@ impl Tracee {
                 return self.expect_trap(status);
             }
             if process::state_of(pid) == Some(b'S') {
-                if when_asleep.0.as_mut().is_some_and(|call| call()) {
-                    when_asleep.0 = None;
+                if let Some(mut call) = when_asleep.0.take() {
+                    call();
                 }
             }
             std::thread::sleep(Duration::from_micros(200));

@@ -40,8 +40,8 @@ impl Kind {
 
 const SLICE: Duration = AGE;
 
-/// A waiter far from the end of its list sleeps so long for each waiter of the list: all of them together wake
-/// up 20 times a second.
+/// A waiter far from the end of its list sleeps so long at most for each waiter of the list: all of them
+/// together wake up some 30 times a second.
 const FAR: Duration = Duration::from_millis(50);
 
 /// The watcher checks all participants at each tenth of its slices, or at each one for so many participants.
@@ -160,7 +160,7 @@ impl Queue {
     }
 
     /// Sleeps until notified, until the caller's patience ends, until the wait has aged, or until a slice has
-    /// ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after every
+    /// ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after each
     /// tenth at the latest, once a second. The other waiters return after each of their slices. A waiter that
     /// returns reads its place and its sleep target anew.
     fn sleep(
@@ -238,8 +238,8 @@ impl Queue {
         waiting.kind.map_timeout(error, patience)
     }
 
-    /// Leaves the list, without the lock if that stays taken: a stopped process may hold it. What a getter was
-    /// handed returns to the queue. A putter whose item was published has its ticket then.
+    /// Leaves the list, without the lock if that stays taken: a stopped process may hold it. What a getter
+    /// was handed returns to the queue. A putter whose item was published has its ticket then.
     pub(crate) fn abandon(&self, waiting: &mut Waiting) {
         if waiting.cell == 0 {
             return;

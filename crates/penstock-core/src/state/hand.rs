@@ -22,7 +22,7 @@
 //! | item: cell = HANDED, which names slot and number | the slot is READY still: the cell is SLEEPING again |
 //! | **slot = HANDED**, of the getter's participant | it is on its way; the rebuild wakes it again |
 //! | getter back: the cell freed, the item delivered | as in get.rs: until the commit the sweep returns it |
-//! | item returned: **slot = READY** in its old place | the rebuild finds a cell that names nothing: as above |
+//! | item returned: **slot = READY**, in its old place | the cell names nothing: it is SLEEPING again |
 //! | late: the cell = LATE | its waiter reads that when it comes back |
 //! | putter: payload copied, **slot = CLAIMED** | the sweep frees slot and extent |
 //! | its cell names slot and number | the same, and its cell is freed |
@@ -262,8 +262,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Wakes the handed waiters that are late, and takes the getters' items back. The end of the section hands
-    /// these to the next.
+    /// Wakes the handed waiters that are late, and takes the getters' items back. The end of the section
+    /// hands these to the next.
     pub(crate) fn give_up_on_the_handed(&mut self) -> Result<(), Error> {
         let (hot, now) = (self.hot(), platform::coarse_millis());
         for index in 1..hot.cells_high.get().min(CELLS) {

@@ -11,8 +11,9 @@
 //! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
 //!
 //! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
-//! spins. One that was handed something is not: it does not come for what is there. Since every way back leads through a critical section, whose end restores the invariant again, the
-//! wake-ups chain: the notified getter takes an item, and its own `settle` notifies the next.
+//! spins. One that was handed something is not: it does not come for what is there. Since every way back
+//! leads through a critical section, whose end restores the invariant again, the wake-ups chain: the notified
+//! getter takes an item, and its own `settle` notifies the next.
 //!
 //! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of
 //! its readers wakes it, too. All else is the same for it.
@@ -24,17 +25,17 @@
 //! Getters are notified last come, first served: the warmest cache, and the fewest processes awake. Putters
 //! are notified in the order in which they came.
 //!
-//! A getter or a putter that has waited for `AGE` has *aged*. It comes back under the lock to say so: its cell
-//! moves to the front of the list, where the aged ones stand in the order of their age. They are served
+//! A getter or a putter that has waited for `AGE` has *aged*. It comes back under the lock to say so: its
+//! cell moves to the front of the list, where the aged ones stand in the order of their age. They are served
 //! before all others, and served under the lock (hand.rs). So no clock is read for them but their own. A wait
 //! that takes nothing (`await_item`, `join`) does not age.
 //!
 //! The waiter that will be served last is the *watcher*: it sleeps in slices of 100 ms, at whose end it reaps
 //! the dead. The n-th from the end sleeps n times as long, up to a second. Those farther than `NEAR` from the
-//! end sleep `FAR` times the number of waiters, so that all of them together wake up some 20 times a second
-//! (joiners 300 ms). These reap only if the watcher has not, because it was killed or stopped itself. The
-//! waiter that takes the watcher's place is woken to learn it, and would find out by itself at the end of its
-//! slice.
+//! end sleep up to `FAR` times the number of waiters, so that all of them together wake up some 30 times a
+//! second (joiners 300 ms). These reap only if the watcher has not, because it was killed or stopped itself.
+//! The waiter that takes the watcher's place is woken to learn it, and would find out by itself at the end of
+//! its slice.
 //!
 //! ```text
 //! cell.word:  FREE --enlist--> SLEEPING --notified--> WOKEN --back under the lock--> FREE
@@ -50,8 +51,8 @@
 //! A slice ends by the clock, whatever ended the sleeps in it (slice.rs).
 //!
 //! Writers: every word is written under the lock, except that a cell's owner may compare-and-swap its word
-//! without it, from SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT, from LATE to LATE_LEFT and from HANDED to
-//! HANDED_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the
+//! without it, from SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT, from LATE to LATE_LEFT and from HANDED
+//! to HANDED_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the
 //! lists and their numbers are caches, and after a take-over the order of the waiters may be another.
 
 use std::time::Duration;
@@ -152,6 +153,20 @@ impl Waiting {
         }
     }
 
+    /// The time until it ages begins, unless it has begun.
+    fn begin_aging(&mut self) -> &mut Aging {
+        let slice = &mut self.slice;
+        self.aging.get_or_insert_with(|| Aging {
+            began: slice.begin(),
+            since: platform::coarse_millis().max(1),
+            has_aged: age().is_zero(),
+            written: None,
+            lacks_memory: false,
+            item: 0,
+            ticket: None,
+        })
+    }
+
     /// The moment at which this wait ages. `None` if it has aged, or does not age.
     pub(crate) fn ages_at(&self) -> Option<Instant> {
         self.aging
@@ -169,9 +184,10 @@ impl Waiting {
 
     /// Whether a putter writes its item though there is no room.
     pub(crate) fn writes_early(&self) -> bool {
-        self.aging
-            .as_ref()
-            .is_some_and(|aging| aging.has_aged && !aging.lacks_memory)
+        match &self.aging {
+            Some(aging) => aging.has_aged && !aging.lacks_memory,
+            None => age().is_zero(),
+        }
     }
 
     /// Notes whether there was no memory for that.
@@ -277,16 +293,8 @@ impl Section<'_> {
     /// Takes a cell for a wait and puts it into the list of its kind.
     pub(crate) fn enlist(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
         let (hot, kind) = (self.hot(), waiting.kind);
-        if waiting.takes && kind != Kind::Finish && waiting.aging.is_none() {
-            waiting.aging = Some(Aging {
-                began: waiting.slice.begin(),
-                since: platform::coarse_millis().max(1),
-                has_aged: false,
-                written: None,
-                lacks_memory: false,
-                item: 0,
-                ticket: None,
-            });
+        if waiting.takes && kind != Kind::Finish {
+            waiting.begin_aging();
         }
         let mut index = hot.cells_free.get();
         if index == 0 {
@@ -403,9 +411,7 @@ impl Section<'_> {
     /// Notes what a putter has written, for which it waits for a place.
     pub(crate) fn name_written(&self, waiting: &mut Waiting, slot: u32) -> Result<(), Error> {
         let number = self.slot(slot)?.lease.get();
-        if let Some(aging) = &mut waiting.aging {
-            aging.written = Some(Lease { slot, number });
-        }
+        waiting.begin_aging().written = Some(Lease { slot, number });
         if waiting.cell != 0 {
             let cell = self.cell(waiting.cell)?;
             cell.slot.set(slot);
@@ -737,7 +743,7 @@ pub mod early {
 
     static NANOSECONDS: AtomicU64 = AtomicU64::new(super::AGE.as_nanos() as u64);
 
-    /// Lets the waiters of this process age after that time.
+    /// Lets the waiters of this process age after that time; after none, they have aged before they sleep.
     pub fn age_waiters_after(time: Duration) {
         NANOSECONDS.store(time.as_nanos() as u64, Ordering::Relaxed);
     }

@@ -62,8 +62,8 @@ pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Resul
 
 /// Runs `operation` with the GIL released. While it waits, `check` and the handlers of signals that have
 /// arrived run now and then, with the GIL. If one of them raises (Ctrl-C does), the operation ends with that
-/// exception. An item of a put that another process has published meanwhile is in the queue all the same, as if
-/// the signal had come after the put.
+/// exception. An item of a put that another process has published meanwhile is in the queue all the same, as
+/// if the signal had come after the put.
 pub fn released<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
