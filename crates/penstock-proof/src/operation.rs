@@ -859,7 +859,6 @@ pub const OPERATIONS: &[Operation] = &[
         ages: true,
         when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::NoWait))),
         puts: &[11],
-        second_deaths: 1,
         ..DEFAULT
     },
     Operation {

@@ -396,15 +396,14 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        section.name_written(waiting, slot)?;
         while !self.shared.has_room() {
             section.check_full()?;
+            section.name_written(waiting, slot)?;
             let waited = self.wait_for(section, waiting, wait);
             if let Some(ticket) = waiting.take_ticket() {
                 return Ok(ticket);
             }
             section = waited?;
-            section.name_written(waiting, slot)?;
         }
         let me = section.me;
         section.let_go(slot, me)?;
