@@ -188,7 +188,7 @@ MUTANTS = [
         "slice-begins-anew",
         "each sleep begins a new slice, also after a signal",
         f"{CORE}/slice.rs",
-        "*self.began.get_or_insert_with(Instant::now) + length",
+        "self.begin() + length",
         "Instant::now() + length",
         (core("stopped", "an_interrupted_joiner_finds_the_dead"),),
     ),
@@ -279,13 +279,8 @@ MUTANTS = [
         "no-second-read-for-room",
         "a putter does not check for room again after it wrote a large payload",
         f"{CORE}/operations/put.rs",
-        """\
-        while !self.shared.has_room() {
-            section.check_full()?;
-            section = self.wait_for(section, waiting, wait)?;
-        }
-""",
-        "",
+        "        while !self.shared.has_room() {\n",
+        "        while false {\n",
         (histories("large_histories_are_linearizable"),),
     ),
     # ------------------------------------------------------------------------------------------------- waking
@@ -343,12 +338,12 @@ MUTANTS = [
         "a notified waiter that gives up counts as notified",
         f"{CORE}/state/waiters.rs",
         """\
-                self.leave_list(list, waiting.kind, index)?;
+                self.leave_list(waiting.kind, index)?;
             }
             WOKEN => list.notified.sub(1),
 """,
         """\
-                self.leave_list(list, waiting.kind, index)?;
+                self.leave_list(waiting.kind, index)?;
             }
             WOKEN => {}
 """,
@@ -362,6 +357,88 @@ MUTANTS = [
         "                let _ = word;\n",
         # The whole model takes a quarter of an hour on a busy machine.
         (models("a_spinner_dies", stop_at=2),),
+    ),
+    # ------------------------------------------------------------------------------------------- aged waiters
+    Mutant(
+        "aged-not-served",
+        "aged waiters are notified like all others, and nothing is handed to them",
+        f"{CORE}/state/waiters.rs",
+        "        self.hand_over()?;\n",
+        "",
+        (core("fairness", "a_getter_that_has_waited_gets_the_next_item"),),
+    ),
+    Mutant(
+        "aged-in-any-order",
+        "a getter that has aged goes to the front of those that have aged before it",
+        f"{CORE}/state/waiters.rs",
+        "        while before != 0 && self.cell(before)?.since.get() > since {\n",
+        "        while before != 0 && self.cell(before)?.since.get() <= since {\n",
+        (core("fairness", "getters_that_have_waited_are_served_in_the_order_of_their_age"),),
+    ),
+    Mutant(
+        "place-not-published",
+        "an aged putter's item is not published for it",
+        f"{CORE}/state/hand.rs",
+        "        if !is_there {\n            return Ok(false);\n",
+        "        if !is_there || true {\n            return Ok(false);\n",
+        (core("fairness", "a_putter_that_has_waited_gets_the_next_place"),),
+    ),
+    Mutant(
+        "handed-is-delivered",
+        "the return of a dead getter's item counts as a redelivery",
+        f"{CORE}/state/recovery.rs",
+        "Some(State::Handed | State::HandedDone) => self.return_handed(slot)?,",
+        """\
+Some(State::Handed | State::HandedDone) => {
+                        self.let_go(slot, id)?;
+                        self.return_to_queue(slot)?;
+                    }""",
+        (core("fairness", "the_item_of_a_dead_getter_returns_and_was_not_delivered"),),
+    ),
+    Mutant(
+        "handed-is-lost",
+        "an interrupted getter keeps what it was handed",
+        f"{CORE}/state/waiters.rs",
+        """\
+                self.return_handed_by(index)?;
+                self.end_handed(waiting.kind, index)?;
+                waiting.note_ticket""",
+        """\
+                self.end_handed(waiting.kind, index)?;
+                waiting.note_ticket""",
+        (models("an_interrupted_aged_getter"),),
+    ),
+    Mutant(
+        "published-is-no-success",
+        "a putter that gives up does not learn that its item was published",
+        f"{CORE}/state/waiters.rs",
+        "                waiting.note_ticket(Self::ticket_of(cell));\n",
+        "",
+        (models("an_interrupted_aged_putter"),),
+    ),
+    Mutant(
+        "late-keeps-its-item",
+        "what a stopped getter was handed is not taken back",
+        f"{CORE}/handle/upkeep.rs",
+        "        if hot.is_any_handed() {\n            match enter() {",
+        "        if false && hot.is_any_handed() {\n            match enter() {",
+        (core("fairness", "the_item_of_a_stopped_getter_goes_to_the_next"),),
+    ),
+    Mutant(
+        "rebuild-forgets-a-ticket",
+        "the rebuild does not note the number of an item that a dead process has published",
+        f"{CORE}/state/hand.rs",
+        "        cell.seq.store(slot.seq.get(), Ordering::Release);\n        Ok(true)\n",
+        "        Ok(true)\n",
+        (core("fairness", "deaths::of_a_getter_that_publishes_an_item"),),
+    ),
+    Mutant(
+        "asking-is-handed",
+        "a wait that takes nothing ages",
+        f"{CORE}/operations/wait.rs",
+        "Waiting::taking_nothing(Kind::Item)",
+        "Waiting::new(Kind::Item)",
+        (core("fairness", "a_wait_that_takes_nothing_is_handed_nothing"),),
     ),
     # ----------------------------------------------------------------------------------------------- recovery
     Mutant(
@@ -806,7 +883,7 @@ MUTANTS = [
         "a sender fills the pipe although a notified sender is not back",
         f"{CORE}/state/notifier.rs",
         """\
-        if hot.waiters[Kind::Room as usize].notified.get() > 0 {
+        if hot.waiters[Kind::Room as usize].notified.get() > 0 || hot.is_putter_handed() {
             return SleepTarget::CellForNow;
 """,
         """\

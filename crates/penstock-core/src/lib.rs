@@ -55,4 +55,6 @@ pub use operations::lease::Lent;
 pub use operations::view::View;
 pub use options::{Options, Patience, Wait};
 pub use state::participant::Proof;
+#[cfg(feature = "early-aging")]
+pub use state::waiters::early::age_waiters_after;
 pub use units::{BATCH, Id, Leave, SMALL, Ticket};

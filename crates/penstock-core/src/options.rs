@@ -35,8 +35,9 @@ pub enum Patience {
 pub struct Wait<'a> {
     pub patience: Patience,
     /// Called after a signal, at the end of each slice, and after a poll of a connection's pipe in vain; true
-    /// ends the wait with `Error::Interrupted`. Also called before the first operation of a process whose
-    /// death nothing could prove: see [`joined_without_proof`](crate::joined_without_proof).
+    /// ends the wait with `Error::Interrupted`, unless the item of a put was published meanwhile. Also called
+    /// before the first operation of a process whose death nothing could prove: see
+    /// [`joined_without_proof`](crate::joined_without_proof).
     pub interrupted: &'a mut dyn FnMut() -> bool,
 }
 

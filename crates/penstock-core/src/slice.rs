@@ -19,9 +19,14 @@ impl Slice {
         Slice { began: None }
     }
 
+    /// Its beginning: now, unless it has begun.
+    pub(crate) fn begin(&mut self) -> Instant {
+        *self.began.get_or_insert_with(Instant::now)
+    }
+
     /// The end of a slice of that length.
     pub(crate) fn end(&mut self, length: Duration) -> Instant {
-        *self.began.get_or_insert_with(Instant::now) + length
+        self.begin() + length
     }
 
     /// The next sleep begins another slice.

@@ -134,6 +134,8 @@ impl Victim {
 pub enum Sleeper {
     /// Takes one item.
     Getter,
+    /// The same. It has aged, is stopped, and was handed an item some time ago.
+    LateGetter,
     /// Puts one item, for which there is no room yet.
     Putter,
     /// The same, over the connection.
@@ -211,6 +213,8 @@ pub struct Operation {
     /// What the victim does before, unobserved. It takes part from then on.
     pub before: fn(&mut Victim),
     pub run: fn(&mut Victim),
+    /// Waiters have aged when they go to sleep.
+    pub ages: bool,
     /// What the survivor does once the victim sleeps.
     pub when_asleep: Option<fn(&Arc<Queue>, &mut Log)>,
     pub sleeper: Option<Sleeper>,
@@ -266,6 +270,7 @@ const DEFAULT: Operation = Operation {
     prepare: |_, _| {},
     before: take_part,
     run: |_| {},
+    ages: false,
     when_asleep: None,
     sleeper: None,
     puts: &[],
@@ -827,6 +832,76 @@ pub const OPERATIONS: &[Operation] = &[
         run: Victim::receive,
         sleeper: Some(Sleeper::Sender),
         takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "aged-getter-is-handed",
+        run: Victim::get,
+        ages: true,
+        when_asleep: Some(|queue, log| log.put(queue, 10)),
+        takes: &[10],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "aged-getter-is-handed-a-run",
+        options: ACKNOWLEDGED,
+        run: Victim::get,
+        ages: true,
+        when_asleep: Some(|queue, log| log.put(queue, 30)),
+        ..DEFAULT
+    },
+    Operation {
+        name: "aged-putter-is-published",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put,
+        ages: true,
+        when_asleep: Some(|queue, log| log.got.extend(get(queue, Patience::NoWait))),
+        puts: &[11],
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-hands-to-aged-getter",
+        run: Victim::put,
+        ages: true,
+        sleeper: Some(Sleeper::Getter),
+        puts: &[11],
+        second_deaths: 2,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-publishes-for-aged-putter",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::get,
+        ages: true,
+        sleeper: Some(Sleeper::Putter),
+        takes: &[10],
+        second_deaths: 2,
+        ..DEFAULT
+    },
+    Operation {
+        name: "receive-publishes-for-aged-sender",
+        options: ONE,
+        prepare: |queue, log| {
+            ends::connect(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::receive,
+        ages: true,
+        sleeper: Some(Sleeper::Sender),
+        takes: &[10],
+        ..DEFAULT
+    },
+    // The item of a stopped getter goes back.
+    Operation {
+        name: "sweep-takes-back-from-a-late-getter",
+        prepare: |_, _| {},
+        run: Victim::sweep,
+        ages: true,
+        sleeper: Some(Sleeper::LateGetter),
+        second_deaths: 1,
         ..DEFAULT
     },
     Operation {

@@ -60,6 +60,20 @@ pub fn kill(pid: i32) {
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
 
+pub fn stop(pid: i32) {
+    // SAFETY: as in kill.
+    unsafe { libc::kill(pid, libc::SIGSTOP) };
+    while state_of(pid) != Some(b'T') {
+        std::thread::yield_now();
+    }
+}
+
+/// Lets a child go on that is stopped.
+pub fn go_on(pid: i32) {
+    // SAFETY: as in kill.
+    unsafe { libc::kill(pid, libc::SIGCONT) };
+}
+
 /// The wait status of a child. `None` if it has none yet (with WNOHANG).
 pub fn wait_for(pid: i32, options: i32) -> Option<i32> {
     let mut status = 0;

@@ -4,12 +4,16 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Patience, Queue};
+use penstock_core::{Patience, Queue, age_waiters_after};
 
 use crate::item::{Item, WATCHDOG, get, put, send, surely, with_patience};
 use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim};
 use crate::process::{self, Child, Pipe};
 use crate::trace::{Tracee, WhenAsleep, between_markers, trace_me};
+
+/// What a getter was handed that is late by now, and a time after which it is.
+const LATE_ITEM: Item = 10;
+const LATE_AFTER: Duration = Duration::from_millis(60);
 
 pub struct Scene {
     pub operation: &'static Operation,
@@ -26,11 +30,14 @@ pub struct Asleep {
 }
 
 impl Asleep {
-    fn new(kind: Sleeper, queue: &Arc<Queue>) -> Asleep {
+    fn new(kind: Sleeper, ages: bool, queue: &Arc<Queue>, log: &mut Log) -> Asleep {
         let report = Pipe::new();
         let child = Child::run(|| {
+            if ages {
+                age_waiters_after(Duration::ZERO);
+            }
             let item: Item = match kind {
-                Sleeper::Getter => get(queue, surely()).unwrap(),
+                Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()).unwrap(),
                 Sleeper::Putter => {
                     put(queue, SLEEPERS_ITEM);
                     SLEEPERS_ITEM
@@ -49,20 +56,27 @@ impl Asleep {
         let is_listed = || {
             let statistics = queue.statistics().unwrap();
             0 < match kind {
-                Sleeper::Getter => statistics.waiting_getters,
+                Sleeper::Getter | Sleeper::LateGetter => statistics.waiting_getters,
                 Sleeper::Putter | Sleeper::Sender => statistics.waiting_putters,
                 Sleeper::Joiner => statistics.waiting_joiners,
             }
         };
         // On the list, and then in the kernel.
-        while !is_listed() || process::state_of(child.pid) != Some(b'S') {
+        while !is_listed() || ages && queue.aged_waiters() == 0 || process::state_of(child.pid) != Some(b'S')
+        {
             std::thread::yield_now();
+        }
+        if kind == Sleeper::LateGetter {
+            process::stop(child.pid);
+            log.put(queue, LATE_ITEM);
+            std::thread::sleep(LATE_AFTER);
         }
         Asleep { kind, child, report }
     }
 
     /// Waits until it has woken and done its part: the item, and how long that took from now.
     pub fn finish(self) -> (Item, Duration) {
+        process::go_on(self.child.pid);
         let start = Instant::now();
         let Some(item) = self.report.receive(WATCHDOG) else {
             panic!("the {:?} sleeps on", self.kind);
@@ -90,7 +104,9 @@ impl Scene {
         }
         let mut log = Log::default();
         (operation.prepare)(&queue, &mut log);
-        let sleeper = operation.sleeper.map(|kind| Asleep::new(kind, &queue));
+        let sleeper = operation
+            .sleeper
+            .map(|kind| Asleep::new(kind, operation.ages, &queue, &mut log));
         let second = recovery.map(|recovery| victim(recovery, &queue));
         let first = match outsider {
             Some(child) => {
@@ -138,6 +154,9 @@ fn outsider(operation: &'static Operation, way_in: &Pipe) {
 }
 
 fn act(operation: &Operation, queue: Arc<Queue>) {
+    if operation.ages {
+        age_waiters_after(Duration::ZERO);
+    }
     let mut victim = Victim::new(queue, operation.puts);
     assert!(trace_me(), "ptrace is forbidden");
     (operation.before)(&mut victim);

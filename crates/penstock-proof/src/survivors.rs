@@ -167,7 +167,7 @@ impl Survivor {
             self.notifier_is_right();
         }
         match self.scene.sleeper.as_ref().map(|sleeper| sleeper.kind) {
-            Some(Sleeper::Getter) => {
+            Some(Sleeper::Getter | Sleeper::LateGetter) => {
                 // There is an item for it by now.
                 let item = self.sleeper_finishes();
                 self.collected.push(item);

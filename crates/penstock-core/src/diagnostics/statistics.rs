@@ -81,4 +81,10 @@ impl Queue {
             memory_bytes,
         })
     }
+
+    /// How many waiters sleep and have aged, by an unlocked read.
+    #[cfg(feature = "early-aging")]
+    pub fn aged_waiters(&self) -> u32 {
+        self.shared.aged_waiters()
+    }
 }

@@ -12,7 +12,7 @@
 //! | its reader could not use an item: it returns | `borrowed` = UNDELIVERED | returns it, as any lease |
 //! | an item is kept while it is borrowed | `borrowed` = KEPT | as at the end of a borrow |
 //! | memory claimed and not needed | `borrowed` = RELEASED | frees it, as any claimed slot |
-//! | end of a wait | the cell's word = ABANDONED, WOKEN_LEFT or LATE_LEFT (waiters.rs) | frees the cell |
+//! | end of a wait | the cell's word = ABANDONED, or one that ends in _LEFT (waiters.rs) | frees the cell |
 //! | leave in order, the process goes on | the record's bit LEFT | its leases become orphans |
 //! | leave, last handle dropped | the record's bits LEFT and GONE, by one store | the same, though it lives |
 //!

@@ -38,8 +38,10 @@ impl Queue {
     ) -> Result<bool, Error> {
         let hot = self.shared.segment.hot();
         hot.reaped_at.set(platform::coarse_millis());
-        // A notified waiter, or a spinner, that never comes back may be dead without holding anything.
-        let is_any_notified = hot.spinning.getter.get() | hot.spinning.putter.get() != 0
+        // A notified waiter, or a spinner, that never comes back may be dead without holding anything. A dead
+        // one that was handed something may have dead ones behind it, which would be next.
+        let is_any_notified = hot.is_any_handed()
+            || hot.spinning.getter.get() | hot.spinning.putter.get() != 0
             || hot.waiters.iter().any(|list| list.notified.get() > 0);
         let mut from = 1;
         let mut found = false;
@@ -54,6 +56,13 @@ impl Queue {
         match self.return_what_is_aside(&mut *enter) {
             Err(error) if is_stuck(&error) => {}
             returned => returned?,
+        }
+        if hot.is_any_handed() {
+            match enter() {
+                Err(error) if is_stuck(&error) => {}
+                Err(error) => return Err(error),
+                Ok(mut section) => section.give_up_on_the_handed()?,
+            }
         }
         Ok(found)
     }
@@ -90,9 +99,24 @@ impl Queue {
     }
 
     pub(crate) fn is_reaping_due(&self) -> bool {
+        self.since_reaped() >= REAP_EVERY
+    }
+
+    /// Whether the watcher has not checked: for the waiter at that position. The next two find out at once.
+    /// The others allow for a watcher that is on its way.
+    pub(crate) fn is_reaping_overdue(&self, position: u32) -> bool {
+        self.since_reaped()
+            >= if position < 3 {
+                REAP_EVERY
+            } else {
+                REAP_EVERY * 3 / 2
+            }
+    }
+
+    fn since_reaped(&self) -> u64 {
         // Wraps, so that a clock of another namespace costs one check too many, and does not prevent all
         // checks.
-        platform::coarse_millis().wrapping_sub(self.shared.segment.hot().reaped_at.get()) >= REAP_EVERY
+        platform::coarse_millis().wrapping_sub(self.shared.segment.hot().reaped_at.get())
     }
 
     #[cold]

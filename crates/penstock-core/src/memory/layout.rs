@@ -240,12 +240,25 @@ pub(crate) struct Hot {
     pub spinning: Spinning,
 }
 
-/// The participant that spins for an item, or for room; it counts as a waiter on its way. See
-/// state/waiters.rs.
+/// The participant that spins for an item, or for room; it counts as a waiter on its way. And which waiters
+/// have aged. See state/waiters.rs.
 #[repr(C, align(64))]
 pub(crate) struct Spinning {
     pub getter: AtomicU32,
     pub putter: AtomicU32,
+    /// Of the getters and of the putters.
+    pub aged: [Aged; 2],
+}
+
+/// The waiters of one kind that have waited for long: they are the first of their list.
+#[repr(C)]
+pub(crate) struct Aged {
+    pub count: LockedU32,
+    /// The last one of them in the list.
+    pub tail: LockedU32,
+    /// Waiters that were handed an item, or whose item was published for them, and that are not back under
+    /// the lock yet. A putter that is late does not count.
+    pub handed: AtomicU32,
 }
 
 // The values of `Hot::acknowledging`.
@@ -350,6 +363,18 @@ pub(crate) struct WaiterCell {
     pub kind: LockedU32,
     pub next: LockedU32,
     pub prev: LockedU32,
+    /// The item that an aged getter was handed, or that an aged putter has written: its slot, and the number
+    /// of the lease or of the claim. 0 if there is none. A putter that was handed its place and is late has
+    /// the number 0.
+    pub slot: LockedU32,
+    pub number: LockedU64,
+    /// The publication number of a putter's item that was published for it, else 0. Read without the lock by
+    /// the putter.
+    pub seq: AtomicU64,
+    /// When the wait began and when the waiter was handed something, in coarse milliseconds of the monotonic
+    /// clock. `since` is 0 until the waiter has aged.
+    pub since: LockedU64,
+    pub handed_at: LockedU64,
 }
 
 /// One item, or memory that one participant has claimed. See state/slot.rs for the states.
@@ -446,11 +471,13 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, slots_parked),
         offset_of!(Hot, pages_tracked),
         offset_of!(Hot, spinning),
+        size_of::<Spinning>(),
         offset_of!(Participant, leased),
         offset_of!(Participant, claimed),
         offset_of!(Participant, watching),
         offset_of!(Participant, given_up),
         offset_of!(WaiterCell, next),
+        offset_of!(WaiterCell, handed_at),
         offset_of!(Slot, extent),
         offset_of!(Slot, inline),
         offset_of!(SpanDescriptor, taken),

@@ -52,7 +52,14 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     expected.sort_unstable();
     assert_eq!(found, expected, "the ready list and the returned items");
     assert_eq!(hot.ready_count.get(), found.len() as u64);
-    for state in [State::Leased, State::Left, State::Claimed, State::Orphan] {
+    for state in [
+        State::Leased,
+        State::Left,
+        State::Claimed,
+        State::Orphan,
+        State::Handed,
+        State::HandedDone,
+    ] {
         assert!(of_state[state as usize].is_empty());
     }
     assert_eq!((hot.owned_count.get(), hot.lent_bytes.get()), (0, 0));
@@ -102,6 +109,10 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
             list.notified.get(),
         ];
         assert_eq!(all, [0; 4], "a waiter is left");
+    }
+    for aged in &hot.spinning.aged {
+        let all = [aged.count.get(), aged.tail.get(), aged.handed.get()];
+        assert_eq!(all, [0; 3], "an aged waiter is left");
     }
     assert_eq!(hot.spinning.getter.get() | hot.spinning.putter.get(), 0);
     for index in 1..hot.cells_high.get() {

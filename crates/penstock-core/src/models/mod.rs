@@ -23,6 +23,8 @@
 #![cfg_attr(not(test), allow(dead_code))]
 
 #[cfg(test)]
+mod aging;
+#[cfg(test)]
 mod audit;
 #[cfg(test)]
 mod dying;

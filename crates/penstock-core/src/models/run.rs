@@ -213,10 +213,11 @@ fn touch_shared_words(queue: &Queue) {
         &hot.acknowledging,
     ];
     let notified = hot.waiters.iter().map(|list| &list.notified);
+    let handed = hot.spinning.aged.iter().map(|aged| &aged.handed);
     let lists = [&hot.ready, &hot.dead, &hot.aside]
         .into_iter()
         .flat_map(|list| [&list.head, &list.tail]);
-    for word in words.into_iter().chain(notified).chain(lists) {
+    for word in words.into_iter().chain(notified).chain(handed).chain(lists) {
         word.get();
     }
     for word in [
@@ -266,6 +267,7 @@ fn touch_shared_words(queue: &Queue) {
         }
         slot.state.get();
         slot.seq.get();
+        cell.seq.get();
     }
 }
 

@@ -102,7 +102,7 @@ impl Queue {
                 let is_at_work = slot.borrowed.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
-                        Some(State::Ready | State::ReadyDone) => true,
+                        Some(State::Ready | State::ReadyDone | State::Handed | State::HandedDone) => true,
                         Some(State::Leased | State::Aside) => self.shared.options.acknowledged || is_at_work,
                         Some(State::Claimed) => is_at_work,
                         _ => false,

@@ -9,6 +9,7 @@
 //! | small, plain: payload copied | the item is READY still: nothing happened |
 //! | small, plain: **state = FREE** | the item was delivered, and is gone with its getter |
 //! | **state = LEASED** | the sweep puts it back to READY in its old place, one redelivery more |
+//! | an aged getter: state = HANDED (hand.rs) | the sweep puts it back, and no redelivery counts |
 //! | lent payload read | the same |
 //! | plain: kept, **state = CLAIMED** | the item is gone with its getter; the sweep frees its memory |
 //! | plain: borrow ended, state = FREE | the item is gone with its getter |
@@ -90,7 +91,8 @@ impl Queue {
         }
     }
 
-    /// Waits for an item, and calls `deliver` with the oldest one under the lock.
+    /// Waits for an item, and calls `deliver` under the lock with the oldest one, or with that which it was
+    /// handed.
     #[inline(always)]
     fn take<T>(
         &self,
@@ -147,6 +149,10 @@ impl Queue {
                 return Err(section.corrupt("items are counted that are on no list"));
             }
             section = self.wait_for(section, waiting, wait)?;
+            let handed = waiting.take_item();
+            if handed != 0 {
+                return deliver(&mut section, handed);
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | slot and extent taken off their lists, fields filled | the rebuild finds the slot FREE: no effect |
 //! | large: state = CLAIMED | the sweep frees slot and extent |
 //! | large: memory extended, half the bytes copied, all copied | the same |
+//! | aged, no room yet: written, state = CLAIMED (hand.rs) | the same |
 //! | **state = READY** | the item exists, though put never returned |
 //! | order, lists, counters | the rebuild computes them |
 //! | many: some published, others not | those exist, and the others do not |
@@ -102,6 +103,11 @@ impl Queue {
     ) -> Result<usize, Error> {
         let len = payloads[0].len() as u64;
         let (mut section, mut reserved) = self.reserve(len, waiting, wait)?;
+        if !self.shared.has_room() {
+            return self
+                .put_aged(section, &reserved, (&payloads[..1], len), waiting, wait)
+                .map(|_| 1);
+        }
         let mut count = 0;
         loop {
             section.publish_small(&reserved, &payloads[count..=count], payloads[count].len() as u64)?;
@@ -146,9 +152,31 @@ impl Queue {
             }
         }
         let (mut section, reserved) = self.reserve_from(section, len, waiting, wait)?;
+        if !self.shared.has_room() {
+            return self.put_aged(section, &reserved, (payload, len), waiting, wait);
+        }
         let ticket = section.publish_small(&reserved, payload, len)?;
         section.withdraw(waiting)?;
         Ok(ticket)
+    }
+
+    /// Puts a small item that has aged in its putter's hands: it is written now, and published once there is
+    /// room.
+    #[cold]
+    fn put_aged<'q>(
+        &'q self,
+        mut section: Guard<'q>,
+        reserved: &Reserved,
+        (payload, len): (&[&[u8]], u64),
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket, Error> {
+        section.claim_small(reserved, payload, len)?;
+        let published = self.publish_written(section, reserved.slot, len, waiting, wait);
+        if published.is_err() {
+            self.give_back(reserved, wait.patience)?;
+        }
+        published
     }
 
     fn put_large(
@@ -165,6 +193,7 @@ impl Queue {
             section.hold(reserved.slot)?;
             section.withdraw(waiting)?;
             fault!("claim.committed");
+            let had_room = self.shared.has_room();
             drop(section);
             let written = self.write_claimed(&reserved, payload, len);
             let is_written = written.is_ok();
@@ -175,11 +204,18 @@ impl Queue {
             if is_written || published.is_ok() {
                 return published;
             }
-            self.unless_given_up(published.map(|_| ()), len, wait)?;
+            let failed = published.map(|_| ());
+            if had_room {
+                self.unless_given_up(failed, len, wait)?;
+            } else {
+                // It waits for room as if it had not aged.
+                waiting.note_memory(is_without_memory(failed)?);
+            }
         }
     }
 
-    /// Waits for room and takes a slot and an extent, extending the memory if need be.
+    /// Waits for room and takes a slot and an extent, extending the memory if need be. A wait that has aged
+    /// takes them without room, if there is memory: the caller writes its item then, and waits on.
     fn reserve<'q>(
         &'q self,
         len: u64,
@@ -201,14 +237,17 @@ impl Queue {
         #[cfg(not(loom))]
         let mut has_paused = len <= SMALL as u64;
         loop {
-            if !self.shared.has_room() {
+            let has_room = self.shared.has_room();
+            if !has_room && !waiting.writes_early() {
                 section.check_full()?;
                 section = self.wait_for(section, waiting, wait)?;
+                // Perhaps there is memory by now.
+                waiting.note_memory(false);
                 continue;
             }
             // A putter that runs ahead of its getters would write each large message to new memory.
             #[cfg(not(loom))]
-            if !has_paused && self.shared.ready_count() > 0 && section.would_grow(len)? {
+            if has_room && !has_paused && self.shared.ready_count() > 0 && section.would_grow(len)? {
                 if wait.patience == Patience::TryLock {
                     return Err(Error::Busy);
                 }
@@ -224,7 +263,16 @@ impl Queue {
                 Ok(Err(_)) if wait.patience == Patience::TryLock => return Err(Error::Busy),
                 Ok(Err(growth)) => {
                     let grown = self.grow(section, growth, wait);
-                    self.unless_given_up(grown, len, wait)?;
+                    if has_room {
+                        self.unless_given_up(grown, len, wait)?;
+                    } else {
+                        waiting.note_memory(is_without_memory(grown)?);
+                    }
+                }
+                // Once there is room, there may be memory.
+                Err(Error::OutOfMemory { .. }) if !has_room => {
+                    waiting.note_memory(true);
+                    continue;
                 }
                 Err(Error::OutOfMemory { .. }) if wait.patience == Patience::TryLock => {
                     return Err(Error::Busy);
@@ -335,14 +383,40 @@ impl Queue {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             section.note_backed(extent, len)?;
         }
+        self.publish_written(section, reserved.slot, len, waiting, wait)
+    }
+
+    /// CLAIMED -> READY of an item that is written, once there is room; or another section has published it
+    /// (hand.rs).
+    fn publish_written<'q>(
+        &'q self,
+        mut section: Guard<'q>,
+        slot: u32,
+        len: u64,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<Ticket, Error> {
         while !self.shared.has_room() {
             section.check_full()?;
-            section = self.wait_for(section, waiting, wait)?;
+            section.name_written(waiting, slot)?;
+            let waited = self.wait_for(section, waiting, wait);
+            if let Some(ticket) = waiting.take_ticket() {
+                return Ok(ticket);
+            }
+            section = waited?;
         }
         let me = section.me;
-        section.let_go(reserved.slot, me)?;
-        let ticket = section.publish(reserved.slot, len)?;
+        section.let_go(slot, me)?;
+        let ticket = section.publish(slot, len)?;
         section.withdraw(waiting)?;
         Ok(ticket)
+    }
+}
+
+/// Whether memory could not be had.
+fn is_without_memory(result: Result<(), Error>) -> Result<bool, Error> {
+    match result {
+        Err(Error::OutOfMemory { .. } | Error::NoMemory { .. }) => Ok(true),
+        result => result.map(|()| false),
     }
 }

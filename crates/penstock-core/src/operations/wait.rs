@@ -7,11 +7,14 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{Kind, ParticipantId, WaiterCell};
+use crate::memory::layout::{Kind, ParticipantId};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, Slept};
+use crate::state::Section;
 use crate::state::notifier::SleepTarget;
-use crate::state::waiters::{ABANDONED, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT, Waiting};
+use crate::state::waiters::{
+    ABANDONED, AGE, HANDED, HANDED_LEFT, LATE, LATE_LEFT, NEAR, Place, SLEEPING, WOKEN, WOKEN_LEFT, Waiting,
+};
 use crate::sync::{Ordering, Word};
 
 impl Kind {
@@ -35,7 +38,14 @@ impl Kind {
     }
 }
 
-const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
+const SLICE: Duration = AGE;
+
+/// A waiter far from the end of its list sleeps so long at most for each waiter of the list: all of them
+/// together wake up some 30 times a second.
+const FAR: Duration = Duration::from_millis(50);
+
+/// The watcher checks all participants at each tenth of its slices, or at each one for so many participants.
+const THOROUGH: u32 = 10;
 
 /// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back
 /// (notifier.rs). After a slice it treats those as late.
@@ -127,18 +137,15 @@ impl Queue {
                 .map(|me| Guard::new(&self.shared, me));
         }
         if waiting.cell == 0 {
-            section.free_abandoned(
-                &self.shared.segment.hot().waiters[waiting.kind as usize],
-                waiting.kind,
-            )?;
-            waiting.cell = section.enlist(waiting.kind)?;
+            section.free_abandoned(waiting.kind)?;
+            section.enlist(waiting)?;
         }
-        let position = section.position(waiting)?;
+        let place = section.place(waiting)?;
         let target = section.sleep_target(waiting.kind);
         drop(section);
         fault!("wait.enlisted");
         let entered = self
-            .sleep(waiting, (position, target), wait)
+            .sleep(waiting, (place, target), wait)
             .and_then(|()| self.enter(wait));
         let mut section = match entered {
             Ok(section) => section,
@@ -152,24 +159,21 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until notified, until the caller's patience ends, or until a slice has ended. Beside an idle
-    /// queue the watcher goes on sleeping at the end of a slice, and returns after every tenth at the latest,
-    /// once a second. The other waiters return after each of their slices. A waiter that returns reads its
-    /// position and its sleep target anew.
+    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, or until a slice has
+    /// ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after each
+    /// tenth at the latest, once a second. The other waiters return after each of their slices. A waiter that
+    /// returns reads its place and its sleep target anew.
     fn sleep(
         &self,
         waiting: &mut Waiting,
-        (position, target): (u32, SleepTarget),
+        (place, target): (Place, SleepTarget),
         wait: &mut Wait<'_>,
     ) -> Result<(), Error> {
         let cell = self.shared.segment.cell(waiting.cell)?;
-        let slice = match (target, waiting.kind, position) {
-            (SleepTarget::CellForNow, ..) => SLICE,
-            (_, _, 0..3) => SLICE * (position + 1),
-            // Joiners are woken all at once: a waker that dies before it has woken them leaves them all
-            // asleep.
-            (_, Kind::Finish, _) => SLICE * 3,
-            _ => SLICE * 10,
+        let slice = if target == SleepTarget::CellForNow {
+            SLICE
+        } else {
+            slice_at(waiting, place)
         };
         loop {
             let slice_end = waiting.slice.end(slice);
@@ -177,7 +181,9 @@ impl Queue {
                 Patience::Until(deadline) => (deadline.min(slice_end), deadline <= slice_end),
                 _ => (slice_end, false),
             };
-            let at_most = end.saturating_duration_since(Instant::now());
+            let ages_at = waiting.ages_at();
+            let sleep_end = ages_at.map_or(end, |ages_at| ages_at.min(end));
+            let at_most = sleep_end.saturating_duration_since(Instant::now());
             fault!("wait.asleep");
             let slept = match target {
                 SleepTarget::Cell => platform::futex_wait(&cell.word, SLEEPING, at_most),
@@ -185,20 +191,26 @@ impl Queue {
                 SleepTarget::Pipe(there, back) => platform::await_writable((there, back), at_most),
             };
             let is_whole = target != SleepTarget::CellForNow || at_most <= FOR_NOW;
-            let is_over = slept == Slept::TimedOut && is_whole || Instant::now() >= end;
+            let has_ended = slept == Slept::TimedOut && is_whole || Instant::now() >= sleep_end;
+            let has_aged = has_ended && ages_at.is_some_and(|ages_at| ages_at <= sleep_end);
+            if has_aged {
+                waiting.note_age();
+            }
+            let is_over = has_ended && sleep_end >= end;
             waiting.is_displaced = target == SleepTarget::CellForNow;
             waiting.is_early = !is_over;
             if is_over {
                 waiting.slice.restart();
                 waiting.slices += 1;
-                self.end_slice(waiting.slices, position)?;
+                self.end_slice(waiting.slices, place.position)?;
             }
             // The pipe is writable because there may be room, or because all readers are gone.
             let is_pipe_ready = matches!(target, SleepTarget::Pipe(..)) && cell.word.get() == SLEEPING;
             if (is_over || is_pipe_ready || slept != Slept::Changed) && (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
-            let sleeps_on = is_over && position == 0 && waiting.slices % 10 != 0 && !is_last;
+            let is_watcher = place.position == 0 && waiting.slices % THOROUGH != 0;
+            let sleeps_on = is_over && is_watcher && !is_last && !has_aged;
             if !sleeps_on || !self.is_unready(waiting.kind) {
                 return Ok(());
             }
@@ -206,13 +218,14 @@ impl Queue {
     }
 
     /// Upkeep at the end of a waiter's slice. The watcher checks the holders at each slice, and all
-    /// participants at each tenth. Any other waiter checks all participants if the watcher has not checked,
-    /// because it is dead or stopped.
+    /// participants at each tenth, or less often if there are many. Any other waiter checks all participants
+    /// if the watcher has not checked, because it is dead or stopped.
     fn end_slice(&self, slices: u32, position: u32) -> Result<(), Error> {
         if position == 0 {
-            self.reap_dead(slices % 10 == 0)?;
+            let participants = self.shared.segment.hot().participants_high.get();
+            self.reap_dead(slices % (participants / THOROUGH).max(THOROUGH) == 0)?;
             self.trim_if_due()?;
-        } else if self.is_reaping_due() {
+        } else if self.is_reaping_overdue(position) {
             self.reap_dead(true)?;
         }
         Ok(())
@@ -225,7 +238,8 @@ impl Queue {
         waiting.kind.map_timeout(error, patience)
     }
 
-    /// Leaves the list, without the lock if that stays taken: a stopped process may hold it.
+    /// Leaves the list, without the lock if that stays taken: a stopped process may hold it. What a getter
+    /// was handed returns to the queue. A putter whose item was published has its ticket then.
     pub(crate) fn abandon(&self, waiting: &mut Waiting) {
         if waiting.cell == 0 {
             return;
@@ -233,17 +247,35 @@ impl Queue {
         if let Ok(mut section) = self.enter_briefly() {
             // An error here means damage, and the caller has an error already.
             let _ = section.withdraw(waiting);
-        } else if let Ok(cell) = self.shared.segment.cell(waiting.cell) {
-            self.leave_cell(cell);
+        } else {
+            let _ = self.leave_cell(waiting);
         }
         waiting.cell = 0;
     }
 
-    /// Leaves without the lock. If this waiter was notified already, the next section of this process passes
-    /// the wake-up on, or another waiter does at the end of its slice, which treats this one as late.
-    fn leave_cell(&self, cell: &WaiterCell) {
-        for (word, left) in [(SLEEPING, ABANDONED), (WOKEN, WOKEN_LEFT), (LATE, LATE_LEFT)] {
-            // Other participants change the word from one of these values to the next, never back.
+    /// Leaves without the lock. If this waiter was notified or handed something already, the next section of
+    /// this process passes that on, or another waiter does at the end of its slice, which treats this one as
+    /// late.
+    fn leave_cell(&self, waiting: &mut Waiting) -> Result<(), Error> {
+        let cell = self.shared.segment.cell(waiting.cell)?;
+        let words = [
+            (SLEEPING, ABANDONED),
+            (WOKEN, WOKEN_LEFT),
+            (HANDED, HANDED_LEFT),
+            (LATE, LATE_LEFT),
+        ];
+        // Other participants change the word from one of these values to the next. Only a rebuild may change
+        // it back, from HANDED to SLEEPING.
+        for (word, left) in words.into_iter().cycle().take(3 * words.len()) {
+            // Acquire: pairs with the release in mark_handed.
+            if word == HANDED && waiting.kind == Kind::Room && cell.word.load(Ordering::Acquire) == HANDED {
+                let ticket = Section::ticket_of(cell);
+                if ticket.is_none() {
+                    // The lock's holder is publishing the item, and is stopped or dead: only the lock tells.
+                    return self.enter_uninterruptible()?.withdraw(waiting);
+                }
+                waiting.note_ticket(ticket);
+            }
             let has_left = cell
                 .word
                 .compare_exchange(word, left, Ordering::Relaxed, Ordering::Relaxed)
@@ -253,14 +285,15 @@ impl Queue {
                 if left != ABANDONED {
                     self.shared.put_off_work();
                 }
-                return;
+                break;
             }
         }
+        Ok(())
     }
 
     /// Waits until a get would find an item, and takes none.
     pub fn await_item(&self, mut wait: Wait<'_>) -> Result<(), Error> {
-        let mut waiting = Waiting::new(Kind::Item);
+        let mut waiting = Waiting::taking_nothing(Kind::Item);
         let waited = self.await_in_section(&mut waiting, &mut wait);
         self.shared.report(waited.map_err(|error| {
             self.abandon(&mut waiting);
@@ -275,5 +308,23 @@ impl Queue {
         }
         // The end of the section wakes another waiter, because the item is still there.
         section.withdraw(waiting)
+    }
+}
+
+/// How long the slices of a waiter are.
+fn slice_at(waiting: &Waiting, place: Place) -> Duration {
+    match (waiting.kind, place.position) {
+        (_, position @ 0..3) => SLICE * (position + 1),
+        // Joiners are woken all at once: a waker that dies before it has woken them leaves them all asleep.
+        (Kind::Finish, _) => SLICE * 3,
+        (_, position @ 3..10) => SLICE * (position + 1),
+        (_, 10..NEAR) => SLICE * 10,
+        // Between half of the time and all of it, so that those that came together do not wake up together:
+        // multiples of the golden ratio spread evenly.
+        _ => {
+            let most = FAR * place.length.max(NEAR);
+            let part = waiting.cell.wrapping_mul(0x9e37_79b9) >> 16;
+            most / 2 + most / 2 * part / (1 << 16)
+        }
     }
 }

@@ -110,6 +110,25 @@ impl Section<'_> {
         }
     }
 
+    /// Copies a small payload into what was reserved for it, and claims that: the item waits for a place.
+    pub(crate) fn claim_small(
+        &mut self,
+        reserved: &Reserved,
+        payload: &[&[u8]],
+        len: u64,
+    ) -> Result<(), Error> {
+        self.fill(reserved.slot, reserved.extent, len)?;
+        // An empty item must not be taken for a claim of pages (pages.rs).
+        self.slot(reserved.slot)?.seq.set(0);
+        let target = self.shared.segment.target(reserved.slot, reserved.extent, len)?;
+        // SAFETY: as in publish_small.
+        unsafe { self.shared.segment.copy_in(target, payload) };
+        fault!("put.filled");
+        self.claim(reserved.slot)?;
+        fault!("claim.committed");
+        self.hold(reserved.slot)
+    }
+
     /// Copies a small payload into what was reserved for it, and publishes it.
     #[inline(always)]
     pub(crate) fn publish_small(

@@ -74,27 +74,69 @@ impl Section<'_> {
     #[inline(always)]
     pub(crate) fn deliver(&mut self, index: u32, target: &mut impl CopyTarget) -> Result<Delivered, Error> {
         let slot = self.slot(index)?;
-        let word = slot.word();
-        let is_finished = match word.state() {
+        let is_finished = match slot.word().state() {
             Some(State::Ready) => false,
             Some(State::ReadyDone) => true,
-            _ => return Err(self.corrupt("an item on the ready list is not ready")),
+            _ => return self.deliver_handed(index, target),
         };
+        let (source, len) = self.copy_small(slot, target)?;
+        self.pop_ready(index, len as u64)?;
+        self.pass_on(index, (source, len), is_finished, |section| {
+            section.hot().ready_done.sub(1);
+        })
+    }
+
+    /// The same of an item that this participant was handed (hand.rs).
+    #[cold]
+    fn deliver_handed(&mut self, index: u32, target: &mut impl CopyTarget) -> Result<Delivered, Error> {
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        if !word.is_handed() || word.owner() != self.me {
+            return Err(self.corrupt("an item on the ready list is not ready"));
+        }
+        let (source, len) = self.copy_small(slot, target)?;
+        self.let_go(index, self.me)?;
+        self.pass_on(
+            index,
+            (source, len),
+            word.state() == Some(State::HandedDone),
+            |_| (),
+        )
+    }
+
+    /// The payload of a slot that no process writes. A small one is copied.
+    #[inline(always)]
+    fn copy_small(&self, slot: &Slot, target: &mut impl CopyTarget) -> Result<(*const u8, usize), Error> {
         let (source, len) = self.shared.segment.payload(slot)?;
-        let stays_leased = self.shared.options.acknowledged && !is_finished;
-        let is_small = len <= SMALL;
-        if is_small {
+        if len <= SMALL {
             note_read(source, len);
-            // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY and this thread holds
-            // the lock, so no process writes them; `len` was compared with SMALL.
+            // SAFETY: `payload` has checked `len` bytes at `source`; the item is READY, or HANDED to this
+            // participant, and this thread holds the lock, so no process writes them; `len` was compared with
+            // SMALL.
             unsafe { target.fill(source, len) };
             fault!("get.copied");
         }
-        self.pop_ready(index, len as u64)?;
+        Ok((source, len))
+    }
+
+    /// The second half of a delivery, of a slot that is on no list. Calls `uncount` for an item that is
+    /// finished already, after the commit.
+    #[inline(always)]
+    fn pass_on(
+        &mut self,
+        index: u32,
+        (source, len): (*const u8, usize),
+        is_finished: bool,
+        uncount: impl FnOnce(&mut Self),
+    ) -> Result<Delivered, Error> {
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        let stays_leased = self.shared.options.acknowledged && !is_finished;
+        let is_small = len <= SMALL;
         if is_small && !stays_leased {
             fault!("get.unlinked");
             if is_finished {
-                self.hot().ready_done.sub(1);
+                uncount(self);
             }
             self.free_slot(index)?;
             fault!("get.freed");
@@ -110,7 +152,7 @@ impl Section<'_> {
             self.own(index, State::Claimed, word.redeliveries())?;
             fault!("get.leased");
             self.hold(index)?;
-            self.hot().ready_done.sub(1);
+            uncount(self);
         } else {
             self.own(index, State::Leased, word.redeliveries())?;
             fault!("get.leased");

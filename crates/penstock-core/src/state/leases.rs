@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Hot, Slot};
+use crate::memory::layout::{CELLS, Hot, Slot};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Found, Lease};
@@ -294,7 +294,7 @@ impl Section<'_> {
             index = returned;
         }
         if index == 0 {
-            return Err(Error::TooManyDone);
+            return self.finish_handed();
         }
         let slot = self.slot(index)?;
         let word = slot.word();
@@ -305,6 +305,26 @@ impl Section<'_> {
         hot.marked_slot.set(index);
         hot.marked_seq.set(slot.seq.get());
         Ok(())
+    }
+
+    /// HANDED -> HANDED_DONE: a getter that is on its way has it, and it is delivered as usual.
+    #[cold]
+    fn finish_handed(&mut self) -> Result<(), Error> {
+        for index in 1..self.hot().cells_high.get().min(CELLS) {
+            let Some((handed, slot)) = self.handed_by(index)? else {
+                continue;
+            };
+            let word = slot.word();
+            if word.state() == Some(State::Handed) {
+                self.slot(handed)?.commit(StateWord::new(
+                    State::HandedDone,
+                    word.redeliveries(),
+                    word.owner(),
+                ));
+                return Ok(());
+            }
+        }
+        Err(Error::TooManyDone)
     }
 
     /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`,

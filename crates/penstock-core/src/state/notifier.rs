@@ -336,7 +336,7 @@ impl Section<'_> {
             return SleepTarget::Cell;
         };
         let hot = self.hot();
-        if hot.waiters[Kind::Room as usize].notified.get() > 0 {
+        if hot.waiters[Kind::Room as usize].notified.get() > 0 || hot.is_putter_handed() {
             return SleepTarget::CellForNow;
         }
         // SeqCst: a writer that drains the pipe without the lock (keep_promise) must not find it DRAINED

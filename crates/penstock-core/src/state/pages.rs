@@ -56,12 +56,17 @@ fn is_remnant(word: u64) -> bool {
     word & (ABSENT | REMNANT | TAKEN) == ABSENT | REMNANT
 }
 
+/// In the number of a slot that claims pages. No item's number has it, and an item that is written before its
+/// number is known has 0 (claim.rs).
+const OF_PAGES: u64 = 1 << 63;
+
 /// The pages that a claim names. `None` if the slot holds anything else.
 pub(crate) fn pages_claimed(slot: &Slot) -> Option<Range<u32>> {
-    let is_of_pages =
+    let is_claim =
         slot.word().state() == Some(State::Claimed) && slot.extent.get() == 0 && slot.len.get() == 0;
-    let (first, count) = (slot.seq.get() as u32, (slot.seq.get() >> 32) as u32);
-    is_of_pages.then(|| first..first.saturating_add(count))
+    let named = slot.seq.get();
+    let (first, count) = (named as u32, ((named & !OF_PAGES) >> 32) as u32);
+    (is_claim && named & OF_PAGES != 0).then(|| first..first.saturating_add(count))
 }
 
 /// Slots on the free lists, and those never used. Under the lock; without it an estimate.
@@ -227,7 +232,7 @@ impl Section<'_> {
         self.fill(slot, None, 0)?;
         self.slot(slot)?
             .seq
-            .set(u64::from(first) | u64::from(last - first) << 32);
+            .set(OF_PAGES | u64::from(first) | u64::from(last - first) << 32);
         self.claim(slot)?;
         self.hold(slot)?;
         Ok(Spare::Claimed(slot, first..last))

@@ -8,7 +8,7 @@ use crate::state::holding::Lease;
 use crate::state::participant;
 use crate::state::recovery::Portion;
 use crate::state::slot::{ENDED, KEPT, RELEASED, State, UNDELIVERED};
-use crate::state::waiters::{LATE_LEFT, WOKEN_LEFT};
+use crate::state::waiters::{HANDED_LEFT, LATE_LEFT, WOKEN_LEFT};
 use crate::sync::{Count, Ordering, Word};
 use crate::units::Leave;
 
@@ -48,11 +48,16 @@ impl Section<'_> {
         for index in 1..hot.cells_high.get().min(CELLS) {
             let cell = self.cell(index)?;
             let word = cell.word.get();
-            if !matches!(word, WOKEN_LEFT | LATE_LEFT) || cell.owner.get() != self.me.0 {
+            if !matches!(word, WOKEN_LEFT | LATE_LEFT | HANDED_LEFT) || cell.owner.get() != self.me.0 {
                 continue;
             }
-            if let (WOKEN_LEFT, Some(kind)) = (word, Kind::ALL.get(cell.kind.get() as usize)) {
-                hot.waiters[*kind as usize].notified.sub(1);
+            match (word, Kind::ALL.get(cell.kind.get() as usize)) {
+                (WOKEN_LEFT, Some(kind)) => hot.waiters[*kind as usize].notified.sub(1),
+                (HANDED_LEFT, Some(kind)) => {
+                    self.return_handed_by(index)?;
+                    self.end_handed(*kind, index)?;
+                }
+                _ => {}
             }
             self.free_cell(index)?;
         }

@@ -76,7 +76,14 @@ impl Section<'_> {
                 }
                 Some(State::Ready | State::ReadyDone) => &hot.ready,
                 // All held slots are gathered in one list first, and handed to their owners when sorted.
-                Some(State::Leased | State::Aside | State::Left | State::Claimed) => held,
+                Some(
+                    State::Leased
+                    | State::Aside
+                    | State::Left
+                    | State::Claimed
+                    | State::Handed
+                    | State::HandedDone,
+                ) => held,
                 Some(State::Dead) => &hot.dead,
                 // Its payload is free, and so is the slot once it is counted.
                 Some(State::Orphan | State::GivenUp) => {
@@ -191,6 +198,11 @@ impl Section<'_> {
                 books.unfinished += acknowledged;
                 books.taken_bytes += slot.extent_bytes();
             }
+            Some(State::Handed) => {
+                books.owned_count += 1;
+                books.unfinished += acknowledged;
+            }
+            Some(State::HandedDone) => books.owned_count += 1,
             Some(State::Claimed) => {
                 books.owned_count += 1;
                 self.mark_claim(slot)?;

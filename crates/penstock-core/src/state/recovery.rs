@@ -77,6 +77,7 @@ impl Section<'_> {
                     }
                     Some(State::Leased | State::Aside) => self.return_lease(slot)?,
                     Some(State::Left) => self.orphan(slot)?,
+                    Some(State::Handed | State::HandedDone) => self.return_handed(slot)?,
                     Some(State::Claimed) => self.free_claim(slot)?,
                     _ => return Err(self.corrupt("a participant's list has a slot that is not held")),
                 }

@@ -10,6 +10,9 @@
 //!                 |  |                                    or LEFT until the borrow of its payload ends
 //!                 +--+ task_done while the payload is borrowed, or kept: CLAIMED until the borrow ends
 //!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
+//!    READY -- a getter has waited for long (waiters.rs) --> HANDED -- it is back --> as READY by its get
+//!                 HANDED -- dies, is late, or gives up --> READY in its old place, as if it had never left
+//!                 READY_DONE and HANDED_DONE are the same of an item that is finished already
 //!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)
 //!    ASIDE -- memory is needed --> GIVEN_UP, then FREE (counted as unfinished)
 //!    ASIDE -- items are acknowledged from now on: as LEASED
@@ -51,12 +54,17 @@ pub(crate) enum State {
     /// It was set aside, and its memory is needed: on its way to FREE, while `Participant::given_up` or
     /// `Hot::given_up` counts it.
     GivenUp = 9,
+    /// Taken for the owner, one of whose threads has waited for long and is not back yet. No caller has seen
+    /// the item.
+    Handed = 10,
+    /// The same of an item that is finished already.
+    HandedDone = 11,
 }
 
 impl State {
     /// How many states there are, numbered from 0.
     #[cfg(any(all(loom, test), feature = "fuzzing"))]
-    pub(crate) const COUNT: usize = State::GivenUp as usize + 1;
+    pub(crate) const COUNT: usize = State::HandedDone as usize + 1;
 }
 
 /// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
@@ -87,6 +95,8 @@ impl StateWord {
             7 => State::Left,
             8 => State::Aside,
             9 => State::GivenUp,
+            10 => State::Handed,
+            11 => State::HandedDone,
             _ => return None,
         })
     }
@@ -98,7 +108,12 @@ impl StateWord {
 
     /// A participant holds the slot, or a dead one has set it aside.
     pub(crate) fn is_held(self) -> bool {
-        self.is_lease() || self.state() == Some(State::Claimed)
+        self.is_lease() || self.is_handed() || self.state() == Some(State::Claimed)
+    }
+
+    /// A getter has it that has waited for long and is not back yet.
+    pub(crate) fn is_handed(self) -> bool {
+        matches!(self.state(), Some(State::Handed | State::HandedDone))
     }
 
     /// It is taken and not finished.

@@ -52,11 +52,23 @@ impl Section<'_> {
     /// participant's list.
     #[inline(always)]
     pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
+        self.give(index, state, redeliveries, self.me)
+    }
+
+    /// The same with another owner.
+    #[inline(always)]
+    pub(crate) fn give(
+        &mut self,
+        index: u32,
+        state: State,
+        redeliveries: u8,
+        owner: ParticipantId,
+    ) -> Result<(), Error> {
         let hot = self.hot();
         let slot = self.slot(index)?;
         let lease = hot.leases.get().wrapping_add(1);
         slot.lease.set(lease);
-        slot.commit(StateWord::new(state, redeliveries, self.me));
+        slot.commit(StateWord::new(state, redeliveries, owner));
         hot.leases.set(lease);
         Ok(())
     }
@@ -138,7 +150,7 @@ impl Section<'_> {
     pub(crate) fn list_of_holder<'a>(&self, holder: &'a Participant, index: u32) -> Result<&'a List, Error> {
         match self.slot(index)?.word().state() {
             Some(State::Leased | State::Aside | State::Left) => Ok(&holder.leased),
-            Some(State::Claimed) => Ok(&holder.claimed),
+            Some(State::Claimed | State::Handed | State::HandedDone) => Ok(&holder.claimed),
             _ => Err(self.corrupt("a held slot is in a state without a holder")),
         }
     }

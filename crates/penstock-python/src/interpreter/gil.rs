@@ -62,18 +62,22 @@ pub fn at_once<T>(operation: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Resul
 
 /// Runs `operation` with the GIL released. While it waits, `check` and the handlers of signals that have
 /// arrived run now and then, with the GIL. If one of them raises (Ctrl-C does), the operation ends with that
-/// exception.
+/// exception. An item of a put that another process has published meanwhile is in the queue all the same, as
+/// if the signal had come after the put.
 pub fn released<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
     mut check: impl FnMut(Python<'_>) -> PyResult<()> + Send,
     operation: impl FnOnce(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
-    let mut raised = None;
+    let mut raised: Option<PyErr> = None;
     let result = py.detach(|| {
         // No thread can attach to an interpreter that shuts down. A daemon thread, which is left then, waits
         // on.
         let mut interrupted = || {
+            if raised.is_some() {
+                return true;
+            }
             let checked = Python::try_attach(|py| check(py).and_then(|()| py.check_signals()));
             raised = checked.and_then(Result::err);
             raised.is_some()
@@ -83,5 +87,8 @@ pub fn released<T: Send>(
             interrupted: &mut interrupted,
         })
     });
-    result.map_err(|error| raised.unwrap_or_else(|| errors::to_python(error)))
+    match (result, raised) {
+        (_, Some(raised)) => Err(raised),
+        (result, None) => result.map_err(errors::to_python),
+    }
 }

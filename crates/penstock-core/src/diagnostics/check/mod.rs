@@ -54,8 +54,9 @@ pub struct Check {
     pub extents: u64,
     /// Spans of the heap that are taken.
     pub spans: u64,
-    /// Waiters' cells in use.
+    /// Waiters' cells in use, and those of waiters that sleep and have aged.
     pub cells: u64,
+    pub aged: u64,
     /// Participants not known to be dead.
     pub participants: u64,
 }
@@ -99,6 +100,9 @@ struct Inspection<'q> {
     found: Check,
     /// Items that living participants took and whose payloads were given up.
     given_up: u64,
+    /// Items that are handed to getters that are not back, and those of them that a getter's cell names.
+    handed: u64,
+    handed_and_named: u64,
     /// Slots found on a list so far.
     is_listed: Vec<bool>,
     /// Subtrees of the heap of returned items that are still to be walked, each with its root's parent.
@@ -151,6 +155,8 @@ impl<'q> Inspection<'q> {
             shared,
             found: Check::default(),
             given_up: 0,
+            handed: 0,
+            handed_and_named: 0,
             is_listed: Vec::new(),
             subtrees: Vec::new(),
             uses: Vec::new(),

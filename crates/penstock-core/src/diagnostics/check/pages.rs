@@ -93,10 +93,11 @@ impl Inspection<'_> {
         }
     }
 
-    /// Whether a slot that is CLAIMED claims pages of slots; counts them.
+    /// Counts the pages of slots that a CLAIMED slot without a payload claims. Without pages it is an empty
+    /// item that waits for a place. False if it is neither.
     pub(super) fn claims_pages(&mut self, index: u32, slot: &Slot) -> bool {
         let Some(pages) = pages_claimed(slot) else {
-            return false;
+            return true;
         };
         if pages.is_empty() {
             return false;

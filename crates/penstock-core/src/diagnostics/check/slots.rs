@@ -74,8 +74,11 @@ impl Inspection<'_> {
             |slot, state| (!matches!(state, State::Free | State::Claimed)).then(|| slot.seq.get()),
         );
         self.compare_numbers("slots", "two leases have the same number", |slot, state| {
-            matches!(state, State::Leased | State::Aside | State::Left | State::Claimed)
-                .then(|| slot.lease.get())
+            let is_free = matches!(
+                state,
+                State::Free | State::Ready | State::ReadyDone | State::Dead | State::Orphan | State::GivenUp
+            );
+            (!is_free).then(|| slot.lease.get())
         });
         for index in high..hot.slots_backed.get().min(self.segment().geometry.slots) {
             let is_there = self.is_present(index);
@@ -260,7 +263,9 @@ impl Inspection<'_> {
             self.walk("list of leases", Some(index), &record.leased, is_leased, |slot| {
                 slot.lease.get()
             });
-            let is_claimed = |word: StateWord| word.state() == Some(State::Claimed) && word.owner() == id;
+            let is_claimed = |word: StateWord| {
+                (word.is_handed() || word.state() == Some(State::Claimed)) && word.owner() == id
+            };
             // In the order of claiming, which is another than that of taking.
             self.walk("list of claims", Some(index), &record.claimed, is_claimed, |_| 0);
         }
@@ -333,6 +338,16 @@ impl Inspection<'_> {
                 sums.unfinished += acknowledged;
                 sums.taken_bytes += slot.extent_bytes();
             }
+            State::Handed | State::HandedDone => {
+                self.found.leased += 1;
+                self.handed += 1;
+                if state == State::Handed {
+                    sums.unfinished += acknowledged;
+                }
+                if slot.borrowed.get() != 0 {
+                    self.finding("slot", Some(index), "it is handed and borrowed");
+                }
+            }
             State::Dead => self.found.dead += 1,
             State::Orphan | State::GivenUp => {
                 self.finding(
@@ -342,7 +357,11 @@ impl Inspection<'_> {
                 );
             }
         }
-        if matches!(state, State::ReadyDone | State::Aside | State::Left) && acknowledged == 0 {
+        if matches!(
+            state,
+            State::ReadyDone | State::HandedDone | State::Aside | State::Left
+        ) && acknowledged == 0
+        {
             self.finding("slot", Some(index), "its state needs an acknowledged queue");
         }
         if is_owned {

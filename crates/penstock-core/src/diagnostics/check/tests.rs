@@ -14,7 +14,7 @@ use crate::state::notifier::DRAINED;
 use crate::state::pages::{ALL_PARKED, Spare, TAKEN};
 use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord};
-use crate::state::waiters::{ABANDONED, FREE, LATE, SLEEPING, WOKEN};
+use crate::state::waiters::{ABANDONED, FREE, HANDED, LATE, SLEEPING, WOKEN, Waiting};
 use crate::sync::{Count, Word};
 use crate::units::{Leave, PAGE};
 
@@ -164,6 +164,61 @@ impl Scene {
         hot.cells_free.set(5);
     }
 
+    /// A full queue with two putters, of which the first has aged and has written its item.
+    fn with_putters() -> Scene {
+        let queue = Queue::create(&Options {
+            maxsize: 1,
+            max_bytes: Some(4 << 20),
+            soft_bytes: 0,
+            acknowledged: false,
+            max_deliveries: 3,
+        })
+        .unwrap();
+        put(&queue, 20);
+        let mut waits = [Waiting::new(Kind::Room), Waiting::new(Kind::Room)];
+        let mut section = queue.enter_uninterruptible().unwrap();
+        for wait in &mut waits {
+            section.enlist(wait).unwrap();
+        }
+        let reserved = section.try_reserve(20).unwrap().ok().unwrap();
+        section.claim_small(&reserved, &[&[7; 20]], 20).unwrap();
+        waits[0].note_age();
+        waits[0].is_early = true;
+        section.arrive(&mut waits[0]).unwrap();
+        section.name_written(&mut waits[0], reserved.slot).unwrap();
+        drop(section);
+        let lent = Vec::new();
+        Scene { queue, lent }
+    }
+
+    /// The same after a get: its item was published.
+    fn with_a_handed_putter() -> Scene {
+        let scene = Scene::with_putters();
+        assert!(get(&scene.queue).is_none());
+        assert_eq!((scene.queue.len(), scene.cell(1).word.get()), (1, HANDED));
+        scene
+    }
+
+    /// Two getters that have aged and were handed an item each; the second item was finished before.
+    fn with_handed_getters() -> Scene {
+        let queue = acknowledged();
+        let mut waits = [Waiting::new(Kind::Item), Waiting::new(Kind::Item)];
+        let mut section = queue.enter_uninterruptible().unwrap();
+        for wait in &mut waits {
+            section.enlist(wait).unwrap();
+            wait.note_age();
+            wait.is_early = true;
+            section.arrive(wait).unwrap();
+        }
+        drop(section);
+        put(&queue, 20);
+        put(&queue, 500);
+        assert_eq!(queue.len(), 0);
+        queue.task_done().unwrap();
+        let lent = Vec::new();
+        Scene { queue, lent }
+    }
+
     fn hot(&self) -> &Hot {
         self.queue.shared.segment.hot()
     }
@@ -251,7 +306,13 @@ fn a_sound_queue_has_no_finding() {
 /// The second rebuild begins with the lists of the first, which it has to forget.
 #[test]
 fn a_queue_that_was_rebuilt_is_sound() {
-    for scene in [Scene::new, Scene::without_acknowledgement] {
+    for scene in [
+        Scene::new,
+        Scene::without_acknowledgement,
+        Scene::with_putters,
+        Scene::with_a_handed_putter,
+        Scene::with_handed_getters,
+    ] {
         let scene = scene();
         for rebuilds in 1..=2 {
             let mut section = scene.queue.enter_uninterruptible().unwrap();
@@ -364,7 +425,7 @@ fn each_is_found_in(scene: fn() -> Scene, damages: &[Damage]) {
 fn damage_to_states_is_found() {
     each_is_found(&[
         (|s| s.hot().damaged.set(1), "queue: it is marked as damaged"),
-        (|s| s.ready_head().state.set(10), "it is in no known state"),
+        (|s| s.ready_head().state.set(12), "it is in no known state"),
         (
             |s| s.ready_head().commit(StateWord::FREE),
             "it is on a list that is not its state's",
@@ -830,7 +891,7 @@ fn damage_to_waiters_is_found() {
         &s.hot().waiters[Kind::Finish as usize]
     }
     each_is_found(&[
-        (|s| s.cell(1).word.set(9), "cell 1: its word is impossible"),
+        (|s| s.cell(1).word.set(77), "cell 1: its word is impossible"),
         (|s| s.cell(1).word.set(WOKEN), "it is listed but does not wait"),
         (
             |s| s.cell(3).word.set(SLEEPING),
@@ -1014,7 +1075,7 @@ fn damage_to_pages_of_slots_is_found() {
                     let slot = s.queue.shared.segment.slot(s.me().claimed.head.get()).unwrap();
                     slot.seq.set(0);
                 },
-                "do not fit each other",
+                "pages of slots taken: a recount differs",
             ),
             (|s| s.hot().slots_parked.add(1), "slots_parked: a recount differs"),
             (|s| s.hot().pages_spare.sub(1), "pages_spare: a recount differs"),
@@ -1034,6 +1095,62 @@ fn damage_to_pages_of_slots_is_found() {
             (
                 |s| s.hot().slots_high.set(40),
                 "slots are parked that were never used",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn damage_to_aged_waiters_is_found() {
+    each_is_found_in(
+        Scene::with_putters,
+        &[
+            (
+                |s| s.hot().spinning.aged[1].count.set(2),
+                "list of putters: the number of the aged is wrong",
+            ),
+            (
+                |s| s.hot().spinning.aged[1].tail.set(2),
+                "list of putters: the last of the aged is wrong",
+            ),
+            (
+                |s| {
+                    s.cell(1).since.set(0);
+                    s.cell(2).since.set(1);
+                },
+                "cell 2: it has aged and is behind one that has not",
+            ),
+            (
+                |s| s.hot().spinning.aged[1].handed.set(1),
+                "putters handed: a recount differs",
+            ),
+        ],
+    );
+    each_is_found_in(
+        Scene::with_a_handed_putter,
+        &[(
+            |s| s.cell(1).seq.set(0),
+            "cell 1: its place was handed and its item not published",
+        )],
+    );
+    each_is_found_in(
+        Scene::with_handed_getters,
+        &[
+            (
+                |s| s.slot(State::Handed, true).borrowed.set(1),
+                "it is handed and borrowed",
+            ),
+            (|s| s.cell(1).number.set(99), "items handed: a recount differs"),
+            (
+                |s| s.hot().spinning.aged[0].handed.set(0),
+                "getters handed: a recount differs",
+            ),
+            (
+                |s| {
+                    let slot = s.slot(State::HandedDone, false);
+                    slot.commit(StateWord::unowned(State::HandedDone, 0));
+                },
+                "its holder is no participant",
             ),
         ],
     );

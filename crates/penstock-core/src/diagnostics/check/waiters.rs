@@ -3,7 +3,9 @@
 use super::Inspection;
 use crate::memory::layout::*;
 use crate::state::notifier::{DRAINED, SIGNALLED, state_of};
-use crate::state::waiters::{ABANDONED, FREE, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT};
+use crate::state::waiters::{
+    ABANDONED, FREE, HANDED, HANDED_LEFT, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT,
+};
 use crate::sync::Word;
 
 impl Inspection<'_> {
@@ -30,8 +32,13 @@ impl Inspection<'_> {
             self.walk_waiters(kind, name, high);
         }
         let mut notified = [0; 3];
+        let mut handed = [0; 3];
         for index in 1..high {
-            self.inspect_cell(index, &mut notified);
+            self.inspect_cell(index, &mut notified, &mut handed);
+        }
+        for (i, aged) in hot.spinning.aged.iter().enumerate() {
+            let name = ["getters handed", "putters handed"][i];
+            self.compare(name, u64::from(aged.handed.get()), handed[i]);
         }
         let counters = ["getters notified", "putters notified", "joiners notified"];
         for (i, list) in hot.waiters.iter().enumerate() {
@@ -45,6 +52,7 @@ impl Inspection<'_> {
                 self.finding(name, None, "it names no participant");
             }
         }
+        self.compare("items handed", self.handed, self.handed_and_named);
         self.inspect_notifier();
         if hot.unfinished.get() == 0 && hot.waiters[Kind::Finish as usize].length.get() != 0 {
             self.finding(
@@ -86,6 +94,7 @@ impl Inspection<'_> {
     fn walk_waiters(&mut self, kind: Kind, name: &'static str, high: u32) {
         let list = &self.hot().waiters[kind as usize];
         let (mut prev, mut index, mut length) = (0, list.head.get(), 0);
+        let (mut aged, mut last_aged) = (0, 0);
         while index != 0 {
             if !self.list_cell(index, high) {
                 return;
@@ -109,8 +118,39 @@ impl Inspection<'_> {
                     u64::from(prev),
                 );
             }
+            if cell.since.get() != 0 {
+                if last_aged != prev {
+                    self.finding("cell", Some(index), "it has aged and is behind one that has not");
+                }
+                aged += 1;
+                last_aged = index;
+            }
             length += 1;
             (prev, index) = (index, cell.next.get());
+        }
+        let (noted, noted_last) = self
+            .hot()
+            .aged(kind)
+            .map_or((0, 0), |aged| (aged.count.get(), aged.tail.get()));
+        self.found.aged += aged;
+        if u64::from(noted) != aged {
+            self.finding_in_numbers(
+                name,
+                None,
+                "the number of the aged is wrong",
+                u64::from(noted),
+                aged,
+            );
+        }
+        if noted_last != last_aged {
+            let found = u64::from(noted_last);
+            self.finding_in_numbers(
+                name,
+                None,
+                "the last of the aged is wrong",
+                found,
+                u64::from(last_aged),
+            );
         }
         if list.tail.get() != prev {
             let tail = u64::from(list.tail.get());
@@ -122,13 +162,13 @@ impl Inspection<'_> {
         }
     }
 
-    fn inspect_cell(&mut self, index: u32, notified: &mut [u64; 3]) {
+    fn inspect_cell(&mut self, index: u32, notified: &mut [u64; 3], handed: &mut [u64; 3]) {
         let Ok(cell) = self.segment().cell(index) else {
             return;
         };
         let word = cell.word.get();
         let is_listed = self.is_cell_listed[index as usize];
-        if is_listed == matches!(word, WOKEN | LATE | WOKEN_LEFT | LATE_LEFT) {
+        if is_listed == matches!(word, WOKEN | LATE | HANDED | WOKEN_LEFT | LATE_LEFT | HANDED_LEFT) {
             self.finding(
                 "cell",
                 Some(index),
@@ -144,6 +184,7 @@ impl Inspection<'_> {
             SLEEPING | LATE | ABANDONED | LATE_LEFT => {}
             WOKEN | WOKEN_LEFT if kind < notified.len() => notified[kind] += 1,
             WOKEN | WOKEN_LEFT => {}
+            HANDED | HANDED_LEFT => self.inspect_handed(index, cell, handed),
             _ => self.finding("cell", Some(index), "its word is impossible"),
         }
         if kind >= notified.len() {
@@ -153,5 +194,33 @@ impl Inspection<'_> {
         if word != ABANDONED && !self.is_participant(ParticipantId(cell.owner.get())) {
             self.finding("cell", Some(index), "its waiter is no participant");
         }
+    }
+
+    /// A handed waiter's cell: it names an item that is handed to its participant, or one that was published.
+    fn inspect_handed(&mut self, index: u32, cell: &WaiterCell, handed: &mut [u64; 3]) {
+        if let Some(count) = handed.get_mut(cell.kind.get() as usize) {
+            *count += u64::from(cell.number.get() != 0);
+        }
+        if cell.kind.get() == Kind::Room as u32 {
+            if cell.seq.get() == 0 {
+                self.finding(
+                    "cell",
+                    Some(index),
+                    "its place was handed and its item not published",
+                );
+            }
+            return;
+        }
+        let slot = cell.slot.get();
+        let is_there = slot < self.sizes().0 as u32
+            && slot != 0
+            && self.segment().slot(slot).is_ok_and(|slot| {
+                let word = slot.word();
+                word.is_handed()
+                    && word.owner().0 == cell.owner.get()
+                    && slot.lease.get() == cell.number.get()
+            });
+        // A sweep in portions returns a dead getter's item before it frees the cell.
+        self.handed_and_named += u64::from(is_there);
     }
 }

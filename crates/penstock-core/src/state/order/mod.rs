@@ -36,6 +36,13 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// The same of an item that is finished already: these stay at the front of the ready list.
+    pub(crate) fn put_back_done(&mut self, index: u32, len: u64) -> Result<(), Error> {
+        self.insert_marked(index)?;
+        self.count_ready(len);
+        Ok(())
+    }
+
     /// Takes the first slot off the ready list. The slot behind it is not touched: a putter may be at work
     /// there.
     #[inline(always)]
