@@ -13,11 +13,11 @@
 //!
 //! A cell names a slot by its number too: the number of a lease or of a claim never repeats.
 //!
-//! A handed waiter that has not come back after `LATE_AFTER` is *late*: stopped, slow, or its wake-up was lost
-//! with its waker. Any participant that checks for the dead wakes it again. It takes a getter's item back if
-//! the kernel says that the getter's process is stopped, or after `LOST_AFTER` in any case. Not sooner: others
-//! may have taken younger items meanwhile, so that the item comes out of order. The getter keeps its age, so
-//! that it is the first in line when it comes back.
+//! A handed waiter that has not come back after `LATE_AFTER` is *late*: stopped, slow, or its wake-up was
+//! lost with its waker. Any participant that checks for the dead wakes it again. It takes a getter's item
+//! back if the kernel says that the getter's process is stopped, or after `LOST_AFTER` in any case. Not
+//! sooner: others may have taken younger items meanwhile, so that the item comes out of order. The getter
+//! keeps its age, so that it is the first in line when it comes back.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
