@@ -180,7 +180,7 @@ class Bench:
             },
             self.tick,
         )
-        self.stage("memory of floods", 3)
+        self.stage("memory of floods", 4)
         empty = resources.memory_of_an_empty_queue(penstock.Queue())
         self.results.memory["an empty queue"] = (empty, empty)
         self.tick()
@@ -188,6 +188,9 @@ class Bench:
             most, after = resources.memory_after_a_flood(penstock.Queue(), 1 << 30, size)
             self.results.memory[f"1 GiB in items of {size:,} bytes"] = (most, after)
             self.tick()
+        in_use = resources.memory_beside_an_item(penstock.Queue(), 1_000_000)
+        self.results.memory["a million ints, one left, 2 s later in use"] = in_use
+        self.tick()
 
     def threads(self) -> None:
         """Items per second between threads of one process."""

@@ -169,3 +169,18 @@ def memory_after_a_flood(queue: penstock.Queue[Any], total: int, item: int) -> t
     for _ in range(total // item):
         queue.get()
     return at_most, queue.statistics().memory_bytes
+
+
+def memory_beside_an_item(queue: penstock.Queue[Any], count: int) -> tuple[int, int]:
+    """Bytes of memory behind a queue with `count` ints, and after all but one were taken and 2 s of use."""
+    for first in range(0, count, 1000):
+        queue.put_many(range(first, first + 1000))
+    at_most = queue.statistics().memory_bytes
+    while queue.qsize() > 1:
+        queue.get_many(min(64, queue.qsize() - 1))
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        queue.put(0)
+        queue.get()
+        time.sleep(0.01)
+    return at_most, queue.statistics().memory_bytes

@@ -420,8 +420,8 @@ Some(State::Handed | State::HandedDone) => {
         "late-keeps-its-item",
         "what a stopped getter was handed is not taken back",
         f"{CORE}/handle/upkeep.rs",
-        "        if hot.is_any_handed() {\n            match enter() {",
-        "        if false && hot.is_any_handed() {\n            match enter() {",
+        "            enter()?.take_back_from(&late)?;\n",
+        "",
         (core("fairness", "the_item_of_a_stopped_getter_goes_to_the_next"),),
     ),
     Mutant(

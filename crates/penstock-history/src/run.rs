@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{Error, Leave, Options, Patience, Queue, Wait};
+use penstock_core::{Error, Leave, Options, Patience, Queue, Wait, age_waiters_after};
 
 use crate::history::{Answer, Call, Death, Event, History, Rules, Time, Value};
 use crate::log::{Log, Writer, now};
@@ -54,6 +54,10 @@ pub struct Workload {
     /// Operations of each thread before it first calls `task_done`.
     pub silent: usize,
     pub fault: Option<(Fault, u64)>,
+    /// The waiters of every second process have aged when they go to sleep: they are handed items and places.
+    /// Not with deaths: the item of a dead getter comes back as if no call had taken it, though younger ones
+    /// were taken meanwhile, and the checkers know nothing of that.
+    pub ages: bool,
 }
 
 impl Workload {
@@ -89,6 +93,7 @@ impl Workload {
             is_disciplined: false,
             silent: 0,
             fault: None,
+            ages: !kills && random.one_in(2),
         }
     }
 
@@ -123,6 +128,7 @@ impl Workload {
             is_disciplined: true,
             silent: 0,
             fault: None,
+            ages: kills == 0 && random.one_in(2),
         }
         .silenced(is_silent)
     }
@@ -279,6 +285,9 @@ impl Recorder<'_> {
         self.started += 1;
         let (process, this) = (self.started, &*self);
         let worker = Worker::start(process, operations, || {
+            if this.workload.ages && process % 2 == 0 {
+                age_waiters_after(Duration::ZERO);
+            }
             let queue = Penstock(this.queue.clone());
             let subject: &dyn Subject = match this.workload.fault {
                 Some((fault, every)) => &Broken::new(queue, fault, this.workload.rules.maxsize, every),

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
+use crate::memory::layout::ParticipantId;
 use crate::options::{Patience, Wait};
 use crate::platform;
 use crate::sync::{Ordering, Word, spin_loop};
@@ -58,13 +59,30 @@ impl Queue {
             returned => returned?,
         }
         if hot.is_any_handed() {
-            match enter() {
+            match self.give_up_on_the_handed(&mut *enter) {
                 Err(error) if is_stuck(&error) => {}
-                Err(error) => return Err(error),
-                Ok(mut section) => section.give_up_on_the_handed()?,
+                given_up => given_up?,
             }
         }
         Ok(found)
+    }
+
+    /// Wakes late waiters that were handed something, and takes the items of stopped ones back.
+    #[cold]
+    fn give_up_on_the_handed<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<(), Error> {
+        let mut late = enter()?.wake_the_handed()?;
+        for owner in &mut late {
+            if !owner.is_none() && self.shared.is_stopped(*owner) != Some(true) {
+                *owner = ParticipantId::NONE;
+            }
+        }
+        if late.iter().any(|owner| !owner.is_none()) {
+            enter()?.take_back_from(&late)?;
+        }
+        Ok(())
     }
 
     /// Sweeps a dead participant. `word` is the word of its record from which its death was proven. The

@@ -225,7 +225,7 @@ impl Shared {
     }
 
     /// Whether the process of an id is stopped. `None` if the kernel does not tell this process.
-    fn is_stopped(&self, holder: ParticipantId) -> Option<bool> {
+    pub(crate) fn is_stopped(&self, holder: ParticipantId) -> Option<bool> {
         let record = self.participant_of(holder).ok()??;
         if self.is_neighbour(record) {
             platform::is_stopped(record.pid())

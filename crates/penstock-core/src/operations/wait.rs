@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
+use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, ParticipantId};
@@ -149,10 +150,7 @@ impl Queue {
             .and_then(|()| self.enter(wait));
         let mut section = match entered {
             Ok(section) => section,
-            Err(error) => {
-                self.abandon(waiting);
-                return Err(error);
-            }
+            Err(error) => return self.leave_or_arrive(waiting, error),
         };
         fault!("wait.back");
         section.arrive(waiting)?;
@@ -236,6 +234,25 @@ impl Queue {
     pub(crate) fn end_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
         self.abandon(waiting);
         waiting.kind.map_timeout(error, patience)
+    }
+
+    /// Ends a sleep after which the lock could not be had in time. What the waiter was handed meanwhile is its
+    /// result: younger items may have been taken since.
+    #[cold]
+    fn leave_or_arrive<'q>(&'q self, waiting: &mut Waiting, error: Error) -> Result<Guard<'q>, Error> {
+        if is_stuck(&error) {
+            if let Ok(mut section) = self.enter_briefly() {
+                let is_handed = section.cell(waiting.cell)?.word.get() == HANDED;
+                if is_handed {
+                    section.arrive(waiting)?;
+                    return Ok(section);
+                }
+                section.withdraw(waiting)?;
+                return Err(error);
+            }
+        }
+        self.abandon(waiting);
+        Err(error)
     }
 
     /// Leaves the list, without the lock if that stays taken: a stopped process may hold it. What a getter

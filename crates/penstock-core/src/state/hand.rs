@@ -13,9 +13,11 @@
 //!
 //! A cell names a slot by its number too: the number of a lease or of a claim never repeats.
 //!
-//! A handed waiter that has not come back after `LATE_AFTER` is *late*: stopped, killed, or its wake-up was
-//! lost with its waker. Any participant that checks for the dead wakes it again, and takes a getter's item
-//! back. It keeps its age, so that it is the first in line when it comes back.
+//! A handed waiter that has not come back after `LATE_AFTER` is *late*: stopped, slow, or its wake-up was
+//! lost with its waker. Any participant that checks for the dead wakes it again. It takes a getter's item
+//! back if the kernel says that the getter's process is stopped, or after `LOST_AFTER` in any case. Not
+//! sooner: others may have taken younger items meanwhile, so that the item comes out of order. The getter
+//! keeps its age, so that it is the first in line when it comes back.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -48,6 +50,16 @@ use crate::units::Ticket;
 
 /// A handed waiter that is not back after so many milliseconds is late.
 const LATE_AFTER: u64 = if cfg!(feature = "fuzzing") { 1 } else { 50 };
+
+/// After so many its item goes back, whatever the kernel says of its process.
+const LOST_AFTER: u64 = 20 * LATE_AFTER;
+
+/// Participants of late getters that one check asks the kernel about.
+pub(crate) const LATE_AT_ONCE: usize = 8;
+
+fn late_has(owners: &[ParticipantId], owner: ParticipantId) -> bool {
+    !owner.is_none() && owners.contains(&owner)
+}
 
 impl Hot {
     /// The aged waiters of a kind. `None` for joiners, which are woken all at once.
@@ -262,37 +274,69 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Wakes the handed waiters that are late, and takes the getters' items back. The end of the section
-    /// hands these to the next.
-    pub(crate) fn give_up_on_the_handed(&mut self) -> Result<(), Error> {
-        let (hot, now) = (self.hot(), platform::coarse_millis());
-        for index in 1..hot.cells_high.get().min(CELLS) {
+    /// Wakes the handed waiters that are late. Returns the participants of some late getters: the item goes
+    /// back if such a participant is stopped, or now if its getter is late for `LOST_AFTER`.
+    pub(crate) fn wake_the_handed(&mut self) -> Result<[ParticipantId; LATE_AT_ONCE], Error> {
+        let mut late = [ParticipantId::NONE; LATE_AT_ONCE];
+        let mut count = 0;
+        for index in 1..self.hot().cells_high.get().min(CELLS) {
             let cell = self.cell(index)?;
-            let word = cell.word.get();
-            // Wraps, so that the clock of another namespace makes a waiter late too early, and not never.
-            let is_late = matches!(word, HANDED | HANDED_LEFT)
-                && cell.number.get() != 0
-                && now.wrapping_sub(cell.handed_at.get()) >= LATE_AFTER;
-            if !is_late {
+            let Some(time) = Self::late_for(cell) else {
                 continue;
-            }
+            };
+            let owner = ParticipantId(cell.owner.get());
             if cell.kind.get() == Kind::Room as u32 {
                 self.end_handed(Kind::Room, index)?;
                 cell.number.set(0);
+                self.wake_later(index);
+            } else if time >= LOST_AFTER {
+                self.take_back(index)?;
             } else {
-                self.return_handed_by(index)?;
-                self.end_handed(Kind::Item, index)?;
-                let late = cell
-                    .word
-                    .compare_exchange(HANDED, LATE, Ordering::Relaxed, Ordering::Relaxed);
-                fault!("hand.late");
-                if late == Err(HANDED_LEFT) {
-                    self.free_cell(index)?;
-                    continue;
+                // Its wake-up may have been lost with its waker.
+                self.wake_later(index);
+                if count < LATE_AT_ONCE && !late_has(&late, owner) {
+                    late[count] = owner;
+                    count += 1;
                 }
             }
-            self.wake_later(index);
         }
+        Ok(late)
+    }
+
+    /// Takes the items back that late getters of these participants were handed. The end of the section hands
+    /// these to the next.
+    pub(crate) fn take_back_from(&mut self, owners: &[ParticipantId]) -> Result<(), Error> {
+        for index in 1..self.hot().cells_high.get().min(CELLS) {
+            let cell = self.cell(index)?;
+            let is_theirs = late_has(owners, ParticipantId(cell.owner.get()));
+            if is_theirs && cell.kind.get() == Kind::Item as u32 && Self::late_for(cell).is_some() {
+                self.take_back(index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How long ago a late waiter was handed something, in milliseconds. `None` if it is not late.
+    fn late_for(cell: &WaiterCell) -> Option<u64> {
+        // Wraps, so that the clock of another namespace makes a waiter late too early, and not never.
+        let time = platform::coarse_millis().wrapping_sub(cell.handed_at.get());
+        let is_handed = matches!(cell.word.get(), HANDED | HANDED_LEFT) && cell.number.get() != 0;
+        Some(time).filter(|time| is_handed && *time >= LATE_AFTER)
+    }
+
+    /// HANDED -> LATE, and its item returns.
+    fn take_back(&mut self, index: u32) -> Result<(), Error> {
+        self.return_handed_by(index)?;
+        self.end_handed(Kind::Item, index)?;
+        let late =
+            self.cell(index)?
+                .word
+                .compare_exchange(HANDED, LATE, Ordering::Relaxed, Ordering::Relaxed);
+        fault!("hand.late");
+        if late == Err(HANDED_LEFT) {
+            return self.free_cell(index);
+        }
+        self.wake_later(index);
         Ok(())
     }
 
