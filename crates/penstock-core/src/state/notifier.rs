@@ -396,6 +396,20 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// Discounts the watcher that stays, of a process that has closed its last handle: it hands out no
+    /// descriptor any more.
+    pub(crate) fn watch_no_more(&mut self) -> Result<(), Error> {
+        let watched_as = &self.shared.notifier.watched_as;
+        if watched_as.get() == self.me.0 {
+            watched_as.set(0);
+            self.discount_watcher(self.me)?;
+        }
+        let record = self.my_record()?;
+        record.notifier.set(0);
+        record.notifier_writing.set(0);
+        Ok(())
+    }
+
     /// Discounts all watchers of a participant that leaves, or is dead.
     pub(crate) fn discount_watchers_of(&mut self, record: &Participant) {
         self.hot().watching.sub(record.watching.get());
