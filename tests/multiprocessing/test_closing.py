@@ -1,6 +1,7 @@
 """`close()` gives back what the process has of a queue, as far as it has nothing in hand."""
 
 import gc
+import multiprocessing
 import os
 import pickle
 import resource
@@ -179,19 +180,20 @@ def test_received_arrays_stay(make: Callable[[], Any]) -> None:
     with nothing_left():
         queue, before = make(), descriptors()
         queue.put(ARRAY)
+        first = queue.get()
         queue.put(ARRAY)
-        first, second = queue.get(), queue.get()
+        second = queue.get()
         queue.close()
         assert descriptors() < before + 2
         first[:] = 1
         with fork(lambda: (first.sum(), second.sum())) as child:
             assert child.result() == (len(ARRAY), ARRAY.sum())
-        del queue
+        queue = None
         gc.collect()
         assert (second == ARRAY).all()
-        del first
+        first = None
         assert (second == ARRAY).all()
-        del second
+        second = None
 
 
 def test_an_array_keeps_the_membership_and_gives_it_back() -> None:
@@ -200,11 +202,9 @@ def test_an_array_keeps_the_membership_and_gives_it_back() -> None:
     received = queue.get()
     queue.close()
     assert participants(queue) == 1
-    assert queue.statistics().taken_bytes > 0
     assert (received == ARRAY).all()
     del received
     assert participants(queue) == 0
-    assert queue.statistics().taken_bytes == 0
 
 
 def test_an_unfinished_item_stays_until_it_is_done() -> None:
@@ -278,6 +278,7 @@ def close_and_finish(queue: Any) -> None:
 @every_class
 def test_a_queue_on_its_way_can_be_closed(make: Callable[[], Any]) -> None:
     carrier = penstock.Queue[Any]()
+    use(carrier)  # so that this process takes part in it
     before = descriptors()
 
     def receive() -> str:
@@ -303,6 +304,7 @@ def test_a_queue_on_its_way_can_be_closed(make: Callable[[], Any]) -> None:
 
 def test_received_again_after_a_close() -> None:
     carrier = penstock.Queue[Any]()
+    use(carrier)
     with nothing_left():
         queue = penstock.JoinableQueue[Any]()
         queue.put(ARRAY)
@@ -353,6 +355,7 @@ def test_what_a_closed_queue_answers(make: Callable[..., Any]) -> None:
 
 def test_join_of_a_closed_queue_waits() -> None:
     queue, go_on = penstock.JoinableQueue[str](), penstock.Queue[str]()
+    use(go_on)
 
     def finish() -> None:
         queue.get()
@@ -443,9 +446,17 @@ def test_a_child_that_is_forked_after_the_close(name: str, use_before: str) -> N
         queue.close()
         if hasattr(queue, "join_thread"):
             queue.join_thread()
-        with fork(in_child, queue) as child:
-            seen.append(child.result())
+        answers, ours_of = multiprocessing.Pipe(duplex=False)
+        # A bare fork would leave the standard queue closed.
+        child = get_context("fork").Process(target=send_answers, args=(ours_of, queue))
+        child.start()
+        seen.append(answers.recv())
+        child.join()
     assert seen[0] == seen[1]
+
+
+def send_answers(answers: Any, queue: Any) -> None:
+    answers.send(in_child(queue))
 
 
 @every_queue
@@ -481,7 +492,7 @@ def test_children_use_a_queue_that_was_closed_unused(make: Callable[[], Any]) ->
             assert child.result() == ARRAY.sum()
         assert participants(queue) == 0
         assert queue.check() == []
-        del queue
+        queue = None
 
 
 @every_queue
@@ -557,7 +568,7 @@ def test_a_get_that_waits_while_another_thread_closes(make: Callable[[], Any]) -
         until(lambda: queue.statistics().waiting_getters == 1)
         with fork(queue.statistics) as other:
             other.result()
-        carrier = penstock.Queue[Any]()
+        carrier: Any = penstock.Queue()
         carrier.put(queue)
         queue.close()
         with fork(lambda: carrier.get().put("late")) as child:
@@ -566,11 +577,11 @@ def test_a_get_that_waits_while_another_thread_closes(make: Callable[[], Any]) -
         assert got == ["late"]
         if make is penstock.JoinableQueue:
             queue.task_done()
-        del carrier
+        carrier = None
         gc.collect()
         penstock.Queue().close()
         assert descriptors() < base
-        del queue
+        queue = None
 
 
 @every_class

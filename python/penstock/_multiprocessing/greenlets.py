@@ -28,7 +28,7 @@ def sleeper() -> Callable[[int | None, float], None] | None:
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None or not (monkey.is_module_patched("select") or monkey.is_module_patched("threading")):
         return None
-    import gevent
+    import gevent  # type: ignore[import-untyped]
 
     # The hub itself runs the others, so a callback of the hub cannot let them run.
     return None if gevent.getcurrent() is gevent.get_hub() else _sleep

@@ -35,6 +35,12 @@ unsafe impl Send for Segment {}
 // SAFETY: as above.
 unsafe impl Sync for Segment {}
 
+// SAFETY: only its drop uses the address, whichever thread that runs in.
+unsafe impl Send for Mapping {}
+
+// SAFETY: as above; a shared reference gives no access.
+unsafe impl Sync for Mapping {}
+
 /// Spans that every heap has, if the system allows.
 const MIN_SPANS: u64 = 64;
 

@@ -98,7 +98,7 @@ impl RecordWord {
     }
 
     fn alive(incarnation: u32, (is_lifeless, is_at_home): (bool, bool), pid: u32) -> RecordWord {
-        let marks = u64::from(is_lifeless) * LIFELESS | u64::from(is_at_home) << 21;
+        let marks = (if is_lifeless { LIFELESS } else { 0 }) | u64::from(is_at_home) << 21;
         RecordWord(1 | u64::from(incarnation) << 1 | marks | u64::from(pid) << 32)
     }
 
