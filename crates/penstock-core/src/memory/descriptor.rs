@@ -49,6 +49,7 @@ impl Descriptor {
     }
 
     /// That of a process which has the file mapped, and no descriptor of it.
+    #[cfg(any(not(loom), test))]
     pub(crate) fn closed(identity: FileIdentity) -> Descriptor {
         Descriptor {
             fd: AtomicI32::new(-1),
@@ -97,6 +98,7 @@ impl Descriptor {
     }
 
     /// Closes the descriptor, now or at the end of the last use.
+    #[cfg(not(loom))]
     pub(crate) fn close(&self) {
         // Both: see `end`.
         if self.uses.fetch_or(CLOSED, Ordering::AcqRel) == 0 {
@@ -139,6 +141,7 @@ impl Descriptor {
     }
 
     /// In a forked child: forgets the uses of its parent's threads.
+    #[cfg(not(loom))]
     pub(crate) fn begin_in_child(&self) {
         if self.uses.fetch_and(CLOSED, Ordering::Relaxed) & CLOSED != 0 {
             self.close_number();

@@ -19,6 +19,7 @@ pub(crate) struct Segment {
     pub geometry: Geometry,
     pub id: Id,
     file: Descriptor,
+    #[cfg_attr(loom, allow(dead_code))]
     mapping: Arc<Mapping>,
 }
 
@@ -110,6 +111,7 @@ impl Segment {
     }
 
     /// The same memory without a descriptor.
+    #[cfg(any(not(loom), test))]
     pub(crate) fn share(&self) -> Segment {
         Segment {
             base: self.base,

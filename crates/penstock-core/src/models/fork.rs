@@ -8,6 +8,6 @@ pub(crate) fn hold_off() -> NoFork {
 
 pub(crate) fn notice() {}
 
-pub(crate) fn count() -> u32 {
+pub fn count() -> u32 {
     0
 }

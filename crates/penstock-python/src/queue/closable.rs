@@ -128,8 +128,8 @@ impl<T> Closable<T> {
     #[cold]
     fn drop_if_unused(&self) {
         let word = self.word.load(Ordering::Acquire);
-        let low = word & (1 << 32) - 1;
-        if low == CLOSED && exchange(&self.word, word, word | GONE) {
+        let low = word as u32;
+        if u64::from(low) == CLOSED && exchange(&self.word, word, word | GONE) {
             // SAFETY: this thread has set GONE, which one thread can; no call is counted, and none begins.
             drop(unsafe { (*self.value.get()).take() });
         }
