@@ -669,7 +669,7 @@ MUTANTS = [
         f"{CORE}/handle/remainder.rs",
         "                let _ = section.watch_no_more();\n",
         "                let _ = &mut section;\n",
-        (core("death", "points::a_closed_queue_is_not_watched"),),
+        (cargo_test("unit watch", ["-p", "penstock-core", "--lib"], ["a_closed_queue_is_not_watched"], 300),),
     ),
     Mutant(
         "close-under-a-use",

@@ -1069,29 +1069,6 @@ mod points {
         queue
     }
 
-    /// A process that has closed the queue watches no more: a put does nothing at its notifier.
-    #[test]
-    fn a_closed_queue_is_not_watched() {
-        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
-        put(&queue, &numbered(8, 20)).unwrap();
-        let child = Child::run(|| {
-            let remainder = queue.open_handle().unwrap();
-            get(&queue, Patience::Forever).unwrap();
-            wait(Patience::Forever, |wait| queue.watch(wait)).unwrap();
-            fault::passed_points();
-            put(&queue, &numbered(8, 20)).unwrap();
-            assert!(fault::passed_points().contains(&"notifier.changed"));
-            get(&queue, Patience::Forever).unwrap();
-            close(&queue, &remainder);
-            let again = remainder.reopen().unwrap();
-            fault::passed_points();
-            put(&again, &numbered(8, 20)).unwrap();
-            assert!(!fault::passed_points().contains(&"notifier.changed"));
-            std::mem::forget((again, remainder));
-        });
-        assert_eq!(child.reap(), 0);
-    }
-
     /// A child dies at that point. The test itself survives, and is registered.
     fn killed_in(queue: &Arc<Queue>, point: &str, hit: u64, what: &str, victim: impl FnOnce(&Arc<Queue>)) {
         let child = Child::run(|| {
