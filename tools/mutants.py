@@ -667,8 +667,8 @@ MUTANTS = [
         "close-keeps-watching",
         "a process that has closed the queue is a watcher still",
         f"{CORE}/handle/remainder.rs",
-        "                let _ = section.watch_no_more();\n",
-        "                let _ = &mut section;\n",
+        "                .and_then(|mut section| section.watch_no_more());\n",
+        "                .map(|_| [-1; 2]);\n",
         (cargo_test("unit watch", ["-p", "penstock-core", "--lib"], ["a_closed_queue_is_not_watched"], 300),),
     ),
     Mutant(

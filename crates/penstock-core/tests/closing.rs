@@ -343,3 +343,20 @@ fn threads_close_and_open_at_once() {
     drop(fd);
     assert_eq!((descriptors(id), mappings(id)), (0, 0));
 }
+
+/// A notifier, too, goes while a payload is in hand, and the end of the loan does without it.
+#[test]
+fn the_notifier_goes_at_once() {
+    let (queue, remainder) = open(&PLAIN);
+    put(&queue, &[7; LARGE]);
+    let number = wait(Patience::NoWait, |wait| queue.watch(wait)).unwrap();
+    let pipe = || fs::read_link(format!("/proc/self/fd/{number}")).ok();
+    let watched = pipe().unwrap();
+    let lent = get_lent(&queue);
+    remainder.close(queue);
+    assert_ne!(pipe(), Some(watched));
+    drop(lent);
+    let again = remainder.reopen().unwrap();
+    assert_eq!(again.check().unwrap().findings, []);
+    remainder.close(again);
+}

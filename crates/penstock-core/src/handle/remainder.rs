@@ -17,10 +17,10 @@
 //!
 //! | step of a close with something in hand | if the process dies right after it |
 //! |---|---|
-//! | its watcher discounted | the sweep finds none to discount |
+//! | its watcher discounted, its notifier closed | the sweep finds none to discount |
 //! | **the record is marked LIFELESS** | its pid proves the death, as of any process without /proc |
 //! | life byte unlocked | the same |
-//! | notifier closed, memory file closed | the same: nothing shared has changed |
+//! | memory file closed | the same: nothing shared has changed |
 //!
 //! A survivor that has read the record before the mark, and asks for the life byte after it was unlocked,
 //! takes this process for one whose descriptors were closed by other code: it maps the memory, so it lives.
@@ -108,14 +108,17 @@ impl Queue {
     }
 
     /// Gives back what a queue without open handles does not need. Other threads may drop what they have in
-    /// hand meanwhile. `is_alone` says that none has anything.
-    fn keep_membership_alone(&self, is_alone: bool) {
-        if self.shared.notifier.is_watched() {
-            // Briefly: the departure discounts it, too.
-            if let Ok(mut section) = self.enter_briefly() {
-                let _ = section.watch_no_more();
-            }
+    /// hand meanwhile.
+    fn keep_membership_alone(&self) {
+        if self.shared.notifier.is_known() {
+            // Briefly: the departure discounts the watcher, and closes the notifier, too.
+            let taken = self
+                .enter_briefly()
+                .and_then(|mut section| section.watch_no_more());
             fault!("close.unwatched");
+            if let Ok(taken) = taken {
+                self.shared.notifier.close_taken(taken);
+            }
         }
         if let Some(me) = self.shared.member_if_any() {
             if let Ok(Some(record)) = self.shared.participant_of(me) {
@@ -126,9 +129,6 @@ impl Queue {
                     fault!("close.unlocked");
                 }
             }
-        }
-        if is_alone {
-            self.shared.notifier.close();
         }
         self.shared.segment.file().close();
         fault!("close.descriptors-closed");
@@ -165,8 +165,7 @@ impl Remainder {
         let in_hand = Arc::downgrade(&queue);
         drop(queue); // departs, if nothing is in hand
         if let Some(queue) = in_hand.upgrade() {
-            let own = 1 + usize::from(member.is_some());
-            queue.keep_membership_alone(Arc::strong_count(&queue) == own);
+            queue.keep_membership_alone();
         }
         let mut open = registry::open_queues();
         self.state().member = member;
