@@ -1,33 +1,37 @@
 //! Registry: this process's handles, one a queue, so that one process is one participant.
 //!
-//! After a fork the child forgets the parent's memberships: it closes its copies of the parent's life
-//! descriptors (which would keep the parent's life bytes locked after the parent's death), and registers on
-//! first use.
+//! After a fork the child forgets the parent's memberships: it replaces its copies of the descriptors through
+//! which the parent's life bytes are locked (memory/file.rs), and registers on first use. With a queue that
+//! the parent watches it registers at once (state/notifier.rs).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Error;
 use crate::fork;
 use crate::handle::queue::Queue;
-use crate::platform;
+use crate::memory::file::MemoryFile;
+use crate::platform::{self, FileIdentity};
 use crate::units::Id;
 
 /// Locked only while this process cannot fork (fork.rs).
-static OPEN: Mutex<Vec<(Id, Weak<Queue>)>> = Mutex::new(Vec::new());
+static OPEN: Mutex<Vec<Open>> = Mutex::new(Vec::new());
+
+/// An open queue, and the file in which it lies: the other queue of a connection lies there, too.
+type Open = (Id, Weak<Queue>, Weak<MemoryFile>);
 
 /// The open queues of this process. While this lives, the process does not fork.
 pub(crate) struct OpenQueues {
-    list: MutexGuard<'static, Vec<(Id, Weak<Queue>)>>,
+    list: MutexGuard<'static, Vec<Open>>,
     _no_fork: fork::NoFork,
 }
 
 /// A panic elsewhere leaves the list whole, so poison means nothing.
-fn lock() -> MutexGuard<'static, Vec<(Id, Weak<Queue>)>> {
+fn lock() -> MutexGuard<'static, Vec<Open>> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn open_queues() -> OpenQueues {
-    fork::install(forget_memberships);
+    fork::install(forget_memberships, watch_again);
     let no_fork = fork::hold_off();
     OpenQueues {
         list: lock(),
@@ -43,7 +47,7 @@ pub(crate) fn open_queues_without_leaving(id: Id) -> OpenQueues {
         if !open
             .list
             .iter()
-            .any(|(known, queue)| *known == id && queue.strong_count() == 0)
+            .any(|(known, queue, _)| *known == id && queue.strong_count() == 0)
         {
             return open;
         }
@@ -60,11 +64,18 @@ impl OpenQueues {
     }
 
     pub(crate) fn add(&mut self, id: Id, queue: &Arc<Queue>) {
-        self.list.push((id, Arc::downgrade(queue)));
+        let file = Arc::downgrade(queue.shared.segment.file());
+        self.list.push((id, Arc::downgrade(queue), file));
     }
 
     pub(crate) fn find(&self, id: Id) -> Option<Arc<Queue>> {
-        self.list.iter().find(|(known, _)| *known == id)?.1.upgrade()
+        self.list.iter().find(|(known, ..)| *known == id)?.1.upgrade()
+    }
+
+    /// The file, if this process has it open.
+    pub(crate) fn find_file(&self, identity: FileIdentity) -> Option<Arc<MemoryFile>> {
+        let files = self.list.iter().filter_map(|(.., file)| file.upgrade());
+        files.into_iter().find(|file| file.identity() == identity)
     }
 }
 
@@ -72,18 +83,33 @@ impl OpenQueues {
 pub(crate) fn forget(id: Id) {
     open_queues()
         .list
-        .retain(|(known, queue)| *known != id || queue.strong_count() > 0);
+        .retain(|(known, queue, _)| *known != id || queue.strong_count() > 0);
 }
 
 /// In a child after a fork.
 fn forget_memberships() {
     let mut open = lock();
     // A handle that another thread of the parent was dropping will never be dropped in this child.
-    open.retain(|(_, queue)| queue.strong_count() > 0);
-    for (_, queue) in open.iter() {
+    open.retain(|(_, queue, _)| queue.strong_count() > 0);
+    for (_, queue, file) in open.iter() {
+        if let Some(file) = file.upgrade() {
+            file.begin_in_child();
+        }
         if let Some(queue) = queue.upgrade() {
             queue.forget_membership();
-            queue.shared.notifier.forget_watcher();
         }
+    }
+}
+
+/// In a child after a fork, once it may take locks again: it watches what its parent watches.
+fn watch_again() {
+    let inherited: Vec<Arc<Queue>> = open_queues()
+        .list
+        .iter()
+        .filter_map(|(_, queue, _)| queue.upgrade())
+        .filter(|queue| queue.shared.notifier.is_watched())
+        .collect();
+    for queue in inherited {
+        queue.join_as_child_of_watcher();
     }
 }

@@ -11,9 +11,9 @@ use crate::fork;
 use crate::lock::guard::Guard;
 use crate::memory::layout::{PARTICIPANTS, ParticipantId};
 use crate::options::{Patience, Wait};
-use crate::platform::{self, Access, Instant, OpenPipe, PipeOfAnother};
+use crate::platform::{self, Instant, OpenPipe, PipeOfAnother};
 use crate::state::Shared;
-use crate::state::notifier::{AfterRelease, DRAINED, End, SIGNALLED, UNKNOWN, next, state_of, with_access};
+use crate::state::notifier::{AfterRelease, DRAINED, End, SIGNALLED, UNKNOWN, next, state_of};
 use crate::sync::{Ordering, Word};
 
 /// How long this process waits at most for a lock that it needs only for the notifier.
@@ -37,7 +37,7 @@ impl Shared {
         let pipe_state = &self.segment.hot().pipe_state;
         loop {
             fault!("notifier.owed");
-            let is_signalled = with_access(end, Access::Write, platform::signal);
+            let is_signalled = platform::signal(end.writing);
             fault!("notifier.updated");
             let kept = promise & !3 | if is_signalled { SIGNALLED } else { UNKNOWN };
             // SeqCst: the byte is written before the state is read, and `update_notifier` changes the state
@@ -51,7 +51,7 @@ impl Shared {
             }
             // The queue was emptied between promise and byte, and the pipe perhaps drained before the byte
             // came.
-            let is_drained = with_access(end, Access::Read, platform::drain);
+            let is_drained = platform::drain(end.reading);
             promise = pipe_state.load(Ordering::SeqCst);
             if !is_drained && state_of(promise) == DRAINED {
                 // Perhaps a byte too many: the next section that can drains it. If this exchange fails, such

@@ -10,7 +10,7 @@ use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, ParticipantId, WaiterCell};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, Slept};
-use crate::state::notifier::SleepTarget;
+use crate::state::line::SleepTarget;
 use crate::state::waiters::{ABANDONED, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT, Waiting};
 use crate::sync::{Ordering, Word};
 
@@ -37,8 +37,8 @@ impl Kind {
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 100_000 });
 
-/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back
-/// (notifier.rs). After a slice it treats those as late.
+/// Poll interval of a sender that may not fill the line yet, because notified senders have not come back
+/// (state/line.rs). After a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
 
 impl Queue {
@@ -182,7 +182,7 @@ impl Queue {
             let slept = match target {
                 SleepTarget::Cell => platform::futex_wait(&cell.word, SLEEPING, at_most),
                 SleepTarget::CellForNow => platform::futex_wait(&cell.word, SLEEPING, at_most.min(FOR_NOW)),
-                SleepTarget::Pipe(there, back) => platform::await_writable((there, back), at_most),
+                SleepTarget::Line(end) => platform::await_writable(end, at_most),
             };
             let is_whole = target != SleepTarget::CellForNow || at_most <= FOR_NOW;
             let is_over = slept == Slept::TimedOut && is_whole || Instant::now() >= end;
@@ -193,9 +193,9 @@ impl Queue {
                 waiting.slices += 1;
                 self.end_slice(waiting.slices, position)?;
             }
-            // The pipe is writable because there may be room, or because all readers are gone.
-            let is_pipe_ready = matches!(target, SleepTarget::Pipe(..)) && cell.word.get() == SLEEPING;
-            if (is_over || is_pipe_ready || slept != Slept::Changed) && (wait.interrupted)() {
+            // The line is writable because there may be room, or because all readers are gone.
+            let is_line_ready = matches!(target, SleepTarget::Line(_)) && cell.word.get() == SLEEPING;
+            if (is_over || is_line_ready || slept != Slept::Changed) && (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
             let sleeps_on = is_over && position == 0 && waiting.slices % 10 != 0 && !is_last;

@@ -14,8 +14,8 @@
 //! spins. Since every way back leads through a critical section, whose end restores the invariant again, the
 //! wake-ups chain: the notified getter takes an item, and its own `settle` notifies the next.
 //!
-//! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of
-//! its readers wakes it, too. All else is the same for it.
+//! A sender of a connection sleeps in `poll` instead of on its cell's word (line.rs), so that the end of its
+//! readers wakes it, too. All else is the same for it.
 //!
 //! A notified waiter that dies is swept, and the `settle` of the sweep's section notifies the next. If a
 //! notified waiter is stopped (SIGSTOP), another waiter's slice ends: that waiter finds the item still there,
@@ -154,9 +154,6 @@ impl Section<'_> {
             Ok(_) => {
                 list.notified.add(1);
                 self.wake_later(index);
-                if cell.kind.get() == Kind::Room as u32 && list.length.get() > 0 {
-                    self.wake_senders();
-                }
                 Ok(())
             }
             Err(ABANDONED) => self.free_cell(index),
@@ -205,16 +202,13 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Takes a cell off its list. After the last sender, the pipe becomes writable.
+    /// Takes a cell off its list.
     fn delist(&mut self, list: &WaiterList, index: u32) -> Result<(), Error> {
         let ends = (&list.head, Some(&list.tail));
         if !remove(ends, index, |index| self.links_of_cell(index))? {
             return Err(self.corrupt("a list of waiters is torn"));
         }
         list.length.sub(1);
-        if list.length.get() == 0 && self.cell(index)?.kind.get() == Kind::Room as u32 {
-            self.wake_senders();
-        }
         Ok(())
     }
 
@@ -273,7 +267,7 @@ impl Section<'_> {
 
     /// A slice has ended and there is an item (or room) that no waiter on its way has come for: these are
     /// stopped or dead. They become LATE and do not count any more. One that comes back reads that in its
-    /// cell. The same if they have kept this waiter from its place at the pipe.
+    /// cell. The same if they have kept this waiter from its place at the line.
     fn give_up_on_the_late(&mut self, waiting: &Waiting) -> Result<(), Error> {
         let (hot, kind) = (self.hot(), waiting.kind);
         let list = &hot.waiters[kind as usize];

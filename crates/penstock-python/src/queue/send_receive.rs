@@ -12,10 +12,6 @@ use crate::queue::attempt::{ask, attempt_until, patiently_until};
 use crate::queue::handle::{Handle, Opened};
 use crate::queue::{payload_buffer, pins};
 
-/// Of a connection: the writing end of the pipe to the receiver, and the reading end of the pipe that leads
-/// back, or -1.
-pub type Ends = (RawFd, RawFd);
-
 pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     if matches!(deadline, Deadline::Now) && ask(object.py(), &opened.queue, Queue::is_full) {
         return Err(errors::to_python(Error::Full)); // not worth pickling for
@@ -26,26 +22,26 @@ pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
     send_object(opened, None, object, deadline)
 }
 
-/// Puts an object; into a connection by the ends of its pipes.
+/// Puts an object; into a connection by its end of the line.
 #[inline]
 pub fn send_object(
     opened: &Opened,
-    ends: Option<Ends>,
+    end: Option<RawFd>,
     object: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<()> {
     let mut writer = Writer::default();
     let Some(plain) = opened.codec.write_plain(object, &mut writer) else {
-        return send_encoded(opened, ends, object, deadline);
+        return send_encoded(opened, end, object, deadline);
     };
-    plain.lend(|pieces| send(object.py(), opened, ends, pieces, plain.is_large(), deadline))?;
+    plain.lend(|pieces| send(object.py(), opened, end, pieces, plain.is_large(), deadline))?;
     Ok(())
 }
 
 /// The same for an object that is not plain.
 fn send_encoded(
     opened: &Opened,
-    ends: Option<Ends>,
+    end: Option<RawFd>,
     object: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<()> {
@@ -56,7 +52,7 @@ fn send_encoded(
         pins::enlarge(py, &mut message)?;
     }
     let ticket = message.lend(py, |pieces| {
-        send(py, opened, ends, pieces, message.is_large(), deadline)
+        send(py, opened, end, pieces, message.is_large(), deadline)
     })?;
     if !carried.is_empty() {
         pins::pin(&opened.queue, ticket, carried);
@@ -67,14 +63,14 @@ fn send_encoded(
 pub fn send(
     py: Python<'_>,
     opened: &Opened,
-    ends: Option<Ends>,
+    end: Option<RawFd>,
     pieces: &[&[u8]],
     is_large: bool,
     deadline: Deadline,
 ) -> PyResult<Ticket> {
-    let put = |wait: Wait<'_>| match ends {
+    let put = |wait: Wait<'_>| match end {
         None => opened.queue.put(pieces, wait),
-        Some(ends) => opened.queue.put_at(ends, pieces, wait),
+        Some(end) => opened.queue.put_at(end, pieces, wait),
     };
     if is_large {
         return patiently_until(py, deadline, opened.end_of_room(), put);

@@ -1,0 +1,38 @@
+//! In the place of state/line.rs: no queue of a model is that of a connection.
+
+use crate::memory::layout::{Hot, Kind};
+use crate::state::Section;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SleepTarget {
+    Cell,
+    #[allow(dead_code)]
+    CellForNow,
+    #[allow(dead_code)]
+    Line(i32),
+}
+
+pub(crate) const DUE: u32 = 0;
+pub(crate) const SIGNALLED: u32 = 1;
+
+pub(crate) fn has_line(_: &Hot) -> bool {
+    false
+}
+
+pub(crate) struct Line;
+
+impl Line {
+    pub(crate) fn new() -> Line {
+        Line
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        false
+    }
+}
+
+impl Section<'_> {
+    pub(crate) fn sleep_target(&mut self, _: Kind) -> SleepTarget {
+        SleepTarget::Cell
+    }
+}
