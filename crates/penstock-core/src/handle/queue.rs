@@ -44,15 +44,13 @@ impl Queue {
     /// Creates two queues in one memory file, those of a duplex connection.
     pub fn create_pair(options: &Options) -> Result<[Arc<Queue>; 2], Error> {
         let ([first, second], options) = Segment::create_pair(options)?;
-        let mut open = registry::open_queues();
-        let first = Queue::enter_in_list(&mut open, first, options.clone())?;
-        match Queue::enter_in_list(&mut open, second, options) {
-            Ok(second) => Ok([first, second]),
-            Err(error) => {
-                drop(open); // which the end of the first one needs
-                Err(error)
-            }
-        }
+        let (first, second) = {
+            let mut open = registry::open_queues();
+            let first = Queue::enter_in_list(&mut open, first, options.clone())?;
+            // If this fails, the first one ends below, where its end may open the list again.
+            (first, Queue::enter_in_list(&mut open, second, options))
+        };
+        Ok([first, second?])
     }
 
     /// Opens a queue by its name.

@@ -62,6 +62,7 @@ impl MemoryFile {
     }
 
     /// After a fork, in the child: the description is the parent's. Safe to repeat.
+    #[cfg(not(loom))]
     pub(crate) fn begin_in_child(&self) {
         if self.is_own.swap(false, Relaxed) {
             let _ = self.own();
