@@ -708,6 +708,14 @@ MUTANTS = [
         (core("liveness", "one_queue_of_two_in_a_file_may_be_left"),),
     ),
     Mutant(
+        "notifier-not-tried-again",
+        "a process that could not open the notifier does not notice another that has it",
+        f"{CORE}/lock/after_release.rs",
+        "PAUSE && failed_with.get() == announced {",
+        "PAUSE {",
+        (core("notifier", "a_watcher_that_comes_after_another_has_died_is_told_at_once"),),
+    ),
+    Mutant(
         "child-does-not-watch",
         "a forked child does not watch what its parent watches",
         f"{CORE}/handle/registry.rs",

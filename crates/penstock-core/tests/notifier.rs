@@ -224,6 +224,35 @@ fn waiting_takes_nothing() {
     assert_eq!((statistics.queued, statistics.waiting_getters), (0, 0));
 }
 
+/// A process that could not open the notifier tries again as soon as another participant has it.
+#[test]
+fn a_watcher_that_comes_after_another_has_died_is_told_at_once() {
+    for _ in 0..20 {
+        let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+        assert!(!in_child(|| {
+            watch(&queue);
+            die();
+        }));
+        // The dead watcher is counted still, and its notifier cannot be opened.
+        put(&queue, b"x");
+        get(&queue).unwrap();
+        // SAFETY: as in `in_child`.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let fd = watch(&queue);
+            put(&told, b"");
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(i32::from(!is_readable(fd, 20_000))) };
+        }
+        with(soon(), |wait| told.await_item(wait)).unwrap();
+        put(&queue, b"y");
+        let mut status = 0;
+        // SAFETY: a child of this process, not reaped yet.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(status, 0);
+    }
+}
+
 /// What a child inherits wakes it, whatever becomes of its parent.
 #[test]
 fn a_child_waits_with_the_descriptor_that_it_has_inherited() {

@@ -18,7 +18,8 @@ use crate::sync::{Ordering, Word};
 
 /// How long this process waits at most for a lock that it needs only for the notifier.
 const BRIEFLY: Duration = Duration::from_millis(20);
-/// After a notifier could not be opened, how long this process does not try again, in milliseconds.
+/// After a notifier could not be opened, how long this process does not try again, in milliseconds, unless
+/// another participant has announced it since.
 const PAUSE: u64 = 100;
 
 impl Shared {
@@ -71,10 +72,12 @@ impl Shared {
     /// Opens the notifier, and enters a section, whose end does what is due.
     fn open_notifier(&self, me: ParticipantId) {
         let (failed_at, now) = (&self.notifier.failed_at, platform::coarse_millis());
-        if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE {
+        let (failed_with, announced) = (&self.notifier.failed_with, self.segment.hot().announced.get());
+        if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE && failed_with.get() == announced {
             return;
         }
         failed_at.store(now, Relaxed);
+        failed_with.set(announced);
         if let Ok(Some(_)) = self.open_notifier_of_another(self.segment.hot().notifier.get()) {
             let patience = Patience::Until(Instant::now() + BRIEFLY);
             let mut wait = Wait {

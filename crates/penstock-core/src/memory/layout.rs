@@ -210,6 +210,8 @@ pub(crate) struct Hot {
     pub line_state: AtomicU32,
     /// The watchers for room, of all participants together.
     pub watching_room: AtomicU32,
+    /// How often a participant has noted where others may open the notifier.
+    pub announced: AtomicU32,
     /// Watchers of the notifier, or of the line, of all participants together, and a mark that the line is
     /// not as messages leave it (state/line.rs); and whether the notifier's pipe holds anything. See
     /// state/notifier.rs.

@@ -83,8 +83,9 @@ pub(crate) struct Notifier {
     pub number: AtomicU64,
     /// The id under which this process watches for good, or 0.
     watched_as: AtomicU32,
-    /// When it could not be opened.
+    /// When it could not be opened, and what `Hot::announced` was then.
     pub failed_at: AtomicU64,
+    pub failed_with: AtomicU32,
 }
 
 impl Notifier {
@@ -95,6 +96,7 @@ impl Notifier {
             number: AtomicU64::new(0),
             watched_as: AtomicU32::new(0),
             failed_at: AtomicU64::new(0),
+            failed_with: AtomicU32::new(0),
         }
     }
 
@@ -275,7 +277,10 @@ impl Section<'_> {
             record
                 .notifier_writing
                 .set(if is_one { 0 } else { end.writing as u32 + 1 });
-            record.notifier.set(end.reading as u32 + 1);
+            if record.notifier.get() != end.reading as u32 + 1 {
+                record.notifier.set(end.reading as u32 + 1);
+                self.hot().announced.add(1);
+            }
         }
         if self.shared.notifier.is_watched() {
             self.watch_for_good()?;
