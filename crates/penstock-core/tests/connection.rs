@@ -615,10 +615,12 @@ fn a_process_that_begins_to_watch_sees_what_is_there() {
 #[test]
 fn a_message_that_comes_back_is_readable() {
     for is_duplex in KINDS {
-        let queue = Queue::create(&PLAIN).unwrap();
+        // One message fills the queue, and with a watcher the line.
+        let queue = Queue::create(&FULL_AT_TEN).unwrap();
         let ends = Ends::new(&queue, is_duplex);
         let [reading, writing] = ends.0;
         with(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+        with(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
         let take = || {
             let mut buffer = Buffer::default();
             match with(soon(), |wait| queue.get_at(reading, &mut buffer, wait)).unwrap() {

@@ -204,6 +204,7 @@ impl Section<'_> {
             }
             (QUIET, true) => self.signal_line(),
             (SIGNALLED, false) if watchers(hot) > 0 && !self.may_come_back() => self.drain_line(),
+            (FULL, false) if self.may_come_back() => self.make_line_writable(),
             (FULL, false) => self.drain_line(),
             (FULL, true) if self.shared.has_room() => self.make_line_writable(),
             _ => {}
