@@ -468,8 +468,12 @@ fn in_pid_namespace(work: impl FnOnce()) -> Child {
         // SAFETY: concerns this process's children only.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
         let first = Child::run(|| {
-            // SAFETY: only asks.
-            assert_eq!(unsafe { libc::getpid() }, 1);
+            // SAFETY: the first only asks. With the second, a test that fails leaves no process of the
+            // namespace.
+            unsafe {
+                assert_eq!(libc::getpid(), 1);
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            }
             work();
         });
         let status = first.status();
