@@ -818,6 +818,36 @@ MUTANTS = [
         (core("connection", "a_message_that_comes_back_is_readable"),),
     ),
     Mutant(
+        "byte-not-claimed",
+        "a sender writes its byte although its message was taken",
+        f"{CORE}/state/line.rs",
+        """\
+            .compare_exchange(promise, claimed, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+""",
+        """\
+            .compare_exchange(promise, claimed, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err_and(|_| false)
+""",
+        (core("connection", "no_byte_comes_after_its_message"),),
+    ),
+    Mutant(
+        "claimed-byte-left",
+        "a receiver does not wait for a byte that is being written although its message was taken",
+        f"{CORE}/state/line.rs",
+        "self.after_release = AfterRelease::AwaitByte(end, seen);",
+        "self.after_release = AfterRelease::None;",
+        (core("connection", "no_byte_comes_after_its_message"),),
+    ),
+    Mutant(
+        "byte-of-the-dead",
+        "a byte that a dead sender has promised still counts as on its way",
+        f"{CORE}/state/recovery.rs",
+        "        self.forget_line_of(id);\n",
+        "",
+        (core("death", "points::death_at_each_point_of_a_line"),),
+    ),
+    Mutant(
         "line-known-after-a-death",
         "what lies in the line counts as known although its last changer died",
         f"{CORE}/state/line.rs",

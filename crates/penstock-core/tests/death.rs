@@ -785,6 +785,9 @@ mod points {
                 for point in [
                     "line.counted",
                     "line.watching",
+                    "line.promised",
+                    "line.owed",
+                    "line.claimed",
                     "line.signalled",
                     "line.drained",
                     "line.filled",
@@ -812,7 +815,9 @@ mod points {
                             "line.counted" | "line.filled" => {
                                 wait(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
                             }
-                            "line.signalled" => drop(send(&queue, writing)),
+                            "line.promised" | "line.owed" | "line.claimed" | "line.signalled" => {
+                                drop(send(&queue, writing));
+                            }
                             _ => receive(&queue, reading).unwrap(),
                         }
                     });

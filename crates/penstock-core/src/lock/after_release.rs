@@ -30,6 +30,11 @@ impl Shared {
             AfterRelease::None => {}
             AfterRelease::Signal(end, promise) => self.keep_promise(end, promise),
             AfterRelease::Open => self.open_notifier(me),
+            AfterRelease::SignalLine(end, promise) => self.keep_line_promise(end, promise),
+            AfterRelease::AwaitByte(end, claimed) => {
+                self.await_byte(end, claimed);
+                self.pass_section(me, |_| {});
+            }
         }
     }
 
@@ -79,18 +84,24 @@ impl Shared {
         failed_at.store(now, Relaxed);
         failed_with.set(announced);
         if let Ok(Some(_)) = self.open_notifier_of_another(self.segment.hot().notifier.get()) {
-            let patience = Patience::Until(Instant::now() + BRIEFLY);
-            let mut wait = Wait {
-                patience,
-                interrupted: &mut || false,
-            };
-            // An error is damage, which other operations report as well, or a lock whose holder is stopped:
-            // then the next section does what is due.
-            if self.acquire_as(me.0, &mut wait).is_ok() {
-                let mut section = Guard::new(self, me);
-                if self.is_welcome(me.0) {
-                    let _ = section.announce_notifier();
-                }
+            self.pass_section(me, |section| {
+                let _ = section.announce_notifier();
+            });
+        }
+    }
+
+    /// Passes a section, whose end does what is due.
+    fn pass_section(&self, me: ParticipantId, work: impl FnOnce(&mut Guard<'_>)) {
+        let mut wait = Wait {
+            patience: Patience::Until(Instant::now() + BRIEFLY),
+            interrupted: &mut || false,
+        };
+        // An error is damage, which other operations report as well, or a lock whose holder is stopped: then
+        // the next section does what is due.
+        if self.acquire_as(me.0, &mut wait).is_ok() {
+            let mut section = Guard::new(self, me);
+            if self.is_welcome(me.0) {
+                work(&mut section);
             }
         }
     }

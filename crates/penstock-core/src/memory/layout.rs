@@ -208,6 +208,8 @@ pub(crate) struct Hot {
     /// in the line. See state/line.rs.
     pub line_ends: [AtomicU64; 2],
     pub line_state: AtomicU32,
+    /// The participant that has promised a byte to the line.
+    pub line_writer: AtomicU32,
     /// The watchers for room, of all participants together.
     pub watching_room: AtomicU32,
     /// How often a participant has noted where others may open the notifier.

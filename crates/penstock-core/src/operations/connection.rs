@@ -136,8 +136,16 @@ impl Queue {
 
     /// Puts an item by the writing end of the queue's line. `Error::Broken` if no process can get any more,
     /// also while it waits for room.
-    pub fn put_at(&self, end: RawFd, payload: &[&[u8]], wait: Wait<'_>) -> Result<Ticket, Error> {
+    pub fn put_at(&self, end: RawFd, payload: &[&[u8]], mut wait: Wait<'_>) -> Result<Ticket, Error> {
         let _end = self.sending(end);
+        // If its writer is dead, no byte comes for the messages that follow, either.
+        if self.shared.does_another_owe_byte() && self.is_reaping_due() {
+            if wait.patience == Patience::TryLock {
+                return Err(Error::Busy);
+            }
+            let reaped = self.reap_dead_if_due(&mut wait);
+            self.shared.report(reaped)?;
+        }
         let ended = || match platform::poll_peer(end) {
             EndState::HungUp => Some(Error::Broken),
             EndState::Closed => Some(Error::EndClosed),

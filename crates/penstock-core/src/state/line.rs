@@ -27,8 +27,21 @@
 //! between processes that spin cost no system call. A process that begins to watch ends a section, which
 //! drains, or leaves the byte beside a message. To begin needs no writing, which a receiver could not do.
 //!
-//! The kernel is asked under the lock. So the line is exact: no byte comes after its message was taken. (A
-//! queue's notifier, which wakes processes of many queues' users, writes after the release: notifier.rs.)
+//! The line is drained, filled and made writable under the lock. A byte is only promised there, and written
+//! right after the release, because it wakes a receiver that wants the lock. It must not come after its
+//! message was taken: a program that waits with `select` would call `recv`, and sleep there. So the writer
+//! claims its promise before it writes, and a receiver that takes the message either cancels the promise, or
+//! finds the byte, or waits for it, without the lock, for the microsecond that the writer takes:
+//!
+//! ```text
+//! QUIET --sender's section--> PROMISED --claimed--> WRITING --byte written--> SIGNALLED
+//!                               |                      \--the byte found by a receiver's section--> QUIET
+//!                               |\--another sender's section--> PROMISED, its own
+//!                               \--a receiver's section beside no message--> QUIET, nothing is written
+//! ```
+//!
+//! The changes from PROMISED and WRITING are compare-and-swaps, because the writer makes its own without the
+//! lock. Bits 3..32 of the word count the changes, so that a writer recognises its own promise.
 //!
 //! A message that was taken may come back, while its receiver rebuilds it in place or if that dies. A
 //! receiver could not signal then, so the line is not drained while a message is leased.
@@ -46,8 +59,9 @@
 //! |---|---|
 //! | ends made, their numbers noted | no other process has the queue yet |
 //! | watcher counted in the record, not in `Hot` | the rebuild adds the records up |
-//! | byte written, line drained, filled or made writable; state not noted | UNKNOWN (below) |
-//! | message committed, byte not written | a receiver sees it in its slice; `select` may not (*) |
+//! | line drained, filled or made writable; state not noted | UNKNOWN (below) |
+//! | byte promised, or claimed, not written | the sweep stores UNKNOWN; a receiver's slice ends (*) |
+//! | byte written, state not noted | the sweep stores UNKNOWN |
 //! | message taken, line not drained | the next section of a receiver drains: `select` wakes once too often |
 //! | room made, line still full | the sender's slice ends; or no process is left there, and it wakes |
 //!
@@ -59,22 +73,41 @@
 use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Hot, Kind, PARTICIPANTS, Participant};
-use crate::platform::{self, Content, Filled, Side};
-use crate::state::Section;
-use crate::sync::{AtomicU32, Count, Word};
+use crate::memory::layout::{Hot, Kind, PARTICIPANTS, Participant, ParticipantId};
+use crate::platform::{self, Content, Filled, Instant, Side};
+use crate::state::notifier::AfterRelease;
+use crate::state::{Section, Shared};
+use crate::sync::{AtomicU32, Count, Ordering, Word};
 
 // The values of `Hot::line_state`.
 pub(crate) const QUIET: u32 = 0;
 pub(crate) const SIGNALLED: u32 = 1;
 pub(crate) const FULL: u32 = 2;
 pub(crate) const UNKNOWN: u32 = 3;
+/// A byte is to be written by the participant `Hot::line_writer`, and is being written.
+const PROMISED: u32 = 4;
+const WRITING: u32 = 5;
+
+pub(crate) fn state_of(line_state: u32) -> u32 {
+    line_state & 7
+}
+
+/// The next word, of that state.
+fn next(line_state: u32, state: u32) -> u32 {
+    (line_state & !7).wrapping_add(8) | state
+}
 
 /// In `Hot::watching`, beside the number of watchers: the line is not SIGNALLED.
 pub(crate) const DUE: u32 = 1 << 31;
+
+/// How long a receiver waits at most for a byte whose writer has claimed its promise, and the pauses
+/// meanwhile.
+const LONGEST: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_micros(20);
 
 /// The watchers, without the mark.
 pub(crate) fn watchers(hot: &Hot) -> u32 {
@@ -161,9 +194,31 @@ impl Section<'_> {
 
     fn note_line(&self, state: u32) {
         let hot = self.hot();
-        hot.line_state.set(state);
+        hot.line_state.set(next(hot.line_state.get(), state));
+        self.mark_due(state);
+    }
+
+    fn mark_due(&self, state: u32) {
+        let hot = self.hot();
         hot.watching
             .set(watchers(hot) | if state == SIGNALLED { 0 } else { DUE });
+    }
+
+    /// Changes the state from that word, unless the writer of a byte was quicker.
+    fn exchange_line(&self, seen: u32, state: u32) -> bool {
+        // SeqCst: the kernel's lock of the line orders the byte, and this word its writer and its taker.
+        let word = &self.hot().line_state;
+        word.compare_exchange(seen, next(seen, state), Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+
+    /// The byte that a dead participant was to write.
+    pub(crate) fn forget_line_of(&self, id: ParticipantId) {
+        let hot = self.hot();
+        let is_its_own = hot.line_writer.get() == id.0;
+        if has_line(hot) && is_its_own && matches!(state_of(hot.line_state.get()), PROMISED | WRITING) {
+            self.note_line(UNKNOWN);
+        }
     }
 
     /// After a death it is unknown what lies in the line.
@@ -190,19 +245,26 @@ impl Section<'_> {
         let hot = self.hot();
         let is_ready = hot.ready_count.get() > 0 || hot.is_damaged();
         let wants_full = self.wants_full();
-        match (hot.line_state.get(), is_ready) {
-            (SIGNALLED, true) | (QUIET, false) if !wants_full => return,
+        let seen = hot.line_state.load(Ordering::SeqCst);
+        match (state_of(seen), is_ready) {
+            (SIGNALLED, true) if !wants_full => return self.mark_due(SIGNALLED),
+            (QUIET, false) | (WRITING, true) if !wants_full => return,
             (FULL, _) if wants_full => return,
             (UNKNOWN, _) => self.ask_for_line(),
+            // Cancelled, unless it has been claimed since.
+            (PROMISED, _) if !is_ready || wants_full => {
+                self.exchange_line(seen, QUIET);
+            }
             _ => {}
         }
-        match (hot.line_state.get(), is_ready) {
+        match (state_of(hot.line_state.load(Ordering::SeqCst)), is_ready) {
             (QUIET | SIGNALLED, _) if wants_full => {
                 if let Some(end) = self.end_of_line(Side::Writing) {
                     self.fill_line(end);
                 }
             }
-            (QUIET, true) => self.signal_line(),
+            (QUIET | PROMISED, true) => self.promise_byte(),
+            (WRITING, false) if watchers(hot) > 0 && !self.may_come_back() => self.take_byte_being_written(),
             (SIGNALLED, false) if watchers(hot) > 0 && !self.may_come_back() => self.drain_line(),
             (FULL, false) if self.may_come_back() => self.make_line_writable(),
             (FULL, false) => self.drain_line(),
@@ -234,13 +296,35 @@ impl Section<'_> {
         false
     }
 
-    fn signal_line(&mut self) {
-        if let Some(end) = self.end_of_line(Side::Writing) {
-            if platform::signal_line(end) {
-                fault!("line.signalled");
-                self.note_line(SIGNALLED);
-            }
+    fn promise_byte(&mut self) {
+        let hot = self.hot();
+        let seen = hot.line_state.load(Ordering::SeqCst);
+        let Some(end) = self.end_of_line(Side::Writing) else {
+            return;
+        };
+        if matches!(state_of(seen), QUIET | PROMISED) && self.exchange_line(seen, PROMISED) {
+            hot.line_writer.set(self.me.0);
+            fault!("line.promised");
+            self.after_release = AfterRelease::SignalLine(end, next(seen, PROMISED));
         }
+    }
+
+    /// Takes out a byte whose writer has claimed its promise, although its message was taken. If it is not
+    /// there yet, this thread waits for it after the release.
+    fn take_byte_being_written(&mut self) {
+        let hot = self.hot();
+        let seen = hot.line_state.load(Ordering::SeqCst);
+        let Some(end) = self.end_of_line(Side::Reading) else {
+            return;
+        };
+        if state_of(seen) == WRITING
+            && platform::content_of_line(end, Side::Reading) == Some(Content::Nothing)
+        {
+            self.after_release = AfterRelease::AwaitByte(end, seen);
+            return;
+        }
+        // The writer changes the word at most once more, to SIGNALLED.
+        self.drain_line();
     }
 
     fn drain_line(&mut self) {
@@ -287,8 +371,15 @@ impl Section<'_> {
     /// kernel would tell the other side that something was unread.
     pub(crate) fn empty_line(&mut self) {
         let hot = self.hot();
-        if hot.ready_count.get() == 0 && hot.line_state.get() != QUIET && !self.may_come_back() {
-            self.drain_line();
+        let seen = hot.line_state.load(Ordering::SeqCst);
+        if hot.ready_count.get() == 0 && !self.may_come_back() {
+            match state_of(seen) {
+                QUIET | WRITING => {}
+                PROMISED => {
+                    self.exchange_line(seen, QUIET);
+                }
+                _ => self.drain_line(),
+            }
         }
     }
 
@@ -310,8 +401,13 @@ impl Section<'_> {
         if hot.waiters[Kind::Room as usize].notified.get() > 0 {
             return SleepTarget::CellForNow;
         }
-        if hot.line_state.get() == FULL {
-            return SleepTarget::Line(end);
+        let seen = hot.line_state.load(Ordering::SeqCst);
+        match state_of(seen) {
+            FULL => return SleepTarget::Line(end),
+            // No byte must come into a line that was filled and drained meanwhile.
+            WRITING => return SleepTarget::CellForNow,
+            PROMISED if !self.exchange_line(seen, QUIET) => return SleepTarget::CellForNow,
+            _ => {}
         }
         match self.fill_line(end) {
             // Without a reader, `poll` says so at once.
@@ -353,5 +449,62 @@ impl Section<'_> {
             count = count.saturating_add(record.watching_room.get());
         }
         Ok(count)
+    }
+}
+
+impl Shared {
+    /// Whether that participant has promised a byte to the line that it has not written yet.
+    pub(crate) fn owes_byte(&self, index: u32) -> bool {
+        let hot = self.segment.hot();
+        has_line(hot)
+            && matches!(state_of(hot.line_state.get()), PROMISED | WRITING)
+            && ParticipantId(hot.line_writer.get()).index() == index
+    }
+
+    /// Whether another participant than this process does.
+    pub(crate) fn does_another_owe_byte(&self) -> bool {
+        let writer = ParticipantId(self.segment.hot().line_writer.get());
+        self.owes_byte(writer.index()) && self.member_if_any() != Some(writer)
+    }
+
+    /// Writes a byte that was promised, unless the promise was cancelled. The lock is released.
+    pub(crate) fn keep_line_promise(&self, end: RawFd, promise: u32) {
+        let word = &self.segment.hot().line_state;
+        fault!("line.owed");
+        let claimed = promise & !7 | WRITING;
+        if word
+            .compare_exchange(promise, claimed, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+        {
+            return;
+        }
+        fault!("line.claimed");
+        let is_signalled = platform::signal_line(end);
+        fault!("line.signalled");
+        let kept = promise & !7 | if is_signalled { SIGNALLED } else { UNKNOWN };
+        // If this fails, a receiver has taken the byte, or a survivor does not know what lies in the line.
+        let _ = word.compare_exchange(claimed, kept, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Waits for a byte that another thread is about to write, though its message was taken; not long if its
+    /// writer is stopped or dead.
+    pub(crate) fn await_byte(&self, end: RawFd, claimed: u32) {
+        let word = &self.segment.hot().line_state;
+        let start = Instant::now();
+        loop {
+            let is_over = start.elapsed() >= LONGEST;
+            if word.load(Ordering::SeqCst) != claimed
+                || platform::content_of_line(end, Side::Reading) != Some(Content::Nothing)
+            {
+                return;
+            }
+            if is_over {
+                // It may come once more than there is a message.
+                let unknown = next(claimed, UNKNOWN);
+                let _ = word.compare_exchange(claimed, unknown, Ordering::SeqCst, Ordering::SeqCst);
+                return;
+            }
+            platform::sleep(PAUSE);
+        }
     }
 }

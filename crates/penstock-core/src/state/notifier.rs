@@ -145,6 +145,10 @@ pub(crate) enum AfterRelease {
     Signal(End, u32),
     /// The notifier is to be opened.
     Open,
+    /// A byte is to be written to a connection's line, on this promise.
+    SignalLine(RawFd, u32),
+    /// A byte that another thread writes to the line is to be taken out.
+    AwaitByte(RawFd, u32),
 }
 
 impl Section<'_> {

@@ -242,7 +242,7 @@ impl Shared {
         for index in from..=hot.participants_high.get().min(LAST) {
             let record = self.segment.participant(index)?;
             let word = read(record);
-            if only_holders && holds_nothing(record) {
+            if only_holders && holds_nothing(record) && !self.owes_byte(index) {
                 continue;
             }
             if self.is_dead(index, record, !only_holders) {

@@ -72,8 +72,9 @@ impl Inspection<'_> {
             u64::from(hot.watching.get() - mark),
             watching + for_room,
         );
-        let is_due = has_line(hot) && hot.line_state.get() != line::SIGNALLED;
-        if (mark != 0) != is_due {
+        // The writer of a byte cannot clear the mark.
+        let is_due = line::state_of(hot.line_state.get()) != line::SIGNALLED;
+        if mark == 0 && has_line(hot) && is_due || mark != 0 && !has_line(hot) {
             self.finding("line_state", None, "the mark for updates disagrees with it");
         }
         if has_line(hot) {
