@@ -708,7 +708,7 @@ Some(State::Handed | State::HandedDone) => {
         "life-byte-not-probed",
         "the proof of a death ignores the life byte",
         f"{CORE}/state/participant.rs",
-        "Some(fd) if !word.is_lifeless() => platform::probe_life(fd.get(), index),",
+        "Some(fd) if !word.is_lifeless() => platform::probe_life(fd.get(), self.life_byte(index)),",
         "Some(_) if !word.is_lifeless() => Life::Unknown,",
         (core("death", "points::exec_inside_the_critical_section"),),
     ),
@@ -724,8 +724,8 @@ Some(State::Handed | State::HandedDone) => {
         "closed-without-a-proof",
         "a process in another pid namespace gives up its life byte, too, when it closes",
         f"{CORE}/handle/remainder.rs",
-        "                if read(record).is_at_home() {\n",
-        "                if read(record).is_alive() {\n",
+        "                if word.is_at_home() {\n",
+        "                if word.is_alive() {\n",
         (core("liveness", "in_another_pid_namespace_a_closed_queue"),),
     ),
     Mutant(
@@ -755,9 +755,12 @@ Some(State::Handed | State::HandedDone) => {
     Mutant(
         "close-under-a-use",
         "a close closes a descriptor that another thread uses",
-        f"{CORE}/memory/descriptor.rs",
-        "        if self.uses.fetch_or(CLOSED, Ordering::AcqRel) == 0 {\n",
-        "        if self.uses.fetch_or(CLOSED, Ordering::AcqRel) & CLOSED == 0 {\n",
+        f"{CORE}/memory/file.rs",
+        "            self.file.descriptor.release();\n",
+        """\
+            self.file.descriptor.forget_uses();
+            self.file.descriptor.close_if_unused();
+""",
         (core("closing", "a_queue_on_its_way"),),
     ),
     Mutant(
@@ -809,12 +812,48 @@ Some(State::Handed | State::HandedDone) => {
         (core("liveness", "nothing_proves_the_death_in_another_pid_namespace_without_proc"),),
     ),
     Mutant(
-        "substitute-not-set",
-        "a watcher's substitute is not set although messages are ready",
-        f"{CORE}/state/notifier.rs",
-        "self.shared.notifier.substitute.tell(is_missing);",
-        "self.shared.notifier.substitute.tell(false);",
-        (core("liveness", "a_connection_is_watched_without_proc"),),
+        "description-of-the-parent",
+        "a forked child keeps the open file description through which its parent's life byte is locked",
+        f"{CORE}/memory/file.rs",
+        "            let _ = self.own();\n",
+        "",
+        (core("liveness", "an_idle_child_does_not_keep_its_dead_parent_alive"),),
+    ),
+    Mutant(
+        "description-of-the-sender",
+        "a process that is given a memory file keeps the sender's open file description",
+        f"{CORE}/memory/segment.rs",
+        "        let _ = need.own();\n",
+        "",
+        (core("liveness", "an_idle_receiver_does_not_keep_the_dead_sender_alive"),),
+    ),
+    Mutant(
+        "life-byte-not-released",
+        "a process that leaves keeps its life byte locked",
+        f"{CORE}/handle/membership.rs",
+        """\
+            .release_life(segment.in_file(u64::from(me.index())));
+""",
+        """\
+            .release_life(segment.in_file(0));
+""",
+        (core("liveness", "one_queue_of_two_in_a_file_may_be_left"),),
+    ),
+    Mutant(
+        "notifier-not-tried-again",
+        "a process that could not open the notifier does not notice another that has it",
+        f"{CORE}/lock/after_release.rs",
+        "PAUSE && failed_with.get() == announced {",
+        "PAUSE {",
+        (core("notifier", "a_watcher_that_comes_after_another_has_died_is_told_at_once"),),
+    ),
+    Mutant(
+        "child-does-not-watch",
+        "a forked child does not watch what its parent watches",
+        f"{CORE}/handle/registry.rs",
+        "        queue.join_as_child_of_watcher();\n",
+        "",
+        (core("notifier", "a_child_waits_with_the_descriptor_that_it_has_inherited"),),
     ),
     # ------------------------------------------------------------------------------------------------- memory
     Mutant(
@@ -919,17 +958,79 @@ Some(State::Handed | State::HandedDone) => {
         (core("pausing", "a_waiting_putter_is_woken_after_another_has_paused_for_memory"),),
     ),
     Mutant(
-        "senders-not-called",
-        "a receiver takes nothing out of the pipe at which a sender sleeps",
-        f"{CORE}/state/notifier.rs",
-        "            with_access(end, Access::Read, platform::make_writable);\n",
-        "",
-        (core("notifier", "a_sender_that_waits_for_room_is_woken_by_room"),),
+        "line-stays-full",
+        "a receiver that makes room leaves the line full at which a sender sleeps",
+        f"{CORE}/state/line.rs",
+        "(FULL, true) if self.shared.has_room() || hot.is_putter_handed() => self.make_line_writable(),",
+        "(FULL, true) => {}",
+        (core("connection", "the_events_are_those_of_a_socket_or_a_pipe"),),
     ),
     Mutant(
-        "pipe-filled-beside-the-chosen",
-        "a sender fills the pipe although a notified sender is not back",
-        f"{CORE}/state/notifier.rs",
+        "line-not-full",
+        "the line stays writable although a send would wait",
+        f"{CORE}/state/line.rs",
+        "            && (hot.watching_room.get() > 0 || putters.length.get() > 0)\n",
+        "            && putters.length.get() > 0\n",
+        (core("connection", "the_events_are_those_of_a_socket_or_a_pipe"),),
+    ),
+    Mutant(
+        "line-not-drained-for-the-first-watcher",
+        "a byte that stayed in the line while no process watched is a message for the first that does",
+        f"{CORE}/state/line.rs",
+        "(SIGNALLED, false) if watchers(hot) > 0 &&",
+        "(SIGNALLED, false) if watchers(hot) > 1 &&",
+        (core("connection", "a_process_that_begins_to_watch_sees_what_is_there"),),
+    ),
+    Mutant(
+        "line-drained-beside-a-lease",
+        "the line is drained although a message may come back",
+        f"{CORE}/state/line.rs",
+        "                Ok(record) if record.leased.head.get() != 0 => return true,\n",
+        "                Ok(record) if record.leased.head.get() != 0 => return false,\n",
+        (core("connection", "a_message_that_comes_back_is_readable"),),
+    ),
+    Mutant(
+        "byte-not-claimed",
+        "a sender writes its byte although its message was taken",
+        f"{CORE}/state/line.rs",
+        """\
+            .compare_exchange(promise, claimed, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+""",
+        """\
+            .compare_exchange(promise, claimed, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err_and(|_| false)
+""",
+        (core("connection", "no_byte_comes_after_its_message"),),
+    ),
+    Mutant(
+        "claimed-byte-left",
+        "a receiver does not wait for a byte that is being written although its message was taken",
+        f"{CORE}/state/line.rs",
+        "self.after_release = AfterRelease::AwaitByte(end, seen);",
+        "self.after_release = AfterRelease::None;",
+        (core("connection", "no_byte_comes_after_its_message"),),
+    ),
+    Mutant(
+        "byte-of-the-dead",
+        "a byte that a dead sender has promised still counts as on its way",
+        f"{CORE}/state/recovery.rs",
+        "        self.forget_line_of(id);\n",
+        "",
+        (core("death", "points::death_at_each_point_of_a_line"),),
+    ),
+    Mutant(
+        "line-known-after-a-death",
+        "what lies in the line counts as known although its last changer died",
+        f"{CORE}/state/line.rs",
+        "            self.note_line(UNKNOWN);\n        }\n    }\n\n    /// That end",
+        "            self.note_line(self.hot().line_state.get());\n        }\n    }\n\n    /// That end",
+        (core("death", "points::death_at_each_point_of_a_line"),),
+    ),
+    Mutant(
+        "line-filled-beside-the-notified",
+        "a sender fills the line although a notified sender is not back",
+        f"{CORE}/state/line.rs",
         """\
         if hot.waiters[Kind::Room as usize].notified.get() > 0 || hot.is_putter_handed() {
             return SleepTarget::CellForNow;
@@ -938,7 +1039,7 @@ Some(State::Handed | State::HandedDone) => {
         if false {
             return SleepTarget::CellForNow;
 """,
-        (core("notifier", "no_sender_fills_the_pipe_before_the_notified_one_is_back"),),
+        (core("connection", "no_sender_fills_the_line_before_the_notified_one_is_back"),),
     ),
     # ------------------------------------------------------------------------------------------ payloads lent
     Mutant(
@@ -962,7 +1063,7 @@ Some(State::Handed | State::HandedDone) => {
         "the byte owed to the notifier is not written",
         f"{CORE}/lock/after_release.rs",
         """\
-            let is_signalled = with_access(end, Access::Write, platform::signal);
+            let is_signalled = platform::signal(end.writing);
             fault!("notifier.updated");
 """,
         "            let is_signalled = true;\n",
@@ -980,7 +1081,7 @@ Some(State::Handed | State::HandedDone) => {
         "dead-watchers-counted",
         "the watchers of a dead participant stay counted",
         f"{CORE}/state/notifier.rs",
-        "        self.hot().watching.sub(record.watching.get());\n",
+        "        self.uncount_watchers(record.watching.get());\n",
         "",
         (core("notifier"),),
     ),

@@ -35,7 +35,7 @@ SANITIZERS = {
         # What is not freed at the end is reported, too.
         "-Zsanitizer=address",
         {"ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1"},
-        ["behaviour", "notifier", "model", "threads"],
+        ["behaviour", "notifier", "connection", "model", "threads"],
     ),
     "thread": Sanitizer(
         # The option says that the standard library is known to be built without.

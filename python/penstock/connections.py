@@ -1,9 +1,9 @@
 """`Pipe`: two connected objects that send and receive.
 
-A connection has a queue for each direction. Beside each queue lies a pipe of the system. Its ends are open
-exactly where the connection's sides are: in every process that has inherited or received the side, until that
-process closes it or dies. So the kernel reports when no process is left on the other side. The pipe is also
-the descriptor for `select`: it holds a byte while a message is there.
+A connection has a queue for each direction. Beside the queues lies the line: a pair of sockets, or a pipe if
+messages go one way only. Its ends are open exactly where the connection's sides are: in every process that
+has inherited or received the side, until that process closes it or dies. So the kernel reports when no
+process is left on the other side. The side's end is also the descriptor for `select`.
 
 Imported when the first connection is made or arrives, because `multiprocessing.connection` imports
 `multiprocessing.util` (see `finalize.arm`).
@@ -43,9 +43,9 @@ class Connection(connection.Connection):
     its processes have died. `send` raises BrokenPipeError when no process is left that could receive. A
     signal handler that raises, as for Ctrl-C, ends a wait.
 
-    `fileno()` is a descriptor for `select` and its like, readable exactly while `recv` would not wait. A
-    program must do nothing else with it. If a sender is killed or stopped within about 1 us of its `send`,
-    the descriptor may stay unreadable until another process uses the connection: wait with a time-out.
+    `fileno()` is a descriptor for `select` and its like: a socket, or an end of a pipe. It is readable
+    exactly while `recv` would not wait, and writable exactly while `send` would not. A program must do
+    nothing else with it. See `fileno` for what follows when a process dies in the middle of a call.
 
     A connection travels to another process as the standard one does: inherited, as an argument of a
     `Process`, or inside a message.
@@ -77,23 +77,24 @@ class Connection(connection.Connection):
     _incoming: Channel | None
     _outgoing: Channel | None
 
-    def __init__(self, incoming: Channel | None, outgoing: Channel | None) -> None:
+    def __init__(self, incoming: Channel | None, outgoing: Channel | None, end: int) -> None:
         self._incoming = incoming
         self._outgoing = outgoing
-        first = incoming or outgoing
-        assert first is not None
-        if incoming is not None and outgoing is not None:
-            outgoing._pair(incoming._end)
-        super().__init__(first._end, readable=incoming is not None, writable=outgoing is not None)
+        for channel in (incoming, outgoing):
+            if channel is not None:
+                channel._use_end(end)
+        super().__init__(end, readable=incoming is not None, writable=outgoing is not None)
 
     def _close(self) -> None:
         self._handle = None  # first: another thread that finds no channel then finds the connection closed
-        for channel in (self._incoming, self._outgoing):
-            if channel is not None:
-                end = channel._let_go()
-                if end >= 0:
-                    os.close(end)
+        incoming, outgoing = self._incoming, self._outgoing
         self._incoming = self._outgoing = None
+        # Of two threads that close it, one gets the end of the first channel.
+        ends = [
+            channel._let_go(channel is incoming) for channel in (incoming, outgoing) if channel is not None
+        ]
+        if ends and ends[0] >= 0:
+            os.close(ends[0])
 
     def _receiving(self) -> Channel:
         self._check_closed()
@@ -108,9 +109,13 @@ class Connection(connection.Connection):
     def fileno(self) -> int:
         """Return a descriptor to wait with. Does not wait itself.
 
+        Its events are those of a socket in the same state, or of a pipe's end if messages go one way only.
+        When the other side has ended, a socket is readable and hung up.
+
         If a sender is killed or stopped within about 1 us of its `send`, the descriptor may stay unreadable
-        until another process uses the connection. Wait with a time-out, then call `poll`, which finds the
-        message.
+        until another process of its side uses the connection. Wait with a time-out, then call `poll`, which
+        finds the message. If a receiver is killed so, the descriptor may be readable once though there is no
+        message for the others that receive at its side, or not writable although there is room.
 
         Raises OSError if this connection is closed or has no room for another process, and CorruptQueueError.
 
@@ -120,10 +125,14 @@ class Connection(connection.Connection):
         >>> select.select([b], [], [], 0)[0] == [b]
         True
         """
-        incoming, handle = self._incoming, self._handle
+        incoming, outgoing, handle = self._incoming, self._outgoing, self._handle
         if handle is None:
             raise OSError("handle is closed")
-        return handle if incoming is None else incoming.watch()
+        if incoming is not None:
+            incoming.watch()
+        if outgoing is not None:
+            outgoing.watch_room()
+        return handle
 
     def send(self, obj: Any) -> None:
         """Send an object that pickles. Waits while 1 MiB is queued for the other side.
@@ -198,9 +207,10 @@ class Connection(connection.Connection):
         return stream
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        channels = self._incoming, self._outgoing
+        channels, end = (self._incoming, self._outgoing), self._handle
         self._check_closed()  # after reading them: another thread may be closing this connection
-        return _rebuild, (type(self), *map(_describe, channels))
+        assert end is not None
+        return _rebuild, (type(self), _describe(channels), reduction.DupFd(end))
 
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
@@ -216,26 +226,31 @@ def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:
     b'abc'
     """
     finalize.arm()
-    there = _make_direction()
-    if not duplex:
-        return Connection(there[0], None), Connection(None, there[1])
-    back = _make_direction()
-    return Connection(back[0], there[1]), Connection(there[0], back[1])
-
-
-def _make_direction() -> tuple[Channel, Channel]:
-    receiving = Channel()
-    receiving._create(Options(soft_bytes=_BYTES, max_deliveries=3), protocol=5)
-    sending = Channel()
-    sending._adopt(receiving._id, receiving._protocol)
-    reader, writer = os.pipe()
+    options = Options(soft_bytes=_BYTES, max_deliveries=3)
+    to_first, to_second = Channel(), Channel() if duplex else None
+    if to_second is None:
+        to_first._create(options, protocol=5)
+        there, back = _another(to_first), None
+    else:
+        to_first._create_pair(to_second, options, protocol=5)
+        there, back = _another(to_first), _another(to_second)
+    first, second = Channel._make_line(to_second is not None)
     try:
-        receiving._hold(reader, True)
+        to_first._set_line(first, second)
+        if to_second is not None:
+            to_second._set_line(second, first)
     except BaseException:
-        os.close(writer)
+        os.close(first)
+        os.close(second)
         raise
-    sending._hold(writer, True)
-    return receiving, sending
+    return Connection(to_first, back, first), Connection(to_second, there, second)
+
+
+def _another(channel: Channel) -> Channel:
+    """Return a channel of the same queue, for the other side."""
+    other = Channel()
+    other._adopt(channel._id, channel._protocol)
+    return other
 
 
 def _open(channel: Channel | None) -> Channel:
@@ -244,42 +259,44 @@ def _open(channel: Channel | None) -> Channel:
     return channel
 
 
-# How a connection reaches another process. The pipe's end travels as a descriptor. The queue travels as in
-# _multiprocessing/reduction.py to a process that is being started, and else as a descriptor, because the
-# sender may close the connection at once.
+# How a connection reaches another process. The line's end travels as a descriptor. The memory file of its
+# queues travels as in _multiprocessing/reduction.py to a process that is being started, and else as a
+# descriptor, because the sender may close the connection at once.
 
 
-def _describe(channel: Channel | None) -> Any:
-    if channel is None:
-        return None
+def _describe(channels: tuple[Channel | None, Channel | None]) -> Any:
+    """Return the ids of the queues, their protocol, and the file in which both lie."""
+    ids = [None if channel is None else channel._id for channel in channels]
+    first = channels[0] or channels[1]
+    if first is None:
+        raise OSError("handle is closed")  # by another thread, since the check
     if context.get_spawning_popen() is not None:
-        state = describe(channel)
-    else:
-        state = channel._id, channel._protocol, reduction.DupFd(channel._fd)
-    return state, reduction.DupFd(channel._end)
+        return ids, *describe(first)[1:]
+    return ids, first._protocol, reduction.DupFd(first._fd)
 
 
-def _rebuild(cls: type[Connection], incoming: Any, outgoing: Any) -> Connection:
+def _rebuild(cls: type[Connection], description: Any, end: Any) -> Connection:
     finalize.arm()
-    return cls(_reopen(incoming), _reopen(outgoing))
+    incoming, outgoing = _reopen(*description)
+    return cls(incoming, outgoing, end.detach())
 
 
-def _reopen(description: Any) -> Channel | None:
-    if description is None:
-        return None
-    state, end = description
-    channel = Channel()
-    if isinstance(state[2], resource_sharer.DupFd):
-        id, protocol, duplicate = state
+def _reopen(ids: list[bytes | None], protocol: int, duplicate: Any) -> list[Channel | None]:
+    channels = [None if id is None else Channel() for id in ids]
+    opened = [(channel, id) for channel, id in zip(channels, ids, strict=True) if channel and id]
+    first, id = opened[0]
+    if isinstance(duplicate, resource_sharer.DupFd):
         fd = duplicate.detach()
-        if channel._adopt(id, protocol):
+        if first._adopt(id, protocol):
             os.close(fd)
-        elif not channel._attach(fd, id, protocol):
+        elif not first._attach(fd, id, protocol):
             raise QueueGoneError(
                 errno.ESTALE,
                 f"queue {id.hex()} is gone: the descriptor {fd}, received as its own, is another queue's",
             )
     else:
-        reopen(channel, state)
-    channel._hold(end.detach(), False)
-    return channel
+        reopen(first, (id, protocol, duplicate))
+    for other, id in opened[1:]:
+        if not other._adopt(id, protocol) and not other._attach(os.dup(first._fd), id, protocol):
+            raise QueueGoneError(errno.ESTALE, f"queue {id.hex()} is gone: it does not lie beside the other")
+    return channels

@@ -4,6 +4,7 @@ Not collected by pytest, because it needs a build with fault points: test_death.
 """
 
 import itertools
+import os
 import select
 import signal
 from collections.abc import Callable
@@ -124,10 +125,35 @@ def test_death_at_the_notifier(point: str) -> None:
     assert queue.check() == []
 
 
-def test_death_of_a_receiver_that_is_about_to_sleep() -> None:
-    receiver, sender = Pipe(duplex=False)
+def test_death_of_a_child_that_inherits_a_descriptor() -> None:
+    queue = Queue[str]()
+
+    def watch_and_fork() -> int:
+        queue.fileno()
+        arm_fault("notifier.inherited")
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        return os.waitpid(pid, 0)[1]
+
+    with fork(watch_and_fork) as parent:
+        assert parent.result() == signal.SIGKILL
+    assert queue.statistics().participants == 1
+    queue.put("x")
+    assert is_readable(queue)
+    assert queue.get() == "x"
+    assert not is_readable(queue)
+    assert queue.check() == []
+
+
+both_kinds = pytest.mark.parametrize("duplex", [False, True])
+
+
+@both_kinds
+def test_death_of_a_receiver_that_is_about_to_sleep(duplex: bool) -> None:
+    receiver, sender = Pipe(duplex)
     with sender, receiver:
-        with fork(armed, receiver, nothing, lambda receiver: receiver.recv(), "notifier.watching") as doomed:
+        with fork(armed, receiver, nothing, lambda receiver: receiver.recv(), "line.watching") as doomed:
             assert doomed.wait() == -signal.SIGKILL
         sender.send("x")
         assert receiver.poll(10)
@@ -137,11 +163,12 @@ def test_death_of_a_receiver_that_is_about_to_sleep() -> None:
 FULL = bytes(1 << 20)  # bytes: all that a connection buffers
 
 
-def test_death_of_a_sender_that_fills_the_pipe() -> None:
-    receiver, sender = Pipe(duplex=False)
+@both_kinds
+def test_death_of_a_sender_that_fills_the_line(duplex: bool) -> None:
+    receiver, sender = Pipe(duplex)
     with sender, receiver:
         sender.send_bytes(FULL)
-        with fork(armed, sender, nothing, lambda end: end.send_bytes(b"x"), "notifier.filled") as doomed:
+        with fork(armed, sender, nothing, lambda end: end.send_bytes(b"x"), "line.filled") as doomed:
             assert doomed.wait() == -signal.SIGKILL
         assert receiver.recv_bytes() == FULL
         assert not receiver.poll()
@@ -149,18 +176,48 @@ def test_death_of_a_sender_that_fills_the_pipe() -> None:
         assert receiver.recv_bytes() == b"y"
 
 
-def test_death_of_a_receiver_that_calls_a_sender() -> None:
-    receiver, sender = Pipe(duplex=False)
+@both_kinds
+def test_death_of_a_receiver_that_makes_room_for_a_sender(duplex: bool) -> None:
+    receiver, sender = Pipe(duplex)
     with sender, receiver:
         sender.send_bytes(FULL)
         with fork(lambda sender: sender.send_bytes(b"x"), sender) as waiting:
             until(lambda: select.select([], [sender.fileno()], [], 0)[1] == [])
-            with fork(armed, receiver, nothing, lambda end: end.recv_bytes(), "notifier.writable") as doomed:
+            with fork(armed, receiver, nothing, lambda end: end.recv_bytes(), "line.writable") as doomed:
                 assert doomed.wait() == -signal.SIGKILL
             # The dead receiver had not taken the message out of the shared memory yet.
             assert receiver.recv_bytes() == FULL
             assert waiting.result() is None
         assert receiver.recv_bytes() == b"x"
+
+
+SIGNALLING = ["line.promised", "line.owed", "line.claimed", "line.signalled"]
+
+
+@both_kinds
+@pytest.mark.parametrize("point", [*SIGNALLING, "line.drained", "line.counted"])
+def test_death_at_the_line(duplex: bool, point: str) -> None:
+    receiver, sender = Pipe(duplex)
+    with sender, receiver:
+        assert not is_readable(receiver)
+        acts: dict[str, Act] = {
+            **dict.fromkeys(SIGNALLING, lambda _: sender.send("x")),
+            "line.drained": lambda _: receiver.recv(),
+            "line.counted": lambda _: sender.fileno(),
+        }
+        if point == "line.drained":
+            sender.send("x")
+        with fork(armed, receiver, nothing, acts[point], point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        # A sender and a receiver live: what the dead left undone is done by their next calls.
+        receiver_side: Any = receiver
+        receiver_side._incoming._statistics()
+        assert sender.fileno() >= 0
+        assert is_readable(receiver) == (point in SIGNALLING)
+        sender.send("y")
+        assert is_readable(receiver)
+        assert receiver.recv() == ("x" if point in SIGNALLING else "y")
+        assert is_readable(receiver) == (point in SIGNALLING)
 
 
 # Passed only while another process is stopped inside the critical section: stopped.rs of the core's tests.
@@ -191,9 +248,13 @@ def test_every_fault_point_is_reached() -> None:
     in_table = {point for points in OUTCOMES.values() for point in points}
     assert in_table | {
         "unlock.before-wake",
-        "notifier.watching",
-        "notifier.filled",
-        "notifier.writable",
+        "notifier.inherited",
+        "line.counted",
+        "line.watching",
+        *SIGNALLING,
+        "line.drained",
+        "line.filled",
+        "line.writable",
         *NOTIFIER,
         *LEAVING,
         *CLOSING,

@@ -1,6 +1,9 @@
 """Processes are forked while other threads of the parent are inside put and get of the same queues."""
 
 import multiprocessing
+import os
+import select
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -154,3 +157,57 @@ def test_processes_of_multiprocessing_are_forked_while_threads_put_and_get(kind:
         finally:
             is_over.set()
     assert queue.empty()
+
+
+@pytest.mark.parametrize("way", ["dies", "ends", "closes"])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_child_waits_with_a_selector_that_its_parent_has_made(way: str, depth: int) -> None:
+    """Also after a double fork, as a daemon's. The child makes no call to the queue before it waits."""
+    told = multiprocessing.Pipe(False)
+    queue = Queue[int]()
+
+    def work(selector: Any) -> None:
+        received = []
+        for _ in range(3):
+            assert selector.poll(20)
+            received.append(queue.get_nowait())
+            assert not selector.poll(0)
+            told[1].send(received)
+
+    def fork_workers(selector: Any, depth: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                work(selector) if depth == 1 else fork_workers(selector, depth - 1)
+            finally:
+                os._exit(0)
+        if way == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if way == "closes":
+            queue.close()
+
+    def watch() -> None:
+        selector = select.epoll()
+        selector.register(queue, select.EPOLLIN)
+        fork_workers(selector, depth)
+
+    with fork(watch) as parent:
+        parent.wait()
+    for number in range(3):
+        queue.put(number)
+        assert told[0].poll(20)
+        assert told[0].recv() == list(range(number + 1))
+    assert queue.check() == []
+
+
+def test_many_children_of_a_watcher_are_no_burden() -> None:
+    """Each joins the queue at the fork, and is swept when it has ended."""
+    queue = Queue[int]()
+    queue.fileno()
+    for _ in range(100):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    assert queue.statistics().participants == 1
+    assert queue.check() == []

@@ -234,9 +234,14 @@ def test_pools(use: Callable[[Path], list[int]], tmp_path: Path) -> None:
         assert child.result() == [-number for number in range(20)]
 
 
-def _in_pid_namespace(work: Callable[[], Any]) -> Any:
-    """Return what the work returns in a pid namespace of its own. Runs in a forked child."""
+def _in_pid_namespace(work: Callable[[], Any], without_proc: Path | None = None) -> Any:
+    """Return what the work returns in a pid namespace of its own. Runs in a forked child.
+
+    A process that was forked beside /proc keeps the descriptors that it got then. So it loses /proc before.
+    """
     assert ctypes.CDLL(None).unshare(CLONE_NEWPID) == 0
+    if without_proc is not None:
+        lose_proc(without_proc)
     with fork(work) as child:
         return child.result()
 
@@ -268,12 +273,11 @@ def test_warning_if_nothing_could_prove_a_death(call: Callable[[Any], Any], tmp_
     queue.put("a")
 
     def first_and_second_call() -> list[list[str]]:
-        lose_proc(tmp_path)
         other = JoinableQueue[Any]()  # a queue of this process alone
         assert _warnings_of(lambda: other.put(1)) == []
         return [_warnings_of(lambda: call(queue)), _warnings_of(lambda: queue.put(1))]
 
-    with fork(_in_pid_namespace, first_and_second_call) as child:
+    with fork(_in_pid_namespace, first_and_second_call, tmp_path) as child:
         first, second = child.result()
     assert len(first) == 1
     assert first[0].startswith("RuntimeWarning: if this process dies, ")
@@ -285,13 +289,12 @@ def test_a_raised_warning_comes_before_anything_is_done(tmp_path: Path) -> None:
     queue.put("a")
 
     def get() -> str:
-        lose_proc(tmp_path)
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning):
             queue.get()
         return queue.get()
 
-    with fork(_in_pid_namespace, get) as child:
+    with fork(_in_pid_namespace, get, tmp_path) as child:
         assert child.result() == "a"
 
 

@@ -29,6 +29,7 @@ static FORKS: AtomicU32 = AtomicU32::new(0);
 
 static BEFORE: OnceLock<Before> = OnceLock::new();
 static IN_CHILD: OnceLock<fn()> = OnceLock::new();
+static THEN_IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
 /// Reads 1, and 0 in a child that was forked without the handlers below. `None` if the kernel has no such
 /// pages.
@@ -40,11 +41,13 @@ thread_local! {
     static HELD: RefCell<Option<(NoFork, Prepared)>> = const { RefCell::new(None) };
 }
 
-/// Registers the handlers, once, before this process has any queue.
-pub(crate) fn install(in_child: fn()) {
+/// Registers the handlers, once, before this process has any queue: what a child calls first, under `LOCK`,
+/// and what it calls then, without it, before any other code runs.
+pub(crate) fn install(in_child: fn(), then_in_child: fn()) {
     static HANDLERS: Once = Once::new();
     HANDLERS.call_once(|| {
         let _ = IN_CHILD.set(in_child);
+        let _ = THEN_IN_CHILD.set(then_in_child);
         platform::at_fork(before, after_in_parent, after_in_child);
     });
     FORK_PAGE.get_or_init(platform::wiped_on_fork);
@@ -117,5 +120,8 @@ extern "C" fn after_in_child() {
     if let Some(held) = HELD.try_with(|held| held.borrow_mut().take()).ok().flatten() {
         begin_as_child();
         drop(held);
+        if let Some(then) = THEN_IN_CHILD.get() {
+            then();
+        }
     }
 }

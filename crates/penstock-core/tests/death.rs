@@ -828,6 +828,12 @@ mod points {
         remainder.close(unsafe { queue.read() });
     }
 
+    /// Runs a test in a process of its own. Other tests of this process fork, and a child joins each queue
+    /// that its parent watches.
+    fn alone(test: impl FnOnce()) {
+        assert_eq!(Child::run(test).reap(), 0, "the child has said why");
+    }
+
     /// The notifier is readable exactly if there is an item.
     fn notifier_is_right(queue: &Queue, what: &str) {
         let mut polled = libc::pollfd {
@@ -886,7 +892,7 @@ mod points {
 
     #[test]
     fn death_at_each_point() {
-        die_at_each_point(|| {});
+        alone(|| die_at_each_point(|| {}));
     }
 
     /// The same for a process whose death only its pid proves.
@@ -899,7 +905,7 @@ mod points {
         }
         // SAFETY: a path that ends with a zero. The folder below /proc serves as an empty one: it has no
         // /proc itself.
-        die_at_each_point(|| assert_eq!(unsafe { libc::chroot(c"/proc/self/task".as_ptr()) }, 0));
+        alone(|| die_at_each_point(|| assert_eq!(unsafe { libc::chroot(c"/proc/self/task".as_ptr()) }, 0)));
     }
 
     fn die_at_each_point(first: fn()) {
@@ -917,6 +923,130 @@ mod points {
                 survivors_go_on(&queue, &what);
             }
         }
+    }
+
+    /// A process of a connection dies at each point of its line. The line is as it should be as soon as a
+    /// process of the right side has used it.
+    #[test]
+    fn death_at_each_point_of_a_line() {
+        alone(|| {
+            use std::os::fd::{IntoRawFd, RawFd};
+            let options = Options {
+                soft_bytes: 10,
+                ..PLAIN
+            };
+            // Two messages fill the queue.
+            let send = |queue: &Queue, end| wait(soon(), |wait| queue.put_at(end, &[&numbered(7, 8)], wait));
+            let receive = |queue: &Arc<Queue>, end| {
+                let mut buffer = Buffer::default();
+                wait(soon(), |wait| queue.get_at(end, &mut buffer, wait)).map(|_| ())
+            };
+            let events = |fd: RawFd| {
+                let mut polled = libc::pollfd {
+                    fd,
+                    events: libc::POLLIN | libc::POLLOUT,
+                    revents: 0,
+                };
+                // SAFETY: the call reads and writes one struct.
+                unsafe { libc::poll(&raw mut polled, 1, 0) };
+                polled.revents
+            };
+            for is_duplex in [true, false] {
+                for point in [
+                    "line.counted",
+                    "line.watching",
+                    "line.promised",
+                    "line.owed",
+                    "line.claimed",
+                    "line.signalled",
+                    "line.drained",
+                    "line.filled",
+                    "line.writable",
+                ] {
+                    let what = format!("{point}, duplex {is_duplex}");
+                    let queue = Queue::create(&options).unwrap();
+                    let [reading, writing] = Queue::make_line(is_duplex).unwrap().map(IntoRawFd::into_raw_fd);
+                    queue.set_line(reading, writing).unwrap();
+                    let is_there = matches!(point, "line.drained" | "line.filled" | "line.writable");
+                    if is_there {
+                        send(&queue, writing).unwrap();
+                    }
+                    if matches!(point, "line.filled" | "line.writable") {
+                        send(&queue, writing).unwrap();
+                    }
+                    wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+                    if point == "line.writable" {
+                        wait(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
+                        assert_eq!(events(writing) & libc::POLLOUT, 0, "{what}");
+                    }
+                    let child = Child::run(|| {
+                        assert!(fault::arm(point, 1));
+                        match point {
+                            "line.counted" | "line.filled" => {
+                                wait(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
+                            }
+                            "line.promised" | "line.owed" | "line.claimed" | "line.signalled" => {
+                                drop(send(&queue, writing));
+                            }
+                            _ => receive(&queue, reading).unwrap(),
+                        }
+                    });
+                    assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+                    queue.statistics().unwrap();
+                    // The survivor has both ends, as a process that made a connection.
+                    wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+                    wait(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
+                    let is_right = || {
+                        assert_eq!(events(reading) & libc::POLLIN == 0, queue.is_empty(), "{what}");
+                        assert_eq!(events(writing) & libc::POLLOUT == 0, queue.is_full(), "{what}");
+                    };
+                    is_right();
+                    while !queue.is_empty() {
+                        receive(&queue, reading).unwrap();
+                        is_right();
+                    }
+                    for _ in 0..2 {
+                        send(&queue, writing).unwrap();
+                        is_right();
+                    }
+                    for _ in 0..2 {
+                        receive(&queue, reading).unwrap();
+                        is_right();
+                    }
+                    books_balance(&queue);
+                    assert_eq!(queue.statistics().unwrap().participants, 1, "{what}");
+                    for end in [reading, writing] {
+                        // SAFETY: opened above, and closed once.
+                        unsafe { libc::close(end) };
+                    }
+                }
+            }
+        });
+    }
+
+    /// A child dies as it joins the queue that its parent watches, at the fork.
+    #[test]
+    fn death_at_a_fork_beside_a_watcher() {
+        alone(|| {
+            for point in [
+                "register.life-held",
+                "register.alive",
+                "lock.taken",
+                "notifier.counted",
+                "notifier.inherited",
+            ] {
+                let queue = Queue::create(&PLAIN).unwrap();
+                let parent = Child::run(|| {
+                    wait(soon(), |wait| queue.watch(wait)).unwrap();
+                    assert!(fault::arm(point, 1));
+                    let child = Child::run(|| {});
+                    assert!(fault::arm("wait.left", u64::MAX));
+                    assert_eq!(child.reap(), libc::SIGKILL, "{point}: it did not pass there");
+                });
+                assert_eq!(parent.reap(), 0);
+                survivors_go_on(&queue, point);
+            }
+        });
     }
 
     /// A sweeper dies after a portion of what a dead process held, or within one: all returns, each item
@@ -1071,37 +1201,39 @@ mod points {
     /// once.
     #[test]
     fn what_was_given_up_is_counted_once() {
-        for holder_dies_first in [true, false] {
-            for point in ["aside.noted", "aside.counted", "slot.freed"] {
-                for second in [
-                    "takeover.taken",
-                    "rebuild.cleared",
-                    "rebuild.scanned",
-                    "rebuild.done",
-                ] {
-                    let what = format!("{holder_dies_first}, {point}, {second}");
-                    let queue = Queue::create(&TWO_LARGE).unwrap();
-                    put_eights(&queue, 2, LARGE);
-                    if holder_dies_first {
-                        dies_with_items_aside(&queue, 2);
-                        queue.statistics().unwrap();
+        alone(|| {
+            for holder_dies_first in [true, false] {
+                for point in ["aside.noted", "aside.counted", "slot.freed"] {
+                    for second in [
+                        "takeover.taken",
+                        "rebuild.cleared",
+                        "rebuild.scanned",
+                        "rebuild.done",
+                    ] {
+                        let what = format!("{holder_dies_first}, {point}, {second}");
+                        let queue = Queue::create(&TWO_LARGE).unwrap();
+                        put_eights(&queue, 2, LARGE);
+                        if holder_dies_first {
+                            dies_with_items_aside(&queue, 2);
+                            queue.statistics().unwrap();
+                        }
+                        killed_in(&queue, point, 1, &what, |queue| {
+                            while get(queue, Patience::NoWait).is_ok() {}
+                            put(queue, &numbered(7, LARGE)).unwrap();
+                        });
+                        killed_in(&queue, second, 1, &what, |queue| drop(queue.statistics()));
+                        let statistics = queue.statistics().unwrap();
+                        assert_eq!(
+                            (statistics.unfinished, statistics.taken, statistics.given_up),
+                            (2, 2, 1),
+                            "{what}"
+                        );
+                        books_balance(&queue);
+                        survivors_go_on(&queue, &what);
                     }
-                    killed_in(&queue, point, 1, &what, |queue| {
-                        while get(queue, Patience::NoWait).is_ok() {}
-                        put(queue, &numbered(7, LARGE)).unwrap();
-                    });
-                    killed_in(&queue, second, 1, &what, |queue| drop(queue.statistics()));
-                    let statistics = queue.statistics().unwrap();
-                    assert_eq!(
-                        (statistics.unfinished, statistics.taken, statistics.given_up),
-                        (2, 2, 1),
-                        "{what}"
-                    );
-                    books_balance(&queue);
-                    survivors_go_on(&queue, &what);
                 }
             }
-        }
+        });
     }
 
     /// An item that its holder leaves is counted once, whatever the step at which the holder dies.
@@ -1219,18 +1351,20 @@ mod points {
 
     #[test]
     fn death_between_publishing_and_waking() {
-        let queue = Queue::create(&PLAIN).unwrap();
-        let sleeper = Child::run(|| assert_eq!(number_of(&get(&queue, Patience::Forever).unwrap()), 7));
-        while queue.statistics().unwrap().waiting_getters == 0 {
-            std::thread::yield_now();
-        }
-        let child = Child::run(|| {
-            assert!(fault::arm("unlock.before-wake", 1));
-            put(&queue, &numbered(7, 20)).unwrap();
+        alone(|| {
+            let queue = Queue::create(&PLAIN).unwrap();
+            let sleeper = Child::run(|| assert_eq!(number_of(&get(&queue, Patience::Forever).unwrap()), 7));
+            while queue.statistics().unwrap().waiting_getters == 0 {
+                std::thread::yield_now();
+            }
+            let child = Child::run(|| {
+                assert!(fault::arm("unlock.before-wake", 1));
+                put(&queue, &numbered(7, 20)).unwrap();
+            });
+            assert_eq!(child.reap(), libc::SIGKILL);
+            assert_eq!(sleeper.reap(), 0, "the sleeper finds the item");
+            survivors_go_on(&queue, "between publishing and waking");
         });
-        assert_eq!(child.reap(), libc::SIGKILL);
-        assert_eq!(sleeper.reap(), 0, "the sleeper finds the item");
-        survivors_go_on(&queue, "between publishing and waking");
     }
 
     /// A burst costs one system call for each waiter that is notified. It notifies no more waiters than can
@@ -1662,48 +1796,53 @@ mod points {
     /// recovery; then a third; the test itself is the survivor.
     #[test]
     fn death_inside_the_recovery() {
-        let points = [
-            "takeover.taken",
-            "rebuild.cleared",
-            "rebuild.scanned",
-            "rebuild.numbered",
-            "rebuild.done",
-            "sweep.started",
-            "sweep.slot-returned",
-            "sweep.cells-freed",
-            "sweep.released",
-        ];
-        for options in [PLAIN, ACKNOWLEDGED] {
-            for point in points {
-                for second in points {
-                    let what = format!("killed at {point}, then at {second}");
-                    let queue = Queue::create(&options).unwrap();
-                    for len in [20, 1000, LARGE, 20] {
-                        put(&queue, &numbered(8, len)).unwrap();
-                    }
-                    let first = Child::run(|| {
-                        // Three leases, of which the large one is also lent, which the sweep has to return.
-                        let mut buffer = Buffer::default();
-                        let mut lent = Vec::new();
-                        for _ in 0..3 {
-                            lent.push(wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap());
+        alone(|| {
+            let points = [
+                "takeover.taken",
+                "rebuild.cleared",
+                "rebuild.scanned",
+                "rebuild.numbered",
+                "rebuild.done",
+                "sweep.started",
+                "sweep.slot-returned",
+                "sweep.cells-freed",
+                "sweep.released",
+            ];
+            for options in [PLAIN, ACKNOWLEDGED] {
+                for point in points {
+                    for second in points {
+                        let what = format!("killed at {point}, then at {second}");
+                        let queue = Queue::create(&options).unwrap();
+                        for len in [20, 1000, LARGE, 20] {
+                            put(&queue, &numbered(8, len)).unwrap();
                         }
-                        assert!(fault::arm("put.linked", 1));
-                        put(&queue, &numbered(7, 1000)).unwrap();
-                    });
-                    assert_eq!(first.reap(), libc::SIGKILL, "{what}");
-                    for point in [point, second] {
-                        let next = Child::run(|| {
-                            assert!(fault::arm(point, 1));
-                            let _ = queue.statistics();
+                        let first = Child::run(|| {
+                            // Three leases, of which the large one is also lent, which the sweep has to
+                            // return.
+                            let mut buffer = Buffer::default();
+                            let mut lent = Vec::new();
+                            for _ in 0..3 {
+                                lent.push(
+                                    wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap(),
+                                );
+                            }
+                            assert!(fault::arm("put.linked", 1));
+                            put(&queue, &numbered(7, 1000)).unwrap();
                         });
-                        let ended = next.reap();
-                        // After a complete sweep the second process may not pass its point.
-                        assert!([libc::SIGKILL, 0].contains(&ended), "{what}: {ended}");
+                        assert_eq!(first.reap(), libc::SIGKILL, "{what}");
+                        for point in [point, second] {
+                            let next = Child::run(|| {
+                                assert!(fault::arm(point, 1));
+                                let _ = queue.statistics();
+                            });
+                            let ended = next.reap();
+                            // After a complete sweep the second process may not pass its point.
+                            assert!([libc::SIGKILL, 0].contains(&ended), "{what}: {ended}");
+                        }
+                        survivors_go_on(&queue, &what);
                     }
-                    survivors_go_on(&queue, &what);
                 }
             }
-        }
+        });
     }
 }

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
+use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -361,7 +362,7 @@ fn a_watcher_is_told_by_processes_that_see_less_or_more() {
     });
 }
 
-/// The process of a connection has an end that leads in one direction only.
+/// A receiver cannot write to its line, and nothing but /proc would let it. It needs not to.
 #[test]
 fn a_connection_is_watched_without_proc() {
     if !is_root() {
@@ -372,21 +373,22 @@ fn a_connection_is_watched_without_proc() {
         let queue = Queue::create(&PLAIN).unwrap();
         let (reader, writer) = make_ends(&queue);
         let send = || {
-            let sent = wait(soon(), |wait| queue.put_at((writer, -1), &[b"x"], wait));
+            let sent = wait(soon(), |wait| queue.put_at(writer, &[b"x"], wait));
             sent.unwrap();
         };
-        let watch = || wait(soon(), |wait| queue.watch_at(reader, wait)).unwrap();
+        let watch = || {
+            wait(soon(), |wait| queue.watch_at(reader, wait)).unwrap();
+            reader
+        };
         let receive = || {
             let mut buffer = Buffer::default();
             wait(Patience::NoWait, |wait| queue.get_at(reader, &mut buffer, wait)).map(|_| ())
         };
-        // The notifier is not written to as long as no process watches.
         send();
         send();
         lose_proc(&folder);
         let fd = watch();
         assert!(is_readable(fd, 0));
-        assert_eq!(watch(), fd, "it stays the same");
         receive().unwrap();
         assert!(is_readable(fd, 0));
         receive().unwrap();
@@ -398,7 +400,6 @@ fn a_connection_is_watched_without_proc() {
             assert!(!is_readable(fd, 0));
             assert_eq!(receive(), Err(Error::Empty));
         }
-        // The child has no notifier of its own yet, and leaves the parent's alone.
         send();
         let other = Child::run(|| {
             let fd = watch();
@@ -408,8 +409,7 @@ fn a_connection_is_watched_without_proc() {
             send();
         });
         assert_eq!(other.status(), 0);
-        assert_eq!(watch(), fd);
-        assert!(is_readable(fd, 0));
+        assert!(is_readable(watch(), 0));
         receive().unwrap();
         assert!(!is_readable(fd, 0));
         // SAFETY: nothing in this process uses the end any more.
@@ -421,12 +421,9 @@ fn a_connection_is_watched_without_proc() {
 }
 
 fn make_ends(queue: &Queue) -> (i32, i32) {
-    let mut ends = [0; 2];
-    // SAFETY: the call writes two numbers.
-    assert_eq!(unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
-    queue.give_notifier(ends[0]).unwrap();
-    queue.give_notifier(ends[1]).unwrap();
-    (ends[0], ends[1])
+    let [reader, writer] = Queue::make_line(true).unwrap().map(IntoRawFd::into_raw_fd);
+    queue.set_line(reader, writer).unwrap();
+    (reader, writer)
 }
 
 fn is_readable(fd: i32, timeout: i32) -> bool {
@@ -471,8 +468,12 @@ fn in_pid_namespace(work: impl FnOnce()) -> Child {
         // SAFETY: concerns this process's children only.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWPID) }, 0);
         let first = Child::run(|| {
-            // SAFETY: only asks.
-            assert_eq!(unsafe { libc::getpid() }, 1);
+            // SAFETY: the first only asks. With the second, a test that fails leaves no process of the
+            // namespace.
+            unsafe {
+                assert_eq!(libc::getpid(), 1);
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            }
             work();
         });
         let status = first.status();
@@ -563,8 +564,15 @@ fn nothing_proves_the_death_in_another_pid_namespace_without_proc() {
         Queue::create(&PLAIN).unwrap(),
     );
     put(&queue, b"item");
-    let worker = in_pid_namespace(|| {
-        lose_proc(&folder);
+    // A process that was forked beside /proc has an open file description of its own, and keeps it. One that
+    // is forked without has none.
+    let in_such_a_process = |work: &dyn Fn()| {
+        in_pid_namespace(|| {
+            lose_proc(&folder);
+            assert_eq!(Child::run(work).status(), 0);
+        })
+    };
+    let worker = in_such_a_process(&|| {
         assert_eq!(queue.take_part().unwrap(), Proof::Impossible);
         get(&queue, Patience::Forever).unwrap();
         // Between two processes of the namespace the proof of death is as anywhere.
@@ -587,6 +595,126 @@ fn nothing_proves_the_death_in_another_pid_namespace_without_proc() {
     let so_soon = Patience::Until(Instant::now() + Duration::from_millis(500));
     assert_eq!(get(&queue, so_soon), Err(Error::Empty));
     assert_eq!(queue.statistics().unwrap().participants, 2);
+}
+
+/// A process that loses /proc after it was forked has an open file description of its own already.
+#[test]
+fn a_life_byte_outlasts_proc() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let (queue, told) = (
+        Queue::create(&ACKNOWLEDGED).unwrap(),
+        Queue::create(&PLAIN).unwrap(),
+    );
+    put(&queue, b"item");
+    let worker = in_pid_namespace(|| {
+        lose_proc(&folder);
+        assert_eq!(queue.take_part().unwrap(), Proof::Possible);
+        get(&queue, Patience::Forever).unwrap();
+        put(&told, b"taken");
+    });
+    get(&told, soon()).unwrap();
+    assert_eq!(worker.status(), 0);
+    assert_eq!(get(&queue, soon()).unwrap(), b"item");
+}
+
+/// A process that has inherited or received the descriptor of a dead one, and does nothing with it, keeps no
+/// lock of it. In another pid namespace only the lock tells of the death.
+fn a_worker_dies_beside(idle: &dyn Fn(u32, &Arc<Queue>)) {
+    if !is_root() {
+        return;
+    }
+    let (queue, told, end) = (
+        Queue::create(&ACKNOWLEDGED).unwrap(),
+        Queue::create(&PLAIN).unwrap(),
+        Queue::create(&PLAIN).unwrap(),
+    );
+    put(&queue, b"item");
+    let namespace = in_pid_namespace(|| {
+        let worker = Child::run(|| {
+            assert_eq!(queue.take_part().unwrap(), Proof::Possible);
+            get(&queue, Patience::Forever).unwrap();
+            let me = std::process::id();
+            std::mem::forget(Child::run(|| {
+                idle(me, &queue);
+                put(&told, b"idle");
+                sleep_for_ever();
+            }));
+            get(&end, Patience::Forever).unwrap();
+        });
+        assert_eq!(worker.status(), 0);
+        put(&told, b"dead");
+        // With the first process of its namespace the idle one ends, too.
+        get(&end, Patience::Forever).unwrap();
+    });
+    assert_eq!(get(&told, soon()).unwrap(), b"idle");
+    put(&end, b"");
+    assert_eq!(get(&told, soon()).unwrap(), b"dead");
+    assert_eq!(get(&queue, soon()).unwrap(), b"item");
+    put(&end, b"");
+    assert_eq!(namespace.status(), 0);
+}
+
+#[test]
+fn an_idle_child_does_not_keep_its_dead_parent_alive() {
+    a_worker_dies_beside(&|_, _| {});
+}
+
+#[test]
+fn an_idle_receiver_does_not_keep_the_dead_sender_alive() {
+    a_worker_dies_beside(&|worker, queue| {
+        let (id, fd) = (queue.id(), queue.fd().unwrap().as_raw_fd() as u32);
+        let received = Queue::duplicate_of(worker, fd).unwrap();
+        let inherited: *const Arc<Queue> = queue;
+        // SAFETY: this process uses the handle no more, and never returns to where it lies.
+        drop(unsafe { inherited.read() });
+        let again = Queue::attach(received).unwrap();
+        assert_eq!(again.id(), id);
+        std::mem::forget(again);
+    });
+}
+
+/// Whether another open file description has a lock on one of the life bytes that begin there.
+fn is_any_life_byte_locked(queue: &Queue, start: i64) -> bool {
+    // SAFETY: a plain C struct for which zeros are valid.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as i16;
+    lock.l_start = start;
+    lock.l_len = 4096;
+    let fd = queue.fd().unwrap().as_raw_fd();
+    // SAFETY: the call reads and writes one struct.
+    assert_eq!(unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &raw mut lock) }, 0);
+    i32::from(lock.l_type) != libc::F_UNLCK
+}
+
+#[test]
+fn one_queue_of_two_in_a_file_may_be_left() {
+    let [first, second] = Queue::create_pair(&PLAIN).unwrap();
+    let (told, end) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+    put(&first, b"the parent takes part");
+    let child = Child::run(|| {
+        put(&first, b"x");
+        put(&second, b"x");
+        put(&told, b"takes part");
+        get(&end, Patience::Forever).unwrap();
+        let left: *const Arc<Queue> = &raw const first;
+        // SAFETY: this process uses the handle no more.
+        drop(unsafe { left.read() });
+        put(&told, b"has left");
+        get(&end, Patience::Forever).unwrap();
+    });
+    get(&told, soon()).unwrap();
+    assert!(is_any_life_byte_locked(&first, 0));
+    put(&end, b"");
+    get(&told, soon()).unwrap();
+    assert!(!is_any_life_byte_locked(&first, 0));
+    assert_eq!(first.statistics().unwrap().participants, 1);
+    assert_eq!(second.statistics().unwrap().participants, 2);
+    put(&end, b"");
+    assert_eq!(child.status(), 0);
+    assert_eq!(second.statistics().unwrap().participants, 1);
 }
 
 /// A later process has the pid of the dead participant.

@@ -1,7 +1,6 @@
-//! The ends of a connection's pipe, which each process of a case inherits.
-#![allow(unsafe_code)]
+//! The ends of a connection's line, which each process of a case inherits.
 
-use std::os::fd::RawFd;
+use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use penstock_core::Queue;
@@ -24,11 +23,9 @@ pub fn are_open() -> bool {
 
 /// Makes the queue that of a connection.
 pub fn connect(queue: &Queue) {
-    let mut ends = [0; 2];
-    // SAFETY: the call writes two descriptors to the array.
-    assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
+    let ends = Queue::make_line(true).unwrap().map(IntoRawFd::into_raw_fd);
     for (place, end) in ENDS.iter().zip(ends) {
         place.store(end, Ordering::Relaxed);
-        queue.give_notifier(end).unwrap();
     }
+    queue.set_line(ends[0], ends[1]).unwrap();
 }

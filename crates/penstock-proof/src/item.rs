@@ -70,6 +70,7 @@ pub fn surely() -> Patience {
     Patience::Until(Instant::now() + WATCHDOG)
 }
 
+/// Puts an item, over the connection if there is one.
 pub fn put(queue: &Queue, item: Item) {
     // One block many times: a large payload costs the queue's memory alone.
     let len = len_of(item);
@@ -82,18 +83,16 @@ pub fn put(queue: &Queue, item: Item) {
         parts.push(&block[..part]);
         left -= part;
     }
-    if let Err(error) = with_patience(surely(), |wait| queue.put(&parts, wait)) {
+    let put = with_patience(surely(), |wait| {
+        if ends::are_open() {
+            queue.put_at(ends::writing(), &parts, wait)
+        } else {
+            queue.put(&parts, wait)
+        }
+    });
+    if let Err(error) = put {
         panic!("put: {error}");
     }
-}
-
-/// Sends over the connection that the survivor has made.
-pub fn send(queue: &Queue, item: Item) {
-    let payload = payload(item);
-    with_patience(surely(), |wait| {
-        queue.put_at((ends::writing(), -1), &[&payload], wait)
-    })
-    .unwrap_or_else(|error| panic!("send: {error}"));
 }
 
 /// Takes an item, over the connection if there is one; keeps the payload if it was lent.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Remainder, Wait};
 
 use crate::ends;
-use crate::item::{Item, get, payload, put, send, surely, take, with_patience};
+use crate::item::{Item, get, payload, put, surely, take, with_patience};
 
 /// The process that dies.
 pub struct Victim {
@@ -85,7 +85,14 @@ impl Victim {
         let end = ends::writing();
         let parts: &[&[u8]] = &[&self.payloads[0]];
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
-            self.queue.put_at((end, -1), parts, wait)
+            self.queue.put_at(end, parts, wait)
+        }));
+    }
+
+    fn watch_room(&mut self) {
+        let end = ends::writing();
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.watch_room_at(end, wait)
         }));
     }
 
@@ -880,12 +887,11 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
-        name: "receiver-sleeps-and-is-notified",
+        name: "receiver-sleeps-and-is-signalled",
         prepare: |queue, _| ends::connect(queue),
         run: Victim::receive,
         when_asleep: Some(|queue, log| {
-            send(queue, 10);
-            log.put.push(10);
+            log.put(queue, 10);
         }),
         takes: &[10],
         ..DEFAULT
@@ -895,6 +901,27 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.watch_end(queue),
         run: Victim::send,
         puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "receive-drains",
+        prepare: |queue, log| {
+            log.watch_end(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::receive,
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "watch-for-room",
+        options: ONE,
+        prepare: |queue, log| {
+            ends::connect(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::watch_room,
         ..DEFAULT
     },
     Operation {

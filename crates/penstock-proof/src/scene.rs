@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Patience, Queue, age_waiters_after};
 
-use crate::item::{Item, WATCHDOG, get, put, send, surely, with_patience};
+use crate::item::{Item, WATCHDOG, get, put, surely, with_patience};
 use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim};
 use crate::process::{self, Child, Pipe};
 use crate::trace::{Tracee, WhenAsleep, between_markers, trace_me};
@@ -38,12 +38,8 @@ impl Asleep {
             }
             let item: Item = match kind {
                 Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()).unwrap(),
-                Sleeper::Putter => {
+                Sleeper::Putter | Sleeper::Sender => {
                     put(queue, SLEEPERS_ITEM);
-                    SLEEPERS_ITEM
-                }
-                Sleeper::Sender => {
-                    send(queue, SLEEPERS_ITEM);
                     SLEEPERS_ITEM
                 }
                 Sleeper::Joiner => {

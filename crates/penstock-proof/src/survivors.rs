@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::collections::BTreeSet;
+use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
 use penstock_core::{Error, Patience};
@@ -23,6 +24,18 @@ pub struct Findings {
     pub put: usize,
     /// How many of the items that it may have taken are gone.
     pub taken: usize,
+}
+
+/// The events that `poll` reports, without waiting.
+fn events(fd: RawFd, asked: i16) -> i16 {
+    let mut polled = libc::pollfd {
+        fd,
+        events: asked,
+        revents: 0,
+    };
+    // SAFETY: the call reads and writes one struct.
+    unsafe { libc::poll(&raw mut polled, 1, 0) };
+    polled.revents
 }
 
 struct Survivor {
@@ -118,21 +131,15 @@ impl Survivor {
             None => with_patience(surely(), |wait| queue.watch(wait)).unwrap(),
         };
         if ends::are_open() {
-            // Of a connection, each call brings its end; the puts of this survivor did not.
-            with_patience(surely(), |wait| queue.watch_at(notifier, wait)).unwrap();
+            // Only its own kind of process can set right what a sender or a receiver has left undone. This
+            // one is both.
+            with_patience(surely(), |wait| queue.watch_at(ends::reading(), wait)).unwrap();
+            with_patience(surely(), |wait| queue.watch_room_at(ends::writing(), wait)).unwrap();
+            let is_writable = events(ends::writing(), libc::POLLOUT) & libc::POLLOUT != 0;
+            assert_eq!(is_writable, !queue.is_full(), "the line is wrong");
         }
-        let mut polled = libc::pollfd {
-            fd: notifier,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: the call reads and writes one struct.
-        let ready = unsafe { libc::poll(&raw mut polled, 1, 0) };
-        assert_eq!(
-            (ready, polled.revents & !libc::POLLIN),
-            (i32::from(!queue.is_empty()), 0),
-            "the notifier is wrong"
-        );
+        let expected = if queue.is_empty() { 0 } else { libc::POLLIN };
+        assert_eq!(events(notifier, libc::POLLIN), expected, "the notifier is wrong");
     }
 
     fn act(&mut self, turn: usize) {

@@ -155,7 +155,8 @@ def make(name: str, asked: BaseContext, *arguments: int) -> Any:
     return _classes[name](*arguments, ctx=asked.get_context())
 
 
-# Sending descriptors. The standard functions use the connection's socket; a connection of Penstock has none.
+# Sending descriptors. The standard functions write to the connection's socket, which is not Penstock's to
+# send by.
 
 
 def _send_handle(conn: Any, handle: int, destination_pid: int) -> Any:

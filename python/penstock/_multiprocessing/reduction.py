@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     State: TypeAlias = tuple[bytes, int, _Seen | _Duplicate]
     """What is pickled: the queue's id, the handle's pickle protocol, and where the queue is open."""
 
-# The duplicates for each process that is being started, by the queue's id.
-_duplicates: WeakKeyDictionary[object, dict[bytes, _Duplicate]] = WeakKeyDictionary()
+# The duplicates for each process that is being started, by the descriptor here.
+_duplicates: WeakKeyDictionary[object, dict[int, _Duplicate]] = WeakKeyDictionary()
 # Descriptors that this process was started with and that a handle has taken.
 _detached: set[int] = set()
 
@@ -50,11 +50,12 @@ def describe(handle: Handle) -> State:
     """
     starting = context.get_spawning_popen()
     if starting is not None:
-        # One duplicate for all handles of a queue: spawn cannot pass a descriptor twice.
-        duplicates = _duplicates.setdefault(starting, {})
-        if handle._id not in duplicates:
-            duplicates[handle._id] = reduction.DupFd(handle._fd)
-        return handle._id, handle._protocol, duplicates[handle._id]
+        # One duplicate for all handles of a queue, and for both queues of a connection: spawn cannot pass a
+        # descriptor twice.
+        fd, duplicates = handle._fd, _duplicates.setdefault(starting, {})
+        if fd not in duplicates:
+            duplicates[fd] = reduction.DupFd(fd)
+        return handle._id, handle._protocol, duplicates[fd]
     handle._carried()
     return handle._id, handle._protocol, (os.getpid(), handle._fd)
 

@@ -33,7 +33,11 @@ impl Queue {
             Some(me) => me,
             // Registering makes system calls, and may have to sweep.
             None if wait.patience == Patience::TryLock => return Err(Error::Busy),
-            None => self.join_in(wait)?.0,
+            None => {
+                let me = self.join_in(wait)?;
+                // With the mark of what registering has put off.
+                self.shared.member_word_if_any().unwrap_or(me.0)
+            }
         };
         self.shared.acquire_as(me, wait)?;
         if self.shared.is_welcome(me) {

@@ -2,16 +2,22 @@
 //!
 //! state/participant.rs has the crash table of registering. put_off.rs has that of a leave that is put off.
 
-use std::os::fd::IntoRawFd;
+#[cfg(not(loom))]
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::fork;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
+use crate::memory::descriptor::InUse;
 use crate::memory::layout::ParticipantId;
 use crate::options::{Patience, Wait};
 use crate::platform;
+#[cfg(not(loom))]
+use crate::platform::Instant;
+#[cfg(not(loom))]
+use crate::state::line::has_line;
 use crate::state::participant::{GONE, LAST, LEFT, Proof, free_record, read};
 use crate::sync::{Ordering, Word};
 use crate::units::Leave;
@@ -19,6 +25,10 @@ use crate::units::Leave;
 /// The last 64 records of the table. A process that gets one of them sweeps the dead, and so many may do so
 /// at once.
 const LATE_PLACES: u32 = 64;
+
+/// Time that a forked child waits at most for the lock of a queue that its parent watches.
+#[cfg(not(loom))]
+const AT_FORK: Duration = Duration::from_millis(200);
 
 /// Set when this process joins a queue whose other processes could not prove its death.
 static IS_UNTOLD: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
@@ -57,15 +67,38 @@ impl Queue {
     pub(crate) fn forget_membership(&self) {
         self.shared.me.set(0);
         self.leaving.set(0);
-        self.unlock_life_byte();
     }
 
-    /// Closes the descriptor that locks it.
-    pub(crate) fn unlock_life_byte(&self) {
-        platform::close_checked(
-            self.life.swap(-1, std::sync::atomic::Ordering::Relaxed),
-            self.shared.segment.identity(),
-        );
+    /// Forgets the participant id, under which this process takes part no more, and unlocks its life byte.
+    fn end_membership(&self, me: ParticipantId) {
+        self.forget_membership();
+        self.unlock_life_byte(me);
+    }
+
+    pub(crate) fn unlock_life_byte(&self, me: ParticipantId) {
+        let segment = &self.shared.segment;
+        segment
+            .file()
+            .release_life(segment.in_file(u64::from(me.index())));
+    }
+
+    /// Joins in a forked child whose parent watches with a notifier: the child has inherited the descriptor,
+    /// and may wait with it without any other call. (A line wakes its watchers whether they are counted or
+    /// not, so the child's first call to a connection counts it.)
+    #[cfg(not(loom))]
+    pub(crate) fn join_as_child_of_watcher(&self) {
+        if !self.shared.notifier.is_watched() || has_line(self.shared.segment.hot()) {
+            return;
+        }
+        let mut wait = Wait {
+            patience: Patience::Until(Instant::now() + AT_FORK),
+            interrupted: &mut || false,
+        };
+        // Registering puts off the rest, and the section does it (handle/put_off.rs). If the lock stays taken
+        // for longer, because its holder is stopped, the child's next section does it.
+        if self.enter(&mut wait).is_ok() {
+            fault!("notifier.inherited");
+        }
     }
 
     /// Forgets the participant id `old` after this process was wrongly taken for dead: it names no
@@ -74,7 +107,7 @@ impl Queue {
     pub(crate) fn forget_id(&self, old: ParticipantId) {
         let _no_fork = fork::hold_off(); // no thread registers meanwhile
         if self.shared.member_if_any() == Some(old) {
-            self.forget_membership();
+            self.end_membership(old);
         }
     }
 
@@ -105,22 +138,19 @@ impl Queue {
             if let Some(me) = self.shared.member_if_any() {
                 return Ok(me);
             }
-            let life = self.shared.segment.fd().and_then(|fd| platform::reopen(fd.get()));
-            let Some(me) = self.shared.claim_record(life.as_ref(), pid, namespace)? else {
+            let life = self.shared.segment.need().own();
+            let life = life.as_ref().map(InUse::get);
+            let Some(me) = self.shared.claim_record(life, pid, namespace)? else {
                 break;
             };
             let record = self.shared.segment.participant(me.index())?;
             record.pid_namespace.set(namespace);
             record.birth.set(birth);
             record.since.set(since);
-            self.life.store(
-                life.map_or(-1, IntoRawFd::into_raw_fd),
-                std::sync::atomic::Ordering::Relaxed,
-            );
             // Release: pairs with the acquire in member_if_any.
             self.shared.me.store(me.0, Ordering::Release);
             drop(no_fork);
-            if self.shared.notifier.is_known() {
+            if self.shared.notifier.is_known() || self.shared.line.is_watched() {
                 // The section that follows announces the notifier.
                 self.shared.put_off_work();
             }
@@ -242,7 +272,7 @@ impl Queue {
             free_record(record, me);
             fault!("unregister.freed");
         }
-        self.forget_membership();
+        self.end_membership(me);
     }
 }
 

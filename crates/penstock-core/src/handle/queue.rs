@@ -1,14 +1,14 @@
 //! The handle of one process to a queue: what its sections share, its membership, how long it spins.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
 
 use crate::error::Error;
 use crate::handle::registry;
 use crate::handle::spin_budget::SpinBudget;
 use crate::memory::descriptor::InUse;
+use crate::memory::file::Need;
 use crate::memory::segment::Segment;
 use crate::options::Options;
 use crate::platform;
@@ -22,8 +22,6 @@ pub struct Queue {
     pub(crate) shared: Shared,
     /// A leave of this process that was put off. See put_off.rs.
     pub(crate) leaving: AtomicU32,
-    /// The descriptor by which this process locks its life byte, or -1.
-    pub(crate) life: AtomicI32,
     pub(crate) spin_budgets: [SpinBudget; 2],
     #[cfg(not(loom))]
     pub(crate) memory_budget: SpinBudget,
@@ -45,28 +43,54 @@ impl Queue {
         Queue::enter_in_list(&mut open, segment, options)
     }
 
+    /// Creates two queues in one memory file, those of a duplex connection.
+    pub fn create_pair(options: &Options) -> Result<[Arc<Queue>; 2], Error> {
+        let ([first, second], options) = Segment::create_pair(options)?;
+        let (first, second) = {
+            let mut open = registry::open_queues();
+            let first = Queue::enter_in_list(&mut open, first, options.clone())?;
+            // If this fails, the first one ends below, where its end may open the list again.
+            (first, Queue::enter_in_list(&mut open, second, options))
+        };
+        Ok([first, second?])
+    }
+
     /// Opens a queue by its name.
     pub fn open_named(path: &Path) -> Result<Arc<Queue>, Error> {
         Queue::attach(platform::open_file(path)?)
     }
 
-    /// Opens the queue behind a descriptor. Returns this process's handle if it has one already.
+    /// Opens the queue behind a descriptor, the first one of its file. Returns this process's handle if it
+    /// has one already.
     pub fn attach(fd: OwnedFd) -> Result<Arc<Queue>, Error> {
-        use std::os::fd::AsFd;
-        let id = Segment::read_id(fd.as_fd())?;
+        Queue::attach_any(fd, |_| true)?.ok_or(Error::Closed)
+    }
+
+    /// The same for the queue of that id. `None` if it does not lie in that file.
+    pub fn attach_as(fd: OwnedFd, id: Id) -> Result<Option<Arc<Queue>>, Error> {
+        Queue::attach_any(fd, |found| found == id)
+    }
+
+    fn attach_any(fd: OwnedFd, is_wanted: impl Fn(Id) -> bool) -> Result<Option<Arc<Queue>>, Error> {
+        let Some((id, start)) = Segment::read_ids(fd.as_fd())?.find(|(id, _)| is_wanted(*id)) else {
+            return Ok(None);
+        };
         let mut open = registry::open_queues_without_leaving(id);
         if let Some(queue) = open.find(id) {
             // If this process has closed its handles and has something in hand, it has no descriptor.
-            let is_same = platform::identify(fd.as_fd())
-                .is_ok_and(|(identity, _)| identity == queue.shared.segment.identity());
-            if is_same {
-                platform::close_on_exec(fd.as_fd())?;
-                queue.shared.segment.file().reopen(fd);
+            let segment = &queue.shared.segment;
+            if platform::identify(fd.as_fd())?.0 == segment.identity() {
+                segment.need().begin(fd)?;
             }
-            return Ok(queue);
+            return Ok(Some(queue));
         }
-        let (segment, options) = Segment::open(fd)?;
-        Queue::enter_in_list(&mut open, segment, options)
+        let (identity, _) = platform::identify(fd.as_fd())?;
+        let need = match open.find_file(identity) {
+            Some(file) => Need::of(file, fd)?,
+            None => Segment::open_file(fd)?,
+        };
+        let (segment, options) = Segment::open(need, start)?;
+        Queue::enter_in_list(&mut open, segment, options).map(Some)
     }
 
     /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc
@@ -79,7 +103,7 @@ impl Queue {
     /// This process's handle to a queue, if it has one with a descriptor.
     pub fn by_id(id: Id) -> Option<Arc<Queue>> {
         let found = registry::open_queues_without_leaving(id).find(id)?;
-        (!found.shared.segment.file().is_closed()).then_some(found)
+        found.shared.segment.need().is_there().then_some(found)
     }
 
     pub(super) fn enter_in_list(
@@ -92,7 +116,6 @@ impl Queue {
         let queue = Arc::new(Queue {
             shared: Shared::new(segment, options),
             leaving: AtomicU32::new(0),
-            life: AtomicI32::new(-1),
             spin_budgets: [SpinBudget::new(), SpinBudget::new()],
             #[cfg(not(loom))]
             memory_budget: SpinBudget::new(),
@@ -156,6 +179,7 @@ impl Drop for Queue {
     fn drop(&mut self) {
         self.depart();
         self.shared.notifier.close();
+        self.shared.segment.need().end();
         holding::forget(self.shared.segment.id);
         // Last, so that no thread of this process opens the queue anew while this handle is still a member.
         registry::forget(self.shared.segment.id);

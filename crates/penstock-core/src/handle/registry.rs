@@ -1,8 +1,8 @@
 //! Registry: this process's handles, one a queue, so that one process is one participant.
 //!
-//! After a fork the child forgets the parent's memberships: it closes its copies of the parent's life
-//! descriptors (which would keep the parent's life bytes locked after the parent's death), and registers on
-//! first use.
+//! After a fork the child forgets the parent's memberships: it replaces its copies of the descriptors through
+//! which the parent's life bytes are locked (memory/file.rs), and registers on first use. With a queue that
+//! the parent watches it registers at once (state/notifier.rs).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::fork;
 use crate::handle::queue::Queue;
 use crate::handle::remainder::Remainder;
-use crate::platform;
+use crate::memory::file::MemoryFile;
+use crate::platform::{self, FileIdentity};
 use crate::units::Id;
 
 /// Locked only while this process cannot fork (fork.rs).
@@ -20,8 +21,11 @@ static OPEN: Mutex<Lists> = Mutex::new(Lists {
     closing: Vec::new(),
 });
 
+/// An open queue, and the file in which it lies: the other queue of a connection lies there, too.
+type Open = (Id, Weak<Queue>, Weak<MemoryFile>);
+
 struct Lists {
-    queues: Vec<(Id, Weak<Queue>)>,
+    queues: Vec<Open>,
     /// Of queues that have handles of a program, open or closed.
     remainders: Vec<(Id, Weak<Remainder>)>,
     /// Those whose last handle a thread is closing.
@@ -40,7 +44,7 @@ fn lock() -> MutexGuard<'static, Lists> {
 }
 
 pub(crate) fn open_queues() -> OpenQueues {
-    fork::install(forget_memberships);
+    fork::install(forget_memberships, watch_again);
     let no_fork = fork::hold_off();
     OpenQueues {
         lists: lock(),
@@ -57,7 +61,7 @@ pub(crate) fn open_queues_without_leaving(id: Id) -> OpenQueues {
             .lists
             .queues
             .iter()
-            .any(|(known, queue)| *known == id && queue.strong_count() == 0);
+            .any(|(known, queue, _)| *known == id && queue.strong_count() == 0);
         if !is_dropped && !open.lists.closing.contains(&id) {
             return open;
         }
@@ -84,12 +88,19 @@ impl OpenQueues {
     }
 
     pub(crate) fn add(&mut self, id: Id, queue: &Arc<Queue>) {
-        self.lists.queues.push((id, Arc::downgrade(queue)));
+        let file = Arc::downgrade(queue.shared.segment.file());
+        self.lists.queues.push((id, Arc::downgrade(queue), file));
     }
 
     pub(crate) fn find(&self, id: Id) -> Option<Arc<Queue>> {
-        let (_, queue) = self.lists.queues.iter().find(|(known, _)| *known == id)?;
+        let (_, queue, _) = self.lists.queues.iter().find(|(known, ..)| *known == id)?;
         queue.upgrade()
+    }
+
+    /// The file of an open queue, or of one that is being dropped. The descriptor may be closed.
+    pub(crate) fn find_file(&self, identity: FileIdentity) -> Option<Arc<MemoryFile>> {
+        let mut files = self.lists.queues.iter().filter_map(|(.., file)| file.upgrade());
+        files.find(|file| file.identity() == identity)
     }
 
     pub(crate) fn add_remainder(&mut self, id: Id, remainder: &Arc<Remainder>) {
@@ -118,7 +129,7 @@ pub(crate) fn forget(id: Id) {
     open_queues()
         .lists
         .queues
-        .retain(|(known, queue)| *known != id || queue.strong_count() > 0);
+        .retain(|(known, queue, _)| *known != id || queue.strong_count() > 0);
 }
 
 pub(crate) fn forget_remainder(id: Id) {
@@ -131,17 +142,45 @@ pub(crate) fn forget_remainder(id: Id) {
 /// In a child after a fork.
 fn forget_memberships() {
     let mut open = lock();
-    // A handle that another thread of the parent was dropping will never be dropped in this child.
-    open.queues.retain(|(_, queue)| queue.strong_count() > 0);
-    open.remainders
-        .retain(|(_, remainder)| remainder.strong_count() > 0);
-    for (_, queue) in open.queues.iter() {
-        if let Some(queue) = queue.upgrade() {
-            queue.forget_membership();
-            queue.shared.notifier.forget_watcher();
-            queue.shared.segment.file().begin_in_child();
+    // Which queues need the descriptors here is counted anew, for all queues of a file before it is used.
+    for (_, _, file) in open.queues.iter() {
+        if let Some(file) = file.upgrade() {
+            file.descriptor().forget_uses();
         }
     }
+    for (_, queue, _) in open.queues.iter() {
+        if let Some(queue) = queue.upgrade() {
+            let need = queue.shared.segment.need();
+            if need.is_there() {
+                need.file().descriptor().count();
+            }
+            queue.forget_membership();
+            queue.shared.notifier.forget_promises();
+        }
+    }
+    for (_, _, file) in open.queues.iter() {
+        if let Some(file) = file.upgrade() {
+            file.begin_in_child();
+        }
+    }
+    // A handle that another thread of the parent was dropping will never be dropped in this child.
+    open.queues.retain(|(_, queue, _)| queue.strong_count() > 0);
+    open.remainders
+        .retain(|(_, remainder)| remainder.strong_count() > 0);
     // The threads that were closing queues do not exist here.
     open.closing.clear();
+}
+
+/// In a child after a fork, once it may take locks again: it watches what its parent watches.
+fn watch_again() {
+    let inherited: Vec<Arc<Queue>> = open_queues()
+        .lists
+        .queues
+        .iter()
+        .filter_map(|(_, queue, _)| queue.upgrade())
+        .filter(|queue| queue.shared.notifier.is_watched())
+        .collect();
+    for queue in inherited {
+        queue.join_as_child_of_watcher();
+    }
 }

@@ -13,14 +13,15 @@
 //!
 //! So the queue goes with the last of them, and its drop is the departure (membership.rs). Until then it has
 //! no descriptor: its memory is mapped, and its pid proves its death. Where a pid proves nothing, because the
-//! process is in another pid namespace than the queue's maker, the life byte stays locked.
+//! process is in another pid namespace than the queue's maker, the life byte stays locked, and the memory
+//! file open for it. The file also stays open while another queue of it needs it (memory/file.rs).
 //!
 //! | step of a close with something in hand | if the process dies right after it |
 //! |---|---|
 //! | its watcher discounted, its notifier closed | the sweep finds none to discount |
 //! | **the record is marked LIFELESS** | its pid proves the death, as of any process without /proc |
 //! | life byte unlocked | the same |
-//! | memory file closed | the same: nothing shared has changed |
+//! | memory file closed, unless another queue needs it | the same: nothing shared has changed |
 //!
 //! A survivor that has read the record before the mark, and asks for the life byte after it was unlocked,
 //! takes this process for one whose descriptors were closed by other code: it maps the memory, so it lives.
@@ -92,7 +93,7 @@ impl Queue {
     pub fn keep_open(self: &Arc<Self>) -> KeptOpen {
         KeptOpen {
             queue: Arc::clone(self),
-            use_: self.shared.segment.file().begin(),
+            use_: self.shared.segment.file().descriptor().begin(),
         }
     }
 
@@ -110,7 +111,7 @@ impl Queue {
     /// Gives back what a queue without open handles does not need. Other threads may drop what they have in
     /// hand meanwhile.
     fn keep_membership_alone(&self) {
-        if self.shared.notifier.is_known() {
+        if self.shared.notifier.is_known() || self.shared.line.is_watched() {
             // Briefly: the departure discounts the watcher, and closes the notifier, too.
             let taken = self
                 .enter_briefly()
@@ -122,15 +123,19 @@ impl Queue {
         }
         if let Some(me) = self.shared.member_if_any() {
             if let Ok(Some(record)) = self.shared.participant_of(me) {
-                if read(record).is_at_home() {
+                let word = read(record);
+                if word.is_at_home() {
                     record.mark(me, LIFELESS);
                     fault!("close.marked");
-                    self.unlock_life_byte();
+                    self.unlock_life_byte(me);
                     fault!("close.unlocked");
+                } else if !word.is_lifeless() {
+                    // Only the life byte can prove its death: what locks it stays open.
+                    return;
                 }
             }
         }
-        self.shared.segment.file().close();
+        self.shared.segment.need().end();
         fault!("close.descriptors-closed");
     }
 }
@@ -207,7 +212,7 @@ impl KeptOpen {
 impl Drop for KeptOpen {
     fn drop(&mut self) {
         if let Some(use_) = &self.use_ {
-            self.queue.shared.segment.file().end(use_);
+            self.queue.shared.segment.file().descriptor().end(use_);
         }
     }
 }

@@ -11,14 +11,15 @@ use crate::fork;
 use crate::lock::guard::Guard;
 use crate::memory::layout::{PARTICIPANTS, ParticipantId};
 use crate::options::{Patience, Wait};
-use crate::platform::{self, Access, Instant, OpenPipe, PipeOfAnother};
+use crate::platform::{self, Instant, OpenPipe, PipeOfAnother};
 use crate::state::Shared;
-use crate::state::notifier::{AfterRelease, DRAINED, End, SIGNALLED, UNKNOWN, next, state_of, with_access};
+use crate::state::notifier::{AfterRelease, DRAINED, End, SIGNALLED, UNKNOWN, next, state_of};
 use crate::sync::{Ordering, Word};
 
 /// How long this process waits at most for a lock that it needs only for the notifier.
 const BRIEFLY: Duration = Duration::from_millis(20);
-/// After a notifier could not be opened, how long this process does not try again, in milliseconds.
+/// After a notifier could not be opened, how long this process does not try again, in milliseconds, unless
+/// another participant has announced it since.
 const PAUSE: u64 = 100;
 
 impl Shared {
@@ -32,6 +33,11 @@ impl Shared {
                 self.notifier.end_promise();
             }
             AfterRelease::Open => self.open_notifier(me),
+            AfterRelease::SignalLine(end, promise) => self.keep_line_promise(end, promise),
+            AfterRelease::AwaitByte(end, claimed) => {
+                self.await_byte(end, claimed);
+                self.pass_section(me, |_| {});
+            }
         }
     }
 
@@ -40,7 +46,7 @@ impl Shared {
         let pipe_state = &self.segment.hot().pipe_state;
         loop {
             fault!("notifier.owed");
-            let is_signalled = with_access(end, Access::Write, platform::signal);
+            let is_signalled = platform::signal(end.writing);
             fault!("notifier.updated");
             let kept = promise & !3 | if is_signalled { SIGNALLED } else { UNKNOWN };
             // SeqCst: the byte is written before the state is read, and `update_notifier` changes the state
@@ -54,7 +60,7 @@ impl Shared {
             }
             // The queue was emptied between promise and byte, and the pipe perhaps drained before the byte
             // came.
-            let is_drained = with_access(end, Access::Read, platform::drain);
+            let is_drained = platform::drain(end.reading);
             promise = pipe_state.load(Ordering::SeqCst);
             if !is_drained && state_of(promise) == DRAINED {
                 // Perhaps a byte too many: the next section that can drains it. If this exchange fails, such
@@ -74,23 +80,31 @@ impl Shared {
     /// Opens the notifier, and enters a section, whose end does what is due.
     fn open_notifier(&self, me: ParticipantId) {
         let (failed_at, now) = (&self.notifier.failed_at, platform::coarse_millis());
-        if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE {
+        let (failed_with, announced) = (&self.notifier.failed_with, self.segment.hot().announced.get());
+        if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE && failed_with.get() == announced {
             return;
         }
         failed_at.store(now, Relaxed);
+        failed_with.set(announced);
         if let Ok(Some(_)) = self.open_notifier_of_another(self.segment.hot().notifier.get()) {
-            let patience = Patience::Until(Instant::now() + BRIEFLY);
-            let mut wait = Wait {
-                patience,
-                interrupted: &mut || false,
-            };
-            // An error is damage, which other operations report as well, or a lock whose holder is stopped:
-            // then the next section does what is due.
-            if self.acquire_as(me.0, &mut wait).is_ok() {
-                let mut section = Guard::new(self, me);
-                if self.is_welcome(me.0) {
-                    let _ = section.announce_notifier();
-                }
+            self.pass_section(me, |section| {
+                let _ = section.announce_notifier();
+            });
+        }
+    }
+
+    /// Passes a section, whose end does what is due.
+    fn pass_section(&self, me: ParticipantId, work: impl FnOnce(&mut Guard<'_>)) {
+        let mut wait = Wait {
+            patience: Patience::Until(Instant::now() + BRIEFLY),
+            interrupted: &mut || false,
+        };
+        // An error is damage, which other operations report as well, or a lock whose holder is stopped: then
+        // the next section does what is due.
+        if self.acquire_as(me.0, &mut wait).is_ok() {
+            let mut section = Guard::new(self, me);
+            if self.is_welcome(me.0) {
+                work(&mut section);
             }
         }
     }

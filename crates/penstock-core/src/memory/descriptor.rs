@@ -1,16 +1,13 @@
-//! The descriptor of a queue's memory file, which one thread may close while others use it.
+//! The descriptor of a memory file, which one thread may close while others use it.
 //!
 //! A descriptor's number can be another file's as soon as it is closed. So each use counts itself before it
-//! compares the number with the file, and discounts itself at its end. A close forbids new uses, and the last
-//! use that ends closes the number; without a use in progress the close does so itself. No thread waits.
+//! compares the number with the file, and discounts itself at its end. A queue that needs the descriptor
+//! (memory/file.rs) counts as a use until it is closed. The use that ends last closes the number. No thread
+//! waits.
 //!
-//! ```text
-//!    bit 31      bits 0..31
-//!    closed      uses in progress
-//! ```
-//!
-//! A forked child has the word as its parent had it, with uses of threads that do not exist there. The hook
-//! of the fork (`begin_in_child`) forgets them, and a use that began before a fork does not end in the child.
+//! A forked child has the count as its parent had it, with uses of threads that do not exist there. The hook
+//! of the fork (handle/registry.rs) counts the needs of the child anew, and a use that began before a fork
+//! does not end in the child.
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -18,12 +15,11 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use crate::fork;
 use crate::platform::{self, FileIdentity};
 
-const CLOSED: u32 = 1 << 31;
-
 pub(crate) struct Descriptor {
     /// -1 once it is closed.
     fd: AtomicI32,
     identity: FileIdentity,
+    /// Needs, and uses in progress. With none it is closed.
     uses: AtomicU32,
 }
 
@@ -40,22 +36,12 @@ pub(crate) struct Use {
 }
 
 impl Descriptor {
+    /// With one use, which [`release`](Self::release) ends.
     pub(crate) fn new(fd: OwnedFd, identity: FileIdentity) -> Descriptor {
         Descriptor {
             fd: AtomicI32::new(fd.into_raw_fd()),
             identity,
-            uses: AtomicU32::new(0),
-        }
-    }
-
-    /// That of a process which has the file mapped, and no descriptor of it.
-    #[cfg(any(not(loom), test))]
-    pub(crate) fn closed(identity: FileIdentity) -> Descriptor {
-        Descriptor {
-            fd: AtomicI32::new(-1),
-            identity,
-            // Every process of a model has a descriptor.
-            uses: AtomicU32::new(if cfg!(loom) { 0 } else { CLOSED }),
+            uses: AtomicU32::new(1),
         }
     }
 
@@ -63,21 +49,33 @@ impl Descriptor {
         self.identity
     }
 
-    /// Begins a use. `None` if the descriptor was closed.
-    pub(crate) fn begin(&self) -> Option<Use> {
+    /// Begins a use, which [`release`](Self::release) ends, in a forked child, too. False if the descriptor
+    /// was closed.
+    pub(crate) fn acquire(&self) -> bool {
         // Acquire: pairs with the release in `reopen`, so that the use sees the new number.
         self.uses
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |uses| {
-                (uses & CLOSED == 0).then_some(uses + 1)
+                (uses != 0).then_some(uses + 1)
             })
-            .ok()
-            .map(|_| Use { forks: fork::count() })
+            .is_ok()
+    }
+
+    /// Ends a use. The last one closes the descriptor.
+    pub(crate) fn release(&self) {
+        // Both: the last use that ends comes after all others.
+        if self.uses.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.close_number();
+        }
+    }
+
+    /// Begins a use of a process that does not end in its children. `None` if the descriptor was closed.
+    pub(crate) fn begin(&self) -> Option<Use> {
+        self.acquire().then(|| Use { forks: fork::count() })
     }
 
     pub(crate) fn end(&self, use_: &Use) {
-        // Both: the last use that ends comes after all others, and after the close.
-        if use_.forks == fork::count() && self.uses.fetch_sub(1, Ordering::AcqRel) == CLOSED | 1 {
-            self.close_number();
+        if use_.forks == fork::count() {
+            self.release();
         }
     }
 
@@ -97,53 +95,40 @@ impl Descriptor {
         }
     }
 
-    /// Closes the descriptor, now or at the end of the last use.
-    #[cfg(not(loom))]
-    pub(crate) fn close(&self) {
-        // Both: see `end`.
-        if self.uses.fetch_or(CLOSED, Ordering::AcqRel) == 0 {
-            self.close_number();
-        }
-    }
-
     fn close_number(&self) {
         platform::close_checked(self.fd.swap(-1, Ordering::Relaxed), self.identity);
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.uses.load(Ordering::Relaxed) & CLOSED != 0
-    }
-
-    /// Takes over a descriptor of the same file, unless there is one. One thread at a time calls this.
-    pub(crate) fn reopen(&self, fd: OwnedFd) {
-        loop {
-            let uses = self.uses.load(Ordering::Acquire);
-            if uses & CLOSED == 0 {
-                return;
-            }
-            if uses != CLOSED {
-                // A use keeps the former number open.
-                let kept =
-                    self.uses
-                        .compare_exchange(uses, uses & !CLOSED, Ordering::Release, Ordering::Relaxed);
-                if kept.is_ok() {
-                    return;
-                }
-            } else if self.fd.load(Ordering::Relaxed) < 0 {
+    /// Begins a use as [`acquire`](Self::acquire) does; of that descriptor, which leads to the same file, if
+    /// there is none. True if it was taken over. One thread at a time calls this.
+    pub(crate) fn reopen(&self, fd: OwnedFd) -> bool {
+        while !self.acquire() {
+            if self.fd.load(Ordering::Relaxed) < 0 {
                 self.fd.store(fd.into_raw_fd(), Ordering::Relaxed);
-                // Release: pairs with the acquire in `begin`.
-                self.uses.store(0, Ordering::Release);
-                return;
+                // Release: pairs with the acquire in `acquire`.
+                self.uses.store(1, Ordering::Release);
+                return true;
             }
             // The last use is about to close the former number.
             std::thread::yield_now();
         }
+        false
     }
 
-    /// In a forked child: forgets the uses of its parent's threads.
+    /// In a forked child: forgets all uses. Those of the child are counted by [`count`](Self::count) then.
     #[cfg(not(loom))]
-    pub(crate) fn begin_in_child(&self) {
-        if self.uses.fetch_and(CLOSED, Ordering::Relaxed) & CLOSED != 0 {
+    pub(crate) fn forget_uses(&self) {
+        self.uses.store(0, Ordering::Relaxed);
+    }
+
+    #[cfg(not(loom))]
+    pub(crate) fn count(&self) {
+        self.uses.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(not(loom))]
+    pub(crate) fn close_if_unused(&self) {
+        if self.uses.load(Ordering::Relaxed) == 0 {
             self.close_number();
         }
     }
@@ -195,27 +180,30 @@ mod tests {
         let descriptor = descriptor();
         let in_use = descriptor.lend().unwrap();
         let number = in_use.as_raw_fd();
-        descriptor.close();
-        assert!(descriptor.lend().is_none());
+        descriptor.release();
         assert!(platform::borrow_checked(number, descriptor.identity).is_some());
         drop(in_use);
         assert_eq!(descriptor.fd.load(Ordering::Relaxed), -1);
+        assert!(descriptor.lend().is_none());
     }
 
     #[test]
-    fn without_a_use_a_close_closes_at_once() {
+    fn the_last_use_closes_at_once() {
         let descriptor = descriptor();
-        descriptor.close();
-        descriptor.close();
+        assert!(descriptor.acquire());
+        descriptor.release();
+        assert!(descriptor.lend().is_some());
+        descriptor.release();
         assert_eq!(descriptor.fd.load(Ordering::Relaxed), -1);
+        assert!(!descriptor.acquire());
     }
 
     #[test]
     fn reopened_while_a_use_keeps_the_number() {
         let descriptor = descriptor();
         let in_use = descriptor.lend().unwrap();
-        descriptor.close();
-        descriptor.reopen(file());
+        descriptor.release();
+        assert!(!descriptor.reopen(file()));
         assert_eq!(descriptor.lend().unwrap().as_raw_fd(), in_use.as_raw_fd());
         drop(in_use);
         assert!(descriptor.lend().is_some());
@@ -224,10 +212,10 @@ mod tests {
     #[test]
     fn reopened_after_the_last_use() {
         let descriptor = descriptor();
-        descriptor.close();
-        descriptor.reopen(file());
+        descriptor.release();
+        assert!(descriptor.reopen(file()));
         assert!(descriptor.lend().is_some());
-        descriptor.close();
+        descriptor.release();
         assert!(descriptor.lend().is_none());
     }
 
@@ -235,9 +223,11 @@ mod tests {
     fn a_child_forgets_the_uses_of_its_parent() {
         let descriptor = descriptor();
         std::mem::forget(descriptor.lend().unwrap());
-        descriptor.close();
-        descriptor.begin_in_child();
+        descriptor.forget_uses();
+        descriptor.count();
+        descriptor.close_if_unused();
+        assert!(descriptor.lend().is_some());
+        descriptor.release();
         assert_eq!(descriptor.fd.load(Ordering::Relaxed), -1);
-        assert_eq!(descriptor.uses.load(Ordering::Relaxed), CLOSED);
     }
 }

@@ -33,7 +33,7 @@ use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
 use crate::units::{INLINE, PAGE};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// Slots are backed by whole pages, and there are whole pages of them.
 pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
@@ -101,7 +101,8 @@ pub(crate) struct Header {
     pub max_bytes: AtomicU64,
     pub soft_bytes: AtomicU64,
     pub max_deliveries: AtomicU32,
-    pub reserved: AtomicU32,
+    /// Queues in the file, each in a part of the same length. See memory/file.rs.
+    pub parts: AtomicU32,
     /// The pid namespace of the process that made the queue.
     pub home: AtomicU64,
 }
@@ -210,7 +211,18 @@ pub(crate) struct Hot {
     pub lent_bytes: AtomicU64,
     /// Which pipe is the notifier: its inode's number, or 0.
     pub notifier: AtomicU64,
-    /// Watchers of the notifier, of all participants together; and whether its pipe holds anything. See
+    /// Of a connection's queue: its line's ends for reading and for writing, by their numbers, and what lies
+    /// in the line. See state/line.rs.
+    pub line_ends: [AtomicU64; 2],
+    pub line_state: AtomicU32,
+    /// The participant that has promised a byte to the line.
+    pub line_writer: AtomicU32,
+    /// The watchers for room, of all participants together.
+    pub watching_room: AtomicU32,
+    /// How often a participant has noted where others may open the notifier.
+    pub announced: AtomicU32,
+    /// Watchers of the notifier, or of the line, of all participants together, and a mark that the line is
+    /// not as messages leave it (state/line.rs); and whether the notifier's pipe holds anything. See
     /// state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
@@ -330,9 +342,11 @@ pub(crate) struct Participant {
     /// Memory that it owns without an item: being written, being given back, or borrowed although the item
     /// was finished or kept.
     pub claimed: List,
-    /// Its watchers of the notifier. Its descriptor of the notifier plus one, if others may open it there;
-    /// and the same of the writing end, if that is another descriptor. See state/notifier.rs.
+    /// Its watchers of the notifier, or of the line; and those for room. Its descriptor of the notifier plus
+    /// one, if others may open it there; and the same of the writing end, if that is another descriptor. See
+    /// state/notifier.rs.
     pub watching: AtomicU32,
+    pub watching_room: AtomicU32,
     pub notifier: AtomicU32,
     pub notifier_writing: AtomicU32,
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See
@@ -464,6 +478,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, lent_bytes),
         offset_of!(Hot, watching),
         offset_of!(Hot, notifier),
+        offset_of!(Hot, line_ends),
         offset_of!(Hot, damaged),
         offset_of!(Hot, cached_sum),
         offset_of!(Hot, free),

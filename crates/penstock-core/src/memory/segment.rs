@@ -1,13 +1,14 @@
 //! The shared memory of one queue: made, opened, mapped, and read by checked index.
 #![allow(unsafe_code)]
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::error::{Error, hex};
-use crate::memory::descriptor::{Descriptor, InUse};
+use crate::memory::descriptor::InUse;
+use crate::memory::file::{MemoryFile, Need};
 use crate::memory::layout::*;
 use crate::options::Options;
 use crate::platform::{self, FileIdentity};
@@ -18,7 +19,9 @@ pub(crate) struct Segment {
     pub(super) base: NonNull<u8>,
     pub geometry: Geometry,
     pub id: Id,
-    file: Descriptor,
+    need: Need,
+    /// Where the queue's part of the file begins.
+    start: u64,
     #[cfg_attr(loom, allow(dead_code))]
     mapping: Arc<Mapping>,
 }
@@ -51,6 +54,20 @@ const FEWEST_SPANS: u32 = 8;
 impl Segment {
     /// Makes the memory of a queue, with a name in the file system if `path` is given.
     pub(crate) fn create(options: &Options, path: Option<&Path>) -> Result<(Segment, Options), Error> {
+        let ([segment], options) = Segment::create_parts([platform::random_id()?], options, path)?;
+        Ok((segment, options))
+    }
+
+    /// Makes the memory of two queues in one file.
+    pub(crate) fn create_pair(options: &Options) -> Result<([Segment; 2], Options), Error> {
+        Segment::create_parts([platform::random_id()?, platform::random_id()?], options, None)
+    }
+
+    fn create_parts<const PARTS: usize>(
+        ids: [Id; PARTS],
+        options: &Options,
+        path: Option<&Path>,
+    ) -> Result<([Segment; PARTS], Options), Error> {
         let memory = platform::memory_limit();
         let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
         // Twice the limit leaves room for fragmentation; more than the machine's memory would be of no use.
@@ -58,54 +75,64 @@ impl Segment {
         let mut spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
         let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / SLOTS_PER_PAGE
             * SLOTS_PER_PAGE;
-        let id = platform::random_id()?;
         loop {
             let geometry = Geometry::new(slots.min(spans.saturating_mul(512)), spans);
-            match Segment::make(id, geometry, path) {
+            match Segment::make(ids, geometry, path) {
                 // The address space or the largest file is limited: a smaller range will do.
                 Err(error) if platform::is_out_of_address_space(&error) && spans > FEWEST_SPANS => {
                     spans = (spans / 2).max(FEWEST_SPANS);
                 }
                 Err(error) => return Err(error),
-                Ok(segment) => {
+                Ok(segments) => {
                     // What the range cannot hold must not be promised.
                     let max_bytes = max_bytes.min(u64::from(spans) * SPAN);
                     let options = Options {
                         max_bytes: Some(max_bytes),
                         ..options.clone()
                     };
-                    segment.initialise(&options);
-                    if let (Some(path), Some(fd)) = (path, segment.fd()) {
+                    for segment in &segments {
+                        segment.initialise(&options, PARTS as u32);
+                    }
+                    if let (Some(path), Some(fd)) = (path, segments[0].fd()) {
                         platform::name_file(fd.get(), path)?;
                     }
-                    return Ok((segment, options));
+                    return Ok((segments, options));
                 }
             }
         }
     }
 
-    fn make(id: Id, geometry: Geometry, path: Option<&Path>) -> Result<Segment, Error> {
+    fn make<const PARTS: usize>(
+        ids: [Id; PARTS],
+        geometry: Geometry,
+        path: Option<&Path>,
+    ) -> Result<[Segment; PARTS], Error> {
+        let length = geometry.length * PARTS as u64;
         let fd = match path {
-            None => platform::create_memory(&format!("penstock-{}", hex(&id)), geometry.length)?,
-            Some(path) => platform::create_file(path.parent().unwrap_or(Path::new(".")), geometry.length)?,
+            None => platform::create_memory(&format!("penstock-{}", hex(&ids[0])), length)?,
+            Some(path) => platform::create_file(path.parent().unwrap_or(Path::new(".")), length)?,
         };
-        let segment = Segment::map(fd, id, geometry)?;
-        // Header, hot lines and the first participants; then the first slots.
-        segment.back(0, geometry.participants_at + PAGE)?;
-        segment.back(geometry.slots_at, PAGE)?;
-        Ok(segment)
+        let need = MemoryFile::open(fd)?;
+        let mut segments = Vec::with_capacity(PARTS);
+        for (part, id) in ids.into_iter().enumerate() {
+            let segment = Segment::map(need.another(), part as u64 * geometry.length, id, geometry)?;
+            // Header, hot lines and the first participants; then the first slots.
+            segment.back(0, geometry.participants_at + PAGE)?;
+            segment.back(geometry.slots_at, PAGE)?;
+            segments.push(segment);
+        }
+        segments.try_into().map_err(|_| Error::Closed)
     }
 
-    fn map(fd: OwnedFd, id: Id, geometry: Geometry) -> Result<Segment, Error> {
-        use std::os::fd::AsFd;
-        let (identity, _) = platform::identify(fd.as_fd())?;
-        let base = platform::map(fd.as_fd(), geometry.length)?;
+    fn map(need: Need, start: u64, id: Id, geometry: Geometry) -> Result<Segment, Error> {
         let length = geometry.length;
+        let base = platform::map(need.lend().ok_or(Error::Closed)?.get(), start, length)?;
         Ok(Segment {
             base,
             geometry,
             id,
-            file: Descriptor::new(fd, identity),
+            need,
+            start,
             mapping: Arc::new(Mapping { base, length }),
         })
     }
@@ -117,12 +144,17 @@ impl Segment {
             base: self.base,
             geometry: self.geometry,
             id: self.id,
-            file: Descriptor::closed(self.identity()),
+            #[cfg(not(loom))]
+            need: self.need.none(),
+            // Every process of a model has a descriptor.
+            #[cfg(loom)]
+            need: self.need.another(),
+            start: self.start,
             mapping: Arc::clone(&self.mapping),
         }
     }
 
-    fn initialise(&self, options: &Options) {
+    fn initialise(&self, options: &Options, parts: u32) {
         let header = self.header();
         header.version.set(VERSION);
         header.acknowledged.set(u32::from(options.acknowledged));
@@ -137,6 +169,7 @@ impl Segment {
         header.max_bytes.set(options.max_bytes.unwrap_or(u64::MAX));
         header.soft_bytes.set(options.soft_bytes);
         header.max_deliveries.set(u32::from(options.max_deliveries));
+        header.parts.set(parts);
         header.home.set(platform::pid_namespace());
         let hot = self.hot();
         // The models take every acknowledged queue for one whose users acknowledge.
@@ -150,22 +183,31 @@ impl Segment {
         header.magic.set(MAGIC);
     }
 
-    /// Opens the queue behind a descriptor, trusting nothing that it finds.
-    pub(crate) fn open(fd: OwnedFd) -> Result<(Segment, Options), Error> {
-        use std::os::fd::AsFd;
-        let not_a_queue = |what| Error::NotAQueue { what };
+    /// A memory file that came from another process, if its mapping can be trusted.
+    pub(crate) fn open_file(fd: OwnedFd) -> Result<Need, Error> {
         if !platform::is_trustworthy(fd.as_fd()) {
-            return Err(not_a_queue(
-                "it is neither a sealed memory file nor a file on a tmpfs of this user alone",
-            ));
+            return Err(Error::NotAQueue {
+                what: "it is neither a sealed memory file nor a file on a tmpfs of this user alone",
+            });
         }
         // Otherwise a program that this process executes would keep the memory without a handle.
         platform::close_on_exec(fd.as_fd())?;
-        let (_, length) = platform::identify(fd.as_fd())?;
+        let need = MemoryFile::open(fd)?;
+        let _ = need.own();
+        Ok(need)
+    }
+
+    /// Opens the queue whose part of the file begins at `start`, trusting nothing that it finds.
+    pub(crate) fn open(need: Need, start: u64) -> Result<(Segment, Options), Error> {
+        let not_a_queue = |what| Error::NotAQueue { what };
         let mut head = [0; size_of::<Header>()];
-        if platform::read_start(fd.as_fd(), &mut head)? != head.len() {
-            return Err(not_a_queue("it is too short"));
-        }
+        let length = {
+            let fd = need.lend().ok_or(Error::Closed)?;
+            if platform::read_at(fd.get(), &mut head, start)? != head.len() {
+                return Err(not_a_queue("it is too short"));
+            }
+            platform::identify(fd.get())?.1
+        };
         let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap_or_default());
         let u64_at = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or_default());
         use core::mem::offset_of;
@@ -190,7 +232,11 @@ impl Segment {
             return Err(not_a_queue("its sizes are impossible"));
         }
         let geometry = Geometry::new(slots, spans);
-        if geometry.length != length || u64_at(offset_of!(Header, length)) != length {
+        let parts = u64::from(u32_at(offset_of!(Header, parts)));
+        if geometry.length.checked_mul(parts) != Some(length)
+            || u64_at(offset_of!(Header, length)) != geometry.length
+            || start % geometry.length != 0
+        {
             return Err(not_a_queue("its length is not the one it states"));
         }
         let mut id = [0; 16];
@@ -202,35 +248,60 @@ impl Segment {
             acknowledged: u32_at(offset_of!(Header, acknowledged)) != 0,
             max_deliveries: u32_at(offset_of!(Header, max_deliveries)).min(255) as u8,
         };
-        Ok((Segment::map(fd, id, geometry)?, options))
+        Ok((Segment::map(need, start, id, geometry)?, options))
     }
 
-    /// The id written in a queue's memory file, without mapping it.
-    pub(crate) fn read_id(fd: BorrowedFd<'_>) -> Result<Id, Error> {
+    /// The ids of the queues in a memory file, and where their parts begin, without mapping it.
+    pub(crate) fn read_ids(fd: BorrowedFd<'_>) -> Result<impl Iterator<Item = (Id, u64)>, Error> {
+        let (first, length) = Segment::read_id(fd, 0)?;
+        let second = Segment::read_id(fd, length).ok();
+        Ok([Some((first, 0)), second.map(|(id, _)| (id, length))]
+            .into_iter()
+            .flatten())
+    }
+
+    /// The id of the queue whose part begins there, and the length of the part.
+    fn read_id(fd: BorrowedFd<'_>, start: u64) -> Result<(Id, u64), Error> {
         let mut head = [0; size_of::<Header>()];
-        let at = core::mem::offset_of!(Header, id);
-        let mut id = [0; 16];
-        if platform::read_start(fd, &mut head)? != head.len() || head[..8] != MAGIC.to_le_bytes() {
+        let (id_at, length_at) = (
+            core::mem::offset_of!(Header, id),
+            core::mem::offset_of!(Header, length),
+        );
+        if i64::try_from(start).is_err()
+            || platform::read_at(fd, &mut head, start)? != head.len()
+            || head[..8] != MAGIC.to_le_bytes()
+        {
             return Err(Error::NotAQueue {
                 what: "it does not begin as one",
             });
         }
-        id.copy_from_slice(&head[at..at + 16]);
-        Ok(id)
+        let (mut id, mut length) = ([0; 16], [0; 8]);
+        id.copy_from_slice(&head[id_at..id_at + 16]);
+        length.copy_from_slice(&head[length_at..length_at + 8]);
+        Ok((id, u64::from_le_bytes(length)))
     }
 
-    /// The descriptor, if it still leads to this queue's memory. Other threads do not close it while it is in
-    /// use.
+    /// The descriptor, if this queue needs it, and it still leads to the file. Other threads do not close it
+    /// while it is in use.
     pub(crate) fn fd(&self) -> Option<InUse<'_>> {
-        self.file.lend()
+        self.need.lend()
     }
 
-    pub(crate) fn file(&self) -> &Descriptor {
-        &self.file
+    pub(crate) fn need(&self) -> &Need {
+        &self.need
+    }
+
+    pub(crate) fn file(&self) -> &Arc<MemoryFile> {
+        self.need.file()
     }
 
     pub(crate) fn identity(&self) -> FileIdentity {
-        self.file.identity()
+        self.file().identity()
+    }
+
+    /// Where an offset of this segment lies in the file. The life byte of a participant is that of its index.
+    pub(crate) fn in_file(&self, offset: u64) -> u64 {
+        self.start + offset
     }
 
     /// Puts memory behind whole pages. Safe to repeat, and needs no lock.
@@ -244,7 +315,7 @@ impl Segment {
         let start = start / PAGE * PAGE;
         let length = end - start;
         match self.fd() {
-            Some(fd) => platform::back(fd.get(), start, length),
+            Some(fd) => platform::back(fd.get(), self.in_file(start), length),
             None => platform::back_mapped(self.base, start, length),
         }
     }
@@ -253,7 +324,7 @@ impl Segment {
     pub(crate) fn punch(&self, start: u64, length: u64) -> bool {
         debug_assert!(start + length <= self.geometry.length);
         match self.fd() {
-            Some(fd) => platform::punch(fd.get(), start, length).is_ok(),
+            Some(fd) => platform::punch(fd.get(), self.in_file(start), length).is_ok(),
             None => platform::punch_mapped(self.base, start, length).is_ok(),
         }
     }

@@ -1,7 +1,7 @@
 //! In the place of state/notifier.rs: a model has no notifier, and no watchers.
 
 use crate::error::Error;
-use crate::memory::layout::{Kind, Participant};
+use crate::memory::layout::Participant;
 use crate::state::Section;
 
 #[derive(Clone, Copy, Default)]
@@ -15,15 +15,6 @@ pub(crate) const SIGNALLED: u32 = 1;
 
 pub(crate) fn state_of(pipe_state: u32) -> u32 {
     pipe_state
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SleepTarget {
-    Cell,
-    #[allow(dead_code)]
-    CellForNow,
-    #[allow(dead_code)]
-    Pipe(i32, i32),
 }
 
 pub(crate) struct Notifier;
@@ -46,12 +37,6 @@ impl Notifier {
 
 impl Section<'_> {
     pub(crate) fn update_notifier(&mut self) {}
-
-    pub(crate) fn sleep_target(&mut self, _: Kind) -> SleepTarget {
-        SleepTarget::Cell
-    }
-
-    pub(crate) fn wake_senders(&mut self) {}
 
     pub(crate) fn discount_watchers_of(&mut self, _: &Participant) {}
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
+use crate::memory::file::MemoryFile;
+use crate::platform::FileIdentity;
 use crate::units::Id;
 
 pub(crate) struct OpenQueues;
@@ -24,6 +26,10 @@ impl OpenQueues {
     pub(crate) fn add(&mut self, _: Id, _: &Arc<Queue>) {}
 
     pub(crate) fn find(&self, _: Id) -> Option<Arc<Queue>> {
+        None
+    }
+
+    pub(crate) fn find_file(&self, _: FileIdentity) -> Option<Arc<MemoryFile>> {
         None
     }
 }

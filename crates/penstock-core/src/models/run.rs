@@ -1,7 +1,7 @@
 //! Runs a model: all its executions, for each step at which a process can stop.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -350,7 +350,6 @@ fn handle(queue: &Queue) -> Arc<Queue> {
     Arc::new(Queue {
         shared: Shared::new(queue.shared.segment.share(), queue.shared.options.clone()),
         leaving: AtomicU32::new(0),
-        life: AtomicI32::new(-1),
         spin_budgets: [SpinBudget::new(), SpinBudget::new()],
     })
 }

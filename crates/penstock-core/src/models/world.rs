@@ -85,7 +85,6 @@ struct World {
     objects: Vec<Box<dyn Any>>,
     payload: HashMap<usize, Rc<UnsafeCell<()>>>,
     lives: Vec<Rc<AtomicU32>>,
-    life_of: HashMap<RawFd, u32>,
     gone: Vec<Rc<AtomicU32>>,
 }
 
@@ -431,35 +430,33 @@ pub(crate) fn any_file() -> Result<OwnedFd, Error> {
 }
 
 /// Takes a participant's life byte, if no living process has it.
-pub(crate) fn hold_life(fd: RawFd, index: u32) -> bool {
+pub(crate) fn hold_life(index: usize) -> bool {
     step();
-    let life = with(|world| world.lives[index as usize].clone());
+    let life = with(|world| world.lives[index].clone());
     let holder = newest(&life);
     let is_free = holder == 0 || is_gone(holder);
-    let is_held = is_free
+    is_free
         && life
             .compare_exchange(holder, process(), Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok();
-    if is_held {
-        with(|world| world.life_of.insert(fd, index));
-    }
-    is_held
+            .is_ok()
 }
 
-pub(crate) fn is_life_held(index: u32) -> bool {
-    let life = with(|world| world.lives[index as usize].clone());
+/// Unlocks a life byte of this process.
+pub(crate) fn release_life(index: usize) {
+    let life = with(|world| world.lives[index].clone());
+    let _ = life.compare_exchange(process(), 0, Ordering::Release, Ordering::Relaxed);
+}
+
+pub(crate) fn is_life_held(index: usize) -> bool {
+    let life = with(|world| world.lives[index].clone());
     let holder = newest(&life);
     holder != 0 && !is_gone(holder)
 }
 
-/// Closes a descriptor, which unlocks the life byte that was locked through it.
+/// Closes a descriptor.
 pub(crate) fn close(fd: RawFd) {
     if fd < 0 {
         return;
-    }
-    if let Some(index) = with(|world| world.life_of.remove(&fd)) {
-        let life = with(|world| world.lives[index as usize].clone());
-        life.swap(0, Ordering::Release);
     }
     // SAFETY: the number was taken from a descriptor of any_file, whose only owner the model's queue was.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });

@@ -1,22 +1,21 @@
-//! Connections: a queue beside a pipe of the system, which says whether any process is left on the other
-//! side.
+//! Connections: a queue beside a line, which says whether any process is left on the other side.
 //!
-//! The pipe's ends are open exactly in the processes that have the connection's ends. So the kernel tells a
-//! receiver when no writer is left, and a sender when no reader is left, whatever they died of. The pipe is
-//! also the queue's notifier (state/notifier.rs): a receiver that waits for a message sleeps in `poll` on it,
-//! and wakes when a byte comes or no writer is left. A sender that waits for room fills the pipe, sleeps in
-//! `poll` until it is writable, and wakes when there is room or no reader is left.
+//! The line (state/line.rs) is a pair of sockets, or a pipe. Its ends are open exactly in the processes that
+//! have the connection's sides. So the kernel tells a receiver when no sender is left, and a sender when no
+//! receiver is left, whatever they died of. A receiver that waits for a message sleeps in `poll` on its end,
+//! and wakes when a byte comes or no sender is left. A sender that waits for room fills the line, sleeps in
+//! `poll` until it is writable, and wakes when there is room or no receiver is left.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | sender: message committed | it is received, though the sender's end is gone |
 //! | receiver: counted as a watcher, asleep | the sweep discounts it |
-//! | sender: pipe filled, `pipe_state` set or not, lock held | as for a byte written there (notifier.rs) |
-//! | sender: on the list, asleep | the sweep frees its cell, and the pipe can be written to again |
-//! | receiver: sender chosen, pipe still full | the sender's slice ends; or no reader is left, and it wakes |
-//! | receiver: pipe no longer full, lock held | the sender wakes, and takes the lock over |
+//! | sender: line filled, noted or not, lock held | as in each change of a line (line.rs) |
+//! | sender: on the list, asleep | the sweep frees its cell; the line stays full until there is room |
+//! | receiver: sender notified, line still full | the sender's slice ends; or no receiver is left: it wakes |
+//! | receiver: line writable, lock held | the sender wakes, and takes the lock over |
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,57 +26,90 @@ use crate::memory::layout::Kind;
 use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::options::{Patience, Wait};
-use crate::platform::{self, Instant, PipeState};
+use crate::platform::{self, EndState, Instant, Side};
 use crate::slice::Slice;
-use crate::state::notifier::CallEnds;
+use crate::state::line::CallEnds;
 use crate::sync::Word;
 use crate::units::Ticket;
 
 /// How long a receiver sleeps before it checks for the dead.
 const SLICE: Duration = Duration::from_millis(100);
 
+/// Poll interval of a receiver at a line that has a byte but no message, because another receiver has a
+/// message in its hands that may come back.
+const FOR_NOW: Duration = Duration::from_millis(1);
+
 impl Queue {
-    /// Makes the pipe of this end the queue's notifier. Must be called for both ends when they are made.
-    pub fn give_notifier(&self, end: RawFd) -> Result<(), Error> {
-        let number = platform::pipe_number(end).ok_or(Error::EndClosed)?;
-        platform::never_block(end)?;
-        platform::make_narrow(end);
-        self.enter_uninterruptible()?.set_notifier(number);
+    /// A new line. For a duplex connection a pair of sockets, each of which is the reading end of one queue's
+    /// line and the writing end of the other's. Else the reading and the writing end of a pipe.
+    pub fn make_line(is_duplex: bool) -> Result<[OwnedFd; 2], Error> {
+        platform::make_line(is_duplex)
+    }
+
+    /// Makes the queue that of a connection with these ends, which are new.
+    pub fn set_line(&self, reading: RawFd, writing: RawFd) -> Result<(), Error> {
+        let mut numbers = [0; 2];
+        for (number, end) in numbers.iter_mut().zip([reading, writing]) {
+            *number = platform::end_number(end).ok_or(Error::EndClosed)?;
+            platform::prepare_end(end)?;
+        }
+        self.enter_uninterruptible()?.set_line(numbers);
         Ok(())
     }
 
-    /// [`watch`](Self::watch) with the reading end of the queue's pipe. Returns that end, or a substitute for
-    /// it.
-    pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<RawFd, Error> {
-        let _ends = CallEnds::reader(end);
-        let watched = self.watch_at_end(end, &mut wait);
+    fn receiving(&self, end: RawFd) -> CallEnds {
+        CallEnds::new(&self.shared.line, end, Side::Reading)
+    }
+
+    fn sending(&self, end: RawFd) -> CallEnds {
+        CallEnds::new(&self.shared.line, end, Side::Writing)
+    }
+
+    /// From now on the reading end is readable exactly while a get would find an item, or the other side has
+    /// ended, until this process leaves the queue. A call that fills or empties the queue makes a system call
+    /// more.
+    pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<(), Error> {
+        let _end = self.receiving(end);
+        let watched = self
+            .enter(&mut wait)
+            .and_then(|mut section| section.watch_for_good());
         self.shared.report(watched)
     }
 
-    fn watch_at_end(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
-        let substitute = &self.shared.notifier.substitute;
-        loop {
-            self.enter(wait)?.watch_for_good()?;
-            if !substitute.is_needed() {
-                return Ok(end);
-            }
-            let (descriptor, is_new) = substitute.with_end(end)?;
-            if !is_new {
-                return Ok(descriptor);
+    /// From now on the writing end is writable exactly while a put would find room, or the other side has
+    /// ended, until this process leaves the queue. A call that takes the last room, or makes room again,
+    /// makes some system calls more.
+    pub fn watch_room_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<(), Error> {
+        let _end = self.sending(end);
+        let watched = self
+            .enter(&mut wait)
+            .and_then(|mut section| section.watch_room_for_good());
+        if self.shared.report(watched)? && self.shared.ready_count() == 0 {
+            // A byte that the other side left unread when it died was no message.
+            platform::clear_error(end);
+        }
+        Ok(())
+    }
+
+    /// To be called by a receiver before it closes its end. What is left in the line is no message then.
+    pub fn before_closing(&self, end: RawFd) {
+        let _end = self.receiving(end);
+        if self.shared.member_if_any().is_some() {
+            if let Ok(mut section) = self.enter_briefly() {
+                section.empty_line();
             }
         }
     }
 
-    /// Takes the oldest item. If there is none, waits for one at the reading end of the queue's pipe, as long
-    /// as `wait` allows. `Error::Ended` once no writing end is open any more, in whichever process, and
-    /// everything was taken.
+    /// Takes the oldest item. If there is none, waits for one at the reading end of the queue's line, as long
+    /// as `wait` allows. `Error::Ended` once no process can put any more, and everything was taken.
     pub fn get_at(
         self: &Arc<Self>,
         end: RawFd,
         buffer: &mut Buffer,
         mut wait: Wait<'_>,
     ) -> Result<Delivery, Error> {
-        let _ends = CallEnds::reader(end);
+        let _end = self.receiving(end);
         let patience = match wait.patience {
             Patience::TryLock => Patience::TryLock,
             _ => Patience::NoWait,
@@ -102,28 +134,29 @@ impl Queue {
         }
     }
 
-    /// Puts an item. `Error::Broken` if no reading end of the queue's pipe is open any more, in whichever
-    /// process, or if the pipe that leads back has no writing end any more (`back` is its reading end, or
-    /// -1), also while it waits for room.
-    pub fn put_at(
-        &self,
-        (end, back): (RawFd, RawFd),
-        payload: &[&[u8]],
-        wait: Wait<'_>,
-    ) -> Result<Ticket, Error> {
-        let _ends = CallEnds::writer(end, back);
-        match platform::has_reader(end, back) {
-            PipeState::HungUp => return Err(Error::Broken),
-            PipeState::Closed => return Err(Error::EndClosed),
-            _ => {}
+    /// Puts an item by the writing end of the queue's line. `Error::Broken` if no process can get any more,
+    /// also while it waits for room.
+    pub fn put_at(&self, end: RawFd, payload: &[&[u8]], mut wait: Wait<'_>) -> Result<Ticket, Error> {
+        let _end = self.sending(end);
+        // If its writer is dead, no byte comes for the messages that follow, either.
+        if self.shared.does_another_owe_byte() && self.is_reaping_due() {
+            if wait.patience == Patience::TryLock {
+                return Err(Error::Busy);
+            }
+            let reaped = self.reap_dead_if_due(&mut wait);
+            self.shared.report(reaped)?;
+        }
+        let ended = || match platform::poll_peer(end) {
+            EndState::HungUp => Some(Error::Broken),
+            EndState::Closed => Some(Error::EndClosed),
+            _ => None,
+        };
+        if let Some(error) = ended() {
+            return Err(error);
         }
         let mut broken = None;
         let mut interrupted = || {
-            broken = match platform::has_reader(end, back) {
-                PipeState::HungUp => Some(Error::Broken),
-                PipeState::Closed => Some(Error::EndClosed),
-                _ => None,
-            };
+            broken = ended();
             broken.is_some() || (wait.interrupted)()
         };
         let put = self.put(
@@ -139,10 +172,10 @@ impl Queue {
         }
     }
 
-    /// Waits at the reading end of the queue's pipe until a get would find an item, and takes none.
+    /// Waits at the reading end of the queue's line until a get would find an item, and takes none.
     /// `Error::Ended` as in [`get_at`](Self::get_at).
     pub fn await_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let _ends = CallEnds::reader(end);
+        let _end = self.receiving(end);
         let waited = self.await_readable(end, wait);
         self.shared
             .report(waited.map_err(|error| Kind::Item.map_timeout(error, wait.patience)))
@@ -159,8 +192,9 @@ impl Queue {
         if self.spin_without_lock(Kind::Item)? {
             return Ok(());
         }
+        // The end of this section drains the line, if there is still no message.
         let watcher = self.enter(wait)?.count_watcher()?;
-        fault!("notifier.watching");
+        fault!("line.watching");
         let waited = self.sleep_at(end, wait);
         // Briefly, because a stopped process may hold the lock. While a watcher stays counted, others only
         // write a byte in vain.
@@ -173,13 +207,14 @@ impl Queue {
     fn sleep_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut slice = Slice::new();
         let mut slices: u32 = 0;
+        let number = self.shared.segment.hot().line_ends[Side::Reading as usize].get();
         loop {
             if self.looks_ready(Kind::Item) {
                 return Ok(());
             }
             // Another thread may have closed the end, and other code may have opened something else under its
             // number.
-            if platform::pipe_number(end) != Some(self.shared.segment.hot().notifier.get()) {
+            if platform::end_number(end) != Some(number) {
                 return Err(Error::EndClosed);
             }
             let slice_end = slice.end(SLICE);
@@ -210,19 +245,25 @@ impl Queue {
 
     /// Polls the end for at most that long. Whether there is an item.
     fn poll_end(&self, end: RawFd, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
-        let mut state = platform::poll_pipe(end, at_most);
-        if state == PipeState::Ready && self.shared.ready_count() == 0 {
-            // Another getter took the item; or it is a byte too many, which may hide that all writers are
-            // gone.
-            self.enter(wait)?.drain_if_empty();
-            state = platform::poll_pipe(end, Duration::ZERO);
-        }
-        match state {
-            PipeState::Closed => Err(Error::EndClosed),
-            PipeState::Quiet => Ok(false),
-            PipeState::Ready => Ok(self.shared.ready_count() > 0),
-            PipeState::HungUp => {
-                // Every item of the writers is in the queue by now, unless a dead process holds the lock, or
+        match platform::poll_line(end, at_most) {
+            EndState::Closed => Err(Error::EndClosed),
+            EndState::Quiet => Ok(false),
+            EndState::Ready if self.shared.ready_count() > 0 || at_most.is_zero() => {
+                Ok(self.shared.ready_count() > 0)
+            }
+            EndState::Ready => {
+                // Another receiver took the message, or a sender died beside its byte. The end of a section
+                // drains the line then. Or the other receiver is not done with the message.
+                drop(self.enter(wait)?);
+                if platform::poll_line(end, Duration::ZERO) == EndState::Ready
+                    && self.shared.ready_count() == 0
+                {
+                    platform::sleep(FOR_NOW.min(at_most));
+                }
+                Ok(self.shared.ready_count() > 0)
+            }
+            EndState::HungUp => {
+                // Every item of the senders is in the queue by now, unless a dead process holds the lock, or
                 // an item that it had taken.
                 drop(self.enter(wait)?);
                 self.reap_dead_within(true, wait)?;

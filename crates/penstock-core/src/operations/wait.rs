@@ -12,7 +12,7 @@ use crate::memory::layout::{Kind, ParticipantId};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, Slept};
 use crate::state::Section;
-use crate::state::notifier::SleepTarget;
+use crate::state::line::SleepTarget;
 use crate::state::waiters::{
     ABANDONED, AGE, HANDED, HANDED_LEFT, LATE, LATE_LEFT, NEAR, Place, SLEEPING, WOKEN, WOKEN_LEFT, Waiting,
 };
@@ -48,8 +48,8 @@ const FAR: Duration = Duration::from_millis(50);
 /// The watcher checks all participants at each tenth of its slices, or at each one for so many participants.
 const THOROUGH: u32 = 10;
 
-/// Poll interval of a sender that may not fill the pipe yet, because notified senders have not come back
-/// (notifier.rs). After a slice it treats those as late.
+/// Poll interval of a sender that may not fill the line yet, because notified senders have not come back
+/// (state/line.rs). After a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
 
 impl Queue {
@@ -186,7 +186,7 @@ impl Queue {
             let slept = match target {
                 SleepTarget::Cell => platform::futex_wait(&cell.word, SLEEPING, at_most),
                 SleepTarget::CellForNow => platform::futex_wait(&cell.word, SLEEPING, at_most.min(FOR_NOW)),
-                SleepTarget::Pipe(there, back) => platform::await_writable((there, back), at_most),
+                SleepTarget::Line(end) => platform::await_writable(end, at_most),
             };
             let is_whole = target != SleepTarget::CellForNow || at_most <= FOR_NOW;
             let has_ended = slept == Slept::TimedOut && is_whole || Instant::now() >= sleep_end;
@@ -202,9 +202,9 @@ impl Queue {
                 waiting.slices += 1;
                 self.end_slice(waiting.slices, place.position)?;
             }
-            // The pipe is writable because there may be room, or because all readers are gone.
-            let is_pipe_ready = matches!(target, SleepTarget::Pipe(..)) && cell.word.get() == SLEEPING;
-            if (is_over || is_pipe_ready || slept != Slept::Changed) && (wait.interrupted)() {
+            // The line is writable because there may be room, or because all readers are gone.
+            let is_line_ready = matches!(target, SleepTarget::Line(_)) && cell.word.get() == SLEEPING;
+            if (is_over || is_line_ready || slept != Slept::Changed) && (wait.interrupted)() {
                 return Err(Error::Interrupted);
             }
             let is_watcher = place.position == 0 && waiting.slices % THOROUGH != 0;
@@ -236,8 +236,8 @@ impl Queue {
         waiting.kind.map_timeout(error, patience)
     }
 
-    /// Ends a sleep after which the lock could not be had in time. What the waiter was handed meanwhile is its
-    /// result: younger items may have been taken since.
+    /// Ends a sleep after which the lock could not be had in time. What the waiter was handed meanwhile is
+    /// its result: younger items may have been taken since.
     #[cold]
     fn leave_or_arrive<'q>(&'q self, waiting: &mut Waiting, error: Error) -> Result<Guard<'q>, Error> {
         if is_stuck(&error) {

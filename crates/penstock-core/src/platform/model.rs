@@ -7,7 +7,7 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::sync::AtomicU32;
 // Functions of the real kernel: called by code that the models do not run, or harmless.
 pub(crate) use super::linux::{
     FileIdentity, Life, Seen, Slept, await_writable, backed_bytes, close_on_exec, create_file, duplicate,
-    identify, is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_start,
+    identify, is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_at,
 };
 
 /// A moment of the virtual clock.
@@ -35,7 +35,7 @@ pub(crate) fn create_memory(_: &str, _: u64) -> Result<OwnedFd, Error> {
     world::any_file()
 }
 
-pub(crate) fn map(_: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error> {
+pub(crate) fn map(_: BorrowedFd<'_>, _: u64, length: u64) -> Result<NonNull<u8>, Error> {
     Ok(world::memory(length as usize))
 }
 
@@ -141,17 +141,21 @@ pub(crate) fn maps_file(_: u32, _: FileIdentity) -> bool {
     true
 }
 
-/// A descriptor that this process owns, as the real function returns.
-pub(crate) fn reopen(_: BorrowedFd<'_>) -> Option<OwnedFd> {
-    world::any_file().ok()
+/// Each process of a model has a description of its own.
+pub(crate) fn own_description(_: BorrowedFd<'_>) -> bool {
+    true
 }
 
-pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
-    world::hold_life(life.as_raw_fd(), index)
+pub(crate) fn hold_life(_: BorrowedFd<'_>, at: u64) -> bool {
+    world::hold_life(at as usize)
 }
 
-pub(crate) fn probe_life(_: BorrowedFd<'_>, index: u32) -> Life {
-    if world::is_life_held(index) {
+pub(crate) fn release_life(_: BorrowedFd<'_>, at: u64) {
+    world::release_life(at as usize);
+}
+
+pub(crate) fn probe_life(_: BorrowedFd<'_>, at: u64) -> Life {
+    if world::is_life_held(at as usize) {
         Life::Held
     } else {
         Life::Free

@@ -171,9 +171,6 @@ impl Section<'_> {
         cell.seq.store(ticket.seq, Ordering::Release);
         fault!("hand.numbered");
         self.wake_later(index);
-        if self.hot().waiters[Kind::Room as usize].length.get() > 0 {
-            self.wake_senders();
-        }
         Ok(true)
     }
 

@@ -8,6 +8,8 @@ pub(crate) mod hand;
 pub(crate) mod heap;
 pub(crate) mod holding;
 pub(crate) mod leases;
+#[cfg_attr(loom, path = "../models/line.rs")]
+pub(crate) mod line;
 pub(crate) mod list;
 #[cfg_attr(loom, path = "../models/notifier.rs")]
 pub(crate) mod notifier;
@@ -20,8 +22,6 @@ pub(crate) mod rebuild;
 pub(crate) mod recovery;
 pub(crate) mod slot;
 pub(crate) mod sort;
-#[cfg(not(loom))]
-pub(crate) mod substitute;
 mod transition;
 pub(crate) mod waiters;
 
@@ -31,6 +31,7 @@ use crate::memory::payload::Ahead;
 use crate::memory::segment::Segment;
 use crate::options::Options;
 use crate::platform;
+use crate::state::line::Line;
 use crate::state::notifier::{AfterRelease, Notifier};
 use crate::sync::{AtomicU32, Ordering, Word};
 
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     /// WORK_PUT_OFF if its next section has put-off work to do (handle/put_off.rs).
     pub me: AtomicU32,
     pub notifier: Notifier,
+    pub line: Line,
 }
 
 impl Shared {
@@ -58,6 +60,7 @@ impl Shared {
             options,
             me: AtomicU32::new(0),
             notifier: Notifier::new(),
+            line: Line::new(),
         }
     }
 

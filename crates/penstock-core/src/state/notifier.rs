@@ -5,11 +5,13 @@
 //! descriptor instead *watches*. While no process watches, no section writes to the pipe, and a put costs
 //! what it costs without a notifier.
 //!
-//! Two kinds of queue have one. A connection's (operations/connection.rs) is the pipe whose ends are open
-//! exactly where the connection's are; each call provides the end that it has (`CallEnds`). Any other queue's
-//! is made by its first watcher. A participant that has to signal and has not opened the pipe yet opens it
-//! through one that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of that descriptor. The kernel frees
-//! the pipe with its last descriptor.
+//! A queue's first watcher makes the pipe. A participant that has to signal and has not opened it yet opens
+//! it through one that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of that descriptor. The kernel
+//! frees the pipe with its last descriptor. (The queues of a connection have a line instead: line.rs.)
+//!
+//! A forked child inherits the descriptors of a process that watches, and may wait with them without any
+//! other call. So it joins the queue at the fork, counts as a watcher, and the others find the pipe with it,
+//! too (handle/registry.rs). It is woken when its parent has ended or left.
 //!
 //! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
@@ -31,14 +33,6 @@
 //! late, and the writer takes it out. While no process watches, `pipe_state` is not kept up; it still says
 //! what the pipe holds, and a process that begins to watch ends a critical section.
 //!
-//! A connection's sender that waits for room fills the pipe until `poll` calls it full, and sleeps until it
-//! is writable (`sleep_target`). It is on the list of the putters like any other (waiters.rs). The section
-//! that notifies a sender takes bytes out until the pipe is writable, under the lock, and leaves at least one
-//! (`wake_senders`). `poll` checks again when it is woken, so no sender fills the pipe before the notified
-//! ones are back; until then a sender sleeps on its cell. (A late one does not count: it may have to wait for
-//! its slice's end.) There is no room while the pipe is filled, so there are items, and the notifier's byte
-//! is among the others. Sections of calls that provide no end take no bytes out; none of these makes room.
-//!
 //! | step | if the process dies, or is stopped, right after it |
 //! |---|---|
 //! | pipe made, its number noted | no participant has it: the next watcher makes another |
@@ -47,25 +41,22 @@
 //! | pipe drained, or byte promised, lock held | the rebuild stores UNKNOWN; its section's end restores it |
 //! | byte promised, lock released | the next section that ends beside an item writes a byte (*) |
 //! | byte written, promise not compared | perhaps a byte too many: a watcher that finds no item drains it |
+//! | forked from a watcher, not counted yet | it waits no more; the parent's record counts for the parent |
 //!
 //! (*) Until then a watcher that only polls, and does not use the queue, is not woken.
 //!
 //! A process that cannot open the pipe of any watcher (in another pid namespace, or without a descriptor to
-//! spare) leaves the state UNKNOWN, and the next participant that can restores it. The same holds for a
-//! connection's process that needs the other direction of its pipe and cannot open it (without /proc). If it
-//! watches itself, it has a substitute (substitute.rs).
+//! spare) leaves the state UNKNOWN, and the next participant that can restores it.
 
-use std::cell::Cell;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::fork;
-use crate::memory::layout::{Kind, PARTICIPANTS, Participant, ParticipantId};
-use crate::platform::{self, Access, Filled};
+use crate::memory::layout::{PARTICIPANTS, Participant, ParticipantId};
+use crate::platform;
 use crate::state::Section;
-use crate::state::substitute::Substitute;
+use crate::state::line::{DUE, has_line, watchers};
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
 // The states of `Hot::pipe_state` (bits 0..2).
@@ -92,12 +83,12 @@ pub(crate) struct Notifier {
     pub number: AtomicU64,
     /// The id under which this process watches for good, or 0.
     watched_as: AtomicU32,
-    /// When it could not be opened.
+    /// When it could not be opened, and what `Hot::announced` was then.
     pub failed_at: AtomicU64,
     /// Promises of this process whose bytes are not written yet. Their threads use the descriptors without
     /// the lock.
     promises: AtomicU32,
-    pub substitute: Substitute,
+    pub failed_with: AtomicU32,
 }
 
 impl Notifier {
@@ -109,15 +100,13 @@ impl Notifier {
             watched_as: AtomicU32::new(0),
             failed_at: AtomicU64::new(0),
             promises: AtomicU32::new(0),
-            substitute: Substitute::new(),
+            failed_with: AtomicU32::new(0),
         }
     }
 
-    /// After a fork, in the child: the descriptor is there, but the child does not watch yet.
-    pub(crate) fn forget_watcher(&self) {
-        self.watched_as.set(0);
+    /// After a fork, in the child: the threads that have promised bytes do not exist here.
+    pub(crate) fn forget_promises(&self) {
         self.promises.set(0);
-        self.substitute.close();
     }
 
     /// Whether a new record of this process has to name the notifier's descriptors, or a watcher.
@@ -125,6 +114,7 @@ impl Notifier {
         self.fd.load(Relaxed) >= 0 || self.watched_as.get() != 0
     }
 
+    /// Whether this process watches for good; or, after a fork, whether its parent did so.
     pub(crate) fn is_watched(&self) -> bool {
         self.watched_as.get() != 0
     }
@@ -134,7 +124,6 @@ impl Notifier {
         for place in [&self.fd, &self.writing] {
             platform::close_pipe(place.swap(-1, Relaxed), self.number.load(Relaxed));
         }
-        self.substitute.close();
     }
 
     /// Closes descriptors that were taken out in a section.
@@ -166,22 +155,11 @@ impl Notifier {
     }
 }
 
-/// Where this process has the notifier open for reading and for writing, or -1.
+/// Where this process has the notifier open for reading and for writing.
 #[derive(Clone, Copy)]
 pub(crate) struct End {
     pub reading: RawFd,
     pub writing: RawFd,
-}
-
-impl End {
-    /// A descriptor by which the pipe is known.
-    fn any(self) -> RawFd {
-        if self.reading < 0 {
-            self.writing
-        } else {
-            self.reading
-        }
-    }
 }
 
 /// What is due once the lock is released.
@@ -193,85 +171,10 @@ pub(crate) enum AfterRelease {
     Signal(End, u32),
     /// The notifier is to be opened.
     Open,
-}
-
-/// What a call to a connection provides: the end of its pipe; and of a sender the end by which the other side
-/// answers, or -1.
-#[derive(Clone, Copy)]
-struct Ends {
-    end: End,
-    back: RawFd,
-}
-
-thread_local! {
-    /// What this thread's call provides.
-    static CALL_ENDS: Cell<Option<Ends>> = const { Cell::new(None) };
-}
-
-/// While it lives, the critical sections of this thread signal and drain the notifier with that end.
-pub(crate) struct CallEnds(Option<Ends>);
-
-impl CallEnds {
-    pub(crate) fn reader(fd: RawFd) -> CallEnds {
-        let (reading, writing) = (fd, -1);
-        CallEnds::new(End { reading, writing }, -1)
-    }
-
-    pub(crate) fn writer(fd: RawFd, back: RawFd) -> CallEnds {
-        let (reading, writing) = (-1, fd);
-        CallEnds::new(End { reading, writing }, back)
-    }
-
-    fn new(end: End, back: RawFd) -> CallEnds {
-        let now = Some(Ends { end, back });
-        // A thread whose locals are gone already makes no more calls that provide an end.
-        CallEnds(
-            CALL_ENDS
-                .try_with(|call_ends| call_ends.replace(now))
-                .ok()
-                .flatten(),
-        )
-    }
-}
-
-fn call_ends() -> Option<Ends> {
-    CALL_ENDS.try_with(Cell::get).ok().flatten()
-}
-
-/// Where a waiter sleeps.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SleepTarget {
-    /// At its cell's word.
-    Cell,
-    /// At its cell's word for a moment only: the waiter is a sender that may not fill the pipe yet.
-    CellForNow,
-    /// Until the pipe can be written to: its writing end, and the end by which the other side answers.
-    Pipe(RawFd, RawFd),
-}
-
-impl Drop for CallEnds {
-    fn drop(&mut self) {
-        let _ = CALL_ENDS.try_with(|call_ends| call_ends.set(self.0));
-    }
-}
-
-/// Lends a descriptor for that direction to `operation`. False if there is none, or if it fails.
-pub(crate) fn with_access(end: End, access: Access, operation: fn(RawFd) -> bool) -> bool {
-    let fd = match access {
-        Access::Read => end.reading,
-        Access::Write => end.writing,
-    };
-    if fd >= 0 {
-        return operation(fd);
-    }
-    // The kernel opens the same pipe again in the other direction, for this moment. This process does not
-    // fork meanwhile, because the child would inherit an end that it does not know of.
-    let _no_fork = fork::hold_off();
-    let Some(other) = platform::reopen_pipe(end.any(), access) else {
-        return false;
-    };
-    use std::os::fd::AsRawFd;
-    operation(other.as_raw_fd())
+    /// A byte is to be written to a connection's line, on this promise.
+    SignalLine(RawFd, u32),
+    /// A byte that another thread writes to the line is to be taken out.
+    AwaitByte(RawFd, u32),
 }
 
 impl Section<'_> {
@@ -280,12 +183,13 @@ impl Section<'_> {
     #[cold]
     pub(crate) fn update_notifier(&mut self) {
         let hot = self.hot();
+        if has_line(hot) {
+            return self.update_line();
+        }
         let is_wanted = hot.ready_count.get() > 0 || hot.is_damaged();
         if state_of(hot.pipe_state.get()) != if is_wanted { SIGNALLED } else { DRAINED } {
             self.change_notifier(is_wanted);
         }
-        let is_missing = is_wanted && state_of(hot.pipe_state.get()) == UNKNOWN;
-        self.shared.notifier.substitute.tell(is_missing);
     }
 
     fn change_notifier(&mut self, is_wanted: bool) {
@@ -298,14 +202,6 @@ impl Section<'_> {
         };
         if !is_wanted {
             self.drain(end);
-        } else if end.writing < 0 {
-            // A call with the reading end only, whose section ends beside an item.
-            let is_signalled = with_access(end, Access::Write, platform::signal);
-            if !is_signalled {
-                self.shared.notifier.substitute.note_need();
-            }
-            hot.pipe_state
-                .set(next(pipe_state, if is_signalled { SIGNALLED } else { UNKNOWN }));
         } else {
             let promise = next(pipe_state, PROMISED);
             hot.pipe_state.set(promise);
@@ -317,7 +213,7 @@ impl Section<'_> {
 
     fn drain(&mut self, end: End) {
         let pipe_state = &self.hot().pipe_state;
-        let is_drained = with_access(end, Access::Read, platform::drain);
+        let is_drained = platform::drain(end.reading);
         // SeqCst: see keep_promise.
         let state = if is_drained { DRAINED } else { UNKNOWN };
         pipe_state.store(next(pipe_state.get(), state), Ordering::SeqCst);
@@ -340,56 +236,9 @@ impl Section<'_> {
         }
     }
 
-    /// The notifier's ends that this thread's call provides, or that this process has open.
+    /// The notifier, if this process has it open.
     fn end_at_hand(&self) -> Option<End> {
-        let number = self.hot().notifier.get();
-        // A signal handler's call, made inside another call's wait, finds that call's end here.
-        let end = call_ends().map(|call_ends| call_ends.end);
-        let end = end.filter(|end| platform::pipe_number(end.any()) == Some(number));
-        end.or_else(|| self.shared.notifier.current(number))
-    }
-
-    /// Where a waiter of that kind is to sleep: a connection's sender at its pipe, which is full from now on.
-    pub(crate) fn sleep_target(&mut self, kind: Kind) -> SleepTarget {
-        let Some(Ends { end, back }) = call_ends().filter(|call_ends| {
-            kind == Kind::Room
-                && call_ends.end.reading < 0
-                && platform::pipe_number(call_ends.end.writing) == Some(self.hot().notifier.get())
-        }) else {
-            return SleepTarget::Cell;
-        };
-        let hot = self.hot();
-        if hot.waiters[Kind::Room as usize].notified.get() > 0 || hot.is_putter_handed() {
-            return SleepTarget::CellForNow;
-        }
-        // SeqCst: a writer that drains the pipe without the lock (keep_promise) must not find it DRAINED
-        // afterwards.
-        hot.pipe_state
-            .store(next(hot.pipe_state.get(), UNKNOWN), Ordering::SeqCst);
-        let filled = platform::fill_pipe(end.writing);
-        fault!("notifier.filled");
-        if filled == Filled::Full {
-            hot.pipe_state.set(next(hot.pipe_state.get(), SIGNALLED));
-        }
-        match filled {
-            // Without a reader, `poll` says so at once.
-            Filled::Full | Filled::NoReader => SleepTarget::Pipe(end.writing, back),
-            Filled::Not => SleepTarget::Cell,
-        }
-    }
-
-    /// Makes a full pipe writable, which wakes the senders that sleep at it: they read their cells.
-    pub(crate) fn wake_senders(&mut self) {
-        let number = self.hot().notifier.get();
-        let end = call_ends().map(|call_ends| call_ends.end);
-        // Only a connection's pipe is ever full.
-        let Some(end) = end.filter(|end| platform::pipe_number(end.any()) == Some(number)) else {
-            return;
-        };
-        if platform::is_pipe_full(end.any()) {
-            with_access(end, Access::Read, platform::make_writable);
-            fault!("notifier.writable");
-        }
+        self.shared.notifier.current(self.hot().notifier.get())
     }
 
     /// Counts one watcher more of this process, and answers the id under which it counts. The end of the
@@ -405,9 +254,15 @@ impl Section<'_> {
     pub(crate) fn discount_watcher(&mut self, id: ParticipantId) -> Result<(), Error> {
         if id == self.me {
             self.my_record()?.watching.sub(1);
-            self.hot().watching.sub(1);
+            self.uncount_watchers(1);
         }
         Ok(())
+    }
+
+    fn uncount_watchers(&self, count: u32) {
+        let hot = self.hot();
+        hot.watching
+            .set(hot.watching.get() & DUE | watchers(hot).saturating_sub(count));
     }
 
     /// Counts a watcher that stays, unless this process has one already.
@@ -432,6 +287,7 @@ impl Section<'_> {
             watched_as.set(0);
             self.discount_watcher(self.me)?;
         }
+        self.watch_room_no_more()?;
         let record = self.my_record()?;
         record.notifier.set(0);
         record.notifier_writing.set(0);
@@ -440,13 +296,14 @@ impl Section<'_> {
 
     /// Discounts all watchers of a participant that leaves, or is dead.
     pub(crate) fn discount_watchers_of(&mut self, record: &Participant) {
-        self.hot().watching.sub(record.watching.get());
+        self.uncount_watchers(record.watching.get());
+        self.discount_room_watchers_of(record);
         record.watching.set(0);
         record.notifier.set(0);
         record.notifier_writing.set(0);
     }
 
-    /// Adds up the watchers of all records. What the pipe holds is unknown after a death.
+    /// Adds up the watchers of all records. What pipe and line hold is unknown after a death.
     pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         let mut watching = 0u32;
@@ -454,13 +311,16 @@ impl Section<'_> {
             let record = self.shared.segment.participant(index)?;
             watching = watching.saturating_add(record.watching.get());
         }
-        hot.watching.set(watching);
+        let for_room = self.room_watchers()?;
+        hot.watching.set(watching.saturating_add(for_room) & !DUE);
+        hot.watching_room.set(for_room);
         hot.pipe_state.set(next(hot.pipe_state.get(), UNKNOWN));
-        self.wake_senders();
+        self.forget_line();
         Ok(())
     }
 
-    /// Writes to this process's new record where others find the notifier open, and counts its watcher again.
+    /// Writes to this process's new record where others find the notifier open, and counts its watchers
+    /// again.
     pub(crate) fn announce_notifier(&mut self) -> Result<(), Error> {
         if let Some(end) = self.shared.notifier.current(self.hot().notifier.get()) {
             let is_one = end.reading == end.writing;
@@ -468,10 +328,16 @@ impl Section<'_> {
             record
                 .notifier_writing
                 .set(if is_one { 0 } else { end.writing as u32 + 1 });
-            record.notifier.set(end.reading as u32 + 1);
+            if record.notifier.get() != end.reading as u32 + 1 {
+                record.notifier.set(end.reading as u32 + 1);
+                self.hot().announced.add(1);
+            }
         }
         if self.shared.notifier.is_watched() {
             self.watch_for_good()?;
+        }
+        if self.shared.line.is_watched() {
+            self.watch_room_for_good()?;
         }
         Ok(())
     }

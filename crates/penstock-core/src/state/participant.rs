@@ -38,7 +38,7 @@
 //! A record is freed after everything that its owner held has been given up: by a sweeper under the lock, or
 //! by its owner, which departs, after it has released the lock (handle/put_off.rs).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::BorrowedFd;
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -126,7 +126,7 @@ impl Shared {
     /// Takes the first free record. `None` if there is none.
     pub(crate) fn claim_record(
         &self,
-        life: Option<&OwnedFd>,
+        life: Option<BorrowedFd<'_>>,
         pid: u32,
         namespace: u64,
     ) -> Result<Option<ParticipantId>, Error> {
@@ -140,7 +140,8 @@ impl Shared {
             }
             let record = self.segment.participant(index)?;
             let seen = read(record);
-            if seen.is_alive() || life.is_some_and(|life| !platform::hold_life(life, index)) {
+            let at = self.life_byte(index);
+            if seen.is_alive() || life.is_some_and(|life| !platform::hold_life(life, at)) {
                 continue;
             }
             fault!("register.life-held");
@@ -164,6 +165,11 @@ impl Shared {
         Ok(None)
     }
 
+    /// Where in the file the life byte of a participant lies.
+    fn life_byte(&self, index: u32) -> u64 {
+        self.segment.in_file(u64::from(index))
+    }
+
     /// The pid namespace in which the queue was made.
     fn home(&self) -> u64 {
         self.segment.header().home.get()
@@ -171,9 +177,8 @@ impl Shared {
 
     /// Whether a participant is proven dead, or has departed. Makes system calls, and needs no lock.
     ///
-    /// A check that is not `thorough` believes a held life byte, which costs one system call. A thorough one
-    /// reads the process's state as well: a child made by a bare `clone` may keep its parent's life byte
-    /// locked.
+    /// A check that is not `thorough` believes a held life byte of another namespace. Else the process's
+    /// state is read as well: another process may keep the life byte locked for a while (memory/file.rs).
     pub(crate) fn is_dead(&self, index: u32, record: &Participant, thorough: bool) -> bool {
         let word = read(record);
         if word.is_alive() && word.0 & GONE != 0 {
@@ -183,13 +188,13 @@ impl Shared {
             return false;
         }
         let life = match self.segment.fd() {
-            Some(fd) if !word.is_lifeless() => platform::probe_life(fd.get(), index),
+            Some(fd) if !word.is_lifeless() => platform::probe_life(fd.get(), self.life_byte(index)),
             _ => Life::Unknown,
         };
-        if life == Life::Held && !thorough {
+        let is_neighbour = self.is_neighbour(record);
+        if life == Life::Held && !thorough && !is_neighbour {
             return false;
         }
-        let is_neighbour = self.is_neighbour(record);
         let noted = (record.birth.get(), record.since.get());
         let seen = platform::probe_process(word.pid(), noted);
         if seen == Seen::Ended || seen == Seen::Absent && is_neighbour {
@@ -220,10 +225,9 @@ impl Shared {
                 && candidate.birth.get() == record.birth.get()
                 && candidate.pid_namespace.get() == record.pid_namespace.get()
                 && (Some(other) == self.member_if_any().map(ParticipantId::index)
-                    || self
-                        .segment
-                        .fd()
-                        .is_some_and(|fd| platform::probe_life(fd.get(), other) == Life::Held))
+                    || self.segment.fd().is_some_and(|fd| {
+                        platform::probe_life(fd.get(), self.life_byte(other)) == Life::Held
+                    }))
         })
     }
 
@@ -241,7 +245,7 @@ impl Shared {
         for index in from..=hot.participants_high.get().min(LAST) {
             let record = self.segment.participant(index)?;
             let word = read(record);
-            if only_holders && holds_nothing(record) {
+            if only_holders && holds_nothing(record) && !self.owes_byte(index) {
                 continue;
             }
             if self.is_dead(index, record, !only_holders) {
@@ -277,7 +281,8 @@ impl Shared {
 
 pub(crate) fn holds_nothing(record: &Participant) -> bool {
     let lists = record.leased.head.get() | record.claimed.head.get();
-    lists == 0 && record.watching.get() == 0 && record.given_up.get() == 0
+    let watching = record.watching.get() | record.watching_room.get();
+    lists == 0 && watching == 0 && record.given_up.get() == 0
 }
 
 /// Frees a record whose owner holds nothing any more, not even the lock.

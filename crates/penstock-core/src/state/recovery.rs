@@ -86,6 +86,7 @@ impl Section<'_> {
         self.settle_given_up(record, has_left(word));
         self.free_cells_of(id)?;
         self.discount_watchers_of(record);
+        self.forget_line_of(id);
         fault!("sweep.cells-freed");
         free_record(record, id);
         fault!("sweep.released");

@@ -15,8 +15,8 @@
 //! leads through a critical section, whose end restores the invariant again, the wake-ups chain: the notified
 //! getter takes an item, and its own `settle` notifies the next.
 //!
-//! A sender of a connection sleeps in `poll` instead of on its cell's word (notifier.rs), so that the end of
-//! its readers wakes it, too. All else is the same for it.
+//! A sender of a connection sleeps in `poll` instead of on its cell's word (line.rs), so that the end of its
+//! readers wakes it, too. All else is the same for it.
 //!
 //! A notified waiter that dies is swept, and the `settle` of the sweep's section notifies the next. If a
 //! notified waiter is stopped (SIGSTOP), another waiter's slice ends: that waiter finds the item still there,
@@ -280,9 +280,6 @@ impl Section<'_> {
             Ok(_) => {
                 list.notified.add(1);
                 self.wake_later(index);
-                if kind == Kind::Room && list.length.get() > 0 {
-                    self.wake_senders();
-                }
                 Ok(())
             }
             Err(ABANDONED) => self.free_cell(index),
@@ -400,7 +397,7 @@ impl Section<'_> {
             return Ok(());
         };
         if cell.since.get() == 0 {
-            self.unlink_cell(waiting.kind, waiting.cell)?;
+            self.delist(waiting.kind, waiting.cell)?;
             cell.since.set(aging.since);
             self.list_aged(waiting.kind, waiting.cell)?;
             fault!("wait.aged");
@@ -421,16 +418,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Takes a cell off its list. After the last sender, the pipe becomes writable.
-    pub(crate) fn delist(&mut self, kind: Kind, index: u32) -> Result<(), Error> {
-        self.unlink_cell(kind, index)?;
-        if kind == Kind::Room && self.hot().waiters[kind as usize].length.get() == 0 {
-            self.wake_senders();
-        }
-        Ok(())
-    }
-
-    fn unlink_cell(&self, kind: Kind, index: u32) -> Result<(), Error> {
+    /// Takes a cell off its list.
+    pub(crate) fn delist(&self, kind: Kind, index: u32) -> Result<(), Error> {
         let list = &self.hot().waiters[kind as usize];
         let cell = self.cell(index)?;
         if let Some(aged) = self.hot().aged(kind).filter(|_| cell.since.get() != 0) {
@@ -535,7 +524,7 @@ impl Section<'_> {
 
     /// A slice has ended and there is an item (or room) that no waiter on its way has come for: these are
     /// stopped or dead. They become LATE and do not count any more. One that comes back reads that in its
-    /// cell. The same if they have kept this waiter from its place at the pipe.
+    /// cell. The same if they have kept this waiter from its place at the line.
     fn give_up_on_the_late(&mut self, waiting: &Waiting) -> Result<(), Error> {
         let (hot, kind) = (self.hot(), waiting.kind);
         let list = &hot.waiters[kind as usize];

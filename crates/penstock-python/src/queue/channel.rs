@@ -1,9 +1,9 @@
-//! One direction of a connection: a queue, and this process's end of the pipe beside it.
+//! One direction of a connection: a queue, and this process's end of the line beside it.
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use penstock_core::{Buffer, Delivery, Error};
+use penstock_core::{Buffer, Delivery, Error, Queue};
 use pyo3::exceptions::{PyBufferError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
@@ -18,15 +18,12 @@ use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, Opened};
 use crate::queue::send_receive::{self, trim_if_due};
 
-/// Sends through the writing end of a pipe, or receives through the reading end. A Connection has one or two
-/// of them.
+/// Sends by the writing end of a line, or receives by the reading end. A Connection has one or two of them,
+/// and owns the end's descriptor: of a duplex connection, one socket is the end of both.
 #[pyclass(frozen, extends = Handle, module = "penstock._native")]
 pub struct Channel {
     /// The end's descriptor, or -1.
     end: AtomicI32,
-    /// Of a sending channel: the reading end of the pipe that leads back, which belongs to another channel,
-    /// or -1.
-    back: AtomicI32,
 }
 
 impl Channel {
@@ -34,18 +31,6 @@ impl Channel {
         match self.end.load(Ordering::Relaxed) {
             -1 => Err(PyOSError::new_err("handle is closed")),
             end => Ok(end),
-        }
-    }
-}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        let end = *self.end.get_mut();
-        if end >= 0 {
-            // SAFETY: `_hold` was given the descriptor to own, and `_let_go` was not called, so this is its
-            // only owner.
-            #[allow(unsafe_code)]
-            drop(unsafe { OwnedFd::from_raw_fd(end) });
         }
     }
 }
@@ -78,30 +63,37 @@ impl Channel {
     fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Channel> {
         PyClassInitializer::from(Handle::new(args, kwargs)).add_subclass(Channel {
             end: AtomicI32::new(-1),
-            back: AtomicI32::new(-1),
         })
     }
 
-    /// Take over the descriptor of this end of the pipe. `is_new` says that the pipe was made for this queue
-    /// just now.
-    fn _hold(slf: &Bound<'_, Self>, end: RawFd, is_new: bool) -> PyResult<()> {
-        // First, so that it is closed if anything fails.
-        slf.get().end.store(end, Ordering::Relaxed);
+    /// Make the two ends of a new line, as descriptors that the caller owns: two sockets, or the reading and
+    /// the writing end of a pipe.
+    #[staticmethod]
+    fn _make_line(is_duplex: bool) -> PyResult<(RawFd, RawFd)> {
+        let [first, second] = Queue::make_line(is_duplex).map_err(errors::to_python)?;
+        Ok((first.into_raw_fd(), second.into_raw_fd()))
+    }
+
+    /// Make the queue, which is new, that of a connection with these ends.
+    fn _set_line(slf: &Bound<'_, Self>, reading: RawFd, writing: RawFd) -> PyResult<()> {
         let call = Handle::open_call(slf.as_super())?;
-        if is_new {
-            call.queue().give_notifier(end).map_err(errors::to_python)?;
+        call.queue().set_line(reading, writing).map_err(errors::to_python)
+    }
+
+    /// Use that end of the line, which stays the caller's.
+    fn _use_end(&self, end: RawFd) {
+        self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// Use the end no more, and return it, or -1 if it was returned before: the caller closes it.
+    /// `is_receiving` says that it is the reading end.
+    fn _let_go(slf: &Bound<'_, Self>, is_receiving: bool) -> RawFd {
+        let end = slf.get().end.swap(-1, Ordering::Relaxed);
+        if let (true, true, Ok(Some(call))) = (end >= 0, is_receiving, Handle::call(slf.as_super())) {
+            let queue = call.queue();
+            slf.py().detach(|| queue.before_closing(end));
         }
-        Ok(())
-    }
-
-    /// Tell a sending channel the reading end of the pipe that leads back.
-    fn _pair(&self, back: RawFd) {
-        self.back.store(back, Ordering::Relaxed);
-    }
-
-    /// Give the descriptor of the end back to the caller, or -1 if there is none.
-    fn _let_go(&self) -> RawFd {
-        self.end.swap(-1, Ordering::Relaxed)
+        end
     }
 
     #[getter]
@@ -111,8 +103,7 @@ impl Channel {
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let (call, end) = parts(slf)?;
-        let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        send_receive::send_object(&call, Some(ends), obj, Deadline::Never)
+        send_receive::send_object(&call, Some(end), obj, Deadline::Never)
     }
 
     fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -126,8 +117,7 @@ impl Channel {
         let first = first.as_slice();
         let pieces = [codec::raw_mark(first), first, &bytes[first.len()..]];
         let is_large = bytes.len() > LARGE;
-        let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        send_receive::send(slf.py(), &call, Some(ends), &pieces, is_large, Deadline::Never)?;
+        send_receive::send(slf.py(), &call, Some(end), &pieces, is_large, Deadline::Never)?;
         Ok(())
     }
 
@@ -184,11 +174,17 @@ impl Channel {
         Ok(awaited.is_ok())
     }
 
-    /// The end's descriptor, or one in its place, readable exactly while a message is there, or the end of
-    /// all messages.
-    fn watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
+    /// From now on the end is readable exactly while a message is there, or the end of all messages.
+    fn watch(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (call, end) = parts(slf)?;
         let queue = call.queue();
         patiently(slf.py(), Deadline::Never, |wait| queue.watch_at(end, wait))
+    }
+
+    /// From now on the end is writable exactly while a send would not wait.
+    fn watch_room(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (call, end) = parts(slf)?;
+        let queue = call.queue();
+        patiently(slf.py(), Deadline::Never, |wait| queue.watch_room_at(end, wait))
     }
 }

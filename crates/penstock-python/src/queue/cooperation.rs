@@ -36,7 +36,7 @@ impl Source<'_> {
     fn descriptor(self, py: Python<'_>) -> Option<RawFd> {
         patiently(py, Deadline::Never, |wait| match self.end {
             None => self.queue.watch(wait),
-            Some(end) => self.queue.watch_at(end, wait),
+            Some(end) => self.queue.watch_at(end, wait).map(|()| end),
         })
         .ok()
     }

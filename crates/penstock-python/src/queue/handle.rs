@@ -309,6 +309,18 @@ impl Handle {
         Handle::open(slf, queue, protocol)
     }
 
+    /// Makes two new queues in one memory file, this one and another's.
+    fn _create_pair(
+        slf: &Bound<'_, Self>,
+        other: &Bound<'_, Handle>,
+        options: &Options,
+        protocol: u8,
+    ) -> PyResult<()> {
+        let [first, second] = Queue::create_pair(&options.0).map_err(errors::to_python)?;
+        Handle::open(slf, first, protocol)?;
+        Handle::open(other, second, protocol)
+    }
+
     /// Uses the queue of that id if this process has it already.
     fn _adopt(slf: &Bound<'_, Self>, id: &[u8], protocol: u8) -> PyResult<bool> {
         let Some(queue) = Queue::by_id(parse_id(id)?) else {
@@ -324,10 +336,9 @@ impl Handle {
         #[allow(unsafe_code)]
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let id = parse_id(id)?;
-        let queue = Queue::attach(fd).map_err(errors::to_python)?;
-        if queue.id() != id {
+        let Some(queue) = Queue::attach_as(fd, id).map_err(errors::to_python)? else {
             return Ok(false);
-        }
+        };
         Handle::open(slf, queue, protocol)?;
         Ok(true)
     }

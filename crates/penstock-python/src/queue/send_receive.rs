@@ -13,10 +13,6 @@ use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
 use crate::queue::{payload_buffer, pins};
 
-/// Of a connection: the writing end of the pipe to the receiver, and the reading end of the pipe that leads
-/// back, or -1.
-pub type Ends = (RawFd, RawFd);
-
 pub fn put(call: &Call<'_>, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     if matches!(deadline, Deadline::Now) && ask(object.py(), call.queue(), Queue::is_full) {
         return Err(errors::to_python(Error::Full)); // not worth pickling for
@@ -27,26 +23,26 @@ pub fn put(call: &Call<'_>, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
     send_object(call, None, object, deadline)
 }
 
-/// Puts an object; into a connection by the ends of its pipes.
+/// Puts an object; into a connection by its end of the line.
 #[inline]
 pub fn send_object(
     call: &Call<'_>,
-    ends: Option<Ends>,
+    end: Option<RawFd>,
     object: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<()> {
     let mut writer = Writer::default();
     let Some(plain) = call.codec.write_plain(object, &mut writer) else {
-        return send_encoded(call, ends, object, deadline);
+        return send_encoded(call, end, object, deadline);
     };
-    plain.lend(|pieces| send(object.py(), call, ends, pieces, plain.is_large(), deadline))?;
+    plain.lend(|pieces| send(object.py(), call, end, pieces, plain.is_large(), deadline))?;
     Ok(())
 }
 
 /// The same for an object that is not plain.
 fn send_encoded(
     call: &Call<'_>,
-    ends: Option<Ends>,
+    end: Option<RawFd>,
     object: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<()> {
@@ -57,7 +53,7 @@ fn send_encoded(
         pins::enlarge(py, &mut message)?;
     }
     let ticket = message.lend(py, |pieces| {
-        send(py, call, ends, pieces, message.is_large(), deadline)
+        send(py, call, end, pieces, message.is_large(), deadline)
     })?;
     if !carried.is_empty() {
         pins::pin(call.queue(), ticket, carried);
@@ -68,14 +64,14 @@ fn send_encoded(
 pub fn send(
     py: Python<'_>,
     call: &Call<'_>,
-    ends: Option<Ends>,
+    end: Option<RawFd>,
     pieces: &[&[u8]],
     is_large: bool,
     deadline: Deadline,
 ) -> PyResult<Ticket> {
-    let put = |wait: Wait<'_>| match ends {
+    let put = |wait: Wait<'_>| match end {
         None => call.queue().put(pieces, wait),
-        Some(ends) => call.queue().put_at(ends, pieces, wait),
+        Some(end) => call.queue().put_at(end, pieces, wait),
     };
     if is_large {
         return patiently_until(py, deadline, call.end_of_room(), put);

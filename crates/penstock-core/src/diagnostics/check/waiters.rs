@@ -2,6 +2,7 @@
 
 use super::Inspection;
 use crate::memory::layout::*;
+use crate::state::line::{self, DUE, has_line};
 use crate::state::notifier::{DRAINED, SIGNALLED, state_of};
 use crate::state::waiters::{
     ABANDONED, FREE, HANDED, HANDED_LEFT, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT,
@@ -65,13 +66,28 @@ impl Inspection<'_> {
 
     fn inspect_notifier(&mut self) {
         let hot = self.hot();
-        let mut watching = 0;
+        let (mut watching, mut for_room) = (0, 0);
         for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
             if let Ok(record) = self.segment().participant(index) {
+                for_room += u64::from(record.watching_room.get());
                 watching += u64::from(record.watching.get());
             }
         }
-        self.compare("watching", u64::from(hot.watching.get()), watching);
+        self.compare("watching_room", u64::from(hot.watching_room.get()), for_room);
+        let mark = hot.watching.get() & DUE;
+        self.compare(
+            "watching",
+            u64::from(hot.watching.get() - mark),
+            watching + for_room,
+        );
+        // The writer of a byte cannot clear the mark.
+        let is_due = line::state_of(hot.line_state.get()) != line::SIGNALLED;
+        if mark == 0 && has_line(hot) && is_due || mark != 0 && !has_line(hot) {
+            self.finding("line_state", None, "the mark for updates disagrees with it");
+        }
+        if has_line(hot) {
+            return;
+        }
         let (pipe_state, is_ready) = (state_of(hot.pipe_state.get()), hot.ready_count.get() > 0);
         if watching > 0 && (pipe_state == DRAINED && is_ready || pipe_state == SIGNALLED && !is_ready) {
             self.finding("pipe_state", None, "it disagrees with the number of items");

@@ -107,12 +107,12 @@ pub(crate) fn backed_bytes(fd: BorrowedFd<'_>) -> Result<u64, Error> {
     Ok(rustix::fs::fstat(fd).map_err(os("fstat"))?.st_blocks as u64 * 512)
 }
 
-pub(crate) fn read_start(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Error> {
-    rustix::io::pread(fd, buffer, 0).map_err(os("pread"))
+pub(crate) fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], start: u64) -> Result<usize, Error> {
+    rustix::io::pread(fd, buffer, start).map_err(os("pread"))
 }
 
-/// Maps the whole file for reading and writing. Takes no memory. A core dump leaves the mapping out.
-pub(crate) fn map(fd: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error> {
+/// Maps a part of the file for reading and writing. Takes no memory. A core dump leaves the mapping out.
+pub(crate) fn map(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<NonNull<u8>, Error> {
     let length = usize::try_from(length).map_err(|_| Error::Os {
         call: "mmap",
         errno: libc::ENOMEM,
@@ -125,8 +125,17 @@ pub(crate) fn map(fd: BorrowedFd<'_>, length: u64) -> Result<NonNull<u8>, Error>
         MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED,
     );
     // SAFETY: the kernel chooses the place, or it was reserved for this mapping; no other memory is replaced.
-    let base = unsafe { rustix::mm::mmap(place, length, ProtFlags::READ | ProtFlags::WRITE, flags, fd, 0) }
-        .map_err(os("mmap"))?;
+    let base = unsafe {
+        rustix::mm::mmap(
+            place,
+            length,
+            ProtFlags::READ | ProtFlags::WRITE,
+            flags,
+            fd,
+            start,
+        )
+    }
+    .map_err(os("mmap"))?;
     // SAFETY: the range is the mapping just made; this advice changes no content. Refusal would cost only
     // larger core dumps.
     let _ = unsafe { rustix::mm::madvise(base, length, Advice::LinuxDontDump) };

@@ -2,6 +2,7 @@
 
 mod fork;
 mod futex;
+mod line;
 mod memory;
 mod pipe;
 mod process;
@@ -12,6 +13,7 @@ use rustix::io::Errno;
 
 pub(crate) use self::fork::*;
 pub(crate) use self::futex::*;
+pub(crate) use self::line::*;
 pub(crate) use self::memory::*;
 pub(crate) use self::pipe::*;
 pub(crate) use self::process::*;

@@ -266,10 +266,16 @@ pub(crate) fn maps_file(pid: u32, identity: FileIdentity) -> bool {
 
 // ------------------------------------------------------------------------------------------------ life bytes
 
-/// A second, independent open file description of the same file: locks taken on it are this process's own.
-pub(crate) fn reopen(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
+/// Gives the descriptor a second, independent open file description of the same file, under the same number:
+/// locks taken on it are this process's own. False if the kernel opens none.
+pub(crate) fn own_description(fd: BorrowedFd<'_>) -> bool {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok()
+    let Ok(own) = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) else {
+        return false;
+    };
+    // SAFETY: both descriptors are open, and both lead to the same file. So for a thread that uses the number
+    // meanwhile nothing changes.
+    unsafe { libc::dup3(own.as_raw_fd(), fd.as_raw_fd(), libc::O_CLOEXEC) >= 0 }
 }
 
 /// The state of a participant's life byte.
@@ -280,28 +286,36 @@ pub(crate) enum Life {
     Unknown,
 }
 
-fn byte_lock(index: u32, kind: i32) -> libc::flock {
+fn byte_lock(at: u64, kind: i32) -> libc::flock {
     // SAFETY: flock is a plain C struct for which zeros are valid; Linux asks that l_pid is 0 for these
     // commands.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = kind as libc::c_short;
     lock.l_whence = libc::SEEK_SET as libc::c_short;
-    lock.l_start = libc::off_t::from(index as i32);
+    lock.l_start = at as libc::off_t;
     lock.l_len = 1;
     lock
 }
 
-/// Takes the life byte for this open file description. The kernel releases it when the description is closed.
-/// After any death that is after the last thread of the process has stopped.
-pub(crate) fn hold_life(life: &OwnedFd, index: u32) -> bool {
-    let lock = byte_lock(index, libc::F_WRLCK);
+/// Takes the life byte at that place of the file for this open file description. The kernel releases it when
+/// the description is closed. After any death that is after the last thread of the process has stopped.
+pub(crate) fn hold_life(fd: BorrowedFd<'_>, at: u64) -> bool {
+    change_lock(fd, byte_lock(at, libc::F_WRLCK))
+}
+
+/// Releases it at once.
+pub(crate) fn release_life(fd: BorrowedFd<'_>, at: u64) {
+    change_lock(fd, byte_lock(at, libc::F_UNLCK));
+}
+
+fn change_lock(fd: BorrowedFd<'_>, lock: libc::flock) -> bool {
     // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call only reads.
-    unsafe { libc::fcntl(life.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) == 0 }
+    unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) == 0 }
 }
 
 /// Whether another open file description holds the life byte.
-pub(crate) fn probe_life(fd: BorrowedFd<'_>, index: u32) -> Life {
-    let mut lock = byte_lock(index, libc::F_WRLCK);
+pub(crate) fn probe_life(fd: BorrowedFd<'_>, at: u64) -> Life {
+    let mut lock = byte_lock(at, libc::F_WRLCK);
     // SAFETY: the descriptor is open and the pointer leads to a valid flock that the call may write.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
         0 if i32::from(lock.l_type) == libc::F_UNLCK => Life::Free,
