@@ -829,7 +829,7 @@ MUTANTS = [
             .compare_exchange(promise, claimed, Ordering::SeqCst, Ordering::SeqCst)
             .is_err_and(|_| false)
 """,
-        (core("connection", "no_byte_comes_after_its_message"),),
+        (core("stopped", "no_byte_comes_after_its_message"),),
     ),
     Mutant(
         "claimed-byte-left",
@@ -837,7 +837,7 @@ MUTANTS = [
         f"{CORE}/state/line.rs",
         "self.after_release = AfterRelease::AwaitByte(end, seen);",
         "self.after_release = AfterRelease::None;",
-        (core("connection", "no_byte_comes_after_its_message"),),
+        (core("stopped", "no_byte_comes_after_its_message"),),
     ),
     Mutant(
         "byte-of-the-dead",
