@@ -1001,7 +1001,7 @@ Some(State::Handed | State::HandedDone) => {
             .compare_exchange(promise, claimed, Ordering::SeqCst, Ordering::SeqCst)
             .is_err_and(|_| false)
 """,
-        (core("connection", "no_byte_comes_after_its_message"),),
+        (core("stopped", "no_byte_comes_after_its_message"),),
     ),
     Mutant(
         "claimed-byte-left",
@@ -1009,7 +1009,7 @@ Some(State::Handed | State::HandedDone) => {
         f"{CORE}/state/line.rs",
         "self.after_release = AfterRelease::AwaitByte(end, seen);",
         "self.after_release = AfterRelease::None;",
-        (core("connection", "no_byte_comes_after_its_message"),),
+        (core("stopped", "no_byte_comes_after_its_message"),),
     ),
     Mutant(
         "byte-of-the-dead",

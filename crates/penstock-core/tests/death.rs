@@ -992,6 +992,11 @@ mod points {
                         }
                     });
                     assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+                    if point == "line.drained" {
+                        // The line holds nothing, whatever was noted of it.
+                        send(&queue, writing).unwrap();
+                        assert_ne!(events(reading) & libc::POLLIN, 0, "{what}");
+                    }
                     queue.statistics().unwrap();
                     // The survivor has both ends, as a process that made a connection.
                     wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();

@@ -848,3 +848,62 @@ fn memory_that_was_given_back_meanwhile_is_extended_again() {
     is_sound(&queue);
     drop(held);
 }
+
+/// A sender is stopped before it writes the byte of its message, and the message is taken meanwhile.
+#[test]
+fn no_byte_comes_after_its_message() {
+    use std::os::fd::IntoRawFd;
+    for point in ["line.owed", "line.claimed"] {
+        for is_duplex in [true, false] {
+            let what = format!("{point}, duplex {is_duplex}");
+            let queue = Queue::create(&PLAIN).unwrap();
+            let ends = Queue::make_line(is_duplex).unwrap();
+            let [reading, writing] = ends.map(IntoRawFd::into_raw_fd);
+            queue.set_line(reading, writing).unwrap();
+            wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+            let sender = Child::stopped_at(point, || {
+                wait(soon(), |wait| queue.put_at(writing, &[b"x"], wait)).unwrap();
+            });
+            let start = Instant::now();
+            let status = std::thread::scope(|scope| {
+                let sender = scope.spawn(|| {
+                    if point == "line.claimed" {
+                        // The receiver waits for the byte by then.
+                        std::thread::sleep(Duration::from_millis(10));
+                    } else {
+                        wait_until(|| queue.is_empty());
+                    }
+                    sender.finish()
+                });
+                let mut buffer = Buffer::default();
+                wait(soon(), |wait| queue.get_at(reading, &mut buffer, wait))
+                    .map(drop)
+                    .unwrap();
+                let waited = start.elapsed();
+                (sender.join().unwrap(), waited)
+            });
+            assert_eq!(status.0, 0, "{what}");
+            if status.1 > Duration::from_millis(90) {
+                println!("NOT TESTED: the machine is too slow, and the receiver has waited long enough");
+                continue;
+            }
+            let mut polled = libc::pollfd {
+                fd: reading,
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: the call reads and writes one struct.
+            assert_eq!(unsafe { libc::poll(&raw mut polled, 1, 0) }, 0, "{what}");
+            for end in [reading, writing] {
+                // SAFETY: opened above, and closed once.
+                unsafe { libc::close(end) };
+            }
+        }
+    }
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        std::thread::yield_now();
+    }
+}
