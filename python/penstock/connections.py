@@ -17,7 +17,10 @@ from multiprocessing import connection, context, reduction, resource_sharer
 from typing import TYPE_CHECKING, Any
 
 from . import buffers  # noqa: F401  # the binding imports it, perhaps when no file can be opened any more
-from ._multiprocessing import finalize
+from ._multiprocessing import (
+    finalize,
+    greenlets,  # noqa: F401  # as buffers
+)
 from ._multiprocessing.reduction import describe, reopen
 from ._native import Channel, Options
 from .errors import QueueGoneError

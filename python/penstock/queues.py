@@ -323,7 +323,7 @@ def _arm() -> None:
         # Not at import, because a program may open no queue. Not later, because then perhaps no file can be
         # opened any more.
         from . import buffers, statistics  # noqa: F401
-        from ._multiprocessing import attributes, reduction  # noqa: F401
+        from ._multiprocessing import attributes, greenlets, reduction  # noqa: F401
 
         _inherit()
     _is_armed = True

@@ -185,7 +185,9 @@ def acknowledged(queue: Any, item: object) -> Callable[[], None]:
 
 def asked(queue: Any) -> Callable[[], None]:
     def operation() -> None:
-        for ask in (queue.qsize, queue.empty, queue.full, queue.statistics, queue.dead_letters, queue.check):
+        if not queue._closed:
+            queue.empty()
+        for ask in (queue.qsize, queue.full, queue.statistics, queue.dead_letters, queue.check):
             ask()
         repr(queue)
 
@@ -330,6 +332,26 @@ def watched() -> None:
     queue.close()
 
 
+def closed_with_an_array_in_hand() -> None:
+    queue: Any = Queue()
+    queue.put(MAPPED)
+    received = queue.get()
+    queue.close()
+    assert queue.qsize() == 0
+    assert received.nbytes == MAPPED.nbytes
+
+
+def closed_with_an_item_unfinished(*, is_done: bool) -> None:
+    queue: Any = JoinableQueue()
+    queue.put("x")
+    queue.get()
+    queue.fileno()
+    queue.close()
+    if is_done:
+        queue.task_done()
+        queue.join()
+
+
 def operations() -> dict[str, Callable[[], Callable[[], None]]]:
     kinds = {"Queue": Queue, "SimpleQueue": SimpleQueue, "JoinableQueue": JoinableQueue}
     table: dict[str, Callable[[], Callable[[], None]]] = {}
@@ -405,6 +427,14 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
         "JoinableQueue: done too often": lambda: raising(ValueError, JoinableQueue().task_done),
         "JoinableQueue: asked": lambda: asked(JoinableQueue()),
         "Queue: watched": lambda: watched,
+        "Queue: closed, and asked": lambda: asked(closed()),
+        "Queue: closed with an array in hand": lambda: closed_with_an_array_in_hand,
+        "JoinableQueue: closed, and an item done then": lambda: partial(
+            closed_with_an_item_unfinished, is_done=True
+        ),
+        "JoinableQueue: closed with an item unfinished": lambda: partial(
+            closed_with_an_item_unfinished, is_done=False
+        ),
         "Pipe: made, used and dropped": lambda: partial(piped, duplex=False),
         "Pipe: made, used and closed, both ways": lambda: partial(piped, duplex=True),
         "Pipe: ended": lambda: raising(EOFError, ended().recv),

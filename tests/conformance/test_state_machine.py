@@ -78,6 +78,8 @@ class Machine(RuleBasedStateMachine):
         self.actors: dict[int, Actor] = {}
         self.handles: dict[int, list[int]] = {}
         """For each handle of each process: the process that closed it, or -1."""
+        self.have_put: set[tuple[int, int]] = set()
+        """Process and handle, if the process, or its parent before the fork, has put by that handle."""
         # This process does not inherit the queue: `give_a_handle` gives it one.
         self.add(self.theatre.fork(Stage()), [])
         cls = type(self)
@@ -127,10 +129,11 @@ class Machine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------------------- processes
 
-    def add(self, actor: Actor, handles: list[int]) -> None:
+    def add(self, actor: Actor, handles: list[int], parent: int = US) -> None:
         number = next(self.numbers)
         self.actors[number] = actor
         self.handles[number] = list(handles)
+        self.have_put |= {(number, which) for process, which in self.have_put if process == parent}
 
     def one_of(self, choice: int, *, killable: bool = False, with_handle: bool = True) -> int | None:
         """A process that does not wait; None if there is none."""
@@ -156,15 +159,18 @@ class Machine(RuleBasedStateMachine):
             raise AssertionError(f"process {process} hangs in {self.waiting.get(process)}")
         return actor.answer()
 
-    def handle_of(self, process: int, choice: int) -> tuple[int, bool]:
-        """One of the process's handles, and whether it is closed."""
+    def handle_of(self, process: int, choice: int) -> tuple[int, type[Exception] | None]:
+        """One of the process's handles, and what it raises if it is closed."""
         which = choice % len(self.handles[process])
         closer = self.handles[process][which]
-        return which, closer == process or (self.is_simple and closer != -1)
-
-    @property
-    def error_of_closed(self) -> type[Exception]:
-        return OSError if self.is_simple else ValueError
+        if closer == -1:
+            return which, None
+        if self.is_simple:
+            return which, OSError
+        if closer == process:
+            return which, ValueError
+        # Closed by the parent: a child can use what was closed before any put.
+        return which, OSError if (process, which) in self.have_put else None
 
     # ---------------------------------------------------------------------------------- putting, taking
 
@@ -201,12 +207,14 @@ class Machine(RuleBasedStateMachine):
     def put_value(self, process: int, handle: int, thread: int, value: Any, how: tuple[Any, ...]) -> None:
         if self.would_wait(max(SIZES) * 2):
             return
-        which, is_closed = self.handle_of(process, handle)
+        which, error_of_closed = self.handle_of(process, handle)
         came = self.do(process, thread, "put", which, value, *([] if self.is_simple else how))
-        if is_closed:
-            assert came is self.error_of_closed
+        if error_of_closed:
+            assert came is error_of_closed
         else:
             assert came is self.model.put(LookupError if value is Unloadable else value)
+            if came is None:
+                self.have_put.add((process, which))
         self.settle()
 
     @rule(choice=any_process, handle=any_handle)
@@ -215,9 +223,9 @@ class Machine(RuleBasedStateMachine):
         # A put that does not wait raises Full before it pickles.
         if process is None or self.model.is_full or self.would_wait(0):
             return
-        which, is_closed = self.handle_of(process, handle)
+        which, error_of_closed = self.handle_of(process, handle)
         came = self.do(process, 0, "put", which, Unpicklable)
-        assert came is (self.error_of_closed if is_closed else TypeError)
+        assert came is (error_of_closed or TypeError)
 
     @rule(choice=any_process, size=st.sampled_from([0, 1500, 100_000]), count=st.integers(5, 40))
     def put_often(self, choice: int, size: int, count: int) -> None:
@@ -233,13 +241,13 @@ class Machine(RuleBasedStateMachine):
         process = self.one_of(choice)
         if process is None:
             return
-        which, is_closed = self.handle_of(process, handle)
+        which, error_of_closed = self.handle_of(process, handle)
         for _ in range(count):
             if self.is_simple and not self.model.ready:
                 return
             came = self.do(process, thread, "get", which, *([] if self.is_simple else how))
-            if is_closed:
-                assert came is self.error_of_closed
+            if error_of_closed:
+                assert came is error_of_closed
             else:
                 assert came == self.model.get(process, thread)
             self.settle()
@@ -275,12 +283,13 @@ class Machine(RuleBasedStateMachine):
             values.insert(place, odd)
         if self.would_wait(sum(map(size_of, values)) + 1300 * len(values)):
             return
-        which, is_closed = self.handle_of(process, handle)
+        which, error_of_closed = self.handle_of(process, handle)
         came = self.do(process, thread, "put_many", which, values, *([] if self.is_simple else how))
-        if is_closed:
-            assert came is self.error_of_closed
+        if error_of_closed:
+            assert came is error_of_closed
         else:
             assert came == self.model_put_many(values)
+            self.have_put.add((process, which))
         self.settle()
 
     def model_put_many(self, values: list[Any]) -> tuple[type, int] | None:
@@ -310,10 +319,10 @@ class Machine(RuleBasedStateMachine):
         if self.is_waited_in("put"):
             # Not more: the item of the waiting putter may be taken, too.
             most = min(most or queued, queued)
-        which, is_closed = self.handle_of(process, handle)
+        which, error_of_closed = self.handle_of(process, handle)
         came = self.do(process, thread, "get_many", which, most, *([] if self.is_simple else how))
-        if is_closed:
-            assert came is self.error_of_closed
+        if error_of_closed:
+            assert came is error_of_closed
         elif not queued:
             assert came is standard.Empty
             self.model.ask(process, thread)
@@ -375,8 +384,8 @@ class Machine(RuleBasedStateMachine):
         process = self.one_of(choice, killable=True)
         if process is None:
             return
-        which, is_closed = self.handle_of(process, handle)
-        if is_closed and self.model.unfinished:
+        which, error_of_closed = self.handle_of(process, handle)
+        if error_of_closed and self.model.unfinished:
             return
         # Items set aside come back now. If they become dead letters, there may be nothing to wait for.
         self.model.acknowledge()
@@ -430,7 +439,7 @@ class Machine(RuleBasedStateMachine):
             self.add(self.theatre.fork(self.stage), self.handles[US])
         else:
             assert self.do(process, 0, "fork") is None
-            self.add(self.theatre.accept(), self.handles[process])
+            self.add(self.theatre.accept(), self.handles[process], process)
 
     @rule(
         choice=any_process, finder=any_process, takes=st.integers(0, 3), size=st.sampled_from([20, 20, ARRAY])
@@ -485,6 +494,7 @@ class Machine(RuleBasedStateMachine):
         if process is not None:
             assert self.do(process, 0, "drop") is None
             self.handles[process] = []
+            self.have_put = {(putter, which) for putter, which in self.have_put if putter != process}
             self.model.leave(process)
             self.settle()
 

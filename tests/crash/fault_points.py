@@ -180,6 +180,7 @@ def test_every_fault_point_is_reached() -> None:
         "notifier.writable",
         *NOTIFIER,
         *LEAVING,
+        *CLOSING,
         *PUT_OFF,
         *GIVEN_UP,
     } == set(fault_points())
@@ -303,6 +304,38 @@ def test_death_when_the_last_handle_goes(point: str) -> None:
         carrier.put(queue)
         assert doomed.wait() == -signal.SIGKILL
     assert leftovers(queue) == Left("A")
+
+
+CLOSING = ["close.unwatched", "close.marked", "close.unlocked", "close.descriptors-closed"]
+
+
+@pytest.mark.parametrize("point", CLOSING)
+def test_death_when_the_last_handle_is_closed(point: str) -> None:
+    queue = JoinableQueue[Item]()
+    queue.put(item("A"))
+
+    def watch_and_get(queue: Any) -> None:
+        queue.fileno()
+        queue.get()
+
+    with fork(armed, queue, watch_and_get, lambda queue: queue.close(), point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    assert leftovers(queue) == Left("A", redeliveries=1)
+
+
+@pytest.mark.parametrize("point", LEAVING)
+def test_death_when_a_closed_queue_finishes_its_last_item(point: str) -> None:
+    queue = JoinableQueue[Item]()
+    queue.put(item("A"))
+    queue.put(item("B"))
+
+    def get_and_close(queue: Any) -> None:
+        queue.get()
+        queue.close()
+
+    with fork(armed, queue, get_and_close, finish, point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    assert leftovers(queue) == Left("B")
 
 
 # ------------------------------------------------------------------------------------------------ in a batch

@@ -24,6 +24,9 @@ pub(crate) type Before = fn() -> Box<dyn Any>;
 
 type Prepared = Option<Box<dyn Any>>;
 
+/// How many forks lie between the first process that has queues and this one.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
 static BEFORE: OnceLock<Before> = OnceLock::new();
 static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
@@ -73,6 +76,13 @@ pub(crate) fn notice() {
     }
 }
 
+/// A number that differs between a process and its children: what threads of the parent were in the middle of
+/// at the fork never ends in the child.
+#[inline(always)]
+pub fn count() -> u32 {
+    FORKS.get()
+}
+
 /// Whether this process is a child that has not called `begin_as_child` yet. Also true before the page was
 /// written for the first time, when there is nothing to forget.
 #[inline(always)]
@@ -85,6 +95,7 @@ fn begin_as_child() {
     if let Some(Some(page)) = FORK_PAGE.get() {
         page.set(1);
     }
+    FORKS.set(FORKS.get().wrapping_add(1));
     platform::inherit_pid_namespace();
     if let Some(in_child) = IN_CHILD.get() {
         in_child();

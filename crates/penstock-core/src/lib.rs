@@ -46,8 +46,12 @@ pub use diagnostics::check::{Check, Finding};
 pub use diagnostics::fuzzing;
 pub use diagnostics::statistics::Statistics;
 pub use error::Error;
+pub use fork::count as forks;
 pub use handle::membership::joined_without_proof;
 pub use handle::queue::Queue;
+#[cfg(not(loom))]
+pub use handle::remainder::{KeptOpen, Remainder, leave_by_id};
+pub use memory::descriptor::InUse;
 pub use operations::delivery::{Batch, Buffer, Taken};
 pub use operations::get::Delivery;
 pub use operations::lease::Lent;

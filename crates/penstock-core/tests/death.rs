@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "fault-points")]
-use penstock_core::Batch;
+use penstock_core::{Batch, Remainder};
 use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
 
 const PLAIN: Options = Options {
@@ -311,6 +311,37 @@ fn a_child_after_fork_is_another_participant() {
         ),
         (1, 2, 0)
     );
+}
+
+/// A process that has closed a queue with an item unfinished has no descriptor of it. It lives all the same,
+/// until its pid proves its death.
+#[test]
+fn a_closed_queue_is_not_a_death() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    put(&queue, b"kept").unwrap();
+    let pipe = Queue::create(&PLAIN).unwrap();
+    let child = Child::run(|| {
+        let remainder = queue.open_handle().unwrap();
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"kept");
+        let queue: *const Arc<Queue> = &raw const queue;
+        // SAFETY: the child does not use that handle again.
+        remainder.close(unsafe { queue.read() });
+        put(&pipe, b"closed").unwrap();
+        loop {
+            std::thread::park();
+        }
+    });
+    assert_eq!(get(&pipe, soon()).unwrap(), b"closed");
+    for _ in 0..3 {
+        let statistics = queue.statistics().unwrap();
+        assert_eq!((statistics.redeliveries, statistics.participants), (0, 2));
+    }
+    child.kill();
+    assert_eq!(child.reap(), libc::SIGKILL);
+    assert_eq!(queue.statistics().unwrap().participants, 1);
+    books_balance(&queue);
+    // Nothing was acknowledged, so it was the item in hand.
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"kept");
 }
 
 #[test]
@@ -656,7 +687,77 @@ mod points {
             },
             points: &["leave.orphaned", "unregister.checked", "unregister.freed"],
         },
+        Scene {
+            name: "close with an item unfinished",
+            options: ACKNOWLEDGED,
+            before: |queue| put(queue, &numbered(8, 20)).unwrap(),
+            victim: |queue| {
+                let remainder = queue.open_handle().unwrap();
+                get(queue, Patience::Forever).unwrap();
+                wait(Patience::Forever, |wait| queue.watch(wait)).unwrap();
+                close(queue, &remainder);
+            },
+            points: &[
+                "close.unwatched",
+                "close.marked",
+                "close.unlocked",
+                "close.descriptors-closed",
+            ],
+        },
+        Scene {
+            name: "close, and finish the last item then",
+            options: ACKNOWLEDGED,
+            before: |queue| put(queue, &numbered(8, 20)).unwrap(),
+            victim: |queue| {
+                let remainder = queue.open_handle().unwrap();
+                get(queue, Patience::Forever).unwrap();
+                close(queue, &remainder);
+                let queue = remainder.reopen().unwrap();
+                queue.task_done().unwrap();
+                remainder.close(queue);
+            },
+            points: &["done.committed", "unregister.checked", "unregister.freed"],
+        },
+        Scene {
+            name: "close with a payload in hand",
+            options: PLAIN,
+            before: |queue| put(queue, &numbered(8, LARGE)).unwrap(),
+            victim: |queue| {
+                let remainder = queue.open_handle().unwrap();
+                let mut buffer = Buffer::default();
+                let lent = wait(Patience::Forever, |wait| queue.get(&mut buffer, wait)).unwrap();
+                close(queue, &remainder);
+                drop(lent);
+            },
+            points: &[
+                "close.marked",
+                "close.unlocked",
+                "close.descriptors-closed",
+                "lent.reading",
+                "slot.freed",
+                "unregister.checked",
+                "unregister.freed",
+            ],
+        },
+        Scene {
+            name: "close with nothing in hand",
+            options: PLAIN,
+            before: |queue| put(queue, &numbered(8, 20)).unwrap(),
+            victim: |queue| {
+                let remainder = queue.open_handle().unwrap();
+                get(queue, Patience::Forever).unwrap();
+                close(queue, &remainder);
+            },
+            points: &["unregister.checked", "unregister.freed"],
+        },
     ];
+
+    /// Closes the victim's only handle, of which the scene has a reference.
+    fn close(queue: &Arc<Queue>, remainder: &Remainder) {
+        let queue: *const Arc<Queue> = queue;
+        // SAFETY: the child ends without using that handle again.
+        remainder.close(unsafe { queue.read() });
+    }
 
     /// The notifier is readable exactly if there is an item.
     fn notifier_is_right(queue: &Queue, what: &str) {

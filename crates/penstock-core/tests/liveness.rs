@@ -507,6 +507,51 @@ fn in_another_pid_namespace_the_life_byte_decides() {
     assert_eq!(get(&queue, soon()).unwrap(), b"item");
 }
 
+/// Closes the only handle, of which the caller has a reference, with an item in hand.
+fn take_and_close(queue: &Arc<Queue>) {
+    let remainder = queue.open_handle().unwrap();
+    get(queue, Patience::Forever).unwrap();
+    let queue: *const Arc<Queue> = queue;
+    // SAFETY: the caller's process ends without using that handle again.
+    remainder.close(unsafe { queue.read() });
+    std::mem::forget(remainder);
+}
+
+/// A worker that has closed the queue has an item in hand still. Survivors in another pid namespace, to which
+/// its pid means nothing, do not take it for dead.
+#[test]
+fn in_another_pid_namespace_a_closed_queue_is_not_a_death() {
+    if !is_root() {
+        return;
+    }
+    let so_soon = || Patience::Until(Instant::now() + Duration::from_millis(300));
+    for is_worker_at_home in [false, true] {
+        let (queue, told, end) = (
+            Queue::create(&ACKNOWLEDGED).unwrap(),
+            Queue::create(&PLAIN).unwrap(),
+            Queue::create(&PLAIN).unwrap(),
+        );
+        put(&queue, b"item");
+        let work = || {
+            take_and_close(&queue);
+            put(&told, b"closed");
+            get(&end, Patience::Forever).unwrap();
+        };
+        let worker = match is_worker_at_home {
+            true => Child::run(work),
+            false => in_pid_namespace(work),
+        };
+        get(&told, soon()).unwrap();
+        let survive = || assert_eq!(get(&queue, so_soon()), Err(Error::Empty), "the worker lives");
+        survive();
+        assert_eq!(in_pid_namespace(survive).status(), 0);
+        put(&end, b"end");
+        assert_eq!(worker.status(), 0);
+        // At home its pid proves the death, and else its life byte.
+        assert_eq!(get(&queue, soon()).unwrap(), b"item");
+    }
+}
+
 #[test]
 fn nothing_proves_the_death_in_another_pid_namespace_without_proc() {
     if !is_root() {

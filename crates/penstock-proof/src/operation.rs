@@ -4,7 +4,7 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Wait};
+use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Remainder, Wait};
 
 use crate::ends;
 use crate::item::{Item, get, payload, put, send, surely, take, with_patience};
@@ -16,6 +16,7 @@ pub struct Victim {
     payloads: Vec<Vec<u8>>,
     buffer: Box<Buffer>,
     batch: Batch,
+    remainder: Option<Arc<Remainder>>,
 }
 
 impl Victim {
@@ -26,6 +27,7 @@ impl Victim {
             payloads: puts.iter().copied().map(payload).collect(),
             buffer: Box::default(),
             batch: Batch::with_room_for(8).expect("there is memory"),
+            remainder: None,
         }
     }
 
@@ -115,10 +117,33 @@ impl Victim {
 
     /// Forgets that the survivor, of which this process is a copy, has handles too.
     fn become_last_holder(&mut self) {
-        while Arc::strong_count(&self.queue) > 1 {
+        while Arc::strong_count(&self.queue) > 1 + self.lent.len() {
             // SAFETY: the other handles are the survivor's; this process never comes back to where they are
             // used.
             unsafe { Arc::decrement_strong_count(Arc::as_ptr(&self.queue)) };
+        }
+    }
+
+    /// Closes the victim's handle. What it has in hand stays.
+    fn close(&mut self) {
+        let remainder = self.remainder.take().expect("open_handle was called");
+        let queue: *const Arc<Queue> = &raw const self.queue;
+        // SAFETY: the victim ends without touching the handle again.
+        remainder.close(unsafe { queue.read() });
+        self.remainder = Some(remainder);
+    }
+
+    fn open_handle(&mut self) {
+        self.become_last_holder();
+        self.remainder = Some(self.queue.open_handle().expect("there is memory"));
+    }
+
+    /// Finishes an item after the close.
+    fn task_done_closed(&mut self) {
+        let Some(remainder) = &self.remainder else { return };
+        if let Ok(queue) = remainder.reopen() {
+            let _ = std::hint::black_box(queue.task_done());
+            remainder.close(queue);
         }
     }
 
@@ -591,6 +616,69 @@ pub const OPERATIONS: &[Operation] = &[
         },
         run: Victim::drop_last_handle,
         takes: &[20],
+        ..DEFAULT
+    },
+    Operation {
+        name: "close",
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        before: |victim| {
+            take_part(victim);
+            victim.open_handle();
+        },
+        run: Victim::close,
+        ..DEFAULT
+    },
+    Operation {
+        // The lease stays, and comes back.
+        name: "close-with-a-lease",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            take_one(victim);
+            victim.open_handle();
+        },
+        run: Victim::close,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "close-with-a-lease-and-a-notifier",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            take_one(victim);
+            victim.watch();
+            victim.open_handle();
+        },
+        run: Victim::close,
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-after-close",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            take_one(victim);
+            victim.open_handle();
+            victim.close();
+        },
+        run: Victim::task_done_closed,
+        takes: &[20],
+        ..DEFAULT
+    },
+    Operation {
+        // Kept, it is gone with its holder.
+        name: "end-of-loan-after-close",
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: |victim| {
+            take_one(victim);
+            victim.keep();
+            victim.open_handle();
+            victim.close();
+        },
+        run: |victim| victim.lent.clear(),
+        takes: &[30],
         ..DEFAULT
     },
     Operation {

@@ -57,7 +57,11 @@ impl Queue {
     fn count(&self, wait: &mut Wait<'_>) -> Result<Statistics, Error> {
         self.member()?;
         self.reap_dead_within(true, wait)?;
-        let memory_bytes = self.shared.segment.fd().map_or(Ok(0), platform::backed_bytes)?;
+        let memory_bytes = self
+            .shared
+            .segment
+            .fd()
+            .map_or(Ok(0), |fd| platform::backed_bytes(fd.get()))?;
         let section = self.enter(wait)?;
         let hot = section.hot();
         let (puts, queued, dead_letters) = (hot.published.get(), hot.ready_count.get(), hot.dead_count.get());

@@ -57,6 +57,11 @@ impl Queue {
     pub(crate) fn forget_membership(&self) {
         self.shared.me.set(0);
         self.leaving.set(0);
+        self.unlock_life_byte();
+    }
+
+    /// Closes the descriptor that locks it.
+    pub(crate) fn unlock_life_byte(&self) {
         platform::close_checked(
             self.life.swap(-1, std::sync::atomic::Ordering::Relaxed),
             self.shared.segment.identity(),
@@ -100,7 +105,7 @@ impl Queue {
             if let Some(me) = self.shared.member_if_any() {
                 return Ok(me);
             }
-            let life = self.shared.segment.fd().and_then(platform::reopen);
+            let life = self.shared.segment.fd().and_then(|fd| platform::reopen(fd.get()));
             let Some(me) = self.shared.claim_record(life.as_ref(), pid, namespace)? else {
                 break;
             };

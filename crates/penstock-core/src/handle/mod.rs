@@ -6,5 +6,7 @@ pub(crate) mod put_off;
 pub(crate) mod queue;
 #[cfg_attr(loom, path = "../models/registry.rs")]
 pub(crate) mod registry;
+#[cfg(not(loom))]
+pub(crate) mod remainder;
 pub(crate) mod spin_budget;
 pub(crate) mod upkeep;

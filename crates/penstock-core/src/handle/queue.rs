@@ -1,6 +1,6 @@
 //! The handle of one process to a queue: what its sections share, its membership, how long it spins.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicI32;
 use crate::error::Error;
 use crate::handle::registry;
 use crate::handle::spin_budget::SpinBudget;
+use crate::memory::descriptor::InUse;
 use crate::memory::segment::Segment;
 use crate::options::Options;
 use crate::platform;
@@ -55,6 +56,13 @@ impl Queue {
         let id = Segment::read_id(fd.as_fd())?;
         let mut open = registry::open_queues_without_leaving(id);
         if let Some(queue) = open.find(id) {
+            // If this process has closed its handles and has something in hand, it has no descriptor.
+            let is_same = platform::identify(fd.as_fd())
+                .is_ok_and(|(identity, _)| identity == queue.shared.segment.identity());
+            if is_same {
+                platform::close_on_exec(fd.as_fd())?;
+                queue.shared.segment.file().reopen(fd);
+            }
             return Ok(queue);
         }
         let (segment, options) = Segment::open(fd)?;
@@ -68,12 +76,13 @@ impl Queue {
         platform::duplicate_of(pid, fd)
     }
 
-    /// This process's handle to a queue, if it has one.
+    /// This process's handle to a queue, if it has one with a descriptor.
     pub fn by_id(id: Id) -> Option<Arc<Queue>> {
-        registry::open_queues().find(id)
+        let found = registry::open_queues_without_leaving(id).find(id)?;
+        (!found.shared.segment.file().is_closed()).then_some(found)
     }
 
-    fn enter_in_list(
+    pub(super) fn enter_in_list(
         open: &mut registry::OpenQueues,
         segment: Segment,
         options: Options,
@@ -101,14 +110,15 @@ impl Queue {
         &self.shared.options
     }
 
-    /// The descriptor of the memory file, by which another process can attach.
-    pub fn fd(&self) -> Result<BorrowedFd<'_>, Error> {
+    /// The descriptor of the memory file, by which another process can attach. It stays open while the caller
+    /// keeps it.
+    pub fn fd(&self) -> Result<InUse<'_>, Error> {
         self.shared.segment.fd().ok_or(Error::Closed)
     }
 
     /// A new descriptor of the same memory file, which the caller owns.
     pub fn duplicate_fd(&self) -> Result<OwnedFd, Error> {
-        platform::duplicate(self.fd()?)
+        platform::duplicate(self.fd()?.get())
     }
 
     /// Items that a get would find at this moment, as of the last committed change if another process is in

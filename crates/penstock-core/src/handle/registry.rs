@@ -9,20 +9,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use crate::error::Error;
 use crate::fork;
 use crate::handle::queue::Queue;
+use crate::handle::remainder::Remainder;
 use crate::platform;
 use crate::units::Id;
 
 /// Locked only while this process cannot fork (fork.rs).
-static OPEN: Mutex<Vec<(Id, Weak<Queue>)>> = Mutex::new(Vec::new());
+static OPEN: Mutex<Lists> = Mutex::new(Lists {
+    queues: Vec::new(),
+    remainders: Vec::new(),
+    closing: Vec::new(),
+});
+
+struct Lists {
+    queues: Vec<(Id, Weak<Queue>)>,
+    /// Of queues that have handles of a program, open or closed.
+    remainders: Vec<(Id, Weak<Remainder>)>,
+    /// Those whose last handle a thread is closing.
+    closing: Vec<Id>,
+}
 
 /// The open queues of this process. While this lives, the process does not fork.
 pub(crate) struct OpenQueues {
-    list: MutexGuard<'static, Vec<(Id, Weak<Queue>)>>,
+    lists: MutexGuard<'static, Lists>,
     _no_fork: fork::NoFork,
 }
 
-/// A panic elsewhere leaves the list whole, so poison means nothing.
-fn lock() -> MutexGuard<'static, Vec<(Id, Weak<Queue>)>> {
+/// A panic elsewhere leaves the lists whole, so poison means nothing.
+fn lock() -> MutexGuard<'static, Lists> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -30,21 +43,22 @@ pub(crate) fn open_queues() -> OpenQueues {
     fork::install(forget_memberships);
     let no_fork = fork::hold_off();
     OpenQueues {
-        list: lock(),
+        lists: lock(),
         _no_fork: no_fork,
     }
 }
 
-/// The same, once no thread is dropping a handle of that queue: its membership must end before another
-/// begins.
+/// The same, once no thread is dropping or closing a handle of that queue: its membership must end before
+/// another begins.
 pub(crate) fn open_queues_without_leaving(id: Id) -> OpenQueues {
     loop {
         let open = open_queues();
-        if !open
-            .list
+        let is_dropped = open
+            .lists
+            .queues
             .iter()
-            .any(|(known, queue)| *known == id && queue.strong_count() == 0)
-        {
+            .any(|(known, queue)| *known == id && queue.strong_count() == 0);
+        if !is_dropped && !open.lists.closing.contains(&id) {
             return open;
         }
         drop(open);
@@ -55,35 +69,79 @@ pub(crate) fn open_queues_without_leaving(id: Id) -> OpenQueues {
 impl OpenQueues {
     /// Makes room for one more, which [`add`](Self::add) takes.
     pub(crate) fn reserve(&mut self) -> Result<(), Error> {
-        let size = size_of_val(self.list.as_slice()) as u64;
-        self.list.try_reserve(1).map_err(|_| platform::no_memory(size))
+        let Lists {
+            queues,
+            remainders,
+            closing,
+        } = &mut *self.lists;
+        let size = (size_of_val(queues.as_slice()) + size_of_val(remainders.as_slice())) as u64;
+        queues
+            .try_reserve(1)
+            .and_then(|()| remainders.try_reserve(1))
+            // So that a close needs no memory.
+            .and_then(|()| closing.try_reserve(remainders.len() + 1))
+            .map_err(|_| platform::no_memory(size))
     }
 
     pub(crate) fn add(&mut self, id: Id, queue: &Arc<Queue>) {
-        self.list.push((id, Arc::downgrade(queue)));
+        self.lists.queues.push((id, Arc::downgrade(queue)));
     }
 
     pub(crate) fn find(&self, id: Id) -> Option<Arc<Queue>> {
-        self.list.iter().find(|(known, _)| *known == id)?.1.upgrade()
+        let (_, queue) = self.lists.queues.iter().find(|(known, _)| *known == id)?;
+        queue.upgrade()
+    }
+
+    pub(crate) fn add_remainder(&mut self, id: Id, remainder: &Arc<Remainder>) {
+        self.lists.remainders.push((id, Arc::downgrade(remainder)));
+    }
+
+    /// A reference that the caller must not drop while this lives: it may become the last.
+    pub(crate) fn find_remainder(&self, id: Id) -> Option<Arc<Remainder>> {
+        let mut remainders = self.lists.remainders.iter();
+        // One whose last reference is being dropped may be in the list still.
+        remainders.find_map(|(known, remainder)| (*known == id).then(|| remainder.upgrade())?)
+    }
+
+    /// From now on until [`end_closing`](Self::end_closing) no other thread opens that queue.
+    pub(crate) fn begin_closing(&mut self, id: Id) {
+        self.lists.closing.push(id);
+    }
+
+    pub(crate) fn end_closing(&mut self, id: Id) {
+        self.lists.closing.retain(|known| *known != id);
     }
 }
 
 /// Removes a queue whose last handle is gone from the list.
 pub(crate) fn forget(id: Id) {
     open_queues()
-        .list
+        .lists
+        .queues
         .retain(|(known, queue)| *known != id || queue.strong_count() > 0);
+}
+
+pub(crate) fn forget_remainder(id: Id) {
+    open_queues()
+        .lists
+        .remainders
+        .retain(|(known, remainder)| *known != id || remainder.strong_count() > 0);
 }
 
 /// In a child after a fork.
 fn forget_memberships() {
     let mut open = lock();
     // A handle that another thread of the parent was dropping will never be dropped in this child.
-    open.retain(|(_, queue)| queue.strong_count() > 0);
-    for (_, queue) in open.iter() {
+    open.queues.retain(|(_, queue)| queue.strong_count() > 0);
+    open.remainders
+        .retain(|(_, remainder)| remainder.strong_count() > 0);
+    for (_, queue) in open.queues.iter() {
         if let Some(queue) = queue.upgrade() {
             queue.forget_membership();
             queue.shared.notifier.forget_watcher();
+            queue.shared.segment.file().begin_in_child();
         }
     }
+    // The threads that were closing queues do not exist here.
+    open.closing.clear();
 }

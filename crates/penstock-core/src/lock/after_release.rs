@@ -27,7 +27,10 @@ impl Shared {
     pub(crate) fn run_after_release(&self, after_release: AfterRelease, me: ParticipantId) {
         match after_release {
             AfterRelease::None => {}
-            AfterRelease::Signal(end, promise) => self.keep_promise(end, promise),
+            AfterRelease::Signal(end, promise) => {
+                self.keep_promise(end, promise);
+                self.notifier.end_promise();
+            }
             AfterRelease::Open => self.open_notifier(me),
         }
     }

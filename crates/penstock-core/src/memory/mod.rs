@@ -1,5 +1,6 @@
 //! The shared memory: what lies where, and checked access to it.
 
+pub(crate) mod descriptor;
 pub(crate) mod layout;
 pub(crate) mod payload;
 pub(crate) mod segment;

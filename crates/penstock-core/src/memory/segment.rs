@@ -1,11 +1,13 @@
 //! The shared memory of one queue: made, opened, mapped, and read by checked index.
 #![allow(unsafe_code)]
 
-use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::error::{Error, hex};
+use crate::memory::descriptor::{Descriptor, InUse};
 use crate::memory::layout::*;
 use crate::options::Options;
 use crate::platform::{self, FileIdentity};
@@ -16,8 +18,15 @@ pub(crate) struct Segment {
     pub(super) base: NonNull<u8>,
     pub geometry: Geometry,
     pub id: Id,
-    fd: RawFd,
-    identity: FileIdentity,
+    file: Descriptor,
+    #[cfg_attr(loom, allow(dead_code))]
+    mapping: Arc<Mapping>,
+}
+
+/// The mapping, which the segments of one process may share. It ends with the last of them.
+struct Mapping {
+    base: NonNull<u8>,
+    length: u64,
 }
 
 // SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics,
@@ -26,6 +35,12 @@ unsafe impl Send for Segment {}
 
 // SAFETY: as above.
 unsafe impl Sync for Segment {}
+
+// SAFETY: only its drop uses the address, whichever thread that runs in.
+unsafe impl Send for Mapping {}
+
+// SAFETY: as above; a shared reference gives no access.
+unsafe impl Sync for Mapping {}
 
 /// Spans that every heap has, if the system allows.
 const MIN_SPANS: u64 = 64;
@@ -61,7 +76,7 @@ impl Segment {
                     };
                     segment.initialise(&options);
                     if let (Some(path), Some(fd)) = (path, segment.fd()) {
-                        platform::name_file(fd, path)?;
+                        platform::name_file(fd.get(), path)?;
                     }
                     return Ok((segment, options));
                 }
@@ -85,19 +100,26 @@ impl Segment {
         use std::os::fd::AsFd;
         let (identity, _) = platform::identify(fd.as_fd())?;
         let base = platform::map(fd.as_fd(), geometry.length)?;
+        let length = geometry.length;
         Ok(Segment {
             base,
             geometry,
             id,
-            fd: fd.into_raw_fd(),
-            identity,
+            file: Descriptor::new(fd, identity),
+            mapping: Arc::new(Mapping { base, length }),
         })
     }
 
-    /// The same memory as another process of a model maps it.
-    #[cfg(all(loom, test))]
+    /// The same memory without a descriptor.
+    #[cfg(any(not(loom), test))]
     pub(crate) fn share(&self) -> Segment {
-        Segment { fd: -1, ..*self }
+        Segment {
+            base: self.base,
+            geometry: self.geometry,
+            id: self.id,
+            file: Descriptor::closed(self.identity()),
+            mapping: Arc::clone(&self.mapping),
+        }
     }
 
     fn initialise(&self, options: &Options) {
@@ -197,13 +219,18 @@ impl Segment {
         Ok(id)
     }
 
-    /// The descriptor, if it still leads to this queue's memory.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        platform::borrow_checked(self.fd, self.identity)
+    /// The descriptor, if it still leads to this queue's memory. Other threads do not close it while it is in
+    /// use.
+    pub(crate) fn fd(&self) -> Option<InUse<'_>> {
+        self.file.lend()
+    }
+
+    pub(crate) fn file(&self) -> &Descriptor {
+        &self.file
     }
 
     pub(crate) fn identity(&self) -> FileIdentity {
-        self.identity
+        self.file.identity()
     }
 
     /// Puts memory behind whole pages. Safe to repeat, and needs no lock.
@@ -217,7 +244,7 @@ impl Segment {
         let start = start / PAGE * PAGE;
         let length = end - start;
         match self.fd() {
-            Some(fd) => platform::back(fd, start, length),
+            Some(fd) => platform::back(fd.get(), start, length),
             None => platform::back_mapped(self.base, start, length),
         }
     }
@@ -226,7 +253,7 @@ impl Segment {
     pub(crate) fn punch(&self, start: u64, length: u64) -> bool {
         debug_assert!(start + length <= self.geometry.length);
         match self.fd() {
-            Some(fd) => platform::punch(fd, start, length).is_ok(),
+            Some(fd) => platform::punch(fd.get(), start, length).is_ok(),
             None => platform::punch_mapped(self.base, start, length).is_ok(),
         }
     }
@@ -322,11 +349,10 @@ impl Segment {
     }
 }
 
-impl Drop for Segment {
+impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this segment's own; each reference into it borrows `self`, which is being
-        // dropped.
-        unsafe { platform::unmap(self.base, self.geometry.length) };
-        platform::close_checked(self.fd, self.identity);
+        // SAFETY: each reference into the mapping borrows a segment, and this is dropped with the last of
+        // them.
+        unsafe { platform::unmap(self.base, self.length) };
     }
 }

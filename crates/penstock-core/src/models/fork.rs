@@ -7,3 +7,7 @@ pub(crate) fn hold_off() -> NoFork {
 }
 
 pub(crate) fn notice() {}
+
+pub fn count() -> u32 {
+    0
+}

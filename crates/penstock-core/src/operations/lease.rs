@@ -1,8 +1,6 @@
 //! Lease: a payload that its holder reads in shared memory (get.rs has the crash table).
 #![allow(unsafe_code)]
 
-#[cfg(not(loom))]
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,6 +8,8 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
+#[cfg(not(loom))]
+use crate::memory::descriptor::InUse;
 use crate::memory::layout::ParticipantId;
 use crate::state::deliver::Borrowed;
 use crate::state::holding;
@@ -88,7 +88,7 @@ impl Lent {
     /// The memory file, and the offset of the payload in it. `None` in a forked child, which does not hold
     /// the lease, and if other code of this process has closed the file.
     #[cfg(not(loom))]
-    pub(crate) fn place(&self) -> Option<(BorrowedFd<'_>, u64)> {
+    pub(crate) fn place(&self) -> Option<(InUse<'_>, u64)> {
         if self.queue.member_now() != Some(self.me) {
             return None;
         }

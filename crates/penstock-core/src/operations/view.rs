@@ -67,7 +67,7 @@ impl View {
         let page = platform::page_size();
         let first = offset / page * page;
         let mapped = ((offset + len as u64).next_multiple_of(page) - first) as usize;
-        let pages = platform::map_privately(fd, first, mapped)?;
+        let pages = platform::map_privately(fd.get(), first, mapped)?;
         let new = Pages {
             len: mapped,
             are_copies: false,

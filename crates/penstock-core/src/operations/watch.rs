@@ -61,3 +61,42 @@ impl Queue {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::operations::delivery::Buffer;
+    use crate::options::Options;
+
+    fn now<T>(call: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> T {
+        call(Wait {
+            patience: Patience::NoWait,
+            interrupted: &mut || false,
+        })
+        .unwrap()
+    }
+
+    /// A process that has closed the queue with an item in hand watches no more, so that puts and gets of the
+    /// others do nothing at the notifier.
+    #[test]
+    fn a_closed_queue_is_not_watched() {
+        let queue = Queue::create(&Options {
+            maxsize: 0,
+            max_bytes: None,
+            soft_bytes: 0,
+            acknowledged: true,
+            max_deliveries: 3,
+        })
+        .unwrap();
+        let remainder = queue.open_handle().unwrap();
+        now(|wait| queue.put(&[b"item"], wait));
+        now(|wait| queue.get(&mut Buffer::default(), wait));
+        now(|wait| queue.watch(wait));
+        assert_eq!(queue.shared.segment.hot().watching.get(), 1);
+        remainder.close(queue);
+        let closed = remainder.reopen().unwrap();
+        assert!(closed.shared.member_if_any().is_some(), "the lease keeps it");
+        assert_eq!(closed.shared.segment.hot().watching.get(), 0);
+        remainder.close(closed);
+    }
+}

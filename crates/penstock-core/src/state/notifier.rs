@@ -94,6 +94,9 @@ pub(crate) struct Notifier {
     watched_as: AtomicU32,
     /// When it could not be opened.
     pub failed_at: AtomicU64,
+    /// Promises of this process whose bytes are not written yet. Their threads use the descriptors without
+    /// the lock.
+    promises: AtomicU32,
     pub substitute: Substitute,
 }
 
@@ -105,6 +108,7 @@ impl Notifier {
             number: AtomicU64::new(0),
             watched_as: AtomicU32::new(0),
             failed_at: AtomicU64::new(0),
+            promises: AtomicU32::new(0),
             substitute: Substitute::new(),
         }
     }
@@ -112,6 +116,7 @@ impl Notifier {
     /// After a fork, in the child: the descriptor is there, but the child does not watch yet.
     pub(crate) fn forget_watcher(&self) {
         self.watched_as.set(0);
+        self.promises.set(0);
         self.substitute.close();
     }
 
@@ -130,6 +135,23 @@ impl Notifier {
             platform::close_pipe(place.swap(-1, Relaxed), self.number.load(Relaxed));
         }
         self.substitute.close();
+    }
+
+    /// Closes descriptors that were taken out in a section.
+    pub(crate) fn close_taken(&self, taken: [RawFd; 2]) {
+        // A thread that has promised a byte has a copy of the numbers. It writes the byte at once.
+        // Acquire: pairs with the release in end_promise.
+        while self.promises.load(Ordering::Acquire) > 0 {
+            std::thread::yield_now();
+        }
+        for fd in taken {
+            platform::close_pipe(fd, self.number.load(Relaxed));
+        }
+    }
+
+    pub(crate) fn end_promise(&self) {
+        // Release: pairs with the acquire in close_taken.
+        self.promises.fetch_sub(1, Ordering::Release);
     }
 
     /// The descriptors, if they lead to that pipe.
@@ -287,6 +309,7 @@ impl Section<'_> {
         } else {
             let promise = next(pipe_state, PROMISED);
             hot.pipe_state.set(promise);
+            self.shared.notifier.promises.fetch_add(1, Ordering::Relaxed);
             self.after_release = AfterRelease::Signal(end, promise);
         }
         fault!("notifier.changed");
@@ -394,6 +417,25 @@ impl Section<'_> {
             self.shared.notifier.watched_as.set(self.me.0);
         }
         Ok(())
+    }
+
+    /// Discounts the watcher that stays, of a process that has closed its last handle: it hands out no
+    /// descriptor any more. Takes the descriptors out: no later section of this process uses them.
+    pub(crate) fn watch_no_more(&mut self) -> Result<[RawFd; 2], Error> {
+        let Notifier {
+            watched_as,
+            fd,
+            writing,
+            ..
+        } = &self.shared.notifier;
+        if watched_as.get() == self.me.0 {
+            watched_as.set(0);
+            self.discount_watcher(self.me)?;
+        }
+        let record = self.my_record()?;
+        record.notifier.set(0);
+        record.notifier_writing.set(0);
+        Ok([fd.swap(-1, Relaxed), writing.swap(-1, Relaxed)])
     }
 
     /// Discounts all watchers of a participant that leaves, or is dead.

@@ -20,7 +20,8 @@
 //!   behind its back: a process that still maps the queue's memory lives, one that called `exec` does not map
 //!   it any more.
 //!
-//! A process that has no descriptor to lock (without /proc, or under another user than the queue's) is
+//! A process that has no descriptor to lock (without /proc, under another user than the queue's, or after it
+//! has closed the queue, see handle/remainder.rs) is
 //! *lifeless*: only its pid can prove its death. If it is in another pid namespace than the queue's maker,
 //! too, nothing can, and [`take_part`](crate::Queue::take_part) says so. Its record, and what it holds, stay
 //! until the queue ends.
@@ -64,6 +65,9 @@ pub enum Proof {
     Impossible,
 }
 
+/// No life byte is locked for it: its pid alone can prove the death of its owner.
+pub(crate) const LIFELESS: u64 = 1 << 20;
+
 /// Its owner has left in order: what it has taken and not acknowledged stays unfinished.
 pub(crate) const LEFT: u64 = 1 << 30;
 
@@ -79,9 +83,9 @@ impl RecordWord {
         (self.0 >> 1) as u32 & (INCARNATIONS - 1)
     }
 
-    /// It had no descriptor to lock when it registered.
+    /// It had no descriptor to lock when it registered, or has closed it since.
     pub(crate) fn is_lifeless(self) -> bool {
-        self.0 & 1 << 20 != 0
+        self.0 & LIFELESS != 0
     }
 
     /// Its pid is one of the namespace in which the queue was made.
@@ -94,7 +98,7 @@ impl RecordWord {
     }
 
     fn alive(incarnation: u32, (is_lifeless, is_at_home): (bool, bool), pid: u32) -> RecordWord {
-        let marks = u64::from(is_lifeless) << 20 | u64::from(is_at_home) << 21;
+        let marks = (if is_lifeless { LIFELESS } else { 0 }) | u64::from(is_at_home) << 21;
         RecordWord(1 | u64::from(incarnation) << 1 | marks | u64::from(pid) << 32)
     }
 
@@ -179,7 +183,7 @@ impl Shared {
             return false;
         }
         let life = match self.segment.fd() {
-            Some(fd) if !word.is_lifeless() => platform::probe_life(fd, index),
+            Some(fd) if !word.is_lifeless() => platform::probe_life(fd.get(), index),
             _ => Life::Unknown,
         };
         if life == Life::Held && !thorough {
@@ -219,7 +223,7 @@ impl Shared {
                     || self
                         .segment
                         .fd()
-                        .is_some_and(|fd| platform::probe_life(fd, other) == Life::Held))
+                        .is_some_and(|fd| platform::probe_life(fd.get(), other) == Life::Held))
         })
     }
 

@@ -42,6 +42,15 @@ impl Deadline {
         Ok(deadline.map_or(Deadline::Never, Deadline::At))
     }
 
+    /// The time that is left, `at_most` if that is less.
+    pub fn left(self, at_most: Duration) -> Duration {
+        match self {
+            Deadline::Now => Duration::ZERO,
+            Deadline::At(instant) => instant.saturating_duration_since(Instant::now()).min(at_most),
+            Deadline::Never => at_most,
+        }
+    }
+
     fn patience(self) -> Patience {
         match self {
             Deadline::Now => Patience::NoWait,

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 use crate::interpreter::errors;
 use crate::interpreter::gil::{Deadline, at_once, released};
+use crate::queue::cooperation::{self, Source};
 use crate::queue::proof;
 
 /// Reads one of the numbers for which a queue does not wait. Releases the GIL if that needs system calls.
@@ -85,10 +86,50 @@ pub fn attempt_until<T: Send>(
 ) -> PyResult<T> {
     match at_once(&mut operation) {
         Ok(done) => Ok(done),
-        Err(Error::Busy) => patiently_until(py, deadline, ending, operation),
-        Err(error) if errors::is_time_out(&error) && !matches!(deadline, Deadline::Now) => {
-            patiently_until(py, deadline, ending, operation)
+        Err(error) if is_worth_waiting(&error, deadline) => patiently_until(py, deadline, ending, operation),
+        Err(error) => Err(errors::to_python(error)),
+    }
+}
+
+/// Whether an attempt that ended with that error is to be followed by one that may wait.
+fn is_worth_waiting(error: &Error, deadline: Deadline) -> bool {
+    *error == Error::Busy || errors::is_time_out(error) && !matches!(deadline, Deadline::Now)
+}
+
+/// The same for an operation that waits for an item.
+#[inline]
+pub fn attempt_item<T: Send>(
+    py: Python<'_>,
+    deadline: Deadline,
+    ending: Option<Ending<'_>>,
+    source: Source<'_>,
+    mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<T> {
+    match at_once(&mut operation) {
+        Ok(done) => Ok(done),
+        Err(error) if is_worth_waiting(&error, deadline) => {
+            await_item(py, deadline, ending, source, operation)?.map_err(errors::to_python)
         }
         Err(error) => Err(errors::to_python(error)),
     }
+}
+
+/// Waits without a first attempt. The inner error is a time-out.
+#[cold]
+pub fn await_item<T: Send>(
+    py: Python<'_>,
+    deadline: Deadline,
+    ending: Option<Ending<'_>>,
+    source: Source<'_>,
+    mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<Result<T, Error>> {
+    if !matches!(deadline, Deadline::Now) {
+        if let Some(sleeper) = cooperation::sleeper(py)? {
+            return cooperation::wait(&sleeper, deadline, ending, source, operation);
+        }
+    }
+    patiently_until(py, deadline, ending, |wait| match operation(wait) {
+        Err(error) if errors::is_time_out(&error) => Ok(Err(error)),
+        done => done.map(Ok),
+    })
 }

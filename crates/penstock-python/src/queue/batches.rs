@@ -16,8 +16,9 @@ use crate::interpreter::ffi::{new_list, new_tuple_of};
 use crate::interpreter::gil::{Deadline, at_once};
 use crate::interpreter::once::{name, once};
 use crate::interpreter::reserve;
-use crate::queue::attempt::{ask, attempt, in_time, patiently};
-use crate::queue::handle::{Handle, Opened};
+use crate::queue::attempt::{ask, attempt, attempt_item, in_time, patiently};
+use crate::queue::cooperation::Source;
+use crate::queue::handle::{Call, Handle};
 use crate::queue::payload_buffer;
 use crate::queue::send_receive::{self, trim_if_due};
 
@@ -94,12 +95,12 @@ fn deque(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
 }
 
 /// Puts the objects of an iterable. An exception gets the attribute `items_put`.
-pub fn put_many(opened: &Opened, objects: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
+pub fn put_many(call: &Call<'_>, objects: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     let mut count = 0;
     let put = if is_container(objects) {
-        put_together(opened, objects, deadline, &mut count)
+        put_together(call, objects, deadline, &mut count)
     } else {
-        put_one_by_one(opened, objects, deadline, &mut count)
+        put_one_by_one(call, objects, deadline, &mut count)
     };
     put.inspect_err(|error| {
         let py = objects.py();
@@ -111,13 +112,13 @@ pub fn put_many(opened: &Opened, objects: &Bound<'_, PyAny>, deadline: Deadline)
 /// The iterable runs code of the program, which may wait for the answer to the item before. So each item is
 /// in the queue before the next one is asked for.
 fn put_one_by_one(
-    opened: &Opened,
+    call: &Call<'_>,
     objects: &Bound<'_, PyAny>,
     deadline: Deadline,
     count: &mut usize,
 ) -> PyResult<()> {
     for object in objects.try_iter()? {
-        send_receive::put(opened, &object?, deadline)?;
+        send_receive::put(call, &object?, deadline)?;
         *count += 1;
     }
     Ok(())
@@ -126,13 +127,13 @@ fn put_one_by_one(
 /// Puts up to [`BATCH`] plain objects at a time. Pickling any other object may run code of the program, so
 /// the objects before it are put first.
 fn put_together(
-    opened: &Opened,
+    call: &Call<'_>,
     objects: &Bound<'_, PyAny>,
     deadline: Deadline,
     count: &mut usize,
 ) -> PyResult<()> {
     let py = objects.py();
-    let queue = &opened.queue;
+    let queue = call.queue();
     let mut pending = Pending::default();
     let mut writer = Writer::default();
     for object in objects.try_iter()? {
@@ -145,14 +146,14 @@ fn put_together(
                 return Err(error);
             }
         };
-        let plain = opened.codec.write_plain(&object, &mut writer);
+        let plain = call.codec.write_plain(&object, &mut writer);
         if plain.is_some_and(|written| written.lend(|pieces| pending.push(pieces))) {
             if pending.ends.is_full() {
                 pending.send(py, queue, deadline, count)?;
             }
         } else {
             pending.send(py, queue, deadline, count)?;
-            send_receive::put(opened, &object, deadline)?;
+            send_receive::put(call, &object, deadline)?;
             *count += 1;
         }
     }
@@ -165,19 +166,22 @@ fn put_together(
 /// and the call takes no more.
 pub fn get_many<'py>(
     handle: &Bound<'py, Handle>,
-    opened: &Opened,
+    call: &Call<'_>,
     most: Option<usize>,
     deadline: Deadline,
 ) -> PyResult<Bound<'py, PyList>> {
     let py = handle.py();
-    let queue = &opened.queue;
+    let queue = call.queue();
     let most = most.unwrap_or_else(|| ask(py, queue, Queue::len).max(1) as usize);
     let mut received = Received::new(py)?;
     let mut batch = received.prepare(most)?;
-    attempt(py, deadline, |wait| queue.get_many(&mut batch, wait))?;
+    let source = Source { queue, end: None };
+    attempt_item(py, deadline, None, source, |wait| {
+        queue.get_many(&mut batch, wait)
+    })?;
     loop {
         let trimmed = trim_if_due(py, queue);
-        received.rebuild(handle, opened, batch)?;
+        received.rebuild(handle, call, batch)?;
         if let Err(error) = trimmed {
             received.first_error.get_or_insert(error);
             break;
@@ -257,13 +261,13 @@ impl<'py> Received<'py> {
         Ok(batch)
     }
 
-    fn rebuild(&mut self, handle: &Bound<'py, Handle>, opened: &Opened, batch: Batch) -> PyResult<()> {
+    fn rebuild(&mut self, handle: &Bound<'py, Handle>, call: &Call<'_>, batch: Batch) -> PyResult<()> {
         let py = handle.py();
         let mut entered = Ok(());
         batch.into_items(|taken| {
             let (object, can_return) = match taken {
-                Taken::Copied(bytes) => (opened.codec.load(py, bytes, Some(handle)), false),
-                Taken::Lent(lent) => (payload_buffer::load(handle, opened, lent), true),
+                Taken::Copied(bytes) => (call.codec.load(py, bytes, Some(handle)), false),
+                Taken::Lent(lent) => (payload_buffer::load(handle, call, lent), true),
             };
             let item = match object {
                 Ok(object) => object,

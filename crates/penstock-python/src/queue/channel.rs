@@ -13,8 +13,9 @@ use crate::codec::{self, forking_pickler};
 use crate::interpreter::ffi::new_bytes;
 use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{attempt, in_time, patiently};
-use crate::queue::handle::{Handle, Opened};
+use crate::queue::attempt::{attempt_item, await_item, patiently};
+use crate::queue::cooperation::Source;
+use crate::queue::handle::{Call, Handle, Opened};
 use crate::queue::send_receive::{self, trim_if_due};
 
 /// Sends through the writing end of a pipe, or receives through the reading end. A Connection has one or two
@@ -49,9 +50,9 @@ impl Drop for Channel {
     }
 }
 
-fn parts<'a>(channel: &'a Bound<'_, Channel>) -> PyResult<(&'a Opened, RawFd)> {
+fn parts<'a>(channel: &'a Bound<'_, Channel>) -> PyResult<(Call<'a>, RawFd)> {
     let end = channel.get().end()?;
-    Ok((channel.as_super().get().opened()?, end))
+    Ok((Handle::open_call(channel.as_super())?, end))
 }
 
 /// A message as bytes: those that `send_bytes` was given, or a pickle.
@@ -86,9 +87,9 @@ impl Channel {
     fn _hold(slf: &Bound<'_, Self>, end: RawFd, is_new: bool) -> PyResult<()> {
         // First, so that it is closed if anything fails.
         slf.get().end.store(end, Ordering::Relaxed);
-        let opened = slf.as_super().get().opened()?;
+        let call = Handle::open_call(slf.as_super())?;
         if is_new {
-            opened.queue.give_notifier(end).map_err(errors::to_python)?;
+            call.queue().give_notifier(end).map_err(errors::to_python)?;
         }
         Ok(())
     }
@@ -109,13 +110,13 @@ impl Channel {
     }
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (opened, end) = parts(slf)?;
+        let (call, end) = parts(slf)?;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        send_receive::send_object(opened, Some(ends), obj, Deadline::Never)
+        send_receive::send_object(&call, Some(ends), obj, Deadline::Never)
     }
 
     fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {
-        let (opened, end) = parts(slf)?;
+        let (call, end) = parts(slf)?;
         let memory = Memory::of(buf)?
             .ok_or_else(|| PyBufferError::new_err("memoryview: underlying buffer is not C-contiguous"))?;
         let bytes = memory.bytes();
@@ -126,27 +127,33 @@ impl Channel {
         let pieces = [codec::raw_mark(first), first, &bytes[first.len()..]];
         let is_large = bytes.len() > LARGE;
         let ends = (end, slf.get().back.load(Ordering::Relaxed));
-        send_receive::send(slf.py(), opened, Some(ends), &pieces, is_large, Deadline::Never)?;
+        send_receive::send(slf.py(), &call, Some(ends), &pieces, is_large, Deadline::Never)?;
         Ok(())
     }
 
     fn recv<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
-        let (opened, end) = parts(slf)?;
-        send_receive::get(slf.as_super(), opened, Some(end), Deadline::Never)
+        let (call, end) = parts(slf)?;
+        send_receive::get(slf.as_super(), &call, Some(end), Deadline::Never)
     }
 
     /// The message as bytes.
     fn recv_bytes<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyBytes>> {
-        let (opened, end) = parts(slf)?;
-        let (py, queue) = (slf.py(), &opened.queue);
+        let (call, end) = parts(slf)?;
+        let (py, queue) = (slf.py(), call.queue());
         reserve::hold()?;
         let mut buffer = Buffer::default();
-        let delivery = attempt(py, Deadline::Never, |wait| queue.get_at(end, &mut buffer, wait))?;
+        let source = Source {
+            queue,
+            end: Some(end),
+        };
+        let delivery = attempt_item(py, Deadline::Never, None, source, |wait| {
+            queue.get_at(end, &mut buffer, wait)
+        })?;
         trim_if_due(py, queue)?;
         match delivery {
-            Delivery::Copied => reserve::with_reserve(py, || received(slf, opened, buffer.bytes())),
+            Delivery::Copied => reserve::with_reserve(py, || received(slf, &call, buffer.bytes())),
             Delivery::Lent(lent) => {
-                let message = reserve::with_reserve(py, || received(slf, opened, lent.bytes()));
+                let message = reserve::with_reserve(py, || received(slf, &call, lent.bytes()));
                 if message
                     .as_ref()
                     .is_err_and(|error| reserve::is_no_memory(py, error))
@@ -161,20 +168,27 @@ impl Channel {
 
     /// Whether a message is there, or the end of all messages, within `timeout` seconds (None for ever).
     fn poll(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        let (opened, end) = parts(slf)?;
-        let (py, queue) = (slf.py(), &opened.queue);
+        let (call, end) = parts(slf)?;
+        let (py, queue) = (slf.py(), call.queue());
         let deadline = Deadline::new(true, timeout)?;
-        patiently(py, deadline, |mut wait| match queue.await_at(end, &mut wait) {
-            Err(Error::Ended) => Ok(true),
-            awaited => in_time(awaited),
-        })
+        let source = Source {
+            queue,
+            end: Some(end),
+        };
+        let awaited = await_item(py, deadline, None, source, |mut wait| {
+            match queue.await_at(end, &mut wait) {
+                Err(Error::Ended) => Ok(()),
+                awaited => awaited,
+            }
+        })?;
+        Ok(awaited.is_ok())
     }
 
     /// The end's descriptor, or one in its place, readable exactly while a message is there, or the end of
     /// all messages.
     fn watch(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
-        let (opened, end) = parts(slf)?;
-        let queue = &opened.queue;
+        let (call, end) = parts(slf)?;
+        let queue = call.queue();
         patiently(slf.py(), Deadline::Never, |wait| queue.watch_at(end, wait))
     }
 }

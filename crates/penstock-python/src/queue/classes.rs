@@ -2,13 +2,13 @@
 //! for a message.
 
 use penstock_core::Queue;
-use pyo3::exceptions::{PyOSError, PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::interpreter::gil::Deadline;
 use crate::queue::attempt::{ask, patiently};
-use crate::queue::handle::{Handle, Opened};
+use crate::queue::handle::{Call, Handle, is_closed};
 use crate::queue::{batches, proof, send_receive};
 
 /// An argument that is read as `if` reads it.
@@ -44,14 +44,28 @@ fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
 #[pyclass(frozen, subclass, extends = Handle, module = "penstock._native")]
 pub struct QueueBase;
 
-fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<&'a Opened> {
+#[inline]
+fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+    match Handle::call(handle)? {
+        Some(call) => Ok(call),
+        None => open_closed(handle),
+    }
+}
+
+/// A handle that was closed here, or in the process that it was inherited from.
+#[cold]
+fn open_closed<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     if handle.get().is_closed_here() {
         return Err(PyValueError::new_err(format!(
             "Queue {} is closed",
             handle.repr()?
         )));
     }
-    handle.get().opened()
+    if handle.get().opened()?.has_put() {
+        return Err(is_closed());
+    }
+    Handle::open_in_child(handle)?;
+    Handle::open_call(handle)
 }
 
 #[pymethods]
@@ -91,7 +105,10 @@ impl QueueBase {
         block: Truth,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        send_receive::put(open(slf.as_super())?, obj, Deadline::new(block.0, timeout)?)
+        let call = open(slf.as_super())?;
+        send_receive::put(&call, obj, Deadline::new(block.0, timeout)?)?;
+        call.note_put();
+        Ok(())
     }
 
     /// Take the item that was put first out of the queue, and return it.
@@ -127,7 +144,8 @@ impl QueueBase {
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
-        send_receive::get(handle, open(handle)?, None, Deadline::new(block.0, timeout)?)
+        let call = open(handle)?;
+        send_receive::get(handle, &call, None, Deadline::new(block.0, timeout)?)
     }
 
     /// Put all objects of an iterable, in order, as `put` would one after the other.
@@ -159,7 +177,9 @@ impl QueueBase {
         block: Truth,
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
-        batches::put_many(open(slf.as_super())?, objs, Deadline::new(block.0, timeout)?)
+        let call = open(slf.as_super())?;
+        call.note_put();
+        batches::put_many(&call, objs, Deadline::new(block.0, timeout)?)
     }
 
     /// Take the items that are there, `max_items` at most, and return them as a list, oldest first. If
@@ -195,7 +215,7 @@ impl QueueBase {
     ) -> PyResult<Bound<'py, PyList>> {
         let handle = slf.as_super();
         let deadline = Deadline::new(block.0, timeout)?;
-        batches::get_many(handle, open(handle)?, at_most(max_items)?, deadline)
+        batches::get_many(handle, &open(handle)?, at_most(max_items)?, deadline)
     }
 
     /// Return how many items a `get` would find now. Exact, and does not wait; another process may change it
@@ -208,26 +228,24 @@ impl QueueBase {
     /// >>> q.qsize()
     /// 1
     fn qsize(slf: &Bound<'_, Self>) -> PyResult<u64> {
-        let queue = &slf.as_super().get().opened()?.queue;
-        Ok(ask(slf.py(), queue, Queue::len))
+        Handle::ask(slf.as_super(), |queue| Ok(ask(slf.py(), queue, Queue::len)))
     }
 
     /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
     /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the
     /// change.
     ///
-    /// Raises `OSError` if this handle was closed and the queue has been used, as `multiprocessing` does.
+    /// Raises `OSError` if this handle was closed after a put, as `multiprocessing` does.
     ///
     /// >>> import penstock
     /// >>> penstock.Queue().empty()
     /// True
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let handle = slf.as_super().get();
-        let queue = &handle.opened()?.queue;
-        if handle.is_closed_here() && queue.was_used() {
-            return Err(PyOSError::new_err("handle is closed"));
+        let handle = slf.as_super();
+        if handle.get().was_closed() && handle.get().opened()?.has_put() {
+            return Err(is_closed());
         }
-        Ok(ask(slf.py(), queue, Queue::is_empty))
+        Handle::ask(handle, |queue| Ok(ask(slf.py(), queue, Queue::is_empty)))
     }
 
     /// Return whether `maxsize` items are queued. Exact, and does not wait; another process may change it at
@@ -240,8 +258,7 @@ impl QueueBase {
     /// >>> q.full()
     /// True
     fn full(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let queue = &slf.as_super().get().opened()?.queue;
-        Ok(ask(slf.py(), queue, Queue::is_full))
+        Handle::ask(slf.as_super(), |queue| Ok(ask(slf.py(), queue, Queue::is_full)))
     }
 
     #[getter]
@@ -279,8 +296,9 @@ impl JoinableQueueBase {
     ///     ...
     /// ValueError: task_done() called too many times
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let queue = &slf.as_super().as_super().get().opened()?.queue;
-        patiently(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))?;
+        Handle::ask(slf.as_super().as_super(), |queue| {
+            patiently(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))
+        })?;
         proof::warn_if_impossible(slf.py())
     }
 
@@ -294,8 +312,9 @@ impl JoinableQueueBase {
     /// >>> q.task_done()
     /// >>> q.join()
     fn join(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let queue = &slf.as_super().as_super().get().opened()?.queue;
-        patiently(slf.py(), Deadline::Never, |wait| queue.join(wait))
+        Handle::ask(slf.as_super().as_super(), |queue| {
+            patiently(slf.py(), Deadline::Never, |wait| queue.join(wait))
+        })
     }
 }
 
@@ -303,11 +322,9 @@ impl JoinableQueueBase {
 #[pyclass(frozen, subclass, extends = Handle, module = "penstock._native")]
 pub struct SimpleQueueBase;
 
-fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<&'a Opened> {
-    if handle.get().was_closed() {
-        return Err(PyOSError::new_err("handle is closed"));
-    }
-    handle.get().opened()
+#[inline]
+fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+    Handle::open_call(handle)
 }
 
 #[pymethods]
@@ -333,7 +350,7 @@ impl SimpleQueueBase {
     /// >>> q = penstock.SimpleQueue()
     /// >>> q.put([1, 2])
     fn put(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
-        send_receive::put(open_simple(slf.as_super())?, obj, Deadline::Never)
+        send_receive::put(&open_simple(slf.as_super())?, obj, Deadline::Never)
     }
 
     /// Take the item that was put first out of the queue, and return it. Waits until there is one; a signal
@@ -350,7 +367,7 @@ impl SimpleQueueBase {
     /// [1, 2]
     fn get<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let handle = slf.as_super();
-        send_receive::get(handle, open_simple(handle)?, None, Deadline::Never)
+        send_receive::get(handle, &open_simple(handle)?, None, Deadline::Never)
     }
 
     /// Put all objects of an iterable, in order, as `put` would one after the other.
@@ -370,7 +387,7 @@ impl SimpleQueueBase {
     /// >>> q.get_many()
     /// [0, 1, 2]
     fn put_many(slf: &Bound<'_, Self>, objs: &Bound<'_, PyAny>) -> PyResult<()> {
-        batches::put_many(open_simple(slf.as_super())?, objs, Deadline::Never)
+        batches::put_many(&open_simple(slf.as_super())?, objs, Deadline::Never)
     }
 
     /// Take the items that are there, `max_items` at most, and return them as a list, oldest first. If
@@ -394,7 +411,12 @@ impl SimpleQueueBase {
         max_items: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
         let handle = slf.as_super();
-        batches::get_many(handle, open_simple(handle)?, at_most(max_items)?, Deadline::Never)
+        batches::get_many(
+            handle,
+            &open_simple(handle)?,
+            at_most(max_items)?,
+            Deadline::Never,
+        )
     }
 
     /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
@@ -407,8 +429,8 @@ impl SimpleQueueBase {
     /// >>> penstock.SimpleQueue().empty()
     /// True
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        let queue = &open_simple(slf.as_super())?.queue;
-        Ok(ask(slf.py(), queue, Queue::is_empty))
+        let call = open_simple(slf.as_super())?;
+        Ok(ask(slf.py(), call.queue(), Queue::is_empty))
     }
 
     #[getter]

@@ -1,10 +1,12 @@
 //! What the queue classes and connections share: opening, closing, passing to other processes, figures.
 
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use penstock_core::{Error, Id, Queue};
+use penstock_core::{Error, Id, Queue, Remainder};
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
@@ -12,9 +14,13 @@ use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 use crate::codec::Codec;
 use crate::codec::forking_pickler::Home;
 use crate::interpreter::gil::Deadline;
+use crate::interpreter::once::lock;
 use crate::interpreter::{errors, ffi, reserve};
-use crate::queue::attempt::{Ending, in_time, patiently};
+use crate::queue::attempt::{Ending, await_item, patiently};
 use crate::queue::channel::Channel;
+use crate::queue::classes::QueueBase;
+use crate::queue::closable::{Closable, Using};
+use crate::queue::cooperation::Source;
 use crate::queue::options::Options;
 use crate::queue::{pins, process_exit, proof, send_receive};
 
@@ -22,19 +28,93 @@ use crate::queue::{pins, process_exit, proof, send_receive};
 #[pyclass(frozen, subclass, module = "penstock._native")]
 pub struct Handle {
     opened: OnceLock<Box<Opened>>,
-    /// The process that closed this handle, or 0. A child that inherits a closed handle may use it, as with
-    /// `multiprocessing`.
+    /// The process that closed this handle, or 0. A child that inherits a handle which was closed before its
+    /// first put may use it, as with `multiprocessing`.
     closed_by: AtomicU32,
 }
 
+/// A queue that a handle has opened. It goes when the handle was closed and no call uses it any more.
 pub struct Opened {
-    pub queue: Arc<Queue>,
+    held: Closable<Held>,
+    id: Id,
     pub codec: Codec,
+    /// Whether this handle has put anything. With `multiprocessing` it has a thread then, which closes the
+    /// pipe when the queue is closed.
+    has_put: AtomicBool,
+    /// What is left of the queue after a close, for the calls that a closed queue answers.
+    remainder: Mutex<Option<Arc<Remainder>>>,
     /// Tells whether no process is left on the other side; see `_end_when`.
     has_ended: OnceLock<Py<PyAny>>,
-    /// The queue of another call of `__init__()`, which takes the place of this one. This one stays as long
-    /// as the handle, because other threads may be using it.
+    /// What takes the place of this one: the queue of another call of `__init__()`, or the same queue as a
+    /// child has opened it anew.
     next: OnceLock<Box<Opened>>,
+}
+
+/// A handle's part in its queue.
+struct Held {
+    queue: ManuallyDrop<Arc<Queue>>,
+    remainder: Arc<Remainder>,
+    /// Whether it counts as a handle of this process. Another one has taken the place of what a fork has left
+    /// behind.
+    is_counted: AtomicBool,
+}
+
+impl Held {
+    fn new(queue: Arc<Queue>, remainder: Arc<Remainder>) -> Held {
+        Held {
+            queue: ManuallyDrop::new(queue),
+            remainder,
+            is_counted: AtomicBool::new(true),
+        }
+    }
+
+    /// What takes its place. `None` if another thread was quicker.
+    fn replace(&self) -> Option<Held> {
+        self.is_counted
+            .swap(false, Ordering::Relaxed)
+            .then(|| Held::new(Arc::clone(&self.queue), Arc::clone(&self.remainder)))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: this destructor alone takes it.
+        #[allow(unsafe_code)]
+        let queue = unsafe { ManuallyDrop::take(&mut self.queue) };
+        if *self.is_counted.get_mut() {
+            self.remainder.close(queue);
+        }
+    }
+}
+
+/// An opened queue while a call uses it.
+pub struct Call<'a> {
+    opened: &'a Opened,
+    held: Using<'a, Held>,
+}
+
+impl Call<'_> {
+    #[inline]
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.held.value().queue
+    }
+
+    #[inline]
+    pub fn note_put(&self) {
+        self.opened.has_put.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Deref for Call<'_> {
+    type Target = Opened;
+    #[inline]
+    fn deref(&self) -> &Opened {
+        self.opened
+    }
+}
+
+pub fn is_closed() -> PyErr {
+    PyOSError::new_err("handle is closed")
 }
 
 impl Opened {
@@ -45,6 +125,16 @@ impl Opened {
             last = next;
         }
         last
+    }
+
+    /// The name of the queue, which it has after a close, too.
+    pub fn id(&self) -> &Id {
+        &self.id
+    }
+
+    /// Whether this handle, in this process or in the one that it was inherited from, has put anything.
+    pub fn has_put(&self) -> bool {
+        self.has_put.load(Ordering::Relaxed)
     }
 
     /// The end of a wait for items.
@@ -74,31 +164,101 @@ impl Handle {
             .ok_or_else(|| PyRuntimeError::new_err("__init__() of the queue was not called"))
     }
 
+    /// Begins a call. `None` if the handle is closed, here or in the process that it was inherited from.
+    #[inline]
+    pub fn call<'a>(slf: &'a Bound<'_, Handle>) -> PyResult<Option<Call<'a>>> {
+        let opened = slf.get().opened()?;
+        match opened.held.enter() {
+            Some(held) => Ok(Some(Call { opened, held })),
+            None => Handle::call_in_child(slf),
+        }
+    }
+
+    /// The first call in a forked child, if its parent was in the middle of one.
+    #[cold]
+    fn call_in_child<'a>(slf: &'a Bound<'_, Handle>) -> PyResult<Option<Call<'a>>> {
+        let former = slf.get().opened()?;
+        if let Some(held) = former.held.left_behind().and_then(Held::replace) {
+            Handle::hold(slf, held, former.codec.protocol())?;
+            let opened = slf.get().opened()?;
+            opened.has_put.store(former.has_put(), Ordering::Relaxed);
+            if let Some(has_ended) = former.has_ended.get() {
+                let _ = opened.has_ended.set(has_ended.clone_ref(slf.py()));
+            }
+        }
+        let opened = slf.get().opened()?;
+        Ok(opened.held.enter().map(|held| Call { opened, held }))
+    }
+
+    /// Begins a call that a closed handle does not answer.
+    pub fn open_call<'a>(slf: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+        Handle::call(slf)?.ok_or_else(is_closed)
+    }
+
+    /// Runs `operation` on the queue, also if the handle is closed: then over what is left of it.
+    pub fn ask<T>(
+        slf: &Bound<'_, Handle>,
+        operation: impl FnOnce(&Arc<Queue>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        if let Some(call) = Handle::call(slf)? {
+            return operation(call.queue());
+        }
+        let remainder = lock(&slf.get().opened()?.remainder)
+            .clone()
+            .ok_or_else(is_closed)?;
+        let queue = remainder.reopen().map_err(errors::to_python)?;
+        let held = Held::new(queue, remainder);
+        operation(&held.queue)
+    }
+
+    /// Opens the queue anew, in a child that has inherited this handle closed.
+    #[cold]
+    pub fn open_in_child(slf: &Bound<'_, Handle>) -> PyResult<()> {
+        let opened = slf.get().opened()?;
+        let remainder = lock(&opened.remainder).clone().ok_or_else(is_closed)?;
+        let queue = remainder.reopen().map_err(errors::to_python)?;
+        Handle::hold(slf, Held::new(queue, remainder), opened.codec.protocol())
+    }
+
     fn open(slf: &Bound<'_, Handle>, queue: Arc<Queue>, protocol: u8) -> PyResult<()> {
+        let remainder = queue.open_handle().map_err(errors::to_python)?;
+        Handle::hold(slf, Held::new(queue, remainder), protocol)
+    }
+
+    fn hold(slf: &Bound<'_, Handle>, held: Held, protocol: u8) -> PyResult<()> {
         let home = match slf.is_instance_of::<Channel>() {
             true => Home::Connection,
             false => Home::Queues,
         };
         let codec = Codec::new(slf.py(), home, protocol)?;
         reserve::hold()?;
-        process_exit::remember(&queue);
+        process_exit::remember(&held.queue);
+        pins::let_go();
         let handle = slf.get();
         let mut opened = Opened {
-            queue,
+            id: held.queue.id(),
+            held: Closable::new(held),
             codec,
+            has_put: AtomicBool::new(false),
+            remainder: Mutex::new(None),
             has_ended: OnceLock::new(),
             next: OnceLock::new(),
         };
         // Another thread may do the same at once. Then one of the two comes first.
-        while let Err(again) = handle
-            .opened
-            .get()
-            .map_or(&handle.opened, |first| &first.last().next)
-            .set(Box::new(opened))
-        {
-            opened = *again;
-        }
+        let former = loop {
+            let former = handle.opened.get().map(|first| first.last());
+            let place = former.map_or(&handle.opened, |former| &former.next);
+            match place.set(Box::new(opened)) {
+                Ok(()) => break former,
+                Err(again) => opened = *again,
+            }
+        };
         handle.closed_by.store(0, Ordering::Relaxed);
+        if let Some(former) = former {
+            former.held.close();
+            let left = lock(&former.remainder).take();
+            drop(left);
+        }
         Ok(())
     }
 
@@ -174,7 +334,7 @@ impl Handle {
 
     #[getter]
     fn _id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.opened()?.queue.id()))
+        Ok(PyBytes::new(py, self.opened()?.id()))
     }
 
     #[getter]
@@ -184,8 +344,10 @@ impl Handle {
 
     /// The queue's descriptor. It stays this process's.
     #[getter]
-    fn _fd(&self) -> PyResult<RawFd> {
-        Ok(self.opened()?.queue.fd().map_err(errors::to_python)?.as_raw_fd())
+    fn _fd(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
+        let call = Handle::open_call(slf)?;
+        let fd = call.queue().fd().map_err(errors::to_python)?.as_raw_fd();
+        Ok(fd)
     }
 
     /// Duplicates another process's descriptor, for a process that has no /proc.
@@ -197,12 +359,18 @@ impl Handle {
     }
 
     /// To be called when the handle is pickled into a message.
-    fn _carried(&self) -> PyResult<()> {
-        pins::pickled(&self.opened()?.queue)
+    fn _carried(slf: &Bound<'_, Self>) -> PyResult<()> {
+        pins::pickled(Handle::open_call(slf)?.queue())
     }
 
-    /// Close this handle, for this process: it puts and gets no more. What was put stays for the others. Does
-    /// not wait.
+    /// Close this handle, for this process: it puts and gets no more. What was put stays for the others.
+    ///
+    /// With its last handle a process gives back the queue's descriptors, and is no participant any more.
+    /// Arrays that it has received, items that it has not finished, and calls of other threads keep what they
+    /// need of that, and the last of them gives it back. A `Queue` or `JoinableQueue` keeps the mapping of
+    /// its memory as long as this object lives, because it still tells its size and counts what is done.
+    ///
+    /// Does not wait, except 10 ms at most if another process is stopped (SIGSTOP) in the middle of a change.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -211,8 +379,17 @@ impl Handle {
     /// Traceback (most recent call last):
     ///     ...
     /// ValueError: Queue ... is closed
-    fn close(&self) {
-        self.closed_by.store(std::process::id(), Ordering::Relaxed);
+    fn close(slf: &Bound<'_, Self>) {
+        let call = Handle::call(slf);
+        slf.get().closed_by.store(std::process::id(), Ordering::Relaxed);
+        if let Ok(Some(call)) = call {
+            if slf.is_instance_of::<QueueBase>() {
+                *lock(&call.opened.remainder) = Some(Arc::clone(&call.held.value().remainder));
+            }
+            // The end of this call, or of another thread's, gives the queue back.
+            call.opened.held.close();
+        }
+        pins::let_go();
     }
 
     /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`,
@@ -238,11 +415,8 @@ impl Handle {
     /// >>> select.select([q], [], [], 0)[0] == [q]
     /// True
     fn fileno(slf: &Bound<'_, Self>) -> PyResult<RawFd> {
-        if slf.get().is_closed_here() {
-            return Err(PyOSError::new_err("handle is closed"));
-        }
-        let queue = &slf.get().opened()?.queue;
-        patiently(slf.py(), Deadline::Never, |wait| queue.watch(wait))
+        let call = Handle::open_call(slf)?;
+        patiently(slf.py(), Deadline::Never, |wait| call.queue().watch(wait))
     }
 
     /// Let a `get` that waits raise EOFError, and a `put` BrokenPipeError, once `has_ended()` is true: no
@@ -258,14 +432,18 @@ impl Handle {
         slf: &Bound<'py, Self>,
         timeout: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        send_receive::get(slf, slf.get().opened()?, None, Deadline::new(true, timeout)?)
+        let deadline = Deadline::new(true, timeout)?;
+        send_receive::get(slf, &Handle::open_call(slf)?, None, deadline)
     }
 
     /// Whether a `get` would find an item, within `timeout` seconds (None for ever).
-    fn _wait(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        let queue = &self.opened()?.queue;
+    fn _wait(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let call = Handle::open_call(slf)?;
         let deadline = Deadline::new(true, timeout)?;
-        patiently(py, deadline, |wait| in_time(queue.await_item(wait)))
+        let queue = call.queue();
+        let source = Source { queue, end: None };
+        let awaited = await_item(slf.py(), deadline, None, source, |wait| queue.await_item(wait))?;
+        Ok(awaited.is_ok())
     }
 
     /// Return the dead letters: the items whose takers died too often, in the order in which they became dead
@@ -279,9 +457,11 @@ impl Handle {
     /// []
     fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
-        let Opened { queue, codec, .. } = slf.get().opened()?;
+        let codec = &slf.get().opened()?.codec;
         let letters = ffi::new_list(py)?;
-        let found = patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))?;
+        let found = Handle::ask(slf, |queue| {
+            patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))
+        })?;
         proof::warn_if_impossible(py)?;
         for letter in found {
             match codec.load(py, letter.as_slice(), Some(slf)) {
@@ -304,9 +484,11 @@ impl Handle {
     /// >>> q.put("a")
     /// >>> q.check()
     /// []
-    fn check<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let queue = &self.opened()?.queue;
-        let check = patiently(py, Deadline::Never, |wait| queue.check_within(wait))?;
+    fn check<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        let check = Handle::ask(slf, |queue| {
+            patiently(py, Deadline::Never, |wait| queue.check_within(wait))
+        })?;
         proof::warn_if_impossible(py)?;
         let faults = ffi::new_list(py)?;
         for fault in &check.findings {
@@ -316,9 +498,11 @@ impl Handle {
     }
 
     /// The figures of the queue by name.
-    fn _statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let queue = &self.opened()?.queue;
-        let statistics = patiently(py, Deadline::Never, |wait| queue.statistics_within(wait))?;
+    fn _statistics<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
+        let py = slf.py();
+        let statistics = Handle::ask(slf, |queue| {
+            patiently(py, Deadline::Never, |wait| queue.statistics_within(wait))
+        })?;
         proof::warn_if_impossible(py)?;
         let dict = PyDict::new(py);
         for (name, value) in [

@@ -4,6 +4,8 @@ mod attempt;
 mod batches;
 pub mod channel;
 pub mod classes;
+mod closable;
+mod cooperation;
 #[cfg(feature = "fault-points")]
 pub mod failpoints;
 pub mod handle;

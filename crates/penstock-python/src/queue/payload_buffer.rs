@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use crate::codec::unpickling::Source;
 use crate::interpreter::once::lock;
 use crate::interpreter::{errors, reserve};
-use crate::queue::handle::Opened;
+use crate::queue::handle::Call;
 
 /// A payload that several objects borrow. When the last of them is dropped, the payload is given back, with
 /// the GIL released: that may have to wait for the queue's lock, and takes a while if much memory goes back
@@ -103,14 +103,14 @@ impl Source for Reading {
 
 /// Rebuilds the object in a payload that lies in shared memory. Its buffers may stay there. If there is no
 /// memory for the object, the item returns to the queue.
-pub fn load<'py>(handle: &Bound<'py, PyAny>, opened: &Opened, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
+pub fn load<'py>(handle: &Bound<'py, PyAny>, call: &Call<'_>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let reading = Reading {
         payload: Shared::new(lent),
-        may_stay: !opened.queue.is_lent_out(),
+        may_stay: !call.queue().is_lent_out(),
         stays: Cell::new(false),
     };
-    let object = opened.codec.load(py, &reading, Some(handle));
+    let object = call.codec.load(py, &reading, Some(handle));
     if object
         .as_ref()
         .is_err_and(|error| reserve::is_no_memory(py, error))

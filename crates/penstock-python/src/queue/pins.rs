@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use penstock_core::{Queue, SMALL, Ticket};
+use penstock_core::{KeptOpen, Queue, SMALL, Ticket};
 use pyo3::prelude::*;
 
 use crate::codec::Encoded;
@@ -31,11 +31,11 @@ pub fn enlarge(py: Python<'_>, message: &mut Encoded) -> PyResult<()> {
 
 thread_local! {
     /// The queues that were pickled so far in the running put of this thread.
-    static PICKLED: RefCell<Option<Vec<Arc<Queue>>>> = const { RefCell::new(None) };
+    static PICKLED: RefCell<Option<Vec<KeptOpen>>> = const { RefCell::new(None) };
 }
 
 /// Runs `pickle` and returns which queues it pickled. A put inside a reducer collects its own.
-pub fn collect<T>(pickle: impl FnOnce() -> T) -> (T, Vec<Arc<Queue>>) {
+pub fn collect<T>(pickle: impl FnOnce() -> T) -> (T, Vec<KeptOpen>) {
     let outer = PICKLED.replace(Some(Vec::new()));
     let answer = pickle();
     (answer, PICKLED.replace(outer).unwrap_or_default())
@@ -47,7 +47,7 @@ pub fn pickled(queue: &Arc<Queue>) -> PyResult<()> {
     PICKLED.with_borrow_mut(|pickled| {
         if let Some(pickled) = pickled {
             make_room(pickled, 1)?;
-            pickled.push(Arc::clone(queue));
+            pickled.push(queue.keep_open());
         }
         Ok(())
     })
@@ -56,7 +56,7 @@ pub fn pickled(queue: &Arc<Queue>) -> PyResult<()> {
 /// A queue that is kept open for the receiver of a message.
 struct Pin {
     /// Never read: holding it keeps the queue open.
-    _carried: Arc<Queue>,
+    _carried: KeptOpen,
     carrier: Arc<Queue>,
     ticket: Ticket,
 }
@@ -102,9 +102,11 @@ impl Pins {
 }
 
 /// Keeps `carried` open for the receiver of the message `ticket`.
-pub fn pin(carrier: &Arc<Queue>, ticket: Ticket, carried: Vec<Arc<Queue>>) {
+pub fn pin(carrier: &Arc<Queue>, ticket: Ticket, carried: Vec<KeptOpen>) {
     // The receiver of a message has the queue that the message came from.
-    let foreign = carried.into_iter().filter(|queue| !Arc::ptr_eq(queue, carrier));
+    let foreign = carried
+        .into_iter()
+        .filter(|carried| !Arc::ptr_eq(carried.queue(), carrier));
     let pins = foreign.map(|carried| Pin {
         _carried: carried,
         carrier: Arc::clone(carrier),
@@ -125,8 +127,8 @@ pub fn pin(carrier: &Arc<Queue>, ticket: Ticket, carried: Vec<Arc<Queue>>) {
     drop(finished); // outside the lock, because it may unmap memory
 }
 
-/// Unpins queues whose messages are finished. Called when a handle is dropped, so that its queue is closed
-/// with it.
+/// Unpins queues whose messages are finished. Called when a handle is opened, closed or dropped, so that what
+/// the pins keep open goes soon.
 pub fn let_go() {
     if PINNED.load(Ordering::Relaxed) > 0 {
         let finished = lock(&PINS).take_finished();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, Weak};
 
-use penstock_core::{Id, Leave, Queue};
+use penstock_core::{Id, Leave, Queue, leave_by_id};
 use pyo3::prelude::*;
 
 use crate::interpreter::errors;
@@ -22,10 +22,10 @@ pub fn remember(queue: &Arc<Queue>) {
     }
 }
 
-fn next_after(last: Bound<Id>) -> Option<(Id, Arc<Queue>)> {
+fn next_after(last: Bound<Id>) -> Option<Id> {
     let queues = lock(&QUEUES);
     let mut rest = queues.range((last, Bound::Unbounded));
-    rest.find_map(|(id, queue)| Some((*id, queue.upgrade()?)))
+    rest.find_map(|(id, queue)| (queue.strong_count() > 0).then_some(*id))
 }
 
 /// Leaves all queues, when the process ends. If `crashed` (an exception was not caught), the items of
@@ -36,9 +36,8 @@ pub fn _leave_all(py: Python<'_>, crashed: bool) -> PyResult<()> {
     // All of them, even if one fails.
     let mut left = Ok(());
     let mut last = Bound::Unbounded;
-    while let Some((id, queue)) = next_after(last) {
-        left = left.and(py.detach(|| queue.leave(how)));
-        py.detach(|| drop(queue));
+    while let Some(id) = next_after(last) {
+        left = left.and(py.detach(|| leave_by_id(id, how)));
         last = Bound::Excluded(id);
     }
     left.map_err(errors::to_python)

@@ -8,98 +8,105 @@ use pyo3::prelude::*;
 use crate::codec::plain::Writer;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{ask, attempt_until, patiently_until};
-use crate::queue::handle::{Handle, Opened};
+use crate::queue::attempt::{ask, attempt_item, attempt_until, patiently_until};
+use crate::queue::cooperation::Source;
+use crate::queue::handle::{Call, Handle};
 use crate::queue::{payload_buffer, pins};
 
 /// Of a connection: the writing end of the pipe to the receiver, and the reading end of the pipe that leads
 /// back, or -1.
 pub type Ends = (RawFd, RawFd);
 
-pub fn put(opened: &Opened, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
-    if matches!(deadline, Deadline::Now) && ask(object.py(), &opened.queue, Queue::is_full) {
+pub fn put(call: &Call<'_>, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
+    if matches!(deadline, Deadline::Now) && ask(object.py(), call.queue(), Queue::is_full) {
         return Err(errors::to_python(Error::Full)); // not worth pickling for
     }
-    if let Some(ending) = opened.end_of_room() {
+    if let Some(ending) = call.end_of_room() {
         ending.check(object.py())?;
     }
-    send_object(opened, None, object, deadline)
+    send_object(call, None, object, deadline)
 }
 
 /// Puts an object; into a connection by the ends of its pipes.
 #[inline]
 pub fn send_object(
-    opened: &Opened,
+    call: &Call<'_>,
     ends: Option<Ends>,
     object: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<()> {
     let mut writer = Writer::default();
-    let Some(plain) = opened.codec.write_plain(object, &mut writer) else {
-        return send_encoded(opened, ends, object, deadline);
+    let Some(plain) = call.codec.write_plain(object, &mut writer) else {
+        return send_encoded(call, ends, object, deadline);
     };
-    plain.lend(|pieces| send(object.py(), opened, ends, pieces, plain.is_large(), deadline))?;
+    plain.lend(|pieces| send(object.py(), call, ends, pieces, plain.is_large(), deadline))?;
     Ok(())
 }
 
 /// The same for an object that is not plain.
 fn send_encoded(
-    opened: &Opened,
+    call: &Call<'_>,
     ends: Option<Ends>,
     object: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<()> {
     let py = object.py();
-    let (message, carried) = pins::collect(|| opened.codec.encode(object));
+    let (message, carried) = pins::collect(|| call.codec.encode(object));
     let mut message = message?;
     if !carried.is_empty() {
         pins::enlarge(py, &mut message)?;
     }
     let ticket = message.lend(py, |pieces| {
-        send(py, opened, ends, pieces, message.is_large(), deadline)
+        send(py, call, ends, pieces, message.is_large(), deadline)
     })?;
     if !carried.is_empty() {
-        pins::pin(&opened.queue, ticket, carried);
+        pins::pin(call.queue(), ticket, carried);
     }
     Ok(())
 }
 
 pub fn send(
     py: Python<'_>,
-    opened: &Opened,
+    call: &Call<'_>,
     ends: Option<Ends>,
     pieces: &[&[u8]],
     is_large: bool,
     deadline: Deadline,
 ) -> PyResult<Ticket> {
     let put = |wait: Wait<'_>| match ends {
-        None => opened.queue.put(pieces, wait),
-        Some(ends) => opened.queue.put_at(ends, pieces, wait),
+        None => call.queue().put(pieces, wait),
+        Some(ends) => call.queue().put_at(ends, pieces, wait),
     };
     if is_large {
-        return patiently_until(py, deadline, opened.end_of_room(), put);
+        return patiently_until(py, deadline, call.end_of_room(), put);
     }
-    attempt_until(py, deadline, opened.end_of_room(), put)
+    attempt_until(py, deadline, call.end_of_room(), put)
 }
 
 pub fn get<'py>(
     handle: &Bound<'py, Handle>,
-    opened: &Opened,
+    call: &Call<'_>,
     end: Option<RawFd>,
     deadline: Deadline,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
-    let queue = &opened.queue;
+    let queue = call.queue();
     reserve::hold()?;
     let mut buffer = Buffer::default();
-    let delivery = attempt_until(py, deadline, opened.end_of_items(), |wait| match end {
-        None => queue.get(&mut buffer, wait),
-        Some(end) => queue.get_at(end, &mut buffer, wait),
-    })?;
+    let delivery = attempt_item(
+        py,
+        deadline,
+        call.end_of_items(),
+        Source { queue, end },
+        |wait| match end {
+            None => queue.get(&mut buffer, wait),
+            Some(end) => queue.get_at(end, &mut buffer, wait),
+        },
+    )?;
     trim_if_due(py, queue)?;
     match delivery {
-        Delivery::Copied => opened.codec.load(py, buffer.bytes(), Some(handle)),
-        Delivery::Lent(lent) => payload_buffer::load(handle, opened, lent),
+        Delivery::Copied => call.codec.load(py, buffer.bytes(), Some(handle)),
+        Delivery::Lent(lent) => payload_buffer::load(handle, call, lent),
     }
 }
 

@@ -1,0 +1,54 @@
+"""Waiting under gevent.
+
+A wait of the core blocks its thread, and with it all greenlets of the thread. `multiprocessing` waits for an
+item with `select`, which gevent patches so that the other greenlets run meanwhile. Under such a patch the
+binding waits with what `sleeper` returns.
+
+A wait for room, and `join`, block the thread: no descriptor tells when they end.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+# Seconds between two attempts if the system has no descriptor left.
+_WITHOUT_DESCRIPTOR = 0.01
+
+
+def sleeper() -> Callable[[int | None, float], None] | None:
+    """Return what lets other greenlets run, or None if this thread may block.
+
+    The binding asks at each wait, once gevent has been imported.
+    """
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is None or not (monkey.is_module_patched("select") or monkey.is_module_patched("threading")):
+        return None
+    import gevent  # type: ignore[import-untyped]
+
+    # The hub itself runs the others, so a callback of the hub cannot let them run.
+    return None if gevent.getcurrent() is gevent.get_hub() else _sleep
+
+
+class _Over(Exception):
+    """The time of a sleep is over."""
+
+
+def _sleep(descriptor: int | None, seconds: float) -> None:
+    """Let other greenlets run until the descriptor is readable, `seconds` at most."""
+    import gevent
+    from gevent import socket
+
+    if descriptor is None:
+        gevent.sleep(min(seconds, _WITHOUT_DESCRIPTOR))
+        return
+    over = _Over()
+    try:
+        socket.wait_read(descriptor, seconds, over)
+    except _Over as error:
+        if error is not over:
+            raise

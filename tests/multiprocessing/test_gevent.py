@@ -1,0 +1,285 @@
+"""Under gevent's patches a wait for an item lets the other greenlets run.
+
+Each test runs a program of its own, because the patches are for a whole process.
+"""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gevent")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HEAD = """
+from gevent import monkey
+monkey.patch_all()
+import multiprocessing, os, signal, sys, time
+import gevent
+import penstock
+
+ticks = 0
+
+def tick():
+    global ticks
+    while True:
+        gevent.sleep(0.01)
+        ticks += 1
+
+def ticks_during(call, *arguments):
+    # Ticks during the call, and its answer or its exception.
+    before = ticks
+    try:
+        answer = call(*arguments)
+    except BaseException as error:
+        answer = error
+    return ticks - before, answer
+
+gevent.spawn(tick)
+
+def in_child(function, *arguments):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            function(*arguments)
+            status = 0
+        finally:
+            os._exit(status)
+    return pid
+
+def when_ticked(function, *arguments):
+    # Calls the function in a greenlet, once the other one has run some times.
+    start = ticks
+    def wait():
+        while ticks < start + 5:
+            gevent.sleep(0.01)
+        function(*arguments)
+    return gevent.spawn(wait)
+"""
+
+
+def run(program: str, *, prints: bool = False) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", HEAD + program], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert prints or not ended.stderr, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "wait"),
+    [
+        ("penstock.Queue()", "queue.get(timeout=0.5)"),
+        ("penstock.JoinableQueue()", "queue.get(timeout=0.5)"),
+        ("penstock.Queue()", "queue.get_many(timeout=0.5)"),
+        ("penstock.Queue()", "queue._reader.poll(0.5)"),
+        ("penstock.Pipe()[0]", "queue.poll(0.5)"),
+        ("penstock.Pipe(False)[0]", "queue.poll(0.5)"),
+        # As a comparison: those of multiprocessing.
+        ("multiprocessing.Queue()", "queue.get(timeout=0.5)"),
+        ("multiprocessing.Pipe()[0]", "queue.poll(0.5)"),
+    ],
+)
+def test_a_wait_in_vain(made: str, wait: str) -> None:
+    made = made.replace("Pipe()[0]", "Pipe()").replace("Pipe(False)[0]", "Pipe(False)")
+    run(f"""
+from queue import Empty
+queue = {made}
+if isinstance(queue, tuple):
+    queue, other = queue
+while ticks < 5:  # on a busy machine the greenlet may run late
+    began = time.monotonic()
+    _, answer = ticks_during(lambda: {wait})
+    assert answer is False or isinstance(answer, Empty), answer
+    assert time.monotonic() - began >= 0.5
+""")
+
+
+@pytest.mark.parametrize(
+    ("made", "put", "get"),
+    [
+        ("[penstock.Queue()] * 2", "put", "get"),
+        ("[penstock.JoinableQueue()] * 2", "put", "get"),
+        ("[penstock.SimpleQueue()] * 2", "put", "get"),
+        ("penstock.Pipe()", "send", "recv"),
+        ("penstock.Pipe()", "send_bytes", "recv_bytes"),
+    ],
+)
+def test_an_item_ends_the_wait(made: str, put: str, get: str) -> None:
+    """It is put by another greenlet, and then by another process."""
+    run(f"""
+receiver, sender = {made}
+for by in ((sender.{put},), (in_child, sender.{put})):
+    when_ticked(*by, b"item")
+    seen, answer = ticks_during(receiver.{get})
+    assert seen > 0 and answer == b"item", (seen, answer)
+""")
+
+
+@pytest.mark.parametrize("made", ["penstock.Queue()", "penstock.SimpleQueue()"])
+def test_many_greenlets_take_from_one_queue(made: str) -> None:
+    run(f"""
+queue = {made}
+takers = [gevent.spawn(queue.get) for _ in range(20)]
+gevent.sleep(0.05)
+for number in range(20):
+    queue.put(number)
+assert sorted(taker.get(timeout=60) for taker in takers) == list(range(20))
+""")
+
+
+def test_timeouts_and_kills_of_gevent() -> None:
+    run("""
+queue, (a, b) = penstock.Queue(), penstock.Pipe()
+for wait in (queue.get, a.recv):
+    with gevent.Timeout(0.2, False):
+        wait()
+        raise AssertionError("it must not return")
+taker = gevent.spawn(queue.get)
+gevent.sleep(0.05)
+taker.kill()
+assert isinstance(taker.value, gevent.GreenletExit)
+queue.put("x")
+assert queue.get() == "x"
+assert queue.check() == []
+""")
+
+
+def test_a_signal_handler_that_raises() -> None:
+    # gevent prints what is raised while the hub runs.
+    run(
+        """
+class Alarm(Exception): pass
+def raising(*_): raise Alarm
+signal.signal(signal.SIGALRM, raising)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+seen, answer = ticks_during(penstock.Queue().get)
+assert isinstance(answer, Alarm), answer
+""",
+        prints=True,
+    )
+
+
+def test_the_other_side_ends() -> None:
+    run("""
+a, b = penstock.Pipe()
+when_ticked(b.close)
+seen, answer = ticks_during(a.recv)
+assert isinstance(answer, EOFError), answer
+a, b = penstock.Pipe()
+def hold():
+    a.close()
+    time.sleep(1000)
+pid = in_child(hold)
+b.close()
+when_ticked(os.kill, pid, signal.SIGKILL)
+assert ticks_during(a.poll, 60)[1] is True
+assert isinstance(ticks_during(a.recv)[1], EOFError)
+""")
+
+
+@pytest.mark.parametrize("wait", ["queue.get", "lambda: queue._reader.poll(60) and queue.get()"])
+def test_an_item_of_a_killed_worker_comes_back(wait: str) -> None:
+    """Nothing makes the descriptor readable: the end of a slice finds the death."""
+    run(f"""
+queue, told = penstock.JoinableQueue(), penstock.Queue()
+queue.put("item")
+queue.fileno()
+def take():
+    queue.get()
+    told.put("taken")
+    time.sleep(1000)
+pid = in_child(take)
+assert told.get() == "taken"
+when_ticked(os.kill, pid, signal.SIGKILL)
+seen, answer = ticks_during({wait})
+assert answer == "item", answer
+assert seen > 0
+""")
+
+
+def test_without_a_descriptor_left() -> None:
+    run("""
+import resource
+queue = penstock.Queue()
+queue.put("x"), queue.get()
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+files = []
+try:
+    while True:
+        files.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+when_ticked(queue.put, "item")
+seen, answer = ticks_during(queue.get)
+assert answer == "item", answer
+assert seen > 0
+""")
+
+
+def test_the_other_operations_are_as_ever() -> None:
+    run("""
+from queue import Empty, Full
+queue = penstock.JoinableQueue(1)
+queue.put("a")
+for call, error in ((lambda: queue.put("b", timeout=0.01), Full), (lambda: queue.put("b", False), Full)):
+    assert isinstance(ticks_during(call)[1], error)
+assert queue.get() == "a"
+queue.task_done()
+queue.join()
+assert isinstance(ticks_during(queue.get_nowait)[1], Empty)
+a, b = penstock.Pipe()
+assert a.poll() is False
+""")
+
+
+def test_a_program_that_has_not_patched_blocks_as_ever() -> None:
+    ended = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import gevent.monkey, penstock, queue\n"
+            "q = penstock.Queue()\n"
+            "try: q.get(timeout=0.2)\n"
+            "except queue.Empty: print('empty')\n"
+            "q.put(1); print(q.get(), gevent.monkey.is_module_patched('select'))",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+    assert ended.stdout == "empty\n1 False\n", ended.stderr
+
+
+def test_threads_of_the_system_wait_beside_the_hub() -> None:
+    run("""
+queue = penstock.Queue()
+pool = gevent.get_hub().threadpool
+taker = pool.spawn(queue.get)
+gevent.sleep(0.2)
+queue.put("x")
+assert taker.get(timeout=60) == "x"
+assert ticks > 0
+""")
+
+
+def test_interrupted() -> None:
+    """Ctrl-C ends the wait."""
+    program = subprocess.Popen(
+        [sys.executable, "-c", HEAD + "print('ready', flush=True)\npenstock.Queue().get()"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    with program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=120)
+        assert "KeyboardInterrupt" in errors
