@@ -641,7 +641,7 @@ def test_a_child_whose_parent_was_in_the_middle_of_a_get() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         with fork(use_and_close) as child:
-            assert child.result() == 2
+            assert child.result() == 1
     waiting.join()
 
 

@@ -277,6 +277,64 @@ fn what_is_in_hand_is_found_when_the_queue_is_opened_again() {
     assert_eq!(descriptors(id), 0);
 }
 
+/// Two queues in one file, each with one handle.
+fn open_pair(options: &Options) -> [(Arc<Queue>, Arc<Remainder>); 2] {
+    Queue::create_pair(options).unwrap().map(|queue| {
+        let remainder = queue.open_handle().unwrap();
+        (queue, remainder)
+    })
+}
+
+/// The two queues of a connection lie in one file: its descriptor goes with the last of them.
+#[test]
+fn a_queue_of_two_in_a_file_closes_for_itself() {
+    let [(first, of_first), (second, of_second)] = open_pair(&ACKNOWLEDGED);
+    let id = first.id();
+    for queue in [&first, &second] {
+        put(queue, b"x");
+        get(queue).unwrap();
+    }
+    let fd = first.duplicate_fd().unwrap();
+    assert_eq!(descriptors(id), 2, "of the memory, and the test's");
+    of_first.close(first);
+    assert_eq!(descriptors(id), 2);
+    assert!(Queue::by_id(id).is_none());
+    // The lease keeps the first one, without a descriptor, which the second one has.
+    let again = of_first.reopen().unwrap();
+    assert!(matches!(again.fd().err(), Some(Error::Closed)));
+    assert_eq!(in_queue_and_unfinished(&again), (0, 1));
+    put(&second, &[1; LARGE]);
+    assert_eq!(get(&second).unwrap(), [1; LARGE]);
+    again.task_done().unwrap();
+    of_first.close(again);
+    assert_eq!(descriptors(id), 2);
+    second.task_done().unwrap();
+    second.task_done().unwrap();
+    let name = second.id();
+    of_second.close(second);
+    assert_eq!(descriptors(id), 1);
+    // Each comes back with a descriptor of its own, and goes again.
+    let second = Queue::attach_as(fd, name).unwrap().unwrap();
+    let of_second = second.open_handle().unwrap();
+    assert_eq!(descriptors(id), 1);
+    let first = Queue::attach_as(second.duplicate_fd().unwrap(), id)
+        .unwrap()
+        .unwrap();
+    let of_first = first.open_handle().unwrap();
+    assert_eq!(descriptors(id), 1);
+    for queue in [&first, &second] {
+        put(queue, b"y");
+        assert_eq!(get(queue).unwrap(), b"y");
+        queue.task_done().unwrap();
+        assert_eq!(queue.statistics().unwrap().participants, 1);
+        assert_eq!(queue.check().unwrap().findings, []);
+    }
+    of_second.close(second);
+    assert_eq!(descriptors(id), 1);
+    of_first.close(first);
+    assert_eq!(descriptors(id), 0);
+}
+
 /// A queue that is used without a descriptor grows through its mapping.
 #[test]
 fn reopened_over_the_mapping_it_puts_and_gets() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Options, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Id, Options, Patience, Queue, Remainder, Wait};
 
 const PLAIN: Options = Options {
     maxsize: 0,
@@ -761,4 +761,44 @@ fn no_byte_comes_after_its_message() {
         assert!(!is_readable(reading, 0));
         assert_eq!(queue.check().unwrap().findings, []);
     }
+}
+
+/// Descriptors that this process has of the memory file that is named after that queue.
+fn descriptors(id: Id) -> usize {
+    let name: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|path| path.to_string_lossy().contains(&name))
+        .count()
+}
+
+/// A child counts anew which queues need a descriptor: what its parent's threads were doing with it does not
+/// go on there.
+#[test]
+fn a_child_closes_for_itself() {
+    let mut handles = Queue::create_pair(&PLAIN).unwrap().map(|queue| {
+        let remainder = queue.open_handle().unwrap();
+        Some((queue, remainder))
+    });
+    let first = &handles[0].as_ref().unwrap().0;
+    let (id, kept) = (first.id(), first.keep_open());
+    with(soon(), |wait| first.put(&[b"x"], wait)).unwrap();
+    let close = |handle: &mut Option<(Arc<Queue>, Arc<Remainder>)>| {
+        let (queue, remainder) = handle.take().unwrap();
+        remainder.close(queue);
+    };
+    assert!(in_child(|| {
+        close(&mut handles[0]);
+        assert_eq!(descriptors(id), 1);
+        with(soon(), |wait| handles[1].as_ref().unwrap().0.put(&[b"y"], wait)).unwrap();
+        close(&mut handles[1]);
+        // Its copy of what its parent keeps open keeps the first queue, not the descriptor.
+        assert_eq!(descriptors(id), 0);
+    }));
+    assert_eq!(handles[1].as_ref().unwrap().0.len(), 1);
+    handles.iter_mut().for_each(close);
+    assert_eq!(descriptors(id), 1);
+    drop(kept);
+    assert_eq!(descriptors(id), 0);
 }

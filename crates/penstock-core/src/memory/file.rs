@@ -53,6 +53,7 @@ impl MemoryFile {
         self.descriptor.identity()
     }
 
+    #[cfg(not(loom))]
     pub(crate) fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
