@@ -753,6 +753,22 @@ Some(State::Handed | State::HandedDone) => {
         (cargo_test("unit watch", ["-p", "penstock-core", "--lib"], ["a_closed_queue_is_not_watched"], 300),),
     ),
     Mutant(
+        "need-of-the-parent",
+        "a forked child does not count which queues need the descriptor of a memory file",
+        f"{CORE}/handle/registry.rs",
+        "                need.file().descriptor().count();\n",
+        "",
+        (core("connection", "a_child_closes_for_itself"),),
+    ),
+    Mutant(
+        "close-beside-the-other-queue",
+        "the close of one queue closes the file for the other one of a connection",
+        f"{CORE}/memory/file.rs",
+        "let is_there = self.is_there() && self.file.descriptor.acquire();",
+        "let is_there = self.is_there();",
+        (core("closing", "a_queue_of_two_in_a_file_closes_for_itself"),),
+    ),
+    Mutant(
         "close-under-a-use",
         "a close closes a descriptor that another thread uses",
         f"{CORE}/memory/file.rs",
@@ -964,6 +980,14 @@ Some(State::Handed | State::HandedDone) => {
         "(FULL, true) if self.shared.has_room() || hot.is_putter_handed() => self.make_line_writable(),",
         "(FULL, true) => {}",
         (core("connection", "the_events_are_those_of_a_socket_or_a_pipe"),),
+    ),
+    Mutant(
+        "line-full-for-the-handed",
+        "the line stays full for a sender whose message was put for it",
+        f"{CORE}/state/line.rs",
+        "self.shared.has_room() || hot.is_putter_handed() =>",
+        "self.shared.has_room() =>",
+        (core("connection", "a_sender_whose_message_was_put_for_it_is_woken"),),
     ),
     Mutant(
         "line-not-full",

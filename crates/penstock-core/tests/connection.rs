@@ -350,6 +350,48 @@ fn senders_that_share_an_end_all_get_their_room() {
     }
 }
 
+/// The message of a sender that has waited for long is put for it. It finds the line writable, though the
+/// queue is full again.
+#[test]
+fn a_sender_whose_message_was_put_for_it_is_woken() {
+    for is_duplex in KINDS {
+        let queue = Queue::create(&FULL_AT_TEN).unwrap();
+        let ends = Ends::new(&queue, is_duplex);
+        assert_eq!(send_counting(&queue, &ends).0, Ok(()));
+        // SAFETY: the child sends and ends.
+        let sender = unsafe { libc::fork() };
+        if sender == 0 {
+            let sent = with(Patience::Forever, |wait| {
+                queue.put_at(ends.0[1], &[&[1; 20]], wait)
+            });
+            // SAFETY: ends this process at once.
+            unsafe { libc::_exit(i32::from(sent.is_err())) };
+        }
+        while queue.check().unwrap().aged == 0 || is_writable(ends.0[1]) {
+            std::thread::yield_now();
+        }
+        let mut status = 0;
+        // SAFETY: a child of this process, not reaped yet.
+        unsafe {
+            libc::kill(sender, libc::SIGSTOP);
+            libc::waitpid(sender, &raw mut status, libc::WUNTRACED);
+        }
+        receive(&queue, ends.0[0], soon()).unwrap();
+        assert_eq!(queue.len(), 1, "the sender's message");
+        assert!(is_writable(ends.0[1]), "the sender sleeps on");
+        // SAFETY: as above.
+        unsafe {
+            libc::kill(sender, libc::SIGCONT);
+            libc::waitpid(sender, &raw mut status, 0);
+        }
+        assert_eq!(status, 0);
+        receive(&queue, ends.0[0], soon()).unwrap();
+        assert_eq!(queue.check().unwrap().findings, []);
+        ends.close(0);
+        ends.close(1);
+    }
+}
+
 /// A notified sender polls the line again, however late, and must not find it filled by another sender.
 #[test]
 fn no_sender_fills_the_line_before_the_notified_one_is_back() {
