@@ -21,10 +21,9 @@
 //!   it any more.
 //!
 //! A process that has no descriptor to lock (without /proc, under another user than the queue's, or after it
-//! has closed the queue, see handle/remainder.rs) is
-//! *lifeless*: only its pid can prove its death. If it is in another pid namespace than the queue's maker,
-//! too, nothing can, and [`take_part`](crate::Queue::take_part) says so. Its record, and what it holds, stay
-//! until the queue ends.
+//! has closed the queue, see handle/remainder.rs) is *lifeless*: only its pid can prove its death. If it is
+//! in another pid namespace than the queue's maker, too, nothing can, and
+//! [`take_part`](crate::Queue::take_part) says so. Its record, and what it holds, stay until the queue ends.
 //!
 //! A process that joins makes no system call for another process, so a queue of n processes costs n joins.
 //! The places of the dead are freed by the waiting participants, which ask the kernel about all others once a
