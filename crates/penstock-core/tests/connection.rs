@@ -805,6 +805,28 @@ fn no_byte_comes_after_its_message() {
     }
 }
 
+/// Where the largest file is 4 MiB, both queues of a connection are small.
+#[test]
+fn two_queues_in_a_small_file() {
+    assert!(in_child(|| {
+        let limit = libc::rlimit {
+            rlim_cur: 4 << 20,
+            rlim_max: 4 << 20,
+        };
+        // SAFETY: the calls read one struct, and ignore a signal as Python does.
+        unsafe {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+        }
+        for queue in Queue::create_pair(&PLAIN).unwrap() {
+            with(soon(), |wait| queue.put(&[&[1; 1000]], wait)).unwrap();
+            let mut buffer = Buffer::default();
+            let item = with(soon(), |wait| queue.get(&mut buffer, wait)).unwrap();
+            assert!(matches!(item, Delivery::Copied) && buffer.bytes() == [1; 1000]);
+        }
+    }));
+}
+
 /// Descriptors that this process has of the memory file that is named after that queue.
 fn descriptors(id: Id) -> usize {
     let name: String = id.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -49,7 +49,7 @@ unsafe impl Sync for Mapping {}
 const MIN_SPANS: u64 = 64;
 
 /// Spans of the smallest heap, where the system allows small files or mappings only.
-const FEWEST_SPANS: u32 = 8;
+const FEWEST_SPANS: u32 = 2;
 
 impl Segment {
     /// Makes the memory of a queue, with a name in the file system if `path` is given.
