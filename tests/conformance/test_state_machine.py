@@ -80,6 +80,8 @@ class Machine(RuleBasedStateMachine):
         """For each handle of each process: the process that closed it, or -1."""
         self.have_put: set[tuple[int, int]] = set()
         """Process and handle, if the process, or its parent before the fork, has put by that handle."""
+        self.unusable: set[tuple[int, int]] = set()
+        """Process and handle, if the handle was closed before the fork, by a process that had put by it."""
         # This process does not inherit the queue: `give_a_handle` gives it one.
         self.add(self.theatre.fork(Stage()), [])
         cls = type(self)
@@ -133,6 +135,11 @@ class Machine(RuleBasedStateMachine):
         number = next(self.numbers)
         self.actors[number] = actor
         self.handles[number] = list(handles)
+        self.unusable |= {
+            (number, which)
+            for which, closer in enumerate(handles)
+            if (parent, which) in self.unusable or (closer == parent and (parent, which) in self.have_put)
+        }
         self.have_put |= {(number, which) for process, which in self.have_put if process == parent}
 
     def one_of(self, choice: int, *, killable: bool = False, with_handle: bool = True) -> int | None:
@@ -169,8 +176,8 @@ class Machine(RuleBasedStateMachine):
             return which, OSError
         if closer == process:
             return which, ValueError
-        # Closed by the parent: a child can use what was closed before any put.
-        return which, OSError if (process, which) in self.have_put else None
+        # Closed before the fork: a child can use what was closed before any put.
+        return which, OSError if (process, which) in self.unusable else None
 
     # ---------------------------------------------------------------------------------- putting, taking
 
