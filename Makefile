@@ -229,7 +229,8 @@ build/.test-core: $(CORE)
 build/.test-core-fault-points: $(CORE)
 	@tools/require cargo cc
 	@$(PART) "The core, with fault points" \
-		cargo test --quiet --locked -p penstock-core --features fault-points --test death --test stopped
+		cargo test --quiet --locked -p penstock-core --features fault-points \
+		--test death --test stopped --test ranges
 	@mkdir -p $(@D) && touch $@
 
 build/.test-history: $(HISTORY)

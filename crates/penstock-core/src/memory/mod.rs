@@ -2,4 +2,5 @@
 
 pub(crate) mod layout;
 pub(crate) mod payload;
+pub(crate) mod ranges;
 pub(crate) mod segment;

@@ -6,4 +6,8 @@ pub(crate) fn hold_off() -> NoFork {
     Box::new(())
 }
 
+pub(crate) fn try_hold_off() -> Option<NoFork> {
+    Some(hold_off())
+}
+
 pub(crate) fn notice() {}

@@ -173,24 +173,31 @@ impl Section<'_> {
     pub(crate) fn claim_backed_run(&mut self, most: u32) -> Result<Option<(u32, Extent)>, Error> {
         let hot = self.hot();
         let segment = &self.shared.segment;
-        let mut end = hot.spans_high.get().min(hot.spans_tracked.get());
+        // Not all numbers are spans: the next lower one below each.
+        let below = |end: u32| segment.spans_below(end).next_back();
+        let mut last = below(hot.spans_high.get());
         let is_free_and_backed = |span: u32| -> Result<bool, Error> {
             let taken = segment.bitmap(span)?.get() >> (span % 64) & 1 != 0;
             Ok(!taken && segment.backing(span)?.get() & (BACKED_PAGES | MAYBE_MORE) != 0)
         };
-        while end > 0
-            && segment.bitmap(end - 1)?.get() >> ((end - 1) % 64) & 1 == 0
-            && !is_free_and_backed(end - 1)?
-        {
-            end -= 1;
+        while let Some(span) = last {
+            if segment.bitmap(span)?.get() >> (span % 64) & 1 != 0 || is_free_and_backed(span)? {
+                break;
+            }
+            last = below(span);
         }
         // The spans above are free and have nothing behind them: no trim needs to read them again.
-        hot.spans_high.set(end);
-        while end > 0 && !is_free_and_backed(end - 1)? {
-            end -= 1;
+        hot.spans_high.set(last.map_or(0, |span| span + 1));
+        while let Some(span) = last {
+            if is_free_and_backed(span)? {
+                break;
+            }
+            last = below(span);
         }
+        let end = last.map_or(0, |span| span + 1);
+        let lowest = last.map_or(0, |span| segment.row_of(span).start);
         let mut first = end;
-        while first > 0 && end - first < most && is_free_and_backed(first - 1)? {
+        while first > lowest && end - first < most && is_free_and_backed(first - 1)? {
             first -= 1;
         }
         if first == end {

@@ -76,11 +76,7 @@ impl Section<'_> {
     /// A walk along a list of slots; a damaged list may be a ring.
     pub(crate) fn walk(&self) -> Walk {
         Walk {
-            steps_left: self
-                .hot()
-                .slots_high
-                .get()
-                .min(self.shared.segment.geometry.slots),
+            steps_left: self.hot().slots_high.get().min(self.shared.segment.slots_end()),
         }
     }
 

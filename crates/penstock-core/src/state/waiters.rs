@@ -44,7 +44,7 @@
 //! caches, and after a take-over the order of the waiters may be another.
 
 use crate::error::Error;
-use crate::memory::layout::{CELLS, Kind, ParticipantId, WaiterCell, WaiterList};
+use crate::memory::layout::{Kind, ParticipantId, WaiterCell, WaiterList};
 use crate::platform;
 use crate::slice::Slice;
 use crate::state::Section;
@@ -170,8 +170,9 @@ impl Section<'_> {
         let mut index = hot.cells_free.get();
         if index == 0 {
             index = hot.cells_high.get();
-            if index >= CELLS {
-                return Err(Error::TooManyWaiters { limit: CELLS - 1 });
+            let cells = self.shared.segment.geometry.cells;
+            if index >= cells {
+                return Err(Error::TooManyWaiters { limit: cells - 1 });
             }
             if index >= hot.cells_backed.get() {
                 // One page for 64 waiters, so rarely that it may happen under the lock.
@@ -286,7 +287,7 @@ impl Section<'_> {
         if !promising || (list.notified.get() == 0 && spinning.is_none_or(|word| word.get() == 0)) {
             return Ok(());
         }
-        for index in 1..hot.cells_high.get().min(CELLS) {
+        for index in 1..hot.cells_high.get().min(self.shared.segment.geometry.cells) {
             let cell = self.cell(index)?;
             if cell.kind.get() != kind as u32 {
                 continue;
@@ -367,7 +368,7 @@ impl Section<'_> {
                 let _ = word.compare_exchange(owner.0, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
-        for index in 1..hot.cells_high.get().min(CELLS) {
+        for index in 1..hot.cells_high.get().min(self.shared.segment.geometry.cells) {
             let cell = self.cell(index)?;
             let word = cell.word.get();
             if word == FREE || cell.owner.get() != owner.0 {
@@ -399,7 +400,7 @@ impl Section<'_> {
         hot.cells_free.set(0);
         hot.spinning.getter.set(0);
         hot.spinning.putter.set(0);
-        let high = hot.cells_high.get().clamp(1, CELLS);
+        let high = hot.cells_high.get().clamp(1, self.shared.segment.geometry.cells);
         for index in 1..high {
             let cell = self.cell(index)?;
             let Some(list) = hot.waiters.get(cell.kind.get() as usize) else {
