@@ -266,7 +266,7 @@ const ROOMY: Options = Options {
 };
 
 /// Items that use up the near heap, and the near slots.
-const NEAR_HEAP: std::ops::Range<Item> = 200..264;
+const NEAR_HEAP: std::ops::Range<Item> = 500..564;
 const NEAR_SLOTS: std::ops::Range<Item> = 1000..1000 + 2047;
 
 const DEFAULT: Operation = Operation {

@@ -69,10 +69,10 @@ impl Segment {
         if start == 0 || !(INLINE as u64 + 1..=SMALL as u64).contains(&len) {
             return;
         }
-        let place = if start < self.near_granules() {
+        let place = if start < self.near_granules {
             // Not compared with the heap's end: to prefetch a line that is not mapped has no effect.
-            let offset = self.geometry.heap_at + u64::from(start) * GRANULE;
-            self.base.as_ptr().wrapping_add(offset as usize)
+            let place = u64::from(start) * GRANULE;
+            self.heap.as_ptr().wrapping_add(place as usize)
         } else {
             match self.far_granules(start, 1) {
                 Some(place) => place.as_ptr(),
@@ -83,11 +83,6 @@ impl Segment {
             Ahead::ToWrite { .. } => prefetch_lines::<true>(place, len as usize),
             _ => prefetch_lines::<false>(place, len as usize),
         }
-    }
-
-    #[inline(always)]
-    fn near_granules(&self) -> u32 {
-        self.geometry.near_spans * GRANULES_PER_SPAN
     }
 
     /// Where in the file an extent lies that can hold `len` bytes.
@@ -104,17 +99,17 @@ impl Segment {
         if len > extent.bytes() {
             return Err(self.corrupt("an extent lies outside the heap"));
         }
-        if end > u64::from(self.near_granules()) {
+        if end > u64::from(self.near_granules) {
             let place = self.far_granules(extent.start, extent.granules);
             return place
                 .map(NonNull::as_ptr)
                 .ok_or_else(|| self.corrupt("an extent lies outside the heap"));
         }
-        let offset = self.geometry.heap_at + u64::from(extent.start) * GRANULE;
-        debug_assert!(offset >= self.geometry.heap_at && len <= self.geometry.slots_at - offset);
+        let place = u64::from(extent.start) * GRANULE;
+        debug_assert!(len <= self.geometry.slots_at - self.geometry.heap_at - place);
         debug_assert!(len <= extent.bytes(), "a payload lies in its extent");
         // SAFETY: the extent lies inside the near heap.
-        Ok(unsafe { self.base.as_ptr().add(offset as usize) })
+        Ok(unsafe { self.heap.as_ptr().add(place as usize) })
     }
 
     /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer

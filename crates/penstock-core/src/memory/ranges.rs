@@ -37,6 +37,7 @@ use crate::units::PAGE;
 /// The ranges that this process has mapped.
 pub(super) struct Mapped {
     ranges: AtomicU32,
+    slots_end: AtomicU32,
     slots: [Piece; SLOT_CLASSES],
     heap: [Piece; SPAN_CLASSES],
     books: [Piece; SPAN_CLASSES],
@@ -70,8 +71,18 @@ impl Piece {
 }
 
 impl Mapped {
+    /// Apart from the segment, so that the compiler takes the fields of that for constant, as they are.
+    pub(super) fn none() -> Result<Box<[Mapped; 1]>, Error> {
+        let mut mapped = Vec::new();
+        let refused = || platform::no_memory(size_of::<Mapped>() as u64);
+        mapped.try_reserve_exact(1).map_err(|_| refused())?;
+        mapped.push(Mapped::NONE);
+        mapped.into_boxed_slice().try_into().map_err(|_| refused())
+    }
+
     pub(super) const NONE: Mapped = Mapped {
         ranges: AtomicU32::new(0),
+        slots_end: AtomicU32::new(NEAR_SLOTS),
         slots: [Piece::NONE; SLOT_CLASSES],
         heap: [Piece::NONE; SPAN_CLASSES],
         books: [Piece::NONE; SPAN_CLASSES],
@@ -107,29 +118,35 @@ pub(crate) struct NewRange {
 }
 
 impl Segment {
+    #[inline(always)]
+    fn mapped(&self) -> &Mapped {
+        &self.mapped[0]
+    }
+
     /// Whether this process has mapped all ranges. In a section.
     #[inline(always)]
     pub(crate) fn is_all_mapped(&self) -> bool {
         // Acquire: pairs with the release of the store, so that what it counts is found.
-        self.hot().ranges.get() == self.mapped.ranges.load(Ordering::Acquire)
+        self.hot().ranges.get() == self.mapped().ranges.load(Ordering::Acquire)
     }
 
     /// The ranges that this process has mapped: in a section, those that there are.
     pub(crate) fn ranges(&self) -> Ranges {
-        self.mapped.ranges()
+        self.mapped().ranges()
     }
 
     /// The end of the slots that are mapped.
+    #[inline(always)]
     pub(crate) fn slots_end(&self) -> u32 {
-        slot_class_start(self.mapped.ranges().slot_classes())
+        self.mapped().slots_end.load(Ordering::Relaxed)
     }
 
     /// The end of the spans that are mapped and have books; 0 if none has.
     pub(crate) fn spans_end(&self) -> u32 {
-        match self.mapped.ranges().heap() {
+        match self.mapped().ranges().heap() {
             0 => 0,
             1 => self.geometry.near_spans,
-            _ => span_class_start(self.mapped.ranges().span_classes()),
+            _ => span_class_start(self.mapped().ranges().span_classes()),
         }
     }
 
@@ -149,8 +166,9 @@ impl Segment {
         (at < end).then(|| at..self.end_of_row(at))
     }
 
+    #[inline(always)]
     fn end_of_row(&self, span: u32) -> u32 {
-        let ends = &self.mapped.ends;
+        let ends = &self.mapped().ends;
         ends.get(class_of_span(span))
             .map_or(0, |end| end.load(Ordering::Relaxed))
     }
@@ -165,7 +183,7 @@ impl Segment {
         }
         let end = self.end_of_row(span);
         let mut first = class_of_span(span);
-        while first > 0 && self.mapped.ends[first - 1].load(Ordering::Relaxed) == end {
+        while first > 0 && self.mapped().ends[first - 1].load(Ordering::Relaxed) == end {
             first -= 1;
         }
         span_class_start(first)..end
@@ -173,7 +191,7 @@ impl Segment {
 
     /// The bits of `Hot::heap_seams` for the ranges that are mapped.
     pub(crate) fn seams(&self) -> u64 {
-        (0..self.mapped.ranges().span_classes())
+        (0..self.mapped().ranges().span_classes())
             .filter(|class| self.end_of_row(span_class_start(*class)) == span_class_start(class + 1))
             .fold(0, |seams, class| seams | 1 << class)
     }
@@ -213,18 +231,20 @@ impl Segment {
 
     fn use_slots(&self, classes: Range<usize>, mapping: Mapping) {
         let at = |class: usize| self.geometry.slot_at(slot_class_start(class));
-        use_mapping(&self.mapped.slots[classes.clone()], classes, mapping, at);
+        let end = slot_class_start(classes.end);
+        use_mapping(&self.mapped().slots[classes.clone()], classes, mapping, at);
+        self.mapped().slots_end.store(end, Ordering::Release);
     }
 
     fn use_heap(&self, classes: Range<usize>, [heap, books]: [Mapping; 2]) {
         let end = span_class_start(classes.end);
         for class in classes.clone() {
-            self.mapped.ends[class].store(end, Ordering::Relaxed);
+            self.mapped().ends[class].store(end, Ordering::Relaxed);
         }
         let at = |class: usize| self.geometry.span_at(span_class_start(class));
-        use_mapping(&self.mapped.heap[classes.clone()], classes.clone(), heap, at);
+        use_mapping(&self.mapped().heap[classes.clone()], classes.clone(), heap, at);
         let at = |class: usize| self.geometry.books_at(class);
-        use_mapping(&self.mapped.books[classes.clone()], classes, books, at);
+        use_mapping(&self.mapped().books[classes.clone()], classes, books, at);
     }
 
     /// Maps the ranges that others have added. Outside the lock: it makes system calls. `Error::Busy` if the
@@ -239,7 +259,7 @@ impl Segment {
         };
         // Acquire: pairs with the release in add_range, for the seams that it counts.
         let there = Ranges(self.hot().ranges.load(Ordering::Acquire));
-        let mut mine = self.mapped.ranges();
+        let mut mine = self.mapped().ranges();
         if there.0 >> 16 != 0
             || !(mine.slot_classes()..=self.geometry.slot_classes).contains(&there.slot_classes())
             || !(mine.heap()..=self.geometry.span_classes + 1).contains(&there.heap())
@@ -250,7 +270,7 @@ impl Segment {
         if !slots.is_empty() {
             self.use_slots(slots.clone(), self.map_slots(slots.clone())?);
             mine = Ranges::new(slots.end, mine.heap());
-            self.mapped.ranges.store(mine.0, Ordering::Release);
+            self.mapped().ranges.store(mine.0, Ordering::Release);
             fault!("range.mapped");
         }
         let seams = self.hot().heap_seams.get();
@@ -266,7 +286,7 @@ impl Segment {
                 self.use_heap(range.clone(), self.map_heap(range)?);
             }
             mine = Ranges::new(mine.slot_classes(), heap);
-            self.mapped.ranges.store(mine.0, Ordering::Release);
+            self.mapped().ranges.store(mine.0, Ordering::Release);
             fault!("range.mapped");
         }
         Ok(())
@@ -369,7 +389,7 @@ impl Segment {
             self.use_heap(classes, mappings);
         }
         fault!("range.noted");
-        self.mapped.ranges.store(to.0, Ordering::Release);
+        self.mapped().ranges.store(to.0, Ordering::Release);
         // Release: pairs with the acquire in map_ranges.
         hot.ranges.store(to.0, Ordering::Release);
         fault!("range.added");
@@ -380,7 +400,7 @@ impl Segment {
     pub(super) fn unmap_ranges(&mut self) {
         let Mapped {
             slots, heap, books, ..
-        } = &self.mapped;
+        } = self.mapped();
         for piece in slots.iter().chain(heap).chain(books) {
             let length = piece.length.load(Ordering::Relaxed);
             if let (Some(base), true) = (piece.base(), length > 0) {
@@ -395,12 +415,13 @@ impl Segment {
 
     /// A slot that is not near.
     #[cold]
+    #[inline(never)]
     pub(super) fn far_slot(&self, index: u32) -> Option<&Slot> {
         if index < NEAR_SLOTS {
             return None;
         }
         let class = class_of_slot(index);
-        let base = self.mapped.slots.get(class)?.base()?;
+        let base = self.mapped().slots.get(class)?.base()?;
         let place = (index - slot_class_start(class)) as usize;
         // SAFETY: the class of this index is mapped there, whole and aligned; a slot consists of atomics.
         Some(unsafe { base.cast::<Slot>().add(place).as_ref() })
@@ -412,7 +433,7 @@ impl Segment {
             return None;
         }
         let class = class_of_span(span);
-        let base = self.mapped.books.get(class)?.base()?;
+        let base = self.mapped().books.get(class)?.base()?;
         Some((Books::of(class), (span - span_class_start(class)) as usize, base))
     }
 
@@ -450,13 +471,14 @@ impl Segment {
 
     /// Where a run of granules of the far heap lies, if all of it lies in one range that is mapped.
     #[cold]
+    #[inline(never)]
     pub(super) fn far_granules(&self, start: u32, granules: u32) -> Option<NonNull<u8>> {
         let span = start / GRANULES_PER_SPAN;
         if span < FAR_SPANS {
             return None;
         }
         let class = class_of_span(span);
-        let base = self.mapped.heap.get(class)?.base()?;
+        let base = self.mapped().heap.get(class)?.base()?;
         let end = u64::from(self.end_of_row(span)) * u64::from(GRANULES_PER_SPAN);
         if u64::from(start) + u64::from(granules) > end {
             return None;
@@ -494,14 +516,14 @@ impl Segment {
         let geometry = &self.geometry;
         let slot_at = |class: usize| geometry.slot_at(slot_class_start(class));
         let span_at = |class: usize| geometry.span_at(span_class_start(class));
-        let ranges = self.mapped.ranges();
+        let ranges = self.mapped().ranges();
         let slots = (0..ranges.slot_classes())
-            .map(move |class| (slot_at(class)..slot_at(class + 1), &self.mapped.slots[class]));
+            .map(move |class| (slot_at(class)..slot_at(class + 1), &self.mapped().slots[class]));
         let heap = (0..ranges.span_classes())
-            .map(move |class| (span_at(class)..span_at(class + 1), &self.mapped.heap[class]));
+            .map(move |class| (span_at(class)..span_at(class + 1), &self.mapped().heap[class]));
         let books = (0..ranges.span_classes()).map(move |class| {
             let at = geometry.books_at(class);
-            (at..at + Books::of(class).length, &self.mapped.books[class])
+            (at..at + Books::of(class).length, &self.mapped().books[class])
         });
         let far = heap.chain(slots).chain(books);
         let far = far.filter_map(|(part, piece)| Some((part, piece.base()?)));

@@ -16,7 +16,11 @@ use crate::units::{Id, PAGE};
 pub(crate) struct Segment {
     /// Where the near memory is mapped.
     pub(super) base: NonNull<u8>,
-    pub(super) mapped: Mapped,
+    /// Where in it the slots and the heap begin, and the granules of that: each operation needs them.
+    slots: NonNull<u8>,
+    pub(super) heap: NonNull<u8>,
+    pub(super) near_granules: u32,
+    pub(super) mapped: Box<[Mapped; 1]>,
     pub geometry: Geometry,
     pub id: Id,
     fd: RawFd,
@@ -109,10 +113,16 @@ impl Segment {
     fn map(fd: OwnedFd, id: Id, geometry: Geometry) -> Result<Segment, Error> {
         use std::os::fd::AsFd;
         let (identity, _) = platform::identify(fd.as_fd())?;
+        let mapped = Mapped::none()?;
         let base = platform::map(fd.as_fd(), 0, geometry.near_length)?;
         Ok(Segment {
             base,
-            mapped: Mapped::NONE,
+            // SAFETY: both lie in the near memory.
+            slots: unsafe { base.add(geometry.slots_at as usize) },
+            // SAFETY: as above.
+            heap: unsafe { base.add(geometry.heap_at as usize) },
+            near_granules: geometry.near_spans * GRANULES_PER_SPAN,
+            mapped,
             geometry,
             id,
             fd: fd.into_raw_fd(),
@@ -125,7 +135,10 @@ impl Segment {
     pub(crate) fn share(&self) -> Segment {
         Segment {
             base: self.base,
-            mapped: Mapped::NONE,
+            slots: self.slots,
+            heap: self.heap,
+            near_granules: self.near_granules,
+            mapped: Box::new([Mapped::NONE]),
             geometry: self.geometry,
             id: self.id,
             fd: -1,
@@ -339,11 +352,13 @@ impl Segment {
     #[inline(always)]
     pub(crate) fn slot(&self, index: u32) -> Result<&Slot, Error> {
         if index == 0 || index >= NEAR_SLOTS {
-            let slot = self.far_slot(index);
-            return slot.ok_or_else(|| self.corrupt("a slot's index is out of range"));
+            return match self.far_slot(index) {
+                Some(slot) => Ok(slot),
+                None => Err(self.corrupt("a slot's index is out of range")),
+            };
         }
-        // SAFETY: the index was checked against the region's size.
-        Ok(unsafe { self.at(self.geometry.slots_at + u64::from(index) * size_of::<Slot>() as u64) })
+        // SAFETY: the index was checked against the region's size, and a slot consists of atomics.
+        Ok(unsafe { self.slots.cast::<Slot>().add(index as usize).as_ref() })
     }
 
     fn no_span(&self) -> Error {

@@ -286,6 +286,7 @@ impl Section<'_> {
     }
 
     /// How many slots have memory behind them: whole pages, and no more than there are.
+    #[inline(always)]
     pub(crate) fn slots_backed(&self) -> Result<u32, Error> {
         let backed = self.hot().slots_backed.get();
         if backed > self.shared.segment.slots_end() || backed % SLOTS_PER_PAGE != 0 {
