@@ -53,10 +53,12 @@ struct Piece {
 }
 
 impl Piece {
-    const NONE: Piece = Piece {
-        base: AtomicPtr::new(ptr::null_mut()),
-        length: AtomicU64::new(0),
-    };
+    const fn none() -> Piece {
+        Piece {
+            base: AtomicPtr::new(ptr::null_mut()),
+            length: AtomicU64::new(0),
+        }
+    }
 
     #[inline(always)]
     fn base(&self) -> Option<NonNull<u8>> {
@@ -72,22 +74,24 @@ impl Piece {
 
 impl Mapped {
     /// Apart from the segment, so that the compiler takes the fields of that for constant, as they are.
-    pub(super) fn none() -> Result<Box<[Mapped; 1]>, Error> {
+    pub(super) fn boxed() -> Result<Box<[Mapped; 1]>, Error> {
         let mut mapped = Vec::new();
         let refused = || platform::no_memory(size_of::<Mapped>() as u64);
         mapped.try_reserve_exact(1).map_err(|_| refused())?;
-        mapped.push(Mapped::NONE);
+        mapped.push(Mapped::empty());
         mapped.into_boxed_slice().try_into().map_err(|_| refused())
     }
 
-    pub(super) const NONE: Mapped = Mapped {
-        ranges: AtomicU32::new(0),
-        slots_end: AtomicU32::new(NEAR_SLOTS),
-        slots: [Piece::NONE; SLOT_CLASSES],
-        heap: [Piece::NONE; SPAN_CLASSES],
-        books: [Piece::NONE; SPAN_CLASSES],
-        ends: [const { AtomicU32::new(0) }; SPAN_CLASSES],
-    };
+    pub(super) const fn empty() -> Mapped {
+        Mapped {
+            ranges: AtomicU32::new(0),
+            slots_end: AtomicU32::new(NEAR_SLOTS),
+            slots: [const { Piece::none() }; SLOT_CLASSES],
+            heap: [const { Piece::none() }; SPAN_CLASSES],
+            books: [const { Piece::none() }; SPAN_CLASSES],
+            ends: [const { AtomicU32::new(0) }; SPAN_CLASSES],
+        }
+    }
 
     #[inline(always)]
     fn ranges(&self) -> Ranges {

@@ -113,7 +113,7 @@ impl Segment {
     fn map(fd: OwnedFd, id: Id, geometry: Geometry) -> Result<Segment, Error> {
         use std::os::fd::AsFd;
         let (identity, _) = platform::identify(fd.as_fd())?;
-        let mapped = Mapped::none()?;
+        let mapped = Mapped::boxed()?;
         let base = platform::map(fd.as_fd(), 0, geometry.near_length)?;
         Ok(Segment {
             base,
@@ -138,7 +138,7 @@ impl Segment {
             slots: self.slots,
             heap: self.heap,
             near_granules: self.near_granules,
-            mapped: Box::new([Mapped::NONE]),
+            mapped: Box::new([Mapped::empty()]),
             geometry: self.geometry,
             id: self.id,
             fd: -1,
