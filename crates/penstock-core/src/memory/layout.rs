@@ -239,7 +239,7 @@ pub(crate) struct Hot {
     pub damaged: AtomicU32,
     /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that `ranges`
     /// does not count mean nothing.
-    pub heap_seams: LockedU64,
+    pub heap_seams: AtomicU64,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,

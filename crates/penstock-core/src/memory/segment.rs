@@ -172,6 +172,8 @@ impl Segment {
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);
+        hot.ranges.set(0);
+        hot.heap_seams.set(0);
         // No other process has the segment yet. A process that gets it gets it through the kernel, which
         // orders memory.
         header.magic.set(MAGIC);
