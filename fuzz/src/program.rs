@@ -58,8 +58,8 @@ pub enum Step {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
-    Try,
-    Now,
+    TryLock,
+    NoWait,
     /// For ever, until it has been asked twice whether it is interrupted.
     Wait,
 }
@@ -98,7 +98,12 @@ impl<'a> Input<'a> {
     }
 
     fn patience(&mut self) -> Patience {
-        self.choose(&[Patience::NoWait, Patience::TryLock, Patience::NoWait, Patience::Wait])
+        self.choose(&[
+            Patience::NoWait,
+            Patience::TryLock,
+            Patience::NoWait,
+            Patience::Wait,
+        ])
     }
 
     /// Around every boundary that the core knows: inline, small, size classes, runs.
