@@ -139,7 +139,7 @@ impl World {
                 }
             }
             Step::Tidy => {
-                self.heed(queue.tidy(), false);
+                self.heed(queue.trim_if_due(), false);
             }
             Step::Ask => {
                 let (is_empty, is_full, _) = (queue.is_empty(), queue.is_full(), queue.is_trim_due());
