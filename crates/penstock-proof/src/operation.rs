@@ -265,9 +265,8 @@ const ROOMY: Options = Options {
     ..PLAIN
 };
 
-/// Items that use up the near heap, and the near slots.
+/// Items that use up the near heap.
 const NEAR_HEAP: std::ops::Range<Item> = 500..564;
-const NEAR_SLOTS: std::ops::Range<Item> = 1000..1000 + 2047;
 
 const DEFAULT: Operation = Operation {
     name: "",
@@ -381,7 +380,7 @@ pub const OPERATIONS: &[Operation] = &[
         puts: &[11],
         ..DEFAULT
     },
-    // All spans and all slots that each process has mapped are in use.
+    // All spans that each process has mapped are in use.
     Operation {
         name: "put-growing-the-heap-by-a-range",
         options: ROOMY,
@@ -389,15 +388,6 @@ pub const OPERATIONS: &[Operation] = &[
         run: Victim::put,
         puts: &[31],
         second_deaths: 1,
-        ..DEFAULT
-    },
-    Operation {
-        name: "put-growing-slots-by-a-range",
-        options: ROOMY,
-        prepare: |queue, log| log.put_all(queue, &NEAR_SLOTS.collect::<Vec<_>>()),
-        run: Victim::put,
-        puts: &[11],
-        is_rebuilt_slowly: true,
         ..DEFAULT
     },
     // The victim has mapped no range yet.
