@@ -95,10 +95,15 @@ def test_queues_take_a_quarter() -> None:
         limit_address_space(limit)
         queues = [Queue[bytes]() for _ in range(3)]
         count = 0
-        with pytest.raises(QueueMemoryError, match=r"no address space for .* a quarter of its limit"):
+
+        def fill() -> None:
+            nonlocal count
             while True:
                 queues[count % 3].put(bytes(5_000_000))
                 count += 1
+
+        with pytest.raises(QueueMemoryError, match=r"no address space for .* a quarter of its limit"):
+            fill()
         assert mapped() <= limit // 4
         assert sum(len(queues[number % 3].get()) for number in range(count)) == count * 5_000_000
         queues[0].put(b"still works")
@@ -228,7 +233,6 @@ if __name__ == "__main__":
     with mp.Pool(2) as pool:
         print(sum(size + len(data) for size, data in pool.map(work, range(4))))
 """
-
 
 
 def test_a_large_program_under_a_limit(tmp_path: Path) -> None:
