@@ -92,8 +92,8 @@ impl Lent {
         if self.queue.member_now() != Some(self.me) {
             return None;
         }
-        let fd = self.queue.shared.segment.fd()?;
-        Some((fd, self.queue.shared.segment.offset_of(self.bytes)))
+        let segment = &self.queue.shared.segment;
+        Some((segment.fd()?, segment.offset_of(self.bytes)?))
     }
 }
 

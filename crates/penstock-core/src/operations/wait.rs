@@ -236,8 +236,8 @@ impl Queue {
         waiting.kind.map_timeout(error, patience)
     }
 
-    /// Ends a sleep after which the lock could not be had in time. What the waiter was handed meanwhile is its
-    /// result: younger items may have been taken since.
+    /// Ends a sleep after which the lock could not be had in time. What the waiter was handed meanwhile is
+    /// its result: younger items may have been taken since.
     #[cold]
     fn leave_or_arrive<'q>(&'q self, waiting: &mut Waiting, error: Error) -> Result<Guard<'q>, Error> {
         if is_stuck(&error) {
