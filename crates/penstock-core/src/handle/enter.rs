@@ -73,7 +73,6 @@ impl Queue {
     }
 
     /// Takes the lock without a time limit, for work that must be finished.
-    #[cfg(any(not(loom), test))]
     pub(crate) fn enter_uninterruptible(&self) -> Result<Guard<'_>, Error> {
         crate::options::uninterruptible(|mut wait| self.enter(&mut wait))
     }

@@ -143,7 +143,7 @@ pub(crate) struct NewRange {
 impl Segment {
     #[inline(always)]
     fn mapped(&self) -> &Mapped {
-        // SAFETY: `ranges` of the same segment owns it, and nothing but atomics in it ever changes.
+        // SAFETY: the mapping of the same segment owns them, and nothing but atomics in them ever changes.
         unsafe { self.mapped.as_ref() }
     }
 

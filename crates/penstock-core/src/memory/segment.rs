@@ -22,10 +22,8 @@ pub(crate) struct Segment {
     slots: NonNull<u8>,
     pub(super) heap: NonNull<u8>,
     pub(super) near_granules: u32,
-    /// What `ranges` owns. Found without its counters, because each operation reads it.
+    /// The ranges that `mapping` owns. Each operation reads them.
     pub(super) mapped: NonNull<Mapped>,
-    #[cfg_attr(loom, allow(dead_code))]
-    ranges: Arc<Box<[Mapped; 1]>>,
     pub geometry: Geometry,
     pub id: Id,
     file: Descriptor,
@@ -33,11 +31,13 @@ pub(crate) struct Segment {
     mapping: Arc<Mapping>,
 }
 
-/// The near mapping, which the segments of one process may share, as they do the ranges. It ends with the
-/// last of them.
+/// What is mapped, the near memory and the ranges. The segments of one process may share it, and it ends with
+/// the last of them.
 struct Mapping {
     base: NonNull<u8>,
     length: u64,
+    #[cfg_attr(loom, allow(dead_code))]
+    ranges: Box<[Mapped; 1]>,
 }
 
 // SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics,
@@ -132,9 +132,10 @@ impl Segment {
     fn map(fd: OwnedFd, id: Id, geometry: Geometry) -> Result<Segment, Error> {
         use std::os::fd::AsFd;
         let (identity, _) = platform::identify(fd.as_fd())?;
-        let ranges = Arc::new(Mapped::boxed()?);
+        let ranges = Mapped::boxed()?;
         let length = geometry.near_length;
         let base = platform::map(fd.as_fd(), 0, length)?;
+        let mapping = Arc::new(Mapping { base, length, ranges });
         Ok(Segment {
             base,
             // SAFETY: both lie in the near memory.
@@ -142,12 +143,11 @@ impl Segment {
             // SAFETY: as above.
             heap: unsafe { base.add(geometry.heap_at as usize) },
             near_granules: geometry.near_spans * GRANULES_PER_SPAN,
-            mapped: NonNull::from(&ranges[0]),
-            ranges,
+            mapped: NonNull::from(&mapping.ranges[0]),
             geometry,
             id,
             file: Descriptor::new(fd, identity),
-            mapping: Arc::new(Mapping { base, length }),
+            mapping,
         })
     }
 
@@ -155,21 +155,24 @@ impl Segment {
     #[cfg(any(not(loom), test))]
     pub(crate) fn share(&self) -> Segment {
         #[cfg(not(loom))]
-        let ranges = Arc::clone(&self.ranges);
-        // Each process of a model has mapped its own ranges.
+        let mapping = Arc::clone(&self.mapping);
+        // Each process of a model has mapped its own ranges. (A model unmaps nothing.)
         #[cfg(loom)]
-        let ranges = Arc::new(Box::new([Mapped::empty()]));
+        let mapping = Arc::new(Mapping {
+            base: self.base,
+            length: self.geometry.near_length,
+            ranges: Box::new([Mapped::empty()]),
+        });
         Segment {
             base: self.base,
             slots: self.slots,
             heap: self.heap,
             near_granules: self.near_granules,
-            mapped: NonNull::from(&ranges[0]),
-            ranges,
+            mapped: NonNull::from(&mapping.ranges[0]),
             geometry: self.geometry,
             id: self.id,
             file: Descriptor::closed(self.identity()),
-            mapping: Arc::clone(&self.mapping),
+            mapping,
         }
     }
 
