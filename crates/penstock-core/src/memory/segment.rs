@@ -26,7 +26,8 @@ pub(crate) struct Segment {
     pub(super) mapped: NonNull<Mapped>,
     pub geometry: Geometry,
     pub id: Id,
-    file: Descriptor,
+    /// Apart, because it changes: so the compiler takes the fields of a segment for constant, as they are.
+    file: Box<Descriptor>,
     #[cfg_attr(loom, allow(dead_code))]
     mapping: Arc<Mapping>,
 }
@@ -146,7 +147,7 @@ impl Segment {
             mapped: NonNull::from(&mapping.ranges[0]),
             geometry,
             id,
-            file: Descriptor::new(fd, identity),
+            file: Box::new(Descriptor::new(fd, identity)),
             mapping,
         })
     }
@@ -171,7 +172,7 @@ impl Segment {
             mapped: NonNull::from(&mapping.ranges[0]),
             geometry: self.geometry,
             id: self.id,
-            file: Descriptor::closed(self.identity()),
+            file: Box::new(Descriptor::closed(self.identity())),
             mapping,
         }
     }
