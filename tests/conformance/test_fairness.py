@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from queue import Empty, Full
 from typing import Any
 
@@ -57,10 +57,8 @@ def test_no_get_times_out_beside_items_that_flow_past_it(make: Callable[..., Any
 
 def take_for_ever(queue: Any) -> None:
     while True:
-        try:
+        with suppress(Empty):
             queue.get_nowait()
-        except Empty:
-            pass
 
 
 @needs(Promise.BOUNDED, Promise.PUT_IS_DONE)
@@ -73,10 +71,8 @@ def test_every_putter_gets_a_place(make: Callable[..., Any]) -> None:
 
     def produce_greedily() -> None:
         while True:
-            try:
+            with suppress(Full):
                 queue.put_nowait(0)
-            except Full:
-                pass
 
     with ExitStack() as stack:
         producers = [stack.enter_context(fork(produce, name)) for name in (1, 2, 3)]

@@ -20,7 +20,7 @@ from .faults import Role, send
 from .ledger import CHILD, Hand, Ledger, State
 
 PLACES = [Role.CALLER, *[Role.PRODUCER] * 2, *[Role.CONSUMER] * 3]
-END_PATIENCE = 5.0  # seconds for a process that was told to end
+END_PATIENCE = 30.0  # seconds for a process that was told to end, which a spare one may learn while it starts
 
 
 @dataclass

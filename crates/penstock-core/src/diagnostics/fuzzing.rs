@@ -7,6 +7,7 @@ use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::layout::*;
 use crate::state::slot::State;
+use crate::state::waiters::Waiting;
 use crate::sync::{AtomicU8, AtomicU64};
 
 /// States of a slot, numbered from 0.
@@ -69,10 +70,11 @@ pub fn vanish_in_section(queue: &Queue) -> Result<(), Error> {
 
 /// Adds the cell of a sleeping waiter without a thread that sleeps there.
 pub fn enlist(queue: &Queue, kind: usize) -> Result<(), Error> {
+    let mut waiting = Waiting::new(Kind::ALL[kind % Kind::ALL.len()]);
     let enlisted = queue
         .enter_uninterruptible()
-        .and_then(|mut section| section.enlist(Kind::ALL[kind % Kind::ALL.len()]));
-    queue.shared.report(enlisted).map(drop)
+        .and_then(|mut section| section.enlist(&mut waiting));
+    queue.shared.report(enlisted)
 }
 
 /// Whether the lock is held by a participant that is not proven dead. It may be stopped, so callers wait for

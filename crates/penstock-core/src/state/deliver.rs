@@ -81,7 +81,7 @@ impl Section<'_> {
         };
         let (source, len) = self.copy_small(slot, target)?;
         self.pop_ready(index, len as u64)?;
-        self.pass_on(index, (source, len), is_finished, |section| {
+        self.pass_on((index, slot), (source, len), is_finished, |section| {
             section.hot().ready_done.sub(1);
         })
     }
@@ -97,7 +97,7 @@ impl Section<'_> {
         let (source, len) = self.copy_small(slot, target)?;
         self.let_go(index, self.me)?;
         self.pass_on(
-            index,
+            (index, slot),
             (source, len),
             word.state() == Some(State::HandedDone),
             |_| (),
@@ -124,12 +124,11 @@ impl Section<'_> {
     #[inline(always)]
     fn pass_on(
         &mut self,
-        index: u32,
+        (index, slot): (u32, &Slot),
         (source, len): (*const u8, usize),
         is_finished: bool,
         uncount: impl FnOnce(&mut Self),
     ) -> Result<Delivered, Error> {
-        let slot = self.slot(index)?;
         let word = slot.word();
         let stays_leased = self.shared.options.acknowledged && !is_finished;
         let is_small = len <= SMALL;

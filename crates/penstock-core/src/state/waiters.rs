@@ -231,10 +231,16 @@ impl Section<'_> {
         let hot = self.hot();
         let [getters, putters, joiners] = &hot.waiters;
         let waiting = getters.length.get() | putters.length.get() | joiners.length.get();
-        if waiting | hot.watching.get() == 0 {
-            return;
+        if waiting | hot.watching.get() != 0 {
+            self.settle_all(waiting != 0);
         }
-        if waiting != 0 && !hot.is_damaged() && self.settle_waiters().is_err() {
+    }
+
+    /// The same if there are waiters, or a process watches. Apart, so that other sections stay short.
+    #[inline(never)]
+    fn settle_all(&mut self, has_waiters: bool) {
+        let hot = self.hot();
+        if has_waiters && !hot.is_damaged() && self.settle_waiters().is_err() {
             // It is damage, and the next operation reports it.
             hot.note_damage();
         }
@@ -574,10 +580,15 @@ impl Section<'_> {
     /// Ends a wait under the lock, whatever its state. The end of the section passes a wake-up on.
     #[inline(always)]
     pub(crate) fn withdraw(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
-        let index = core::mem::take(&mut waiting.cell);
-        if index == 0 {
+        if waiting.cell == 0 {
             return Ok(());
         }
+        self.leave_cell(waiting)
+    }
+
+    #[cold]
+    fn leave_cell(&mut self, waiting: &mut Waiting) -> Result<(), Error> {
+        let index = core::mem::take(&mut waiting.cell);
         let list = &self.hot().waiters[waiting.kind as usize];
         let cell = self.cell(index)?;
         match cell.word.get() {
