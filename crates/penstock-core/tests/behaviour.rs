@@ -9,13 +9,10 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Patience, Queue, View, Wait};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+mod common;
+
+use common::{PLAIN, wait};
+
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
@@ -23,13 +20,6 @@ const ACKNOWLEDGED: Options = Options {
 
 fn create(options: &Options) -> Arc<Queue> {
     Queue::create(options).expect("a queue")
-}
-
-fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
 }
 
 fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {

@@ -7,30 +7,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use penstock_core::{
-    Buffer, Delivery, Error, Id, Leave, Lent, Options, Patience, Queue, Remainder, View, Wait,
-};
+use penstock_core::{Buffer, Delivery, Error, Id, Leave, Lent, Options, Patience, Queue, Remainder, View};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+mod common;
+
+use common::{PLAIN, wait};
+
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
 };
 
 const LARGE: usize = 300_000;
-
-fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
-}
 
 fn put(queue: &Queue, payload: &[u8]) {
     wait(Patience::NoWait, |wait| queue.put(&[payload], wait)).unwrap();

@@ -11,24 +11,15 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Buffer, Delivery, Error, Id, Options, Patience, Queue, Remainder, Wait};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+#[path = "common/child.rs"]
+mod child;
+mod common;
+#[path = "common/soon.rs"]
+mod soon;
 
-fn with<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
-}
-
-fn soon() -> Patience {
-    Patience::Until(Instant::now() + Duration::from_secs(20))
-}
+use child::Child;
+use common::{PLAIN, wait};
+use soon::soon;
 
 /// The events that `poll` reports, of those that were asked for and of those that it always reports.
 fn events(fd: RawFd, asked: i16, timeout: i32) -> i16 {
@@ -52,18 +43,7 @@ fn is_writable(fd: RawFd) -> bool {
 
 /// Runs `work` in a forked child and waits for its end. False if it was killed or failed.
 fn in_child(work: impl FnOnce()) -> bool {
-    // SAFETY: the child runs `work` alone and leaves by _exit.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        // SAFETY: ends this process at once.
-        unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
-    }
-    let mut status = 0;
-    // SAFETY: the process is a child of this one that has not been reaped.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    status == 0
+    Child::run(work).reap() == 0
 }
 
 fn die() {
@@ -90,13 +70,13 @@ impl Ends {
 }
 
 fn send(queue: &Queue, end: RawFd, payload: &[u8]) {
-    with(soon(), |wait| queue.put_at(end, &[payload], wait)).unwrap();
+    wait(soon(), |wait| queue.put_at(end, &[payload], wait)).unwrap();
 }
 
 fn receive(queue: &Arc<Queue>, end: RawFd, patience: Patience) -> Result<Vec<u8>, Error> {
     let mut buffer = Buffer::default();
     Ok(
-        match with(patience, |wait| queue.get_at(end, &mut buffer, wait))? {
+        match wait(patience, |wait| queue.get_at(end, &mut buffer, wait))? {
             Delivery::Copied => buffer.bytes().to_vec(),
             Delivery::Lent(lent) => lent.bytes().to_vec(),
         },
@@ -111,11 +91,11 @@ fn a_connection_ends_with_its_last_writer() {
         let [reading, writing] = ends.0;
         assert_eq!(receive(&queue, reading, Patience::NoWait), Err(Error::Empty));
         assert!(!in_child(|| {
-            with(soon(), |wait| queue.put_at(writing, &[b"last words"], wait)).unwrap();
+            wait(soon(), |wait| queue.put_at(writing, &[b"last words"], wait)).unwrap();
             die();
         }));
         assert_eq!(receive(&queue, reading, soon()).unwrap(), b"last words");
-        with(soon(), |wait| queue.put_at(writing, &[b"and again"], wait)).unwrap();
+        wait(soon(), |wait| queue.put_at(writing, &[b"and again"], wait)).unwrap();
         ends.close(1);
         assert_eq!(receive(&queue, reading, soon()).unwrap(), b"and again");
         for patience in [Patience::Forever, Patience::NoWait, soon()] {
@@ -135,7 +115,7 @@ fn a_connection_breaks_with_its_last_reader() {
         .unwrap();
         let ends = Ends::new(&queue, is_duplex);
         let writing = ends.0[1];
-        let send = || with(Patience::Forever, |wait| queue.put_at(writing, &[&[1; 20]], wait));
+        let send = || wait(Patience::Forever, |wait| queue.put_at(writing, &[&[1; 20]], wait));
         send().unwrap();
         // The second message waits for room until the reader is gone.
         std::thread::scope(|scope| {
@@ -172,7 +152,7 @@ fn a_receiver_that_sleeps_is_woken_by_each_message_and_by_the_end() {
                     // The other may be asleep after that, or not: both must work.
                     std::thread::sleep(Duration::from_micros(200));
                 }
-                with(soon(), |wait| queue.put_at(writing, &[b"x"], wait)).unwrap();
+                wait(soon(), |wait| queue.put_at(writing, &[b"x"], wait)).unwrap();
             }
             ends.close(1);
             assert_eq!(receiver.join().unwrap(), (500, Error::Ended));
@@ -342,7 +322,7 @@ fn senders_that_share_an_end_all_get_their_room() {
         });
         assert_eq!(receive(&queue, ends.0[0], Patience::NoWait), Err(Error::Empty));
         // The first watcher drains the line, in which a byte may have stayed.
-        with(soon(), |wait| queue.watch_at(ends.0[0], wait)).unwrap();
+        wait(soon(), |wait| queue.watch_at(ends.0[0], wait)).unwrap();
         assert!(!is_readable(ends.0[0], 0) && is_writable(ends.0[1]));
         assert_eq!(queue.check().unwrap().findings, []);
         ends.close(0);
@@ -361,7 +341,7 @@ fn a_sender_whose_message_was_put_for_it_is_woken() {
         // SAFETY: the child sends and ends.
         let sender = unsafe { libc::fork() };
         if sender == 0 {
-            let sent = with(Patience::Forever, |wait| {
+            let sent = wait(Patience::Forever, |wait| {
                 queue.put_at(ends.0[1], &[&[1; 20]], wait)
             });
             // SAFETY: ends this process at once.
@@ -493,7 +473,7 @@ fn a_sender_that_is_killed_while_it_waits_leaves_the_line_in_order() {
         }
         // The line is full, because of the killed sender, and readable, because there is an item.
         assert!(is_readable(ends.0[0], 0));
-        let watched = with(soon(), |wait| queue.watch_at(ends.0[0], wait));
+        let watched = wait(soon(), |wait| queue.watch_at(ends.0[0], wait));
         assert_eq!(watched.map(drop), Ok(()));
         assert_eq!(receive(&queue, ends.0[0], soon()).unwrap(), [1; 20]);
         assert!(!is_readable(ends.0[0], 0) && is_writable(ends.0[1]));
@@ -521,14 +501,14 @@ fn the_events_are_those_of_a_socket_or_a_pipe() {
         // Of a pipe, the other events are not reported at that end.
         let (read, write) = if is_duplex {
             back.set_line(writing, reading).unwrap();
-            with(soon(), |wait| back.watch_at(writing, wait)).unwrap();
-            with(soon(), |wait| back.watch_room_at(reading, wait)).unwrap();
+            wait(soon(), |wait| back.watch_at(writing, wait)).unwrap();
+            wait(soon(), |wait| back.watch_room_at(reading, wait)).unwrap();
             (OUT, 0)
         } else {
             (0, 0)
         };
-        with(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
-        with(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
+        wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+        wait(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
         let seen = || (events(reading, IN | OUT, 0), events(writing, IN | OUT, 0));
         for _ in 0..3 {
             assert_eq!(seen(), (read, OUT | write));
@@ -567,7 +547,7 @@ fn the_end_of_the_senders_is_an_event() {
         let queue = Queue::create(&PLAIN).unwrap();
         let ends = Ends::new(&queue, is_duplex);
         let [reading, writing] = ends.0;
-        with(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+        wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
         send(&queue, writing, b"last words");
         ends.close(1);
         let end = if is_duplex {
@@ -610,7 +590,7 @@ fn each_message_into_an_empty_direction_is_an_edge() {
         let [reading, writing] = ends.0;
         send(&queue, writing, b"before anything was watched");
         receive(&queue, reading, soon()).unwrap();
-        with(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+        wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
         // SAFETY: a new descriptor, which is closed below.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         let mut event = libc::epoll_event {
@@ -641,7 +621,7 @@ fn a_process_that_begins_to_watch_sees_what_is_there() {
         let queue = Queue::create(&PLAIN).unwrap();
         let ends = Ends::new(&queue, is_duplex);
         let [reading, writing] = ends.0;
-        let watch = || with(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+        let watch = || wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
         send(&queue, writing, b"first");
         assert!(in_child(|| {
             watch();
@@ -670,11 +650,11 @@ fn a_message_that_comes_back_is_readable() {
         let queue = Queue::create(&FULL_AT_TEN).unwrap();
         let ends = Ends::new(&queue, is_duplex);
         let [reading, writing] = ends.0;
-        with(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
-        with(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
+        wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+        wait(soon(), |wait| queue.watch_room_at(writing, wait)).unwrap();
         let take = || {
             let mut buffer = Buffer::default();
-            match with(soon(), |wait| queue.get_at(reading, &mut buffer, wait)).unwrap() {
+            match wait(soon(), |wait| queue.get_at(reading, &mut buffer, wait)).unwrap() {
                 Delivery::Lent(lent) => lent,
                 Delivery::Copied => unreachable!("a large payload is lent"),
             }
@@ -722,7 +702,7 @@ fn a_receiver_waits_beside_a_payload_that_another_one_reads() {
         let [reading, writing] = ends.0;
         send(&queue, writing, &[1; 100_000]);
         let mut buffer = Buffer::default();
-        let lent = with(soon(), |wait| queue.get_at(reading, &mut buffer, wait)).unwrap();
+        let lent = wait(soon(), |wait| queue.get_at(reading, &mut buffer, wait)).unwrap();
         std::thread::scope(|scope| {
             let second = scope.spawn(|| receive(&queue, reading, soon()));
             std::thread::sleep(Duration::from_millis(20));
@@ -784,7 +764,7 @@ fn no_byte_comes_after_its_message() {
         let queue = Queue::create(&PLAIN).unwrap();
         let ends = Ends::new(&queue, is_duplex);
         let [reading, writing] = ends.0;
-        with(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
+        wait(soon(), |wait| queue.watch_at(reading, wait)).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| (0..EACH).for_each(|_| send(&queue, writing, b"x")));
             let mut received = 0;
@@ -819,9 +799,9 @@ fn two_queues_in_a_small_file() {
             assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
         }
         for queue in Queue::create_pair(&PLAIN).unwrap() {
-            with(soon(), |wait| queue.put(&[&[1; 1000]], wait)).unwrap();
+            wait(soon(), |wait| queue.put(&[&[1; 1000]], wait)).unwrap();
             let mut buffer = Buffer::default();
-            let item = with(soon(), |wait| queue.get(&mut buffer, wait)).unwrap();
+            let item = wait(soon(), |wait| queue.get(&mut buffer, wait)).unwrap();
             assert!(matches!(item, Delivery::Copied) && buffer.bytes() == [1; 1000]);
         }
     }));
@@ -847,7 +827,7 @@ fn a_child_closes_for_itself() {
     });
     let first = &handles[0].as_ref().unwrap().0;
     let (id, kept) = (first.id(), first.keep_open());
-    with(soon(), |wait| first.put(&[b"x"], wait)).unwrap();
+    wait(soon(), |wait| first.put(&[b"x"], wait)).unwrap();
     let close = |handle: &mut Option<(Arc<Queue>, Arc<Remainder>)>| {
         let (queue, remainder) = handle.take().unwrap();
         remainder.close(queue);
@@ -855,7 +835,7 @@ fn a_child_closes_for_itself() {
     assert!(in_child(|| {
         close(&mut handles[0]);
         assert_eq!(descriptors(id), 1);
-        with(soon(), |wait| handles[1].as_ref().unwrap().0.put(&[b"y"], wait)).unwrap();
+        wait(soon(), |wait| handles[1].as_ref().unwrap().0.put(&[b"y"], wait)).unwrap();
         close(&mut handles[1]);
         // Its copy of what its parent keeps open keeps the first queue, not the descriptor.
         assert_eq!(descriptors(id), 0);

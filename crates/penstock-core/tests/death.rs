@@ -7,26 +7,22 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "fault-points")]
 use penstock_core::{Batch, Remainder};
-use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+#[path = "common/child.rs"]
+mod child;
+mod common;
+#[path = "common/soon.rs"]
+mod soon;
+
+use child::Child;
+use common::{PLAIN, wait};
+use soon::soon;
+
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
 };
-
-fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
-}
 
 fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
     wait(Patience::Forever, |wait| queue.put(&[payload], wait)).map(|_| ())
@@ -40,54 +36,14 @@ fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
     }
 }
 
-fn soon() -> Patience {
-    Patience::Until(Instant::now() + Duration::from_secs(20))
-}
-
-/// A forked child, killed and reaped when dropped.
-struct Child(i32);
-
 impl Child {
-    fn run(work: impl FnOnce()) -> Child {
-        // SAFETY: the child runs `work` alone and leaves by _exit; what it needs of this process is memory.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0);
-        if pid == 0 {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            // SAFETY: ends this process at once.
-            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
-        }
-        Child(pid)
-    }
-
-    fn kill(&self) {
-        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
-        unsafe { libc::kill(self.0, libc::SIGKILL) };
-    }
-
     /// The signal that ended it, or its negated exit status.
-    fn reap(mut self) -> i32 {
-        self.wait()
-    }
-
-    fn wait(&mut self) -> i32 {
-        let mut status = 0;
-        // SAFETY: as in kill.
-        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
-        self.0 = 0;
+    fn outcome(mut self) -> i32 {
+        let status = self.reap();
         if libc::WIFSIGNALED(status) {
             libc::WTERMSIG(status)
         } else {
             -libc::WEXITSTATUS(status)
-        }
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if self.0 != 0 {
-            self.kill();
-            self.wait();
         }
     }
 }
@@ -110,7 +66,7 @@ fn dies_with_items_aside(queue: &Arc<Queue>, items: u64) {
         }
         assert_eq!(get(queue, Patience::NoWait), Err(Error::Empty));
     });
-    assert_eq!(child.reap(), 0);
+    assert_eq!(child.outcome(), 0);
 }
 
 fn books_balance(queue: &Queue) {
@@ -190,16 +146,16 @@ fn trimmers_die_beside_putters_and_getters() {
         assert_eq!(i, next[putter], "putter {putter} after {count} items");
         next[putter] += 1;
         if random.next(4000) == 0 {
-            trimmer.kill();
-            assert_eq!(trimmer.reap(), libc::SIGKILL);
+            trimmer.signal(libc::SIGKILL);
+            assert_eq!(trimmer.outcome(), libc::SIGKILL);
             trimmer = trim();
         }
     }
     for putter in putters {
-        assert_eq!(putter.reap(), 0);
+        assert_eq!(putter.outcome(), 0);
     }
-    trimmer.kill();
-    assert_eq!(trimmer.reap(), libc::SIGKILL);
+    trimmer.signal(libc::SIGKILL);
+    assert_eq!(trimmer.outcome(), libc::SIGKILL);
     books_balance(&queue);
     put(&queue, b"x").unwrap();
     get(&queue, Patience::NoWait).unwrap();
@@ -256,18 +212,18 @@ fn storm(options: &Options, rounds: usize, seed: u64) {
         if victim < 3 {
             let child = std::mem::replace(&mut producers[victim], produce(lives, 0));
             lives += 1;
-            child.kill();
-            assert_eq!(child.reap(), libc::SIGKILL);
+            child.signal(libc::SIGKILL);
+            assert_eq!(child.outcome(), libc::SIGKILL);
         } else {
             let child = std::mem::replace(&mut consumers[victim - 3], consume());
             consumers_killed += 1;
-            child.kill();
-            assert_eq!(child.reap(), libc::SIGKILL);
+            child.signal(libc::SIGKILL);
+            assert_eq!(child.outcome(), libc::SIGKILL);
         }
     }
     for child in producers {
-        child.kill();
-        assert_eq!(child.reap(), libc::SIGKILL);
+        child.signal(libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
     }
     // The survivors empty the queue.
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -276,8 +232,8 @@ fn storm(options: &Options, rounds: usize, seed: u64) {
         std::thread::sleep(Duration::from_millis(5));
     }
     for child in consumers {
-        child.kill();
-        assert_eq!(child.reap(), libc::SIGKILL);
+        child.signal(libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
         consumers_killed += 1;
     }
     books_balance(&queue);
@@ -342,8 +298,8 @@ fn an_idle_consumer_may_be_killed() {
         while queue.statistics().unwrap().waiting_getters == 0 {
             std::thread::yield_now();
         }
-        idle.kill();
-        assert_eq!(idle.reap(), libc::SIGKILL);
+        idle.signal(libc::SIGKILL);
+        assert_eq!(idle.outcome(), libc::SIGKILL);
         put(&queue, b"x").unwrap();
         assert_eq!(get(&queue, soon()).unwrap(), b"x");
         let statistics = queue.statistics().unwrap();
@@ -362,7 +318,7 @@ fn a_child_after_fork_is_another_participant() {
         assert_eq!(queue.statistics().unwrap().participants, 2);
         queue.leave(Leave::Clean).unwrap();
     });
-    assert_eq!(child.reap(), 0);
+    assert_eq!(child.outcome(), 0);
     let statistics = queue.statistics().unwrap();
     assert_eq!(
         (
@@ -397,8 +353,8 @@ fn a_closed_queue_is_not_a_death() {
         let statistics = queue.statistics().unwrap();
         assert_eq!((statistics.redeliveries, statistics.participants), (0, 2));
     }
-    child.kill();
-    assert_eq!(child.reap(), libc::SIGKILL);
+    child.signal(libc::SIGKILL);
+    assert_eq!(child.outcome(), libc::SIGKILL);
     assert_eq!(queue.statistics().unwrap().participants, 1);
     books_balance(&queue);
     // Nothing was acknowledged, so it was the item in hand.
@@ -411,7 +367,7 @@ fn closed_descriptors_are_not_a_death() {
     put(&queue, b"kept").unwrap();
     let pipe = Queue::create(&PLAIN).unwrap();
     let go_on = Queue::create(&PLAIN).unwrap();
-    let mut child = Child::run(|| {
+    let child = Child::run(|| {
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"kept");
         put(&pipe, b"taken").unwrap();
         // SAFETY: closes everything but the standard streams, as other code might.
@@ -427,7 +383,7 @@ fn closed_descriptors_are_not_a_death() {
         assert_eq!(queue.statistics().unwrap().redeliveries, 0, "the holder lives");
     }
     put(&go_on, b"go on").unwrap();
-    assert_eq!(child.wait(), 0);
+    assert_eq!(child.outcome(), 0);
     assert_eq!(get(&queue, Patience::NoWait).unwrap(), [1; 500_000]);
     let statistics = queue.statistics().unwrap();
     assert_eq!((statistics.redeliveries, statistics.participants), (0, 1));
@@ -831,7 +787,7 @@ mod points {
     /// Runs a test in a process of its own. Other tests of this process fork, and a child joins each queue
     /// that its parent watches.
     fn alone(test: impl FnOnce()) {
-        assert_eq!(Child::run(test).reap(), 0, "the child has said why");
+        assert_eq!(Child::run(test).outcome(), 0, "the child has said why");
     }
 
     /// The notifier is readable exactly if there is an item.
@@ -919,7 +875,7 @@ mod points {
                     assert!(fault::arm(point, 1));
                     (scene.victim)(&queue);
                 });
-                assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+                assert_eq!(child.outcome(), libc::SIGKILL, "{what}: it did not pass there");
                 survivors_go_on(&queue, &what);
             }
         }
@@ -991,7 +947,7 @@ mod points {
                             _ => receive(&queue, reading).unwrap(),
                         }
                     });
-                    assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+                    assert_eq!(child.outcome(), libc::SIGKILL, "{what}: it did not pass there");
                     if point == "line.drained" {
                         // The line holds nothing, whatever was noted of it.
                         send(&queue, writing).unwrap();
@@ -1046,9 +1002,9 @@ mod points {
                     assert!(fault::arm(point, 1));
                     let child = Child::run(|| {});
                     assert!(fault::arm("wait.left", u64::MAX));
-                    assert_eq!(child.reap(), libc::SIGKILL, "{point}: it did not pass there");
+                    assert_eq!(child.outcome(), libc::SIGKILL, "{point}: it did not pass there");
                 });
-                assert_eq!(parent.reap(), 0);
+                assert_eq!(parent.outcome(), 0);
                 survivors_go_on(&queue, point);
             }
         });
@@ -1072,7 +1028,7 @@ mod points {
                     assert_eq!(number_of(&get(&queue, Patience::NoWait).unwrap()), number);
                 }
             });
-            assert_eq!(holder.reap(), 0);
+            assert_eq!(holder.outcome(), 0);
             killed_in(&queue, point, hit, &what, |queue| drop(queue.statistics()));
             queue.statistics().unwrap();
             assert_eq!(queue.len(), 1000, "{what}: one sweep returns all");
@@ -1134,7 +1090,7 @@ mod points {
     #[test]
     fn what_was_taken_together_is_in_hand() {
         let queue = many(400);
-        assert_eq!(Child::run(|| take_together(&queue, 400)).reap(), 0);
+        assert_eq!(Child::run(|| take_together(&queue, 400)).outcome(), 0);
         queue.statistics().unwrap();
         assert_eq!(queue.len(), 400);
         all_is_there_once(&queue, 0..400, 400, "taken together");
@@ -1156,7 +1112,7 @@ mod points {
             }
         };
         take(350);
-        assert_eq!(Child::run(|| take(100)).reap(), 0);
+        assert_eq!(Child::run(|| take(100)).outcome(), 0);
         assert_eq!(queue.statistics().unwrap().dead_letters, 100);
         take(350);
         // So that the order of the slots differs from the order of the leases in them.
@@ -1281,7 +1237,7 @@ mod points {
             assert!(fault::arm(point, hit));
             victim(queue);
         });
-        assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+        assert_eq!(child.outcome(), libc::SIGKILL, "{what}: it did not pass there");
     }
 
     /// Begins to acknowledge, and checks that each item is there once.
@@ -1322,7 +1278,7 @@ mod points {
             assert!(fault::arm("lock.taken", 1));
             put(&queue, &numbered(7, 20)).unwrap();
         });
-        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
         // A put does not check for the dead by itself.
         put(&queue, &numbered(9, 20)).unwrap();
         assert_eq!(queue.len(), 2);
@@ -1343,7 +1299,7 @@ mod points {
             lent.keep().unwrap();
             assert!(fault::arm("lent.reading", 1));
         });
-        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
         let statistics = queue.statistics().unwrap();
         assert_eq!(
             (statistics.gets, statistics.redeliveries),
@@ -1366,8 +1322,8 @@ mod points {
                 assert!(fault::arm("unlock.before-wake", 1));
                 put(&queue, &numbered(7, 20)).unwrap();
             });
-            assert_eq!(child.reap(), libc::SIGKILL);
-            assert_eq!(sleeper.reap(), 0, "the sleeper finds the item");
+            assert_eq!(child.outcome(), libc::SIGKILL);
+            assert_eq!(sleeper.outcome(), 0, "the sleeper finds the item");
             survivors_go_on(&queue, "between publishing and waking");
         });
     }
@@ -1397,7 +1353,7 @@ mod points {
                         put(&queue, &numbered(number, 20)).unwrap();
                     }
                 });
-                assert_eq!(putter.reap(), ending, "{getters} getters, call {calls}");
+                assert_eq!(putter.outcome(), ending, "{getters} getters, call {calls}");
                 // The others are still asleep.
                 let asleep = queue.statistics().unwrap().waiting_getters;
                 assert_eq!(asleep, (getters - getters.min(beside)) as u64);
@@ -1413,7 +1369,7 @@ mod points {
             assert!(fault::arm("put.numbered", 1));
             put(&queue, &numbered(7, LARGE)).unwrap();
         });
-        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
         put(&queue, &numbered(9, 20)).unwrap();
         let statistics = queue.statistics().unwrap();
         assert_eq!(
@@ -1434,12 +1390,12 @@ mod points {
                     assert!(fault::arm(point, 1));
                     put(&queue, &numbered(7, 20)).unwrap();
                 });
-                assert_eq!(child.reap(), libc::SIGKILL);
+                assert_eq!(child.outcome(), libc::SIGKILL);
                 let child = Child::run(|| {
                     assert!(fault::arm(second, 1));
                     let _ = queue.statistics();
                 });
-                assert_eq!(child.reap(), libc::SIGKILL);
+                assert_eq!(child.outcome(), libc::SIGKILL);
                 let statistics = queue.statistics().unwrap();
                 assert_eq!((statistics.puts, statistics.bytes), (2, 120), "{point}, {second}");
                 books_balance(&queue);
@@ -1454,7 +1410,7 @@ mod points {
             assert!(fault::arm("grow.backed", 2));
             put(&queue, &vec![0; 100 << 20]).unwrap();
         });
-        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
         assert!(queue.statistics().unwrap().memory_bytes > 100 << 20);
         assert_eq!(
             get(
@@ -1526,7 +1482,7 @@ mod points {
                     assert!(fault::arm(point, hit));
                     queue.trim_if_due().unwrap();
                 });
-                let ended = child.reap();
+                let ended = child.outcome();
                 // What the first has given back the second does not pass again.
                 assert!([libc::SIGKILL, 0].contains(&ended), "{what}: {ended}");
                 books_balance(&queue);
@@ -1565,7 +1521,7 @@ mod points {
                     put(&queue, &numbered(3, 20)).unwrap();
                 }
             });
-            assert_eq!(child.reap(), libc::SIGKILL, "{what}: it did not pass there");
+            assert_eq!(child.outcome(), libc::SIGKILL, "{what}: it did not pass there");
             books_balance(&queue);
             while let Ok(payload) = get(&queue, Patience::NoWait) {
                 assert_eq!(number_of(&payload), 3, "{what}");
@@ -1594,7 +1550,7 @@ mod points {
                 assert!(fault::arm(point, 1));
                 put(&queue, &12_000_u64.to_le_bytes()).unwrap();
             });
-            assert_eq!(child.reap(), libc::SIGKILL, "killed at {point}");
+            assert_eq!(child.outcome(), libc::SIGKILL, "killed at {point}");
         }
         books_balance(&queue);
         let after = queue.statistics().unwrap().memory_bytes;
@@ -1615,7 +1571,7 @@ mod points {
             // Half of the empty part is written before the point.
             let _ = wait(Patience::Forever, |wait| queue.put(&[&[], &vec![1; len]], wait));
         });
-        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
         queue.statistics().unwrap().memory_bytes
     }
 
@@ -1633,7 +1589,7 @@ mod points {
     }
 
     fn memory_is_there_though_it_dies(child: Child, queue: &Arc<Queue>, len: usize) {
-        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
         assert!(queue.statistics().unwrap().memory_bytes < len as u64);
         let there = memory_before_the_first_byte(queue, len);
         assert!(there >= len as u64, "{there} bytes are there of {len}");
@@ -1674,7 +1630,7 @@ mod points {
             assert!(fault::arm("put.committed", 1));
             put(&queue, b"x").unwrap();
         });
-        assert_eq!(child.reap(), libc::SIGKILL);
+        assert_eq!(child.outcome(), libc::SIGKILL);
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"x");
         drop(held);
         let given_up = Instant::now() + Duration::from_secs(20);
@@ -1710,11 +1666,11 @@ mod points {
             }
         }
         for watcher in waiters.drain(..3) {
-            watcher.kill();
-            assert_eq!(watcher.reap(), libc::SIGKILL);
+            watcher.signal(libc::SIGKILL);
+            assert_eq!(watcher.outcome(), libc::SIGKILL);
         }
-        holder.kill();
-        assert_eq!(holder.reap(), libc::SIGKILL);
+        holder.signal(libc::SIGKILL);
+        assert_eq!(holder.outcome(), libc::SIGKILL);
         // This process makes no call: the two waiters that are left must find the dead, and one of them gets
         // the item.
         let mut status = 0;
@@ -1789,7 +1745,7 @@ mod points {
                     put(&queue, &numbered(7, len)).unwrap();
                     let _ = get(&queue, Patience::NoWait);
                 });
-                assert_eq!(child.reap(), libc::SIGKILL, "{point}");
+                assert_eq!(child.outcome(), libc::SIGKILL, "{point}");
                 while ask(&queue) {
                     std::thread::yield_now();
                 }
@@ -1834,13 +1790,13 @@ mod points {
                             assert!(fault::arm("put.linked", 1));
                             put(&queue, &numbered(7, 1000)).unwrap();
                         });
-                        assert_eq!(first.reap(), libc::SIGKILL, "{what}");
+                        assert_eq!(first.outcome(), libc::SIGKILL, "{what}");
                         for point in [point, second] {
                             let next = Child::run(|| {
                                 assert!(fault::arm(point, 1));
                                 let _ = queue.statistics();
                             });
-                            let ended = next.reap();
+                            let ended = next.outcome();
                             // After a complete sweep the second process may not pass its point.
                             assert!([libc::SIGKILL, 0].contains(&ended), "{what}: {ended}");
                         }

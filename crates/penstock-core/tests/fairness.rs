@@ -10,26 +10,22 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Batch, Buffer, Delivery, Error, Options, Patience, Queue, Taken, Wait};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+#[path = "common/child.rs"]
+mod child;
+mod common;
+#[path = "common/soon.rs"]
+mod soon;
+
+use child::Child;
+use common::{PLAIN, wait};
+use soon::soon;
+
 const ONE: Options = Options { maxsize: 1, ..PLAIN };
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
 };
 const LARGE: usize = 100_000;
-
-fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
-}
 
 fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {
     wait(patience, |wait| queue.put(&[payload], wait)).map(drop)
@@ -45,10 +41,6 @@ fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
 
 fn at_once(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
     get(queue, Patience::NoWait)
-}
-
-fn soon() -> Patience {
-    Patience::Until(Instant::now() + Duration::from_secs(20))
 }
 
 fn create(options: &Options) -> Arc<Queue> {
@@ -77,32 +69,12 @@ fn putter(queue: &Arc<Queue>, payload: &'static [u8]) -> JoinHandle<Result<(), E
     thread::spawn(move || put(&queue, payload, soon()))
 }
 
-/// A forked child, killed and reaped when dropped.
-struct Child(i32);
-
 impl Child {
-    fn run(work: impl FnOnce()) -> Child {
-        // SAFETY: the child runs `work` alone and leaves by _exit; what it needs of this process is memory.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0);
-        if pid == 0 {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            // SAFETY: ends this process at once.
-            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
-        }
-        Child(pid)
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
-        unsafe { libc::kill(self.0, signal) };
-    }
-
     /// Stops it, and waits until it is stopped.
     fn stop(&self) {
         self.signal(libc::SIGSTOP);
         let mut status = 0;
-        // SAFETY: as above.
+        // SAFETY: the process is a child of this one that has not been reaped.
         let seen = unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) };
         assert!(seen == self.0 && libc::WIFSTOPPED(status));
     }
@@ -116,23 +88,6 @@ impl Child {
     fn finish(mut self) {
         self.signal(libc::SIGCONT);
         assert_eq!(self.reap(), 0);
-    }
-
-    fn reap(&mut self) -> i32 {
-        let mut status = 0;
-        // SAFETY: as above.
-        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
-        self.0 = 0;
-        status
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if self.0 != 0 {
-            self.signal(libc::SIGKILL);
-            self.reap();
-        }
     }
 }
 

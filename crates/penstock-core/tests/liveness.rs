@@ -8,31 +8,23 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Options, Patience, Proof, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Options, Patience, Proof, Queue};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+#[path = "common/child.rs"]
+mod child;
+mod common;
+#[path = "common/soon.rs"]
+mod soon;
+
+use child::Child;
+use common::{PLAIN, wait};
+use soon::soon;
+
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     max_deliveries: 255,
     ..PLAIN
 };
-
-fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
-}
-
-fn soon() -> Patience {
-    Patience::Until(Instant::now() + Duration::from_secs(20))
-}
 
 fn put(queue: &Queue, payload: &[u8]) {
     wait(soon(), |wait| queue.put(&[payload], wait)).unwrap();
@@ -46,22 +38,7 @@ fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// A forked child, killed and reaped when dropped.
-struct Child(i32);
-
 impl Child {
-    fn run(work: impl FnOnce()) -> Child {
-        // SAFETY: the child runs `work` alone and leaves by _exit; what it needs of this process is memory.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0);
-        if pid == 0 {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            // SAFETY: ends this process at once.
-            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
-        }
-        Child(pid)
-    }
-
     /// The same with a pid that is free. `None` if it is not.
     fn run_as(pid: i32, work: impl FnOnce()) -> Option<Child> {
         let wanted = [pid];
@@ -81,30 +58,13 @@ impl Child {
     }
 
     fn kill(mut self) {
-        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
-        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        self.signal(libc::SIGKILL);
         self.reap();
     }
 
     /// Its exit status.
     fn status(mut self) -> i32 {
         libc::WEXITSTATUS(self.reap())
-    }
-
-    fn reap(&mut self) -> i32 {
-        let mut status = 0;
-        // SAFETY: as in kill.
-        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
-        self.0 = 0;
-        status
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if self.0 != 0 {
-            Child(std::mem::take(&mut self.0)).kill();
-        }
     }
 }
 

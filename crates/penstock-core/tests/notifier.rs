@@ -8,35 +8,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Options, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Patience, Queue};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+#[path = "common/child.rs"]
+mod child;
+mod common;
+#[path = "common/soon.rs"]
+mod soon;
 
-fn with<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
-}
-
-fn soon() -> Patience {
-    Patience::Until(Instant::now() + Duration::from_secs(20))
-}
+use child::Child;
+use common::{PLAIN, wait};
+use soon::soon;
 
 fn put(queue: &Queue, payload: &[u8]) {
-    with(Patience::Forever, |wait| queue.put(&[payload], wait)).unwrap();
+    wait(Patience::Forever, |wait| queue.put(&[payload], wait)).unwrap();
 }
 
 fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
     let mut buffer = Buffer::default();
     Ok(
-        match with(Patience::NoWait, |wait| queue.get(&mut buffer, wait))? {
+        match wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait))? {
             Delivery::Copied => buffer.bytes().to_vec(),
             Delivery::Lent(lent) => lent.bytes().to_vec(),
         },
@@ -44,7 +35,7 @@ fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
 }
 
 fn watch(queue: &Queue) -> RawFd {
-    with(soon(), |wait| queue.watch(wait)).unwrap()
+    wait(soon(), |wait| queue.watch(wait)).unwrap()
 }
 
 fn is_readable(fd: RawFd, timeout: i32) -> bool {
@@ -60,18 +51,7 @@ fn is_readable(fd: RawFd, timeout: i32) -> bool {
 
 /// Runs `work` in a forked child and waits for its end. False if it was killed or failed.
 fn in_child(work: impl FnOnce()) -> bool {
-    // SAFETY: the child runs `work` alone and leaves by _exit.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        // SAFETY: ends this process at once.
-        unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
-    }
-    let mut status = 0;
-    // SAFETY: the process is a child of this one that has not been reaped.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
-    status == 0
+    Child::run(work).reap() == 0
 }
 
 fn die() {
@@ -140,10 +120,10 @@ fn the_notifier_outlives_its_maker() {
     if pid == 0 {
         watch(&queue);
         put(&has_watched, b"");
-        with(soon(), |wait| may_end.await_item(wait)).unwrap();
+        wait(soon(), |wait| may_end.await_item(wait)).unwrap();
         die();
     }
-    with(soon(), |wait| has_watched.await_item(wait)).unwrap();
+    wait(soon(), |wait| has_watched.await_item(wait)).unwrap();
     // The notifier is opened through the child.
     let fd = watch(&queue);
     put(&may_end, b"");
@@ -208,10 +188,10 @@ fn in_a_crowd() {
 fn waiting_takes_nothing() {
     let queue = Queue::create(&PLAIN).unwrap();
     let short = || Patience::Until(Instant::now() + Duration::from_millis(5));
-    assert_eq!(with(short(), |wait| queue.await_item(wait)), Err(Error::Empty));
+    assert_eq!(wait(short(), |wait| queue.await_item(wait)), Err(Error::Empty));
     std::thread::scope(|scope| {
         let waiters: Vec<_> = (0..3)
-            .map(|_| scope.spawn(|| with(soon(), |wait| queue.await_item(wait))))
+            .map(|_| scope.spawn(|| wait(soon(), |wait| queue.await_item(wait))))
             .collect();
         put(&queue, b"x");
         // All waiters return for one item, because none takes it.
@@ -244,7 +224,7 @@ fn a_watcher_that_comes_after_another_has_died_is_told_at_once() {
             // SAFETY: ends this process at once.
             unsafe { libc::_exit(i32::from(!is_readable(fd, 20_000))) };
         }
-        with(soon(), |wait| told.await_item(wait)).unwrap();
+        wait(soon(), |wait| told.await_item(wait)).unwrap();
         put(&queue, b"y");
         let mut status = 0;
         // SAFETY: a child of this process, not reaped yet.
@@ -293,7 +273,7 @@ fn a_child_waits_with_the_descriptor_that_it_has_inherited() {
             put(&Queue::attach(opens_it_anew).unwrap(), b"x");
         }));
         for expected in [1, 0] {
-            with(soon(), |wait| told.await_item(wait)).unwrap();
+            wait(soon(), |wait| told.await_item(wait)).unwrap();
             assert_eq!(get(&told).unwrap(), [expected]);
         }
         queue.statistics().unwrap();

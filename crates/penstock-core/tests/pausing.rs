@@ -7,23 +7,12 @@ use std::thread;
 
 use penstock_core::{Buffer, Error, Options, Patience, Queue, Wait};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+mod common;
+
+use common::{PLAIN, wait};
 
 fn create(options: &Options) -> Arc<Queue> {
     Queue::create(options).unwrap()
-}
-
-fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
 }
 
 fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {

@@ -9,25 +9,21 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Patience, Queue, Wait, fault};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+#[path = "common/child.rs"]
+mod child;
+mod common;
+#[path = "common/soon.rs"]
+mod soon;
+
+use child::Child;
+use common::{PLAIN, wait};
+use soon::soon;
+
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
 };
 const LARGE: usize = 100_000;
-
-fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
-}
 
 /// Begins to acknowledge: from now on leases are redelivered at once if their holder dies.
 fn acknowledge(queue: &Queue) {
@@ -54,28 +50,7 @@ fn take_lent(queue: &Arc<Queue>) -> Lent {
     }
 }
 
-fn soon() -> Patience {
-    Patience::Until(Instant::now() + Duration::from_secs(20))
-}
-
-/// A forked child that stops itself; killed and reaped when dropped.
-struct Child {
-    pid: i32,
-}
-
 impl Child {
-    fn run(work: impl FnOnce()) -> Child {
-        // SAFETY: the child runs `work` alone and leaves by _exit; what it needs of this process is memory.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0);
-        if pid == 0 {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            // SAFETY: ends this process at once.
-            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
-        }
-        Child { pid }
-    }
-
     /// A child that does `work` and is stopped when it passes `point`.
     fn stopped_at(point: &str, work: impl FnOnce()) -> Child {
         let child = Child::run(|| {
@@ -84,37 +59,15 @@ impl Child {
         });
         let mut status = 0;
         // SAFETY: the process is a child of this one that has not been reaped.
-        let seen = unsafe { libc::waitpid(child.pid, &raw mut status, libc::WUNTRACED) };
-        assert!(seen == child.pid && libc::WIFSTOPPED(status), "it passes {point}");
+        let seen = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
+        assert!(seen == child.0 && libc::WIFSTOPPED(status), "it passes {point}");
         child
-    }
-
-    fn signal(&self, signal: i32) {
-        // SAFETY: as above.
-        unsafe { libc::kill(self.pid, signal) };
     }
 
     /// Lets it go on. Returns its exit status.
     fn finish(mut self) -> i32 {
         self.signal(libc::SIGCONT);
         libc::WEXITSTATUS(self.reap())
-    }
-
-    fn reap(&mut self) -> i32 {
-        let mut status = 0;
-        // SAFETY: as above.
-        assert_eq!(unsafe { libc::waitpid(self.pid, &raw mut status, 0) }, self.pid);
-        self.pid = 0;
-        status
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if self.pid != 0 {
-            self.signal(libc::SIGKILL);
-            self.reap();
-        }
     }
 }
 
@@ -134,7 +87,7 @@ fn numbers_are_told_without_waiting() {
     let queue = Queue::create(&Options { maxsize: 2, ..PLAIN }).unwrap();
     put(&queue, b"first", Patience::NoWait).unwrap();
     let stopped = stopped_in_put(&queue);
-    let number = stopped.pid as u32;
+    let number = stopped.0 as u32;
     assert_eq!(
         (queue.len(), queue.is_empty(), queue.is_full()),
         (1, false, false)
@@ -194,7 +147,7 @@ fn calls_that_do_not_block_name_the_stopped_process() {
         let queue = Queue::create(&PLAIN).unwrap();
         put(&queue, b"first", Patience::NoWait).unwrap();
         let stopped = stopped_in_put(&queue);
-        let pid = stopped.pid as u32;
+        let pid = stopped.0 as u32;
         let item = vec![1; len];
         assert_eq!(
             put(&queue, &item, Patience::NoWait),
@@ -228,7 +181,7 @@ fn calls_that_do_not_block_name_the_stopped_process() {
 fn a_stranger_does_not_wait_either() {
     let queue = Queue::create(&PLAIN).unwrap();
     let stopped = stopped_in_put(&queue);
-    let pid = stopped.pid as u32;
+    let pid = stopped.0 as u32;
     let stranger = Child::run(|| {
         assert_eq!(
             put(&queue, b"x", Patience::NoWait),
@@ -257,11 +210,8 @@ impl Child {
     fn await_stop(&self) {
         let mut status = 0;
         // SAFETY: as in stopped_at.
-        let seen = unsafe { libc::waitpid(self.pid, &raw mut status, libc::WUNTRACED) };
-        assert!(
-            seen == self.pid && libc::WIFSTOPPED(status),
-            "it stops: {status:x}"
-        );
+        let seen = unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) };
+        assert!(seen == self.0 && libc::WIFSTOPPED(status), "it stops: {status:x}");
     }
 
     /// Lets it go on until it stops again.

@@ -10,7 +10,11 @@
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use penstock_core::{Buffer, Delivery, Options, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Options, Patience, Queue};
+
+mod common;
+
+use common::{PLAIN, wait};
 
 const LENGTHS: [usize; 6] = [16, 72, 200, 2048, 5000, 70_000];
 const PRODUCERS: u64 = 2;
@@ -19,18 +23,14 @@ const EACH: u64 = 1500;
 /// The payload that tells a getter to stop.
 const END: u64 = u64::MAX;
 
-fn forever<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience: Patience::Forever,
-        interrupted: &mut || false,
-    })
-}
-
 fn put(queue: &Queue, number: u64) {
     let len = LENGTHS[(number % LENGTHS.len() as u64) as usize];
     // Written by this thread just now: the queue alone orders what the other thread reads.
     let rest: Vec<u8> = (8..len).map(|i| (number as usize + i) as u8).collect();
-    forever(|wait| queue.put(&[&number.to_le_bytes(), &rest], wait)).unwrap();
+    wait(Patience::Forever, |wait| {
+        queue.put(&[&number.to_le_bytes(), &rest], wait)
+    })
+    .unwrap();
 }
 
 fn check(payload: &[u8]) -> u64 {
@@ -46,7 +46,7 @@ fn check(payload: &[u8]) -> u64 {
 
 fn take(queue: &Arc<Queue>) -> u64 {
     let mut buffer = Buffer::default();
-    match forever(|wait| queue.get(&mut buffer, wait)).unwrap() {
+    match wait(Patience::Forever, |wait| queue.get(&mut buffer, wait)).unwrap() {
         Delivery::Copied => check(buffer.bytes()),
         Delivery::Lent(lent) => check(lent.bytes()),
     }
@@ -102,10 +102,10 @@ fn exchange(options: &Options) {
     }
     asker.join().unwrap();
     if is_acknowledged {
-        forever(|wait| queue.join(wait)).unwrap();
+        wait(Patience::Forever, |wait| queue.join(wait)).unwrap();
     }
     for _ in 0..CONSUMERS {
-        forever(|wait| queue.put(&[&END.to_le_bytes()], wait)).unwrap();
+        wait(Patience::Forever, |wait| queue.put(&[&END.to_le_bytes()], wait)).unwrap();
     }
     let taken: u64 = consumers
         .into_iter()
@@ -115,14 +115,6 @@ fn exchange(options: &Options) {
     assert_eq!(taken, all * (all - 1) / 2);
     assert_eq!(queue.statistics().unwrap().queued, 0);
 }
-
-const PLAIN: Options = Options {
-    maxsize: 4,
-    max_bytes: Some(64 << 20),
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
 
 #[test]
 fn payloads_happen_before_their_getters() {
