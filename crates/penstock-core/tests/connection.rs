@@ -347,7 +347,7 @@ fn a_sender_whose_message_was_put_for_it_is_woken() {
             // SAFETY: ends this process at once.
             unsafe { libc::_exit(i32::from(sent.is_err())) };
         }
-        while queue.check().unwrap().aged == 0 || is_writable(ends.0[1]) {
+        while queue.check().unwrap().written == 0 || is_writable(ends.0[1]) {
             std::thread::yield_now();
         }
         let mut status = 0;

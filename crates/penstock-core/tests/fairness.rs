@@ -27,6 +27,9 @@ const ACKNOWLEDGED: Options = Options {
 };
 const LARGE: usize = 100_000;
 
+/// The time of a call that ends without its item, or place. Until then its waiter has to age, and to be stopped.
+const SHORT: Duration = Duration::from_millis(800);
+
 fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {
     wait(patience, |wait| queue.put(&[payload], wait)).map(drop)
 }
@@ -54,6 +57,13 @@ fn is_sound(queue: &Queue) {
 /// Waits until so many waiters have aged.
 fn until_aged(queue: &Queue, count: u64) {
     while queue.check().unwrap().aged != count {
+        thread::yield_now();
+    }
+}
+
+/// Waits until so many putters have aged and have written their items. That may take the lock several times.
+fn until_written(queue: &Queue, count: u64) {
+    while queue.check().unwrap().written != count {
         thread::yield_now();
     }
 }
@@ -91,10 +101,10 @@ impl Child {
     }
 }
 
-/// A stopped process that has waited for long in `work`.
-fn stopped_in(queue: &Arc<Queue>, work: impl FnOnce()) -> Child {
+/// A process that has waited for long in `work`, in a state that `until` waits for, and is stopped there.
+fn stopped_in(queue: &Arc<Queue>, until: fn(&Queue, u64), work: impl FnOnce()) -> Child {
     let child = Child::run(work);
-    until_aged(queue, 1);
+    until(queue, 1);
     child.stop();
     child
 }
@@ -197,12 +207,8 @@ fn a_putter_that_has_waited_gets_the_next_place() {
             let (queue, payload) = (queue.clone(), payload.to_vec());
             move || put(&queue, &payload, soon())
         });
-        until_aged(&queue, 1);
+        until_written(&queue, 1);
         assert_eq!((queue.len(), queue.is_full()), (1, true));
-        // It may still be writing its item, which takes the lock twice.
-        while queue.check().unwrap().claimed == 0 || queue.check().unwrap().aged == 0 {
-            thread::yield_now();
-        }
         assert_eq!(at_once(&queue).unwrap(), b"first");
         // The place is taken, before the putter has run.
         assert_eq!((queue.len(), queue.is_full()), (1, true));
@@ -221,7 +227,7 @@ fn putters_that_have_waited_are_served_in_the_order_of_their_age() {
     let mut waiting = Vec::new();
     for (number, payload) in [[1], [2], [3]].iter().enumerate() {
         waiting.push(putter(&queue, payload));
-        until_aged(&queue, number as u64 + 1);
+        until_written(&queue, number as u64 + 1);
     }
     for number in 0..4 {
         assert_eq!(at_once(&queue).unwrap(), [number]);
@@ -240,7 +246,7 @@ fn the_first_of_many_that_were_put_together_gets_the_next_place() {
         let queue = queue.clone();
         move || wait(soon(), |wait| queue.put_many(&[&[1], &[2], &[3]], wait))
     });
-    until_aged(&queue, 1);
+    until_written(&queue, 1);
     assert_eq!(at_once(&queue).unwrap(), [0]);
     assert_eq!(put(&queue, &[9], Patience::NoWait), Err(Error::Full));
     for number in 1..=3 {
@@ -258,7 +264,7 @@ fn a_putter_at_the_soft_limit_is_served_as_well() {
     });
     put(&queue, &[0; 600], Patience::NoWait).unwrap();
     let waiting = putter(&queue, &[1; 600]);
-    until_aged(&queue, 1);
+    until_written(&queue, 1);
     assert_eq!(at_once(&queue).unwrap(), [0; 600]);
     assert_eq!(put(&queue, &[9], Patience::NoWait), Err(Error::Full));
     assert_eq!(waiting.join().unwrap(), Ok(()));
@@ -275,16 +281,14 @@ fn a_putter_without_memory_waits_for_room() {
             ..ONE
         });
         put(&queue, &[0; 150_000], Patience::NoWait).unwrap();
-        for _ in 0..1 {
-            let waiting = thread::spawn({
-                let (queue, payload) = (queue.clone(), payload.to_vec());
-                move || put(&queue, &payload, soon())
-            });
-            until_aged(&queue, 1);
-            assert_eq!(get(&queue, soon()).unwrap(), [0; 150_000]);
-            assert_eq!(waiting.join().unwrap(), Ok(()));
-            assert_eq!(at_once(&queue).unwrap(), payload);
-        }
+        let waiting = thread::spawn({
+            let (queue, payload) = (queue.clone(), payload.to_vec());
+            move || put(&queue, &payload, soon())
+        });
+        until_aged(&queue, 1);
+        assert_eq!(get(&queue, soon()).unwrap(), [0; 150_000]);
+        assert_eq!(waiting.join().unwrap(), Ok(()));
+        assert_eq!(at_once(&queue).unwrap(), payload);
         is_sound(&queue);
     }
 }
@@ -368,8 +372,8 @@ fn workers_share_a_small_load() {
 #[test]
 fn a_getter_out_of_time_has_the_item_that_it_was_handed() {
     let queue = create(&PLAIN);
-    let deadline = Instant::now() + Duration::from_millis(300);
-    let stopped = stopped_in(&queue, || {
+    let deadline = Instant::now() + SHORT;
+    let stopped = stopped_in(&queue, until_aged, || {
         assert_eq!(get(&queue, Patience::Until(deadline)).unwrap(), b"its own");
     });
     put(&queue, b"its own", Patience::NoWait).unwrap();
@@ -386,8 +390,8 @@ fn a_getter_out_of_time_has_the_item_that_it_was_handed() {
 fn a_putter_out_of_time_learns_that_its_item_was_put() {
     let queue = create(&ONE);
     put(&queue, b"first", Patience::NoWait).unwrap();
-    let deadline = Instant::now() + Duration::from_millis(300);
-    let stopped = stopped_in(&queue, || {
+    let deadline = Instant::now() + SHORT;
+    let stopped = stopped_in(&queue, until_written, || {
         assert_eq!(put(&queue, b"its own", Patience::Until(deadline)), Ok(()));
     });
     assert_eq!(at_once(&queue).unwrap(), b"first");
@@ -472,7 +476,7 @@ fn the_item_of_a_dead_getter_returns_and_was_not_delivered() {
         },
     ] {
         let queue = create(&options);
-        let stopped = stopped_in(&queue, || drop(get(&queue, soon())));
+        let stopped = stopped_in(&queue, until_aged, || drop(get(&queue, soon())));
         put(&queue, &[1], Patience::NoWait).unwrap();
         assert_eq!(queue.len(), 0);
         put(&queue, &[2], Patience::NoWait).unwrap();
@@ -492,7 +496,7 @@ fn the_item_of_a_dead_getter_returns_and_was_not_delivered() {
 #[test]
 fn the_item_of_a_dead_getter_goes_to_the_next() {
     let queue = create(&PLAIN);
-    let first = stopped_in(&queue, || drop(get(&queue, soon())));
+    let first = stopped_in(&queue, until_aged, || drop(get(&queue, soon())));
     let second = getter(&queue);
     until_aged(&queue, 2);
     put(&queue, b"one", Patience::NoWait).unwrap();
@@ -504,7 +508,9 @@ fn the_item_of_a_dead_getter_goes_to_the_next() {
 #[test]
 fn the_item_of_a_stopped_getter_goes_to_the_next() {
     let queue = create(&ACKNOWLEDGED);
-    let first = stopped_in(&queue, || assert_eq!(get(&queue, soon()).unwrap(), b"another"));
+    let first = stopped_in(&queue, until_aged, || {
+        assert_eq!(get(&queue, soon()).unwrap(), b"another")
+    });
     let second = getter(&queue);
     until_aged(&queue, 2);
     put(&queue, b"one", Patience::NoWait).unwrap();
@@ -520,7 +526,9 @@ fn the_item_of_a_stopped_getter_goes_to_the_next() {
 #[test]
 fn the_item_of_a_stopped_getter_is_found_without_waiting() {
     let queue = create(&PLAIN);
-    let stopped = stopped_in(&queue, || assert_eq!(get(&queue, soon()).unwrap(), b"another"));
+    let stopped = stopped_in(&queue, until_aged, || {
+        assert_eq!(get(&queue, soon()).unwrap(), b"another")
+    });
     put(&queue, b"one", Patience::NoWait).unwrap();
     while queue.is_empty() {
         thread::yield_now();
@@ -535,9 +543,9 @@ fn the_item_of_a_stopped_getter_is_found_without_waiting() {
 fn a_stopped_putters_item_is_put() {
     let queue = create(&ONE);
     put(&queue, b"first", Patience::NoWait).unwrap();
-    let stopped = stopped_in(&queue, || put(&queue, b"its own", soon()).unwrap());
+    let stopped = stopped_in(&queue, until_written, || put(&queue, b"its own", soon()).unwrap());
     let second = putter(&queue, b"second");
-    until_aged(&queue, 2);
+    until_written(&queue, 2);
     for item in [&b"first"[..], b"its own", b"second"] {
         assert_eq!(at_once(&queue).unwrap(), item);
     }
@@ -550,9 +558,9 @@ fn a_stopped_putters_item_is_put() {
 fn a_dead_putters_place_goes_to_the_next() {
     let queue = create(&ONE);
     put(&queue, b"first", Patience::NoWait).unwrap();
-    let stopped = stopped_in(&queue, || put(&queue, b"lost", soon()).unwrap());
+    let stopped = stopped_in(&queue, until_written, || put(&queue, b"lost", soon()).unwrap());
     let second = putter(&queue, b"second");
-    until_aged(&queue, 2);
+    until_written(&queue, 2);
     stopped.kill();
     queue.statistics().unwrap();
     assert_eq!(at_once(&queue).unwrap(), b"first");
@@ -567,7 +575,9 @@ fn a_dead_putters_place_goes_to_the_next() {
 fn an_item_on_its_way_can_be_finished() {
     for is_killed in [false, true] {
         let queue = create(&ACKNOWLEDGED);
-        let stopped = stopped_in(&queue, || assert_eq!(get(&queue, soon()).unwrap(), b"one"));
+        let stopped = stopped_in(&queue, until_aged, || {
+            assert_eq!(get(&queue, soon()).unwrap(), b"one")
+        });
         put(&queue, b"one", Patience::NoWait).unwrap();
         queue.task_done().unwrap();
         assert_eq!(queue.task_done(), Err(Error::TooManyDone));
@@ -593,7 +603,7 @@ fn a_finished_item_is_handed_and_returned_as_such() {
     put(&queue, b"one", Patience::NoWait).unwrap();
     queue.task_done().unwrap();
     assert_eq!(at_once(&queue).unwrap(), b"one");
-    let stopped = stopped_in(&queue, || drop(get(&queue, soon())));
+    let stopped = stopped_in(&queue, until_aged, || drop(get(&queue, soon())));
     let payloads: [&[u8]; 2] = [b"two", b"three"];
     assert_eq!(
         wait(Patience::NoWait, |wait| queue.put_many(&payloads, wait)),
@@ -667,21 +677,11 @@ mod deaths {
 
     /// A child that dies at `point`.
     fn dies_at(point: &str, work: impl FnOnce()) {
-        assert!(has_died_at(point, work), "{point}: it did not pass there");
-    }
-
-    /// False if the child did not pass there, and has ended.
-    fn has_died_at(point: &str, work: impl FnOnce()) -> bool {
         let mut child = Child::run(|| {
             assert!(fault::arm(point, 1));
             work();
         });
-        let status = child.reap();
-        assert!(
-            libc::WIFSIGNALED(status) || libc::WEXITSTATUS(status) == 0,
-            "{point}"
-        );
-        libc::WIFSIGNALED(status)
+        assert!(libc::WIFSIGNALED(child.reap()), "{point}: it did not pass there");
     }
 
     /// The process that hands an item dies. Its getter gets that item, or the next.
@@ -769,36 +769,22 @@ mod deaths {
             "unlock.before-wake",
         ] {
             for payload in [&b"its own"[..], &[7; 500], &[7; LARGE]] {
-                // A putter that happens to be awake publishes by itself.
-                let attempts = 1
-                    + (0..10)
-                        .take_while(|_| !dies_while_it_publishes(point, payload))
-                        .count();
-                assert!(attempts <= 10, "{point}: no getter passed there");
+                let queue = create(&ONE);
+                put(&queue, b"first", Patience::NoWait).unwrap();
+                let waiting = thread::spawn({
+                    let (queue, payload) = (queue.clone(), payload.to_vec());
+                    move || put(&queue, &payload, soon())
+                });
+                until_written(&queue, 1);
+                dies_at(point, || drop(at_once(&queue)));
+                assert_eq!(get(&queue, soon()).unwrap(), payload, "{point}");
+                assert_eq!(waiting.join().unwrap(), Ok(()), "{point}");
+                assert_eq!(at_once(&queue), Err(Error::Empty), "{point}");
+                let statistics = queue.statistics().unwrap();
+                assert_eq!((statistics.puts, statistics.queued), (2, 0), "{point}");
+                is_sound(&queue);
             }
         }
-    }
-
-    /// Whether the getter has died there. If not, the putter has published by itself.
-    fn dies_while_it_publishes(point: &str, payload: &[u8]) -> bool {
-        let queue = create(&ONE);
-        put(&queue, b"first", Patience::NoWait).unwrap();
-        let waiting = thread::spawn({
-            let (queue, payload) = (queue.clone(), payload.to_vec());
-            move || put(&queue, &payload, soon())
-        });
-        until_aged(&queue, 1);
-        while queue.check().unwrap().claimed == 0 || queue.check().unwrap().aged == 0 {
-            thread::yield_now();
-        }
-        let has_died = has_died_at(point, || drop(at_once(&queue)));
-        assert_eq!(get(&queue, soon()).unwrap(), payload, "{point}");
-        assert_eq!(waiting.join().unwrap(), Ok(()), "{point}");
-        assert_eq!(at_once(&queue), Err(Error::Empty), "{point}");
-        let statistics = queue.statistics().unwrap();
-        assert_eq!((statistics.puts, statistics.queued), (2, 0), "{point}");
-        is_sound(&queue);
-        has_died
     }
 
     #[test]
@@ -827,7 +813,7 @@ mod deaths {
             "rebuild.done",
         ] {
             let queue = create(&ACKNOWLEDGED);
-            let stopped = stopped_in(&queue, || drop(get(&queue, soon())));
+            let stopped = stopped_in(&queue, until_aged, || drop(get(&queue, soon())));
             put(&queue, b"one", Patience::NoWait).unwrap();
             if point.starts_with("rebuild") {
                 dies_at("lock.taken", || put(&queue, b"in vain", soon()).unwrap());
@@ -850,8 +836,8 @@ mod deaths {
     #[test]
     fn of_a_getter_that_left_without_the_lock() {
         let queue = create(&PLAIN);
-        let deadline = Instant::now() + Duration::from_millis(300);
-        let waiting = stopped_in(&queue, || {
+        let deadline = Instant::now() + SHORT;
+        let waiting = stopped_in(&queue, until_aged, || {
             assert_eq!(
                 get(&queue, Patience::Until(deadline))
                     .map_err(|error| matches!(error, Error::Empty | Error::EmptyBehindStopped { .. })),
@@ -896,13 +882,10 @@ mod deaths {
                 put(&queue, b"first", Patience::NoWait).unwrap();
                 let waiting = thread::spawn({
                     let queue = queue.clone();
-                    let until = Patience::Until(Instant::now() + Duration::from_millis(300));
+                    let until = Patience::Until(Instant::now() + SHORT);
                     move || put(&queue, b"its own", until)
                 });
-                until_aged(&queue, 1);
-                while queue.check().unwrap().claimed == 0 {
-                    thread::yield_now();
-                }
+                until_written(&queue, 1);
                 let publisher = Child::run(|| {
                     assert!(fault::suspend_at(point));
                     drop(at_once(&queue));
@@ -912,7 +895,7 @@ mod deaths {
                 let seen = unsafe { libc::waitpid(publisher.0, &raw mut status, libc::WUNTRACED) };
                 assert!(seen == publisher.0 && libc::WIFSTOPPED(status), "{point}");
                 // Time for its deadline, and for what it does then.
-                thread::sleep(Duration::from_millis(400));
+                thread::sleep(SHORT);
                 if is_killed {
                     publisher.kill();
                 } else {

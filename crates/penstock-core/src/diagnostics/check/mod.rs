@@ -57,6 +57,8 @@ pub struct Check {
     /// Waiters' cells in use, and those of waiters that sleep and have aged.
     pub cells: u64,
     pub aged: u64,
+    /// Aged putters whose item is written, and is put as soon as there is room.
+    pub written: u64,
     /// Participants not known to be dead.
     pub participants: u64,
 }

@@ -140,6 +140,7 @@ impl Inspection<'_> {
                 }
                 aged += 1;
                 last_aged = index;
+                self.found.written += u64::from(kind == Kind::Room && cell.slot.get() != 0);
             }
             length += 1;
             (prev, index) = (index, cell.next.get());
