@@ -27,7 +27,8 @@ const ACKNOWLEDGED: Options = Options {
 };
 const LARGE: usize = 100_000;
 
-/// The time of a call that ends without its item, or place. Until then its waiter has to age, and to be stopped.
+/// The time of a call that ends without its item, or place. Until then its waiter has to age, and to be
+/// stopped.
 const SHORT: Duration = Duration::from_millis(800);
 
 fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {

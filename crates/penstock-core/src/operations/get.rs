@@ -15,7 +15,6 @@
 //! | plain: borrow ended, state = FREE | the item is gone with its getter |
 //! | undelivered: **state = READY** (or DEAD) | the item is in its old place |
 //! | lists, counters | the rebuild computes them |
-#![allow(unsafe_code)]
 
 use std::sync::Arc;
 

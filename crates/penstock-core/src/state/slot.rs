@@ -10,7 +10,7 @@
 //!                 |  |                                    or LEFT until the borrow of its payload ends
 //!                 +--+ task_done while the payload is borrowed, or kept: CLAIMED until the borrow ends
 //!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
-//!    READY -- a getter has waited for long (waiters.rs) --> HANDED -- it is back --> as READY by its get
+//!    READY -- a getter has waited for long (hand.rs) --> HANDED -- it is back --> as READY by its get
 //!                 HANDED -- dies, is late, or gives up --> READY in its old place, as if it had never left
 //!                 READY_DONE and HANDED_DONE are the same of an item that is finished already
 //!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)

@@ -72,7 +72,7 @@ impl Other {
         Ok(other)
     }
 
-    /// Finds out whether there is one, in any of the places that penstock/reducers.py lists.
+    /// Finds out whether there is one, in any of the places that penstock/_multiprocessing/reducers.py lists.
     pub fn find(&self, py: Python<'_>) -> PyResult<()> {
         static FIND: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let find = once(&FIND, py, || attribute(py, "_other"))?;

@@ -88,8 +88,9 @@ pub(crate) fn make_line(is_duplex: bool) -> Result<[OwnedFd; 2], Error> {
 /// Borrows a descriptor by number for calls that answer with an error if it is not open.
 fn borrow(fd: RawFd) -> Option<BorrowedFd<'static>> {
     // SAFETY: the number is not -1. If other code has closed it, the caller's next call on it fails. If other
-    // code has opened something else there, the callers below have just found a line there, and so may at
-    // worst write a byte to that file, or read one.
+    // code, or a thread that closes the connection while another one uses it, has opened something else
+    // there, the callers below may write to that file, or read from it. They touch no memory of this process
+    // but their own buffers.
     (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
