@@ -294,6 +294,29 @@ fn a_putter_without_memory_waits_for_room() {
     }
 }
 
+/// A putter that cannot write its item does not keep the others from the service of the aged.
+#[test]
+fn a_putter_behind_one_without_memory_is_served() {
+    let queue = create(&Options {
+        max_bytes: Some(200_000),
+        ..ONE
+    });
+    put(&queue, &[0; 150_000], Patience::NoWait).unwrap();
+    let first = putter(&queue, &[1; LARGE]);
+    until_aged(&queue, 1);
+    let second = putter(&queue, b"second");
+    until_aged(&queue, 2);
+    until_written(&queue, 1);
+    assert_eq!(get(&queue, soon()).unwrap(), [0; 150_000]);
+    assert_eq!((queue.len(), queue.is_full()), (1, true));
+    assert_eq!(put(&queue, b"later", Patience::NoWait), Err(Error::Full));
+    assert_eq!(at_once(&queue).unwrap(), b"second");
+    assert_eq!(get(&queue, soon()).unwrap(), [1; LARGE]);
+    assert_eq!(first.join().unwrap(), Ok(()));
+    assert_eq!(second.join().unwrap(), Ok(()));
+    is_sound(&queue);
+}
+
 /// A wait that takes nothing does not keep an item from others.
 #[test]
 fn a_wait_that_takes_nothing_is_handed_nothing() {

@@ -138,9 +138,7 @@ impl Queue {
                 let delivered = deliver(&mut section, head)?;
                 section.withdraw(waiting)?;
                 drop(section);
-                if self.is_trim_due() && wait.patience != Patience::TryLock {
-                    self.trim_if_due()?;
-                }
+                self.trim_after_get(wait)?;
                 return Ok(delivered);
             }
             // No getter may wait, or be woken again and again, for an item that no get can find.
@@ -150,8 +148,19 @@ impl Queue {
             section = self.wait_for(section, waiting, wait)?;
             let handed = waiting.take_item();
             if handed != 0 {
-                return deliver(&mut section, handed);
+                let delivered = deliver(&mut section, handed)?;
+                drop(section);
+                self.trim_after_get(wait)?;
+                return Ok(delivered);
             }
         }
+    }
+
+    #[inline(always)]
+    fn trim_after_get(&self, wait: &Wait<'_>) -> Result<(), Error> {
+        if self.is_trim_due() && wait.patience != Patience::TryLock {
+            self.trim_if_due()?;
+        }
+        Ok(())
     }
 }

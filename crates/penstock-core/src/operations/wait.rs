@@ -285,7 +285,11 @@ impl Queue {
         // it back, from HANDED to SLEEPING.
         for (word, left) in words.into_iter().cycle().take(3 * words.len()) {
             // Acquire: pairs with the release in mark_handed.
-            if word == HANDED && waiting.kind == Kind::Room && cell.word.load(Ordering::Acquire) == HANDED {
+            if word == HANDED && waiting.kind == Kind::Room {
+                if cell.word.load(Ordering::Acquire) != HANDED {
+                    // A rebuild has changed it back. It may be HANDED anew at any moment.
+                    continue;
+                }
                 let ticket = Section::ticket_of(cell);
                 if ticket.is_none() {
                     // The lock's holder is publishing the item, and is stopped or dead: only the lock tells.

@@ -118,8 +118,6 @@ impl Section<'_> {
         len: u64,
     ) -> Result<(), Error> {
         self.fill(reserved.slot, reserved.extent, len)?;
-        // An empty item must not be taken for a claim of pages (pages.rs).
-        self.slot(reserved.slot)?.seq.set(0);
         let target = self.shared.segment.target(reserved.slot, reserved.extent, len)?;
         // SAFETY: as in publish_small.
         unsafe { self.shared.segment.copy_in(target, payload) };

@@ -129,7 +129,6 @@ impl Section<'_> {
         is_finished: bool,
         uncount: impl FnOnce(&mut Self),
     ) -> Result<Delivered, Error> {
-        let word = slot.word();
         let stays_leased = self.shared.options.acknowledged && !is_finished;
         let is_small = len <= SMALL;
         if is_small && !stays_leased {
@@ -141,6 +140,7 @@ impl Section<'_> {
             fault!("get.freed");
             return Ok(Delivered::Copied);
         }
+        let word = slot.word();
         slot.holder.set(platform::thread_id());
         slot.borrowed.set(0);
         if !is_small {

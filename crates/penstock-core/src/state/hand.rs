@@ -8,6 +8,7 @@
 //!   delivered in the getter's next section. No caller has seen it until then. So the sweep, a getter that
 //!   gives up, and the late rule return it to its old place, and that is no redelivery.
 //! - *A putter* writes its item when it has aged, into a slot that is CLAIMED, and its cell names the slot.
+//!   Until then, and if there is no memory for it, it is passed over, and notified like any other putter.
 //!   The section that makes room publishes the item for it. So no place is ever reserved, and the number of
 //!   items is exact. A putter whose patience ends learns from its cell whether its item was published.
 //!
@@ -46,7 +47,7 @@ use crate::state::holding::Lease;
 use crate::state::slot::{State, StateWord};
 use crate::state::waiters::{ABANDONED, HANDED, HANDED_LEFT, LATE, SLEEPING};
 use crate::sync::{Count, Ordering, Word};
-use crate::units::Ticket;
+use crate::units::{BATCH, Ticket};
 
 /// A handed waiter that is not back after so many milliseconds is late.
 const LATE_AFTER: u64 = if cfg!(feature = "fuzzing") { 1 } else { 50 };
@@ -95,16 +96,32 @@ impl Section<'_> {
         let hot = self.hot();
         let [getters, putters] = &hot.spinning.aged;
         // A place that is taken is an item for a getter, and the reverse, so each step takes one waiter off.
-        loop {
+        // Those that a section leaves are served by the next: each handed waiter comes back through one.
+        for _ in 0..BATCH {
             if getters.count.get() > 0 && hot.ready_count.get() > 0 {
                 self.hand_item(hot.waiters[Kind::Item as usize].head.get())?;
-            } else if putters.count.get() == 0
-                || !self.shared.has_room()
-                || !self.hand_place(hot.waiters[Kind::Room as usize].head.get())?
-            {
-                return Ok(());
+            } else if putters.count.get() == 0 || !self.shared.has_room() || !self.hand_first_place()? {
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// Publishes the item of the oldest aged putter that has written one. False if there is none.
+    fn hand_first_place(&mut self) -> Result<bool, Error> {
+        let hot = self.hot();
+        let mut index = hot.waiters[Kind::Room as usize].head.get();
+        for _ in 0..hot.spinning.aged[Kind::Room as usize].count.get() {
+            if index == 0 {
+                return Err(self.corrupt("more putters have aged than wait"));
+            }
+            let next = self.cell(index)?.next.get();
+            if self.hand_place(index)? {
+                return Ok(true);
+            }
+            index = next;
+        }
+        Ok(false)
     }
 
     /// Hands the oldest item to that getter.
@@ -174,7 +191,7 @@ impl Section<'_> {
         Ok(true)
     }
 
-    /// Takes the first waiter off its list: it is handed that slot next. False if it has left meanwhile.
+    /// Takes a waiter off its list: it is handed that slot next. False if it has left meanwhile.
     fn mark_handed(&mut self, kind: Kind, index: u32, what: Lease) -> Result<bool, Error> {
         let cell = self.cell(index)?;
         self.delist(kind, index)?;

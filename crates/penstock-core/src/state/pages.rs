@@ -57,7 +57,7 @@ fn is_remnant(word: u64) -> bool {
 }
 
 /// In the number of a slot that claims pages. No item's number has it, and an item that is written before its
-/// number is known has 0 (claim.rs).
+/// number is known has 0 (`fill`).
 const OF_PAGES: u64 = 1 << 63;
 
 /// The pages that a claim names. `None` if the slot holds anything else.
@@ -253,7 +253,7 @@ impl Section<'_> {
         Ok((first, end))
     }
 
-    /// Books that claimed pages have been punched, and lowers the marks above which no slot has memory.
+    /// Books that claimed pages have been punched.
     pub(crate) fn note_pages_punched(&mut self, pages: &Range<u32>) -> Result<(), Error> {
         for page in pages.clone() {
             let word = self.page(page)?;

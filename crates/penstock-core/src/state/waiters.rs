@@ -192,9 +192,7 @@ impl Waiting {
 
     /// Notes whether there was no memory for that.
     pub(crate) fn note_memory(&mut self, lacks_memory: bool) {
-        if let Some(aging) = &mut self.aging {
-            aging.lacks_memory = lacks_memory;
-        }
+        self.begin_aging().lacks_memory = lacks_memory;
     }
 
     /// What a getter was handed: a slot, which it delivers in the section in which it came back.

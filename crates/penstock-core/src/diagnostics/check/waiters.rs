@@ -231,6 +231,7 @@ impl Inspection<'_> {
         let slot = cell.slot.get();
         let is_there = slot < self.sizes().0 as u32
             && slot != 0
+            && self.is_present(slot)
             && self.segment().slot(slot).is_ok_and(|slot| {
                 let word = slot.word();
                 word.is_handed()
