@@ -384,6 +384,14 @@ MUTANTS = [
         (core("fairness", "a_putter_that_has_waited_gets_the_next_place"),),
     ),
     Mutant(
+        "only-the-first-aged-putter",
+        "an aged putter that has not written its item keeps those behind it from their places",
+        f"{CORE}/state/hand.rs",
+        "            index = next;\n",
+        "            index = next * 0;\n            break;\n",
+        (core("fairness", "a_putter_behind_one_without_memory_is_served"),),
+    ),
+    Mutant(
         "handed-is-delivered",
         "the return of a dead getter's item counts as a redelivery",
         f"{CORE}/state/recovery.rs",

@@ -298,22 +298,25 @@ fn a_putter_without_memory_waits_for_room() {
 #[test]
 fn a_putter_behind_one_without_memory_is_served() {
     let queue = create(&Options {
-        max_bytes: Some(200_000),
+        max_bytes: Some(70_000),
         ..ONE
     });
-    put(&queue, &[0; 150_000], Patience::NoWait).unwrap();
-    let first = putter(&queue, &[1; LARGE]);
-    until_aged(&queue, 1);
+    put(&queue, b"first", Patience::NoWait).unwrap();
+    // Stopped, so that it does not come back at once when it is notified.
+    let too_large = stopped_in(&queue, until_aged, || {
+        let put = put(&queue, &[1; LARGE], soon());
+        assert!(matches!(put, Err(Error::OutOfMemory { .. })));
+    });
     let second = putter(&queue, b"second");
     until_aged(&queue, 2);
     until_written(&queue, 1);
-    assert_eq!(get(&queue, soon()).unwrap(), [0; 150_000]);
-    assert_eq!((queue.len(), queue.is_full()), (1, true));
+    assert_eq!(at_once(&queue).unwrap(), b"first");
+    // The place was taken in the same section.
     assert_eq!(put(&queue, b"later", Patience::NoWait), Err(Error::Full));
     assert_eq!(at_once(&queue).unwrap(), b"second");
-    assert_eq!(get(&queue, soon()).unwrap(), [1; LARGE]);
-    assert_eq!(first.join().unwrap(), Ok(()));
     assert_eq!(second.join().unwrap(), Ok(()));
+    // Now there is room for it, and it learns that there is no memory.
+    too_large.finish();
     is_sound(&queue);
 }
 
