@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
+use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, ParticipantId};
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::lease::Lent;
@@ -138,7 +139,9 @@ impl Queue {
                 let delivered = deliver(&mut section, head)?;
                 section.withdraw(waiting)?;
                 drop(section);
-                self.trim_after_get(wait)?;
+                if self.is_trim_due() && wait.patience != Patience::TryLock {
+                    self.trim_if_due()?;
+                }
                 return Ok(delivered);
             }
             // No getter may wait, or be woken again and again, for an item that no get can find.
@@ -148,19 +151,26 @@ impl Queue {
             section = self.wait_for(section, waiting, wait)?;
             let handed = waiting.take_item();
             if handed != 0 {
-                let delivered = deliver(&mut section, handed)?;
-                drop(section);
-                self.trim_after_get(wait)?;
-                return Ok(delivered);
+                return self.take_handed(section, handed, wait.patience, deliver);
             }
         }
     }
 
-    #[inline(always)]
-    fn trim_after_get(&self, wait: &Wait<'_>) -> Result<(), Error> {
-        if self.is_trim_due() && wait.patience != Patience::TryLock {
+    /// Delivers what an aged getter was handed. A function of its own, so that the fast path stays small.
+    #[cold]
+    #[inline(never)]
+    fn take_handed<T>(
+        &self,
+        mut section: Guard<'_>,
+        handed: u32,
+        patience: Patience,
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let delivered = deliver(&mut section, handed)?;
+        drop(section);
+        if self.is_trim_due() && patience != Patience::TryLock {
             self.trim_if_due()?;
         }
-        Ok(())
+        Ok(delivered)
     }
 }
