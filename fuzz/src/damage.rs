@@ -176,8 +176,9 @@ impl Memory {
         for (i, region) in self.regions.iter().enumerate() {
             let end = region.start + region.count * region.size;
             let next = match self.regions.get(i + 1) {
-                Some(next) => next.start,
-                None => end.div_ceil(1 << 16) << 16,
+                // The heap lies between the descriptors and the slots.
+                Some(next) if i != 6 => next.start,
+                _ => end.div_ceil(1 << 16) << 16,
             };
             gaps.push(end.div_ceil(8) * 8..next);
             // Index 0 of these means none.

@@ -158,6 +158,7 @@ OPERATIONS = {
     ),
     "put large": Operation(Queue, lambda queue: put_x(queue, LARGE), size=LARGE),
     "put large, first": Operation(Queue, lambda queue: put_x(queue, LARGE), queued="", size=LARGE),
+    "put huge, first": Operation(Queue, lambda queue: put_x(queue, HUGE), queued="", size=HUGE),
     "put large, joinable": Operation(JoinableQueue, lambda queue: put_x(queue, LARGE), size=LARGE),
     "put, waits": Operation(Queue, put_x, maxsize=2, meanwhile=get_one_when("waiting_putters")),
     "get small": Operation(Queue, get),
@@ -217,6 +218,8 @@ PUT = {
     "put.ordered": [ABX],
     "put.linked": [ABX],
 }
+# The heap gets its first range.
+RANGE = {"range.backed": [NOTHING], "range.noted": [NOTHING], "range.added": [NOTHING]}
 PUT_LARGE = {
     "lock.taken": [AB],
     "put.pausing": [AB],
@@ -229,6 +232,19 @@ PUT_LARGE = {
     "put.committed": [ABX],
     "put.ordered": [ABX],
     "put.linked": [ABX],
+}
+PUT_LARGE_FIRST = {
+    "lock.taken": [NOTHING],
+    "put.slot-popped": [NOTHING],
+    **RANGE,
+    "claim.committed": [NOTHING],
+    "grow.backed": [NOTHING],
+    "claim.copying": [NOTHING],
+    "claim.copied": [NOTHING],
+    "put.numbered": [NOTHING],
+    "put.committed": [X],
+    "put.ordered": [X],
+    "put.linked": [X],
 }
 GET = {
     "lock.taken": [AB],
@@ -249,6 +265,7 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
     "put medium, first": {
         "lock.taken": [NOTHING],
         "put.slot-popped": [NOTHING],
+        **RANGE,
         "grow.backed": [NOTHING],
         "put.filled": [NOTHING],
         "slot.freed": [NOTHING],
@@ -267,18 +284,8 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
         "put.linked": [ABX],
     },
     "put large": PUT_LARGE,
-    "put large, first": {
-        "lock.taken": [NOTHING],
-        "put.slot-popped": [NOTHING],
-        "claim.committed": [NOTHING],
-        "grow.backed": [NOTHING],
-        "claim.copying": [NOTHING],
-        "claim.copied": [NOTHING],
-        "put.numbered": [NOTHING],
-        "put.committed": [X],
-        "put.ordered": [X],
-        "put.linked": [X],
-    },
+    "put large, first": PUT_LARGE_FIRST,
+    "put huge, first": {"range.mapped": [NOTHING], **PUT_LARGE_FIRST},
     "put large, joinable": PUT_LARGE,
     "put, waits": {
         "lock.taken": [B],
@@ -452,6 +459,7 @@ DONE: dict[str, Left] = {
     "put large": ABX,
     "put medium, again": ABX,
     "put large, first": X,
+    "put huge, first": X,
     "put large, joinable": ABX,
     "get small": B,
     "get small, simple": B,

@@ -46,6 +46,12 @@ pub enum Error {
         needed: u64,
         errno: i32,
     },
+    /// This process has no address space for memory that the queue has or needs.
+    NoAddressSpace {
+        needed: u64,
+        /// Bytes that the process may map (`RLIMIT_AS`), or `u64::MAX`. Its queues take a quarter at most.
+        limit: u64,
+    },
     TooManyParticipants {
         limit: u32,
     },
@@ -138,6 +144,19 @@ impl fmt::Display for Error {
                 mib(*needed),
                 os(errno)
             ),
+            Error::NoAddressSpace { needed, limit } => {
+                let needed = mib(*needed);
+                write!(f, "this process has no address space for {needed} of a queue; ")?;
+                match limit {
+                    &u64::MAX => write!(f, "free memory that it has mapped"),
+                    limit => write!(
+                        f,
+                        "its queues may take a quarter of its limit of {} (RLIMIT_AS, ulimit -v): raise the \
+                         limit, or use fewer queues",
+                        mib(*limit)
+                    ),
+                }
+            }
             Error::TooManyParticipants { limit } => {
                 write!(
                     f,

@@ -8,7 +8,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError, TryLockError};
 
 use crate::platform;
 use crate::sync::{AtomicU32, Word};
@@ -69,6 +69,15 @@ pub(crate) fn hold_off() -> NoFork {
         begin_as_child();
     }
     held
+}
+
+/// The same if no other thread keeps it from forking, or forks; for a caller that must not wait.
+pub(crate) fn try_hold_off() -> Option<NoFork> {
+    match LOCK.try_lock() {
+        Ok(held) => Some(held),
+        Err(TryLockError::Poisoned(held)) => Some(held.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }
 
 /// Reacts to a fork that no handler has seen. One load, so that every operation can call it.

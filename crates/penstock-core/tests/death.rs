@@ -1407,7 +1407,7 @@ mod points {
     fn memory_extended_by_the_dead_goes_back() {
         let queue = Queue::create(&PLAIN).unwrap();
         let child = Child::run(|| {
-            assert!(fault::arm("grow.backed", 2));
+            assert!(fault::arm("grow.backed", 1));
             put(&queue, &vec![0; 100 << 20]).unwrap();
         });
         assert_eq!(child.outcome(), libc::SIGKILL);

@@ -14,13 +14,13 @@ const LOOKED_AT: usize = 16 << 10;
 /// The longest wait of any process, unless the queue hangs.
 pub const WATCHDOG: Duration = Duration::from_secs(40);
 
-/// 10 to 19 fit in a slot, 20 to 24 in an object of a divided span, 25 to 29 in a larger one, 30 to 39 in a
-/// run of spans. 40 to 49 are so large that their memory is given back.
+/// 10 to 19 fit in a slot, 20 to 24 in an object of a divided span, 25 to 29 in a larger one, 30 to 39 and
+/// 500 to 599 in a run of one span. 40 to 49 are so large that their memory is given back.
 pub fn len_of(item: Item) -> usize {
     match item {
         20..=24 => 300,
         25..=29 => 600,
-        30..=39 => 33_000,
+        30..=39 | 500..=599 => 33_000,
         40..=49 => 9 << 20,
         _ => 20,
     }

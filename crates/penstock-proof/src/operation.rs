@@ -295,6 +295,14 @@ const SOFT: Options = Options {
     ..PLAIN
 };
 const ONE: Options = Options { maxsize: 1, ..PLAIN };
+/// Memory for more than each process has mapped from the start.
+const ROOMY: Options = Options {
+    max_bytes: Some(16 << 20),
+    ..PLAIN
+};
+
+/// Items that use up the near heap.
+const NEAR_HEAP: std::ops::Range<Item> = 500..564;
 
 const DEFAULT: Operation = Operation {
     name: "",
@@ -407,6 +415,30 @@ pub const OPERATIONS: &[Operation] = &[
         prepare: |queue, log| log.put_all(queue, &(100..131).collect::<Vec<_>>()),
         run: Victim::put,
         puts: &[11],
+        ..DEFAULT
+    },
+    // All spans that each process has mapped are in use.
+    Operation {
+        name: "put-growing-the-heap-by-a-range",
+        options: ROOMY,
+        prepare: |queue, log| log.put_all(queue, &NEAR_HEAP.collect::<Vec<_>>()),
+        run: Victim::put,
+        puts: &[31],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // The victim has mapped no range yet.
+    Operation {
+        name: "get-mapping-a-range",
+        options: ROOMY,
+        prepare: |queue, log| {
+            log.put_all(queue, &[32]);
+            log.put_all(queue, &NEAR_HEAP.collect::<Vec<_>>());
+        },
+        before: |_| {},
+        run: Victim::get,
+        takes: &[32],
+        attaches: true,
         ..DEFAULT
     },
     // The only slot that is free keeps an extent.

@@ -21,7 +21,7 @@ pub struct Region {
     pub count: u64,
 }
 
-/// The regions of a queue's memory, without payload bytes.
+/// The regions of a queue's near memory, without payload bytes.
 pub fn regions(queue: &Queue) -> [Region; 9] {
     fn region<T>(start: u64, count: u32) -> Region {
         Region {
@@ -34,13 +34,13 @@ pub fn regions(queue: &Queue) -> [Region; 9] {
     [
         region::<Header>(HEADER_AT, 1),
         region::<Hot>(HOT_AT, 1),
-        region::<Participant>(geometry.participants_at, PARTICIPANTS),
-        region::<WaiterCell>(geometry.cells_at, CELLS),
-        region::<AtomicU8>(geometry.backing_at, geometry.spans),
-        region::<AtomicU64>(geometry.bitmap_at, geometry.spans.div_ceil(64)),
-        region::<SpanDescriptor>(geometry.descriptors_at, geometry.spans),
-        region::<SlotPage>(geometry.pages_at, geometry.slots / SLOTS_PER_PAGE),
-        region::<Slot>(geometry.slots_at, geometry.slots),
+        region::<Participant>(geometry.participants_at, geometry.participants),
+        region::<WaiterCell>(geometry.cells_at, geometry.cells),
+        region::<AtomicU8>(geometry.backing_at, geometry.near_spans),
+        region::<AtomicU64>(geometry.bitmap_at, 1),
+        region::<SpanDescriptor>(geometry.descriptors_at, geometry.near_spans),
+        region::<SlotPage>(geometry.pages_at, NEAR_PAGES),
+        region::<Slot>(geometry.slots_at, NEAR_SLOTS),
     ]
 }
 

@@ -46,15 +46,23 @@ impl Queue {
         self.enter_in_vain(me, wait)
     }
 
-    /// The slow path of entering, with the lock held. Returns an error if the queue is damaged, registers
-    /// anew if this process was swept, or does the work that it has put off. `me` may have the bit of work
-    /// put off (handle/put_off.rs).
+    /// The slow path of entering, with the lock held. Returns an error if the queue is damaged, maps what the
+    /// queue has grown by, registers anew if this process was swept, or does the work that it has put off.
+    /// `me` may have the bit of work put off (handle/put_off.rs).
     #[cold]
     fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
         let me = ParticipantId::in_word(me);
         let mut section = Guard::new(&self.shared, me);
         if self.shared.segment.hot().is_damaged() {
             return Err(section.corrupt("found damaged before"));
+        }
+        if !self.shared.segment.is_all_mapped() {
+            // Outside the lock, and before anything is taken: this process may have no address space for it.
+            drop(section);
+            self.shared
+                .segment
+                .map_ranges(wait.patience != Patience::TryLock)?;
+            return self.acquire(wait);
         }
         if self.shared.participant_of(me)?.is_none() {
             // Wrongly taken for dead (participant.rs says when that can happen): what this process held is

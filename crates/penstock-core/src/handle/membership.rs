@@ -18,7 +18,7 @@ use crate::platform;
 use crate::platform::Instant;
 #[cfg(not(loom))]
 use crate::state::line::has_line;
-use crate::state::participant::{GONE, LAST, LEFT, Proof, free_record, read};
+use crate::state::participant::{GONE, LEFT, Proof, free_record, read};
 use crate::sync::{Ordering, Word};
 use crate::units::Leave;
 
@@ -155,10 +155,10 @@ impl Queue {
                 self.shared.put_off_work();
             }
             self.sweep_former_self(me.index(), pid, birth, namespace)?;
-            if me.index() > LAST - LATE_PLACES {
+            if me.index() > self.shared.last_place() - LATE_PLACES {
                 self.reap_dead(true)?;
             }
-            if me.index() < LAST {
+            if me.index() < self.shared.last_place() {
                 if self.shared.proof_of(me)? == Proof::Impossible {
                     IS_UNTOLD.store(true, std::sync::atomic::Ordering::Relaxed);
                 }
@@ -170,12 +170,14 @@ impl Queue {
                 break;
             }
         }
-        Err(Error::TooManyParticipants { limit: LAST - 1 })
+        Err(Error::TooManyParticipants {
+            limit: self.shared.last_place() - 1,
+        })
     }
 
     /// Sweeps the participant that this process was before a call of `exec`, which no longer exists.
     fn sweep_former_self(&self, mine: u32, pid: u32, birth: u64, namespace: u64) -> Result<(), Error> {
-        for index in 1..=self.shared.segment.hot().participants_high.get().min(LAST) {
+        for index in self.shared.participants() {
             let record = self.shared.segment.participant(index)?;
             let seen = read(record);
             if index != mine

@@ -44,9 +44,13 @@ use crate::sync::{Ordering, Word};
 /// Portions that one section does of a leave that was put off: they take a millisecond or less.
 const PORTIONS: u32 = 8;
 
-/// Whether the lock stayed taken for the caller's time, so that the work is put off.
+/// Whether the lock stayed taken for the caller's time, or this process cannot map what the queue has grown
+/// by, so that the work is put off.
 pub(crate) fn is_stuck(error: &Error) -> bool {
-    matches!(error, Error::Busy | Error::Stopped { .. })
+    matches!(
+        error,
+        Error::Busy | Error::Stopped { .. } | Error::NoAddressSpace { .. }
+    )
 }
 
 impl Queue {

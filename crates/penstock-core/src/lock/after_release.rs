@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::fork;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{PARTICIPANTS, ParticipantId};
+use crate::memory::layout::ParticipantId;
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, OpenPipe, PipeOfAnother};
 use crate::state::Shared;
@@ -115,7 +115,7 @@ impl Shared {
     pub(crate) fn open_notifier_of_another(&self, number: u64) -> Result<Option<End>, Error> {
         let own = self.member_if_any().map(ParticipantId::index);
         let mut unreachable = None;
-        for index in 1..=self.segment.hot().participants_high.get().min(PARTICIPANTS - 1) {
+        for index in self.participants() {
             let record = self.segment.participant(index)?;
             let place = record.notifier.get();
             if place == 0 || Some(index) == own {

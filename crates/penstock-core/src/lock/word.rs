@@ -171,6 +171,9 @@ impl Shared {
         if former.is_none() || !self.is_dead_holder(former)? {
             return Ok(None);
         }
+        // The rebuild reads all of the memory. A process that cannot map it leaves the lock to others. The
+        // dead holder has added its last range; and if another takes over, the exchange below fails.
+        self.segment.map_ranges(true)?;
         // Both: see Shared::acquire_as. Of all survivors that have read the dead id, one succeeds.
         if word
             .compare_exchange(taken, me | CONTENDED, Ordering::AcqRel, Ordering::Relaxed)

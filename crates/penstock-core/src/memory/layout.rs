@@ -1,16 +1,20 @@
 //! The shared layout: what lies where in a segment, and what each word means.
 //!
 //! ```text
-//! 0         4 KiB     8 KiB           520 KiB        1.5 MiB
-//! +---------+---------+---------------+--------------+-----------+-----------+------------+
-//! | Header  | Hot     | Participant[] | WaiterCell[] | backing   | span      | SpanDesc[] | ...
-//! | const   | lock... | 128 B each    | 64 B each    | u8 a span | bitmap    | 128 B each |
-//! +---------+---------+---------------+--------------+-----------+-----------+------------+
-//!
-//!     +------------+------------+--------------+
-//! ... | SlotPage[] | Slot[]     | heap         |
-//!     | 8 B each   | 128 B each | 64 KiB spans |
-//!     +------------+------------+--------------+
+//! near: mapped whole when the queue is made or opened
+//! +---------+---------+---------------+--------------+-----------+--------+------------+------------+
+//! | Header  | Hot     | Participant[] | WaiterCell[] | backing   | span   | SlotPage[] | SpanDesc[] | ...
+//! | const   | lock... | 128 B each    | 64 B each    | u8 a span | bitmap | 8 B each   | 128 B each |
+//! +---------+---------+---------------+--------------+-----------+--------+------------+------------+
+//!     +----------+--------+
+//! ... | heap     | Slot[] |
+//!     | 64 spans | 2048   |
+//!     +----------+--------+
+//! far: mapped in ranges, as the queue grows (memory/ranges.rs)
+//! +-----------------+--------------+----------------------------------------------+------------------------+
+//! | Slot[]          | SlotPage[]   | books of spans, class by class: descriptors, | heap                   |
+//! | from index 2048 | from page 64 | bitmap, backing bytes of the class           | from span 256          |
+//! +-----------------+--------------+----------------------------------------------+------------------------+
 //! ```
 //!
 //! The file has its full length from the start and is sparse: a region is backed with memory (`fallocate`)
@@ -18,13 +22,17 @@
 //! "none", and element 0 of every indexed region is unused. All words are atomics, so a reference to one is
 //! sound while other processes write it.
 //!
+//! A *class* is a quarter of a doubling: far slots and far spans are numbered in classes, of which the first
+//! begins at `NEAR_SLOTS` and `FAR_SPANS`. Four classes double the index. So the class of an index follows
+//! from its leading bits. Spans between the near ones and `FAR_SPANS` do not exist.
+//!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
 //! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots, the
 //! two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more
 //! but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that
 //! only grow or shrink by a single store (`slots_high`, `slots_backed`, `pages_tracked`, `cells_high`,
-//! `cells_backed`, `spans_tracked`, `participants_high`). The rest is cache: the rebuild (state/rebuild.rs)
-//! computes it anew from the truth.
+//! `cells_backed`, `ranges` with the bits of `heap_seams` that it counts, `participants_high`). The rest is
+//! cache: the rebuild (state/rebuild.rs) computes it anew from the truth.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
@@ -37,8 +45,21 @@ pub(crate) const VERSION: u32 = 2;
 
 /// Slots are backed by whole pages, and there are whole pages of them.
 pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
+/// Records and cells of a queue. Where the system allows small files or mappings only, there are fewer
+/// (`Tables`).
 pub(crate) const PARTICIPANTS: u32 = 4096;
 pub(crate) const CELLS: u32 = 16384;
+
+/// Slots that every process has mapped; the rest follows in ranges.
+pub(crate) const NEAR_SLOTS: u32 = 2048;
+pub(crate) const NEAR_PAGES: u32 = NEAR_SLOTS / SLOTS_PER_PAGE;
+
+/// Near spans at most, and the index of the first far one: the bitmap's words then belong to one class each.
+pub(crate) const NEAR_SPANS: u32 = 64;
+pub(crate) const FAR_SPANS: u32 = 256;
+
+pub(crate) const SLOT_CLASSES: usize = 64;
+pub(crate) const SPAN_CLASSES: usize = 60;
 
 /// A span is the unit of the heap's bookkeeping, a granule the unit of its addresses.
 pub(crate) const SPAN: u64 = 64 * 1024;
@@ -95,8 +116,12 @@ pub(crate) struct Header {
     pub fingerprint: AtomicU64,
     pub id: [AtomicU64; 2],
     pub length: AtomicU64,
-    pub slots: AtomicU32,
-    pub spans: AtomicU32,
+    /// What `Geometry::new` is given.
+    pub participants: AtomicU32,
+    pub cells: AtomicU32,
+    pub near_spans: AtomicU32,
+    pub slot_classes: AtomicU32,
+    pub span_classes: AtomicU32,
     pub maxsize: AtomicU64,
     pub max_bytes: AtomicU64,
     pub soft_bytes: AtomicU64,
@@ -171,8 +196,9 @@ pub(crate) struct Hot {
     pub cells_backed: LockedU32,
     /// No span from this one on is taken or has memory behind it.
     pub spans_high: LockedU32,
-    /// Spans whose backing bytes and bitmap are backed themselves.
-    pub spans_tracked: LockedU32,
+    /// How many ranges of slots and of the heap there are, as a `Ranges`. Each section compares it with what
+    /// its process has mapped. Only ever grows, under the lock.
+    pub ranges: AtomicU32,
     /// No span below this one is free.
     pub span_hint: LockedU32,
     pub participants_high: AtomicU32,
@@ -229,6 +255,9 @@ pub(crate) struct Hot {
     /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
     /// `watching`, because every operation reads both and hardly any writes them.
     pub damaged: AtomicU32,
+    /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that `ranges`
+    /// does not count mean nothing.
+    pub heap_seams: AtomicU64,
 
     // Trims, see operations/trim.rs and state/pages.rs.
     /// Free slots that are on no list: they are parked, or in a page without memory.
@@ -458,6 +487,8 @@ const _: () = {
     assert!(size_of::<SlotPage>() == 8);
     assert!(offset_of!(Slot, inline) + INLINE == 128);
     assert!(size_of::<SpanDescriptor>() == 128);
+    // Far slots follow the near ones.
+    assert!(NEAR_SLOTS as u64 * size_of::<Slot>() as u64 % SPAN == 0);
 };
 
 /// A hash of where the fields lie: two builds that disagree refuse to share a segment.
@@ -480,6 +511,8 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, notifier),
         offset_of!(Hot, line_ends),
         offset_of!(Hot, damaged),
+        offset_of!(Hot, ranges),
+        offset_of!(Hot, heap_seams),
         offset_of!(Hot, cached_sum),
         offset_of!(Hot, free),
         offset_of!(Hot, slots_high),
@@ -500,6 +533,8 @@ pub(crate) const FINGERPRINT: u64 = {
         CELLS as usize,
         SPAN as usize,
         GRANULE as usize,
+        NEAR_SLOTS as usize,
+        FAR_SPANS as usize,
     ];
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325; // FNV-1a
     let mut i = 0;
@@ -510,27 +545,143 @@ pub(crate) const FINGERPRINT: u64 = {
     hash
 };
 
-/// Where the regions of a segment begin; a function of its two capacities alone.
+/// The first index of a class, if the first class begins at `first`, a power of two.
+const fn class_start(first: u32, class: usize) -> u32 {
+    ((4 + class as u32 % 4) << (class / 4)) * (first / 4)
+}
+
+/// The class of an index that is not below `first`.
+#[inline(always)]
+const fn class_of_index(first: u32, index: u32) -> usize {
+    let doublings = index.ilog2() - first.ilog2();
+    let quarter = index >> (index.ilog2() - 2) & 3;
+    (doublings * 4 + quarter) as usize
+}
+
+pub(crate) const fn slot_class_start(class: usize) -> u32 {
+    class_start(NEAR_SLOTS, class)
+}
+
+#[inline(always)]
+pub(crate) const fn class_of_slot(index: u32) -> usize {
+    class_of_index(NEAR_SLOTS, index)
+}
+
+pub(crate) const fn span_class_start(class: usize) -> u32 {
+    class_start(FAR_SPANS, class)
+}
+
+#[inline(always)]
+pub(crate) const fn class_of_span(span: u32) -> usize {
+    class_of_index(FAR_SPANS, span)
+}
+
+/// How many classes hold so many slots, or as many of them as there can be.
+pub(crate) fn slot_classes_for(slots: u64) -> usize {
+    (0..SLOT_CLASSES)
+        .find(|class| u64::from(slot_class_start(*class)) >= slots)
+        .unwrap_or(SLOT_CLASSES)
+}
+
+/// How many classes hold so many far spans.
+pub(crate) fn span_classes_for(spans: u64) -> usize {
+    (0..SPAN_CLASSES)
+        .find(|class| u64::from(span_class_start(*class) - FAR_SPANS) >= spans)
+        .unwrap_or(SPAN_CLASSES)
+}
+
+/// The ranges that a queue has, or that a process has mapped: classes of far slots (bits 0..8); 0 if the
+/// heap's near books have no memory yet, else classes of far spans + 1 (bits 8..16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub(crate) struct Ranges(pub u32);
+
+impl Ranges {
+    pub(crate) fn new(slots: usize, heap: usize) -> Ranges {
+        Ranges(slots as u32 | (heap as u32) << 8)
+    }
+
+    pub(crate) fn slot_classes(self) -> usize {
+        (self.0 & 0xff) as usize
+    }
+
+    pub(crate) fn heap(self) -> usize {
+        (self.0 >> 8 & 0xff) as usize
+    }
+
+    pub(crate) fn span_classes(self) -> usize {
+        self.heap().saturating_sub(1)
+    }
+}
+
+/// Where the regions of a segment begin; a function of its sizes alone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
+    pub participants: u32,
+    pub cells: u32,
+    /// The end of the slots that there may be.
     pub slots: u32,
+    pub slot_classes: usize,
+    /// The end of the spans that there may be.
     pub spans: u32,
+    pub near_spans: u32,
+    pub span_classes: usize,
     pub participants_at: u64,
     pub cells_at: u64,
     pub backing_at: u64,
     pub bitmap_at: u64,
     pub descriptors_at: u64,
     pub pages_at: u64,
-    pub slots_at: u64,
     pub heap_at: u64,
+    pub slots_at: u64,
+    /// The end of what each process has mapped. Far slots, books and heap follow.
+    pub near_length: u64,
+    pub far_pages_at: u64,
+    pub far_books_at: u64,
+    pub far_heap_at: u64,
     pub length: u64,
+}
+
+/// Sizes of what each process has mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tables {
+    pub participants: u32,
+    pub cells: u32,
+    pub near_spans: u32,
+}
+
+impl Tables {
+    pub(crate) const FULL: Tables = Tables {
+        participants: PARTICIPANTS,
+        cells: CELLS,
+        near_spans: NEAR_SPANS,
+    };
+
+    /// For a process whose address space is limited: 2.3 MiB.
+    pub(crate) const LESS: Tables = Tables {
+        near_spans: 8,
+        ..Tables::FULL
+    };
+
+    /// The least, where the system allows small files or mappings only: 0.9 MiB.
+    pub(crate) const LEAST: Tables = Tables {
+        participants: 256,
+        cells: 1024,
+        near_spans: 8,
+    };
+
+    fn are_possible(self) -> bool {
+        (64..=PARTICIPANTS).contains(&self.participants)
+            && (64..=CELLS).contains(&self.cells)
+            && (1..=NEAR_SPANS).contains(&self.near_spans)
+    }
 }
 
 pub(crate) const HEADER_AT: u64 = 0;
 pub(crate) const HOT_AT: u64 = PAGE;
 
-/// What the words of a segment are read as, each in a region of its own; without the element that stands for
-/// none.
+/// What the words of a segment are read as, each in a near region of its own; without the element that stands
+/// for none.
 pub(crate) trait Element {
     fn region(geometry: &Geometry) -> Range<u64>;
 }
@@ -548,10 +699,10 @@ elements! {
     Participant: participants_at + 1 .. cells_at,
     WaiterCell: cells_at + 1 .. backing_at,
     LockedU8: backing_at + 0 .. bitmap_at,
-    LockedU64: bitmap_at + 0 .. descriptors_at,
-    SpanDescriptor: descriptors_at + 0 .. pages_at,
-    SlotPage: pages_at + 0 .. slots_at,
-    Slot: slots_at + 1 .. heap_at,
+    LockedU64: bitmap_at + 0 .. pages_at,
+    SlotPage: pages_at + 0 .. descriptors_at,
+    SpanDescriptor: descriptors_at + 0 .. heap_at,
+    Slot: slots_at + 1 .. near_length,
 }
 
 impl Element for Header {
@@ -570,35 +721,140 @@ const fn to_page(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE) * PAGE
 }
 
-impl Geometry {
-    pub(crate) const MAX_SLOTS: u32 = 1 << 27;
-    /// Granule addresses have 32 bits.
-    pub(crate) const MAX_SPANS: u32 = u32::MAX / GRANULES_PER_SPAN - 1;
+const fn to_span(bytes: u64) -> u64 {
+    bytes.div_ceil(SPAN) * SPAN
+}
 
-    pub(crate) fn new(slots: u32, spans: u32) -> Geometry {
+/// Where the parts of the books of one class of far spans begin, and their length. Whole spans, because the
+/// system's pages may be larger than the layout's.
+#[derive(Clone, Copy)]
+pub(crate) struct Books {
+    pub bitmap_at: u64,
+    pub backing_at: u64,
+    pub end: u64,
+    /// Until the books of the next class.
+    pub length: u64,
+}
+
+impl Books {
+    pub(crate) const fn of(class: usize) -> Books {
+        let spans = (span_class_start(class + 1) - span_class_start(class)) as u64;
+        let bitmap_at = spans * size_of::<SpanDescriptor>() as u64;
+        let backing_at = bitmap_at + spans / 64 * size_of::<LockedU64>() as u64;
+        let end = backing_at + spans * size_of::<LockedU8>() as u64;
+        Books {
+            bitmap_at,
+            backing_at,
+            end,
+            length: to_span(end),
+        }
+    }
+}
+
+impl Geometry {
+    pub(crate) fn new(tables: Tables, slot_classes: usize, span_classes: usize) -> Option<Geometry> {
+        if !tables.are_possible() || slot_classes > SLOT_CLASSES || span_classes > SPAN_CLASSES {
+            return None;
+        }
+        let Tables {
+            participants,
+            cells,
+            near_spans,
+        } = tables;
+        let slots = slot_class_start(slot_classes);
+        let spans = match span_classes {
+            0 => near_spans,
+            classes => span_class_start(classes),
+        };
         let participants_at = HOT_AT + PAGE;
-        let cells_at = participants_at + to_page(u64::from(PARTICIPANTS) * size_of::<Participant>() as u64);
-        let backing_at = cells_at + to_page(u64::from(CELLS) * size_of::<WaiterCell>() as u64);
-        let bitmap_at = backing_at + to_page(u64::from(spans) * size_of::<LockedU8>() as u64);
-        let descriptors_at =
-            bitmap_at + to_page(u64::from(spans).div_ceil(64) * size_of::<LockedU64>() as u64);
-        let pages_at = descriptors_at + to_page(u64::from(spans) * size_of::<SpanDescriptor>() as u64);
-        let pages = u64::from(slots.div_ceil(SLOTS_PER_PAGE));
-        let slots_at = pages_at + to_page(pages * size_of::<SlotPage>() as u64);
-        let heap_at = (slots_at + u64::from(slots) * size_of::<Slot>() as u64).div_ceil(SPAN) * SPAN;
-        let length = heap_at + u64::from(spans) * SPAN;
-        Geometry {
+        let cells_at = participants_at + to_page(u64::from(participants) * size_of::<Participant>() as u64);
+        let backing_at = cells_at + to_page(u64::from(cells) * size_of::<WaiterCell>() as u64);
+        // The near books are one page.
+        let aligned = |bytes: u64| bytes.next_multiple_of(128);
+        let bitmap_at = backing_at + aligned(u64::from(near_spans) * size_of::<LockedU8>() as u64);
+        let pages_at = bitmap_at + aligned(size_of::<LockedU64>() as u64);
+        let descriptors_at = pages_at + aligned(u64::from(NEAR_PAGES) * size_of::<SlotPage>() as u64);
+        let heap_at = to_span(descriptors_at + u64::from(near_spans) * size_of::<SpanDescriptor>() as u64);
+        let slots_at = heap_at + u64::from(near_spans) * SPAN;
+        let near_length = to_span(slots_at + u64::from(NEAR_SLOTS) * size_of::<Slot>() as u64);
+        let far_pages_at = near_length + to_span(u64::from(slots - NEAR_SLOTS) * size_of::<Slot>() as u64);
+        let far_pages = u64::from(slots / SLOTS_PER_PAGE - NEAR_PAGES);
+        let far_books_at = far_pages_at + to_span(far_pages * size_of::<SlotPage>() as u64);
+        let mut geometry = Geometry {
+            participants,
+            cells,
             slots,
+            slot_classes,
             spans,
+            near_spans,
+            span_classes,
             participants_at,
             cells_at,
             backing_at,
             bitmap_at,
             descriptors_at,
             pages_at,
-            slots_at,
             heap_at,
-            length,
+            slots_at,
+            near_length,
+            far_pages_at,
+            far_books_at,
+            far_heap_at: 0,
+            length: 0,
+        };
+        geometry.far_heap_at = geometry.books_at(span_classes);
+        geometry.length = geometry.span_at(spans.max(FAR_SPANS));
+        Some(geometry)
+    }
+
+    /// Bytes of payloads that the heap can hold.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        let far = span_class_start(self.span_classes) - FAR_SPANS;
+        u64::from(self.near_spans + far) * SPAN
+    }
+
+    /// Where a slot lies in the file: far ones behind near ones.
+    pub(crate) fn slot_at(&self, index: u32) -> u64 {
+        self.slots_at + u64::from(index) * size_of::<Slot>() as u64
+    }
+
+    /// Where the word of a page of slots lies in the file: far ones in a row of their own.
+    pub(crate) fn slot_page_at(&self, page: u32) -> u64 {
+        let (at, index) = match page.checked_sub(NEAR_PAGES) {
+            Some(far) => (self.far_pages_at, far),
+            None => (self.pages_at, page),
+        };
+        at + u64::from(index) * size_of::<SlotPage>() as u64
+    }
+
+    /// Where the words of some classes of far slots lie in the file. Whole spans, because the system's pages
+    /// may be larger than the layout's; so neighbours have the first and the last one in common.
+    pub(crate) fn slot_pages_of(&self, classes: Range<usize>) -> Range<u64> {
+        let at = |class: usize| self.slot_page_at(slot_class_start(class) / SLOTS_PER_PAGE);
+        at(classes.start) / SPAN * SPAN..to_span(at(classes.end))
+    }
+
+    /// Where a span's memory lies in the file.
+    pub(crate) fn span_at(&self, span: u32) -> u64 {
+        match span.checked_sub(FAR_SPANS) {
+            Some(far) => self.far_heap_at + u64::from(far) * SPAN,
+            None => self.heap_at + u64::from(span) * SPAN,
         }
+    }
+
+    /// Where the books of a class of far spans begin in the file.
+    pub(crate) fn books_at(&self, class: usize) -> u64 {
+        (0..class).fold(self.far_books_at, |at, class| at + Books::of(class).length)
+    }
+
+    /// Where a span's descriptor lies in the file.
+    pub(crate) fn descriptor_at(&self, span: u32) -> u64 {
+        let (at, index) = if span < FAR_SPANS {
+            (self.descriptors_at, span)
+        } else {
+            let class = class_of_span(span);
+            (self.books_at(class), span - span_class_start(class))
+        };
+        at + u64::from(index) * size_of::<SpanDescriptor>() as u64
     }
 }

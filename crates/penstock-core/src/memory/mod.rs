@@ -4,4 +4,5 @@ pub(crate) mod descriptor;
 pub(crate) mod file;
 pub(crate) mod layout;
 pub(crate) mod payload;
+pub(crate) mod ranges;
 pub(crate) mod segment;

@@ -1,6 +1,8 @@
 //! Payload bytes: where they lie, checked, and how they are copied in and out.
 #![allow(unsafe_code)]
 
+use std::ptr::NonNull;
+
 use crate::error::Error;
 use crate::memory::layout::{GRANULE, GRANULES_PER_SPAN, Slot};
 use crate::memory::segment::Segment;
@@ -67,30 +69,47 @@ impl Segment {
         if start == 0 || !(INLINE as u64 + 1..=SMALL as u64).contains(&len) {
             return;
         }
-        // Not compared with the heap's end: to prefetch a line that is not mapped has no effect.
-        let offset = self.geometry.heap_at + u64::from(start) * GRANULE;
-        let place = self.base.as_ptr().wrapping_add(offset as usize);
+        let place = if start < self.near_granules {
+            // Not compared with the heap's end: to prefetch a line that is not mapped has no effect.
+            let place = u64::from(start) * GRANULE;
+            self.heap.as_ptr().wrapping_add(place as usize)
+        } else {
+            match self.far_granules(start, 1) {
+                Some(place) => place.as_ptr(),
+                None => return,
+            }
+        };
         match ahead {
             Ahead::ToWrite { .. } => prefetch_lines::<true>(place, len as usize),
             _ => prefetch_lines::<false>(place, len as usize),
         }
     }
 
-    /// The offset of an extent that can hold `len` bytes; the one place that checks extents.
+    /// Where in the file an extent lies that can hold `len` bytes.
     pub(crate) fn extent_at(&self, extent: Extent, len: u64) -> Result<u64, Error> {
-        let end = u64::from(extent.start) + u64::from(extent.granules);
-        if end > u64::from(self.geometry.spans) * u64::from(GRANULES_PER_SPAN) || len > extent.bytes() {
-            return Err(self.corrupt("an extent lies outside the heap"));
-        }
-        Ok(self.geometry.heap_at + u64::from(extent.start) * GRANULE)
+        self.extent_pointer(extent, len)?;
+        let (span, rest) = (extent.start / GRANULES_PER_SPAN, extent.start % GRANULES_PER_SPAN);
+        Ok(self.geometry.span_at(span) + u64::from(rest) * GRANULE)
     }
 
+    /// Where an extent lies that can hold `len` bytes; the one place that checks extents.
+    #[inline(always)]
     fn extent_pointer(&self, extent: Extent, len: u64) -> Result<*mut u8, Error> {
-        let offset = self.extent_at(extent, len)?;
-        debug_assert!(offset >= self.geometry.heap_at && len <= self.geometry.length - offset);
+        let end = u64::from(extent.start) + u64::from(extent.granules);
+        if len > extent.bytes() {
+            return Err(self.corrupt("an extent lies outside the heap"));
+        }
+        if end > u64::from(self.near_granules) {
+            let place = self.far_granules(extent.start, extent.granules);
+            return place
+                .map(NonNull::as_ptr)
+                .ok_or_else(|| self.corrupt("an extent lies outside the heap"));
+        }
+        let place = u64::from(extent.start) * GRANULE;
+        debug_assert!(len <= self.geometry.slots_at - self.geometry.heap_at - place);
         debug_assert!(len <= extent.bytes(), "a payload lies in its extent");
-        // SAFETY: extent_at has checked that the extent lies inside the mapping.
-        Ok(unsafe { self.base.as_ptr().add(offset as usize) })
+        // SAFETY: the extent lies inside the near heap.
+        Ok(unsafe { self.heap.as_ptr().add(place as usize) })
     }
 
     /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer
@@ -114,13 +133,6 @@ impl Segment {
             Some(extent) => self.extent_pointer(extent, len)?,
         };
         Ok((pointer, len as usize))
-    }
-
-    /// The inverse of what [`payload`](Self::payload) answers: where in the file an address of this mapping
-    /// lies.
-    #[cfg(not(loom))]
-    pub(crate) fn offset_of(&self, address: *const u8) -> u64 {
-        (address as usize - self.base.as_ptr() as usize) as u64
     }
 
     /// Copies the parts, one after the other, to a place that [`target`](Self::target) gave.

@@ -10,26 +10,40 @@ use crate::error::{Error, hex};
 use crate::memory::descriptor::InUse;
 use crate::memory::file::{MemoryFile, Need};
 use crate::memory::layout::*;
+use crate::memory::ranges::Mapped;
 use crate::options::Options;
 use crate::platform::{self, FileIdentity};
 use crate::sync::{LockedU8, LockedU64, Word};
 use crate::units::{Id, PAGE};
 
 pub(crate) struct Segment {
+    /// Where the near memory is mapped.
     pub(super) base: NonNull<u8>,
+    /// Where in it the slots and the heap begin, and the granules of that: each operation needs them.
+    slots: NonNull<u8>,
+    pub(super) heap: NonNull<u8>,
+    pub(super) near_granules: u32,
+    /// The ranges that `mapping` owns. Each operation reads them.
+    pub(super) mapped: NonNull<Mapped>,
     pub geometry: Geometry,
     pub id: Id,
-    need: Need,
     /// Where the queue's part of the file begins.
     start: u64,
+    /// Apart, because it changes: so the compiler takes the fields of a segment for constant, as they are.
+    need: Box<Need>,
     #[cfg_attr(loom, allow(dead_code))]
     mapping: Arc<Mapping>,
 }
 
-/// The mapping, which the segments of one process may share. It ends with the last of them.
+/// What is mapped, the near memory and the ranges. The segments of one process may share it, and it ends with
+/// the last of them.
 struct Mapping {
     base: NonNull<u8>,
+    /// Where in the file it begins.
+    start: u64,
     length: u64,
+    #[cfg_attr(loom, allow(dead_code))]
+    ranges: Box<[Mapped; 1]>,
 }
 
 // SAFETY: the mapping stays valid until drop, whichever thread uses it; all shared words in it are atomics,
@@ -45,11 +59,8 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared reference gives no access.
 unsafe impl Sync for Mapping {}
 
-/// Spans that every heap has, if the system allows.
-const MIN_SPANS: u64 = 64;
-
-/// Spans of the smallest heap, where the system allows small files or mappings only.
-const FEWEST_SPANS: u32 = 2;
+/// The heap may become so many times as large as the payloads that it holds, because it is fragmented.
+const HEAP: u64 = 4;
 
 impl Segment {
     /// Makes the memory of a queue, with a name in the file system if `path` is given.
@@ -68,24 +79,49 @@ impl Segment {
         options: &Options,
         path: Option<&Path>,
     ) -> Result<([Segment; PARTS], Options), Error> {
-        let memory = platform::memory_limit();
-        let max_bytes = options.max_bytes.unwrap_or(memory / 2).max(SPAN);
-        // Twice the limit leaves room for fragmentation; more than the machine's memory would be of no use.
-        let heap = max_bytes.saturating_mul(2).min(memory.max(max_bytes));
-        let mut spans = (heap / SPAN + MIN_SPANS).min(u64::from(Geometry::MAX_SPANS)) as u32;
-        let slots = (max_bytes / 64).clamp(1024, u64::from(Geometry::MAX_SLOTS)) as u32 / SLOTS_PER_PAGE
-            * SLOTS_PER_PAGE;
+        let max_bytes = options
+            .max_bytes
+            .unwrap_or_else(|| platform::memory_limit() / 2)
+            .max(SPAN);
+        let mut tables = if platform::is_address_space_limited() {
+            Tables::LESS
+        } else {
+            Tables::FULL
+        };
+        // Twice as many slots as there may be items.
+        let mut slots = slot_classes_for(max_bytes / 64);
+        let mut spans = span_classes_for(max_bytes.saturating_mul(HEAP) / SPAN);
+        if cfg!(loom) {
+            // The models map the near memory only.
+            (slots, spans) = (0, 0);
+        }
         loop {
-            let geometry = Geometry::new(slots.min(spans.saturating_mul(512)), spans);
+            let Some(geometry) = Geometry::new(tables, slots, spans) else {
+                return Err(Error::OutOfMemory {
+                    needed: max_bytes,
+                    used: 0,
+                    limit: 0,
+                    taken: 0,
+                    taken_bytes: 0,
+                });
+            };
             match Segment::make(ids, geometry, path) {
-                // The address space or the largest file is limited: a smaller range will do.
-                Err(error) if platform::is_out_of_address_space(&error) && spans > FEWEST_SPANS => {
-                    spans = (spans / 2).max(FEWEST_SPANS);
+                // The largest file is limited: a shorter one will do, with room for less.
+                Err(error) if platform::is_too_long(&error) && slots.max(spans) > 0 => {
+                    slots = slots.saturating_sub(4);
+                    spans = spans.saturating_sub(4);
+                }
+                Err(error)
+                    if tables != Tables::LEAST
+                        && (platform::is_too_long(&error)
+                            || matches!(error, Error::NoAddressSpace { .. })) =>
+                {
+                    tables = Tables::LEAST;
                 }
                 Err(error) => return Err(error),
                 Ok(segments) => {
-                    // What the range cannot hold must not be promised.
-                    let max_bytes = max_bytes.min(u64::from(spans) * SPAN);
+                    // What the file cannot hold must not be promised.
+                    let max_bytes = max_bytes.min(geometry.heap_bytes());
                     let options = Options {
                         max_bytes: Some(max_bytes),
                         ..options.clone()
@@ -125,32 +161,59 @@ impl Segment {
     }
 
     fn map(need: Need, start: u64, id: Id, geometry: Geometry) -> Result<Segment, Error> {
-        let length = geometry.length;
+        let ranges = Mapped::boxed()?;
+        let length = geometry.near_length;
         let base = platform::map(need.lend().ok_or(Error::Closed)?.get(), start, length)?;
+        let mapping = Arc::new(Mapping {
+            base,
+            start,
+            length,
+            ranges,
+        });
         Ok(Segment {
             base,
+            // SAFETY: both lie in the near memory.
+            slots: unsafe { base.add(geometry.slots_at as usize) },
+            // SAFETY: as above.
+            heap: unsafe { base.add(geometry.heap_at as usize) },
+            near_granules: geometry.near_spans * GRANULES_PER_SPAN,
+            mapped: NonNull::from(&mapping.ranges[0]),
             geometry,
             id,
-            need,
             start,
-            mapping: Arc::new(Mapping { base, length }),
+            need: Box::new(need),
+            mapping,
         })
     }
 
     /// The same memory without a descriptor.
     #[cfg(any(not(loom), test))]
     pub(crate) fn share(&self) -> Segment {
+        #[cfg(not(loom))]
+        let mapping = Arc::clone(&self.mapping);
+        // Each process of a model has mapped its own ranges. (A model unmaps nothing.)
+        #[cfg(loom)]
+        let mapping = Arc::new(Mapping {
+            base: self.base,
+            start: self.start,
+            length: self.geometry.near_length,
+            ranges: Box::new([Mapped::empty()]),
+        });
         Segment {
             base: self.base,
+            slots: self.slots,
+            heap: self.heap,
+            near_granules: self.near_granules,
+            mapped: NonNull::from(&mapping.ranges[0]),
             geometry: self.geometry,
             id: self.id,
+            start: self.start,
             #[cfg(not(loom))]
-            need: self.need.none(),
+            need: Box::new(self.need.none()),
             // Every process of a model has a descriptor.
             #[cfg(loom)]
-            need: self.need.another(),
-            start: self.start,
-            mapping: Arc::clone(&self.mapping),
+            need: Box::new(self.need.another()),
+            mapping,
         }
     }
 
@@ -163,8 +226,11 @@ impl Segment {
         header.id[0].set(u64::from_le_bytes(low.try_into().unwrap_or_default()));
         header.id[1].set(u64::from_le_bytes(high.try_into().unwrap_or_default()));
         header.length.set(self.geometry.length);
-        header.slots.set(self.geometry.slots);
-        header.spans.set(self.geometry.spans);
+        header.participants.set(self.geometry.participants);
+        header.cells.set(self.geometry.cells);
+        header.near_spans.set(self.geometry.near_spans);
+        header.slot_classes.set(self.geometry.slot_classes as u32);
+        header.span_classes.set(self.geometry.span_classes as u32);
         header.maxsize.set(options.maxsize);
         header.max_bytes.set(options.max_bytes.unwrap_or(u64::MAX));
         header.soft_bytes.set(options.soft_bytes);
@@ -178,6 +244,8 @@ impl Segment {
         hot.slots_high.set(1);
         hot.slots_backed.set(SLOTS_PER_PAGE);
         hot.cells_high.set(1);
+        hot.ranges.set(0);
+        hot.heap_seams.set(0);
         // No other process has the segment yet. A process that gets it gets it through the kernel, which
         // orders memory.
         header.magic.set(MAGIC);
@@ -221,17 +289,18 @@ impl Segment {
                 "another version of Penstock made it; use one version in all processes",
             ));
         }
+        let tables = Tables {
+            participants: u32_at(offset_of!(Header, participants)),
+            cells: u32_at(offset_of!(Header, cells)),
+            near_spans: u32_at(offset_of!(Header, near_spans)),
+        };
         let (slots, spans) = (
-            u32_at(offset_of!(Header, slots)),
-            u32_at(offset_of!(Header, spans)),
+            u32_at(offset_of!(Header, slot_classes)) as usize,
+            u32_at(offset_of!(Header, span_classes)) as usize,
         );
-        if !(SLOTS_PER_PAGE..=Geometry::MAX_SLOTS).contains(&slots)
-            || slots % SLOTS_PER_PAGE != 0
-            || !(1..=Geometry::MAX_SPANS).contains(&spans)
-        {
+        let Some(geometry) = Geometry::new(tables, slots, spans) else {
             return Err(not_a_queue("its sizes are impossible"));
-        }
-        let geometry = Geometry::new(slots, spans);
+        };
         let parts = u64::from(u32_at(offset_of!(Header, parts)));
         if geometry.length.checked_mul(parts) != Some(length)
             || u64_at(offset_of!(Header, length)) != geometry.length
@@ -313,10 +382,9 @@ impl Segment {
             return Err(self.corrupt("a range to back lies outside the segment"));
         }
         let start = start / PAGE * PAGE;
-        let length = end - start;
         match self.fd() {
-            Some(fd) => platform::back(fd.get(), self.in_file(start), length),
-            None => platform::back_mapped(self.base, start, length),
+            Some(fd) => platform::back(fd.get(), self.in_file(start), end - start),
+            None => self.in_pieces(start, end, platform::back_mapped),
         }
     }
 
@@ -325,11 +393,31 @@ impl Segment {
         debug_assert!(start + length <= self.geometry.length);
         match self.fd() {
             Some(fd) => platform::punch(fd.get(), self.in_file(start), length).is_ok(),
-            None => platform::punch_mapped(self.base, start, length).is_ok(),
+            None => self
+                .in_pieces(start, start + length, platform::punch_mapped)
+                .is_ok(),
         }
     }
 
-    /// The element at `offset` as a `T`.
+    /// Calls `step` for each piece of a part of the segment, with where it is mapped, and its length.
+    fn in_pieces(
+        &self,
+        mut start: u64,
+        end: u64,
+        step: fn(NonNull<u8>, u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        while start < end {
+            let Some((place, mapped)) = self.address_of(start) else {
+                return Err(self.corrupt("a range to back is not mapped"));
+            };
+            let length = mapped.min(end - start);
+            step(place, length)?;
+            start += length;
+        }
+        Ok(())
+    }
+
+    /// The element at `offset` of the near memory as a `T`.
     ///
     /// # Safety
     /// `T` consists of atomics only, and the `T` at `offset` lies aligned inside its region of the mapping.
@@ -361,7 +449,7 @@ impl Segment {
 
     #[inline(always)]
     pub(crate) fn participant(&self, index: u32) -> Result<&Participant, Error> {
-        if index == 0 || index >= PARTICIPANTS {
+        if index == 0 || index >= self.geometry.participants {
             return Err(self.corrupt("a participant's index is out of range"));
         }
         // SAFETY: the index was checked against the region's size.
@@ -371,7 +459,7 @@ impl Segment {
     }
 
     pub(crate) fn cell(&self, index: u32) -> Result<&WaiterCell, Error> {
-        if index == 0 || index >= CELLS {
+        if index == 0 || index >= self.geometry.cells {
             return Err(self.corrupt("a waiter's index is out of range"));
         }
         // SAFETY: the index was checked against the region's size.
@@ -380,17 +468,26 @@ impl Segment {
 
     #[inline(always)]
     pub(crate) fn slot(&self, index: u32) -> Result<&Slot, Error> {
-        if index == 0 || index >= self.geometry.slots {
-            return Err(self.corrupt("a slot's index is out of range"));
+        if index == 0 || index >= NEAR_SLOTS {
+            return match self.far_slot(index) {
+                Some(slot) => Ok(slot),
+                None => Err(self.corrupt("a slot's index is out of range")),
+            };
         }
-        // SAFETY: the index was checked against the region's size.
-        Ok(unsafe { self.at(self.geometry.slots_at + u64::from(index) * size_of::<Slot>() as u64) })
+        // SAFETY: the index was checked against the region's size, and a slot consists of atomics.
+        Ok(unsafe { self.slots.cast::<Slot>().add(index as usize).as_ref() })
+    }
+
+    fn no_span(&self) -> Error {
+        self.corrupt("a span's index is out of range")
     }
 
     /// What is known of a page of slots; only below `Hot::pages_tracked` is there memory behind it.
     pub(crate) fn slot_page(&self, page: u32) -> Result<&SlotPage, Error> {
-        if page >= self.geometry.slots / SLOTS_PER_PAGE {
-            return Err(self.corrupt("a page of slots is out of range"));
+        if page >= NEAR_PAGES {
+            return self
+                .far_slot_page(page)
+                .ok_or_else(|| self.corrupt("a page of slots is out of range"));
         }
         // SAFETY: the index was checked against the region's size.
         Ok(unsafe { self.at(self.geometry.pages_at + u64::from(page) * size_of::<SlotPage>() as u64) })
@@ -403,8 +500,8 @@ impl Segment {
     }
 
     pub(crate) fn descriptor(&self, span: u32) -> Result<&SpanDescriptor, Error> {
-        if span >= self.geometry.spans {
-            return Err(self.corrupt("a span's index is out of range"));
+        if span >= self.geometry.near_spans {
+            return self.far_descriptor(span).ok_or_else(|| self.no_span());
         }
         // SAFETY: the index was checked against the region's size.
         Ok(unsafe {
@@ -414,8 +511,8 @@ impl Segment {
 
     /// The backing byte of a span; see state/heap.rs for its bits.
     pub(crate) fn backing(&self, span: u32) -> Result<&LockedU8, Error> {
-        if span >= self.geometry.spans {
-            return Err(self.corrupt("a span's index is out of range"));
+        if span >= self.geometry.near_spans {
+            return self.far_backing(span).ok_or_else(|| self.no_span());
         }
         // SAFETY: the index was checked against the region's size.
         Ok(unsafe { self.at(self.geometry.backing_at + u64::from(span) * size_of::<LockedU8>() as u64) })
@@ -423,15 +520,11 @@ impl Segment {
 
     /// The word of the span bitmap that holds the bit of `span`; a set bit means taken.
     pub(crate) fn bitmap(&self, span: u32) -> Result<&LockedU64, Error> {
-        if span >= self.geometry.spans {
-            return Err(self.corrupt("a span's index is out of range"));
+        if span >= self.geometry.near_spans {
+            return self.far_bitmap(span).ok_or_else(|| self.no_span());
         }
-        // SAFETY: the index was checked against the region's size, which is whole words.
-        Ok(
-            unsafe {
-                self.at(self.geometry.bitmap_at + u64::from(span / 64) * size_of::<LockedU64>() as u64)
-            },
-        )
+        // SAFETY: the near spans have one word.
+        Ok(unsafe { self.at(self.geometry.bitmap_at) })
     }
 }
 
@@ -439,6 +532,6 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: each reference into the mapping borrows a segment, and this is dropped with the last of
         // them.
-        unsafe { platform::unmap(self.base, self.length) };
+        unsafe { platform::unmap(self.base, self.start, self.length) };
     }
 }

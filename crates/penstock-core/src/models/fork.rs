@@ -6,6 +6,10 @@ pub(crate) fn hold_off() -> NoFork {
     Box::new(())
 }
 
+pub(crate) fn try_hold_off() -> Option<NoFork> {
+    Some(hold_off())
+}
+
 pub(crate) fn notice() {}
 
 pub fn count() -> u32 {

@@ -1,80 +1,87 @@
-//! Growth: a put that lacks backed memory extends it, outside the lock.
+//! Growth: a put that lacks backed memory, or a range of it, extends it, outside the lock.
+//!
+//! memory/ranges.rs has the crash table of a new range.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | slots: memory put behind them | it stays: the next growth repeats that, the next trim finds it |
+//! | span: CLAIMED | the sweep frees it |
+//! | span: memory put behind it and its descriptor | the same; a later trim finds the memory |
+//! | backing raised, span free | the next put divides it |
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{GRANULES_PER_SPAN, SPAN, Slot, SpanDescriptor};
+use crate::memory::layout::{GRANULES_PER_SPAN, SLOTS_PER_PAGE, SPAN, Slot};
 use crate::memory::payload::Extent;
+use crate::memory::ranges::NewRange;
 use crate::options::Wait;
 use crate::state::heap::Growth;
 use crate::sync::Word;
 use crate::units::PAGE;
 
-/// Spans whose bitmap and backing bytes are extended at a time: one page of backing bytes.
-const TRACKING_STEP: u32 = PAGE as u32;
+/// Slots that come into use at a time: 1 MiB of them at most.
+const SLOTS: u32 = 8192;
 
 impl Queue {
     /// Extends what a put lacked, with the lock released, and enters again. Safe to repeat and to race.
     pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
         match growth {
             Growth::Slots => self.grow_slots(section, wait),
-            Growth::Tracking(spans) => self.grow_tracking(section, spans, wait),
+            Growth::Range(spans) => self.grow_heap(section, spans, wait),
             Growth::Span => self.grow_span(section, wait),
         }
     }
 
     /// Doubles the slots, in steps of at most 1 MiB. Those come first whose memory was given back.
     fn grow_slots(&self, section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let hot = section.hot();
-        let (old, capacity) = (hot.slots_backed.get(), self.shared.segment.geometry.slots);
-        let trims = hot.slot_trims.get();
+        let (hot, segment) = (section.hot(), &self.shared.segment);
+        let (old, trims) = (hot.slots_backed.get(), hot.slot_trims.get());
+        let at = |slot: u32| segment.geometry.slot_at(slot);
         if let Some(pages) = section.find_absent_pages()? {
             drop(section);
-            let start = self.shared.segment.geometry.slots_at + u64::from(pages.start) * PAGE;
-            self.shared
-                .segment
-                .back(start, (pages.end - pages.start) as u64 * PAGE)?;
+            let (start, end) = (at(pages.start * SLOTS_PER_PAGE), at(pages.end * SLOTS_PER_PAGE));
+            segment.back(start, end - start)?;
             fault!("grow.backed");
             return self.enter(wait)?.note_pages_backed(pages, trims);
         }
-        if old >= capacity {
-            return Err(section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get()));
+        let new = old.saturating_add(old.clamp(32, SLOTS));
+        let (mapped, ranges) = (segment.slots_end(), segment.ranges());
+        if old < mapped {
+            drop(section);
+            let new = new.min(mapped);
+            segment.back(at(old), at(new) - at(old))?;
+            fault!("grow.backed");
+            return self.enter(wait)?.note_slots_backed((old, new), trims);
         }
+        let error = section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get());
         drop(section);
-        let new = old.saturating_add(old.clamp(32, 8192)).min(capacity);
-        let at =
-            |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
-        self.shared.segment.back(at(old), at(new) - at(old))?;
-        fault!("grow.backed");
-        self.enter(wait)?.note_slots_backed((old, new), trims)
+        let Some(range) = segment.map_more_slots(ranges, new)? else {
+            return Err(error);
+        };
+        self.add_range(range, wait)
     }
 
-    /// Extends bitmap and backing bytes by at least `spans`, up to the number of spans that there are.
-    fn grow_tracking(&self, section: Guard<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let hot = section.hot();
-        let old = hot.spans_tracked.get();
+    /// Gives the heap a range in which a run of so many spans fits.
+    fn grow_heap(&self, section: Guard<'_>, spans: u32, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let ranges = self.shared.segment.ranges();
+        let error = section.out_of_memory(u64::from(spans) * SPAN, section.hot().used_bytes.get());
         drop(section);
-        let all = self.shared.segment.geometry.spans;
-        let new = old
-            .saturating_add(spans.div_ceil(TRACKING_STEP).saturating_mul(TRACKING_STEP))
-            .min(all);
-        if new <= old {
-            return Err(Error::Corrupt {
-                id: self.shared.segment.id,
-                what: "more spans are tracked than there are",
-            });
-        }
-        self.shared.segment.back(
-            self.shared.segment.geometry.backing_at + u64::from(old),
-            u64::from(new - old),
-        )?;
-        let words = |span: u32| self.shared.segment.geometry.bitmap_at + u64::from(span / 64) * 8;
-        self.shared
-            .segment
-            .back(words(old), words(new - 1) + 8 - words(old))?;
-        fault!("grow.backed");
-        self.enter(wait)?.note_spans_tracked(old, new);
+        let Some(range) = self.shared.segment.map_more_heap(ranges, spans)? else {
+            return Err(error);
+        };
+        self.add_range(range, wait)
+    }
+
+    /// Gives the queue a range that this process has mapped. If another was quicker, its range may do as
+    /// well: the caller's next attempt finds that out.
+    fn add_range(&self, range: NewRange, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let section = self.enter(wait)?;
+        let in_vain = self.shared.segment.add_range(range).err();
+        // It is unmapped after the release of the lock.
+        drop(section);
+        drop(in_vain);
         Ok(())
     }
 
@@ -93,8 +100,7 @@ impl Queue {
             granules: GRANULES_PER_SPAN,
         };
         drop(section);
-        let descriptor_at = self.shared.segment.geometry.descriptors_at
-            + u64::from(span) * size_of::<SpanDescriptor>() as u64;
+        let descriptor_at = self.shared.segment.geometry.descriptor_at(span);
         let backed = self
             .shared
             .segment

@@ -93,7 +93,7 @@ impl Lent {
             return None;
         }
         let segment = &self.queue.shared.segment;
-        Some((segment.fd()?, segment.in_file(segment.offset_of(self.bytes))))
+        Some((segment.fd()?, segment.in_file(segment.offset_of(self.bytes)?)))
     }
 }
 

@@ -306,7 +306,7 @@ impl Queue {
                 taken_bytes,
                 ..
             }) => used.saturating_sub(taken_bytes).saturating_add(needed) <= limit,
-            Err(Error::NoMemory { .. }) => true,
+            Err(Error::NoMemory { .. } | Error::NoAddressSpace { .. }) => true,
             _ => false,
         };
         let needed = len.saturating_add(size_of::<Slot>() as u64);

@@ -35,7 +35,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
-use crate::memory::layout::{Hot, PAGES_PER_SPAN, SLOTS_PER_PAGE, SlotPage};
+use crate::memory::layout::{Hot, NEAR_PAGES, PAGES_PER_SPAN, SLOTS_PER_PAGE, SlotPage};
 use crate::memory::segment::Segment;
 use crate::platform;
 use crate::state::Section;
@@ -249,19 +249,24 @@ impl Queue {
     fn track_pages(&self) -> Result<bool, Error> {
         const STEP: u32 = (PAGE / size_of::<SlotPage>() as u64) as u32;
         let section = self.enter_briefly()?;
-        let hot = section.hot();
-        let (old, backed) = (hot.pages_tracked.get(), hot.slots_backed.get());
+        let (hot, segment) = (section.hot(), &self.shared.segment);
+        let (old, end) = (hot.pages_tracked.get(), segment.slots_end());
+        let backed = hot.slots_backed.get().min(end) / SLOTS_PER_PAGE;
+        let new = backed.next_multiple_of(STEP).min(end / SLOTS_PER_PAGE);
         drop(section);
-        let geometry = &self.shared.segment.geometry;
-        let new = (backed.min(geometry.slots) / SLOTS_PER_PAGE)
-            .next_multiple_of(STEP)
-            .min(geometry.slots / SLOTS_PER_PAGE);
         if new <= old {
             return Ok(true);
         }
-        let at = |page: u32| geometry.pages_at + u64::from(page) * size_of::<SlotPage>() as u64;
-        if self.shared.segment.back(at(old), at(new) - at(old)).is_err() {
-            return Ok(false);
+        // Near words and far ones lie apart.
+        for words in [old..new.min(NEAR_PAGES), old.max(NEAR_PAGES)..new] {
+            let Some(last) = words.clone().next_back() else {
+                continue;
+            };
+            let start = segment.geometry.slot_page_at(words.start);
+            let end = segment.geometry.slot_page_at(last) + size_of::<SlotPage>() as u64;
+            if segment.back(start, end - start).is_err() {
+                return Ok(false);
+            }
         }
         fault!("trim.tracked");
         self.enter_briefly()?.note_pages_tracked(old, new);
@@ -284,11 +289,9 @@ impl Queue {
             };
             drop(section);
             fault!("trim.pages-claimed");
-            let start = self.shared.segment.geometry.slots_at + u64::from(pages.start) * PAGE;
-            let is_punched = self
-                .shared
-                .segment
-                .punch(start, u64::from(pages.end - pages.start) * PAGE);
+            let segment = &self.shared.segment;
+            let start = segment.geometry.slot_at(pages.start * SLOTS_PER_PAGE);
+            let is_punched = segment.punch(start, u64::from(pages.end - pages.start) * PAGE);
             fault!("trim.pages-punched");
             let note = |section: &mut Section<'_>| {
                 if is_punched {

@@ -18,7 +18,7 @@ use crate::sync::AtomicU32;
 // Functions of the real kernel: called by code that the models do not run, or harmless.
 pub(crate) use super::linux::{
     FileIdentity, Life, Seen, Slept, await_writable, backed_bytes, close_on_exec, create_file, duplicate,
-    identify, is_out_of_address_space, is_trustworthy, name_file, no_memory, open_file, read_at,
+    identify, is_too_long, is_trustworthy, name_file, no_memory, open_file, read_at,
 };
 
 /// A moment of the virtual clock.
@@ -35,19 +35,28 @@ pub(crate) fn create_memory(_: &str, _: u64) -> Result<OwnedFd, Error> {
     world::any_file()
 }
 
+pub(crate) fn is_address_space_limited() -> bool {
+    false
+}
+
+/// The near memory; the models need no more.
 pub(crate) fn map(_: BorrowedFd<'_>, _: u64, length: u64) -> Result<NonNull<u8>, Error> {
     Ok(world::memory(length as usize))
 }
 
+pub(crate) fn map_again(_: NonNull<u8>, _: u64, _: u64, _: u64) -> Result<NonNull<u8>, Error> {
+    unreachable!("every process of a model has its descriptor")
+}
+
 /// # Safety
 /// No condition: the memory stays for the next execution.
-pub(crate) unsafe fn unmap(_: NonNull<u8>, _: u64) {}
+pub(crate) unsafe fn unmap(_: NonNull<u8>, _: u64, _: u64) {}
 
 pub(crate) fn back(_: BorrowedFd<'_>, _: u64, _: u64) -> Result<(), Error> {
     Ok(())
 }
 
-pub(crate) fn back_mapped(_: NonNull<u8>, _: u64, _: u64) -> Result<(), Error> {
+pub(crate) fn back_mapped(_: NonNull<u8>, _: u64) -> Result<(), Error> {
     Ok(())
 }
 
@@ -55,7 +64,7 @@ pub(crate) fn punch(_: BorrowedFd<'_>, _: u64, _: u64) -> Result<(), Error> {
     Ok(())
 }
 
-pub(crate) fn punch_mapped(_: NonNull<u8>, _: u64, _: u64) -> Result<(), Error> {
+pub(crate) fn punch_mapped(_: NonNull<u8>, _: u64) -> Result<(), Error> {
     Ok(())
 }
 

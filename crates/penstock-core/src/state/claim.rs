@@ -232,27 +232,38 @@ impl Section<'_> {
     }
 
     /// The highest run of free spans below `end` that have memory: where it begins, and where it ends. Both
-    /// are the same if there is none among the next [`SPANS_AT_A_TIME`].
+    /// are the same if there is none among the next [`SPANS_AT_A_TIME`], and 0 if there are no more spans.
     fn find_backed_run(&self, end: u32, most: u32) -> Result<(u32, u32), Error> {
         let (hot, segment) = (self.hot(), &self.shared.segment);
-        let high = hot.spans_high.get().min(hot.spans_tracked.get());
-        let mut end = end.min(high);
-        let lowest = end.saturating_sub(SPANS_AT_A_TIME);
+        let high = hot.spans_high.get().min(segment.spans_end());
+        let mut left = SPANS_AT_A_TIME;
         let is_taken = |span: u32| Ok(segment.bitmap(span)?.get() >> (span % 64) & 1 != 0);
         let has_memory = |span: u32| Ok(segment.backing(span)?.get() & (BACKED_PAGES | MAYBE_MORE) != 0);
-        if end == high {
-            while end > lowest && !is_taken(end - 1)? && !has_memory(end - 1)? {
-                end -= 1;
+        // Not all numbers are spans: the end of the highest ones below `end`.
+        let spans_end = |end: u32| segment.spans_below(end).next_back().map_or(0, |span| span + 1);
+        let is_first = end >= high;
+        let mut end = spans_end(end.min(high));
+        if is_first {
+            while left > 0 && end > 0 && !is_taken(end - 1)? && !has_memory(end - 1)? {
+                (end, left) = (spans_end(end - 1), left - 1);
             }
             // The spans above are free and have nothing behind them: no trim needs to read them again.
             hot.spans_high.set(end);
         }
-        while end > lowest && (is_taken(end - 1)? || !has_memory(end - 1)?) {
-            end -= 1;
+        while left > 0 && end > 0 && (is_taken(end - 1)? || !has_memory(end - 1)?) {
+            (end, left) = (spans_end(end - 1), left - 1);
         }
-        let mut first = end;
-        while first > lowest && end - first < most && !is_taken(first - 1)? && has_memory(first - 1)? {
-            first -= 1;
+        if end == 0 {
+            return Ok((0, 0));
+        }
+        let (row, mut first) = (segment.row_of(end - 1), end);
+        while left > 0
+            && first > row.start
+            && end - first < most
+            && !is_taken(first - 1)?
+            && has_memory(first - 1)?
+        {
+            (first, left) = (first - 1, left - 1);
         }
         Ok((first, end))
     }

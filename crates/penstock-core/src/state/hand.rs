@@ -40,7 +40,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Aged, CELLS, Hot, Kind, ParticipantId, Slot, WaiterCell};
+use crate::memory::layout::{Aged, Hot, Kind, ParticipantId, Slot, WaiterCell};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::Lease;
@@ -293,7 +293,12 @@ impl Section<'_> {
     pub(crate) fn wake_the_handed(&mut self) -> Result<[ParticipantId; LATE_AT_ONCE], Error> {
         let mut late = [ParticipantId::NONE; LATE_AT_ONCE];
         let mut count = 0;
-        for index in 1..self.hot().cells_high.get().min(CELLS) {
+        for index in 1..self
+            .hot()
+            .cells_high
+            .get()
+            .min(self.shared.segment.geometry.cells)
+        {
             let cell = self.cell(index)?;
             let Some(time) = Self::late_for(cell) else {
                 continue;
@@ -320,7 +325,12 @@ impl Section<'_> {
     /// Takes the items back that late getters of these participants were handed. The end of the section hands
     /// these to the next.
     pub(crate) fn take_back_from(&mut self, owners: &[ParticipantId]) -> Result<(), Error> {
-        for index in 1..self.hot().cells_high.get().min(CELLS) {
+        for index in 1..self
+            .hot()
+            .cells_high
+            .get()
+            .min(self.shared.segment.geometry.cells)
+        {
             let cell = self.cell(index)?;
             let is_theirs = late_has(owners, ParticipantId(cell.owner.get()));
             if is_theirs && cell.kind.get() == Kind::Item as u32 && Self::late_for(cell).is_some() {

@@ -96,8 +96,8 @@ pub(crate) enum Growth {
     Slots,
     /// A span for small payloads.
     Span,
-    /// The heap's own books, for this many more spans.
-    Tracking(u32),
+    /// A range of the heap, with room for a run of so many spans.
+    Range(u32),
 }
 
 /// An extent, and whether memory stands behind all of it already.
@@ -259,14 +259,6 @@ impl Section<'_> {
         self.set_backing(span, self.shared.segment.backing(span)?.get() | BACKED_DESCRIPTOR)
     }
 
-    /// Books that there is memory behind the books of more spans, unless another has done so.
-    pub(crate) fn note_spans_tracked(&mut self, old: u32, new: u32) {
-        let tracked = &self.hot().spans_tracked;
-        if tracked.get() == old {
-            tracked.set(new);
-        }
-    }
-
     /// The spans of an extent that is too large for a size class.
     fn spans_of(&self, extent: Extent) -> Result<u32, Error> {
         if extent.start % GRANULES_PER_SPAN != 0 || extent.granules % GRANULES_PER_SPAN != 0 {
@@ -346,35 +338,39 @@ impl Section<'_> {
     /// The first free run of that many spans: low addresses first, because they are warm.
     pub(crate) fn find_run(&self, spans: u32) -> Result<Result<u32, Growth>, Error> {
         let hot = self.hot();
-        let tracked = hot.spans_tracked.get().min(self.shared.segment.geometry.spans);
+        let segment = &self.shared.segment;
         let mut at = hot.span_hint.get();
-        let mut free = 0;
-        while at < tracked {
-            let left = 64 - at % 64;
-            let word = self.shared.segment.bitmap(at)?.get() >> (at % 64);
-            if word & 1 == 0 {
-                let zeros = word.trailing_zeros().min(left).min(tracked - at);
-                free += zeros;
-                at += zeros;
-                if free >= spans {
-                    return Ok(Ok(at - free));
+        while let Some(row) = segment.next_row(at) {
+            at = row.start;
+            let mut free = 0;
+            while at < row.end {
+                let left = 64 - at % 64;
+                let word = segment.bitmap(at)?.get() >> (at % 64);
+                if word & 1 == 0 {
+                    let zeros = word.trailing_zeros().min(left).min(row.end - at);
+                    free += zeros;
+                    at += zeros;
+                    if free >= spans {
+                        return Ok(Ok(at - free));
+                    }
+                } else {
+                    free = 0;
+                    at += word.trailing_ones().min(left);
                 }
-            } else {
-                free = 0;
-                at += word.trailing_ones().min(left);
             }
         }
-        if tracked == self.shared.segment.geometry.spans {
+        if segment.heap_after(segment.ranges(), spans).is_none() {
             return Err(self.out_of_memory(u64::from(spans) * SPAN, hot.used_bytes.get()));
         }
-        Ok(Err(Growth::Tracking(spans)))
+        Ok(Err(Growth::Range(spans)))
     }
 
     /// Marks a run of spans as taken or free.
     pub(crate) fn mark_run(&mut self, first: u32, spans: u32, taken: bool) -> Result<(), Error> {
         let hot = self.hot();
         let end = first.saturating_add(spans);
-        if end > hot.spans_tracked.get() {
+        let row = self.shared.segment.row_of(first);
+        if !row.contains(&first) || end > row.end {
             return Err(self.corrupt("a run of spans lies outside the heap"));
         }
         let mut at = first;
@@ -437,9 +433,8 @@ impl Section<'_> {
     pub(crate) fn clear_heap(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         let segment = &self.shared.segment;
-        let tracked = hot.spans_tracked.get().min(segment.geometry.spans);
         let (mut pages, mut high) = (0, 0);
-        for span in 0..tracked {
+        for span in segment.spans_below(u32::MAX) {
             if span % 64 == 0 {
                 segment.bitmap(span)?.set(0);
             }
@@ -477,7 +472,7 @@ impl Section<'_> {
             return self.mark_run(span, spans, true);
         };
         let object = self.object_of(extent, class)?;
-        if span >= self.hot().spans_tracked.get()
+        if span >= self.shared.segment.spans_end()
             || self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0
         {
             return Err(self.corrupt("an extent lies in a span without a descriptor"));
@@ -499,7 +494,7 @@ impl Section<'_> {
     /// After all extents are marked: the lists of divided spans with room.
     pub(crate) fn relist_spans(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        for span in (0..hot.spans_high.get().min(hot.spans_tracked.get())).rev() {
+        for span in self.shared.segment.spans_below(hot.spans_high.get()).rev() {
             if self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR == 0 {
                 continue;
             }

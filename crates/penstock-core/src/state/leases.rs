@@ -4,7 +4,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{CELLS, Hot, Slot};
+use crate::memory::layout::{Hot, Slot};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Found, Lease};
@@ -310,7 +310,12 @@ impl Section<'_> {
     /// HANDED -> HANDED_DONE: a getter that is on its way has it, and it is delivered as usual.
     #[cold]
     fn finish_handed(&mut self) -> Result<(), Error> {
-        for index in 1..self.hot().cells_high.get().min(CELLS) {
+        for index in 1..self
+            .hot()
+            .cells_high
+            .get()
+            .min(self.shared.segment.geometry.cells)
+        {
             let Some((handed, slot)) = self.handed_by(index)? else {
                 continue;
             };

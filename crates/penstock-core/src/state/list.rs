@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::memory::layout::List;
 use crate::state::Section;
-use crate::sync::{AtomicU32, Word};
+use crate::sync::Word;
 
 /// An element's links: to the next one, and to the one before it. 0 is none.
 pub(crate) type Links<'a, W> = (&'a W, &'a W);
@@ -76,11 +76,7 @@ impl Section<'_> {
     /// A walk along a list of slots; a damaged list may be a ring.
     pub(crate) fn walk(&self) -> Walk {
         Walk {
-            steps_left: self
-                .hot()
-                .slots_high
-                .get()
-                .min(self.shared.segment.geometry.slots),
+            steps_left: self.hot().slots_high.get().min(self.shared.segment.slots_end()),
         }
     }
 
@@ -93,29 +89,47 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// Appends a slot. Without `append`, whose calls of a closure the compiler does not inline here.
     #[inline(always)]
     pub(crate) fn push_back(&self, list: &List, index: u32) -> Result<(), Error> {
-        let ends = (&list.head, &list.tail);
-        if append(ends, index, |index| self.links_of_slot(index))? {
-            return Ok(());
+        let slot = self.slot(index)?;
+        let last = list.tail.get();
+        let end = if last == 0 {
+            &list.head
+        } else {
+            &self.slot(last)?.next
+        };
+        if end.get() != 0 {
+            return Err(self.corrupt("the last slot of a list has a successor"));
         }
-        Err(self.corrupt("the last slot of a list has a successor"))
+        slot.next.set(0);
+        slot.prev.set(last);
+        end.set(index);
+        list.tail.set(index);
+        Ok(())
     }
 
     /// Takes a slot out of its list; its neighbours must agree that it was there.
     #[inline(always)]
     pub(crate) fn unlink(&self, list: &List, index: u32) -> Result<(), Error> {
-        let ends = (&list.head, Some(&list.tail));
-        if remove(ends, index, |index| self.links_of_slot(index))? {
-            return Ok(());
-        }
-        Err(self.corrupt("a list of slots is torn"))
-    }
-
-    #[inline(always)]
-    fn links_of_slot(&self, index: u32) -> Result<Links<'_, AtomicU32>, Error> {
         let slot = self.slot(index)?;
-        Ok((&slot.next, &slot.prev))
+        let (next, prev) = (slot.next.get(), slot.prev.get());
+        let before = if prev == 0 {
+            &list.head
+        } else {
+            &self.slot(prev)?.next
+        };
+        let after = if next == 0 {
+            &list.tail
+        } else {
+            &self.slot(next)?.prev
+        };
+        if before.get() != index || after.get() != index {
+            return Err(self.corrupt("a list of slots is torn"));
+        }
+        before.set(next);
+        after.set(prev);
+        Ok(())
     }
 
     /// Links a list backwards that is linked forwards.

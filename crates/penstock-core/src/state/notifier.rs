@@ -53,7 +53,7 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{PARTICIPANTS, Participant, ParticipantId};
+use crate::memory::layout::{Participant, ParticipantId};
 use crate::platform;
 use crate::state::Section;
 use crate::state::line::{DUE, has_line, watchers};
@@ -307,7 +307,7 @@ impl Section<'_> {
     pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         let mut watching = 0u32;
-        for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
+        for index in self.shared.participants() {
             let record = self.shared.segment.participant(index)?;
             watching = watching.saturating_add(record.watching.get());
         }

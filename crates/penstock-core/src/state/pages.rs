@@ -88,7 +88,7 @@ impl Section<'_> {
     /// Pages that have a word: no more than are backed, and than there are.
     fn pages(&self) -> u32 {
         let hot = self.hot();
-        let backed = hot.slots_backed.get().min(self.shared.segment.geometry.slots);
+        let backed = hot.slots_backed.get().min(self.shared.segment.slots_end());
         hot.pages_tracked.get().min(backed / SLOTS_PER_PAGE)
     }
 

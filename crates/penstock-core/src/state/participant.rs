@@ -41,7 +41,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{PARTICIPANTS, Participant, ParticipantId};
+use crate::memory::layout::{Participant, ParticipantId};
 use crate::platform::{self, Life, Seen};
 use crate::state::Shared;
 use crate::sync::{Ordering, Word};
@@ -53,7 +53,6 @@ use crate::units::PAGE;
 pub(crate) struct RecordWord(pub u64);
 
 const INCARNATIONS: u32 = 1 << 19;
-pub(crate) const LAST: u32 = PARTICIPANTS - 1;
 
 /// Whether the death of this process could be proven by the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +131,7 @@ impl Shared {
         let hot = self.segment.hot();
         let marks = (life.is_none(), namespace == self.home());
         let per_page = (PAGE / size_of::<Participant>() as u64) as u32;
-        for index in 1..=LAST {
+        for index in 1..=self.last_place() {
             if index > hot.participants_high.get() && index % per_page == 0 {
                 let start = self.segment.geometry.participants_at + u64::from(index / per_page) * PAGE;
                 self.segment.back(start, PAGE)?;
@@ -213,7 +212,7 @@ impl Shared {
     /// Whether the same process takes part under another id as well, with its life byte held.
     fn has_successor(&self, index: u32, record: &Participant) -> bool {
         let word = read(record);
-        (1..=self.segment.hot().participants_high.get().min(LAST)).any(|other| {
+        self.participants().any(|other| {
             let Ok(candidate) = self.segment.participant(other) else {
                 return false;
             };
@@ -241,7 +240,7 @@ impl Shared {
     /// Dead participants, from `from` on: index and record word.
     pub(crate) fn next_dead(&self, from: u32, only_holders: bool) -> Result<Option<(u32, u64)>, Error> {
         let hot = self.segment.hot();
-        for index in from..=hot.participants_high.get().min(LAST) {
+        for index in from..=hot.participants_high.get().min(self.last_place()) {
             let record = self.segment.participant(index)?;
             let word = read(record);
             if only_holders && holds_nothing(record) && !self.owes_byte(index) {
@@ -266,12 +265,17 @@ impl Shared {
 
     /// The places of all that may take part.
     pub(crate) fn participants(&self) -> core::ops::RangeInclusive<u32> {
-        1..=self.segment.hot().participants_high.get().min(LAST)
+        1..=self.segment.hot().participants_high.get().min(self.last_place())
+    }
+
+    /// The last record of the table, which serves only to sweep (handle/membership.rs).
+    pub(crate) fn last_place(&self) -> u32 {
+        self.segment.geometry.participants - 1
     }
 
     pub(crate) fn living(&self) -> Result<u64, Error> {
         let mut count = 0;
-        for index in 1..=self.segment.hot().participants_high.get().min(LAST) {
+        for index in self.participants() {
             count += u64::from(read(self.segment.participant(index)?).is_alive());
         }
         Ok(count)

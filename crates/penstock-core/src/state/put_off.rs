@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{CELLS, Kind};
+use crate::memory::layout::Kind;
 use crate::state::Section;
 use crate::state::holding::Lease;
 use crate::state::participant;
@@ -45,7 +45,7 @@ impl Section<'_> {
     /// Frees the cells that this process's threads have left after they were notified.
     pub(crate) fn free_cells_left(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        for index in 1..hot.cells_high.get().min(CELLS) {
+        for index in 1..hot.cells_high.get().min(self.shared.segment.geometry.cells) {
             let cell = self.cell(index)?;
             let word = cell.word.get();
             if !matches!(word, WOKEN_LEFT | LATE_LEFT | HANDED_LEFT) || cell.owner.get() != self.me.0 {

@@ -6,7 +6,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Hot, List, PARTICIPANTS, Slot};
+use crate::memory::layout::{Hot, List, Slot};
 use crate::memory::payload::Extent;
 use crate::state::Section;
 use crate::state::aside::unfinished_without_slot;
@@ -152,7 +152,7 @@ impl Section<'_> {
         for word in &hot.lessees {
             word.set(0);
         }
-        for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
+        for index in self.shared.participants() {
             let record = self.shared.segment.participant(index)?;
             clear(&record.leased);
             clear(&record.claimed);

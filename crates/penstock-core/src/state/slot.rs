@@ -288,9 +288,10 @@ impl Section<'_> {
     }
 
     /// Below which slot there is memory, but behind absent pages: whole pages, and no more than there are.
+    #[inline(always)]
     pub(crate) fn slots_backed(&self) -> Result<u32, Error> {
         let backed = self.hot().slots_backed.get();
-        if backed > self.shared.segment.geometry.slots || backed % SLOTS_PER_PAGE != 0 {
+        if backed > self.shared.segment.slots_end() || backed % SLOTS_PER_PAGE != 0 {
             return Err(self.corrupt("more slots are backed than there are"));
         }
         Ok(backed)

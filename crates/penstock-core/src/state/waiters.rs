@@ -59,7 +59,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{CELLS, Kind, ParticipantId, WaiterCell};
+use crate::memory::layout::{Kind, ParticipantId, WaiterCell};
 use crate::platform::{self, Instant};
 use crate::slice::Slice;
 use crate::state::Section;
@@ -300,8 +300,9 @@ impl Section<'_> {
         let mut index = hot.cells_free.get();
         if index == 0 {
             index = hot.cells_high.get();
-            if index >= CELLS {
-                return Err(Error::TooManyWaiters { limit: CELLS - 1 });
+            let cells = self.shared.segment.geometry.cells;
+            if index >= cells {
+                return Err(Error::TooManyWaiters { limit: cells - 1 });
             }
             if index >= hot.cells_backed.get() {
                 // One page for 64 waiters, so rarely that it may happen under the lock.
@@ -354,7 +355,7 @@ impl Section<'_> {
     fn list_aged(&self, kind: Kind, index: u32) -> Result<(), Error> {
         let since = self.cell(index)?.since.get();
         let mut before = self.hot().aged(kind).map_or(0, |aged| aged.tail.get());
-        let mut left = CELLS;
+        let mut left = self.shared.segment.geometry.cells;
         while before != 0 && self.cell(before)?.since.get() > since {
             before = self.cell(before)?.prev.get();
             left = match left.checked_sub(1) {
@@ -541,7 +542,7 @@ impl Section<'_> {
         if !promising || (list.notified.get() == 0 && spinning.is_none_or(|word| word.get() == 0)) {
             return Ok(());
         }
-        for index in 1..hot.cells_high.get().min(CELLS) {
+        for index in 1..hot.cells_high.get().min(self.shared.segment.geometry.cells) {
             let cell = self.cell(index)?;
             if cell.kind.get() != kind as u32 {
                 continue;
@@ -649,7 +650,7 @@ impl Section<'_> {
                 let _ = word.compare_exchange(owner.0, 0, Ordering::Relaxed, Ordering::Relaxed);
             }
         }
-        for index in 1..hot.cells_high.get().min(CELLS) {
+        for index in 1..hot.cells_high.get().min(self.shared.segment.geometry.cells) {
             let cell = self.cell(index)?;
             let word = cell.word.get();
             if word == FREE || cell.owner.get() != owner.0 {
@@ -690,7 +691,7 @@ impl Section<'_> {
         hot.cells_free.set(0);
         hot.spinning.getter.set(0);
         hot.spinning.putter.set(0);
-        let high = hot.cells_high.get().clamp(1, CELLS);
+        let high = hot.cells_high.get().clamp(1, self.shared.segment.geometry.cells);
         for index in 1..high {
             let cell = self.cell(index)?;
             let Some(kind) = Kind::ALL.get(cell.kind.get() as usize).copied() else {

@@ -49,7 +49,7 @@ pub fn to_python(error: Error) -> PyErr {
             let message = error.to_string();
             imported::QueueMemoryError::new_err((message, needed, used, limit, taken, taken_bytes))
         }
-        Error::NoMemory { needed, .. } => {
+        Error::NoMemory { needed, .. } | Error::NoAddressSpace { needed, .. } => {
             reserve::free();
             imported::QueueMemoryError::new_err((error.to_string(), needed))
         }

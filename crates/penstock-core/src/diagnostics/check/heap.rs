@@ -21,16 +21,13 @@ impl Inspection<'_> {
         let hot = self.hot();
         let spans = self.segment().geometry.spans;
         let tracked = self.sizes().1 as u32;
-        self.at_most(
-            "spans_tracked",
-            u64::from(hot.spans_tracked.get()),
-            u64::from(spans),
-        );
         self.walk_partial_lists(tracked);
         self.uses.sort_unstable_by_key(|used| used.extent.start);
+        let segment = self.segment();
         let is_inside = |used: &Use| {
             let end = u64::from(used.extent.start) + u64::from(used.extent.granules);
-            used.extent.granules > 0 && end <= u64::from(tracked) * u64::from(GRANULES_PER_SPAN)
+            let row = segment.row_of(used.extent.start / GRANULES_PER_SPAN);
+            used.extent.granules > 0 && end <= u64::from(row.end) * u64::from(GRANULES_PER_SPAN)
         };
         for i in 0..self.uses.len() {
             if !is_inside(&self.uses[i]) {
@@ -51,7 +48,7 @@ impl Inspection<'_> {
 
         let (mut pages, mut hint, mut highest, mut next) = (0, u32::MAX, 0, 0);
         let mut run_end = 0;
-        for index in 0..tracked {
+        for index in segment.spans_below(u32::MAX) {
             let Some(span) = self.span(index) else { return };
             pages += u64::from(pages_at_most(span.backing));
             if span.is_taken {

@@ -24,7 +24,7 @@ use core::fmt;
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
-use crate::memory::layout::{CELLS, Hot, List};
+use crate::memory::layout::{Hot, List};
 use crate::memory::payload::Extent;
 use crate::memory::segment::Segment;
 use crate::operations::delivery::vec_with_room;
@@ -188,15 +188,19 @@ impl<'q> Inspection<'q> {
     /// Slots, spans and cells that can be read: no more than are backed.
     fn sizes(&self) -> (usize, usize, usize) {
         let hot = self.hot();
-        let geometry = &self.segment().geometry;
+        let segment = self.segment();
         let slots = hot
             .slots_high
             .get()
             .min(hot.slots_backed.get())
-            .min(geometry.slots);
-        let spans = hot.spans_tracked.get().min(geometry.spans);
+            .min(segment.slots_end());
+        let spans = segment.spans_end();
         let cells = hot.cells_high.get().min(hot.cells_backed.get());
-        (slots as usize, spans as usize, cells.min(CELLS) as usize)
+        (
+            slots as usize,
+            spans as usize,
+            cells.min(segment.geometry.cells) as usize,
+        )
     }
 
     fn has_grown_too_small(&self) -> bool {
@@ -210,6 +214,7 @@ impl<'q> Inspection<'q> {
         }
         self.found.orphans = self.hot().orphans.get();
         self.inspect_header();
+        self.inspect_ranges();
         self.inspect_slots();
         self.inspect_heap();
         self.inspect_waiters();
@@ -219,8 +224,27 @@ impl<'q> Inspection<'q> {
         let header = self.segment().header();
         let (geometry, options) = (&self.segment().geometry, &self.shared.options);
         for (what, found, right) in [
-            ("slots", u64::from(header.slots.get()), u64::from(geometry.slots)),
-            ("spans", u64::from(header.spans.get()), u64::from(geometry.spans)),
+            (
+                "participants",
+                u64::from(header.participants.get()),
+                u64::from(geometry.participants),
+            ),
+            ("cells", u64::from(header.cells.get()), u64::from(geometry.cells)),
+            (
+                "near_spans",
+                u64::from(header.near_spans.get()),
+                u64::from(geometry.near_spans),
+            ),
+            (
+                "slot_classes",
+                u64::from(header.slot_classes.get()),
+                geometry.slot_classes as u64,
+            ),
+            (
+                "span_classes",
+                u64::from(header.span_classes.get()),
+                geometry.span_classes as u64,
+            ),
             ("length", header.length.get(), geometry.length),
             (
                 "acknowledged",
@@ -243,6 +267,31 @@ impl<'q> Inspection<'q> {
             if found != right {
                 self.finding_in_numbers("header", None, what, found, right);
             }
+        }
+    }
+
+    /// A section has mapped what there is, unless the queue is damaged.
+    fn inspect_ranges(&mut self) {
+        let (hot, segment) = (self.hot(), self.segment());
+        let (there, mapped) = (hot.ranges.get(), segment.ranges());
+        if there != mapped.0 {
+            self.finding_in_numbers(
+                "ranges",
+                None,
+                "they are others than mapped",
+                u64::from(there),
+                u64::from(mapped.0),
+            );
+        }
+        let seams = hot.heap_seams.get() & ((1 << mapped.span_classes()) - 1);
+        if seams != segment.seams() {
+            self.finding_in_numbers(
+                "heap_seams",
+                None,
+                "they are others than mapped",
+                seams,
+                segment.seams(),
+            );
         }
     }
 

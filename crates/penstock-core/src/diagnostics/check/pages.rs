@@ -10,7 +10,7 @@ impl Inspection<'_> {
     /// Pages of slots that have a word, among those that can be read.
     fn pages(&self) -> u32 {
         let hot = self.hot();
-        let backed = hot.slots_backed.get().min(self.segment().geometry.slots);
+        let backed = hot.slots_backed.get().min(self.segment().slots_end());
         hot.pages_tracked.get().min(backed / SLOTS_PER_PAGE)
     }
 
@@ -30,7 +30,7 @@ impl Inspection<'_> {
     pub(super) fn inspect_pages(&mut self) {
         let hot = self.hot();
         let high = self.sizes().0 as u32;
-        let capacity = self.segment().geometry.slots / SLOTS_PER_PAGE;
+        let capacity = self.segment().slots_end() / SLOTS_PER_PAGE;
         self.at_most(
             "pages_tracked",
             u64::from(hot.pages_tracked.get()),

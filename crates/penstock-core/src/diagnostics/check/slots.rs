@@ -31,7 +31,7 @@ impl Inspection<'_> {
         let high = self.slots_high();
         self.at_least("slots_high", u64::from(hot.slots_high.get()), 1);
         self.at_most("slots_high", u64::from(hot.slots_high.get()), u64::from(high));
-        let capacity = u64::from(self.segment().geometry.slots);
+        let capacity = u64::from(self.segment().slots_end());
         self.at_most("slots_backed", u64::from(hot.slots_backed.get()), capacity);
 
         self.walk_free_list("free list", hot.free.next.get(), false);
@@ -80,7 +80,7 @@ impl Inspection<'_> {
             );
             (!is_free).then(|| slot.lease.get())
         });
-        for index in high..hot.slots_backed.get().min(self.segment().geometry.slots) {
+        for index in high..hot.slots_backed.get().min(self.segment().slots_end()) {
             let is_there = self.is_present(index);
             if is_there && self.segment().slot(index).is_ok_and(|slot| slot.state.get() != 0) {
                 self.finding("slot", Some(index), "it was never used but is not free");
@@ -230,8 +230,12 @@ impl Inspection<'_> {
     fn inspect_participants(&mut self) {
         let hot = self.hot();
         let high = hot.participants_high.get();
-        self.at_most("participants_high", u64::from(high), u64::from(PARTICIPANTS - 1));
-        for index in 1..=high.min(PARTICIPANTS - 1) {
+        self.at_most(
+            "participants_high",
+            u64::from(high),
+            u64::from(self.shared.last_place()),
+        );
+        for index in 1..=high.min(self.shared.last_place()) {
             let Ok(record) = self.segment().participant(index) else {
                 return;
             };

@@ -350,23 +350,36 @@ fn what_is_kept_does_not_stand_in_the_way() {
     }
     let hot = queue.shared.segment.hot();
     let high = hot.spans_high.get();
-    let rest = hot.spans_tracked.get() - high;
     assert!(hot.bytes_cached() > 0 && hot.spans_used.get() == 16 && high == 16);
-    queue
-        .enter_uninterruptible()
-        .unwrap()
-        .mark_run(high, rest, true)
+    // All that there may be of the heap, and is not in use.
+    let segment = &queue.shared.segment;
+    let rest = [
+        high..segment.geometry.near_spans,
+        FAR_SPANS..segment.geometry.spans,
+    ];
+    let mut range = segment
+        .map_more_heap(segment.ranges(), rest[1].len() as u32)
         .unwrap();
+    let mut section = queue.enter_uninterruptible().unwrap();
+    while let Some(new) = range.take() {
+        // Another test may keep the process from forking at this moment.
+        range = segment.add_range(new).err();
+    }
+    for row in &rest {
+        section.mark_run(row.start, row.len() as u32, true).unwrap();
+    }
+    drop(section);
     put(&queue, 900_000);
+    let marked: usize = rest.iter().map(ExactSizeIterator::len).sum();
     assert_eq!(
         (hot.bytes_cached(), hot.spans_used.get()),
-        (0, u64::from(rest) + 14)
+        (0, marked as u64 + 14)
     );
-    queue
-        .enter_uninterruptible()
-        .unwrap()
-        .mark_run(high, rest, false)
-        .unwrap();
+    let mut section = queue.enter_uninterruptible().unwrap();
+    for row in &rest {
+        section.mark_run(row.start, row.len() as u32, false).unwrap();
+    }
+    drop(section);
     assert_eq!(queue.check().unwrap().findings, []);
 }
 
@@ -874,15 +887,38 @@ fn damage_to_the_heap_is_found() {
         (|s| s.hot().span_hint.set(60), "span_hint: it is too large"),
         (|s| s.hot().spans_high.set(1), "spans_high: it is too small"),
         (|s| s.hot().spans_high.set(1 << 20), "spans_high: it is too large"),
+    ]);
+}
+
+#[test]
+fn damage_to_ranges_is_found() {
+    each_is_found(&[
+        (|s| s.hot().ranges.set(0), "ranges: they are others than mapped"),
         (
-            |s| s.hot().spans_tracked.set(1 << 30),
-            "spans_tracked: it is too large",
+            |s| s.hot().ranges.set(0xffff_ffff),
+            "ranges: they are others than mapped",
+        ),
+        // One more, which has no end.
+        (
+            |s| s.hot().ranges.set(s.hot().ranges.get() + (1 << 8)),
+            "ranges: they are others than mapped",
         ),
         (
-            |s| s.hot().spans_tracked.set(1),
-            "its extent lies outside the heap",
+            |s| s.hot().slots_backed.set(1 << 12),
+            "slots_backed: it is too large",
         ),
     ]);
+    let queue = plain(64 << 20);
+    put(&queue, 20 << 20);
+    assert_eq!(queue.check().unwrap().findings, []);
+    queue.shared.segment.hot().heap_seams.set(0);
+    let findings = queue.check().unwrap().findings;
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.to_string().starts_with("heap_seams: ")),
+        "{findings:?}"
+    );
 }
 
 #[test]

@@ -16,7 +16,11 @@ impl Inspection<'_> {
         let (marked, backed) = (hot.cells_high.get(), hot.cells_backed.get());
         self.at_least("cells_high", u64::from(marked), 1);
         self.at_most("cells_high", u64::from(marked), u64::from(high.max(1)));
-        self.at_most("cells_backed", u64::from(backed), u64::from(CELLS));
+        self.at_most(
+            "cells_backed",
+            u64::from(backed),
+            u64::from(self.segment().geometry.cells),
+        );
 
         let mut index = hot.cells_free.get();
         while index != 0 && self.list_cell(index, high) {
@@ -67,7 +71,7 @@ impl Inspection<'_> {
     fn inspect_notifier(&mut self) {
         let hot = self.hot();
         let (mut watching, mut for_room) = (0, 0);
-        for index in 1..=hot.participants_high.get().min(PARTICIPANTS - 1) {
+        for index in self.shared.participants() {
             if let Ok(record) = self.segment().participant(index) {
                 for_room += u64::from(record.watching_room.get());
                 watching += u64::from(record.watching.get());

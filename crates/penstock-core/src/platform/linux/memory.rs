@@ -5,10 +5,15 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed; // the counter stands for itself
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+#[cfg(not(feature = "fuzzing"))]
+use rustix::mm::MremapFlags;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
+use rustix::process::{Resource, getrlimit};
 
 use super::process::take_descriptor_of;
 use super::{Remembered, os};
@@ -77,9 +82,10 @@ pub(crate) fn open_file(path: &Path) -> Result<OwnedFd, Error> {
     rustix::fs::open(path, flags, Mode::empty()).map_err(os("open"))
 }
 
-pub(crate) fn is_out_of_address_space(error: &Error) -> bool {
+/// Whether the system refused a file for its length.
+pub(crate) fn is_too_long(error: &Error) -> bool {
     matches!(error, Error::Os { errno, .. }
-        if [Errno::NOMEM, Errno::FBIG, Errno::INVAL, Errno::OVERFLOW]
+        if [Errno::FBIG, Errno::INVAL, Errno::OVERFLOW]
             .iter()
             .any(|known| known.raw_os_error() == *errno))
 }
@@ -111,45 +117,129 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], start: u64) -> Resu
     rustix::io::pread(fd, buffer, start).map_err(os("pread"))
 }
 
-/// Maps a part of the file for reading and writing. Takes no memory. A core dump leaves the mapping out.
+/// Bytes of address space that the mappings of [`map`] take in this process.
+static MAPPED: AtomicU64 = AtomicU64::new(0);
+
+/// All queues of a process together take at most this part of the address space that it may have.
+const SHARE: u64 = 4;
+
+/// Whether this process may not have all the address space that there is.
+pub(crate) fn is_address_space_limited() -> bool {
+    getrlimit(Resource::As).current.is_some()
+}
+
+/// Address space that is counted for this process's queues.
+struct Share(u64);
+
+impl Share {
+    fn take(length: u64) -> Result<Share, Error> {
+        let limit = getrlimit(Resource::As).current;
+        // Counted first, so that two threads cannot both take what is left.
+        let mapped = MAPPED.fetch_add(length, Relaxed).saturating_add(length);
+        let share = Share(length);
+        if limit.is_some_and(|limit| mapped > limit / SHARE) {
+            return Err(no_address_space(length));
+        }
+        Ok(share)
+    }
+
+    fn keep(self) {
+        core::mem::forget(self);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        MAPPED.fetch_sub(self.0, Relaxed);
+    }
+}
+
+fn no_address_space(needed: u64) -> Error {
+    Error::NoAddressSpace {
+        needed,
+        limit: getrlimit(Resource::As).current.unwrap_or(u64::MAX),
+    }
+}
+
+/// Maps a part of the file for reading and writing. Takes no memory, also in a process that locks what it
+/// maps (`mlockall(MCL_FUTURE)`). A core dump leaves the mapping out.
 pub(crate) fn map(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<NonNull<u8>, Error> {
-    let length = usize::try_from(length).map_err(|_| Error::Os {
-        call: "mmap",
-        errno: libc::ENOMEM,
-    })?;
+    let share = Share::take(length)?;
+    let refused = |_| no_address_space(length);
+    let size = usize::try_from(length).map_err(|_| no_address_space(length))?;
     #[cfg(not(feature = "fuzzing"))]
     let (place, flags) = (ptr::null_mut(), MapFlags::SHARED | MapFlags::NORESERVE);
     #[cfg(feature = "fuzzing")]
     let (place, flags) = (
-        guard::reserve(length).map_err(os("mmap"))?,
+        guard::reserve(start, size).map_err(refused)?,
         MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED,
     );
+    // Without access at first: the system puts memory behind all of an accessible mapping that it locks.
     // SAFETY: the kernel chooses the place, or it was reserved for this mapping; no other memory is replaced.
-    let base = unsafe {
-        rustix::mm::mmap(
-            place,
-            length,
-            ProtFlags::READ | ProtFlags::WRITE,
-            flags,
-            fd,
-            start,
-        )
+    let base =
+        unsafe { rustix::mm::mmap(place, size, ProtFlags::empty(), flags, fd, start) }.map_err(refused)?;
+    let mapping = NonNull::new(base.cast()).ok_or_else(|| no_address_space(length))?;
+    // SAFETY: the range is the mapping just made, which no other code knows. The first and the last advice
+    // change no content; their refusal would cost memory, and larger core dumps.
+    let opened = unsafe {
+        let _ = rustix::mm::munlock(base, size);
+        let opened = rustix::mm::mprotect(base, size, MprotectFlags::READ | MprotectFlags::WRITE);
+        let _ = rustix::mm::madvise(base, size, Advice::LinuxDontDump);
+        opened
+    };
+    share.keep();
+    if opened.is_err() {
+        // SAFETY: as above.
+        unsafe { unmap(mapping, start, length) };
+        return Err(no_address_space(length));
     }
-    .map_err(os("mmap"))?;
-    // SAFETY: the range is the mapping just made; this advice changes no content. Refusal would cost only
-    // larger core dumps.
-    let _ = unsafe { rustix::mm::madvise(base, length, Advice::LinuxDontDump) };
-    NonNull::new(base.cast()).ok_or(Error::Os {
-        call: "mmap",
-        errno: libc::ENOMEM,
-    })
+    Ok(mapping)
+}
+
+/// The same for a process whose descriptor other code has closed. `known` is a page of another mapping of the
+/// file, and lies in the file before `start`, at the distance `ahead`.
+#[cfg(not(feature = "fuzzing"))]
+pub(crate) fn map_again(
+    known: NonNull<u8>,
+    ahead: u64,
+    start: u64,
+    length: u64,
+) -> Result<NonNull<u8>, Error> {
+    let _ = start;
+    let share = Share::take(length)?;
+    let (Ok(skipped), Ok(size)) = (usize::try_from(ahead), usize::try_from(length)) else {
+        return Err(no_address_space(length));
+    };
+    // SAFETY: an old length of 0 leaves the known mapping as it is, and makes another one of the file, from
+    // that page on, at a place that the kernel chooses. What lies before the range is not needed.
+    let base = unsafe {
+        let base = rustix::mm::mremap(known.as_ptr().cast(), 0, skipped + size, MremapFlags::MAYMOVE)
+            .map_err(|_| no_address_space(length))?;
+        if skipped > 0 {
+            let _ = rustix::mm::munmap(base, skipped);
+        }
+        let _ = rustix::mm::madvise(base.byte_add(skipped), size, Advice::LinuxDontDump);
+        base.byte_add(skipped)
+    };
+    share.keep();
+    NonNull::new(base.cast()).ok_or_else(|| no_address_space(length))
+}
+
+/// Not with guards around the mappings.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn map_again(_: NonNull<u8>, _: u64, _: u64, _: u64) -> Result<NonNull<u8>, Error> {
+    Err(Error::Closed)
 }
 
 /// # Safety
-/// `base` and `length` are those of a mapping made by [`map`], to which no reference is left.
-pub(crate) unsafe fn unmap(base: NonNull<u8>, length: u64) {
+/// `base`, `start` and `length` are those of a mapping made by [`map`] or [`map_again`], to which no
+/// reference is left.
+pub(crate) unsafe fn unmap(base: NonNull<u8>, start: u64, length: u64) {
+    drop(Share(length));
     #[cfg(feature = "fuzzing")]
-    let (base, length) = guard::widen(base, length);
+    let (base, length) = guard::widen(base, start, length);
+    #[cfg(not(feature = "fuzzing"))]
+    let _ = start;
     // SAFETY: the caller's promise.
     let _ = unsafe { rustix::mm::munmap(base.as_ptr().cast(), length as usize) };
 }
@@ -203,26 +293,30 @@ pub(crate) fn page_size() -> u64 {
     rustix::param::page_size() as u64
 }
 
-/// Address space around a mapping in which each access kills the process, as wide as any offset of the layout
-/// can lead.
+/// Address space around a mapping in which each access kills the process: as wide as any offset of the layout
+/// can lead around the near memory, and less around a range, into which no index leads unchecked.
 #[cfg(feature = "fuzzing")]
 mod guard {
     use super::*;
 
-    const GUARD: usize = 1 << 40;
-
-    pub(super) fn reserve(length: usize) -> Result<*mut std::ffi::c_void, Errno> {
-        // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
-        let start = unsafe {
-            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-            rustix::mm::mmap_anonymous(ptr::null_mut(), length + 2 * GUARD, ProtFlags::empty(), flags)
-        }?;
-        Ok(start.wrapping_byte_add(GUARD))
+    fn width(start: u64) -> usize {
+        if start == 0 { 1 << 40 } else { 1 << 34 }
     }
 
-    pub(super) fn widen(base: NonNull<u8>, length: u64) -> (NonNull<u8>, u64) {
-        let start = NonNull::new(base.as_ptr().wrapping_sub(GUARD)).unwrap_or(base);
-        (start, length + 2 * GUARD as u64)
+    pub(super) fn reserve(start: u64, length: usize) -> Result<*mut std::ffi::c_void, Errno> {
+        let guard = width(start);
+        // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
+        let place = unsafe {
+            let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+            rustix::mm::mmap_anonymous(ptr::null_mut(), length + 2 * guard, ProtFlags::empty(), flags)
+        }?;
+        Ok(place.wrapping_byte_add(guard))
+    }
+
+    pub(super) fn widen(base: NonNull<u8>, start: u64, length: u64) -> (NonNull<u8>, u64) {
+        let guard = width(start);
+        let place = NonNull::new(base.as_ptr().wrapping_sub(guard)).unwrap_or(base);
+        (place, length + 2 * guard as u64)
     }
 }
 
@@ -237,11 +331,11 @@ pub(crate) fn back(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), Er
     })
 }
 
-/// The same through the mapping, for a process whose descriptor other code has closed.
-pub(crate) fn back_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
-    in_steps(start, length, |start, length| {
-        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it).
-        // Populating changes no content: it makes present the pages that a store would.
+/// The same through a mapping, for a process whose descriptor other code has closed.
+pub(crate) fn back_mapped(base: NonNull<u8>, length: u64) -> Result<(), Error> {
+    in_steps(0, length, |start, length| {
+        // SAFETY: `base` for `length` bytes lies inside a mapping (the segment checked it). Populating
+        // changes no content: it makes present the pages that a store would.
         unsafe {
             rustix::mm::madvise(
                 base.as_ptr().add(start as usize).cast(),
@@ -273,11 +367,11 @@ pub(crate) fn punch(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<(), E
     .map_err(os("fallocate(FALLOC_FL_PUNCH_HOLE)"))
 }
 
-/// The same through the mapping.
-pub(crate) fn punch_mapped(base: NonNull<u8>, start: u64, length: u64) -> Result<(), Error> {
-    in_steps(start, length, |start, length| {
-        // SAFETY: `base + start` for `length` bytes lies inside the mapping (the segment checked it), and the
-        // caller owns the range: no process has a reference into it, or relies on its contents.
+/// The same through a mapping.
+pub(crate) fn punch_mapped(base: NonNull<u8>, length: u64) -> Result<(), Error> {
+    in_steps(0, length, |start, length| {
+        // SAFETY: `base` for `length` bytes lies inside a mapping (the segment checked it), and the caller
+        // owns the range: no process has a reference into it, or relies on its contents.
         unsafe {
             rustix::mm::madvise(
                 base.as_ptr().add(start as usize).cast(),
