@@ -50,7 +50,8 @@ pub(crate) fn install(in_child: fn(), then_in_child: fn()) {
         let _ = THEN_IN_CHILD.set(then_in_child);
         platform::at_fork(before, after_in_parent, after_in_child);
     });
-    FORK_PAGE.get_or_init(platform::wiped_on_fork);
+    // Written at once: a thread that began a use before the first call of `hold_off` is in no child.
+    FORK_PAGE.get_or_init(|| platform::wiped_on_fork().inspect(|page| page.set(1)));
 }
 
 /// Sets the function that is called before each fork from now on.
@@ -95,8 +96,7 @@ pub fn count() -> u32 {
     FORKS.get()
 }
 
-/// Whether this process is a child that has not called `begin_as_child` yet. Also true before the page was
-/// written for the first time, when there is nothing to forget.
+/// Whether this process is a child that has not called `begin_as_child` yet.
 #[inline(always)]
 fn is_page_wiped() -> bool {
     matches!(FORK_PAGE.get(), Some(Some(page)) if page.get() == 0)
