@@ -392,6 +392,14 @@ MUTANTS = [
         (core("fairness", "a_putter_behind_one_without_memory_is_served"),),
     ),
     Mutant(
+        "hands-what-is-not-mapped",
+        "an aged getter is handed an item though its process has not mapped what the queue has grown by",
+        f"{CORE}/state/hand.rs",
+        "if cell.ranges.get() != hot.ranges.get() {",
+        "if cell.ranges.get() > hot.ranges.get() {",
+        (core("ranges", "without_address_space_nothing_is_taken"),),
+    ),
+    Mutant(
         "handed-is-delivered",
         "the return of a dead getter's item counts as a redelivery",
         f"{CORE}/state/recovery.rs",

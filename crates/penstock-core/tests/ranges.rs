@@ -423,9 +423,16 @@ fn queues_take_a_quarter_of_the_address_space() {
 /// With address space it goes on.
 #[test]
 fn without_address_space_nothing_is_taken() {
+    /// How the getter waits: not at all, until the first item, or so long that it ages.
+    #[derive(PartialEq)]
+    enum Waits {
+        Not,
+        Briefly,
+        UntilAged,
+    }
     let len = |number| if number == 0 { 20 << 20 } else { LARGE };
     for options in [PLAIN, ACKNOWLEDGED] {
-        for waits in [false, true] {
+        for waits in [Waits::Not, Waits::Briefly, Waits::UntilAged] {
             let queue = Queue::create(&options).unwrap();
             queue.statistics().unwrap();
             let step = Step::new();
@@ -437,7 +444,7 @@ fn without_address_space_nothing_is_taken() {
                 }
                 exhaust_address_space();
                 step.reach(1);
-                if !waits {
+                if waits == Waits::Not {
                     step.wait_for(2);
                 }
                 let refused = |error| matches!(error, Some(Error::NoAddressSpace { .. }));
@@ -456,11 +463,14 @@ fn without_address_space_nothing_is_taken() {
                 }
             });
             step.wait_for(1);
-            if waits {
+            if waits != Waits::Not {
                 let given_up = Instant::now() + Duration::from_secs(20);
                 while queue.statistics().unwrap().waiting_getters == 0 {
                     assert!(Instant::now() < given_up, "it does not wait");
                 }
+            }
+            if waits == Waits::UntilAged {
+                std::thread::sleep(Duration::from_millis(300));
             }
             for number in 0..40 {
                 put(&queue, &numbered(number, len(number))).unwrap();

@@ -418,6 +418,8 @@ pub(crate) struct WaiterCell {
     /// clock. `since` is 0 until the waiter has aged.
     pub since: LockedU64,
     pub handed_at: LockedU64,
+    /// The ranges (memory/ranges.rs) that the waiter's process had mapped when it was last under the lock.
+    pub ranges: LockedU32,
 }
 
 /// One item, or memory that one participant has claimed. See state/slot.rs for the states.
@@ -526,6 +528,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Participant, given_up),
         offset_of!(WaiterCell, next),
         offset_of!(WaiterCell, handed_at),
+        offset_of!(WaiterCell, ranges),
         offset_of!(Slot, extent),
         offset_of!(Slot, inline),
         offset_of!(SpanDescriptor, taken),

@@ -6,7 +6,8 @@
 //!
 //! - *A getter* is handed the oldest item: it is HANDED to the getter's participant, counts as taken, and is
 //!   delivered in the getter's next section. No caller has seen it until then. So the sweep, a getter that
-//!   gives up, and the late rule return it to its old place, and that is no redelivery.
+//!   gives up, and the late rule return it to its old place, and that is no redelivery. A getter is notified
+//!   instead if its process has not mapped all that the queue has grown by (memory/ranges.rs).
 //! - *A putter* writes its item when it has aged, into a slot that is CLAIMED, and its cell names the slot.
 //!   Until then, and if there is no memory for it, it is passed over, and notified like any other putter.
 //!   The section that makes room publishes the item for it. So no place is ever reserved, and the number of
@@ -124,9 +125,14 @@ impl Section<'_> {
         Ok(false)
     }
 
-    /// Hands the oldest item to that getter.
+    /// Hands the oldest item to that getter, if its process has mapped all that the queue has grown by. Else
+    /// it is notified: it maps that, and comes for an item. It may have no address space for it, and then it
+    /// must not have taken one.
     fn hand_item(&mut self, index: u32) -> Result<(), Error> {
         let (hot, cell) = (self.hot(), self.cell(index)?);
+        if cell.ranges.get() != hot.ranges.get() {
+            return self.choose(Kind::Item, index);
+        }
         let item = self.oldest()?;
         if item == 0 {
             return Err(self.corrupt("items are counted that are on no list"));

@@ -77,7 +77,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Hot, Kind, PARTICIPANTS, Participant, ParticipantId};
+use crate::memory::layout::{Hot, Kind, Participant, ParticipantId};
 use crate::platform::{self, Content, Filled, Instant, Side};
 use crate::state::notifier::AfterRelease;
 use crate::state::{Section, Shared};
@@ -456,7 +456,7 @@ impl Section<'_> {
     /// The watchers for room of all records.
     pub(crate) fn room_watchers(&self) -> Result<u32, Error> {
         let mut count = 0u32;
-        for index in 1..=self.hot().participants_high.get().min(PARTICIPANTS - 1) {
+        for index in self.shared.participants() {
             let record = self.shared.segment.participant(index)?;
             count = count.saturating_add(record.watching_room.get());
         }

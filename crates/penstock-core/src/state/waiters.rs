@@ -273,7 +273,7 @@ impl Section<'_> {
     }
 
     /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
-    fn choose(&mut self, kind: Kind, index: u32) -> Result<(), Error> {
+    pub(crate) fn choose(&mut self, kind: Kind, index: u32) -> Result<(), Error> {
         let (list, cell) = (&self.hot().waiters[kind as usize], self.cell(index)?);
         self.delist(kind, index)?;
         // Relaxed: the woken waiter learns what happened from the lock, which it takes next.
@@ -328,6 +328,7 @@ impl Section<'_> {
         cell.slot.set(written.slot);
         cell.number.set(written.number);
         cell.seq.set(0);
+        cell.ranges.set(self.shared.segment.ranges().0);
         // Release: the commit of the enlisting; the fields above belong to it.
         cell.word.store(SLEEPING, Ordering::Release);
         waiting.cell = index;
@@ -499,6 +500,8 @@ impl Section<'_> {
         let list = &hot.waiters[waiting.kind as usize];
         match self.cell(waiting.cell)?.word.get() {
             SLEEPING => {
+                let cell = self.cell(waiting.cell)?;
+                cell.ranges.set(self.shared.segment.ranges().0);
                 if !waiting.is_early {
                     self.give_up_on_the_late(waiting)?;
                 }
