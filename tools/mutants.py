@@ -225,10 +225,10 @@ MUTANTS = [
         """\
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
-        let ticket = self.publish(reserved.slot, len)?;
+        let ticket = self.publish((reserved.slot, slot), len)?;
 """,
         """\
-        let ticket = self.publish(reserved.slot, len)?;
+        let ticket = self.publish((reserved.slot, slot), len)?;
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
 """,

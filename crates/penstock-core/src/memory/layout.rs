@@ -318,12 +318,18 @@ pub(crate) struct FreeList {
 }
 
 impl Hot {
-    /// Counts the payload of the item that was published in place `seq`. Safe to repeat.
+    /// Counts the payload of the item that was published just now. Those before it are counted.
     #[inline(always)]
-    pub(crate) fn count_bytes(&self, seq: u64, len: u64) {
-        let word = self.put_bytes.get();
-        if word & 1 != seq & 1 {
-            self.put_bytes.set((word & !1).wrapping_add(len << 1) | seq & 1);
+    pub(crate) fn count_bytes(&self, len: u64) {
+        // One store: the number grows, and its last bit is that of the next place.
+        self.put_bytes
+            .set(self.put_bytes.get().wrapping_add(len << 1) ^ 1);
+    }
+
+    /// The same for the item in place `seq`, which was published last, unless it is counted. Safe to repeat.
+    pub(crate) fn count_bytes_once(&self, seq: u64, len: u64) {
+        if self.put_bytes.get() & 1 != seq & 1 {
+            self.count_bytes(len);
         }
     }
 

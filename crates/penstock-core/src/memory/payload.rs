@@ -115,9 +115,9 @@ impl Segment {
     /// Where a payload of `len` bytes is to be written: to the slot itself, or to the extent that the writer
     /// has taken. Nothing that another process could have changed goes into it.
     #[inline(always)]
-    pub(crate) fn target(&self, slot: u32, extent: Option<Extent>, len: u64) -> Result<*mut u8, Error> {
+    pub(crate) fn target(&self, slot: &Slot, extent: Option<Extent>, len: u64) -> Result<*mut u8, Error> {
         match extent {
-            None if len <= INLINE as u64 => Ok(self.slot(slot)?.inline.as_ptr().cast::<u8>().cast_mut()),
+            None if len <= INLINE as u64 => Ok(slot.inline.as_ptr().cast::<u8>().cast_mut()),
             None => Err(self.corrupt("a payload without an extent is too long")),
             Some(extent) => self.extent_pointer(extent, len),
         }
@@ -142,12 +142,15 @@ impl Segment {
     /// lock, or CLAIMED by it), with the sum of the parts as its length.
     #[inline(always)]
     pub(crate) unsafe fn copy_in(&self, mut target: *mut u8, parts: &[&[u8]]) {
+        // One part, kept apart: the compiler prepares a long loop, whatever the number of parts.
+        if let [part] = parts {
+            // SAFETY: the caller's promise.
+            return unsafe { copy_part(target, part) };
+        }
         for part in parts {
-            note_write(target, part.len());
-            // SAFETY: room for all parts was checked by `target`; no other thread or process reads or writes
-            // here, by the caller's promise; private memory of this process does not overlap the mapping.
+            // SAFETY: the caller's promise, for the part; `target` has checked room for all parts.
             unsafe {
-                std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len());
+                copy_part(target, part);
                 target = target.add(part.len());
             }
         }
@@ -166,6 +169,16 @@ impl Segment {
         copy.extend_from_slice(bytes);
         Ok(copy)
     }
+}
+
+/// # Safety
+/// As [`Segment::copy_in`], for one part.
+#[inline(always)]
+unsafe fn copy_part(target: *mut u8, part: &[u8]) {
+    note_write(target, part.len());
+    // SAFETY: room for all parts was checked by `target`; no other thread or process reads or writes here, by
+    // the caller's promise; private memory of this process does not overlap the mapping.
+    unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len()) };
 }
 
 #[inline(always)]

@@ -188,8 +188,8 @@ impl Queue {
     ) -> Result<Ticket, Error> {
         loop {
             let (mut section, reserved) = self.reserve(len, waiting, wait)?;
-            section.fill(reserved.slot, reserved.extent, len)?;
-            section.claim(reserved.slot)?;
+            section.slot(reserved.slot)?.fill(reserved.extent, len);
+            section.claim(reserved.slot, 0)?;
             section.hold(reserved.slot)?;
             section.withdraw(waiting)?;
             fault!("claim.committed");
@@ -354,16 +354,17 @@ impl Queue {
                 .back(self.shared.segment.extent_at(extent, len)?, len)?;
             fault!("grow.backed");
         }
-        let mut target = self.shared.segment.target(reserved.slot, reserved.extent, len)?;
+        let segment = &self.shared.segment;
+        let mut target = segment.target(segment.slot(reserved.slot)?, reserved.extent, len)?;
         for part in payload {
             let (first, second) = part.split_at(part.len() / 2);
             // SAFETY: the slot is CLAIMED by this call and its extent by the slot, so no other thread or
             // process uses them; `len`, which `target` has checked against the extent, is the sum of all
             // parts.
             unsafe {
-                self.shared.segment.copy_in(target, &[first]);
+                segment.copy_in(target, &[first]);
                 fault!("claim.copying");
-                self.shared.segment.copy_in(target.add(first.len()), &[second]);
+                segment.copy_in(target.add(first.len()), &[second]);
                 target = target.add(part.len());
             }
         }
@@ -407,7 +408,8 @@ impl Queue {
         }
         let me = section.me;
         section.let_go(slot, me)?;
-        let ticket = section.publish(slot, len)?;
+        let written = section.slot(slot)?;
+        let ticket = section.publish((slot, written), len)?;
         section.withdraw(waiting)?;
         Ok(ticket)
     }

@@ -117,12 +117,13 @@ impl Section<'_> {
         payload: &[&[u8]],
         len: u64,
     ) -> Result<(), Error> {
-        self.fill(reserved.slot, reserved.extent, len)?;
-        let target = self.shared.segment.target(reserved.slot, reserved.extent, len)?;
+        let slot = self.slot(reserved.slot)?;
+        slot.fill(reserved.extent, len);
+        let target = self.shared.segment.target(slot, reserved.extent, len)?;
         // SAFETY: as in publish_small.
         unsafe { self.shared.segment.copy_in(target, payload) };
         fault!("put.filled");
-        self.claim(reserved.slot)?;
+        self.claim(reserved.slot, 0)?;
         fault!("claim.committed");
         self.hold(reserved.slot)
     }
@@ -135,15 +136,16 @@ impl Section<'_> {
         payload: &[&[u8]],
         len: u64,
     ) -> Result<Ticket, Error> {
-        self.fill(reserved.slot, reserved.extent, len)?;
+        let slot = self.slot(reserved.slot)?;
+        slot.fill(reserved.extent, len);
         let segment = &self.shared.segment;
-        let target = segment.target(reserved.slot, reserved.extent, len)?;
+        let target = segment.target(slot, reserved.extent, len)?;
         // SAFETY: the slot is off the free list and its extent, allocated now or cached in the slot, is
         // marked as taken, so no other thread uses either while this thread holds the lock; `len` is the sum
         // of the parts.
         unsafe { segment.copy_in(target, payload) };
         fault!("put.filled");
-        let ticket = self.publish(reserved.slot, len)?;
+        let ticket = self.publish((reserved.slot, slot), len)?;
         let hot = self.hot();
         let next = if reserved.extent.is_some() {
             &hot.cached.next
@@ -191,8 +193,8 @@ impl Section<'_> {
         };
         self.mark_run(span, 1, true)?;
         self.set_backing(span, self.shared.segment.backing(span)?.get() | MAYBE_MORE)?;
-        self.fill(slot, Some(extent), 0)?;
-        self.claim(slot)?;
+        self.slot(slot)?.fill(Some(extent), 0);
+        self.claim(slot, 0)?;
         self.hold(slot)?;
         Ok(Some(slot))
     }
@@ -225,8 +227,8 @@ impl Section<'_> {
                 self.shared.segment.backing(span)?.get() & BACKED_DESCRIPTOR | MAYBE_MORE,
             )?;
         }
-        self.fill(slot, Some(extent), 0)?;
-        self.claim(slot)?;
+        self.slot(slot)?.fill(Some(extent), 0);
+        self.claim(slot, 0)?;
         self.hold(slot)?;
         Ok(BackedRun::Claimed(slot, extent))
     }

@@ -188,7 +188,8 @@ impl Section<'_> {
             return Ok(true);
         }
         self.let_go(written.slot, owner)?;
-        let ticket = self.publish(written.slot, self.slot(written.slot)?.len.get())?;
+        let slot = self.slot(written.slot)?;
+        let ticket = self.publish((written.slot, slot), slot.len.get())?;
         fault!("hand.published");
         // Release: pairs with the acquire in published_for, whose caller returns without the lock.
         cell.seq.store(ticket.seq, Ordering::Release);

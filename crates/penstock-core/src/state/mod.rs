@@ -46,6 +46,8 @@ const WAKES: usize = 8;
 pub(crate) struct Shared {
     pub segment: Segment,
     pub options: Options,
+    /// Whether a put may find no room: the options limit what is queued.
+    is_bounded: bool,
     /// This process's id in the queue, as in the lock word; 0 before it has registered. With the bit
     /// WORK_PUT_OFF if its next section has put-off work to do (handle/put_off.rs).
     pub me: AtomicU32,
@@ -57,6 +59,7 @@ impl Shared {
     pub(crate) fn new(segment: Segment, options: Options) -> Shared {
         Shared {
             segment,
+            is_bounded: options.maxsize != 0 || options.soft_bytes != 0,
             options,
             me: AtomicU32::new(0),
             notifier: Notifier::new(),
@@ -115,6 +118,11 @@ impl Shared {
     /// Whether a put finds room now. `max_bytes` is another limit, checked when memory is reserved.
     #[inline(always)]
     pub(crate) fn has_room(&self) -> bool {
+        !self.is_bounded || self.has_room_left()
+    }
+
+    #[inline(always)]
+    fn has_room_left(&self) -> bool {
         let (maxsize, soft_bytes) = (self.options.maxsize, self.options.soft_bytes);
         (maxsize == 0 || self.ready_count() < maxsize)
             && (soft_bytes == 0 || self.segment.hot().ready_bytes.get() < soft_bytes)

@@ -229,11 +229,8 @@ impl Section<'_> {
         hot.absent_hint.set(hot.absent_hint.get().min(first));
         hot.slot_trims.add(1);
         fault!("trim.pages-absent");
-        self.fill(slot, None, 0)?;
-        self.slot(slot)?
-            .seq
-            .set(OF_PAGES | u64::from(first) | u64::from(last - first) << 32);
-        self.claim(slot)?;
+        self.slot(slot)?.fill(None, 0);
+        self.claim(slot, OF_PAGES | u64::from(first) | u64::from(last - first) << 32)?;
         self.hold(slot)?;
         Ok(Spare::Claimed(slot, first..last))
     }

@@ -190,7 +190,7 @@ impl Section<'_> {
                 if seq >= hot.published.get() {
                     // Its putter may have died between the commit and the books.
                     hot.published.set(seq);
-                    hot.count_bytes(seq, len);
+                    hot.count_bytes_once(seq, len);
                 }
             }
             Some(State::Leased | State::Aside | State::Left) => {

@@ -10,28 +10,30 @@ use crate::state::slot::{State, StateWord, lent_bytes, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Ticket;
 
-impl Section<'_> {
+impl Slot {
     /// Books the extent and the length of a payload in a slot that is still FREE.
     #[inline(always)]
-    pub(crate) fn fill(&self, index: u32, extent: Option<Extent>, len: u64) -> Result<(), Error> {
-        let slot = self.slot(index)?;
-        slot.len.set(len);
-        slot.extent.set(extent.map_or(0, Extent::pack));
-        slot.seq.set(0);
-        slot.borrowed.set(0);
-        Ok(())
+    pub(crate) fn fill(&self, extent: Option<Extent>, len: u64) {
+        self.len.set(len);
+        self.extent.set(extent.map_or(0, Extent::pack));
     }
+}
 
-    /// FREE -> CLAIMED: the memory is this participant's; a death gives it back.
-    pub(crate) fn claim(&mut self, index: u32) -> Result<(), Error> {
+impl Section<'_> {
+    /// FREE -> CLAIMED: the memory is this participant's; a death gives it back. `seq` is 0, or names the
+    /// pages that the slot claims (pages.rs).
+    pub(crate) fn claim(&mut self, index: u32, seq: u64) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        slot.seq.set(seq);
+        // What its last item left.
+        slot.borrowed.set(0);
         self.own(index, State::Claimed, 0)
     }
 
     /// To READY: from here on the item exists. The slot is on no list.
     #[inline(always)]
-    pub(crate) fn publish(&mut self, index: u32, len: u64) -> Result<Ticket, Error> {
+    pub(crate) fn publish(&mut self, (index, slot): (u32, &Slot), len: u64) -> Result<Ticket, Error> {
         let hot = self.hot();
-        let slot = self.slot(index)?;
         let seq = hot.published.get().wrapping_add(1);
         slot.seq.set(seq);
         fault!("put.numbered");
@@ -39,8 +41,8 @@ impl Section<'_> {
         fault!("put.committed");
         hot.published.set(seq);
         fault!("put.ordered");
-        hot.count_bytes(seq, len);
-        self.push_ready(index, len)?;
+        hot.count_bytes(len);
+        self.push_ready((index, slot), len)?;
         if self.shared.options.acknowledged {
             hot.unfinished.add(1);
         }

@@ -18,13 +18,22 @@ use crate::sync::{Count, Ordering, Word};
 impl Section<'_> {
     /// Appends an item that has just become READY, and notes in the slot before it where its payload lies.
     #[inline(always)]
-    pub(crate) fn push_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
+    pub(crate) fn push_ready(&mut self, (index, slot): (u32, &Slot), len: u64) -> Result<(), Error> {
         let list = &self.hot().ready;
-        let tail = list.tail.get();
-        self.push_back(list, index)?;
-        if tail != 0 {
-            self.slot(tail)?.prev.set(self.slot(index)?.extent.get() as u32);
+        let end = match list.tail.get() {
+            0 => &list.head,
+            last => {
+                let last = self.slot(last)?;
+                last.prev.set(slot.extent.get() as u32);
+                &last.next
+            }
+        };
+        if end.get() != 0 {
+            return Err(self.corrupt("the last slot of a list has a successor"));
         }
+        slot.next.set(0);
+        end.set(index);
+        list.tail.set(index);
         self.count_ready(len);
         Ok(())
     }
