@@ -509,8 +509,8 @@ Some(State::Handed | State::HandedDone) => {
         "last-ready-keeps-tail",
         "the ready list's tail stays when its last item is taken",
         f"{CORE}/state/order/mod.rs",
-        "        if is_last {\n            list.tail.set(0);\n        } else if next",
-        "        if !is_last && next",
+        "            list.tail.set(0);\n            return Ok(());\n",
+        "            return Ok(());\n",
         (STATE_MACHINE,),
     ),
     Mutant(

@@ -62,7 +62,7 @@ impl Section<'_> {
             Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {
                 fault!("put.kept-popped");
                 let start = self.slot(slot)?.prev.get();
-                self.ahead = Ahead::ToWrite { start, len };
+                self.ahead = Ahead::to_write(start, len);
                 return Ok(Ok(Reserved {
                     slot,
                     extent: Some(extent),

@@ -146,9 +146,9 @@ impl Section<'_> {
             Some(State::ReadyDone) => State::HandedDone,
             _ => return Err(self.corrupt("an item on the ready list is not ready")),
         };
-        self.pop_ready(item, slot.len.get())?;
+        self.pop_ready((item, slot), slot.len.get())?;
         slot.borrowed.set(0);
-        self.give(item, state, word.redeliveries(), owner)?;
+        self.give(slot, state, word.redeliveries(), owner);
         fault!("hand.committed");
         if state == State::HandedDone {
             hot.ready_done.sub(1);
