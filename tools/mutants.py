@@ -395,8 +395,8 @@ MUTANTS = [
         "hands-what-is-not-mapped",
         "an aged getter is handed an item though its process has not mapped what the queue has grown by",
         f"{CORE}/state/hand.rs",
-        "if cell.ranges.get() != hot.ranges.get() {",
-        "if cell.ranges.get() > hot.ranges.get() {",
+        "if !Ranges(cell.ranges.get()).cover(Ranges(hot.ranges.get())) {",
+        "if !Ranges(cell.ranges.get()).cover(Ranges(0)) {",
         (core("ranges", "without_address_space_nothing_is_taken"),),
     ),
     Mutant(
@@ -517,8 +517,8 @@ Some(State::Handed | State::HandedDone) => {
         "last-ready-keeps-tail",
         "the ready list's tail stays when its last item is taken",
         f"{CORE}/state/order/mod.rs",
-        "        if is_last {\n            list.tail.set(0);\n        } else if next",
-        "        if !is_last && next",
+        "            list.tail.set(0);\n            return Ok(());\n",
+        "            return Ok(());\n",
         (STATE_MACHINE,),
     ),
     Mutant(

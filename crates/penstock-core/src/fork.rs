@@ -31,9 +31,11 @@ static BEFORE: OnceLock<Before> = OnceLock::new();
 static IN_CHILD: OnceLock<fn()> = OnceLock::new();
 static THEN_IN_CHILD: OnceLock<fn()> = OnceLock::new();
 
-/// Reads 1, and 0 in a child that was forked without the handlers below. `None` if the kernel has no such
-/// pages.
-static FORK_PAGE: OnceLock<Option<&'static AtomicU32>> = OnceLock::new();
+/// Reads 1, and 0 in a child that was forked without the handlers below. If the kernel has no such pages, it
+/// is `NEVER_WIPED`.
+static FORK_PAGE: OnceLock<&'static AtomicU32> = OnceLock::new();
+
+static NEVER_WIPED: AtomicU32 = AtomicU32::new(1);
 
 thread_local! {
     /// Held from before a fork until after it, so that no other thread holds `LOCK` when the process is
@@ -51,7 +53,11 @@ pub(crate) fn install(in_child: fn(), then_in_child: fn()) {
         platform::at_fork(before, after_in_parent, after_in_child);
     });
     // Written at once: a thread that began a use before the first call of `hold_off` is in no child.
-    FORK_PAGE.get_or_init(|| platform::wiped_on_fork().inspect(|page| page.set(1)));
+    FORK_PAGE.get_or_init(|| {
+        let page = platform::wiped_on_fork().unwrap_or(&NEVER_WIPED);
+        page.set(1);
+        page
+    });
 }
 
 /// Sets the function that is called before each fork from now on.
@@ -99,12 +105,12 @@ pub fn count() -> u32 {
 /// Whether this process is a child that has not called `begin_as_child` yet.
 #[inline(always)]
 fn is_page_wiped() -> bool {
-    matches!(FORK_PAGE.get(), Some(Some(page)) if page.get() == 0)
+    FORK_PAGE.get().is_some_and(|page| page.get() == 0)
 }
 
 fn begin_as_child() {
     // First, so that no call below reacts to the fork again.
-    if let Some(Some(page)) = FORK_PAGE.get() {
+    if let Some(page) = FORK_PAGE.get() {
         page.set(1);
     }
     FORKS.set(FORKS.get().wrapping_add(1));

@@ -51,6 +51,16 @@ impl Drop for Guard<'_> {
             platform::futex_wake(word, 1);
         }
         self.shared.segment.fetch_ahead(self.ahead);
+        if self.has_wakes() || !matches!(self.after_release, AfterRelease::None) {
+            self.follow_release();
+        }
+    }
+}
+
+impl Guard<'_> {
+    /// Makes the calls that are due once the lock is released. Apart, so that other sections stay short.
+    #[inline(never)]
+    fn follow_release(&mut self) {
         if self.has_wakes() {
             fault!("unlock.before-wake");
             self.wake_chosen();

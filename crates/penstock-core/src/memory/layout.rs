@@ -621,6 +621,11 @@ impl Ranges {
     pub(crate) fn span_classes(self) -> usize {
         self.heap().saturating_sub(1)
     }
+
+    /// Whether a process that has mapped these ranges needs no address space for those.
+    pub(crate) fn cover(self, those: Ranges) -> bool {
+        self.slot_classes() >= those.slot_classes() && self.span_classes() >= those.span_classes()
+    }
 }
 
 /// Where the regions of a segment begin; a function of its sizes alone.

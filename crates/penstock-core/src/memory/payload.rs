@@ -38,12 +38,39 @@ impl Extent {
 /// The place where the next operation of this kind will probably read or write its payload. It is prefetched
 /// after the release of the lock, from the cache of the core that wrote or read it last. A miss inside the
 /// next critical section would take longer than the rest of that section. The length is that of the present
-/// payload.
+/// payload, as good a guess as any. [`to_read`](Ahead::to_read) and [`to_write`](Ahead::to_write) keep to
+/// small payloads outside of their slots.
 #[derive(Clone, Copy)]
 pub(crate) enum Ahead {
     Nothing,
     ToRead { start: u32, len: u64 },
     ToWrite { start: u32, len: u64 },
+}
+
+impl Ahead {
+    #[inline(always)]
+    pub(crate) fn to_read(start: u32, len: u64) -> Ahead {
+        if is_object_at(start, len) {
+            Ahead::ToRead { start, len }
+        } else {
+            Ahead::Nothing
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn to_write(start: u32, len: u64) -> Ahead {
+        if is_object_at(start, len) {
+            Ahead::ToWrite { start, len }
+        } else {
+            Ahead::Nothing
+        }
+    }
+}
+
+/// Whether a payload of that length may lie at that granule.
+#[inline(always)]
+fn is_object_at(start: u32, len: u64) -> bool {
+    start != 0 && (INLINE as u64 + 1..=SMALL as u64).contains(&len)
 }
 
 impl Segment {
@@ -66,9 +93,6 @@ impl Segment {
             Ahead::Nothing => return,
             Ahead::ToRead { start, len } | Ahead::ToWrite { start, len } => (start, len),
         };
-        if start == 0 || !(INLINE as u64 + 1..=SMALL as u64).contains(&len) {
-            return;
-        }
         let place = if start < self.near_granules {
             // Not compared with the heap's end: to prefetch a line that is not mapped has no effect.
             let place = u64::from(start) * GRANULE;

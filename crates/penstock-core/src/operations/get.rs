@@ -101,7 +101,12 @@ impl Queue {
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut waiting = Waiting::new(Kind::Item);
-        let result = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
+        let mut result = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
+        if result.is_ok() && self.is_trim_due() && wait.patience != Patience::TryLock {
+            if let Err(error) = self.trim_if_due() {
+                result = Err(error);
+            }
+        }
         self.shared.report(result.map_err(|error| {
             let was_empty = error == Error::Empty;
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
@@ -133,44 +138,38 @@ impl Queue {
             self.reap_dead_if_due(wait)?;
         }
         let mut section = self.enter_or_spin(waiting, wait)?;
+        let mut item = section.oldest()?;
+        if item == 0 {
+            (section, item) = self.wait_for_item(section, waiting, wait)?;
+        }
+        // The only call, so that the compiler makes one function of all.
+        let delivered = deliver(&mut section, item)?;
+        section.withdraw(waiting)?;
+        Ok(delivered)
+    }
+
+    /// Waits for an item: the oldest one, or that which this getter was handed. Kept apart, because each move
+    /// of a guard costs as much as all the rest.
+    #[cold]
+    fn wait_for_item<'q>(
+        &'q self,
+        mut section: Guard<'q>,
+        waiting: &mut Waiting,
+        wait: &mut Wait<'_>,
+    ) -> Result<(Guard<'q>, u32), Error> {
         loop {
-            let head = section.oldest()?;
-            if head != 0 {
-                let delivered = deliver(&mut section, head)?;
-                section.withdraw(waiting)?;
-                drop(section);
-                if self.is_trim_due() && wait.patience != Patience::TryLock {
-                    self.trim_if_due()?;
-                }
-                return Ok(delivered);
-            }
             // No getter may wait, or be woken again and again, for an item that no get can find.
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }
             section = self.wait_for(section, waiting, wait)?;
-            let handed = waiting.take_item();
-            if handed != 0 {
-                return self.take_handed(section, handed, wait.patience, deliver);
+            let item = match waiting.take_item() {
+                0 => section.oldest()?,
+                handed => handed,
+            };
+            if item != 0 {
+                return Ok((section, item));
             }
         }
-    }
-
-    /// Delivers what an aged getter was handed. A function of its own, so that the fast path stays small.
-    #[cold]
-    #[inline(never)]
-    fn take_handed<T>(
-        &self,
-        mut section: Guard<'_>,
-        handed: u32,
-        patience: Patience,
-        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let delivered = deliver(&mut section, handed)?;
-        drop(section);
-        if self.is_trim_due() && patience != Patience::TryLock {
-            self.trim_if_due()?;
-        }
-        Ok(delivered)
     }
 }

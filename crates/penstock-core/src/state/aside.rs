@@ -221,7 +221,7 @@ impl<'q> Section<'q> {
         fault!("aside.noted");
         counter.set(count);
         fault!("aside.counted");
-        self.free_slot(index)
+        self.free_slot((index, slot))
     }
 
     /// Rebuild: what a dead holder of the lock was about to count.

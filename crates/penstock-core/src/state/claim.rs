@@ -37,16 +37,33 @@ impl Section<'_> {
     #[inline(always)]
     pub(crate) fn is_within_limit(&self, len: u64) -> Result<(), Error> {
         let hot = self.hot();
+        let extent = extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
+        // Mostly there is enough left even if all extents counted, the lent and the cached ones, too.
+        let left = self.max_bytes().saturating_sub(hot.used_bytes.get());
+        let slots_left = left.saturating_sub(extent) / size_of::<Slot>() as u64;
+        if slots_in_use(hot) < slots_left {
+            return Ok(());
+        }
+        self.is_within_exact_limit(extent)
+    }
+
+    #[cold]
+    fn is_within_exact_limit(&self, extent: u64) -> Result<(), Error> {
+        let hot = self.hot();
         let slot = size_of::<Slot>() as u64;
-        let needed = slot + extent_for(len).unwrap_or(0).saturating_mul(GRANULE);
+        let needed = slot + extent;
         let extents = hot.used_bytes.get().saturating_sub(hot.lent_bytes.get());
         let payloads = extents.saturating_sub(hot.bytes_cached());
         let used = slots_in_use(hot).saturating_mul(slot).saturating_add(payloads);
-        let limit = self.shared.options.max_bytes.unwrap_or(u64::MAX);
-        if used.saturating_add(needed) > limit {
+        if used.saturating_add(needed) > self.max_bytes() {
             return Err(self.out_of_memory(needed, used));
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn max_bytes(&self) -> u64 {
+        self.shared.options.max_bytes.unwrap_or(u64::MAX)
     }
 
     /// Takes a slot, and an extent if the payload does not fit in it. If there is none, answers what has to
@@ -62,7 +79,7 @@ impl Section<'_> {
             Some((slot, extent)) if needed == Some(u64::from(extent.granules)) => {
                 fault!("put.kept-popped");
                 let start = self.slot(slot)?.prev.get();
-                self.ahead = Ahead::ToWrite { start, len };
+                self.ahead = Ahead::to_write(start, len);
                 return Ok(Ok(Reserved {
                     slot,
                     extent: Some(extent),
@@ -164,7 +181,7 @@ impl Section<'_> {
         Error::OutOfMemory {
             needed,
             used,
-            limit: self.shared.options.max_bytes.unwrap_or(u64::MAX),
+            limit: self.max_bytes(),
             taken: u32::try_from(taken_items(self.hot())).unwrap_or(u32::MAX),
             taken_bytes: self.taken_bytes(),
         }

@@ -80,7 +80,7 @@ impl Section<'_> {
             _ => return self.deliver_handed(index, target),
         };
         let (source, len) = self.copy_small(slot, target)?;
-        self.pop_ready(index, len as u64)?;
+        self.pop_ready((index, slot), len as u64)?;
         self.pass_on((index, slot), (source, len), is_finished, |section| {
             section.hot().ready_done.sub(1);
         })
@@ -136,7 +136,7 @@ impl Section<'_> {
             if is_finished {
                 uncount(self);
             }
-            self.free_slot(index)?;
+            self.free_slot((index, slot))?;
             fault!("get.freed");
             return Ok(Delivered::Copied);
         }
@@ -148,12 +148,12 @@ impl Section<'_> {
         }
         if is_finished {
             // It must not come back: only its memory is held.
-            self.own(index, State::Claimed, word.redeliveries())?;
+            self.own(slot, State::Claimed, word.redeliveries());
             fault!("get.leased");
             self.hold(index)?;
             uncount(self);
         } else {
-            self.own(index, State::Leased, word.redeliveries())?;
+            self.own(slot, State::Leased, word.redeliveries());
             fault!("get.leased");
             self.hold_lease(index, slot)?;
             holding::count_taken();

@@ -41,7 +41,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Aged, Hot, Kind, ParticipantId, Slot, WaiterCell};
+use crate::memory::layout::{Aged, Hot, Kind, ParticipantId, Ranges, Slot, WaiterCell};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::Lease;
@@ -130,7 +130,7 @@ impl Section<'_> {
     /// must not have taken one.
     fn hand_item(&mut self, index: u32) -> Result<(), Error> {
         let (hot, cell) = (self.hot(), self.cell(index)?);
-        if cell.ranges.get() != hot.ranges.get() {
+        if !Ranges(cell.ranges.get()).cover(Ranges(hot.ranges.get())) {
             return self.choose(Kind::Item, index);
         }
         let item = self.oldest()?;
@@ -152,9 +152,9 @@ impl Section<'_> {
             Some(State::ReadyDone) => State::HandedDone,
             _ => return Err(self.corrupt("an item on the ready list is not ready")),
         };
-        self.pop_ready(item, slot.len.get())?;
+        self.pop_ready((item, slot), slot.len.get())?;
         slot.borrowed.set(0);
-        self.give(item, state, word.redeliveries(), owner)?;
+        self.give(slot, state, word.redeliveries(), owner);
         fault!("hand.committed");
         if state == State::HandedDone {
             hot.ready_done.sub(1);

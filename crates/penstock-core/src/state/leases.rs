@@ -204,7 +204,7 @@ impl Section<'_> {
             self.keep_memory(index)?;
         } else {
             self.let_go_of_lease(index, slot)?;
-            self.free_slot(index)?;
+            self.free_slot((index, slot))?;
         }
         self.count_finished();
         Ok(())

@@ -77,6 +77,13 @@ impl RecordWord {
         self.0 & 1 != 0
     }
 
+    /// It is alive and that incarnation of its place.
+    #[inline(always)]
+    fn is_alive_as(self, incarnation: u32) -> bool {
+        let alive = |incarnation: u32| 1 | u64::from(incarnation) << 1;
+        self.0 & alive(INCARNATIONS - 1) == alive(incarnation)
+    }
+
     pub(crate) fn incarnation(self) -> u32 {
         (self.0 >> 1) as u32 & (INCARNATIONS - 1)
     }
@@ -234,7 +241,7 @@ impl Shared {
     pub(crate) fn participant_of(&self, id: ParticipantId) -> Result<Option<&Participant>, Error> {
         let record = self.segment.participant(id.index())?;
         let word = read(record);
-        Ok((word.is_alive() && word.incarnation() == id.incarnation()).then_some(record))
+        Ok(word.is_alive_as(id.incarnation()).then_some(record))
     }
 
     /// Dead participants, from `from` on: index and record word.

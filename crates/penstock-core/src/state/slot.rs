@@ -313,10 +313,15 @@ impl Section<'_> {
     /// Puts a slot, already FREE and without an extent, back on a free list.
     #[inline(always)]
     pub(crate) fn push_slot(&mut self, index: u32) -> Result<(), Error> {
-        let freed = &self.hot().free.freed;
-        self.slot(index)?.next.set(freed.get());
-        freed.set(index);
+        self.list_free((index, self.slot(index)?));
         Ok(())
+    }
+
+    #[inline(always)]
+    fn list_free(&self, (index, slot): (u32, &Slot)) {
+        let freed = &self.hot().free.freed;
+        slot.next.set(freed.get());
+        freed.set(index);
     }
 
     /// Frees a slot with its payload: the acknowledgement of an item. The caller has taken it off its list.
@@ -325,27 +330,28 @@ impl Section<'_> {
     /// the get changes the heap's books, which are cache lines that both would write; and the put knows
     /// beforehand where it will write. The rebuild forgets cached extents.
     #[inline(always)]
-    pub(crate) fn free_slot(&mut self, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
+    pub(crate) fn free_slot(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
         slot.commit(StateWord::FREE);
         fault!("slot.freed");
         match Extent::unpack(slot.extent.get()) {
             None => {
                 slot.len.set(0);
-                self.push_slot(index)
+                self.list_free((index, slot));
+                Ok(())
             }
-            Some(extent) => self.free_slot_with(index, slot, extent),
+            Some(extent) => self.free_slot_with((index, slot), extent),
         }
     }
 
     #[inline(always)]
-    fn free_slot_with(&mut self, index: u32, slot: &Slot, extent: Extent) -> Result<(), Error> {
+    fn free_slot_with(&mut self, (index, slot): (u32, &Slot), extent: Extent) -> Result<(), Error> {
         let (hot, len) = (self.hot(), slot.len.get());
         let is_small = (1..=SMALL as u64).contains(&len);
         // An extent that cannot be an object is left to the heap, which reports the damage.
         if !is_small || hot.cached_sum.get() >= CACHED_MOST * ONE_CACHED || !is_object(extent, len) {
-            self.drop_payload(index)?;
-            return self.push_slot(index);
+            self.drop_payload(slot)?;
+            self.list_free((index, slot));
+            return Ok(());
         }
         slot.len.set(0);
         hot.cached_sum.add(ONE_CACHED + extent.bytes() as u32);
@@ -360,8 +366,7 @@ impl Section<'_> {
     }
 
     /// Frees the payload of a slot that is FREE.
-    fn drop_payload(&mut self, index: u32) -> Result<(), Error> {
-        let slot = self.slot(index)?;
+    fn drop_payload(&mut self, slot: &Slot) -> Result<(), Error> {
         if let Some(extent) = Extent::unpack(slot.extent.get()) {
             slot.extent.set(0);
             // Memory that was claimed to extend it or to give it back has no payload, and does not count.

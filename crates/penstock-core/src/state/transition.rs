@@ -27,7 +27,8 @@ impl Section<'_> {
         slot.seq.set(seq);
         // What its last item left.
         slot.borrowed.set(0);
-        self.own(index, State::Claimed, 0)
+        self.own(slot, State::Claimed, 0);
+        Ok(())
     }
 
     /// To READY: from here on the item exists. The slot is on no list.
@@ -53,26 +54,18 @@ impl Section<'_> {
     /// To LEASED or CLAIMED with this participant as the owner. [`hold`](Self::hold) puts the slot on the
     /// participant's list.
     #[inline(always)]
-    pub(crate) fn own(&mut self, index: u32, state: State, redeliveries: u8) -> Result<(), Error> {
-        self.give(index, state, redeliveries, self.me)
+    pub(crate) fn own(&mut self, slot: &Slot, state: State, redeliveries: u8) {
+        self.give(slot, state, redeliveries, self.me);
     }
 
     /// The same with another owner.
     #[inline(always)]
-    pub(crate) fn give(
-        &mut self,
-        index: u32,
-        state: State,
-        redeliveries: u8,
-        owner: ParticipantId,
-    ) -> Result<(), Error> {
+    pub(crate) fn give(&mut self, slot: &Slot, state: State, redeliveries: u8, owner: ParticipantId) {
         let hot = self.hot();
-        let slot = self.slot(index)?;
         let lease = hot.leases.get().wrapping_add(1);
         slot.lease.set(lease);
         slot.commit(StateWord::new(state, redeliveries, owner));
         hot.leases.set(lease);
-        Ok(())
     }
 
     /// The second half of [`own`](Self::own), for a slot that is on no list.
@@ -159,9 +152,9 @@ impl Section<'_> {
 
     /// Frees what this participant holds.
     pub(crate) fn finish_held(&mut self, index: u32) -> Result<(), Error> {
-        let owner = self.slot(index)?.word().owner();
-        self.let_go(index, owner)?;
-        self.free_slot(index)
+        let slot = self.slot(index)?;
+        self.let_go(index, slot.word().owner())?;
+        self.free_slot((index, slot))
     }
 
     /// CLAIMED -> FREE: the claimed memory is not needed, or could not be had.

@@ -55,24 +55,19 @@ impl Section<'_> {
     /// Takes the first slot off the ready list. The slot behind it is not touched: a putter may be at work
     /// there.
     #[inline(always)]
-    fn unlink_ready(&mut self, index: u32) -> Result<(), Error> {
+    fn unlink_ready(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
         let list = &self.hot().ready;
-        let slot = self.slot(index)?;
-        let next = slot.next.get();
-        let is_last = list.tail.get() == index;
-        if list.head.get() != index || is_last != (next == 0) {
+        let (next, last) = (slot.next.get(), list.tail.get());
+        if list.head.get() != index || (last == index) != (next == 0) {
             return Err(self.corrupt("a list of slots is torn"));
         }
         list.head.set(next);
-        if !is_last {
-            self.ahead = Ahead::ToRead {
-                start: slot.prev.get(),
-                len: slot.len.get(),
-            };
-        }
-        if is_last {
+        if next == 0 {
             list.tail.set(0);
-        } else if next != list.tail.get() {
+            return Ok(());
+        }
+        self.ahead = Ahead::to_read(slot.prev.get(), slot.len.get());
+        if next != last {
             // The next get's slot; but not the last slot, to which a put will link its own.
             self.shared.segment.prefetch_slot(next);
         }
@@ -96,12 +91,12 @@ impl Section<'_> {
 
     /// Takes an item out of the order that is about to be READY no more: the oldest one.
     #[inline(always)]
-    pub(crate) fn pop_ready(&mut self, index: u32, len: u64) -> Result<(), Error> {
+    pub(crate) fn pop_ready(&mut self, (index, slot): (u32, &Slot), len: u64) -> Result<(), Error> {
         let hot = self.hot();
         if index == hot.returned.get() {
             self.pop_returned()?;
         } else {
-            self.unlink_ready(index)?;
+            self.unlink_ready((index, slot))?;
         }
         hot.ready_count
             .store(hot.ready_count.get().saturating_sub(1), Ordering::Release);
