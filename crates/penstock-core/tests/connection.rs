@@ -785,26 +785,34 @@ fn no_byte_comes_after_its_message() {
     }
 }
 
-/// Where the largest file is 4 MiB, both queues of a connection are small.
+/// Where files may be small only, both queues of a connection are small.
 #[test]
 fn two_queues_in_a_small_file() {
-    assert!(in_child(|| {
-        let limit = libc::rlimit {
-            rlim_cur: 4 << 20,
-            rlim_max: 4 << 20,
-        };
-        // SAFETY: the calls read one struct, and ignore a signal as Python does.
-        unsafe {
-            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-            assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
-        }
-        for queue in Queue::create_pair(&PLAIN).unwrap() {
-            wait(soon(), |wait| queue.put(&[&[1; 1000]], wait)).unwrap();
-            let mut buffer = Buffer::default();
-            let item = wait(soon(), |wait| queue.get(&mut buffer, wait)).unwrap();
-            assert!(matches!(item, Delivery::Copied) && buffer.bytes() == [1; 1000]);
-        }
-    }));
+    for largest in [1 << 20, 4 << 20] {
+        assert!(in_child(|| {
+            let limit = libc::rlimit {
+                rlim_cur: largest,
+                rlim_max: largest,
+            };
+            // SAFETY: the calls read one struct, and ignore a signal as Python does.
+            unsafe {
+                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+                assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+            }
+            for queue in Queue::create_pair(&PLAIN).unwrap() {
+                for len in [1000, 20_000, 1000] {
+                    wait(soon(), |wait| queue.put(&[&vec![1; len]], wait)).unwrap();
+                    let mut buffer = Buffer::default();
+                    let item = wait(soon(), |wait| queue.get(&mut buffer, wait)).unwrap();
+                    match item {
+                        Delivery::Copied => assert_eq!(buffer.bytes(), vec![1; len]),
+                        Delivery::Lent(lent) => assert_eq!(lent.bytes(), vec![1; len]),
+                    }
+                }
+                assert_eq!(queue.check().unwrap().findings, []);
+            }
+        }));
+    }
 }
 
 /// Descriptors that this process has of the memory file that is named after that queue.

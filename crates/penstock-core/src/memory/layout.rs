@@ -677,12 +677,27 @@ impl Tables {
         ..Tables::FULL
     };
 
-    /// The least, where the system allows small files or mappings only: 0.9 MiB.
-    pub(crate) const LEAST: Tables = Tables {
+    /// Where the system allows small files or mappings only: 0.9 MiB.
+    pub(crate) const FEW: Tables = Tables {
         participants: 256,
         cells: 1024,
         near_spans: 8,
     };
+
+    /// The least: 512 KiB, so that both queues of a connection lie in a file of 1 MiB.
+    pub(crate) const LEAST: Tables = Tables {
+        near_spans: 2,
+        ..Tables::FEW
+    };
+
+    /// The next smaller ones to try.
+    pub(crate) fn smaller(self) -> Option<Tables> {
+        match self {
+            Tables::LEAST => None,
+            Tables::FEW => Some(Tables::LEAST),
+            _ => Some(Tables::FEW),
+        }
+    }
 
     fn are_possible(self) -> bool {
         (64..=PARTICIPANTS).contains(&self.participants)

@@ -112,11 +112,9 @@ impl Segment {
                     spans = spans.saturating_sub(4);
                 }
                 Err(error)
-                    if tables != Tables::LEAST
-                        && (platform::is_too_long(&error)
-                            || matches!(error, Error::NoAddressSpace { .. })) =>
+                    if platform::is_too_long(&error) || matches!(error, Error::NoAddressSpace { .. }) =>
                 {
-                    tables = Tables::LEAST;
+                    tables = tables.smaller().ok_or(error)?;
                 }
                 Err(error) => return Err(error),
                 Ok(segments) => {
