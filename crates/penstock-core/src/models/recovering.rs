@@ -12,7 +12,7 @@ use crate::sync::Word;
 
 /// Steps of a put at which the caches are half changed: the lock is taken, the slot numbered, the item
 /// committed, counted, and the lock still held.
-const IN_PUT: [u64; 5] = [2, 8, 10, 14, 18];
+const IN_PUT: [u64; 5] = [2, 7, 8, 11, 15];
 /// The same of a get, which is shorter.
 const IN_GET: [u64; 5] = [2, 6, 10, 12, 14];
 

@@ -259,6 +259,7 @@ fn touch_shared_words(queue: &Queue) {
             &record.claimed.head,
             &record.claimed.tail,
             &record.watching,
+            &record.watching_room,
             &cell.word,
             &slot.next,
             &slot.prev,
