@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::layout::*;
 use crate::memory::payload::Extent;
@@ -9,11 +10,13 @@ use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::operations::lease::Lent;
 use crate::options::{Options, Patience, Wait};
+use crate::platform;
 use crate::state::Section;
+use crate::state::holding::Lease;
 use crate::state::notifier::DRAINED;
 use crate::state::pages::{ALL_PARKED, Spare, TAKEN};
 use crate::state::recovery::Portion;
-use crate::state::slot::{State, StateWord};
+use crate::state::slot::{ENDED, State, StateWord};
 use crate::state::waiters::{ABANDONED, FREE, HANDED, LATE, SLEEPING, WOKEN, Waiting};
 use crate::sync::{Count, Word};
 use crate::units::{Leave, PAGE};
@@ -1154,4 +1157,56 @@ fn damage_to_aged_waiters_is_found() {
             ),
         ],
     );
+}
+
+/// The slot of a lent payload has no memory, as the damaged words say: the end of the borrow reports that,
+/// and does not touch the slot, which would put memory behind it.
+#[test]
+fn a_lent_slot_without_memory_is_damage() {
+    let damages: [(bool, fn(&Hot)); 4] = [
+        (false, |hot| hot.slots_high.set(1)),
+        (false, |hot| hot.pages_tracked.set(1)),
+        (true, |hot| hot.slots_backed.set(1)),
+        (true, |hot| hot.pages_tracked.set(1)),
+    ];
+    for (is_put_off, damage) in damages {
+        let queue = plain(4 << 20);
+        put(&queue, RUN);
+        let lent = get(&queue).unwrap();
+        let (segment, me) = (&queue.shared.segment, queue.member().unwrap());
+        assert!(lent.lease.slot < SLOTS_PER_PAGE);
+        segment.back(segment.geometry.pages_at, PAGE).unwrap();
+        segment.slot_page(0).unwrap().word.set(ABSENT | ALL_PARKED);
+        assert!(segment.punch(segment.geometry.slots_at, PAGE));
+        damage(segment.hot());
+        let bytes = || platform::backed_bytes(segment.fd().unwrap().get()).unwrap();
+        let before = bytes();
+        if is_put_off {
+            let put_off = queue.put_off_for_slot(lent.lease.slot, ENDED, me);
+            assert!(matches!(put_off, Err(Error::Corrupt { .. })), "{put_off:?}");
+            core::mem::forget(lent);
+        } else {
+            drop(lent);
+            assert!(segment.hot().is_damaged());
+        }
+        assert_eq!(bytes(), before);
+    }
+}
+
+/// A process that was wrongly taken for dead has another id, and the slot that it was lent may be gone.
+#[test]
+fn what_a_former_self_was_lent_is_not_touched() {
+    let queue = plain(4 << 20);
+    let me = queue.member().unwrap();
+    let former = ParticipantId::new(me.index(), me.incarnation() + 1);
+    let gone = Lease {
+        slot: queue.shared.segment.geometry.slots - 1,
+        number: 1,
+    };
+    for former in [former, ParticipantId::NONE] {
+        assert_eq!(queue.put_off_for_slot(gone.slot, ENDED, former), Ok(()));
+        let section = now(|mut wait| queue.enter(&mut wait)).unwrap();
+        assert!(section.lent_to_me(gone, former).unwrap().is_none());
+    }
+    assert!(!queue.shared.segment.hot().is_damaged());
 }
