@@ -428,7 +428,7 @@ Some(State::Handed | State::HandedDone) => {
         "late-keeps-its-item",
         "what a stopped getter was handed is not taken back",
         f"{CORE}/handle/upkeep.rs",
-        "            enter()?.take_back_from(&late)?;\n",
+        "            self.in_portions(enter, &mut |section| section.take_back_from(&mut check))?;\n",
         "",
         (core("fairness", "the_item_of_a_stopped_getter_goes_to_the_next"),),
     ),

@@ -1163,7 +1163,8 @@ fn damage_to_aged_waiters_is_found() {
 /// and does not touch the slot, which would put memory behind it.
 #[test]
 fn a_lent_slot_without_memory_is_damage() {
-    let damages: [(bool, fn(&Hot)); 4] = [
+    type Change = fn(&Hot);
+    let damages: [(bool, Change); 4] = [
         (false, |hot| hot.slots_high.set(1)),
         (false, |hot| hot.pages_tracked.set(1)),
         (true, |hot| hot.slots_backed.set(1)),
