@@ -87,6 +87,11 @@ def core(file: str, *tests: str) -> Check:
     )
 
 
+def unit(*tests: str) -> Check:
+    """The core's tests inside its sources."""
+    return cargo_test(f"unit {' '.join(tests)}", ["-p", "penstock-core", "--lib"], tests, 300)
+
+
 def histories(*tests: str) -> Check:
     """Recorded histories of real processes."""
     return cargo_test(
@@ -433,6 +438,38 @@ Some(State::Handed | State::HandedDone) => {
         (core("fairness", "the_item_of_a_stopped_getter_goes_to_the_next"),),
     ),
     Mutant(
+        "late-woken-at-once",
+        "all late waiters are woken in one section, most of them under the lock",
+        f"{CORE}/state/hand.rs",
+        "            if left == 0 {\n",
+        "            if left == 0 && check.from == 0 {\n",
+        (unit("late_waiters_are_woken_after_the_release"),),
+    ),
+    Mutant(
+        "aged-watcher-tells-none",
+        "a watcher that ages does not wake the new watcher",
+        f"{CORE}/state/waiters.rs",
+        "                self.pass_watch(waiting.kind, waiting.cell)?;\n",
+        "",
+        (unit("the_watcher_that_ages_wakes_the_new_watcher"),),
+    ),
+    Mutant(
+        "handed-watcher-tells-none",
+        "a watcher that is handed a place does not wake the new watcher",
+        f"{CORE}/state/hand.rs",
+        "        self.leave_list(kind, index)?;\n",
+        "        self.delist(kind, index)?;\n",
+        (unit("the_watcher_that_is_handed_a_place_wakes_the_new_watcher"),),
+    ),
+    Mutant(
+        "lent-slot-not-checked",
+        "the end of a borrow reads a slot without memory",
+        f"{CORE}/state/deliver.rs",
+        "        let Some(slot) = self.used_slot(lease.slot) else {\n",
+        "        let Some(slot) = self.slot(lease.slot).ok() else {\n",
+        (unit("a_lent_slot_without_memory_is_damage"),),
+    ),
+    Mutant(
         "rebuild-forgets-a-ticket",
         "the rebuild does not note the number of an item that a dead process has published",
         f"{CORE}/state/hand.rs",
@@ -758,7 +795,7 @@ Some(State::Handed | State::HandedDone) => {
         f"{CORE}/handle/remainder.rs",
         "                .and_then(|mut section| section.watch_no_more());\n",
         "                .map(|_| [-1; 2]);\n",
-        (cargo_test("unit watch", ["-p", "penstock-core", "--lib"], ["a_closed_queue_is_not_watched"], 300),),
+        (unit("a_closed_queue_is_not_watched"),),
     ),
     Mutant(
         "need-of-the-parent",
@@ -921,9 +958,33 @@ Some(State::Handed | State::HandedDone) => {
         "trims-not-compared",
         "a put books memory behind slots that a trim has given back meanwhile",
         f"{CORE}/state/pages.rs",
-        "        if hot.slot_trims.get() != trims {\n",
-        "        if hot.slot_trims.get() < trims {\n",
+        "        let is_sure = hot.slot_trims.get() == trims;\n",
+        "        let is_sure = hot.slot_trims.get() >= trims;\n",
         (core("stopped", "memory_that_was_given_back_meanwhile_is_extended_again"),),
+    ),
+    Mutant(
+        "taken-back-not-remnant",
+        "pages whose memory a put takes back do not count as memory to give back until it is noted",
+        f"{CORE}/state/pages.rs",
+        "        for page in first..end {\n            self.mark_remnant(page)?;\n        }\n",
+        "",
+        (unit("memory_that_a_put_has_extended_in_vain_is_punched_or_remnant"),),
+    ),
+    Mutant(
+        "extended-in-vain-stays",
+        "memory stays that a put has extended behind pages which a trim has claimed meanwhile",
+        f"{CORE}/state/pages.rs",
+        "                    let _ = self.punch_pages(page, page + 1);\n",
+        "",
+        (unit("memory_that_a_put_has_extended_in_vain_is_punched_or_remnant"),),
+    ),
+    Mutant(
+        "memory-above-marks-stays",
+        "a trim leaves what a dead put has left above the marks",
+        f"{CORE}/state/pages.rs",
+        "        self.punch_above_marks(backed, backed.saturating_add(SLOTS_AT_A_TIME))\n",
+        "        self.punch_above_marks(backed, backed)\n",
+        (core("death", "points::memory_above_the_marks_goes_back"),),
     ),
     Mutant(
         "absent-slots-read",

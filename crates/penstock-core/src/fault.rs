@@ -32,6 +32,7 @@ mod armed {
         "put.ordered",
         "put.linked",
         "claim.committed",
+        "grow.pages-remnant",
         "grow.backed",
         "grow.page-present",
         "claim.copying",

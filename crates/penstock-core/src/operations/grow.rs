@@ -8,6 +8,7 @@ use crate::memory::layout::{GRANULES_PER_SPAN, SPAN, Slot, SpanDescriptor};
 use crate::memory::payload::Extent;
 use crate::options::Wait;
 use crate::state::heap::Growth;
+use crate::state::pages::SLOTS_AT_A_TIME;
 use crate::sync::Word;
 use crate::units::PAGE;
 
@@ -16,7 +17,12 @@ const TRACKING_STEP: u32 = PAGE as u32;
 
 impl Queue {
     /// Extends what a put lacked, with the lock released, and enters again. Safe to repeat and to race.
-    pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
+    pub(crate) fn grow<'q>(
+        &'q self,
+        section: Guard<'q>,
+        growth: Growth,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Error> {
         match growth {
             Growth::Slots => self.grow_slots(section, wait),
             Growth::Tracking(spans) => self.grow_tracking(section, spans, wait),
@@ -25,10 +31,10 @@ impl Queue {
     }
 
     /// Doubles the slots, in steps of at most 1 MiB. Those come first whose memory was given back.
-    fn grow_slots(&self, section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn grow_slots<'q>(&'q self, mut section: Guard<'q>, wait: &mut Wait<'_>) -> Result<(), Error> {
         let hot = section.hot();
         let (old, capacity) = (hot.slots_backed.get(), self.shared.segment.geometry.slots);
-        let trims = hot.slot_trims.get();
+        let mut trims = hot.slot_trims.get();
         if let Some(pages) = section.find_absent_pages()? {
             drop(section);
             let start = self.shared.segment.geometry.slots_at + u64::from(pages.start) * PAGE;
@@ -41,13 +47,20 @@ impl Queue {
         if old >= capacity {
             return Err(section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get()));
         }
-        drop(section);
-        let new = old.saturating_add(old.clamp(32, 8192)).min(capacity);
+        let new = old.saturating_add(old.clamp(32, SLOTS_AT_A_TIME)).min(capacity);
         let at =
             |slot: u32| self.shared.segment.geometry.slots_at + u64::from(slot) * size_of::<Slot>() as u64;
-        self.shared.segment.back(at(old), at(new) - at(old))?;
-        fault!("grow.backed");
-        self.enter(wait)?.note_slots_backed((old, new), trims)
+        loop {
+            drop(section);
+            self.shared.segment.back(at(old), at(new) - at(old))?;
+            fault!("grow.backed");
+            section = self.enter(wait)?;
+            section.note_slots_backed((old, new), trims)?;
+            if section.is_growth_noted((old, new))? {
+                return Ok(());
+            }
+            trims = hot.slot_trims.get();
+        }
     }
 
     /// Extends bitmap and backing bytes by at least `spans`, up to the number of spans that there are.
@@ -80,7 +93,7 @@ impl Queue {
 
     /// Puts memory behind a free span and its descriptor. A slot claims the span meanwhile, as it claims a
     /// payload's memory.
-    fn grow_span(&self, mut section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn grow_span<'q>(&'q self, mut section: Guard<'q>, wait: &mut Wait<'_>) -> Result<(), Error> {
         // Something else may be missing by now, which the caller's next attempt finds.
         let Ok(span) = section.find_run(1)? else {
             return Ok(());

@@ -28,7 +28,8 @@
 //! | pages punched | the same |
 //! | pages noted: REMNANT cleared | the sweep releases them; a put that needs slots takes them back |
 //! | `slots_high` lowered, `slots_backed` not yet | the rebuild raises it again, over all absent pages |
-//! | a put: absent pages backed | the same page is backed again, or is backed and ABSENT |
+//! | a put: absent pages REMNANT | another put takes them back, or a trim |
+//! | a put: absent pages backed | the same: a trim punches what is there |
 //! | a put: **page present** by one store | its slots are FREE, and the rebuild puts them on the lists |
 
 use crate::error::Error;
