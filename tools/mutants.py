@@ -87,6 +87,11 @@ def core(file: str, *tests: str) -> Check:
     )
 
 
+def unit(*tests: str) -> Check:
+    """The core's tests inside its sources."""
+    return cargo_test(f"unit {' '.join(tests)}", ["-p", "penstock-core", "--lib"], tests, 300)
+
+
 def histories(*tests: str) -> Check:
     """Recorded histories of real processes."""
     return cargo_test(
@@ -435,10 +440,42 @@ Some(State::Handed | State::HandedDone) => {
     Mutant(
         "late-keeps-its-item",
         "what a stopped getter was handed is not taken back",
-        f"{CORE}/handle/upkeep.rs",
-        "            enter()?.take_back_from(&late)?;\n",
-        "",
+        f"{CORE}/state/hand.rs",
+        "        self.return_handed_by(index)?;\n        self.end_handed(Kind::Item, index)?;\n",
+        "        self.end_handed(Kind::Item, index)?;\n",
         (core("fairness", "the_item_of_a_stopped_getter_goes_to_the_next"),),
+    ),
+    Mutant(
+        "late-woken-at-once",
+        "all late waiters are woken in one section, most of them under the lock",
+        f"{CORE}/state/hand.rs",
+        "            if left == 0 {\n",
+        "            if left == 0 && check.from == 0 {\n",
+        (unit("late_waiters_are_woken_after_the_release"),),
+    ),
+    Mutant(
+        "aged-watcher-tells-none",
+        "a watcher that ages does not wake the new watcher",
+        f"{CORE}/state/waiters.rs",
+        "                self.pass_watch(waiting.kind, waiting.cell)?;\n",
+        "",
+        (unit("the_watcher_that_ages_wakes_the_new_watcher"),),
+    ),
+    Mutant(
+        "handed-watcher-tells-none",
+        "a watcher that is handed a place does not wake the new watcher",
+        f"{CORE}/state/hand.rs",
+        "        self.leave_list(kind, index)?;\n",
+        "        self.delist(kind, index)?;\n",
+        (unit("the_watcher_that_is_handed_a_place_wakes_the_new_watcher"),),
+    ),
+    Mutant(
+        "lent-slot-not-checked",
+        "the end of a borrow reads a slot without memory",
+        f"{CORE}/state/deliver.rs",
+        "        let Some(slot) = self.used_slot(lease.slot) else {\n",
+        "        let Some(slot) = self.slot(lease.slot).ok() else {\n",
+        (unit("a_lent_slot_without_memory_is_damage"),),
     ),
     Mutant(
         "rebuild-forgets-a-ticket",
@@ -766,7 +803,7 @@ Some(State::Handed | State::HandedDone) => {
         f"{CORE}/handle/remainder.rs",
         "                .and_then(|mut section| section.watch_no_more());\n",
         "                .map(|_| [-1; 2]);\n",
-        (cargo_test("unit watch", ["-p", "penstock-core", "--lib"], ["a_closed_queue_is_not_watched"], 300),),
+        (unit("a_closed_queue_is_not_watched"),),
     ),
     Mutant(
         "need-of-the-parent",
@@ -892,8 +929,8 @@ Some(State::Handed | State::HandedDone) => {
         "backed-before-fallocate",
         "a backing byte is raised before memory is behind it",
         f"{CORE}/state/heap.rs",
-        "                self.set_backing(first + i, backing | MAYBE_MORE)?;\n",
-        "                self.set_backing(first + i, backing & BACKED_DESCRIPTOR | pages_needed(len, i))?;\n",
+        "                self.set_backing(first + i, backing | MAYBE_MORE | before)?;\n",
+        "                self.set_backing(first + i, before | pages_needed(len, i))?;\n",
         (core("death", "points::memory_is_promised_after_it_was_extended"),),
     ),
     Mutant(
@@ -929,9 +966,57 @@ Some(State::Handed | State::HandedDone) => {
         "trims-not-compared",
         "a put books memory behind slots that a trim has given back meanwhile",
         f"{CORE}/state/pages.rs",
-        "        if hot.slot_trims.get() != trims {\n",
-        "        if hot.slot_trims.get() < trims {\n",
+        "        let is_sure = hot.slot_trims.get() == trims;\n",
+        "        let is_sure = hot.slot_trims.get() >= trims;\n",
         (core("stopped", "memory_that_was_given_back_meanwhile_is_extended_again"),),
+    ),
+    Mutant(
+        "taken-back-not-remnant",
+        "pages whose memory a put takes back do not count as memory to give back until it is noted",
+        f"{CORE}/state/pages.rs",
+        "        for page in first..end {\n            self.mark_remnant(page)?;\n        }\n",
+        "",
+        (unit("memory_that_a_put_has_extended_in_vain_is_punched_or_remnant"),),
+    ),
+    Mutant(
+        "extended-in-vain-stays",
+        "memory stays that a put has extended behind pages which a trim has claimed meanwhile",
+        f"{CORE}/state/pages.rs",
+        "                    let _ = self.punch_pages(page, page + 1);\n",
+        "",
+        (unit("memory_that_a_put_has_extended_in_vain_is_punched_or_remnant"),),
+    ),
+    Mutant(
+        "memory-above-marks-stays",
+        "a trim leaves what a dead put has left above the marks",
+        f"{CORE}/state/pages.rs",
+        "        self.punch_above_marks(backed, backed.saturating_add(SLOTS_AT_A_TIME))\n",
+        "        self.punch_above_marks(backed, backed)\n",
+        (core("death", "points::memory_above_the_marks_goes_back"),),
+    ),
+    Mutant(
+        "last-call-leaves-little",
+        "the get that empties a watched queue gives back memory that a queue may keep",
+        f"{CORE}/operations/trim.rs",
+        "        && free_heap(hot).saturating_add(free_slot_pages(hot)) > KEPT\n",
+        "",
+        (unit("a_burst_within_the_allowance_gives_nothing_back"),),
+    ),
+    Mutant(
+        "last-call-not-made",
+        "the get that empties a watched queue gives nothing back before a trim is due",
+        f"{CORE}/operations/trim.rs",
+        "    leaves_nothing(hot) || is_last_call(hot) || since",
+        "    leaves_nothing(hot) || since",
+        (unit("a_larger_burst_gives_back_no_more_than_it_must"),),
+    ),
+    Mutant(
+        "extended-by-the-dead-forgotten",
+        "a putter that extends part of a span forgets what a dead one may have extended behind it",
+        f"{CORE}/state/heap.rs",
+        "                let before = if backing & MAYBE_MORE != 0 { MORE_BEFORE } else { 0 };\n",
+        "                let before = 0;\n",
+        (unit("what_a_dead_putter_has_extended_is_not_forgotten"),),
     ),
     Mutant(
         "absent-slots-read",

@@ -229,7 +229,7 @@ GIVEN_UP = ("aside.settling",)
 
 
 # Passed beside memory that was given back, and in the first trim of a queue: death.rs of the core's tests.
-GIVEN_BACK = ("trim.tracked", "grow.page-present")
+GIVEN_BACK = ("trim.tracked", "grow.pages-remnant", "grow.page-present")
 
 # Passed only by waits of 100 ms and by what serves these: fairness.rs of the core's tests.
 AGED = (

@@ -36,6 +36,7 @@ mod armed {
         "range.backed",
         "range.noted",
         "range.added",
+        "grow.pages-remnant",
         "grow.backed",
         "grow.page-present",
         "claim.copying",

@@ -1506,6 +1506,7 @@ mod points {
     #[test]
     fn slots_come_back_though_putters_die() {
         for (point, hit) in [
+            ("grow.pages-remnant", 1),
             ("grow.backed", 1),
             ("grow.page-present", 1),
             ("grow.page-present", 7),
@@ -1529,6 +1530,37 @@ mod points {
             slots_are_all_there(&queue, &what);
             drop(held);
         }
+    }
+
+    /// A putter dies that has put memory behind new slots, and has not said so. Then all is given back.
+    #[test]
+    fn memory_above_the_marks_goes_back() {
+        let bytes_left = |queue: &Arc<Queue>| {
+            while get(queue, Patience::TryLock).is_ok() {}
+            // More slots than a queue keeps, so that the trim lowers the marks.
+            queue.trim_if_due().unwrap();
+            let statistics = queue.statistics().unwrap();
+            assert!(statistics.memory_bytes < 4 << 20, "{statistics:?}");
+            books_balance(queue);
+            statistics.memory_bytes
+        };
+        let (queue, whole) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+        for _ in 0..SMALL_ITEMS {
+            put(&queue, &numbered(1, 20)).unwrap();
+        }
+        let before = queue.statistics().unwrap().memory_bytes;
+        let child = Child::run(|| {
+            assert!(fault::arm("grow.backed", 1));
+            loop {
+                put(&queue, &numbered(2, 20)).unwrap();
+            }
+        });
+        assert_eq!(child.outcome(), libc::SIGKILL);
+        assert_eq!(queue.statistics().unwrap().memory_bytes, before + (1 << 20));
+        for _ in 0..queue.len() {
+            put(&whole, &numbered(1, 20)).unwrap();
+        }
+        assert_eq!(bytes_left(&queue), bytes_left(&whole));
     }
 
     /// The rebuild sorts items by their slots, of which many have no memory. It touches none of those, and a

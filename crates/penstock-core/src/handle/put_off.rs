@@ -56,7 +56,18 @@ pub(crate) fn is_stuck(error: &Error) -> bool {
 impl Queue {
     /// Marks a slot that this participant holds. Without the lock.
     pub(crate) fn put_off_for_slot(&self, index: u32, mark: u32, me: ParticipantId) -> Result<(), Error> {
-        let slot = self.shared.segment.slot(index)?;
+        let segment = &self.shared.segment;
+        // If this process was wrongly taken for dead, others may have given the slot's memory back.
+        if me.is_none() || self.shared.participant_of(me)?.is_none() {
+            return Ok(());
+        }
+        if index >= segment.hot().slots_backed.get() || !segment.is_present(index)? {
+            return Err(Error::Corrupt {
+                id: segment.id,
+                what: "there is no memory behind a slot that is held",
+            });
+        }
+        let slot = segment.slot(index)?;
         if slot.word().owner() == me {
             // Release: the reads of the payload come before the mark, and the reuse of its memory after it.
             slot.borrowed.store(mark, Ordering::Release);

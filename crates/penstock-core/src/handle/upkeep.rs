@@ -6,9 +6,9 @@ use crate::error::Error;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::ParticipantId;
 use crate::options::{Patience, Wait};
 use crate::platform;
+use crate::state::hand::LateCheck;
 use crate::sync::{Ordering, Word, spin_loop};
 
 /// Reads of a taken lock before its holder's life is checked.
@@ -73,14 +73,10 @@ impl Queue {
         &'q self,
         enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
     ) -> Result<(), Error> {
-        let mut late = enter()?.wake_the_handed()?;
-        for owner in &mut late {
-            if !owner.is_none() && self.shared.is_stopped(*owner) != Some(true) {
-                *owner = ParticipantId::NONE;
-            }
-        }
-        if late.iter().any(|owner| !owner.is_none()) {
-            enter()?.take_back_from(&late)?;
+        let mut check = LateCheck::new();
+        self.in_portions(enter, &mut |section| section.wake_the_handed(&mut check))?;
+        if check.keep_stopped(|owner| self.shared.is_stopped(owner) == Some(true)) {
+            self.in_portions(enter, &mut |section| section.take_back_from(&mut check))?;
         }
         Ok(())
     }

@@ -18,15 +18,18 @@ use crate::memory::payload::Extent;
 use crate::memory::ranges::NewRange;
 use crate::options::Wait;
 use crate::state::heap::Growth;
+use crate::state::pages::SLOTS_AT_A_TIME;
 use crate::sync::Word;
 use crate::units::PAGE;
 
-/// Slots that come into use at a time: 1 MiB of them at most.
-const SLOTS: u32 = 8192;
-
 impl Queue {
     /// Extends what a put lacked, with the lock released, and enters again. Safe to repeat and to race.
-    pub(crate) fn grow(&self, section: Guard<'_>, growth: Growth, wait: &mut Wait<'_>) -> Result<(), Error> {
+    pub(crate) fn grow<'q>(
+        &'q self,
+        section: Guard<'q>,
+        growth: Growth,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), Error> {
         match growth {
             Growth::Slots => self.grow_slots(section, wait),
             Growth::Range(spans) => self.grow_heap(section, spans, wait),
@@ -35,9 +38,9 @@ impl Queue {
     }
 
     /// Doubles the slots, in steps of at most 1 MiB. Those come first whose memory was given back.
-    fn grow_slots(&self, section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn grow_slots<'q>(&'q self, mut section: Guard<'q>, wait: &mut Wait<'_>) -> Result<(), Error> {
         let (hot, segment) = (section.hot(), &self.shared.segment);
-        let (old, trims) = (hot.slots_backed.get(), hot.slot_trims.get());
+        let (old, mut trims) = (hot.slots_backed.get(), hot.slot_trims.get());
         let at = |slot: u32| segment.geometry.slot_at(slot);
         if let Some(pages) = section.find_absent_pages()? {
             drop(section);
@@ -46,14 +49,21 @@ impl Queue {
             fault!("grow.backed");
             return self.enter(wait)?.note_pages_backed(pages, trims);
         }
-        let new = old.saturating_add(old.clamp(32, SLOTS));
+        let new = old.saturating_add(old.clamp(32, SLOTS_AT_A_TIME));
         let (mapped, ranges) = (segment.slots_end(), segment.ranges());
         if old < mapped {
-            drop(section);
             let new = new.min(mapped);
-            segment.back(at(old), at(new) - at(old))?;
-            fault!("grow.backed");
-            return self.enter(wait)?.note_slots_backed((old, new), trims);
+            loop {
+                drop(section);
+                segment.back(at(old), at(new) - at(old))?;
+                fault!("grow.backed");
+                section = self.enter(wait)?;
+                section.note_slots_backed((old, new), trims)?;
+                if section.is_growth_noted((old, new))? {
+                    return Ok(());
+                }
+                trims = hot.slot_trims.get();
+            }
         }
         let error = section.out_of_memory(size_of::<Slot>() as u64, hot.used_bytes.get());
         drop(section);
@@ -87,7 +97,7 @@ impl Queue {
 
     /// Puts memory behind a free span and its descriptor. A slot claims the span meanwhile, as it claims a
     /// payload's memory.
-    fn grow_span(&self, mut section: Guard<'_>, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn grow_span<'q>(&'q self, mut section: Guard<'q>, wait: &mut Wait<'_>) -> Result<(), Error> {
         // Something else may be missing by now, which the caller's next attempt finds.
         let Ok(span) = section.find_run(1)? else {
             return Ok(());

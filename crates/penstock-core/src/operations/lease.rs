@@ -12,7 +12,7 @@ use crate::handle::queue::Queue;
 use crate::memory::descriptor::InUse;
 use crate::memory::layout::ParticipantId;
 use crate::state::deliver::Borrowed;
-use crate::state::holding;
+use crate::state::holding::{self, Lease};
 use crate::state::slot::{ENDED, KEPT, UNDELIVERED};
 use crate::sync::note_read;
 
@@ -20,9 +20,8 @@ use crate::sync::note_read;
 /// an acknowledged queue stays leased until `task_done`.
 pub struct Lent {
     queue: Arc<Queue>,
-    slot: u32,
-    /// The lease's number: a slot used again has another.
-    lease: u64,
+    /// Its number tells the slot from the same slot used again.
+    pub(crate) lease: Lease,
     /// The participant that took it; a child after a fork is another one.
     me: ParticipantId,
     bytes: *const u8,
@@ -40,8 +39,7 @@ impl Lent {
     pub(crate) fn new(queue: &Arc<Queue>, me: ParticipantId, borrowed: Borrowed) -> Lent {
         Lent {
             queue: queue.clone(),
-            slot: borrowed.lease.slot,
-            lease: borrowed.lease.number,
+            lease: borrowed.lease,
             me,
             bytes: borrowed.bytes,
             len: borrowed.len,
@@ -72,7 +70,7 @@ impl Lent {
         if self.queue.member_now() != Some(self.me) {
             return Ok(());
         }
-        let kept = self.queue.keep_held(self.slot, self.lease, self.me);
+        let kept = self.queue.keep_held(self.lease, self.me);
         self.queue.shared.report(kept)
     }
 
@@ -107,7 +105,7 @@ impl Drop for Lent {
             } else {
                 ENDED
             };
-            let ended = self.queue.end_borrow(self.slot, self.lease, self.me, mark);
+            let ended = self.queue.end_borrow(self.lease, self.me, mark);
             // A destructor cannot return an error. Damage is noted in the segment, and the next operation
             // reports it.
             let _ = self.queue.shared.report(ended);
@@ -117,25 +115,26 @@ impl Drop for Lent {
 
 impl Queue {
     /// Plain: LEASED -> CLAIMED: the item is the caller's for good, and only its memory is still held.
-    fn keep_held(&self, index: u32, lease: u64, me: ParticipantId) -> Result<(), Error> {
+    fn keep_held(&self, lease: Lease, me: ParticipantId) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
-            Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, KEPT, me),
+            Err(error) if is_stuck(&error) => return self.put_off_for_slot(lease.slot, KEPT, me),
             Err(error) => return Err(error),
         };
-        section.keep_lent(index, lease)
+        section.keep_lent(lease, me)
     }
 
     /// Ends the borrow of a lent payload. `mark` is ENDED or UNDELIVERED.
-    fn end_borrow(&self, index: u32, lease: u64, me: ParticipantId, mark: u32) -> Result<(), Error> {
+    fn end_borrow(&self, lease: Lease, me: ParticipantId, mark: u32) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
-            Err(error) if is_stuck(&error) => return self.put_off_for_slot(index, mark, me),
+            Err(error) if is_stuck(&error) => return self.put_off_for_slot(lease.slot, mark, me),
             Err(error) => return Err(error),
         };
-        if section.lent_to_me(index, lease)?.is_none() {
+        if section.lent_to_me(lease, me)?.is_none() {
             return Ok(());
         }
+        let index = lease.slot;
         if mark == UNDELIVERED {
             section.undeliver(index)?;
         } else {

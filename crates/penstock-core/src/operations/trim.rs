@@ -12,9 +12,12 @@
 //! A queue in use keeps its memory warm: a page fault costs more than the copying of a page. So trims are
 //! 0.7 seconds apart, and leave what was in use at any time since the last one.
 //!
-//! The trim of an empty queue leaves nothing beyond use, and waits for nothing, if no call may come that
-//! would give the memory back later: a selector or an event loop watches the queue. It does the same if the
+//! The trim of an empty queue leaves nothing but what a trim always leaves, and waits for nothing, if the
 //! queue has not grown since the last such trim, or if that was 2 seconds ago.
+//!
+//! Behind a selector or an event loop no call may come that would give the memory back later. So the get that
+//! empties a watched queue gives back what is more than 16 MiB, and waits for nothing. It leaves all of these
+//! 16 MiB: the next burst uses them, and pays for new pages only beyond them.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -28,7 +31,8 @@
 //! | pages punched | the same |
 //! | pages noted: REMNANT cleared | the sweep releases them; a put that needs slots takes them back |
 //! | `slots_high` lowered, `slots_backed` not yet | the rebuild raises it again, over all absent pages |
-//! | a put: absent pages backed | the same page is backed again, or is backed and ABSENT |
+//! | a put: absent pages REMNANT | another put takes them back, or a trim |
+//! | a put: absent pages backed | the same: a trim punches what is there |
 //! | a put: **page present** by one store | its slots are FREE, and the rebuild puts them on the lists |
 
 use crate::error::Error;
@@ -53,6 +57,9 @@ const HEAP_LEFT: u64 = HEAP_SPARE / 4 * 3;
 const PAGES_SPARE: u32 = if IS_FUZZED { 2 } else { 768 };
 /// Free slots on the lists that call for a trim if there are more. A trim parks them all.
 const SLOTS_LISTED: u64 = if IS_FUZZED { 8 } else { 1024 };
+/// Pages of heap and slots that a watched queue keeps at most when it is emptied: 16 MiB less half a MiB for
+/// its books. The heap, and the slots, have half of these in any case, and what the other does not need.
+const KEPT: u64 = (2 * HEAP_SPARE - HEAP_SPARE / 16) / PAGE;
 /// Spans given back at a time: 4 MiB.
 const RUN: u64 = 64;
 /// Slots that are parked in one critical section: it takes some 50 us.
@@ -65,6 +72,9 @@ const RARELY: u64 = 2000;
 
 /// The short programs of the fuzzer use little memory.
 const IS_FUZZED: bool = cfg!(feature = "fuzzing");
+
+#[cfg(all(test, not(any(loom, feature = "fuzzing"))))]
+mod tests;
 
 /// More spare pages of slots than these call for a trim.
 fn most_spare_pages(segment: &Segment) -> u32 {
@@ -89,13 +99,31 @@ fn has_slots_to_park(hot: &Hot) -> bool {
 
 #[inline(never)]
 fn is_time_to_trim(hot: &Hot) -> bool {
-    leaves_nothing(hot) || since(&hot.trimmed_at) >= KEEP_WARM
+    leaves_nothing(hot) || is_last_call(hot) || since(&hot.trimmed_at) >= KEEP_WARM
 }
 
 /// Whether a trim gives back everything that is not in use now.
 fn leaves_nothing(hot: &Hot) -> bool {
-    let is_last_call = hot.watching.get() > 0;
-    hot.ready_count.get() == 0 && (is_last_call || hot.grown.get() == 0 || since(&hot.emptied_at) >= RARELY)
+    hot.ready_count.get() == 0 && (hot.grown.get() == 0 || since(&hot.emptied_at) >= RARELY)
+}
+
+/// Whether no call may come that would give back what is more than a queue keeps.
+fn is_last_call(hot: &Hot) -> bool {
+    hot.watching.get() > 0
+        && hot.ready_count.get() == 0
+        && free_heap(hot).saturating_add(free_slot_pages(hot)) > KEPT
+}
+
+/// Pages of the heap that are free and may have memory.
+fn free_heap(hot: &Hot) -> u64 {
+    let used = hot.spans_used.get().saturating_mul(u64::from(PAGES_PER_SPAN));
+    hot.pages_backed.get().saturating_sub(used)
+}
+
+/// Pages of slots that no item uses, at most: each item in use may be in a page with 31 others.
+fn free_slot_pages(hot: &Hot) -> u64 {
+    let there = (hot.slots_backed.get() / SLOTS_PER_PAGE).saturating_sub(hot.pages_absent.get());
+    u64::from(there).saturating_sub(slots_in_use(hot).div_ceil(u64::from(SLOTS_PER_PAGE)))
 }
 
 fn since(time: &AtomicU64) -> u64 {
@@ -116,7 +144,7 @@ struct Plan {
     /// Pages of slots from this one on have been searched.
     page_end: u32,
     /// It gives back the pages, too, that become spare by it.
-    leaves_nothing: bool,
+    parks_first: bool,
 }
 
 /// Begins a trim, if there is still memory to give back.
@@ -126,14 +154,23 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
         return Ok(None);
     }
     let leaves_nothing = leaves_nothing(hot);
+    let is_last_call = !leaves_nothing && is_last_call(hot);
     let (used, spare) = (hot.spans_used.get(), hot.pages_spare.get());
-    let (peak, least) = if leaves_nothing {
+    let (peak, least) = if leaves_nothing || is_last_call {
         (used, spare)
     } else {
         (
             hot.spans_peak.get().max(used),
             hot.pages_spare_least.get().min(spare),
         )
+    };
+    let (heap_left, pages_left) = if is_last_call {
+        let slots = free_slot_pages(hot);
+        let heap_left = free_heap(hot).min(KEPT - slots.min(KEPT / 2));
+        (heap_left, (slots > KEPT - heap_left).then_some(KEPT - heap_left))
+    } else {
+        let most = u64::from(most_spare_pages(&section.shared.segment) / 3 * 2);
+        (HEAP_LEFT / PAGE, Some(u64::from(spare - least) + most))
     };
     hot.trimmed_at.set(platform::coarse_millis());
     if leaves_nothing {
@@ -146,12 +183,16 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
     Ok(Some(Plan {
         pages: peak
             .saturating_mul(u64::from(PAGES_PER_SPAN))
-            .saturating_add(HEAP_LEFT / PAGE),
+            .saturating_add(heap_left),
         span_end: u32::MAX,
-        slots: if listed > SLOTS_LISTED { listed } else { 0 },
-        spare_pages: (spare - least).saturating_add(most_spare_pages(&section.shared.segment) / 3 * 2),
+        slots: if listed > SLOTS_LISTED && pages_left.is_some() {
+            listed
+        } else {
+            0
+        },
+        spare_pages: pages_left.map_or(u32::MAX, |pages| u32::try_from(pages).unwrap_or(u32::MAX)),
         page_end: u32::MAX,
-        leaves_nothing,
+        parks_first: leaves_nothing || is_last_call,
     }))
 }
 
@@ -185,7 +226,7 @@ impl Queue {
             return Ok(());
         };
         self.give_runs_back(&mut plan)?;
-        if plan.leaves_nothing {
+        if plan.parks_first {
             self.park_slots(&plan)?;
             self.give_pages_back(&mut plan)?;
         } else {

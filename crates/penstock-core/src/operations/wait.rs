@@ -18,6 +18,9 @@ use crate::state::waiters::{
 };
 use crate::sync::{Ordering, Word};
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 impl Kind {
     /// The error that a caller gets when its patience has ended.
     fn missed(self) -> Error {

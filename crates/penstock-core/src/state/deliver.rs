@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::Slot;
+use crate::memory::layout::{ParticipantId, Slot};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Lease};
@@ -37,8 +37,9 @@ pub(crate) struct Borrowed {
 
 impl Section<'_> {
     /// Notes that a lent item is its reader's for good. On a plain queue: LEASED -> CLAIMED.
-    pub(crate) fn keep_lent(&mut self, index: u32, lease: u64) -> Result<(), Error> {
-        let Some(slot) = self.lent_to_me(index, lease)? else {
+    pub(crate) fn keep_lent(&mut self, lease: Lease, me: ParticipantId) -> Result<(), Error> {
+        let index = lease.slot;
+        let Some(slot) = self.lent_to_me(lease, me)? else {
             return Ok(());
         };
         slot.borrowed.set(KEPT);
@@ -175,12 +176,17 @@ impl Section<'_> {
         }))
     }
 
-    /// A slot that this participant was lent. Leases have numbers that never repeat, so another number says
-    /// that this process was wrongly taken for dead (see participant.rs) and the item given to another
-    /// participant.
-    pub(crate) fn lent_to_me(&self, index: u32, lease: u64) -> Result<Option<&Slot>, Error> {
-        let slot = self.slot(index)?;
-        let is_mine = slot.lease.get() == lease && slot.word().owner() == self.me;
+    /// The slot that `me` was lent. `None` if this process was wrongly taken for dead since (participant.rs):
+    /// then it has another id, or the slot another lease, whose number never repeats. Nothing of the slot is
+    /// read in the first case: its memory may have been given back.
+    pub(crate) fn lent_to_me(&self, lease: Lease, me: ParticipantId) -> Result<Option<&Slot>, Error> {
+        if me != self.me {
+            return Ok(None);
+        }
+        let Some(slot) = self.used_slot(lease.slot) else {
+            return Err(self.corrupt("there is no memory behind a slot that is lent"));
+        };
+        let is_mine = slot.lease.get() == lease.number && slot.word().owner() == me;
         Ok(is_mine.then_some(slot))
     }
 

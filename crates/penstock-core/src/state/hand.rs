@@ -43,24 +43,64 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{Aged, Hot, Kind, ParticipantId, Ranges, Slot, WaiterCell};
 use crate::platform;
-use crate::state::Section;
 use crate::state::holding::Lease;
+use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord};
 use crate::state::waiters::{ABANDONED, HANDED, HANDED_LEFT, LATE, SLEEPING};
+use crate::state::{Section, WAKES};
 use crate::sync::{Count, Ordering, Word};
 use crate::units::{BATCH, Ticket};
 
 /// A handed waiter that is not back after so many milliseconds is late.
-const LATE_AFTER: u64 = if cfg!(feature = "fuzzing") { 1 } else { 50 };
+pub(crate) const LATE_AFTER: u64 = if cfg!(feature = "fuzzing") { 1 } else { 50 };
 
 /// After so many its item goes back, whatever the kernel says of its process.
 const LOST_AFTER: u64 = 20 * LATE_AFTER;
 
 /// Participants of late getters that one check asks the kernel about.
-pub(crate) const LATE_AT_ONCE: usize = 8;
+const LATE_AT_ONCE: usize = 8;
 
-fn late_has(owners: &[ParticipantId], owner: ParticipantId) -> bool {
-    !owner.is_none() && owners.contains(&owner)
+/// Late waiters that one section wakes, or takes items back from: not more than it wakes after its release.
+const LATE_IN_A_SECTION: usize = if cfg!(loom) { 1 } else { WAKES };
+
+/// One check for late waiters, which takes several sections.
+pub(crate) struct LateCheck {
+    /// Cells from this one on have not been read yet.
+    from: u32,
+    /// Participants of late getters.
+    owners: [ParticipantId; LATE_AT_ONCE],
+}
+
+impl LateCheck {
+    pub(crate) fn new() -> LateCheck {
+        LateCheck {
+            from: 1,
+            owners: [ParticipantId::NONE; LATE_AT_ONCE],
+        }
+    }
+
+    fn note(&mut self, owner: ParticipantId) {
+        let free = ParticipantId::NONE;
+        if let Some(place) = self.owners.iter_mut().find(|place| [owner, free].contains(place)) {
+            *place = owner;
+        }
+    }
+
+    /// Keeps those participants that are stopped, and begins anew with the first cell. False if there are
+    /// none.
+    pub(crate) fn keep_stopped(&mut self, is_stopped: impl Fn(ParticipantId) -> bool) -> bool {
+        self.from = 1;
+        for owner in &mut self.owners {
+            if !owner.is_none() && !is_stopped(*owner) {
+                *owner = ParticipantId::NONE;
+            }
+        }
+        self.owners.iter().any(|owner| !owner.is_none())
+    }
+
+    fn has(&self, owner: ParticipantId) -> bool {
+        !owner.is_none() && self.owners.contains(&owner)
+    }
 }
 
 impl Hot {
@@ -201,7 +241,7 @@ impl Section<'_> {
     /// Takes a waiter off its list: it is handed that slot next. False if it has left meanwhile.
     fn mark_handed(&mut self, kind: Kind, index: u32, what: Lease) -> Result<bool, Error> {
         let cell = self.cell(index)?;
-        self.delist(kind, index)?;
+        self.leave_list(kind, index)?;
         cell.slot.set(what.slot);
         cell.number.set(what.number);
         cell.handed_at.set(platform::coarse_millis());
@@ -295,56 +335,64 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Wakes the handed waiters that are late. Returns the participants of some late getters: the item goes
-    /// back if such a participant is stopped, or now if its getter is late for `LOST_AFTER`.
-    pub(crate) fn wake_the_handed(&mut self) -> Result<[ParticipantId; LATE_AT_ONCE], Error> {
-        let mut late = [ParticipantId::NONE; LATE_AT_ONCE];
-        let mut count = 0;
-        for index in 1..self
-            .hot()
-            .cells_high
-            .get()
-            .min(self.shared.segment.geometry.cells)
-        {
-            let cell = self.cell(index)?;
-            let Some(time) = Self::late_for(cell) else {
-                continue;
-            };
-            let owner = ParticipantId(cell.owner.get());
+    /// Wakes a portion of the handed waiters that are late, and notes the participants of some late getters:
+    /// the item goes back if such a participant is stopped, or now if its getter is late for `LOST_AFTER`.
+    pub(crate) fn wake_the_handed(&mut self, check: &mut LateCheck) -> Result<Portion, Error> {
+        self.for_late(check, |section, check, index, time| {
+            let cell = section.cell(index)?;
             if cell.kind.get() == Kind::Room as u32 {
-                self.end_handed(Kind::Room, index)?;
+                section.end_handed(Kind::Room, index)?;
                 cell.number.set(0);
-                self.wake_later(index);
+                section.wake_later(index);
             } else if time >= LOST_AFTER {
-                self.take_back(index)?;
+                section.take_back(index)?;
             } else {
                 // Its wake-up may have been lost with its waker.
-                self.wake_later(index);
-                if count < LATE_AT_ONCE && !late_has(&late, owner) {
-                    late[count] = owner;
-                    count += 1;
-                }
+                section.wake_later(index);
+                check.note(ParticipantId(cell.owner.get()));
             }
-        }
-        Ok(late)
+            Ok(true)
+        })
     }
 
-    /// Takes the items back that late getters of these participants were handed. The end of the section hands
-    /// these to the next.
-    pub(crate) fn take_back_from(&mut self, owners: &[ParticipantId]) -> Result<(), Error> {
-        for index in 1..self
-            .hot()
-            .cells_high
-            .get()
-            .min(self.shared.segment.geometry.cells)
+    /// Takes a portion of the items back that late getters of these participants were handed. The end of the
+    /// section hands these to the next.
+    pub(crate) fn take_back_from(&mut self, check: &mut LateCheck) -> Result<Portion, Error> {
+        self.for_late(check, |section, check, index, _| {
+            let cell = section.cell(index)?;
+            let is_theirs =
+                check.has(ParticipantId(cell.owner.get())) && cell.kind.get() == Kind::Item as u32;
+            if is_theirs {
+                section.take_back(index)?;
+            }
+            Ok(is_theirs)
+        })
+    }
+
+    /// Calls `mend` with late waiters, and how late they are, until it has been true for a portion of them.
+    fn for_late(
+        &mut self,
+        check: &mut LateCheck,
+        mend: impl Fn(&mut Self, &mut LateCheck, u32, u64) -> Result<bool, Error>,
+    ) -> Result<Portion, Error> {
+        let mut left = LATE_IN_A_SECTION;
+        while check.from
+            < self
+                .hot()
+                .cells_high
+                .get()
+                .min(self.shared.segment.geometry.cells)
         {
-            let cell = self.cell(index)?;
-            let is_theirs = late_has(owners, ParticipantId(cell.owner.get()));
-            if is_theirs && cell.kind.get() == Kind::Item as u32 && Self::late_for(cell).is_some() {
-                self.take_back(index)?;
+            if left == 0 {
+                return Ok(Portion::MoreToCome);
+            }
+            let index = check.from;
+            check.from += 1;
+            if let Some(time) = Self::late_for(self.cell(index)?) {
+                left -= usize::from(mend(self, check, index, time)?);
             }
         }
-        Ok(())
+        Ok(Portion::Last)
     }
 
     /// How long ago a late waiter was handed something, in milliseconds. `None` if it is not late.

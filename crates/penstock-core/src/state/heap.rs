@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! bitmap       one bit a span: taken (part of a run, or divided)
-//! backing      one byte a span: pages backed (bits 0..5), descriptor backed (bit 5), maybe more (bit 6)
+//! backing      one byte a span: pages backed (bits 0..5), descriptor backed (bit 5), maybe more (bit 6),
+//!              more since before the putter that is extending it came (bit 7)
 //! descriptor   of a divided span: its class, and one bit an object
 //! ```
 //!
@@ -25,7 +26,10 @@ use crate::units::{INLINE, PAGE, SMALL};
 pub(crate) const CLASSES: [u32; 16] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 pub(crate) const BACKED_PAGES: u8 = 0b1_1111;
 pub(crate) const BACKED_DESCRIPTOR: u8 = 1 << 5;
+/// A putter is extending the span, or has died or was refused in that: any of its pages may have memory.
 pub(crate) const MAYBE_MORE: u8 = 1 << 6;
+/// It was MAYBE_MORE when the putter came: that may be so behind the pages, too, that this one extends.
+pub(crate) const MORE_BEFORE: u8 = 1 << 7;
 
 /// How many spans of a class a put scans for an empty one, when the heap is full.
 const PARTIAL_PROBES: u32 = 64;
@@ -213,7 +217,8 @@ impl Section<'_> {
         for i in 0..spans {
             let backing = self.shared.segment.backing(first + i)?.get();
             if pages_of(backing) < pages_needed(len, i) {
-                self.set_backing(first + i, backing | MAYBE_MORE)?;
+                let before = if backing & MAYBE_MORE != 0 { MORE_BEFORE } else { 0 };
+                self.set_backing(first + i, backing | MAYBE_MORE | before)?;
                 is_backed = false;
             }
         }
@@ -241,11 +246,10 @@ impl Section<'_> {
             let old = self.shared.segment.backing(span)?.get();
             let pages = pages_needed(len, i);
             if pages > pages_of(old) {
-                // Of the pages behind these nothing is known.
-                let maybe = if pages == PAGES_PER_SPAN {
+                let maybe = if pages == PAGES_PER_SPAN || old & MORE_BEFORE == 0 {
                     0
                 } else {
-                    old & MAYBE_MORE
+                    MAYBE_MORE
                 };
                 self.set_backing(span, old & BACKED_DESCRIPTOR | maybe | pages)?;
             }

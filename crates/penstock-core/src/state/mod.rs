@@ -40,7 +40,7 @@ use crate::sync::{AtomicU32, Ordering, Word};
 pub(crate) const WORK_PUT_OFF: u32 = CONTENDED;
 
 /// So many waiters are woken after the release of the lock; the others of a section before it.
-const WAKES: usize = 8;
+pub(crate) const WAKES: usize = 8;
 
 /// A queue as a critical section of this process sees it.
 pub(crate) struct Shared {
@@ -210,6 +210,12 @@ impl<'q> Section<'q> {
         for i in 0..core::mem::take(&mut self.wake_count).min(WAKES) {
             self.wake(self.wakes[i]);
         }
+    }
+
+    /// Cells whose waiters are woken after the release.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn wakes_noted(&self) -> &[u32] {
+        &self.wakes[..self.wake_count]
     }
 
     pub(crate) fn has_wakes(&self) -> bool {

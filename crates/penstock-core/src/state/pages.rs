@@ -18,10 +18,16 @@
 //! ABSENT and REMNANT are truth, and the rest of a page's word is cache. ABSENT may be set for a page that
 //! has memory, and is never clear for one that has none: it is set before the hole is punched, and cleared
 //! after `fallocate` has succeeded. No slot of an absent page may be touched, not even read: the kernel would
-//! put memory behind it. All of them are FREE. REMNANT says that an absent page may have memory still,
-//! because its trimmer has not punched it yet, or has died. Then a later trim punches it.
+//! put memory behind it. All of them are FREE. REMNANT says that an absent page may have memory: its trimmer
+//! has not punched it yet, or a put is taking it back, or either has died. Then a later trim punches it.
 //!
 //! A page from `Hot::pages_tracked` on has no word yet. It is there, and none of its slots is parked.
+//!
+//! A put extends memory outside the lock, and a trim may come between. The put finds that out (`slot_trims`)
+//! when it is back under the lock. What it has put behind pages that are absent is REMNANT then; what lies
+//! behind pages that a claim names, or above the marks, it punches itself, still under the lock: 1 MiB at
+//! most, which no process has touched. If it dies before that, memory stays above the marks. The next growth
+//! begins there, and a trim that lowers the marks punches it.
 
 use core::ops::Range;
 
@@ -33,6 +39,7 @@ use crate::state::heap::Growth;
 use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord};
 use crate::sync::{AtomicU64, Count, Word};
+use crate::units::PAGE;
 
 /// All slots of a page are parked. So are those of an absent page.
 pub(crate) const ALL_PARKED: u64 = (1 << SLOTS_PER_PAGE) - 1;
@@ -45,6 +52,8 @@ pub(crate) const TAKEN: u64 = 1 << 34;
 const PAGES_AT_A_TIME: u32 = 8192;
 /// Pages whose memory is given or taken back at a time: 1 MiB.
 pub(crate) const PAGES: u32 = 256;
+/// Slots by which a queue grows at most.
+pub(crate) const SLOTS_AT_A_TIME: u32 = PAGES * SLOTS_PER_PAGE;
 
 /// Whether the memory of the page can be given back.
 pub(crate) fn is_spare(word: u64) -> bool {
@@ -307,13 +316,33 @@ impl Section<'_> {
         hot.slots_backed.set(first * SLOTS_PER_PAGE);
         hot.pages_absent.sub(end - first);
         hot.slots_parked.sub((end - first) * SLOTS_PER_PAGE);
+        // What a put has left there that died before it could say so.
+        self.punch_above_marks(backed, backed.saturating_add(SLOTS_AT_A_TIME))
+    }
+
+    /// Punches what lies behind these slots as far as they are above the marks. It counts as a trim, so that
+    /// a put that is extending memory there does so again.
+    fn punch_above_marks(&mut self, from: u32, to: u32) -> Result<(), Error> {
+        let (hot, segment) = (self.hot(), &self.shared.segment);
+        let first = from.max(self.slots_backed()?) / SLOTS_PER_PAGE;
+        let end = to.min(segment.slots_end()) / SLOTS_PER_PAGE;
+        if first < end {
+            hot.slot_trims.add(1);
+            // The system may refuse: then the next growth takes what is there.
+            let _ = self.punch_pages(first, end);
+        }
         Ok(())
+    }
+
+    fn punch_pages(&self, first: u32, end: u32) -> bool {
+        let start = self.shared.segment.geometry.slot_at(first * SLOTS_PER_PAGE);
+        self.shared.segment.punch(start, u64::from(end - first) * PAGE)
     }
 
     // ----------------------------------------------------------------------------------------------- growth
 
-    /// Absent pages that a put can take back, the lowest ones.
-    pub(crate) fn find_absent_pages(&self) -> Result<Option<Range<u32>>, Error> {
+    /// Absent pages that a put takes back, the lowest ones. They are REMNANT from now on.
+    pub(crate) fn find_absent_pages(&mut self) -> Result<Option<Range<u32>>, Error> {
         let hot = self.hot();
         if hot.pages_absent.get() == 0 {
             return Ok(None);
@@ -333,23 +362,42 @@ impl Section<'_> {
         while end < pages && end - first < most && is_there_for_all(self.page(end)?.get()) {
             end += 1;
         }
+        for page in first..end {
+            self.mark_remnant(page)?;
+        }
+        fault!("grow.pages-remnant");
         Ok((first < end).then_some(first..end))
+    }
+
+    /// Says of an absent page that no claim names that it may have memory. So it counts as spare.
+    fn mark_remnant(&self, page: u32) -> Result<(), Error> {
+        let word = self.page(page)?;
+        if !is_remnant(word.get()) {
+            word.set(word.get() | REMNANT);
+            self.hot().pages_spare.add(1);
+        }
+        Ok(())
     }
 
     /// Books that there is memory behind pages again. Not if pages were given back meanwhile, these perhaps
     /// among them (`trims` counts that): then the caller tries to take a slot again.
     pub(crate) fn note_pages_backed(&mut self, pages: Range<u32>, trims: u64) -> Result<(), Error> {
         let hot = self.hot();
-        if hot.slot_trims.get() != trims {
-            return Ok(());
-        }
-        for page in pages {
+        let is_sure = hot.slot_trims.get() == trims;
+        let (there, end) = (self.pages(), pages.end);
+        for page in pages.start..end.min(there) {
             let word = self.page(page)?;
-            if page >= self.pages() || word.get() & (ABSENT | TAKEN) != ABSENT {
-                continue; // another putter was quicker
+            match word.get() & (ABSENT | TAKEN) {
+                ABSENT => self.mark_remnant(page)?,
+                // Its trimmer may have punched it before the memory was there. No other process uses it.
+                word if word & ABSENT != 0 => {
+                    let _ = self.punch_pages(page, page + 1);
+                    continue;
+                }
+                _ => continue, // another putter was quicker
             }
-            if !is_remnant(word.get()) {
-                hot.pages_spare.add(1);
+            if !is_sure {
+                continue;
             }
             word.set(ALL_PARKED);
             fault!("grow.page-present");
@@ -357,7 +405,17 @@ impl Section<'_> {
             hot.pages_absent.sub(1);
             hot.parked_hint.set(hot.parked_hint.get().min(page));
         }
-        Ok(())
+        self.punch_above_marks(pages.start.max(there) * SLOTS_PER_PAGE, end * SLOTS_PER_PAGE)
+    }
+
+    /// Whether memory that a put has put behind new slots is of use: they are there, or a trim has lowered
+    /// the marks since. If only trims came between, the put extends the memory again.
+    pub(crate) fn is_growth_noted(&mut self, (old, new): (u32, u32)) -> Result<bool, Error> {
+        let backed = self.slots_backed()?;
+        if backed < old {
+            self.punch_above_marks(old, new)?;
+        }
+        Ok(backed != old)
     }
 
     /// Clears what the words of pages say that lie above the mark, before it rises.

@@ -34,8 +34,10 @@
 //! the dead. The n-th from the end sleeps n times as long, up to a second. Those farther than `NEAR` from the
 //! end sleep up to `FAR` times the number of waiters, so that all of them together wake up some 30 times a
 //! second (joiners 300 ms). These reap only if the watcher has not, because it was killed or stopped itself.
-//! The waiter that takes the watcher's place is woken to learn it, and would find out by itself at the end of
-//! its slice.
+//! The waiter that takes the watcher's place is woken to learn it, whether the watcher has left, has aged or
+//! was handed something: its own slice may be long. If that wake-up is lost with its waker, the waiter finds
+//! out at the end of its slice. (If the watcher is notified, no other waiter is left, or all others have aged
+//! and are served next.)
 //!
 //! ```text
 //! cell.word:  FREE --enlist--> SLEEPING --notified--> WOKEN --back under the lock--> FREE
@@ -403,10 +405,14 @@ impl Section<'_> {
             return Ok(());
         };
         if cell.since.get() == 0 {
+            let was_watcher = self.watcher(waiting.kind)? == waiting.cell;
             self.delist(waiting.kind, waiting.cell)?;
             cell.since.set(aging.since);
             self.list_aged(waiting.kind, waiting.cell)?;
             fault!("wait.aged");
+            if was_watcher {
+                self.pass_watch(waiting.kind, waiting.cell)?;
+            }
         }
         Ok(())
     }
@@ -598,11 +604,19 @@ impl Section<'_> {
     }
 
     /// Takes a sleeping waiter off its list. If it was the watcher, the new watcher is woken to learn it.
-    fn leave_list(&mut self, kind: Kind, index: u32) -> Result<(), Error> {
+    pub(crate) fn leave_list(&mut self, kind: Kind, index: u32) -> Result<(), Error> {
         let was_watcher = self.watcher(kind)? == index;
         self.delist(kind, index)?;
         if was_watcher {
-            self.free_abandoned(kind)?;
+            self.pass_watch(kind, index)?;
+        }
+        Ok(())
+    }
+
+    /// Wakes the new watcher, unless the former one is it still.
+    fn pass_watch(&mut self, kind: Kind, former: u32) -> Result<(), Error> {
+        self.free_abandoned(kind)?;
+        if self.watcher(kind)? != former {
             self.tell_watcher(kind)?;
         }
         Ok(())

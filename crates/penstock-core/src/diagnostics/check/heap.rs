@@ -3,7 +3,8 @@
 use super::{Inspection, Use};
 use crate::memory::layout::*;
 use crate::state::heap::{
-    BACKED_DESCRIPTOR, BACKED_PAGES, CLASSES, MAYBE_MORE, class_of, pages_at_most, pages_needed, pages_of,
+    BACKED_DESCRIPTOR, BACKED_PAGES, CLASSES, MAYBE_MORE, MORE_BEFORE, class_of, pages_at_most, pages_needed,
+    pages_of,
 };
 use crate::sync::Word;
 
@@ -88,9 +89,7 @@ impl Inspection<'_> {
     fn span(&mut self, index: u32) -> Option<Span> {
         let segment = self.segment();
         let backing = segment.backing(index).ok()?.get();
-        if backing & !(BACKED_PAGES | BACKED_DESCRIPTOR | MAYBE_MORE) != 0
-            || backing & BACKED_PAGES > PAGES_PER_SPAN
-        {
+        if backing & (MAYBE_MORE | MORE_BEFORE) == MORE_BEFORE || backing & BACKED_PAGES > PAGES_PER_SPAN {
             self.finding("span", Some(index), "its backing byte is impossible");
         }
         let has_descriptor = backing & BACKED_DESCRIPTOR != 0;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::layout::*;
 use crate::memory::payload::Extent;
@@ -9,11 +10,13 @@ use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::operations::lease::Lent;
 use crate::options::{Options, Patience, Wait};
+use crate::platform;
 use crate::state::Section;
+use crate::state::holding::Lease;
 use crate::state::notifier::DRAINED;
-use crate::state::pages::{ALL_PARKED, Spare, TAKEN};
+use crate::state::pages::{ALL_PARKED, REMNANT, Spare, TAKEN};
 use crate::state::recovery::Portion;
-use crate::state::slot::{State, StateWord};
+use crate::state::slot::{ENDED, State, StateWord};
 use crate::state::waiters::{ABANDONED, FREE, HANDED, LATE, SLEEPING, WOKEN, Waiting};
 use crate::sync::{Count, Word};
 use crate::units::{Leave, PAGE};
@@ -1052,6 +1055,79 @@ fn a_queue_with_absent_pages_is_sound_and_so_it_is_when_rebuilt() {
     assert_eq!(scene.findings(), [""; 0]);
 }
 
+/// A trim comes between a put's extension of memory and its return under the lock.
+#[test]
+fn memory_that_a_put_has_extended_in_vain_is_punched_or_remnant() {
+    for is_claimed in [false, true] {
+        let scene = with_absent_pages();
+        let (queue, hot) = (&scene.queue, scene.hot());
+        let segment = &queue.shared.segment;
+        let mut section = queue.enter_uninterruptible().unwrap();
+        let trims = hot.slot_trims.get();
+        let pages = section.find_absent_pages().unwrap().unwrap();
+        let words = || {
+            pages
+                .clone()
+                .map(|page| segment.slot_page(page).unwrap().word.get())
+        };
+        assert!(words().all(|word| word == ABSENT | ALL_PARKED | REMNANT));
+        let claimed = is_claimed.then(|| {
+            let most = pages.end - pages.start;
+            let claimed = section.claim_spare_pages(&mut pages.end.clone(), most).unwrap();
+            let Spare::Claimed(slot, claimed) = claimed else {
+                panic!("they are spare");
+            };
+            assert_eq!(claimed, pages);
+            slot
+        });
+        if claimed.is_none() {
+            // A trimmer has come and gone.
+            section.note_pages_punched(&pages).unwrap();
+            hot.pages_spare.sub(pages.end - pages.start);
+            hot.slot_trims.add(1);
+        }
+        let bytes = || platform::backed_bytes(segment.fd().unwrap().get()).unwrap();
+        let start = segment.geometry.slots_at + u64::from(pages.start) * PAGE;
+        let length = u64::from(pages.end - pages.start) * PAGE;
+        assert!(segment.punch(start, length));
+        let before = bytes();
+        segment.back(start, length).unwrap();
+        assert_eq!(bytes(), before + length);
+        section.note_pages_backed(pages.clone(), trims).unwrap();
+        match claimed {
+            Some(slot) => {
+                assert_eq!(bytes(), before);
+                section.note_pages_punched(&pages).unwrap();
+                section.release_claim(slot).unwrap();
+                assert!(words().all(|word| word == ABSENT | ALL_PARKED));
+            }
+            None => assert!(words().all(|word| word == ABSENT | ALL_PARKED | REMNANT)),
+        }
+        drop(section);
+        assert_eq!(scene.findings(), [""; 0]);
+    }
+}
+
+#[test]
+fn memory_above_the_marks_that_a_trim_has_lowered_is_punched() {
+    let queue = plain(64 << 20);
+    let (segment, hot) = (&queue.shared.segment, queue.shared.segment.hot());
+    put(&queue, 20);
+    let mut section = queue.enter_uninterruptible().unwrap();
+    let backed = hot.slots_backed.get();
+    let (old, new) = (backed + 4 * SLOTS_PER_PAGE, backed + 8 * SLOTS_PER_PAGE);
+    let bytes = || platform::backed_bytes(segment.fd().unwrap().get()).unwrap();
+    let before = bytes();
+    let start = segment.geometry.slots_at + u64::from(old / SLOTS_PER_PAGE) * PAGE;
+    segment.back(start, 4 * PAGE).unwrap();
+    let trims = hot.slot_trims.get();
+    // The marks are where the put has found them, but a trim has come between.
+    assert!(!section.is_growth_noted((backed, new)).unwrap());
+    assert_eq!((bytes(), hot.slot_trims.get()), (before + 4 * PAGE, trims));
+    assert!(section.is_growth_noted((old, new)).unwrap());
+    assert_eq!((bytes(), hot.slot_trims.get()), (before, trims + 1));
+}
+
 #[test]
 fn damage_to_pages_of_slots_is_found() {
     fn word(s: &Scene, belongs: fn(u64) -> bool) -> &crate::sync::AtomicU64 {
@@ -1190,4 +1266,57 @@ fn damage_to_aged_waiters_is_found() {
             ),
         ],
     );
+}
+
+/// The slot of a lent payload has no memory, as the damaged words say: the end of the borrow reports that,
+/// and does not touch the slot, which would put memory behind it.
+#[test]
+fn a_lent_slot_without_memory_is_damage() {
+    type Change = fn(&Hot);
+    let damages: [(bool, Change); 4] = [
+        (false, |hot| hot.slots_high.set(1)),
+        (false, |hot| hot.pages_tracked.set(1)),
+        (true, |hot| hot.slots_backed.set(1)),
+        (true, |hot| hot.pages_tracked.set(1)),
+    ];
+    for (is_put_off, damage) in damages {
+        let queue = plain(4 << 20);
+        put(&queue, RUN);
+        let lent = get(&queue).unwrap();
+        let (segment, me) = (&queue.shared.segment, queue.member().unwrap());
+        assert!(lent.lease.slot < SLOTS_PER_PAGE);
+        segment.back(segment.geometry.pages_at, PAGE).unwrap();
+        segment.slot_page(0).unwrap().word.set(ABSENT | ALL_PARKED);
+        assert!(segment.punch(segment.geometry.slots_at, PAGE));
+        damage(segment.hot());
+        let bytes = || platform::backed_bytes(segment.fd().unwrap().get()).unwrap();
+        let before = bytes();
+        if is_put_off {
+            let put_off = queue.put_off_for_slot(lent.lease.slot, ENDED, me);
+            assert!(matches!(put_off, Err(Error::Corrupt { .. })), "{put_off:?}");
+            core::mem::forget(lent);
+        } else {
+            drop(lent);
+            assert!(segment.hot().is_damaged());
+        }
+        assert_eq!(bytes(), before);
+    }
+}
+
+/// A process that was wrongly taken for dead has another id, and the slot that it was lent may be gone.
+#[test]
+fn what_a_former_self_was_lent_is_not_touched() {
+    let queue = plain(4 << 20);
+    let me = queue.member().unwrap();
+    let former = ParticipantId::new(me.index(), me.incarnation() + 1);
+    let gone = Lease {
+        slot: queue.shared.segment.geometry.slots - 1,
+        number: 1,
+    };
+    for former in [former, ParticipantId::NONE] {
+        assert_eq!(queue.put_off_for_slot(gone.slot, ENDED, former), Ok(()));
+        let section = now(|mut wait| queue.enter(&mut wait)).unwrap();
+        assert!(section.lent_to_me(gone, former).unwrap().is_none());
+    }
+    assert!(!queue.shared.segment.hot().is_damaged());
 }

@@ -1,0 +1,138 @@
+//! Which waiters a section wakes, by the cells that it notes.
+
+use std::sync::Arc;
+
+use crate::handle::queue::Queue;
+use crate::lock::guard::Guard;
+use crate::memory::layout::Kind;
+use crate::options::{Options, Patience, Wait};
+use crate::platform;
+use crate::state::WAKES;
+use crate::state::hand::{LATE_AFTER, LateCheck};
+use crate::state::recovery::Portion;
+use crate::state::waiters::{HANDED, Waiting};
+use crate::sync::Word;
+use crate::units::PAGE;
+
+fn create(maxsize: u64) -> Arc<Queue> {
+    Queue::create(&Options {
+        maxsize,
+        max_bytes: None,
+        soft_bytes: 0,
+        acknowledged: false,
+        max_deliveries: 3,
+    })
+    .unwrap()
+}
+
+fn enter(queue: &Queue) -> Guard<'_> {
+    let mut wait = Wait {
+        patience: Patience::NoWait,
+        interrupted: &mut || false,
+    };
+    queue.enter(&mut wait).unwrap()
+}
+
+fn put(queue: &Queue) {
+    let wait = Wait {
+        patience: Patience::NoWait,
+        interrupted: &mut || false,
+    };
+    queue.put(&[b"x"], wait).unwrap();
+}
+
+fn enlisted(queue: &Queue, mut waiting: Waiting) -> Waiting {
+    enter(queue).enlist(&mut waiting).unwrap();
+    waiting
+}
+
+/// It says that it has aged. Returns the cells that the section wakes.
+fn ages(queue: &Queue, waiting: &mut Waiting) -> Vec<u32> {
+    waiting.note_age();
+    let mut section = enter(queue);
+    section.arrive(waiting).unwrap();
+    section.wakes_noted().to_vec()
+}
+
+/// A poll never ages, so it may sleep for long when the getters before it have aged.
+#[test]
+fn the_watcher_that_ages_wakes_the_new_watcher() {
+    let queue = create(0);
+    let mut getters = [(); 2].map(|()| enlisted(&queue, Waiting::new(Kind::Item)));
+    let poll = enlisted(&queue, Waiting::taking_nothing(Kind::Item));
+    let [first, second] = &mut getters;
+    assert_eq!(ages(&queue, first), [second.cell]);
+    assert_eq!(ages(&queue, second), [poll.cell]);
+    // It is the watcher still.
+    let watcher = enter(&queue).place(&poll).unwrap();
+    assert_eq!((watcher.position, watcher.length), (0, 3));
+}
+
+#[test]
+fn the_watcher_that_stays_last_wakes_no_other() {
+    let queue = create(1);
+    let mut putters = [(); 2].map(|()| enlisted(&queue, Waiting::new(Kind::Room)));
+    put(&queue);
+    let [first, last] = &mut putters;
+    assert_eq!(ages(&queue, first), []);
+    assert_eq!(ages(&queue, last), []);
+}
+
+/// The putters before it have aged, too, and could not write their items for want of memory.
+#[test]
+fn the_watcher_that_is_handed_a_place_wakes_the_new_watcher() {
+    let queue = create(1);
+    put(&queue);
+    let mut putters = [(); 2].map(|()| enlisted(&queue, Waiting::new(Kind::Room)));
+    for putter in &mut putters {
+        ages(&queue, putter);
+    }
+    let [first, last] = &mut putters;
+    let mut section = enter(&queue);
+    let slot = section.pop_slot().unwrap().unwrap();
+    section.slot(slot).unwrap().fill(None, 1);
+    section.claim(slot, 0).unwrap();
+    section.hold(slot).unwrap();
+    section.name_written(last, slot).unwrap();
+    let head = section.oldest().unwrap();
+    let head = (head, section.slot(head).unwrap());
+    section.pop_ready(head, 1).unwrap();
+    section.free_slot(head).unwrap();
+    section.hand_over().unwrap();
+    assert_eq!(section.wakes_noted(), [first.cell, last.cell]);
+}
+
+/// However many are late, no section makes a wake-up call under the lock.
+#[test]
+fn late_waiters_are_woken_after_the_release() {
+    const LATE_ONES: u32 = 3 * WAKES as u32 + 1;
+    let queue = create(1);
+    let (segment, me) = (&queue.shared.segment, queue.member().unwrap());
+    let hot = segment.hot();
+    segment.back(segment.geometry.cells_at, PAGE).unwrap();
+    hot.cells_backed.set(64);
+    hot.cells_high.set(LATE_ONES + 1);
+    for index in 1..=LATE_ONES {
+        let cell = segment.cell(index).unwrap();
+        cell.owner.set(me.0);
+        cell.kind.set(Kind::Room as u32);
+        cell.number.set(1);
+        cell.seq.set(1);
+        cell.handed_at
+            .set(platform::coarse_millis().wrapping_sub(2 * LATE_AFTER));
+        cell.word.set(HANDED);
+    }
+    let handed = &hot.spinning.aged[Kind::Room as usize].handed;
+    handed.set(LATE_ONES);
+    let (mut check, mut portion) = (LateCheck::new(), Portion::MoreToCome);
+    let mut left = LATE_ONES;
+    while portion == Portion::MoreToCome {
+        let mut section = enter(&queue);
+        portion = section.wake_the_handed(&mut check).unwrap();
+        let woken = section.wakes_noted().len() as u32;
+        assert!(woken > 0 && woken <= WAKES as u32);
+        assert_eq!(handed.get(), left - woken);
+        left -= woken;
+    }
+    assert_eq!(left, 0);
+}
