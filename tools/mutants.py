@@ -1060,6 +1060,23 @@ Some(State::Handed | State::HandedDone) => {
         (core("death", "points::death_at_each_point_of_a_line"),),
     ),
     Mutant(
+        "handle-not-counted-at-once",
+        "a handle is counted after another thread could close the queue in which it was found",
+        f"{CORE}/handle/remainder.rs",
+        """\
+            .map(|queue| queue.count_handle(&mut open));
+        // First, because the queue may end below, and its end opens the list again.
+        drop(open);
+""",
+        """\
+            .cloned();
+        drop(open);
+        std::thread::yield_now();
+        let counted = counted.map(|queue| queue.open_handle());
+""",
+        (core("closing", "a_handle_is_opened_while_the_last_one_is_closed"),),
+    ),
+    Mutant(
         "line-filled-beside-the-notified",
         "a sender fills the line although a notified sender is not back",
         f"{CORE}/state/line.rs",

@@ -50,7 +50,7 @@ pub use fork::count as forks;
 pub use handle::membership::joined_without_proof;
 pub use handle::queue::Queue;
 #[cfg(not(loom))]
-pub use handle::remainder::{KeptOpen, Remainder, leave_by_id};
+pub use handle::remainder::{KeptOpen, OpenHandle, Remainder, leave_by_id};
 pub use memory::descriptor::InUse;
 pub use operations::delivery::{Batch, Buffer, Taken};
 pub use operations::get::Delivery;

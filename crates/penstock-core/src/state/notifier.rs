@@ -275,7 +275,13 @@ impl Section<'_> {
     }
 
     /// Discounts the watcher that stays, of a process that has closed its last handle: it hands out no
-    /// descriptor any more. Takes the descriptors out: no later section of this process uses them.
+    /// descriptor any more. Takes the descriptors out.
+    ///
+    /// A later section of this process may open the notifier again, as one of a process that never watched: a
+    /// payload that it has in hand comes back, and the watchers of the other processes sleep. It must not
+    /// leave that to the next participant, which may be a watcher that only polls. The end of the next call
+    /// of the closed queue comes here again, or the departure closes the notifier: at most one pipe is open
+    /// until then.
     pub(crate) fn watch_no_more(&mut self) -> Result<[RawFd; 2], Error> {
         let Notifier {
             watched_as,
