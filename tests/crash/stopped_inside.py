@@ -8,8 +8,9 @@ import os
 import queue as standard
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -206,6 +207,49 @@ def test_interrupted_receiver() -> None:
             receiver.poll(None)
         child.kill(signal.SIGCONT)
         assert receiver.recv() == "late"
+
+
+@pytest.mark.parametrize("duplex", [True, False])
+def test_fork_while_another_thread_closes_a_connection(duplex: bool) -> None:
+    """The child has the end, and closes it, or does not have it any more."""
+
+    def has_end(line: int) -> bool:
+        return line in [os.stat(fd).st_ino for fd in map(int, os.listdir("/proc/self/fd")) if is_open(fd)]
+
+    def is_open(fd: int) -> bool:
+        with suppress(OSError):
+            os.fstat(fd)
+            return True
+        return False
+
+    def close_in_child(receiver: Any, line: int) -> bool:
+        receiver.close()
+        return has_end(line)
+
+    for _ in range(10):
+        receiver, sender = Pipe(duplex)
+
+        def send(sender: Any = sender) -> None:
+            suspend_at("put.committed")
+            sender.send("late")
+
+        with fork(send) as stopped:
+            until(stopped.is_stopped)
+            if not duplex:
+                sender.close()  # the two ends of a pipe have one number
+            line = os.fstat(receiver._handle).st_ino  # type: ignore[arg-type]
+            closing = threading.Thread(target=receiver.close)  # waits for the lock for a moment
+            closing.start()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                with fork(close_in_child, receiver, line) as child:
+                    assert not child.result()
+            closing.join()
+            assert receiver.closed
+            assert not has_end(line)
+            stopped.kill(signal.SIGCONT)
+            stopped.wait()
+        sender.close()
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ pub use operations::lease::Lent;
 #[cfg(not(loom))]
 pub use operations::view::View;
 pub use options::{Options, Patience, Wait};
+#[cfg(not(loom))]
+pub use state::line_end::{EndInUse, LineEnd};
 pub use state::participant::Proof;
 #[cfg(feature = "early-aging")]
 pub use state::waiters::early::age_waiters_after;

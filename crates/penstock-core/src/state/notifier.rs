@@ -57,6 +57,7 @@ use crate::memory::layout::{PARTICIPANTS, Participant, ParticipantId};
 use crate::platform;
 use crate::state::Section;
 use crate::state::line::{DUE, has_line, watchers};
+use crate::state::line_end::Use;
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
 // The states of `Hot::pipe_state` (bits 0..2).
@@ -171,10 +172,10 @@ pub(crate) enum AfterRelease {
     Signal(End, u32),
     /// The notifier is to be opened.
     Open,
-    /// A byte is to be written to a connection's line, on this promise.
-    SignalLine(RawFd, u32),
-    /// A byte that another thread writes to the line is to be taken out.
-    AwaitByte(RawFd, u32),
+    /// A byte is to be written to a connection's line, on this promise. The end stays in use until then.
+    SignalLine(Use, u32),
+    /// A byte that another thread writes to the line is to be taken out. The end stays in use until then.
+    AwaitByte(Use, u32),
 }
 
 impl Section<'_> {
