@@ -7,6 +7,8 @@ import gc
 import os
 import queue as standard
 import signal
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -207,6 +209,71 @@ def test_interrupted_receiver() -> None:
             receiver.poll(None)
         child.kill(signal.SIGCONT)
         assert receiver.recv() == "late"
+
+
+# Under gevent's patches, which are for a whole process.
+GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import os, signal, sys, time
+import gevent, penstock
+from penstock import _native
+from queue import Empty
+
+def stopped():
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
+
+class Alarm(Exception): pass
+def ring(*_): raise Alarm
+signal.signal(signal.SIGALRM, ring)
+
+kind = sys.argv[1]
+if kind == "Queue":
+    queue = penstock.Queue()
+    put, get = queue.put, queue.get
+    poll = queue._reader.poll
+else:
+    receiver, sender = penstock.Pipe(kind == "duplex")
+    put, get, poll = sender.send, receiver.recv, receiver.poll
+pid = os.fork()
+if pid == 0:
+    _native.suspend_at("put.committed")
+    put("late")
+    os._exit(0)
+while not stopped():
+    gevent.sleep(0.01)
+assert poll(0.3) is False
+if kind == "Queue":
+    try:
+        get(timeout=0.3)
+    except Empty as error:
+        assert str(pid) in str(error), error
+    else:
+        raise AssertionError("there is no item")
+signal.setitimer(signal.ITIMER_REAL, 0.03)
+try:
+    get()
+except Alarm:
+    pass
+other = gevent.spawn(get)
+while stopped():  # the others run, though not at once
+    gevent.sleep(0)
+    os.kill(pid, signal.SIGCONT)
+assert other.get(timeout=60) == "late"
+put("after")
+assert get() == "after"
+"""
+
+
+@pytest.mark.parametrize("kind", ["Queue", "duplex", "one way"])
+def test_greenlets_wait_with_a_time_limit_and_an_alarm(kind: str) -> None:
+    """The wait begins with a change of the queue, for which it waits no longer than for an item."""
+    pytest.importorskip("gevent")
+    ended = subprocess.run(
+        [sys.executable, "-c", GREENLETS, kind], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("duplex", [True, False])
