@@ -1209,6 +1209,63 @@ Some(State::Handed | State::HandedDone) => {
         (core("death", "points::death_at_each_point_of_a_line"),),
     ),
     Mutant(
+        "end-closed-in-use",
+        "a close closes the end of a line that another thread uses",
+        f"{CORE}/state/line_end.rs",
+        "            if word & USES == 0 {\n",
+        "            if word & USES < USES {\n",
+        (core("connection", "an_end_is_closed_while_others_use_it"),),
+    ),
+    Mutant(
+        "end-of-another-generation",
+        "a second close closes the end that has the number by then",
+        f"{CORE}/state/line_end.rs",
+        "let is_open = word & MARKS == KEPT && generation(word) == self.generation;",
+        "let is_open = word & MARKS == KEPT;",
+        (core("connection", "an_end_is_closed_once"),),
+    ),
+    Mutant(
+        "end-lost-at-a-fork",
+        "a child keeps the end open that a thread of its parent was closing",
+        f"{CORE}/handle/registry.rs",
+        "    line_end::begin_in_child();\n",
+        "",
+        (core("connection", "a_child_closes_what_its_parent_was_closing"),),
+    ),
+    Mutant(
+        "end-not-compared",
+        "a call uses the number of its end although it leads elsewhere",
+        f"{CORE}/state/line.rs",
+        "use_.is_open() && self.leads_to_line(use_.fd(), side)",
+        "use_.is_open()",
+        (core("connection", "an_end_whose_number_leads_elsewhere_is_closed"),),
+    ),
+    Mutant(
+        "close-not-noticed",
+        "a call goes on with an end that another thread has closed",
+        f"{CORE}/state/line.rs",
+        "use_.is_open() && self.leads_to_line(use_.fd(), side)",
+        "self.leads_to_line(use_.fd(), side)",
+        (core("connection", "an_end_is_closed_while_others_use_it"),),
+    ),
+    Mutant(
+        "handle-not-counted-at-once",
+        "a handle is counted after another thread could close the queue in which it was found",
+        f"{CORE}/handle/remainder.rs",
+        """\
+            .map(|queue| queue.count_handle(&mut open));
+        // First, because the queue may end below, and its end opens the list again.
+        drop(open);
+""",
+        """\
+            .cloned();
+        drop(open);
+        std::thread::yield_now();
+        let counted = counted.map(|queue| queue.open_handle());
+""",
+        (core("closing", "a_handle_is_opened_while_the_last_one_is_closed"),),
+    ),
+    Mutant(
         "line-filled-beside-the-notified",
         "a sender fills the line although a notified sender is not back",
         f"{CORE}/state/line.rs",

@@ -86,15 +86,14 @@ class Connection(connection.Connection):
         super().__init__(end, readable=incoming is not None, writable=outgoing is not None)
 
     def _close(self) -> None:
-        self._handle = None  # first: another thread that finds no channel then finds the connection closed
         incoming, outgoing = self._incoming, self._outgoing
+        # The end first, and what names it then: a child that another thread forks in between finds the end
+        # here, open or closed.
+        for channel in (incoming, outgoing):
+            if channel is not None:
+                channel._close_end(channel is incoming)
+        self._handle = None  # before these: a thread that finds no channel finds the connection closed
         self._incoming = self._outgoing = None
-        # Of two threads that close it, one gets the end of the first channel.
-        ends = [
-            channel._let_go(channel is incoming) for channel in (incoming, outgoing) if channel is not None
-        ]
-        if ends and ends[0] >= 0:
-            os.close(ends[0])
 
     def _receiving(self) -> Channel:
         self._check_closed()
@@ -207,10 +206,11 @@ class Connection(connection.Connection):
         return stream
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        channels, end = (self._incoming, self._outgoing), self._handle
+        channels = (self._incoming, self._outgoing)
         self._check_closed()  # after reading them: another thread may be closing this connection
-        assert end is not None
-        return _rebuild, (type(self), _describe(channels), reduction.DupFd(end))
+        description = _describe(channels)
+        end = _open(channels[0] or channels[1])._with_end(reduction.DupFd)
+        return _rebuild, (type(self), description, end)
 
 
 def Pipe(duplex: bool = True) -> tuple[Connection, Connection]:

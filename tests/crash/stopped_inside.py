@@ -7,9 +7,12 @@ import gc
 import os
 import queue as standard
 import signal
+import subprocess
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -206,6 +209,114 @@ def test_interrupted_receiver() -> None:
             receiver.poll(None)
         child.kill(signal.SIGCONT)
         assert receiver.recv() == "late"
+
+
+# Under gevent's patches, which are for a whole process.
+GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import os, signal, sys, time
+import gevent, penstock
+from penstock import _native
+from queue import Empty
+
+def stopped():
+    with open(f"/proc/{pid}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "T"
+
+class Alarm(Exception): pass
+def ring(*_): raise Alarm
+signal.signal(signal.SIGALRM, ring)
+
+kind = sys.argv[1]
+if kind == "Queue":
+    queue = penstock.Queue()
+    put, get = queue.put, queue.get
+    poll = queue._reader.poll
+else:
+    receiver, sender = penstock.Pipe(kind == "duplex")
+    put, get, poll = sender.send, receiver.recv, receiver.poll
+pid = os.fork()
+if pid == 0:
+    _native.suspend_at("put.committed")
+    put("late")
+    os._exit(0)
+while not stopped():
+    gevent.sleep(0.01)
+assert poll(0.3) is False
+if kind == "Queue":
+    try:
+        get(timeout=0.3)
+    except Empty as error:
+        assert str(pid) in str(error), error
+    else:
+        raise AssertionError("there is no item")
+signal.setitimer(signal.ITIMER_REAL, 0.03)
+try:
+    get()
+except Alarm:
+    pass
+other = gevent.spawn(get)
+while stopped():  # the others run, though not at once
+    gevent.sleep(0)
+    os.kill(pid, signal.SIGCONT)
+assert other.get(timeout=60) == "late"
+put("after")
+assert get() == "after"
+"""
+
+
+@pytest.mark.parametrize("kind", ["Queue", "duplex", "one way"])
+def test_greenlets_wait_with_a_time_limit_and_an_alarm(kind: str) -> None:
+    """The wait begins with a change of the queue, for which it waits no longer than for an item."""
+    pytest.importorskip("gevent")
+    ended = subprocess.run(
+        [sys.executable, "-c", GREENLETS, kind], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("duplex", [True, False])
+def test_fork_while_another_thread_closes_a_connection(duplex: bool) -> None:
+    """The child has the end, and closes it, or does not have it any more."""
+
+    def has_end(line: int) -> bool:
+        return line in [os.stat(fd).st_ino for fd in map(int, os.listdir("/proc/self/fd")) if is_open(fd)]
+
+    def is_open(fd: int) -> bool:
+        with suppress(OSError):
+            os.fstat(fd)
+            return True
+        return False
+
+    def close_in_child(receiver: Any, line: int) -> bool:
+        receiver.close()
+        return has_end(line)
+
+    for _ in range(10):
+        receiver, sender = Pipe(duplex)
+
+        def send(sender: Any = sender) -> None:
+            suspend_at("put.committed")
+            sender.send("late")
+
+        with fork(send) as stopped:
+            until(stopped.is_stopped)
+            if not duplex:
+                sender.close()  # the two ends of a pipe have one number
+            line = os.fstat(receiver._handle).st_ino  # type: ignore[arg-type]
+            closing = threading.Thread(target=receiver.close)  # waits for the lock for a moment
+            closing.start()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                with fork(close_in_child, receiver, line) as child:
+                    assert not child.result()
+            closing.join()
+            assert receiver.closed
+            assert not has_end(line)
+            stopped.kill(signal.SIGCONT)
+            stopped.wait()
+        sender.close()
 
 
 @pytest.mark.parametrize(

@@ -516,13 +516,45 @@ def test_a_child_that_is_killed_with_an_item_of_a_queue_that_was_closed_unused(
         assert child.result() == left
 
 
-def test_a_put_of_a_child_after_the_close_raises() -> None:
+LETTERS = (letter for letter in "ab")  # does not pickle
+
+PUTS: dict[str, Callable[[Any], object]] = {
+    "put and get": use,
+    "put": lambda queue: queue.put("a"),
+    "large": lambda queue: queue.put(b"a" * 100_000),
+    "list": lambda queue: queue.put_many(["a", "b"]),
+    "iterator": lambda queue: queue.put_many(iter("ab")),
+    "large in a list": lambda queue: queue.put_many([b"a" * 100_000]),
+    "half of a list": lambda queue: queue.put_many(["a", LETTERS]),
+}
+PUTS_IN_VAIN: dict[str, Callable[[Any], object]] = {
+    "full": lambda queue: queue.put("x", block=False),
+    "full, list": lambda queue: queue.put_many(["x"], block=False),
+    "does not pickle": lambda queue: queue.put(LETTERS),
+    "does not pickle, list": lambda queue: queue.put_many([LETTERS]),
+    "empty list": lambda queue: queue.put_many([]),
+}
+
+
+@pytest.mark.parametrize("put", PUTS)
+def test_a_put_of_a_child_after_the_close_raises(put: str) -> None:
     """With multiprocessing it returns, the item is lost, and a thread prints the error."""
-    queue = penstock.Queue[str]()
-    use(queue)
+    queue = penstock.Queue[Any]()
+    answer(lambda: PUTS[put](queue))
     queue.close()
     with fork(answer, lambda: queue.put("x")) as child:
         assert child.result() == (OSError, True)
+
+
+@pytest.mark.parametrize("put", PUTS_IN_VAIN)
+def test_a_put_that_has_put_nothing_is_no_use(put: str) -> None:
+    queue = penstock.Queue[Any](1)
+    with fork(queue.put, "a child's") as child:
+        child.result()
+    answer(lambda: PUTS_IN_VAIN[put](queue))
+    queue.close()
+    with fork(queue.get) as child:
+        assert child.result() == "a child's"
 
 
 @every_queue
@@ -643,6 +675,40 @@ def test_a_child_whose_parent_was_in_the_middle_of_a_get() -> None:
         with fork(use_and_close) as child:
             assert child.result() == 1
     waiting.join()
+
+
+def test_threads_of_a_child_whose_parent_was_in_the_middle_of_a_get() -> None:
+    """One of them opens the handle anew, and all of them use it. With the last handle the queue goes."""
+    queue = penstock.JoinableQueue[str]()
+    waiting = threading.Thread(target=queue.get)
+    waiting.start()
+    until(lambda: queue.statistics().waiting_getters == 1)
+    count = 8
+
+    def use_at_once() -> tuple[list[Any], int]:
+        ready = threading.Barrier(count)
+        seen: list[Any] = []
+
+        def put() -> None:
+            ready.wait()
+            seen.append(answer(lambda: queue.put("x")))
+
+        threads = [threading.Thread(target=put) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        base = descriptors()
+        queue.close()
+        return seen, base - descriptors()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for _ in range(10):
+            with fork(use_at_once) as child:
+                assert child.result() == ([None] * count, 1)
+    waiting.join()
+    assert queue.qsize() == 10 * count - 1
 
 
 def test_a_fork_in_the_middle_of_a_put() -> None:

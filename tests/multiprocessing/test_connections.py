@@ -882,6 +882,60 @@ def test_several_senders_and_receivers() -> None:
     assert together == [(who, number, bytes(number)) for who in range(3) for number in range(each)]
 
 
+@pytest.mark.parametrize("duplex", [True, False])
+def test_threads_use_a_connection_while_another_closes_it(duplex: bool) -> None:
+    """Other files get the numbers of its descriptors, and are left alone."""
+    for which in (0, 1) * 25:
+        sides = penstock.Pipe(duplex)
+        receiver, sender = sides
+        ready = threading.Barrier(5)
+        seen: list[str] = []
+
+        def run(call: Callable[[], object], ready: Any = ready, seen: Any = seen) -> None:
+            ready.wait()
+            try:
+                while True:
+                    call()
+            except (OSError, EOFError) as error:
+                seen.append(type(error).__name__)
+
+        calls = [receiver.recv, lambda side=receiver: side.poll(None), sender.fileno]
+        calls.append(lambda side=sender: side.send("x"))
+        threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        sides[which].close()
+        pairs = [socket.socketpair() for _ in range(10)]
+        for first, second in pairs:
+            first.send(b"1")
+            second.send(b"2")
+        sides[1 - which].close()
+        for thread in threads:
+            thread.join()
+        assert len(seen) == len(calls)
+        for first, second in pairs:
+            with first, second:
+                assert (first.recv(10), second.recv(10)) == (b"2", b"1")
+
+
+@pytest.mark.parametrize("wait", ["recv", "recv_bytes", "poll and recv", "send"])
+def test_a_wait_while_another_thread_closes_the_connection(wait: str) -> None:
+    """The wait ends with its slice, and the other side is told then."""
+    a, b = penstock.Pipe()
+    raised: list[str] = []
+    waiting = threading.Thread(target=lambda: raised.append(what_is_raised(lambda: WAITS[wait][0](a))))
+    waiting.start()
+    until(lambda: processes.state(waiting.native_id or 0) == "S")
+    a.close()
+    assert a.closed
+    waiting.join()
+    assert raised == ["OSError"]
+    while tried(b.recv_bytes) != (EOFError, ""):
+        pass
+    assert tried(b.send, 1) == (BrokenPipeError, "[Errno 32] Broken pipe")
+
+
 def test_several_threads_send_and_receive() -> None:
     receiver, sender = penstock.Pipe(False)
     received: list[Any] = []

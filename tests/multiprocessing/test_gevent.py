@@ -125,7 +125,7 @@ def test_many_greenlets_take_from_one_queue(made: str) -> None:
     run(f"""
 queue = {made}
 takers = [gevent.spawn(queue.get) for _ in range(20)]
-gevent.sleep(0.05)
+gevent.sleep(0)  # each of them begins to wait
 for number in range(20):
     queue.put(number)
 assert sorted(taker.get(timeout=60) for taker in takers) == list(range(20))
@@ -140,7 +140,7 @@ for wait in (queue.get, a.recv):
         wait()
         raise AssertionError("it must not return")
 taker = gevent.spawn(queue.get)
-gevent.sleep(0.05)
+gevent.sleep(0)  # it begins to wait
 taker.kill()
 assert isinstance(taker.value, gevent.GreenletExit)
 queue.put("x")
@@ -179,6 +179,37 @@ b.close()
 when_ticked(os.kill, pid, signal.SIGKILL)
 assert ticks_during(a.poll, 60)[1] is True
 assert isinstance(ticks_during(a.recv)[1], EOFError)
+""")
+
+
+@pytest.mark.parametrize("duplex", [True, False])
+@pytest.mark.parametrize("wait", ["recv", "recv_bytes", "poll"])
+def test_another_greenlet_closes_the_connection(wait: str, duplex: bool) -> None:
+    """The hub sleeps with its descriptor, whose number becomes no other file's before the wait has ended."""
+    run(f"""
+import socket
+a, b = penstock.Pipe({duplex})
+number = a.fileno()
+pairs = []
+def close_and_open():
+    a.close()
+    while len(pairs) < 10:
+        pairs.append(socket.socketpair())
+        pairs[-1][0].send(b"x")
+    assert number not in [side.fileno() for pair in pairs for side in pair]
+closer = when_ticked(close_and_open)
+seen, answer = ticks_during(a.{wait}, *([60] if {wait!r} == "poll" else []))
+assert isinstance(answer, OSError), answer
+assert seen > 0
+closer.get()
+assert all(pair[1].recv(10) == b"x" for pair in pairs)
+try:
+    os.fstat(number)
+except OSError:
+    pass
+else:
+    raise AssertionError("the last use has closed it")
+assert isinstance(ticks_during(b.send, 1)[1], BrokenPipeError)
 """)
 
 
@@ -259,12 +290,15 @@ def test_a_program_that_has_not_patched_blocks_as_ever() -> None:
 def test_threads_of_the_system_wait_beside_the_hub() -> None:
     run("""
 queue = penstock.Queue()
-pool = gevent.get_hub().threadpool
-taker = pool.spawn(queue.get)
-gevent.sleep(0.2)
+began = []
+def take():
+    began.append(ticks)
+    return queue.get()
+taker = gevent.get_hub().threadpool.spawn(take)
+while not began or ticks < began[0] + 5:
+    gevent.sleep(0.01)
 queue.put("x")
 assert taker.get(timeout=60) == "x"
-assert ticks > 0
 """)
 
 

@@ -50,7 +50,7 @@ pub use fork::count as forks;
 pub use handle::membership::joined_without_proof;
 pub use handle::queue::Queue;
 #[cfg(not(loom))]
-pub use handle::remainder::{KeptOpen, Remainder, leave_by_id};
+pub use handle::remainder::{KeptOpen, OpenHandle, Remainder, leave_by_id};
 pub use memory::descriptor::InUse;
 pub use operations::delivery::{Batch, Buffer, Taken};
 pub use operations::get::Delivery;
@@ -58,6 +58,8 @@ pub use operations::lease::Lent;
 #[cfg(not(loom))]
 pub use operations::view::View;
 pub use options::{Options, Patience, Wait};
+#[cfg(not(loom))]
+pub use state::line_end::{EndInUse, LineEnd};
 pub use state::participant::Proof;
 #[cfg(feature = "early-aging")]
 pub use state::waiters::early::age_waiters_after;

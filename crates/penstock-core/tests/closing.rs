@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -384,6 +385,48 @@ fn threads_close_and_open_at_once() {
     drop(remainder);
     drop(fd);
     assert_eq!((descriptors(id), mappings(id)), (0, 0));
+}
+
+/// A handle that is opened beside the close of the last one finds the queue closed, or keeps it open with its
+/// descriptor.
+#[test]
+fn a_handle_is_opened_while_the_last_one_is_closed() {
+    const ROUNDS: u32 = 3000;
+    let (queue, remainder) = open(&PLAIN);
+    let id = queue.id();
+    let fd = queue.duplicate_fd().unwrap();
+    remainder.close(queue);
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                let handle = Queue::attach_handle(fd.try_clone().unwrap(), id).unwrap();
+                let (queue, of_queue) = handle.expect("the file is there");
+                assert!(queue.fd().is_ok());
+                of_queue.close(queue);
+            }
+            is_over.store(true, Relaxed);
+        });
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                if let Some((queue, of_queue)) = Queue::open_handle_by_id(id).unwrap() {
+                    assert!(queue.fd().is_ok());
+                    assert!(Arc::ptr_eq(&of_queue, &remainder));
+                    of_queue.close(queue);
+                }
+            }
+        });
+    });
+    assert!(Queue::open_handle_by_id(id).unwrap().is_none());
+    assert!(
+        Queue::attach_handle(fd.try_clone().unwrap(), [0; 16])
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(descriptors(id), 1, "the test's");
+    let again = remainder.reopen().unwrap();
+    assert_eq!(again.check().unwrap().findings, []);
+    remainder.close(again);
 }
 
 /// A notifier, too, goes while a payload is in hand, and the end of the loan does without it.

@@ -4,12 +4,14 @@
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
-use std::os::fd::{IntoRawFd, RawFd};
+use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Id, Options, Patience, Queue, Remainder, Wait};
+use penstock_core::{
+    Buffer, Delivery, EndInUse, Error, Id, LineEnd, Options, Patience, Queue, Remainder, Wait,
+};
 
 #[path = "common/child.rs"]
 mod child;
@@ -44,6 +46,16 @@ fn is_writable(fd: RawFd) -> bool {
 /// Runs `work` in a forked child and waits for its end. False if it was killed or failed.
 fn in_child(work: impl FnOnce()) -> bool {
     Child::run(work).reap() == 0
+}
+
+/// A process that has the ends open, and does nothing until it is killed, at the latest when this is dropped.
+fn bystander() -> Child {
+    Child::run(|| {
+        loop {
+            // SAFETY: waits for the kill.
+            unsafe { libc::pause() };
+        }
+    })
 }
 
 fn die() {
@@ -227,23 +239,12 @@ fn a_sender_that_waits_for_room_is_woken_by_the_death_of_the_last_reader() {
             let queue = Queue::create(&FULL_AT_TEN).unwrap();
             let ends = Ends::new(&queue, is_duplex);
             assert_eq!(send_counting(&queue, &ends).0, Ok(()));
-            // SAFETY: the child only sleeps and is killed.
-            let reader = unsafe { libc::fork() };
-            if reader == 0 {
-                loop {
-                    // SAFETY: waits for the kill.
-                    unsafe { libc::pause() };
-                }
-            }
+            let reader = bystander();
             ends.close(0);
             std::thread::scope(|scope| {
                 let sender = scope.spawn(|| send_counting(&queue, &ends));
                 await_putters(&queue, 1);
-                // SAFETY: a child of this process, not reaped yet.
-                unsafe {
-                    libc::kill(reader, libc::SIGKILL);
-                    libc::waitpid(reader, std::ptr::null_mut(), 0);
-                }
+                drop(reader);
                 let (sent, ended) = sender.join().unwrap();
                 assert_eq!(sent, Err(Error::Broken));
                 slices += ended;
@@ -261,14 +262,7 @@ fn a_receiver_that_sleeps_is_woken_by_the_death_of_the_last_writer() {
         for _ in 0..ROUNDS {
             let queue = Queue::create(&PLAIN).unwrap();
             let ends = Ends::new(&queue, is_duplex);
-            // SAFETY: the child only sleeps and is killed.
-            let writer = unsafe { libc::fork() };
-            if writer == 0 {
-                loop {
-                    // SAFETY: waits for the kill.
-                    unsafe { libc::pause() };
-                }
-            }
+            let writer = bystander();
             ends.close(1);
             std::thread::scope(|scope| {
                 let receiver = scope.spawn(|| {
@@ -285,11 +279,7 @@ fn a_receiver_that_sleeps_is_woken_by_the_death_of_the_last_writer() {
                 });
                 // Much longer than the receiver spins, and much shorter than its slice.
                 std::thread::sleep(Duration::from_millis(5));
-                // SAFETY: a child of this process, not reaped yet.
-                unsafe {
-                    libc::kill(writer, libc::SIGKILL);
-                    libc::waitpid(writer, std::ptr::null_mut(), 0);
-                }
+                drop(writer);
                 let (received, ended) = receiver.join().unwrap();
                 assert_eq!(received, Err(Error::Ended));
                 slices += ended;
@@ -693,9 +683,11 @@ fn a_message_that_comes_back_is_readable() {
     }
 }
 
-/// A receiver that sleeps while another one reads a payload in place does so without the processor's time.
+/// The line stays readable while a payload is read in place, because its message may come back. A receiver
+/// that waits beside it sleeps between its polls, a millisecond each.
 #[test]
 fn a_receiver_waits_beside_a_payload_that_another_one_reads() {
+    const POLLS: u32 = 100;
     for is_duplex in KINDS {
         let queue = Queue::create(&PLAIN).unwrap();
         let ends = Ends::new(&queue, is_duplex);
@@ -703,14 +695,189 @@ fn a_receiver_waits_beside_a_payload_that_another_one_reads() {
         send(&queue, writing, &[1; 100_000]);
         let mut buffer = Buffer::default();
         let lent = wait(soon(), |wait| queue.get_at(reading, &mut buffer, wait)).unwrap();
+        let polls = AtomicU32::new(0);
+        let start = Instant::now();
         std::thread::scope(|scope| {
-            let second = scope.spawn(|| receive(&queue, reading, soon()));
-            std::thread::sleep(Duration::from_millis(20));
+            let second = scope.spawn(|| {
+                let mut buffer = Buffer::default();
+                let wait = Wait {
+                    patience: soon(),
+                    interrupted: &mut || {
+                        polls.fetch_add(1, Ordering::Relaxed);
+                        false
+                    },
+                };
+                let received = queue.get_at(reading, &mut buffer, wait).map(drop);
+                (received, buffer.bytes().to_vec())
+            });
+            eventually(|| polls.load(Ordering::Relaxed) >= POLLS);
+            // Some polls end early, with a slice.
+            assert!(start.elapsed() >= Duration::from_millis(u64::from(POLLS / 2)));
             send(&queue, writing, b"for the second");
-            assert_eq!(second.join().unwrap().unwrap(), b"for the second");
+            assert_eq!(second.join().unwrap(), (Ok(()), b"for the second".to_vec()));
         });
         drop(lent);
     }
+}
+
+/// Puts another file under that number, as code that is not Penstock's may do.
+fn replace(fd: RawFd, by: RawFd) {
+    // SAFETY: both numbers are the caller's own.
+    assert_eq!(unsafe { libc::dup2(by, fd) }, fd);
+}
+
+fn is_open(fd: RawFd) -> bool {
+    // SAFETY: asks for the flags of a descriptor, if there is one.
+    unsafe { libc::fcntl(fd, libc::F_GETFD) >= 0 }
+}
+
+/// Each call notices it: one that need not wait, and one that sleeps.
+#[test]
+fn an_end_whose_number_leads_elsewhere_is_closed() {
+    assert!(in_child(|| {
+        for is_duplex in KINDS {
+            // Files that `poll` calls readable, quiet, and hung up.
+            for kind in 0..3 {
+                let queue = Queue::create(&FULL_AT_TEN).unwrap();
+                let ends = Ends::new(&queue, is_duplex);
+                let [reading, writing] = ends.0;
+                let [other, its_writer] = Queue::make_line(false).unwrap();
+                let mut kept = Some(its_writer);
+                if kind == 0 {
+                    use std::io::Write;
+                    std::fs::File::from(kept.as_ref().unwrap().try_clone().unwrap())
+                        .write_all(b"x")
+                        .unwrap();
+                } else if kind == 2 {
+                    kept = None;
+                }
+                let kept_ends = ends.0.map(|end| LineEnd::keep(end).unwrap());
+                replace(reading, other.as_raw_fd());
+                for patience in [Patience::NoWait, soon(), Patience::Forever] {
+                    assert_eq!(receive(&queue, reading, patience), Err(Error::EndClosed));
+                    let awaited = wait(patience, |mut wait| queue.await_at(reading, &mut wait));
+                    assert_eq!(awaited, Err(Error::EndClosed));
+                }
+                assert_eq!(is_readable(reading, 0), kind == 0, "its byte is left alone");
+                replace(writing, other.as_raw_fd());
+                let send = |patience| {
+                    let sent = wait(patience, |wait| queue.put_at(writing, &[&[1; 20]], wait));
+                    sent.map(drop)
+                };
+                // A send compares the number only if the file there is hung up, or if it has to wait.
+                let unasked = if kind == 2 { Err(Error::EndClosed) } else { Ok(()) };
+                assert_eq!(send(Patience::NoWait), unasked);
+                assert_eq!(queue.len(), u64::from(unasked.is_ok()));
+                for patience in [soon(), Patience::Forever] {
+                    assert_eq!(send(patience), Err(Error::EndClosed));
+                }
+                for (which, end) in kept_ends.into_iter().enumerate() {
+                    end.close();
+                    assert!(is_open(end.fd()), "it is not Penstock's to close");
+                    ends.close(which);
+                }
+                drop(kept);
+            }
+        }
+    }));
+}
+
+/// The calls in progress end, and the last use closes the number; no other call begins.
+#[test]
+fn an_end_is_closed_while_others_use_it() {
+    let close_beside_calls = |is_duplex| {
+        let queue = Queue::create(&FULL_AT_TEN).unwrap();
+        let ends = Ends::new(&queue, is_duplex);
+        let [reading, writing] = ends.0;
+        let kept = ends.0.map(|end| LineEnd::keep(end).unwrap());
+        let in_use = ends.0.map(|end| EndInUse::begin(end).unwrap());
+        let slices = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| {
+                let wait = Wait {
+                    patience: soon(),
+                    interrupted: &mut || {
+                        slices.fetch_add(1, Ordering::Relaxed);
+                        false
+                    },
+                };
+                queue.get_at(reading, &mut Buffer::default(), wait).map(drop)
+            });
+            eventually(|| slices.load(Ordering::Relaxed) > 0);
+            queue.before_closing(reading);
+            kept[0].close();
+            assert_eq!(receiver.join().unwrap(), Err(Error::EndClosed));
+        });
+        send_counting(&queue, &ends).0.unwrap();
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| send_counting(&queue, &ends).0);
+            await_putters(&queue, 1);
+            kept[1].close();
+            assert_eq!(sender.join().unwrap(), Err(Error::EndClosed));
+        });
+        assert!(ends.0.into_iter().all(|end| EndInUse::begin(end).is_none()));
+        assert_eq!(receive(&queue, reading, Patience::NoWait), Err(Error::EndClosed));
+        assert_eq!(send_counting(&queue, &ends).0, Err(Error::EndClosed));
+        assert!(is_open(reading) && is_open(writing));
+        drop(in_use);
+        assert!(!is_open(reading) && !is_open(writing));
+        assert_eq!(queue.check().unwrap().findings, []);
+    };
+    assert!(in_child(|| KINDS.into_iter().for_each(close_beside_calls)));
+}
+
+/// A child has an end open, or closed, whatever a thread of its parent was doing with it.
+#[test]
+fn a_child_closes_what_its_parent_was_closing() {
+    assert!(in_child(|| {
+        for is_duplex in KINDS {
+            let queue = Queue::create(&PLAIN).unwrap();
+            let ends = Ends::new(&queue, is_duplex);
+            let [reading, writing] = ends.0;
+            let in_use = ends.0.map(|end| EndInUse::begin(end).unwrap());
+            let of_writing = LineEnd::keep(writing).unwrap();
+            LineEnd::keep(reading).unwrap().close();
+            assert!(is_open(reading) && is_open(writing));
+            assert!(in_child(|| {
+                assert!(!is_open(reading), "its parent's uses do not end here");
+                assert!(is_open(writing));
+                of_writing.close();
+                assert!(!is_open(writing));
+            }));
+            assert!(is_open(reading));
+            drop(in_use);
+            assert!(!is_open(reading) && is_open(writing));
+            ends.close(1);
+        }
+    }));
+}
+
+/// Of two closes of an end the second is none of what has its number by then.
+#[test]
+fn an_end_is_closed_once() {
+    assert!(in_child(|| {
+        for is_duplex in KINDS {
+            let queue = Queue::create(&PLAIN).unwrap();
+            let ends = Ends::new(&queue, is_duplex);
+            let number = ends.0[0];
+            let first = LineEnd::keep(number).unwrap();
+            let late = EndInUse::begin(number).unwrap();
+            let [other, writing] = Queue::make_line(is_duplex).unwrap();
+            replace(number, other.as_raw_fd());
+            let next = LineEnd::keep(number).unwrap();
+            assert!(next.is_open() && !first.is_open());
+            let in_use = EndInUse::begin(number).unwrap();
+            first.close();
+            assert!(next.is_open());
+            next.close();
+            drop(late);
+            assert!(is_open(number), "in use");
+            drop(in_use);
+            assert!(!is_open(number));
+            drop(writing);
+            ends.close(1);
+        }
+    }));
 }
 
 /// Both directions in one file and by one pair of sockets.

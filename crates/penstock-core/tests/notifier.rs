@@ -280,3 +280,42 @@ fn a_child_waits_with_the_descriptor_that_it_has_inherited() {
         assert_eq!(queue.check().unwrap().findings, []);
     }
 }
+
+/// A section of a closed queue that has to signal opens the notifier, because watchers of other processes
+/// sleep. The departure closes it.
+#[test]
+fn a_closed_queue_signals_what_comes_back() {
+    let pipes = || {
+        std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .filter(|path| path.to_string_lossy().starts_with("pipe:"))
+            .count()
+    };
+    // In a child, where no other test opens pipes.
+    assert!(in_child(|| {
+        let (queue, told) = (Queue::create(&PLAIN).unwrap(), Queue::create(&PLAIN).unwrap());
+        let remainder = queue.open_handle().unwrap();
+        put(&queue, &[1; 500_000]);
+        let mut buffer = Buffer::default();
+        let taken = wait(soon(), |wait| queue.get(&mut buffer, wait)).unwrap();
+        let mut watcher = Child::run(|| {
+            let fd = watch(&queue);
+            assert!(!is_readable(fd, 0));
+            put(&told, b"it watches");
+            assert!(is_readable(fd, 20_000));
+        });
+        while told.is_empty() {
+            std::thread::yield_now();
+        }
+        let before = pipes();
+        remainder.close(queue);
+        let Delivery::Lent(lent) = taken else {
+            unreachable!("a large payload is lent")
+        };
+        lent.undeliver();
+        drop(lent);
+        assert_eq!(watcher.reap(), 0);
+        assert_eq!(pipes(), before);
+    }));
+}

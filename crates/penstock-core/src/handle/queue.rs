@@ -63,34 +63,61 @@ impl Queue {
     /// Opens the queue behind a descriptor, the first one of its file. Returns this process's handle if it
     /// has one already.
     pub fn attach(fd: OwnedFd) -> Result<Arc<Queue>, Error> {
-        Queue::attach_any(fd, |_| true)?.ok_or(Error::Closed)
+        let attached = Queue::attach_any(fd, |_| true, |_, _| Ok(()))?;
+        attached.map(|(queue, ())| queue).ok_or(Error::Closed)
     }
 
     /// The same for the queue of that id. `None` if it does not lie in that file.
     pub fn attach_as(fd: OwnedFd, id: Id) -> Result<Option<Arc<Queue>>, Error> {
-        Queue::attach_any(fd, |found| found == id)
+        let attached = Queue::attach_any(fd, |found| found == id, |_, _| Ok(()))?;
+        Ok(attached.map(|(queue, ())| queue))
     }
 
-    fn attach_any(fd: OwnedFd, is_wanted: impl Fn(Id) -> bool) -> Result<Option<Arc<Queue>>, Error> {
+    /// Attaches, and calls `then` before another thread can close the queue.
+    pub(super) fn attach_any<T>(
+        fd: OwnedFd,
+        is_wanted: impl Fn(Id) -> bool,
+        then: impl FnOnce(&Arc<Queue>, &mut registry::OpenQueues) -> Result<T, Error>,
+    ) -> Result<Option<(Arc<Queue>, T)>, Error> {
         let Some((id, start)) = Segment::read_ids(fd.as_fd())?.find(|(id, _)| is_wanted(*id)) else {
             return Ok(None);
         };
-        let mut open = registry::open_queues_without_leaving(id);
-        if let Some(queue) = open.find(id) {
-            // If this process has closed its handles and has something in hand, it has no descriptor.
-            let segment = &queue.shared.segment;
-            if platform::identify(fd.as_fd())?.0 == segment.identity() {
-                segment.need().begin(fd)?;
-            }
-            return Ok(Some(queue));
+        // They outlive the list's lock, because a queue that ends opens the list again.
+        let found;
+        let attached = {
+            let mut open = registry::open_queues_without_leaving(id);
+            found = open.find(id);
+            let attached = match &found {
+                Some(queue) => queue.need_descriptor(fd).map(|()| Arc::clone(queue)),
+                None => Queue::open_in_file(&mut open, fd, start),
+            };
+            attached.map(|queue| {
+                let done = then(&queue, &mut open);
+                (queue, done)
+            })
+        };
+        let (queue, done) = attached?;
+        Ok(Some((queue, done?)))
+    }
+
+    /// Takes over a descriptor, if it is of this queue's file and this process has none: then it has closed
+    /// its handles, and has something in hand.
+    fn need_descriptor(&self, fd: OwnedFd) -> Result<(), Error> {
+        let segment = &self.shared.segment;
+        if platform::identify(fd.as_fd())?.0 == segment.identity() {
+            segment.need().begin(fd)?;
         }
+        Ok(())
+    }
+
+    fn open_in_file(open: &mut registry::OpenQueues, fd: OwnedFd, start: u64) -> Result<Arc<Queue>, Error> {
         let (identity, _) = platform::identify(fd.as_fd())?;
         let need = match open.find_file(identity) {
             Some(file) => Need::of(file, fd)?,
             None => Segment::open_file(fd)?,
         };
         let (segment, options) = Segment::open(need, start)?;
-        Queue::enter_in_list(&mut open, segment, options).map(Some)
+        Queue::enter_in_list(open, segment, options)
     }
 
     /// A duplicate of another process's descriptor, whatever that leads to, for a process that has no /proc

@@ -12,6 +12,7 @@ use crate::handle::queue::Queue;
 use crate::handle::remainder::Remainder;
 use crate::memory::file::MemoryFile;
 use crate::platform::{self, FileIdentity};
+use crate::state::line_end;
 use crate::units::Id;
 
 /// Locked only while this process cannot fork (fork.rs).
@@ -163,6 +164,7 @@ fn forget_memberships() {
             file.begin_in_child();
         }
     }
+    line_end::begin_in_child();
     // A handle that another thread of the parent was dropping will never be dropped in this child.
     open.queues.retain(|(_, queue, _)| queue.strong_count() > 0);
     open.remainders

@@ -2,19 +2,24 @@
 //!
 //! A closed queue gives back its membership and its descriptors. Its mapping stays as long as the program
 //! keeps an object of the queue, because a closed queue still answers how many items it has, and still counts
-//! what is done. Each such call opens the queue anew over that mapping, without a descriptor, and closes it
-//! at its end.
+//! what is done. Each such call opens the queue anew over that mapping, without a descriptor, unless this
+//! process has it still or again, and closes it at its end.
 //!
 //! What the process still has in hand keeps the membership:
 //!
-//! - Leases: the remainder keeps the queue until `task_done` has finished the last one.
+//! - Leases, and items given up: the remainder keeps the queue until `task_done` has finished the last one.
 //! - Lent payloads: each keeps the queue by itself (operations/lease.rs).
 //! - A queue on its way in a message: its sender keeps the queue and its descriptor (`KeptOpen`).
 //!
-//! So the queue goes with the last of them, and its drop is the departure (membership.rs). Until then it has
-//! no descriptor: its memory is mapped, and its pid proves its death. Where a pid proves nothing, because the
-//! process is in another pid namespace than the queue's maker, the life byte stays locked, and the memory
-//! file open for it. The file also stays open while another queue of it needs it (memory/file.rs).
+//! So the queue goes with the last of them, and its drop is the departure (membership.rs). Until then its
+//! memory is mapped, its pid proves its death, and it has no descriptor, with these exceptions:
+//!
+//! - The memory file, while a queue is on its way in a message, or another queue of the file needs it
+//!   (memory/file.rs).
+//! - The memory file, where a pid proves nothing, because the process is in another pid namespace than the
+//!   queue's maker: the life byte stays locked in it.
+//! - The notifier, from a section on that has to signal, until the next close or the departure
+//!   (state/notifier.rs `watch_no_more`).
 //!
 //! | step of a close with something in hand | if the process dies right after it |
 //! |---|---|
@@ -28,12 +33,13 @@
 //! In another pid namespace the survivor takes it for dead, but finds the word changed when it begins to
 //! sweep.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::queue::Queue;
-use crate::handle::registry;
+use crate::handle::registry::{self, OpenQueues};
 use crate::memory::descriptor::Use;
 use crate::memory::segment::Segment;
 use crate::options::Options;
@@ -57,6 +63,9 @@ struct State {
     member: Option<Arc<Queue>>,
 }
 
+/// A queue with a handle that is counted, and what counts it.
+pub type OpenHandle = (Arc<Queue>, Arc<Remainder>);
+
 /// A queue and its descriptor, which stay open until this is dropped, even if all handles are closed.
 pub struct KeptOpen {
     queue: Arc<Queue>,
@@ -64,10 +73,36 @@ pub struct KeptOpen {
 }
 
 impl Queue {
-    /// Counts a handle of this process, which ends by [`Remainder::close`].
+    /// Counts a handle of this process, which ends by [`Remainder::close`]. For a queue that no other thread
+    /// closes meanwhile.
     pub fn open_handle(self: &Arc<Self>) -> Result<Arc<Remainder>, Error> {
-        let id = self.id();
+        let mut open = registry::open_queues_without_leaving(self.id());
+        self.count_handle(&mut open)
+    }
+
+    /// Counts one more handle of a queue that this process has open, also beside a thread that closes the
+    /// last one: that close comes first, and there is none, or it is not the last. `None` if this process
+    /// does not have the queue, or has no descriptor of it.
+    pub fn open_handle_by_id(id: Id) -> Result<Option<OpenHandle>, Error> {
         let mut open = registry::open_queues_without_leaving(id);
+        let found = open.find(id);
+        let counted = found
+            .as_ref()
+            .filter(|queue| queue.shared.segment.need().is_there())
+            .map(|queue| queue.count_handle(&mut open));
+        // First, because the queue may end below, and its end opens the list again.
+        drop(open);
+        Ok(found.zip(counted.transpose()?))
+    }
+
+    /// [`attach_as`](Self::attach_as), with a handle that is counted before another thread can close the
+    /// queue.
+    pub fn attach_handle(fd: OwnedFd, id: Id) -> Result<Option<OpenHandle>, Error> {
+        Queue::attach_any(fd, |found| found == id, |queue, open| queue.count_handle(open))
+    }
+
+    fn count_handle(self: &Arc<Self>, open: &mut OpenQueues) -> Result<Arc<Remainder>, Error> {
+        let id = self.id();
         let remainder = match open.find_remainder(id) {
             Some(remainder) => remainder,
             None => {

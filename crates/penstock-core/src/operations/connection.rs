@@ -29,7 +29,7 @@ use crate::options::{Patience, Wait};
 use crate::platform::{self, EndState, Instant, Side};
 use crate::slice::Slice;
 use crate::state::line::CallEnds;
-use crate::sync::Word;
+use crate::state::line_end::LineEnd;
 use crate::units::Ticket;
 
 /// How long a receiver sleeps before it checks for the dead.
@@ -46,10 +46,11 @@ impl Queue {
         platform::make_line(is_duplex)
     }
 
-    /// Makes the queue that of a connection with these ends, which are new.
+    /// Makes the queue that of a connection with these ends, which are new, and keeps them.
     pub fn set_line(&self, reading: RawFd, writing: RawFd) -> Result<(), Error> {
         let mut numbers = [0; 2];
         for (number, end) in numbers.iter_mut().zip([reading, writing]) {
+            LineEnd::keep(end)?;
             *number = platform::end_number(end).ok_or(Error::EndClosed)?;
             platform::prepare_end(end)?;
         }
@@ -57,11 +58,11 @@ impl Queue {
         Ok(())
     }
 
-    fn receiving(&self, end: RawFd) -> CallEnds {
+    fn receiving(&self, end: RawFd) -> Result<CallEnds, Error> {
         CallEnds::new(&self.shared.line, end, Side::Reading)
     }
 
-    fn sending(&self, end: RawFd) -> CallEnds {
+    fn sending(&self, end: RawFd) -> Result<CallEnds, Error> {
         CallEnds::new(&self.shared.line, end, Side::Writing)
     }
 
@@ -69,7 +70,7 @@ impl Queue {
     /// ended, until this process leaves the queue. A call that fills or empties the queue makes a system call
     /// more.
     pub fn watch_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<(), Error> {
-        let _end = self.receiving(end);
+        let _end = self.receiving(end)?;
         let watched = self
             .enter(&mut wait)
             .and_then(|mut section| section.watch_for_good());
@@ -80,20 +81,22 @@ impl Queue {
     /// ended, until this process leaves the queue. A call that takes the last room, or makes room again,
     /// makes some system calls more.
     pub fn watch_room_at(&self, end: RawFd, mut wait: Wait<'_>) -> Result<(), Error> {
-        let _end = self.sending(end);
+        let end = self.sending(end)?;
         let watched = self
             .enter(&mut wait)
             .and_then(|mut section| section.watch_room_for_good());
         if self.shared.report(watched)? && self.shared.ready_count() == 0 {
             // A byte that the other side left unread when it died was no message.
-            platform::clear_error(end);
+            self.shared.clear_line_error(&end);
         }
         Ok(())
     }
 
     /// To be called by a receiver before it closes its end. What is left in the line is no message then.
     pub fn before_closing(&self, end: RawFd) {
-        let _end = self.receiving(end);
+        let Ok(_end) = self.receiving(end) else {
+            return;
+        };
         if self.shared.member_if_any().is_some() {
             if let Ok(mut section) = self.enter_briefly() {
                 section.empty_line();
@@ -109,7 +112,7 @@ impl Queue {
         buffer: &mut Buffer,
         mut wait: Wait<'_>,
     ) -> Result<Delivery, Error> {
-        let _end = self.receiving(end);
+        let call_end = self.receiving(end)?;
         let patience = match wait.patience {
             Patience::TryLock => Patience::TryLock,
             _ => Patience::NoWait,
@@ -120,7 +123,7 @@ impl Queue {
                 interrupted: wait.interrupted,
             };
             match self.get(buffer, attempt) {
-                Err(Error::Empty) => self.await_at(end, &mut wait)?,
+                Err(Error::Empty) => self.await_at_end(&call_end, &mut wait)?,
                 // A caller with more patience waits for the stopped process.
                 Err(Error::EmptyBehindStopped { .. })
                     if !matches!(wait.patience, Patience::TryLock | Patience::NoWait) =>
@@ -137,7 +140,7 @@ impl Queue {
     /// Puts an item by the writing end of the queue's line. `Error::Broken` if no process can get any more,
     /// also while it waits for room.
     pub fn put_at(&self, end: RawFd, payload: &[&[u8]], mut wait: Wait<'_>) -> Result<Ticket, Error> {
-        let _end = self.sending(end);
+        let end = self.sending(end)?;
         // If its writer is dead, no byte comes for the messages that follow, either.
         if self.shared.does_another_owe_byte() && self.is_reaping_due() {
             if wait.patience == Patience::TryLock {
@@ -146,7 +149,7 @@ impl Queue {
             let reaped = self.reap_dead_if_due(&mut wait);
             self.shared.report(reaped)?;
         }
-        let ended = || match platform::poll_peer(end) {
+        let ended = || match self.shared.poll_peer(&end) {
             EndState::HungUp => Some(Error::Broken),
             EndState::Closed => Some(Error::EndClosed),
             _ => None,
@@ -156,7 +159,10 @@ impl Queue {
         }
         let mut broken = None;
         let mut interrupted = || {
-            broken = ended();
+            broken = match self.shared.is_usable(&end) {
+                true => ended(),
+                false => Some(Error::EndClosed),
+            };
             broken.is_some() || (wait.interrupted)()
         };
         let put = self.put(
@@ -175,13 +181,16 @@ impl Queue {
     /// Waits at the reading end of the queue's line until a get would find an item, and takes none.
     /// `Error::Ended` as in [`get_at`](Self::get_at).
     pub fn await_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let _end = self.receiving(end);
+        self.await_at_end(&self.receiving(end)?, wait)
+    }
+
+    fn await_at_end(&self, end: &CallEnds, wait: &mut Wait<'_>) -> Result<(), Error> {
         let waited = self.await_readable(end, wait);
         self.shared
             .report(waited.map_err(|error| Kind::Item.map_timeout(error, wait.patience)))
     }
 
-    fn await_readable(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn await_readable(&self, end: &CallEnds, wait: &mut Wait<'_>) -> Result<(), Error> {
         if self.looks_ready(Kind::Item) {
             return Ok(());
         }
@@ -204,18 +213,12 @@ impl Queue {
         waited
     }
 
-    fn sleep_at(&self, end: RawFd, wait: &mut Wait<'_>) -> Result<(), Error> {
+    fn sleep_at(&self, end: &CallEnds, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut slice = Slice::new();
         let mut slices: u32 = 0;
-        let number = self.shared.segment.hot().line_ends[Side::Reading as usize].get();
         loop {
             if self.looks_ready(Kind::Item) {
                 return Ok(());
-            }
-            // Another thread may have closed the end, and other code may have opened something else under its
-            // number.
-            if platform::end_number(end) != Some(number) {
-                return Err(Error::EndClosed);
             }
             let slice_end = slice.end(SLICE);
             let sleep_end = match wait.patience {
@@ -244,8 +247,8 @@ impl Queue {
     }
 
     /// Polls the end for at most that long. Whether there is an item.
-    fn poll_end(&self, end: RawFd, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
-        match platform::poll_line(end, at_most) {
+    fn poll_end(&self, end: &CallEnds, at_most: Duration, wait: &mut Wait<'_>) -> Result<bool, Error> {
+        match self.shared.poll_line(end, at_most) {
             EndState::Closed => Err(Error::EndClosed),
             EndState::Quiet => Ok(false),
             EndState::Ready if self.shared.ready_count() > 0 || at_most.is_zero() => {
@@ -255,7 +258,7 @@ impl Queue {
                 // Another receiver took the message, or a sender died beside its byte. The end of a section
                 // drains the line then. Or the other receiver is not done with the message.
                 drop(self.enter(wait)?);
-                if platform::poll_line(end, Duration::ZERO) == EndState::Ready
+                if self.shared.poll_line(end, Duration::ZERO) == EndState::Ready
                     && self.shared.ready_count() == 0
                 {
                     platform::sleep(FOR_NOW.min(at_most));

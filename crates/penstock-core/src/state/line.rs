@@ -78,7 +78,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{Hot, Kind, Participant, ParticipantId};
-use crate::platform::{self, Content, Filled, Instant, Side};
+use crate::platform::{self, Content, EndState, Filled, Instant, Side};
+use crate::state::line_end::{self, Use};
 use crate::state::notifier::AfterRelease;
 use crate::state::{Section, Shared};
 use crate::sync::{AtomicU32, Count, Ordering, Word};
@@ -121,7 +122,8 @@ pub(crate) fn has_line(hot: &Hot) -> bool {
 
 /// The line as one process knows it.
 pub(crate) struct Line {
-    /// The ends that this process used last, or -1: those of a call, whose section may end after the call.
+    /// The ends that this process used last, or -1. A section that is part of no call to the connection finds
+    /// them here: the return of a payload that was read in place, a figure, the departure.
     ends: [AtomicI32; 2],
     /// The id under which this process watches for room, or 0.
     watched_as: AtomicU32,
@@ -144,7 +146,7 @@ impl Line {
 /// The end that a call to a connection provides.
 #[derive(Clone, Copy)]
 struct CallEnd {
-    fd: RawFd,
+    use_: Use,
     side: Side,
 }
 
@@ -153,21 +155,29 @@ thread_local! {
     static CALL_END: Cell<Option<CallEnd>> = const { Cell::new(None) };
 }
 
-/// While it lives, the critical sections of this thread use that end of the line.
-pub(crate) struct CallEnds(Option<CallEnd>);
+/// While it lives, the critical sections of this thread use that end of the line, and its number stays the
+/// end's.
+pub(crate) struct CallEnds {
+    now: CallEnd,
+    former: Option<CallEnd>,
+}
 
 impl CallEnds {
-    pub(crate) fn new(line: &Line, fd: RawFd, side: Side) -> CallEnds {
+    /// `Error::EndClosed` if the end was closed, or is being closed.
+    pub(crate) fn new(line: &Line, fd: RawFd, side: Side) -> Result<CallEnds, Error> {
+        let use_ = line_end::begin(fd).ok_or(Error::EndClosed)?;
         line.ends[side as usize].store(fd, Relaxed);
-        let now = Some(CallEnd { fd, side });
+        let now = CallEnd { use_, side };
         // A thread whose locals are gone already makes no more calls that provide an end.
-        CallEnds(CALL_END.try_with(|end| end.replace(now)).ok().flatten())
+        let former = CALL_END.try_with(|end| end.replace(Some(now))).ok().flatten();
+        Ok(CallEnds { now, former })
     }
 }
 
 impl Drop for CallEnds {
     fn drop(&mut self) {
-        let _ = CALL_END.try_with(|end| end.set(self.0));
+        let _ = CALL_END.try_with(|end| end.set(self.former));
+        self.now.use_.end();
     }
 }
 
@@ -178,7 +188,7 @@ pub(crate) enum SleepTarget {
     Cell,
     /// At its cell's word for a moment only: the waiter is a sender that may not fill the line yet.
     CellForNow,
-    /// Until the line, whose writing end this is, can be written to.
+    /// Until the line, whose writing end this is, can be written to. The waiter's call has it in use.
     Line(RawFd),
 }
 
@@ -228,16 +238,29 @@ impl Section<'_> {
         }
     }
 
-    /// That end of the line, if this thread's call provides it, or this process has used it.
-    fn end_of_line(&self, side: Side) -> Option<RawFd> {
-        let number = self.hot().line_ends[side as usize].get();
-        let leads_there = |fd: &RawFd| platform::end_number(*fd) == Some(number);
+    /// That end of the line, if this thread's call provides it. It stays in use until that call's end.
+    fn end_of_call(&self, side: Side) -> Option<Use> {
         // A signal handler's call, made inside another call's wait, finds that call's end here.
-        let call_end = CALL_END.try_with(Cell::get).ok().flatten();
-        let call_end = call_end.filter(|end| end.side == side).map(|end| end.fd);
-        call_end
-            .filter(leads_there)
-            .or_else(|| Some(self.shared.line.ends[side as usize].load(Relaxed)).filter(leads_there))
+        CALL_END
+            .try_with(Cell::get)
+            .ok()
+            .flatten()
+            .filter(|end| end.side == side && self.shared.leads_to_line(end.use_.fd(), side))
+            .map(|end| end.use_)
+    }
+
+    /// That end of the line, in use, if this thread's call provides it, or this process has used it. The
+    /// caller ends the use.
+    fn end_of_line(&self, side: Side) -> Option<Use> {
+        if let Some(end) = self.end_of_call(side).and_then(Use::another) {
+            return Some(end);
+        }
+        let end = line_end::begin(self.shared.line.ends[side as usize].load(Relaxed))?;
+        if self.shared.leads_to_line(end.fd(), side) {
+            return Some(end);
+        }
+        end.end();
+        None
     }
 
     /// Restores the invariants of the head comment, as far as this process has the ends for it.
@@ -260,7 +283,8 @@ impl Section<'_> {
         match (state_of(hot.line_state.load(Ordering::SeqCst)), is_ready) {
             (QUIET | SIGNALLED, _) if wants_full => {
                 if let Some(end) = self.end_of_line(Side::Writing) {
-                    self.fill_line(end);
+                    self.fill_line(end.fd());
+                    end.end();
                 }
             }
             (QUIET | PROMISED, true) => self.promise_byte(),
@@ -308,6 +332,8 @@ impl Section<'_> {
             hot.line_writer.set(self.me.0);
             fault!("line.promised");
             self.after_release = AfterRelease::SignalLine(end, next(seen, PROMISED));
+        } else {
+            end.end();
         }
     }
 
@@ -320,28 +346,31 @@ impl Section<'_> {
             return;
         };
         if state_of(seen) == WRITING
-            && platform::content_of_line(end, Side::Reading) == Some(Content::Nothing)
+            && platform::content_of_line(end.fd(), Side::Reading) == Some(Content::Nothing)
         {
             self.after_release = AfterRelease::AwaitByte(end, seen);
             return;
         }
+        end.end();
         // The writer changes the word at most once more, to SIGNALLED.
         self.drain_line();
     }
 
     fn drain_line(&mut self) {
         if let Some(end) = self.end_of_line(Side::Reading) {
-            let is_drained = platform::drain_line(end);
+            let is_drained = platform::drain_line(end.fd());
             fault!("line.drained");
             self.note_line(if is_drained { QUIET } else { UNKNOWN });
+            end.end();
         }
     }
 
     fn make_line_writable(&mut self) {
         if let Some(end) = self.end_of_line(Side::Reading) {
-            let is_done = platform::make_writable(end);
+            let is_done = platform::make_writable(end.fd());
             fault!("line.writable");
             self.note_line(if is_done { SIGNALLED } else { UNKNOWN });
+            end.end();
         }
     }
 
@@ -355,9 +384,11 @@ impl Section<'_> {
     /// Asks the kernel what lies in the line.
     fn ask_for_line(&self) {
         for side in [Side::Reading, Side::Writing] {
-            let content = self
-                .end_of_line(side)
-                .and_then(|end| platform::content_of_line(end, side));
+            let content = self.end_of_line(side).and_then(|end| {
+                let content = platform::content_of_line(end.fd(), side);
+                end.end();
+                content
+            });
             if let Some(content) = content {
                 self.note_line(match content {
                     Content::Nothing => QUIET,
@@ -391,13 +422,7 @@ impl Section<'_> {
         if kind != Kind::Room || !has_line(hot) {
             return SleepTarget::Cell;
         }
-        let call_end = CALL_END.try_with(Cell::get).ok().flatten();
-        let number = hot.line_ends[Side::Writing as usize].get();
-        let Some(end) = call_end
-            .filter(|end| end.side == Side::Writing)
-            .map(|end| end.fd)
-            .filter(|fd| platform::end_number(*fd) == Some(number))
-        else {
+        let Some(end) = self.end_of_call(Side::Writing).map(Use::fd) else {
             return SleepTarget::Cell;
         };
         if hot.waiters[Kind::Room as usize].notified.get() > 0 || hot.is_putter_handed() {
@@ -465,6 +490,46 @@ impl Section<'_> {
 }
 
 impl Shared {
+    /// Whether that number leads to that end of the line. The one check of it: each access to an end comes
+    /// after this, because code that is not Penstock's may have closed it.
+    fn leads_to_line(&self, fd: RawFd, side: Side) -> bool {
+        platform::end_number(fd) == Some(self.segment.hot().line_ends[side as usize].get())
+    }
+
+    /// Whether a call can go on with the end that it provides.
+    pub(crate) fn is_usable(&self, end: &CallEnds) -> bool {
+        let CallEnd { use_, side } = end.now;
+        use_.is_open() && self.leads_to_line(use_.fd(), side)
+    }
+
+    /// Sleeps until the end that a call provides has a byte, is hung up or closed, `at_most` so long.
+    pub(crate) fn poll_line(&self, end: &CallEnds, at_most: Duration) -> EndState {
+        if !self.is_usable(end) {
+            return EndState::Closed;
+        }
+        platform::poll_line(end.now.use_.fd(), at_most)
+    }
+
+    /// Whether any process is left on the other side of the end that a call provides: `Quiet` if so.
+    ///
+    /// Each send asks, so the number is compared only if the answer is another: a send whose number leads
+    /// elsewhere, where all is quiet, puts its message as if the end had been closed right after it.
+    pub(crate) fn poll_peer(&self, end: &CallEnds) -> EndState {
+        let use_ = end.now.use_;
+        match use_.is_open().then(|| platform::poll_peer(use_.fd())) {
+            Some(EndState::Quiet) => EndState::Quiet,
+            Some(state) if self.is_usable(end) => state,
+            _ => EndState::Closed,
+        }
+    }
+
+    /// Forgets that the other side was closed with bytes unread, at the end that a call provides.
+    pub(crate) fn clear_line_error(&self, end: &CallEnds) {
+        if self.is_usable(end) {
+            platform::clear_error(end.now.use_.fd());
+        }
+    }
+
     /// Whether that participant has promised a byte to the line that it has not written yet.
     pub(crate) fn owes_byte(&self, index: u32) -> bool {
         let hot = self.segment.hot();
@@ -479,8 +544,14 @@ impl Shared {
         self.owes_byte(writer.index()) && self.member_if_any() != Some(writer)
     }
 
-    /// Writes a byte that was promised, unless the promise was cancelled. The lock is released.
-    pub(crate) fn keep_line_promise(&self, end: RawFd, promise: u32) {
+    /// Writes a byte that was promised, unless the promise was cancelled, and ends the use of the end. The
+    /// lock is released.
+    pub(crate) fn keep_line_promise(&self, end: Use, promise: u32) {
+        self.write_line_byte(end.fd(), promise);
+        end.end();
+    }
+
+    fn write_line_byte(&self, end: RawFd, promise: u32) {
         let word = &self.segment.hot().line_state;
         fault!("line.owed");
         let claimed = promise & !7 | WRITING;
@@ -499,8 +570,13 @@ impl Shared {
     }
 
     /// Waits for a byte that another thread is about to write, though its message was taken; not long if its
-    /// writer is stopped or dead.
-    pub(crate) fn await_byte(&self, end: RawFd, claimed: u32) {
+    /// writer is stopped or dead. Ends the use of the end.
+    pub(crate) fn await_byte(&self, end: Use, claimed: u32) {
+        self.await_byte_at(end.fd(), claimed);
+        end.end();
+    }
+
+    fn await_byte_at(&self, end: RawFd, claimed: u32) {
         let word = &self.segment.hot().line_state;
         let start = Instant::now();
         loop {

@@ -10,6 +10,8 @@ pub(crate) mod holding;
 pub(crate) mod leases;
 #[cfg_attr(loom, path = "../models/line.rs")]
 pub(crate) mod line;
+#[cfg(not(loom))]
+pub(crate) mod line_end;
 pub(crate) mod list;
 #[cfg_attr(loom, path = "../models/notifier.rs")]
 pub(crate) mod notifier;

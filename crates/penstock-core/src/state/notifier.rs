@@ -57,6 +57,7 @@ use crate::memory::layout::{Participant, ParticipantId};
 use crate::platform;
 use crate::state::Section;
 use crate::state::line::{DUE, has_line, watchers};
+use crate::state::line_end::Use;
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
 // The states of `Hot::pipe_state` (bits 0..2).
@@ -171,10 +172,10 @@ pub(crate) enum AfterRelease {
     Signal(End, u32),
     /// The notifier is to be opened.
     Open,
-    /// A byte is to be written to a connection's line, on this promise.
-    SignalLine(RawFd, u32),
-    /// A byte that another thread writes to the line is to be taken out.
-    AwaitByte(RawFd, u32),
+    /// A byte is to be written to a connection's line, on this promise. The end stays in use until then.
+    SignalLine(Use, u32),
+    /// A byte that another thread writes to the line is to be taken out. The end stays in use until then.
+    AwaitByte(Use, u32),
 }
 
 impl Section<'_> {
@@ -275,7 +276,13 @@ impl Section<'_> {
     }
 
     /// Discounts the watcher that stays, of a process that has closed its last handle: it hands out no
-    /// descriptor any more. Takes the descriptors out: no later section of this process uses them.
+    /// descriptor any more. Takes the descriptors out.
+    ///
+    /// A later section of this process may open the notifier again, as one of a process that never watched: a
+    /// payload that it has in hand comes back, and the watchers of the other processes sleep. It must not
+    /// leave that to the next participant, which may be a watcher that only polls. The end of the next call
+    /// of the closed queue comes here again, or the departure closes the notifier: at most one pipe is open
+    /// until then.
     pub(crate) fn watch_no_more(&mut self) -> Result<[RawFd; 2], Error> {
         let Notifier {
             watched_as,

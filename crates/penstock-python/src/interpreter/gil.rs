@@ -51,6 +51,14 @@ impl Deadline {
         }
     }
 
+    /// The same deadline, but not later than after that time.
+    pub fn within(self, at_most: Duration) -> Deadline {
+        match self {
+            Deadline::Now => Deadline::Now,
+            _ => Deadline::At(Instant::now() + self.left(at_most)),
+        }
+    }
+
     fn patience(self) -> Patience {
         match self {
             Deadline::Now => Patience::NoWait,

@@ -44,7 +44,13 @@ impl Pending {
     }
 
     /// Puts the messages and forgets them. Adds to `count` how many were put, also on an error.
-    fn send(&mut self, py: Python<'_>, queue: &Queue, deadline: Deadline, count: &mut usize) -> PyResult<()> {
+    fn send(
+        &mut self,
+        py: Python<'_>,
+        call: &Call<'_>,
+        deadline: Deadline,
+        count: &mut usize,
+    ) -> PyResult<()> {
         let mut start = 0;
         let mut messages: ArrayVec<&[u8], BATCH> = ArrayVec::new();
         for &end in &self.ends {
@@ -54,7 +60,7 @@ impl Pending {
         let mut rest = messages.as_slice();
         while !rest.is_empty() {
             attempt(py, deadline, |wait| {
-                let (put, result) = queue.put_many(rest, wait);
+                let (put, result) = call.put_many(rest, wait);
                 *count += put;
                 rest = &rest[put..];
                 result
@@ -133,7 +139,6 @@ fn put_together(
     count: &mut usize,
 ) -> PyResult<()> {
     let py = objects.py();
-    let queue = call.queue();
     let mut pending = Pending::default();
     let mut writer = Writer::default();
     for object in objects.try_iter()? {
@@ -142,22 +147,22 @@ fn put_together(
             Err(error) => {
                 // Another thread has changed the container. The objects so far are put, if that needs no
                 // waiting.
-                let _ = pending.send(py, queue, Deadline::Now, count);
+                let _ = pending.send(py, call, Deadline::Now, count);
                 return Err(error);
             }
         };
         let plain = call.codec.write_plain(&object, &mut writer);
         if plain.is_some_and(|written| written.lend(|pieces| pending.push(pieces))) {
             if pending.ends.is_full() {
-                pending.send(py, queue, deadline, count)?;
+                pending.send(py, call, deadline, count)?;
             }
         } else {
-            pending.send(py, queue, deadline, count)?;
+            pending.send(py, call, deadline, count)?;
             send_receive::put(call, &object, deadline)?;
             *count += 1;
         }
     }
-    pending.send(py, queue, deadline, count)
+    pending.send(py, call, deadline, count)
 }
 
 /// Takes as many objects as are there, `most` at most, and waits for the first. If one cannot be rebuilt, its

@@ -1,10 +1,10 @@
 //! One direction of a connection: a queue, and this process's end of the line beside it.
 
 use std::os::fd::{IntoRawFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::OnceLock;
 
-use penstock_core::{Buffer, Delivery, Error, Queue};
-use pyo3::exceptions::{PyBufferError, PyOSError};
+use penstock_core::{Buffer, Delivery, EndInUse, Error, LineEnd, Queue};
+use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
@@ -15,23 +15,22 @@ use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
 use crate::queue::attempt::{attempt_item, await_item, patiently};
 use crate::queue::cooperation::Source;
-use crate::queue::handle::{Call, Handle, Opened};
+use crate::queue::handle::{Call, Handle, Opened, is_closed};
 use crate::queue::send_receive::{self, trim_if_due};
 
 /// Sends by the writing end of a line, or receives by the reading end. A Connection has one or two of them,
 /// and owns the end's descriptor: of a duplex connection, one socket is the end of both.
+///
+/// The core counts the uses of the end, so another thread may close it while a call uses it by number.
 #[pyclass(frozen, extends = Handle, module = "penstock._native")]
 pub struct Channel {
-    /// The end's descriptor, or -1.
-    end: AtomicI32,
+    end: OnceLock<LineEnd>,
 }
 
 impl Channel {
     fn end(&self) -> PyResult<RawFd> {
-        match self.end.load(Ordering::Relaxed) {
-            -1 => Err(PyOSError::new_err("handle is closed")),
-            end => Ok(end),
-        }
+        let open = self.end.get().filter(|end| end.is_open());
+        open.map(|end| end.fd()).ok_or_else(is_closed)
     }
 }
 
@@ -61,9 +60,7 @@ impl Channel {
     #[new]
     #[pyo3(signature = (*args, **kwargs))]
     fn new(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDict>>) -> PyClassInitializer<Channel> {
-        PyClassInitializer::from(Handle::new(args, kwargs)).add_subclass(Channel {
-            end: AtomicI32::new(-1),
-        })
+        PyClassInitializer::from(Handle::new(args, kwargs)).add_subclass(Channel { end: OnceLock::new() })
     }
 
     /// Make the two ends of a new line, as descriptors that the caller owns: two sockets, or the reading and
@@ -80,25 +77,34 @@ impl Channel {
         call.queue().set_line(reading, writing).map_err(errors::to_python)
     }
 
-    /// Use that end of the line, which stays the caller's.
-    fn _use_end(&self, end: RawFd) {
-        self.end.store(end, Ordering::Relaxed);
+    /// Use that end of the line from now on, until `_close_end`. The two channels of a duplex connection have
+    /// the same one.
+    fn _use_end(&self, end: RawFd) -> PyResult<()> {
+        let end = LineEnd::keep(end).map_err(errors::to_python)?;
+        let _ = self.end.set(end);
+        Ok(())
     }
 
-    /// Use the end no more, and return it, or -1 if it was returned before: the caller closes it.
-    /// `is_receiving` says that it is the reading end.
-    fn _let_go(slf: &Bound<'_, Self>, is_receiving: bool) -> RawFd {
-        let end = slf.get().end.swap(-1, Ordering::Relaxed);
-        if let (true, true, Ok(Some(call))) = (end >= 0, is_receiving, Handle::call(slf.as_super())) {
+    /// Close the end: the descriptor is closed now, or by the last call that uses it. `is_receiving` says
+    /// that it is the reading end. Safe to repeat, also by another thread, or by a child that a thread forks
+    /// meanwhile: it has the end open, or closed, and never lost.
+    fn _close_end(slf: &Bound<'_, Self>, is_receiving: bool) -> PyResult<()> {
+        let Some(end) = slf.get().end.get().filter(|end| end.is_open()) else {
+            return Ok(());
+        };
+        if let (true, Some(call)) = (is_receiving, Handle::call(slf.as_super())?) {
             let queue = call.queue();
-            slf.py().detach(|| queue.before_closing(end));
+            slf.py().detach(|| queue.before_closing(end.fd()));
         }
-        end
+        end.close();
+        Ok(())
     }
 
-    #[getter]
-    fn _end(&self) -> PyResult<RawFd> {
-        self.end()
+    /// Call `function` with the end's descriptor, which no other thread closes meanwhile.
+    fn _with_end<'py>(slf: &Bound<'py, Self>, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let end = slf.get().end()?;
+        let _in_use = EndInUse::begin(end).ok_or_else(is_closed)?;
+        function.call1((end,))
     }
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -106,9 +106,7 @@ impl QueueBase {
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let call = open(slf.as_super())?;
-        send_receive::put(&call, obj, Deadline::new(block.0, timeout)?)?;
-        call.note_put();
-        Ok(())
+        send_receive::put(&call, obj, Deadline::new(block.0, timeout)?)
     }
 
     /// Take the item that was put first out of the queue, and return it.
@@ -178,7 +176,6 @@ impl QueueBase {
         timeout: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let call = open(slf.as_super())?;
-        call.note_put();
         batches::put_many(&call, objs, Deadline::new(block.0, timeout)?)
     }
 

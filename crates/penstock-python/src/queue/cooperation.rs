@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{Error, Queue, Wait};
+use penstock_core::{EndInUse, Error, Queue, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -32,13 +32,17 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The descriptor that is readable while there is an item. `None` if the system has none.
-    fn descriptor(self, py: Python<'_>) -> Option<RawFd> {
-        patiently(py, Deadline::Never, |wait| match self.end {
-            None => self.queue.watch(wait),
-            Some(end) => self.queue.watch_at(end, wait).map(|()| end),
-        })
-        .ok()
+    /// The descriptor that is readable while there is an item. `None` if there is none for now: the system
+    /// has none left, or a stopped process holds the lock for as long as this waits, a slice at most.
+    fn descriptor(self, py: Python<'_>, deadline: Deadline) -> PyResult<Option<RawFd>> {
+        let watched = patiently(py, deadline.within(SLICE), |wait| {
+            Ok(match self.end {
+                None => self.queue.watch(wait),
+                Some(end) => self.queue.watch_at(end, wait).map(|()| end),
+            })
+        })?;
+        // What is wrong with the queue or the end, the operation itself raises.
+        Ok(watched.ok())
     }
 }
 
@@ -66,8 +70,13 @@ pub fn wait<T: Send>(
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<Result<T, Error>> {
     let py = sleeper.py();
-    let descriptor = source.descriptor(py);
+    // The hub waits with the number: no other greenlet or thread closes it meanwhile.
+    let _in_use = source.end.and_then(EndInUse::begin);
+    let mut descriptor = None;
     loop {
+        if descriptor.is_none() {
+            descriptor = source.descriptor(py, deadline)?;
+        }
         let tried = patiently_until(py, Deadline::Now, None, |wait| match operation(wait) {
             Err(error) if errors::is_time_out(&error) => {
                 // Its upkeep sweeps the dead.

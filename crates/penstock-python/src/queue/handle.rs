@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use penstock_core::{Error, Id, Queue, Remainder};
+use penstock_core::{Error, Id, OpenHandle, Queue, Remainder, Ticket, Wait};
 use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
@@ -38,8 +38,8 @@ pub struct Opened {
     held: Closable<Held>,
     id: Id,
     pub codec: Codec,
-    /// Whether this handle has put anything. With `multiprocessing` it has a thread then, which closes the
-    /// pipe when the queue is closed.
+    /// Whether an item of this handle has come into the queue. With `multiprocessing` it has a thread then,
+    /// which closes the pipe when the queue is closed.
     has_put: AtomicBool,
     /// What is left of the queue after a close, for the calls that a closed queue answers.
     remainder: Mutex<Option<Arc<Remainder>>>,
@@ -54,8 +54,8 @@ pub struct Opened {
 struct Held {
     queue: ManuallyDrop<Arc<Queue>>,
     remainder: Arc<Remainder>,
-    /// Whether it counts as a handle of this process. Another one has taken the place of what a fork has left
-    /// behind.
+    /// Whether it counts as a handle of this process. What a fork has left behind does not, once another has
+    /// taken its place.
     is_counted: AtomicBool,
 }
 
@@ -68,11 +68,14 @@ impl Held {
         }
     }
 
-    /// What takes its place. `None` if another thread was quicker.
-    fn replace(&self) -> Option<Held> {
-        self.is_counted
-            .swap(false, Ordering::Relaxed)
-            .then(|| Held::new(Arc::clone(&self.queue), Arc::clone(&self.remainder)))
+    /// One that can take its place. Of the two one counts at the end: see [`discount`](Self::discount).
+    fn another(&self) -> Held {
+        Held::new(Arc::clone(&self.queue), Arc::clone(&self.remainder))
+    }
+
+    /// Its drop closes nothing: the other one counts.
+    fn discount(&self) {
+        self.is_counted.store(false, Ordering::Relaxed);
     }
 }
 
@@ -99,9 +102,26 @@ impl Call<'_> {
         &self.held.value().queue
     }
 
+    /// The puts into a queue go through these two, so that the handle knows that it has put something.
     #[inline]
-    pub fn note_put(&self) {
-        self.opened.has_put.store(true, Ordering::Relaxed);
+    pub fn put(&self, pieces: &[&[u8]], wait: Wait<'_>) -> Result<Ticket, Error> {
+        let put = self.queue().put(pieces, wait);
+        self.note_put(put.is_ok());
+        put
+    }
+
+    #[inline]
+    pub fn put_many(&self, messages: &[&[u8]], wait: Wait<'_>) -> (usize, Result<(), Error>) {
+        let (count, result) = self.queue().put_many(messages, wait);
+        self.note_put(count > 0);
+        (count, result)
+    }
+
+    #[inline]
+    fn note_put(&self, has_put: bool) {
+        if has_put {
+            self.opened.has_put.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -175,15 +195,38 @@ impl Handle {
     }
 
     /// The first call in a forked child, if its parent was in the middle of one.
+    ///
+    /// What takes the place of the handle's part is whole before it does, and the former part counts until
+    /// then: a call that fails halfway leaves the handle as it was. Of several threads one comes first, and
+    /// the others find its part.
     #[cold]
     fn call_in_child<'a>(slf: &'a Bound<'_, Handle>) -> PyResult<Option<Call<'a>>> {
         let former = slf.get().opened()?;
-        if let Some(held) = former.held.left_behind().and_then(Held::replace) {
-            Handle::hold(slf, held, former.codec.protocol())?;
-            let opened = slf.get().opened()?;
-            opened.has_put.store(former.has_put(), Ordering::Relaxed);
-            if let Some(has_ended) = former.has_ended.get() {
-                let _ = opened.has_ended.set(has_ended.clone_ref(slf.py()));
+        if let Some(left) = former.held.left_behind() {
+            let codec = Handle::codec(slf, former.codec.protocol())?;
+            let next = Opened {
+                id: former.id,
+                held: Closable::new(left.another()),
+                codec,
+                has_put: AtomicBool::new(former.has_put()),
+                remainder: Mutex::new(None),
+                has_ended: match former.has_ended.get() {
+                    Some(has_ended) => OnceLock::from(has_ended.clone_ref(slf.py())),
+                    None => OnceLock::new(),
+                },
+                next: OnceLock::new(),
+            };
+            // The one that is not in place, or no more, is dropped without closing anything.
+            match former.next.set(Box::new(next)) {
+                Ok(()) => {
+                    left.discount();
+                    slf.get().closed_by.store(0, Ordering::Relaxed);
+                }
+                Err(late) => {
+                    if let Some(held) = late.held.enter() {
+                        held.value().discount();
+                    }
+                }
             }
         }
         let opened = slf.get().opened()?;
@@ -220,18 +263,32 @@ impl Handle {
         Handle::hold(slf, Held::new(queue, remainder), opened.codec.protocol())
     }
 
+    fn hold_if_any(slf: &Bound<'_, Handle>, opened: Option<OpenHandle>, protocol: u8) -> PyResult<bool> {
+        let Some((queue, remainder)) = opened else {
+            return Ok(false);
+        };
+        Handle::hold(slf, Held::new(queue, remainder), protocol)?;
+        Ok(true)
+    }
+
+    /// Opens a new queue, which no other thread has yet.
     fn open(slf: &Bound<'_, Handle>, queue: Arc<Queue>, protocol: u8) -> PyResult<()> {
         let remainder = queue.open_handle().map_err(errors::to_python)?;
         Handle::hold(slf, Held::new(queue, remainder), protocol)
     }
 
-    fn hold(slf: &Bound<'_, Handle>, held: Held, protocol: u8) -> PyResult<()> {
+    fn codec(slf: &Bound<'_, Handle>, protocol: u8) -> PyResult<Codec> {
         let home = match slf.is_instance_of::<Channel>() {
             true => Home::Connection,
             false => Home::Queues,
         };
         let codec = Codec::new(slf.py(), home, protocol)?;
         reserve::hold()?;
+        Ok(codec)
+    }
+
+    fn hold(slf: &Bound<'_, Handle>, held: Held, protocol: u8) -> PyResult<()> {
+        let codec = Handle::codec(slf, protocol)?;
         process_exit::remember(&held.queue);
         pins::let_go();
         let handle = slf.get();
@@ -323,11 +380,8 @@ impl Handle {
 
     /// Uses the queue of that id if this process has it already.
     fn _adopt(slf: &Bound<'_, Self>, id: &[u8], protocol: u8) -> PyResult<bool> {
-        let Some(queue) = Queue::by_id(parse_id(id)?) else {
-            return Ok(false);
-        };
-        Handle::open(slf, queue, protocol)?;
-        Ok(true)
+        let opened = Queue::open_handle_by_id(parse_id(id)?).map_err(errors::to_python)?;
+        Handle::hold_if_any(slf, opened, protocol)
     }
 
     /// Opens the queue behind a descriptor, which this takes over. False if it is another queue's.
@@ -336,11 +390,8 @@ impl Handle {
         #[allow(unsafe_code)]
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let id = parse_id(id)?;
-        let Some(queue) = Queue::attach_as(fd, id).map_err(errors::to_python)? else {
-            return Ok(false);
-        };
-        Handle::open(slf, queue, protocol)?;
-        Ok(true)
+        let opened = Queue::attach_handle(fd, id).map_err(errors::to_python)?;
+        Handle::hold_if_any(slf, opened, protocol)
     }
 
     #[getter]

@@ -70,7 +70,7 @@ pub fn send(
     deadline: Deadline,
 ) -> PyResult<Ticket> {
     let put = |wait: Wait<'_>| match end {
-        None => call.queue().put(pieces, wait),
+        None => call.put(pieces, wait),
         Some(end) => call.queue().put_at(end, pieces, wait),
     };
     if is_large {

@@ -11,7 +11,7 @@
 //! a socket is one large write, and the byte that stays when it is emptied is another.
 #![allow(unsafe_code)]
 
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -87,10 +87,10 @@ pub(crate) fn make_line(is_duplex: bool) -> Result<[OwnedFd; 2], Error> {
 
 /// Borrows a descriptor by number for calls that answer with an error if it is not open.
 fn borrow(fd: RawFd) -> Option<BorrowedFd<'static>> {
-    // SAFETY: the number is not -1. If other code has closed it, the caller's next call on it fails. If other
-    // code, or a thread that closes the connection while another one uses it, has opened something else
-    // there, the callers below may write to that file, or read from it. They touch no memory of this process
-    // but their own buffers.
+    // SAFETY: the number is not -1, and the use of its caller keeps it an end's (state/line_end.rs). If code
+    // that is not Penstock's has closed it, the caller's next call on it fails. If such code has opened
+    // something else there since the caller has checked it, the callers below may write to that file, or read
+    // from it. They touch no memory of this process but their own buffers.
     (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
@@ -131,6 +131,14 @@ pub(crate) fn end_number(fd: RawFd) -> Option<u64> {
         FileType::Socket if Some(stat.st_dev) == socket_device() => Some(number | 1),
         FileType::Fifo if Some(stat.st_dev) == pipe_device() => Some(number),
         _ => None,
+    }
+}
+
+/// Closes an end by number if the kernel knows it by that one. Leaves it alone if other code has replaced it.
+pub(crate) fn close_end(fd: RawFd, number: u64) {
+    if end_number(fd) == Some(number) {
+        // SAFETY: it leads to the end that this process owns, and the last use of which has ended.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
     }
 }
 
