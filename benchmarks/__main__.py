@@ -136,35 +136,33 @@ class Bench:
         self.stage("creating and attaching", rounds * (len(cheap) + len(able)))
         self.results.resources["creating, us"] = interleave(
             rounds,
-            {
-                n: lambda rival=r: resources.creation(rival, 200)  # type: ignore[misc]
-                for n, r in cheap.items()
-            },
+            {name: partial(resources.creation, rival, 200) for name, rival in cheap.items()},
             self.tick,
         )
         self.results.resources["first get in a new process, us"] = interleave(
             rounds,
-            {n: lambda rival=r: resources.attaching(rival) for n, r in able.items()},  # type: ignore[misc]
+            {name: partial(resources.attaching, rival) for name, rival in able.items()},
             self.tick,
         )
         self.stage("importing", rounds * len(resources.IMPORTED))
         self.results.resources["importing, ms"] = interleave(
             rounds,
-            {
-                name: lambda name=name: resources.importing(name)  # type: ignore[misc]
-                for name in resources.IMPORTED
-            },
+            {name: partial(resources.importing, name) for name in resources.IMPORTED},
             self.tick,
         )
+
+        def milliseconds(measure: Callable[[], float]) -> float:
+            return measure() * 1e3
+
         self.stage(f"CPU of a get() that waits {seconds:g} s", len(able) + 1)
         self.results.resources[f"CPU of a get() that waits {seconds:g} s, ms"] = interleave(
             1,
             {
                 **{
-                    n: lambda rival=r: resources.idle_cpu(rival, seconds) * 1e3  # type: ignore[misc]
-                    for n, r in able.items()
+                    name: partial(milliseconds, partial(resources.idle_cpu, rival, seconds))
+                    for name, rival in able.items()
                 },
-                "ten bare sleeps a second": lambda: resources.bare_wake_ups(seconds) * 1e3,
+                "ten bare sleeps a second": partial(milliseconds, partial(resources.bare_wake_ups, seconds)),
             },
             self.tick,
         )
@@ -172,11 +170,8 @@ class Bench:
         self.results.resources["CPU seconds per million messages at 10,000 a second"] = interleave(
             rounds,
             {
-                **{
-                    n: lambda rival=r: resources.steady_cpu(rival, 5_000, 10_000)  # type: ignore[misc]
-                    for n, r in able.items()
-                },
-                "the pacing alone": lambda: resources.steady_cpu(None, 5_000, 10_000),
+                **{name: partial(resources.steady_cpu, rival, 5_000, 10_000) for name, rival in able.items()},
+                "the pacing alone": partial(resources.steady_cpu, None, 5_000, 10_000),
             },
             self.tick,
         )

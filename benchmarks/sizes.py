@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,10 +107,7 @@ def measure(ours: Rival, other: Rival, rounds: int, seconds: float, tick: Callab
     for _ in range(rounds * _MORE_ROUNDS):
         for kind, costs in results.costs.items():
             for size, measured in costs.items():
-                payload = Payload(
-                    f"{kind} of {size}",
-                    lambda kind=kind, size=size: KINDS[kind](size),  # type: ignore[misc]
-                )
+                payload = Payload(f"{kind} of {size}", partial(KINDS[kind], size))
                 for rival, figure in zip((ours, other), measured, strict=True):
                     key = (rival.name, kind, size)
                     if key not in items:

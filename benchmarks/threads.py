@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import penstock
@@ -89,12 +90,8 @@ def measure(rounds: int, tick: Callable[[], None]) -> Results:
     results: Results = {}
     for payload, (item, count) in _ITEMS.items():
         for shape in _SHAPES:
-            measures = {
-                name: lambda way=way, item=item, count=count, shape=shape: _rate(*way, item, count, shape)
-                for name, way in ways.items()
-            }
-            scenario = f"{payload}, {shape[0]}x{shape[1]}"
-            results[scenario] = interleave(rounds, measures, tick)  # type: ignore[arg-type]
+            measures = {name: partial(_rate, *way, item, count, shape) for name, way in ways.items()}
+            results[f"{payload}, {shape[0]}x{shape[1]}"] = interleave(rounds, measures, tick)
     return results
 
 

@@ -23,6 +23,7 @@ import pytest
 import penstock
 from penstock._native import dumps, loads
 from penstock.errors import QueueGoneError
+from tests.support.arrays import ARRAYS
 from tests.support.children import fork
 from tests.support.interpreter import FREE_THREADED
 
@@ -105,24 +106,6 @@ def test_what_is_shared_inside_an_object_stays_shared() -> None:
     first, second = loads(dumps([shared, shared]))
     assert first is second
     assert first[1] is first
-
-
-ARRAYS: dict[str, np.ndarray[Any, Any]] = {
-    "small": np.arange(10),
-    "beside the pickle": np.linspace(0, 1, 1000),
-    "large": np.linspace(0, 1, 200_000),
-    "by columns": np.asfortranarray(np.arange(6000).reshape(60, 100)),
-    "with gaps": np.arange(6000)[::3],
-    "no dimension": np.array(1.5),
-    "empty": np.zeros((0, 3)),
-    "structured": np.zeros(2000, dtype=[("a", "i4"), ("b", "f8", (2,))]),
-    "text": np.array(["a", "bcd"] * 2000),
-    "dates": np.arange("2000-01", "2024-01", dtype="datetime64[D]"),
-    "objects": np.array([1, "a", None], dtype=object),
-    "other byte order": np.arange(5000, dtype=">i4"),
-    "read-only": np.arange(5000),
-}
-ARRAYS["read-only"].flags.writeable = False
 
 
 @pytest.mark.parametrize("is_alone", [True, False])

@@ -28,6 +28,7 @@ import numpy as np
 import pytest
 
 import penstock
+from tests.support.arrays import ARRAYS
 from tests.support.children import fork
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -210,25 +211,6 @@ def test_the_protocol_is_the_one_asked_for(protocol: int) -> None:
     default = penstock.Queue[Any]()
     default.put(Asked())
     assert default.get() == pickle.HIGHEST_PROTOCOL
-
-
-ARRAYS: dict[str, np.ndarray[Any, Any]] = {
-    "integers": np.arange(10),
-    "floats, large": np.linspace(0, 1, 100_000),
-    "two-dimensional": np.arange(200_000).reshape(400, 500),
-    "by columns": np.asfortranarray(np.arange(200_000).reshape(400, 500)),
-    "with gaps": np.arange(200_000)[::3],
-    "transposed": np.arange(200_000).reshape(400, 500).T,
-    "no dimension": np.array(1.5),
-    "empty": np.zeros((0, 3)),
-    "structured": np.zeros(20_000, dtype=[("a", "i4"), ("b", "f8", (2,))]),
-    "text": np.array(["a", "bcd"] * 20_000),
-    "dates": np.arange("2024-01", "2024-03", dtype="datetime64[D]"),
-    "objects": np.array([1, "a", None], dtype=object),
-    "other byte order": np.arange(50_000, dtype=">i4"),
-    "read-only": np.arange(50_000),
-}
-ARRAYS["read-only"].flags.writeable = False
 
 
 @pytest.mark.slow

@@ -817,12 +817,8 @@ fn no_byte_comes_after_its_message() {
             let start = Instant::now();
             let status = std::thread::scope(|scope| {
                 let sender = scope.spawn(|| {
-                    if point == "line.claimed" {
-                        // The receiver waits for the byte by then.
-                        std::thread::sleep(Duration::from_millis(10));
-                    } else {
-                        wait_until(|| queue.is_empty());
-                    }
+                    // At line.claimed the receiver waits for the byte from then on.
+                    wait_until(|| queue.is_empty());
                     sender.finish()
                 });
                 let mut buffer = Buffer::default();

@@ -91,6 +91,8 @@ pub struct Death {
     pub killed: Time,
     /// After the process was reaped and a survivor had checked for the dead.
     pub swept: Time,
+    /// A getter that was handed an item did not come back for it, and so died. Of a recorded run.
+    pub was_handed: bool,
 }
 
 /// What the queue promised to be.
@@ -100,6 +102,9 @@ pub struct Rules {
     pub maxsize: u64,
     pub acknowledged: bool,
     pub max_deliveries: u8,
+    /// Waiters of some processes have aged: an item that such a getter was handed comes back if it dies
+    /// before it has read it.
+    pub hands_over: bool,
 }
 
 impl Rules {
@@ -107,6 +112,7 @@ impl Rules {
         maxsize: 0,
         acknowledged: false,
         max_deliveries: 3,
+        hands_over: false,
     };
 }
 
@@ -157,6 +163,11 @@ impl History {
             calls.map(|event| event.invoked).min(),
             answered.map(|event| event.responded).min(),
         )
+    }
+
+    /// Deaths of getters that were handed an item.
+    pub fn died_handed(&self) -> usize {
+        self.deaths.iter().filter(|death| death.was_handed).count()
     }
 
     /// Items that a process had surely set aside before it died, and that were delivered again.

@@ -54,10 +54,6 @@ pub struct Workload {
     /// Operations of each thread before it first calls `task_done`.
     pub silent: usize,
     pub fault: Option<(Fault, u64)>,
-    /// The waiters of every second process have aged when they go to sleep: they are handed items and places.
-    /// Not with deaths: the item of a dead getter comes back as if no call had taken it, though younger ones
-    /// were taken meanwhile, and the checkers know nothing of that.
-    pub ages: bool,
 }
 
 impl Workload {
@@ -65,6 +61,7 @@ impl Workload {
     pub fn small(random: &mut Random, acknowledged: bool, kills: bool) -> Workload {
         let processes = 2 + random.below(3) as u32;
         let threads = if random.one_in(3) { 2 } else { 1 };
+        let hands_over = random.one_in(2);
         let mix = Mix {
             put: 4 + random.below(4),
             get: 4 + random.below(4),
@@ -74,13 +71,15 @@ impl Workload {
             task_done: u64::from(acknowledged) * random.below(5),
             join: u64::from(acknowledged) * random.below(2),
             // A payload that another thread reads in place stays when its process leaves.
-            leave: u64::from(acknowledged && threads == 1) * random.below(2),
+            // What is left unfinished would be finished by others, which may not call task_done then.
+            leave: u64::from(acknowledged && threads == 1 && !hands_over) * random.below(2),
         };
         Workload {
             rules: Rules {
                 maxsize: if random.one_in(2) { 1 + random.below(3) } else { 0 },
                 acknowledged,
                 max_deliveries: random.below(3) as u8,
+                hands_over,
             },
             processes,
             threads,
@@ -90,10 +89,9 @@ impl Workload {
             kills: if kills { 1 + random.below(2) as u32 } else { 0 },
             replaces: false,
             kill_every: Duration::ZERO,
-            is_disciplined: false,
+            is_disciplined: acknowledged && hands_over,
             silent: 0,
             fault: None,
-            ages: !kills && random.one_in(2),
         }
     }
 
@@ -108,6 +106,7 @@ impl Workload {
                 maxsize: if random.one_in(2) { 1 + random.below(20) } else { 0 },
                 acknowledged,
                 max_deliveries: 255,
+                hands_over: random.one_in(2),
             },
             processes: 4,
             threads,
@@ -128,7 +127,6 @@ impl Workload {
             is_disciplined: true,
             silent: 0,
             fault: None,
-            ages: kills == 0 && random.one_in(2),
         }
         .silenced(is_silent)
     }
@@ -285,7 +283,9 @@ impl Recorder<'_> {
         self.started += 1;
         let (process, this) = (self.started, &*self);
         let worker = Worker::start(process, operations, || {
-            if this.workload.ages && process % 2 == 0 {
+            // The waiters of every second process have aged when they go to sleep: they are handed items and
+            // places, beside processes whose waiters have not aged.
+            if this.workload.rules.hands_over && process % 2 == 0 {
                 age_waiters_after(Duration::ZERO);
             }
             let queue = Penstock(this.queue.clone());
@@ -404,12 +404,14 @@ impl Recorder<'_> {
         let mut worker = self.workers.swap_remove(place);
         let killed = now();
         assert!(worker.kill(), "worker {} has failed", worker.process);
+        let was_handed = self.is_any_handed();
         self.queue.statistics().expect("a queue that is not damaged");
         let (process, swept) = (worker.process, now());
         self.deaths.push(Death {
             process,
             killed,
             swept,
+            was_handed,
         });
         for thread in self.threads_of(process) {
             self.events.extend(self.log.read(thread, process, swept));
@@ -422,6 +424,14 @@ impl Recorder<'_> {
             invoked: killed,
             responded: swept,
         });
+    }
+
+    /// Whether a getter was handed an item and does not come back for it. One that lives mostly does at once.
+    fn is_any_handed(&self) -> bool {
+        (0..100).all(|_| {
+            std::thread::yield_now();
+            self.queue.handed_getters() > 0
+        })
     }
 
     /// Empties the queue, and finishes what the workers have left unfinished. The join comes first, so that

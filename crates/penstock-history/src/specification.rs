@@ -21,6 +21,11 @@
 //! - `task_done` finishes the first of these that there is: the calling thread's oldest lease; the process's;
 //!   any other process's; an item that was left unfinished; the oldest in the queue, which is still
 //!   delivered.
+//! - If waiters have aged, a get whose process dies may have been *handed* an item, which is then in no queue
+//!   and no lease. It comes back by the sweep, after the process's leases, and no redelivery counts.
+//!   `task_done` finishes it only if nothing else is unfinished, and it is still delivered. (That is so, too,
+//!   until a getter that lives reads its item. Where waiters age, only holders call `task_done`, for which it
+//!   makes no difference.)
 
 use penstock_core::Leave;
 
@@ -42,6 +47,14 @@ struct Lease {
     item: Item,
     /// Its thread has asked for another one since, and nothing was acknowledged yet.
     is_aside: bool,
+    /// It is no lease yet: its getter was handed it, and dies.
+    is_handed: bool,
+}
+
+impl Lease {
+    fn is_unfinished(&self) -> bool {
+        !(self.is_handed && self.item.is_finished)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -71,7 +84,8 @@ pub enum Step {
 impl State {
     fn unfinished(&self) -> usize {
         let queued = self.ready.iter().filter(|item| !item.is_finished).count();
-        queued + self.leases.len() + self.aside.len() + self.orphans as usize
+        let held = self.leases.iter().filter(|lease| lease.is_unfinished()).count();
+        queued + held + self.aside.len() + self.orphans as usize
     }
 
     /// The dead letters, sorted.
@@ -199,6 +213,14 @@ impl State {
             thread: event.thread,
             item: item.clone(),
             is_aside: false,
+            is_handed: false,
+        });
+        let handed = (answer.is_none() && rules.hands_over).then(|| {
+            let mut handed = leased.clone();
+            if let Some(lease) = handed.leases.last_mut() {
+                lease.is_handed = true;
+            }
+            Step::Done(handed)
         });
         let mut steps = if rules.acknowledged && !item.is_finished {
             vec![Step::Done(leased)]
@@ -209,6 +231,7 @@ impl State {
             vec![Step::Done(taken)]
         };
         steps.extend(asked);
+        steps.extend(handed);
         steps
     }
 
@@ -218,13 +241,16 @@ impl State {
             next.leases.remove(place);
             Step::Done(next)
         };
-        let first = |is_meant: &dyn Fn(&Lease) -> bool| self.leases.iter().position(is_meant);
+        let first = |is_meant: &dyn Fn(&Lease) -> bool| {
+            let is_meant = |lease: &Lease| !lease.is_handed && is_meant(lease);
+            self.leases.iter().position(is_meant)
+        };
         let mine = first(&|lease| lease.process == event.process && lease.thread == event.thread)
             .or_else(|| first(&|lease| lease.process == event.process));
         if let Some(place) = mine {
             return vec![without(place)];
         }
-        if !self.leases.is_empty() {
+        if first(&|_| true).is_some() {
             // The oldest of one of the others; which one is not promised.
             let is_oldest_of_its_process =
                 |place: &usize| first(&|lease| lease.process == self.leases[*place].process) == Some(*place);
@@ -238,14 +264,29 @@ impl State {
             next.orphans -= 1;
         } else if let Some(item) = next.ready.iter_mut().find(|item| !item.is_finished) {
             item.is_finished = true;
+        } else {
+            return self.finish_one_handed();
         }
         vec![Step::Done(next)]
+    }
+
+    /// Which one is not promised.
+    fn finish_one_handed(&self) -> Vec<Step> {
+        let finished = |place: usize| {
+            let mut next = self.clone();
+            next.leases[place].item.is_finished = true;
+            Step::Done(next)
+        };
+        (0..self.leases.len())
+            .filter(|place| self.leases[*place].is_unfinished())
+            .map(finished)
+            .collect()
     }
 
     /// Leaves all leases of the event's process unfinished; of a process that was killed, so many of the
     /// oldest.
     fn leave_in_order(&self, event: &Event) -> Vec<Step> {
-        let is_its = |lease: &Lease| lease.process == event.process;
+        let is_its = |lease: &Lease| lease.process == event.process && !lease.is_handed;
         let held = self.leases.iter().filter(|lease| is_its(lease)).count();
         let least = if event.is_pending() { held.min(1) } else { held };
         (least..=held)
@@ -266,15 +307,22 @@ impl State {
     /// Returns the oldest lease of the event's process, if it has one; or leaves it set aside.
     fn give_up_one(&self, rules: &Rules, event: &Event) -> Step {
         let mut next = self.clone();
-        let Some(place) = next
-            .leases
-            .iter()
-            .position(|lease| lease.process == event.process)
-        else {
+        let first = |is_handed: bool| {
+            let is_meant = |lease: &Lease| lease.process == event.process && lease.is_handed == is_handed;
+            self.leases.iter().position(is_meant)
+        };
+        let Some(place) = first(false).or_else(|| first(true)) else {
             return Step::Done(next);
         };
-        let Lease { item, is_aside, .. } = next.leases.remove(place);
-        if is_aside {
+        let Lease {
+            item,
+            is_aside,
+            is_handed,
+            ..
+        } = next.leases.remove(place);
+        if is_handed {
+            next.put_back(item);
+        } else if is_aside {
             let place = next.aside.partition_point(|other| other.rank < item.rank);
             next.aside.insert(place, item);
         } else {
@@ -288,8 +336,12 @@ impl State {
             self.dead.push(item.value);
         } else {
             item.redeliveries += 1;
-            let place = self.ready.partition_point(|other| other.rank < item.rank);
-            self.ready.insert(place, item);
+            self.put_back(item);
         }
+    }
+
+    fn put_back(&mut self, item: Item) {
+        let place = self.ready.partition_point(|other| other.rank < item.rank);
+        self.ready.insert(place, item);
     }
 }

@@ -17,7 +17,8 @@
 //! no earlier than the first `task_done` or `join` began, and surely when one of them was over. If that get
 //! or that call may have come first, the earliest possible time and the latest sure one count.
 //!
-//! *If items can come back* (an acknowledged queue, or lent payloads), a pending get may have taken any item
+//! *If items can come back* (an acknowledged queue, lent payloads, or getters that are handed items), a
+//! pending get may have taken any item
 //! for a while. From its invocation to the end of the sweep nothing is sure: a *blind* time, in which nothing
 //! is concluded from it.
 
@@ -98,7 +99,8 @@ impl Stays {
             }
         }
         let can_come_back = history.rules.acknowledged
-            || !pending_gets.is_empty() && puts.keys().any(|value| value.is_lent());
+            || !pending_gets.is_empty()
+                && (history.rules.hands_over || puts.keys().any(|value| value.is_lent()));
         let mut stays = Stays {
             all: Vec::new(),
             gets,

@@ -304,6 +304,7 @@ fn a_redelivered_item_comes_before_younger_ones() {
             process: 2,
             killed: 30,
             swept: 40,
+            was_handed: false,
         }],
         dead_letters: Some(Vec::new()),
     };
@@ -311,6 +312,67 @@ fn a_redelivered_item_comes_before_younger_ones() {
     assert_eq!(aspects::check(&history(a, b)), Ok(()));
     assert!(search::check(&history(b, a)).is_err());
     assert_eq!(aspects::check(&history(b, a)), Err(Violation::Order(a, b)));
+}
+
+/// A dead getter was handed an item, another took a younger one meanwhile: the first comes back. Only if
+/// waiters have aged, and only while that getter was in its call.
+#[test]
+fn what_a_dead_getter_was_handed_comes_back() {
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    for acknowledged in [false, true] {
+        let verdicts = |hands_over, asked, emptied| {
+            let rules = Rules {
+                acknowledged,
+                // A redelivery would make it a dead letter.
+                max_deliveries: 0,
+                hands_over,
+                maxsize: 0,
+            };
+            let mut events = vec![
+                event(1, Call::Put(a), Answer::Done, 10, 11),
+                event(1, Call::Put(b), Answer::Done, 12, 13),
+                event(3, Call::Get, Answer::Got(b), 20, 21),
+                event(3, Call::Get, Answer::Empty, 22, 23),
+                event(2, Call::Sweep, Answer::Done, 30, 40),
+                event(3, Call::Get, Answer::Got(a), 50, 51),
+            ];
+            if acknowledged {
+                events.insert(3, event(3, Call::TaskDone, Answer::Done, 21, 22));
+                events.push(event(3, Call::TaskDone, Answer::Done, 52, 53));
+            }
+            if emptied {
+                events.push(event(3, Call::Get, Answer::Empty, 45, 46));
+            }
+            events.push(Event {
+                answer: None,
+                ..event(2, Call::Get, Answer::Empty, asked, 40)
+            });
+            let history = History {
+                rules,
+                events,
+                deaths: vec![penstock_history::Death {
+                    process: 2,
+                    killed: 30,
+                    swept: 40,
+                    was_handed: true,
+                }],
+                dead_letters: Some(Vec::new()),
+            };
+            (search::check(&history).is_ok(), aspects::check(&history).is_ok())
+        };
+        assert_eq!(verdicts(true, 5, false), (true, true), "{acknowledged}");
+        assert!(!verdicts(false, 5, false).0, "{acknowledged}: no item is handed");
+        assert_eq!(
+            verdicts(true, 25, false),
+            (false, false),
+            "{acknowledged}: it asked later"
+        );
+        assert_eq!(
+            verdicts(true, 5, true),
+            (false, false),
+            "{acknowledged}: it is back by then"
+        );
+    }
 }
 
 /// What a dead process had set aside comes back when a process acknowledges for the first time, and no
@@ -347,6 +409,7 @@ fn what_was_set_aside_comes_back_with_the_first_acknowledgement() {
                 process: 2,
                 killed: 30,
                 swept: 40,
+                was_handed: false,
             }],
             dead_letters: Some(Vec::new()),
         };

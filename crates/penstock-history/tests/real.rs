@@ -6,13 +6,14 @@ use penstock_history::{History, aspects, search};
 
 fn search_histories(histories: u64, acknowledged: bool, kills: bool, seed: u64) {
     let mut random = Random::new(seed);
-    let (mut operations, mut pending, mut from_aside) = (0, 0, 0);
+    let (mut operations, mut pending, mut from_aside, mut handed) = (0, 0, 0, 0);
     for _ in 0..histories {
         let workload = Workload::small(&mut random, acknowledged, kills);
         let history = record(&workload, random.draw());
         operations += history.events.len();
         pending += history.pending();
         from_aside += history.came_back_from_aside();
+        handed += history.died_handed();
         if let Err(stuck) = search::check(&history) {
             panic!(
                 "seed {seed}, {workload:?}: stuck after {:?} of\n{history}",
@@ -22,7 +23,7 @@ fn search_histories(histories: u64, acknowledged: bool, kills: bool, seed: u64) 
     }
     println!(
         "seed {seed}: {histories} histories, {operations} operations, {pending} crashed, \
-         {from_aside} items came back that were set aside"
+         {from_aside} items came back that were set aside, {handed} that dead getters were handed"
     );
     assert!(!kills || pending > 0, "no process was killed inside an operation");
     assert!(
@@ -41,11 +42,13 @@ fn check_large(acknowledged: bool, kills: u32, maxsize: u64, seed: u64) -> Histo
     let history = record(&workload, random.draw());
     assert!(aspects::applies(&history));
     println!(
-        "seed {seed}: {} operations, {} crashed, {} deaths, {} items came back that were set aside",
+        "seed {seed}: {} operations, {} crashed, {} deaths, {} items came back that were set aside, {} that \
+         dead getters were handed",
         history.events.len(),
         history.pending(),
         history.deaths.len(),
-        history.came_back_from_aside()
+        history.came_back_from_aside(),
+        history.died_handed()
     );
     if let Err(violation) = aspects::check(&history) {
         panic!("seed {seed}, {workload:?}: {violation:?}");

@@ -13,11 +13,12 @@ use crate::report::{self, Progress, Row};
 use crate::trace;
 
 const USAGE: &str = "\
-usage: kill [--only NAME] [--sample NUMBER [--seed NUMBER]] [--replay CASE] [--jobs NUMBER]
+usage: kill [--only NAME] [--sample NUMBER [--seed NUMBER]] [--replay CASE] [--jobs NUMBER] [--markdown]
        kill --count
 
 Kills a process at every instruction of every operation, or of those whose name begins with NAME; or at
-NUMBER places chosen at random; or in the one CASE that a fault has named.
+NUMBER places chosen at random; or in the one CASE that a fault has named. With --markdown the table is that
+of docs/evidence.md.
 
 With --count it kills none: it prints the instructions of the fast paths beside their budgets, and fails if
 one is exceeded.";
@@ -42,14 +43,20 @@ struct Arguments {
     replay: Option<String>,
     jobs: Option<usize>,
     count: bool,
+    markdown: bool,
 }
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
         let mut arguments = Arguments::default();
         while let Some(word) = words.next() {
-            if word == "--count" {
-                arguments.count = true;
+            let flag = match word.as_str() {
+                "--count" => Some(&mut arguments.count),
+                "--markdown" => Some(&mut arguments.markdown),
+                _ => None,
+            };
+            if let Some(flag) = flag {
+                *flag = true;
                 continue;
             }
             let value = words.next()?;
@@ -99,7 +106,11 @@ pub fn main() -> ExitCode {
         (None, None) => proof.everything(&arguments.only),
     }
     proof.judge_stalls();
-    let code = proof.conclude();
+    let code = proof.conclude(if arguments.markdown {
+        report::print_markdown
+    } else {
+        report::print
+    });
     println!("{} s", started.elapsed().as_secs());
     code
 }
@@ -424,11 +435,11 @@ impl Proof {
         }
     }
 
-    fn conclude(mut self) -> ExitCode {
+    fn conclude(mut self, print: fn(&mut [Row])) -> ExitCode {
         self.rows.retain(|_, row| row.kills > 0);
         let mut is_proven = self.faults.is_empty();
         let mut rows: Vec<Row> = std::mem::take(&mut self.rows).into_values().collect();
-        report::print(&mut rows);
+        print(&mut rows);
         for row in &mut rows {
             if let Err(k) = row.commit() {
                 is_proven = false;

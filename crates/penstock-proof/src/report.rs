@@ -58,6 +58,14 @@ impl Row {
         }
         Ok(self.outcomes.iter().find(|(_, done)| *done > 0).map(|(k, _)| *k))
     }
+
+    fn commit_in_words(&mut self, number: impl Fn(u32) -> String) -> String {
+        match self.commit() {
+            Ok(Some(k)) => number(k),
+            Ok(None) => "-".to_owned(),
+            Err(_) => "torn".to_owned(),
+        }
+    }
 }
 
 pub fn print(rows: &mut [Row]) {
@@ -66,13 +74,9 @@ pub fn print(rows: &mut [Row]) {
         "{:width$}  instructions   kills  commit at  off path  longest stall  faults",
         "operation"
     );
-    let (mut kills, mut off_path, mut faults, mut longest) = (0, 0, 0, Duration::ZERO);
+    let sum = sum_of(rows);
     for row in rows {
-        let commit = match row.commit() {
-            Ok(Some(k)) => k.to_string(),
-            Ok(None) => "-".to_owned(),
-            Err(_) => "torn".to_owned(),
-        };
+        let commit = row.commit_in_words(|k| k.to_string());
         println!(
             "{:width$}  {:12}  {:6}  {commit:>9}  {:8}  {:10.1} ms  {:6}",
             row.name,
@@ -82,18 +86,60 @@ pub fn print(rows: &mut [Row]) {
             row.longest.as_secs_f64() * 1e3,
             row.faults,
         );
-        kills += row.kills;
-        off_path += row.off_path;
-        faults += row.faults;
-        longest = longest.max(row.longest);
     }
     println!(
-        "{:width$}  {:12}  {kills:6}  {:9}  {off_path:8}  {:10.1} ms  {faults:6}",
+        "{:width$}  {:12}  {:6}  {:9}  {:8}  {:10.1} ms  {:6}",
         "all",
         "",
+        sum.kills,
         "",
-        longest.as_secs_f64() * 1e3
+        sum.off_path,
+        sum.longest.as_secs_f64() * 1e3,
+        sum.faults
     );
+}
+
+/// The same as the table of docs/evidence.md.
+pub fn print_markdown(rows: &mut [Row]) {
+    println!("| operation | instructions | kills | commit at | off path | longest stall | faults |");
+    println!("|---|---|---|---|---|---|---|");
+    let sum = sum_of(rows);
+    for row in rows {
+        let commit = row.commit_in_words(|k| with_commas(k.into()));
+        print_markdown_row(row, &with_commas(row.instructions as u64), &commit);
+    }
+    print_markdown_row(&sum, "", "");
+}
+
+fn print_markdown_row(row: &Row, instructions: &str, commit: &str) {
+    let tenths = row.longest.as_micros().div_ceil(100) as u64;
+    println!(
+        "| {} | {instructions} | {} | {commit} | {} | {}.{} ms | {} |",
+        row.name.trim_start(),
+        with_commas(row.kills),
+        with_commas(row.off_path),
+        with_commas(tenths / 10),
+        tenths % 10,
+        with_commas(row.faults),
+    );
+}
+
+fn sum_of(rows: &[Row]) -> Row {
+    let mut sum = Row::new("all".to_owned(), 0);
+    for row in rows {
+        sum.kills += row.kills;
+        sum.off_path += row.off_path;
+        sum.faults += row.faults;
+        sum.longest = sum.longest.max(row.longest);
+    }
+    sum
+}
+
+fn with_commas(number: u64) -> String {
+    if number < 1000 {
+        return number.to_string();
+    }
+    format!("{},{:03}", with_commas(number / 1000), number % 1000)
 }
 
 /// How far a phase has come: a line that is written over on a terminal, and a line now and then elsewhere.

@@ -91,4 +91,10 @@ impl Queue {
     pub fn aged_waiters(&self) -> u32 {
         self.shared.aged_waiters()
     }
+
+    /// How many getters were handed an item and are not back, by an unlocked read.
+    #[cfg(feature = "early-aging")]
+    pub fn handed_getters(&self) -> u32 {
+        self.shared.handed_getters()
+    }
 }

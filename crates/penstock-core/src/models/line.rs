@@ -6,9 +6,7 @@ use crate::state::{Section, Shared};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SleepTarget {
     Cell,
-    #[allow(dead_code)]
     CellForNow,
-    #[allow(dead_code)]
     Line(i32),
 }
 
@@ -44,7 +42,12 @@ impl Shared {
 impl Section<'_> {
     pub(crate) fn forget_line_of(&self, _: ParticipantId) {}
 
-    pub(crate) fn sleep_target(&mut self, _: Kind) -> SleepTarget {
-        SleepTarget::Cell
+    /// By the same rule as the real one: the line is that of a connection, which no model has.
+    pub(crate) fn sleep_target(&mut self, kind: Kind) -> SleepTarget {
+        match (kind, has_line(self.hot())) {
+            (Kind::Room, true) if self.shared.owes_byte(self.my_index()) => SleepTarget::CellForNow,
+            (Kind::Room, true) => SleepTarget::Line(-1),
+            _ => SleepTarget::Cell,
+        }
     }
 }

@@ -463,6 +463,15 @@ pub(crate) fn get_all(queue: &Arc<Queue>, log: &Log, mut then: impl FnMut(&Queue
 /// Longer than the queue needs for anything.
 pub(crate) const LONG: Duration = Duration::from_millis(400);
 
+/// Of the items 1 and 2 the dead process held at most one, and the others came by then.
+pub(crate) fn is_whole(lost: &Log, got: &Log, by: Duration) {
+    let mut all = [lost.items(), got.items()].concat();
+    all.sort_unstable();
+    let is_whole = all == [1, 2] || lost.items().is_empty() && matches!(all[..], [1] | [2]);
+    assert!(is_whole, "{:?} {:?}", lost.items(), got.items());
+    assert!(got.last_at() <= by, "{:?}", got.last_at());
+}
+
 /// No slice has ended: every wake-up came.
 pub(crate) fn assert_no_slice_ended() {
     assert_eq!(world::elapsed().1, 0, "a wake-up was lost");

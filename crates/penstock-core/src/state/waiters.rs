@@ -746,6 +746,7 @@ pub mod early {
     use core::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
+    use crate::memory::layout::Kind;
     use crate::state::Shared;
     use crate::sync::Word;
 
@@ -754,6 +755,11 @@ pub mod early {
         pub(crate) fn aged_waiters(&self) -> u32 {
             let aged = &self.segment.hot().spinning.aged;
             aged.iter().map(|aged| aged.count.get()).sum()
+        }
+
+        /// How many getters were handed an item and are not back, by an unlocked read.
+        pub(crate) fn handed_getters(&self) -> u32 {
+            self.segment.hot().spinning.aged[Kind::Item as usize].handed.get()
         }
     }
 
