@@ -454,6 +454,14 @@ Some(State::Handed | State::HandedDone) => {
         (unit("late_waiters_are_woken_after_the_release"),),
     ),
     Mutant(
+        "finishes-past-the-handed",
+        "task_done finishes a queued item though a getter was handed an older one",
+        f"{CORE}/state/leases.rs",
+        "if self.finish_handed(Whose::Mine)? {",
+        "if hot.unfinished.get() == 0 {",
+        (unit("what_was_handed_is_finished_before_what_is_queued"),),
+    ),
+    Mutant(
         "aged-watcher-tells-none",
         "a watcher that ages does not wake the new watcher",
         f"{CORE}/state/waiters.rs",

@@ -71,8 +71,7 @@ impl Workload {
             task_done: u64::from(acknowledged) * random.below(5),
             join: u64::from(acknowledged) * random.below(2),
             // A payload that another thread reads in place stays when its process leaves.
-            // What is left unfinished would be finished by others, which may not call task_done then.
-            leave: u64::from(acknowledged && threads == 1 && !hands_over) * random.below(2),
+            leave: u64::from(acknowledged && threads == 1) * random.below(2),
         };
         Workload {
             rules: Rules {
@@ -89,7 +88,7 @@ impl Workload {
             kills: if kills { 1 + random.below(2) as u32 } else { 0 },
             replaces: false,
             kill_every: Duration::ZERO,
-            is_disciplined: acknowledged && hands_over,
+            is_disciplined: false,
             silent: 0,
             fault: None,
         }

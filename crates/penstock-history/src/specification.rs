@@ -23,9 +23,8 @@
 //!   delivered.
 //! - If waiters have aged, a get whose process dies may have been *handed* an item, which is then in no queue
 //!   and no lease. It comes back by the sweep, after the process's leases, and no redelivery counts.
-//!   `task_done` finishes it only if nothing else is unfinished, and it is still delivered. (That is so, too,
-//!   until a getter that lives reads its item. Where waiters age, only holders call `task_done`, for which it
-//!   makes no difference.)
+//!   `task_done` finishes it as the last one of its process, and it is still delivered. (The item that a
+//!   living getter was handed is a lease from then on.)
 
 use penstock_core::Leave;
 
@@ -250,6 +249,10 @@ impl State {
         if let Some(place) = mine {
             return vec![without(place)];
         }
+        let handed = self.finish_one_handed(&|lease| lease.process == event.process);
+        if !handed.is_empty() {
+            return handed;
+        }
         if first(&|_| true).is_some() {
             // The oldest of one of the others; which one is not promised.
             let is_oldest_of_its_process =
@@ -259,26 +262,31 @@ impl State {
                 .map(without)
                 .collect();
         }
+        let handed = self.finish_one_handed(&|_| true);
+        if !handed.is_empty() {
+            return handed;
+        }
         let mut next = self.clone();
         if next.orphans > 0 {
             next.orphans -= 1;
         } else if let Some(item) = next.ready.iter_mut().find(|item| !item.is_finished) {
             item.is_finished = true;
-        } else {
-            return self.finish_one_handed();
         }
         vec![Step::Done(next)]
     }
 
     /// Which one is not promised.
-    fn finish_one_handed(&self) -> Vec<Step> {
+    fn finish_one_handed(&self, is_meant: &dyn Fn(&Lease) -> bool) -> Vec<Step> {
         let finished = |place: usize| {
             let mut next = self.clone();
             next.leases[place].item.is_finished = true;
             Step::Done(next)
         };
         (0..self.leases.len())
-            .filter(|place| self.leases[*place].is_unfinished())
+            .filter(|place| {
+                let lease = &self.leases[*place];
+                lease.is_handed && !lease.item.is_finished && is_meant(lease)
+            })
             .map(finished)
             .collect()
     }

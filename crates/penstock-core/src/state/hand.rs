@@ -114,6 +114,11 @@ impl Hot {
         self.spinning.aged.iter().any(|aged| aged.handed.get() > 0)
     }
 
+    /// Whether a getter was handed an item that it has not come back for.
+    pub(crate) fn is_getter_handed(&self) -> bool {
+        self.spinning.aged[Kind::Item as usize].handed.get() > 0
+    }
+
     /// Whether a putter's item was published for it, and it is neither back nor late.
     #[cfg(not(loom))]
     pub(crate) fn is_putter_handed(&self) -> bool {

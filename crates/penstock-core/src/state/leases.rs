@@ -27,7 +27,8 @@ pub(crate) enum Near {
     Unknown,
 }
 
-/// Whose items that were given up.
+/// Whose items: those of this participant, or of all others.
+#[derive(PartialEq)]
 pub(crate) enum Whose {
     Mine,
     Others,
@@ -167,16 +168,23 @@ impl Section<'_> {
     }
 
     /// Finishes an item of which the calling thread has none: the process's oldest, else another's, else one
-    /// that was left, else the oldest that no getter has taken yet.
+    /// that was left, else the oldest that no getter has taken yet. An item that a getter was handed is that
+    /// getter's, after its leases.
     pub(crate) fn finish_any(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         if let Some(index) = self.first_lease(self.my_index(), |slot| slot.word().is_finishable())? {
             return self.finish_lease(index);
         }
+        if self.finish_handed(Whose::Mine)? {
+            self.count_finished();
+            return Ok(());
+        }
         if let Some(index) = self.lease_of_another()? {
             return self.finish_lease(index);
         }
-        if hot.orphans.get() != 0 {
+        if self.finish_handed(Whose::Others)? {
+            // As a lease of another.
+        } else if hot.orphans.get() != 0 {
             hot.orphans.sub(1);
         } else if self.forget_one_given_up(Whose::Others)? {
             return Ok(());
@@ -294,7 +302,7 @@ impl Section<'_> {
             index = returned;
         }
         if index == 0 {
-            return self.finish_handed();
+            return Err(Error::TooManyDone);
         }
         let slot = self.slot(index)?;
         let word = slot.word();
@@ -307,29 +315,29 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// HANDED -> HANDED_DONE: a getter that is on its way has it, and it is delivered as usual.
-    #[cold]
-    fn finish_handed(&mut self) -> Result<(), Error> {
-        for index in 1..self
-            .hot()
-            .cells_high
-            .get()
-            .min(self.shared.segment.geometry.cells)
-        {
-            let Some((handed, slot)) = self.handed_by(index)? else {
+    /// HANDED -> HANDED_DONE: a getter that is on its way has it, and it is delivered as usual. False if there
+    /// is none.
+    fn finish_handed(&self, whose: Whose) -> Result<bool, Error> {
+        let hot = self.hot();
+        if !hot.is_getter_handed() {
+            return Ok(false);
+        }
+        for index in 1..hot.cells_high.get().min(self.shared.segment.geometry.cells) {
+            let Some((_, slot)) = self.handed_by(index)? else {
                 continue;
             };
             let word = slot.word();
-            if word.state() == Some(State::Handed) {
-                self.slot(handed)?.commit(StateWord::new(
+            let is_meant = (word.owner() == self.me) == (whose == Whose::Mine);
+            if word.state() == Some(State::Handed) && is_meant {
+                slot.commit(StateWord::new(
                     State::HandedDone,
                     word.redeliveries(),
                     word.owner(),
                 ));
-                return Ok(());
+                return Ok(true);
             }
         }
-        Err(Error::TooManyDone)
+        Ok(false)
     }
 
     /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`,

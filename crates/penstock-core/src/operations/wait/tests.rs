@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
 use crate::memory::layout::Kind;
@@ -10,19 +11,21 @@ use crate::platform;
 use crate::state::WAKES;
 use crate::state::hand::{LATE_AFTER, LateCheck};
 use crate::state::recovery::Portion;
+use crate::state::slot::State;
 use crate::state::waiters::{HANDED, Waiting};
 use crate::sync::Word;
 use crate::units::PAGE;
 
+const PLAIN: Options = Options {
+    maxsize: 0,
+    max_bytes: None,
+    soft_bytes: 0,
+    acknowledged: false,
+    max_deliveries: 3,
+};
+
 fn create(maxsize: u64) -> Arc<Queue> {
-    Queue::create(&Options {
-        maxsize,
-        max_bytes: None,
-        soft_bytes: 0,
-        acknowledged: false,
-        max_deliveries: 3,
-    })
-    .unwrap()
+    Queue::create(&Options { maxsize, ..PLAIN }).unwrap()
 }
 
 fn enter(queue: &Queue) -> Guard<'_> {
@@ -135,4 +138,27 @@ fn late_waiters_are_woken_after_the_release() {
         left -= woken;
     }
     assert_eq!(left, 0);
+}
+
+/// An item that a getter was handed is that getter's: `task_done` finishes it before those in the queue.
+#[test]
+fn what_was_handed_is_finished_before_what_is_queued() {
+    let queue = Queue::create(&Options {
+        acknowledged: true,
+        ..PLAIN
+    })
+    .unwrap();
+    let mut getter = enlisted(&queue, Waiting::new(Kind::Item));
+    ages(&queue, &mut getter);
+    put(&queue);
+    put(&queue);
+    queue.task_done().unwrap();
+    let section = enter(&queue);
+    let (_, handed) = section.handed_by(getter.cell).unwrap().unwrap();
+    let queued = section.slot(section.oldest().unwrap()).unwrap();
+    let states = [handed, queued].map(|slot| slot.word().state());
+    assert_eq!(states, [Some(State::HandedDone), Some(State::Ready)]);
+    drop(section);
+    queue.task_done().unwrap();
+    assert_eq!(queue.task_done(), Err(Error::TooManyDone));
 }
