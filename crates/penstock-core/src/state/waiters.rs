@@ -252,17 +252,14 @@ impl Section<'_> {
     fn settle_waiters(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         self.hand_over()?;
-        let most = u64::from(platform::cores().saturating_sub(1).max(1));
         let [getters, putters, joiners] = &hot.waiters;
-        let ready = hot.ready_count.get();
-        while getters.length.get() > 0
-            && u64::from(getters.notified.get()) + u64::from(hot.spinning.getter.get() != 0) < most.min(ready)
-        {
+        while getters.length.get() > 0 && self.lacks_getters() {
             self.choose(Kind::Item, getters.tail.get())?;
         }
         while putters.length.get() > 0
             && self.shared.has_room()
-            && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0) < most
+            && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0)
+                < most_on_their_way()
         {
             self.choose(Kind::Room, putters.head.get())?;
         }
@@ -272,6 +269,15 @@ impl Section<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether fewer getters are on their way than there are items, and than there may be.
+    #[inline(always)]
+    pub(crate) fn lacks_getters(&self) -> bool {
+        let hot = self.hot();
+        let notified = hot.waiters[Kind::Item as usize].notified.get();
+        u64::from(notified) + u64::from(hot.spinning.getter.get() != 0)
+            < most_on_their_way().min(hot.ready_count.get())
     }
 
     /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
@@ -730,6 +736,12 @@ impl Section<'_> {
         }
         Ok(())
     }
+}
+
+/// How many waiters of a kind are on their way at most.
+#[inline(always)]
+fn most_on_their_way() -> u64 {
+    u64::from(platform::cores().saturating_sub(1).max(1))
 }
 
 /// How long a waiter waits until it has aged.
