@@ -416,8 +416,8 @@ MUTANTS = [
         "one-item-wakes-all-that-map",
         "an item notifies every aged getter that has not mapped what the queue has grown by",
         f"{CORE}/state/hand.rs",
-        "            let lacks_getters = self.lacks_getters();\n",
-        "            let lacks_getters = true;\n",
+        "            let lacks_getters = self.lacks_getters(most_on_their_way());\n",
+        "            let lacks_getters = most_on_their_way() > 0;\n",
         (core("ranges", "an_item_wakes_one_getter_that_maps"),),
     ),
     Mutant(

@@ -57,7 +57,7 @@ use crate::platform;
 use crate::state::holding::Lease;
 use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord};
-use crate::state::waiters::{ABANDONED, HANDED, HANDED_LEFT, LATE, SLEEPING};
+use crate::state::waiters::{ABANDONED, HANDED, HANDED_LEFT, LATE, SLEEPING, most_on_their_way};
 use crate::state::{Section, WAKES};
 use crate::sync::{Count, Ordering, Word};
 use crate::units::{BATCH, Ticket};
@@ -189,7 +189,7 @@ impl Section<'_> {
     fn hand_item(&mut self, index: u32) -> Result<bool, Error> {
         let (hot, cell) = (self.hot(), self.cell(index)?);
         if !Ranges(cell.ranges.get()).cover(Ranges(hot.ranges.get())) {
-            let lacks_getters = self.lacks_getters();
+            let lacks_getters = self.lacks_getters(most_on_their_way());
             if lacks_getters {
                 self.choose(Kind::Item, index)?;
             }

@@ -252,14 +252,14 @@ impl Section<'_> {
     fn settle_waiters(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         self.hand_over()?;
+        let most = most_on_their_way();
         let [getters, putters, joiners] = &hot.waiters;
-        while getters.length.get() > 0 && self.lacks_getters() {
+        while getters.length.get() > 0 && self.lacks_getters(most) {
             self.choose(Kind::Item, getters.tail.get())?;
         }
         while putters.length.get() > 0
             && self.shared.has_room()
-            && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0)
-                < most_on_their_way()
+            && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0) < most
         {
             self.choose(Kind::Room, putters.head.get())?;
         }
@@ -271,13 +271,12 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// Whether fewer getters are on their way than there are items, and than there may be.
+    /// Whether fewer getters are on their way than there are items, and than `most`.
     #[inline(always)]
-    pub(crate) fn lacks_getters(&self) -> bool {
+    pub(crate) fn lacks_getters(&self, most: u64) -> bool {
         let hot = self.hot();
         let notified = hot.waiters[Kind::Item as usize].notified.get();
-        u64::from(notified) + u64::from(hot.spinning.getter.get() != 0)
-            < most_on_their_way().min(hot.ready_count.get())
+        u64::from(notified) + u64::from(hot.spinning.getter.get() != 0) < most.min(hot.ready_count.get())
     }
 
     /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
@@ -739,8 +738,7 @@ impl Section<'_> {
 }
 
 /// How many waiters of a kind are on their way at most.
-#[inline(always)]
-fn most_on_their_way() -> u64 {
+pub(crate) fn most_on_their_way() -> u64 {
     u64::from(platform::cores().saturating_sub(1).max(1))
 }
 
