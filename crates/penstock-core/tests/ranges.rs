@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "fault-points")]
 use penstock_core::fault;
-use penstock_core::{Buffer, Delivery, Error, Lent, Options, Patience, Queue, View, Wait};
+use penstock_core::{Buffer, Check, Delivery, Error, Lent, Options, Patience, Queue, View, Wait};
 
 const PLAIN: Options = Options {
     maxsize: 0,
@@ -135,6 +135,33 @@ impl Child {
     /// The signal that ended it, or its negated exit status.
     fn reap(mut self) -> i32 {
         self.wait()
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
+        assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
+    }
+
+    /// Waits until it is stopped.
+    fn is_stopped(&self) {
+        let mut status = 0;
+        // SAFETY: as above.
+        let seen = unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) };
+        assert!(
+            seen == self.0 && libc::WIFSTOPPED(status),
+            "it has ended: {status}"
+        );
+    }
+
+    fn stop(&self) {
+        self.signal(libc::SIGSTOP);
+        self.is_stopped();
+    }
+
+    /// Lets it go on, and waits until it has ended.
+    fn finish(self) -> i32 {
+        self.signal(libc::SIGCONT);
+        self.reap()
     }
 
     fn wait(&mut self) -> i32 {
@@ -485,6 +512,289 @@ fn without_address_space_nothing_is_taken() {
             for number in 2..40 {
                 assert!(get(&queue).unwrap() == numbered(number, LARGE));
             }
+            is_sound(&queue);
+        }
+    }
+}
+
+/// Waits until a check of the queue finds that.
+fn until(queue: &Queue, what: impl Fn(&Check) -> bool) {
+    let given_up = Instant::now() + Duration::from_secs(20);
+    while !what(&queue.check().unwrap()) {
+        assert!(Instant::now() < given_up, "it does not come to that");
+        std::thread::yield_now();
+    }
+}
+
+fn is_refused<T>(result: Result<T, Error>) -> bool {
+    matches!(result, Err(Error::NoAddressSpace { .. }))
+}
+
+/// Adds a range, with an item that stays.
+fn grow(queue: &Queue) {
+    put(queue, &numbered(9, 20 << 20)).unwrap();
+}
+
+/// A getter that is notified, and cannot map what was added, leaves the list under the lock: the end of that
+/// section notifies another.
+#[test]
+fn without_address_space_a_wake_up_is_passed_on() {
+    for ages in [false, true] {
+        let queue = Queue::create(&PLAIN).unwrap();
+        queue.statistics().unwrap();
+        let step = Step::new();
+        let poor = Child::run(|| {
+            queue.statistics().unwrap();
+            exhaust_address_space();
+            assert!(is_refused(get(&queue)));
+            step.reach(1);
+            step.wait_for(2);
+        });
+        until(&queue, |check| check.cells == 1 && check.aged == u64::from(ages));
+        grow(&queue);
+        step.wait_for(1);
+        let check = queue.check().unwrap();
+        assert_eq!((check.cells, check.ready), (0, 1));
+        step.reach(2);
+        assert_eq!(poor.reap(), 0);
+        is_sound(&queue);
+    }
+}
+
+/// Of getters that have aged and have not mapped what was added, no more are notified than there are items.
+#[test]
+fn an_item_wakes_one_getter_that_maps() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    queue.statistics().unwrap();
+    let getters = Child::run(|| {
+        std::thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| get(&queue).unwrap());
+            }
+        });
+    });
+    until(&queue, |check| check.aged == 10);
+    getters.stop();
+    grow(&queue);
+    assert_eq!(queue.check().unwrap().aged, 9);
+    for number in 0..9 {
+        put(&queue, &numbered(number, 20)).unwrap();
+    }
+    assert_eq!(getters.finish(), 0);
+    assert_eq!(queue.len(), 0);
+    is_sound(&queue);
+}
+
+/// A getter was handed an item, and cannot map what was added since: the item is the next that others get.
+#[test]
+fn without_address_space_a_handed_item_returns() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    queue.statistics().unwrap();
+    let step = Step::new();
+    let poor = Child::run(|| {
+        queue.statistics().unwrap();
+        exhaust_address_space();
+        assert!(is_refused(get(&queue)));
+        step.reach(1);
+        step.wait_for(2);
+    });
+    until(&queue, |check| check.aged == 1);
+    poor.stop();
+    let larger_than_near = numbered(9, 6 << 20);
+    put(&queue, &numbered(1, 20)).unwrap();
+    // It checks for the dead, so that no check is due for a while.
+    assert_eq!(queue.statistics().unwrap().queued, 0);
+    put(&queue, &larger_than_near).unwrap();
+    poor.signal(libc::SIGCONT);
+    step.wait_for(1);
+    let first = wait(Patience::NoWait, |wait| queue.get(&mut Buffer::default(), wait));
+    assert!(matches!(first, Ok(Delivery::Copied)));
+    assert_eq!(queue.check().unwrap().cells, 0);
+    step.reach(2);
+    assert_eq!(poor.reap(), 0);
+    assert!(get(&queue).unwrap() == larger_than_near);
+    is_sound(&queue);
+}
+
+/// A process that cannot enter has not checked for the dead: others do so at once.
+#[test]
+fn without_address_space_the_dead_are_left_to_others() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    queue.statistics().unwrap();
+    let step = Step::new();
+    let poor = Child::run(|| {
+        queue.statistics().unwrap();
+        exhaust_address_space();
+        step.reach(1);
+        step.wait_for(2);
+        assert!(is_refused(get(&queue)));
+        step.reach(3);
+        step.wait_for(4);
+    });
+    step.wait_for(1);
+    put(&queue, b"of the dead").unwrap();
+    grow(&queue);
+    let dead = Child::run(|| assert_eq!(get(&queue).unwrap(), b"of the dead"));
+    assert_eq!(dead.reap(), 0);
+    // Time after which a getter checks.
+    std::thread::sleep(Duration::from_millis(300));
+    step.reach(2);
+    step.wait_for(3);
+    let mut buffer = Buffer::default();
+    wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap();
+    assert_eq!(buffer.bytes(), b"of the dead");
+    step.reach(4);
+    assert_eq!(poor.reap(), 0);
+}
+
+/// A putter that has aged cannot write its item before there is room, for want of address space: it waits on.
+#[test]
+fn without_address_space_a_putter_waits_for_room() {
+    let queue = Queue::create(&Options { maxsize: 1, ..PLAIN }).unwrap();
+    put(&queue, b"first").unwrap();
+    let large = numbered(7, 20 << 20);
+    let poor = Child::run(|| {
+        queue.statistics().unwrap();
+        exhaust_address_space();
+        put(&queue, &large).unwrap();
+    });
+    until(&queue, |check| check.aged == 1);
+    // Time for its attempt.
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(
+        (queue.check().unwrap().aged, queue.check().unwrap().written),
+        (1, 0)
+    );
+    let unlimited = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the call reads one struct.
+    let set = unsafe {
+        libc::prlimit(
+            poor.0,
+            libc::RLIMIT_AS,
+            &raw const unlimited,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(set, 0);
+    assert_eq!(get(&queue).unwrap(), b"first");
+    assert!(get(&queue).unwrap() == large);
+    assert_eq!(poor.reap(), 0);
+    is_sound(&queue);
+}
+
+/// A section has left aged getters unserved, and items in slots that the next process has not mapped: that
+/// process maps them first, and finds no damage.
+#[cfg(feature = "fault-points")]
+#[test]
+fn a_process_that_maps_serves_none_before() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    queue.statistics().unwrap();
+    let (step, taken) = (Step::new(), Step::new());
+    let fresh = Child::run(|| {
+        step.wait_for(1);
+        queue.statistics().unwrap();
+    });
+    for number in 0..2300 {
+        put(&queue, &numbered(number, 20)).unwrap();
+    }
+    for number in 0..2100 {
+        assert!(get(&queue).unwrap() == numbered(number, 20));
+        queue.task_done().unwrap();
+    }
+    let holder = Child::run(|| {
+        for number in 2100..2300 {
+            assert!(get(&queue).unwrap() == numbered(number, 20));
+        }
+        taken.reach(1);
+        loop {
+            std::thread::park();
+        }
+    });
+    taken.wait_for(1);
+    let getters = Child::run(|| {
+        std::thread::scope(|scope| {
+            for _ in 0..70 {
+                scope.spawn(|| {
+                    get(&queue).unwrap();
+                    queue.task_done().unwrap();
+                });
+            }
+        });
+    });
+    until(&queue, |check| check.aged == 70);
+    getters.stop();
+    drop(holder);
+    // Stopped at the end of the section that has returned 200 items, and has handed 64 of them over.
+    let sweeper = Child::run(|| {
+        assert!(fault::suspend_at("unlock.before-wake"));
+        queue.statistics().unwrap();
+    });
+    sweeper.is_stopped();
+    step.reach(1);
+    assert_eq!(fresh.reap(), 0);
+    assert_eq!(queue.check().unwrap().aged, 0);
+    assert_eq!(sweeper.finish(), 0);
+    assert_eq!(getters.finish(), 0);
+    assert_eq!(queue.statistics().unwrap().queued, 130);
+    is_sound(&queue);
+}
+
+/// A putter's time ends while the lock's holder is stopped between the two stores that publish its item, and
+/// the putter's process cannot map what was added: it learns all the same whether its item was put. The same
+/// if the holder dies there, and another repairs the queue.
+#[cfg(feature = "fault-points")]
+#[test]
+fn without_address_space_a_putter_learns_what_was_put() {
+    for point in ["hand.marked", "hand.published", "hand.numbered"] {
+        for is_killed in [false, true] {
+            let queue = Queue::create(&Options { maxsize: 1, ..PLAIN }).unwrap();
+            put(&queue, b"first").unwrap();
+            let step = Step::new();
+            let deadline = Instant::now() + Duration::from_secs(1);
+            let poor = Child::run(|| {
+                queue.statistics().unwrap();
+                exhaust_address_space();
+                let put = wait(Patience::Until(deadline), |wait| queue.put(&[b"its own"], wait));
+                step.reach(if put.is_ok() { 1 } else { 2 });
+            });
+            until(&queue, |check| check.written == 1);
+            poor.stop();
+            let another = std::thread::spawn({
+                let queue = queue.clone();
+                move || grow(&queue)
+            });
+            until(&queue, |check| check.written == 2);
+            let publisher = Child::run(|| {
+                assert!(fault::suspend_at(point));
+                get(&queue).unwrap();
+            });
+            publisher.is_stopped();
+            while Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            poor.signal(libc::SIGCONT);
+            // Time for what it does when its time is over.
+            std::thread::sleep(Duration::from_millis(500));
+            if is_killed {
+                publisher.signal(libc::SIGKILL);
+                assert_eq!(publisher.reap(), libc::SIGKILL);
+            } else {
+                assert_eq!(publisher.finish(), 0);
+            }
+            step.wait_for(1);
+            let is_put = step.0.load(Ordering::SeqCst) == 1;
+            assert_eq!(poor.reap(), 0);
+            let first = get(&queue).unwrap();
+            assert_eq!(first == b"its own", is_put, "{point}");
+            assert!(is_put || is_killed && point == "hand.marked", "{point}");
+            if is_put {
+                assert_eq!(get(&queue).unwrap().len(), 20 << 20);
+            }
+            another.join().unwrap();
+            assert_eq!(queue.len(), 0);
             is_sound(&queue);
         }
     }

@@ -98,6 +98,22 @@ impl Queue {
         }
     }
 
+    /// Takes the lock, or gives up soon, in a process that has not mapped all that the queue has grown by.
+    /// Such a section uses near memory alone, and so does its end. `None` if there is no section: the lock
+    /// stays taken, the queue is damaged, or this process was swept.
+    #[cold]
+    pub(crate) fn enter_unmapped(&self) -> Option<Guard<'_>> {
+        let me = self.shared.member_if_any()?;
+        let mut wait = Wait {
+            patience: Patience::Until(Instant::now() + BRIEFLY),
+            interrupted: &mut || false,
+        };
+        self.shared.acquire_as(me.0, &mut wait).ok()?;
+        let section = Guard::new(&self.shared, me);
+        let is_whole = !section.hot().is_damaged() && matches!(self.shared.participant_of(me), Ok(Some(_)));
+        is_whole.then_some(section)
+    }
+
     /// Repeats `portion`, each time in another critical section, until it returns `Last`. Waiters for the
     /// lock get it in between.
     pub(crate) fn in_portions<'q>(

@@ -39,6 +39,14 @@ impl Queue {
     ) -> Result<bool, Error> {
         let hot = self.shared.segment.hot();
         hot.reaped_at.set(platform::coarse_millis());
+        let enter = &mut || {
+            let entered = enter();
+            if matches!(entered, Err(Error::NoAddressSpace { .. })) {
+                // This process cannot sweep: it leaves that to others, whose check is due at once.
+                hot.reaped_at.set(0);
+            }
+            entered
+        };
         // A notified waiter, or a spinner, that never comes back may be dead without holding anything. A dead
         // one that was handed something may have dead ones behind it, which would be next.
         let is_any_notified = hot.is_any_handed()

@@ -415,10 +415,10 @@ impl Queue {
     }
 }
 
-/// Whether memory could not be had.
+/// Whether memory, or address space for it, could not be had.
 fn is_without_memory(result: Result<(), Error>) -> Result<bool, Error> {
     match result {
-        Err(Error::OutOfMemory { .. } | Error::NoMemory { .. }) => Ok(true),
+        Err(Error::OutOfMemory { .. } | Error::NoMemory { .. } | Error::NoAddressSpace { .. }) => Ok(true),
         result => result.map(|()| false),
     }
 }

@@ -55,6 +55,9 @@ const THOROUGH: u32 = 10;
 /// (state/line.rs). After a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
 
+/// Poll interval of a putter that waits until another participant has repaired the queue, which it cannot.
+const REPAIR: Duration = Duration::from_millis(10);
+
 impl Queue {
     /// Takes the lock for an operation that may have to wait. Spins first if an unlocked read shows that the
     /// operation could not proceed. This keeps idle waiters off the lock's cache line.
@@ -264,18 +267,37 @@ impl Queue {
         if waiting.cell == 0 {
             return;
         }
-        if let Ok(mut section) = self.enter_briefly() {
-            // An error here means damage, and the caller has an error already.
-            let _ = section.withdraw(waiting);
-        } else {
-            let _ = self.leave_cell(waiting);
-        }
+        let left = match self.enter_briefly() {
+            Ok(mut section) => section.withdraw(waiting),
+            Err(Error::NoAddressSpace { .. }) => match self.withdraw_unmapped(waiting) {
+                Ok(false) => self.leave_cell(waiting),
+                withdrawn => withdrawn.map(drop),
+            },
+            Err(_) => self.leave_cell(waiting),
+        };
+        // An error here means damage, and the caller has an error already.
+        let _ = left;
         waiting.cell = 0;
     }
 
+    /// Leaves under the lock, in a process that cannot map what the queue has grown by. The end of the
+    /// section passes a wake-up on. False if the waiter has not left: the lock stays taken, or this getter
+    /// was handed an item, whose slot may not be mapped.
+    #[cold]
+    fn withdraw_unmapped(&self, waiting: &mut Waiting) -> Result<bool, Error> {
+        let Some(mut section) = self.enter_unmapped() else {
+            return Ok(false);
+        };
+        if waiting.kind == Kind::Item && section.cell(waiting.cell)?.word.get() == HANDED {
+            return Ok(false);
+        }
+        section.withdraw(waiting)?;
+        Ok(true)
+    }
+
     /// Leaves without the lock. If this waiter was notified or handed something already, the next section of
-    /// this process passes that on, or another waiter does at the end of its slice, which treats this one as
-    /// late.
+    /// this process passes that on. Or another waiter does at the end of its slice, which treats this one as
+    /// late; or the next check for the dead does with an item.
     fn leave_cell(&self, waiting: &mut Waiting) -> Result<(), Error> {
         let cell = self.shared.segment.cell(waiting.cell)?;
         let words = [
@@ -289,14 +311,24 @@ impl Queue {
         for (word, left) in words.into_iter().cycle().take(3 * words.len()) {
             // Acquire: pairs with the release in mark_handed.
             if word == HANDED && waiting.kind == Kind::Room {
-                if cell.word.load(Ordering::Acquire) != HANDED {
-                    // A rebuild has changed it back. It may be HANDED anew at any moment.
-                    continue;
+                while cell.word.load(Ordering::Acquire) == HANDED && Section::ticket_of(cell).is_none() {
+                    // The lock's holder is publishing the item, and is stopped or dead: only the lock tells.
+                    match self.enter_uninterruptible() {
+                        Ok(mut section) => return section.withdraw(waiting),
+                        Err(Error::NoAddressSpace { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                    if self.withdraw_unmapped(waiting)? {
+                        return Ok(());
+                    }
+                    // The holder is dead, and this process cannot map what the rebuild reads: another repairs
+                    // the queue.
+                    platform::futex_wait(&cell.word, HANDED, REPAIR);
                 }
                 let ticket = Section::ticket_of(cell);
-                if ticket.is_none() {
-                    // The lock's holder is publishing the item, and is stopped or dead: only the lock tells.
-                    return self.enter_uninterruptible()?.withdraw(waiting);
+                if cell.word.load(Ordering::Acquire) != HANDED || ticket.is_none() {
+                    // A rebuild has changed it back. It may be HANDED anew at any moment.
+                    continue;
                 }
                 waiting.note_ticket(ticket);
             }
@@ -308,6 +340,10 @@ impl Queue {
                 fault!("wait.left");
                 if left != ABANDONED {
                     self.shared.put_off_work();
+                }
+                if left == HANDED_LEFT && waiting.kind == Kind::Item {
+                    // The next check, which is due at once, returns the item.
+                    self.shared.segment.hot().reaped_at.set(0);
                 }
                 break;
             }

@@ -7,7 +7,8 @@
 //! - *A getter* is handed the oldest item: it is HANDED to the getter's participant, counts as taken, and is
 //!   delivered in the getter's next section. No caller has seen it until then. So the sweep, a getter that
 //!   gives up, and the late rule return it to its old place, and that is no redelivery. A getter is notified
-//!   instead if its process has not mapped all that the queue has grown by (memory/ranges.rs).
+//!   instead if its process has not mapped all that the queue has grown by (memory/ranges.rs), and only as
+//!   many as any getters are (waiters.rs).
 //! - *A putter* writes its item when it has aged, into a slot that is CLAIMED, and its cell names the slot.
 //!   Until then, and if there is no memory for it, it is passed over, and notified like any other putter.
 //!   The section that makes room publishes the item for it. So no place is ever reserved, and the number of
@@ -15,11 +16,18 @@
 //!
 //! A cell names a slot by its number too: the number of a lease or of a claim never repeats.
 //!
+//! A section of a process that has not mapped all that the queue has grown by serves no aged waiter: it may
+//! not find their slots. It leaves them to the next section, and notifies as ever.
+//!
 //! A handed waiter that has not come back after `LATE_AFTER` is *late*: stopped, slow, or its wake-up was
 //! lost with its waker. Any participant that checks for the dead wakes it again. It takes a getter's item
 //! back if the kernel says that the getter's process is stopped, or after `LOST_AFTER` in any case. Not
 //! sooner: others may have taken younger items meanwhile, so that the item comes out of order. The getter
 //! keeps its age, so that it is the first in line when it comes back.
+//!
+//! A handed getter may leave its cell without the lock, because that stays taken or because its process
+//! cannot map a range that was added since (HANDED_LEFT). That getter does not come back. So the next section
+//! of its process returns the item, or the next check for the dead, which is due at once.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -28,6 +36,7 @@
 //! | getter back: the cell freed, the item delivered | as in get.rs: until the commit the sweep returns it |
 //! | item returned: **slot = READY**, in its old place | the cell names nothing: it is SLEEPING again |
 //! | late: the cell = LATE | its waiter reads that when it comes back |
+//! | getter gone: the cell = HANDED_LEFT | the sweep returns the item, as does any check for the dead |
 //! | putter: payload copied, **slot = CLAIMED** | the sweep frees slot and extent |
 //! | its cell names slot and number | the same, and its cell is freed |
 //! | place: cell = HANDED | the slot is CLAIMED still: the cell is SLEEPING again |
@@ -37,7 +46,9 @@
 //!
 //! A putter that cannot get the lock when its patience ends leaves its cell without it, and must know whether
 //! its item was published. If its cell is HANDED and has the publication number, it was. Between these two
-//! stores the lock's holder is publishing it: the putter waits for the lock then, or takes it over.
+//! stores the lock's holder is publishing it: the putter waits for the lock then, or takes it over. A putter
+//! that cannot map all that the queue has grown by takes the lock as well, and reads its cell. If the holder
+//! is dead, it waits until another participant has repaired the queue.
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -46,7 +57,7 @@ use crate::platform;
 use crate::state::holding::Lease;
 use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord};
-use crate::state::waiters::{ABANDONED, HANDED, HANDED_LEFT, LATE, SLEEPING};
+use crate::state::waiters::{ABANDONED, HANDED, HANDED_LEFT, LATE, SLEEPING, most_on_their_way};
 use crate::state::{Section, WAKES};
 use crate::sync::{Count, Ordering, Word};
 use crate::units::{BATCH, Ticket};
@@ -139,14 +150,21 @@ impl Section<'_> {
 
     #[cold]
     fn serve_aged(&mut self) -> Result<(), Error> {
+        // A slot that is not mapped is no damage. It may be one of those that the last section has left.
+        if !self.shared.segment.is_all_mapped() {
+            return Ok(());
+        }
         let hot = self.hot();
         let [getters, putters] = &hot.spinning.aged;
         // A place that is taken is an item for a getter, and the reverse, so each step takes one waiter off.
         // Those that a section leaves are served by the next: each handed waiter comes back through one.
         for _ in 0..BATCH {
-            if getters.count.get() > 0 && hot.ready_count.get() > 0 {
-                self.hand_item(hot.waiters[Kind::Item as usize].head.get())?;
-            } else if putters.count.get() == 0 || !self.shared.has_room() || !self.hand_first_place()? {
+            let is_served = getters.count.get() > 0
+                && hot.ready_count.get() > 0
+                && self.hand_item(hot.waiters[Kind::Item as usize].head.get())?;
+            if !is_served
+                && (putters.count.get() == 0 || !self.shared.has_room() || !self.hand_first_place()?)
+            {
                 break;
             }
         }
@@ -172,11 +190,15 @@ impl Section<'_> {
 
     /// Hands the oldest item to that getter, if its process has mapped all that the queue has grown by. Else
     /// it is notified: it maps that, and comes for an item. It may have no address space for it, and then it
-    /// must not have taken one.
-    fn hand_item(&mut self, index: u32) -> Result<(), Error> {
+    /// must not have taken one. False if as many getters are on their way already as are to be.
+    fn hand_item(&mut self, index: u32) -> Result<bool, Error> {
         let (hot, cell) = (self.hot(), self.cell(index)?);
         if !Ranges(cell.ranges.get()).cover(Ranges(hot.ranges.get())) {
-            return self.choose(Kind::Item, index);
+            let lacks_getters = self.lacks_getters(most_on_their_way());
+            if lacks_getters {
+                self.choose(Kind::Item, index)?;
+            }
+            return Ok(lacks_getters);
         }
         let item = self.oldest()?;
         if item == 0 {
@@ -184,7 +206,7 @@ impl Section<'_> {
         }
         let number = hot.leases.get().wrapping_add(1);
         if !self.mark_handed(Kind::Item, index, Lease { slot: item, number })? {
-            return Ok(());
+            return Ok(true);
         }
         let owner = ParticipantId(cell.owner.get());
         let Some(record) = self.shared.participant_of(owner)? else {
@@ -207,7 +229,7 @@ impl Section<'_> {
         self.push_back(&record.claimed, item)?;
         hot.owned_count.add(1);
         self.wake_later(index);
-        Ok(())
+        Ok(true)
     }
 
     /// Publishes that putter's item for it. False if it has not written one.
@@ -341,7 +363,8 @@ impl Section<'_> {
     }
 
     /// Wakes a portion of the handed waiters that are late, and notes the participants of some late getters:
-    /// the item goes back if such a participant is stopped, or now if its getter is late for `LOST_AFTER`.
+    /// the item goes back if such a participant is stopped, or now if its getter has left or is late for
+    /// `LOST_AFTER`.
     pub(crate) fn wake_the_handed(&mut self, check: &mut LateCheck) -> Result<Portion, Error> {
         self.for_late(check, |section, check, index, time| {
             let cell = section.cell(index)?;
@@ -400,11 +423,16 @@ impl Section<'_> {
         Ok(Portion::Last)
     }
 
-    /// How long ago a late waiter was handed something, in milliseconds. `None` if it is not late.
+    /// How long ago a late waiter was handed something, in milliseconds. `None` if it is not late. A getter
+    /// that has left is late in any case, and does not come back.
     fn late_for(cell: &WaiterCell) -> Option<u64> {
+        let word = cell.word.get();
+        if word == HANDED_LEFT && cell.kind.get() == Kind::Item as u32 {
+            return Some(u64::MAX);
+        }
         // Wraps, so that the clock of another namespace makes a waiter late too early, and not never.
         let time = platform::coarse_millis().wrapping_sub(cell.handed_at.get());
-        let is_handed = matches!(cell.word.get(), HANDED | HANDED_LEFT) && cell.number.get() != 0;
+        let is_handed = matches!(word, HANDED | HANDED_LEFT) && cell.number.get() != 0;
         Some(time).filter(|time| is_handed && *time >= LATE_AFTER)
     }
 

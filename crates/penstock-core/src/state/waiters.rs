@@ -252,12 +252,9 @@ impl Section<'_> {
     fn settle_waiters(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         self.hand_over()?;
-        let most = u64::from(platform::cores().saturating_sub(1).max(1));
+        let most = most_on_their_way();
         let [getters, putters, joiners] = &hot.waiters;
-        let ready = hot.ready_count.get();
-        while getters.length.get() > 0
-            && u64::from(getters.notified.get()) + u64::from(hot.spinning.getter.get() != 0) < most.min(ready)
-        {
+        while getters.length.get() > 0 && self.lacks_getters(most) {
             self.choose(Kind::Item, getters.tail.get())?;
         }
         while putters.length.get() > 0
@@ -272,6 +269,14 @@ impl Section<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether fewer getters are on their way than there are items, and than `most`.
+    #[inline(always)]
+    pub(crate) fn lacks_getters(&self, most: u64) -> bool {
+        let hot = self.hot();
+        let notified = hot.waiters[Kind::Item as usize].notified.get();
+        u64::from(notified) + u64::from(hot.spinning.getter.get() != 0) < most.min(hot.ready_count.get())
     }
 
     /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
@@ -730,6 +735,11 @@ impl Section<'_> {
         }
         Ok(())
     }
+}
+
+/// How many waiters of a kind are on their way at most.
+pub(crate) fn most_on_their_way() -> u64 {
+    u64::from(platform::cores().saturating_sub(1).max(1))
 }
 
 /// How long a waiter waits until it has aged.
