@@ -1163,6 +1163,14 @@ Some(State::Handed | State::HandedDone) => {
         (unit("a_shorter_file_promises_what_it_holds"),),
     ),
     Mutant(
+        "queues-as-large-as-the-first",
+        "each queue takes as much address space as the first one",
+        f"{CORE}/memory/segment.rs",
+        "const QUEUES: u64 = 64;",
+        "const QUEUES: u64 = 1;",
+        (core("ranges", "many_queues_have_room"),),
+    ),
+    Mutant(
         "last-slots-not-added",
         "a queue that has fewer slots left than it is to grow by does not grow",
         f"{CORE}/memory/ranges.rs",

@@ -368,6 +368,28 @@ fn a_range_never_moves() {
     is_sound(&queue);
 }
 
+/// Many queues under a limit become smaller, so that there are more of them, and some of them can grow.
+#[test]
+fn many_queues_have_room() {
+    let child = Child::run(|| {
+        // (The queues of other tests, which this process inherits, do not come back here.)
+        set_limit(libc::RLIMIT_AS, 1024 * MIB + 4 * mapped());
+        let queues: Vec<_> = (0..100)
+            .flat_map(|_| Queue::create_pair(&PLAIN).unwrap())
+            .collect();
+        for queue in &queues {
+            put(queue, &numbered(1, 30_000)).unwrap();
+            assert!(get(queue).unwrap() == numbered(1, 30_000));
+        }
+        for queue in [&queues[0], &queues[199]] {
+            put(queue, &numbered(2, 5_000_000)).unwrap();
+            assert!(get(queue).unwrap() == numbered(2, 5_000_000));
+            is_sound(queue);
+        }
+    });
+    assert_eq!(child.reap(), 0);
+}
+
 /// All queues of a process take a quarter of its limit, at their creation and as they grow; and go on.
 #[test]
 fn queues_take_a_quarter_of_the_address_space() {

@@ -59,14 +59,18 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared reference gives no access.
 unsafe impl Sync for Mapping {}
 
+/// Of the address space that is left for queues, a new one takes at most this part at first: so the queues of
+/// a process become smaller before there is none left.
+const QUEUES: u64 = 64;
+
 /// The geometries to try for a queue, the best one first, each with the bytes that it can promise. What the
 /// file cannot hold must not be promised, be it in small items or in large ones.
 fn geometries(max_bytes: u64) -> impl Iterator<Item = (Geometry, u64)> {
-    let is_limited = platform::is_address_space_limited();
-    Tables::ALL.into_iter().flat_map(move |row| {
+    let left = platform::address_space_left();
+    let geometries = Tables::ALL.into_iter().flat_map(move |row| {
         let tables = row
             .into_iter()
-            .filter(move |tables| !(is_limited && *tables == Tables::FULL));
+            .filter(move |tables| left.is_none() || *tables != Tables::FULL);
         let ample = tables
             .clone()
             .filter_map(move |tables| Geometry::ample(tables, max_bytes))
@@ -83,6 +87,10 @@ fn geometries(max_bytes: u64) -> impl Iterator<Item = (Geometry, u64)> {
                 .map(move |geometry| (geometry, size.min(geometry.bytes())))
         });
         ample.chain(tight)
+    });
+    geometries.filter(move |(geometry, _)| {
+        let is_least = geometry.near_spans == Tables::LEAST.near_spans;
+        is_least || left.is_none_or(|left| geometry.near_length <= left / QUEUES)
     })
 }
 

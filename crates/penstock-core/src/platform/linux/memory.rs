@@ -124,9 +124,10 @@ static MAPPED: AtomicU64 = AtomicU64::new(0);
 /// All queues of a process together take at most this part of the address space that it may have.
 const SHARE: u64 = 4;
 
-/// Whether this process may not have all the address space that there is.
-pub(crate) fn is_address_space_limited() -> bool {
-    getrlimit(Resource::As).current.is_some()
+/// What of the address space that this process's queues may take is left. `None` if it is not limited.
+pub(crate) fn address_space_left() -> Option<u64> {
+    let limit = getrlimit(Resource::As).current?;
+    Some((limit / SHARE).saturating_sub(MAPPED.load(Relaxed)))
 }
 
 /// Address space that is counted for this process's queues.
