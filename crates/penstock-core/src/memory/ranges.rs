@@ -224,11 +224,13 @@ impl NewRange {
 
 impl Drop for NewRange {
     fn drop(&mut self) {
-        if self.is_inherited() {
-            core::mem::forget(self.parts.take());
-        } else if self.parts.is_some() {
+        if self.parts.is_some() {
+            // First, because it notices a fork that no handler has seen.
             let no_fork = fork::hold_off();
-            drop(self.take(&no_fork));
+            let parts = self.take(&no_fork);
+            if self.is_inherited() {
+                core::mem::forget(parts);
+            }
         }
     }
 }
