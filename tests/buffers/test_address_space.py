@@ -223,6 +223,34 @@ def test_small_files() -> None:
         assert child.result() == [[1], True] * 3 + [[2]]
 
 
+@pytest.mark.parametrize("mebibytes", [1, 3, 20])
+def test_small_files_hold_what_they_promise(mebibytes: int) -> None:
+    def use() -> list[tuple[int, bool]]:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (mebibytes * MIB, mebibytes * MIB))
+        results = []
+        for kind in (Queue, JoinableQueue):
+            queue = kind()
+            count = 0
+
+            def fill() -> None:
+                nonlocal count
+                while True:
+                    queue.put(count)
+                    count += 1
+
+            with pytest.raises(QueueMemoryError) as caught:
+                fill()
+            error = caught.value
+            assert error.used + error.needed > error.limit
+            results.append((count, [queue.get() for _ in range(count)] == list(range(count))))
+        return results
+
+    with fork(use) as child:
+        for count, is_whole in child.result():
+            assert count >= mebibytes * MIB // 8 // 128
+            assert is_whole
+
+
 LARGE_PROGRAM = """
 import multiprocessing as mp
 

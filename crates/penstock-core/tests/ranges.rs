@@ -395,6 +395,28 @@ fn a_range_never_moves() {
     is_sound(&queue);
 }
 
+/// Many queues under a limit become smaller, so that there are more of them, and some of them can grow.
+#[test]
+fn many_queues_have_room() {
+    let child = Child::run(|| {
+        // (The queues of other tests, which this process inherits, do not come back here.)
+        set_limit(libc::RLIMIT_AS, 1024 * MIB + 4 * mapped());
+        let queues: Vec<_> = (0..100)
+            .flat_map(|_| Queue::create_pair(&PLAIN).unwrap())
+            .collect();
+        for queue in &queues {
+            put(queue, &numbered(1, 30_000)).unwrap();
+            assert!(get(queue).unwrap() == numbered(1, 30_000));
+        }
+        for queue in [&queues[0], &queues[199]] {
+            put(queue, &numbered(2, 5_000_000)).unwrap();
+            assert!(get(queue).unwrap() == numbered(2, 5_000_000));
+            is_sound(queue);
+        }
+    });
+    assert_eq!(child.reap(), 0);
+}
+
 /// All queues of a process take a quarter of its limit, at their creation and as they grow; and go on.
 #[test]
 fn queues_take_a_quarter_of_the_address_space() {
@@ -1079,6 +1101,30 @@ fn small_files() {
             for number in 0..count {
                 assert!(get(&queue).unwrap() == numbered(number, 100_000));
             }
+            // As many small items as it promises.
+            for len in if limit < 100 { &[20, 1000][..] } else { &[] } {
+                let (len, mut count) = (*len, 0);
+                let error = loop {
+                    match put(&queue, &numbered(count, len)) {
+                        Ok(()) => count += 1,
+                        Err(error) => break error,
+                    }
+                };
+                let Error::OutOfMemory {
+                    needed,
+                    used,
+                    limit: promised,
+                    ..
+                } = error
+                else {
+                    panic!("{error}");
+                };
+                assert!(used + needed > promised, "{limit} MiB, {len}: {error:?}");
+                assert!(promised >= limit * MIB / 8, "{limit} MiB: {promised}");
+                for number in 0..count {
+                    assert!(get(&queue).unwrap() == numbered(number, len));
+                }
+            }
             is_sound(&queue);
         }
         // A queue whose file has its length already grows.
@@ -1090,6 +1136,133 @@ fn small_files() {
         is_sound(&queue);
     });
     assert_eq!(child.reap(), 0);
+}
+
+/// A range takes no address space but its own, also in a process without a descriptor: what lies before it in
+/// the file may be larger than all that the process can have.
+#[test]
+fn ranges_without_a_descriptor_and_with_little_address_space() {
+    let child = Child::run(|| {
+        let queue = Queue::create(&limited_to(512 << 30)).unwrap();
+        queue.statistics().unwrap();
+        let fd = queue.fd().unwrap().as_raw_fd();
+        let other = Child::run(|| fill_far(&queue));
+        assert_eq!(other.reap(), 0);
+        // SAFETY: the test's own descriptor, which no other code uses.
+        unsafe { libc::close(fd) };
+        limit_to_more(512 * MIB);
+        take_far(&queue);
+        fill_far(&queue);
+        take_far(&queue);
+        put(&queue, &numbered(1, 30 << 20)).unwrap();
+        assert!(get(&queue).unwrap() == numbered(1, 30 << 20));
+        assert_eq!(queue.check().unwrap().findings, []);
+        free_address_space();
+    });
+    assert_eq!(child.reap(), 0);
+}
+
+/// A process that closes a queue with an item in hand has no descriptor of it any more, and finishes the item
+/// beside ranges that others have added since.
+#[test]
+fn a_closed_queue_needs_the_address_space_of_its_ranges_only() {
+    let child = Child::run(|| {
+        let queue = Queue::create(&Options {
+            max_bytes: Some(32 << 30),
+            ..ACKNOWLEDGED
+        })
+        .unwrap();
+        put(&queue, b"in hand").unwrap();
+        let step = Step::new();
+        let worker = Child::run(|| {
+            let mine = queue.clone();
+            let remainder = mine.open_handle().unwrap();
+            get(&mine).unwrap();
+            // The test's own reference.
+            // SAFETY: it is not used any more.
+            let inherited = unsafe { std::ptr::read(&raw const queue) };
+            drop(inherited);
+            remainder.close(mine);
+            limit_to_more(512 * MIB);
+            step.reach(1);
+            step.wait_for(2);
+            let closed = remainder.reopen().unwrap();
+            assert!(closed.fd().is_err());
+            closed.task_done().unwrap();
+            remainder.close(closed);
+            std::mem::forget(remainder);
+        });
+        step.wait_for(1);
+        fill_far(&queue);
+        step.reach(2);
+        assert_eq!(worker.reap(), 0);
+        let unfinished = queue.statistics().unwrap().unfinished;
+        assert_eq!(unfinished, queue.len());
+    });
+    assert_eq!(child.reap(), 0);
+}
+
+/// A process that has locked its memory when the queue was there, and has no descriptor of it any more, takes
+/// no memory for the ranges that it maps.
+#[test]
+fn ranges_without_a_descriptor_of_a_process_that_locks_its_memory() {
+    let child = Child::run(|| {
+        let queue = Queue::create(&limited_to(1 << 30)).unwrap();
+        queue.statistics().unwrap();
+        let other = Child::run(|| fill_far(&queue));
+        assert_eq!(other.reap(), 0);
+        // SAFETY: locks what is mapped, and what will be; it puts memory behind the near memory.
+        if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
+            println!("NOT TESTED: mlockall is forbidden");
+            return;
+        }
+        let memory = || queue.statistics().unwrap().memory_bytes;
+        let before = memory();
+        let kept = queue.duplicate_fd().unwrap();
+        let fd = queue.fd().unwrap().as_raw_fd();
+        // SAFETY: the test's own descriptor, which no other code uses.
+        unsafe { libc::close(fd) };
+        take_far(&queue);
+        put(&queue, &numbered(1, 30 << 20)).unwrap();
+        let backed = || {
+            let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+            // SAFETY: the call fills one struct.
+            unsafe {
+                assert_eq!(libc::fstat(kept.as_raw_fd(), stat.as_mut_ptr()), 0);
+                stat.assume_init().st_blocks as u64 * 512
+            }
+        };
+        let limit = before + 32 * MIB;
+        assert!(backed() < limit, "{} of {limit} bytes", backed());
+        assert!(get(&queue).unwrap() == numbered(1, 30 << 20));
+        assert_eq!(queue.check().unwrap().findings, []);
+    });
+    assert_eq!(child.reap(), 0);
+}
+
+/// Limits the address space to what this process takes, and so much more. (Other tests may have queues at
+/// this moment, which it inherits.)
+fn limit_to_more(more: u64) {
+    set_limit(libc::RLIMIT_AS, used() + more + 4 * mapped());
+}
+
+/// Items in ranges of slots and of the heap.
+fn fill_far(queue: &Queue) {
+    for number in 0..3000 {
+        put(queue, &numbered(number, 20)).unwrap();
+    }
+    for number in 0..40 {
+        put(queue, &numbered(number, LARGE)).unwrap();
+    }
+}
+
+fn take_far(queue: &Arc<Queue>) {
+    for number in 0..3000 {
+        assert!(get(queue).unwrap() == numbered(number, 20));
+    }
+    for number in 0..40 {
+        assert!(get(queue).unwrap() == numbered(number, LARGE));
+    }
 }
 
 /// Other code has closed the queue's descriptor: ranges of others are mapped, and ranges are added, all the

@@ -2,7 +2,8 @@
 //!
 //! After a fork the child forgets the parent's memberships: it replaces its copies of the descriptors through
 //! which the parent's life bytes are locked (memory/file.rs), and registers on first use. With a queue that
-//! the parent watches it registers at once (state/notifier.rs).
+//! the parent watches it registers at once (state/notifier.rs). What other threads of the parent have mapped
+//! for growth it unmaps (memory/ranges.rs).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -11,6 +12,7 @@ use crate::fork;
 use crate::handle::queue::Queue;
 use crate::handle::remainder::Remainder;
 use crate::memory::file::MemoryFile;
+use crate::memory::ranges::unmap_new_ranges;
 use crate::platform::{self, FileIdentity};
 use crate::state::line_end;
 use crate::units::Id;
@@ -142,6 +144,7 @@ pub(crate) fn forget_remainder(id: Id) {
 
 /// In a child after a fork.
 fn forget_memberships() {
+    unmap_new_ranges();
     let mut open = lock();
     // Which queues need the descriptors here is counted anew, for all queues of a file before it is used.
     for (_, _, file) in open.queues.iter() {

@@ -671,13 +671,13 @@ impl Tables {
         near_spans: NEAR_SPANS,
     };
 
-    /// For a process whose address space is limited: 2.3 MiB.
+    /// For a process whose address space is limited, or whose files may be small only: 2.3 MiB.
     pub(crate) const LESS: Tables = Tables {
         near_spans: 8,
         ..Tables::FULL
     };
 
-    /// Where the system allows small files or mappings only: 0.9 MiB.
+    /// Where the system allows no files or mappings of that size: 0.9 MiB.
     pub(crate) const FEW: Tables = Tables {
         participants: 256,
         cells: 1024,
@@ -690,17 +690,12 @@ impl Tables {
         ..Tables::FEW
     };
 
-    /// The next smaller ones to try.
-    pub(crate) fn smaller(self) -> Option<Tables> {
-        match self {
-            Tables::LEAST => None,
-            Tables::FEW => Some(Tables::LEAST),
-            _ => Some(Tables::FEW),
-        }
-    }
+    /// All of them, in the order in which they are tried. Those of a row differ in the near heap alone.
+    pub(crate) const ALL: [[Tables; 2]; 2] = [[Tables::FULL, Tables::LESS], [Tables::FEW, Tables::LEAST]];
 
     fn are_possible(self) -> bool {
-        (64..=PARTICIPANTS).contains(&self.participants)
+        // More than the last places of a table (handle/membership.rs).
+        (128..=PARTICIPANTS).contains(&self.participants)
             && (64..=CELLS).contains(&self.cells)
             && (1..=NEAR_SPANS).contains(&self.near_spans)
     }
@@ -836,10 +831,39 @@ impl Geometry {
         Some(geometry)
     }
 
+    /// For a queue of so many bytes: a heap of four times the size, because it becomes fragmented, and twice
+    /// as many slots as there may be items.
+    pub(crate) fn ample(tables: Tables, max_bytes: u64) -> Option<Geometry> {
+        if cfg!(loom) {
+            // The models map the near memory only.
+            return Geometry::new(tables, 0, 0);
+        }
+        let spans = max_bytes.saturating_mul(4) / SPAN;
+        Geometry::new(tables, slot_classes_for(max_bytes / 64), span_classes_for(spans))
+    }
+
+    /// For a queue of so many bytes in a file that must be short: a heap of that size, and as many slots as
+    /// there may be items.
+    pub(crate) fn tight(tables: Tables, max_bytes: u64) -> Option<Geometry> {
+        let spans = (max_bytes / SPAN).saturating_sub(u64::from(tables.near_spans));
+        let slots = max_bytes / size_of::<Slot>() as u64;
+        Geometry::new(tables, slot_classes_for(slots), span_classes_for(spans))
+    }
+
     /// Bytes of payloads that the heap can hold.
     pub(crate) fn heap_bytes(&self) -> u64 {
         let far = span_class_start(self.span_classes) - FAR_SPANS;
         u64::from(self.near_spans + far) * SPAN
+    }
+
+    /// What `max_bytes` can be, so that neither the heap nor the slots stand in the way before. Not if there
+    /// are as many slots as any queue can have: more small items than these no queue promises.
+    pub(crate) fn bytes(&self) -> u64 {
+        let slots = match self.slot_classes {
+            SLOT_CLASSES => u64::MAX,
+            _ => u64::from(self.slots - 1) * size_of::<Slot>() as u64,
+        };
+        self.heap_bytes().min(slots)
     }
 
     /// Where a slot lies in the file: far ones behind near ones.

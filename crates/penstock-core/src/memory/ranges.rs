@@ -13,6 +13,9 @@
 //! their classes in different pieces. With a class of slots a process maps the words of its pages
 //! (state/pages.rs). A range never moves once it is mapped, and is unmapped with the handle.
 //!
+//! A range that a process has mapped and the queue does not have yet is its thread's alone: if another thread
+//! forks, the child unmaps it.
+//!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | range mapped in this process | the kernel unmaps it: nothing happened |
@@ -25,6 +28,7 @@
 use core::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
 use crate::fault::fault;
@@ -121,6 +125,7 @@ impl Drop for Mapped {
 /// A part of the file that is mapped and not in use yet.
 struct Mapping {
     base: NonNull<u8>,
+    /// Where it begins in the file, in which the queue's own part may begin further on.
     start: u64,
     length: u64,
 }
@@ -132,12 +137,102 @@ impl Drop for Mapping {
     }
 }
 
-/// Ranges that this process has mapped and the queue does not have yet.
+/// A range that this process has mapped and the queue does not have yet. Dropped outside the lock.
 pub(crate) struct NewRange {
     from: Ranges,
     to: Ranges,
-    slots: Option<[Mapping; 2]>,
-    heap: Option<[Mapping; 2]>,
+    parts: Option<Parts>,
+    /// What `fork::count` was: in a child of this thread the mappings are gone.
+    forks: u32,
+}
+
+/// What of a new range is mapped.
+enum Parts {
+    Slots([Mapping; 2]),
+    Heap([Mapping; 2]),
+}
+
+/// The mappings of new ranges: base, place in the file, length. Locked only while this process cannot fork,
+/// or by the child's hook of a fork.
+static PENDING: Mutex<Vec<(usize, u64, u64)>> = Mutex::new(Vec::new());
+
+/// A panic elsewhere leaves the list whole, so poison means nothing.
+fn pending() -> MutexGuard<'static, Vec<(usize, u64, u64)>> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// In a child after a fork: unmaps the new ranges of all threads of the parent.
+#[cfg(not(loom))]
+pub(crate) fn unmap_new_ranges() {
+    for (base, start, length) in core::mem::take(&mut *pending()) {
+        if let Some(base) = NonNull::new(base as *mut u8) {
+            // SAFETY: a copy of the parent's mapping, into which no reference leads. The thread that has it
+            // does not exist here, or finds by `fork::count` that the mapping is gone.
+            unsafe { platform::unmap(base, start, length) };
+        }
+    }
+}
+
+impl Parts {
+    fn mappings(&self) -> &[Mapping; 2] {
+        match self {
+            Parts::Slots(mappings) | Parts::Heap(mappings) => mappings,
+        }
+    }
+}
+
+impl NewRange {
+    /// Of what was mapped under the same `_no_fork`.
+    fn new(
+        (from, to): (Ranges, Ranges),
+        parts: Option<Parts>,
+        _no_fork: &fork::NoFork,
+    ) -> Result<NewRange, Error> {
+        if let Some(parts) = &parts {
+            let mut pending = pending();
+            let size = size_of_val(pending.as_slice()) as u64;
+            pending
+                .try_reserve_exact(2)
+                .map_err(|_| platform::no_memory(size))?;
+            for mapping in parts.mappings() {
+                pending.push((mapping.base.as_ptr() as usize, mapping.start, mapping.length));
+            }
+        }
+        Ok(NewRange {
+            from,
+            to,
+            parts,
+            forks: fork::count(),
+        })
+    }
+
+    /// Whether this is the child of a fork that a signal handler of this thread has made.
+    fn is_inherited(&self) -> bool {
+        self.forks != fork::count()
+    }
+
+    /// The mappings, which are no longer pending. The caller uses or drops them under the same `_no_fork`.
+    fn take(&mut self, _no_fork: &fork::NoFork) -> Option<Parts> {
+        let parts = self.parts.take()?;
+        pending().retain(|(base, ..)| {
+            let is_of = |mapping: &Mapping| mapping.base.as_ptr() as usize == *base;
+            !parts.mappings().iter().any(is_of)
+        });
+        Some(parts)
+    }
+}
+
+impl Drop for NewRange {
+    fn drop(&mut self) {
+        if self.parts.is_some() {
+            // First, because it notices a fork that no handler has seen.
+            let no_fork = fork::hold_off();
+            let parts = self.take(&no_fork);
+            if self.is_inherited() {
+                core::mem::forget(parts);
+            }
+        }
+    }
 }
 
 impl Segment {
@@ -224,16 +319,16 @@ impl Segment {
 
     /// Maps a part of the file.
     fn map_part(&self, part: Range<u64>) -> Result<Mapping, Error> {
-        let (start, length) = (part.start, part.end - part.start);
-        debug_assert!(part.end <= self.geometry.length && start >= self.geometry.near_length);
+        let (start, length) = (self.in_file(part.start), part.end - part.start);
+        debug_assert!(part.end <= self.geometry.length && part.start >= self.geometry.near_length);
         let base = match self.fd() {
-            Some(fd) => platform::map(fd.get(), self.in_file(start), length)?,
+            Some(fd) => platform::map(fd.get(), start, length)?,
             None => {
                 // Whole pages of any system.
                 let page = self.geometry.near_length - SPAN;
                 // SAFETY: the near memory is longer than a span.
                 let known = unsafe { self.base.add(page as usize) };
-                platform::map_again(known, start - page, start, length)?
+                platform::map_again(known, part.start - page, start, length)?
             }
         };
         Ok(Mapping { base, start, length })
@@ -321,21 +416,21 @@ impl Segment {
         Ok(())
     }
 
-    /// More slots: maps the classes up to `slots` of them. `None` if there are no more. Outside the lock.
+    /// More slots: maps the classes up to `slots` of them, or as many as there may be. `None` if there are no
+    /// more. Outside the lock.
     pub(crate) fn map_more_slots(&self, from: Ranges, slots: u32) -> Result<Option<NewRange>, Error> {
-        let classes = from.slot_classes()
-            ..slot_classes_for(u64::from(slots)).clamp(from.slot_classes() + 1, SLOT_CLASSES + 1);
-        if classes.end > self.geometry.slot_classes {
+        let (first, last) = (from.slot_classes(), self.geometry.slot_classes);
+        if first >= last {
             return Ok(None);
         }
-        let mappings = self.map_slots(classes.clone())?;
+        let classes = first..slot_classes_for(u64::from(slots)).clamp(first + 1, last);
+        let to = Ranges::new(classes.end, from.heap());
+        let no_fork = fork::hold_off();
+        let parts = Parts::Slots(self.map_slots(classes)?);
+        let new = NewRange::new((from, to), Some(parts), &no_fork)?;
+        drop(no_fork);
         fault!("range.mapped");
-        Ok(Some(NewRange {
-            from,
-            to: Ranges::new(classes.end, from.heap()),
-            slots: Some(mappings),
-            heap: None,
-        }))
+        Ok(Some(new))
     }
 
     /// More heap: maps a range in which a run of so many spans fits. `None` if there is no such range.
@@ -345,32 +440,31 @@ impl Segment {
             return Ok(None);
         };
         let to = Ranges::new(from.slot_classes(), to);
-        let mut heap = None;
         if from.heap() == 0 {
             // The near heap is mapped, and its books have no memory yet.
             let books = self.geometry.backing_at..self.geometry.descriptors_at;
             self.back(books.start, books.end - books.start)?;
         }
         let classes = from.span_classes()..to.span_classes();
-        if !classes.is_empty() {
-            heap = Some(self.map_heap(classes.clone())?);
+        let no_fork = fork::hold_off();
+        let parts = if classes.is_empty() {
+            None
+        } else {
+            Some(Parts::Heap(self.map_heap(classes.clone())?))
+        };
+        let new = NewRange::new((from, to), parts, &no_fork)?;
+        drop(no_fork);
+        if let Some(Parts::Heap([_, mapping])) = &new.parts {
             fault!("range.mapped");
             for class in classes.clone() {
                 let (books, start) = (Books::of(class), self.geometry.books_at(classes.start));
                 let at = self.geometry.books_at(class) + books.bitmap_at / PAGE * PAGE - start;
                 let end = self.geometry.books_at(class) + books.end - start;
-                if let Some([_, mapping]) = &heap {
-                    self.back_new(mapping, at, end.next_multiple_of(PAGE) - at)?;
-                }
+                self.back_new(mapping, at, end.next_multiple_of(PAGE) - at)?;
             }
         }
         fault!("range.backed");
-        Ok(Some(NewRange {
-            from,
-            to,
-            slots: None,
-            heap,
-        }))
+        Ok(Some(new))
     }
 
     /// Puts memory behind pages of a mapping that is not in use yet.
@@ -395,27 +489,31 @@ impl Segment {
         is_enough.then_some(end + 1)
     }
 
-    /// Gives the queue a range. Under the lock, by a participant that has mapped all others. False if another
-    /// was quicker, or if another thread of this process is about to fork: then it is unmapped again.
-    pub(crate) fn add_range(&self, new: NewRange) -> Result<(), NewRange> {
+    /// Gives the queue a range. Under the lock, by a participant that has mapped all others. Returns the
+    /// range if another was quicker, if another thread of this process is about to fork, or in a child that
+    /// has no copy of it. The caller drops that after the release of the lock.
+    pub(crate) fn add_range(&self, mut new: NewRange) -> Result<(), NewRange> {
         let hot = self.hot();
         // No thread of this process maps the range as well while it is entered here.
-        let Some(_no_fork) = fork::try_hold_off() else {
+        let Some(no_fork) = fork::try_hold_off() else {
             return Err(new);
         };
-        if hot.ranges.get() != new.from.0 {
+        if hot.ranges.get() != new.from.0 || new.is_inherited() {
             return Err(new);
         }
         let (from, to) = (new.from, new.to);
-        if let Some(mappings) = new.slots {
-            self.use_slots(from.slot_classes()..to.slot_classes(), mappings);
-        }
-        if let Some(mappings) = new.heap {
-            let classes = from.span_classes()..to.span_classes();
-            let seam = 1 << (classes.end - 1);
-            let counted = (1 << classes.start) - 1;
-            hot.heap_seams.set(hot.heap_seams.get() & counted | seam);
-            self.use_heap(classes, mappings);
+        match new.take(&no_fork) {
+            Some(Parts::Slots(mappings)) => {
+                self.use_slots(from.slot_classes()..to.slot_classes(), mappings);
+            }
+            Some(Parts::Heap(mappings)) => {
+                let classes = from.span_classes()..to.span_classes();
+                let seam = 1 << (classes.end - 1);
+                let counted = (1 << classes.start) - 1;
+                hot.heap_seams.set(hot.heap_seams.get() & counted | seam);
+                self.use_heap(classes, mappings);
+            }
+            None => {}
         }
         fault!("range.noted");
         self.mapped().ranges.store(to.0, Ordering::Release);
@@ -576,3 +674,6 @@ fn use_mapping(pieces: &[Piece], classes: Range<usize>, mapping: Mapping, at: im
     }
     core::mem::forget(mapping);
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -59,8 +59,40 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared reference gives no access.
 unsafe impl Sync for Mapping {}
 
-/// The heap may become so many times as large as the payloads that it holds, because it is fragmented.
-const HEAP: u64 = 4;
+/// Of the address space that is left for queues, a new one takes at most this part at first: so the queues of
+/// a process become smaller before there is none left.
+const QUEUES: u64 = 64;
+
+/// The geometries to try for a queue, the best one first, each with the bytes that it can promise. What the
+/// file cannot hold must not be promised, be it in small items or in large ones.
+fn geometries(max_bytes: u64) -> impl Iterator<Item = (Geometry, u64)> {
+    let left = platform::address_space_left();
+    let geometries = Tables::ALL.into_iter().flat_map(move |row| {
+        let tables = row
+            .into_iter()
+            .filter(move |tables| left.is_none() || *tables != Tables::FULL);
+        let ample = tables
+            .clone()
+            .filter_map(move |tables| Geometry::ample(tables, max_bytes))
+            .map(move |geometry| (geometry, max_bytes.min(geometry.heap_bytes())));
+        // Then four sizes to a doubling, as there are classes.
+        let smaller = |size: &u64| {
+            let quarter = (size - 1).ilog2() - 2;
+            (*size > 2 * SPAN).then(|| (size - 1) >> quarter << quarter)
+        };
+        let tight = core::iter::successors(Some(max_bytes), smaller).flat_map(move |size| {
+            tables
+                .clone()
+                .filter_map(move |tables| Geometry::tight(tables, size))
+                .map(move |geometry| (geometry, size.min(geometry.bytes())))
+        });
+        ample.chain(tight)
+    });
+    geometries.filter(move |(geometry, _)| {
+        let is_least = geometry.near_spans == Tables::LEAST.near_spans;
+        is_least || left.is_none_or(|left| geometry.near_length <= left / QUEUES)
+    })
+}
 
 impl Segment {
     /// Makes the memory of a queue, with a name in the file system if `path` is given.
@@ -83,45 +115,23 @@ impl Segment {
             .max_bytes
             .unwrap_or_else(|| platform::memory_limit() / 2)
             .max(SPAN);
-        let mut tables = if platform::is_address_space_limited() {
-            Tables::LESS
-        } else {
-            Tables::FULL
+        let mut refused = Error::OutOfMemory {
+            needed: max_bytes,
+            used: 0,
+            limit: 0,
+            taken: 0,
+            taken_bytes: 0,
         };
-        // Twice as many slots as there may be items.
-        let mut slots = slot_classes_for(max_bytes / 64);
-        let mut spans = span_classes_for(max_bytes.saturating_mul(HEAP) / SPAN);
-        if cfg!(loom) {
-            // The models map the near memory only.
-            (slots, spans) = (0, 0);
-        }
-        loop {
-            let Some(geometry) = Geometry::new(tables, slots, spans) else {
-                return Err(Error::OutOfMemory {
-                    needed: max_bytes,
-                    used: 0,
-                    limit: 0,
-                    taken: 0,
-                    taken_bytes: 0,
-                });
-            };
+        // What each process has mapped must be less than this.
+        let mut near_limit = u64::MAX;
+        for (geometry, promised) in geometries(max_bytes) {
+            if geometry.near_length >= near_limit {
+                continue;
+            }
             match Segment::make(ids, geometry, path) {
-                // The largest file is limited: a shorter one will do, with room for less.
-                Err(error) if platform::is_too_long(&error) && slots.max(spans) > 0 => {
-                    slots = slots.saturating_sub(4);
-                    spans = spans.saturating_sub(4);
-                }
-                Err(error)
-                    if platform::is_too_long(&error) || matches!(error, Error::NoAddressSpace { .. }) =>
-                {
-                    tables = tables.smaller().ok_or(error)?;
-                }
-                Err(error) => return Err(error),
                 Ok(segments) => {
-                    // What the file cannot hold must not be promised.
-                    let max_bytes = max_bytes.min(geometry.heap_bytes());
                     let options = Options {
-                        max_bytes: Some(max_bytes),
+                        max_bytes: Some(promised),
                         ..options.clone()
                     };
                     for segment in &segments {
@@ -132,8 +142,16 @@ impl Segment {
                     }
                     return Ok((segments, options));
                 }
+                // The largest file is limited: a shorter one will do, with room for less.
+                Err(error) if platform::is_too_long(&error) => refused = error,
+                Err(error @ Error::NoAddressSpace { .. }) => {
+                    near_limit = geometry.near_length;
+                    refused = error;
+                }
+                Err(error) => return Err(error),
             }
         }
+        Err(refused)
     }
 
     fn make<const PARTS: usize>(
@@ -531,5 +549,52 @@ impl Drop for Mapping {
         // SAFETY: each reference into the mapping borrows a segment, and this is dropped with the last of
         // them.
         unsafe { platform::unmap(self.base, self.start, self.length) };
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// No geometry promises more small or large items than it can hold, and the participants become fewer
+    /// only where the least heap for all of them does not fit.
+    #[test]
+    fn a_shorter_file_promises_what_it_holds() {
+        for max_bytes in [SPAN, 300_000, 8 << 20, 1 << 30, (40 << 30) + 12345] {
+            let mut shortest = u64::MAX;
+            for (geometry, promised) in geometries(max_bytes) {
+                assert!(promised <= geometry.heap_bytes() && promised <= max_bytes);
+                assert!(promised > 0 && promised <= geometry.bytes(), "{geometry:?}");
+                if geometry.participants == PARTICIPANTS {
+                    shortest = shortest.min(geometry.length);
+                } else {
+                    assert!(shortest < 5 << 19, "{shortest} bytes before {geometry:?}");
+                }
+            }
+            let of_length = |length| {
+                let mut all = geometries(max_bytes);
+                all.find(|(geometry, _)| geometry.length <= length).unwrap()
+            };
+            for (length, least) in [
+                (1 << 19, 1 << 17),
+                (1 << 20, 5 << 16),
+                (3 << 20, 1 << 19),
+                (20 << 20, 8 << 20),
+            ] {
+                let (geometry, promised) = of_length(length);
+                assert!(promised + 128 >= max_bytes.min(least), "{promised} of {length}");
+                assert_eq!(geometry.participants == PARTICIPANTS, length >= 3 << 20);
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_has_last_places() {
+        let tables = |participants| Tables {
+            participants,
+            ..Tables::LEAST
+        };
+        assert!(Geometry::new(tables(64), 0, 0).is_none());
+        assert!(Geometry::new(tables(128), 0, 0).is_some());
     }
 }

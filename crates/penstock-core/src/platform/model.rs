@@ -35,8 +35,8 @@ pub(crate) fn create_memory(_: &str, _: u64) -> Result<OwnedFd, Error> {
     world::any_file()
 }
 
-pub(crate) fn is_address_space_limited() -> bool {
-    false
+pub(crate) fn address_space_left() -> Option<u64> {
+    None
 }
 
 /// The near memory; the models need no more.

@@ -315,8 +315,8 @@ impl Section<'_> {
         Ok(())
     }
 
-    /// HANDED -> HANDED_DONE: a getter that is on its way has it, and it is delivered as usual. False if there
-    /// is none.
+    /// HANDED -> HANDED_DONE: a getter that is on its way has it, and it is delivered as usual. False if no
+    /// getter has one.
     fn finish_handed(&self, whose: Whose) -> Result<bool, Error> {
         let hot = self.hot();
         if !hot.is_getter_handed() {

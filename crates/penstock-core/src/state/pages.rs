@@ -66,7 +66,7 @@ fn is_remnant(word: u64) -> bool {
 }
 
 /// In the number of a slot that claims pages. No item's number has it, and an item that is written before its
-/// number is known has 0 (`fill`).
+/// number is known has 0 (`claim`).
 const OF_PAGES: u64 = 1 << 63;
 
 /// The pages that a claim names. `None` if the slot holds anything else.

@@ -1,6 +1,7 @@
 //! Linux: memory files, their mappings, and descriptors of them.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -117,15 +118,16 @@ pub(crate) fn read_at(fd: BorrowedFd<'_>, buffer: &mut [u8], start: u64) -> Resu
     rustix::io::pread(fd, buffer, start).map_err(os("pread"))
 }
 
-/// Bytes of address space that the mappings of [`map`] take in this process.
+/// Bytes of address space that the mappings of [`map`] and [`map_again`] take in this process.
 static MAPPED: AtomicU64 = AtomicU64::new(0);
 
 /// All queues of a process together take at most this part of the address space that it may have.
 const SHARE: u64 = 4;
 
-/// Whether this process may not have all the address space that there is.
-pub(crate) fn is_address_space_limited() -> bool {
-    getrlimit(Resource::As).current.is_some()
+/// What of the address space that this process's queues may take is left. `None` if it is not limited.
+pub(crate) fn address_space_left() -> Option<u64> {
+    let limit = getrlimit(Resource::As).current?;
+    Some((limit / SHARE).saturating_sub(MAPPED.load(Relaxed)))
 }
 
 /// Address space that is counted for this process's queues.
@@ -154,6 +156,11 @@ impl Drop for Share {
     }
 }
 
+#[cfg(test)]
+pub(crate) fn mapped_bytes() -> u64 {
+    MAPPED.load(Relaxed)
+}
+
 fn no_address_space(needed: u64) -> Error {
     Error::NoAddressSpace {
         needed,
@@ -179,16 +186,9 @@ pub(crate) fn map(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<NonNull
     let base =
         unsafe { rustix::mm::mmap(place, size, ProtFlags::empty(), flags, fd, start) }.map_err(refused)?;
     let mapping = NonNull::new(base.cast()).ok_or_else(|| no_address_space(length))?;
-    // SAFETY: the range is the mapping just made, which no other code knows. The first and the last advice
-    // change no content; their refusal would cost memory, and larger core dumps.
-    let opened = unsafe {
-        let _ = rustix::mm::munlock(base, size);
-        let opened = rustix::mm::mprotect(base, size, MprotectFlags::READ | MprotectFlags::WRITE);
-        let _ = rustix::mm::madvise(base, size, Advice::LinuxDontDump);
-        opened
-    };
     share.keep();
-    if opened.is_err() {
+    // SAFETY: the range is the mapping just made, which no other code knows.
+    if unsafe { allow_access(base, size) }.is_err() {
         // SAFETY: as above.
         unsafe { unmap(mapping, start, length) };
         return Err(no_address_space(length));
@@ -196,8 +196,25 @@ pub(crate) fn map(fd: BorrowedFd<'_>, start: u64, length: u64) -> Result<NonNull
     Ok(mapping)
 }
 
-/// The same for a process whose descriptor other code has closed. `known` is a page of another mapping of the
-/// file, and lies in the file before `start`, at the distance `ahead`.
+/// # Safety
+/// The range is a mapping of the file, which no other code knows.
+unsafe fn allow_access(base: *mut c_void, size: usize) -> Result<(), Errno> {
+    // SAFETY: the caller's promise. The first and the last advice change no content; their refusal would cost
+    // memory, and larger core dumps.
+    unsafe {
+        let _ = rustix::mm::munlock(base, size);
+        rustix::mm::mprotect(base, size, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        let _ = rustix::mm::madvise(base, size, Advice::LinuxDontDump);
+    }
+    Ok(())
+}
+
+/// The same for a process whose descriptor is closed. `known` is a page of another mapping of the file, and
+/// lies in the file before `start`, at the distance `ahead`. If the process has locked that page, it is not
+/// locked any more.
+///
+/// Takes no address space but that of the range. (A kernel without `remap_file_pages` needs for a moment what
+/// lies between the two as well.)
 #[cfg(not(feature = "fuzzing"))]
 pub(crate) fn map_again(
     known: NonNull<u8>,
@@ -205,24 +222,61 @@ pub(crate) fn map_again(
     start: u64,
     length: u64,
 ) -> Result<NonNull<u8>, Error> {
-    let _ = start;
     let share = Share::take(length)?;
+    let refused = |_| no_address_space(length);
     let (Ok(skipped), Ok(size)) = (usize::try_from(ahead), usize::try_from(length)) else {
         return Err(no_address_space(length));
     };
-    // SAFETY: an old length of 0 leaves the known mapping as it is, and makes another one of the file, from
-    // that page on, at a place that the kernel chooses. What lies before the range is not needed.
+    // SAFETY: the caller's promise for `known`; the other ranges are mappings that are made here.
     let base = unsafe {
-        let base = rustix::mm::mremap(known.as_ptr().cast(), 0, skipped + size, MremapFlags::MAYMOVE)
-            .map_err(|_| no_address_space(length))?;
-        if skipped > 0 {
+        let mut base = repeat(known, size).map_err(refused)?;
+        if turn(base, size, start).is_err() {
+            let _ = rustix::mm::munmap(base, size);
+            base = repeat(known, skipped.saturating_add(size)).map_err(refused)?;
             let _ = rustix::mm::munmap(base, skipped);
+            base = base.byte_add(skipped);
         }
-        let _ = rustix::mm::madvise(base.byte_add(skipped), size, Advice::LinuxDontDump);
-        base.byte_add(skipped)
+        if allow_access(base, size).is_err() {
+            let _ = rustix::mm::munmap(base, size);
+            return Err(no_address_space(length));
+        }
+        base
     };
     share.keep();
     NonNull::new(base.cast()).ok_or_else(|| no_address_space(length))
+}
+
+/// Maps the file from a page on that is mapped already, at a place that the kernel chooses, without access.
+///
+/// # Safety
+/// The page belongs to a mapping of the file that stays.
+#[cfg(not(feature = "fuzzing"))]
+unsafe fn repeat(known: NonNull<u8>, size: usize) -> Result<*mut c_void, Errno> {
+    let known = known.as_ptr().cast();
+    // SAFETY: the caller's promise. An old length of 0 leaves the known mapping as it is.
+    unsafe {
+        // The copy of a locked page would be locked, too, and the system would put memory behind all of it.
+        let _ = rustix::mm::munlock(known, page_size() as usize);
+        let base = rustix::mm::mremap(known, 0, size, MremapFlags::MAYMOVE)?;
+        let closed = rustix::mm::mprotect(base, size, MprotectFlags::empty());
+        if closed.is_err() {
+            let _ = rustix::mm::munmap(base, size);
+        }
+        closed.map(|()| base)
+    }
+}
+
+/// Makes a mapping one of the same file from `start` on.
+///
+/// # Safety
+/// No other code knows the mapping, and it is without access.
+#[cfg(not(feature = "fuzzing"))]
+unsafe fn turn(base: *mut c_void, size: usize, start: u64) -> Result<(), ()> {
+    let page = usize::try_from(start / page_size()).map_err(|_| ())?;
+    // SAFETY: the caller's promise. The call replaces that mapping alone, keeps its protection, and reads no
+    // page (MAP_NONBLOCK).
+    let turned = unsafe { libc::remap_file_pages(base, size, 0, page, libc::MAP_NONBLOCK) };
+    if turned == 0 { Ok(()) } else { Err(()) }
 }
 
 /// Not with guards around the mappings.
@@ -303,7 +357,7 @@ mod guard {
         if start == 0 { 1 << 40 } else { 1 << 34 }
     }
 
-    pub(super) fn reserve(start: u64, length: usize) -> Result<*mut std::ffi::c_void, Errno> {
+    pub(super) fn reserve(start: u64, length: usize) -> Result<*mut c_void, Errno> {
         let guard = width(start);
         // SAFETY: the kernel chooses the place, so no memory of this process is replaced.
         let place = unsafe {
