@@ -223,6 +223,17 @@ def test_small_files() -> None:
         assert child.result() == [[1], True] * 3 + [[2]]
 
 
+def fill(queue: Any) -> QueueMemoryError:
+    """Put numbers until there is no memory for one."""
+    number = 0
+    try:
+        while True:
+            queue.put(number)
+            number += 1
+    except QueueMemoryError as error:
+        return error
+
+
 @pytest.mark.parametrize("mebibytes", [1, 3, 20])
 def test_small_files_hold_what_they_promise(mebibytes: int) -> None:
     def use() -> list[tuple[int, bool]]:
@@ -230,18 +241,11 @@ def test_small_files_hold_what_they_promise(mebibytes: int) -> None:
         results = []
         for kind in (Queue, JoinableQueue):
             queue = kind()
-            count = 0
-
-            def fill() -> None:
-                nonlocal count
-                while True:
-                    queue.put(count)
-                    count += 1
-
-            with pytest.raises(QueueMemoryError) as caught:
-                fill()
-            error = caught.value
+            error = fill(queue)
+            assert error.used is not None
+            assert error.limit is not None
             assert error.used + error.needed > error.limit
+            count = queue.qsize()
             results.append((count, [queue.get() for _ in range(count)] == list(range(count))))
         return results
 
