@@ -399,7 +399,7 @@ def test_no_address_space_at_all() -> None:
     def use() -> bool:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (used + MIB // 2, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (used + MIB // 4, hard))
         with pytest.raises((MemoryError, OSError)):
             Queue()
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
