@@ -82,8 +82,8 @@ impl Queue {
     }
 
     /// Takes the lock, or gives up soon: for work that can be put off (handle/put_off.rs), or that another
-    /// participant does if this one does not. Waits 10 ms at most, and not at all while other work of this
-    /// process is put off already.
+    /// participant does if this one does not. Waits 10 ms at most for the lock, and not at all while other
+    /// work of this process is put off already. It may also map what the queue has grown by.
     pub(crate) fn enter_briefly(&self) -> Result<Guard<'_>, Error> {
         let mut wait = Wait {
             patience: Patience::TryLock,

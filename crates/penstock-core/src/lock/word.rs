@@ -161,7 +161,8 @@ impl Shared {
     }
 
     /// Takes the lock over if its holder is proven dead. Answers the dead holder's id, whose changes are to
-    /// be repaired. `None` if the holder is not proven dead, or another participant was quicker. Never waits.
+    /// be repaired. `None` if the holder is not proven dead, or another participant was quicker. Waits for no
+    /// holder, but maps what the queue has grown by, which other threads of this process may be doing.
     pub(crate) fn take_over(&self, me: u32) -> Result<Option<ParticipantId>, Error> {
         let word = &self.segment.hot().lock;
         // Acquire: pairs with the release of the holder that stored its id (see Shared::acquire_as). Its

@@ -189,7 +189,8 @@ pub(crate) struct Hot {
     /// Spans that are not free, and pages of the heap that may be backed.
     pub spans_used: AtomicU64,
     pub pages_backed: AtomicU64,
-    /// No slot from this one on has memory behind it. See state/pages.rs for those below.
+    /// No slot from this one on has memory behind it, but for at most 1 MiB that a put has left which died
+    /// while it grew. See state/pages.rs for those below.
     pub slots_backed: AtomicU32,
     /// Slots from this one on were never used, or not since their memory was given back.
     pub slots_high: LockedU32,

@@ -4,7 +4,8 @@
 //! lock, and only by a participant that has mapped what it adds (operations/grow.rs). Each section compares
 //! it with what its own process has mapped. A process that lacks a range leaves the section, maps it outside
 //! the lock, and enters again (handle/enter.rs). If it has no address space for it, the operation ends with
-//! an error before it has taken anything. So inside a section all that a sound queue names is mapped. A
+//! an error and has taken nothing. (An item that a getter was handed before the range was added returns at
+//! the next check for the dead: state/hand.rs.) So inside a section all that a sound queue names is mapped. A
 //! process that takes the lock over from a dead holder maps all ranges first, because the rebuild reads all
 //! slots; if it cannot, it leaves the lock to others.
 //!
