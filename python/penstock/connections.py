@@ -278,7 +278,12 @@ def _describe(channels: tuple[Channel | None, Channel | None]) -> Any:
 def _rebuild(cls: type[Connection], description: Any, end: Any) -> Connection:
     finalize.arm()
     incoming, outgoing = _reopen(*description)
-    return cls(incoming, outgoing, end.detach())
+    number = end.detach()
+    try:
+        return cls(incoming, outgoing, number)
+    except BaseException:
+        os.close(number)
+        raise
 
 
 def _reopen(ids: list[bytes | None], protocol: int, duplicate: Any) -> list[Channel | None]:

@@ -1,9 +1,9 @@
 //! The ends of lines that this process has, by number, which one thread may close while others use them.
 //!
 //! A descriptor's number can be another file's as soon as it is closed. So each call that uses an end counts
-//! itself, as a use of the memory file does (memory/descriptor.rs). A close lets no further call begin, and
-//! the use that ends last closes the number; so the calls in progress end with `Error::EndClosed`, and no
-//! thread waits.
+//! itself, as a use of the memory file does (memory/descriptor.rs). A close lets no further use begin, and
+//! the use that ends last closes the number, so no thread waits. A call in progress that would have to wait
+//! on ends with `Error::EndClosed`.
 //!
 //! The program hands its ends over and waits with them by number, and a section finds the end that this
 //! process used last by number, too. So the count has its place by the number, in a table that only grows:

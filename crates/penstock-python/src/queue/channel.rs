@@ -92,12 +92,21 @@ impl Channel {
         let Some(end) = slf.get().end.get().filter(|end| end.is_open()) else {
             return Ok(());
         };
-        if let (true, Some(call)) = (is_receiving, Handle::call(slf.as_super())?) {
-            let queue = call.queue();
-            slf.py().detach(|| queue.before_closing(end.fd()));
-        }
+        let called = match is_receiving {
+            true => Handle::call(slf.as_super()),
+            false => Ok(None),
+        };
+        let failed = match called {
+            Ok(Some(call)) => {
+                let queue = call.queue();
+                slf.py().detach(|| queue.before_closing(end.fd()));
+                Ok(())
+            }
+            called => called.map(drop),
+        };
+        // Also after an error: no later call would close it.
         end.close();
-        Ok(())
+        failed
     }
 
     /// Call `function` with the end's descriptor, which no other thread closes meanwhile.
