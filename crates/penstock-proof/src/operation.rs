@@ -437,7 +437,6 @@ pub const OPERATIONS: &[Operation] = &[
         },
         before: |_| {},
         run: Victim::get,
-        takes: &[32],
         attaches: true,
         ..DEFAULT
     },

@@ -157,8 +157,25 @@ pub fn is_certain(path: &[Step], k: usize) -> bool {
     path[landmark(path, k)].occurrence == 1
 }
 
-/// Brings a process from the begin marker to the k-th place of a path.
+/// Brings a process from the begin marker to the k-th place of a path. What is to be done once it sleeps is
+/// done by then if it was in the recording, or it took another way: a loop that waits leads to the same
+/// places before its sleep and after it.
 pub fn go_to(
+    tracee: &mut Tracee,
+    path: &[Step],
+    k: usize,
+    when_asleep: &mut WhenAsleep<'_>,
+) -> Result<Way, Ended> {
+    let is_to_be_done = when_asleep.0.is_some();
+    let way = follow(tracee, path, k, when_asleep)?;
+    let was_asleep = path[..k].iter().any(|step| step.may_sleep != 0);
+    Ok(match is_to_be_done && when_asleep.0.is_none() != was_asleep {
+        true => Way::Other,
+        false => way,
+    })
+}
+
+fn follow(
     tracee: &mut Tracee,
     path: &[Step],
     k: usize,
