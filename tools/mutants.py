@@ -284,8 +284,8 @@ MUTANTS = [
         "no-second-read-for-room",
         "a putter does not check for room again after it wrote a large payload",
         f"{CORE}/operations/put.rs",
-        "        while !self.shared.has_room() {\n",
-        "        while false {\n",
+        "            if self.shared.has_room() {\n                break;\n",
+        "            if true {\n                break;\n",
         (histories("large_histories_are_linearizable"),),
     ),
     # ------------------------------------------------------------------------------------------------- waking

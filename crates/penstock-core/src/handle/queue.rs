@@ -148,7 +148,10 @@ impl Queue {
     /// its section. Does not wait. If the holder of the lock is dead, it repairs the queue first.
     pub fn len(&self) -> u64 {
         self.maintain();
-        self.shared.ready_count()
+        match self.shared.segment.hot().is_closed() {
+            true => 0,
+            false => self.shared.ready_count(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -158,7 +161,7 @@ impl Queue {
     /// Whether a put would have to wait; as [`len`](Self::len).
     pub fn is_full(&self) -> bool {
         self.maintain();
-        !self.shared.has_room()
+        !self.shared.has_room() && !self.shared.segment.hot().is_closed()
     }
 
     /// Whether anything was ever put. Does not wait.

@@ -27,12 +27,13 @@
 //! from its leading bits. Spans between the near ones and `FAR_SPANS` do not exist.
 //!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
-//! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots, the
-//! two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more
-//! but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that
-//! only grow or shrink by a single store (`slots_high`, `slots_backed`, `pages_tracked`, `cells_high`,
-//! `cells_backed`, `ranges` with the bits of `heap_seams` that it counts, `participants_high`). The rest is
-//! cache: the rebuild (state/rebuild.rs) computes it anew from the truth.
+//! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots,
+//! the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no
+//! more but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::discarded`, `Hot::phase`,
+//! `Hot::acknowledging`, and the marks that only grow or shrink by a single store (`slots_high`,
+//! `slots_backed`, `pages_tracked`, `cells_high`, `cells_backed`, `ranges` with the bits of `heap_seams`
+//! that it counts, `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew
+//! from the truth.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
@@ -41,7 +42,7 @@ use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
 use crate::units::{INLINE, PAGE};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Slots are backed by whole pages, and there are whole pages of them.
 pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
@@ -139,7 +140,8 @@ pub(crate) struct Hot {
     /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See
     /// lock/word.rs.
     pub lock: AtomicU32,
-    /// Extents cached in free slots: their bytes (bits 0..20), their number (bits 20..32). See state/slot.rs.
+    /// Extents cached in free slots: their bytes (bits 0..20), their number (bits 20..32). See
+    /// state/slot.rs.
     pub cached_sum: LockedU32,
     /// Free slots without an extent, and those that cache one.
     pub free: FreeList,
@@ -171,8 +173,8 @@ pub(crate) struct Hot {
     pub acknowledging: AtomicU32,
     /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
     pub orphans: AtomicU64,
-    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants
-    /// had set aside.
+    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead
+    /// participants had set aside.
     pub owned_count: AtomicU64,
     /// Payload bytes of the items that are ready; counted only if `soft_bytes` is set.
     pub ready_bytes: AtomicU64,
@@ -222,10 +224,12 @@ pub(crate) struct Hot {
     /// holders.
     pub given_up: AtomicU64,
     pub given_up_of_living: AtomicU64,
+    /// Items that were discarded after a shutdown.
+    pub discarded: AtomicU64,
     /// Bytes of the extents of items that are taken and not finished.
     pub taken_bytes: AtomicU64,
-    /// Items on the ready list that are finished already; and of the one that was finished last, the slot and
-    /// the place in the order.
+    /// Items on the ready list that are finished already; and of the one that was finished last, the slot
+    /// and the place in the order.
     pub ready_done: LockedU64,
     pub marked_slot: LockedU32,
     pub marked_seq: LockedU64,
@@ -252,11 +256,11 @@ pub(crate) struct Hot {
     /// state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
-    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
-    /// `watching`, because every operation reads both and hardly any writes them.
-    pub damaged: AtomicU32,
-    /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that `ranges`
-    /// does not count mean nothing.
+    /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED. It lies beside `watching`, because every
+    /// operation reads both and hardly any writes them. See state/phase.rs.
+    pub phase: AtomicU32,
+    /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that
+    /// `ranges` does not count mean nothing.
     pub heap_seams: AtomicU64,
 
     // Trims, see operations/trim.rs and state/pages.rs.
@@ -301,6 +305,15 @@ pub(crate) struct Aged {
     /// the lock yet. A putter that is late does not count.
     pub handed: AtomicU32,
 }
+
+// The values of `Hot::phase`, which only grow.
+pub(crate) const OPEN: u32 = 0;
+/// Shut down: no item is put any more.
+pub(crate) const DRAINING: u32 = 1;
+/// Shut down at once: none is taken any more, either, and what was queued is discarded.
+pub(crate) const CLOSED: u32 = 2;
+/// An impossible value was found.
+pub(crate) const DAMAGED: u32 = 3;
 
 // The values of `Hot::acknowledging`.
 /// No process has called `task_done` or `join` yet.
@@ -461,8 +474,8 @@ pub(crate) const ABSENT: u64 = 1 << 32;
 /// A page of slots. See state/pages.rs.
 #[repr(C)]
 pub(crate) struct SlotPage {
-    /// One bit a slot that is parked (bits 0..32); whether the page is without memory (bit 32), may have some
-    /// nevertheless (bit 33), and is claimed (bit 34).
+    /// One bit a slot that is parked (bits 0..32); whether the page is without memory (bit 32), may have
+    /// some nevertheless (bit 33), and is claimed (bit 34).
     pub word: AtomicU64,
 }
 
@@ -518,7 +531,8 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, watching),
         offset_of!(Hot, notifier),
         offset_of!(Hot, line_ends),
-        offset_of!(Hot, damaged),
+        offset_of!(Hot, phase),
+        offset_of!(Hot, discarded),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),
         offset_of!(Hot, cached_sum),
@@ -709,8 +723,8 @@ impl Tables {
 pub(crate) const HEADER_AT: u64 = 0;
 pub(crate) const HOT_AT: u64 = PAGE;
 
-/// What the words of a segment are read as, each in a near region of its own; without the element that stands
-/// for none.
+/// What the words of a segment are read as, each in a near region of its own; without the element that
+/// stands for none.
 pub(crate) trait Element {
     fn region(geometry: &Geometry) -> Range<u64>;
 }

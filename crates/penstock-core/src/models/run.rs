@@ -201,7 +201,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.lock,
         &hot.spinning.getter,
         &hot.spinning.putter,
-        &hot.damaged,
+        &hot.phase,
         &hot.slots_backed,
         &hot.participants_high,
         &hot.grown,

@@ -82,23 +82,24 @@ impl Queue {
                 }
             }
         }
-        self.acquire(wait)
+        self.acquire_for(Some(waiting.kind), wait)
     }
 
-    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken: its holder may
-    /// be dead, with the counters half changed, and then only a section can tell.
+    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken, whose holder
+    /// may be dead, with the counters half changed, and if the queue is not open: then only a section can
+    /// tell.
     #[inline(always)]
     fn looks_unready(&self, kind: Kind) -> bool {
         let hot = self.shared.segment.hot();
-        !self.looks_ready(kind) && hot.lock.get() == 0 && !hot.is_damaged()
+        !self.looks_ready(kind) && hot.lock.get() == 0 && hot.is_open()
     }
 
-    /// The same, and the read sees every section that has ended. An unordered read may see old counters slice
-    /// after slice.
+    /// The same, and the read sees every section that has ended. An unordered read may see old counters
+    /// slice after slice.
     fn is_unready(&self, kind: Kind) -> bool {
         let lock = &self.shared.segment.hot().lock;
-        // Exchanges 0 for 0, which does not take the lock: an exchange reads the newest value. Acquire: pairs
-        // with the release in Guard::drop of the last holder.
+        // Exchanges 0 for 0, which does not take the lock: an exchange reads the newest value. Acquire:
+        // pairs with the release in Guard::drop of the last holder.
         lock.compare_exchange(0, 0, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
             && self.looks_unready(kind)
@@ -160,10 +161,10 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, or until a slice has
-    /// ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after each
-    /// tenth at the latest, once a second. The other waiters return after each of their slices. A waiter that
-    /// returns reads its place and its sleep target anew.
+    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, or until a slice
+    /// has ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after
+    /// each tenth at the latest, once a second. The other waiters return after each of their slices. A
+    /// waiter that returns reads its place and its sleep target anew.
     fn sleep(
         &self,
         waiting: &mut Waiting,
@@ -328,6 +329,7 @@ impl Queue {
     fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut section = self.enter_or_spin(waiting, wait)?;
         while section.oldest()? == 0 {
+            section.check_get(wait.patience)?;
             section = self.wait_for(section, waiting, wait)?;
         }
         // The end of the section wakes another waiter, because the item is still there.

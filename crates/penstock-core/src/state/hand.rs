@@ -15,6 +15,8 @@
 //!
 //! A cell names a slot by its number too: the number of a lease or of a claim never repeats.
 //!
+//! What a queue that was shut down does about either: operations/shutdown.rs.
+//!
 //! A handed waiter that has not come back after `LATE_AFTER` is *late*: stopped, slow, or its wake-up was
 //! lost with its waker. Any participant that checks for the dead wakes it again. It takes a getter's item
 //! back if the kernel says that the getter's process is stopped, or after `LOST_AFTER` in any case. Not
@@ -35,14 +37,16 @@
 //! | the number stored in the cell | the same |
 //! | lock released, wake-up call not yet made | the waiter is late |
 //!
-//! A putter that cannot get the lock when its patience ends leaves its cell without it, and must know whether
-//! its item was published. If its cell is HANDED and has the publication number, it was. Between these two
-//! stores the lock's holder is publishing it: the putter waits for the lock then, or takes it over.
+//! A putter that cannot get the lock when its patience ends leaves its cell without it, and must know
+//! whether its item was published. If its cell is HANDED and has the publication number, it was. Between
+//! these two stores the lock's holder is publishing it: the putter waits for the lock then, or takes it
+//! over.
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{Aged, Hot, Kind, ParticipantId, Ranges, Slot, WaiterCell};
 use crate::platform;
+use crate::state::discard::Discarded;
 use crate::state::holding::Lease;
 use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord};
@@ -122,7 +126,8 @@ impl Hot {
 }
 
 impl Section<'_> {
-    /// Serves the aged waiters, the oldest first, as far as there are items and room. Part of `settle`.
+    /// Serves the aged waiters, the oldest first, as far as there are items and room. Part of `settle`,
+    /// unless the queue is closed. While it is draining, no place is handed.
     #[inline(always)]
     pub(crate) fn hand_over(&mut self) -> Result<(), Error> {
         let [getters, putters] = &self.hot().spinning.aged;
@@ -141,7 +146,11 @@ impl Section<'_> {
         for _ in 0..BATCH {
             if getters.count.get() > 0 && hot.ready_count.get() > 0 {
                 self.hand_item(hot.waiters[Kind::Item as usize].head.get())?;
-            } else if putters.count.get() == 0 || !self.shared.has_room() || !self.hand_first_place()? {
+            } else if putters.count.get() == 0
+                || self.check_put().is_err()
+                || !self.shared.has_room()
+                || !self.hand_first_place()?
+            {
                 break;
             }
         }
@@ -317,12 +326,22 @@ impl Section<'_> {
         }
     }
 
-    /// HANDED -> READY in its old place. No caller has seen the item, so this is no redelivery.
+    /// HANDED -> READY in its old place. No caller has seen the item, so this is no redelivery. If the queue
+    /// is closed, the item is discarded.
     pub(crate) fn return_handed(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let (word, len) = (slot.word(), slot.len.get());
         self.let_go(index, word.owner())?;
-        if word.state() == Some(State::HandedDone) {
+        let is_done = word.state() == Some(State::HandedDone);
+        if self.hot().is_closed() {
+            let item = if is_done {
+                Discarded::Finished
+            } else {
+                Discarded::Unfinished
+            };
+            return self.discard_one(index, item);
+        }
+        if is_done {
             slot.commit(StateWord::unowned(State::ReadyDone, word.redeliveries()));
             fault!("hand.returned");
             self.put_back_done(index, len)?;

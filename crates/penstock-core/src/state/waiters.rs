@@ -4,40 +4,41 @@
 //! item; a waiter that is killed, stopped, interrupted or timed out at any moment leaves no other waiter
 //! asleep beside an item.
 //!
-//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which
-//! it found nothing. The last step of each critical section restores the invariant (`settle`):
+//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in
+//! which it found nothing. The last step of each critical section restores the invariant (`settle`):
 //!
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to
 //! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
+//! > If the queue is shut down, no putter sleeps, and no getter that will find nothing any more.
 //!
 //! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
 //! spins. One that was handed something is not: it does not come for what is there. Since every way back
-//! leads through a critical section, whose end restores the invariant again, the wake-ups chain: the notified
-//! getter takes an item, and its own `settle` notifies the next.
+//! leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
+//! notified getter takes an item, and its own `settle` notifies the next.
 //!
 //! A sender of a connection sleeps in `poll` instead of on its cell's word (line.rs), so that the end of its
 //! readers wakes it, too. All else is the same for it.
 //!
 //! A notified waiter that dies is swept, and the `settle` of the sweep's section notifies the next. If a
-//! notified waiter is stopped (SIGSTOP), another waiter's slice ends: that waiter finds the item still there,
-//! marks the notified ones LATE, and goes on.
+//! notified waiter is stopped (SIGSTOP), another waiter's slice ends: that waiter finds the item still
+//! there, marks the notified ones LATE, and goes on.
 //!
 //! Getters are notified last come, first served: the warmest cache, and the fewest processes awake. Putters
 //! are notified in the order in which they came.
 //!
 //! A getter or a putter that has waited for `AGE` has *aged*. It comes back under the lock to say so: its
 //! cell moves to the front of the list, where the aged ones stand in the order of their age. They are served
-//! before all others, and served under the lock (hand.rs). So no clock is read for them but their own. A wait
-//! that takes nothing (`await_item`, `join`) does not age.
+//! before all others, and served under the lock (hand.rs). So no clock is read for them but their own. A
+//! wait that takes nothing (`await_item`, `join`) does not age.
 //!
-//! The waiter that will be served last is the *watcher*: it sleeps in slices of 100 ms, at whose end it reaps
-//! the dead. The n-th from the end sleeps n times as long, up to a second. Those farther than `NEAR` from the
-//! end sleep up to `FAR` times the number of waiters, so that all of them together wake up some 30 times a
-//! second (joiners 300 ms). These reap only if the watcher has not, because it was killed or stopped itself.
-//! The waiter that takes the watcher's place is woken to learn it, whether the watcher has left, has aged or
-//! was handed something: its own slice may be long. If that wake-up is lost with its waker, the waiter finds
-//! out at the end of its slice. (If the watcher is notified, no other waiter is left, or all others have aged
-//! and are served next.)
+//! The waiter that will be served last is the *watcher*: it sleeps in slices of 100 ms, at whose end it
+//! reaps the dead. The n-th from the end sleeps n times as long, up to a second. Those farther than `NEAR`
+//! from the end sleep up to `FAR` times the number of waiters, so that all of them together wake up some 30
+//! times a second (joiners 300 ms). These reap only if the watcher has not, because it was killed or stopped
+//! itself. The waiter that takes the watcher's place is woken to learn it, whether the watcher has left, has
+//! aged or was handed something: its own slice may be long. If that wake-up is lost with its waker, the
+//! waiter finds out at the end of its slice. (If the watcher is notified, no other waiter is left, or all
+//! others have aged and are served next.)
 //!
 //! ```text
 //! cell.word:  FREE --enlist--> SLEEPING --notified--> WOKEN --back under the lock--> FREE
@@ -54,8 +55,8 @@
 //!
 //! Writers: every word is written under the lock, except that a cell's owner may compare-and-swap its word
 //! without it, from SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT, from LATE to LATE_LEFT and from HANDED
-//! to HANDED_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the
-//! lists and their numbers are caches, and after a take-over the order of the waiters may be another.
+//! to HANDED_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth;
+//! the lists and their numbers are caches, and after a take-over the order of the waiters may be another.
 
 use std::time::Duration;
 
@@ -68,7 +69,7 @@ use crate::state::Section;
 use crate::state::holding::Lease;
 use crate::state::list::{Links, append, remove};
 use crate::sync::{Count, LockedU32, Ordering, Word};
-use crate::units::{PAGE, Ticket};
+use crate::units::{BATCH, PAGE, Ticket};
 
 pub(crate) const FREE: u32 = 0;
 pub(crate) const SLEEPING: u32 = 1;
@@ -251,9 +252,12 @@ impl Section<'_> {
 
     fn settle_waiters(&mut self) -> Result<(), Error> {
         let hot = self.hot();
+        if !hot.is_open() && self.settle_ended()? {
+            return self.settle_joiners();
+        }
         self.hand_over()?;
         let most = u64::from(platform::cores().saturating_sub(1).max(1));
-        let [getters, putters, joiners] = &hot.waiters;
+        let [getters, putters, _] = &hot.waiters;
         let ready = hot.ready_count.get();
         while getters.length.get() > 0
             && u64::from(getters.notified.get()) + u64::from(hot.spinning.getter.get() != 0) < most.min(ready)
@@ -261,17 +265,45 @@ impl Section<'_> {
             self.choose(Kind::Item, getters.tail.get())?;
         }
         while putters.length.get() > 0
+            && hot.is_open()
             && self.shared.has_room()
             && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0) < most
         {
             self.choose(Kind::Room, putters.head.get())?;
         }
-        if hot.unfinished.get() == 0 {
+        self.settle_joiners()
+    }
+
+    fn settle_joiners(&mut self) -> Result<(), Error> {
+        let joiners = &self.hot().waiters[Kind::Finish as usize];
+        if self.hot().unfinished.get() == 0 {
             while joiners.length.get() > 0 {
                 self.choose(Kind::Finish, joiners.head.get())?;
             }
         }
         Ok(())
+    }
+
+    /// Notifies putters of a queue that is shut down, and getters if none of them finds an item any more.
+    /// `BATCH` of each at most: each of them comes back through a section, which notifies the next ones.
+    /// False if getters are to be served as usual.
+    #[cold]
+    fn settle_ended(&mut self) -> Result<bool, Error> {
+        let [getters, putters, _] = &self.hot().waiters;
+        for _ in 0..BATCH {
+            if putters.length.get() == 0 {
+                break;
+            }
+            self.choose(Kind::Room, putters.head.get())?;
+        }
+        let is_over = self.is_over()?;
+        for _ in 0..BATCH {
+            if !is_over || getters.length.get() == 0 {
+                break;
+            }
+            self.choose(Kind::Item, getters.tail.get())?;
+        }
+        Ok(is_over)
     }
 
     /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
