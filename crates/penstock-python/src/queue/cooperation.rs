@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{Error, Queue, Wait};
+use penstock_core::{Error, Patience, Queue, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -32,6 +32,14 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Whether an item may come back, of a queue that was shut down.
+    fn may_return(self) -> Result<bool, Error> {
+        self.queue.may_return(Wait {
+            patience: Patience::NoWait,
+            interrupted: &mut || false,
+        })
+    }
+
     /// The descriptor that is readable while there is an item. `None` if the system has none.
     fn descriptor(self, py: Python<'_>) -> Option<RawFd> {
         patiently(py, Deadline::Never, |wait| match self.end {
@@ -74,6 +82,8 @@ pub fn wait<T: Send>(
                 source.queue.len();
                 Ok(Err(error))
             }
+            // The attempt waits for nothing, but this call does.
+            Err(Error::ShutDown) if source.may_return()? => Ok(Err(Error::Empty)),
             done => done.map(Ok),
         })?;
         let left = deadline.left(SLICE);

@@ -54,8 +54,8 @@ pub struct Opened {
 struct Held {
     queue: ManuallyDrop<Arc<Queue>>,
     remainder: Arc<Remainder>,
-    /// Whether it counts as a handle of this process. Another one has taken the place of what a fork has left
-    /// behind.
+    /// Whether it counts as a handle of this process. Another one has taken the place of what a fork has
+    /// left behind.
     is_counted: AtomicBool,
 }
 
@@ -377,11 +377,12 @@ impl Handle {
     /// Close this handle, for this process: it puts and gets no more. What was put stays for the others.
     ///
     /// With its last handle a process gives back the queue's descriptors, and is no participant any more.
-    /// Arrays that it has received, items that it has not finished, and calls of other threads keep what they
-    /// need of that, and the last of them gives it back. A `Queue` or `JoinableQueue` keeps the mapping of
-    /// its memory as long as this object lives, because it still tells its size and counts what is done.
+    /// Arrays that it has received, items that it has not finished, and calls of other threads keep what
+    /// they need of that, and the last of them gives it back. A `Queue` or `JoinableQueue` keeps the mapping
+    /// of its memory as long as this object lives, because it still tells its size and counts what is done.
     ///
-    /// Does not wait, except 10 ms at most if another process is stopped (SIGSTOP) in the middle of a change.
+    /// Does not wait, except 10 ms at most if another process is stopped (SIGSTOP) in the middle of a
+    /// change.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -404,19 +405,20 @@ impl Handle {
     }
 
     /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`,
-    /// which is readable exactly while a `get` would find an item. The descriptor belongs to the queue: only
-    /// wait with it. Another consumer may take the item first, so a `get` after the wait may still find none.
+    /// which is readable exactly while a `get` would find an item, or would raise `ShutDown`. The descriptor
+    /// belongs to the queue: only wait with it. Another consumer may take the item first, so a `get` after
+    /// the wait may still find none.
     ///
-    /// From the first call on, until this process closes the queue, a put into the empty queue and a get that
-    /// empties it make one or two system calls more, in all processes. Does not wait for items.
+    /// From the first call on, until this process closes the queue, a put into the empty queue and a get
+    /// that empties it make one or two system calls more, in all processes. Does not wait for items.
     ///
-    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed with
-    /// items that come back, the descriptor may stay unreadable until a process calls the queue. So poll with
-    /// a time-out, and call `qsize()` then.
+    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed
+    /// with items that come back, the descriptor may stay unreadable until a process calls the queue. So
+    /// poll with a time-out, and call `qsize()` then.
     ///
-    /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the
-    /// queue than there is room for, or if another process waits with a descriptor that this one cannot open
-    /// (in another pid namespace, or without /proc); and `CorruptQueueError`.
+    /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use
+    /// the queue than there is room for, or if another process waits with a descriptor that this one cannot
+    /// open (in another pid namespace, or without /proc); and `CorruptQueueError`.
     ///
     /// >>> import penstock, select
     /// >>> q = penstock.Queue()
@@ -447,21 +449,28 @@ impl Handle {
         send_receive::get(slf, &Handle::open_call(slf)?, None, deadline)
     }
 
-    /// Whether a `get` would find an item, within `timeout` seconds (None for ever).
+    /// Whether a `get` would find an item, or that the queue was shut down, within `timeout` seconds (None
+    /// for ever).
     fn _wait(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let call = Handle::open_call(slf)?;
         let deadline = Deadline::new(true, timeout)?;
         let queue = call.queue();
         let source = Source { queue, end: None };
-        let awaited = await_item(slf.py(), deadline, None, source, |wait| queue.await_item(wait))?;
+        let awaited = await_item(slf.py(), deadline, None, source, |wait| {
+            match queue.await_item(wait) {
+                // A get would not wait, but raise.
+                Err(Error::ShutDown) => Ok(()),
+                awaited => awaited,
+            }
+        })?;
         Ok(awaited.is_ok())
     }
 
-    /// Return the dead letters: the items whose takers died too often, in the order in which they became dead
-    /// letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large items
-    /// whose takers died while they rebuilt them, or had no memory to rebuild them. An item that cannot be
-    /// rebuilt is replaced by the exception that rebuilding it raises. An item that kills the process that
-    /// rebuilds it kills the caller, too. Waits as `statistics()` does.
+    /// Return the dead letters: the items whose takers died too often, in the order in which they became
+    /// dead letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large
+    /// items whose takers died while they rebuilt them, or had no memory to rebuild them. An item that
+    /// cannot be rebuilt is replaced by the exception that rebuilding it raises. An item that kills the
+    /// process that rebuilds it kills the caller, too. Waits as `statistics()` does.
     ///
     /// >>> import penstock
     /// >>> penstock.JoinableQueue().dead_letters()
@@ -527,6 +536,7 @@ impl Handle {
             ("taken", statistics.taken),
             ("taken_bytes", statistics.taken_bytes),
             ("given_up", statistics.given_up),
+            ("discarded", statistics.discarded),
             ("waiting_getters", statistics.waiting_getters),
             ("waiting_putters", statistics.waiting_putters),
             ("waiting_joiners", statistics.waiting_joiners),
