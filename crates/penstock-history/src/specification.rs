@@ -7,9 +7,10 @@
 //! - In an acknowledged queue a get leases the item to its process and thread until `task_done`. In a plain
 //!   one the item is gone, except that a process that dies while it reads a *lent* payload may have held a
 //!   lease.
-//! - An acknowledged queue begins in a phase in which nothing is acknowledged. In it a get first *sets aside*
-//!   what its thread has taken before, also if it finds nothing then; a get that ran out of time may have or
-//!   may not. What a dead process had set aside does not come back, but stays unfinished, without a holder.
+//! - An acknowledged queue begins in a phase in which nothing is acknowledged. In it a get first *sets
+//!   aside* what its thread has taken before, also if it finds nothing then; a get that ran out of time may
+//!   have or may not. What a dead process had set aside does not come back, but stays unfinished, without a
+//!   holder.
 //! - The first `task_done` or `join` of any process ends the phase, whatever it answers. Before it answers,
 //!   what the dead had set aside comes back, one at a time. If its process dies before, a sweep returns the
 //!   rest.
@@ -18,9 +19,13 @@
 //!   letter instead.
 //! - A process that leaves in order leaves its items unfinished, all at once for every other process. One
 //!   that is killed meanwhile has left some, the ones taken first, and the rest comes back.
-//! - `task_done` finishes the first of these that there is: the calling thread's oldest lease; the process's;
-//!   any other process's; an item that was left unfinished; the oldest in the queue, which is still
-//!   delivered.
+//! - `task_done` finishes the first of these that there is: the calling thread's oldest lease; the
+//!   process's; any other process's; an item that was left unfinished; the oldest in the queue, which is
+//!   still delivered.
+//! - After a shutdown no item is put, and a get that finds none says so. One that does not wait never says
+//!   that the queue is empty. (That a get which may wait does so while an item may come back is no question
+//!   of the order, and has its own tests.) An immediate shutdown discards what is queued, all at once for
+//!   every caller, and then none is taken; what comes back later is discarded, too.
 
 use penstock_core::Leave;
 
@@ -44,6 +49,14 @@ struct Lease {
     is_aside: bool,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Phase {
+    #[default]
+    Open,
+    Draining,
+    Closed,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     /// In the order of rank.
@@ -55,6 +68,7 @@ pub struct State {
     /// A process has called `task_done` or `join`.
     is_acknowledged: bool,
     orphans: u32,
+    phase: Phase,
     dead: Vec<Value>,
     next_rank: u32,
 }
@@ -85,6 +99,7 @@ impl State {
     pub fn steps(&self, rules: &Rules, event: &Event) -> Vec<Step> {
         let len = self.ready.len() as u64;
         let is_full = rules.maxsize != 0 && len >= rules.maxsize;
+        let is_open = self.phase == Phase::Open;
         let holds = |claim: bool| {
             if claim {
                 vec![Step::Done(self.clone())]
@@ -100,9 +115,19 @@ impl State {
                 vec![Step::Done(self.clone()), Step::Done(self.asked(rules, event))]
             }
             (_, Some(Answer::TimedOut)) => holds(true),
+            (Call::ShutDown { is_immediate }, None | Some(Answer::Done)) => {
+                vec![Step::Done(self.shut_down(is_immediate))]
+            }
+            (Call::Put(_), Some(Answer::ShutDown)) => holds(!is_open),
+            (Call::Put(_), _) if !is_open => Vec::new(),
             (Call::Put(value), None | Some(Answer::Done)) if !is_full => vec![Step::Done(self.with(value))],
             (Call::Put(_), Some(Answer::Full)) => holds(is_full),
-            (Call::Get, Some(Answer::Empty)) if len == 0 => vec![Step::Done(self.asked(rules, event))],
+            (Call::Get, Some(Answer::Empty)) if len == 0 && is_open => {
+                vec![Step::Done(self.asked(rules, event))]
+            }
+            (Call::Get, Some(Answer::ShutDown)) if len == 0 && !is_open => {
+                vec![Step::Done(self.asked(rules, event))]
+            }
             (Call::Get, answer) => self.get(rules, event, answer),
             (Call::Len, Some(Answer::Count(count))) => holds(count == len),
             (Call::IsEmpty, Some(Answer::Is(is))) => holds(is == (len == 0)),
@@ -164,6 +189,17 @@ impl State {
             for lease in &mut next.leases {
                 lease.is_aside |= lease.process == event.process && lease.thread == event.thread;
             }
+        }
+        next
+    }
+
+    fn shut_down(&self, is_immediate: bool) -> State {
+        let mut next = self.clone();
+        if is_immediate {
+            next.phase = Phase::Closed;
+            next.ready.clear();
+        } else {
+            next.phase = next.phase.max(Phase::Draining);
         }
         next
     }
@@ -284,6 +320,9 @@ impl State {
     }
 
     fn come_back(&mut self, rules: &Rules, mut item: Item) {
+        if self.phase == Phase::Closed {
+            return;
+        }
         if item.redeliveries >= rules.max_deliveries {
             self.dead.push(item.value);
         } else {

@@ -899,18 +899,18 @@ pub const OPERATIONS: &[Operation] = &[
         second_deaths: 1,
         ..DEFAULT
     },
-    // One of the items came back before, and one is finished already.
+    // Two of the items came back before, of which one is finished already.
     Operation {
         name: "shutdown-immediate",
         options: ACKNOWLEDGED,
         prepare: |queue, log| {
             log.put_all(queue, &[10, 20, 31]);
-            queue.task_done().unwrap();
         },
         before: |victim| {
             take_one(victim);
-            victim.lent.clear();
+            take_one(victim);
             victim.leave(Leave::Crashed);
+            victim.task_done();
         },
         run: |victim| victim.shut_down(true),
         shuts_down: true,

@@ -228,14 +228,6 @@ impl Survivor {
         }
         self.timed(|scene| scene.queue.statistics().unwrap());
         self.sound("after the shutdown");
-        if self.scene.log.notifier.is_none() {
-            let notifier = with_patience(surely(), |wait| queue.watch(wait)).unwrap();
-            assert_eq!(
-                events(notifier, libc::POLLIN),
-                libc::POLLIN,
-                "a get would not wait"
-            );
-        }
         if queue.options().acknowledged {
             while queue.statistics().unwrap().unfinished > 0 {
                 self.finish_one();
@@ -243,6 +235,14 @@ impl Survivor {
             self.timed(|scene| with_patience(surely(), |wait| scene.queue.join(wait)))
                 .unwrap_or_else(|error| panic!("join: {error}"));
             self.sleeper_finishes();
+        }
+        if self.scene.log.notifier.is_none() {
+            let notifier = with_patience(surely(), |wait| queue.watch(wait)).unwrap();
+            assert_eq!(
+                events(notifier, libc::POLLIN),
+                libc::POLLIN,
+                "a get would not wait"
+            );
         }
         let statistics = queue.statistics().unwrap();
         assert!(

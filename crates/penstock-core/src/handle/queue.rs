@@ -148,9 +148,12 @@ impl Queue {
     /// its section. Does not wait. If the holder of the lock is dead, it repairs the queue first.
     pub fn len(&self) -> u64 {
         self.maintain();
-        match self.shared.segment.hot().is_closed() {
-            true => 0,
-            false => self.shared.ready_count(),
+        // In this order: a number that a discard has lowered is read after its commit, and then not returned.
+        let ready = self.shared.ready_count();
+        if self.shared.segment.hot().is_closed() {
+            0
+        } else {
+            ready
         }
     }
 

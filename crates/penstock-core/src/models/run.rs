@@ -232,6 +232,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.taken_bytes,
         &hot.given_up,
         &hot.given_up_of_living,
+        &hot.discarded,
         &hot.spans_used,
         &hot.pages_backed,
         &hot.reaped_at,
