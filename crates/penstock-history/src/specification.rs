@@ -7,10 +7,9 @@
 //! - In an acknowledged queue a get leases the item to its process and thread until `task_done`. In a plain
 //!   one the item is gone, except that a process that dies while it reads a *lent* payload may have held a
 //!   lease.
-//! - An acknowledged queue begins in a phase in which nothing is acknowledged. In it a get first *sets
-//!   aside* what its thread has taken before, also if it finds nothing then; a get that ran out of time may
-//!   have or may not. What a dead process had set aside does not come back, but stays unfinished, without a
-//!   holder.
+//! - An acknowledged queue begins in a phase in which nothing is acknowledged. In it a get first *sets aside*
+//!   what its thread has taken before, also if it finds nothing then; a get that ran out of time may have or
+//!   may not. What a dead process had set aside does not come back, but stays unfinished, without a holder.
 //! - The first `task_done` or `join` of any process ends the phase, whatever it answers. Before it answers,
 //!   what the dead had set aside comes back, one at a time. If its process dies before, a sweep returns the
 //!   rest.

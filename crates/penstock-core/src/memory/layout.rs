@@ -140,8 +140,7 @@ pub(crate) struct Hot {
     /// The lock: contended (bit 31), incarnation (19 bits), participant index (12 bits); 0 when free. See
     /// lock/word.rs.
     pub lock: AtomicU32,
-    /// Extents cached in free slots: their bytes (bits 0..20), their number (bits 20..32). See
-    /// state/slot.rs.
+    /// Extents cached in free slots: their bytes (bits 0..20), their number (bits 20..32). See state/slot.rs.
     pub cached_sum: LockedU32,
     /// Free slots without an extent, and those that cache one.
     pub free: FreeList,
@@ -173,8 +172,8 @@ pub(crate) struct Hot {
     pub acknowledging: AtomicU32,
     /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
     pub orphans: AtomicU64,
-    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead
-    /// participants had set aside.
+    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants
+    /// had set aside.
     pub owned_count: AtomicU64,
     /// Payload bytes of the items that are ready; counted only if `soft_bytes` is set.
     pub ready_bytes: AtomicU64,
@@ -228,8 +227,8 @@ pub(crate) struct Hot {
     pub discarded: AtomicU64,
     /// Bytes of the extents of items that are taken and not finished.
     pub taken_bytes: AtomicU64,
-    /// Items on the ready list that are finished already; and of the one that was finished last, the slot
-    /// and the place in the order.
+    /// Items on the ready list that are finished already; and of the one that was finished last, the slot and
+    /// the place in the order.
     pub ready_done: LockedU64,
     pub marked_slot: LockedU32,
     pub marked_seq: LockedU64,
@@ -474,8 +473,8 @@ pub(crate) const ABSENT: u64 = 1 << 32;
 /// A page of slots. See state/pages.rs.
 #[repr(C)]
 pub(crate) struct SlotPage {
-    /// One bit a slot that is parked (bits 0..32); whether the page is without memory (bit 32), may have
-    /// some nevertheless (bit 33), and is claimed (bit 34).
+    /// One bit a slot that is parked (bits 0..32); whether the page is without memory (bit 32), may have some
+    /// nevertheless (bit 33), and is claimed (bit 34).
     pub word: AtomicU64,
 }
 
@@ -723,8 +722,8 @@ impl Tables {
 pub(crate) const HEADER_AT: u64 = 0;
 pub(crate) const HOT_AT: u64 = PAGE;
 
-/// What the words of a segment are read as, each in a near region of its own; without the element that
-/// stands for none.
+/// What the words of a segment are read as, each in a near region of its own; without the element that stands
+/// for none.
 pub(crate) trait Element {
     fn region(geometry: &Geometry) -> Range<u64>;
 }

@@ -94,12 +94,12 @@ impl Queue {
         !self.looks_ready(kind) && hot.lock.get() == 0 && hot.is_open()
     }
 
-    /// The same, and the read sees every section that has ended. An unordered read may see old counters
-    /// slice after slice.
+    /// The same, and the read sees every section that has ended. An unordered read may see old counters slice
+    /// after slice.
     fn is_unready(&self, kind: Kind) -> bool {
         let lock = &self.shared.segment.hot().lock;
-        // Exchanges 0 for 0, which does not take the lock: an exchange reads the newest value. Acquire:
-        // pairs with the release in Guard::drop of the last holder.
+        // Exchanges 0 for 0, which does not take the lock: an exchange reads the newest value. Acquire: pairs
+        // with the release in Guard::drop of the last holder.
         lock.compare_exchange(0, 0, Ordering::Acquire, Ordering::Relaxed)
             .is_ok()
             && self.looks_unready(kind)
@@ -161,10 +161,10 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, or until a slice
-    /// has ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after
-    /// each tenth at the latest, once a second. The other waiters return after each of their slices. A
-    /// waiter that returns reads its place and its sleep target anew.
+    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, or until a slice has
+    /// ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after each
+    /// tenth at the latest, once a second. The other waiters return after each of their slices. A waiter that
+    /// returns reads its place and its sleep target anew.
     fn sleep(
         &self,
         waiting: &mut Waiting,

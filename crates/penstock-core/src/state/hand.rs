@@ -37,10 +37,9 @@
 //! | the number stored in the cell | the same |
 //! | lock released, wake-up call not yet made | the waiter is late |
 //!
-//! A putter that cannot get the lock when its patience ends leaves its cell without it, and must know
-//! whether its item was published. If its cell is HANDED and has the publication number, it was. Between
-//! these two stores the lock's holder is publishing it: the putter waits for the lock then, or takes it
-//! over.
+//! A putter that cannot get the lock when its patience ends leaves its cell without it, and must know whether
+//! its item was published. If its cell is HANDED and has the publication number, it was. Between these two
+//! stores the lock's holder is publishing it: the putter waits for the lock then, or takes it over.
 
 use crate::error::Error;
 use crate::fault::fault;

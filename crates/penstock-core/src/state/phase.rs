@@ -67,8 +67,8 @@ impl Hot {
         self.acknowledging.get() == NOT_YET
     }
 
-    /// Whether a process has acknowledged for the first time, and what dead holders had set aside has not
-    /// all come back.
+    /// Whether a process has acknowledged for the first time, and what dead holders had set aside has not all
+    /// come back.
     pub(crate) fn begins_to_acknowledge(&self) -> bool {
         self.acknowledging.get() == BEGINNING
     }

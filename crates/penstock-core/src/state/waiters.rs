@@ -4,8 +4,8 @@
 //! item; a waiter that is killed, stopped, interrupted or timed out at any moment leaves no other waiter
 //! asleep beside an item.
 //!
-//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in
-//! which it found nothing. The last step of each critical section restores the invariant (`settle`):
+//! Protocol. A thread that finds nothing enlists a cell under the lock, in the same critical section in which
+//! it found nothing. The last step of each critical section restores the invariant (`settle`):
 //!
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to
 //! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
@@ -13,32 +13,32 @@
 //!
 //! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
 //! spins. One that was handed something is not: it does not come for what is there. Since every way back
-//! leads through a critical section, whose end restores the invariant again, the wake-ups chain: the
-//! notified getter takes an item, and its own `settle` notifies the next.
+//! leads through a critical section, whose end restores the invariant again, the wake-ups chain: the notified
+//! getter takes an item, and its own `settle` notifies the next.
 //!
 //! A sender of a connection sleeps in `poll` instead of on its cell's word (line.rs), so that the end of its
 //! readers wakes it, too. All else is the same for it.
 //!
 //! A notified waiter that dies is swept, and the `settle` of the sweep's section notifies the next. If a
-//! notified waiter is stopped (SIGSTOP), another waiter's slice ends: that waiter finds the item still
-//! there, marks the notified ones LATE, and goes on.
+//! notified waiter is stopped (SIGSTOP), another waiter's slice ends: that waiter finds the item still there,
+//! marks the notified ones LATE, and goes on.
 //!
 //! Getters are notified last come, first served: the warmest cache, and the fewest processes awake. Putters
 //! are notified in the order in which they came.
 //!
 //! A getter or a putter that has waited for `AGE` has *aged*. It comes back under the lock to say so: its
 //! cell moves to the front of the list, where the aged ones stand in the order of their age. They are served
-//! before all others, and served under the lock (hand.rs). So no clock is read for them but their own. A
-//! wait that takes nothing (`await_item`, `join`) does not age.
+//! before all others, and served under the lock (hand.rs). So no clock is read for them but their own. A wait
+//! that takes nothing (`await_item`, `join`) does not age.
 //!
-//! The waiter that will be served last is the *watcher*: it sleeps in slices of 100 ms, at whose end it
-//! reaps the dead. The n-th from the end sleeps n times as long, up to a second. Those farther than `NEAR`
-//! from the end sleep up to `FAR` times the number of waiters, so that all of them together wake up some 30
-//! times a second (joiners 300 ms). These reap only if the watcher has not, because it was killed or stopped
-//! itself. The waiter that takes the watcher's place is woken to learn it, whether the watcher has left, has
-//! aged or was handed something: its own slice may be long. If that wake-up is lost with its waker, the
-//! waiter finds out at the end of its slice. (If the watcher is notified, no other waiter is left, or all
-//! others have aged and are served next.)
+//! The waiter that will be served last is the *watcher*: it sleeps in slices of 100 ms, at whose end it reaps
+//! the dead. The n-th from the end sleeps n times as long, up to a second. Those farther than `NEAR` from the
+//! end sleep up to `FAR` times the number of waiters, so that all of them together wake up some 30 times a
+//! second (joiners 300 ms). These reap only if the watcher has not, because it was killed or stopped itself.
+//! The waiter that takes the watcher's place is woken to learn it, whether the watcher has left, has aged or
+//! was handed something: its own slice may be long. If that wake-up is lost with its waker, the waiter finds
+//! out at the end of its slice. (If the watcher is notified, no other waiter is left, or all others have aged
+//! and are served next.)
 //!
 //! ```text
 //! cell.word:  FREE --enlist--> SLEEPING --notified--> WOKEN --back under the lock--> FREE
@@ -55,8 +55,8 @@
 //!
 //! Writers: every word is written under the lock, except that a cell's owner may compare-and-swap its word
 //! without it, from SLEEPING to ABANDONED, from WOKEN to WOKEN_LEFT, from LATE to LATE_LEFT and from HANDED
-//! to HANDED_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth;
-//! the lists and their numbers are caches, and after a take-over the order of the waiters may be another.
+//! to HANDED_LEFT. SLEEPING and ABANDONED cells are on a list, the others are not. The word is the truth; the
+//! lists and their numbers are caches, and after a take-over the order of the waiters may be another.
 
 use std::time::Duration;
 

@@ -89,8 +89,8 @@ impl QueueBase {
     ///
     /// If the queue is full, waits for room if `block` is true: `timeout` seconds at most (a float), or as
     /// long as it takes if `timeout` is None. A signal handler that raises, as for Ctrl-C, ends the wait. If
-    /// another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way
-    /// for it to go on; without `block` 0.1 s at most.
+    /// another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for
+    /// it to go on; without `block` 0.1 s at most.
     ///
     /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped in that
     /// way), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ShutDown` if the queue was shut
@@ -160,15 +160,15 @@ impl QueueBase {
 
     /// Put all objects of an iterable, in order, as `put` would one after the other.
     ///
-    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not
-    /// of a subclass), up to 64 small plain objects go into the queue in one step. Of any other iterable
-    /// each object is in the queue before the iterable is asked for the next one, so it may be a generator
-    /// that waits for the answer to the last object. No object is held back while code of the program runs.
+    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of
+    /// a subclass), up to 64 small plain objects go into the queue in one step. Of any other iterable each
+    /// object is in the queue before the iterable is asked for the next one, so it may be a generator that
+    /// waits for the answer to the last object. No object is held back while code of the program runs.
     /// `timeout` (seconds) is for all objects together.
     ///
-    /// Raises what `put` raises, and what `objs` itself raises. The objects put so far stay in the queue:
-    /// the exception's attribute `items_put` tells how many objects of the iterable were put. If this
-    /// process is killed meanwhile, the first ones are in the queue and the others are not.
+    /// Raises what `put` raises, and what `objs` itself raises. The objects put so far stay in the queue: the
+    /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
+    /// killed meanwhile, the first ones are in the queue and the others are not.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue(maxsize=2)
@@ -241,9 +241,9 @@ impl QueueBase {
         Handle::ask(slf.as_super(), |queue| Ok(ask(slf.py(), queue, Queue::len)))
     }
 
-    /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change
-    /// it at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before
-    /// the change.
+    /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
+    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the
+    /// change.
     ///
     /// Raises `OSError` if this handle was closed after a put, as `multiprocessing` does.
     ///
@@ -340,9 +340,9 @@ impl JoinableQueueBase {
     }
 
     /// Report that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
-    /// this process holds, else another process's. Does not wait, unless another process is stopped
-    /// (SIGSTOP) in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends
-    /// that wait, and then no item is done.
+    /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP)
+    /// in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait,
+    /// and then no item is done.
     ///
     /// Raises `ValueError` if all items are done already.
     ///
@@ -430,14 +430,14 @@ impl SimpleQueueBase {
 
     /// Put all objects of an iterable, in order, as `put` would one after the other.
     ///
-    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not
-    /// of a subclass), up to 64 small plain objects go into the queue in one step. Of any other iterable
-    /// each object is in the queue before the iterable is asked for the next one, so it may be a generator
-    /// that waits for the answer to the last object. No object is held back while code of the program runs.
+    /// If `objs` is a list, tuple, range, dict, set, frozenset, deque, str, bytes or bytearray itself (not of
+    /// a subclass), up to 64 small plain objects go into the queue in one step. Of any other iterable each
+    /// object is in the queue before the iterable is asked for the next one, so it may be a generator that
+    /// waits for the answer to the last object. No object is held back while code of the program runs.
     ///
-    /// Raises what `put` raises, and what `objs` itself raises. The objects put so far stay in the queue:
-    /// the exception's attribute `items_put` tells how many objects of the iterable were put. If this
-    /// process is killed meanwhile, the first ones are in the queue and the others are not.
+    /// Raises what `put` raises, and what `objs` itself raises. The objects put so far stay in the queue: the
+    /// exception's attribute `items_put` tells how many objects of the iterable were put. If this process is
+    /// killed meanwhile, the first ones are in the queue and the others are not.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -477,9 +477,9 @@ impl SimpleQueueBase {
         )
     }
 
-    /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change
-    /// it at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before
-    /// the change.
+    /// Return whether a `get` would find nothing now. Exact, and does not wait; another process may change it
+    /// at once. If a process is stopped (SIGSTOP) in the middle of a change, the answer is that before the
+    /// change.
     ///
     /// Raises `OSError` if this handle was closed.
     ///

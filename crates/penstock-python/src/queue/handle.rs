@@ -54,8 +54,8 @@ pub struct Opened {
 struct Held {
     queue: ManuallyDrop<Arc<Queue>>,
     remainder: Arc<Remainder>,
-    /// Whether it counts as a handle of this process. Another one has taken the place of what a fork has
-    /// left behind.
+    /// Whether it counts as a handle of this process. Another one has taken the place of what a fork has left
+    /// behind.
     is_counted: AtomicBool,
 }
 
@@ -377,12 +377,11 @@ impl Handle {
     /// Close this handle, for this process: it puts and gets no more. What was put stays for the others.
     ///
     /// With its last handle a process gives back the queue's descriptors, and is no participant any more.
-    /// Arrays that it has received, items that it has not finished, and calls of other threads keep what
-    /// they need of that, and the last of them gives it back. A `Queue` or `JoinableQueue` keeps the mapping
-    /// of its memory as long as this object lives, because it still tells its size and counts what is done.
+    /// Arrays that it has received, items that it has not finished, and calls of other threads keep what they
+    /// need of that, and the last of them gives it back. A `Queue` or `JoinableQueue` keeps the mapping of
+    /// its memory as long as this object lives, because it still tells its size and counts what is done.
     ///
-    /// Does not wait, except 10 ms at most if another process is stopped (SIGSTOP) in the middle of a
-    /// change.
+    /// Does not wait, except 10 ms at most if another process is stopped (SIGSTOP) in the middle of a change.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -409,16 +408,16 @@ impl Handle {
     /// belongs to the queue: only wait with it. Another consumer may take the item first, so a `get` after
     /// the wait may still find none.
     ///
-    /// From the first call on, until this process closes the queue, a put into the empty queue and a get
-    /// that empties it make one or two system calls more, in all processes. Does not wait for items.
+    /// From the first call on, until this process closes the queue, a put into the empty queue and a get that
+    /// empties it make one or two system calls more, in all processes. Does not wait for items.
     ///
-    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed
-    /// with items that come back, the descriptor may stay unreadable until a process calls the queue. So
-    /// poll with a time-out, and call `qsize()` then.
+    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed with
+    /// items that come back, the descriptor may stay unreadable until a process calls the queue. So poll with
+    /// a time-out, and call `qsize()` then.
     ///
-    /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use
-    /// the queue than there is room for, or if another process waits with a descriptor that this one cannot
-    /// open (in another pid namespace, or without /proc); and `CorruptQueueError`.
+    /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the
+    /// queue than there is room for, or if another process waits with a descriptor that this one cannot open
+    /// (in another pid namespace, or without /proc); and `CorruptQueueError`.
     ///
     /// >>> import penstock, select
     /// >>> q = penstock.Queue()
@@ -466,11 +465,11 @@ impl Handle {
         Ok(awaited.is_ok())
     }
 
-    /// Return the dead letters: the items whose takers died too often, in the order in which they became
-    /// dead letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large
-    /// items whose takers died while they rebuilt them, or had no memory to rebuild them. An item that
-    /// cannot be rebuilt is replaced by the exception that rebuilding it raises. An item that kills the
-    /// process that rebuilds it kills the caller, too. Waits as `statistics()` does.
+    /// Return the dead letters: the items whose takers died too often, in the order in which they became dead
+    /// letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large items
+    /// whose takers died while they rebuilt them, or had no memory to rebuild them. An item that cannot be
+    /// rebuilt is replaced by the exception that rebuilding it raises. An item that kills the process that
+    /// rebuilds it kills the caller, too. Waits as `statistics()` does.
     ///
     /// >>> import penstock
     /// >>> penstock.JoinableQueue().dead_letters()
