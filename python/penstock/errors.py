@@ -118,6 +118,7 @@ class ShutDown(PenstockError, _StandardShutDown):
     """
 
     def __new__(cls, *args: Any) -> Self:
+        """Make the exception, which then is asyncio's, too, if the program has imported asyncio."""
         _inherit_from_asyncio()
         return super().__new__(cls, *args)
 

@@ -8,7 +8,6 @@ A failure prints the steps, and the line that plays them again.
 import itertools
 import os
 import pickle
-import queue as standard
 import sys
 from collections.abc import Callable
 from contextlib import suppress

@@ -223,8 +223,6 @@ pub(crate) struct Hot {
     /// holders.
     pub given_up: AtomicU64,
     pub given_up_of_living: AtomicU64,
-    /// Items that were discarded after a shutdown.
-    pub discarded: AtomicU64,
     /// Bytes of the extents of items that are taken and not finished.
     pub taken_bytes: AtomicU64,
     /// Items on the ready list that are finished already; and of the one that was finished last, the slot and
@@ -279,6 +277,9 @@ pub(crate) struct Hot {
     /// No page below the one has a parked slot and memory; none below the other is without memory.
     pub parked_hint: LockedU32,
     pub absent_hint: LockedU32,
+
+    /// Items that were discarded after a shutdown. See state/discard.rs.
+    pub discarded: AtomicU64,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
