@@ -177,7 +177,7 @@ impl Memory {
             let end = region.start + region.count * region.size;
             let next = match self.regions.get(i + 1) {
                 // The heap lies between the descriptors and the slots.
-                Some(next) if i != 6 => next.start,
+                Some(next) if i != 7 => next.start,
                 _ => end.div_ceil(1 << 16) << 16,
             };
             gaps.push(end.div_ceil(8) * 8..next);

@@ -21,7 +21,8 @@ pub struct Region {
     pub count: u64,
 }
 
-/// The regions of a queue's near memory, without payload bytes.
+/// The regions of a queue's near memory, without payload bytes, in their order: the fuzzer poisons what lies
+/// between two of them.
 pub fn regions(queue: &Queue) -> [Region; 9] {
     fn region<T>(start: u64, count: u32) -> Region {
         Region {
@@ -38,8 +39,8 @@ pub fn regions(queue: &Queue) -> [Region; 9] {
         region::<WaiterCell>(geometry.cells_at, geometry.cells),
         region::<AtomicU8>(geometry.backing_at, geometry.near_spans),
         region::<AtomicU64>(geometry.bitmap_at, 1),
-        region::<SpanDescriptor>(geometry.descriptors_at, geometry.near_spans),
         region::<SlotPage>(geometry.pages_at, NEAR_PAGES),
+        region::<SpanDescriptor>(geometry.descriptors_at, geometry.near_spans),
         region::<Slot>(geometry.slots_at, NEAR_SLOTS),
     ]
 }
