@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "fault-points")]
 use penstock_core::fault;
-use penstock_core::{Buffer, Check, Delivery, Error, Lent, Options, Patience, Queue, View, Wait};
+use penstock_core::{Buffer, Check, Delivery, Error, Lent, Options, Patience, Queue, View};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
+#[path = "common/child.rs"]
+mod child;
+mod common;
+#[path = "common/soon.rs"]
+mod soon;
+
+use common::{PLAIN, wait};
+use soon::soon;
+
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
     ..PLAIN
@@ -30,17 +32,6 @@ fn limited_to(max_bytes: u64) -> Options {
         max_bytes: Some(max_bytes),
         ..PLAIN
     }
-}
-
-fn wait<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience,
-        interrupted: &mut || false,
-    })
-}
-
-fn soon() -> Patience {
-    Patience::Until(Instant::now() + Duration::from_secs(20))
 }
 
 fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
@@ -116,41 +107,34 @@ fn free_address_space() {
     set_limit(libc::RLIMIT_AS, libc::RLIM_INFINITY);
 }
 
-/// A forked child, killed and reaped when dropped.
-struct Child(i32);
+/// A forked child that the test stops, lets go on, and judges by how it ended.
+struct Child(child::Child);
 
 impl Child {
     fn run(work: impl FnOnce()) -> Child {
-        // SAFETY: the child runs `work` alone and leaves by _exit; what it needs of this process is memory.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0);
-        if pid == 0 {
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-            // SAFETY: ends this process at once.
-            unsafe { libc::_exit(if ended.is_ok() { 0 } else { 3 }) };
-        }
-        Child(pid)
+        Child(child::Child::run(work))
     }
 
     /// The signal that ended it, or its negated exit status.
     fn reap(mut self) -> i32 {
-        self.wait()
+        let status = self.0.reap();
+        if libc::WIFSIGNALED(status) {
+            libc::WTERMSIG(status)
+        } else {
+            -libc::WEXITSTATUS(status)
+        }
     }
 
     fn signal(&self, signal: i32) {
-        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
-        assert_eq!(unsafe { libc::kill(self.0, signal) }, 0);
+        self.0.signal(signal);
     }
 
     /// Waits until it is stopped.
     fn is_stopped(&self) {
-        let mut status = 0;
-        // SAFETY: as above.
-        let seen = unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) };
-        assert!(
-            seen == self.0 && libc::WIFSTOPPED(status),
-            "it has ended: {status}"
-        );
+        let (pid, mut status) = (self.0.0, 0);
+        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
+        let seen = unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) };
+        assert!(seen == pid && libc::WIFSTOPPED(status), "it has ended: {status}");
     }
 
     fn stop(&self) {
@@ -162,28 +146,6 @@ impl Child {
     fn finish(self) -> i32 {
         self.signal(libc::SIGCONT);
         self.reap()
-    }
-
-    fn wait(&mut self) -> i32 {
-        let mut status = 0;
-        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
-        assert_eq!(unsafe { libc::waitpid(self.0, &raw mut status, 0) }, self.0);
-        self.0 = 0;
-        if libc::WIFSIGNALED(status) {
-            libc::WTERMSIG(status)
-        } else {
-            -libc::WEXITSTATUS(status)
-        }
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        if self.0 != 0 {
-            // SAFETY: as above.
-            unsafe { libc::kill(self.0, libc::SIGKILL) };
-            self.wait();
-        }
     }
 }
 
@@ -519,7 +481,7 @@ fn without_address_space_nothing_is_taken() {
                 }
             }
             if waits == Waits::UntilAged {
-                std::thread::sleep(Duration::from_millis(300));
+                until(&queue, |check| check.aged == 1);
             }
             for number in 0..40 {
                 put(&queue, &numbered(number, len(number))).unwrap();
@@ -694,7 +656,7 @@ fn without_address_space_a_putter_waits_for_room() {
     // SAFETY: the call reads one struct.
     let set = unsafe {
         libc::prlimit(
-            poor.0,
+            poor.0.0,
             libc::RLIMIT_AS,
             &raw const unlimited,
             std::ptr::null_mut(),
