@@ -39,7 +39,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test quick bench bench-core lint docs clean
-.PHONY: test-core test-damage test-package test-cpython-sample $(FOLDERS:%=test-%)
+.PHONY: test-core test-damage test-package test-cpython-sample $(FOLDERS:%=test-%) $(FOLDERS:%=quick-%)
 .PHONY: test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model test-storm
 .PHONY: test-torch test-libraries count-instructions
 
@@ -93,9 +93,14 @@ quick: $(VENV)/.build $(VENV)/.test
 	@$(PART) "The core's behaviour" cargo test --quiet --locked --profile quick -p penstock-core --test behaviour
 	@$(call build_wheel,"Building a wheel of the profile quick",$(QUICK)-wheel,--profile quick)
 	@rm -rf $(QUICK) && $(PIP) install --no-index --no-deps --target $(QUICK) $(QUICK)-wheel/*.whl
-	@$(PART) "The tests that are not slow" env PYTHONPATH=$(abspath $(QUICK)) \
-		$(BIN)/python -m pytest --quiet -m "not slow" tests $(ARGS)
+	@$(PART) "The tests that are not slow, two folders at a time" \
+		$(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=quick-%)
 	@echo "Nothing found, in $$(($$(date +%s) - $(BEGUN))) s."
+
+# A folder may have no such test, and then pytest ends with 5.
+$(FOLDERS:%=quick-%): quick-%: $(VENV)/.build $(VENV)/.test
+	@$(PART) "tests/$*" env PYTHONPATH=$(abspath $(QUICK)) \
+		$(BIN)/python -m pytest --quiet -m "not slow" tests/$* $(ARGS) || [ $$? = 5 ]
 
 test-core: build/.test-core build/.test-core-fault-points
 test-core: build/.test-history build/.test-loom-sample build/.test-kill-sample
