@@ -40,6 +40,9 @@ pub enum Step {
     Keep,
     TaskDone,
     Join(Patience),
+    ShutDown {
+        is_immediate: bool,
+    },
     Leave(Leave),
     Statistics,
     DeadLetters,
@@ -183,6 +186,9 @@ impl<'a> Input<'a> {
             20 => Step::Die { in_section: false },
             21 => Step::Die { in_section: true },
             22 => Step::Enlist(usize::from(self.byte() % 3)),
+            23 => Step::ShutDown {
+                is_immediate: self.byte() % 2 == 1,
+            },
             28 => Step::Watch,
             29 => Step::PutMany {
                 count: self.count(),

@@ -129,6 +129,9 @@ impl World {
                 let joined = with(*patience, |wait| queue.join(wait));
                 self.heed(joined, *patience != Patience::TryLock);
             }
+            Step::ShutDown { is_immediate } => {
+                self.heed(queue.shut_down(*is_immediate), true);
+            }
             Step::Leave(how) => {
                 self.heed(queue.leave(*how), false);
             }
@@ -191,6 +194,27 @@ impl World {
                 self.step(&step);
             }
             self.reopen();
+        }
+        for step in [
+            Step::ShutDown { is_immediate: false },
+            Step::Put {
+                len: 20,
+                patience: Patience::Wait,
+            },
+            Step::Get {
+                patience: Patience::Wait,
+                keep: false,
+            },
+            Step::ShutDown { is_immediate: true },
+            Step::Get {
+                patience: Patience::Wait,
+                keep: false,
+            },
+            Step::TaskDone,
+            Step::Join(Patience::NoWait),
+            Step::Statistics,
+        ] {
+            self.step(&step);
         }
         self.close();
         self.was_told
@@ -271,13 +295,15 @@ impl World {
             gets,
             queued,
             dead_letters,
+            discarded,
             ..
         }) = self.heed(queue.statistics(), true)
         {
-            let is_balanced = puts == gets.wrapping_add(queued).wrapping_add(dead_letters);
+            let left = queued.wrapping_add(dead_letters).wrapping_add(discarded);
+            let is_balanced = puts == gets.wrapping_add(left);
             assert!(
                 self.is_damaged || is_balanced,
-                "{puts} = {gets} + {queued} + {dead_letters}"
+                "{puts} = {gets} + {queued} + {dead_letters} + {discarded}"
             );
         }
     }
@@ -323,6 +349,7 @@ impl World {
             }
             Error::Full
             | Error::Empty
+            | Error::ShutDown
             | Error::Busy
             | Error::Stopped { .. }
             | Error::FullBehindStopped { .. }

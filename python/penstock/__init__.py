@@ -26,12 +26,14 @@ from . import (
 )
 from ._native import __version__
 from .context import get_context
+from .errors import ShutDown
 from .queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = [
     "JoinableQueue",
     "Pipe",
     "Queue",
+    "ShutDown",
     "SimpleQueue",
     "Statistics",
     "__version__",

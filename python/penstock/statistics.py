@@ -19,6 +19,7 @@ class Statistics(
             "taken",
             "taken_bytes",
             "given_up",
+            "discarded",
             "waiting_getters",
             "waiting_putters",
             "waiting_joiners",
@@ -66,6 +67,8 @@ class Statistics(
     given_up: int
     """Items lost with their holder: their payload had been given up before it died, because memory was needed
     and no process had called `task_done()` or `join()` yet."""
+    discarded: int
+    """Items that were queued at a `shutdown(immediate=True)`, or came back after it."""
     waiting_getters: int
     """Threads that wait in `get()`."""
     waiting_putters: int

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock import JoinableQueue, Pipe, Queue, SimpleQueue
+from penstock import JoinableQueue, Pipe, Queue, ShutDown, SimpleQueue
 from penstock.errors import QueueMemoryError
 from tests.support.interpreter import FREE_THREADED
 
@@ -179,6 +179,19 @@ def acknowledged(queue: Any, item: object) -> Callable[[], None]:
         queue.get()
         queue.task_done()
         queue.join()
+
+    return operation
+
+
+def shut_down(kind: Callable[..., Any], immediate: bool) -> Callable[[], None]:
+    def operation() -> None:
+        queue = kind()
+        queue.put("small")
+        queue.put(LARGE)
+        queue.shutdown(immediate)
+        with contextlib.suppress(ShutDown):
+            while True:
+                queue.get()
 
     return operation
 
@@ -411,6 +424,9 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
         "Queue: wrong arguments": lambda: raising(TypeError, Queue().put),
         "Queue: closed": lambda: raising(ValueError, closed().put, LARGE),
         "Queue: asked": lambda: asked(Queue()),
+        "Queue: shut down": lambda: shut_down(Queue, False),
+        "SimpleQueue: shut down at once": lambda: shut_down(SimpleQueue, True),
+        "JoinableQueue: shut down": lambda: shut_down(JoinableQueue, False),
         "Queue: sent in a message": lambda: sent(Queue()),
         "JoinableQueue: done, small": lambda: acknowledged(JoinableQueue(), "small"),
         "JoinableQueue: done, large": lambda: acknowledged(JoinableQueue(), LARGE),

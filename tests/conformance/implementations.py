@@ -30,6 +30,8 @@ class Promise(enum.Flag):
     """`put_many()` and `get_many()`."""
     STATISTICS = enum.auto()
     """`statistics()`: exact figures, also of the waiters."""
+    SHUTDOWN = enum.auto()
+    """`shutdown()` and `is_shutdown`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Implementation:
     promises: Promise
 
 
-_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STATISTICS
+_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STATISTICS | Promise.SHUTDOWN
 _ACKNOWLEDGED = Promise.BOUNDED | Promise.ACKNOWLEDGED
 
 IMPLEMENTATIONS = (

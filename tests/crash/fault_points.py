@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from penstock import JoinableQueue, Pipe, Queue, SimpleQueue
+from penstock import JoinableQueue, Pipe, Queue, ShutDown, SimpleQueue
 from penstock._native import fault_points, passed_points  # type: ignore[attr-defined]
 from tests.support.children import fork
 from tests.support.operations import (
@@ -262,7 +262,61 @@ def test_every_fault_point_is_reached() -> None:
         *GIVEN_UP,
         *GIVEN_BACK,
         *AGED,
+        *SHUTDOWN,
     } == set(fault_points())
+
+
+# ------------------------------------------------------------------------------------------------ shutdown
+
+# Passed by a process that shuts a queue down at once, with items in it.
+SHUTDOWN = ("shutdown.committed", "discard.unlinked", "discard.freed")
+
+
+def shut_down(queue: Any) -> None:
+    queue.shutdown(immediate=True)
+
+
+@pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+@pytest.mark.parametrize("point", [*SHUTDOWN, "aside.noted", "aside.counted", "slot.freed"])
+def test_death_in_a_shutdown(kind: Callable[[], Any], point: str) -> None:
+    queue = kind()
+    queue.put_many(item(name, 1000) for name in "ABC")
+    with fork(armed, queue, register, shut_down, point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    assert queue.is_shutdown
+    assert queue.empty()
+    for call in (queue.get, lambda: queue.put("late")):
+        with pytest.raises(ShutDown):
+            call()
+    if kind is JoinableQueue:
+        queue.join()
+    figures = queue.statistics()
+    assert (figures.gets, figures.queued, figures.discarded) == (0, 0, 3)
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("point", ["shutdown.committed", "unlock.before-wake"])
+def test_death_in_a_shutdown_while_others_sleep(point: str) -> None:
+    queue = JoinableQueue[Item](maxsize=1)
+    queue.put(item("A"))
+
+    def is_told(call: Callable[..., Any], *arguments: Any) -> bool:
+        with pytest.raises(ShutDown):
+            call(*arguments)
+        return True
+
+    with fork(is_told, queue.put, item("B")) as putter, fork(queue.join) as joiner:
+        until(lambda: queue.statistics().waiting_putters == queue.statistics().waiting_joiners == 1)
+        with fork(armed, queue, register, shut_down, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        assert putter.result()
+        joiner.result()
+    queue = JoinableQueue[Item]()
+    with fork(is_told, queue.get) as getter:
+        until(lambda: queue.statistics().waiting_getters == 1)
+        with fork(armed, queue, register, shut_down, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        assert getter.result()
 
 
 # ------------------------------------------------------------------------------------ with others asleep

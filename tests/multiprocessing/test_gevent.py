@@ -317,3 +317,36 @@ def test_interrupted() -> None:
         program.send_signal(signal.SIGINT)
         _, errors = program.communicate(timeout=120)
         assert "KeyboardInterrupt" in errors
+
+
+@pytest.mark.parametrize("made", ["penstock.Queue()", "penstock.SimpleQueue()", "penstock.JoinableQueue()"])
+def test_a_shutdown_ends_the_wait(made: str) -> None:
+    run(f"""
+queue = {made}
+ending = when_ticked(queue.shutdown)
+ticked, error = ticks_during(queue.get)
+assert isinstance(error, penstock.ShutDown), error
+assert ticked >= 5
+""")
+
+
+def test_an_item_that_comes_back_after_a_shutdown() -> None:
+    run("""
+queue = penstock.JoinableQueue()
+queue.put("item")
+
+def hold():
+    queue.get()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+holder = in_child(hold)
+while not queue.empty():
+    gevent.sleep(0.01)
+queue.shutdown()
+ending = when_ticked(os.kill, holder, signal.SIGKILL)
+ticked, answer = ticks_during(queue.get)
+assert answer == "item", answer
+assert ticked >= 5
+queue.task_done()
+queue.join()
+""")

@@ -205,6 +205,9 @@ class Stage:
             written, array = self.held.pop(which % len(self.held))
             assert (array == written).all(), "an array that is held has changed"
 
+    def shutdown(self, which: int, immediate: bool) -> None:
+        self.handles[which].shutdown(immediate)
+
     def task_done(self, which: int) -> None:
         self.handles[which].task_done()
 

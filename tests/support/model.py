@@ -5,6 +5,8 @@ from bisect import insort
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock import ShutDown
+
 
 @dataclass(order=True)
 class Item:
@@ -43,6 +45,10 @@ class Model:
         self.aside: list[Item] = []
         """The items that dead processes had set aside."""
         self.orphans = 0
+        self.is_shutdown = False
+        self.is_closed = False
+        """Whether it was shut down at once."""
+        self.discarded = 0
         self.dead_letters: list[Item] = []
         self.puts = 0
         self.redeliveries = 0
@@ -64,6 +70,8 @@ class Model:
         return sum(map(len, self.leases.values())) + len(self.aside)
 
     def put(self, value: Any) -> Any:
+        if self.is_shutdown:
+            return ShutDown
         if self.is_full:
             return queue.Full
         self.puts += 1
@@ -87,17 +95,33 @@ class Model:
             self.come_back(item)
         self.aside = []
 
-    def get(self, process: int, thread: int) -> Any:
+    def shut_down(self, immediate: bool) -> None:
+        self.is_shutdown = True
+        if immediate:
+            self.is_closed = True
+            self.discarded += len(self.ready)
+            self.ready.clear()
+
+    def has_in_hand(self, process: int) -> bool:
+        """Whether the process has an item that comes back if it dies."""
+        return any(not lease.is_aside for lease in self.leases.get(process, []))
+
+    def no_item(self, process: int, waits: bool) -> Any:
+        """What a get raises that finds no item; `Empty` if it waits, and finds none in time."""
+        if not self.is_shutdown:
+            return queue.Empty
+        may_return = not self.is_closed and any(map(self.has_in_hand, self.leases))
+        return queue.Empty if waits and may_return and not self.has_in_hand(process) else ShutDown
+
+    def get(self, process: int, thread: int, waits: bool = False) -> Any:
         self.ask(process, thread)
-        return self.take(process, thread)
+        return self.take(process, thread) if self.ready else self.no_item(process, waits)
 
     def get_many(self, process: int, thread: int, most: int) -> list[Any]:
         self.ask(process, thread)
         return [self.take(process, thread) for _ in range(min(most, len(self.ready)))]
 
     def take(self, process: int, thread: int) -> Any:
-        if not self.ready:
-            return queue.Empty
         item = self.ready.pop(0)
         if self.is_joinable and not item.is_done:
             self.leases.setdefault(process, []).append(Lease(item, thread))
@@ -139,7 +163,10 @@ class Model:
                 self.come_back(lease.item)
 
     def come_back(self, item: Item) -> None:
-        """Redeliver the item to its old place, or make it a dead letter."""
+        """Redeliver the item to its old place, or make it a dead letter; or discard it."""
+        if self.is_closed:
+            self.discarded += 1
+            return
         if item.redeliveries >= self.max_deliveries:
             self.dead_letters.append(item)
             return

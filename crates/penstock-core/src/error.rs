@@ -69,6 +69,8 @@ pub enum Error {
     },
     /// Other code of this process has closed the queue's descriptor.
     Closed,
+    /// The queue was shut down: no item is put any more; and to a getter: none is taken any more.
+    ShutDown,
     /// No process can put any more, and everything was taken (a connection whose other side is closed or
     /// dead).
     Ended,
@@ -186,6 +188,7 @@ impl fmt::Display for Error {
                 "the queue's file descriptor was closed by other code in this process (closerange?); \
                  the queue still works here but cannot be sent to another process"
             ),
+            Error::ShutDown => write!(f, "the queue was shut down"),
             Error::Ended => write!(
                 f,
                 "the other side is closed or dead, and everything it sent was received"

@@ -41,6 +41,10 @@ pub enum Call {
     /// `join` without patience: asks whether anything is unfinished.
     Join,
     Leave(Leave),
+    /// At once, or so that what is left is taken first.
+    ShutDown {
+        is_immediate: bool,
+    },
     /// What the queue does about a process that was killed. Between the kill and the end of the next sweep,
     /// everything comes back that the process had taken and not finished.
     Sweep,
@@ -56,6 +60,8 @@ pub enum Answer {
     Count(u64),
     Is(bool),
     TooManyDone,
+    /// The queue was shut down.
+    ShutDown,
     /// The caller's time was over first: the operation changed nothing, and says nothing about the queue.
     TimedOut,
 }

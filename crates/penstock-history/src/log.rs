@@ -243,6 +243,7 @@ fn pack_call(call: Call) -> [u64; 2] {
         Call::Leave(Leave::Clean) => [7, 0],
         Call::Leave(Leave::Crashed) => [7, 1],
         Call::Sweep => [8, 0],
+        Call::ShutDown { is_immediate } => [9, u64::from(is_immediate)],
     }
 }
 
@@ -258,6 +259,9 @@ fn unpack_call(words: [u64; 2]) -> Call {
         [7, 0] => Call::Leave(Leave::Clean),
         [7, _] => Call::Leave(Leave::Crashed),
         [8, _] => Call::Sweep,
+        [9, is_immediate] => Call::ShutDown {
+            is_immediate: is_immediate != 0,
+        },
         _ => panic!("a log line says {words:?}"),
     }
 }
@@ -272,6 +276,7 @@ fn pack_answer(answer: Answer) -> [u64; 2] {
         Answer::Is(is) => [5, u64::from(is)],
         Answer::TooManyDone => [6, 0],
         Answer::TimedOut => [7, 0],
+        Answer::ShutDown => [8, 0],
     }
 }
 
@@ -285,6 +290,7 @@ fn unpack_answer(words: [u64; 2]) -> Answer {
         [5, is] => Answer::Is(is != 0),
         [6, _] => Answer::TooManyDone,
         [7, _] => Answer::TimedOut,
+        [8, _] => Answer::ShutDown,
         _ => panic!("a log line says {words:?}"),
     }
 }

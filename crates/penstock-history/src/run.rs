@@ -30,6 +30,7 @@ pub struct Mix {
     pub task_done: u64,
     pub join: u64,
     pub leave: u64,
+    pub shutdown: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +73,7 @@ impl Workload {
             join: u64::from(acknowledged) * random.below(2),
             // A payload that another thread reads in place stays when its process leaves.
             leave: u64::from(acknowledged && threads == 1) * random.below(2),
+            shutdown: u64::from(random.one_in(3)),
         };
         Workload {
             rules: Rules {
@@ -118,6 +120,7 @@ impl Workload {
                 task_done: 10 * u64::from(acknowledged),
                 join: 0,
                 leave: 0,
+                shutdown: 0,
             },
             kinds: if acknowledged || kills == 0 { 8 } else { 6 },
             kills,
@@ -442,7 +445,7 @@ impl Recorder<'_> {
         let acknowledged = self.workload.rules.acknowledged;
         let mut writer = log.writer(0);
         writer.record(Call::Join, || subject.join());
-        while writer.record(Call::Get, || subject.get(Waits::No)) != Answer::Empty {
+        while let Answer::Got(_) = writer.record(Call::Get, || subject.get(Waits::No)) {
             if acknowledged {
                 writer.record(Call::TaskDone, || subject.task_done());
             }
@@ -458,6 +461,15 @@ impl Recorder<'_> {
 
     /// An emptied queue has no memory in use: a put of more than there can be is refused with the number.
     fn check_nothing_is_in_use(&self) {
+        if self.queue.is_shut_down() {
+            let check = self.queue.check().expect("a queue that is not damaged");
+            assert_eq!(
+                (check.findings.len(), check.ready, check.claimed),
+                (0, 0, 0),
+                "{check:?}"
+            );
+            return;
+        }
         static ZEROS: [u8; 1 << 26] = [0; 1 << 26];
         let limit = self.queue.options().max_bytes.unwrap_or(u64::MAX);
         let parts = vec![ZEROS.as_slice(); (limit >> 26) as usize + 1];
@@ -491,7 +503,7 @@ impl Recorder<'_> {
         );
         assert_eq!(
             statistics.puts,
-            statistics.gets + statistics.dead_letters,
+            statistics.gets + statistics.dead_letters + statistics.discarded,
             "{statistics:?}"
         );
         History {
@@ -539,6 +551,7 @@ impl Caller<'_> {
             mut task_done,
             join,
             leave,
+            shutdown,
         } = self.workload.mix;
         if self.silent > 0 {
             task_done = 0;
@@ -549,10 +562,9 @@ impl Caller<'_> {
             task_done *= u64::from(self.holds > 0);
         }
         let (subject, time) = (self.subject, Duration::from_micros(self.random.below(300)));
-        match self
-            .random
-            .weighted(&[put, get, waits, waits, asks, asks, asks, task_done, join, leave])
-        {
+        match self.random.weighted(&[
+            put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown,
+        ]) {
             0 => self.put(Waits::No),
             1 => self.get(Waits::No),
             2 => self.put(Waits::For(time)),
@@ -565,6 +577,12 @@ impl Caller<'_> {
             6 => drop(self.writer.record(Call::IsFull, || Answer::Is(subject.is_full()))),
             7 => self.finish_one(),
             8 => drop(self.writer.record(Call::Join, || subject.join())),
+            10 => {
+                let is_immediate = self.random.one_in(2);
+                self.writer.record(Call::ShutDown { is_immediate }, || {
+                    subject.shut_down(is_immediate)
+                });
+            }
             _ => {
                 let how = if self.random.one_in(2) {
                     Leave::Clean

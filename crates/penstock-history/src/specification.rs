@@ -25,6 +25,10 @@
 //!   and no lease. It comes back by the sweep, after the process's leases, and no redelivery counts.
 //!   `task_done` finishes it as the last one of its process, and it is still delivered. (The item that a
 //!   living getter was handed is a lease from then on.)
+//! - After a shutdown no item is put, and a get that finds none says so. One that does not wait never says
+//!   that the queue is empty. (That a get which may wait does so while an item may come back is no question
+//!   of the order, and has its own tests.) An immediate shutdown discards what is queued, all at once for
+//!   every caller, and then none is taken; what comes back later is discarded, too.
 
 use penstock_core::Leave;
 
@@ -56,6 +60,14 @@ impl Lease {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Phase {
+    #[default]
+    Open,
+    Draining,
+    Closed,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     /// In the order of rank.
@@ -67,6 +79,7 @@ pub struct State {
     /// A process has called `task_done` or `join`.
     is_acknowledged: bool,
     orphans: u32,
+    phase: Phase,
     dead: Vec<Value>,
     next_rank: u32,
 }
@@ -98,6 +111,7 @@ impl State {
     pub fn steps(&self, rules: &Rules, event: &Event) -> Vec<Step> {
         let len = self.ready.len() as u64;
         let is_full = rules.maxsize != 0 && len >= rules.maxsize;
+        let is_open = self.phase == Phase::Open;
         let holds = |claim: bool| {
             if claim {
                 vec![Step::Done(self.clone())]
@@ -113,9 +127,19 @@ impl State {
                 vec![Step::Done(self.clone()), Step::Done(self.asked(rules, event))]
             }
             (_, Some(Answer::TimedOut)) => holds(true),
+            (Call::ShutDown { is_immediate }, None | Some(Answer::Done)) => {
+                vec![Step::Done(self.shut_down(is_immediate))]
+            }
+            (Call::Put(_), Some(Answer::ShutDown)) => holds(!is_open),
+            (Call::Put(_), _) if !is_open => Vec::new(),
             (Call::Put(value), None | Some(Answer::Done)) if !is_full => vec![Step::Done(self.with(value))],
             (Call::Put(_), Some(Answer::Full)) => holds(is_full),
-            (Call::Get, Some(Answer::Empty)) if len == 0 => vec![Step::Done(self.asked(rules, event))],
+            (Call::Get, Some(Answer::Empty)) if len == 0 && is_open => {
+                vec![Step::Done(self.asked(rules, event))]
+            }
+            (Call::Get, Some(Answer::ShutDown)) if len == 0 && !is_open => {
+                vec![Step::Done(self.asked(rules, event))]
+            }
             (Call::Get, answer) => self.get(rules, event, answer),
             (Call::Len, Some(Answer::Count(count))) => holds(count == len),
             (Call::IsEmpty, Some(Answer::Is(is))) => holds(is == (len == 0)),
@@ -177,6 +201,17 @@ impl State {
             for lease in &mut next.leases {
                 lease.is_aside |= lease.process == event.process && lease.thread == event.thread;
             }
+        }
+        next
+    }
+
+    fn shut_down(&self, is_immediate: bool) -> State {
+        let mut next = self.clone();
+        if is_immediate {
+            next.phase = Phase::Closed;
+            next.ready.clear();
+        } else {
+            next.phase = next.phase.max(Phase::Draining);
         }
         next
     }
@@ -329,7 +364,9 @@ impl State {
             ..
         } = next.leases.remove(place);
         if is_handed {
-            next.put_back(item);
+            if next.phase != Phase::Closed {
+                next.put_back(item);
+            }
         } else if is_aside {
             let place = next.aside.partition_point(|other| other.rank < item.rank);
             next.aside.insert(place, item);
@@ -340,6 +377,9 @@ impl State {
     }
 
     fn come_back(&mut self, rules: &Rules, mut item: Item) {
+        if self.phase == Phase::Closed {
+            return;
+        }
         if item.redeliveries >= rules.max_deliveries {
             self.dead.push(item.value);
         } else {

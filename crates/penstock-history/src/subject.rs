@@ -45,6 +45,7 @@ pub trait Subject: Sync {
     fn task_done(&self) -> Answer;
     fn join(&self) -> Answer;
     fn leave(&self, how: Leave) -> Answer;
+    fn shut_down(&self, is_immediate: bool) -> Answer;
 }
 
 /// The real one.
@@ -72,6 +73,7 @@ impl Subject for Penstock {
         match self.0.put(&[&payload(value)], wait) {
             Ok(_) => Answer::Done,
             Err(Error::Full) => waits.missed(Answer::Full),
+            Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("put: {error}"),
         }
     }
@@ -86,6 +88,7 @@ impl Subject for Penstock {
             Ok(Delivery::Copied) => Answer::Got(value_of(buffer.bytes())),
             Ok(Delivery::Lent(lent)) => Answer::Got(value_of(lent.bytes())),
             Err(Error::Empty) => waits.missed(Answer::Empty),
+            Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("get: {error}"),
         }
     }
@@ -126,6 +129,13 @@ impl Subject for Penstock {
         match self.0.leave(how) {
             Ok(()) => Answer::Done,
             Err(error) => panic!("leave: {error}"),
+        }
+    }
+
+    fn shut_down(&self, is_immediate: bool) -> Answer {
+        match self.0.shut_down(is_immediate) {
+            Ok(()) => Answer::Done,
+            Err(error) => panic!("shut_down: {error}"),
         }
     }
 }
@@ -271,5 +281,9 @@ impl<S: Subject> Subject for Broken<S> {
 
     fn leave(&self, how: Leave) -> Answer {
         self.queue.leave(how)
+    }
+
+    fn shut_down(&self, is_immediate: bool) -> Answer {
+        self.queue.shut_down(is_immediate)
     }
 }

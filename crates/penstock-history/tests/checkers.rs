@@ -194,6 +194,7 @@ fn what_the_returns_reject_is_rejected_by_the_search() {
         let mut workload = Workload::small(&mut random, round % 4 != 0, true);
         workload.is_disciplined = true;
         workload.mix.leave = 0;
+        workload.mix.shutdown = 0;
         workload.rules.maxsize = 0;
         let history = record(&workload, random.draw());
         assert!(aspects::applies(&history), "{history}");
@@ -482,4 +483,85 @@ fn a_leave_cut_short_gives_up_the_oldest_leases() {
     assert!(!is_accepted(true, &[a]), "the younger one first");
     assert!(is_accepted(false, &[]));
     assert!(!is_accepted(false, &[b]), "killed after the answer");
+}
+
+/// What callers see of a shutdown. The search alone judges it.
+#[test]
+fn a_shutdown_is_one_moment() {
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let (drains, closes) = (
+        Call::ShutDown { is_immediate: false },
+        Call::ShutDown { is_immediate: true },
+    );
+    let is_possible = |rules: Rules, calls: &[(Call, Answer)]| {
+        let first = [(Call::Put(a), Answer::Done)];
+        let events = first
+            .iter()
+            .chain(calls)
+            .enumerate()
+            .map(|(place, (call, answer))| {
+                let time = 10 * (place as Time + 1);
+                event(1, *call, *answer, time, time + 5)
+            });
+        let history = History {
+            rules,
+            events: events.collect(),
+            deaths: Vec::new(),
+            dead_letters: None,
+        };
+        search::check(&history).is_ok()
+    };
+    let plain = |calls: &[(Call, Answer)]| is_possible(Rules::PLAIN, calls);
+    let got = (Call::Get, Answer::Got(a));
+    let told = (Call::Get, Answer::ShutDown);
+    let done = |call| (call, Answer::Done);
+
+    assert!(plain(&[
+        done(drains),
+        (Call::Put(b), Answer::ShutDown),
+        got,
+        told
+    ]));
+    assert!(plain(&[
+        done(closes),
+        told,
+        (Call::Len, Answer::Count(0)),
+        (Call::Put(b), Answer::ShutDown)
+    ]));
+    assert!(plain(&[done(drains), done(closes), told]));
+    assert!(plain(&[done(closes), done(drains), told]), "it stays closed");
+    for impossible in [
+        &[done(drains), done(Call::Put(b))][..],
+        &[done(drains), (Call::Put(b), Answer::Full)],
+        &[done(drains), told],
+        &[done(drains), got, (Call::Get, Answer::Empty)],
+        &[done(closes), got],
+        &[done(closes), done(drains), got],
+        &[done(closes), (Call::IsEmpty, Answer::Is(false))],
+        &[(Call::Put(b), Answer::ShutDown), done(drains)],
+        &[got, told, done(drains)],
+    ] {
+        assert!(!plain(impossible), "{impossible:?}");
+    }
+
+    let acknowledged = Rules {
+        acknowledged: true,
+        ..Rules::PLAIN
+    };
+    let with_one_in_hand = [done(Call::Put(b)), got, done(closes)];
+    let then = |calls: &[(Call, Answer)]| is_possible(acknowledged, &[&with_one_in_hand[..], calls].concat());
+    assert!(then(&[
+        (Call::Join, Answer::Empty),
+        done(Call::TaskDone),
+        done(Call::Join)
+    ]));
+    assert!(then(&[
+        done(Call::TaskDone),
+        (Call::TaskDone, Answer::TooManyDone)
+    ]));
+    assert!(!then(&[done(Call::Join)]), "one is in hand");
+    assert!(
+        !then(&[done(Call::TaskDone), done(Call::TaskDone)]),
+        "the other was discarded"
+    );
 }

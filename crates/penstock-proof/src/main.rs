@@ -29,6 +29,7 @@
 //! | task_done | the item again, unfinished | the item is finished | state = FREE, CLAIMED or READY_DONE |
 //! | leave in order, also with a loan | the item again | unfinished, without a holder | state = ORPHAN |
 //! | leave by a crash | the item again | the item again | none |
+//! | shutdown | nothing | the queue is shut down for all | phase = DRAINING or CLOSED |
 //! | register, wait, give memory back, recover | nothing | nothing | none |
 //!
 //! The commit is one instruction: from some k on the item is there (or gone), and before it is not. That is

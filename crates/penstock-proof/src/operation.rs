@@ -113,6 +113,10 @@ impl Victim {
         let _ = std::hint::black_box(self.queue.task_done());
     }
 
+    fn shut_down(&mut self, is_immediate: bool) {
+        let _ = std::hint::black_box(self.queue.shut_down(is_immediate));
+    }
+
     fn leave(&mut self, how: Leave) {
         let _ = std::hint::black_box(self.queue.leave(how));
     }
@@ -177,6 +181,9 @@ pub enum Sleeper {
 
 /// What the sleeping putter puts.
 pub const SLEEPERS_ITEM: Item = 15;
+
+/// What a sleeper reports that learned that the queue was shut down.
+pub const TOLD: Item = Item::MAX;
 
 /// What the surviving process has done so far.
 #[derive(Default)]
@@ -259,6 +266,8 @@ pub struct Operation {
     pub buries: &'static [Item],
     /// Whether the victim finishes an item that another process has in hand, or that has not been taken yet.
     pub finishes: bool,
+    /// Whether the victim shuts the queue down. Afterwards the survivors only learn that.
+    pub shuts_down: bool,
     /// No process has called `task_done` or `join` before the operation; elsewhere one has.
     pub sets_aside: bool,
     /// The victim opens the queue anew instead of inheriting it.
@@ -317,6 +326,7 @@ const DEFAULT: Operation = Operation {
     takes: &[],
     buries: &[],
     finishes: false,
+    shuts_down: false,
     sets_aside: false,
     attaches: false,
     second_deaths: 0,
@@ -326,6 +336,12 @@ const DEFAULT: Operation = Operation {
 
 fn take_part(victim: &mut Victim) {
     victim.queue.statistics().unwrap();
+}
+
+/// What the victim tries to put is not put: the queue is shut down meanwhile.
+fn hold_one_to_put(victim: &mut Victim) {
+    take_part(victim);
+    victim.payloads.push(payload(21));
 }
 
 fn take_one(victim: &mut Victim) {
@@ -871,6 +887,110 @@ pub const OPERATIONS: &[Operation] = &[
         sleeper: Some(Sleeper::Joiner),
         takes: &[10],
         second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        run: |victim| victim.shut_down(false),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // Two of the items came back before, of which one is finished already.
+    Operation {
+        name: "shutdown-immediate",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_all(queue, &[10, 20, 31]);
+        },
+        before: |victim| {
+            take_one(victim);
+            take_one(victim);
+            victim.leave(Leave::Crashed);
+            victim.task_done();
+        },
+        run: |victim| victim.shut_down(true),
+        shuts_down: true,
+        second_deaths: 3,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-getter",
+        run: |victim| victim.shut_down(false),
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-aged-getter",
+        run: |victim| victim.shut_down(true),
+        ages: true,
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-putter",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: |victim| victim.shut_down(false),
+        sleeper: Some(Sleeper::Putter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // It has written its item.
+    Operation {
+        name: "shutdown-wakes-aged-putter",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: |victim| victim.shut_down(true),
+        ages: true,
+        sleeper: Some(Sleeper::Putter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-joiner",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        run: |victim| victim.shut_down(true),
+        sleeper: Some(Sleeper::Joiner),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "putter-sleeps-until-a-shutdown",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        before: hold_one_to_put,
+        run: Victim::put,
+        when_asleep: Some(|queue, _| queue.shut_down(false).unwrap()),
+        ..DEFAULT
+    },
+    Operation {
+        name: "getter-sleeps-until-a-shutdown",
+        run: Victim::get,
+        when_asleep: Some(|queue, _| queue.shut_down(true).unwrap()),
+        ..DEFAULT
+    },
+    // What comes back to a closed queue is discarded.
+    Operation {
+        name: "leave-a-closed-queue",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 10]),
+        before: |victim| {
+            take_one(victim);
+            victim.shut_down(true);
+        },
+        run: |victim| victim.leave(Leave::Crashed),
+        second_deaths: 1,
+        is_swept: true,
         ..DEFAULT
     },
     Operation {

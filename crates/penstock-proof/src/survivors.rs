@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use penstock_core::{Error, Patience};
 
 use crate::ends;
-use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, with_patience};
-use crate::operation::Sleeper;
+use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, try_put, with_patience};
+use crate::operation::{Sleeper, TOLD};
 use crate::scene::Scene;
 
 /// What the survivor puts itself.
@@ -57,6 +57,10 @@ pub fn go_on(scene: Scene, turn: usize) -> Findings {
         own: Vec::new(),
         finished: 0,
     };
+    if survivor.scene.queue.is_shut_down() {
+        survivor.end(turn);
+        return survivor.found;
+    }
     survivor.act(turn);
     survivor.settle();
     survivor.close_books();
@@ -201,6 +205,79 @@ impl Survivor {
         }
     }
 
+    /// Learns that the queue was shut down, takes what is left, and finishes everything. `turn` chooses what
+    /// is done first.
+    fn end(&mut self, turn: usize) {
+        let queue = self.scene.queue.clone();
+        let kind = self.scene.sleeper.as_ref().map(|sleeper| sleeper.kind);
+        if turn % 2 == 0 {
+            let late = self.timed(|scene| try_put(&scene.queue, OWN[turn / 2 % 2]));
+            assert_eq!(late, Err(Error::ShutDown));
+        }
+        if kind.is_some_and(|kind| kind != Sleeper::Joiner) {
+            assert_eq!(self.sleeper_finishes(), TOLD);
+        }
+        loop {
+            match self.timed(|scene| get(&scene.queue, surely())) {
+                Ok(item) => self.collected.push(item),
+                Err(error) => {
+                    assert_eq!(error, Error::ShutDown);
+                    break;
+                }
+            }
+        }
+        self.timed(|scene| scene.queue.statistics().unwrap());
+        self.sound("after the shutdown");
+        if queue.options().acknowledged {
+            while queue.statistics().unwrap().unfinished > 0 {
+                self.finish_one();
+            }
+            self.timed(|scene| with_patience(surely(), |wait| scene.queue.join(wait)))
+                .unwrap_or_else(|error| panic!("join: {error}"));
+            self.sleeper_finishes();
+        }
+        if self.scene.log.notifier.is_none() {
+            let notifier = with_patience(surely(), |wait| queue.watch(wait)).unwrap();
+            assert_eq!(
+                events(notifier, libc::POLLIN),
+                libc::POLLIN,
+                "a get would not wait"
+            );
+        }
+        let statistics = queue.statistics().unwrap();
+        assert!(
+            statistics.discarded == 0 || self.collected.is_empty(),
+            "some were discarded, and some taken"
+        );
+        let items: BTreeSet<Item> = self.collected.iter().copied().collect();
+        assert_eq!(items.len(), self.collected.len(), "an item came twice");
+        let there = self.scene.log.put.len() as u64;
+        assert_eq!(
+            (statistics.puts, statistics.gets + statistics.discarded),
+            (there, there),
+            "lost: {statistics:?}"
+        );
+        assert_eq!(statistics.gets, items.len() as u64);
+        assert_eq!(
+            (statistics.queued, statistics.unfinished, statistics.participants),
+            (0, 0, 1),
+            "something is left: {statistics:?}"
+        );
+        let check = queue.check().unwrap();
+        assert_eq!(
+            (
+                check.claimed,
+                check.leased,
+                check.orphans,
+                check.extents,
+                check.cells
+            ),
+            (0, 0, 0, 0, 0),
+            "something is still held: {check:?}"
+        );
+        self.found.taken = usize::from(self.scene.operation.shuts_down);
+    }
+
     fn sleeper_finishes(&mut self) -> Item {
         let Some(sleeper) = self.scene.sleeper.take() else {
             return 0;
@@ -297,7 +374,11 @@ impl Survivor {
             .sum::<u64>();
         assert_eq!(statistics.puts, puts, "the number of puts is wrong");
         let buried = letters.len() as u64;
-        assert_eq!(statistics.gets, puts - buried, "the number of gets is wrong");
+        assert_eq!(
+            statistics.gets,
+            puts - buried - statistics.discarded,
+            "the number of gets is wrong"
+        );
         assert_eq!(
             statistics.bytes,
             bytes + self.scene.log.passed_bytes,

@@ -8,7 +8,8 @@ use crate::platform;
 use crate::state::leases::taken_items;
 use crate::sync::Word;
 
-/// A snapshot, taken in one critical section. `puts = gets + queued + dead_letters` holds in every snapshot.
+/// A snapshot, taken in one critical section. `puts = gets + queued + dead_letters + discarded`
+/// holds in every snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistics {
     /// Items put since the queue was created.
@@ -32,6 +33,8 @@ pub struct Statistics {
     /// Items whose payloads were given up for memory before anything was acknowledged, and whose holders have
     /// died since. If a sweeper dies, the items of the holder that it just swept may go uncounted.
     pub given_up: u64,
+    /// Items that were queued, or came back, after an immediate shutdown.
+    pub discarded: u64,
     pub waiting_getters: u64,
     pub waiting_putters: u64,
     pub waiting_joiners: u64,
@@ -65,10 +68,11 @@ impl Queue {
         let section = self.enter(wait)?;
         let hot = section.hot();
         let (puts, queued, dead_letters) = (hot.published.get(), hot.ready_count.get(), hot.dead_count.get());
+        let (discarded, left) = (hot.discarded.get(), queued.saturating_add(dead_letters));
         let waiting = |kind: Kind| u64::from(hot.waiters[kind as usize].length.get());
         Ok(Statistics {
             puts,
-            gets: puts.saturating_sub(queued).saturating_sub(dead_letters),
+            gets: puts.saturating_sub(left).saturating_sub(discarded),
             bytes: hot.bytes_put(),
             queued,
             unfinished: hot.unfinished.get(),
@@ -77,6 +81,7 @@ impl Queue {
             taken: taken_items(hot),
             taken_bytes: section.taken_bytes(),
             given_up: hot.given_up.get(),
+            discarded,
             waiting_getters: waiting(Kind::Item),
             waiting_putters: waiting(Kind::Room),
             waiting_joiners: waiting(Kind::Finish),

@@ -175,7 +175,13 @@ impl Queue {
     /// its section. Does not wait. If the holder of the lock is dead, it repairs the queue first.
     pub fn len(&self) -> u64 {
         self.maintain();
-        self.shared.ready_count()
+        // In this order: a number that a discard has lowered is read after its commit, and then not returned.
+        let ready = self.shared.ready_count();
+        if self.shared.segment.hot().is_closed() {
+            0
+        } else {
+            ready
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -185,7 +191,7 @@ impl Queue {
     /// Whether a put would have to wait; as [`len`](Self::len).
     pub fn is_full(&self) -> bool {
         self.maintain();
-        !self.shared.has_room()
+        !self.shared.has_room() && !self.shared.segment.hot().is_closed()
     }
 
     /// Whether anything was ever put. Does not wait.

@@ -66,6 +66,10 @@ impl Queue {
             Err(error) if is_stuck(&error) => {}
             returned => returned?,
         }
+        match self.discard_leftovers(&mut *enter) {
+            Err(error) if is_stuck(&error) => {}
+            discarded => discarded?,
+        }
         if hot.is_any_handed() {
             match self.give_up_on_the_handed(&mut *enter) {
                 Err(error) if is_stuck(&error) => {}
@@ -158,6 +162,17 @@ impl Queue {
             self.begin_to_acknowledge(enter)?;
         }
         Ok(())
+    }
+
+    /// Discards what is queued in a closed queue, in portions.
+    pub(crate) fn discard_leftovers<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<(), Error> {
+        if !self.shared.segment.hot().has_leftovers() {
+            return Ok(());
+        }
+        self.in_portions(enter, &mut |section| section.discard())
     }
 
     /// Whether the counters of the queue need no maintenance: the lock is not stuck, and no check for the

@@ -27,12 +27,13 @@
 //! from its leading bits. Spans between the near ones and `FAR_SPANS` do not exist.
 //!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
-//! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots, the
-//! two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more
-//! but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that
-//! only grow or shrink by a single store (`slots_high`, `slots_backed`, `pages_tracked`, `cells_high`,
-//! `cells_backed`, `ranges` with the bits of `heap_seams` that it counts, `participants_high`). The rest is
-//! cache: the rebuild (state/rebuild.rs) computes it anew from the truth.
+//! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots,
+//! the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no
+//! more but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::discarded`, `Hot::phase`,
+//! `Hot::acknowledging`, and the marks that only grow or shrink by a single store (`slots_high`,
+//! `slots_backed`, `pages_tracked`, `cells_high`, `cells_backed`, `ranges` with the bits of `heap_seams`
+//! that it counts, `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew
+//! from the truth.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
@@ -41,7 +42,7 @@ use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
 use crate::units::{INLINE, PAGE};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// Slots are backed by whole pages, and there are whole pages of them.
 pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
@@ -253,11 +254,11 @@ pub(crate) struct Hot {
     /// state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
-    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
-    /// `watching`, because every operation reads both and hardly any writes them.
-    pub damaged: AtomicU32,
-    /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that `ranges`
-    /// does not count mean nothing.
+    /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED. It lies beside `watching`, because every
+    /// operation reads both and hardly any writes them. See state/phase.rs.
+    pub phase: AtomicU32,
+    /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that
+    /// `ranges` does not count mean nothing.
     pub heap_seams: AtomicU64,
 
     // Trims, see operations/trim.rs and state/pages.rs.
@@ -277,6 +278,9 @@ pub(crate) struct Hot {
     /// No page below the one has a parked slot and memory; none below the other is without memory.
     pub parked_hint: LockedU32,
     pub absent_hint: LockedU32,
+
+    /// Items that were discarded after a shutdown. See state/discard.rs.
+    pub discarded: AtomicU64,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
@@ -302,6 +306,15 @@ pub(crate) struct Aged {
     /// the lock yet. A putter that is late does not count.
     pub handed: AtomicU32,
 }
+
+// The values of `Hot::phase`, which only grow.
+pub(crate) const OPEN: u32 = 0;
+/// Shut down: no item is put any more.
+pub(crate) const DRAINING: u32 = 1;
+/// Shut down at once: none is taken any more, either, and what was queued is discarded.
+pub(crate) const CLOSED: u32 = 2;
+/// An impossible value was found.
+pub(crate) const DAMAGED: u32 = 3;
 
 // The values of `Hot::acknowledging`.
 /// No process has called `task_done` or `join` yet.
@@ -519,7 +532,8 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, watching),
         offset_of!(Hot, notifier),
         offset_of!(Hot, line_ends),
-        offset_of!(Hot, damaged),
+        offset_of!(Hot, phase),
+        offset_of!(Hot, discarded),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),
         offset_of!(Hot, cached_sum),

@@ -17,14 +17,14 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         let statistics = queue.statistics().expect("the queue is whole");
         assert_eq!(
             statistics.puts,
-            statistics.gets + statistics.queued + statistics.dead_letters,
+            statistics.gets + statistics.queued + statistics.dead_letters + statistics.discarded,
             "the counters do not add up"
         );
         assert_eq!(statistics.participants, 1, "the auditor alone is left");
     }
     let section = queue.enter_uninterruptible().expect("the queue is whole");
     let hot = section.hot();
-    assert_eq!(hot.damaged.get(), 0);
+    assert!(!hot.is_damaged());
 
     let mut of_state = [const { Vec::new() }; State::COUNT];
     for index in 1..hot.slots_high.get() {
@@ -59,6 +59,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         State::Orphan,
         State::Handed,
         State::HandedDone,
+        State::Discarded,
     ] {
         assert!(of_state[state as usize].is_empty());
     }

@@ -29,6 +29,8 @@ mod audit;
 #[cfg(test)]
 mod dying;
 #[cfg(test)]
+mod ending;
+#[cfg(test)]
 mod handing;
 #[cfg(test)]
 mod joining;

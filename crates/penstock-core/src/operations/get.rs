@@ -13,7 +13,7 @@
 //! | lent payload read | the same |
 //! | plain: kept, **state = CLAIMED** | the item is gone with its getter; the sweep frees its memory |
 //! | plain: borrow ended, state = FREE | the item is gone with its getter |
-//! | undelivered: **state = READY** (or DEAD) | the item is in its old place |
+//! | undelivered: **state = READY** (or DEAD, or DISCARDED) | the item is in its old place, or is gone |
 //! | lists, counters | the rebuild computes them |
 
 use std::sync::Arc;
@@ -162,9 +162,12 @@ impl Queue {
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }
+            section.check_get(wait.patience)?;
             section = self.wait_for(section, waiting, wait)?;
             let item = match waiting.take_item() {
+                0 if section.hot().is_closed() => return Err(Error::ShutDown),
                 0 => section.oldest()?,
+                // It was taken before a shutdown.
                 handed => handed,
             };
             if item != 0 {

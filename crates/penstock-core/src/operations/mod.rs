@@ -10,6 +10,7 @@ mod grow;
 mod join;
 pub(crate) mod lease;
 mod put;
+mod shutdown;
 mod spin;
 mod trim;
 #[cfg(not(loom))]

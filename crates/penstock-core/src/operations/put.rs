@@ -14,6 +14,8 @@
 //! | order, lists, counters | the rebuild computes them |
 //! | many: some published, others not | those exist, and the others do not |
 //! | lock released, wake-up call not yet made | the sleeper's slice ends, and it finds the item |
+//!
+//! What a put does that finds the queue shut down: shutdown.rs.
 #![allow(unsafe_code)]
 
 use crate::error::Error;
@@ -237,6 +239,7 @@ impl Queue {
         #[cfg(not(loom))]
         let mut has_paused = len <= SMALL as u64;
         loop {
+            section.check_put()?;
             let has_room = self.shared.has_room();
             if !has_room && !waiting.writes_early() {
                 section.check_full()?;
@@ -397,7 +400,11 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        while !self.shared.has_room() {
+        loop {
+            section.check_put()?;
+            if self.shared.has_room() {
+                break;
+            }
             section.check_full()?;
             section.name_written(waiting, slot)?;
             let waited = self.wait_for(section, waiting, wait);

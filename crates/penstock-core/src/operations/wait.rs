@@ -85,15 +85,16 @@ impl Queue {
                 }
             }
         }
-        self.acquire(wait)
+        self.acquire_for(Some(waiting.kind), wait)
     }
 
-    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken: its holder may
-    /// be dead, with the counters half changed, and then only a section can tell.
+    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken, whose holder
+    /// may be dead, with the counters half changed, and if the queue is not open: then only a section can
+    /// tell.
     #[inline(always)]
     fn looks_unready(&self, kind: Kind) -> bool {
         let hot = self.shared.segment.hot();
-        !self.looks_ready(kind) && hot.lock.get() == 0 && !hot.is_damaged()
+        !self.looks_ready(kind) && hot.lock.get() == 0 && hot.is_open()
     }
 
     /// The same, and the read sees every section that has ended. An unordered read may see old counters slice
@@ -364,6 +365,7 @@ impl Queue {
     fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut section = self.enter_or_spin(waiting, wait)?;
         while section.oldest()? == 0 {
+            section.check_get(wait.patience)?;
             section = self.wait_for(section, waiting, wait)?;
         }
         // The end of the section wakes another waiter, because the item is still there.

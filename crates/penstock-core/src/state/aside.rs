@@ -229,6 +229,7 @@ impl<'q> Section<'q> {
         let word = slot.word();
         let counter = match word.state() {
             Some(State::Orphan) => &self.hot().orphans,
+            Some(State::Discarded) => &self.hot().discarded,
             _ => match self.shared.participant_of(word.owner()) {
                 Ok(Some(record)) if !word.owner().is_none() => &record.given_up,
                 _ => &self.hot().given_up,

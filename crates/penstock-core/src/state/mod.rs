@@ -4,6 +4,7 @@
 pub(crate) mod aside;
 pub(crate) mod claim;
 pub(crate) mod deliver;
+pub(crate) mod discard;
 pub(crate) mod hand;
 pub(crate) mod heap;
 pub(crate) mod holding;

@@ -15,7 +15,8 @@
 //!
 //! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
-//! > The pipe holds a byte exactly if something is ready, or a byte is promised.
+//! > The pipe holds a byte exactly if something is ready, or the queue is shut down and no get finds an item
+//! > any more, or a byte is promised.
 //!
 //! The pipe is drained under the lock. The byte is only promised there, and written right after the release
 //! (lock/after_release.rs), because it wakes a thread that wants the lock. `Hot::pipe_state` has the state:
@@ -187,10 +188,16 @@ impl Section<'_> {
         if has_line(hot) {
             return self.update_line();
         }
-        let is_wanted = hot.ready_count.get() > 0 || hot.is_damaged();
+        let is_wanted = self.is_readable();
         if state_of(hot.pipe_state.get()) != if is_wanted { SIGNALLED } else { DRAINED } {
             self.change_notifier(is_wanted);
         }
+    }
+
+    /// Whether a get would not wait: it finds an item, or an error.
+    fn is_readable(&self) -> bool {
+        let hot = self.hot();
+        hot.ready_count.get() > 0 || !hot.is_open() && (hot.is_damaged() || self.is_over().unwrap_or(true))
     }
 
     fn change_notifier(&mut self, is_wanted: bool) {
@@ -229,8 +236,7 @@ impl Section<'_> {
 
     /// Takes out what is in the pipe though there is no item.
     pub(crate) fn drain_if_empty(&mut self) {
-        let hot = self.hot();
-        if hot.ready_count.get() == 0 && !hot.is_damaged() {
+        if !self.is_readable() {
             if let Some(end) = self.end_at_hand() {
                 self.drain(end);
             }

@@ -86,7 +86,7 @@ impl Section<'_> {
                 ) => held,
                 Some(State::Dead) => &hot.dead,
                 // Its payload is free, and so is the slot once it is counted.
-                Some(State::Orphan | State::GivenUp) => {
+                Some(State::Orphan | State::GivenUp | State::Discarded) => {
                     self.finish_counting(slot)?;
                     slot.extent.set(0);
                     slot.next.set(hot.free.next.get());
@@ -208,7 +208,7 @@ impl Section<'_> {
                 self.mark_claim(slot)?;
             }
             Some(State::Dead) => books.dead_count += 1,
-            Some(State::Free | State::Orphan | State::GivenUp) | None => {}
+            Some(State::Free | State::Orphan | State::GivenUp | State::Discarded) | None => {}
         }
         if word.is_held() {
             books.lent_bytes += lent_bytes(slot);

@@ -16,6 +16,8 @@
 //!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)
 //!    ASIDE -- memory is needed --> GIVEN_UP, then FREE (counted as unfinished)
 //!    ASIDE -- items are acknowledged from now on: as LEASED
+//!    READY -- the queue is closed (operations/shutdown.rs) --> DISCARDED, then FREE (counted)
+//!                 LEASED or HANDED of a closed queue -- comes back --> DISCARDED as well
 //! ```
 //!
 //! Every change of state happens under the lock, as one store with release ordering after all fields that the
@@ -59,12 +61,15 @@ pub(crate) enum State {
     Handed = 10,
     /// The same of an item that is finished already.
     HandedDone = 11,
+    /// It was queued, or came back, when the queue was closed: on its way to FREE, while `Hot::discarded`
+    /// counts it.
+    Discarded = 12,
 }
 
 impl State {
     /// How many states there are, numbered from 0.
     #[cfg(any(all(loom, test), feature = "fuzzing"))]
-    pub(crate) const COUNT: usize = State::HandedDone as usize + 1;
+    pub(crate) const COUNT: usize = State::Discarded as usize + 1;
 }
 
 /// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
@@ -97,6 +102,7 @@ impl StateWord {
             9 => State::GivenUp,
             10 => State::Handed,
             11 => State::HandedDone,
+            12 => State::Discarded,
             _ => return None,
         })
     }

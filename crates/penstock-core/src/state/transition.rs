@@ -6,6 +6,7 @@ use crate::fault::fault;
 use crate::memory::layout::{List, Participant, ParticipantId, Slot};
 use crate::memory::payload::Extent;
 use crate::state::Section;
+use crate::state::discard::Discarded;
 use crate::state::slot::{State, StateWord, lent_bytes, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Ticket;
@@ -189,9 +190,13 @@ impl Section<'_> {
         self.return_to_queue(index)
     }
 
-    /// To READY in its old place, or to DEAD if the item came back too often. The slot is on no list.
+    /// To READY in its old place, or to DEAD if the item came back too often; or it is discarded, if the
+    /// queue is closed. The slot is on no list.
     pub(crate) fn return_to_queue(&mut self, index: u32) -> Result<(), Error> {
         let hot = self.hot();
+        if hot.is_closed() {
+            return self.discard_one(index, Discarded::Unfinished);
+        }
         let slot = self.slot(index)?;
         let word = slot.word();
         if word.redeliveries() >= self.shared.options.max_deliveries {

@@ -9,6 +9,7 @@
 //!
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to
 //! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
+//! > If the queue is shut down, no putter sleeps, and no getter that will find nothing any more.
 //!
 //! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
 //! spins. One that was handed something is not: it does not come for what is there. Since every way back
@@ -68,7 +69,7 @@ use crate::state::Section;
 use crate::state::holding::Lease;
 use crate::state::list::{Links, append, remove};
 use crate::sync::{Count, LockedU32, Ordering, Word};
-use crate::units::{PAGE, Ticket};
+use crate::units::{BATCH, PAGE, Ticket};
 
 pub(crate) const FREE: u32 = 0;
 pub(crate) const SLEEPING: u32 = 1;
@@ -251,19 +252,28 @@ impl Section<'_> {
 
     fn settle_waiters(&mut self) -> Result<(), Error> {
         let hot = self.hot();
+        if !hot.is_open() && self.settle_ended()? {
+            return self.settle_joiners();
+        }
         self.hand_over()?;
         let most = most_on_their_way();
-        let [getters, putters, joiners] = &hot.waiters;
+        let [getters, putters, _] = &hot.waiters;
         while getters.length.get() > 0 && self.lacks_getters(most) {
             self.choose(Kind::Item, getters.tail.get())?;
         }
         while putters.length.get() > 0
+            && hot.is_open()
             && self.shared.has_room()
             && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0) < most
         {
             self.choose(Kind::Room, putters.head.get())?;
         }
-        if hot.unfinished.get() == 0 {
+        self.settle_joiners()
+    }
+
+    fn settle_joiners(&mut self) -> Result<(), Error> {
+        let joiners = &self.hot().waiters[Kind::Finish as usize];
+        if self.hot().unfinished.get() == 0 {
             while joiners.length.get() > 0 {
                 self.choose(Kind::Finish, joiners.head.get())?;
             }
@@ -277,6 +287,28 @@ impl Section<'_> {
         let hot = self.hot();
         let notified = hot.waiters[Kind::Item as usize].notified.get();
         u64::from(notified) + u64::from(hot.spinning.getter.get() != 0) < most.min(hot.ready_count.get())
+    }
+
+    /// Notifies putters of a queue that is shut down, and getters if none of them finds an item any more.
+    /// `BATCH` of each at most: each of them comes back through a section, which notifies the next ones.
+    /// False if getters are to be served as usual.
+    #[cold]
+    fn settle_ended(&mut self) -> Result<bool, Error> {
+        let [getters, putters, _] = &self.hot().waiters;
+        for _ in 0..BATCH {
+            if putters.length.get() == 0 {
+                break;
+            }
+            self.choose(Kind::Room, putters.head.get())?;
+        }
+        let is_over = self.is_over()?;
+        for _ in 0..BATCH {
+            if !is_over || getters.length.get() == 0 {
+                break;
+            }
+            self.choose(Kind::Item, getters.tail.get())?;
+        }
+        Ok(is_over)
     }
 
     /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.

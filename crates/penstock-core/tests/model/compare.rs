@@ -4,7 +4,7 @@ use penstock_core::{Patience, Wait};
 use proptest::prelude::*;
 
 use crate::participant::{Command, Reply};
-use crate::plain::payload;
+use crate::plain::{Phase, payload};
 use crate::run::{Checked, Run, failed};
 
 impl Run {
@@ -19,7 +19,10 @@ impl Run {
         let (plain, queue) = (&self.plain, &self.hands.queue);
         let dead_letters = plain.dead.len() as u64;
         prop_assert_eq!(statistics.puts, plain.puts, "puts");
-        prop_assert_eq!(statistics.gets, plain.puts - plain.len() - dead_letters, "gets");
+        let left = plain.len() + dead_letters + plain.discarded;
+        prop_assert_eq!(statistics.gets, plain.puts - left, "gets");
+        prop_assert_eq!(statistics.discarded, plain.discarded, "discarded");
+        prop_assert_eq!(queue.is_shut_down(), plain.phase != Phase::Open, "phase");
         prop_assert_eq!(statistics.bytes, plain.bytes, "bytes");
         prop_assert_eq!(statistics.queued, plain.len(), "queued");
         prop_assert_eq!(statistics.unfinished, plain.unfinished(), "unfinished");
@@ -76,7 +79,8 @@ impl Run {
         );
         // Not while a waiter may be giving memory back. Nor while items are set aside, because a put without
         // memory gives them up.
-        if !self.plain.has_room() || !self.has_no_waiters() || self.plain.has_set_aside() {
+        let is_open = self.plain.phase == Phase::Open;
+        if !is_open || !self.plain.has_room() || !self.has_no_waiters() || self.plain.has_set_aside() {
             return Ok(());
         }
         let limit = self.plain.rules.max_bytes.unwrap_or(u64::MAX);

@@ -63,6 +63,9 @@ pub enum Command {
     TaskDone,
     Join(Patient),
     Leave(Leave),
+    ShutDown {
+        is_immediate: bool,
+    },
     Ask,
     /// Starts a thread that stops in a put, with memory claimed.
     StopInPut {
@@ -218,6 +221,7 @@ impl Hands {
             Command::TaskDone => self.queue.task_done().map(|()| Reply::Done),
             Command::Join(patient) => self.queue.join(patient.within(never)).map(|()| Reply::Done),
             Command::Leave(how) => self.queue.leave(how).map(|()| Reply::Done),
+            Command::ShutDown { is_immediate } => self.queue.shut_down(is_immediate).map(|()| Reply::Done),
             Command::Ask => Ok(Reply::Numbers {
                 len: self.queue.len(),
                 is_empty: self.queue.is_empty(),
@@ -457,6 +461,7 @@ fn pack_command(command: Command) -> Words {
         Command::TaskDone => [3, 0, 0, 0, 0],
         Command::Join(patient) => [4, pack_patient(patient), 0, 0, 0],
         Command::Leave(how) => [5, u64::from(how == Leave::Crashed), 0, 0, 0],
+        Command::ShutDown { is_immediate } => [12, u64::from(is_immediate), 0, 0, 0],
         Command::Ask => [6, 0, 0, 0, 0],
         Command::StopInPut { len } => [7, len as u64, 0, 0, 0],
         Command::Arm(point) => [8, point as u64, 0, 0, 0],
@@ -497,6 +502,9 @@ fn unpack_command(words: Words) -> Command {
         [4, patient, ..] => Command::Join(unpack_patient(patient)),
         [5, 0, ..] => Command::Leave(Leave::Clean),
         [5, ..] => Command::Leave(Leave::Crashed),
+        [12, is_immediate, ..] => Command::ShutDown {
+            is_immediate: is_immediate != 0,
+        },
         [6, ..] => Command::Ask,
         [7, len, ..] => Command::StopInPut { len: len as usize },
         [8, point, ..] => Command::Arm(point as usize),
@@ -540,6 +548,7 @@ fn pack_reply(replied: &Replied) -> Words {
         Err(Error::Full) => [5, 0, 0, 0, 0],
         Err(Error::Empty) => [6, 0, 0, 0, 0],
         Err(Error::TooManyDone) => [7, 0, 0, 0, 0],
+        Err(Error::ShutDown) => [10, 0, 0, 0, 0],
         Err(Error::OutOfMemory {
             needed,
             used,
@@ -574,6 +583,7 @@ fn unpack_reply(words: Words) -> Replied {
         [5, ..] => Err(Error::Full),
         [6, ..] => Err(Error::Empty),
         [7, ..] => Err(Error::TooManyDone),
+        [10, ..] => Err(Error::ShutDown),
         [8, needed, used, limit, taken] => Err(Error::OutOfMemory {
             needed,
             used,

@@ -66,8 +66,27 @@ pub struct Actor {
     given_up: u64,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Open,
+    Draining,
+    Closed,
+}
+
+impl Actor {
+    /// Whether it has an item that comes back if it dies.
+    fn has_in_hand(&self) -> bool {
+        self.held
+            .iter()
+            .any(|held| held.is_leased && !held.is_aside && !held.has_left)
+    }
+}
+
 pub struct Plain {
     pub rules: Options,
+    pub phase: Phase,
+    /// Items that were queued, or came back, when the queue was closed.
+    pub discarded: u64,
     pub ready: VecDeque<Item>,
     pub actors: Vec<Actor>,
     /// In the order of dying.
@@ -91,6 +110,8 @@ impl Plain {
     pub fn new(rules: &Options) -> Plain {
         let mut plain = Plain {
             rules: rules.clone(),
+            phase: Phase::Open,
+            discarded: 0,
             ready: VecDeque::new(),
             actors: Vec::new(),
             dead: Vec::new(),
@@ -200,6 +221,9 @@ impl Plain {
             is_finished: false,
             redeliveries: 0,
         };
+        if self.phase != Phase::Open {
+            return Err(Error::ShutDown);
+        }
         if !self.has_room() {
             return Err(Error::Full);
         }
@@ -301,6 +325,31 @@ impl Plain {
     /// Bytes of payloads that stay set aside at most.
     fn most_aside(&self) -> u64 {
         self.rules.max_bytes.unwrap_or(u64::MAX).min(64 << 20)
+    }
+
+    pub fn shut_down(&mut self, is_immediate: bool) {
+        if is_immediate {
+            self.phase = Phase::Closed;
+            self.discarded += self.len();
+            self.ready.clear();
+        } else {
+            self.phase = self.phase.max(Phase::Draining);
+        }
+    }
+
+    /// What a get answers that finds no item, or at the end of its time.
+    pub fn no_item(&self, actor: usize, waits: bool) -> Error {
+        match self.phase {
+            Phase::Open => Error::Empty,
+            Phase::Draining if waits && !self.actors[actor].has_in_hand() && self.is_any_in_hand() => {
+                Error::Empty
+            }
+            Phase::Draining | Phase::Closed => Error::ShutDown,
+        }
+    }
+
+    pub fn is_any_in_hand(&self) -> bool {
+        self.actors.iter().any(Actor::has_in_hand)
     }
 
     /// From now on what is set aside is leased.
@@ -528,6 +577,10 @@ impl Plain {
     }
 
     fn redeliver(&mut self, mut item: Item) {
+        if self.phase == Phase::Closed {
+            self.discarded += 1;
+            return;
+        }
         if item.redeliveries >= self.rules.max_deliveries {
             self.dead.push(item);
             return;

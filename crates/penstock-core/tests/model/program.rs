@@ -113,6 +113,9 @@ pub enum Action {
         waits: bool,
     },
     Leave(Leave),
+    ShutDown {
+        is_immediate: bool,
+    },
     /// Waits without a limit, while others go on.
     WaitForItem,
     WaitForRoom {
@@ -238,10 +241,24 @@ pub fn program(steps: std::ops::Range<usize>) -> impl Strategy<Value = Program> 
         rules(),
         prop::bool::weighted(0.2),
         prop::collection::vec(step, steps),
+        // A program that is shut down has little to do afterwards.
+        prop::option::weighted(0.3, (0usize..12, 0usize..60, any::<bool>(), any::<bool>())),
     )
-        .prop_map(|(rules, is_named, steps)| Program {
-            rules,
-            is_named,
-            steps,
+        .prop_map(|(rules, is_named, mut steps, shutdown)| {
+            if let Some((by, place, is_immediate, again)) = shutdown {
+                let mut insert = |place: usize, is_immediate| {
+                    let action = Action::ShutDown { is_immediate };
+                    steps.insert(place.min(steps.len()), Step { by, action });
+                };
+                insert(place, is_immediate);
+                if again {
+                    insert(place + 5, !is_immediate);
+                }
+            }
+            Program {
+                rules,
+                is_named,
+                steps,
+            }
         })
 }

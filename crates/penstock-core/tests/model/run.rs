@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
 use crate::participant::{Command, Hands, Patient, Remote, Replied, Reply, Sum, WATCHDOG};
-use crate::plain::{Item, Plain, payload};
+use crate::plain::{Item, Phase, Plain, payload};
 use crate::program::{Action, Lens, Origin, Place, Program};
 
 /// Participants at a time, with the test itself.
@@ -191,13 +191,20 @@ impl Run {
             }
             Action::WaitForItem if actor > 0 => {
                 self.plain.ask(actor);
+                if self.plain.no_item(actor, true) != Error::Empty {
+                    return self.get(actor, false, true);
+                }
                 let command = Command::Get {
                     keeps_borrow: false,
                     patient: Patient::Forever,
                 };
                 self.wait(actor, Waiting::Item, command)
             }
-            Action::WaitForRoom { len } if actor > 0 && self.plain.has_room() => self.put(actor, len, true),
+            Action::WaitForRoom { len }
+                if actor > 0 && (self.plain.has_room() || self.plain.phase != Phase::Open) =>
+            {
+                self.put(actor, len, true)
+            }
             // At most one putter waits for room: the order of two large puts would be open.
             Action::WaitForRoom { len } if actor > 0 && !self.is_somebody_waiting_for_room() => {
                 let command = Command::Put {
@@ -210,6 +217,10 @@ impl Run {
             Action::WaitForFinish if actor > 0 && self.plain.unfinished() > 0 => {
                 self.plain.acknowledge();
                 self.wait(actor, Waiting::Finish, Command::Join(Patient::Forever))
+            }
+            Action::ShutDown { is_immediate } => {
+                self.plain.shut_down(is_immediate);
+                self.expect(actor, Command::ShutDown { is_immediate }, Ok(Reply::Done))
             }
             Action::Start(origin) if self.plain.actors.len() < MOST => {
                 let remote = match origin {
@@ -252,12 +263,13 @@ impl Run {
 
     fn get(&mut self, actor: usize, keeps_borrow: bool, waits: bool) -> Checked {
         let expected = self.plain.get(actor, 0, keeps_borrow);
+        let no_item = self.plain.no_item(actor, waits);
         let patient = match (expected, waits) {
             (_, false) => Patient::No,
-            (None, true) => SHORT,
-            (Some(_), true) => LONG,
+            (None, true) if no_item == Error::Empty => SHORT,
+            (_, true) => LONG,
         };
-        let expected = expected.map(described).ok_or(Error::Empty);
+        let expected = expected.map(described).ok_or(no_item);
         self.expect(
             actor,
             Command::Get {
@@ -296,15 +308,16 @@ impl Run {
 
     fn get_many(&mut self, actor: usize, most: usize, keeps_borrow: bool, waits: bool) -> Checked {
         let items = self.plain.get_many(actor, most, keeps_borrow);
+        let no_item = self.plain.no_item(actor, waits);
         let patient = match (items.is_empty(), waits) {
             (_, false) => Patient::No,
-            (true, true) => SHORT,
-            (false, true) => LONG,
+            (true, true) if no_item == Error::Empty => SHORT,
+            (_, true) => LONG,
         };
         let mut sum = Sum::default();
         items.iter().for_each(|item| sum.add(described(*item)));
         let expected = if items.is_empty() {
-            Err(Error::Empty)
+            Err(no_item)
         } else {
             Ok(Reply::Items(sum))
         };
@@ -518,8 +531,10 @@ impl Run {
                 self.serve_getters()?;
                 continue;
             }
+            self.end_getters()?;
             let putter = self.waiter(|waiting| matches!(waiting, Waiting::Room { .. }));
-            let (Some(actor), true) = (putter, self.plain.has_room()) else {
+            let can_end = self.plain.has_room() || self.plain.phase != Phase::Open;
+            let (Some(actor), true) = (putter, can_end) else {
                 return Ok(());
             };
             let Some(Waiting::Room { len }) = self.waiting[actor] else {
@@ -537,8 +552,8 @@ impl Run {
     fn check_wakeups(&self) -> Checked {
         let [getters, putters, joiners] = self.expected_waiters();
         let can_go_on = [
-            getters > 0 && self.plain.len() > 0,
-            putters > 0 && self.plain.has_room(),
+            getters > 0 && (self.plain.len() > 0 || self.is_over_for_all()),
+            putters > 0 && (self.plain.has_room() || self.plain.phase != Phase::Open),
             joiners > 0 && self.plain.unfinished() == 0,
         ];
         if can_go_on == [false; 3] {
@@ -562,6 +577,24 @@ impl Run {
         self.remotes[actor - 1]
             .reply()
             .map_err(|error| failed(format!("{actor} still waits for {waited:?}: {error:?}")))
+    }
+
+    /// Whether no getter finds an item any more, of whatever process.
+    fn is_over_for_all(&self) -> bool {
+        (0..self.waiting.len()).all(|actor| self.plain.no_item(actor, true) == Error::ShutDown)
+            && !self.plain.is_any_in_hand()
+    }
+
+    /// Getters that wait for no item any more learn that the queue was shut down.
+    fn end_getters(&mut self) -> Checked {
+        for actor in 0..self.waiting.len() {
+            let is_getter = self.waiting[actor] == Some(Waiting::Item);
+            if is_getter && self.plain.no_item(actor, true) == Error::ShutDown {
+                let reply = self.reply_of(actor)?;
+                prop_assert_eq!(reply, Err(Error::ShutDown), "{} has waited for an item", actor);
+            }
+        }
+        Ok(())
     }
 
     /// The waiting getters get the first items, in any order.

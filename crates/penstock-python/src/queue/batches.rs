@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use penstock_core::{BATCH, Batch, Error, Queue, SMALL, Taken};
+use penstock_core::{BATCH, Batch, Error, Queue, SMALL, Taken, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{
@@ -210,13 +210,18 @@ pub fn get_many<'py>(
     received.finish()
 }
 
-/// Takes further items without waiting for them. False if there are none, or if a stopped process holds the
-/// lock.
+/// Takes further items without waiting for them. False if there are none, if the queue was shut down, or if a
+/// stopped process holds the lock.
 fn more(py: Python<'_>, queue: &Arc<Queue>, batch: &mut Batch) -> PyResult<bool> {
-    match at_once(|wait| queue.get_more(batch, wait)) {
+    let mut get_more = |wait: Wait<'_>| match queue.get_more(batch, wait) {
+        // The next call says so.
+        Err(Error::ShutDown) => Ok(false),
+        taken => in_time(taken),
+    };
+    match at_once(&mut get_more) {
         // The attempt with the GIL held is bounded, and has not got the lock.
-        Err(Error::Busy) => patiently(py, Deadline::Now, |wait| in_time(queue.get_more(batch, wait))),
-        taken => in_time(taken).map_err(errors::to_python),
+        Err(Error::Busy) => patiently(py, Deadline::Now, get_more),
+        taken => taken.map_err(errors::to_python),
     }
 }
 

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::interpreter::gil::Deadline;
-use crate::queue::attempt::{ask, patiently};
+use crate::queue::attempt::{ask, attempt, patiently};
 use crate::queue::handle::{Call, Handle, is_closed};
 use crate::queue::{batches, proof, send_receive};
 
@@ -68,6 +68,14 @@ fn open_closed<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     Handle::open_call(handle)
 }
 
+/// Shuts the queue down, for all processes.
+fn shut_down(py: Python<'_>, call: &Call<'_>, immediate: &Truth) -> PyResult<()> {
+    let queue = call.queue();
+    attempt(py, Deadline::Never, |wait| {
+        queue.shut_down_within(immediate.0, wait)
+    })
+}
+
 #[pymethods]
 impl QueueBase {
     #[new]
@@ -85,8 +93,9 @@ impl QueueBase {
     /// it to go on; without `block` 0.1 s at most.
     ///
     /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped in that
-    /// way), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ValueError` if this handle was
-    /// closed, and whatever pickling `obj` raises. In each case the queue is as it was.
+    /// way), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ShutDown` if the queue was shut
+    /// down, `ValueError` if this handle was closed, and whatever pickling `obj` raises. In each case the
+    /// queue is as it was.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue(maxsize=1)
@@ -117,11 +126,12 @@ impl QueueBase {
     /// for it to go on; without `block` 0.1 s at most.
     ///
     /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped in that
-    /// way), and `ValueError` if this handle was closed. Raises `MemoryError` if there is no memory for the
-    /// object; the item stays in the queue, and is a dead letter after four such calls. Any other exception
-    /// that rebuilding the object raises gets a note that names the queue and the types in the item; then
-    /// this item is lost, and no other. If this process is killed inside `get`, the item is lost or goes to
-    /// another process; one from a `JoinableQueue` is never lost.
+    /// way), `ShutDown` if the queue was shut down and no item is left, and `ValueError` if this handle was
+    /// closed. Raises `MemoryError` if there is no memory for the object; the item stays in the queue, and
+    /// is a dead letter after four such calls. Any other exception that rebuilding the object raises gets a
+    /// note that names the queue and the types in the item; then this item is lost, and no other. If this
+    /// process is killed inside `get`, the item is lost or goes to another process; one from a
+    /// `JoinableQueue` is never lost.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -185,13 +195,13 @@ impl QueueBase {
     /// If the queue is empty, waits for the first item as `get` does; for more it does not wait, so the list
     /// has at least one.
     ///
-    /// Raises `queue.Empty` if there was no item in that time, and `ValueError` if this handle was closed or
-    /// `max_items` is less than 1. Raises `MemoryError` if there is no memory; then its attribute `items`, if
-    /// there is one, is the list of what was taken, and the other items stay in the queue. Any other
-    /// exception that rebuilding an object raises is raised when all have been rebuilt; its attribute `items`
-    /// is the list, with the exception in the place of the object. If this process is killed meanwhile, up to
-    /// 64 items are lost or go to another process; those of a `JoinableQueue` are never lost, and each wants
-    /// its own `task_done()`.
+    /// Raises `queue.Empty` if there was no item in that time, `ShutDown` as `get` does, and `ValueError` if
+    /// this handle was closed or `max_items` is less than 1. Raises `MemoryError` if there is no memory;
+    /// then its attribute `items`, if there is one, is the list of what was taken, and the other items stay
+    /// in the queue. Any other exception that rebuilding an object raises is raised when all have been
+    /// rebuilt; its attribute `items` is the list, with the exception in the place of the object. If this
+    /// process is killed meanwhile, up to 64 items are lost or go to another process; those of a
+    /// `JoinableQueue` are never lost, and each wants its own `task_done()`.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -256,6 +266,53 @@ impl QueueBase {
     /// True
     fn full(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Handle::ask(slf.as_super(), |queue| Ok(ask(slf.py(), queue, Queue::is_full)))
+    }
+
+    /// Shut the queue down, for all processes and for good: from now on `put` raises `ShutDown`, also where
+    /// it waits for room.
+    ///
+    /// `get` takes what is left, and then raises `ShutDown`. If `immediate` is true, it raises at once: what
+    /// is queued is discarded, and what a worker of a `JoinableQueue` has in hand is discarded if it comes
+    /// back. A second call does no more, except that an immediate one discards what is left.
+    ///
+    /// After a shutdown, a `get` of a `JoinableQueue` that may wait does so while another process has an
+    /// item in hand, since that item comes back if the process dies. It raises at once if this process has
+    /// one in hand itself. `task_done` never raises `ShutDown`, and `join` returns when all items are done.
+    ///
+    /// Does not wait, unless another process is stopped (SIGSTOP) in the middle of a change of the queue. If
+    /// this process is killed meanwhile, the queue is as it was, or is shut down, and the others complete
+    /// it. Raises `ValueError` if this handle was closed.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put("last")
+    /// >>> q.shutdown()
+    /// >>> q.get()
+    /// 'last'
+    /// >>> q.get()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// penstock.errors.ShutDown
+    #[pyo3(
+        signature = (immediate = Truth(false)),
+        text_signature = "($self, immediate=False)"
+    )]
+    fn shutdown(slf: &Bound<'_, Self>, immediate: Truth) -> PyResult<()> {
+        shut_down(slf.py(), &open(slf.as_super())?, &immediate)
+    }
+
+    /// Whether the queue was shut down, by whatever process.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.is_shutdown
+    /// False
+    /// >>> q.shutdown()
+    /// >>> q.is_shutdown
+    /// True
+    #[getter]
+    fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Handle::ask(slf.as_super(), |queue| Ok(queue.is_shut_down()))
     }
 
     #[getter]
@@ -340,8 +397,8 @@ impl SimpleQueueBase {
     ///
     /// Waits while 1 MiB is queued. A signal handler that raises, as for Ctrl-C, ends the wait.
     ///
-    /// Raises `QueueMemoryError` if there is no memory, `OSError` if this handle was closed, and whatever
-    /// pickling `obj` raises. In each case the queue is as it was.
+    /// Raises `QueueMemoryError` if there is no memory, `ShutDown` if the queue was shut down, `OSError` if
+    /// this handle was closed, and whatever pickling `obj` raises. In each case the queue is as it was.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -353,9 +410,10 @@ impl SimpleQueueBase {
     /// Take the item that was put first out of the queue, and return it. Waits until there is one; a signal
     /// handler that raises, as for Ctrl-C, ends the wait.
     ///
-    /// Raises `OSError` if this handle was closed, and what rebuilding the object raises, with a note that
-    /// names the queue and the types in the item; then this item is lost, and no other. If this process is
-    /// killed inside `get`, the item is lost or goes to another process.
+    /// Raises `ShutDown` if the queue was shut down and no item is left, `OSError` if this handle was
+    /// closed, and what rebuilding the object raises, with a note that names the queue and the types in the
+    /// item; then this item is lost, and no other. If this process is killed inside `get`, the item is lost
+    /// or goes to another process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -390,12 +448,12 @@ impl SimpleQueueBase {
     /// Take the items that are there, `max_items` at most, and return them as a list, oldest first. If
     /// `max_items` is None, as many as are there at the start. Waits until there is at least one.
     ///
-    /// Raises `OSError` if this handle was closed, and `ValueError` if `max_items` is less than 1. Raises
-    /// `MemoryError` if there is no memory; then its attribute `items`, if there is one, is the list of what
-    /// was taken, and the other items stay in the queue. Any other exception that rebuilding an object raises
-    /// is raised when all have been rebuilt; its attribute `items` is the list, with the exception in the
-    /// place of the object. If this process is killed meanwhile, up to 64 items are lost or go to another
-    /// process.
+    /// Raises `ShutDown` as `get` does, `OSError` if this handle was closed, and `ValueError` if `max_items`
+    /// is less than 1. Raises `MemoryError` if there is no memory; then its attribute `items`, if there is
+    /// one, is the list of what was taken, and the other items stay in the queue. Any other exception that
+    /// rebuilding an object raises is raised when all have been rebuilt; its attribute `items` is the list,
+    /// with the exception in the place of the object. If this process is killed meanwhile, up to 64 items
+    /// are lost or go to another process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -428,6 +486,43 @@ impl SimpleQueueBase {
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let call = open_simple(slf.as_super())?;
         Ok(ask(slf.py(), call.queue(), Queue::is_empty))
+    }
+
+    /// Shut the queue down, for all processes and for good: from now on `put` raises `ShutDown`, also where
+    /// it waits for room.
+    ///
+    /// `get` takes what is left, and then raises `ShutDown`. If `immediate` is true, it raises at once, and
+    /// what is queued is discarded. A second call does no more, except that an immediate one discards what
+    /// is left.
+    ///
+    /// Does not wait, unless another process is stopped (SIGSTOP) in the middle of a change of the queue. If
+    /// this process is killed meanwhile, the queue is as it was, or is shut down, and the others complete
+    /// it. Raises `OSError` if this handle was closed.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.shutdown()
+    /// >>> q.get()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// penstock.errors.ShutDown
+    #[pyo3(
+        signature = (immediate = Truth(false)),
+        text_signature = "($self, immediate=False)"
+    )]
+    fn shutdown(slf: &Bound<'_, Self>, immediate: Truth) -> PyResult<()> {
+        shut_down(slf.py(), &open_simple(slf.as_super())?, &immediate)
+    }
+
+    /// Whether the queue was shut down, by whatever process. Raises `OSError` if this handle was closed.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.is_shutdown
+    /// False
+    #[getter]
+    fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Ok(open_simple(slf.as_super())?.queue().is_shut_down())
     }
 
     #[getter]

@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{EndInUse, Error, Queue, Wait};
+use penstock_core::{EndInUse, Error, Patience, Queue, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -32,6 +32,14 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Whether an item may come back, of a queue that was shut down.
+    fn may_return(self) -> Result<bool, Error> {
+        self.queue.may_return(Wait {
+            patience: Patience::NoWait,
+            interrupted: &mut || false,
+        })
+    }
+
     /// The descriptor that is readable while there is an item. `None` if there is none for now: the system
     /// has none left, or a stopped process holds the lock for as long as this waits, a slice at most.
     fn descriptor(self, py: Python<'_>, deadline: Deadline) -> PyResult<Option<RawFd>> {
@@ -83,6 +91,8 @@ pub fn wait<T: Send>(
                 source.queue.len();
                 Ok(Err(error))
             }
+            // The attempt waits for nothing, but this call does.
+            Err(Error::ShutDown) if source.may_return()? => Ok(Err(Error::Empty)),
             done => done.map(Ok),
         })?;
         let left = deadline.left(SLICE);

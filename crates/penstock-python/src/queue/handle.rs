@@ -455,8 +455,9 @@ impl Handle {
     }
 
     /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`,
-    /// which is readable exactly while a `get` would find an item. The descriptor belongs to the queue: only
-    /// wait with it. Another consumer may take the item first, so a `get` after the wait may still find none.
+    /// which is readable exactly while a `get` would find an item, or would raise `ShutDown`. The descriptor
+    /// belongs to the queue: only wait with it. Another consumer may take the item first, so a `get` after
+    /// the wait may still find none.
     ///
     /// From the first call on, until this process closes the queue, a put into the empty queue and a get that
     /// empties it make one or two system calls more, in all processes. Does not wait for items.
@@ -498,13 +499,20 @@ impl Handle {
         send_receive::get(slf, &Handle::open_call(slf)?, None, deadline)
     }
 
-    /// Whether a `get` would find an item, within `timeout` seconds (None for ever).
+    /// Whether a `get` would find an item, or that the queue was shut down, within `timeout` seconds (None
+    /// for ever).
     fn _wait(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let call = Handle::open_call(slf)?;
         let deadline = Deadline::new(true, timeout)?;
         let queue = call.queue();
         let source = Source { queue, end: None };
-        let awaited = await_item(slf.py(), deadline, None, source, |wait| queue.await_item(wait))?;
+        let awaited = await_item(slf.py(), deadline, None, source, |wait| {
+            match queue.await_item(wait) {
+                // A get would not wait, but raise.
+                Err(Error::ShutDown) => Ok(()),
+                awaited => awaited,
+            }
+        })?;
         Ok(awaited.is_ok())
     }
 
@@ -578,6 +586,7 @@ impl Handle {
             ("taken", statistics.taken),
             ("taken_bytes", statistics.taken_bytes),
             ("given_up", statistics.given_up),
+            ("discarded", statistics.discarded),
             ("waiting_getters", statistics.waiting_getters),
             ("waiting_putters", statistics.waiting_putters),
             ("waiting_joiners", statistics.waiting_joiners),

@@ -14,7 +14,10 @@ use crate::queue::handle::{Call, Handle};
 use crate::queue::{payload_buffer, pins};
 
 pub fn put(call: &Call<'_>, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
-    if matches!(deadline, Deadline::Now) && ask(object.py(), call.queue(), Queue::is_full) {
+    if matches!(deadline, Deadline::Now)
+        && ask(object.py(), call.queue(), Queue::is_full)
+        && !call.queue().is_shut_down()
+    {
         return Err(errors::to_python(Error::Full)); // not worth pickling for
     }
     if let Some(ending) = call.end_of_room() {

@@ -76,7 +76,13 @@ impl Inspection<'_> {
         self.compare_numbers("slots", "two leases have the same number", |slot, state| {
             let is_free = matches!(
                 state,
-                State::Free | State::Ready | State::ReadyDone | State::Dead | State::Orphan | State::GivenUp
+                State::Free
+                    | State::Ready
+                    | State::ReadyDone
+                    | State::Dead
+                    | State::Orphan
+                    | State::GivenUp
+                    | State::Discarded
             );
             (!is_free).then(|| slot.lease.get())
         });
@@ -353,7 +359,7 @@ impl Inspection<'_> {
                 }
             }
             State::Dead => self.found.dead += 1,
-            State::Orphan | State::GivenUp => {
+            State::Orphan | State::GivenUp | State::Discarded => {
                 self.finding(
                     "slot",
                     Some(index),
@@ -445,7 +451,15 @@ impl Inspection<'_> {
             self.compare("ready_bytes", hot.ready_bytes.get(), sums.ready_bytes);
         }
         self.at_least("high_water", hot.high_water.get(), ready);
-        self.at_least("published", hot.published.get(), ready + leased + dead);
+        let discarded = hot.discarded.get();
+        self.at_least(
+            "published",
+            hot.published.get(),
+            (ready + leased + dead).saturating_add(discarded),
+        );
+        if hot.is_open() || hot.is_draining() {
+            self.compare("discarded", discarded, 0);
+        }
         self.at_most("high_water", hot.high_water.get(), hot.published.get());
         // It says up to where the items are counted.
         self.compare("put_bytes", hot.put_bytes.get() & 1, hot.published.get() & 1);

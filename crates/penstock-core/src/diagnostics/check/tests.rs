@@ -440,8 +440,8 @@ fn each_is_found_in(scene: fn() -> Scene, damages: &[Damage]) {
 #[test]
 fn damage_to_states_is_found() {
     each_is_found(&[
-        (|s| s.hot().damaged.set(1), "queue: it is marked as damaged"),
-        (|s| s.ready_head().state.set(12), "it is in no known state"),
+        (|s| s.hot().note_damage(), "queue: it is marked as damaged"),
+        (|s| s.ready_head().state.set(13), "it is in no known state"),
         (
             |s| s.ready_head().commit(StateWord::FREE),
             "it is on a list that is not its state's",
@@ -743,6 +743,7 @@ fn damage_to_counters_is_found() {
     each_is_found(&[
         (|s| s.hot().ready_count.add(1), "ready_count: a recount differs"),
         (|s| s.hot().ready_bytes.add(1), "ready_bytes: a recount differs"),
+        (|s| s.hot().discarded.set(1), "discarded: a recount differs"),
         (|s| s.hot().unfinished.add(1), "unfinished: a recount differs"),
         (|s| s.hot().owned_count.sub(1), "owned_count: a recount differs"),
         (|s| s.hot().dead_count.set(0), "dead_count: a recount differs"),
