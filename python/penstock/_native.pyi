@@ -4,7 +4,7 @@
 #   arm_fault(point: str, hits: int = 1) -> None  it dies by SIGKILL at the `hits`-th pass of `point`
 #   suspend_at(point: str) -> None                it stops itself by SIGSTOP at the next pass of `point`
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import GenericAlias
 from typing import Any, Generic, Self, TypeVar, final
 
@@ -16,6 +16,7 @@ __all__ = [
     "JoinableQueueBase",
     "Options",
     "QueueBase",
+    "QueueIterator",
     "SimpleQueueBase",
     "__version__",
     "_forget_carried",
@@ -99,6 +100,7 @@ class QueueBase(Handle, Generic[_T]):
     def shutdown(self, immediate: bool = False) -> None: ...
     @property
     def is_shutdown(self) -> bool: ...
+    def __iter__(self) -> QueueIterator[_T]: ...
     @property
     def _closed(self) -> bool: ...
 
@@ -115,8 +117,14 @@ class SimpleQueueBase(Handle, Generic[_T]):
     def shutdown(self, immediate: bool = False) -> None: ...
     @property
     def is_shutdown(self) -> bool: ...
+    def __iter__(self) -> QueueIterator[_T]: ...
     @property
     def _closed(self) -> bool: ...
+
+@final
+class QueueIterator(Iterator[_T]):
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> _T: ...
 
 def dumps(obj: Any, protocol: int | None = None) -> bytes: ...
 def loads(message: bytes) -> Any: ...

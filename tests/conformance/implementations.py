@@ -32,6 +32,8 @@ class Promise(enum.Flag):
     """`statistics()`: exact figures, also of the waiters."""
     SHUTDOWN = enum.auto()
     """`shutdown()` and `is_shutdown`."""
+    ITERATION = enum.auto()
+    """`for item in queue`, and `with queue`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Implementation:
     promises: Promise
 
 
-_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STATISTICS | Promise.SHUTDOWN
+_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STATISTICS | Promise.SHUTDOWN | Promise.ITERATION
 _ACKNOWLEDGED = Promise.BOUNDED | Promise.ACKNOWLEDGED
 
 IMPLEMENTATIONS = (

@@ -7,6 +7,7 @@ mod connection;
 pub(crate) mod delivery;
 pub(crate) mod get;
 mod grow;
+pub(crate) mod iterate;
 mod join;
 pub(crate) mod lease;
 mod put;

@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::interpreter::gil::Deadline;
 use crate::queue::attempt::{ask, attempt, patiently};
 use crate::queue::handle::{Call, Handle, is_closed};
+use crate::queue::iteration::{QueueIterator, over_queue, over_simple_queue};
 use crate::queue::{batches, proof, send_receive};
 
 /// An argument that is read as `if` reads it.
@@ -45,7 +46,7 @@ fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
 pub struct QueueBase;
 
 #[inline]
-fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+pub fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     match Handle::call(handle)? {
         Some(call) => Ok(call),
         None => open_closed(handle),
@@ -315,6 +316,27 @@ impl QueueBase {
         Handle::ask(slf.as_super(), |queue| Ok(queue.is_shut_down()))
     }
 
+    /// Iterate over the items until the queue is shut down: `for item in queue` takes each of them as `get`
+    /// does, and ends where `get` raises `ShutDown`.
+    ///
+    /// On a `JoinableQueue` an item is done when the loop asks for the next one, unless the loop's body has
+    /// called `task_done()` for it. After `break`, or an exception, the item in hand stays in hand, as after
+    /// `get`: it wants its `task_done()`. In the body, `task_done()` finishes what the thread has taken
+    /// otherwise before it finishes the loop's own item.
+    ///
+    /// Each loop has an iterator of its own; threads iterate over the queue, and do not share an iterator. A
+    /// class that overrides `get` overrides `__iter__` as well. `item in queue` raises `TypeError`.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put_many("ab")
+    /// >>> q.shutdown()
+    /// >>> list(q)
+    /// ['a', 'b']
+    fn __iter__(slf: &Bound<'_, Self>) -> QueueIterator {
+        over_queue(slf.as_super())
+    }
+
     #[getter]
     fn _closed(slf: &Bound<'_, Self>) -> bool {
         slf.as_super().get().is_closed_here()
@@ -337,9 +359,10 @@ impl JoinableQueueBase {
     }
 
     /// Report that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
-    /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP)
-    /// in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait,
-    /// and then no item is done.
+    /// this process holds, else another process's. In a `for` loop over the queue, the loop's own item is the
+    /// last of this thread. Does not wait, unless another process is stopped (SIGSTOP) in the middle of a
+    /// change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait, and then no item is
+    /// done.
     ///
     /// Raises `ValueError` if all items are done already.
     ///
@@ -377,7 +400,7 @@ impl JoinableQueueBase {
 pub struct SimpleQueueBase;
 
 #[inline]
-fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+pub fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     Handle::open_call(handle)
 }
 
@@ -523,6 +546,22 @@ impl SimpleQueueBase {
     #[getter]
     fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Ok(open_simple(slf.as_super())?.queue().is_shut_down())
+    }
+
+    /// Iterate over the items until the queue is shut down: `for item in queue` takes each of them as `get`
+    /// does, and ends where `get` raises `ShutDown`.
+    ///
+    /// Each loop has an iterator of its own; threads iterate over the queue, and do not share an iterator.
+    /// `item in queue` raises `TypeError`.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.put_many("ab")
+    /// >>> q.shutdown()
+    /// >>> list(q)
+    /// ['a', 'b']
+    fn __iter__(slf: &Bound<'_, Self>) -> QueueIterator {
+        over_simple_queue(slf.as_super())
     }
 
     #[getter]
