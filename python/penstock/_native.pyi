@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from types import GenericAlias
-from typing import Any, Generic, Self, TypeVar, final
+from typing import Any, Generic, Self, SupportsIndex, TypeVar, final
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -15,6 +15,7 @@ __all__ = [
     "Handle",
     "JoinableQueueBase",
     "Options",
+    "Producing",
     "QueueBase",
     "QueueIterator",
     "SimpleQueueBase",
@@ -100,6 +101,7 @@ class QueueBase(Handle, Generic[_T]):
     def shutdown(self, immediate: bool = False) -> None: ...
     @property
     def is_shutdown(self) -> bool: ...
+    def producing(self, expect: SupportsIndex | None = None) -> Producing: ...
     def __iter__(self) -> QueueIterator[_T]: ...
     @property
     def _closed(self) -> bool: ...
@@ -117,9 +119,15 @@ class SimpleQueueBase(Handle, Generic[_T]):
     def shutdown(self, immediate: bool = False) -> None: ...
     @property
     def is_shutdown(self) -> bool: ...
+    def producing(self, expect: SupportsIndex | None = None) -> Producing: ...
     def __iter__(self) -> QueueIterator[_T]: ...
     @property
     def _closed(self) -> bool: ...
+
+@final
+class Producing:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_exception: object) -> None: ...
 
 @final
 class QueueIterator(Iterator[_T]):

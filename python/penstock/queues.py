@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing import queues
     from multiprocessing.context import BaseContext
-    from typing import Any, SupportsIndex
+    from typing import Any, Self, SupportsIndex
 
-    from typing_extensions import Self, TypeVar
+    from typing_extensions import TypeVar
 
     from ._multiprocessing import attributes
     from ._native import JoinableQueueBase as _JoinableQueueBase

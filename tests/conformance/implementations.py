@@ -34,6 +34,8 @@ class Promise(enum.Flag):
     """`shutdown()` and `is_shutdown`."""
     ITERATION = enum.auto()
     """`for item in queue`, and `with queue`."""
+    PRODUCERS = enum.auto()
+    """`producing()`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Implementation:
     promises: Promise
 
 
-_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STATISTICS | Promise.SHUTDOWN | Promise.ITERATION
+_ENDINGS = Promise.SHUTDOWN | Promise.ITERATION | Promise.PRODUCERS
+_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STATISTICS | _ENDINGS
 _ACKNOWLEDGED = Promise.BOUNDED | Promise.ACKNOWLEDGED
 
 IMPLEMENTATIONS = (

@@ -252,8 +252,8 @@ def test_with_closes_the_handle(make: Callable[..., Any]) -> None:
         q.put("a")
     with pytest.raises((ValueError, OSError), match="closed"):
         q.put("b")
+    assert other.get() == "a"
     with pytest.raises(KeyError), other:
-        assert other.get() == "a"
         raise KeyError
     assert other._closed
 

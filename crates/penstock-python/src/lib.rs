@@ -45,6 +45,8 @@ mod _native {
     use crate::queue::pins::_forget_carried;
     #[pymodule_export]
     use crate::queue::process_exit::_leave_all;
+    #[pymodule_export]
+    use crate::queue::producing::Producing;
     #[allow(non_upper_case_globals)]
     #[pymodule_export]
     const __version__: &str = env!("CARGO_PKG_VERSION");

@@ -113,6 +113,9 @@ impl Queue {
             if was_empty && self.shared.notifier.is_watched() {
                 self.found_nothing();
             }
+            if was_empty && self.shared.segment.hot().producers_begun.get() > 0 {
+                return self.check_producers(error, wait.patience);
+            }
             error
         }))
     }

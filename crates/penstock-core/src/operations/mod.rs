@@ -10,6 +10,7 @@ mod grow;
 pub(crate) mod iterate;
 mod join;
 pub(crate) mod lease;
+pub(crate) mod produce;
 mod put;
 mod shutdown;
 mod spin;

@@ -10,6 +10,7 @@ use crate::interpreter::gil::Deadline;
 use crate::queue::attempt::{ask, attempt, patiently};
 use crate::queue::handle::{Call, Handle, is_closed};
 use crate::queue::iteration::{QueueIterator, over_queue, over_simple_queue};
+use crate::queue::producing::{Producing, expected};
 use crate::queue::{batches, proof, send_receive};
 
 /// An argument that is read as `if` reads it.
@@ -74,6 +75,15 @@ fn shut_down(py: Python<'_>, call: &Call<'_>, immediate: &Truth) -> PyResult<()>
     let queue = call.queue();
     attempt(py, Deadline::Never, |wait| {
         queue.shut_down_within(immediate.0, wait)
+    })
+}
+
+/// Whether the queue was shut down, also by the death of its last producer, which this finds if a check for
+/// the dead is due.
+fn is_shut_down(py: Python<'_>, queue: &Queue) -> bool {
+    ask(py, queue, |queue| {
+        queue.len();
+        queue.is_shut_down()
     })
 }
 
@@ -313,7 +323,34 @@ impl QueueBase {
     /// True
     #[getter]
     fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Handle::ask(slf.as_super(), |queue| Ok(queue.is_shut_down()))
+        Handle::ask(slf.as_super(), |queue| Ok(is_shut_down(slf.py(), queue)))
+    }
+
+    /// Count this process as a producer, in a `with` block, until the block ends or the process does, by
+    /// whatever death. When the last producer has gone, the queue is shut down, as by `shutdown()`: so the
+    /// loops of its consumers end, also if producers were killed.
+    ///
+    /// With `expect`, the queue does not end before so many processes have begun; of several such numbers the
+    /// largest counts. A process that dies before it begins is not counted. So a program that starts its
+    /// producers is one itself, until they have ended or have begun.
+    ///
+    /// A process counts once, also for blocks inside each other and in several threads, and is a producer
+    /// until the last of them ends. A child that is forked in a block is none until it says so. Closing the
+    /// process's last handle of the queue ends its blocks, too.
+    ///
+    /// The block raises `ShutDown` at its beginning if the queue was shut down, and `ValueError` if this
+    /// handle was closed; `expect` less than 1 is a `ValueError`. Neither end of it waits, unless another
+    /// process is stopped (SIGSTOP) in the middle of a change of the queue.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> with q.producing():
+    /// ...     q.put("a")
+    /// >>> list(q)
+    /// ['a']
+    #[pyo3(signature = (expect = None), text_signature = "($self, expect=None)")]
+    fn producing(slf: &Bound<'_, Self>, expect: Option<&Bound<'_, PyAny>>) -> PyResult<Producing> {
+        Ok(Producing::new(slf.as_super(), open, expected(expect)?))
     }
 
     /// Iterate over the items until the queue is shut down: `for item in queue` takes each of them as `get`
@@ -545,7 +582,35 @@ impl SimpleQueueBase {
     /// False
     #[getter]
     fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Ok(open_simple(slf.as_super())?.queue().is_shut_down())
+        let call = open_simple(slf.as_super())?;
+        Ok(is_shut_down(slf.py(), call.queue()))
+    }
+
+    /// Count this process as a producer, in a `with` block, until the block ends or the process does, by
+    /// whatever death. When the last producer has gone, the queue is shut down, as by `shutdown()`: so the
+    /// loops of its consumers end, also if producers were killed.
+    ///
+    /// With `expect`, the queue does not end before so many processes have begun; of several such numbers the
+    /// largest counts. A process that dies before it begins is not counted. So a program that starts its
+    /// producers is one itself, until they have ended or have begun.
+    ///
+    /// A process counts once, also for blocks inside each other and in several threads, and is a producer
+    /// until the last of them ends. A child that is forked in a block is none until it says so. Closing the
+    /// process's last handle of the queue ends its blocks, too.
+    ///
+    /// The block raises `ShutDown` at its beginning if the queue was shut down, and `OSError` if this
+    /// handle was closed; `expect` less than 1 is a `ValueError`. Neither end of it waits, unless another
+    /// process is stopped (SIGSTOP) in the middle of a change of the queue.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> with q.producing():
+    /// ...     q.put("a")
+    /// >>> list(q)
+    /// ['a']
+    #[pyo3(signature = (expect = None), text_signature = "($self, expect=None)")]
+    fn producing(slf: &Bound<'_, Self>, expect: Option<&Bound<'_, PyAny>>) -> PyResult<Producing> {
+        Ok(Producing::new(slf.as_super(), open_simple, expected(expect)?))
     }
 
     /// Iterate over the items until the queue is shut down: `for item in queue` takes each of them as `get`

@@ -14,5 +14,6 @@ pub mod options;
 pub mod payload_buffer;
 pub mod pins;
 pub mod process_exit;
+pub mod producing;
 pub mod proof;
 mod send_receive;
