@@ -228,15 +228,16 @@ impl Queue {
         }
     }
 
-    /// Ends the blocks in which this process produces. The next section, of whatever process, or the next
-    /// check for the dead shuts the queue down if no producer is left.
-    pub(crate) fn stop_producing(&self) {
-        if let Some(Ok(Some(record))) = self
+    /// Ends the blocks in which this process produces. The section that follows shuts the queue down if no
+    /// producer is left, or the next check for the dead does. False if there were none.
+    pub(crate) fn stop_producing(&self) -> bool {
+        let record = self
             .shared
             .member_if_any()
-            .map(|me| self.shared.participant_of(me))
-        {
-            record.end_blocks();
+            .map(|me| self.shared.participant_of(me));
+        match record {
+            Some(Ok(Some(record))) => record.end_blocks(),
+            _ => false,
         }
     }
 

@@ -146,8 +146,7 @@ impl Queue {
     /// Gives back what a queue without open handles does not need. Other threads may drop what they have in
     /// hand meanwhile.
     fn keep_membership_alone(&self) {
-        self.stop_producing();
-        if self.shared.is_production_over().unwrap_or(false) {
+        if self.stop_producing() {
             if let Ok(section) = self.enter_briefly() {
                 let ended = section.end_if_unproduced();
                 // Damage is noted in the segment.

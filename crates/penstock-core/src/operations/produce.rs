@@ -49,21 +49,15 @@ impl Queue {
         let record = self.shared.participant_of(production.me);
         if let (true, Some(record)) = (is_mine, self.shared.report(record)?) {
             record.end_block();
-            self.end_if_unproduced(&mut wait)?;
+            let ended = self
+                .enter(&mut wait)
+                .and_then(|section| section.end_if_unproduced());
+            return match self.shared.report(ended) {
+                Err(error) if is_stuck(&error) => Ok(()),
+                ended => ended,
+            };
         }
         Ok(())
-    }
-
-    /// Shuts the queue down if producers have begun and none is left.
-    fn end_if_unproduced(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let ended = match self.shared.is_production_over() {
-            Ok(true) => self.enter(wait).and_then(|section| section.end_if_unproduced()),
-            unless => unless.map(drop),
-        };
-        match self.shared.report(ended) {
-            Err(error) if is_stuck(&error) => Ok(()),
-            ended => ended,
-        }
     }
 }
 

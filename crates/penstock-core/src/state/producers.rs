@@ -9,9 +9,10 @@
 //! Protocol. A block begins under the lock: one store into the participant's record says in how many blocks
 //! it produces, and as the how-manieth producer it has begun. So the count of those that have begun is the
 //! largest number in a record, or what it was before. A block ends by one exchange in the same word, without
-//! the lock, so that its end cannot fail. The section that follows ends the queue. If there is none, because
-//! the process dies or the lock stays taken, the others find that no producer is left: at the end of a
-//! waiter's slice, or when a program asks for an item or a number (handle/upkeep.rs).
+//! the lock, so that its end cannot fail. The section that follows ends the queue: of two producers that end
+//! at once, the later section sees both ends, which without the lock neither need see. If there is none,
+//! because the process dies or the lock stays taken, the others find that no producer is left: at the end of
+//! a waiter's slice, or when a program asks for an item or a number (handle/upkeep.rs).
 //!
 //! Producers that are dead are swept as holders are, every 100 ms while a thread waits; the last step of
 //! their sweep ends their production, and so may end the queue.
@@ -76,12 +77,14 @@ impl Participant {
         fault!("produce.left");
     }
 
-    /// Ends all blocks.
-    pub(crate) fn end_blocks(&self) {
-        if self.producing().blocks() > 0 {
-            self.change_blocks(|word| Producing::new(word.number(), 0));
-            fault!("produce.left");
+    /// Ends all blocks. False if there are none.
+    pub(crate) fn end_blocks(&self) -> bool {
+        if self.producing().blocks() == 0 {
+            return false;
         }
+        self.change_blocks(|word| Producing::new(word.number(), 0));
+        fault!("produce.left");
+        true
     }
 }
 
@@ -140,8 +143,9 @@ impl Section<'_> {
 
     /// Ends the production of a dead participant.
     pub(crate) fn end_production_of(&self, record: &Participant) -> Result<(), Error> {
-        if record.producing().blocks() > 0 {
-            record.end_blocks();
+        record.end_blocks();
+        if record.producing().number() > 0 {
+            // Also if it has ended its blocks itself, and did not come to this.
             self.end_if_unproduced()?;
         }
         Ok(())
