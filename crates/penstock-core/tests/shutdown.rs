@@ -3,6 +3,7 @@
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -442,18 +443,49 @@ fn what_comes_back_to_a_closed_queue_is_discarded() {
     assert_eq!(get(&queue, soon()), Err(Error::ShutDown));
 }
 
+fn is_readable(fd: RawFd) -> bool {
+    let mut polled = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the call reads and writes one struct.
+    unsafe { libc::poll(&raw mut polled, 1, 0) == 1 }
+}
+
+/// A process takes the only item, and keeps it in hand.
+fn holder(queue: &Arc<Queue>) -> Child {
+    let holder = Child::run(|| {
+        get(queue, Patience::NoWait).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    until("taken", || queue.is_empty());
+    holder
+}
+
+/// A waiter at the descriptor wakes in vain because of a byte too many, and tries a get that does not wait.
+/// The get says that the queue was shut down, though an item may come back; the waiter sleeps on, because the
+/// byte is gone.
+#[test]
+fn a_byte_too_many_is_taken_out() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+    let _holder = holder(&queue);
+    queue.shut_down(false).unwrap();
+    assert!(!is_readable(fd));
+    // SAFETY: the call reads one byte.
+    assert_eq!(unsafe { libc::write(fd, [0u8].as_ptr().cast(), 1) }, 1);
+    assert!(is_readable(fd));
+    assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
+    assert!(wait(Patience::NoWait, |wait| queue.may_return(wait)).unwrap());
+    assert!(!is_readable(fd));
+}
+
 /// A descriptor is readable once a get would say that the queue was shut down.
 #[test]
 fn a_watcher_learns_it() {
-    let is_readable = |fd| {
-        let mut polled = libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: the call reads and writes one struct.
-        unsafe { libc::poll(&raw mut polled, 1, 0) == 1 }
-    };
     for is_immediate in [false, true] {
         let queue = with_items(&PLAIN, 1);
         let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();

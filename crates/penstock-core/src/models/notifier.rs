@@ -38,6 +38,10 @@ impl Notifier {
 impl Section<'_> {
     pub(crate) fn update_notifier(&mut self) {}
 
+    pub(crate) fn is_readable(&self) -> Option<bool> {
+        None
+    }
+
     pub(crate) fn discount_watchers_of(&mut self, _: &Participant) {}
 
     pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {

@@ -56,14 +56,6 @@ impl Queue {
         }
         match section.near_lease()? {
             Near::Mine(index) => section.finish_own_lease(index),
-            // What is still to be discarded is not finished by `task_done`.
-            Near::NoneOfMine if section.hot().has_leftovers() => {
-                drop(section);
-                self.discard_leftovers(&mut || self.enter(wait))?;
-                let mut section = self.enter(wait)?;
-                section.check_unfinished()?;
-                section.finish_any()
-            }
             Near::NoneOfMine => section.finish_any(),
             Near::Unknown => {
                 drop(section);

@@ -108,7 +108,7 @@ impl Queue {
             }
         }
         self.shared.report(result.map_err(|error| {
-            let was_empty = error == Error::Empty;
+            let was_empty = matches!(error, Error::Empty | Error::ShutDown);
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
             if was_empty && self.shared.notifier.is_watched() {
                 self.found_nothing();

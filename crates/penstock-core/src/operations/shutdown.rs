@@ -11,7 +11,7 @@
 //! An immediate shutdown discards what is queued, a portion of it in each section. Whatever comes back later
 //! (its holder has died, its getter has given up) is discarded then. A section of any process that finds
 //! items in a closed queue continues: the next section of each process discards a portion, and a check for
-//! the dead, a join and a `task_done` discard all. To `len` they are gone from the commit on.
+//! the dead and a join discard all. To `len` and `task_done` they are gone from the commit on.
 //!
 //! What the commit finds in the middle:
 //!
@@ -23,7 +23,12 @@
 //! - A getter was handed an item and is not back (HANDED): it was taken before the shutdown, and the getter
 //!   delivers it. If it gives up or dies instead, the item comes back.
 //! - An item may come back after all getters have found the queue empty. So while an item is in hand, a
-//!   getter that may wait does (state/phase.rs, `check_get`), except in the process that has it.
+//!   getter that may wait does (state/phase.rs, `check_get`), except in the process that has it. A getter of
+//!   that process that sleeps already finds out at the end of its slice.
+//!
+//! A section of a process that has not mapped all that the queue has grown by (memory/ranges.rs) may not find
+//! the slots of leases. It notifies putters, and getters of a closed queue. It cannot tell whether an item of
+//! a draining queue may come back, and leaves getters and watchers as they are, to the next section.
 //!
 //! An item leaves its slot in three steps, so that it is counted once at whatever step the process dies
 //! (state/aside.rs, `free_counted`).
@@ -41,6 +46,8 @@
 
 use crate::error::Error;
 use crate::fault::fault;
+#[cfg(not(loom))]
+use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::memory::layout::{CLOSED, DRAINING};
 use crate::options::{Patience, Wait, uninterruptible};
@@ -49,6 +56,8 @@ impl Queue {
     /// Shuts the queue down, for all processes and for good: no item is put any more. If `is_immediate`,
     /// none is taken any more either, and what is queued is discarded. Of a queue that is draining, an
     /// immediate shutdown discards the rest; all other repetitions change nothing.
+    ///
+    /// Not for the queue of a connection, whose line says when a side has ended.
     pub fn shut_down(&self, is_immediate: bool) -> Result<(), Error> {
         uninterruptible(|wait| self.shut_down_within(is_immediate, wait))
     }
@@ -70,14 +79,16 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether a get that may wait would do so, though the queue was shut down: an item may come back.
+    /// Whether a get that may wait would do so, though the queue was shut down: an item may come back. True
+    /// also if the lock stays taken, so that this cannot tell: then the caller asks again later.
     #[cfg(not(loom))]
     pub fn may_return(&self, mut wait: Wait<'_>) -> Result<bool, Error> {
         let entered = self.enter(&mut wait);
-        let may_return = entered.and_then(|section| match section.check_get(Patience::Forever) {
+        let may_return = match entered.and_then(|section| section.check_get(Patience::Forever)) {
             Err(Error::ShutDown) => Ok(false),
+            Err(error) if is_stuck(&error) => Ok(true),
             checked => checked.map(|()| true),
-        });
+        };
         self.shared.report(may_return)
     }
 

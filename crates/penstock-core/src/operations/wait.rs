@@ -364,7 +364,8 @@ impl Queue {
 
     fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut section = self.enter_or_spin(waiting, wait)?;
-        while section.oldest()? == 0 {
+        // What is still to be discarded is no item.
+        while section.oldest()? == 0 || section.hot().is_closed() {
             section.check_get(wait.patience)?;
             section = self.wait_for(section, waiting, wait)?;
         }

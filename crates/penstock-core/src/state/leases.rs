@@ -294,6 +294,10 @@ impl Section<'_> {
     /// READY -> READY_DONE: the oldest that is not finished is delivered as usual.
     fn finish_before_any_get(&mut self) -> Result<(), Error> {
         let hot = self.hot();
+        if hot.is_closed() {
+            // What is still to be discarded is gone for every caller.
+            return Err(Error::TooManyDone);
+        }
         let (mut index, returned) = (self.first_unmarked()?, hot.returned.get());
         if returned != 0 && (index == 0 || self.slot(returned)?.seq.get() < self.slot(index)?.seq.get()) {
             // So what is finished in advance stays at the ready list's head.

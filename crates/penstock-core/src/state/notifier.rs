@@ -188,16 +188,24 @@ impl Section<'_> {
         if has_line(hot) {
             return self.update_line();
         }
-        let is_wanted = self.is_readable();
+        let Some(is_wanted) = self.is_readable() else {
+            return;
+        };
         if state_of(hot.pipe_state.get()) != if is_wanted { SIGNALLED } else { DRAINED } {
             self.change_notifier(is_wanted);
         }
     }
 
-    /// Whether a get would not wait: it finds an item, or an error.
-    fn is_readable(&self) -> bool {
+    /// Whether a get would not wait: it finds an item, or an error. `None` if this section cannot tell
+    /// (phase.rs), and so leaves the pipe as it is.
+    pub(crate) fn is_readable(&self) -> Option<bool> {
         let hot = self.hot();
-        hot.ready_count.get() > 0 || !hot.is_open() && (hot.is_damaged() || self.is_over().unwrap_or(true))
+        match hot.ready_count.get() > 0 || hot.is_damaged() {
+            true => Some(true),
+            false if hot.is_open() => Some(false),
+            // An error is damage, which the next operation reports.
+            false => self.is_over().unwrap_or(Some(true)),
+        }
     }
 
     fn change_notifier(&mut self, is_wanted: bool) {
@@ -236,7 +244,7 @@ impl Section<'_> {
 
     /// Takes out what is in the pipe though there is no item.
     pub(crate) fn drain_if_empty(&mut self) {
-        if !self.is_readable() {
+        if self.is_readable() == Some(false) {
             if let Some(end) = self.end_at_hand() {
                 self.drain(end);
             }

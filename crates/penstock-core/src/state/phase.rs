@@ -159,10 +159,19 @@ impl Section<'_> {
         }
     }
 
-    /// Whether no getter finds an item now or later. Its notified getters and its watchers learn it.
-    pub(crate) fn is_over(&self) -> Result<bool, Error> {
+    /// Whether no getter finds an item now or later. The sleeping getters and the watchers learn it.
+    ///
+    /// `None` if this process has not mapped all that the queue has grown by (memory/ranges.rs), so that it
+    /// may not find the slots of leases: the next section of another process tells, or of this one.
+    pub(crate) fn is_over(&self) -> Result<Option<bool>, Error> {
         let hot = self.hot();
-        Ok(hot.is_closed() || hot.is_draining() && hot.ready_count.get() == 0 && !self.may_return()?)
+        if !hot.is_draining() || hot.ready_count.get() > 0 {
+            return Ok(Some(hot.is_closed()));
+        }
+        if !self.shared.segment.is_all_mapped() {
+            return Ok(None);
+        }
+        self.may_return().map(|may_return| Some(!may_return))
     }
 
     /// Whether an item that is taken may be ready again: a getter has it that is not back, or its holder

@@ -301,7 +301,7 @@ impl Section<'_> {
             }
             self.choose(Kind::Room, putters.head.get())?;
         }
-        let is_over = self.is_over()?;
+        let is_over = self.is_over()? == Some(true);
         for _ in 0..BATCH {
             if !is_over || getters.length.get() == 0 {
                 break;
