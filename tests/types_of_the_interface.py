@@ -31,7 +31,7 @@ numbers: penstock.Queue[int] = context.Queue(maxsize=3)
 assert_type(numbers.get(), int)
 assert_type(numbers.get_many(), list[int])
 assert_type(numbers.statistics().queued, int)
-assert_type(numbers.shutdown(immediate=True), None)  # type: ignore[func-returns-value]
+numbers.shutdown(immediate=True)
 assert_type(numbers.is_shutdown, bool)
 numbers.put("no number")  # type: ignore[arg-type]
 penstock.Queue[int]().put_many(["no number"])  # type: ignore[list-item]
