@@ -39,7 +39,11 @@ def _save(figure: Figure, folder: Path, name: str) -> str:
 
 def _by_size(results: Results) -> Figure:
     figure = Figure(figsize=(12, 4.4), layout="constrained")
-    drawn = zip(figure.subplots(1, 2, sharey=True).flat, results.sizes.costs.items(), strict=True)
+    drawn = zip(
+        figure.subplots(1, len(results.sizes.costs), sharey=True).flat,
+        results.sizes.costs.items(),
+        strict=True,
+    )
     for axes, (kind, costs) in drawn:
         sizes = list(costs)
         for which, (name, colour) in enumerate((("multiprocessing.Queue", _OTHERS), ("Penstock", _OURS))):

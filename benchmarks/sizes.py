@@ -5,6 +5,7 @@ Items come as a stream: while one process puts an item, the other gets the item 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,11 +20,30 @@ from .payloads import Payload
 from .rivals.interface import Rival
 from .throughput import throughput
 
-KINDS: dict[str, Callable[[int], Any]] = {
-    "bytes": bytes,
-    "array of uint8": lambda size: np.zeros(size, dtype=np.uint8),
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object, made from its size in bytes."""
+
+    make: Callable[[int], Any]
+    touch: Callable[[Any], Any] | None = None
+    """What a consumer computes from each object; None for nothing."""
+
+
+def _array(size: int) -> Any:
+    return np.zeros(size, dtype=np.uint8)
+
+
+def _read(array: Any) -> Any:
+    """The sum of one byte of each page."""
+    return array[:: mmap.PAGESIZE].sum()
+
+
+KINDS = {
+    "bytes": Kind(bytes),
+    "array of uint8": Kind(_array),
+    "array of uint8, read": Kind(_array, touch=_read),
 }
-"""The kinds of objects, each made from its size in bytes."""
 
 _POWERS = [1 << power for power in range(3, 21)]
 _MESSAGES = (72, 2048, 1 << 16)
@@ -83,7 +103,7 @@ def _largest(make: Callable[[int], Any], limit: int) -> int:
 
 def sizes(kind: str) -> list[int]:
     """Powers of two from 8 bytes to 1 MB, and both sides of each threshold of this kind."""
-    make = KINDS[kind]
+    make = KINDS[kind].make
     found = {*_POWERS}
     for limit in _MESSAGES:
         last = _largest(make, limit)
@@ -99,7 +119,7 @@ def steps(rounds: int) -> int:
 
 
 def measure(ours: Rival, other: Rival, rounds: int, seconds: float, tick: Callable[[], None]) -> Results:
-    """Measure in each round every size of either kind through both rivals in turn."""
+    """Measure in each round every size of each kind through both rivals in turn."""
     results = Results()
     items: dict[tuple[str, str, int], int] = {}
     for kind in KINDS:
@@ -107,7 +127,9 @@ def measure(ours: Rival, other: Rival, rounds: int, seconds: float, tick: Callab
     for _ in range(rounds * _MORE_ROUNDS):
         for kind, costs in results.costs.items():
             for size, measured in costs.items():
-                payload = Payload(f"{kind} of {size}", partial(KINDS[kind], size))
+                payload = Payload(
+                    f"{kind} of {size}", partial(KINDS[kind].make, size), touch=KINDS[kind].touch
+                )
                 for rival, figure in zip((ours, other), measured, strict=True):
                     key = (rival.name, kind, size)
                     if key not in items:

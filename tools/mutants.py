@@ -1204,11 +1204,19 @@ Some(State::Handed | State::HandedDone) => {
         (unit("a_larger_burst_gives_back_no_more_than_it_must"),),
     ),
     Mutant(
+        "get-notes-no-spare-memory",
+        "a get does not note that there is memory to give back",
+        f"{CORE}/operations/get.rs",
+        "        self.note_spare(&section);\n",
+        "",
+        (unit("a_larger_burst_gives_back_no_more_than_it_must"),),
+    ),
+    Mutant(
         "last-call-not-made",
         "the get that empties a watched queue gives nothing back before a trim is due",
         f"{CORE}/operations/trim.rs",
-        "    leaves_nothing(hot) || is_last_call(hot) || since",
-        "    leaves_nothing(hot) || since",
+        "    is_empty && (leaves_nothing(hot, now) || is_last_call(hot)) || since",
+        "    is_empty && leaves_nothing(hot, now) || since",
         (unit("a_larger_burst_gives_back_no_more_than_it_must"),),
     ),
     Mutant(

@@ -28,6 +28,8 @@ class Promise(enum.Flag):
     """The lease of a killed holder is redelivered, at most `max_deliveries` times."""
     BATCHES = enum.auto()
     """`put_many()` and `get_many()`."""
+    STEADY_CLOCK = enum.auto()
+    """A time-out is never cut short: no change of the wall clock ends it, as it may a semaphore's."""
     STATISTICS = enum.auto()
     """`statistics()`: exact figures, also of the waiters."""
     SHUTDOWN = enum.auto()
@@ -43,7 +45,7 @@ class Implementation:
     promises: Promise
 
 
-_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STATISTICS | Promise.SHUTDOWN
+_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STEADY_CLOCK | Promise.STATISTICS | Promise.SHUTDOWN
 _ACKNOWLEDGED = Promise.BOUNDED | Promise.ACKNOWLEDGED
 
 IMPLEMENTATIONS = (

@@ -68,7 +68,7 @@ def test_no_time_at_all(make: Callable[..., Any], timeout: float) -> None:
     assert q.get(True, timeout) == "a"
 
 
-@needs(Promise.BOUNDED)
+@needs(Promise.BOUNDED, Promise.STEADY_CLOCK)
 @pytest.mark.parametrize("timeout", [0.05, 1 / 3])
 def test_a_timeout_is_not_cut_short(make: Callable[..., Any], timeout: float) -> None:
     q = make(1)

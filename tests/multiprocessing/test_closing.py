@@ -748,6 +748,32 @@ def test_a_queue_closed_inside_its_own_put() -> None:
     assert queue.qsize() == 1
 
 
+@pytest.mark.parametrize("duplex", [True, False])
+def test_a_connection_closed_inside_its_own_send(duplex: bool) -> None:
+    """The number of its end is not another connection's before the call has ended."""
+    receiver, sender = penstock.Pipe(duplex)
+    number = sender.fileno()
+    others: list[Any] = []
+
+    class Closes:
+        def __reduce__(self) -> Any:
+            sender.close()
+            while len(others) < 20:
+                others.extend(penstock.Pipe(duplex))
+            return str, ()
+
+    with pytest.raises(OSError, match="closed"):
+        sender.send(Closes())
+    assert number not in [other.fileno() for other in others]
+    assert not any(other.readable and other.poll() for other in others)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+    with pytest.raises(EOFError):
+        receiver.recv()
+    for end in [receiver, *others]:
+        end.close()
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_children_leave_nothing_in_the_parent(method: str) -> None:
     with nothing_left():

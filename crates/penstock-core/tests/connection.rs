@@ -790,7 +790,7 @@ fn an_end_is_closed_while_others_use_it() {
         let ends = Ends::new(&queue, is_duplex);
         let [reading, writing] = ends.0;
         let kept = ends.0.map(|end| LineEnd::keep(end).unwrap());
-        let in_use = ends.0.map(|end| EndInUse::begin(end).unwrap());
+        let in_use = kept.map(|end| EndInUse::begin(end).unwrap());
         let slices = AtomicU32::new(0);
         std::thread::scope(|scope| {
             let receiver = scope.spawn(|| {
@@ -815,7 +815,7 @@ fn an_end_is_closed_while_others_use_it() {
             kept[1].close();
             assert_eq!(sender.join().unwrap(), Err(Error::EndClosed));
         });
-        assert!(ends.0.into_iter().all(|end| EndInUse::begin(end).is_none()));
+        assert!(kept.into_iter().all(|end| EndInUse::begin(end).is_none()));
         assert_eq!(receive(&queue, reading, Patience::NoWait), Err(Error::EndClosed));
         assert_eq!(send_counting(&queue, &ends).0, Err(Error::EndClosed));
         assert!(is_open(reading) && is_open(writing));
@@ -834,9 +834,9 @@ fn a_child_closes_what_its_parent_was_closing() {
             let queue = Queue::create(&PLAIN).unwrap();
             let ends = Ends::new(&queue, is_duplex);
             let [reading, writing] = ends.0;
-            let in_use = ends.0.map(|end| EndInUse::begin(end).unwrap());
-            let of_writing = LineEnd::keep(writing).unwrap();
-            LineEnd::keep(reading).unwrap().close();
+            let [of_reading, of_writing] = ends.0.map(|end| LineEnd::keep(end).unwrap());
+            let in_use = [of_reading, of_writing].map(|end| EndInUse::begin(end).unwrap());
+            of_reading.close();
             assert!(is_open(reading) && is_open(writing));
             assert!(in_child(|| {
                 assert!(!is_open(reading), "its parent's uses do not end here");
@@ -861,12 +861,13 @@ fn an_end_is_closed_once() {
             let ends = Ends::new(&queue, is_duplex);
             let number = ends.0[0];
             let first = LineEnd::keep(number).unwrap();
-            let late = EndInUse::begin(number).unwrap();
+            let late = EndInUse::begin(first).unwrap();
             let [other, writing] = Queue::make_line(is_duplex).unwrap();
             replace(number, other.as_raw_fd());
             let next = LineEnd::keep(number).unwrap();
             assert!(next.is_open() && !first.is_open());
-            let in_use = EndInUse::begin(number).unwrap();
+            assert!(EndInUse::begin(first).is_none(), "the number is another end's");
+            let in_use = EndInUse::begin(next).unwrap();
             first.close();
             assert!(next.is_open());
             next.close();

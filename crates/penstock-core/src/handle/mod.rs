@@ -8,5 +8,6 @@ pub(crate) mod queue;
 pub(crate) mod registry;
 #[cfg(not(loom))]
 pub(crate) mod remainder;
+pub(crate) mod spare;
 pub(crate) mod spin_budget;
 pub(crate) mod upkeep;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::handle::registry;
+use crate::handle::spare::SpareNote;
 use crate::handle::spin_budget::SpinBudget;
 use crate::memory::descriptor::InUse;
 use crate::memory::file::Need;
@@ -25,6 +26,7 @@ pub struct Queue {
     pub(crate) spin_budgets: [SpinBudget; 2],
     #[cfg(not(loom))]
     pub(crate) memory_budget: SpinBudget,
+    pub(crate) spare: SpareNote,
 }
 
 impl Queue {
@@ -146,6 +148,7 @@ impl Queue {
             spin_budgets: [SpinBudget::new(), SpinBudget::new()],
             #[cfg(not(loom))]
             memory_budget: SpinBudget::new(),
+            spare: SpareNote::new(),
         });
         open.add(id, &queue);
         Ok(queue)

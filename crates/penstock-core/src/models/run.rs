@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
+use crate::handle::spare::SpareNote;
 use crate::handle::spin_budget::SpinBudget;
 use crate::models::audit::audit;
 use crate::models::world::{self, Died, How, Stop};
@@ -353,6 +354,7 @@ fn handle(queue: &Queue) -> Arc<Queue> {
         shared: Shared::new(queue.shared.segment.share(), queue.shared.options.clone()),
         leaving: AtomicU32::new(0),
         spin_budgets: [SpinBudget::new(), SpinBudget::new()],
+        spare: SpareNote::new(),
     })
 }
 

@@ -42,7 +42,7 @@ impl Queue {
             .and_then(|()| self.finish_one(&mut wait));
         self.shared.report(done)?;
         // The item is finished, whatever becomes of the trim. Damage is noted in the segment.
-        if self.is_trim_due() && wait.patience != Patience::TryLock {
+        if wait.patience != Patience::TryLock && self.is_trim_due() {
             let _ = self.trim_if_due();
         }
         Ok(())
@@ -55,13 +55,15 @@ impl Queue {
             return Ok(());
         }
         match section.near_lease()? {
-            Near::Mine(index) => section.finish_own_lease(index),
-            Near::NoneOfMine => section.finish_any(),
+            Near::Mine(index) => section.finish_own_lease(index)?,
+            Near::NoneOfMine => section.finish_any()?,
             Near::Unknown => {
                 drop(section);
-                self.finish_distant_lease(wait)
+                return self.finish_distant_lease(wait);
             }
         }
+        self.note_spare(&section);
+        Ok(())
     }
 
     /// Finishes the calling thread's oldest lease if that lies behind many of other threads.
@@ -69,9 +71,12 @@ impl Queue {
     fn finish_distant_lease(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let (id, me) = (self.shared.segment.id, self.member()?);
         let mut found = holding::take_found(id, me);
-        let finished = self
-            .read_leases(&mut found, wait)
-            .and_then(|()| self.enter(wait)?.finish_found(&mut found));
+        let finished = self.read_leases(&mut found, wait).and_then(|()| {
+            let mut section = self.enter(wait)?;
+            section.finish_found(&mut found)?;
+            self.note_spare(&section);
+            Ok(())
+        });
         holding::keep_found(id, found);
         finished
     }

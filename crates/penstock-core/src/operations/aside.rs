@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::operations::get::Asks;
-use crate::options::Wait;
+use crate::options::{Patience, Wait};
 use crate::state::holding;
 use crate::state::recovery::PORTION;
 use crate::sync::Word;
@@ -55,6 +55,10 @@ impl Queue {
     pub(crate) fn acknowledge_from_now_on(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         if self.shared.segment.hot().acknowledges() {
             return Ok(());
+        }
+        // It may take many sections.
+        if wait.patience == Patience::TryLock {
+            return Err(Error::Busy);
         }
         self.begin_to_acknowledge(&mut || self.enter(wait))
     }

@@ -102,7 +102,7 @@ impl Queue {
     ) -> Result<T, Error> {
         let mut waiting = Waiting::new(Kind::Item);
         let mut result = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
-        if result.is_ok() && self.is_trim_due() && wait.patience != Patience::TryLock {
+        if result.is_ok() && wait.patience != Patience::TryLock && self.is_trim_due() {
             if let Err(error) = self.trim_if_due() {
                 result = Err(error);
             }
@@ -145,6 +145,7 @@ impl Queue {
         // The only call, so that the compiler makes one function of all.
         let delivered = deliver(&mut section, item)?;
         section.withdraw(waiting)?;
+        self.note_spare(&section);
         Ok(delivered)
     }
 

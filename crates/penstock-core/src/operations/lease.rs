@@ -140,8 +140,11 @@ impl Queue {
         } else {
             section.finish_borrow(index)?;
         }
+        self.note_spare(&section);
         drop(section);
-        self.trim_if_due()?;
+        if self.is_trim_due() {
+            self.trim_if_due()?;
+        }
         Ok(())
     }
 }

@@ -1,9 +1,10 @@
 //! Trim: memory that a queue has grown by and no longer needs goes back to the system.
 //!
-//! Each getter checks after its get whether there is memory to give back, as do a task that is done, the end
-//! of a borrow and the watcher at the end of its slice. What is kept beyond use is at most 16 MiB: 8 MiB of
-//! the heap, 3 MiB of spare pages of slots, 1024 free slots on the lists (in as many pages at most), and the
-//! 1 MiB by which slots grow.
+//! Each get notes under the lock whether there is memory to give back, and after the release checks whether a
+//! trim is due. So do a task that is done, and the end of a borrow; the watcher asks at the end of its slice.
+//! The check reads no word that a put writes: that would take the cache line from the next section. What is
+//! kept beyond use is at most 16 MiB: 8 MiB of the heap, 3 MiB of spare pages of slots, 1024 free slots on
+//! the lists (in as many pages at most), and the 1 MiB by which slots grow.
 //!
 //! A trim runs in portions. It claims a run of free spans, punches it outside the lock, and frees it. It
 //! parks free slots, claims spare pages (state/pages.rs), punches them outside the lock, and releases them.
@@ -39,6 +40,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
+use crate::handle::spare::SpareMemory;
 use crate::memory::layout::{Hot, NEAR_PAGES, PAGES_PER_SPAN, SLOTS_PER_PAGE, SlotPage};
 use crate::memory::segment::Segment;
 use crate::platform;
@@ -81,15 +83,23 @@ fn most_spare_pages(segment: &Segment) -> u32 {
     (segment.geometry.slots / SLOTS_PER_PAGE / 8).min(PAGES_SPARE)
 }
 
-/// Whether there is memory to give back.
-#[inline(always)]
+/// Whether a trim is due.
 fn wants_trim(segment: &Segment) -> bool {
+    is_time_to_trim(segment.hot(), spare_memory(segment))
+}
+
+#[inline(always)]
+fn spare_memory(segment: &Segment) -> SpareMemory {
     let hot = segment.hot();
     let used = hot.spans_used.get().wrapping_mul(u64::from(PAGES_PER_SPAN));
     let has_spare_spans = hot.pages_backed.get().wrapping_sub(used) as i64 > (HEAP_SPARE / PAGE) as i64;
     let has_spare_slots = u64::from(hot.slots_backed.get()) > SLOTS_LISTED
         && (hot.pages_spare.get() > most_spare_pages(segment) || has_slots_to_park(hot));
-    (has_spare_spans || has_spare_slots) && is_time_to_trim(hot)
+    match hot.ready_count.get() {
+        _ if !(has_spare_spans || has_spare_slots) => SpareMemory::None,
+        0 => SpareMemory::OfEmptyQueue,
+        _ => SpareMemory::BesideItems,
+    }
 }
 
 #[inline(always)]
@@ -97,21 +107,26 @@ fn has_slots_to_park(hot: &Hot) -> bool {
     slots_listed(hot, slots_in_use(hot)) > SLOTS_LISTED
 }
 
+#[inline(always)]
+fn is_time_to_trim(hot: &Hot, spare: SpareMemory) -> bool {
+    spare != SpareMemory::None && is_time(hot, spare == SpareMemory::OfEmptyQueue)
+}
+
 #[inline(never)]
-fn is_time_to_trim(hot: &Hot) -> bool {
-    leaves_nothing(hot) || is_last_call(hot) || since(&hot.trimmed_at) >= KEEP_WARM
+fn is_time(hot: &Hot, is_empty: bool) -> bool {
+    // One read of the clock: most of what this costs.
+    let now = platform::coarse_millis();
+    is_empty && (leaves_nothing(hot, now) || is_last_call(hot)) || since(&hot.trimmed_at, now) >= KEEP_WARM
 }
 
-/// Whether a trim gives back everything that is not in use now.
-fn leaves_nothing(hot: &Hot) -> bool {
-    hot.ready_count.get() == 0 && (hot.grown.get() == 0 || since(&hot.emptied_at) >= RARELY)
+/// Whether a trim of an empty queue gives back everything that is not in use now.
+fn leaves_nothing(hot: &Hot, now: u64) -> bool {
+    hot.grown.get() == 0 || since(&hot.emptied_at, now) >= RARELY
 }
 
-/// Whether no call may come that would give back what is more than a queue keeps.
+/// Whether no call may come that would give back what is more than an empty queue keeps.
 fn is_last_call(hot: &Hot) -> bool {
-    hot.watching.get() > 0
-        && hot.ready_count.get() == 0
-        && free_heap(hot).saturating_add(free_slot_pages(hot)) > KEPT
+    hot.watching.get() > 0 && free_heap(hot).saturating_add(free_slot_pages(hot)) > KEPT
 }
 
 /// Pages of the heap that are free and may have memory.
@@ -126,9 +141,9 @@ fn free_slot_pages(hot: &Hot) -> u64 {
     u64::from(there).saturating_sub(slots_in_use(hot).div_ceil(u64::from(SLOTS_PER_PAGE)))
 }
 
-fn since(time: &AtomicU64) -> u64 {
+fn since(time: &AtomicU64, now: u64) -> u64 {
     // Wraps, so that a clock of another namespace costs one trim too many, and does not prevent all trims.
-    platform::coarse_millis().wrapping_sub(time.get())
+    now.wrapping_sub(time.get())
 }
 
 /// What one trim gives back.
@@ -153,8 +168,9 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
     if !wants_trim(&section.shared.segment) {
         return Ok(None);
     }
-    let leaves_nothing = leaves_nothing(hot);
-    let is_last_call = !leaves_nothing && is_last_call(hot);
+    let (now, is_empty) = (platform::coarse_millis(), hot.ready_count.get() == 0);
+    let leaves_nothing = is_empty && leaves_nothing(hot, now);
+    let is_last_call = is_empty && !leaves_nothing && is_last_call(hot);
     let (used, spare) = (hot.spans_used.get(), hot.pages_spare.get());
     let (peak, least) = if leaves_nothing || is_last_call {
         (used, spare)
@@ -172,9 +188,9 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
         let most = u64::from(most_spare_pages(&section.shared.segment) / 3 * 2);
         (HEAP_LEFT / PAGE, Some(u64::from(spare - least) + most))
     };
-    hot.trimmed_at.set(platform::coarse_millis());
+    hot.trimmed_at.set(now);
     if leaves_nothing {
-        hot.emptied_at.set(hot.trimmed_at.get());
+        hot.emptied_at.set(now);
         hot.grown.set(0);
     }
     hot.spans_peak.set(used);
@@ -197,17 +213,23 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
 }
 
 impl Queue {
-    /// Whether a drained queue has memory to give back. Reads without the lock, for callers of
-    /// [`trim_if_due`](Self::trim_if_due).
+    /// Notes whether there is memory to give back, for [`is_trim_due`](Self::is_trim_due).
+    #[inline(always)]
+    pub(crate) fn note_spare(&self, section: &Section<'_>) {
+        self.spare.note(spare_memory(&section.shared.segment));
+    }
+
+    /// Whether a trim is due, by the note of this process's last get, `task_done` or end of a borrow. For
+    /// callers of [`trim_if_due`](Self::trim_if_due), after the release.
     #[inline(always)]
     pub fn is_trim_due(&self) -> bool {
-        wants_trim(&self.shared.segment)
+        is_time_to_trim(self.shared.segment.hot(), self.spare.noted())
     }
 
     /// Gives memory back that the queue has grown by and no longer needs. Makes system calls; may take
     /// milliseconds. Waits for the lock briefly only.
     pub fn trim_if_due(&self) -> Result<(), Error> {
-        if !self.is_trim_due() {
+        if !wants_trim(&self.shared.segment) {
             return Ok(());
         }
         match self.shared.report(self.trim_now()) {

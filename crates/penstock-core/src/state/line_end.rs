@@ -59,7 +59,7 @@ pub(crate) struct Use {
     forks: u32,
 }
 
-/// An end in use, for a caller that sleeps elsewhere with its number.
+/// An end in use, for a caller that does something else before it hands over the number, or after it.
 pub struct EndInUse(Use);
 
 /// The part of the table in which a number lies, and its place there.
@@ -228,9 +228,14 @@ impl Use {
 }
 
 impl EndInUse {
-    /// `None` if the end was closed, or is being closed.
-    pub fn begin(fd: RawFd) -> Option<EndInUse> {
-        begin(fd).map(EndInUse)
+    /// `None` if the end was closed, or is being closed. Then its number may be another end's already.
+    pub fn begin(end: LineEnd) -> Option<EndInUse> {
+        let is_same = |word| word & MARKS == KEPT && generation(word) == end.generation;
+        entry(end.fd)?.count_use(end.fd, is_same).map(EndInUse)
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.0.fd
     }
 }
 
@@ -249,7 +254,12 @@ pub(crate) fn begin_in_child() {
         };
         let first = FIRST * ((1 << part) - 1);
         for (index, entry) in entries.iter().enumerate() {
-            let word = entry.word.get() & !USES;
+            let found = entry.word.get();
+            // Others are only read, so that the child copies no page for them.
+            if found & (USES | CLOSING) == 0 {
+                continue;
+            }
+            let word = found & !USES;
             entry.word.set(word);
             if word & CLOSING != 0 {
                 entry.close_number((first + index) as RawFd, word);

@@ -28,13 +28,15 @@ pub struct Channel {
 }
 
 impl Channel {
-    fn end(&self) -> PyResult<RawFd> {
-        let open = self.end.get().filter(|end| end.is_open());
-        open.map(|end| end.fd()).ok_or_else(is_closed)
+    fn end(&self) -> PyResult<EndInUse> {
+        let begun = self.end.get().and_then(|end| EndInUse::begin(*end));
+        begun.ok_or_else(is_closed)
     }
 }
 
-fn parts<'a>(channel: &'a Bound<'_, Channel>) -> PyResult<(Call<'a>, RawFd)> {
+/// The use of the end lasts as long as the call: while `send` pickles, another thread may close the end, and
+/// the number does not become another connection's.
+fn parts<'a>(channel: &'a Bound<'_, Channel>) -> PyResult<(Call<'a>, EndInUse)> {
     let end = channel.get().end()?;
     Ok((Handle::open_call(channel.as_super())?, end))
 }
@@ -112,13 +114,12 @@ impl Channel {
     /// Call `function` with the end's descriptor, which no other thread closes meanwhile.
     fn _with_end<'py>(slf: &Bound<'py, Self>, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let end = slf.get().end()?;
-        let _in_use = EndInUse::begin(end).ok_or_else(is_closed)?;
-        function.call1((end,))
+        function.call1((end.fd(),))
     }
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let (call, end) = parts(slf)?;
-        send_receive::send_object(&call, Some(end), obj, Deadline::Never)
+        send_receive::send_object(&call, Some(end.fd()), obj, Deadline::Never)
     }
 
     fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -132,13 +133,20 @@ impl Channel {
         let first = first.as_slice();
         let pieces = [codec::raw_mark(first), first, &bytes[first.len()..]];
         let is_large = bytes.len() > LARGE;
-        send_receive::send(slf.py(), &call, Some(end), &pieces, is_large, Deadline::Never)?;
+        send_receive::send(
+            slf.py(),
+            &call,
+            Some(end.fd()),
+            &pieces,
+            is_large,
+            Deadline::Never,
+        )?;
         Ok(())
     }
 
     fn recv<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let (call, end) = parts(slf)?;
-        send_receive::get(slf.as_super(), &call, Some(end), Deadline::Never)
+        send_receive::get(slf.as_super(), &call, Some(end.fd()), Deadline::Never)
     }
 
     /// The message as bytes.
@@ -149,10 +157,10 @@ impl Channel {
         let mut buffer = Buffer::default();
         let source = Source {
             queue,
-            end: Some(end),
+            end: Some(end.fd()),
         };
         let delivery = attempt_item(py, Deadline::Never, None, source, |wait| {
-            queue.get_at(end, &mut buffer, wait)
+            queue.get_at(end.fd(), &mut buffer, wait)
         })?;
         trim_if_due(py, queue)?;
         match delivery {
@@ -178,10 +186,10 @@ impl Channel {
         let deadline = Deadline::new(true, timeout)?;
         let source = Source {
             queue,
-            end: Some(end),
+            end: Some(end.fd()),
         };
         let awaited = await_item(py, deadline, None, source, |mut wait| {
-            match queue.await_at(end, &mut wait) {
+            match queue.await_at(end.fd(), &mut wait) {
                 Err(Error::Ended) => Ok(()),
                 awaited => awaited,
             }
@@ -193,13 +201,15 @@ impl Channel {
     fn watch(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (call, end) = parts(slf)?;
         let queue = call.queue();
-        patiently(slf.py(), Deadline::Never, |wait| queue.watch_at(end, wait))
+        patiently(slf.py(), Deadline::Never, |wait| queue.watch_at(end.fd(), wait))
     }
 
     /// From now on the end is writable exactly while a send would not wait.
     fn watch_room(slf: &Bound<'_, Self>) -> PyResult<()> {
         let (call, end) = parts(slf)?;
         let queue = call.queue();
-        patiently(slf.py(), Deadline::Never, |wait| queue.watch_room_at(end, wait))
+        patiently(slf.py(), Deadline::Never, |wait| {
+            queue.watch_room_at(end.fd(), wait)
+        })
     }
 }

@@ -9,7 +9,8 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::interpreter::gil::Deadline;
 use crate::queue::attempt::{ask, attempt, patiently};
 use crate::queue::handle::{Call, Handle, is_closed};
-use crate::queue::{batches, proof, send_receive};
+use crate::queue::send_receive::{self, trim_if_due};
+use crate::queue::{batches, proof};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -351,7 +352,8 @@ impl JoinableQueueBase {
     /// ValueError: task_done() called too many times
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         Handle::ask(slf.as_super().as_super(), |queue| {
-            patiently(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))
+            attempt(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))?;
+            trim_if_due(slf.py(), queue)
         })?;
         proof::warn_if_impossible(slf.py())
     }

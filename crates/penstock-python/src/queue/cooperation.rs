@@ -12,7 +12,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{EndInUse, Error, Patience, Queue, Wait};
+use penstock_core::{Error, Patience, Queue, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -28,6 +28,7 @@ const SLICE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
     pub queue: &'a Arc<Queue>,
+    /// In use as long as the call waits: the hub waits with the number.
     pub end: Option<RawFd>,
 }
 
@@ -78,8 +79,6 @@ pub fn wait<T: Send>(
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<Result<T, Error>> {
     let py = sleeper.py();
-    // The hub waits with the number: no other greenlet or thread closes it meanwhile.
-    let _in_use = source.end.and_then(EndInUse::begin);
     let mut descriptor = None;
     loop {
         if descriptor.is_none() {

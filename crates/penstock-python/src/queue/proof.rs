@@ -14,8 +14,11 @@ its root folder, or start it in the pid namespace of the queue's maker";
 /// exceptions.
 pub fn warn_if_impossible(py: Python<'_>) -> PyResult<()> {
     static WARNED: AtomicU32 = AtomicU32::new(0);
+    if !penstock_core::joined_without_proof() {
+        return Ok(());
+    }
     let me = std::process::id();
-    if !penstock_core::joined_without_proof() || WARNED.swap(me, Ordering::Relaxed) == me {
+    if WARNED.swap(me, Ordering::Relaxed) == me {
         return Ok(());
     }
     PyErr::warn(py, &py.get_type::<PyRuntimeWarning>(), WARNING, 1)

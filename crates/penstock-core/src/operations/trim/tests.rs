@@ -47,7 +47,8 @@ fn burst(queue: &Arc<Queue>, bytes: u64, size: usize) -> Option<(u64, u64)> {
     for _ in 0..count {
         now(|wait| queue.get(&mut Buffer::default(), wait)).unwrap();
     }
-    let is_quick = since(&hot.trimmed_at).max(since(&hot.emptied_at)) < KEEP_WARM;
+    let now = platform::coarse_millis();
+    let is_quick = since(&hot.trimmed_at, now).max(since(&hot.emptied_at, now)) < KEEP_WARM;
     assert_eq!(hot.ready_count.get(), 0);
     is_quick.then(|| (full, memory()))
 }
