@@ -743,13 +743,15 @@ fn a_process_that_maps_says_of_no_end_before() {
     for is_watched in [false, true] {
         let queue = Queue::create(&ACKNOWLEDGED).unwrap();
         queue.statistics().unwrap();
-        let step = Step::new();
+        let (joined, step) = (Step::new(), Step::new());
         let fresh = Child::run(|| {
             queue.statistics().unwrap();
+            joined.reach(1);
             step.wait_for(1);
             queue.statistics().unwrap();
             assert_eq!(get(&queue), Err(Error::ShutDown));
         });
+        joined.wait_for(1);
         for number in 0..2300 {
             put(&queue, &numbered(number, 20)).unwrap();
         }
