@@ -1,5 +1,6 @@
 """Actors: processes that use a queue on command, one step at a time, and answer after each."""
 
+import gc
 import os
 import pickle
 import queue as standard
@@ -232,9 +233,14 @@ class Stage:
         self.handles.append(pickle.loads(pickle.dumps(self.handles[0])))
 
     def drop(self) -> None:
-        """Drop all handles, and the arrays, because each array keeps the process a participant."""
+        """Drop all handles, and the arrays, because each array keeps the process a participant.
+
+        Also those that only a cycle keeps: an error that `get_many()` has raised leads to the frame that
+        caught it, and that to the error's items.
+        """
         self.held.clear()
         self.handles.clear()
+        gc.collect()
 
     def open_pickled(self, pickled: bytes) -> None:
         """Open a pickled queue."""
