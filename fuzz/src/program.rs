@@ -43,6 +43,12 @@ pub enum Step {
     ShutDown {
         is_immediate: bool,
     },
+    /// Takes the next item of a loop.
+    Next(Patience),
+    Produce {
+        expect: u32,
+    },
+    EndProducing,
     Leave(Leave),
     Statistics,
     DeadLetters,
@@ -188,6 +194,13 @@ impl<'a> Input<'a> {
             22 => Step::Enlist(usize::from(self.byte() % 3)),
             23 => Step::ShutDown {
                 is_immediate: self.byte() % 2 == 1,
+            },
+            24 => match self.byte() % 4 {
+                0 => Step::Produce {
+                    expect: u32::from(self.byte() % 3),
+                },
+                1 => Step::EndProducing,
+                _ => Step::Next(self.patience()),
             },
             28 => Step::Watch,
             29 => Step::PutMany {

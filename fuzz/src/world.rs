@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use penstock_core::{
-    Batch, Buffer, Delivery, Error, Leave, Lent, Options, Queue, Statistics, Taken, View, Wait, fuzzing,
+    Batch, Buffer, Delivery, Error, InHand, Leave, Lent, Options, Production, Queue, Statistics, Taken, View,
+    Wait, fuzzing,
 };
 
 use crate::Access;
@@ -19,6 +20,8 @@ pub struct World {
     /// `None` if the damage makes it impossible to open the queue.
     queue: Option<Arc<Queue>>,
     lents: VecDeque<Arc<Lent>>,
+    productions: Vec<Production>,
+    in_loop: Option<InHand>,
     puts: u64,
     is_damaged: bool,
     /// An operation has said so since the last damage.
@@ -48,6 +51,8 @@ impl World {
             mapped,
             queue: None,
             lents: VecDeque::new(),
+            productions: Vec::new(),
+            in_loop: None,
             puts: 0,
             is_damaged: false,
             is_known_as_corrupt: false,
@@ -77,6 +82,8 @@ impl World {
     /// Drops the handle, with everything that keeps it.
     fn close(&mut self) {
         self.lents.clear();
+        self.productions.clear();
+        self.in_loop = None;
         if let Some(queue) = self.queue.take() {
             (self.mapped)(fuzzing::base(&queue), Access::Allowed(&self.memory.gaps()));
             let id = queue.id();
@@ -132,6 +139,16 @@ impl World {
             Step::ShutDown { is_immediate } => {
                 self.heed(queue.shut_down(*is_immediate), true);
             }
+            Step::Next(patience) => self.next(&queue, *patience),
+            Step::Produce { expect } => {
+                let production = self.heed(queue.produce(*expect), true);
+                self.productions.extend(production);
+            }
+            Step::EndProducing => {
+                if let Some(production) = self.productions.pop() {
+                    self.heed(queue.end_producing(production), false);
+                }
+            }
             Step::Leave(how) => {
                 self.heed(queue.leave(*how), false);
             }
@@ -184,9 +201,13 @@ impl World {
                     keep: true,
                 },
                 Step::TaskDone,
+                Step::Next(Patience::NoWait),
+                Step::Next(Patience::NoWait),
+                Step::Produce { expect: 2 },
                 Step::Ask,
                 Step::Join(Patience::NoWait),
                 Step::Statistics,
+                Step::EndProducing,
                 Step::Leave(Leave::Crashed),
                 Step::DeadLetters,
                 Step::Trim,
@@ -249,6 +270,17 @@ impl World {
                     self.lents.push_back(Arc::new(lent));
                 }
             }
+            None => {}
+        }
+    }
+
+    fn next(&mut self, queue: &Arc<Queue>, patience: Patience) {
+        let mut buffer = Buffer::default();
+        let in_loop = &mut self.in_loop;
+        let got = with(patience, |wait| queue.get_next(in_loop, &mut buffer, wait));
+        match self.heed(got, patience != Patience::TryLock) {
+            Some(Delivery::Copied) => self.check_payload(buffer.bytes()),
+            Some(Delivery::Lent(lent)) => self.check_payload(lent.bytes()),
             None => {}
         }
     }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing import queues
     from multiprocessing.context import BaseContext
-    from typing import Any, SupportsIndex
+    from typing import Any, Self, SupportsIndex
 
     from typing_extensions import TypeVar
 
@@ -84,6 +84,21 @@ class _Family(Handle):
         self._create(
             options, highest if protocol is None else _whole("protocol", protocol, least=0, most=highest)
         )
+
+    # Without it `in` would take the items, one after the other.
+    __contains__ = None
+
+    def __enter__(self) -> Self:
+        """Return the queue. Leaving the block closes this handle, for this process: see `close()`.
+
+        >>> import penstock
+        >>> with penstock.Queue() as q:
+        ...     q.put("a")
+        """
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     # The private attributes of `multiprocessing`'s queues; see _multiprocessing/attributes.py.
 

@@ -25,6 +25,7 @@ class Statistics(
             "waiting_joiners",
             "high_water",
             "participants",
+            "producers",
             "memory_bytes",
         ],
     )
@@ -79,5 +80,7 @@ class Statistics(
     """The largest number of items that were ever queued at once."""
     participants: int
     """Living processes that have used the queue."""
+    producers: int
+    """Those of them that are in a block of `producing()`."""
     memory_bytes: int
     """Bytes of memory that the queue occupies."""

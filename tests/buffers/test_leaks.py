@@ -196,6 +196,31 @@ def shut_down(kind: Callable[..., Any], immediate: bool) -> Callable[[], None]:
     return operation
 
 
+def looped(kind: Callable[..., Any]) -> Callable[[], None]:
+    def operation() -> None:
+        with kind() as queue, contextlib.suppress(RuntimeError):
+            with queue.producing(expect=1):
+                for item in ("small", LARGE, FailsToLoad()):
+                    queue.put(item)
+            for _ in queue:
+                pass
+
+    return operation
+
+
+def left(queue: Any) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put_many(["small", LARGE])
+        for _ in queue:
+            break
+        next(iter(queue))
+        if hasattr(queue, "task_done"):
+            queue.task_done()
+            queue.task_done()
+
+    return operation
+
+
 def asked(queue: Any) -> Callable[[], None]:
     def operation() -> None:
         if not queue._closed:
@@ -427,6 +452,11 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
         "Queue: shut down": lambda: shut_down(Queue, False),
         "SimpleQueue: shut down at once": lambda: shut_down(SimpleQueue, True),
         "JoinableQueue: shut down": lambda: shut_down(JoinableQueue, False),
+        "Queue: produced, and looped over": lambda: looped(Queue),
+        "SimpleQueue: produced, and looped over": lambda: looped(SimpleQueue),
+        "JoinableQueue: produced, and looped over": lambda: looped(JoinableQueue),
+        "Queue: a loop left": lambda: left(Queue()),
+        "JoinableQueue: a loop left": lambda: left(JoinableQueue()),
         "Queue: sent in a message": lambda: sent(Queue()),
         "JoinableQueue: done, small": lambda: acknowledged(JoinableQueue(), "small"),
         "JoinableQueue: done, large": lambda: acknowledged(JoinableQueue(), LARGE),

@@ -34,6 +34,10 @@ class Promise(enum.Flag):
     """`statistics()`: exact figures, also of the waiters."""
     SHUTDOWN = enum.auto()
     """`shutdown()` and `is_shutdown`."""
+    ITERATION = enum.auto()
+    """`for item in queue`, and `with queue`."""
+    PRODUCERS = enum.auto()
+    """`producing()`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Implementation:
     promises: Promise
 
 
-_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STEADY_CLOCK | Promise.STATISTICS | Promise.SHUTDOWN
+_ENDINGS = Promise.SHUTDOWN | Promise.ITERATION | Promise.PRODUCERS
+_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STEADY_CLOCK | Promise.STATISTICS | _ENDINGS
 _ACKNOWLEDGED = Promise.BOUNDED | Promise.ACKNOWLEDGED
 
 IMPLEMENTATIONS = (

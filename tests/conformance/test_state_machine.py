@@ -455,6 +455,50 @@ class Machine(RuleBasedStateMachine):
             self.model.shut_down(immediate)
         self.settle()
 
+    @rule(
+        choice=any_process,
+        handle=any_handle,
+        expect=st.integers(0, 3),
+        ends=st.booleans(),
+        # Seldom, because little happens after the end of the last producer.
+        chance=st.integers(0, 3),
+    )
+    def produce(self, choice: int, handle: int, expect: int, ends: bool, chance: int) -> None:
+        """Begin a block as a producer, or end one."""
+        process = self.one_of(choice)
+        if process is None or chance != 3:
+            return
+        if not ends:
+            which, error_of_closed = self.handle_of(process, handle)
+            came = self.do(process, 0, "produce", which, expect)
+            assert came is (error_of_closed or self.model.produce(process, expect))
+        elif self.model.blocks.get(process):
+            assert self.do(process, 0, "end_producing") is None
+            self.model.end_producing(process)
+        self.settle()
+
+    # -------------------------------------------------------------------------------------------- loops
+
+    @rule(choice=any_process, thread=any_thread, count=st.integers(1, 3))
+    def take_in_a_loop(self, choice: int, thread: int, count: int) -> None:
+        """Take the next items of the thread's loop."""
+        process = self.one_of(choice)
+        if process is None or self.handle_of(process, 0)[1]:
+            return
+        for _ in range(count):
+            if self.model.next_waits(process, thread):
+                return
+            came = self.do(process, thread, "next", 0)
+            assert came == self.model.next(process, thread)
+            self.settle()
+
+    @rule(choice=any_process, thread=any_thread)
+    def leave_a_loop(self, choice: int, thread: int) -> None:
+        process = self.one_of(choice)
+        if process is not None:
+            assert self.do(process, thread, "leave_loop") is None
+            self.model.leave_loop(process, thread)
+
     # --------------------------------------------------------------------------------------------- done
 
     @precondition(lambda self: self.is_joinable)
@@ -582,6 +626,7 @@ class Machine(RuleBasedStateMachine):
         assert found.waiting_putters == verbs.count("put")
         assert found.waiting_joiners == verbs.count("join")
         assert 1 <= found.participants <= 1 + len(self.actors)
+        assert found.producers == model.producers
         letters = [
             type(letter) if isinstance(letter, Exception) else described(letter)
             for letter in self.queue.dead_letters()

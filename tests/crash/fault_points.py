@@ -263,6 +263,7 @@ def test_every_fault_point_is_reached() -> None:
         *GIVEN_BACK,
         *AGED,
         *SHUTDOWN,
+        *PRODUCING,
     } == set(fault_points())
 
 
@@ -317,6 +318,76 @@ def test_death_in_a_shutdown_while_others_sleep(point: str) -> None:
         with fork(armed, queue, register, shut_down, point) as doomed:
             assert doomed.wait() == -signal.SIGKILL
         assert getter.result()
+
+
+# ----------------------------------------------------------------------------------------------- producing
+
+# Passed by a process that begins to produce, and ends as the last producer.
+PRODUCING = ("produce.expected", "produce.begun", "produce.counted", "produce.left", "produce.ended")
+
+
+def produce(queue: Any) -> None:
+    with queue.producing(1):
+        queue.put(item("A"))
+
+
+@pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+@pytest.mark.parametrize("point", PRODUCING)
+def test_death_of_a_producer(kind: Callable[[], Any], point: str) -> None:
+    """Once it has begun, its death ends the queue, for a consumer that waits."""
+    queue = kind()
+
+    def consume() -> list[str]:
+        return [get_name(each) for each in queue]
+
+    with fork(consume) as consumer:
+        until(lambda: queue.statistics().waiting_getters == 1)
+        with fork(armed, queue, register, produce, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        if point == "produce.expected":
+            queue.statistics()
+            assert not queue.is_shutdown
+            with queue.producing():
+                pass
+        has_put = point in ("produce.left", "produce.ended")
+        assert consumer.result() == (["A"] if has_put else [])
+    assert queue.is_shutdown
+    assert queue.statistics().producers == 0
+    assert queue.check() == []
+
+
+# The points that a loop passes between two of its items.
+@pytest.mark.parametrize(
+    ("point", "hit", "left"),
+    [
+        ("lock.taken", 1, "AB"),
+        ("done.committed", 1, "B"),
+        ("lock.taken", 2, "B"),
+        ("get.leased", 1, "B"),
+        ("unlock.before-wake", 0, "B"),
+    ],
+)
+def test_death_of_a_loop(point: str, hit: int, left: str) -> None:
+    queue = JoinableQueue[Item]()
+    queue.put_many(item(name) for name in "AB")
+    iterators = []
+
+    def prepare(queue: Any) -> None:
+        iterators.append(iter(queue))
+        next(iterators[0])
+
+    def act(queue: Any) -> None:
+        if hit == 0:
+            next(iterators[0])
+            os.kill(os.getpid(), signal.SIGKILL)
+        next(iterators[0])
+
+    with fork(armed, queue, prepare, act, point, hit or 99) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    queue.statistics()
+    queue.shutdown()
+    assert [get_name(each) for each in queue] == list(left)
+    queue.join()
 
 
 # ------------------------------------------------------------------------------------ with others asleep

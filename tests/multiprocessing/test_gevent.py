@@ -350,3 +350,42 @@ assert ticked >= 5
 queue.task_done()
 queue.join()
 """)
+
+
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue", "JoinableQueue"])
+def test_a_loop(kind: str) -> None:
+    """The other greenlets run while it waits, also for the end of the last producer."""
+    run(f"""
+queue = penstock.{kind}()
+
+def produce():
+    with queue.producing():
+        time.sleep(0.3)
+        queue.put("item")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+iterator = iter(queue)
+with queue.producing():
+    pids = []
+    when_ticked(lambda: pids.append(in_child(produce)))
+    seen, answer = ticks_during(next, iterator)
+    assert seen > 0 and answer == "item", (seen, answer)
+    os.waitpid(pids[0], 0)
+    child = in_child(produce)
+    while queue.statistics().producers < 2:
+        gevent.sleep(0.01)
+seen, answer = ticks_during(lambda: list(iterator))
+assert seen > 0 and answer == ["item"], (seen, answer)
+os.waitpid(child, 0)
+""")
+
+
+def test_loops_of_several_greenlets() -> None:
+    run("""
+queue = penstock.JoinableQueue()
+loops = [gevent.spawn(list, queue) for _ in range(3)]
+gevent.sleep(0.05)
+in_child(lambda: (queue.put_many(range(100)), queue.shutdown()))
+assert sorted(item for loop in loops for item in loop.get(timeout=60)) == list(range(100))
+queue.join()
+""")

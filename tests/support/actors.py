@@ -129,6 +129,10 @@ class Stage:
         self.handles: list[Any] = list(handles)
         self.held: list[tuple[int, Any]] = []
         """The arrays that were received, and the number that was written to each."""
+        self.blocks: list[Any] = []
+        """The blocks of `producing()` that were entered."""
+        self.loops: dict[int, Any] = {}
+        """The iterator of each thread's loop."""
         self._written = 0
         self._errands: standard.SimpleQueue[Callable[[], None] | None] = standard.SimpleQueue()
         self._second: threading.Thread | None = None
@@ -209,6 +213,31 @@ class Stage:
     def shutdown(self, which: int, immediate: bool) -> None:
         self.handles[which].shutdown(immediate)
 
+    def produce(self, which: int, expect: int) -> None:
+        """Enter a block of `producing()`."""
+        block = self.handles[which].producing(expect or None)
+        block.__enter__()
+        self.blocks.append(block)
+
+    def end_producing(self) -> None:
+        """Leave the block that was entered first."""
+        self.blocks.pop(0).__exit__(None, None, None)
+
+    def next(self, which: int) -> Any:
+        """Take the next item of the thread's loop."""
+        thread = threading.get_ident()
+        if thread not in self.loops:
+            self.loops[thread] = iter(self.handles[which])
+        try:
+            return self._received(next(self.loops[thread]))
+        except StopIteration:
+            del self.loops[thread]
+            raise
+
+    def leave_loop(self) -> None:
+        """Leave the thread's loop."""
+        self.loops.pop(threading.get_ident(), None)
+
     def task_done(self, which: int) -> None:
         self.handles[which].task_done()
 
@@ -239,6 +268,8 @@ class Stage:
         caught it, and that to the error's items.
         """
         self.held.clear()
+        self.blocks.clear()
+        self.loops.clear()
         self.handles.clear()
         gc.collect()
 
@@ -268,6 +299,8 @@ def _act(address: Any, stage: Stage) -> None:
         inherited, stage = stage, Stage(*stage.handles)
         stage.held, inherited.held = inherited.held, []
         inherited.handles = []
+        inherited.blocks = []
+        inherited.loops = {}
         with Client(address) as director:
             director.send(os.getpid())
             while True:

@@ -28,6 +28,8 @@ class Lease:
     thread: int
     is_aside: bool = False
     """Whether it is set aside: its thread has asked for another item, and nothing was acknowledged yet."""
+    is_in_loop: bool = False
+    """Whether it is the item of a loop of its thread, which `task_done` finishes last."""
 
 
 class Model:
@@ -49,6 +51,13 @@ class Model:
         self.is_closed = False
         """Whether it was shut down at once."""
         self.discarded = 0
+        self.blocks: dict[int, int] = {}
+        """The producers that have begun, and in how many blocks each of them is."""
+        self.begun = 0
+        """How many have begun; a process that has left the queue, and comes back, is another one."""
+        self.expected = 0
+        self.loops: dict[tuple[int, int], Lease] = {}
+        """What the loop of each process and thread has in hand, or had."""
         self.dead_letters: list[Item] = []
         self.puts = 0
         self.redeliveries = 0
@@ -102,6 +111,60 @@ class Model:
             self.discarded += len(self.ready)
             self.ready.clear()
 
+    @property
+    def producers(self) -> int:
+        return sum(blocks > 0 for blocks in self.blocks.values())
+
+    def produce(self, process: int, expect: int) -> Any:
+        if self.is_shutdown:
+            return ShutDown
+        self.expected = max(self.expected, expect)
+        if process not in self.blocks:
+            self.begun += 1
+        self.blocks[process] = self.blocks.get(process, 0) + 1
+        return None
+
+    def end_producing(self, process: int) -> None:
+        self.blocks[process] -= 1
+        self.end_if_unproduced()
+
+    def end_if_unproduced(self) -> None:
+        if self.begun >= max(self.expected, 1) and not self.producers:
+            self.is_shutdown = True
+
+    def is_held(self, process: int, lease: Lease) -> bool:
+        return any(held is lease for held in self.leases.get(process, []))
+
+    def next_waits(self, process: int, thread: int) -> bool:
+        """Whether the next item of a loop would be waited for."""
+        if self.ready or self.aside:
+            return not self.ready  # what was set aside may become dead letters
+        own = [held for held in self.leases.get(process, []) if held is not self.loops.get((process, thread))]
+        others = any(leases for holder, leases in self.leases.items() if holder != process)
+        return not self.is_shutdown or (not self.is_closed and others and not own)
+
+    def next(self, process: int, thread: int) -> Any:
+        """The next item of a loop, which does not wait."""
+        lease = self.loops.pop((process, thread), None)
+        if self.is_joinable:
+            self.acknowledge()
+        if lease is not None and self.is_held(process, lease):
+            self.leases[process] = [held for held in self.leases[process] if held is not lease]
+        if not self.ready:
+            return StopIteration
+        before = len(self.leases.get(process, []))
+        value = self.get(process, thread)
+        leases = self.leases.get(process, [])
+        if len(leases) > before:
+            leases[-1].is_in_loop = True
+            self.loops[process, thread] = leases[-1]
+        return value
+
+    def leave_loop(self, process: int, thread: int) -> None:
+        lease = self.loops.pop((process, thread), None)
+        if lease is not None:
+            lease.is_in_loop = False
+
     def has_in_hand(self, process: int) -> bool:
         """Whether the process has an item that comes back if it dies."""
         return any(not lease.is_aside for lease in self.leases.get(process, []))
@@ -133,9 +196,11 @@ class Model:
             return ValueError
         mine = self.leases.get(process, [])
         of_the_thread = [lease for lease in mine if lease.thread == thread]
+        of_the_thread.sort(key=lambda lease: lease.is_in_loop)
         others = [leases for leases in self.leases.values() if leases]
         if mine:
-            mine.remove((of_the_thread or mine)[0])
+            done = (of_the_thread or mine)[0]
+            self.leases[process] = [lease for lease in mine if lease is not done]
         elif others:
             assert len(others) == 1, "whose item is done is not promised"
             del others[0][0]
@@ -152,7 +217,13 @@ class Model:
 
     def leave(self, process: int) -> None:
         """The process leaves in order."""
+        self.stop_producing(process)
         self.orphans += len(self.leases.pop(process, []))
+
+    def stop_producing(self, process: int) -> None:
+        """It is no participant any more."""
+        self.blocks.pop(process, None)
+        self.end_if_unproduced()
 
     def die(self, process: int) -> None:
         """The process dies, and is swept."""
@@ -161,6 +232,7 @@ class Model:
                 self.aside.append(lease.item)
             else:
                 self.come_back(lease.item)
+        self.stop_producing(process)
 
     def come_back(self, item: Item) -> None:
         """Redeliver the item to its old place, or make it a dead letter; or discard it."""

@@ -18,7 +18,7 @@
 //! | `state/` | what changes under the lock: slots, lists, heap, waiters, participants; sweep, rebuild |
 //! | `lock/` | the lock, which a survivor takes over; what a section does when it ends |
 //! | `handle/` | the handle of one process to a queue: membership, entering, upkeep |
-//! | `operations/` | put, get, acknowledge, join, wait, watch, grow, trim |
+//! | `operations/` | put, get, iterate, acknowledge, join, produce, wait, watch, grow, trim |
 //! | `diagnostics/` | statistics, dead letters, the check |
 //!
 //! The first rule: `Slot::state` alone is the truth about an item.
@@ -54,7 +54,9 @@ pub use handle::remainder::{KeptOpen, OpenHandle, Remainder, leave_by_id};
 pub use memory::descriptor::InUse;
 pub use operations::delivery::{Batch, Buffer, Taken};
 pub use operations::get::Delivery;
+pub use operations::iterate::InHand;
 pub use operations::lease::Lent;
+pub use operations::produce::Production;
 #[cfg(not(loom))]
 pub use operations::view::View;
 pub use options::{Options, Patience, Wait};

@@ -45,6 +45,11 @@ pub enum Call {
     ShutDown {
         is_immediate: bool,
     },
+    /// Begins a block of its process as a producer.
+    Produce {
+        expect: u32,
+    },
+    EndProducing,
     /// What the queue does about a process that was killed. Between the kill and the end of the next sweep,
     /// everything comes back that the process had taken and not finished.
     Sweep,

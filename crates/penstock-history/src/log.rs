@@ -244,6 +244,8 @@ fn pack_call(call: Call) -> [u64; 2] {
         Call::Leave(Leave::Crashed) => [7, 1],
         Call::Sweep => [8, 0],
         Call::ShutDown { is_immediate } => [9, u64::from(is_immediate)],
+        Call::Produce { expect } => [10, u64::from(expect)],
+        Call::EndProducing => [11, 0],
     }
 }
 
@@ -262,6 +264,10 @@ fn unpack_call(words: [u64; 2]) -> Call {
         [9, is_immediate] => Call::ShutDown {
             is_immediate: is_immediate != 0,
         },
+        [10, expect] => Call::Produce {
+            expect: expect as u32,
+        },
+        [11, _] => Call::EndProducing,
         _ => panic!("a log line says {words:?}"),
     }
 }

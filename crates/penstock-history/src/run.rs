@@ -31,6 +31,7 @@ pub struct Mix {
     pub join: u64,
     pub leave: u64,
     pub shutdown: u64,
+    pub produce: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +75,7 @@ impl Workload {
             // A payload that another thread reads in place stays when its process leaves.
             leave: u64::from(acknowledged && threads == 1) * random.below(2),
             shutdown: u64::from(random.one_in(3)),
+            produce: u64::from(random.one_in(2)),
         };
         Workload {
             rules: Rules {
@@ -121,6 +123,7 @@ impl Workload {
                 join: 0,
                 leave: 0,
                 shutdown: 0,
+                produce: 0,
             },
             kinds: if acknowledged || kills == 0 { 8 } else { 6 },
             kills,
@@ -290,7 +293,7 @@ impl Recorder<'_> {
             if this.workload.rules.hands_over && process % 2 == 0 {
                 age_waiters_after(Duration::ZERO);
             }
-            let queue = Penstock(this.queue.clone());
+            let queue = Penstock::new(this.queue.clone());
             let subject: &dyn Subject = match this.workload.fault {
                 Some((fault, every)) => &Broken::new(queue, fault, this.workload.rules.maxsize, every),
                 None => &queue,
@@ -325,6 +328,7 @@ impl Recorder<'_> {
             writer: self.log.writer(log_of),
             next_value: (u64::from(process) << 8 | thread as u64) << 24,
             holds: 0,
+            produces: 0,
             silent: self
                 .workload
                 .silent
@@ -439,7 +443,7 @@ impl Recorder<'_> {
     /// Empties the queue, and finishes what the workers have left unfinished. The join comes first, so that
     /// what was set aside comes back.
     fn drain(&mut self) {
-        let subject = Penstock(self.queue.clone());
+        let subject = Penstock::new(self.queue.clone());
         // A get and a task_done for each item, in the worst case.
         let log = Log::new(1, 2 * self.log.lines() + 8);
         let acknowledged = self.workload.rules.acknowledged;
@@ -524,6 +528,8 @@ struct Caller<'w> {
     next_value: u64,
     /// Items taken and not finished, of a disciplined caller.
     holds: u32,
+    /// Blocks that it has begun and not ended.
+    produces: u32,
     /// Operations until it calls `task_done`.
     silent: usize,
 }
@@ -552,6 +558,7 @@ impl Caller<'_> {
             join,
             leave,
             shutdown,
+            produce,
         } = self.workload.mix;
         if self.silent > 0 {
             task_done = 0;
@@ -562,8 +569,9 @@ impl Caller<'_> {
             task_done *= u64::from(self.holds > 0);
         }
         let (subject, time) = (self.subject, Duration::from_micros(self.random.below(300)));
+        let end = 2 * u64::from(self.produces > 0);
         match self.random.weighted(&[
-            put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown,
+            put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown, produce, end,
         ]) {
             0 => self.put(Waits::No),
             1 => self.get(Waits::No),
@@ -582,6 +590,16 @@ impl Caller<'_> {
                 self.writer.record(Call::ShutDown { is_immediate }, || {
                     subject.shut_down(is_immediate)
                 });
+            }
+            11 => {
+                let expect = self.random.below(4) as u32;
+                let call = Call::Produce { expect };
+                let answer = self.writer.record(call, || subject.produce(expect));
+                self.produces += u32::from(answer == Answer::Done);
+            }
+            12 => {
+                self.produces -= 1;
+                self.writer.record(Call::EndProducing, || subject.end_producing());
             }
             _ => {
                 let how = if self.random.one_in(2) {

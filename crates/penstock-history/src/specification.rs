@@ -29,6 +29,11 @@
 //!   that the queue is empty. (That a get which may wait does so while an item may come back is no question
 //!   of the order, and has its own tests.) An immediate shutdown discards what is queued, all at once for
 //!   every caller, and then none is taken; what comes back later is discarded, too.
+//! - A process produces while it has begun more blocks than it has ended. When processes have begun, as many
+//!   as any of them expects, and none produces any more, the queue is shut down, so that what is left is
+//!   taken. What a dead process was producing ends by the sweep, after its leases have come back; that of a
+//!   process that leaves ends before it gives up what it holds. One that dies as it begins may have named a
+//!   number and not begun.
 
 use penstock_core::Leave;
 
@@ -80,6 +85,9 @@ pub struct State {
     is_acknowledged: bool,
     orphans: u32,
     phase: Phase,
+    /// The processes that have begun to produce, sorted, and in how many blocks each of them is.
+    producers: Vec<(u32, u32)>,
+    expected: u32,
     dead: Vec<Value>,
     next_rank: u32,
 }
@@ -130,6 +138,17 @@ impl State {
             (Call::ShutDown { is_immediate }, None | Some(Answer::Done)) => {
                 vec![Step::Done(self.shut_down(is_immediate))]
             }
+            (Call::Produce { .. }, Some(Answer::ShutDown)) => holds(!is_open),
+            (Call::Produce { .. }, _) if !is_open => Vec::new(),
+            (Call::Produce { expect }, Some(Answer::Done)) => vec![Step::Done(self.produce(event, expect))],
+            (Call::Produce { expect }, None) => {
+                let mut named = self.clone();
+                named.expected = named.expected.max(expect);
+                vec![Step::Done(self.produce(event, expect)), Step::Done(named)]
+            }
+            (Call::EndProducing, None | Some(Answer::Done)) => {
+                vec![Step::Done(self.end_producing(event, 1))]
+            }
             (Call::Put(_), Some(Answer::ShutDown)) => holds(!is_open),
             (Call::Put(_), _) if !is_open => Vec::new(),
             (Call::Put(value), None | Some(Answer::Done)) if !is_full => vec![Step::Done(self.with(value))],
@@ -155,8 +174,14 @@ impl State {
                 }
             }
             (Call::Leave(Leave::Clean), None | Some(Answer::Done)) => self.leave_in_order(event),
+            (Call::Leave(Leave::Crashed), None | Some(Answer::Done)) if self.produces(event) => {
+                vec![Step::Part(self.end_producing(event, u32::MAX))]
+            }
             (Call::Leave(Leave::Crashed), None | Some(Answer::Done)) => vec![self.give_up_one(rules, event)],
             (Call::Sweep, _) => match self.give_up_one(rules, event) {
+                Step::Done(_) if self.produces(event) => {
+                    vec![Step::Part(self.end_producing(event, u32::MAX))]
+                }
                 Step::Done(_) if self.is_acknowledged && !self.aside.is_empty() => {
                     self.return_one_aside(rules)
                 }
@@ -211,6 +236,40 @@ impl State {
             next.phase = Phase::Closed;
             next.ready.clear();
         } else {
+            next.phase = next.phase.max(Phase::Draining);
+        }
+        next
+    }
+
+    fn produces(&self, event: &Event) -> bool {
+        self.producers
+            .iter()
+            .any(|(process, blocks)| *process == event.process && *blocks > 0)
+    }
+
+    fn produce(&self, event: &Event, expect: u32) -> State {
+        let mut next = self.clone();
+        next.expected = next.expected.max(expect);
+        match next
+            .producers
+            .binary_search_by_key(&event.process, |(process, _)| *process)
+        {
+            Ok(place) => next.producers[place].1 += 1,
+            Err(place) => next.producers.insert(place, (event.process, 1)),
+        }
+        next
+    }
+
+    /// Ends so many blocks of the event's process, or all that it is in.
+    fn end_producing(&self, event: &Event, blocks: u32) -> State {
+        let mut next = self.clone();
+        for (process, count) in &mut next.producers {
+            if *process == event.process {
+                *count = count.saturating_sub(blocks);
+            }
+        }
+        let has_begun = !next.producers.is_empty() && next.producers.len() >= next.expected as usize;
+        if has_begun && next.producers.iter().all(|(_, count)| *count == 0) {
             next.phase = next.phase.max(Phase::Draining);
         }
         next
@@ -331,10 +390,15 @@ impl State {
     fn leave_in_order(&self, event: &Event) -> Vec<Step> {
         let is_its = |lease: &Lease| lease.process == event.process && !lease.is_handed;
         let held = self.leases.iter().filter(|lease| is_its(lease)).count();
-        let least = if event.is_pending() { held.min(1) } else { held };
+        let ended = self.end_producing(event, u32::MAX);
+        let least = match event.is_pending() {
+            true if self.produces(event) => 0,
+            true => held.min(1),
+            false => held,
+        };
         (least..=held)
             .map(|given_up| {
-                let mut next = self.clone();
+                let mut next = ended.clone();
                 let mut left = given_up;
                 next.leases.retain(|lease| {
                     let is_given_up = is_its(lease) && left > 0;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Leave, Patience, Production, Queue, Wait};
 
 use crate::history::{Answer, Value};
 
@@ -46,10 +46,23 @@ pub trait Subject: Sync {
     fn join(&self) -> Answer;
     fn leave(&self, how: Leave) -> Answer;
     fn shut_down(&self, is_immediate: bool) -> Answer;
+    fn produce(&self, expect: u32) -> Answer;
+    /// Ends one of the blocks that this process has begun.
+    fn end_producing(&self) -> Answer;
 }
 
-/// The real one.
-pub struct Penstock(pub Arc<Queue>);
+/// The real one, and the blocks in which its process produces.
+pub struct Penstock(Arc<Queue>, Mutex<Vec<Production>>);
+
+impl Penstock {
+    pub fn new(queue: Arc<Queue>) -> Penstock {
+        Penstock(queue, Mutex::default())
+    }
+
+    fn blocks(&self) -> std::sync::MutexGuard<'_, Vec<Production>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 fn payload(value: Value) -> Vec<u8> {
     let mut bytes = value.0.to_le_bytes().to_vec();
@@ -136,6 +149,25 @@ impl Subject for Penstock {
         match self.0.shut_down(is_immediate) {
             Ok(()) => Answer::Done,
             Err(error) => panic!("shut_down: {error}"),
+        }
+    }
+
+    fn produce(&self, expect: u32) -> Answer {
+        match self.0.produce(expect) {
+            Ok(production) => {
+                self.blocks().push(production);
+                Answer::Done
+            }
+            Err(Error::ShutDown) => Answer::ShutDown,
+            Err(error) => panic!("produce: {error}"),
+        }
+    }
+
+    fn end_producing(&self) -> Answer {
+        let production = self.blocks().pop().expect("it has begun a block");
+        match self.0.end_producing(production) {
+            Ok(()) => Answer::Done,
+            Err(error) => panic!("end_producing: {error}"),
         }
     }
 }
@@ -285,5 +317,13 @@ impl<S: Subject> Subject for Broken<S> {
 
     fn shut_down(&self, is_immediate: bool) -> Answer {
         self.queue.shut_down(is_immediate)
+    }
+
+    fn produce(&self, expect: u32) -> Answer {
+        self.queue.produce(expect)
+    }
+
+    fn end_producing(&self) -> Answer {
+        self.queue.end_producing()
     }
 }

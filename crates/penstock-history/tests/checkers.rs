@@ -195,6 +195,7 @@ fn what_the_returns_reject_is_rejected_by_the_search() {
         workload.is_disciplined = true;
         workload.mix.leave = 0;
         workload.mix.shutdown = 0;
+        workload.mix.produce = 0;
         workload.rules.maxsize = 0;
         let history = record(&workload, random.draw());
         assert!(aspects::applies(&history), "{history}");
@@ -563,5 +564,82 @@ fn a_shutdown_is_one_moment() {
     assert!(
         !then(&[done(Call::TaskDone), done(Call::TaskDone)]),
         "the other was discarded"
+    );
+}
+
+/// What callers see of producers. The search alone judges it.
+#[test]
+fn the_last_producer_shuts_the_queue_down() {
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let is_possible = |calls: &[(u32, Call, Option<Answer>)], sweeps: &[u32]| {
+        let mut events: Vec<Event> = calls
+            .iter()
+            .enumerate()
+            .map(|(place, (process, call, answer))| {
+                let time = 10 * (place as Time + 1);
+                Event {
+                    answer: *answer,
+                    ..event(*process, *call, Answer::Done, time, time + 5)
+                }
+            })
+            .collect();
+        let time = 10 * (calls.len() as Time + 1);
+        events.extend(
+            sweeps
+                .iter()
+                .map(|process| event(*process, Call::Sweep, Answer::Done, time, time + 5)),
+        );
+        // What is seen after the sweeps.
+        events.push(event(9, Call::Put(b), Answer::ShutDown, time + 10, time + 15));
+        let history = History {
+            rules: Rules::PLAIN,
+            events,
+            deaths: Vec::new(),
+            dead_letters: None,
+        };
+        search::check(&history).is_ok()
+    };
+    let done = |process, call| (process, call, Some(Answer::Done));
+    let begins = |process, expect| done(process, Call::Produce { expect });
+    let ends = |process| done(process, Call::EndProducing);
+    let late = (1, Call::Produce { expect: 0 }, Some(Answer::ShutDown));
+
+    assert!(is_possible(&[begins(1, 0), done(1, Call::Put(a)), ends(1)], &[]));
+    assert!(is_possible(
+        &[begins(1, 2), ends(1), begins(2, 0), ends(2), late],
+        &[]
+    ));
+    assert!(is_possible(&[begins(1, 0), begins(1, 0), ends(1), ends(1)], &[]));
+    assert!(
+        is_possible(&[begins(1, 0), begins(2, 0), ends(1)], &[2]),
+        "killed"
+    );
+    assert!(is_possible(
+        &[begins(1, 0), done(1, Call::Leave(Leave::Clean))],
+        &[]
+    ));
+    let begins_and_dies = (2, Call::Produce { expect: 1 }, None);
+    assert!(is_possible(&[begins_and_dies], &[2]));
+    for impossible in [
+        &[begins(1, 0)][..],
+        &[begins(1, 0), begins(1, 0), ends(1)],
+        &[begins(1, 0), begins(2, 0), ends(1)],
+        &[begins(1, 2), ends(1)],
+        &[begins(1, 2), ends(1), begins(1, 0), ends(1)],
+        &[late],
+        &[begins(1, 0), ends(1), done(2, Call::Put(a))],
+        &[
+            begins(1, 0),
+            done(2, Call::Put(a)),
+            ends(1),
+            begins(2, 0),
+            ends(2),
+        ],
+    ] {
+        assert!(!is_possible(impossible, &[]), "{impossible:?}");
+    }
+    assert!(
+        !is_possible(&[begins(1, 2), begins_and_dies], &[2]),
+        "the first one is left"
     );
 }

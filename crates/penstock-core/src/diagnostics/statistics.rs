@@ -42,6 +42,8 @@ pub struct Statistics {
     pub high_water: u64,
     /// Processes that are participants.
     pub participants: u64,
+    /// Those of them that produce.
+    pub producers: u64,
     /// Memory that backs the queue now.
     pub memory_bytes: u64,
 }
@@ -87,6 +89,7 @@ impl Queue {
             waiting_joiners: waiting(Kind::Finish),
             high_water: hot.high_water.get(),
             participants: self.shared.living()?,
+            producers: self.shared.producers()?,
             memory_bytes,
         })
     }

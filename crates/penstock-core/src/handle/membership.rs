@@ -203,8 +203,10 @@ impl Queue {
         let Some(me) = self.shared.member_if_any() else {
             return Ok(());
         };
+        self.stop_producing();
         let mut from = None;
         let left = self.in_portions(&mut || self.enter_briefly(), &mut |section| {
+            section.end_if_unproduced()?;
             section.give_up_leases(how, &mut from)
         });
         match left {
@@ -226,6 +228,19 @@ impl Queue {
         }
     }
 
+    /// Ends the blocks in which this process produces. The section that follows shuts the queue down if no
+    /// producer is left, or the next check for the dead does. False if there were none.
+    pub(crate) fn stop_producing(&self) -> bool {
+        let record = self
+            .shared
+            .member_if_any()
+            .map(|me| self.shared.participant_of(me));
+        match record {
+            Some(Ok(Some(record))) => record.end_blocks(),
+            _ => false,
+        }
+    }
+
     /// How the leave that was put off is to be done, or `Clean` if none was.
     pub(crate) fn how_to_leave(&self) -> Leave {
         match self.leaving.get() {
@@ -241,6 +256,7 @@ impl Queue {
         let Some(me) = self.shared.member_if_any() else {
             return;
         };
+        self.stop_producing();
         let how = self.how_to_leave();
         let mut try_once = Wait {
             patience: Patience::TryLock,
@@ -249,6 +265,7 @@ impl Queue {
         let mut from = None;
         let mut holds_nothing = false;
         let left = self.in_portions(&mut || self.enter(&mut try_once), &mut |section| {
+            section.end_if_unproduced()?;
             section.give_up_everything(how, &mut from, &mut holds_nothing)
         });
         match left {

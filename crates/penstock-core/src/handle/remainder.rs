@@ -146,6 +146,13 @@ impl Queue {
     /// Gives back what a queue without open handles does not need. Other threads may drop what they have in
     /// hand meanwhile.
     fn keep_membership_alone(&self) {
+        if self.stop_producing() {
+            if let Ok(section) = self.enter_briefly() {
+                let ended = section.end_if_unproduced();
+                // Damage is noted in the segment.
+                let _ = self.shared.report(ended);
+            }
+        }
         if self.shared.notifier.is_known() || self.shared.line.is_watched() {
             // Briefly: the departure discounts the watcher, and closes the notifier, too.
             let taken = self

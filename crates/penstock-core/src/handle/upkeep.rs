@@ -70,6 +70,12 @@ impl Queue {
             Err(error) if is_stuck(&error) => {}
             discarded => discarded?,
         }
+        if self.shared.is_production_over()? {
+            match enter().and_then(|section| section.end_if_unproduced()) {
+                Err(error) if is_stuck(&error) => {}
+                ended => ended?,
+            }
+        }
         if hot.is_any_handed() {
             match self.give_up_on_the_handed(&mut *enter) {
                 Err(error) if is_stuck(&error) => {}
@@ -184,7 +190,27 @@ impl Queue {
 
     #[inline(always)]
     fn is_maintenance_due(&self) -> bool {
-        self.shared.segment.hot().owned_count.get() > 0 && self.is_reaping_due()
+        let hot = self.shared.segment.hot();
+        (hot.owned_count.get() > 0 || hot.producers_begun.get() > 0) && self.is_reaping_due()
+    }
+
+    /// A get has found nothing. Unless it has waited for a slice, no thread may check whether the producers
+    /// live: so it does, if a check is due. `Error::Busy` if it may not, because its caller holds a lock.
+    #[cold]
+    pub(crate) fn check_producers(&self, error: Error, patience: Patience) -> Error {
+        if !self.shared.segment.hot().is_open() || !self.is_reaping_due() {
+            return error;
+        }
+        if patience == Patience::TryLock {
+            return Error::Busy;
+        }
+        let mut briefly = Wait {
+            patience: Patience::NoWait,
+            interrupted: &mut || false,
+        };
+        // The next call says what was found, and reports damage.
+        let _ = self.reap_dead_if_due(&mut briefly);
+        error
     }
 
     /// Whether the lock word stayed the same, and not 0, for about a microsecond.

@@ -30,7 +30,8 @@
 //! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots,
 //! the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no
 //! more but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::discarded`, `Hot::phase`,
-//! `Hot::acknowledging`, and the marks that only grow or shrink by a single store (`slots_high`,
+//! `Hot::acknowledging`, who produces (`Participant::producing`, `Hot::producers_begun`,
+//! `Hot::producers_expected`), and the marks that only grow or shrink by a single store (`slots_high`,
 //! `slots_backed`, `pages_tracked`, `cells_high`, `cells_backed`, `ranges` with the bits of `heap_seams`
 //! that it counts, `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew
 //! from the truth.
@@ -281,6 +282,10 @@ pub(crate) struct Hot {
 
     /// Items that were discarded after a shutdown. See state/discard.rs.
     pub discarded: AtomicU64,
+    /// Producers that have begun so far, and as how many have to before the queue ends by itself: the largest
+    /// number that any process has named. See state/producers.rs.
+    pub producers_begun: AtomicU32,
+    pub producers_expected: AtomicU32,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
@@ -401,6 +406,9 @@ pub(crate) struct Participant {
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See
     /// state/aside.rs.
     pub given_up: AtomicU64,
+    /// In how many blocks it produces (bits 0..32), and as the how-manieth producer it has begun (bits
+    /// 32..64), or 0. See state/producers.rs.
+    pub producing: AtomicU64,
 }
 
 /// What is waited for; also the index of the waiters' list.
@@ -534,6 +542,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, line_ends),
         offset_of!(Hot, phase),
         offset_of!(Hot, discarded),
+        offset_of!(Hot, producers_begun),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),
         offset_of!(Hot, cached_sum),
@@ -547,6 +556,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Participant, claimed),
         offset_of!(Participant, watching),
         offset_of!(Participant, given_up),
+        offset_of!(Participant, producing),
         offset_of!(WaiterCell, next),
         offset_of!(WaiterCell, handed_at),
         offset_of!(WaiterCell, ranges),

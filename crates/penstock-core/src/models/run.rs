@@ -212,6 +212,8 @@ fn touch_shared_words(queue: &Queue) {
         &hot.watching,
         &hot.pipe_state,
         &hot.acknowledging,
+        &hot.producers_begun,
+        &hot.producers_expected,
     ];
     let notified = hot.waiters.iter().map(|list| &list.notified);
     let handed = hot.spinning.aged.iter().map(|aged| &aged.handed);
@@ -250,6 +252,7 @@ fn touch_shared_words(queue: &Queue) {
             &record.since,
             &record.pid_namespace,
             &record.given_up,
+            &record.producing,
         ] {
             word.get();
         }
@@ -298,6 +301,15 @@ impl<'q> Processes<'q> {
         own.member().expect("it can register");
         world::become_process(AUDITOR);
         self.starting.push((process, own, Box::new(body)));
+    }
+
+    /// A process that was started begins to produce, before any of them runs.
+    pub(crate) fn begin_to_produce(&mut self, process: u32) {
+        let started = self.starting.iter().find(|(known, ..)| *known == process);
+        let (_, own, _) = started.expect("it was started");
+        world::become_process(process);
+        drop(own.produce(0).expect("the queue is open"));
+        world::become_process(AUDITOR);
     }
 
     /// Starts a process that registers by its first operation.

@@ -27,10 +27,10 @@ use crate::sync::Word;
 use crate::units::Ticket;
 
 impl Queue {
-    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that another
-    /// participant holds, else an orphan, else the oldest that no getter has taken yet (which is still
-    /// delivered). An item that a getter was handed, and has not come back for, is the last one of its
-    /// participant, and is still delivered, too.
+    /// Finishes one item: the calling thread's oldest, those of its loops last (iterate.rs), else the
+    /// process's oldest, else one that another participant holds, else an orphan, else the oldest that no
+    /// getter has taken yet (which is still delivered). An item that a getter was handed, and has not come
+    /// back for, is the last one of its participant, and is still delivered, too.
     pub fn task_done(&self) -> Result<(), Error> {
         uninterruptible(|wait| self.task_done_within(wait))
     }

@@ -84,7 +84,7 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
+    pub(super) fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
         match delivered {
             Delivered::Copied => Delivery::Copied,
             Delivered::Borrowed(borrowed) => Delivery::Lent(Lent::new(self, me, borrowed)),
@@ -94,7 +94,7 @@ impl Queue {
     /// Waits for an item, and calls `deliver` under the lock with the oldest one, or with that which it was
     /// handed.
     #[inline(always)]
-    fn take<T>(
+    pub(super) fn take<T>(
         &self,
         mut wait: Wait<'_>,
         asks: Asks,
@@ -112,6 +112,9 @@ impl Queue {
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
             if was_empty && self.shared.notifier.is_watched() {
                 self.found_nothing();
+            }
+            if was_empty && self.shared.segment.hot().producers_begun.get() > 0 {
+                return self.check_producers(error, wait.patience);
             }
             error
         }))

@@ -58,7 +58,7 @@ impl Section<'_> {
                 return Ok(Near::NoneOfMine);
             }
             let slot = self.slot(index)?;
-            if slot.word().is_finishable() && slot.holder.get() == thread {
+            if slot.word().is_finishable() && slot.holder.get() == thread && !self.is_in_loop(index, slot) {
                 return Ok(Near::Mine(index));
             }
             index = slot.next.get();
@@ -80,20 +80,33 @@ impl Section<'_> {
             .leased
             .tail
             .get();
+        let mut oldest = Near::NoneOfMine;
         for _ in 0..NEAR {
             if index == 0 {
                 break;
             }
             let slot = self.slot(index)?;
             if slot.word().is_finishable() && slot.holder.get() == thread {
+                if !self.is_in_loop(index, slot) {
+                    oldest = Near::Mine(index);
+                }
                 left -= 1;
                 if left == 0 {
-                    return Ok(Near::Mine(index));
+                    return Ok(oldest);
                 }
             }
             index = slot.prev.get();
         }
         Ok(Near::Unknown)
+    }
+
+    /// Whether a lease of the calling thread is the item of one of its loops, which is finished last.
+    #[inline(always)]
+    fn is_in_loop(&self, index: u32, slot: &Slot) -> bool {
+        holding::is_in_loop(self.shared.segment.id, || Lease {
+            slot: index,
+            number: slot.lease.get(),
+        })
     }
 
     /// Notes a portion of the calling thread's leases that are not noted yet, and for which there is room.
@@ -158,20 +171,30 @@ impl Section<'_> {
 
     pub(crate) fn finish_found(&mut self, found: &mut Found) -> Result<(), Error> {
         self.check_unfinished()?;
-        while let Some(lease) = found.leases.pop_front() {
-            // Another thread, or another process, may have finished it.
-            if self.is_mine(&lease) && self.slot(lease.slot)?.word().is_finishable() {
+        let mut at = 0;
+        while let Some(lease) = found.leases.get(at).copied() {
+            if !self.is_mine_to_finish(&lease) {
+                // Another thread, or another process, may have finished it.
+                found.leases.remove(at);
+            } else if holding::is_in_loop(self.shared.segment.id, || lease) {
+                at += 1;
+            } else {
+                found.leases.remove(at);
                 return self.finish_own_lease(lease.slot);
             }
         }
         self.finish_any()
     }
 
-    /// Finishes an item of which the calling thread has none: the process's oldest, else another's, else one
-    /// that was left, else the oldest that no getter has taken yet. An item that a getter was handed is that
-    /// getter's, after its leases.
+    /// Finishes an item of which the calling thread has none, except in its loops: the item of its youngest
+    /// loop, else the process's oldest, else another's, else one that was left, else the oldest that no
+    /// getter has taken yet. An item that a getter was handed is that getter's, after its leases.
     pub(crate) fn finish_any(&mut self) -> Result<(), Error> {
         let hot = self.hot();
+        let id = self.shared.segment.id;
+        if let Some(lease) = holding::last_in_loop(id, |lease| self.is_mine_to_finish(lease)) {
+            return self.finish_own_lease(lease.slot);
+        }
         if let Some(index) = self.first_lease(self.my_index(), |slot| slot.word().is_finishable())? {
             return self.finish_lease(index);
         }
@@ -193,6 +216,22 @@ impl Section<'_> {
         }
         self.count_finished();
         Ok(())
+    }
+
+    /// Finishes the item of a loop, if it is this participant's still and not finished: the loop asks for its
+    /// next one. The thread that does so may be another than the one that took the item.
+    pub(crate) fn finish_in_loop(&mut self, lease: Lease) -> Result<(), Error> {
+        if holding::has_many_in_loops() {
+            holding::last_in_loop(self.shared.segment.id, |lease| self.is_mine_to_finish(lease));
+        }
+        if !self.is_mine_to_finish(&lease) {
+            return Ok(());
+        }
+        if self.slot(lease.slot)?.holder.get() == platform::thread_id() {
+            self.finish_own_lease(lease.slot)
+        } else {
+            self.finish_lease(lease.slot)
+        }
     }
 
     /// Finishes a lease of the calling thread's.
@@ -405,6 +444,14 @@ impl Section<'_> {
             let word = slot.word();
             slot.lease.get() == lease.number && word.is_lease() && word.owner() == self.me
         })
+    }
+
+    /// Whether this participant still has that lease, and `task_done` finishes it.
+    fn is_mine_to_finish(&self, lease: &Lease) -> bool {
+        self.is_mine(lease)
+            && self
+                .used_slot(lease.slot)
+                .is_some_and(|slot| slot.word().is_finishable())
     }
 }
 

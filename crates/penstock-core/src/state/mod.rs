@@ -20,6 +20,7 @@ mod order;
 pub(crate) mod pages;
 pub(crate) mod participant;
 mod phase;
+pub(crate) mod producers;
 mod put_off;
 pub(crate) mod rebuild;
 pub(crate) mod recovery;

@@ -138,6 +138,7 @@ impl Section<'_> {
         books.unfinished = books.unfinished.saturating_add(unfinished_without_slot(hot));
         self.rebuild_waiters()?;
         self.rebuild_notifier()?;
+        self.rebuild_producers()?;
         books.enter_into(hot);
         fault!("rebuild.done");
         Ok(())

@@ -18,6 +18,7 @@
 //! | rebuild: caches cleared, slots read, done | the same |
 //! | sweep: one slot returned | its state says so; the next sweep returns the rest |
 //! | sweep: one portion returned, lock released | the record still stands; the next sweep returns the rest |
+//! | sweep: production ended (producers.rs) | the next survivor ends the queue, if no producer is left |
 //! | sweep: cells freed, record freed | the next survivor rebuilds, and sweeps this one |
 
 use crate::error::Error;
@@ -88,6 +89,7 @@ impl Section<'_> {
         self.discount_watchers_of(record);
         self.forget_line_of(id);
         fault!("sweep.cells-freed");
+        self.end_production_of(record)?;
         free_record(record, id);
         fault!("sweep.released");
         Ok(Portion::Last)

@@ -35,6 +35,7 @@ impl Run {
         prop_assert_eq!(statistics.dead_letters, dead_letters, "dead letters");
         prop_assert_eq!(statistics.high_water, plain.high_water, "high water");
         prop_assert_eq!(statistics.participants, plain.actors.len() as u64, "participants");
+        prop_assert_eq!(statistics.producers, plain.producers(), "producers");
         let numbers = Reply::Numbers {
             len: plain.len(),
             is_empty: plain.len() == 0,

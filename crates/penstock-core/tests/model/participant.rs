@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Batch, Buffer, Delivery, Error, Leave, Lent, Patience, Queue, Taken, Wait};
+use penstock_core::{
+    Batch, Buffer, Delivery, Error, InHand, Leave, Lent, Patience, Production, Queue, Taken, Wait,
+};
 
 use crate::plain::payload;
 use crate::program::Lens;
@@ -66,6 +68,12 @@ pub enum Command {
     ShutDown {
         is_immediate: bool,
     },
+    Produce {
+        expect: u32,
+    },
+    EndProducing,
+    Next(Patient),
+    LeaveLoop,
     Ask,
     /// Starts a thread that stops in a put, with memory claimed.
     StopInPut {
@@ -128,6 +136,8 @@ pub type Replied = Result<Reply, Error>;
 pub struct Hands {
     pub queue: Arc<Queue>,
     borrows: std::collections::VecDeque<Lent>,
+    productions: std::collections::VecDeque<Production>,
+    in_loop: Option<InHand>,
 }
 
 fn describe(bytes: &[u8]) -> Reply {
@@ -147,6 +157,8 @@ impl Hands {
         Hands {
             queue,
             borrows: std::collections::VecDeque::new(),
+            productions: std::collections::VecDeque::new(),
+            in_loop: None,
         }
     }
 
@@ -222,6 +234,30 @@ impl Hands {
             Command::Join(patient) => self.queue.join(patient.within(never)).map(|()| Reply::Done),
             Command::Leave(how) => self.queue.leave(how).map(|()| Reply::Done),
             Command::ShutDown { is_immediate } => self.queue.shut_down(is_immediate).map(|()| Reply::Done),
+            Command::Produce { expect } => {
+                self.productions.push_back(self.queue.produce(expect)?);
+                Ok(Reply::Done)
+            }
+            Command::EndProducing => {
+                let production = self.productions.pop_front().expect("it has begun");
+                self.queue.end_producing(production).map(|()| Reply::Done)
+            }
+            Command::Next(patient) => {
+                let mut buffer = Buffer::default();
+                let next = self
+                    .queue
+                    .get_next(&mut self.in_loop, &mut buffer, patient.within(never));
+                match next? {
+                    Delivery::Copied => Ok(describe(buffer.bytes())),
+                    Delivery::Lent(lent) => Ok(describe(lent.bytes())),
+                }
+            }
+            Command::LeaveLoop => {
+                if let Some(in_hand) = self.in_loop.take() {
+                    in_hand.leave();
+                }
+                Ok(Reply::Done)
+            }
             Command::Ask => Ok(Reply::Numbers {
                 len: self.queue.len(),
                 is_empty: self.queue.is_empty(),
@@ -462,6 +498,10 @@ fn pack_command(command: Command) -> Words {
         Command::Join(patient) => [4, pack_patient(patient), 0, 0, 0],
         Command::Leave(how) => [5, u64::from(how == Leave::Crashed), 0, 0, 0],
         Command::ShutDown { is_immediate } => [12, u64::from(is_immediate), 0, 0, 0],
+        Command::Produce { expect } => [13, u64::from(expect), 0, 0, 0],
+        Command::EndProducing => [14, 0, 0, 0, 0],
+        Command::Next(patient) => [15, pack_patient(patient), 0, 0, 0],
+        Command::LeaveLoop => [16, 0, 0, 0, 0],
         Command::Ask => [6, 0, 0, 0, 0],
         Command::StopInPut { len } => [7, len as u64, 0, 0, 0],
         Command::Arm(point) => [8, point as u64, 0, 0, 0],
@@ -505,6 +545,12 @@ fn unpack_command(words: Words) -> Command {
         [12, is_immediate, ..] => Command::ShutDown {
             is_immediate: is_immediate != 0,
         },
+        [13, expect, ..] => Command::Produce {
+            expect: expect as u32,
+        },
+        [14, ..] => Command::EndProducing,
+        [15, patient, ..] => Command::Next(unpack_patient(patient)),
+        [16, ..] => Command::LeaveLoop,
         [6, ..] => Command::Ask,
         [7, len, ..] => Command::StopInPut { len: len as usize },
         [8, point, ..] => Command::Arm(point as usize),

@@ -52,6 +52,8 @@ struct Held {
     is_aside: bool,
     /// Leased by an actor that has left in order, but still borrows it.
     has_left: bool,
+    /// The item of its actor's loop, which `task_done` finishes last.
+    is_in_loop: bool,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,13 @@ pub struct Actor {
     borrows: VecDeque<u64>,
     /// Items that it had set aside, and whose payloads were given up.
     given_up: u64,
+    /// In how many blocks it produces, and whether it has ever.
+    blocks: u32,
+    has_begun: bool,
+    /// The blocks that it has yet to end, also those that ended because it left.
+    pub productions: u32,
+    /// The lease of its loop's item.
+    in_loop: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +111,9 @@ pub struct Plain {
     pub bytes: u64,
     pub redeliveries: u64,
     pub high_water: u64,
+    /// Producers that have begun, and as many as are expected.
+    begun: u32,
+    expected: u32,
     leases: u64,
 }
 
@@ -123,6 +135,8 @@ impl Plain {
             bytes: 0,
             redeliveries: 0,
             high_water: 0,
+            begun: 0,
+            expected: 0,
             leases: 0,
         };
         plain.enter();
@@ -141,6 +155,10 @@ impl Plain {
             held: Vec::new(),
             borrows: VecDeque::new(),
             given_up: 0,
+            blocks: 0,
+            has_begun: false,
+            productions: 0,
+            in_loop: None,
         }
     }
 
@@ -337,6 +355,79 @@ impl Plain {
         }
     }
 
+    pub fn producers(&self) -> u64 {
+        self.actors.iter().filter(|actor| actor.blocks > 0).count() as u64
+    }
+
+    pub fn produce(&mut self, actor: usize, expect: u32) -> Result<(), Error> {
+        if self.phase != Phase::Open {
+            return Err(Error::ShutDown);
+        }
+        self.expected = self.expected.max(expect);
+        let actor = &mut self.actors[actor];
+        self.begun += u32::from(!actor.has_begun);
+        actor.has_begun = true;
+        actor.blocks += 1;
+        actor.productions += 1;
+        Ok(())
+    }
+
+    pub fn end_producing(&mut self, actor: usize) {
+        let actor = &mut self.actors[actor];
+        actor.productions -= 1;
+        actor.blocks = actor.blocks.saturating_sub(1);
+        self.end_if_unproduced();
+    }
+
+    fn end_if_unproduced(&mut self) {
+        if self.begun > 0 && self.begun >= self.expected && self.producers() == 0 {
+            self.phase = self.phase.max(Phase::Draining);
+        }
+    }
+
+    /// The loop of the actor asks for its next item: the one before is finished, unless it is already.
+    pub fn finish_for_loop(&mut self, actor: usize) {
+        if !self.rules.acknowledged {
+            return;
+        }
+        self.acknowledge();
+        let actor = &mut self.actors[actor];
+        let Some(lease) = actor.in_loop.take() else {
+            return;
+        };
+        let is_its = |held: &Held| held.lease == lease && held.is_leased && !held.has_left;
+        if let Some(place) = actor.held.iter().position(is_its) {
+            if actor.held[place].is_borrowed {
+                actor.held[place].is_leased = false;
+                actor.held[place].is_in_loop = false;
+            } else {
+                actor.held.remove(place);
+            }
+        }
+    }
+
+    /// Takes the next item of the actor's loop, whose former one is finished.
+    pub fn next(&mut self, actor: usize) -> Option<Item> {
+        let item = self.get(actor, 0, false)?;
+        if self.rules.acknowledged && !item.is_finished {
+            let actor = &mut self.actors[actor];
+            if let Some(held) = actor.held.last_mut() {
+                held.is_in_loop = true;
+            }
+            actor.in_loop = Some(self.leases);
+        }
+        Some(item)
+    }
+
+    pub fn leave_loop(&mut self, actor: usize) {
+        let actor = &mut self.actors[actor];
+        if let Some(lease) = actor.in_loop.take() {
+            for held in actor.held.iter_mut().filter(|held| held.lease == lease) {
+                held.is_in_loop = false;
+            }
+        }
+    }
+
     /// What a get answers that finds no item, or at the end of its time.
     pub fn no_item(&self, actor: usize, waits: bool) -> Error {
         match self.phase {
@@ -419,6 +510,7 @@ impl Plain {
             is_borrowed: false,
             is_aside: false,
             has_left: false,
+            is_in_loop: false,
         });
     }
 
@@ -441,6 +533,7 @@ impl Plain {
                 is_borrowed: item.is_lent(),
                 is_aside: false,
                 has_left: false,
+                is_in_loop: false,
             });
             if item.is_lent() {
                 actor.borrows.push_back(self.leases);
@@ -492,9 +585,18 @@ impl Plain {
         // The actor's own leases first, then any actor's, those included that it has left.
         let mut all: Vec<(usize, bool)> = (0..self.actors.len()).map(|holder| (holder, true)).collect();
         all.sort_by_key(|(holder, _)| self.actors[*holder].index);
-        for (holder, may_have_left) in std::iter::once((actor, false)).chain(all) {
+        let own =
+            [(actor, Some(false)), (actor, Some(true))].map(|(holder, in_loop)| (holder, in_loop, false));
+        let all = all
+            .into_iter()
+            .map(|(holder, may_have_left)| (holder, None, may_have_left));
+        for (holder, in_loop, may_have_left) in own.into_iter().chain(all) {
             let held = &mut self.actors[holder].held;
-            let suits = |held: &Held| held.is_leased && (may_have_left || !held.has_left);
+            let suits = |held: &Held| {
+                held.is_leased
+                    && (may_have_left || !held.has_left)
+                    && in_loop.is_none_or(|in_loop| held.is_in_loop == in_loop)
+            };
             if let Some(place) = held.iter().position(suits) {
                 if held[place].is_borrowed {
                     held[place].is_leased = false;
@@ -519,6 +621,8 @@ impl Plain {
     }
 
     pub fn leave(&mut self, actor: usize, how: Leave) {
+        self.actors[actor].blocks = 0;
+        self.end_if_unproduced();
         if how == Leave::Clean {
             self.orphans += std::mem::take(&mut self.actors[actor].given_up);
         }
@@ -560,11 +664,14 @@ impl Plain {
                 self.come_back(held);
             }
         }
+        self.end_if_unproduced();
     }
 
     /// The test's own handle is dropped, and another one made.
     pub fn reopen(&mut self) {
         self.leave(0, Leave::Clean);
+        let actor = &mut self.actors[0];
+        (actor.has_begun, actor.productions, actor.in_loop) = (false, 0, None);
         self.actors[0].index = 0;
         self.actors[0].index = self.new_actor().index;
     }

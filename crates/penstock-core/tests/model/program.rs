@@ -116,6 +116,17 @@ pub enum Action {
     ShutDown {
         is_immediate: bool,
     },
+    Produce {
+        expect: u32,
+    },
+    /// Ends the oldest block that it has begun.
+    EndProducing,
+    /// Takes the next item of a loop that each participant has.
+    Next {
+        waits: bool,
+    },
+    /// Leaves that loop, and begins another.
+    LeaveLoop,
     /// Waits without a limit, while others go on.
     WaitForItem,
     WaitForRoom {
@@ -178,6 +189,8 @@ fn common() -> impl Strategy<Value = Action> {
             .prop_map(|(most, keeps_borrow, waits)| Action::GetMany { most, keeps_borrow, waits }),
         14 => any::<bool>().prop_map(|waits| Action::Get { waits }),
         1 => (1usize..1500).prop_map(|count| Action::Drain { count }),
+        8 => any::<bool>().prop_map(|waits| Action::Next { waits }),
+        2 => Just(Action::LeaveLoop),
         5 => Just(Action::Borrow),
         4 => Just(Action::EndBorrow),
         3 => Just(Action::Keep),
@@ -243,8 +256,20 @@ pub fn program(steps: std::ops::Range<usize>) -> impl Strategy<Value = Program> 
         prop::collection::vec(step, steps),
         // A program that is shut down has little to do afterwards.
         prop::option::weighted(0.3, (0usize..12, 0usize..60, any::<bool>(), any::<bool>())),
+        prop::option::weighted(
+            0.3,
+            prop::collection::vec((0usize..12, 0u32..4, 0usize..40, 0usize..30), 1..4),
+        ),
     )
-        .prop_map(|(rules, is_named, mut steps, shutdown)| {
+        .prop_map(|(rules, is_named, mut steps, shutdown, producers)| {
+            for (by, expect, place, later) in producers.into_iter().flatten() {
+                for (place, action) in [
+                    (place, Action::Produce { expect }),
+                    (place + later, Action::EndProducing),
+                ] {
+                    steps.insert(place.min(steps.len()), Step { by, action });
+                }
+            }
             if let Some((by, place, is_immediate, again)) = shutdown {
                 let mut insert = |place: usize, is_immediate| {
                     let action = Action::ShutDown { is_immediate };

@@ -222,6 +222,19 @@ impl Run {
                 self.plain.shut_down(is_immediate);
                 self.expect(actor, Command::ShutDown { is_immediate }, Ok(Reply::Done))
             }
+            Action::Produce { expect } => {
+                let expected = self.plain.produce(actor, expect).map(|()| Reply::Done);
+                self.expect(actor, Command::Produce { expect }, expected)
+            }
+            Action::EndProducing if self.plain.actors[actor].productions > 0 => {
+                self.plain.end_producing(actor);
+                self.expect(actor, Command::EndProducing, Ok(Reply::Done))
+            }
+            Action::Next { waits } if self.is_room_promised() => self.next(actor, waits),
+            Action::LeaveLoop => {
+                self.plain.leave_loop(actor);
+                self.expect(actor, Command::LeaveLoop, Ok(Reply::Done))
+            }
             Action::Start(origin) if self.plain.actors.len() < MOST => {
                 let remote = match origin {
                     Origin::Forked => Remote::fork(&mut self.hands),
@@ -278,6 +291,19 @@ impl Run {
             },
             expected,
         )
+    }
+
+    fn next(&mut self, actor: usize, waits: bool) -> Checked {
+        self.plain.finish_for_loop(actor);
+        let expected = self.plain.next(actor);
+        let no_item = self.plain.no_item(actor, waits);
+        let patient = match (expected, waits) {
+            (_, false) => Patient::No,
+            (None, true) if no_item == Error::Empty => SHORT,
+            (_, true) => LONG,
+        };
+        let expected = expected.map(described).ok_or(no_item);
+        self.expect(actor, Command::Next(patient), expected)
     }
 
     fn put_many(&mut self, actor: usize, lens: Lens, waits: bool) -> Checked {

@@ -9,6 +9,8 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use crate::interpreter::gil::Deadline;
 use crate::queue::attempt::{ask, attempt, patiently};
 use crate::queue::handle::{Call, Handle, is_closed};
+use crate::queue::iteration::{QueueIterator, over_queue, over_simple_queue};
+use crate::queue::producing::{Producing, expected};
 use crate::queue::send_receive::{self, trim_if_due};
 use crate::queue::{batches, proof};
 
@@ -46,7 +48,7 @@ fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
 pub struct QueueBase;
 
 #[inline]
-fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+pub fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     match Handle::call(handle)? {
         Some(call) => Ok(call),
         None => open_closed(handle),
@@ -74,6 +76,15 @@ fn shut_down(py: Python<'_>, call: &Call<'_>, immediate: &Truth) -> PyResult<()>
     let queue = call.queue();
     attempt(py, Deadline::Never, |wait| {
         queue.shut_down_within(immediate.0, wait)
+    })
+}
+
+/// Whether the queue was shut down, also by the death of its last producer, which this finds if a check for
+/// the dead is due.
+fn is_shut_down(py: Python<'_>, queue: &Queue) -> bool {
+    ask(py, queue, |queue| {
+        queue.len();
+        queue.is_shut_down()
     })
 }
 
@@ -313,7 +324,55 @@ impl QueueBase {
     /// True
     #[getter]
     fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Handle::ask(slf.as_super(), |queue| Ok(queue.is_shut_down()))
+        Handle::ask(slf.as_super(), |queue| Ok(is_shut_down(slf.py(), queue)))
+    }
+
+    /// Count this process as a producer, in a `with` block, until the block ends or the process does, by
+    /// whatever death. When the last producer has gone, the queue is shut down, as by `shutdown()`: so the
+    /// loops of its consumers end, also if producers were killed.
+    ///
+    /// With `expect`, the queue does not end before so many processes have begun; of several such numbers the
+    /// largest counts. A process that dies before it begins is not counted. So a program that starts its
+    /// producers is one itself, until they have ended or have begun.
+    ///
+    /// A process counts once, also for blocks inside each other and in several threads, and is a producer
+    /// until the last of them ends. A child that is forked in a block is none until it says so. Closing the
+    /// process's last handle of the queue ends its blocks, too.
+    ///
+    /// The block raises `ShutDown` at its beginning if the queue was shut down, and `ValueError` if this
+    /// handle was closed; `expect` less than 1 is a `ValueError`. Neither end of it waits, unless another
+    /// process is stopped (SIGSTOP) in the middle of a change of the queue.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> with q.producing():
+    /// ...     q.put("a")
+    /// >>> list(q)
+    /// ['a']
+    #[pyo3(signature = (expect = None), text_signature = "($self, expect=None)")]
+    fn producing(slf: &Bound<'_, Self>, expect: Option<&Bound<'_, PyAny>>) -> PyResult<Producing> {
+        Ok(Producing::new(slf.as_super(), open, expected(expect)?))
+    }
+
+    /// Iterate over the items until the queue is shut down: `for item in queue` takes each of them as `get`
+    /// does, and ends where `get` raises `ShutDown`.
+    ///
+    /// On a `JoinableQueue` an item is done when the loop asks for the next one, unless the loop's body has
+    /// called `task_done()` for it. After `break`, or an exception, the item in hand stays in hand, as after
+    /// `get`: it wants its `task_done()`. In the body, `task_done()` finishes what the thread has taken
+    /// otherwise before it finishes the loop's own item.
+    ///
+    /// Each loop has an iterator of its own; threads iterate over the queue, and do not share an iterator. A
+    /// class that overrides `get` overrides `__iter__` as well. `item in queue` raises `TypeError`.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put_many("ab")
+    /// >>> q.shutdown()
+    /// >>> list(q)
+    /// ['a', 'b']
+    fn __iter__(slf: &Bound<'_, Self>) -> QueueIterator {
+        over_queue(slf.as_super())
     }
 
     #[getter]
@@ -338,9 +397,10 @@ impl JoinableQueueBase {
     }
 
     /// Report that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
-    /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP)
-    /// in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait,
-    /// and then no item is done.
+    /// this process holds, else another process's. In a `for` loop over the queue, the loop's own item is the
+    /// last of this thread. Does not wait, unless another process is stopped (SIGSTOP) in the middle of a
+    /// change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait, and then no item is
+    /// done.
     ///
     /// Raises `ValueError` if all items are done already.
     ///
@@ -379,7 +439,7 @@ impl JoinableQueueBase {
 pub struct SimpleQueueBase;
 
 #[inline]
-fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+pub fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     Handle::open_call(handle)
 }
 
@@ -524,7 +584,51 @@ impl SimpleQueueBase {
     /// False
     #[getter]
     fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        Ok(open_simple(slf.as_super())?.queue().is_shut_down())
+        let call = open_simple(slf.as_super())?;
+        Ok(is_shut_down(slf.py(), call.queue()))
+    }
+
+    /// Count this process as a producer, in a `with` block, until the block ends or the process does, by
+    /// whatever death. When the last producer has gone, the queue is shut down, as by `shutdown()`: so the
+    /// loops of its consumers end, also if producers were killed.
+    ///
+    /// With `expect`, the queue does not end before so many processes have begun; of several such numbers the
+    /// largest counts. A process that dies before it begins is not counted. So a program that starts its
+    /// producers is one itself, until they have ended or have begun.
+    ///
+    /// A process counts once, also for blocks inside each other and in several threads, and is a producer
+    /// until the last of them ends. A child that is forked in a block is none until it says so. Closing the
+    /// process's last handle of the queue ends its blocks, too.
+    ///
+    /// The block raises `ShutDown` at its beginning if the queue was shut down, and `OSError` if this
+    /// handle was closed; `expect` less than 1 is a `ValueError`. Neither end of it waits, unless another
+    /// process is stopped (SIGSTOP) in the middle of a change of the queue.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> with q.producing():
+    /// ...     q.put("a")
+    /// >>> list(q)
+    /// ['a']
+    #[pyo3(signature = (expect = None), text_signature = "($self, expect=None)")]
+    fn producing(slf: &Bound<'_, Self>, expect: Option<&Bound<'_, PyAny>>) -> PyResult<Producing> {
+        Ok(Producing::new(slf.as_super(), open_simple, expected(expect)?))
+    }
+
+    /// Iterate over the items until the queue is shut down: `for item in queue` takes each of them as `get`
+    /// does, and ends where `get` raises `ShutDown`.
+    ///
+    /// Each loop has an iterator of its own; threads iterate over the queue, and do not share an iterator.
+    /// `item in queue` raises `TypeError`.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.put_many("ab")
+    /// >>> q.shutdown()
+    /// >>> list(q)
+    /// ['a', 'b']
+    fn __iter__(slf: &Bound<'_, Self>) -> QueueIterator {
+        over_simple_queue(slf.as_super())
     }
 
     #[getter]

@@ -70,7 +70,8 @@ pub fn sleeper<'py>(py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
     Ok((!sleeper.is_none()).then_some(sleeper))
 }
 
-/// Repeats `operation`, and sleeps in between. It waits for nothing itself. The inner error is a time-out.
+/// Repeats `operation`, and sleeps in between. It waits for nothing itself. The inner error is a time-out, or
+/// tells that the queue was shut down.
 pub fn wait<T: Send>(
     sleeper: &Bound<'_, PyAny>,
     deadline: Deadline,
@@ -92,10 +93,11 @@ pub fn wait<T: Send>(
             }
             // The attempt waits for nothing, but this call does.
             Err(Error::ShutDown) if source.may_return()? => Ok(Err(Error::Empty)),
+            Err(Error::ShutDown) => Ok(Err(Error::ShutDown)),
             done => done.map(Ok),
         })?;
         let left = deadline.left(SLICE);
-        if tried.is_ok() || left.is_zero() {
+        if matches!(tried, Ok(_) | Err(Error::ShutDown)) || left.is_zero() {
             return Ok(tried);
         }
         if let Some(ending) = ending {

@@ -592,6 +592,7 @@ impl Handle {
             ("waiting_joiners", statistics.waiting_joiners),
             ("high_water", statistics.high_water),
             ("participants", statistics.participants),
+            ("producers", statistics.producers),
             ("memory_bytes", statistics.memory_bytes),
         ] {
             dict.set_item(name, value)?;

@@ -9,9 +9,11 @@ mod cooperation;
 #[cfg(feature = "fault-points")]
 pub mod failpoints;
 pub mod handle;
+pub mod iteration;
 pub mod options;
 pub mod payload_buffer;
 pub mod pins;
 pub mod process_exit;
+pub mod producing;
 pub mod proof;
 mod send_receive;

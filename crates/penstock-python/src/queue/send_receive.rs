@@ -2,13 +2,15 @@
 
 use std::os::fd::RawFd;
 
-use penstock_core::{Buffer, Delivery, Error, Queue, Ticket, Wait};
+use penstock_core::{Buffer, Delivery, Error, InHand, Queue, Ticket, Wait};
 use pyo3::prelude::*;
 
 use crate::codec::plain::Writer;
-use crate::interpreter::gil::Deadline;
+use crate::interpreter::gil::{Deadline, at_once};
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{ask, attempt_item, attempt_until, patiently_until};
+use crate::queue::attempt::{
+    ask, attempt_item, attempt_until, await_item, is_worth_waiting, patiently_until,
+};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
 use crate::queue::{payload_buffer, pins};
@@ -103,8 +105,44 @@ pub fn get<'py>(
         },
     )?;
     trim_if_due(py, queue)?;
+    load(handle, call, delivery, &buffer)
+}
+
+/// Takes the next item of a loop, which has `in_hand`. `None` if the queue was shut down and none is left.
+pub fn get_next<'py>(
+    handle: &Bound<'py, Handle>,
+    call: &Call<'_>,
+    in_hand: &mut Option<InHand>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let py = handle.py();
+    let queue = call.queue();
+    reserve::hold()?;
+    let mut buffer = Buffer::default();
+    let mut next = |wait: Wait<'_>| queue.get_next(in_hand, &mut buffer, wait);
+    let taken = match at_once(&mut next) {
+        Err(error) if is_worth_waiting(&error, Deadline::Never) => {
+            let source = Source { queue, end: None };
+            await_item(py, Deadline::Never, call.end_of_items(), source, next)?
+        }
+        taken => taken,
+    };
+    let delivery = match taken {
+        Err(Error::ShutDown) => return Ok(None),
+        taken => taken.map_err(errors::to_python)?,
+    };
+    trim_if_due(py, queue)?;
+    load(handle, call, delivery, &buffer).map(Some)
+}
+
+#[inline(always)]
+fn load<'py>(
+    handle: &Bound<'py, Handle>,
+    call: &Call<'_>,
+    delivery: Delivery,
+    buffer: &Buffer,
+) -> PyResult<Bound<'py, PyAny>> {
     match delivery {
-        Delivery::Copied => call.codec.load(py, buffer.bytes(), Some(handle)),
+        Delivery::Copied => call.codec.load(handle.py(), buffer.bytes(), Some(handle)),
         Delivery::Lent(lent) => payload_buffer::load(handle, call, lent),
     }
 }

@@ -752,6 +752,8 @@ fn damage_to_counters_is_found() {
             |s| s.me().given_up.set(1),
             "given_up_of_living: a recount differs",
         ),
+        (|s| s.me().producing.set(1), "it is in a block and has not begun"),
+        (|s| s.me().producing.set(5 << 32), "producing: it is too large"),
         (|s| s.hot().taken_bytes.add(128), "taken_bytes: a recount differs"),
         (|s| s.hot().ready_done.set(3), "ready_done: a recount differs"),
         (|s| s.hot().used_bytes.sub(128), "used_bytes: a recount differs"),
