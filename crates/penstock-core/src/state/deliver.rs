@@ -7,7 +7,7 @@ use crate::memory::layout::{ParticipantId, Slot};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Lease};
-use crate::state::slot::{BORROWED, KEPT, State, lent_bytes};
+use crate::state::slot::{BORROWED, KEPT, Past, State, lent_bytes};
 use crate::sync::{Count, Word, note_read};
 use crate::units::SMALL;
 
@@ -137,7 +137,11 @@ impl Section<'_> {
             if is_finished {
                 uncount(self);
             }
+            let note = if is_finished { slot.word().past().note() } else { 0 };
             self.free_slot((index, slot))?;
+            if note != 0 {
+                self.free_note(note, index)?;
+            }
             fault!("get.freed");
             return Ok(Delivered::Copied);
         }
@@ -149,12 +153,15 @@ impl Section<'_> {
         }
         if is_finished {
             // It must not come back: only its memory is held.
-            self.own(slot, State::Claimed, word.redeliveries());
+            self.own(slot, State::Claimed, Past::NONE);
+            if word.past().note() != 0 {
+                self.free_note(word.past().note(), index)?;
+            }
             fault!("get.leased");
             self.hold(index)?;
             uncount(self);
         } else {
-            self.own(slot, State::Leased, word.redeliveries());
+            self.own(slot, State::Leased, word.past());
             fault!("get.leased");
             self.hold_lease(index, slot)?;
             holding::count_taken();
