@@ -27,7 +27,13 @@ else:
 
 
 class Death(namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "at"])):
-    """The death of a process that had an item in hand, as far as the process that found it could know."""
+    """The death of a process that had an item in hand, as far as the process that found it could know.
+
+    The parent of a process can tell how it ended, until it has reaped it; any other finds only that it did.
+
+    >>> str(Death(pid=7, exitcode=None, signal=9, out_of_memory=None, at=0.0))
+    'process 7 was killed by signal 9'
+    """
 
     __slots__ = ()
 
