@@ -29,7 +29,7 @@ fn settle(queue: &Queue, held: &Held, verdict: Verdict) {
 
 #[test]
 fn a_waiting_getter_takes_what_is_released() {
-    Model::new("a lease is released beside a getter", AtMost(2)).check(|| {
+    Model::new("a lease is released beside a getter", AtMost(1)).check(|| {
         let queue = create(&ACKNOWLEDGED);
         put(&queue, 1);
         let done = Log::default();
@@ -55,7 +55,7 @@ fn a_waiting_getter_takes_what_is_released() {
 #[test]
 fn a_joiner_learns_what_is_settled() {
     for verdict in [Verdict::Done, Verdict::Rejected] {
-        Model::new("a lease is settled beside a joiner", AtMost(2)).check(move || {
+        Model::new("a lease is settled beside a joiner", AtMost(1)).check(move || {
             let queue = create(&ACKNOWLEDGED);
             put(&queue, 1);
             let mut processes = Processes::of(&queue);

@@ -136,12 +136,9 @@ impl Section<'_> {
             fault!("get.unlinked");
             if is_finished {
                 uncount(self);
+                return self.free_finished((index, slot));
             }
-            let note = if is_finished { slot.word().past().note() } else { 0 };
             self.free_slot((index, slot))?;
-            if note != 0 {
-                self.free_note(note, index)?;
-            }
             fault!("get.freed");
             return Ok(Delivered::Copied);
         }
@@ -161,7 +158,7 @@ impl Section<'_> {
             self.hold(index)?;
             uncount(self);
         } else {
-            self.own(slot, State::Leased, word.past());
+            self.give_as(slot, word.given(State::Leased, self.me));
             fault!("get.leased");
             self.hold_lease(index, slot)?;
             holding::count_taken();
@@ -181,6 +178,18 @@ impl Section<'_> {
             bytes: source,
             len,
         }))
+    }
+
+    /// Frees an item that was finished before it was taken, and its note.
+    #[cold]
+    fn free_finished(&mut self, (index, slot): (u32, &Slot)) -> Result<Delivered, Error> {
+        let note = slot.word().past().note();
+        self.free_slot((index, slot))?;
+        if note != 0 {
+            self.free_note(note, index)?;
+        }
+        fault!("get.freed");
+        Ok(Delivered::Copied)
     }
 
     /// The slot that `me` was lent. `None` if this process was wrongly taken for dead since (participant.rs):

@@ -206,7 +206,21 @@ impl Section<'_> {
     #[inline(always)]
     pub(crate) fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
+        if slot.word().past().note() != 0 {
+            return self.finish_noted_lease((index, slot));
+        }
+        self.finish_plain_lease((index, slot))
+    }
+
+    #[cold]
+    fn finish_noted_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
         let note = slot.word().past().note();
+        self.finish_plain_lease((index, slot))?;
+        self.free_note(note, index)
+    }
+
+    #[inline(always)]
+    fn finish_plain_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
         if slot.borrowed.get() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until the borrow
             // ends.
@@ -216,9 +230,6 @@ impl Section<'_> {
             self.free_slot((index, slot))?;
         }
         self.count_finished();
-        if note != 0 {
-            self.free_note(note, index)?;
-        }
         Ok(())
     }
 

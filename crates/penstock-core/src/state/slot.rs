@@ -125,6 +125,12 @@ impl StateWord {
         StateWord(state as u64 | past.0 | u64::from(owner.0) << 12)
     }
 
+    /// The word of an item that no participant has, or this owner, in another state of that owner's.
+    #[inline(always)]
+    pub(crate) fn given(self, state: State, owner: ParticipantId) -> StateWord {
+        StateWord(self.0 & !0xf | state as u64 | u64::from(owner.0) << 12)
+    }
+
     pub(crate) fn unowned_with(state: State, past: Past) -> StateWord {
         StateWord::with(state, past, ParticipantId::NONE)
     }

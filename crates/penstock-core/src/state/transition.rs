@@ -62,10 +62,16 @@ impl Section<'_> {
     /// The same with another owner.
     #[inline(always)]
     pub(crate) fn give(&mut self, slot: &Slot, state: State, past: Past, owner: ParticipantId) {
+        self.give_as(slot, StateWord::with(state, past, owner));
+    }
+
+    /// The same with a word that says it all.
+    #[inline(always)]
+    pub(crate) fn give_as(&mut self, slot: &Slot, word: StateWord) {
         let hot = self.hot();
         let lease = hot.leases.get().wrapping_add(1);
         slot.lease.set(lease);
-        slot.commit(StateWord::with(state, past, owner));
+        slot.commit(word);
         hot.leases.set(lease);
     }
 
