@@ -7,6 +7,7 @@ import queue as standard
 import select
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,6 +134,8 @@ class Stage:
         """The blocks of `producing()` that were entered."""
         self.loops: dict[int, Any] = {}
         """The iterator of each thread's loop."""
+        self.leases: list[Any] = []
+        """Items taken by name and not settled, the oldest first."""
         self._written = 0
         self._errands: standard.SimpleQueue[Callable[[], None] | None] = standard.SimpleQueue()
         self._second: threading.Thread | None = None
@@ -210,6 +213,16 @@ class Stage:
             written, array = self.held.pop(which % len(self.held))
             assert (array == written).all(), "an array that is held has changed"
 
+    def hold(self, which: int, timeout: float) -> tuple[Any, int, int]:
+        """Take an item by name. Returns what stands for it, its number, and how often it was delivered."""
+        lease = self.handles[which].lease(timeout).__enter__()
+        self.leases.append(lease)
+        return described(lease.item), lease.id, lease.deliveries
+
+    def settle(self, place: int, verb: str) -> None:
+        """Settle one of the items taken by name."""
+        getattr(self.leases.pop(place), verb)()
+
     def shutdown(self, which: int, immediate: bool) -> None:
         self.handles[which].shutdown(immediate)
 
@@ -262,7 +275,7 @@ class Stage:
         self.handles.append(pickle.loads(pickle.dumps(self.handles[0])))
 
     def drop(self) -> None:
-        """Drop all handles, and the arrays, because each array keeps the process a participant.
+        """Drop all handles, and the arrays and leases, because each keeps the process a participant.
 
         Also those that only a cycle keeps: an error that `get_many()` has raised leads to the frame that
         caught it, and that to the error's items.
@@ -270,6 +283,9 @@ class Stage:
         self.held.clear()
         self.blocks.clear()
         self.loops.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            self.leases.clear()
         self.handles.clear()
         gc.collect()
 

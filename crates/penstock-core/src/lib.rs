@@ -56,13 +56,16 @@ pub use operations::delivery::{Batch, Buffer, Taken};
 pub use operations::get::Delivery;
 pub use operations::iterate::InHand;
 pub use operations::lease::Lent;
+pub use operations::letters::DeadLetter;
 pub use operations::produce::Production;
 #[cfg(not(loom))]
 pub use operations::view::View;
-pub use options::{Options, Patience, Wait};
+pub use options::{Options, Patience, Retry, Wait};
+pub use state::held::{Held, Verdict};
 #[cfg(not(loom))]
 pub use state::line_end::{EndInUse, LineEnd};
+pub use state::notes::Death;
 pub use state::participant::Proof;
 #[cfg(feature = "early-aging")]
 pub use state::waiters::early::age_waiters_after;
-pub use units::{BATCH, Id, Leave, SMALL, Ticket};
+pub use units::{BATCH, Ended, Id, Leave, SMALL, Ticket};

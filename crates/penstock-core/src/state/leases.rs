@@ -243,8 +243,23 @@ impl Section<'_> {
     }
 
     #[inline(always)]
-    fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
+    pub(crate) fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
+        if slot.word().past().note() != 0 {
+            return self.finish_noted_lease((index, slot));
+        }
+        self.finish_plain_lease((index, slot))
+    }
+
+    #[cold]
+    fn finish_noted_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
+        let note = slot.word().past().note();
+        self.finish_plain_lease((index, slot))?;
+        self.free_note(note, index)
+    }
+
+    #[inline(always)]
+    fn finish_plain_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
         if slot.borrowed.get() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until the borrow
             // ends.
@@ -350,7 +365,7 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let word = slot.word();
         if word.state() == Some(State::Ready) {
-            slot.commit(StateWord::unowned(State::ReadyDone, word.redeliveries()));
+            slot.commit(StateWord::unowned_with(State::ReadyDone, word.past()));
             hot.ready_done.add(1);
         }
         hot.marked_slot.set(index);
@@ -413,7 +428,7 @@ impl Section<'_> {
                     Leave::Clean if slot.borrowed.get() == 0 => self.orphan(index)?,
                     Leave::Crashed if slot.borrowed.get() == 0 => self.return_lease(index)?,
                     Leave::Clean if self.shared.options.acknowledged => {
-                        slot.commit(StateWord::new(State::Left, word.redeliveries(), word.owner()));
+                        slot.commit(StateWord::with(State::Left, word.past(), word.owner()));
                     }
                     // It comes back when this process has ended.
                     Leave::Clean | Leave::Crashed => {}
@@ -458,7 +473,7 @@ impl Section<'_> {
 impl StateWord {
     /// `task_done` finishes it for its own process.
     #[inline(always)]
-    fn is_finishable(self) -> bool {
+    pub(crate) fn is_finishable(self) -> bool {
         matches!(self.state(), Some(State::Leased | State::Aside))
     }
 }
@@ -469,5 +484,6 @@ pub(crate) fn taken_items(hot: &Hot) -> u64 {
     hot.unfinished
         .get()
         .saturating_sub(queued)
+        .saturating_sub(hot.delayed_count.get())
         .saturating_sub(hot.orphans.get())
 }

@@ -3,17 +3,21 @@
 
 pub(crate) mod aside;
 pub(crate) mod claim;
+pub(crate) mod delay;
 pub(crate) mod deliver;
 pub(crate) mod discard;
 pub(crate) mod hand;
 pub(crate) mod heap;
+pub(crate) mod held;
 pub(crate) mod holding;
 pub(crate) mod leases;
+pub(crate) mod letters;
 #[cfg_attr(loom, path = "../models/line.rs")]
 pub(crate) mod line;
 #[cfg(not(loom))]
 pub(crate) mod line_end;
 pub(crate) mod list;
+pub(crate) mod notes;
 #[cfg_attr(loom, path = "../models/notifier.rs")]
 pub(crate) mod notifier;
 mod order;

@@ -10,6 +10,7 @@ mod cooperation;
 pub mod failpoints;
 pub mod handle;
 pub mod iteration;
+pub mod leases;
 pub mod options;
 pub mod payload_buffer;
 pub mod pins;

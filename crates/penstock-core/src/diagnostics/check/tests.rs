@@ -13,13 +13,14 @@ use crate::options::{Options, Patience, Wait};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::Lease;
+use crate::state::notes::Death;
 use crate::state::notifier::DRAINED;
 use crate::state::pages::{ALL_PARKED, REMNANT, Spare, TAKEN};
 use crate::state::recovery::Portion;
-use crate::state::slot::{ENDED, State, StateWord};
+use crate::state::slot::{ENDED, Past, State, StateWord};
 use crate::state::waiters::{ABANDONED, FREE, HANDED, LATE, SLEEPING, WOKEN, Waiting};
 use crate::sync::{Count, Word};
-use crate::units::{Leave, PAGE};
+use crate::units::{Ended, Leave, PAGE};
 
 const RUN: usize = 100_000;
 
@@ -441,7 +442,7 @@ fn each_is_found_in(scene: fn() -> Scene, damages: &[Damage]) {
 fn damage_to_states_is_found() {
     each_is_found(&[
         (|s| s.hot().note_damage(), "queue: it is marked as damaged"),
-        (|s| s.ready_head().state.set(13), "it is in no known state"),
+        (|s| s.ready_head().state.set(15), "it is in no known state"),
         (
             |s| s.ready_head().commit(StateWord::FREE),
             "it is on a list that is not its state's",
@@ -473,7 +474,7 @@ fn damage_to_states_is_found() {
         ),
         (
             |s| s.ready_head().state.set(2 | 1 << 50),
-            "its state has bits without a meaning",
+            "it names a note that is none of its own",
         ),
         (
             |s| {
@@ -736,6 +737,116 @@ fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
             ),
         ],
     );
+}
+
+/// A queue with items that are delayed.
+fn with_delayed() -> Scene {
+    let scene = Scene::new();
+    let wait = || Wait {
+        patience: Patience::NoWait,
+        interrupted: Box::leak(Box::new(|| false)),
+    };
+    for seconds in [300, 100, 200, 50, 400] {
+        let delay = std::time::Duration::from_secs(seconds);
+        scene.queue.put_delayed(&[b"later"], delay, wait()).unwrap();
+    }
+    scene
+}
+
+#[test]
+fn damage_to_what_is_delayed_is_found() {
+    fn root(s: &Scene) -> &Slot {
+        let index = s.hot().delayed.head.get();
+        s.queue.shared.segment.slot(index).unwrap()
+    }
+    assert_eq!(with_delayed().findings(), [""; 0]);
+    assert_eq!(root(&with_delayed()).word().state(), Some(State::Delayed));
+    each_is_found_in(
+        with_delayed,
+        &[
+            (|s| s.hot().delayed.head.set(0), "it is on no list"),
+            (
+                |s| s.hot().delayed.head.set(1 << 30),
+                "heap of delayed items: it leads out of the slots",
+            ),
+            (
+                |s| s.hot().delayed_count.add(1),
+                "delayed_count: a recount differs",
+            ),
+            (|s| s.hot().due_at.add(1), "due_at: a recount differs"),
+            (|s| s.hot().timekeeper.set(1 << 20), "timekeeper: it is too large"),
+            (
+                |s| s.hot().phase.set(OPEN),
+                "phase's mark of delays: a recount differs",
+            ),
+            (|s| root(s).lease.set(u64::MAX), "heap of delayed items"),
+            (|s| root(s).holder.add(1), "its rank is wrong"),
+            (
+                |s| root(s).commit(StateWord::unowned(State::Ready, 0)),
+                "it is on a list that is not its state's",
+            ),
+        ],
+    );
+    let scene = with_delayed();
+    let mut section = scene.queue.enter_uninterruptible().unwrap();
+    section.rebuild().unwrap();
+    drop(section);
+    assert_eq!(scene.findings(), [""; 0], "after a rebuild");
+}
+
+/// A queue with a note of the item at the ready list's head.
+fn with_a_note() -> Scene {
+    let scene = Scene::new();
+    let head = scene.hot().ready.head.get();
+    let death = Death {
+        pid: 7,
+        at: 0,
+        ended: Ended::Killed(9),
+    };
+    let mut section = scene.queue.enter_uninterruptible().unwrap();
+    section.note_death(head, death).unwrap();
+    drop(section);
+    scene
+}
+
+#[test]
+fn damage_to_notes_is_found() {
+    fn note(s: &Scene) -> &Slot {
+        let index = s.ready_head().word().past().note();
+        s.queue.shared.segment.slot(index).unwrap()
+    }
+    assert_eq!(with_a_note().findings(), [""; 0]);
+    assert_eq!(with_a_note().queue.check().unwrap().notes, 1);
+    each_is_found_in(
+        with_a_note,
+        &[
+            (
+                |s| note(s).holder.add(1),
+                "it names a note that is none of its own",
+            ),
+            (|s| note(s).seq.set(1 << 40), "it is a note, and no item names it"),
+            (
+                |s| {
+                    let word = s.ready_head().word();
+                    s.ready_head().commit(word.with_past(Past::NONE));
+                },
+                "it is a note, and no item names it",
+            ),
+            (|s| note(s).commit(StateWord::FREE), "it is on no list"),
+        ],
+    );
+    // The rebuild keeps a note that an item names, and frees any other.
+    let scene = with_a_note();
+    for notes in [1, 0] {
+        if notes == 0 {
+            scene.ready_head().commit(StateWord::unowned(State::Ready, 0));
+        }
+        let mut section = scene.queue.enter_uninterruptible().unwrap();
+        section.rebuild().unwrap();
+        drop(section);
+        assert_eq!(scene.findings(), [""; 0], "after a rebuild");
+        assert_eq!(scene.queue.check().unwrap().notes, notes);
+    }
 }
 
 #[test]
