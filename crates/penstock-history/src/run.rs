@@ -594,9 +594,9 @@ impl Caller<'_> {
             6 => drop(self.writer.record(Call::IsFull, || Answer::Is(subject.is_full()))),
             7 => self.finish_one(),
             8 => drop(self.writer.record(Call::Join, || subject.join())),
-            11 => self.hold(Waits::No),
-            12 => self.settle(),
-            13 => self.hold(Waits::For(time)),
+            13 => self.hold(Waits::No),
+            14 => self.settle(),
+            15 => self.hold(Waits::For(time)),
             10 => {
                 let is_immediate = self.random.one_in(2);
                 self.writer.record(Call::ShutDown { is_immediate }, || {
