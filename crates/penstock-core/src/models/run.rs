@@ -209,7 +209,10 @@ fn touch_shared_words(queue: &Queue) {
         &hot.pages_spare,
         &hot.pages_tracked,
         &hot.watching,
+        &hot.watching_room,
+        &hot.watching_finish,
         &hot.pipe_state,
+        &hot.finish_state,
         &hot.acknowledging,
     ];
     let notified = hot.waiters.iter().map(|list| &list.notified);
@@ -238,6 +241,8 @@ fn touch_shared_words(queue: &Queue) {
         &hot.reaped_at,
         &hot.trimmed_at,
         &hot.emptied_at,
+        &hot.notifier,
+        &hot.finish_notifier,
     ] {
         word.get();
     }
@@ -261,6 +266,7 @@ fn touch_shared_words(queue: &Queue) {
             &record.claimed.tail,
             &record.watching,
             &record.watching_room,
+            &record.watching_finish,
             &cell.word,
             &slot.next,
             &slot.prev,
@@ -394,6 +400,14 @@ pub(crate) fn forever() -> Wait<'static> {
     // Nothing is allocated: the closure has no size.
     Wait {
         patience: Patience::Forever,
+        interrupted: Box::leak(Box::new(|| false)),
+    }
+}
+
+/// A call that waits for nothing.
+pub(crate) fn at_once() -> Wait<'static> {
+    Wait {
+        patience: Patience::NoWait,
         interrupted: Box::leak(Box::new(|| false)),
     }
 }

@@ -5,6 +5,8 @@ mod aside;
 #[cfg(not(loom))]
 mod connection;
 pub(crate) mod delivery;
+#[cfg(not(loom))]
+pub(crate) mod finish_taken;
 pub(crate) mod get;
 mod grow;
 mod join;

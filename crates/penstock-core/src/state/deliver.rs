@@ -157,9 +157,9 @@ impl Section<'_> {
             self.own(slot, State::Leased, word.redeliveries());
             fault!("get.leased");
             self.hold_lease(index, slot)?;
-            holding::count_taken();
+            let number = slot.lease.get();
+            holding::note_taken(Lease { slot: index, number });
             if self.hot().sets_aside() {
-                let number = slot.lease.get();
                 holding::note(self.shared.segment.id, Lease { slot: index, number });
             }
         }

@@ -407,7 +407,7 @@ impl Section<'_> {
 impl StateWord {
     /// `task_done` finishes it for its own process.
     #[inline(always)]
-    fn is_finishable(self) -> bool {
+    pub(crate) fn is_finishable(self) -> bool {
         matches!(self.state(), Some(State::Leased | State::Aside))
     }
 }

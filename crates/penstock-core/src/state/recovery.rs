@@ -87,6 +87,7 @@ impl Section<'_> {
         self.free_cells_of(id)?;
         self.discount_watchers_of(record);
         self.forget_line_of(id);
+        self.forget_pipes();
         fault!("sweep.cells-freed");
         free_record(record, id);
         fault!("sweep.released");
