@@ -6,10 +6,12 @@ use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::interpreter::errors;
 use crate::interpreter::gil::Deadline;
-use crate::queue::attempt::{ask, attempt, patiently};
+use crate::queue::attempt::{ask, attempt, patiently, wait_for};
+use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, is_closed};
-use crate::queue::{batches, proof, send_receive};
+use crate::queue::{batches, proof, send_receive, tasks};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -23,7 +25,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Truth {
 }
 
 /// How many items a `get_many` may take.
-fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
+pub fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
     let Some(max_items) = max_items else {
         return Ok(None);
     };
@@ -45,7 +47,7 @@ fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
 pub struct QueueBase;
 
 #[inline]
-fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+pub fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     match Handle::call(handle)? {
         Some(call) => Ok(call),
         None => open_closed(handle),
@@ -336,8 +338,9 @@ impl JoinableQueueBase {
         QueueBase::new(args, kwargs).add_subclass(JoinableQueueBase)
     }
 
-    /// Report that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
-    /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP)
+    /// Report that an item taken with `get` is done: the oldest that this thread holds (in an event loop this
+    /// task, and under gevent this greenlet), else the oldest that this process holds, else another
+    /// process's. Does not wait, unless another process is stopped (SIGSTOP)
     /// in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait,
     /// and then no item is done.
     ///
@@ -351,6 +354,7 @@ impl JoinableQueueBase {
     /// ValueError: task_done() called too many times
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         Handle::ask(slf.as_super().as_super(), |queue| {
+            let _acting = tasks::act(slf.py(), queue)?;
             patiently(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))
         })?;
         proof::warn_if_impossible(slf.py())
@@ -367,7 +371,10 @@ impl JoinableQueueBase {
     /// >>> q.join()
     fn join(slf: &Bound<'_, Self>) -> PyResult<()> {
         Handle::ask(slf.as_super().as_super(), |queue| {
-            patiently(slf.py(), Deadline::Never, |wait| queue.join(wait))
+            let joined = wait_for(slf.py(), Deadline::Never, None, Source::Finish(queue), |wait| {
+                queue.join(wait)
+            })?;
+            joined.map_err(errors::to_python)
         })
     }
 }

@@ -8,10 +8,10 @@ use pyo3::prelude::*;
 use crate::codec::plain::Writer;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{ask, attempt_item, attempt_until, patiently_until};
+use crate::queue::attempt::{ask, attempt_or_wait, wait_for};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::{payload_buffer, pins};
+use crate::queue::{payload_buffer, pins, tasks};
 
 pub fn put(call: &Call<'_>, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     if matches!(deadline, Deadline::Now)
@@ -34,34 +34,47 @@ pub fn send_object(
     object: &Bound<'_, PyAny>,
     deadline: Deadline,
 ) -> PyResult<()> {
+    let py = object.py();
+    send_by(call, object, |pieces, is_large| {
+        send(py, call, end, pieces, is_large, deadline).map(Some)
+    })?;
+    Ok(())
+}
+
+/// Writes an object's message, and puts it by `send`, which is told whether it is large. False if `send`
+/// finds no room.
+#[inline]
+pub fn send_by(
+    call: &Call<'_>,
+    object: &Bound<'_, PyAny>,
+    send: impl FnOnce(&[&[u8]], bool) -> PyResult<Option<Ticket>>,
+) -> PyResult<bool> {
     let mut writer = Writer::default();
     let Some(plain) = call.codec.write_plain(object, &mut writer) else {
-        return send_encoded(call, end, object, deadline);
+        return send_encoded(call, object, send);
     };
-    plain.lend(|pieces| send(object.py(), call, end, pieces, plain.is_large(), deadline))?;
-    Ok(())
+    Ok(plain.lend(|pieces| send(pieces, plain.is_large()))?.is_some())
 }
 
 /// The same for an object that is not plain.
 fn send_encoded(
     call: &Call<'_>,
-    end: Option<RawFd>,
     object: &Bound<'_, PyAny>,
-    deadline: Deadline,
-) -> PyResult<()> {
+    send: impl FnOnce(&[&[u8]], bool) -> PyResult<Option<Ticket>>,
+) -> PyResult<bool> {
     let py = object.py();
     let (message, carried) = pins::collect(|| call.codec.encode(object));
     let mut message = message?;
     if !carried.is_empty() {
         pins::enlarge(py, &mut message)?;
     }
-    let ticket = message.lend(py, |pieces| {
-        send(py, call, end, pieces, message.is_large(), deadline)
-    })?;
+    let Some(ticket) = message.lend(py, |pieces| send(pieces, message.is_large()))? else {
+        return Ok(false);
+    };
     if !carried.is_empty() {
         pins::pin(call.queue(), ticket, carried);
     }
-    Ok(())
+    Ok(true)
 }
 
 pub fn send(
@@ -76,10 +89,14 @@ pub fn send(
         None => call.put(pieces, wait),
         Some(end) => call.queue().put_at(end, pieces, wait),
     };
+    let room = match end {
+        None => Source::Room(call.queue()),
+        Some(_) => Source::Thread,
+    };
     if is_large {
-        return patiently_until(py, deadline, call.end_of_room(), put);
+        return wait_for(py, deadline, call.end_of_room(), room, put)?.map_err(errors::to_python);
     }
-    attempt_until(py, deadline, call.end_of_room(), put)
+    attempt_or_wait(py, deadline, call.end_of_room(), room, put)
 }
 
 pub fn get<'py>(
@@ -91,18 +108,30 @@ pub fn get<'py>(
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
+    let _acting = tasks::act(py, queue)?;
     let mut buffer = Buffer::default();
-    let delivery = attempt_item(
+    let delivery = attempt_or_wait(
         py,
         deadline,
         call.end_of_items(),
-        Source { queue, end },
+        Source::Items { queue, end },
         |wait| match end {
             None => queue.get(&mut buffer, wait),
             Some(end) => queue.get_at(end, &mut buffer, wait),
         },
     )?;
-    trim_if_due(py, queue)?;
+    rebuild(handle, call, &buffer, delivery)
+}
+
+/// The object of an item that was taken.
+pub fn rebuild<'py>(
+    handle: &Bound<'py, Handle>,
+    call: &Call<'_>,
+    buffer: &Buffer,
+    delivery: Delivery,
+) -> PyResult<Bound<'py, PyAny>> {
+    let py = handle.py();
+    trim_if_due(py, call.queue())?;
     match delivery {
         Delivery::Copied => call.codec.load(py, buffer.bytes(), Some(handle)),
         Delivery::Lent(lent) => payload_buffer::load(handle, call, lent),
