@@ -356,7 +356,6 @@ queue.join()
     ("made", "item"),
     [
         ("penstock.Queue(maxsize=1)", "'x'"),
-        ("penstock.JoinableQueue(maxsize=1)", "'x'"),
         ("penstock.Queue(maxsize=1)", "bytes(500_000)"),
         ("penstock.SimpleQueue()", "bytes(1 << 20)"),
     ],
