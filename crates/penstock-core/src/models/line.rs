@@ -29,10 +29,6 @@ impl Line {
     pub(crate) fn new() -> Line {
         Line
     }
-
-    pub(crate) fn is_watched(&self) -> bool {
-        false
-    }
 }
 
 pub(crate) fn state_of(line_state: u32) -> u32 {

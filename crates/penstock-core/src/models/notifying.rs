@@ -10,7 +10,7 @@ use crate::memory::layout::Kind;
 use crate::models::run::*;
 use crate::models::world::How;
 use crate::options::Options;
-use crate::state::notifier::BRIM;
+use crate::state::notifier::{BRIM, Contents};
 use crate::state::pipe_word::{PROMISED, Pipe, UNKNOWN, state_of};
 use crate::sync::Word;
 
@@ -19,66 +19,67 @@ const NARROW_ACKNOWLEDGED: Options = Options {
     ..ACKNOWLEDGED
 };
 
-/// The pipes disagree with the queue. `is_settled` if no process has died: then no byte is owed either.
-fn assert_pipes_are_right(queue: &Arc<Queue>, kinds: &[Kind], is_settled: bool) {
+/// No byte is owed any more, and what lies in the pipes agrees with the queue.
+fn assert_pipes_are_right(queue: &Arc<Queue>, kinds: &[Kind]) {
     let hot = queue.shared.segment.hot();
-    for pipe in Pipe::ALL {
-        let state = state_of(pipe.word(hot).get());
-        assert!(
-            !is_settled || !matches!(state, PROMISED | UNKNOWN),
-            "{pipe:?}: a byte is owed"
-        );
-    }
-    let (traffic, finish) = (hot.notifier.get(), hot.finish_notifier.get());
+    let [traffic, finish] = Pipe::ALL.map(|pipe| Contents::of(pipe, hot).bytes());
     for kind in kinds {
+        let state = state_of(Pipe::of(*kind).word(hot).get());
+        assert!(!matches!(state, PROMISED | UNKNOWN), "{kind:?}: a byte is owed");
         match kind {
             Kind::Item => assert_eq!(traffic > 0, hot.ready_count.get() > 0, "items"),
             Kind::Room => assert_eq!(traffic < BRIM, queue.shared.has_room(), "room"),
-            Kind::Finish => assert_eq!(finish > 0, hot.unfinished.get() == 0, "the end"),
+            Kind::Finish => assert_eq!(
+                finish > 0,
+                hot.unfinished.get() == 0,
+                "the end; {state}, {finish} bytes"
+            ),
         }
     }
 }
 
-/// The work of two processes beside watchers of these kinds.
-fn check(name: &'static str, options: &'static Options, kinds: &'static [Kind], work: fn(&Arc<Queue>, u32)) {
-    Model::new(name, AtMost(3)).check(move || {
-        let queue = create(options);
-        for kind in kinds {
-            queue.watch_for(*kind).expect("it can watch");
-        }
-        let mut processes = Processes::of(&queue);
-        for process in [1, 2] {
-            processes.start(process, move |queue| work(queue, process));
-        }
-        processes.finish();
-        assert_pipes_are_right(&queue, kinds, true);
-    });
-}
-
-/// The same, and one of them dies. The end of one more section, as that of a process that tends the queue,
-/// writes what the dead one owes.
-fn check_death(
+struct Watched {
     name: &'static str,
     options: &'static Options,
     kinds: &'static [Kind],
     work: fn(&Arc<Queue>, u32),
-) {
-    Model::new(name, AtMost(1)).check_stopping(1, How::Dies, move || {
-        let queue = create(options);
-        for kind in kinds {
+}
+
+impl Watched {
+    /// The work of two processes beside watchers. `tend` is done before the pipes are compared.
+    fn run(&self, tend: fn(&Queue)) {
+        let queue = create(self.options);
+        for kind in self.kinds {
             queue.watch_for(*kind).expect("it can watch");
         }
         let mut processes = Processes::of(&queue);
         for process in [1, 2] {
+            let work = self.work;
             processes.start(process, move |queue| work(queue, process));
         }
-        processes.finish();
-        if queue.shared.is_notifier_unsettled() {
-            queue.reap_dead(true).expect("the queue is whole");
-            drop(queue.enter_briefly().expect("the queue is whole"));
-        }
-        assert_pipes_are_right(&queue, kinds, true);
-    });
+        // Before the audit, which sweeps: that writes every pipe anew.
+        processes.finish_and(|| {
+            tend(&queue);
+            assert_pipes_are_right(&queue, self.kinds);
+        });
+    }
+
+    fn check(self, preemptions: usize) {
+        Model::new(self.name, AtMost(preemptions)).check(move || self.run(|_| {}));
+    }
+
+    /// One of the processes dies. A section, as a process passes one that tends the queue, writes what the
+    /// dead one owes.
+    fn check_death(self) {
+        Model::new(self.name, AtMost(1)).check_stopping(1, How::Dies, move || {
+            self.run(|queue| {
+                queue.reap_dead(true).expect("the queue is whole");
+                if queue.shared.is_notifier_unsettled() {
+                    drop(queue.enter_briefly().expect("the queue is whole"));
+                }
+            });
+        });
+    }
 }
 
 fn put_or_get(queue: &Arc<Queue>, process: u32) {
@@ -100,70 +101,77 @@ fn put_get_and_finish(queue: &Arc<Queue>, process: u32) {
 
 #[test]
 fn items_are_shown() {
-    check(
-        "a put and a get beside a watcher",
-        &PLAIN,
-        &[Kind::Item],
-        put_or_get,
-    );
+    Watched {
+        name: "a put and a get beside a watcher",
+        options: &PLAIN,
+        kinds: &[Kind::Item],
+        work: put_or_get,
+    }
+    .check(3);
 }
 
 #[test]
 fn items_of_two_are_shown() {
-    check(
-        "two put and get beside a watcher",
-        &PLAIN,
-        &[Kind::Item],
-        put_and_get,
-    );
+    Watched {
+        name: "two put and get beside a watcher",
+        options: &PLAIN,
+        kinds: &[Kind::Item],
+        work: put_and_get,
+    }
+    .check(2);
 }
 
 #[test]
 fn room_is_shown() {
-    check(
-        "two put and get, one watches for room",
-        &NARROW,
-        &[Kind::Room],
-        put_and_get,
-    );
+    Watched {
+        name: "two put and get, one watches for room",
+        options: &NARROW,
+        kinds: &[Kind::Room],
+        work: put_and_get,
+    }
+    .check(2);
 }
 
 #[test]
 fn items_and_room_are_shown() {
-    check(
-        "two put and get, watched for items and room",
-        &NARROW,
-        &[Kind::Item, Kind::Room],
-        put_and_get,
-    );
+    Watched {
+        name: "two put and get, watched for items and room",
+        options: &NARROW,
+        kinds: &[Kind::Item, Kind::Room],
+        work: put_and_get,
+    }
+    .check(2);
 }
 
 #[test]
 fn the_end_is_shown() {
-    check(
-        "two put, get and finish beside a watcher",
-        &NARROW_ACKNOWLEDGED,
-        &[Kind::Room, Kind::Finish],
-        put_get_and_finish,
-    );
+    Watched {
+        name: "two put, get and finish beside a watcher",
+        options: &NARROW_ACKNOWLEDGED,
+        kinds: &[Kind::Room, Kind::Finish],
+        work: put_get_and_finish,
+    }
+    .check(1);
 }
 
 #[test]
 fn items_and_room_are_shown_after_a_death() {
-    check_death(
-        "one dies, watched for items and room",
-        &NARROW,
-        &[Kind::Item, Kind::Room],
-        put_and_get,
-    );
+    Watched {
+        name: "one dies, watched for items and room",
+        options: &NARROW,
+        kinds: &[Kind::Item, Kind::Room],
+        work: put_and_get,
+    }
+    .check_death();
 }
 
 #[test]
 fn the_end_is_shown_after_a_death() {
-    check_death(
-        "one dies, watched for the end",
-        &NARROW_ACKNOWLEDGED,
-        &[Kind::Finish],
-        put_get_and_finish,
-    );
+    Watched {
+        name: "one dies, watched for the end",
+        options: &NARROW_ACKNOWLEDGED,
+        kinds: &[Kind::Finish],
+        work: put_get_and_finish,
+    }
+    .check_death();
 }

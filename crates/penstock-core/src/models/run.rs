@@ -348,7 +348,13 @@ impl<'q> Processes<'q> {
 
     /// Runs them until all have ended or died, and audits the queue. Returns the items that are still queued.
     pub(crate) fn finish(self) -> Vec<u8> {
+        self.finish_and(|| {})
+    }
+
+    /// The same, and calls `then` before the audit.
+    pub(crate) fn finish_and(self, then: impl FnOnce()) -> Vec<u8> {
         Processes::run_together(self.starting);
+        then();
         audit(self.queue)
     }
 }

@@ -24,7 +24,9 @@
 //! before the pipe is filled, so the writer finds it then, and says that the pipe is UNKNOWN.
 
 use crate::fault::fault;
-use crate::memory::layout::{Hot, Kind, Participant};
+#[cfg(not(loom))]
+use crate::memory::layout::Participant;
+use crate::memory::layout::{Hot, Kind};
 use crate::state::line::{has_line, watchers};
 use crate::state::{Section, Shared};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, Word};
@@ -66,6 +68,7 @@ impl Pipe {
 
     /// Where a participant has it open: its descriptor plus one, or 0; and that of the writing end, if that
     /// is another.
+    #[cfg(not(loom))]
     pub(crate) fn places(self, record: &Participant) -> [&AtomicU32; 2] {
         match self {
             Pipe::Traffic => [&record.notifier, &record.notifier_writing],
@@ -119,12 +122,19 @@ pub(crate) fn change(word: &AtomicU32, pipe: &impl PipeEnds, wanted: u32) -> Opt
     None
 }
 
-/// Takes out what is in the pipe, under the lock.
+/// Takes out what is in the pipe, under the lock. Again, if a writer has kept its promise meanwhile: then its
+/// byte may have come after the pipe was drained.
 pub(crate) fn drain(word: &AtomicU32, pipe: &impl PipeEnds) {
-    let is_drained = pipe.drain();
-    // SeqCst: see keep_promise.
-    let state = if is_drained { DRAINED } else { UNKNOWN };
-    word.store(next(word.get(), state), Ordering::SeqCst);
+    let mut seen = word.load(Ordering::SeqCst);
+    loop {
+        let is_drained = pipe.drain();
+        let state = if is_drained { DRAINED } else { UNKNOWN };
+        // SeqCst: see keep_promise. A writer changes the word once for each of its promises, so this ends.
+        match word.compare_exchange(seen, next(seen, state), Ordering::SeqCst, Ordering::SeqCst) {
+            Ok(_) => return,
+            Err(now) => seen = now,
+        }
+    }
 }
 
 fn fill(word: &AtomicU32, pipe: &impl PipeEnds) {
@@ -185,8 +195,12 @@ impl Shared {
     /// Whether a byte may be promised that no thread writes any more, or a pipe could not be changed.
     pub(crate) fn is_notifier_unsettled(&self) -> bool {
         let hot = self.segment.hot();
-        let is_unsettled = |pipe: Pipe| matches!(state_of(pipe.word(hot).get()), PROMISED | UNKNOWN);
-        hot.watching.get() != 0 && !has_line(hot) && Pipe::ALL.into_iter().any(is_unsettled)
+        let for_finish = hot.watching_finish.get();
+        let for_traffic = watchers(hot).saturating_sub(for_finish);
+        let is_unsettled = |word: &AtomicU32| matches!(state_of(word.get()), PROMISED | UNKNOWN);
+        !has_line(hot)
+            && (for_traffic != 0 && is_unsettled(&hot.pipe_state)
+                || for_finish != 0 && is_unsettled(&hot.finish_state))
     }
 
     /// Whether a join would return, or find damage.
