@@ -65,7 +65,7 @@ thread_local! {
 struct Held {
     /// At least as many leases as this thread holds, of all queues together: those that it took, without
     /// those that it finished.
-    count: Cell<u32>,
+    count: Cell<u64>,
     /// The one that it took last; the slot is 0 if that was forgotten.
     last: Cell<Lease>,
 }
@@ -82,7 +82,7 @@ thread_local! {
 #[inline(always)]
 pub(crate) fn note_taken(lease: Lease) {
     HELD.with(|held| {
-        held.count.set(held.count.get().saturating_add(1));
+        held.count.set(held.count.get().wrapping_add(1));
         held.last.set(lease);
     });
 }
@@ -93,7 +93,7 @@ pub(crate) fn count_finished() {
 }
 
 /// How many leases this thread may hold. If it is 0, the thread holds none.
-pub(crate) fn held() -> u32 {
+pub(crate) fn held() -> u64 {
     HELD.with(|held| held.count.get())
 }
 
