@@ -13,7 +13,7 @@ RUNS := 25
 PYTHON :=
 
 # The folders of tests/, the longest first.
-FOLDERS := multiprocessing crash cli buffers conformance support
+FOLDERS := multiprocessing crash cli buffers asynchronous conformance support
 
 VENV := .venv
 TORCH := .venvs/torch

@@ -521,7 +521,7 @@ MUTANTS = [
     Mutant(
         "watchers-not-told",
         "the notifier does not show that a queue is shut down",
-        f"{CORE}/state/notifier.rs",
+        f"{CORE}/state/pipe_word.rs",
         "self.is_over().unwrap_or(Some(true))",
         "Some(false)",
         (core("shutdown", "a_watcher_learns_it"),),
@@ -1450,7 +1450,7 @@ Some(State::Handed | State::HandedDone) => {
         "notifier-not-tried-again",
         "a process that could not open the notifier does not notice another that has it",
         f"{CORE}/lock/after_release.rs",
-        "PAUSE && failed_with.get() == announced {",
+        "PAUSE && notifier.failed_with.get() == announced {",
         "PAUSE {",
         (core("notifier", "a_watcher_that_comes_after_another_has_died_is_told_at_once"),),
     ),
@@ -1909,20 +1909,20 @@ Some(State::Handed | State::HandedDone) => {
     Mutant(
         "notifier-not-updated",
         "the byte owed to the notifier is not written",
-        f"{CORE}/lock/after_release.rs",
+        f"{CORE}/state/pipe_word.rs",
         """\
-            let is_signalled = platform::signal(end.writing);
-            fault!("notifier.updated");
+        let is_signalled = pipe.signal();
+        fault!("notifier.updated");
 """,
-        "            let is_signalled = true;\n",
+        "        let is_signalled = true;\n",
         (core("notifier"),),
     ),
     Mutant(
         "notifier-owed-by-the-dead",
         "a byte owed to the notifier counts as written before it is",
-        f"{CORE}/state/notifier.rs",
-        "            let promise = next(pipe_state, PROMISED);\n",
-        "            let promise = next(pipe_state, SIGNALLED);\n",
+        f"{CORE}/state/pipe_word.rs",
+        "            let promise = next(word.get(), PROMISED);\n",
+        "            let promise = next(word.get(), SIGNALLED);\n",
         (DEATHS,),
     ),
     Mutant(
@@ -1932,6 +1932,79 @@ Some(State::Handed | State::HandedDone) => {
         "        self.uncount_watchers(record.watching.get());\n",
         "",
         (core("notifier"),),
+    ),
+    Mutant(
+        "dead-finish-watchers-counted",
+        "the watchers for the end of a dead participant stay counted",
+        f"{CORE}/state/notifier.rs",
+        "        self.discount_finish_watchers_of(record);\n        record",
+        "        record",
+        (core("watching", "a_dead_watcher_is_discounted"),),
+    ),
+    Mutant(
+        "full-without-room-watchers",
+        "the notifier is never full",
+        f"{CORE}/state/pipe_word.rs",
+        "        let is_without_room = for_room != 0 && hot.is_open() && !self.shared.has_room();\n",
+        "        let is_without_room = false;\n",
+        (core("watching", "writable_exactly_while_there_is_room"),),
+    ),
+    Mutant(
+        "full-after-a-shutdown",
+        "a watcher for room is not told that the queue is shut down",
+        f"{CORE}/state/pipe_word.rs",
+        "for_room != 0 && hot.is_open() && !self.shared.has_room();",
+        "for_room != 0 && !self.shared.has_room();",
+        (core("watching", "a_shutdown_makes_all_ready"),),
+    ),
+    Mutant(
+        "full-stays-unwritable",
+        "a byte is promised to a pipe that is full, and it stays full",
+        f"{CORE}/state/pipe_word.rs",
+        "            if matches!(state_of(word.get()), FULL | UNKNOWN) {\n",
+        "            if matches!(state_of(word.get()), UNKNOWN) {\n",
+        (core("watching", "writable_exactly_while_there_is_room"),),
+    ),
+    Mutant(
+        "filled-before-it-is-said",
+        "a pipe is filled before its word says so",
+        f"{CORE}/state/pipe_word.rs",
+        """\
+    word.store(next(word.get(), FULL), Ordering::SeqCst);
+    fault!("notifier.filling");
+    if !pipe.fill() {
+        word.store(next(word.get(), UNKNOWN), Ordering::SeqCst);
+    }
+""",
+        """\
+    let state = if pipe.fill() { FULL } else { UNKNOWN };
+    word.store(next(word.get(), state), Ordering::SeqCst);
+""",
+        (models("items_and_room_are_shown"),),
+    ),
+    Mutant(
+        "drained-full-is-not-unknown",
+        "a late writer that has drained what filled the pipe leaves the word as it is",
+        f"{CORE}/state/pipe_word.rs",
+        "                FULL => true,\n",
+        "                FULL => return false,\n",
+        (models("items_and_room_are_shown"),),
+    ),
+    Mutant(
+        "the-end-is-not-shown",
+        "the end of all work is not shown to its watchers",
+        f"{CORE}/state/pipe_word.rs",
+        "            let wanted = if self.shared.is_finished() {\n",
+        "            let wanted = if false {\n",
+        (core("watching", "readable_exactly_while_nothing_is_unfinished"),),
+    ),
+    Mutant(
+        "tends-without-sweeping",
+        "a process that tends a queue does not check for the dead",
+        f"{CORE}/operations/watch.rs",
+        "        if is_thorough || self.is_reaping_due() {\n",
+        "        if false {\n",
+        (core("watching", "tending_a_queue_sweeps_the_dead"),),
     ),
 ]
 

@@ -1,7 +1,7 @@
 //! Inputs: bytes to a program. Every sequence of bytes is a program, and a short change of the bytes is a
 //! short change of the program.
 
-use penstock_core::{Leave, Options, Verdict};
+use penstock_core::{Awaited, Leave, Options, Verdict};
 
 use crate::damage::{Damage, Place, Value};
 
@@ -34,8 +34,10 @@ pub enum Step {
         keep: bool,
     },
     EndBorrow,
-    /// Begins to watch, and polls the descriptor.
-    Watch,
+    /// Begins to watch, for an item, for room or for the end.
+    Watch(Awaited),
+    /// Upkeep of a process that sleeps with descriptors.
+    Tend,
     /// Keeps a lent payload for good, and maps a part of it.
     Keep,
     TaskDone,
@@ -245,7 +247,12 @@ impl<'a> Input<'a> {
                 _ => Step::Next(self.patience()),
             },
             25 => self.lease_step(),
-            28 => Step::Watch,
+            26 => match self.byte() % 3 {
+                0 => Step::Watch(Awaited::Room),
+                1 => Step::Watch(Awaited::Finish),
+                _ => Step::Tend,
+            },
+            28 => Step::Watch(Awaited::Item),
             29 => Step::PutMany {
                 count: self.count(),
                 lens: [self.len(), self.len()],

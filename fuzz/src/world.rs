@@ -129,9 +129,12 @@ impl World {
                     drop(View::new(&lent, lent.len() / 3..lent.len()));
                 }
             }
-            Step::Watch => {
-                let watched = with(Patience::NoWait, |wait| queue.watch(wait));
+            Step::Watch(awaited) => {
+                let watched = with(Patience::NoWait, |wait| queue.watch_for(*awaited, wait));
                 self.heed(watched, true);
+            }
+            Step::Tend => {
+                self.heed(queue.tend(0), false);
             }
             Step::TaskDone => {
                 self.heed(queue.task_done(), true);

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar
 
+    from ._async.methods import AsyncJoin, AsyncMethods
     from ._multiprocessing import attributes
     from ._native import JoinableQueueBase as _JoinableQueueBase
     from ._native import QueueBase as _QueueBase
@@ -32,13 +33,19 @@ if TYPE_CHECKING:
     T = TypeVar("T", default=Any)  # so that no checker asks what `Queue()` is a queue of
 
     # For a checker they are standard queues from the beginning, so that they fit where those are declared.
-    class QueueBase(_QueueBase[T], queues.Queue[T]): ...
+    class QueueBase(_QueueBase[T], AsyncMethods[T], queues.Queue[T]): ...
 
-    class JoinableQueueBase(_JoinableQueueBase[T], queues.JoinableQueue[T]): ...
+    class JoinableQueueBase(_JoinableQueueBase[T], AsyncJoin, queues.JoinableQueue[T]): ...
 
-    class SimpleQueueBase(_SimpleQueueBase[T], queues.SimpleQueue[T]): ...
+    class SimpleQueueBase(_SimpleQueueBase[T], AsyncMethods[T], queues.SimpleQueue[T]): ...
+
+    class _AsyncMethods: ...
+
+    class _AsyncJoin: ...
 
 else:
+    from ._async.methods import AsyncJoin as _AsyncJoin
+    from ._async.methods import AsyncMethods as _AsyncMethods
     from ._native import JoinableQueueBase, QueueBase, SimpleQueueBase
 
     T = None
@@ -52,8 +59,8 @@ _SIMPLE_QUEUE_BYTES = 1 << 20
 _MAX_DELIVERIES = 3
 
 
-class _Family(Handle):
-    """What the three queues have in common: options, pickling, figures."""
+class _Family(Handle, _AsyncMethods):
+    """What the three queues have in common: options, pickling, figures, and what tasks await."""
 
     __slots__ = ()
 
@@ -317,7 +324,7 @@ class Queue(QueueBase[T], _Family):
         """
 
 
-class JoinableQueue(JoinableQueueBase[T], Queue[T]):
+class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
     """A queue that knows when all of its items are done, in the place of `multiprocessing.JoinableQueue`.
 
     A worker calls `task_done()` when an item that it took is done; `join()` waits until all items are done.
@@ -468,6 +475,7 @@ def _arm() -> None:
         # Not at import, because a program may open no queue. Not later, because then perhaps no file can be
         # opened any more.
         from . import buffers, leases, letters, statistics  # noqa: F401
+        from ._async import under_asyncio  # noqa: F401
         from ._multiprocessing import attributes, greenlets, reduction  # noqa: F401
 
         _inherit()

@@ -389,3 +389,85 @@ in_child(lambda: (queue.put_many(range(100)), queue.shutdown()))
 assert sorted(item for loop in loops for item in loop.get(timeout=60)) == list(range(100))
 queue.join()
 """)
+
+
+@pytest.mark.parametrize(
+    ("made", "item"),
+    [
+        ("penstock.Queue(maxsize=1)", "'x'"),
+        ("penstock.Queue(maxsize=1)", "bytes(500_000)"),
+        ("penstock.SimpleQueue()", "bytes(1 << 20)"),
+    ],
+)
+def test_room_ends_the_wait(made: str, item: str) -> None:
+    """It is made by another greenlet, and then by another process."""
+    run(f"""
+queue = {made}
+queue.put({item})
+for by in ((queue.get,), (in_child, queue.get)):
+    when_ticked(*by)
+    ticked, answer = ticks_during(queue.put, {item})
+    assert ticked >= 5 and answer is None, (ticked, answer)
+    when_ticked(*by)
+    ticked, answer = ticks_during(queue.put_many, [{item}])
+    assert ticked >= 5 and answer is None, (ticked, answer)
+assert queue.get() == {item}
+assert queue.check() == []
+""")
+
+
+def test_a_wait_for_room_in_vain() -> None:
+    run("""
+import queue as standard
+queue = penstock.Queue(maxsize=1)
+queue.put("x")
+while ticks < 5:
+    ticked, answer = ticks_during(lambda: queue.put("y", timeout=0.5))
+    assert isinstance(answer, standard.Full), answer
+when_ticked(queue.shutdown)
+ticked, answer = ticks_during(queue.put, "y")
+assert ticked >= 5 and isinstance(answer, penstock.ShutDown), answer
+""")
+
+
+def test_join_waits_in_the_hub() -> None:
+    run("""
+queue = penstock.JoinableQueue()
+for by in (lambda function: function(), in_child):
+    queue.put("x")
+    def work():
+        queue.get()
+        queue.task_done()
+    when_ticked(by, work)
+    ticked, answer = ticks_during(queue.join)
+    assert ticked >= 5 and answer is None, (ticked, answer)
+""")
+
+
+def test_a_greenlet_finishes_its_own_items() -> None:
+    """The younger one's item is done; the older one's comes back from the process that is killed."""
+    run("""
+queue, told = penstock.JoinableQueue(), penstock.Queue()
+queue.put_many("ab")
+def hold():
+    events = [gevent.event.Event() for _ in range(2)]
+    def work(event):
+        item = queue.get()
+        event.wait()
+        if item == "b":
+            queue.task_done()
+    greenlets = [gevent.spawn(work, event) for event in events]
+    gevent.sleep(0)
+    for event in reversed(events):
+        event.set()
+    gevent.joinall(greenlets)
+    told.put("done")
+    penstock.Queue().get()
+import gevent.event
+holder = in_child(hold)
+told.get()
+os.kill(holder, signal.SIGKILL)
+assert queue.get() == "a"
+queue.task_done()
+queue.join()
+""")

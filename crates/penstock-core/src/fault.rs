@@ -113,6 +113,7 @@ mod armed {
         "notifier.counted",
         "put.pausing",
         "notifier.changed",
+        "notifier.filling",
         "notifier.owed",
         "notifier.updated",
         "notifier.inherited",

@@ -52,7 +52,10 @@ pub use handle::queue::Queue;
 #[cfg(not(loom))]
 pub use handle::remainder::{KeptOpen, OpenHandle, Remainder, leave_by_id};
 pub use memory::descriptor::InUse;
+pub use memory::layout::Kind as Awaited;
 pub use operations::delivery::{Batch, Buffer, Taken};
+#[cfg(not(loom))]
+pub use operations::finish_taken::TakenItem;
 pub use operations::get::Delivery;
 pub use operations::iterate::InHand;
 pub use operations::lease::Lent;
@@ -62,6 +65,8 @@ pub use operations::produce::Production;
 pub use operations::view::View;
 pub use options::{Options, Patience, Retry, Wait};
 pub use state::held::{Held, Verdict};
+#[cfg(not(loom))]
+pub use state::acting::Acting;
 #[cfg(not(loom))]
 pub use state::line_end::{EndInUse, LineEnd};
 pub use state::notes::Death;

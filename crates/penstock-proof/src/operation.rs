@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use penstock_core::{
-    Batch, Buffer, Error, Held, Leave, Lent, Options, Patience, Queue, Remainder, Verdict, Wait,
+    Awaited, Batch, Buffer, Error, Held, Leave, Lent, Options, Patience, Queue, Remainder, Verdict, Wait,
 };
 
 use crate::ends;
@@ -133,6 +133,13 @@ impl Victim {
 
     fn watch(&mut self) {
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| self.queue.watch(wait)));
+    }
+
+    fn watch_all(&mut self) {
+        for awaited in [Awaited::Item, Awaited::Room, Awaited::Finish] {
+            let watched = with_patience(Patience::Forever, |wait| self.queue.watch_for(awaited, wait));
+            let _ = std::hint::black_box(watched);
+        }
     }
 
     /// Receives from the connection whose ends the survivor has made.
@@ -286,6 +293,14 @@ impl Log {
 
     fn watch(&mut self, queue: &Queue) {
         self.notifier = Some(with_patience(surely(), |wait| queue.watch(wait)).unwrap());
+    }
+
+    /// For room and for the end, too.
+    fn watch_all(&mut self, queue: &Queue) {
+        self.watch(queue);
+        for awaited in [Awaited::Room, Awaited::Finish] {
+            with_patience(surely(), |wait| queue.watch_for(awaited, wait)).unwrap();
+        }
     }
 
     /// Of a connection.
@@ -1323,6 +1338,47 @@ pub const OPERATIONS: &[Operation] = &[
             log.put(queue, 10);
         },
         run: Victim::get,
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "watch-for-all",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::watch_all,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-fills",
+        options: ONE,
+        prepare: |queue, log| log.watch_all(queue),
+        run: Victim::put,
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-makes-room",
+        options: ONE,
+        prepare: |queue, log| {
+            log.watch_all(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::get,
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-signals-the-end",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.watch_all(queue);
+            log.put(queue, 10);
+        },
+        before: take_one,
+        run: Victim::task_done,
         takes: &[10],
         ..DEFAULT
     },

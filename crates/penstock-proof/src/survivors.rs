@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Error, Patience};
+use penstock_core::{Awaited, Error, Patience};
 
 use crate::ends;
 use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, try_put, with_patience};
@@ -144,6 +144,27 @@ impl Survivor {
         }
         let expected = if queue.is_empty() { 0 } else { libc::POLLIN };
         assert_eq!(events(notifier, libc::POLLIN), expected, "the notifier is wrong");
+    }
+
+    /// The same of the descriptors that tell of room and of the end, of one that watches from now on.
+    fn notifiers_are_right(&mut self) {
+        self.notifier_is_right();
+        if ends::are_open() {
+            return;
+        }
+        let queue = &self.scene.queue;
+        let is_ready = |awaited, event| {
+            let fd = with_patience(surely(), |wait| queue.watch_for(awaited, wait)).unwrap();
+            events(fd, event) & event != 0
+        };
+        let has_room = is_ready(Awaited::Room, libc::POLLOUT);
+        assert_eq!(has_room, !queue.is_full(), "the notifier is wrong about room");
+        let is_finished = queue.statistics().unwrap().unfinished == 0;
+        assert_eq!(
+            is_ready(Awaited::Finish, libc::POLLIN),
+            is_finished,
+            "it is wrong about the end"
+        );
     }
 
     fn act(&mut self, turn: usize) {
@@ -295,9 +316,9 @@ impl Survivor {
         while queue.statistics().unwrap().delayed > 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.notifier_is_right();
+        self.notifiers_are_right();
         self.drain();
-        self.notifier_is_right();
+        self.notifiers_are_right();
         for lent in self.scene.log.held.drain(..) {
             // The death has not touched the payloads that the survivor itself reads.
             assert!(self.collected.contains(&item_of(lent.bytes())));

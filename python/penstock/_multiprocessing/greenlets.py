@@ -2,9 +2,9 @@
 
 A wait of the core blocks its thread, and with it all greenlets of the thread. `multiprocessing` waits for an
 item with `select`, which gevent patches so that the other greenlets run meanwhile. Under such a patch the
-binding waits with what `sleeper` returns.
+binding waits with what `sleeper` returns: for an item, for room, and in `join`.
 
-A wait for room, and `join`, block the thread: no descriptor tells when they end.
+A connection's `send` that has no room blocks the thread.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WITHOUT_DESCRIPTOR = 0.01
 
 
-def sleeper() -> Callable[[int | None, float], None] | None:
+def sleeper() -> Callable[[int | None, float, bool], None] | None:
     """Return what lets other greenlets run, or None if this thread may block.
 
     The binding asks at each wait, once gevent has been imported.
@@ -38,8 +38,8 @@ class _Over(Exception):
     """The time of a sleep is over."""
 
 
-def _sleep(descriptor: int | None, seconds: float) -> None:
-    """Let other greenlets run until the descriptor is readable, `seconds` at most."""
+def _sleep(descriptor: int | None, seconds: float, is_writing: bool) -> None:
+    """Let other greenlets run until the descriptor is readable or writable, `seconds` at most."""
     import gevent
     from gevent import socket
 
@@ -48,7 +48,8 @@ def _sleep(descriptor: int | None, seconds: float) -> None:
         return
     over = _Over()
     try:
-        socket.wait_read(descriptor, seconds, over)
+        wait = socket.wait_write if is_writing else socket.wait_read
+        wait(descriptor, seconds, over)
     except _Over as error:
         if error is not over:
             raise

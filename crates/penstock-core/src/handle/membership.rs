@@ -87,7 +87,7 @@ impl Queue {
     /// not, so the child's first call to a connection counts it.)
     #[cfg(not(loom))]
     pub(crate) fn join_as_child_of_watcher(&self) {
-        if !self.shared.notifier.is_watched() || has_line(self.shared.segment.hot()) {
+        if !self.shared.is_watched() || has_line(self.shared.segment.hot()) {
             return;
         }
         let mut wait = Wait {
@@ -150,8 +150,8 @@ impl Queue {
             // Release: pairs with the acquire in member_if_any.
             self.shared.me.store(me.0, Ordering::Release);
             drop(no_fork);
-            if self.shared.notifier.is_known() || self.shared.line.is_watched() {
-                // The section that follows announces the notifier.
+            if self.shared.has_to_announce() {
+                // The section that follows announces the notifiers.
                 self.shared.put_off_work();
             }
             self.sweep_former_self(me.index(), pid, birth, namespace)?;

@@ -214,7 +214,9 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.depart();
-        self.shared.notifier.close();
+        for notifier in &self.shared.notifiers {
+            notifier.close();
+        }
         self.shared.segment.need().end();
         holding::forget(self.shared.segment.id);
         // Last, so that no thread of this process opens the queue anew while this handle is still a member.

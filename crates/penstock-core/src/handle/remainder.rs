@@ -153,14 +153,16 @@ impl Queue {
                 let _ = self.shared.report(ended);
             }
         }
-        if self.shared.notifier.is_known() || self.shared.line.is_watched() {
-            // Briefly: the departure discounts the watcher, and closes the notifier, too.
+        if self.shared.has_to_announce() {
+            // Briefly: the departure discounts the watchers, and closes the notifiers, too.
             let taken = self
                 .enter_briefly()
                 .and_then(|mut section| section.watch_no_more());
             fault!("close.unwatched");
             if let Ok(taken) = taken {
-                self.shared.notifier.close_taken(taken);
+                for (notifier, taken) in self.shared.notifiers.iter().zip(taken) {
+                    notifier.close_taken(taken);
+                }
             }
         }
         if let Some(me) = self.shared.member_if_any() {

@@ -252,9 +252,8 @@ pub(crate) struct Hot {
     pub watching_room: AtomicU32,
     /// How often a participant has noted where others may open the notifier.
     pub announced: AtomicU32,
-    /// Watchers of the notifier, or of the line, of all participants together, and a mark that the line is
-    /// not as messages leave it (state/line.rs); and whether the notifier's pipe holds anything. See
-    /// state/notifier.rs.
+    /// Watchers of the notifiers, or of the line, of all participants together, and a mark that the line is
+    /// not as messages leave it (state/line.rs); and what the notifier's pipe holds. See state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
     /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED; and whether items are delayed. It lies
@@ -298,6 +297,11 @@ pub(crate) struct Hot {
     pub due_at: AtomicU64,
     /// The cell of the waiter that ends its sleep then, or 0.
     pub timekeeper: LockedU32,
+
+    // What `notifier`, `pipe_state` and `watching_room` are, for the end of all work.
+    pub finish_notifier: AtomicU64,
+    pub finish_state: AtomicU32,
+    pub watching_finish: AtomicU32,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
@@ -410,9 +414,9 @@ pub(crate) struct Participant {
     /// Memory that it owns without an item: being written, being given back, or borrowed although the item
     /// was finished or kept.
     pub claimed: List,
-    /// Its watchers of the notifier, or of the line; and those for room. Its descriptor of the notifier plus
-    /// one, if others may open it there; and the same of the writing end, if that is another descriptor. See
-    /// state/notifier.rs.
+    /// Its watchers for items, at the notifier or the line; and those for room. Its descriptor of the
+    /// notifier plus one, if others may open it there; and the same of the writing end, if that is another
+    /// descriptor. See state/notifier.rs.
     pub watching: AtomicU32,
     pub watching_room: AtomicU32,
     pub notifier: AtomicU32,
@@ -423,14 +427,21 @@ pub(crate) struct Participant {
     /// In how many blocks it produces (bits 0..32), and as the how-manieth producer it has begun (bits
     /// 32..64), or 0. See state/producers.rs.
     pub producing: AtomicU64,
+    /// Its watchers for the end of all work, and where it has that notifier open, in the same way.
+    pub watching_finish: AtomicU32,
+    pub finish_notifier: AtomicU32,
+    pub finish_notifier_writing: AtomicU32,
 }
 
 /// What is waited for; also the index of the waiters' list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// An item to take.
     Item = 0,
+    /// Room for another item.
     Room = 1,
+    /// That every item was finished.
     Finish = 2,
 }
 
@@ -559,6 +570,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, producers_begun),
         offset_of!(Hot, delayed),
         offset_of!(Hot, timekeeper),
+        offset_of!(Hot, finish_notifier),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),
         offset_of!(Hot, cached_sum),
@@ -573,6 +585,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Participant, watching),
         offset_of!(Participant, given_up),
         offset_of!(Participant, producing),
+        offset_of!(Participant, watching_finish),
         offset_of!(WaiterCell, next),
         offset_of!(WaiterCell, handed_at),
         offset_of!(WaiterCell, ranges),

@@ -24,14 +24,6 @@ fn until_others_have_aged() {
     world::sleep(0, LONG_AGO);
 }
 
-fn at_once() -> Wait<'static> {
-    Wait {
-        patience: Patience::NoWait,
-        // Nothing is allocated: the closure has no size.
-        interrupted: Box::leak(Box::new(|| false)),
-    }
-}
-
 #[test]
 fn an_aged_getter() {
     Model::new("an aged getter, a putter, a getter that does not wait", AtMost(2)).check(|| {

@@ -210,7 +210,10 @@ fn touch_shared_words(queue: &Queue) {
         &hot.pages_spare,
         &hot.pages_tracked,
         &hot.watching,
+        &hot.watching_room,
+        &hot.watching_finish,
         &hot.pipe_state,
+        &hot.finish_state,
         &hot.acknowledging,
         &hot.producers_begun,
         &hot.producers_expected,
@@ -243,6 +246,8 @@ fn touch_shared_words(queue: &Queue) {
         &hot.reaped_at,
         &hot.trimmed_at,
         &hot.emptied_at,
+        &hot.notifier,
+        &hot.finish_notifier,
     ] {
         word.get();
     }
@@ -267,6 +272,7 @@ fn touch_shared_words(queue: &Queue) {
             &record.claimed.tail,
             &record.watching,
             &record.watching_room,
+            &record.watching_finish,
             &cell.word,
             &slot.next,
             &slot.prev,
@@ -357,7 +363,13 @@ impl<'q> Processes<'q> {
 
     /// Runs them until all have ended or died, and audits the queue. Returns the items that are still queued.
     pub(crate) fn finish(self) -> Vec<u8> {
+        self.finish_and(|| {})
+    }
+
+    /// The same, and calls `then` before the audit.
+    pub(crate) fn finish_and(self, then: impl FnOnce()) -> Vec<u8> {
         Processes::run_together(self.starting);
+        then();
         audit(self.queue)
     }
 }
@@ -410,6 +422,14 @@ pub(crate) fn forever() -> Wait<'static> {
     // Nothing is allocated: the closure has no size.
     Wait {
         patience: Patience::Forever,
+        interrupted: Box::leak(Box::new(|| false)),
+    }
+}
+
+/// A call that waits for nothing.
+pub(crate) fn at_once() -> Wait<'static> {
+    Wait {
+        patience: Patience::NoWait,
         interrupted: Box::leak(Box::new(|| false)),
     }
 }

@@ -27,6 +27,7 @@ use crate::operations::lease::Lent;
 use crate::options::{Patience, Wait};
 use crate::state::Section;
 use crate::state::deliver::Delivered;
+use crate::state::pipe_word::Pipe;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
 use crate::units::BATCH;
@@ -110,7 +111,7 @@ impl Queue {
         self.shared.report(result.map_err(|error| {
             let was_empty = matches!(error, Error::Empty | Error::ShutDown);
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
-            if was_empty && self.shared.notifier.is_watched() {
+            if was_empty && self.shared.notifier(Pipe::Traffic).is_watched() {
                 self.found_nothing();
             }
             if was_empty && self.shared.segment.hot().producers_begun.get() > 0 {

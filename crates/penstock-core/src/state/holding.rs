@@ -32,8 +32,9 @@ pub(crate) struct Lease {
 /// The leases of one thread of a queue whose process holds many, as far as it has read the process's list.
 #[derive(Default)]
 pub(crate) struct Found {
-    /// The participant whose list was read, and the last lease that was.
+    /// The participant whose list was read, for which thread or task, and the last lease that was.
     pub participant: ParticipantId,
+    pub thread: u32,
     pub last_read: Lease,
     /// How far the list is being read backwards, from the youngest lease to the last one that was read.
     pub backwards: Option<Lease>,
@@ -74,25 +75,45 @@ thread_local! {
     static NOTES: RefCell<Notes> = RefCell::default();
 }
 
-thread_local! {
+struct Held {
     /// At least as many leases as this thread holds, of all queues together: those that it took, without
     /// those that it finished.
-    static HELD: Cell<u32> = const { Cell::new(0) };
+    count: Cell<u64>,
+    /// The one that it took last; the slot is 0 if that was forgotten.
+    last: Cell<Lease>,
+}
+
+thread_local! {
+    static HELD: Held = const {
+        Held {
+            count: Cell::new(0),
+            last: Cell::new(Lease { slot: 0, number: 0 }),
+        }
+    };
 }
 
 #[inline(always)]
-pub(crate) fn count_taken() {
-    HELD.with(|held| held.set(held.get().saturating_add(1)));
+pub(crate) fn note_taken(lease: Lease) {
+    HELD.with(|held| {
+        held.count.set(held.count.get().wrapping_add(1));
+        held.last.set(lease);
+    });
 }
 
 #[inline(always)]
 pub(crate) fn count_finished() {
-    HELD.with(|held| held.set(held.get().saturating_sub(1)));
+    HELD.with(|held| held.count.set(held.count.get().saturating_sub(1)));
 }
 
 /// How many leases this thread may hold. If it is 0, the thread holds none.
-pub(crate) fn held() -> u32 {
-    HELD.with(Cell::get)
+pub(crate) fn held() -> u64 {
+    HELD.with(|held| held.count.get())
+}
+
+/// The lease that this thread took last, of whatever queue, since this was last called.
+#[cfg(not(loom))]
+pub(crate) fn last_taken() -> Option<Lease> {
+    Some(HELD.with(|held| held.last.take())).filter(|lease| lease.slot != 0)
 }
 
 /// How many items of loops are noted, by all threads of this process: while there are none, no thread reads
@@ -179,10 +200,12 @@ pub(crate) fn take_found(queue: Id, participant: ParticipantId) -> Found {
         let place = notes.found.iter().position(|(id, _)| *id == queue)?;
         Some(notes.found.swap_remove(place).1)
     });
+    let thread = platform::thread_id();
     match found.flatten() {
-        Some(found) if found.participant == participant => found,
+        Some(found) if (found.participant, found.thread) == (participant, thread) => found,
         _ => Found {
             participant,
+            thread,
             ..Found::default()
         },
     }

@@ -291,7 +291,7 @@ impl Shared {
 
 pub(crate) fn holds_nothing(record: &Participant) -> bool {
     let lists = record.leased.head.get() | record.claimed.head.get();
-    let watching = record.watching.get() | record.watching_room.get();
+    let watching = record.watching.get() | record.watching_room.get() | record.watching_finish.get();
     lists == 0 && watching == 0 && record.given_up.get() == 0 && record.producing().blocks() == 0
 }
 

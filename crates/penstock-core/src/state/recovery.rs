@@ -97,6 +97,7 @@ impl Section<'_> {
         self.free_cells_of(id)?;
         self.discount_watchers_of(record);
         self.forget_line_of(id);
+        self.forget_pipes();
         fault!("sweep.cells-freed");
         self.end_production_of(record)?;
         free_record(record, id);

@@ -72,21 +72,11 @@ pub fn in_time(result: Result<(), Error>) -> Result<bool, Error> {
 pub fn attempt<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
-    operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
-) -> PyResult<T> {
-    attempt_until(py, deadline, None, operation)
-}
-
-#[inline]
-pub fn attempt_until<T: Send>(
-    py: Python<'_>,
-    deadline: Deadline,
-    ending: Option<Ending<'_>>,
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     match at_once(&mut operation) {
         Ok(done) => Ok(done),
-        Err(error) if is_worth_waiting(&error, deadline) => patiently_until(py, deadline, ending, operation),
+        Err(error) if is_worth_waiting(&error, deadline) => patiently(py, deadline, operation),
         Err(error) => Err(errors::to_python(error)),
     }
 }
@@ -96,9 +86,9 @@ pub fn is_worth_waiting(error: &Error, deadline: Deadline) -> bool {
     *error == Error::Busy || errors::is_time_out(error) && !matches!(deadline, Deadline::Now)
 }
 
-/// The same for an operation that waits for an item.
+/// The same. If the thread may not block, waits with a descriptor of the source.
 #[inline]
-pub fn attempt_item<T: Send>(
+pub fn attempt_or_wait<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
     ending: Option<Ending<'_>>,
@@ -108,7 +98,7 @@ pub fn attempt_item<T: Send>(
     match at_once(&mut operation) {
         Ok(done) => Ok(done),
         Err(error) if is_worth_waiting(&error, deadline) => {
-            await_item(py, deadline, ending, source, operation)?.map_err(errors::to_python)
+            wait_for(py, deadline, ending, source, operation)?.map_err(errors::to_python)
         }
         Err(error) => Err(errors::to_python(error)),
     }
@@ -116,14 +106,14 @@ pub fn attempt_item<T: Send>(
 
 /// Waits without a first attempt. The inner error is a time-out, or tells that the queue was shut down.
 #[cold]
-pub fn await_item<T: Send>(
+pub fn wait_for<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
     ending: Option<Ending<'_>>,
     source: Source<'_>,
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<Result<T, Error>> {
-    if !matches!(deadline, Deadline::Now) {
+    if !matches!(deadline, Deadline::Now) && !matches!(source, Source::Thread) {
         if let Some(sleeper) = cooperation::sleeper(py)? {
             return cooperation::wait(&sleeper, deadline, ending, source, operation);
         }

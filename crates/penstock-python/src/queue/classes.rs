@@ -6,14 +6,16 @@ use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::interpreter::errors;
 use crate::interpreter::gil::{Deadline, seconds};
-use crate::queue::attempt::{ask, attempt, patiently};
+use crate::queue::attempt::{ask, attempt, patiently, wait_for};
+use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, is_closed};
 use crate::queue::iteration::{QueueIterator, over_queue, over_simple_queue};
 use crate::queue::leases::Hold;
 use crate::queue::producing::{Producing, expected};
 use crate::queue::send_receive::{self, trim_if_due};
-use crate::queue::{batches, leases, proof};
+use crate::queue::{batches, leases, proof, tasks};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -27,7 +29,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Truth {
 }
 
 /// How many items a `get_many` may take.
-fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
+pub fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
     let Some(max_items) = max_items else {
         return Ok(None);
     };
@@ -422,11 +424,11 @@ impl JoinableQueueBase {
         QueueBase::new(args, kwargs).add_subclass(JoinableQueueBase)
     }
 
-    /// Report that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
-    /// this process holds, else another process's. In a `for` loop over the queue, the loop's own item is the
-    /// last of this thread. Does not wait, unless another process is stopped (SIGSTOP) in the middle of a
-    /// change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait, and then no item is
-    /// done.
+    /// Report that an item taken with `get` is done: the oldest that this thread holds (in an event loop this
+    /// task, and under gevent this greenlet), else the oldest that this process holds, else another
+    /// process's. In a `for` loop over the queue, the loop's own item is the last of this thread. Does not
+    /// wait, unless another process is stopped (SIGSTOP) in the middle of a change of the queue. A signal
+    /// handler that raises, as for Ctrl-C, ends that wait, and then no item is done.
     ///
     /// Raises `ValueError` if all items are done already.
     ///
@@ -438,6 +440,7 @@ impl JoinableQueueBase {
     /// ValueError: task_done() called too many times
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         Handle::ask(slf.as_super().as_super(), |queue| {
+            let _acting = tasks::act(slf.py(), queue)?;
             attempt(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))?;
             trim_if_due(slf.py(), queue)
         })?;
@@ -477,7 +480,10 @@ impl JoinableQueueBase {
     /// >>> q.join()
     fn join(slf: &Bound<'_, Self>) -> PyResult<()> {
         Handle::ask(slf.as_super().as_super(), |queue| {
-            patiently(slf.py(), Deadline::Never, |wait| queue.join(wait))
+            let joined = wait_for(slf.py(), Deadline::Never, None, Source::Finish(queue), |wait| {
+                queue.join(wait)
+            })?;
+            joined.map_err(errors::to_python)
         })
     }
 }

@@ -17,13 +17,13 @@ use crate::codec::forking_pickler::Home;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::once::lock;
 use crate::interpreter::{errors, ffi, reserve};
-use crate::queue::attempt::{Ending, await_item, patiently};
+use crate::queue::attempt::{Ending, patiently, wait_for};
 use crate::queue::channel::Channel;
-use crate::queue::classes::QueueBase;
+use crate::queue::classes::{QueueBase, at_most};
 use crate::queue::closable::{Closable, Using};
 use crate::queue::cooperation::Source;
 use crate::queue::options::Options;
-use crate::queue::{pins, process_exit, proof, send_receive};
+use crate::queue::{awaiting, cooperation, pins, process_exit, proof, send_receive};
 
 /// One Python object of a queue. The handles of a queue in one process share the core's `Queue`.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -297,6 +297,7 @@ impl Handle {
     fn hold(slf: &Bound<'_, Handle>, held: Held, protocol: u8) -> PyResult<()> {
         let codec = Handle::codec(slf, protocol)?;
         process_exit::remember(&held.queue);
+        cooperation::find_gevent(slf.py())?;
         pins::let_go();
         let handle = slf.get();
         let mut opened = Opened {
@@ -536,8 +537,8 @@ impl Handle {
         let call = Handle::open_call(slf)?;
         let deadline = Deadline::new(true, timeout)?;
         let queue = call.queue();
-        let source = Source { queue, end: None };
-        let awaited = await_item(slf.py(), deadline, None, source, |wait| {
+        let source = Source::Items { queue, end: None };
+        let awaited = wait_for(slf.py(), deadline, None, source, |wait| {
             match queue.await_item(wait) {
                 // A get would not wait, but raise.
                 Err(Error::ShutDown) => Ok(()),
@@ -545,6 +546,73 @@ impl Handle {
             }
         })?;
         Ok(awaited.is_ok())
+    }
+
+    // What coroutines need (python/penstock/_async/): none of these waits.
+
+    /// Takes an item and returns it, or `nothing` if a get would wait.
+    fn _get_now<'py>(slf: &Bound<'py, Self>, nothing: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        Ok(awaiting::get_now(slf)?.unwrap_or_else(|| nothing.clone()))
+    }
+
+    /// Takes what is there; an empty list if a get would wait.
+    fn _get_many_now<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        awaiting::get_many_now(slf, at_most(max_items)?)
+    }
+
+    /// Puts `obj`. False if a put would wait.
+    fn _put_now(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<bool> {
+        awaiting::put_if_room(slf, obj)
+    }
+
+    /// Puts the objects from that index on as far as there is room. The index of the first that was not put,
+    /// and the exception because of which it was not, or None.
+    fn _put_many_now<'py>(
+        slf: &Bound<'py, Self>,
+        objs: &Bound<'py, PyTuple>,
+        start: usize,
+    ) -> PyResult<(usize, Option<Bound<'py, PyAny>>)> {
+        let (next, error) = awaiting::put_many_now(slf, objs, start)?;
+        Ok((
+            next,
+            error.map(|error| error.into_value(slf.py()).into_bound(slf.py()).into_any()),
+        ))
+    }
+
+    /// Names the item that the last `_get_now` of this thread has taken, if it is to be finished.
+    fn _last_taken(slf: &Bound<'_, Self>) -> PyResult<Option<(u32, u32, u64)>> {
+        awaiting::last_taken(slf)
+    }
+
+    /// Finishes the item of that name. False if it was finished.
+    fn _finish_taken(slf: &Bound<'_, Self>, name: (u32, u32, u64)) -> PyResult<bool> {
+        awaiting::finish_taken(slf, name)
+    }
+
+    /// Whether all items are done.
+    fn _join_now(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        awaiting::join_now(slf)
+    }
+
+    /// The descriptor that tells when that would not wait: readable, or of room writable. None if there is
+    /// none for now, because a stopped process holds the lock.
+    fn _descriptor(slf: &Bound<'_, Self>, awaited: u32) -> PyResult<Option<RawFd>> {
+        awaiting::descriptor(slf, awaiting::awaited(awaited)?)
+    }
+
+    /// Whether that would not wait. A hint.
+    fn _is_ready(slf: &Bound<'_, Self>, awaited: u32) -> PyResult<bool> {
+        let awaited = awaiting::awaited(awaited)?;
+        Handle::ask(slf, |queue| Ok(queue.is_ready(awaited)))
+    }
+
+    /// What a waiting thread does at the end of each slice of 100 ms, of which this is one: it checks for the
+    /// dead.
+    fn _tend(slf: &Bound<'_, Self>, slices: u32) -> PyResult<()> {
+        awaiting::tend(slf, slices)
     }
 
     /// The dead letters: of each its slot, its number, how often it was delivered, its bytes, the text of its

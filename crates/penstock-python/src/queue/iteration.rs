@@ -16,7 +16,7 @@ use crate::interpreter::once::lock;
 use crate::queue::attempt::patiently;
 use crate::queue::classes;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::send_receive;
+use crate::queue::{send_receive, tasks};
 
 /// The items of a queue, for one loop.
 #[pyclass(frozen, module = "penstock._native")]
@@ -113,6 +113,7 @@ impl QueueIterator {
                     // The loop has asked for the next one all the same.
                     Handle::ask(handle, |queue| {
                         let in_hand = &mut turn.in_hand;
+                        let _acting = tasks::act(py, queue)?;
                         patiently(py, Deadline::Never, |wait| queue.finish_in_hand(in_hand, wait))
                     })?;
                 }

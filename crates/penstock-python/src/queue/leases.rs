@@ -14,11 +14,11 @@ use pyo3::types::PyList;
 use crate::interpreter::ffi::new_list;
 use crate::interpreter::gil::{Deadline, seconds};
 use crate::interpreter::reserve;
-use crate::queue::attempt::{attempt, attempt_item};
+use crate::queue::attempt::{attempt, attempt_or_wait};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::payload_buffer;
 use crate::queue::send_receive::trim_if_due;
+use crate::queue::{payload_buffer, tasks};
 
 /// One item in hand, and its queue.
 #[pyclass(frozen, module = "penstock._native")]
@@ -104,6 +104,7 @@ impl Hold {
                 (None, Verdict::Failed) if delay.is_none() => queue.retry_delay(&self.held),
                 (given, _) => given.unwrap_or_default(),
             };
+            let _acting = tasks::act(py, queue)?;
             attempt(py, Deadline::Never, |wait| {
                 queue.settle_noting(&self.held, verdict, (delay, text), wait)
             })
@@ -131,9 +132,10 @@ pub fn take<'py>(
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
+    let _acting = tasks::act(py, queue)?;
     let mut buffer = Buffer::default();
-    let source = Source { queue, end: None };
-    let (delivery, held) = attempt_item(py, deadline, None, source, |wait| queue.hold(&mut buffer, wait))?;
+    let source = Source::Items { queue, end: None };
+    let (delivery, held) = attempt_or_wait(py, deadline, None, source, |wait| queue.hold(&mut buffer, wait))?;
     let hold = Hold::new(handle, held)?;
     let trimmed = trim_if_due(py, queue);
     let object = trimmed.and_then(|()| match delivery {
@@ -160,13 +162,14 @@ pub fn take_many<'py>(
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
+    let _acting = tasks::act(py, queue)?;
     let list = new_list(py)?;
     let most = most.min(BATCH);
     let mut batch = Batch::with_room_for(most).map_err(|_| reserve::no_memory())?;
     let mut held: Vec<Held> = Vec::new();
     held.try_reserve_exact(most).map_err(|_| reserve::no_memory())?;
-    let source = Source { queue, end: None };
-    attempt_item(py, deadline, None, source, |wait| {
+    let source = Source::Items { queue, end: None };
+    attempt_or_wait(py, deadline, None, source, |wait| {
         queue.hold_many(&mut batch, &mut held, wait)
     })?;
     let mut first_error = trim_if_due(py, queue).err();

@@ -1,6 +1,7 @@
 //! Queues and connections as Python has them, on those of the core.
 
 mod attempt;
+mod awaiting;
 mod batches;
 pub mod channel;
 pub mod classes;
@@ -18,3 +19,4 @@ pub mod process_exit;
 pub mod producing;
 pub mod proof;
 mod send_receive;
+mod tasks;

@@ -9,12 +9,10 @@ use pyo3::prelude::*;
 use crate::codec::plain::Writer;
 use crate::interpreter::gil::{Deadline, at_once};
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{
-    ask, attempt_item, attempt_until, await_item, is_worth_waiting, patiently_until,
-};
+use crate::queue::attempt::{ask, attempt_or_wait, is_worth_waiting, wait_for};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::{payload_buffer, pins};
+use crate::queue::{payload_buffer, pins, tasks};
 
 /// Where a message goes.
 #[derive(Clone, Copy)]
@@ -52,29 +50,47 @@ pub fn put(call: &Call<'_>, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
 /// Puts an object on its way.
 #[inline]
 pub fn send_object(call: &Call<'_>, way: Way, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
-    let mut writer = Writer::default();
-    let Some(plain) = call.codec.write_plain(object, &mut writer) else {
-        return send_encoded(call, way, object, deadline);
-    };
-    plain.lend(|pieces| send(object.py(), call, way, pieces, plain.is_large(), deadline))?;
+    let py = object.py();
+    send_by(call, object, |pieces, is_large| {
+        send(py, call, way, pieces, is_large, deadline).map(Some)
+    })?;
     Ok(())
 }
 
+/// Writes an object's message, and puts it by `send`, which is told whether it is large. False if `send`
+/// finds no room.
+#[inline]
+pub fn send_by(
+    call: &Call<'_>,
+    object: &Bound<'_, PyAny>,
+    send: impl FnOnce(&[&[u8]], bool) -> PyResult<Option<Ticket>>,
+) -> PyResult<bool> {
+    let mut writer = Writer::default();
+    let Some(plain) = call.codec.write_plain(object, &mut writer) else {
+        return send_encoded(call, object, send);
+    };
+    Ok(plain.lend(|pieces| send(pieces, plain.is_large()))?.is_some())
+}
+
 /// The same for an object that is not plain.
-fn send_encoded(call: &Call<'_>, way: Way, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
+fn send_encoded(
+    call: &Call<'_>,
+    object: &Bound<'_, PyAny>,
+    send: impl FnOnce(&[&[u8]], bool) -> PyResult<Option<Ticket>>,
+) -> PyResult<bool> {
     let py = object.py();
     let (message, carried) = pins::collect(|| call.codec.encode(object));
     let mut message = message?;
     if !carried.is_empty() {
         pins::enlarge(py, &mut message)?;
     }
-    let ticket = message.lend(py, |pieces| {
-        send(py, call, way, pieces, message.is_large(), deadline)
-    })?;
+    let Some(ticket) = message.lend(py, |pieces| send(pieces, message.is_large()))? else {
+        return Ok(false);
+    };
     if !carried.is_empty() {
         pins::pin(call.queue(), ticket, carried);
     }
-    Ok(())
+    Ok(true)
 }
 
 pub fn send(
@@ -90,10 +106,14 @@ pub fn send(
         Way::Line(end) => call.queue().put_at(end, pieces, wait),
         Way::Later(delay) => call.put_delayed(pieces, delay, wait),
     };
+    let room = match way {
+        Way::Queue | Way::Later(_) => Source::Room(call.queue()),
+        Way::Line(_) => Source::Thread,
+    };
     if is_large {
-        return patiently_until(py, deadline, call.end_of_room(), put);
+        return wait_for(py, deadline, call.end_of_room(), room, put)?.map_err(errors::to_python);
     }
-    attempt_until(py, deadline, call.end_of_room(), put)
+    attempt_or_wait(py, deadline, call.end_of_room(), room, put)
 }
 
 pub fn get<'py>(
@@ -105,19 +125,19 @@ pub fn get<'py>(
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
+    let _acting = tasks::act(py, queue)?;
     let mut buffer = Buffer::default();
-    let delivery = attempt_item(
+    let delivery = attempt_or_wait(
         py,
         deadline,
         call.end_of_items(),
-        Source { queue, end },
+        Source::Items { queue, end },
         |wait| match end {
             None => queue.get(&mut buffer, wait),
             Some(end) => queue.get_at(end, &mut buffer, wait),
         },
     )?;
-    trim_if_due(py, queue)?;
-    load(handle, call, delivery, &buffer)
+    rebuild(handle, call, delivery, &buffer)
 }
 
 /// Takes the next item of a loop, which has `in_hand`. `None` if the queue was shut down and none is left.
@@ -129,12 +149,13 @@ pub fn get_next<'py>(
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
+    let _acting = tasks::act(py, queue)?;
     let mut buffer = Buffer::default();
     let mut next = |wait: Wait<'_>| queue.get_next(in_hand, &mut buffer, wait);
     let taken = match at_once(&mut next) {
         Err(error) if is_worth_waiting(&error, Deadline::Never) => {
-            let source = Source { queue, end: None };
-            await_item(py, Deadline::Never, call.end_of_items(), source, next)?
+            let source = Source::Items { queue, end: None };
+            wait_for(py, Deadline::Never, call.end_of_items(), source, next)?
         }
         taken => taken,
     };
@@ -142,17 +163,18 @@ pub fn get_next<'py>(
         Err(Error::ShutDown) => return Ok(None),
         taken => taken.map_err(errors::to_python)?,
     };
-    trim_if_due(py, queue)?;
-    load(handle, call, delivery, &buffer).map(Some)
+    rebuild(handle, call, delivery, &buffer).map(Some)
 }
 
+/// The object of an item that was taken.
 #[inline(always)]
-fn load<'py>(
+pub fn rebuild<'py>(
     handle: &Bound<'py, Handle>,
     call: &Call<'_>,
     delivery: Delivery,
     buffer: &Buffer,
 ) -> PyResult<Bound<'py, PyAny>> {
+    trim_if_due(handle.py(), call.queue())?;
     match delivery {
         Delivery::Copied => call.codec.load(handle.py(), buffer.bytes(), Some(handle)),
         Delivery::Lent(lent) => payload_buffer::load(handle, call, lent),

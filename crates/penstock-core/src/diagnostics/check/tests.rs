@@ -14,8 +14,8 @@ use crate::platform;
 use crate::state::Section;
 use crate::state::holding::Lease;
 use crate::state::notes::Death;
-use crate::state::notifier::DRAINED;
 use crate::state::pages::{ALL_PARKED, REMNANT, Spare, TAKEN};
+use crate::state::pipe_word::{DRAINED, FULL, SIGNALLED};
 use crate::state::recovery::Portion;
 use crate::state::slot::{ENDED, Past, State, StateWord};
 use crate::state::waiters::{ABANDONED, FREE, HANDED, LATE, SLEEPING, WOKEN, Waiting};
@@ -84,7 +84,9 @@ impl Scene {
             }
         }
         // A participant that watches the notifier.
-        now(|wait| queue.watch(wait)).unwrap();
+        for awaited in [Kind::Item, Kind::Room, Kind::Finish] {
+            now(|wait| queue.watch_for(awaited, wait)).unwrap();
+        }
         // A dead letter and an orphan.
         put(&queue, 20);
         for _ in 0..2 {
@@ -1092,6 +1094,18 @@ fn damage_to_waiters_is_found() {
             "they sleep although nothing is unfinished",
         ),
         (|s| s.hot().watching.set(2), "watching: a recount differs"),
+        (
+            |s| s.hot().watching_finish.set(0),
+            "watching_finish: a recount differs",
+        ),
+        (
+            |s| s.hot().pipe_state.set(FULL),
+            "pipe_state: it disagrees with the room for items",
+        ),
+        (
+            |s| s.hot().finish_state.set(SIGNALLED),
+            "finish_state: it disagrees with the unfinished items",
+        ),
         (
             |s| s.queue.shared.segment.participant(1).unwrap().watching.set(0),
             "watching: a recount differs",

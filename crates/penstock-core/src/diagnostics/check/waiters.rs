@@ -4,7 +4,7 @@ use super::Inspection;
 use crate::memory::layout::*;
 use crate::state::Section;
 use crate::state::line::{self, DUE, has_line};
-use crate::state::notifier::{DRAINED, SIGNALLED, state_of};
+use crate::state::pipe_word::{DRAINED, FULL, SIGNALLED, state_of};
 use crate::state::waiters::{
     ABANDONED, FREE, HANDED, HANDED_LEFT, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT,
 };
@@ -71,19 +71,22 @@ impl Inspection<'_> {
 
     fn inspect_notifier(&mut self) {
         let hot = self.hot();
-        let (mut watching, mut for_room) = (0, 0);
+        let (mut watching, mut for_room, mut for_finish) = (0, 0, 0);
         for index in self.shared.participants() {
             if let Ok(record) = self.segment().participant(index) {
                 for_room += u64::from(record.watching_room.get());
                 watching += u64::from(record.watching.get());
+                for_finish += u64::from(record.watching_finish.get());
             }
         }
         self.compare("watching_room", u64::from(hot.watching_room.get()), for_room);
+        let finish = u64::from(hot.watching_finish.get());
+        self.compare("watching_finish", finish, for_finish);
         let mark = hot.watching.get() & DUE;
         self.compare(
             "watching",
             u64::from(hot.watching.get() - mark),
-            watching + for_room,
+            watching + for_room + for_finish,
         );
         // The writer of a byte cannot clear the mark.
         let is_due = line::state_of(hot.line_state.get()) != line::SIGNALLED;
@@ -95,13 +98,26 @@ impl Inspection<'_> {
         }
         // Of a queue that is shut down, the last item in hand may end without a section: a mark says so until
         // the next one (handle/put_off.rs).
-        let is_wrong = match state_of(hot.pipe_state.get()) {
+        let pipe_state = state_of(hot.pipe_state.get());
+        let is_wrong = match pipe_state {
             DRAINED => hot.ready_count.get() > 0,
             SIGNALLED => Section::new(self.shared, ParticipantId::NONE).is_readable() == Some(false),
             _ => false,
         };
         if watching > 0 && is_wrong {
             self.finding("pipe_state", None, "it disagrees with the number of items");
+        }
+        let is_full = !self.shared.has_room() && hot.is_open();
+        if for_room > 0
+            && (matches!(pipe_state, DRAINED | SIGNALLED) && is_full || pipe_state == FULL && !is_full)
+        {
+            self.finding("pipe_state", None, "it disagrees with the room for items");
+        }
+        let (finish_state, is_finished) = (state_of(hot.finish_state.get()), hot.unfinished.get() == 0);
+        if for_finish > 0
+            && (finish_state == DRAINED && is_finished || finish_state == SIGNALLED && !is_finished)
+        {
+            self.finding("finish_state", None, "it disagrees with the unfinished items");
         }
     }
 
