@@ -64,9 +64,9 @@ pub use operations::produce::Production;
 #[cfg(not(loom))]
 pub use operations::view::View;
 pub use options::{Options, Patience, Retry, Wait};
-pub use state::held::{Held, Verdict};
 #[cfg(not(loom))]
 pub use state::acting::Acting;
+pub use state::held::{Held, Verdict};
 #[cfg(not(loom))]
 pub use state::line_end::{EndInUse, LineEnd};
 pub use state::notes::Death;
