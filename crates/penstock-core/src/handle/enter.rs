@@ -91,8 +91,9 @@ impl Queue {
             return self.acquire_for(kind, wait);
         }
         self.finish_put_off(&mut section)?;
-        if section.hot().has_leftovers() {
+        if section.hot().is_closed() {
             section.discard()?;
+            self.note_spare(&section);
         }
         match kind {
             Some(Kind::Room) => section.check_put()?,

@@ -103,7 +103,7 @@ impl Shared {
         // the next section does what is due.
         if self.acquire_as(me.0, &mut wait).is_ok() {
             let mut section = Guard::new(self, me);
-            if self.is_welcome(me.0) {
+            if self.is_whole_for(me) {
                 work(&mut section);
             }
         }

@@ -38,8 +38,8 @@ impl Notifier {
 impl Section<'_> {
     pub(crate) fn update_notifier(&mut self) {}
 
-    pub(crate) fn is_readable(&self) -> Option<bool> {
-        None
+    pub(crate) fn is_readable(&self) -> bool {
+        false
     }
 
     pub(crate) fn discount_watchers_of(&mut self, _: &Participant) {}

@@ -63,14 +63,19 @@ impl Queue {
     }
 
     /// The same, waiting for the lock as long as `wait` allows. After an error that ends the wait, the queue
-    /// is as it was, or it is shut down and some items are still to be discarded.
+    /// is as it was, or it is shut down and some items are still to be discarded. With [`Patience::TryLock`]
+    /// it discards none: if any is left, the answer is [`Error::Busy`] with the queue shut down.
     pub fn shut_down_within(&self, is_immediate: bool, mut wait: Wait<'_>) -> Result<(), Error> {
         let phase = if is_immediate { CLOSED } else { DRAINING };
         let stored = self.enter(&mut wait).map(|section| {
             section.store_phase(phase);
             fault!("shutdown.committed");
         });
-        let ended = stored.and_then(|()| self.discard_leftovers(&mut || self.enter(&mut wait)));
+        let ended = stored.and_then(|()| match wait.patience {
+            // The call that follows discards, for as long as that takes.
+            Patience::TryLock if self.shared.segment.hot().has_leftovers() => Err(Error::Busy),
+            _ => self.discard_leftovers(&mut || self.enter(&mut wait)),
+        });
         self.shared.report(ended)?;
         // The queue is shut down, whatever becomes of the trim. Damage is noted in the segment.
         if self.is_trim_due() && wait.patience != Patience::TryLock {
@@ -79,12 +84,17 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether a get that may wait would do so, though the queue was shut down: an item may come back. True
-    /// also if the lock stays taken, so that this cannot tell: then the caller asks again later.
+    /// Whether a get that may wait would not raise, though the queue was shut down: an item is ready again,
+    /// or may come back. True also if the lock stays taken, so that this cannot tell: then the caller asks
+    /// again later.
     #[cfg(not(loom))]
     pub fn may_return(&self, mut wait: Wait<'_>) -> Result<bool, Error> {
         let entered = self.enter(&mut wait);
-        let may_return = match entered.and_then(|section| section.check_get(Patience::Forever)) {
+        let checked = entered.and_then(|section| match section.hot().has_items() {
+            true => Ok(()),
+            false => section.check_get(Patience::Forever),
+        });
+        let may_return = match checked {
             Err(Error::ShutDown) => Ok(false),
             Err(error) if is_stuck(&error) => Ok(true),
             checked => checked.map(|()| true),
@@ -96,5 +106,67 @@ impl Queue {
     pub fn is_shut_down(&self) -> bool {
         let hot = self.shared.segment.hot();
         hot.is_draining() || hot.is_closed()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::layout::{Kind, OPEN, ParticipantId};
+    use crate::options::Options;
+    use crate::state::waiters::{WOKEN, Waiting};
+    use crate::sync::Word;
+
+    const ACKNOWLEDGED: Options = Options {
+        maxsize: 0,
+        max_bytes: None,
+        soft_bytes: 0,
+        acknowledged: true,
+        max_deliveries: 3,
+    };
+
+    fn forever<T>(call: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        call(Wait {
+            patience: Patience::Forever,
+            interrupted: &mut || false,
+        })
+    }
+
+    /// Items that are counted and on no list are damage: nothing tries for ever to discard them.
+    #[test]
+    fn what_cannot_be_discarded_is_damage() {
+        for call in [Queue::join, |queue: &Queue, _: Wait<'_>| queue.shut_down(true)] {
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            forever(|wait| queue.put(&[b"item"], wait)).unwrap();
+            let hot = queue.shared.segment.hot();
+            forever(|mut wait| queue.enter(&mut wait))
+                .unwrap()
+                .store_phase(CLOSED);
+            hot.ready.head.set(0);
+            hot.ready.tail.set(0);
+            let called = forever(|wait| call(&queue, wait));
+            assert!(matches!(called, Err(Error::Corrupt { .. })), "{called:?}");
+        }
+    }
+
+    /// A process dies after it has notified a waiter, and before it has woken it: after the rebuild, or the
+    /// sweep, of a queue that was shut down the waiter is woken.
+    #[test]
+    fn a_notified_waiter_is_woken_again_after_a_death() {
+        for (phase, count) in [(DRAINING, 1), (OPEN, 0)] {
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            let mut section = forever(|mut wait| queue.enter(&mut wait)).unwrap();
+            let mut waiting = Waiting::new(Kind::Room);
+            section.enlist(&mut waiting).unwrap();
+            section.delist(Kind::Room, waiting.cell).unwrap();
+            section.cell(waiting.cell).unwrap().word.set(WOKEN);
+            section.store_phase(phase);
+            let before = section.wakes_noted().len();
+            section.rebuild_waiters().unwrap();
+            assert_eq!(section.wakes_noted()[before..], [waiting.cell][..count]);
+            section.free_cells_of(ParticipantId::new(9, 9)).unwrap();
+            assert_eq!(section.wakes_noted().len(), before + 2 * count);
+            section.withdraw(&mut waiting).unwrap();
+        }
     }
 }

@@ -1,5 +1,5 @@
-//! The notifier: a pipe that holds a byte exactly while a get would find an item, for waiters that sleep in
-//! `poll`.
+//! The notifier: a pipe that holds a byte exactly while a get would find an item, or the queue is shut down,
+//! for waiters that sleep in `poll`.
 //!
 //! A queue's own waiters sleep on futexes (waiters.rs), and no `select` takes a futex. A process that wants a
 //! descriptor instead *watches*. While no process watches, no section writes to the pipe, and a put costs
@@ -15,8 +15,10 @@
 //!
 //! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
-//! > The pipe holds a byte exactly if something is ready, or the queue is shut down and no get finds an item
-//! > any more, or a byte is promised.
+//! > The pipe holds a byte exactly if something is ready, or the queue is shut down, or a byte is promised.
+//!
+//! That is so although an item may come back to a queue that was shut down, for which a get that may wait
+//! waits: a watcher's own process may have the last item in hand, and then no other section would tell it.
 //!
 //! The pipe is drained under the lock. The byte is only promised there, and written right after the release
 //! (lock/after_release.rs), because it wakes a thread that wants the lock. `Hot::pipe_state` has the state:
@@ -188,24 +190,16 @@ impl Section<'_> {
         if has_line(hot) {
             return self.update_line();
         }
-        let Some(is_wanted) = self.is_readable() else {
-            return;
-        };
+        let is_wanted = self.is_readable();
         if state_of(hot.pipe_state.get()) != if is_wanted { SIGNALLED } else { DRAINED } {
             self.change_notifier(is_wanted);
         }
     }
 
-    /// Whether a get would not wait: it finds an item, or an error. `None` if this section cannot tell
-    /// (phase.rs), and so leaves the pipe as it is.
-    pub(crate) fn is_readable(&self) -> Option<bool> {
+    /// Whether a get that does not wait finds an item, or another error than that there is none.
+    pub(crate) fn is_readable(&self) -> bool {
         let hot = self.hot();
-        match hot.ready_count.get() > 0 || hot.is_damaged() {
-            true => Some(true),
-            false if hot.is_open() => Some(false),
-            // An error is damage, which the next operation reports.
-            false => self.is_over().unwrap_or(Some(true)),
-        }
+        hot.ready_count.get() > 0 || !hot.is_open()
     }
 
     fn change_notifier(&mut self, is_wanted: bool) {
@@ -244,7 +238,7 @@ impl Section<'_> {
 
     /// Takes out what is in the pipe though there is no item.
     pub(crate) fn drain_if_empty(&mut self) {
-        if self.is_readable() == Some(false) {
+        if !self.is_readable() {
             if let Some(end) = self.end_at_hand() {
                 self.drain(end);
             }

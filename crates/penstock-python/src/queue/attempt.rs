@@ -114,7 +114,7 @@ pub fn attempt_item<T: Send>(
     }
 }
 
-/// Waits without a first attempt. The inner error is a time-out.
+/// Waits without a first attempt. The inner error is a time-out, or that the queue was shut down.
 #[cold]
 pub fn await_item<T: Send>(
     py: Python<'_>,
@@ -129,7 +129,7 @@ pub fn await_item<T: Send>(
         }
     }
     patiently_until(py, deadline, ending, |wait| match operation(wait) {
-        Err(error) if errors::is_time_out(&error) => Ok(Err(error)),
+        Err(error) if errors::is_time_out(&error) || error == Error::ShutDown => Ok(Err(error)),
         done => done.map(Ok),
     })
 }

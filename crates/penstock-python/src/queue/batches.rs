@@ -20,7 +20,7 @@ use crate::queue::attempt::{ask, attempt, attempt_item, in_time, patiently};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
 use crate::queue::payload_buffer;
-use crate::queue::send_receive::{self, trim_if_due};
+use crate::queue::send_receive::{self, trim_if_due, trim_if_ended};
 
 /// Small messages that go into the queue together.
 #[derive(Default)]
@@ -183,7 +183,8 @@ pub fn get_many<'py>(
     let source = Source { queue, end: None };
     attempt_item(py, deadline, None, source, |wait| {
         queue.get_many(&mut batch, wait)
-    })?;
+    })
+    .inspect_err(|_| trim_if_ended(py, queue))?;
     loop {
         let trimmed = trim_if_due(py, queue);
         received.rebuild(handle, call, batch)?;

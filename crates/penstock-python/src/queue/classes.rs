@@ -74,7 +74,8 @@ fn shut_down(py: Python<'_>, call: &Call<'_>, immediate: &Truth) -> PyResult<()>
     let queue = call.queue();
     attempt(py, Deadline::Never, |wait| {
         queue.shut_down_within(immediate.0, wait)
-    })
+    })?;
+    trim_if_due(py, queue)
 }
 
 #[pymethods]

@@ -5,6 +5,10 @@
 //! descriptor. It is woken when the descriptor becomes readable, and at the end of each slice, and then tries
 //! again. The attempt of a slice's end does the upkeep of a wait: it checks for the dead.
 //!
+//! The descriptor of a queue that was shut down is readable, also while an item may come back. So a wait for
+//! that item sleeps without the descriptor, as one does for which the system has none left: it tries again
+//! every 10 ms.
+//!
 //! A program without gevent pays one look-up in `sys.modules` for each wait, and nothing for a call that
 //! finds an item at once.
 
@@ -24,6 +28,9 @@ use crate::queue::attempt::{Ending, patiently, patiently_until};
 
 const SLICE: Duration = Duration::from_millis(100);
 
+/// Between two attempts without a descriptor.
+const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(10);
+
 /// Whose items a call waits for: a queue's, or those that arrive at a connection's end.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
@@ -33,7 +40,7 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Whether an item may come back, of a queue that was shut down.
+    /// Whether an item is there again or may come back, of a queue that was shut down.
     fn may_return(self) -> Result<bool, Error> {
         self.queue.may_return(Wait {
             patience: Patience::NoWait,
@@ -70,7 +77,8 @@ pub fn sleeper<'py>(py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
     Ok((!sleeper.is_none()).then_some(sleeper))
 }
 
-/// Repeats `operation`, and sleeps in between. It waits for nothing itself. The inner error is a time-out.
+/// Repeats `operation`, and sleeps in between. It waits for nothing itself. The inner error is a time-out, or
+/// that the queue was shut down.
 pub fn wait<T: Send>(
     sleeper: &Bound<'_, PyAny>,
     deadline: Deadline,
@@ -84,23 +92,37 @@ pub fn wait<T: Send>(
         if descriptor.is_none() {
             descriptor = source.descriptor(py, deadline)?;
         }
-        let tried = patiently_until(py, Deadline::Now, None, |wait| match operation(wait) {
-            Err(error) if errors::is_time_out(&error) => {
-                // Its upkeep sweeps the dead.
-                source.queue.len();
-                Ok(Err(error))
+        let mut awaits_return = false;
+        let tried = patiently_until(py, Deadline::Now, None, |wait| {
+            let tried = match operation(wait) {
+                // The attempt waits for nothing, but this call does.
+                Err(Error::ShutDown) if source.may_return()? => {
+                    awaits_return = true;
+                    Err(Error::Empty)
+                }
+                tried => tried,
+            };
+            match tried {
+                Err(error) if errors::is_time_out(&error) => {
+                    // Its upkeep sweeps the dead.
+                    source.queue.len();
+                    Ok(Err(error))
+                }
+                Err(Error::ShutDown) => Ok(Err(Error::ShutDown)),
+                done => done.map(Ok),
             }
-            // The attempt waits for nothing, but this call does.
-            Err(Error::ShutDown) if source.may_return()? => Ok(Err(Error::Empty)),
-            done => done.map(Ok),
         })?;
         let left = deadline.left(SLICE);
-        if tried.is_ok() || left.is_zero() {
+        if matches!(tried, Ok(_) | Err(Error::ShutDown)) || left.is_zero() {
             return Ok(tried);
         }
         if let Some(ending) = ending {
             ending.check(py)?;
         }
-        sleeper.call1((descriptor, left.as_secs_f64()))?;
+        let (watched, left) = match descriptor.filter(|_| !awaits_return) {
+            None => (None, left.min(WITHOUT_DESCRIPTOR)),
+            watched => (watched, left),
+        };
+        sleeper.call1((watched, left.as_secs_f64()))?;
     }
 }

@@ -101,11 +101,20 @@ pub fn get<'py>(
             None => queue.get(&mut buffer, wait),
             Some(end) => queue.get_at(end, &mut buffer, wait),
         },
-    )?;
+    )
+    .inspect_err(|_| trim_if_ended(py, queue))?;
     trim_if_due(py, queue)?;
     match delivery {
         Delivery::Copied => call.codec.load(py, buffer.bytes(), Some(handle)),
         Delivery::Lent(lent) => payload_buffer::load(handle, call, lent),
+    }
+}
+
+/// After a get that has found nothing. What was discarded has left memory, perhaps by the get's own section.
+pub fn trim_if_ended(py: Python<'_>, queue: &Queue) {
+    if queue.is_shut_down() {
+        // Damage is noted in the segment, and the next operation reports it.
+        let _ = trim_if_due(py, queue);
     }
 }
 
