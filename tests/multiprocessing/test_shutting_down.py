@@ -204,6 +204,16 @@ def test_a_time_out_that_ends_before() -> None:
         queue.get(timeout=0.01)
 
 
+@every_class
+def test_a_late_put_pickles_first(make: Any) -> None:
+    queue = make()
+    queue.shutdown()
+    with pytest.raises(ShutDown):
+        queue.put({1, 2})
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        queue.put(lambda: None)
+
+
 def test_the_exception_pickles() -> None:
     error = pickle.loads(pickle.dumps(ShutDown("over")))
     assert type(error) is ShutDown

@@ -5,8 +5,9 @@
 //! unfinished items. An item in hand is finished as usual, and `join` returns when none is left.
 //!
 //! Protocol. The commit is one store of the queue's phase (state/phase.rs), under the lock. The end of that
-//! section notifies the waiters that will find nothing any more, `BATCH` of a kind at most; each of them
-//! comes back through a section, whose end notifies the next ones (state/waiters.rs).
+//! section notifies one of the waiters that will find nothing any more, and wakes another; each of them comes
+//! back through a section, whose end does the same (state/waiters.rs). The first is the watcher, whose slice
+//! is 100 ms, so that no lost wake-up call delays the others for long.
 //!
 //! An immediate shutdown discards what is queued, a portion of it in each section. Whatever comes back later
 //! (its holder has died, its getter has given up) is discarded then. A section of any process that finds
@@ -28,7 +29,7 @@
 //!
 //! A section of a process that has not mapped all that the queue has grown by (memory/ranges.rs) may not find
 //! the slots of leases. It notifies putters, and getters of a closed queue. It cannot tell whether an item of
-//! a draining queue may come back, and leaves getters and watchers as they are, to the next section.
+//! a draining queue may come back, and leaves getters as they are, to the next section.
 //!
 //! An item leaves its slot in three steps, so that it is counted once at whatever step the process dies
 //! (state/aside.rs, `free_counted`).
@@ -36,7 +37,7 @@
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | **phase = DRAINING** or CLOSED | it took effect; the rebuild's section notifies the waiters |
-//! | waiters marked, lock released, no wake-up call made | each learns it at the end of its slice |
+//! | watcher marked, lock released, no wake-up made | its slice ends, and it notifies the next |
 //! | closed: an item taken off the order | its slot is READY: the rebuild lists it, to be discarded later |
 //! | closed: **slot = DISCARDED**, its number noted | the rebuild counts it and frees the slot |
 //! | closed: counted, slot not FREE | the slot's note agrees with the counter: the rebuild frees the slot |

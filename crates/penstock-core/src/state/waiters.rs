@@ -9,7 +9,8 @@
 //!
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to
 //! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
-//! > If the queue is shut down, no putter sleeps, and no getter that will find nothing any more.
+//! > If the queue is shut down, and putters sleep, or getters that will find nothing any more, then one of
+//! > them is on its way.
 //!
 //! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
 //! spins. One that was handed something is not: it does not come for what is there. Since every way back
@@ -301,14 +302,21 @@ impl Section<'_> {
         Ok(is_over)
     }
 
-    /// Notifies those that would be served last, `NEAR` of them at most: each of them comes back through a
-    /// section, which notifies the next ones. Their slices are short, in case the wake-up calls are lost with
-    /// their waker. The next watcher is woken to learn that it is, in case they are all killed at once.
+    /// Notifies the watcher: it comes back through a section, which notifies the next one. Its slice is
+    /// short, in case the wake-up call is lost with its waker; those of others that would be served late need
+    /// not be. The new watcher is woken to learn that it is, in case this one does not come back. It finds
+    /// the queue shut down then, too, so that the wake-ups multiply.
     fn notify_from_the_end(&mut self, kind: Kind) -> Result<(), Error> {
+        let notified = &self.hot().waiters[kind as usize].notified;
+        let before = notified.get();
         for _ in 0..NEAR {
             match self.watcher(kind)? {
                 0 => return Ok(()),
                 last => self.choose(kind, last)?,
+            }
+            // Not if it had left.
+            if notified.get() != before {
+                break;
             }
         }
         self.tell_watcher(kind)
