@@ -127,5 +127,10 @@ def _inherit_from_asyncio() -> None:
     """Add the base of asyncio, whose import takes longer than all of Penstock, once the program has it."""
     queues = sys.modules.get("asyncio.queues")
     base = getattr(queues, "QueueShutDown", None)
-    if base is not None and base not in ShutDown.__mro__:
-        ShutDown.__bases__ = (*ShutDown.__bases__, base)
+    bases = ShutDown.__bases__  # read once: another thread may do the same
+    if base is None or base in bases:
+        return
+    try:
+        ShutDown.__bases__ = (*bases, base)
+    except TypeError:
+        return  # a class of the program inherits from both, with asyncio's first

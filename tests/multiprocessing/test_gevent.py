@@ -330,8 +330,10 @@ assert ticked >= 5
 """)
 
 
-def test_an_item_that_comes_back_after_a_shutdown() -> None:
-    run("""
+@pytest.mark.parametrize("wait", ["queue.get", "lambda: queue._reader.poll(60) and queue.get()"])
+def test_an_item_that_comes_back_after_a_shutdown(wait: str) -> None:
+    """The queue's descriptor is readable meanwhile: the wait does not spin."""
+    run(f"""
 queue = penstock.JoinableQueue()
 queue.put("item")
 
@@ -343,10 +345,21 @@ holder = in_child(hold)
 while not queue.empty():
     gevent.sleep(0.01)
 queue.shutdown()
-ending = when_ticked(os.kill, holder, signal.SIGKILL)
-ticked, answer = ticks_during(queue.get)
+import select
+assert select.select([queue], [], [], 0)[0] == [queue]
+attempts = 0
+sleep = penstock._multiprocessing.greenlets._sleep
+def counting(*arguments):
+    global attempts
+    attempts += 1
+    sleep(*arguments)
+penstock._multiprocessing.greenlets._sleep = counting
+began = time.monotonic()
+gevent.spawn_later(0.5, os.kill, holder, signal.SIGKILL)
+ticked, answer = ticks_during({wait})
 assert answer == "item", answer
 assert ticked >= 5
+assert attempts <= 5 + (time.monotonic() - began) / 0.01, attempts
 queue.task_done()
 queue.join()
 """)

@@ -3,8 +3,11 @@
 import multiprocessing
 import pickle
 import select
+import signal
 import subprocess
 import sys
+import threading
+import time
 from queue import Empty
 from typing import Any
 
@@ -114,6 +117,58 @@ def test_a_selector_learns_it(make: Any) -> None:
         queue.get()
 
 
+def test_a_selector_whose_own_process_has_the_last_item_in_hand() -> None:
+    """It asks for the next item without a `task_done()`, as a program does that calls none."""
+    queue = penstock.JoinableQueue[str]()
+    queue.put("a")
+    got = []
+    with fork(queue.shutdown) as child:
+        child.result()
+    try:
+        while select.select([queue], [], [], 10)[0]:
+            got.append(queue.get())
+    except ShutDown:
+        got.append("end")
+    assert got == ["a", "end"]
+    assert queue._reader.poll(0)
+    assert queue._reader.poll(10)
+
+
+@every_class
+def test_the_memory_of_what_is_discarded_is_given_back(make: Any) -> None:
+    queue = make() if make is penstock.SimpleQueue else make(max_bytes=200_000_000)
+    size = 900_000 if make is penstock.SimpleQueue else 50_000_000
+    with fork(lambda: [queue.put(bytes(size)), signal.pause()]) as putter:
+        until(lambda: not queue.empty())
+        queue.shutdown(immediate=True)
+        assert queue.statistics().memory_bytes < 20_000_000
+        putter.kill()
+
+
+def test_an_immediate_one_lets_other_threads_run() -> None:
+    """It discards many items, and does so without the lock of the interpreter."""
+    queue = penstock.Queue[int](max_bytes=200_000_000)
+    queue.put_many(range(300_000))
+    switched: list[float] = []
+    ends = threading.Event()
+
+    def tick() -> None:
+        while not ends.is_set():
+            switched.append(time.monotonic())
+            time.sleep(0.0001)
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    until(lambda: len(switched) > 10)
+    before = len(switched)
+    queue.shutdown(immediate=True)
+    after = len(switched)
+    ends.set()
+    ticker.join()
+    assert after > before
+    assert queue.statistics().discarded == 300_000
+
+
 def test_a_subclass_inherits_it() -> None:
     class Mine(penstock.Queue[str]):
         pass
@@ -147,6 +202,16 @@ def test_a_time_out_that_ends_before() -> None:
     queue.shutdown()
     with pytest.raises(ShutDown):
         queue.get(timeout=0.01)
+
+
+@every_class
+def test_a_late_put_pickles_first(make: Any) -> None:
+    queue = make()
+    queue.shutdown()
+    with pytest.raises(ShutDown):
+        queue.put({1, 2})
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        queue.put(lambda: None)
 
 
 def test_the_exception_pickles() -> None:
@@ -188,6 +253,67 @@ for kind in (queue.ShutDown, asyncio.QueueShutDown, penstock.ShutDown, penstock.
         print("caught")
 """
     assert run(program) == "caught\n" * 4
+
+
+ASYNCIO = """
+import asyncio, asyncio.queues, queue, sys, threading
+if not hasattr(asyncio.queues, "QueueShutDown"):  # before 3.13
+    class QueueShutDown(Exception): pass
+    asyncio.queues.QueueShutDown = QueueShutDown
+Other = asyncio.queues.QueueShutDown
+import penstock
+q = penstock.Queue()
+q.shutdown()
+"""
+
+
+@pytest.mark.parametrize("bases", ["Other, penstock.ShutDown", "penstock.ShutDown, Other"])
+def test_a_class_of_the_program_inherits_from_both(bases: str) -> None:
+    program = """
+class Mine(BASES):
+    pass
+for error in (penstock.ShutDown, penstock.errors.PenstockError):
+    for again in range(2):
+        try:
+            q.get()
+        except error:
+            print("caught")
+for error in (Other, penstock.ShutDown):
+    try:
+        raise Mine("over")
+    except error as caught:
+        print(*caught.args)
+"""
+    assert run(ASYNCIO + program.replace("BASES", bases)) == "caught\n" * 4 + "over\n" * 2
+
+
+def test_two_threads_that_raise_it_first() -> None:
+    """Before each line of the one thread, the other one does all of it."""
+    program = """
+from penstock import errors
+function, bases = errors._inherit_from_asyncio, errors.ShutDown.__bases__
+line = 0
+def trace(frame, event, _):
+    global line
+    if frame.f_code is function.__code__ and event == "line":
+        line += 1
+        if line == target:
+            sys.settrace(None)
+            function()
+    return trace
+for target in range(1, 20):
+    line, errors.ShutDown.__bases__ = 0, bases
+    sys.settrace(trace)
+    try:
+        q.get()
+    except Other:
+        sys.settrace(None)
+    assert errors.ShutDown.__bases__.count(Other) == 1
+    if line < target:
+        print("each line")
+        break
+"""
+    assert run(ASYNCIO + program) == "each line\n"
 
 
 def test_a_waiter_of_a_killed_process_is_no_hindrance() -> None:

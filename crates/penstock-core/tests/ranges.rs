@@ -731,48 +731,34 @@ fn a_process_that_maps_serves_none_before() {
 /// section that finishes the item does.
 #[test]
 fn a_process_that_maps_says_of_no_end_before() {
-    let is_readable = |fd| {
-        let mut polled = libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: the call reads and writes one struct.
-        unsafe { libc::poll(&raw mut polled, 1, 0) == 1 }
-    };
-    for is_watched in [false, true] {
-        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    queue.statistics().unwrap();
+    let (joined, step) = (Step::new(), Step::new());
+    let fresh = Child::run(|| {
         queue.statistics().unwrap();
-        let (joined, step) = (Step::new(), Step::new());
-        let fresh = Child::run(|| {
-            queue.statistics().unwrap();
-            joined.reach(1);
-            step.wait_for(1);
-            queue.statistics().unwrap();
-            assert_eq!(get(&queue), Err(Error::ShutDown));
-        });
-        joined.wait_for(1);
-        for number in 0..2300 {
-            put(&queue, &numbered(number, 20)).unwrap();
-        }
-        for number in 0..2300 {
-            if number > 0 {
-                queue.task_done().unwrap();
-            }
-            assert!(get(&queue).unwrap() == numbered(number, 20));
-        }
-        let watched = is_watched.then(|| wait(soon(), |wait| queue.watch(wait)).unwrap());
-        queue.shut_down(false).unwrap();
-        let getter = Child::run(|| assert_eq!(get(&queue), Err(Error::ShutDown)));
-        until(&queue, |check| check.cells == 1);
-        step.reach(1);
-        until(&queue, |check| check.cells == 2);
-        assert!(!watched.is_some_and(is_readable), "the item may come back");
-        queue.task_done().unwrap();
-        assert!(watched.is_none_or(is_readable));
-        assert_eq!((getter.reap(), fresh.reap()), (0, 0));
-        is_sound(&queue);
+        joined.reach(1);
+        step.wait_for(1);
+        queue.statistics().unwrap();
+        assert_eq!(get(&queue), Err(Error::ShutDown));
+    });
+    joined.wait_for(1);
+    for number in 0..2300 {
+        put(&queue, &numbered(number, 20)).unwrap();
     }
+    for number in 0..2300 {
+        if number > 0 {
+            queue.task_done().unwrap();
+        }
+        assert!(get(&queue).unwrap() == numbered(number, 20));
+    }
+    queue.shut_down(false).unwrap();
+    let getter = Child::run(|| assert_eq!(get(&queue), Err(Error::ShutDown)));
+    until(&queue, |check| check.cells == 1);
+    step.reach(1);
+    until(&queue, |check| check.cells == 2);
+    queue.task_done().unwrap();
+    assert_eq!((getter.reap(), fresh.reap()), (0, 0));
+    is_sound(&queue);
 }
 
 /// A putter's time ends while the lock's holder is stopped between the two stores that publish its item, and

@@ -420,6 +420,92 @@ fn a_queue_that_is_never_acknowledged_ends() {
     assert_eq!(outcome(worker), KILLED);
 }
 
+/// However many leases of others are set aside, a worker that has an item in hand is found behind them.
+#[test]
+fn an_item_in_hand_is_found_behind_many_that_are_set_aside() {
+    const OF_EACH: usize = 256;
+    let (queue, told) = (Queue::create(&ACKNOWLEDGED).unwrap(), with_items(&PLAIN, 0));
+    let hoarders: Vec<_> = (0..17)
+        .map(|_| {
+            let hoarder = Child::run(|| {
+                for _ in 0..OF_EACH {
+                    put(&queue, b"aside", Patience::NoWait).unwrap();
+                    get(&queue, Patience::NoWait).unwrap();
+                }
+                assert_eq!(get(&queue, Patience::NoWait), Err(Error::Empty));
+                put(&told, b"done", Patience::NoWait).unwrap();
+                loop {
+                    thread::park();
+                }
+            });
+            assert_eq!(get(&told, soon()).unwrap(), b"done");
+            hoarder
+        })
+        .collect();
+    put(&queue, b"item", Patience::NoWait).unwrap();
+    let worker = holder(&queue);
+    queue.shut_down(false).unwrap();
+    let in_a_moment = Patience::Until(Instant::now() + Duration::from_millis(50));
+    assert_eq!(get(&queue, in_a_moment), Err(Error::Empty), "it may come back");
+    worker.signal(libc::SIGKILL);
+    assert_eq!(outcome(worker), KILLED);
+    assert_eq!(get(&queue, soon()).unwrap(), b"item");
+    drop(hoarders);
+}
+
+/// A get that does not wait finds nothing, the item comes back, and only then its caller asks whether it may.
+#[test]
+fn an_item_that_has_come_back_may_return() {
+    let may_return = |queue: &Queue| wait(Patience::NoWait, |wait| queue.may_return(wait)).unwrap();
+    let queue = with_items(&ACKNOWLEDGED, 2);
+    queue.shut_down(false).unwrap();
+    assert!(may_return(&queue));
+    get(&queue, Patience::NoWait).unwrap();
+    assert!(may_return(&queue), "an own item in hand, beside a ready one");
+    get(&queue, Patience::NoWait).unwrap();
+    assert!(!may_return(&queue));
+    queue.shut_down(true).unwrap();
+    assert!(!may_return(&queue));
+}
+
+/// An attempt discards nothing, however much is left: its caller may hold a lock of its own.
+#[test]
+fn an_attempt_leaves_the_discarding_to_the_next_call() {
+    let shut_down = |queue: &Queue, patience| wait(patience, |wait| queue.shut_down_within(true, wait));
+    let queue = with_items(&PLAIN, 200);
+    assert_eq!(shut_down(&queue, Patience::TryLock), Err(Error::Busy));
+    assert!(queue.is_shut_down() && queue.is_empty());
+    assert_eq!(shut_down(&queue, Patience::Forever), Ok(()));
+    assert_eq!(is_sound(&queue, "closed").discarded, 200);
+    assert_eq!(shut_down(&queue, Patience::TryLock), Ok(()));
+    let empty = with_items(&PLAIN, 1);
+    get(&empty, Patience::NoWait).unwrap();
+    assert_eq!(shut_down(&empty, Patience::TryLock), Ok(()));
+}
+
+/// What was discarded leaves memory, which goes back to the system: by the shutdown itself; or, if that left
+/// items over, by a get that discards them.
+#[test]
+fn the_memory_of_what_is_discarded_is_given_back() {
+    const MEBIBYTE: usize = 1 << 20;
+    for is_cut_short in [false, true] {
+        let queue = Queue::create(&PLAIN).unwrap();
+        let payload = vec![1; MEBIBYTE];
+        for _ in 0..50 {
+            put(&queue, &payload, Patience::NoWait).unwrap();
+        }
+        if is_cut_short {
+            let attempt = wait(Patience::TryLock, |wait| queue.shut_down_within(true, wait));
+            assert_eq!(attempt, Err(Error::Busy));
+            assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
+        } else {
+            queue.shut_down(true).unwrap();
+        }
+        let s = is_sound(&queue, "closed");
+        assert!(s.memory_bytes < 20 * MEBIBYTE as u64, "{s:?}");
+    }
+}
+
 /// What comes back after an immediate shutdown is discarded, and a join ends.
 #[test]
 fn what_comes_back_to_a_closed_queue_is_discarded() {
@@ -465,22 +551,59 @@ fn holder(queue: &Arc<Queue>) -> Child {
     holder
 }
 
-/// A waiter at the descriptor wakes in vain because of a byte too many, and tries a get that does not wait.
-/// The get says that the queue was shut down, though an item may come back; the waiter sleeps on, because the
-/// byte is gone.
+/// The descriptor is readable although an item may come back: the watcher's own process may have the last
+/// item in hand, and waits for the descriptor before it says that it is done.
 #[test]
-fn a_byte_too_many_is_taken_out() {
-    let queue = with_items(&ACKNOWLEDGED, 1);
-    let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
-    let _holder = holder(&queue);
-    queue.shut_down(false).unwrap();
-    assert!(!is_readable(fd));
-    // SAFETY: the call reads one byte.
-    assert_eq!(unsafe { libc::write(fd, [0u8].as_ptr().cast(), 1) }, 1);
-    assert!(is_readable(fd));
-    assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
-    assert!(wait(Patience::NoWait, |wait| queue.may_return(wait)).unwrap());
-    assert!(!is_readable(fd));
+fn a_watcher_learns_it_beside_an_item_in_hand() {
+    for is_own in [false, true] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        let _holder = (!is_own).then(|| holder(&queue));
+        if is_own {
+            get(&queue, Patience::NoWait).unwrap();
+        }
+        until("drained", || !is_readable(fd));
+        queue.shut_down(false).unwrap();
+        assert!(is_readable(fd));
+        assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
+        assert!(is_readable(fd), "the next get that does not wait says so, too");
+        let may_return = wait(Patience::NoWait, |wait| queue.may_return(wait));
+        assert_eq!(may_return, Ok(!is_own));
+        is_sound(&queue, "watched");
+    }
+}
+
+/// A process that has learned of the notifier in its shutdown tells the others where it has it open.
+#[test]
+fn a_process_that_shuts_down_announces_the_notifier() {
+    let pipe_of = |fd| {
+        // SAFETY: the call writes one struct, for which all zeros are a value.
+        let stat = unsafe {
+            let mut stat = std::mem::zeroed::<libc::stat>();
+            assert_eq!(libc::fstat(fd, &raw mut stat), 0);
+            stat
+        };
+        stat.st_ino
+    };
+    let queue = with_items(&PLAIN, 0);
+    let go_on = Queue::create(&PLAIN).unwrap();
+    let other = Child::run(|| {
+        assert_eq!(get(&go_on, soon()).unwrap(), b"go on");
+        queue.shut_down(false).unwrap();
+        put(&go_on, b"shut down", Patience::NoWait).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    let first = pipe_of(wait(soon(), |wait| queue.watch(wait)).unwrap());
+    put(&go_on, b"go on", Patience::NoWait).unwrap();
+    until("shut down", || queue.is_shut_down());
+    until("told", || {
+        go_on.len() == 1 && get(&go_on, soon()).unwrap() == b"shut down"
+    });
+    queue.leave(Leave::Clean).unwrap();
+    assert_eq!(pipe_of(wait(soon(), |wait| queue.watch(wait)).unwrap()), first);
+    drop(other);
 }
 
 /// A descriptor is readable once a get would say that the queue was shut down.
@@ -617,6 +740,33 @@ mod points {
                     assert_eq!(getter.join().unwrap(), Err(Error::ShutDown), "{point}");
                 }
             }
+        }
+    }
+
+    /// The same beside many waiters: those whose wake-up calls are lost have short slices.
+    #[test]
+    fn death_before_many_waiters_are_woken() {
+        const WAITERS: u64 = 800;
+        for kind in ["putters", "getters"] {
+            let queue = with_items(&ONE, u8::from(kind == "putters"));
+            let waiters: Vec<_> = (0..WAITERS)
+                .map(|_| {
+                    let queue = queue.clone();
+                    thread::spawn(move || match kind {
+                        "putters" => put(&queue, b"late", soon()),
+                        _ => get(&queue, soon()).map(drop),
+                    })
+                })
+                .collect();
+            until_waiting(&queue, |s| s.waiting_putters + s.waiting_getters, WAITERS);
+            // They have aged, and have learned their places.
+            until("aged", || queue.check().unwrap().aged == WAITERS);
+            thread::sleep(Duration::from_secs(1));
+            killed_at("unlock.before-wake", 1, &queue, |queue| {
+                queue.shut_down(false).unwrap();
+            });
+            let in_vain = waiters.into_iter().map(|waiter| waiter.join().unwrap());
+            assert!(in_vain.eq(vec![Err(Error::ShutDown); WAITERS as usize]), "{kind}");
         }
     }
 

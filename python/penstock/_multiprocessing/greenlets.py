@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# Seconds between two attempts if the system has no descriptor left.
-_WITHOUT_DESCRIPTOR = 0.01
-
 
 def sleeper() -> Callable[[int | None, float, bool], None] | None:
     """Return what lets other greenlets run, or None if this thread may block.
@@ -44,7 +41,7 @@ def _sleep(descriptor: int | None, seconds: float, is_writing: bool) -> None:
     from gevent import socket
 
     if descriptor is None:
-        gevent.sleep(min(seconds, _WITHOUT_DESCRIPTOR))
+        gevent.sleep(seconds)
         return
     over = _Over()
     try:

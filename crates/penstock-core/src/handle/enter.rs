@@ -92,8 +92,9 @@ impl Queue {
             return self.acquire_for(kind, wait);
         }
         self.finish_put_off(&mut section)?;
-        if section.hot().has_leftovers() {
+        if section.hot().is_closed() {
             section.discard()?;
+            self.note_spare(&section);
         } else if section.hot().has_delayed() {
             section.ready_due()?;
         }

@@ -170,7 +170,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Discards what is queued in a closed queue, in portions.
+    /// Discards what is queued in a closed queue, in portions, and notes the memory that this leaves.
     pub(crate) fn discard_leftovers<'q>(
         &'q self,
         enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
@@ -178,7 +178,11 @@ impl Queue {
         if !self.shared.segment.hot().has_leftovers() {
             return Ok(());
         }
-        self.in_portions(enter, &mut |section| section.discard())
+        self.in_portions(enter, &mut |section| {
+            let discarded = section.discard();
+            self.note_spare(section);
+            discarded
+        })
     }
 
     /// Whether the counters of the queue need no maintenance: the lock is not stuck, and neither a check for

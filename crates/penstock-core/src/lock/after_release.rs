@@ -86,8 +86,7 @@ impl Shared {
         // the next section does what is due.
         if self.acquire_as(me.0, &mut wait).is_ok() {
             let mut section = Guard::new(self, me);
-            let is_whole = !section.hot().is_damaged() && self.segment.is_all_mapped();
-            if is_whole && matches!(self.participant_of(me), Ok(Some(_))) {
+            if self.is_whole_for(me) {
                 work(&mut section);
             }
         }

@@ -111,7 +111,7 @@ impl Section<'_> {
     }
 
     pub(crate) fn drain_if_empty(&mut self) {
-        if self.is_readable() == Some(false) {
+        if !self.is_readable() {
             let hot = self.hot();
             drain(&hot.pipe_state, &Contents::of(Pipe::Traffic, hot));
         }

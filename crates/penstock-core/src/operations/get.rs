@@ -109,10 +109,14 @@ impl Queue {
             }
         }
         self.shared.report(result.map_err(|error| {
-            let was_empty = matches!(error, Error::Empty | Error::ShutDown);
+            let (was_empty, has_ended) = (error == Error::Empty, error == Error::ShutDown);
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
             if was_empty && self.shared.notifier(Pipe::Traffic).is_watched() {
                 self.found_nothing();
+            }
+            // What was discarded, perhaps by this call's section, has left memory.
+            if has_ended && wait.patience != Patience::TryLock && self.is_trim_due() {
+                let _ = self.trim_if_due();
             }
             if was_empty && self.shared.segment.hot().producers_begun.get() > 0 {
                 return self.check_producers(error, wait.patience);

@@ -20,15 +20,19 @@ impl Section<'_> {
     /// Discards a portion of what is queued, if the queue is closed.
     pub(crate) fn discard(&mut self) -> Result<Portion, Error> {
         for _ in 0..PORTION {
-            let index = self.oldest()?;
-            if !self.hot().is_closed() || index == 0 && !self.hot().has_delayed() {
+            if !self.hot().has_leftovers() {
                 return Ok(Portion::Last);
             }
-            if index == 0 {
+            let index = self.oldest()?;
+            if index == 0 && self.hot().has_delayed() {
                 let delayed = self.pop_delayed()?;
                 fault!("discard.unlinked");
                 self.discard_one(delayed, Discarded::Unfinished)?;
                 continue;
+            }
+            // No join may try again and again to discard an item that no section can find.
+            if index == 0 {
+                return Err(self.corrupt("items are counted that are on no list"));
             }
             let slot = self.slot(index)?;
             let item = match slot.word().state() {

@@ -25,10 +25,13 @@
 //! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
 //! > While a process watches for items, that pipe has a byte exactly if something is ready, or the queue is
-//! > shut down and no get finds an item any more, or a byte is promised.
+//! > shut down, or a byte is promised.
 //! > While a process watches for room, it is full exactly if the queue is open and has no room.
 //! > While a process watches for the end, the other pipe has a byte exactly if nothing is unfinished, or a
 //! > byte is promised.
+//!
+//! A byte says that the queue is shut down although an item may come back, for which a get that may wait
+//! waits: a watcher's own process may have the last item in hand, and then no other section would tell it.
 //!
 //! pipe_word.rs has the states of a pipe and their changes. While no process watches for what a pipe tells,
 //! its word is not kept up; it still says what the pipe holds, and a process that begins to watch ends a
@@ -258,7 +261,7 @@ impl Section<'_> {
 
     /// Takes out what is in the pipe though there is no item.
     pub(crate) fn drain_if_empty(&mut self) {
-        if self.is_readable() == Some(false) {
+        if !self.is_readable() {
             if let Some(end) = self.end_at_hand(Pipe::Traffic) {
                 drain(&self.hot().pipe_state, &end);
             }

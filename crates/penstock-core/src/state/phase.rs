@@ -26,7 +26,8 @@ use crate::state::slot::{State, was_kept};
 use crate::state::{Section, Shared};
 use crate::sync::{Ordering, Word};
 
-/// Leases that [`Section::may_return`] reads at most, of all participants together.
+/// Leases that [`Section::may_return`] reads at most beyond the youngest of each participant, of all
+/// participants together.
 const LEASES_READ: u32 = 16 * PORTION;
 
 impl Hot {
@@ -66,6 +67,12 @@ impl Hot {
     /// Whether it was shut down.
     pub(crate) fn is_ended(&self) -> bool {
         self.is_draining() || self.is_closed()
+    }
+
+    /// Whether items are queued that a get takes.
+    #[cfg(not(loom))]
+    pub(crate) fn has_items(&self) -> bool {
+        !self.is_closed() && self.ready_count.get() > 0
     }
 
     /// Whether items are queued that are to be discarded.
@@ -173,7 +180,7 @@ impl Section<'_> {
         }
         let is_hopeless = self.hot().is_closed()
             || patience == Patience::NoWait
-            || self.has_in_hand(self.my_index(), &mut { LEASES_READ })?
+            || self.has_in_hand(self.my_index(), PORTION, &mut { PORTION })?
             || !self.may_return()?;
         match patience {
             _ if is_hopeless => Err(Error::ShutDown),
@@ -183,7 +190,7 @@ impl Section<'_> {
         }
     }
 
-    /// Whether no getter finds an item now or later. The sleeping getters and the watchers learn it.
+    /// Whether no getter finds an item now or later. The sleeping getters learn it.
     ///
     /// `None` if this process has not mapped all that the queue has grown by (memory/ranges.rs), so that it
     /// may not find the slots of leases: the next section of another process tells, or of this one.
@@ -201,31 +208,32 @@ impl Section<'_> {
     /// Whether an item that is taken may be ready again: a getter has it that is not back, or its holder
     /// dies.
     ///
-    /// Where nothing was ever acknowledged, so that many leases may be set aside, the youngest of each
-    /// holder are read. A holder of so many has never finished any, and is waited for no more.
+    /// The youngest lease of each holder is read first: what is set aside is older than what the same thread
+    /// has in hand. Then some more of each, because the youngest may be set aside and an older one in the
+    /// hand of another thread. Behind so many a holder has never finished any, and is waited for no more.
     fn may_return(&self) -> Result<bool, Error> {
         let hot = self.hot();
         let is_handed = hot.aged(Kind::Item).is_some_and(|aged| aged.handed.get() > 0);
         if is_handed || hot.begins_to_acknowledge() && hot.aside.head.get() != 0 {
             return Ok(true);
         }
-        let mut left = LEASES_READ;
-        let mut participant = 0;
-        while let Some(index) = self.next_lessee(participant) {
-            participant = index;
-            if self.has_in_hand(index, &mut left)? {
-                return Ok(true);
+        for (of_each, mut left) in [(1, u32::MAX), (PORTION, LEASES_READ)] {
+            let mut participant = 0;
+            while let Some(index) = self.next_lessee(participant) {
+                participant = index;
+                if self.has_in_hand(index, of_each, &mut left)? {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
     }
 
-    /// Whether a participant has an item that comes back if it dies. Reads the youngest leases first: those
-    /// that are set aside are older than what the same thread has in hand.
-    fn has_in_hand(&self, participant: u32, left: &mut u32) -> Result<bool, Error> {
+    /// Whether a participant has an item that comes back if it dies, among so many of its youngest leases.
+    fn has_in_hand(&self, participant: u32, at_most: u32, left: &mut u32) -> Result<bool, Error> {
         let hot = self.hot();
         let mut index = self.shared.segment.participant(participant)?.leased.tail.get();
-        for _ in 0..PORTION.min(*left) {
+        for _ in 0..at_most.min(*left) {
             if index == 0 {
                 break;
             }

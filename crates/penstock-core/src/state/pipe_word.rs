@@ -231,13 +231,8 @@ impl Section<'_> {
             // It need not be readable.
             0 if for_room == 0 || matches!(state, DRAINED | SIGNALLED | PROMISED) => return None,
             0 => DRAINED,
-            _ => match self.is_readable() {
-                Some(true) => SIGNALLED,
-                Some(false) => DRAINED,
-                // This section cannot tell. A full pipe is readable, too, and no put waits any more.
-                None if state == FULL => SIGNALLED,
-                None => return None,
-            },
+            _ if self.is_readable() => SIGNALLED,
+            _ => DRAINED,
         };
         (state != wanted).then_some(wanted)
     }
@@ -252,15 +247,9 @@ impl Section<'_> {
         }
     }
 
-    /// Whether a get would not wait: it finds an item, or an error. `None` if this section cannot tell
-    /// (phase.rs), and so leaves the pipe as it is.
-    pub(crate) fn is_readable(&self) -> Option<bool> {
+    /// Whether a get that does not wait finds an item, or another error than that there is none.
+    pub(crate) fn is_readable(&self) -> bool {
         let hot = self.hot();
-        match hot.ready_count.get() > 0 || hot.is_damaged() {
-            true => Some(true),
-            false if hot.is_open() => Some(false),
-            // An error is damage, which the next operation reports.
-            false => self.is_over().unwrap_or(Some(true)),
-        }
+        hot.ready_count.get() > 0 || !hot.is_open()
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to
 //! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
-//! > If the queue is shut down, no putter sleeps, and no getter that will find nothing any more.
+//! > If the queue is shut down, and putters sleep, or getters that will find nothing any more, then one of
+//! > them is on its way.
 //! > If items are delayed, a waiter sleeps until the first is due, or one is on its way (delay.rs).
 //!
 //! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
@@ -301,25 +302,44 @@ impl Section<'_> {
     }
 
     /// Notifies putters of a queue that is shut down, and getters if none of them finds an item any more.
-    /// `BATCH` of each at most: each of them comes back through a section, which notifies the next ones.
     /// False if getters are to be served as usual.
     #[cold]
     fn settle_ended(&mut self) -> Result<bool, Error> {
-        let [getters, putters, _] = &self.hot().waiters;
-        for _ in 0..BATCH {
-            if putters.length.get() == 0 {
-                break;
-            }
-            self.choose(Kind::Room, putters.head.get())?;
-        }
+        self.notify_from_the_end(Kind::Room)?;
         let is_over = self.is_over()? == Some(true);
-        for _ in 0..BATCH {
-            if !is_over || getters.length.get() == 0 {
-                break;
-            }
-            self.choose(Kind::Item, getters.tail.get())?;
+        if is_over {
+            self.notify_from_the_end(Kind::Item)?;
         }
         Ok(is_over)
+    }
+
+    /// Notifies the watcher: it comes back through a section, which notifies the next one. Its slice is
+    /// short, in case the wake-up call is lost with its waker; those of others that would be served late need
+    /// not be. The new watcher is woken to learn that it is, in case this one does not come back. It finds
+    /// the queue shut down then, too, so that the wake-ups multiply.
+    fn notify_from_the_end(&mut self, kind: Kind) -> Result<(), Error> {
+        let notified = &self.hot().waiters[kind as usize].notified;
+        let before = notified.get();
+        for _ in 0..NEAR {
+            match self.watcher(kind)? {
+                0 => return Ok(()),
+                last => self.choose(kind, last)?,
+            }
+            // Not if it had left.
+            if notified.get() != before {
+                break;
+            }
+        }
+        self.tell_watcher(kind)
+    }
+
+    /// Wakes a notified waiter of a queue that is shut down, because its waker may have died before it did:
+    /// its slice may be long. `BATCH` at most after a death.
+    fn wake_again(&mut self, index: u32, left: &mut usize) {
+        if !self.hot().is_open() && *left > 0 {
+            *left -= 1;
+            self.wake_later(index);
+        }
     }
 
     /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
@@ -713,6 +733,7 @@ impl Section<'_> {
     /// Frees the cells of a participant that is dead.
     pub(crate) fn free_cells_of(&mut self, owner: ParticipantId) -> Result<(), Error> {
         let hot = self.hot();
+        let mut left = BATCH;
         for kind in Kind::ALL {
             if let Some(word) = self.shared.spinning_word(kind) {
                 let _ = word.compare_exchange(owner.0, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -721,6 +742,9 @@ impl Section<'_> {
         for index in 1..hot.cells_high.get().min(self.shared.segment.geometry.cells) {
             let cell = self.cell(index)?;
             let word = cell.word.get();
+            if word == WOKEN && cell.owner.get() != owner.0 {
+                self.wake_again(index, &mut left);
+            }
             if word == FREE || cell.owner.get() != owner.0 {
                 continue;
             }
@@ -760,6 +784,7 @@ impl Section<'_> {
         hot.timekeeper.set(0);
         hot.spinning.getter.set(0);
         hot.spinning.putter.set(0);
+        let mut left = BATCH;
         let high = hot.cells_high.get().clamp(1, self.shared.segment.geometry.cells);
         for index in 1..high {
             let cell = self.cell(index)?;
@@ -768,7 +793,10 @@ impl Section<'_> {
             };
             match cell.word.get() {
                 SLEEPING => self.list_cell(kind, index)?,
-                WOKEN => hot.waiters[kind as usize].notified.add(1),
+                WOKEN => {
+                    hot.waiters[kind as usize].notified.add(1);
+                    self.wake_again(index, &mut left);
+                }
                 HANDED => self.rebuild_handed(kind, index)?,
                 HANDED_LEFT if kind == Kind::Item => self.rebuild_handed(kind, index)?,
                 // Its owner frees it when it comes back, if it does; a dead owner's cells are swept.

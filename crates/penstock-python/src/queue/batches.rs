@@ -19,7 +19,7 @@ use crate::interpreter::reserve;
 use crate::queue::attempt::{ask, attempt_or_wait, in_time, patiently};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::send_receive::{self, trim_if_due};
+use crate::queue::send_receive::{self, trim_if_due, trim_if_ended};
 use crate::queue::{awaiting, payload_buffer, tasks};
 
 /// Judges the end of a put: whether all is done, or there was no room for the rest.
@@ -249,7 +249,7 @@ pub fn get_many_by<'py>(
     let most = most.unwrap_or_else(|| ask(py, queue, Queue::len).max(1) as usize);
     let mut received = Received::new(py)?;
     let mut batch = received.prepare(most)?;
-    take_first(&mut batch)?;
+    take_first(&mut batch).inspect_err(|_| trim_if_ended(py, queue))?;
     loop {
         let trimmed = trim_if_due(py, queue);
         received.rebuild(handle, call, batch)?;

@@ -90,7 +90,8 @@ fn shut_down(py: Python<'_>, call: &Call<'_>, immediate: &Truth) -> PyResult<()>
     let queue = call.queue();
     attempt(py, Deadline::Never, |wait| {
         queue.shut_down_within(immediate.0, wait)
-    })
+    })?;
+    trim_if_due(py, queue)
 }
 
 /// Whether the queue was shut down, also by the death of its last producer, which this finds if a check for

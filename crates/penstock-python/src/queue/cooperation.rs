@@ -6,6 +6,10 @@
 //! delayed item is due, and at the end of each slice, and then tries again. The attempt of a slice's end does
 //! the upkeep of a wait: it checks for the dead.
 //!
+//! The descriptor of a queue that was shut down is readable, also while an item may come back. So a wait for
+//! that item sleeps without the descriptor, as one does for which the system has none left: it tries again
+//! every 10 ms.
+//!
 //! A program without gevent pays one look-up in `sys.modules` for each wait, and nothing for a call that need
 //! not wait.
 
@@ -26,6 +30,9 @@ use crate::queue::tasks;
 
 const SLICE: Duration = Duration::from_millis(100);
 
+/// Between two attempts without a descriptor.
+const WITHOUT_DESCRIPTOR: Duration = Duration::from_millis(10);
+
 /// What a call waits for.
 #[derive(Clone, Copy)]
 pub enum Source<'a> {
@@ -44,7 +51,7 @@ pub enum Source<'a> {
 }
 
 impl Source<'_> {
-    /// Whether an item may come back, of a queue that was shut down.
+    /// Whether an item is there again or may come back, of a queue that was shut down.
     pub fn may_return(self) -> Result<bool, Error> {
         let Source::Items { queue, .. } = self else {
             return Ok(false);
@@ -132,15 +139,24 @@ pub fn wait<T: Send>(
         if descriptor.is_none() {
             descriptor = source.descriptor(py, deadline)?;
         }
-        let tried = patiently_until(py, Deadline::Now, None, |wait| match operation(wait) {
-            Err(error) if errors::is_time_out(&error) => {
-                source.tend();
-                Ok(Err(error))
+        let mut awaits_return = false;
+        let tried = patiently_until(py, Deadline::Now, None, |wait| {
+            let tried = match operation(wait) {
+                // The attempt waits for nothing, but this call does.
+                Err(Error::ShutDown) if source.may_return()? => {
+                    awaits_return = true;
+                    Err(Error::Empty)
+                }
+                tried => tried,
+            };
+            match tried {
+                Err(error) if errors::is_time_out(&error) => {
+                    source.tend();
+                    Ok(Err(error))
+                }
+                Err(Error::ShutDown) => Ok(Err(Error::ShutDown)),
+                done => done.map(Ok),
             }
-            // The attempt waits for nothing, but this call does.
-            Err(Error::ShutDown) if source.may_return()? => Ok(Err(Error::Empty)),
-            Err(Error::ShutDown) => Ok(Err(Error::ShutDown)),
-            done => done.map(Ok),
         })?;
         let due = source.time_until_due();
         let left = deadline.left(due.map_or(SLICE, |due| due.min(SLICE)));
@@ -150,7 +166,11 @@ pub fn wait<T: Send>(
         if let Some(ending) = ending {
             ending.check(py)?;
         }
-        let (fd, is_writing) = descriptor.unzip();
+        let (watched, left) = match descriptor.filter(|_| !awaits_return) {
+            None => (None, left.min(WITHOUT_DESCRIPTOR)),
+            watched => (watched, left),
+        };
+        let (fd, is_writing) = watched.unzip();
         sleeper.call1((fd, left.as_secs_f64(), is_writing.unwrap_or(false)))?;
     }
 }

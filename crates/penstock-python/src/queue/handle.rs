@@ -487,16 +487,17 @@ impl Handle {
     }
 
     /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`,
-    /// which is readable exactly while a `get` would find an item, or would raise `ShutDown`. The descriptor
-    /// belongs to the queue: only wait with it. Another consumer may take the item first, so a `get` after
-    /// the wait may still find none.
+    /// which is readable exactly while a `get(block=False)` would not raise `Empty`: it finds an item, or the
+    /// queue was shut down. The descriptor belongs to the queue: only wait with it. Another consumer may take
+    /// the item first, so a `get` after the wait may still find none. So call `get(block=False)`: after a
+    /// shutdown of a `JoinableQueue` another `get` may wait for an item that comes back.
     ///
     /// From the first call on, until this process closes the queue, a put into the empty queue and a get that
     /// empties it make one or two system calls more, in all processes. Does not wait for items.
     ///
-    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed with
-    /// items that come back, the descriptor may stay unreadable until a process calls the queue. So poll with
-    /// a time-out, and call `qsize()` then.
+    /// If a process is killed or stopped within about a microsecond of its `put` or `shutdown`, or a worker
+    /// is killed with items that come back, the descriptor may stay unreadable until a process calls the
+    /// queue. So poll with a time-out, and call `qsize()` then.
     ///
     /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the
     /// queue than there is room for, or if another process waits with a descriptor that this one cannot open
@@ -538,14 +539,9 @@ impl Handle {
         let deadline = Deadline::new(true, timeout)?;
         let queue = call.queue();
         let source = Source::Items { queue, end: None };
-        let awaited = wait_for(slf.py(), deadline, None, source, |wait| {
-            match queue.await_item(wait) {
-                // A get would not wait, but raise.
-                Err(Error::ShutDown) => Ok(()),
-                awaited => awaited,
-            }
-        })?;
-        Ok(awaited.is_ok())
+        let awaited = wait_for(slf.py(), deadline, None, source, |wait| queue.await_item(wait))?;
+        // A get would not wait, but raise.
+        Ok(awaited.is_ok() || awaited == Err(Error::ShutDown))
     }
 
     // What coroutines need (python/penstock/_async/): none of these waits.

@@ -136,7 +136,8 @@ pub fn get<'py>(
             None => queue.get(&mut buffer, wait),
             Some(end) => queue.get_at(end, &mut buffer, wait),
         },
-    )?;
+    )
+    .inspect_err(|_| trim_if_ended(py, queue))?;
     rebuild(handle, call, delivery, &buffer)
 }
 
@@ -160,7 +161,10 @@ pub fn get_next<'py>(
         taken => taken,
     };
     let delivery = match taken {
-        Err(Error::ShutDown) => return Ok(None),
+        Err(Error::ShutDown) => {
+            trim_if_ended(py, queue);
+            return Ok(None);
+        }
         taken => taken.map_err(errors::to_python)?,
     };
     rebuild(handle, call, delivery, &buffer).map(Some)
@@ -178,6 +182,14 @@ pub fn rebuild<'py>(
     match delivery {
         Delivery::Copied => call.codec.load(handle.py(), buffer.bytes(), Some(handle)),
         Delivery::Lent(lent) => payload_buffer::load(handle, call, lent),
+    }
+}
+
+/// After a get that has found nothing. What was discarded has left memory, perhaps by the get's own section.
+pub fn trim_if_ended(py: Python<'_>, queue: &Queue) {
+    if queue.is_shut_down() {
+        // Damage is noted in the segment, and the next operation reports it.
+        let _ = trim_if_due(py, queue);
     }
 }
 

@@ -96,12 +96,11 @@ impl Inspection<'_> {
         if has_line(hot) {
             return;
         }
-        // Of a queue that is shut down, the last item in hand may end without a section: a mark says so until
-        // the next one (handle/put_off.rs).
         let pipe_state = state_of(hot.pipe_state.get());
+        let is_readable = Section::new(self.shared, ParticipantId::NONE).is_readable();
         let is_wrong = match pipe_state {
-            DRAINED => hot.ready_count.get() > 0,
-            SIGNALLED => Section::new(self.shared, ParticipantId::NONE).is_readable() == Some(false),
+            DRAINED => is_readable,
+            SIGNALLED => !is_readable,
             _ => false,
         };
         if watching > 0 && is_wrong {
