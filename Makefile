@@ -230,7 +230,7 @@ build/.test-core-fault-points: $(CORE)
 	@tools/require cargo cc
 	@$(PART) "The core, with fault points" \
 		cargo test --quiet --locked -p penstock-core --features fault-points \
-			--test death --test stopped --test fairness --test ranges --test shutdown
+			--test death --test stopped --test fairness --test ranges --test shutdown --test leases --test delays
 	@mkdir -p $(@D) && touch $@
 
 build/.test-history: $(HISTORY)

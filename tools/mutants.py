@@ -288,6 +288,158 @@ MUTANTS = [
         "            if true {\n                break;\n",
         (histories("large_histories_are_linearizable"),),
     ),
+    # ------------------------------------------------------------------------------------------------- leases
+    Mutant(
+        "released-counts",
+        "a released item counts as redelivered",
+        f"{CORE}/state/held.rs",
+        "StateWord::unowned(State::Ready, slot.word().redeliveries())",
+        "StateWord::unowned(State::Ready, slot.word().redeliveries() + 1)",
+        (core("leases", "what_is_released_comes_back_uncounted"),),
+    ),
+    Mutant(
+        "released-before-its-commit",
+        "a released item is listed while its slot is leased still",
+        f"{CORE}/state/held.rs",
+        "        slot.commit(StateWord::unowned(State::Ready, slot.word().redeliveries()));\n"
+        '        fault!("held.released");\n        self.put_back(index, slot.len.get())\n',
+        "        self.put_back(index, slot.len.get())?;\n"
+        '        fault!("held.released");\n'
+        "        slot.commit(StateWord::unowned(State::Ready, slot.word().redeliveries()));\n"
+        "        Ok(())\n",
+        (core("leases", "points::death_at_each_step"),),
+    ),
+    Mutant(
+        "rejected-stays-unfinished",
+        "a rejected item stays unfinished",
+        f"{CORE}/state/held.rs",
+        "            hot.unfinished.sub(1);\n",
+        "",
+        (core("leases", "what_is_rejected_is_a_dead_letter_at_once"),),
+    ),
+    Mutant(
+        "borrowed-goes-back",
+        "an item goes back to the queue while its payload is borrowed",
+        f"{CORE}/state/held.rs",
+        "        if slot.borrowed.get() != 0 && verdict != Verdict::Done {\n",
+        "        if false {\n",
+        (core("leases", "what_is_borrowed_does_not_go_back"),),
+    ),
+    Mutant(
+        "child-settles",
+        "a forked child settles its parent's items",
+        f"{CORE}/state/held.rs",
+        "        Ok(held.me == self.me\n            && !held.was_finished\n"
+        "            && self.is_mine(&held.lease)\n",
+        "        Ok(!held.was_finished\n            && self.slot(held.lease.slot)?.word().is_lease()\n",
+        (core("leases", "a_forked_child_settles_nothing"),),
+    ),
+    Mutant(
+        "others-lease-forgotten",
+        "a thread that settles another's item counts one of its own less",
+        f"{CORE}/state/held.rs",
+        "        let is_own = slot.holder.get() == platform::thread_id();\n",
+        "        let is_own = true;\n",
+        (core("leases", "a_thread_that_settles_for_others_finds_its_own"),),
+    ),
+    Mutant(
+        "holding-does-not-acknowledge",
+        "a get by name does not end the phase in which items are set aside",
+        f"{CORE}/operations/held.rs",
+        "        let begun = self.acknowledge_from_now_on(wait);\n",
+        "        let begun = Ok(());\n",
+        (core("leases", "holding_acknowledges"),),
+    ),
+    Mutant(
+        "released-to-a-closed-queue",
+        "a released item is queued in a closed queue",
+        f"{CORE}/state/held.rs",
+        "        if self.hot().is_closed() {\n",
+        "        if false {\n",
+        (core("leases", "a_closed_queue_discards_what_comes_back"),),
+    ),
+    # ------------------------------------------------------------------------------------------------- delays
+    Mutant(
+        "due-too-early",
+        "a delayed item is ready before its time",
+        f"{CORE}/state/delay.rs",
+        "            if due_at == 0 || due_at > now {\n",
+        "            if due_at == 0 {\n",
+        (core("delays", "it_is_unfinished_and_not_queued"),),
+    ),
+    Mutant(
+        "no-timekeeper",
+        "no getter is notified that is to wake up when a delayed item is due",
+        f"{CORE}/state/waiters.rs",
+        "        if hot.has_delayed() {\n            self.appoint_timekeeper()?;\n        }\n",
+        "",
+        (models("a_getter_has_it_in_time"),),
+    ),
+    Mutant(
+        "timekeeper-sleeps-on",
+        "the timekeeper does not learn of an item that is due earlier",
+        f"{CORE}/state/delay.rs",
+        "            // It sleeps until a later time.\n            hot.timekeeper.set(0);\n",
+        "",
+        (models("an_earlier_one_is_had_in_time"),),
+    ),
+    Mutant(
+        "timekeeper-leaves",
+        "a timekeeper that leaves stays noted",
+        f"{CORE}/state/waiters.rs",
+        "        if self.hot().timekeeper.get() == index {\n",
+        "        if false {\n",
+        (models("the_time_is_kept_when_a_getter_leaves"),),
+    ),
+    Mutant(
+        "delayed-not-marked",
+        "the phase does not say that items are delayed",
+        f"{CORE}/state/delay.rs",
+        "        hot.mark_delaying(true);\n",
+        "",
+        (core("delays", "a_call_of_any_process_shows_it"),),
+    ),
+    Mutant(
+        "delayed-not-rebuilt",
+        "the rebuild does not say when the first delayed item is due",
+        f"{CORE}/state/delay.rs",
+        "        hot.due_at.set(first);\n        hot.timekeeper.set(0);\n"
+        "        hot.mark_delaying(count > 0);\n",
+        "        hot.timekeeper.set(0);\n        hot.mark_delaying(count > 0);\n",
+        (core("delays", "points::the_rebuild_orders_them"), core("delays", "points::death_in_a_put")),
+    ),
+    Mutant(
+        "delayed-takes-its-time-after-the-commit",
+        "a delayed item's time is noted after its commit",
+        f"{CORE}/state/delay.rs",
+        "        slot.lease.set(due.max(1));\n        slot.borrowed.set(0);\n",
+        "        slot.borrowed.set(0);\n",
+        (core("delays", "no_get_finds_it_before_its_time"),),
+    ),
+    Mutant(
+        "drained-before-its-time",
+        "a draining queue is over though items are delayed",
+        f"{CORE}/state/phase.rs",
+        "        if self.hot().has_delayed() && !self.hot().is_closed() {\n",
+        "        if false {\n",
+        (core("delays", "a_draining_queue_waits_for_it"),),
+    ),
+    Mutant(
+        "delayed-survives-a-shutdown",
+        "an immediate shutdown leaves what is delayed",
+        f"{CORE}/state/discard.rs",
+        "            if !self.hot().is_closed() || index == 0 && !self.hot().has_delayed() {\n",
+        "            if !self.hot().is_closed() || index == 0 {\n",
+        (core("delays", "a_closed_queue_discards_it"),),
+    ),
+    Mutant(
+        "delayed-failure-uncounted",
+        "a lease that fails with a delay does not count",
+        f"{CORE}/state/transition.rs",
+        "            self.delay((index, slot), due, word.redeliveries() + 1)?;\n",
+        "            self.delay((index, slot), due, word.redeliveries())?;\n",
+        (core("delays", "the_deliveries_of_a_delayed_lease"),),
+    ),
     # ----------------------------------------------------------------------------------------------- shutdown
     Mutant(
         "put-after-a-shutdown",
@@ -755,7 +907,7 @@ Some(State::Handed | State::HandedDone) => {
         "rebuild-forgets-number",
         "the rebuild does not raise the publication number to that of a dead putter's item",
         f"{CORE}/state/rebuild.rs",
-        "                    hot.published.set(seq);\n",
+        "            hot.published.set(seq);\n",
         "",
         (core("death", "points::an_item_of_a_dead_putter_is_counted_once"),),
     ),
@@ -893,7 +1045,7 @@ Some(State::Handed | State::HandedDone) => {
     Mutant(
         "heap-rank-not-updated",
         "the heap of returned items does not update its ranks",
-        f"{CORE}/state/order/returned.rs",
+        f"{CORE}/state/order/heap.rs",
         "            slot.holder.set(first.min(second).saturating_add(1));\n",
         "",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
@@ -901,9 +1053,9 @@ Some(State::Handed | State::HandedDone) => {
     Mutant(
         "heap-of-the-youngest",
         "the heap of returned items has the youngest item at its root",
-        f"{CORE}/state/order/returned.rs",
-        "if self.slot(b)?.seq.get() < self.slot(a)?.seq.get() {",
-        "if self.slot(b)?.seq.get() > self.slot(a)?.seq.get() {",
+        f"{CORE}/state/order/heap.rs",
+        "if key(self.slot(b)?) < key(self.slot(a)?) {",
+        "if key(self.slot(b)?) > key(self.slot(a)?) {",
         (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
     ),
     Mutant(
@@ -921,6 +1073,7 @@ Some(State::Handed | State::HandedDone) => {
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
+        self.rebuild_delayed(books.delayed, numbered)?;
         self.unnumber_pages()?;
         // Only now, because to sort a list overwrites the links back of any.
         self.link_back(&hot.dead)?;
@@ -937,6 +1090,7 @@ Some(State::Handed | State::HandedDone) => {
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
+        self.rebuild_delayed(books.delayed, numbered)?;
         self.unnumber_pages()?;
 """,
         (core("death", "points::a_rebuild_links_dead_letters_beside_many_leases"),),

@@ -20,6 +20,7 @@ class Statistics(
             "taken_bytes",
             "given_up",
             "discarded",
+            "delayed",
             "waiting_getters",
             "waiting_putters",
             "waiting_joiners",
@@ -69,6 +70,8 @@ class Statistics(
     and no process had called `task_done()` or `join()` yet."""
     discarded: int
     """Items that were queued at a `shutdown(immediate=True)`, or came back after it."""
+    delayed: int
+    """Items that no `get()` finds before their time has come."""
     waiting_getters: int
     """Threads that wait in `get()`."""
     waiting_putters: int

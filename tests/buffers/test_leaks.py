@@ -183,6 +183,23 @@ def acknowledged(queue: Any, item: object) -> Callable[[], None]:
     return operation
 
 
+def leased(queue: Any, item: object, verb: str) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put(item)
+        with contextlib.suppress(ZeroDivisionError), queue.lease() as lease:
+            if verb == "raise":
+                raise ZeroDivisionError
+            if verb:
+                getattr(lease, verb)()
+        if verb in ("raise", "nack", "release"):
+            with queue.leases(10) as batch:
+                for _ in batch:
+                    pass
+        queue.join()
+
+    return operation
+
+
 def shut_down(kind: Callable[..., Any], immediate: bool) -> Callable[[], None]:
     def operation() -> None:
         queue = kind()
@@ -428,6 +445,11 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
         "SimpleQueue: shut down at once": lambda: shut_down(SimpleQueue, True),
         "JoinableQueue: shut down": lambda: shut_down(JoinableQueue, False),
         "Queue: sent in a message": lambda: sent(Queue()),
+        "JoinableQueue: leased, small": lambda: leased(JoinableQueue(), "small", ""),
+        "JoinableQueue: leased, large": lambda: leased(JoinableQueue(), LARGE, "ack"),
+        "JoinableQueue: released": lambda: leased(JoinableQueue(), LARGE, "release"),
+        "JoinableQueue: failed": lambda: leased(JoinableQueue(), "small", "nack"),
+        "JoinableQueue: failed by an exception": lambda: leased(JoinableQueue(), "small", "raise"),
         "JoinableQueue: done, small": lambda: acknowledged(JoinableQueue(), "small"),
         "JoinableQueue: done, large": lambda: acknowledged(JoinableQueue(), LARGE),
         "JoinableQueue: done, a mapped array": lambda: acknowledged(JoinableQueue(), MAPPED),

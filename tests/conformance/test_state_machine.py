@@ -469,6 +469,37 @@ class Machine(RuleBasedStateMachine):
             assert came is self.model.task_done(process, thread)
             self.settle()
 
+    @precondition(lambda self: self.is_joinable)
+    @rule(choice=any_process, handle=any_handle, thread=any_thread, timeout=st.sampled_from([0, 0.001]))
+    def hold(self, choice: int, handle: int, thread: int, timeout: float) -> None:
+        """Take an item by name."""
+        process = self.one_of(choice)
+        if process is None:
+            return
+        which, error_of_closed = self.handle_of(process, handle)
+        came = self.do(process, thread, "hold", which, timeout)
+        if error_of_closed:
+            assert came is error_of_closed
+        else:
+            assert came == self.model.hold(process, thread, timeout > 0)
+        self.settle()
+
+    @precondition(lambda self: self.is_joinable)
+    @rule(
+        choice=any_process,
+        thread=any_thread,
+        place=st.integers(0, 5),
+        verb=st.sampled_from(["ack", "nack", "release", "reject"]),
+    )
+    def settle_by_name(self, choice: int, thread: int, place: int, verb: str) -> None:
+        process = self.one_of(choice)
+        if process is None or not self.model.named.get(process):
+            return
+        place %= len(self.model.named[process])
+        came = self.do(process, thread, "settle", place, verb)
+        assert came is self.model.settle(process, place, verb)
+        self.settle()
+
     # --------------------------------------------------------------------------------- coming and going
 
     @rule(choice=any_process)
@@ -583,10 +614,11 @@ class Machine(RuleBasedStateMachine):
         assert found.waiting_joiners == verbs.count("join")
         assert 1 <= found.participants <= 1 + len(self.actors)
         letters = [
-            type(letter) if isinstance(letter, Exception) else described(letter)
-            for letter in self.queue.dead_letters()
+            (letter.id, letter.deliveries, described(rebuilt(letter))) for letter in self.queue.dead_letters()
         ]
-        expected_letters = [letter.value for letter in model.dead_letters]
+        expected_letters = [
+            (letter.number, letter.redeliveries + 1, letter.value) for letter in model.dead_letters
+        ]
         if self.are_letters_in_order:
             assert letters == expected_letters
         else:
@@ -595,6 +627,14 @@ class Machine(RuleBasedStateMachine):
             if process not in self.waiting and self.handles[process] and not self.handle_of(process, 0)[1]:
                 expected = (None, not queued, None) if self.is_simple else (queued, not queued, model.is_full)
                 assert self.do(process, 0, "sizes", 0) == expected
+
+
+def rebuilt(letter: Any) -> Any:
+    """The object of a dead letter, or the type of the exception that rebuilding it raises."""
+    try:
+        return letter.item
+    except LookupError as error:
+        return type(error)
 
 
 class QueueMachine(Machine):

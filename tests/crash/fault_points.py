@@ -30,7 +30,7 @@ from tests.support.operations import (
     put_y,
     register,
 )
-from tests.support.survivors import Item, Left, get_name, item, leftovers
+from tests.support.survivors import LARGE, Item, Left, get_name, item, leftovers
 from tests.support.waiting import until
 
 CASES = [(operation, point) for operation, points in OUTCOMES.items() for point in points]
@@ -263,6 +263,9 @@ def test_every_fault_point_is_reached() -> None:
         *GIVEN_BACK,
         *AGED,
         *SHUTDOWN,
+        *LEASES,
+        *DELAYS,
+        *LETTERS,
     } == set(fault_points())
 
 
@@ -317,6 +320,104 @@ def test_death_in_a_shutdown_while_others_sleep(point: str) -> None:
         with fork(armed, queue, register, shut_down, point) as doomed:
             assert doomed.wait() == -signal.SIGKILL
         assert getter.result()
+
+
+# ------------------------------------------------------------------------------------------------- leases
+
+# Passed by a process that settles an item by name.
+LEASES = ("held.released", "held.buried", "held.settled")
+
+
+def settle(verb: str) -> Act:
+    def act(queue: Any) -> None:
+        with queue.lease() as lease:
+            getattr(lease, verb)()
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("verb", "point", "left"),
+    [
+        ("ack", "slot.freed", (2, 0, 0)),
+        ("ack", "held.settled", (2, 0, 0)),
+        ("release", "held.released", (3, 0, 0)),
+        ("release", "held.settled", (3, 0, 0)),
+        ("nack", "sweep.slot-returned", (3, 1, 0)),
+        ("nack", "held.settled", (3, 1, 0)),
+        ("reject", "held.buried", (2, 0, 1)),
+        ("reject", "held.settled", (2, 0, 1)),
+        # Before its commit: the item comes back as after any death.
+        ("release", "get.leased", (3, 1, 0)),
+    ],
+)
+@pytest.mark.parametrize("size", [0, LARGE])
+def test_death_in_a_lease(size: int, verb: str, point: str, left: tuple[int, int, int]) -> None:
+    queue = JoinableQueue[Item]()
+    for name in "ABC":
+        queue.put(item(name, size))
+    with fork(armed, queue, register, settle(verb), point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    figures = queue.statistics()
+    assert (figures.queued, figures.redeliveries, figures.dead_letters) == left
+    assert figures.unfinished == figures.queued
+    assert queue.check() == []
+    with queue.leases(3) as batch:
+        assert [lease.item[0] for lease in batch] == list("ABC")[3 - left[0] :]
+    queue.join()
+
+
+# Passed by a process that puts an item with a delay, waits for one that is due, and takes it.
+DELAYS = ("delay.committed", "delay.kept", "delay.ended")
+
+
+@pytest.mark.parametrize(("point", "left"), [("put.filled", 1), ("delay.committed", 2), ("lock.taken", 1)])
+def test_death_in_a_delayed_put(point: str, left: int) -> None:
+    queue = JoinableQueue[Item]()
+    queue.put(item("A"), delay=3600)
+    with fork(armed, queue, register, lambda queue: queue.put(item("B"), delay=1800), point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    figures = queue.statistics()
+    assert (figures.delayed, figures.queued, figures.unfinished) == (left, 0, left)
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("point", ["delay.kept", "delay.ended", "wait.asleep", "wait.back", "get.leased"])
+def test_death_of_a_getter_of_a_delayed_item(point: str) -> None:
+    queue = JoinableQueue[Item]()
+    queue.put(item("A"), delay=0.05)
+    with fork(armed, queue, register, get, point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    assert get_name(queue) == "A"
+    queue.task_done()
+    queue.join()
+    assert queue.check() == []
+
+
+# Passed by a process that decides on dead letters.
+LETTERS = ("letter.requeued", "letter.unlinked")
+
+
+@pytest.mark.parametrize(
+    ("verb", "point", "gone"),
+    [("requeue", "letter.requeued", 1), ("purge", "letter.unlinked", 0), ("purge", "slot.freed", 1)],
+)
+def test_death_beside_dead_letters(verb: str, point: str, gone: int) -> None:
+    for hit in (1, 2):
+        queue = JoinableQueue[Item]()
+        for name in "ABC":
+            queue.put(item(name))
+        with queue.leases(3) as batch:
+            for lease in batch:
+                lease.reject()
+        decide: Act = lambda queue: getattr(queue, verb)()  # noqa: E731
+        with fork(armed, queue, register, decide, point, hit) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        figures = queue.statistics()
+        gone_by_now = hit - 1 + gone
+        assert figures.dead_letters == 3 - gone_by_now
+        assert figures.queued == figures.unfinished == (gone_by_now if verb == "requeue" else 0)
+        assert queue.check() == []
 
 
 # ------------------------------------------------------------------------------------ with others asleep

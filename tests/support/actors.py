@@ -6,6 +6,7 @@ import queue as standard
 import select
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,6 +129,8 @@ class Stage:
         self.handles: list[Any] = list(handles)
         self.held: list[tuple[int, Any]] = []
         """The arrays that were received, and the number that was written to each."""
+        self.leases: list[Any] = []
+        """Items taken by name and not settled, the oldest first."""
         self._written = 0
         self._errands: standard.SimpleQueue[Callable[[], None] | None] = standard.SimpleQueue()
         self._second: threading.Thread | None = None
@@ -205,6 +208,16 @@ class Stage:
             written, array = self.held.pop(which % len(self.held))
             assert (array == written).all(), "an array that is held has changed"
 
+    def hold(self, which: int, timeout: float) -> tuple[Any, int, int]:
+        """Take an item by name. Returns what stands for it, its number, and how often it was delivered."""
+        lease = self.handles[which].lease(timeout).__enter__()
+        self.leases.append(lease)
+        return described(lease.item), lease.id, lease.deliveries
+
+    def settle(self, place: int, verb: str) -> None:
+        """Settle one of the items taken by name."""
+        getattr(self.leases.pop(place), verb)()
+
     def shutdown(self, which: int, immediate: bool) -> None:
         self.handles[which].shutdown(immediate)
 
@@ -232,8 +245,11 @@ class Stage:
         self.handles.append(pickle.loads(pickle.dumps(self.handles[0])))
 
     def drop(self) -> None:
-        """Drop all handles, and the arrays, because each array keeps the process a participant."""
+        """Drop all handles, and the arrays and leases, because each keeps the process a participant."""
         self.held.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            self.leases.clear()
         self.handles.clear()
 
     def open_pickled(self, pickled: bytes) -> None:

@@ -50,6 +50,8 @@ class Model:
         """Whether it was shut down at once."""
         self.discarded = 0
         self.dead_letters: list[Item] = []
+        self.named: dict[int, list[Lease | None]] = {}
+        """What each process has taken by name and not settled; None for an item that was done before."""
         self.puts = 0
         self.redeliveries = 0
         self.high_water = 0
@@ -127,6 +129,41 @@ class Model:
             self.leases.setdefault(process, []).append(Lease(item, thread))
         return item.value
 
+    def hold(self, process: int, thread: int, waits: bool) -> Any:
+        """Take an item by name. One that cannot be rebuilt fails."""
+        self.acknowledge()
+        if not self.ready:
+            return self.no_item(process, waits)
+        item = self.ready[0]
+        was_done = item.is_done
+        self.take(process, thread)
+        lease = None if was_done else self.leases[process][-1]
+        if isinstance(item.value, type):
+            if lease is not None:
+                del self.leases[process][-1]
+                self.come_back(item)
+            return item.value
+        self.named.setdefault(process, []).append(lease)
+        return item.value, item.number, item.redeliveries + 1
+
+    def settle(self, process: int, place: int, verb: str) -> Any:
+        """Settle one of the items that the process has taken by name."""
+        lease = self.named[process].pop(place)
+        mine = self.leases.get(process, [])
+        at = next((at for at, other in enumerate(mine) if other is lease), None)
+        if at is None:
+            return ValueError
+        item = mine.pop(at).item
+        if verb == "nack":
+            self.come_back(item)
+        elif verb == "reject":
+            self.dead_letters.append(item)
+        elif verb == "release" and self.is_closed:
+            self.discarded += 1
+        elif verb == "release":
+            self.put_back(item)
+        return None
+
     def task_done(self, process: int, thread: int) -> Any:
         self.acknowledge()
         if self.unfinished == 0:
@@ -152,10 +189,12 @@ class Model:
 
     def leave(self, process: int) -> None:
         """The process leaves in order."""
+        self.named.pop(process, None)
         self.orphans += len(self.leases.pop(process, []))
 
     def die(self, process: int) -> None:
         """The process dies, and is swept."""
+        self.named.pop(process, None)
         for lease in self.leases.pop(process, []):
             if lease.is_aside:
                 self.aside.append(lease.item)
@@ -172,5 +211,9 @@ class Model:
             return
         item.redeliveries += 1
         self.redeliveries += 1
+        self.put_back(item)
+
+    def put_back(self, item: Item) -> None:
+        """The item is in its old place again."""
         insort(self.ready, item)
         self.high_water = max(self.high_water, len(self.ready))

@@ -30,6 +30,8 @@ pub enum Error {
     Interrupted,
     /// `task_done` without an unfinished item.
     TooManyDone,
+    /// The payload of an item that is to go back is still borrowed.
+    StillBorrowed,
     /// The queue's own limit, `max_bytes`, is reached.
     OutOfMemory {
         needed: u64,
@@ -117,6 +119,7 @@ impl fmt::Display for Error {
             }
             Error::Interrupted => write!(f, "interrupted"),
             Error::TooManyDone => write!(f, "task_done() called too many times"),
+            Error::StillBorrowed => write!(f, "the item's payload is still borrowed by its holder"),
             Error::OutOfMemory {
                 needed,
                 used,

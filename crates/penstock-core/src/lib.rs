@@ -55,9 +55,11 @@ pub use memory::descriptor::InUse;
 pub use operations::delivery::{Batch, Buffer, Taken};
 pub use operations::get::Delivery;
 pub use operations::lease::Lent;
+pub use operations::letters::DeadLetter;
 #[cfg(not(loom))]
 pub use operations::view::View;
-pub use options::{Options, Patience, Wait};
+pub use options::{Options, Patience, Retry, Wait};
+pub use state::held::{Held, Verdict};
 #[cfg(not(loom))]
 pub use state::line_end::{EndInUse, LineEnd};
 pub use state::participant::Proof;

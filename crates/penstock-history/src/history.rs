@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use penstock_core::Leave;
+use penstock_core::{Leave, Verdict};
 
 /// Nanoseconds of the monotonic clock, which all processes of a machine share.
 pub type Time = u64;
@@ -38,6 +38,10 @@ pub enum Call {
     IsEmpty,
     IsFull,
     TaskDone,
+    /// A get by name: the queue is acknowledged from then on.
+    Hold,
+    /// The caller's process settles the item that it has taken by name.
+    Settle(Value, Verdict),
     /// `join` without patience: asks whether anything is unfinished.
     Join,
     Leave(Leave),
@@ -163,7 +167,7 @@ impl History {
         let calls = self
             .events
             .iter()
-            .filter(|event| matches!(event.call, Call::TaskDone | Call::Join));
+            .filter(|event| matches!(event.call, Call::TaskDone | Call::Join | Call::Hold));
         let answered = calls.clone().filter(|event| !event.is_pending());
         (
             calls.map(|event| event.invoked).min(),

@@ -11,7 +11,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use penstock_core::Leave;
+use penstock_core::{Leave, Verdict};
 
 use crate::history::{Answer, Call, Event, Time, Value};
 
@@ -244,6 +244,8 @@ fn pack_call(call: Call) -> [u64; 2] {
         Call::Leave(Leave::Crashed) => [7, 1],
         Call::Sweep => [8, 0],
         Call::ShutDown { is_immediate } => [9, u64::from(is_immediate)],
+        Call::Hold => [10, 0],
+        Call::Settle(value, verdict) => [11 + verdict as u64, value.0],
     }
 }
 
@@ -259,6 +261,11 @@ fn unpack_call(words: [u64; 2]) -> Call {
         [7, 0] => Call::Leave(Leave::Clean),
         [7, _] => Call::Leave(Leave::Crashed),
         [8, _] => Call::Sweep,
+        [10, _] => Call::Hold,
+        [11, value] => Call::Settle(Value(value), Verdict::Done),
+        [12, value] => Call::Settle(Value(value), Verdict::Released),
+        [13, value] => Call::Settle(Value(value), Verdict::Failed),
+        [14, value] => Call::Settle(Value(value), Verdict::Rejected),
         [9, is_immediate] => Call::ShutDown {
             is_immediate: is_immediate != 0,
         },

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{Error, Leave, Options, Patience, Queue, Wait, age_waiters_after};
+use penstock_core::{Error, Held, Leave, Options, Patience, Queue, Verdict, Wait, age_waiters_after};
 
 use crate::history::{Answer, Call, Death, Event, History, Rules, Time, Value};
 use crate::log::{Log, Writer, now};
@@ -31,6 +31,8 @@ pub struct Mix {
     pub join: u64,
     pub leave: u64,
     pub shutdown: u64,
+    /// Gets by name.
+    pub hold: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +76,7 @@ impl Workload {
             // A payload that another thread reads in place stays when its process leaves.
             leave: u64::from(acknowledged && threads == 1) * random.below(2),
             shutdown: u64::from(random.one_in(3)),
+            hold: u64::from(acknowledged) * random.below(5),
         };
         Workload {
             rules: Rules {
@@ -121,6 +124,7 @@ impl Workload {
                 join: 0,
                 leave: 0,
                 shutdown: 0,
+                hold: 0,
             },
             kinds: if acknowledged || kills == 0 { 8 } else { 6 },
             kills,
@@ -140,6 +144,7 @@ impl Workload {
             return self;
         }
         Workload {
+            named: Vec::new(),
             silent: self.operations / 2,
             kinds: self.kinds.min(7),
             ..self
@@ -526,6 +531,8 @@ struct Caller<'w> {
     holds: u32,
     /// Operations until it calls `task_done`.
     silent: usize,
+    /// Items taken by name.
+    named: Vec<(Value, Held)>,
 }
 
 impl Caller<'_> {
@@ -552,6 +559,7 @@ impl Caller<'_> {
             join,
             leave,
             shutdown,
+            hold,
         } = self.workload.mix;
         if self.silent > 0 {
             task_done = 0;
@@ -563,7 +571,7 @@ impl Caller<'_> {
         }
         let (subject, time) = (self.subject, Duration::from_micros(self.random.below(300)));
         match self.random.weighted(&[
-            put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown,
+            put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown, hold, hold,
         ]) {
             0 => self.put(Waits::No),
             1 => self.get(Waits::No),
@@ -577,6 +585,12 @@ impl Caller<'_> {
             6 => drop(self.writer.record(Call::IsFull, || Answer::Is(subject.is_full()))),
             7 => self.finish_one(),
             8 => drop(self.writer.record(Call::Join, || subject.join())),
+            11 => self.hold(if self.random.one_in(2) {
+                Waits::No
+            } else {
+                Waits::For(time)
+            }),
+            12 => self.settle(),
             10 => {
                 let is_immediate = self.random.one_in(2);
                 self.writer.record(Call::ShutDown { is_immediate }, || {
@@ -590,6 +604,8 @@ impl Caller<'_> {
                     Leave::Crashed
                 };
                 self.writer.record(Call::Leave(how), || subject.leave(how));
+                // They are in its hand no more, and may come to it again under other names.
+                self.named.clear();
             }
         }
     }
@@ -606,6 +622,37 @@ impl Caller<'_> {
         if let Answer::Got(_) = self.writer.record(Call::Get, || subject.get(waits)) {
             self.holds += u32::from(self.workload.rules.acknowledged);
         }
+    }
+
+    fn hold(&mut self, waits: Waits) {
+        let (subject, mut taken) = (self.subject, None);
+        let answer = self.writer.record(Call::Hold, || {
+            let (answer, held) = subject.hold(waits);
+            taken = held;
+            answer
+        });
+        if let (Answer::Got(value), Some(held)) = (answer, taken) {
+            self.named.push((value, held));
+        }
+    }
+
+    /// Settles one of the items that it has by name, if it has any.
+    fn settle(&mut self) {
+        if self.named.is_empty() {
+            return;
+        }
+        let place = self.random.below(self.named.len() as u64) as usize;
+        let (value, held) = self.named.swap_remove(place);
+        let verdicts = [
+            Verdict::Done,
+            Verdict::Released,
+            Verdict::Failed,
+            Verdict::Rejected,
+        ];
+        let verdict = verdicts[self.random.below(4) as usize];
+        let subject = self.subject;
+        self.writer
+            .record(Call::Settle(value, verdict), || subject.settle(&held, verdict));
     }
 
     fn finish_one(&mut self) {

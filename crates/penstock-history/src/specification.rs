@@ -25,12 +25,16 @@
 //!   and no lease. It comes back by the sweep, after the process's leases, and no redelivery counts.
 //!   `task_done` finishes it as the last one of its process, and it is still delivered. (The item that a
 //!   living getter was handed is a lease from then on.)
+//! - A get by name ends the first phase, as `task_done` does, and leases the item. The process that has the
+//!   lease settles it, by any of its threads: the item is finished; or comes back to its old place, without a
+//!   redelivery (released) or with one (failed); or is a dead letter (rejected). Of a process that has the
+//!   lease no more, that does nothing, and it says so.
 //! - After a shutdown no item is put, and a get that finds none says so. One that does not wait never says
 //!   that the queue is empty. (That a get which may wait does so while an item may come back is no question
 //!   of the order, and has its own tests.) An immediate shutdown discards what is queued, all at once for
 //!   every caller, and then none is taken; what comes back later is discarded, too.
 
-use penstock_core::Leave;
+use penstock_core::{Leave, Verdict};
 
 use crate::history::{Answer, Call, Event, Rules, Value};
 
@@ -119,11 +123,17 @@ impl State {
                 Vec::new()
             }
         };
-        if rules.acknowledged && matches!(event.call, Call::TaskDone | Call::Join) && self.is_beginning() {
-            return self.begin_to_acknowledge(rules);
+        let acknowledges = matches!(event.call, Call::TaskDone | Call::Join | Call::Hold);
+        if rules.acknowledged && acknowledges && self.is_beginning() {
+            let mut steps = self.begin_to_acknowledge(rules);
+            if (event.call, event.answer) == (Call::Hold, Some(Answer::TimedOut)) {
+                steps.push(Step::Done(self.clone()));
+            }
+            return steps;
         }
         match (event.call, event.answer) {
-            (Call::Get, Some(Answer::TimedOut)) => {
+            (Call::Settle(value, verdict), answer) => self.settle(rules, event, (value, verdict), answer),
+            (Call::Get | Call::Hold, Some(Answer::TimedOut)) => {
                 vec![Step::Done(self.clone()), Step::Done(self.asked(rules, event))]
             }
             (_, Some(Answer::TimedOut)) => holds(true),
@@ -134,13 +144,13 @@ impl State {
             (Call::Put(_), _) if !is_open => Vec::new(),
             (Call::Put(value), None | Some(Answer::Done)) if !is_full => vec![Step::Done(self.with(value))],
             (Call::Put(_), Some(Answer::Full)) => holds(is_full),
-            (Call::Get, Some(Answer::Empty)) if len == 0 && is_open => {
+            (Call::Get | Call::Hold, Some(Answer::Empty)) if len == 0 && is_open => {
                 vec![Step::Done(self.asked(rules, event))]
             }
-            (Call::Get, Some(Answer::ShutDown)) if len == 0 && !is_open => {
+            (Call::Get | Call::Hold, Some(Answer::ShutDown)) if len == 0 && !is_open => {
                 vec![Step::Done(self.asked(rules, event))]
             }
-            (Call::Get, answer) => self.get(rules, event, answer),
+            (Call::Get | Call::Hold, answer) => self.get(rules, event, answer),
             (Call::Len, Some(Answer::Count(count))) => holds(count == len),
             (Call::IsEmpty, Some(Answer::Is(is))) => holds(is == (len == 0)),
             (Call::IsFull, Some(Answer::Is(is))) => holds(is == is_full),
@@ -267,6 +277,35 @@ impl State {
         steps.extend(asked);
         steps.extend(handed);
         steps
+    }
+
+    /// A settlement that was cut short has happened, or not.
+    fn settle(
+        &self,
+        rules: &Rules,
+        event: &Event,
+        (value, verdict): (Value, Verdict),
+        answer: Option<Answer>,
+    ) -> Vec<Step> {
+        let is_it =
+            |lease: &Lease| lease.process == event.process && lease.item.value == value && !lease.is_handed;
+        let place = self.leases.iter().position(is_it);
+        let Some(place) = place.filter(|_| answer != Some(Answer::Is(false))) else {
+            // Of two threads that settle the same item, one comes first.
+            let can_be = place.is_none() && answer != Some(Answer::Is(true));
+            return can_be.then(|| Step::Done(self.clone())).into_iter().collect();
+        };
+        let mut next = self.clone();
+        let item = next.leases.remove(place).item;
+        match verdict {
+            Verdict::Done => {}
+            Verdict::Released if next.phase == Phase::Closed => {}
+            Verdict::Released => next.put_back(item),
+            Verdict::Failed => next.come_back(rules, item),
+            Verdict::Rejected => next.dead.push(item.value),
+        }
+        let untouched = answer.is_none().then(|| Step::Done(self.clone()));
+        std::iter::once(Step::Done(next)).chain(untouched).collect()
     }
 
     fn task_done(&self, event: &Event) -> Vec<Step> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Held, Leave, Patience, Queue, Verdict, Wait};
 
 use crate::history::{Answer, Value};
 
@@ -43,6 +43,9 @@ pub trait Subject: Sync {
     fn is_empty(&self) -> bool;
     fn is_full(&self) -> bool;
     fn task_done(&self) -> Answer;
+    /// A get by name. The second value settles the item.
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>);
+    fn settle(&self, held: &Held, verdict: Verdict) -> Answer;
     fn join(&self) -> Answer;
     fn leave(&self, how: Leave) -> Answer;
     fn shut_down(&self, is_immediate: bool) -> Answer;
@@ -90,6 +93,32 @@ impl Subject for Penstock {
             Err(Error::Empty) => waits.missed(Answer::Empty),
             Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("get: {error}"),
+        }
+    }
+
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>) {
+        let mut buffer = Buffer::default();
+        let wait = Wait {
+            patience: waits.patience(),
+            interrupted: &mut || false,
+        };
+        match self.0.hold(&mut buffer, wait) {
+            Ok((Delivery::Copied, held)) => (Answer::Got(value_of(buffer.bytes())), Some(held)),
+            Ok((Delivery::Lent(lent), held)) => (Answer::Got(value_of(lent.bytes())), Some(held)),
+            Err(Error::Empty) => (waits.missed(Answer::Empty), None),
+            Err(Error::ShutDown) => (Answer::ShutDown, None),
+            Err(error) => panic!("hold: {error}"),
+        }
+    }
+
+    fn settle(&self, held: &Held, verdict: Verdict) -> Answer {
+        let wait = Wait {
+            patience: Patience::Forever,
+            interrupted: &mut || false,
+        };
+        match self.0.settle(held, verdict, wait) {
+            Ok(is_settled) => Answer::Is(is_settled),
+            Err(error) => panic!("settle: {error}"),
         }
     }
 
@@ -143,7 +172,7 @@ impl Subject for Penstock {
 /// The dead letters of a queue, sorted.
 pub fn dead_letters(queue: &Queue) -> Vec<Value> {
     let letters = queue.dead_letters().expect("a queue that is not damaged");
-    let mut values: Vec<Value> = letters.iter().map(|letter| value_of(letter)).collect();
+    let mut values: Vec<Value> = letters.iter().map(|letter| value_of(&letter.payload)).collect();
     values.sort_unstable();
     values
 }
@@ -285,5 +314,13 @@ impl<S: Subject> Subject for Broken<S> {
 
     fn shut_down(&self, is_immediate: bool) -> Answer {
         self.queue.shut_down(is_immediate)
+    }
+
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>) {
+        self.queue.hold(waits)
+    }
+
+    fn settle(&self, held: &Held, verdict: Verdict) -> Answer {
+        self.queue.settle(held, verdict)
     }
 }

@@ -195,6 +195,7 @@ fn what_the_returns_reject_is_rejected_by_the_search() {
         workload.is_disciplined = true;
         workload.mix.leave = 0;
         workload.mix.shutdown = 0;
+        workload.mix.hold = 0;
         workload.rules.maxsize = 0;
         let history = record(&workload, random.draw());
         assert!(aspects::applies(&history), "{history}");
@@ -564,4 +565,88 @@ fn a_shutdown_is_one_moment() {
         !then(&[done(Call::TaskDone), done(Call::TaskDone)]),
         "the other was discarded"
     );
+}
+
+/// What a process says of an item that it has taken by name. The search alone judges it.
+#[test]
+fn a_named_item_is_settled_once() {
+    use penstock_core::Verdict::{Done, Failed, Rejected, Released};
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let is_possible = |letters: &[Value], calls: &[(u32, Call, Answer)]| {
+        let first = [
+            (1, Call::Put(a), Answer::Done),
+            (1, Call::Put(b), Answer::Done),
+            (1, Call::Hold, Answer::Got(a)),
+        ];
+        let events = first.iter().chain(calls).enumerate();
+        let events = events.map(|(place, (process, call, answer))| {
+            let time = 10 * (place as Time + 1);
+            event(*process, *call, *answer, time, time + 5)
+        });
+        let history = History {
+            rules: Rules {
+                acknowledged: true,
+                max_deliveries: 1,
+                ..Rules::PLAIN
+            },
+            events: events.collect(),
+            deaths: Vec::new(),
+            dead_letters: Some(letters.to_vec()),
+        };
+        search::check(&history).is_ok()
+    };
+    let settled = |verdict| (1, Call::Settle(a, verdict), Answer::Is(true));
+    let again = (1, Call::Settle(a, Done), Answer::Is(false));
+    let got = |value| (2, Call::Hold, Answer::Got(value));
+    let none = (2, Call::Hold, Answer::Empty);
+    let empty_but_for = |count| (2, Call::Len, Answer::Count(count));
+
+    assert!(is_possible(&[], &[settled(Done), again, got(b), none]));
+    assert!(is_possible(&[], &[settled(Released), again, got(a), got(b)]));
+    assert!(is_possible(&[], &[settled(Failed), got(a), got(b)]));
+    assert!(is_possible(&[a], &[settled(Rejected), again, got(b), none]));
+    assert!(is_possible(
+        &[a],
+        &[
+            settled(Failed),
+            (1, Call::Hold, Answer::Got(a)),
+            settled(Failed),
+            got(b),
+            none
+        ]
+    ));
+    assert!(is_possible(&[], &[(1, Call::TaskDone, Answer::Done), again]));
+    assert!(is_possible(
+        &[],
+        &[(2, Call::Settle(a, Done), Answer::Is(false)), settled(Done)]
+    ));
+    for (letters, impossible) in [
+        (&[][..], &[settled(Done), settled(Done)][..]),
+        (&[], &[again]),
+        (&[], &[(2, Call::Settle(a, Done), Answer::Is(true))]),
+        (&[], &[settled(Done), got(a)]),
+        (&[], &[settled(Released), got(b)]),
+        (&[], &[settled(Released), empty_but_for(1)]),
+        (
+            &[a],
+            &[
+                settled(Released),
+                (1, Call::Hold, Answer::Got(a)),
+                settled(Released),
+            ],
+        ),
+        (&[], &[settled(Rejected), got(b)]),
+        (&[a], &[settled(Failed), got(a), got(b)]),
+        (
+            &[],
+            &[
+                settled(Failed),
+                (1, Call::Hold, Answer::Got(a)),
+                settled(Failed),
+                got(b),
+            ],
+        ),
+    ] {
+        assert!(!is_possible(letters, impossible), "{impossible:?}");
+    }
 }

@@ -4,7 +4,9 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Remainder, Wait};
+use penstock_core::{
+    Batch, Buffer, Error, Held, Leave, Lent, Options, Patience, Queue, Remainder, Verdict, Wait,
+};
 
 use crate::ends;
 use crate::item::{Item, get, payload, put, surely, take, with_patience};
@@ -17,6 +19,7 @@ pub struct Victim {
     buffer: Box<Buffer>,
     batch: Batch,
     remainder: Option<Arc<Remainder>>,
+    held: Vec<Held>,
 }
 
 impl Victim {
@@ -28,7 +31,56 @@ impl Victim {
             buffer: Box::default(),
             batch: Batch::with_room_for(8).expect("there is memory"),
             remainder: None,
+            held: Vec::with_capacity(8),
         }
+    }
+
+    /// Takes an item by name.
+    fn hold(&mut self) {
+        let taken = with_patience(Patience::Forever, |wait| self.queue.hold(&mut self.buffer, wait));
+        if let Ok((delivery, held)) = std::hint::black_box(taken) {
+            self.held.push(held);
+            if let penstock_core::Delivery::Lent(lent) = delivery {
+                self.lent.push(lent);
+            }
+        }
+    }
+
+    fn put_delayed(&mut self) {
+        let parts: &[&[u8]] = &[&self.payloads[0]];
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.put_delayed(parts, SOON, wait)
+        }));
+    }
+
+    fn settle_later(&mut self, verdict: Verdict) {
+        let held = self.held[0];
+        let settled = with_patience(Patience::Forever, |wait| {
+            self.queue.settle_after(&held, verdict, SOON, wait)
+        });
+        let _ = std::hint::black_box(settled);
+    }
+
+    fn requeue(&mut self) {
+        let requeued = with_patience(Patience::Forever, |wait| self.queue.requeue(None, wait));
+        let _ = std::hint::black_box(requeued);
+    }
+
+    fn purge(&mut self) {
+        let purged = with_patience(Patience::Forever, |wait| self.queue.purge(None, wait));
+        let _ = std::hint::black_box(purged);
+    }
+
+    fn hold_many(&mut self) {
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.hold_many(&mut self.batch, &mut self.held, wait)
+        }));
+    }
+
+    fn settle(&mut self, verdict: Verdict) {
+        let held = self.held[0];
+        let settled = with_patience(Patience::Forever, |wait| self.queue.settle(&held, verdict, wait));
+        let _ = std::hint::black_box(settled);
     }
 
     fn put(&mut self) {
@@ -165,6 +217,9 @@ impl Victim {
     }
 }
 
+/// The delay of an item: over before the survivors have found out what has happened.
+const SOON: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// Another process, which sleeps on the queue from before the operation until after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleeper {
@@ -203,6 +258,18 @@ pub struct Log {
 impl Log {
     pub fn put(&mut self, queue: &Queue, item: Item) {
         put(queue, item);
+        self.put.push(item);
+    }
+
+    fn put_delayed(&mut self, queue: &Queue, item: Item) {
+        self.put_delayed_for(queue, item, SOON);
+        // So that the victim always finds that its time has come.
+        std::thread::sleep(2 * SOON);
+    }
+
+    fn put_delayed_for(&mut self, queue: &Queue, item: Item, delay: std::time::Duration) {
+        let payload = payload(item);
+        with_patience(surely(), |wait| queue.put_delayed(&[&payload], delay, wait)).unwrap();
         self.put.push(item);
     }
 
@@ -264,6 +331,9 @@ pub struct Operation {
     pub takes: &'static [Item],
     /// What is a dead letter if the victim has taken it, and else comes out of the queue.
     pub buries: &'static [Item],
+    /// What the victim buries are dead letters from the start: it puts them back, or it frees them.
+    pub requeues: bool,
+    pub purges: bool,
     /// Whether the victim finishes an item that another process has in hand, or that has not been taken yet.
     pub finishes: bool,
     /// Whether the victim shuts the queue down. Afterwards the survivors only learn that.
@@ -325,6 +395,8 @@ const DEFAULT: Operation = Operation {
     puts: &[],
     takes: &[],
     buries: &[],
+    requeues: false,
+    purges: false,
     finishes: false,
     shuts_down: false,
     sets_aside: false,
@@ -342,6 +414,11 @@ fn take_part(victim: &mut Victim) {
 fn hold_one_to_put(victim: &mut Victim) {
     take_part(victim);
     victim.payloads.push(payload(21));
+}
+
+fn hold_one(victim: &mut Victim) {
+    victim.hold();
+    victim.lent.clear();
 }
 
 fn take_one(victim: &mut Victim) {
@@ -592,6 +669,192 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: Victim::task_done,
         takes: &[20],
+        ..DEFAULT
+    },
+    Operation {
+        name: "hold",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        run: Victim::hold,
+        ..DEFAULT
+    },
+    Operation {
+        name: "hold-many",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11, 30]),
+        run: Victim::hold_many,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-done",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            hold_one(victim);
+        },
+        run: |victim| victim.settle(Verdict::Done),
+        takes: &[20],
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Released),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-failed",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11, 12]),
+        before: |victim| {
+            hold_one(victim);
+            hold_one(victim);
+        },
+        run: |victim| victim.settle(Verdict::Failed),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // Whether it fails for the last time, or its holder dies before.
+    Operation {
+        name: "lease-failed-for-the-last-time",
+        options: BURYING,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Failed),
+        buries: &[20],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-rejected",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Rejected),
+        buries: &[30],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-to-getter",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Released),
+        sleeper: Some(Sleeper::Getter),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // An item is a dead letter, or comes again.
+    Operation {
+        name: "letter-requeued",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.settle(Verdict::Rejected);
+        },
+        run: Victim::requeue,
+        buries: &[30],
+        requeues: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "letter-purged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.settle(Verdict::Rejected);
+        },
+        run: Victim::purge,
+        buries: &[20],
+        purges: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-inline",
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put_delayed,
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-run",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put_delayed,
+        puts: &[31],
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-beside-getter",
+        run: Victim::put_delayed,
+        puts: &[11],
+        sleeper: Some(Sleeper::Getter),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-later",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle_later(Verdict::Released),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-failed-later",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: hold_one,
+        run: |victim| victim.settle_later(Verdict::Failed),
+        ..DEFAULT
+    },
+    // The victim takes an item whose time has come, behind one that came back.
+    Operation {
+        name: "get-when-due",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_delayed(queue, 20);
+            log.put_delayed(queue, 10);
+            log.put(queue, 11);
+        },
+        run: Victim::hold,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-discards-the-delayed",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_delayed_for(queue, 10, std::time::Duration::from_secs(3600));
+            log.put_delayed_for(queue, 20, std::time::Duration::from_secs(3600));
+        },
+        run: |victim| victim.shut_down(true),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-to-a-closed-queue",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 10]),
+        before: |victim| {
+            hold_one(victim);
+            victim.shut_down(true);
+        },
+        run: |victim| victim.settle(Verdict::Released),
+        second_deaths: 1,
         ..DEFAULT
     },
     Operation {

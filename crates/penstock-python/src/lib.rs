@@ -38,6 +38,8 @@ mod _native {
     #[pymodule_export]
     use crate::queue::handle::Handle;
     #[pymodule_export]
+    use crate::queue::leases::Hold;
+    #[pymodule_export]
     use crate::queue::options::Options;
     #[pymodule_export]
     use crate::queue::pins::_forget_carried;

@@ -8,7 +8,7 @@ use crate::platform;
 use crate::state::leases::taken_items;
 use crate::sync::Word;
 
-/// A snapshot, taken in one critical section. `puts = gets + queued + dead_letters + discarded`
+/// A snapshot, taken in one critical section. `puts = gets + queued + delayed + dead_letters + discarded`
 /// holds in every snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistics {
@@ -35,6 +35,8 @@ pub struct Statistics {
     pub given_up: u64,
     /// Items that were queued, or came back, after an immediate shutdown.
     pub discarded: u64,
+    /// Items that no get finds before their time has come.
+    pub delayed: u64,
     pub waiting_getters: u64,
     pub waiting_putters: u64,
     pub waiting_joiners: u64,
@@ -68,7 +70,8 @@ impl Queue {
         let section = self.enter(wait)?;
         let hot = section.hot();
         let (puts, queued, dead_letters) = (hot.published.get(), hot.ready_count.get(), hot.dead_count.get());
-        let (discarded, left) = (hot.discarded.get(), queued.saturating_add(dead_letters));
+        let (discarded, delayed) = (hot.discarded.get(), hot.delayed_count.get());
+        let left = queued.saturating_add(dead_letters).saturating_add(delayed);
         let waiting = |kind: Kind| u64::from(hot.waiters[kind as usize].length.get());
         Ok(Statistics {
             puts,
@@ -82,6 +85,7 @@ impl Queue {
             taken_bytes: section.taken_bytes(),
             given_up: hot.given_up.get(),
             discarded,
+            delayed,
             waiting_getters: waiting(Kind::Item),
             waiting_putters: waiting(Kind::Room),
             waiting_joiners: waiting(Kind::Finish),

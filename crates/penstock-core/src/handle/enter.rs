@@ -58,8 +58,9 @@ impl Queue {
     }
 
     /// The slow path of entering, with the lock held. Returns an error if the queue is damaged or shut down,
-    /// maps what the queue has grown by, registers anew if this process was swept, or does the work that it
-    /// has put off. `me` may have the bit of work put off (handle/put_off.rs).
+    /// makes delayed items ready whose time has come, maps what the queue has grown by, registers anew if
+    /// this process was swept, or does the work that it has put off. `me` may have the bit of work put off
+    /// (handle/put_off.rs).
     ///
     /// Each section of a queue that is shut down comes here, and continues what an immediate shutdown has
     /// left.
@@ -93,6 +94,8 @@ impl Queue {
         self.finish_put_off(&mut section)?;
         if section.hot().has_leftovers() {
             section.discard()?;
+        } else if section.hot().has_delayed() {
+            section.ready_due()?;
         }
         match kind {
             Some(Kind::Room) => section.check_put()?,

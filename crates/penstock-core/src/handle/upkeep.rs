@@ -175,11 +175,12 @@ impl Queue {
         self.in_portions(enter, &mut |section| section.discard())
     }
 
-    /// Whether the counters of the queue need no maintenance: the lock is not stuck, and no check for the
-    /// dead is due. If not, [`len`](Self::len) makes system calls, though it does not wait.
+    /// Whether the counters of the queue need no maintenance: the lock is not stuck, and neither a check for
+    /// the dead nor a delayed item is due. If not, [`len`](Self::len) makes system calls, though it does not
+    /// wait.
     #[inline(always)]
     pub fn is_settled(&self) -> bool {
-        !self.is_maintenance_due() && !self.is_lock_stuck()
+        !self.is_maintenance_due() && !self.is_lock_stuck() && !self.shared.segment.hot().is_any_due()
     }
 
     #[inline(always)]
@@ -209,6 +210,16 @@ impl Queue {
             let _ = self
                 .shared
                 .report(self.member().and_then(|me| self.shared.take_over_from_dead(me)));
+        }
+        if self.shared.segment.hot().is_any_due() {
+            let mut try_once = Wait {
+                patience: Patience::TryLock,
+                interrupted: &mut || false,
+            };
+            // The slow path of entering does it.
+            let _ = self
+                .member()
+                .and_then(|_| self.shared.report(self.enter(&mut try_once).map(drop)));
         }
         if self.is_maintenance_due() {
             let mut try_once = Wait {

@@ -103,7 +103,8 @@ impl Shared {
         // the next section does what is due.
         if self.acquire_as(me.0, &mut wait).is_ok() {
             let mut section = Guard::new(self, me);
-            if self.is_welcome(me.0) {
+            let is_whole = !section.hot().is_damaged() && self.segment.is_all_mapped();
+            if is_whole && matches!(self.participant_of(me), Ok(Some(_))) {
                 work(&mut section);
             }
         }

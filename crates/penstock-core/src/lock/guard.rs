@@ -93,11 +93,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the new holder may go on: the queue is open and whole, all of it is mapped, and `me` is the id
-    /// of a participant without work put off.
+    /// Whether the new holder may go on: the queue is open and whole, nothing is delayed, all of the queue is
+    /// mapped, and `me` is the id of a participant without work put off.
     #[inline(always)]
     pub(crate) fn is_welcome(&self, me: u32) -> bool {
-        self.segment.hot().is_open()
+        self.segment.hot().is_plainly_open()
             && self.segment.is_all_mapped()
             && matches!(self.participant_of(ParticipantId(me)), Ok(Some(_)))
     }

@@ -42,7 +42,7 @@ use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
 use crate::units::{INLINE, PAGE};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// Slots are backed by whole pages, and there are whole pages of them.
 pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
@@ -131,6 +131,8 @@ pub(crate) struct Header {
     pub parts: AtomicU32,
     /// The pid namespace of the process that made the queue.
     pub home: AtomicU64,
+    /// The four numbers of a `Retry`, each as the bits of a float.
+    pub retry: [AtomicU64; 4],
 }
 
 /// Everything that a put or a get touches under the lock, in a few cache lines.
@@ -166,14 +168,14 @@ pub(crate) struct Hot {
     pub dead_count: AtomicU64,
     pub dead: List,
     /// Root of the heap of items that came back, which a get takes before younger ones. See
-    /// state/order/returned.rs.
+    /// state/order/heap.rs.
     pub returned: LockedU32,
     /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See state/aside.rs.
     pub acknowledging: AtomicU32,
     /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
     pub orphans: AtomicU64,
-    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants
-    /// had set aside.
+    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), those that dead participants had
+    /// set aside, and the delayed ones.
     pub owned_count: AtomicU64,
     /// Payload bytes of the items that are ready; counted only if `soft_bytes` is set.
     pub ready_bytes: AtomicU64,
@@ -254,8 +256,8 @@ pub(crate) struct Hot {
     /// state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
-    /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED. It lies beside `watching`, because every
-    /// operation reads both and hardly any writes them. See state/phase.rs.
+    /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED; and whether items are delayed. It lies
+    /// beside `watching`, because every operation reads both and hardly any writes them. See state/phase.rs.
     pub phase: AtomicU32,
     /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that
     /// `ranges` does not count mean nothing.
@@ -282,6 +284,16 @@ pub(crate) struct Hot {
     /// Items that were discarded after a shutdown. See state/discard.rs.
     pub discarded: AtomicU64,
 
+    // Delayed items, see state/delay.rs.
+    /// The root of their heap. The rebuild gathers them as a list.
+    pub delayed: List,
+    pub delayed_count: AtomicU64,
+    /// When the first of them is due, in microseconds of the monotonic clock; 0 if there is none. Read
+    /// without the lock.
+    pub due_at: AtomicU64,
+    /// The cell of the waiter that ends its sleep then, or 0.
+    pub timekeeper: LockedU32,
+
     // A cache line that only waiters write.
     pub spinning: Spinning,
 }
@@ -307,7 +319,7 @@ pub(crate) struct Aged {
     pub handed: AtomicU32,
 }
 
-// The values of `Hot::phase`, which only grow.
+// The values of `Hot::phase`, which only grow; and the mark beside them.
 pub(crate) const OPEN: u32 = 0;
 /// Shut down: no item is put any more.
 pub(crate) const DRAINING: u32 = 1;
@@ -315,6 +327,8 @@ pub(crate) const DRAINING: u32 = 1;
 pub(crate) const CLOSED: u32 = 2;
 /// An impossible value was found.
 pub(crate) const DAMAGED: u32 = 3;
+/// Items are delayed (state/delay.rs). This bit alone is a cache.
+pub(crate) const DELAYING: u32 = 1 << 8;
 
 // The values of `Hot::acknowledging`.
 /// No process has called `task_done` or `join` yet.
@@ -460,7 +474,7 @@ pub(crate) struct Slot {
     /// cached.
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned
-    /// item, its rank.
+    /// or a delayed item, its rank; of a delayed one, `lease` is when it is due.
     pub holder: LockedU32,
     /// Not 0 while the holder borrows the payload, or has put off the next step of the slot. See
     /// handle/put_off.rs. Read without the lock by `is_pending`.
@@ -534,6 +548,8 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, line_ends),
         offset_of!(Hot, phase),
         offset_of!(Hot, discarded),
+        offset_of!(Hot, delayed),
+        offset_of!(Hot, timekeeper),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),
         offset_of!(Hot, cached_sum),

@@ -27,6 +27,8 @@ mod aging;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod delaying;
+#[cfg(test)]
 mod dying;
 #[cfg(test)]
 mod ending;
@@ -34,6 +36,8 @@ mod ending;
 mod handing;
 #[cfg(test)]
 mod joining;
+#[cfg(test)]
+mod leasing;
 #[cfg(test)]
 mod pausing;
 #[cfg(test)]

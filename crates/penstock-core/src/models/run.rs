@@ -214,7 +214,7 @@ fn touch_shared_words(queue: &Queue) {
     ];
     let notified = hot.waiters.iter().map(|list| &list.notified);
     let handed = hot.spinning.aged.iter().map(|aged| &aged.handed);
-    let lists = [&hot.ready, &hot.dead, &hot.aside]
+    let lists = [&hot.ready, &hot.dead, &hot.aside, &hot.delayed]
         .into_iter()
         .flat_map(|list| [&list.head, &list.tail]);
     for word in words.into_iter().chain(notified).chain(handed).chain(lists) {
@@ -233,6 +233,8 @@ fn touch_shared_words(queue: &Queue) {
         &hot.given_up,
         &hot.given_up_of_living,
         &hot.discarded,
+        &hot.delayed_count,
+        &hot.due_at,
         &hot.spans_used,
         &hot.pages_backed,
         &hot.reaped_at,

@@ -111,7 +111,13 @@ impl Queue {
                 let is_at_work = slot.borrowed.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
-                        Some(State::Ready | State::ReadyDone | State::Handed | State::HandedDone) => true,
+                        Some(
+                            State::Ready
+                            | State::ReadyDone
+                            | State::Handed
+                            | State::HandedDone
+                            | State::Delayed,
+                        ) => true,
                         Some(State::Leased | State::Aside) => self.shared.options.acknowledged || is_at_work,
                         Some(State::Claimed) => is_at_work,
                         _ => false,

@@ -84,7 +84,7 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
+    pub(crate) fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
         match delivered {
             Delivered::Copied => Delivery::Copied,
             Delivered::Borrowed(borrowed) => Delivery::Lent(Lent::new(self, me, borrowed)),
@@ -94,7 +94,7 @@ impl Queue {
     /// Waits for an item, and calls `deliver` under the lock with the oldest one, or with that which it was
     /// handed.
     #[inline(always)]
-    fn take<T>(
+    pub(crate) fn take<T>(
         &self,
         mut wait: Wait<'_>,
         asks: Asks,

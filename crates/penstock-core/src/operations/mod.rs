@@ -4,11 +4,14 @@ mod acknowledge;
 mod aside;
 #[cfg(not(loom))]
 mod connection;
+mod delay;
 pub(crate) mod delivery;
 pub(crate) mod get;
 mod grow;
+pub(crate) mod held;
 mod join;
 pub(crate) mod lease;
+pub(crate) mod letters;
 mod put;
 mod shutdown;
 mod spin;

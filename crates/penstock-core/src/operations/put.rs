@@ -56,7 +56,7 @@ impl Queue {
 
     /// Ends a put that may have failed while it waited.
     #[inline(always)]
-    fn end_put<T>(
+    pub(crate) fn end_put<T>(
         &self,
         result: Result<T, Error>,
         waiting: &mut Waiting,
@@ -228,7 +228,7 @@ impl Queue {
         self.reserve_from(section, len, waiting, wait)
     }
 
-    fn reserve_from<'q>(
+    pub(crate) fn reserve_from<'q>(
         &'q self,
         mut section: Guard<'q>,
         len: u64,
@@ -320,7 +320,7 @@ impl Queue {
     }
 
     /// After a failure: frees the claimed slot, and gives memory back that was extended for it.
-    fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
+    pub(crate) fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             let is_punched = self
                 .shared
@@ -350,7 +350,12 @@ impl Queue {
     }
 
     /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
-    fn write_claimed(&self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<(), Error> {
+    pub(crate) fn write_claimed(
+        &self,
+        reserved: &Reserved,
+        payload: &[&[u8]],
+        len: u64,
+    ) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             self.shared
                 .segment

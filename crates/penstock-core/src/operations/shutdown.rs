@@ -83,7 +83,6 @@ impl Queue {
 
     /// Whether the queue was shut down, by whatever process.
     pub fn is_shut_down(&self) -> bool {
-        let hot = self.shared.segment.hot();
-        hot.is_draining() || hot.is_closed()
+        self.shared.segment.hot().is_ended()
     }
 }

@@ -107,6 +107,10 @@ pub(crate) fn thread_id() -> u32 {
     world::process()
 }
 
+pub(crate) fn micros() -> u64 {
+    Instant::now().as_micros()
+}
+
 pub(crate) fn coarse_millis() -> u64 {
     Instant::now().as_millis()
 }

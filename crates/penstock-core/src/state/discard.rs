@@ -21,8 +21,14 @@ impl Section<'_> {
     pub(crate) fn discard(&mut self) -> Result<Portion, Error> {
         for _ in 0..PORTION {
             let index = self.oldest()?;
-            if index == 0 || !self.hot().is_closed() {
+            if !self.hot().is_closed() || index == 0 && !self.hot().has_delayed() {
                 return Ok(Portion::Last);
+            }
+            if index == 0 {
+                let delayed = self.pop_delayed()?;
+                fault!("discard.unlinked");
+                self.discard_one(delayed, Discarded::Unfinished)?;
+                continue;
             }
             let slot = self.slot(index)?;
             let item = match slot.word().state() {

@@ -204,7 +204,7 @@ impl Section<'_> {
     }
 
     #[inline(always)]
-    fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
+    pub(crate) fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         if slot.borrowed.get() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until the borrow
@@ -407,7 +407,7 @@ impl Section<'_> {
 impl StateWord {
     /// `task_done` finishes it for its own process.
     #[inline(always)]
-    fn is_finishable(self) -> bool {
+    pub(crate) fn is_finishable(self) -> bool {
         matches!(self.state(), Some(State::Leased | State::Aside))
     }
 }
@@ -418,5 +418,6 @@ pub(crate) fn taken_items(hot: &Hot) -> u64 {
     hot.unfinished
         .get()
         .saturating_sub(queued)
+        .saturating_sub(hot.delayed_count.get())
         .saturating_sub(hot.orphans.get())
 }

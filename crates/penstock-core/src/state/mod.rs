@@ -3,12 +3,15 @@
 
 pub(crate) mod aside;
 pub(crate) mod claim;
+pub(crate) mod delay;
 pub(crate) mod deliver;
 pub(crate) mod discard;
 pub(crate) mod hand;
 pub(crate) mod heap;
+pub(crate) mod held;
 pub(crate) mod holding;
 pub(crate) mod leases;
+pub(crate) mod letters;
 #[cfg_attr(loom, path = "../models/line.rs")]
 pub(crate) mod line;
 #[cfg(not(loom))]

@@ -10,13 +10,16 @@
 //! either: what was queued is discarded (operations/shutdown.rs has the crash table). A phase never goes
 //! back.
 //!
+//! Beside the phase stands the mark that items are delayed (delay.rs), so that a queue without any pays
+//! nothing for it.
+//!
 //! Every section asks here when it begins, by one comparison (lock/guard.rs, `is_welcome`): a queue that is
 //! open pays nothing for the other phases. A put or a get that begins in another phase asks `check_put` or
 //! `check_get` at once (handle/enter.rs); one that goes on after a wait, or after it has copied a payload,
 //! asks again. state/aside.rs says how a queue begins to be acknowledged.
 
 use crate::error::Error;
-use crate::memory::layout::{BEGINNING, CLOSED, DAMAGED, DRAINING, Hot, Kind, NOT_YET, OPEN, YES};
+use crate::memory::layout::{BEGINNING, CLOSED, DAMAGED, DELAYING, DRAINING, Hot, Kind, NOT_YET, OPEN, YES};
 use crate::options::Patience;
 use crate::state::recovery::PORTION;
 use crate::state::slot::{State, was_kept};
@@ -27,32 +30,47 @@ use crate::sync::{Ordering, Word};
 const LEASES_READ: u32 = 16 * PORTION;
 
 impl Hot {
+    /// Whether items are put and taken, none is delayed, and no impossible value was found.
+    #[inline(always)]
+    pub(crate) fn is_plainly_open(&self) -> bool {
+        self.phase.get() == OPEN
+    }
+
+    fn phase_alone(&self) -> u32 {
+        self.phase.get() & !DELAYING
+    }
+
     /// Whether items are put and taken, and no impossible value was found.
     #[inline(always)]
     pub(crate) fn is_open(&self) -> bool {
-        self.phase.get() == OPEN
+        self.phase_alone() == OPEN
     }
 
     /// Whether an impossible value was found: then every operation answers `Corrupt`. A value that is no
     /// phase is damage, too.
     #[inline(always)]
     pub(crate) fn is_damaged(&self) -> bool {
-        self.phase.get() >= DAMAGED
+        self.phase_alone() >= DAMAGED
     }
 
     /// Whether no item is put any more, and those that are queued are still taken.
     pub(crate) fn is_draining(&self) -> bool {
-        self.phase.get() == DRAINING
+        self.phase_alone() == DRAINING
     }
 
     /// Whether no item is put or taken any more.
     pub(crate) fn is_closed(&self) -> bool {
-        self.phase.get() == CLOSED
+        self.phase_alone() == CLOSED
+    }
+
+    /// Whether it was shut down.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.is_draining() || self.is_closed()
     }
 
     /// Whether items are queued that are to be discarded.
     pub(crate) fn has_leftovers(&self) -> bool {
-        self.is_closed() && self.ready_count.get() > 0
+        self.is_closed() && (self.ready_count.get() > 0 || self.has_delayed())
     }
 
     /// Without the lock, too: it may come at any moment.
@@ -114,13 +132,15 @@ impl Section<'_> {
     pub(crate) fn store_phase(&self, phase: u32) {
         let word = &self.hot().phase;
         for earlier in OPEN..phase {
-            // An exchange, so that damage that is noted meanwhile stays. Release: pairs with the acquire of
-            // the next holder of the lock.
-            if word
-                .compare_exchange(earlier, phase, Ordering::Release, Ordering::Relaxed)
-                .is_ok()
-            {
-                return;
+            for mark in [0, DELAYING] {
+                // An exchange, so that damage that is noted meanwhile stays. Release: pairs with the acquire
+                // of the next holder of the lock.
+                if word
+                    .compare_exchange(earlier | mark, phase | mark, Ordering::Release, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    return;
+                }
             }
         }
     }
@@ -147,6 +167,10 @@ impl Section<'_> {
 
     #[cold]
     fn check_get_of_ended(&self, patience: Patience) -> Result<(), Error> {
+        // What is delayed comes by itself.
+        if self.hot().has_delayed() && !self.hot().is_closed() {
+            return Ok(());
+        }
         let is_hopeless = self.hot().is_closed()
             || patience == Patience::NoWait
             || self.has_in_hand(self.my_index(), &mut { LEASES_READ })?
@@ -162,7 +186,8 @@ impl Section<'_> {
     /// Whether no getter finds an item now or later. Its notified getters and its watchers learn it.
     pub(crate) fn is_over(&self) -> Result<bool, Error> {
         let hot = self.hot();
-        Ok(hot.is_closed() || hot.is_draining() && hot.ready_count.get() == 0 && !self.may_return()?)
+        let is_empty = hot.ready_count.get() == 0 && !hot.has_delayed();
+        Ok(hot.is_closed() || hot.is_draining() && is_empty && !self.may_return()?)
     }
 
     /// Whether an item that is taken may be ready again: a getter has it that is not back, or its holder

@@ -28,6 +28,7 @@ struct Books {
     lent_bytes: u64,
     taken_bytes: u64,
     ready_done: u64,
+    delayed: u64,
 }
 
 impl Books {
@@ -85,6 +86,7 @@ impl Section<'_> {
                     | State::HandedDone,
                 ) => held,
                 Some(State::Dead) => &hot.dead,
+                Some(State::Delayed) => &hot.delayed,
                 // Its payload is free, and so is the slot once it is counted.
                 Some(State::Orphan | State::GivenUp | State::Discarded) => {
                     self.finish_counting(slot)?;
@@ -125,6 +127,7 @@ impl Section<'_> {
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
+        self.rebuild_delayed(books.delayed, numbered)?;
         self.unnumber_pages()?;
         // Only now, because to sort a list overwrites the links back of any.
         self.link_back(&hot.dead)?;
@@ -145,7 +148,7 @@ impl Section<'_> {
 
     fn clear_caches(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        for list in [&hot.dead, &hot.aside] {
+        for list in [&hot.dead, &hot.aside, &hot.delayed] {
             clear(list);
         }
         self.clear_order();
@@ -187,11 +190,13 @@ impl Section<'_> {
                     books.ready_done += 1;
                 }
                 let seq = slot.seq.get();
-                if seq >= hot.published.get() {
-                    // Its putter may have died between the commit and the books.
-                    hot.published.set(seq);
-                    hot.count_bytes_once(seq, len);
-                }
+                self.book_published(seq, len);
+            }
+            Some(State::Delayed) => {
+                books.delayed += 1;
+                books.owned_count += 1;
+                books.unfinished += acknowledged;
+                self.book_published(slot.seq.get(), len);
             }
             Some(State::Leased | State::Aside | State::Left) => {
                 books.owned_count += 1;
@@ -215,6 +220,15 @@ impl Section<'_> {
             hot.leases.set(hot.leases.get().max(slot.lease.get()));
         }
         Ok(())
+    }
+
+    /// Its putter may have died between the commit and the books.
+    fn book_published(&self, seq: u64, len: u64) {
+        let hot = self.hot();
+        if seq >= hot.published.get() {
+            hot.published.set(seq);
+            hot.count_bytes_once(seq, len);
+        }
     }
 
     /// Gives each held slot to the list of its owner, in the order of taking.

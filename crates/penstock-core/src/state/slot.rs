@@ -13,10 +13,13 @@
 //!    READY -- a getter has waited for long (hand.rs) --> HANDED -- it is back --> as READY by its get
 //!                 HANDED -- dies, is late, or gives up --> READY in its old place, as if it had never left
 //!                 READY_DONE and HANDED_DONE are the same of an item that is finished already
+//!    LEASED -- released by its holder (operations/held.rs) --> READY in its old place, as if never taken
+//!    LEASED -- failed, or rejected, by its holder --> READY as after a death, or DEAD
 //!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)
 //!    ASIDE -- memory is needed --> GIVEN_UP, then FREE (counted as unfinished)
 //!    ASIDE -- items are acknowledged from now on: as LEASED
-//!    READY -- the queue is closed (operations/shutdown.rs) --> DISCARDED, then FREE (counted)
+//!    put, or a lease that is released or fails, with a delay (delay.rs) --> DELAYED -- its time --> READY
+//!    READY or DELAYED -- the queue is closed (operations/shutdown.rs) --> DISCARDED, then FREE (counted)
 //!                 LEASED or HANDED of a closed queue -- comes back --> DISCARDED as well
 //! ```
 //!
@@ -45,7 +48,7 @@ pub(crate) enum State {
     ReadyDone = 4,
     /// Unfinished, and its holder left in order: on its way to FREE, while `Hot::orphans` counts it.
     Orphan = 5,
-    /// A dead letter: its holders died too often.
+    /// A dead letter: its holders died or failed too often, or one has rejected it.
     Dead = 6,
     /// Leased, but its holder has left in order and only borrows the payload still: an orphan once the borrow
     /// ends.
@@ -64,12 +67,14 @@ pub(crate) enum State {
     /// It was queued, or came back, when the queue was closed: on its way to FREE, while `Hot::discarded`
     /// counts it.
     Discarded = 12,
+    /// No get finds it before its time has come.
+    Delayed = 13,
 }
 
 impl State {
     /// How many states there are, numbered from 0.
     #[cfg(any(all(loom, test), feature = "fuzzing"))]
-    pub(crate) const COUNT: usize = State::Discarded as usize + 1;
+    pub(crate) const COUNT: usize = State::Delayed as usize + 1;
 }
 
 /// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
@@ -103,6 +108,7 @@ impl StateWord {
             10 => State::Handed,
             11 => State::HandedDone,
             12 => State::Discarded,
+            13 => State::Delayed,
             _ => return None,
         })
     }

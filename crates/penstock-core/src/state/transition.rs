@@ -193,6 +193,11 @@ impl Section<'_> {
     /// To READY in its old place, or to DEAD if the item came back too often; or it is discarded, if the
     /// queue is closed. The slot is on no list.
     pub(crate) fn return_to_queue(&mut self, index: u32) -> Result<(), Error> {
+        self.return_or_delay(index, None)
+    }
+
+    /// The same, or to DELAYED until then.
+    pub(crate) fn return_or_delay(&mut self, index: u32, due: Option<u64>) -> Result<(), Error> {
         let hot = self.hot();
         if hot.is_closed() {
             return self.discard_one(index, Discarded::Unfinished);
@@ -200,13 +205,10 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let word = slot.word();
         if word.redeliveries() >= self.shared.options.max_deliveries {
-            slot.commit(StateWord::unowned(State::Dead, word.redeliveries()));
-            self.push_back(&hot.dead, index)?;
-            hot.dead_count.add(1);
-            // A dead letter counts as finished: join() must not wait for it.
-            if self.shared.options.acknowledged {
-                hot.unfinished.sub(1);
-            }
+            self.bury(index)?;
+        } else if let Some(due) = due {
+            self.delay((index, slot), due, word.redeliveries() + 1)?;
+            hot.redeliveries.add(1);
         } else {
             slot.commit(StateWord::unowned(State::Ready, word.redeliveries() + 1));
             self.put_back(index, slot.len.get())?;

@@ -10,6 +10,7 @@
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to
 //! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
 //! > If the queue is shut down, no putter sleeps, and no getter that will find nothing any more.
+//! > If items are delayed, a waiter sleeps until the first is due, or one is on its way (delay.rs).
 //!
 //! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
 //! spins. One that was handed something is not: it does not come for what is there. Since every way back
@@ -156,6 +157,13 @@ impl Waiting {
         }
     }
 
+    /// A wait that has aged from the start: of a put that needs no room.
+    pub(crate) fn without_need(kind: Kind) -> Waiting {
+        let mut waiting = Waiting::new(kind);
+        waiting.begin_aging().has_aged = true;
+        waiting
+    }
+
     /// The time until it ages begins, unless it has begun.
     fn begin_aging(&mut self) -> &mut Aging {
         let slice = &mut self.slice;
@@ -252,7 +260,7 @@ impl Section<'_> {
 
     fn settle_waiters(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        if !hot.is_open() && self.settle_ended()? {
+        if hot.is_ended() && self.settle_ended()? {
             return self.settle_joiners();
         }
         self.hand_over()?;
@@ -267,6 +275,9 @@ impl Section<'_> {
             && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0) < most
         {
             self.choose(Kind::Room, putters.head.get())?;
+        }
+        if hot.has_delayed() {
+            self.appoint_timekeeper()?;
         }
         self.settle_joiners()
     }
@@ -471,6 +482,9 @@ impl Section<'_> {
     pub(crate) fn delist(&self, kind: Kind, index: u32) -> Result<(), Error> {
         let list = &self.hot().waiters[kind as usize];
         let cell = self.cell(index)?;
+        if self.hot().timekeeper.get() == index {
+            self.hot().timekeeper.set(0);
+        }
         if let Some(aged) = self.hot().aged(kind).filter(|_| cell.since.get() != 0) {
             aged.count.sub(1);
             if aged.tail.get() == index {
@@ -676,7 +690,7 @@ impl Section<'_> {
 
     /// Wakes the watcher, so that it reads its position, which is new. If this call is lost (the caller may
     /// die, and the watcher may not be asleep yet), the watcher does so at the end of its slice.
-    fn tell_watcher(&mut self, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn tell_watcher(&mut self, kind: Kind) -> Result<(), Error> {
         let watcher = self.watcher(kind)?;
         if watcher != 0 {
             self.wake_later(watcher);
@@ -743,6 +757,7 @@ impl Section<'_> {
             aged.handed.set(0);
         }
         hot.cells_free.set(0);
+        hot.timekeeper.set(0);
         hot.spinning.getter.set(0);
         hot.spinning.putter.set(0);
         let high = hot.cells_high.get().clamp(1, self.shared.segment.geometry.cells);

@@ -19,9 +19,11 @@ impl Run {
         let (plain, queue) = (&self.plain, &self.hands.queue);
         let dead_letters = plain.dead.len() as u64;
         prop_assert_eq!(statistics.puts, plain.puts, "puts");
-        let left = plain.len() + dead_letters + plain.discarded;
+        let delayed = plain.delayed.len() as u64;
+        let left = plain.len() + delayed + dead_letters + plain.discarded;
         prop_assert_eq!(statistics.gets, plain.puts - left, "gets");
         prop_assert_eq!(statistics.discarded, plain.discarded, "discarded");
+        prop_assert_eq!(statistics.delayed, delayed, "delayed");
         prop_assert_eq!(queue.is_shut_down(), plain.phase != Phase::Open, "phase");
         prop_assert_eq!(statistics.bytes, plain.bytes, "bytes");
         prop_assert_eq!(statistics.queued, plain.len(), "queued");
@@ -40,16 +42,14 @@ impl Run {
             is_empty: plain.len() == 0,
             is_full: !plain.has_room(),
         };
-        let letters: Vec<Vec<u8>> = plain
-            .dead
-            .iter()
-            .map(|item| payload(item.number, item.len))
-            .collect();
-        prop_assert!(
-            queue.dead_letters().map_err(failed)? == letters,
-            "other dead letters than {:?}",
-            plain.dead
-        );
+        let found = queue.dead_letters().map_err(failed)?;
+        let are_right = found.len() == plain.dead.len()
+            && found.iter().zip(&plain.dead).all(|(letter, item)| {
+                letter.payload == payload(item.number, item.len)
+                    && letter.ticket.seq == item.number
+                    && letter.deliveries == u32::from(item.redeliveries) + 1
+            });
+        prop_assert!(are_right, "other dead letters than {:?}", plain.dead);
         self.compare_memory(statistics.memory_bytes)?;
         let idle: Vec<usize> = (0..self.waiting.len())
             .filter(|actor| self.waiting[*actor].is_none())

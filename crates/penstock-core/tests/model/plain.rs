@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use penstock_core::{Error, Leave, Options, SMALL};
+use penstock_core::{Error, Leave, Options, SMALL, Verdict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
@@ -64,6 +64,8 @@ pub struct Actor {
     borrows: VecDeque<u64>,
     /// Items that it had set aside, and whose payloads were given up.
     given_up: u64,
+    /// The leases that it has by name, the oldest first; 0 for an item that was finished before.
+    named: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,6 +90,8 @@ pub struct Plain {
     /// Items that were queued, or came back, when the queue was closed.
     pub discarded: u64,
     pub ready: VecDeque<Item>,
+    /// Items whose time has not come.
+    pub delayed: Vec<Item>,
     pub actors: Vec<Actor>,
     /// In the order of dying.
     pub dead: Vec<Item>,
@@ -113,6 +117,7 @@ impl Plain {
             phase: Phase::Open,
             discarded: 0,
             ready: VecDeque::new(),
+            delayed: Vec::new(),
             actors: Vec::new(),
             dead: Vec::new(),
             orphans: 0,
@@ -141,6 +146,7 @@ impl Plain {
             held: Vec::new(),
             borrows: VecDeque::new(),
             given_up: 0,
+            named: Vec::new(),
         }
     }
 
@@ -160,7 +166,8 @@ impl Plain {
         if !self.rules.acknowledged {
             return 0;
         }
-        self.ready.iter().filter(|item| !item.is_finished).count() as u64 + self.taken() + self.orphans
+        let queued = self.ready.iter().filter(|item| !item.is_finished).count();
+        (queued + self.delayed.len()) as u64 + self.taken() + self.orphans
     }
 
     /// Items of an acknowledged queue that are taken and not finished.
@@ -187,6 +194,7 @@ impl Plain {
             .ready
             .iter()
             .chain(&self.dead)
+            .chain(&self.delayed)
             .chain(held.map(|held| &held.item))
             .chain(self.aside.iter().map(|(_, item)| item));
         all.map(|item| 128 + item.extent_bytes()).sum::<u64>()
@@ -201,7 +209,8 @@ impl Plain {
             .flat_map(|actor| &actor.held)
             .map(|held| &held.item);
         let aside = self.aside.iter().map(|(_, item)| item);
-        let all = self.ready.iter().chain(&self.dead).chain(held).chain(aside);
+        let rest = self.dead.iter().chain(&self.delayed);
+        let all = self.ready.iter().chain(rest).chain(held).chain(aside);
         all.filter(|item| item.extent_bytes() > 0)
             .map(|item| item.len as u64)
             .sum()
@@ -215,18 +224,50 @@ impl Plain {
 
     /// Whether a put that does not wait would succeed. It gives up what is set aside, if that is in the way.
     pub fn can_put(&mut self, len: usize) -> Result<Item, Error> {
-        let item = Item {
-            number: self.puts + 1,
-            len,
-            is_finished: false,
-            redeliveries: 0,
-        };
+        let item = self.new_item(len);
         if self.phase != Phase::Open {
             return Err(Error::ShutDown);
         }
         if !self.has_room() {
             return Err(Error::Full);
         }
+        self.find_memory(item)
+    }
+
+    fn new_item(&self, len: usize) -> Item {
+        Item {
+            number: self.puts + 1,
+            len,
+            is_finished: false,
+            redeliveries: 0,
+        }
+    }
+
+    /// Puts an item whose time has come, or never comes. It needs no room; without memory it waits for room
+    /// all the same.
+    pub fn put_delayed(&mut self, len: usize, comes: bool) -> Result<u64, Error> {
+        let item = self.new_item(len);
+        if self.phase != Phase::Open {
+            return Err(Error::ShutDown);
+        }
+        let limit = self.rules.max_bytes.unwrap_or(u64::MAX);
+        if !self.has_room() && self.used_bytes() + 128 + item.extent_bytes() > limit {
+            return Err(Error::Full);
+        }
+        self.find_memory(item)?;
+        self.puts += 1;
+        self.bytes += len as u64;
+        if comes {
+            self.ready.push_back(item);
+            self.note_high_water();
+        } else {
+            self.delayed.push(item);
+        }
+        Ok(item.number)
+    }
+
+    fn find_memory(&mut self, item: Item) -> Result<Item, Error> {
+        let len = item.len;
         let needed = 128 + item.extent_bytes();
         let limit = self.rules.max_bytes.unwrap_or(u64::MAX);
         while self.used_bytes() + needed > limit {
@@ -330,8 +371,9 @@ impl Plain {
     pub fn shut_down(&mut self, is_immediate: bool) {
         if is_immediate {
             self.phase = Phase::Closed;
-            self.discarded += self.len();
+            self.discarded += self.len() + self.delayed.len() as u64;
             self.ready.clear();
+            self.delayed.clear();
         } else {
             self.phase = self.phase.max(Phase::Draining);
         }
@@ -341,6 +383,7 @@ impl Plain {
     pub fn no_item(&self, actor: usize, waits: bool) -> Error {
         match self.phase {
             Phase::Open => Error::Empty,
+            Phase::Draining if !self.delayed.is_empty() => Error::Empty,
             Phase::Draining if waits && !self.actors[actor].has_in_hand() && self.is_any_in_hand() => {
                 Error::Empty
             }
@@ -514,8 +557,62 @@ impl Plain {
             actor.given_up -= 1;
         } else if let Some(item) = self.ready.iter_mut().find(|item| !item.is_finished) {
             item.is_finished = true;
+        } else {
+            // Those that are delayed are no holder's.
+            return Err(Error::TooManyDone);
         }
         Ok(())
+    }
+
+    /// Takes the first item by name.
+    pub fn hold(&mut self, actor: usize) -> Option<Item> {
+        self.acknowledge();
+        let item = self.take(actor, 0, false)?;
+        let named = if item.is_finished { 0 } else { self.leases };
+        self.actors[actor].named.push(named);
+        Some(item)
+    }
+
+    /// Settles one of the items that the actor has by name. `None` if it has none; else whether that item was
+    /// in its hand still.
+    pub fn settle(&mut self, actor: usize, place: usize, verdict: Verdict, is_delayed: bool) -> Option<bool> {
+        let Actor { named, held, .. } = &mut self.actors[actor];
+        if named.is_empty() {
+            return None;
+        }
+        let lease = named.remove(place % named.len());
+        let is_it = |held: &Held| held.lease == lease && held.is_leased && !held.has_left;
+        let Some(place) = held.iter().position(is_it) else {
+            return Some(false);
+        };
+        let item = held.remove(place).item;
+        match verdict {
+            Verdict::Done => {}
+            Verdict::Released if self.phase == Phase::Closed => self.discarded += 1,
+            Verdict::Released if is_delayed => self.delayed.push(item),
+            Verdict::Released => self.put_back(item),
+            Verdict::Failed => self.redeliver_or_delay(item, is_delayed),
+            Verdict::Rejected => self.dead.push(item),
+        }
+        Some(true)
+    }
+
+    /// Puts a dead letter back, or purges it; or all. Returns how many.
+    pub fn decide(&mut self, place: Option<usize>, is_purge: bool) -> Result<u64, Error> {
+        if !is_purge && self.phase != Phase::Open {
+            return Err(Error::ShutDown);
+        }
+        let letters = match place {
+            Some(_) if self.dead.is_empty() => Vec::new(),
+            Some(place) => vec![self.dead.remove(place % self.dead.len())],
+            None => std::mem::take(&mut self.dead),
+        };
+        let count = letters.len() as u64;
+        for mut item in letters.into_iter().filter(|_| !is_purge) {
+            item.redeliveries = 0;
+            self.put_back(item);
+        }
+        Ok(count)
     }
 
     pub fn leave(&mut self, actor: usize, how: Leave) {
@@ -565,6 +662,7 @@ impl Plain {
     /// The test's own handle is dropped, and another one made.
     pub fn reopen(&mut self) {
         self.leave(0, Leave::Clean);
+        self.actors[0].named.clear();
         self.actors[0].index = 0;
         self.actors[0].index = self.new_actor().index;
     }
@@ -576,7 +674,11 @@ impl Plain {
         self.aside.sort_by_key(|(lease, _)| *lease);
     }
 
-    fn redeliver(&mut self, mut item: Item) {
+    fn redeliver(&mut self, item: Item) {
+        self.redeliver_or_delay(item, false);
+    }
+
+    fn redeliver_or_delay(&mut self, mut item: Item, is_delayed: bool) {
         if self.phase == Phase::Closed {
             self.discarded += 1;
             return;
@@ -587,6 +689,14 @@ impl Plain {
         }
         item.redeliveries += 1;
         self.redeliveries += 1;
+        if is_delayed {
+            self.delayed.push(item);
+            return;
+        }
+        self.put_back(item);
+    }
+
+    fn put_back(&mut self, item: Item) {
         let place = self.ready.partition_point(|other| other.number < item.number);
         self.ready.insert(place, item);
         self.note_high_water();

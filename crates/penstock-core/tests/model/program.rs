@@ -1,6 +1,6 @@
 //! A program: a queue's rules, and steps of several participants.
 
-use penstock_core::{Leave, Options};
+use penstock_core::{Leave, Options, Verdict};
 use proptest::prelude::*;
 
 pub type Rules = Options;
@@ -109,6 +109,27 @@ pub enum Action {
     /// Keeps the item of the oldest borrow.
     Keep,
     TaskDone,
+    /// Puts an item whose time comes in the same step, or in this program never.
+    PutDelayed {
+        len: usize,
+        comes: bool,
+    },
+    /// Takes an item by name.
+    Hold {
+        waits: bool,
+    },
+    /// Settles one of the items that were taken by name, counted modulo their number.
+    Settle {
+        place: usize,
+        verdict: Verdict,
+        /// An item that goes back is delayed, and its time never comes.
+        is_delayed: bool,
+    },
+    /// Puts a dead letter back, or purges it; all of them if `place` is `None`.
+    Decide {
+        place: Option<usize>,
+        is_purge: bool,
+    },
     Join {
         waits: bool,
     },
@@ -168,6 +189,15 @@ fn origin() -> impl Strategy<Value = Origin> {
     prop_oneof![6 => Just(Origin::Forked), 1 => Just(Origin::Attached), 1 => Just(Origin::Named)]
 }
 
+fn verdict() -> impl Strategy<Value = Verdict> {
+    prop::sample::select(vec![
+        Verdict::Done,
+        Verdict::Released,
+        Verdict::Failed,
+        Verdict::Rejected,
+    ])
+}
+
 fn common() -> impl Strategy<Value = Action> {
     prop_oneof![
         20 => (len(), any::<bool>()).prop_map(|(len, waits)| Action::Put { len, waits }),
@@ -182,6 +212,12 @@ fn common() -> impl Strategy<Value = Action> {
         4 => Just(Action::EndBorrow),
         3 => Just(Action::Keep),
         12 => Just(Action::TaskDone),
+        8 => any::<bool>().prop_map(|waits| Action::Hold { waits }),
+        10 => (0usize..8, verdict(), prop::bool::weighted(0.2))
+            .prop_map(|(place, verdict, is_delayed)| Action::Settle { place, verdict, is_delayed }),
+        2 => (prop::option::weighted(0.8, 0usize..8), any::<bool>())
+            .prop_map(|(place, is_purge)| Action::Decide { place, is_purge }),
+        3 => (len(), prop::bool::weighted(0.7)).prop_map(|(len, comes)| Action::PutDelayed { len, comes }),
         1 => any::<bool>().prop_map(|waits| Action::Join { waits }),
         2 => Just(Action::Leave(Leave::Clean)),
         2 => Just(Action::Leave(Leave::Crashed)),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use penstock_core::{Error, Queue};
+use penstock_core::{Error, Patience, Queue, Wait};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -164,6 +164,30 @@ impl Run {
                 let expected = self.plain.task_done(actor).map(|()| Reply::Done);
                 self.expect(actor, Command::TaskDone, expected)
             }
+            Action::Hold { waits } if self.plain.rules.acknowledged && self.is_room_promised() => {
+                self.hold(actor, waits)
+            }
+            Action::Settle {
+                place,
+                verdict,
+                is_delayed,
+            } => {
+                let settled = self.plain.settle(actor, place, verdict, is_delayed);
+                let expected = settled.map_or(Reply::NotHeld, Reply::Settled);
+                let command = Command::Settle {
+                    place,
+                    verdict,
+                    is_delayed,
+                };
+                self.expect(actor, command, Ok(expected))
+            }
+            Action::PutDelayed { len, comes } if self.is_room_promised() => {
+                let number = self.plain.puts + 1;
+                let expected = self.plain.put_delayed(len, comes);
+                let expected = expected.map(|seq| Reply::Put { seq });
+                self.expect(actor, Command::PutDelayed { number, len, comes }, expected)
+            }
+            Action::Decide { place, is_purge } => self.decide(place, is_purge),
             Action::Join { waits } => {
                 self.plain.acknowledge();
                 let is_finished = self.plain.unfinished() == 0;
@@ -278,6 +302,46 @@ impl Run {
             },
             expected,
         )
+    }
+
+    /// By the test's own process, which has the tickets.
+    fn decide(&mut self, place: Option<usize>, is_purge: bool) -> Checked {
+        let queue = self.hands.queue.clone();
+        let letters = queue.dead_letters().map_err(failed)?;
+        let one = place.and_then(|place| letters.get(place % letters.len().max(1)));
+        let tickets: Vec<_> = one.iter().map(|letter| letter.ticket).collect();
+        let tickets = place.map(|_| &tickets[..]);
+        let wait = Wait {
+            patience: Patience::Forever,
+            interrupted: &mut || false,
+        };
+        let decided = match is_purge {
+            true => queue.purge(tickets, wait),
+            false => queue.requeue(tickets, wait),
+        };
+        prop_assert_eq!(decided, self.plain.decide(place, is_purge));
+        Ok(())
+    }
+
+    fn hold(&mut self, actor: usize, waits: bool) -> Checked {
+        let expected = self.plain.hold(actor);
+        let no_item = self.plain.no_item(actor, waits);
+        let patient = match (expected, waits) {
+            (_, false) => Patient::No,
+            (None, true) if no_item == Error::Empty => SHORT,
+            (_, true) => LONG,
+        };
+        let expected = expected.ok_or(no_item).map(|item| match described(item) {
+            Reply::Item { len, head, is_whole } => Reply::Held {
+                id: item.number,
+                deliveries: u32::from(item.redeliveries) + 1,
+                len,
+                head,
+                is_whole,
+            },
+            reply => reply,
+        });
+        self.expect(actor, Command::Hold(patient), expected)
     }
 
     fn put_many(&mut self, actor: usize, lens: Lens, waits: bool) -> Checked {

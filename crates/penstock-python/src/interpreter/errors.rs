@@ -40,6 +40,7 @@ pub fn to_python(error: Error) -> PyErr {
         Error::Empty => imported::Empty::new_err(()),
         Error::FullBehindStopped { .. } => imported::Full::new_err(error.to_string()),
         Error::EmptyBehindStopped { .. } => imported::Empty::new_err(error.to_string()),
+        Error::StillBorrowed => PyValueError::new_err(error.to_string()),
         Error::TooManyDone => PyValueError::new_err("task_done() called too many times"),
         Error::OutOfMemory {
             needed,

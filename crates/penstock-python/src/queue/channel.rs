@@ -16,7 +16,7 @@ use crate::interpreter::{errors, reserve};
 use crate::queue::attempt::{attempt_item, await_item, patiently};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, Opened, is_closed};
-use crate::queue::send_receive::{self, trim_if_due};
+use crate::queue::send_receive::{self, Way, trim_if_due};
 
 /// Sends by the writing end of a line, or receives by the reading end. A Connection has one or two of them,
 /// and owns the end's descriptor: of a duplex connection, one socket is the end of both.
@@ -118,7 +118,7 @@ impl Channel {
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let (call, end) = parts(slf)?;
-        send_receive::send_object(&call, Some(end), obj, Deadline::Never)
+        send_receive::send_object(&call, Way::Line(end), obj, Deadline::Never)
     }
 
     fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -132,7 +132,14 @@ impl Channel {
         let first = first.as_slice();
         let pieces = [codec::raw_mark(first), first, &bytes[first.len()..]];
         let is_large = bytes.len() > LARGE;
-        send_receive::send(slf.py(), &call, Some(end), &pieces, is_large, Deadline::Never)?;
+        send_receive::send(
+            slf.py(),
+            &call,
+            Way::Line(end),
+            &pieces,
+            is_large,
+            Deadline::Never,
+        )?;
         Ok(())
     }
 

@@ -2,14 +2,15 @@
 //! for a message.
 
 use penstock_core::Queue;
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::interpreter::gil::Deadline;
+use crate::interpreter::gil::{Deadline, seconds};
 use crate::queue::attempt::{ask, attempt, patiently};
 use crate::queue::handle::{Call, Handle, is_closed};
-use crate::queue::{batches, proof, send_receive};
+use crate::queue::leases::Hold;
+use crate::queue::{batches, leases, proof, send_receive};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -43,6 +44,17 @@ fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
 /// A queue with a bound on its items, for any number of producers and consumers.
 #[pyclass(frozen, subclass, extends = Handle, module = "penstock._native")]
 pub struct QueueBase;
+
+/// A class whose items come in the order of putting.
+#[cold]
+fn lacks_orders(queue: &Bound<'_, QueueBase>, is_priority: bool) -> PyErr {
+    let name = queue.get_type().name();
+    let class = name.map_or_else(|_| "this class".to_owned(), |name| name.to_string());
+    let argument = if is_priority { "priority" } else { "key" };
+    PyTypeError::new_err(format!(
+        "{class} has no {argument}: its items come in the order of putting"
+    ))
+}
 
 #[inline]
 fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
@@ -92,10 +104,14 @@ impl QueueBase {
     /// another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for
     /// it to go on; without `block` 0.1 s at most.
     ///
+    /// With a `delay` (seconds, a float) no `get` finds the item before that time is over. Until then it is
+    /// undone, but not counted by `qsize()`, and it takes no place: `put` does not wait for room. Then it
+    /// stands where it would stand without a delay, before everything that was put later.
+    ///
     /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped in that
     /// way), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ShutDown` if the queue was shut
-    /// down, `ValueError` if this handle was closed, and whatever pickling `obj` raises. In each case the
-    /// queue is as it was.
+    /// down, `ValueError` if this handle was closed or `delay` is negative or not finite, `TypeError` if
+    /// `priority` or `key` is given, and whatever pickling `obj` raises. In each case the queue is as it was.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue(maxsize=1)
@@ -105,17 +121,27 @@ impl QueueBase {
     ///     ...
     /// queue.Full
     #[pyo3(
-        signature = (obj, block = Truth(true), timeout = None),
-        text_signature = "($self, obj, block=True, timeout=None)"
+        signature = (obj, block = Truth(true), timeout = None, *, delay = None, priority = None, key = None),
+        text_signature = "($self, obj, block=True, timeout=None, *, delay=None, priority=None, key=None)"
     )]
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
         block: Truth,
         timeout: Option<&Bound<'_, PyAny>>,
+        delay: Option<&Bound<'_, PyAny>>,
+        priority: Option<&Bound<'_, PyAny>>,
+        key: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        if priority.is_some() || key.is_some() {
+            return Err(lacks_orders(slf, priority.is_some()));
+        }
         let call = open(slf.as_super())?;
-        send_receive::put(&call, obj, Deadline::new(block.0, timeout)?)
+        let deadline = Deadline::new(block.0, timeout)?;
+        match seconds("delay", delay)? {
+            None => send_receive::put(&call, obj, deadline),
+            Some(delay) => send_receive::put_later(&call, obj, delay, deadline),
+        }
     }
 
     /// Take the item that was put first out of the queue, and return it.
@@ -354,6 +380,28 @@ impl JoinableQueueBase {
             patiently(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))
         })?;
         proof::warn_if_impossible(slf.py())
+    }
+
+    /// `get` for `lease()`: the object, and the hold by which it is settled.
+    fn _hold<'py>(
+        slf: &Bound<'py, Self>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Hold>)> {
+        let handle = slf.as_super().as_super();
+        let deadline = Deadline::new(true, timeout)?;
+        leases::take(handle, &open(handle)?, deadline)
+    }
+
+    /// The same for `leases()`: a list of pairs.
+    fn _hold_many<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: &Bound<'py, PyAny>,
+        timeout: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let handle = slf.as_super().as_super();
+        let most = at_most(Some(max_items))?.unwrap_or(1);
+        let deadline = Deadline::new(true, timeout)?;
+        leases::take_many(handle, &open(handle)?, most, deadline)
     }
 
     /// Wait until every item that was put is done. Items of a worker that was killed go to other workers, so

@@ -2,8 +2,9 @@
 //!
 //! A core's wait blocks the thread, and with it all of its greenlets. So if gevent has patched the modules
 //! that `multiprocessing` waits with, a wait for an item sleeps in gevent's hub instead, on the queue's
-//! descriptor. It is woken when the descriptor becomes readable, and at the end of each slice, and then tries
-//! again. The attempt of a slice's end does the upkeep of a wait: it checks for the dead.
+//! descriptor. It is woken when the descriptor becomes readable, when a delayed item is due, and at the end
+//! of each slice, and then tries again. The attempt of a slice's end does the upkeep of a wait: it checks for
+//! the dead.
 //!
 //! A program without gevent pays one look-up in `sys.modules` for each wait, and nothing for a call that
 //! finds an item at once.
@@ -95,8 +96,9 @@ pub fn wait<T: Send>(
             Err(Error::ShutDown) if source.may_return()? => Ok(Err(Error::Empty)),
             done => done.map(Ok),
         })?;
-        let left = deadline.left(SLICE);
-        if tried.is_ok() || left.is_zero() {
+        let due = source.queue.time_until_due();
+        let left = deadline.left(due.map_or(SLICE, |due| due.min(SLICE)));
+        if tried.is_ok() || deadline.left(SLICE).is_zero() {
             return Ok(tried);
         }
         if let Some(ending) = ending {

@@ -5,9 +5,10 @@ use std::ops::Deref;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
-use penstock_core::{Error, Id, OpenHandle, Queue, Remainder, Ticket, Wait};
-use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
+use penstock_core::{DeadLetter, Error, Id, OpenHandle, Queue, Remainder, Ticket, Wait};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
@@ -106,6 +107,12 @@ impl Call<'_> {
     #[inline]
     pub fn put(&self, pieces: &[&[u8]], wait: Wait<'_>) -> Result<Ticket, Error> {
         let put = self.queue().put(pieces, wait);
+        self.note_put(put.is_ok());
+        put
+    }
+
+    pub fn put_delayed(&self, pieces: &[&[u8]], delay: Duration, wait: Wait<'_>) -> Result<Ticket, Error> {
+        let put = self.queue().put_delayed(pieces, delay, wait);
         self.note_put(put.is_ok());
         put
     }
@@ -335,6 +342,9 @@ impl Drop for Handle {
     }
 }
 
+/// A dead letter as Python gets it.
+type Letter<'py> = (u32, u64, u32, Bound<'py, PyBytes>);
+
 fn parse_id(id: &[u8]) -> PyResult<Id> {
     id.try_into()
         .map_err(|_| PyValueError::new_err("the id of a queue has 16 bytes"))
@@ -362,7 +372,8 @@ impl Handle {
 
     /// Makes a new queue.
     fn _create(slf: &Bound<'_, Self>, options: &Options, protocol: u8) -> PyResult<()> {
-        let queue = Queue::create(&options.0).map_err(errors::to_python)?;
+        let queue = Queue::create(&options.queue).map_err(errors::to_python)?;
+        queue.set_retry(options.retry);
         Handle::open(slf, queue, protocol)
     }
 
@@ -373,7 +384,7 @@ impl Handle {
         options: &Options,
         protocol: u8,
     ) -> PyResult<()> {
-        let [first, second] = Queue::create_pair(&options.0).map_err(errors::to_python)?;
+        let [first, second] = Queue::create_pair(&options.queue).map_err(errors::to_python)?;
         Handle::open(slf, first, protocol)?;
         Handle::open(other, second, protocol)
     }
@@ -516,34 +527,47 @@ impl Handle {
         Ok(awaited.is_ok())
     }
 
-    /// Return the dead letters: the items whose takers died too often, in the order in which they became dead
-    /// letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large items
-    /// whose takers died while they rebuilt them, or had no memory to rebuild them. An item that cannot be
-    /// rebuilt is replaced by the exception that rebuilding it raises. An item that kills the process that
-    /// rebuilds it kills the caller, too. Waits as `statistics()` does.
-    ///
-    /// >>> import penstock
-    /// >>> penstock.JoinableQueue().dead_letters()
-    /// []
-    fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+    /// The dead letters: of each its slot, its number, how often it was delivered, and its bytes.
+    fn _dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Vec<Letter<'py>>> {
         let py = slf.py();
-        let codec = &slf.get().opened()?.codec;
-        let letters = ffi::new_list(py)?;
         let found = Handle::ask(slf, |queue| {
             patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))
         })?;
         proof::warn_if_impossible(py)?;
-        for letter in found {
-            match codec.load(py, letter.as_slice(), Some(slf)) {
-                Ok(object) => letters.append(object)?,
-                // An item that cannot be rebuilt must not hide the others.
-                Err(error) if error.is_instance_of::<PyException>(py) => {
-                    letters.append(error.into_value(py))?
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(letters)
+        let described = found.into_iter().map(|letter| {
+            let DeadLetter {
+                ticket,
+                deliveries,
+                payload,
+            } = letter;
+            (ticket.slot, ticket.seq, deliveries, PyBytes::new(py, &payload))
+        });
+        Ok(described.collect())
+    }
+
+    /// Requeues dead letters, or purges them; all if `tickets` is None. Returns how many there were.
+    fn _decide_on_letters(
+        slf: &Bound<'_, Self>,
+        tickets: Option<Vec<(u32, u64)>>,
+        is_purge: bool,
+    ) -> PyResult<u64> {
+        let tickets: Option<Vec<Ticket>> = tickets.map(|tickets| {
+            tickets
+                .into_iter()
+                .map(|(slot, seq)| Ticket { slot, seq })
+                .collect()
+        });
+        Handle::ask(slf, |queue| {
+            patiently(slf.py(), Deadline::Never, |wait| match is_purge {
+                true => queue.purge(tickets.as_deref(), wait),
+                false => queue.requeue(tickets.as_deref(), wait),
+            })
+        })
+    }
+
+    /// Rebuilds the object in the bytes of an item.
+    fn _rebuild<'py>(slf: &Bound<'py, Self>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().opened()?.codec.load(slf.py(), bytes, Some(slf))
     }
 
     /// Check the queue's shared memory, and return what is wrong there, in words: an empty list if the queue
@@ -567,6 +591,13 @@ impl Handle {
         Ok(faults)
     }
 
+    /// How long items that have failed wait: first, factor, most, jitter.
+    #[getter]
+    fn _retry(slf: &Bound<'_, Self>) -> PyResult<(f64, f64, f64, f64)> {
+        let retry = Handle::ask(slf, |queue| Ok(queue.retry()))?;
+        Ok((retry.first, retry.factor, retry.most, retry.jitter))
+    }
+
     /// The figures of the queue by name.
     fn _statistics<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
         let py = slf.py();
@@ -587,6 +618,7 @@ impl Handle {
             ("taken_bytes", statistics.taken_bytes),
             ("given_up", statistics.given_up),
             ("discarded", statistics.discarded),
+            ("delayed", statistics.delayed),
             ("waiting_getters", statistics.waiting_getters),
             ("waiting_putters", statistics.waiting_putters),
             ("waiting_joiners", statistics.waiting_joiners),

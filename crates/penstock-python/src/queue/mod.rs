@@ -9,6 +9,7 @@ mod cooperation;
 #[cfg(feature = "fault-points")]
 pub mod failpoints;
 pub mod handle;
+pub mod leases;
 pub mod options;
 pub mod payload_buffer;
 pub mod pins;

@@ -1,6 +1,7 @@
 //! An object's way into a queue and out of it.
 
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use penstock_core::{Buffer, Delivery, Error, Queue, Ticket, Wait};
 use pyo3::prelude::*;
@@ -13,6 +14,26 @@ use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
 use crate::queue::{payload_buffer, pins};
 
+/// Where a message goes.
+#[derive(Clone, Copy)]
+pub enum Way {
+    Queue,
+    /// Into a connection, by its end of the line.
+    Line(RawFd),
+    /// Into the queue, where it is ready after that time.
+    Later(Duration),
+}
+
+/// Puts an object that is ready after that time.
+pub fn put_later(
+    call: &Call<'_>,
+    object: &Bound<'_, PyAny>,
+    delay: Duration,
+    deadline: Deadline,
+) -> PyResult<()> {
+    send_object(call, Way::Later(delay), object, deadline)
+}
+
 pub fn put(call: &Call<'_>, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     if matches!(deadline, Deadline::Now)
         && ask(object.py(), call.queue(), Queue::is_full)
@@ -23,32 +44,22 @@ pub fn put(call: &Call<'_>, object: &Bound<'_, PyAny>, deadline: Deadline) -> Py
     if let Some(ending) = call.end_of_room() {
         ending.check(object.py())?;
     }
-    send_object(call, None, object, deadline)
+    send_object(call, Way::Queue, object, deadline)
 }
 
-/// Puts an object; into a connection by its end of the line.
+/// Puts an object on its way.
 #[inline]
-pub fn send_object(
-    call: &Call<'_>,
-    end: Option<RawFd>,
-    object: &Bound<'_, PyAny>,
-    deadline: Deadline,
-) -> PyResult<()> {
+pub fn send_object(call: &Call<'_>, way: Way, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     let mut writer = Writer::default();
     let Some(plain) = call.codec.write_plain(object, &mut writer) else {
-        return send_encoded(call, end, object, deadline);
+        return send_encoded(call, way, object, deadline);
     };
-    plain.lend(|pieces| send(object.py(), call, end, pieces, plain.is_large(), deadline))?;
+    plain.lend(|pieces| send(object.py(), call, way, pieces, plain.is_large(), deadline))?;
     Ok(())
 }
 
 /// The same for an object that is not plain.
-fn send_encoded(
-    call: &Call<'_>,
-    end: Option<RawFd>,
-    object: &Bound<'_, PyAny>,
-    deadline: Deadline,
-) -> PyResult<()> {
+fn send_encoded(call: &Call<'_>, way: Way, object: &Bound<'_, PyAny>, deadline: Deadline) -> PyResult<()> {
     let py = object.py();
     let (message, carried) = pins::collect(|| call.codec.encode(object));
     let mut message = message?;
@@ -56,7 +67,7 @@ fn send_encoded(
         pins::enlarge(py, &mut message)?;
     }
     let ticket = message.lend(py, |pieces| {
-        send(py, call, end, pieces, message.is_large(), deadline)
+        send(py, call, way, pieces, message.is_large(), deadline)
     })?;
     if !carried.is_empty() {
         pins::pin(call.queue(), ticket, carried);
@@ -67,14 +78,15 @@ fn send_encoded(
 pub fn send(
     py: Python<'_>,
     call: &Call<'_>,
-    end: Option<RawFd>,
+    way: Way,
     pieces: &[&[u8]],
     is_large: bool,
     deadline: Deadline,
 ) -> PyResult<Ticket> {
-    let put = |wait: Wait<'_>| match end {
-        None => call.put(pieces, wait),
-        Some(end) => call.queue().put_at(end, pieces, wait),
+    let put = |wait: Wait<'_>| match way {
+        Way::Queue => call.put(pieces, wait),
+        Way::Line(end) => call.queue().put_at(end, pieces, wait),
+        Way::Later(delay) => call.put_delayed(pieces, delay, wait),
     };
     if is_large {
         return patiently_until(py, deadline, call.end_of_room(), put);

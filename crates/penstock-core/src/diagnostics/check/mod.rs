@@ -50,6 +50,7 @@ pub struct Check {
     /// Items that are unfinished for good, as their holders left in order.
     pub orphans: u64,
     pub dead: u64,
+    pub delayed: u64,
     /// Payloads, and memory claimed for them, outside the slots.
     pub extents: u64,
     /// Spans of the heap that are taken.

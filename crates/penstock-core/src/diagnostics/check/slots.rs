@@ -41,7 +41,7 @@ impl Inspection<'_> {
         self.walk("ready list", None, &hot.ready, StateWord::is_ready, |slot| {
             slot.seq.get()
         });
-        self.walk_returned();
+        self.walk_heaps();
         // Dead letters come in the order in which they were given up, or after a rebuild in that of
         // publication.
         let is_dead = |word: StateWord| word.state() == Some(State::Dead);
@@ -83,6 +83,7 @@ impl Inspection<'_> {
                     | State::Orphan
                     | State::GivenUp
                     | State::Discarded
+                    | State::Delayed
             );
             (!is_free).then(|| slot.lease.get())
         });
@@ -186,32 +187,67 @@ impl Inspection<'_> {
         }
     }
 
-    /// Walks the heap of returned items: no item is older than its parent, and each rank is right.
-    fn walk_returned(&mut self) {
-        const NAME: &str = "heap of returned items";
+    fn walk_heaps(&mut self) {
+        let (hot, high) = (self.hot(), self.slots_high());
+        let place = |slot: &Slot| slot.seq.get();
+        self.walk_heap(
+            "heap of returned items",
+            hot.returned.get(),
+            StateWord::is_ready,
+            place,
+        );
+        let is_delayed = |word: StateWord| word.state() == Some(State::Delayed);
+        // Several may be due at once.
+        let time = |slot: &Slot| slot.lease.get();
+        self.walk_heap("heap of delayed items", hot.delayed.head.get(), is_delayed, time);
+        let first = match hot.delayed.head.get() {
+            index if index == 0 || index >= high => 0,
+            index => self.segment().slot(index).map_or(0, time),
+        };
+        self.compare("due_at", hot.due_at.get(), first);
+        let keeps = u64::from(hot.timekeeper.get());
+        self.at_most(
+            "timekeeper",
+            keeps,
+            if first == 0 {
+                0
+            } else {
+                u64::from(hot.cells_high.get())
+            },
+        );
+    }
+
+    /// Walks a heap: no item comes before its parent, and each rank is right.
+    fn walk_heap(
+        &mut self,
+        name: &'static str,
+        root: u32,
+        belongs: impl Fn(StateWord) -> bool,
+        key: impl Fn(&Slot) -> u64,
+    ) {
         self.subtrees.clear();
-        self.subtrees.push((self.hot().returned.get(), 0));
+        self.subtrees.push((root, 0));
         while let Some((index, parent)) = self.subtrees.pop() {
             if index == 0 {
                 continue;
             }
-            if !self.list_slot(NAME, None, index) {
+            if !self.list_slot(name, None, index) {
                 return;
             }
             let Ok(slot) = self.segment().slot(index) else {
                 return;
             };
-            if !slot.word().is_ready() {
+            if !belongs(slot.word()) {
                 self.finding("slot", Some(index), "it is on a list that is not its state's");
             }
-            let seq_of = |index: u32| self.segment().slot(index).map_or(0, |slot| slot.seq.get());
-            if seq_of(parent) >= seq_of(index) {
+            let key_of = |index: u32| self.segment().slot(index).map_or(0, &key);
+            if parent != 0 && key_of(parent) > key_of(index) {
                 self.finding_in_numbers(
-                    NAME,
+                    name,
                     Some(index),
                     "the order is wrong",
-                    seq_of(parent),
-                    seq_of(index),
+                    key_of(parent),
+                    key_of(index),
                 );
             }
             let rank_of = |index: u32| match index {
@@ -220,7 +256,7 @@ impl Inspection<'_> {
             };
             let [first, second] = slot.subtrees();
             if rank_of(first) < rank_of(second) || rank_of(index) != rank_of(second).saturating_add(1) {
-                self.finding(NAME, Some(index), "its rank is wrong");
+                self.finding(name, Some(index), "its rank is wrong");
             }
             // Two for each slot that was taken off, and each of those was noted as listed; so they fit.
             for subtree in [first, second] {
@@ -359,6 +395,10 @@ impl Inspection<'_> {
                 }
             }
             State::Dead => self.found.dead += 1,
+            State::Delayed => {
+                self.found.delayed += 1;
+                sums.unfinished += acknowledged;
+            }
             State::Orphan | State::GivenUp | State::Discarded => {
                 self.finding(
                     "slot",
@@ -434,10 +474,16 @@ impl Inspection<'_> {
         let found = &self.found;
         let (ready, dead) = (found.ready, found.dead);
         let unfinished = sums.unfinished.saturating_add(unfinished_without_slot(hot));
-        let (leased, owned) = (found.leased, found.leased + found.claimed);
+        let (leased, delayed) = (found.leased, found.delayed);
+        let owned = leased + found.claimed + delayed;
         self.compare("ready_count", hot.ready_count.get(), ready);
         self.compare("dead_count", hot.dead_count.get(), dead);
         self.compare("owned_count", hot.owned_count.get(), owned);
+        self.compare("delayed_count", hot.delayed_count.get(), delayed);
+        let is_marked = u64::from(hot.phase.get() & DELAYING != 0);
+        if !hot.is_damaged() {
+            self.compare("phase's mark of delays", is_marked, u64::from(delayed > 0));
+        }
         self.compare("unfinished", hot.unfinished.get(), unfinished);
         self.compare("given_up_of_living", hot.given_up_of_living.get(), self.given_up);
         self.compare("taken_bytes", hot.taken_bytes.get(), sums.taken_bytes);
@@ -455,7 +501,7 @@ impl Inspection<'_> {
         self.at_least(
             "published",
             hot.published.get(),
-            (ready + leased + dead).saturating_add(discarded),
+            (ready + leased + dead + delayed).saturating_add(discarded),
         );
         if hot.is_open() || hot.is_draining() {
             self.compare("discarded", discarded, 0);

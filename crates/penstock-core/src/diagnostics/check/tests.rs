@@ -441,7 +441,7 @@ fn each_is_found_in(scene: fn() -> Scene, damages: &[Damage]) {
 fn damage_to_states_is_found() {
     each_is_found(&[
         (|s| s.hot().note_damage(), "queue: it is marked as damaged"),
-        (|s| s.ready_head().state.set(13), "it is in no known state"),
+        (|s| s.ready_head().state.set(15), "it is in no known state"),
         (
             |s| s.ready_head().commit(StateWord::FREE),
             "it is on a list that is not its state's",
@@ -736,6 +736,61 @@ fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
             ),
         ],
     );
+}
+
+/// A queue with items that are delayed.
+fn with_delayed() -> Scene {
+    let scene = Scene::new();
+    let wait = || Wait {
+        patience: Patience::NoWait,
+        interrupted: Box::leak(Box::new(|| false)),
+    };
+    for seconds in [300, 100, 200, 50, 400] {
+        let delay = std::time::Duration::from_secs(seconds);
+        scene.queue.put_delayed(&[b"later"], delay, wait()).unwrap();
+    }
+    scene
+}
+
+#[test]
+fn damage_to_what_is_delayed_is_found() {
+    fn root(s: &Scene) -> &Slot {
+        let index = s.hot().delayed.head.get();
+        s.queue.shared.segment.slot(index).unwrap()
+    }
+    assert_eq!(with_delayed().findings(), [""; 0]);
+    assert_eq!(root(&with_delayed()).word().state(), Some(State::Delayed));
+    each_is_found_in(
+        with_delayed,
+        &[
+            (|s| s.hot().delayed.head.set(0), "it is on no list"),
+            (
+                |s| s.hot().delayed.head.set(1 << 30),
+                "heap of delayed items: it leads out of the slots",
+            ),
+            (
+                |s| s.hot().delayed_count.add(1),
+                "delayed_count: a recount differs",
+            ),
+            (|s| s.hot().due_at.add(1), "due_at: a recount differs"),
+            (|s| s.hot().timekeeper.set(1 << 20), "timekeeper: it is too large"),
+            (
+                |s| s.hot().phase.set(OPEN),
+                "phase's mark of delays: a recount differs",
+            ),
+            (|s| root(s).lease.set(u64::MAX), "heap of delayed items"),
+            (|s| root(s).holder.add(1), "its rank is wrong"),
+            (
+                |s| root(s).commit(StateWord::unowned(State::Ready, 0)),
+                "it is on a list that is not its state's",
+            ),
+        ],
+    );
+    let scene = with_delayed();
+    let mut section = scene.queue.enter_uninterruptible().unwrap();
+    section.rebuild().unwrap();
+    drop(section);
+    assert_eq!(scene.findings(), [""; 0], "after a rebuild");
 }
 
 #[test]

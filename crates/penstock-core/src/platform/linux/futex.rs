@@ -63,6 +63,12 @@ pub(crate) fn thread_id() -> u32 {
     NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
 }
 
+/// Microseconds of the monotonic clock, the same in every process of the machine.
+pub(crate) fn micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
 /// Milliseconds of the monotonic clock, the same in every process of the machine; coarse, and therefore
 /// cheap.
 pub(crate) fn coarse_millis() -> u64 {
