@@ -293,19 +293,19 @@ MUTANTS = [
         "released-counts",
         "a released item counts as redelivered",
         f"{CORE}/state/held.rs",
-        "StateWord::unowned(State::Ready, slot.word().redeliveries())",
-        "StateWord::unowned(State::Ready, slot.word().redeliveries() + 1)",
+        "StateWord::unowned_with(State::Ready, slot.word().past())",
+        "StateWord::unowned_with(State::Ready, slot.word().past().once_more())",
         (core("leases", "what_is_released_comes_back_uncounted"),),
     ),
     Mutant(
         "released-before-its-commit",
         "a released item is listed while its slot is leased still",
         f"{CORE}/state/held.rs",
-        "        slot.commit(StateWord::unowned(State::Ready, slot.word().redeliveries()));\n"
+        "        slot.commit(StateWord::unowned_with(State::Ready, slot.word().past()));\n"
         '        fault!("held.released");\n        self.put_back(index, slot.len.get())\n',
         "        self.put_back(index, slot.len.get())?;\n"
         '        fault!("held.released");\n'
-        "        slot.commit(StateWord::unowned(State::Ready, slot.word().redeliveries()));\n"
+        "        slot.commit(StateWord::unowned_with(State::Ready, slot.word().past()));\n"
         "        Ok(())\n",
         (core("leases", "points::death_at_each_step"),),
     ),
@@ -357,6 +357,51 @@ MUTANTS = [
         "        if self.hot().is_closed() {\n",
         "        if false {\n",
         (core("leases", "a_closed_queue_discards_what_comes_back"),),
+    ),
+    Mutant(
+        "note-left",
+        "the note of a finished item is left",
+        f"{CORE}/state/leases.rs",
+        "        self.free_note(note, index)\n",
+        "        let _ = note;\n        Ok(())\n",
+        (core("leases", "what_is_finished_has_no_note"),),
+    ),
+    Mutant(
+        "note-lost-on-the-way",
+        "an item that fails loses its note",
+        f"{CORE}/state/slot.rs",
+        "        Past(self.0.wrapping_add(1 << 4))\n",
+        "        Past((self.0 & 0xff0).wrapping_add(1 << 4))\n",
+        (core("leases", "the_last_failure_is_noted"),),
+    ),
+    Mutant(
+        "note-named-before-it-is-one",
+        "an item names its note before the note's commit",
+        f"{CORE}/state/notes.rs",
+        "        slot.commit(StateWord::unowned(State::Note, 0));\n"
+        '        fault!("note.committed");\n        let word = item.word();\n'
+        "        item.commit(word.with_past(word.past().with_note(note)));\n",
+        "        let word = item.word();\n"
+        "        item.commit(word.with_past(word.past().with_note(note)));\n"
+        '        fault!("note.committed");\n'
+        "        slot.commit(StateWord::unowned(State::Note, 0));\n",
+        (core("leases", "points::death_while_a_failure_is_noted"),),
+    ),
+    Mutant(
+        "unnamed-notes-stay",
+        "the rebuild keeps notes that no item names",
+        f"{CORE}/state/notes.rs",
+        "            if !is_named {\n",
+        "            if false {\n",
+        (core("leases", "points::death_while_a_failure_is_noted"),),
+    ),
+    Mutant(
+        "deaths-not-noted",
+        "the sweep does not note the death",
+        f"{CORE}/state/recovery.rs",
+        "                        self.note_death(slot, known)?;\n",
+        "",
+        (core("leases", "deaths_are_noted"),),
     ),
     # ------------------------------------------------------------------------------------------------- delays
     Mutant(
@@ -436,8 +481,8 @@ MUTANTS = [
         "delayed-failure-uncounted",
         "a lease that fails with a delay does not count",
         f"{CORE}/state/transition.rs",
-        "            self.delay((index, slot), due, word.redeliveries() + 1)?;\n",
-        "            self.delay((index, slot), due, word.redeliveries())?;\n",
+        "            self.delay((index, slot), due, word.past().once_more())?;\n",
+        "            self.delay((index, slot), due, word.past())?;\n",
         (core("delays", "the_deliveries_of_a_delayed_lease"),),
     ),
     # ----------------------------------------------------------------------------------------------- shutdown
@@ -934,8 +979,8 @@ Some(State::Handed | State::HandedDone) => {
         "redelivery-not-counted",
         "an item's redeliveries are not counted",
         f"{CORE}/state/transition.rs",
-        "StateWord::unowned(State::Ready, word.redeliveries() + 1)",
-        "StateWord::unowned(State::Ready, word.redeliveries())",
+        "StateWord::unowned_with(State::Ready, word.past().once_more())",
+        "StateWord::unowned_with(State::Ready, word.past())",
         (STATE_MACHINE,),
     ),
     Mutant(

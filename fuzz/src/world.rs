@@ -145,7 +145,7 @@ impl World {
                 if let Some(held) = held {
                     let delay = Duration::from_micros(*micros);
                     let settled = with(Patience::Wait, |wait| {
-                        queue.settle_after(&held, *verdict, delay, wait)
+                        queue.settle_noting(&held, *verdict, (delay, b"why"), wait)
                     });
                     let is_settled = self.heed(settled, true);
                     assert!(is_settled != Some(true) || self.is_damaged || !queue.holds(&held));

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from traceback import format_exception
 from types import GenericAlias
 from warnings import warn
 
 __all__ = ["Batch", "Lease", "Leasing", "LeasingMany"]
+
+_MOST_OF_A_REASON = 1000  # bytes
+_MOST_OF_A_TRACEBACK = 4096  # bytes
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
@@ -79,11 +83,12 @@ class Lease(_Generic[T]):
         """
         self._settle(self._hold.finish)
 
-    def nack(self, delay: float | None = None) -> None:
+    def nack(self, delay: float | None = None, error: BaseException | str | None = None) -> None:
         """Give the item back because the work has failed: it is delivered again, and that counts.
 
-        The item goes to its old place in the queue; after `delay` seconds, if that is given. After
-        `max_deliveries` redeliveries it becomes a dead letter instead.
+        The item goes to its old place in the queue; after `delay` seconds, or after the queue's
+        `retry_delay` if that is None. After `max_deliveries` redeliveries it becomes a dead letter instead,
+        which tells the `error` of its last failure: an exception with its traceback, or words.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue(max_deliveries=1)
@@ -97,7 +102,7 @@ class Lease(_Generic[T]):
         >>> [letter.item for letter in q.dead_letters()]
         ['a']
         """
-        self._settle(lambda: self._hold.fail(delay))
+        self._settle(lambda: self._hold.fail(delay, _text_of(error)))
 
     def release(self, delay: float = 0.0) -> None:
         """Give the item back untried: it goes to its old place in the queue, and that does not count.
@@ -115,8 +120,8 @@ class Lease(_Generic[T]):
         """
         self._settle(lambda: self._hold.release(delay))
 
-    def reject(self) -> None:
-        """Make the item a dead letter at once.
+    def reject(self, reason: BaseException | str | None = None) -> None:
+        """Make the item a dead letter at once, which tells the reason.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()
@@ -126,7 +131,7 @@ class Lease(_Generic[T]):
         >>> [letter.item for letter in q.dead_letters()]
         ['not for us']
         """
-        self._settle(self._hold.reject)
+        self._settle(lambda: self._hold.reject(_text_of(reason)))
 
     def _settle(self, verb: Any) -> None:
         if self._pid != os.getpid():
@@ -143,7 +148,7 @@ class Lease(_Generic[T]):
         if error is None:
             self._hold.finish()
         elif isinstance(error, Exception):
-            self._hold.fail()
+            self._hold.fail(None, _text_of(error))
         else:  # KeyboardInterrupt, SystemExit, asyncio.CancelledError: the work has not failed
             self._hold.release()
         self._is_settled = True
@@ -169,6 +174,20 @@ class Lease(_Generic[T]):
             return
         if is_in_hand:
             warn(f"unsettled {self!r} stays in hand", ResourceWarning, source=self, stacklevel=2)
+
+
+def _text_of(error: BaseException | str | None) -> bytes | None:
+    """What a dead letter tells of a failure: the reason, and behind a zero the end of the traceback."""
+    if error is None:
+        return None
+    if isinstance(error, BaseException):
+        lines = format_exception(error)
+        reason, told = lines[-1].strip() if lines else type(error).__name__, "".join(lines)
+    else:
+        reason, told = str(error), ""
+    head = reason.replace("\0", " ").encode(errors="replace")[:_MOST_OF_A_REASON]
+    # The end of a traceback says where it happened.
+    return head + b"\0" + told.replace("\0", " ").encode(errors="replace")[-_MOST_OF_A_TRACEBACK:]
 
 
 class Leasing(_Generic[T]):

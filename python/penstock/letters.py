@@ -27,7 +27,13 @@ else:
 
 
 class Death(namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "at"])):
-    """The death of a process that had an item in hand, as far as the process that found it could know."""
+    """The death of a process that had an item in hand, as far as the process that found it could know.
+
+    The parent of a process can tell how it ended, until it has reaped it; any other finds only that it did.
+
+    >>> str(Death(pid=7, exitcode=None, signal=9, out_of_memory=None, at=0.0))
+    'process 7 was killed by signal 9'
+    """
 
     __slots__ = ()
 
@@ -41,11 +47,30 @@ class Death(namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "
     at: float
     """When it was found dead, in seconds since the epoch."""
 
+    def __str__(self) -> str:
+        """Return the death in words."""
+        if self.signal is not None:
+            return f"process {self.pid} was killed by signal {self.signal}"
+        if self.exitcode is not None:
+            return f"process {self.pid} exited with status {self.exitcode}"
+        return f"process {self.pid} died"
+
+
+def _death(pid: int, exitcode: int | None, signal: int | None, at: int) -> Death:
+    # A process that was not killed by SIGKILL was not killed for want of memory; of the others the system
+    # does not tell.
+    is_known = exitcode is not None or (signal is not None and signal != 9)
+    return Death(pid, exitcode, signal, False if is_known else None, float(at))
+
 
 class DeadLetter(_Generic[T]):
     """An item that is delivered no more, as `dead_letters()` has found it.
 
     `id` is its number in the queue, and `deliveries` how often it was delivered.
+
+    `reason` tells of its last failure, in words, and `traceback` the end of the traceback, if there is one:
+    4,096 bytes at most. `deaths` are the last deaths of its holders, six at most, the latest at the end. All
+    of that is a help: without memory for it in the queue, there is none.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue(max_deliveries=0)
@@ -57,22 +82,41 @@ class DeadLetter(_Generic[T]):
     ('a', 1, 1)
     """
 
-    __slots__ = ("_bytes", "_queue", "_slot", "deliveries", "id")
+    __slots__ = ("_bytes", "_queue", "_slot", "deaths", "deliveries", "id", "reason", "traceback")
 
     _queue: Handle
     _slot: int
     _bytes: bytes
     id: int
     deliveries: int
+    reason: str
+    traceback: str
+    deaths: tuple[Death, ...]
 
-    def __init__(self, queue: Handle, slot: int, number: int, deliveries: int, payload: bytes) -> None:
+    def __init__(
+        self,
+        queue: Handle,
+        slot: int,
+        number: int,
+        deliveries: int,
+        payload: bytes,
+        text: bytes,
+        deaths: list[tuple[int, int | None, int | None, int]],
+        died_last: bool,
+    ) -> None:
         """Users do not call this."""
+        told = tuple(_death(*death) for death in deaths)
+        head, _, traceback = text.rstrip(b"\0").decode(errors="replace").partition("\0")
+        reason = str(told[-1]) if died_last and told else head
         for name, value in (
             ("_queue", queue),
             ("_slot", slot),
             ("_bytes", payload),
             ("id", number),
             ("deliveries", deliveries),
+            ("reason", reason),
+            ("traceback", traceback),
+            ("deaths", told),
         ):
             object.__setattr__(self, name, value)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import penstock
 from penstock import ShutDown
 from tests.conformance.implementations import Promise, needs
 from tests.support.children import fork
+from tests.support.waiting import until
 
 pytestmark = needs(Promise.LEASES)
 
@@ -84,6 +86,124 @@ def test_what_kills_its_workers_is_described_in_safety(make: Callable[..., Any],
     q.statistics()
     assert q.purge() == 1
     assert figures(q) == (0, 0, 0)
+
+
+def fail(q: Any, error: BaseException | str | None) -> None:
+    with q.lease() as lease:
+        lease.nack(error=error)
+
+
+def test_the_reason(make: Callable[..., Any]) -> None:
+    q = make(max_deliveries=1)
+    q.put("a")
+    fail(q, "no such page")
+    fail(q, "no such server \0 at all")
+    (letter,) = q.dead_letters()
+    assert (letter.reason, letter.traceback, letter.deaths) == ("no such server   at all", "", ())
+    assert q.check() == []
+    q.requeue()
+    fail(q, None)
+    with q.lease() as lease:
+        lease.reject("it is not ours")
+    (letter,) = q.dead_letters()
+    assert letter.reason == "it is not ours"
+    q.purge()
+    bury(q, "b")
+    assert q.dead_letters()[0].reason == ""
+    assert q.check() == []
+
+
+def test_an_exception_leaves_its_traceback(make: Callable[..., Any]) -> None:
+    q = make(max_deliveries=0)
+    q.put("a")
+
+    def fail_deeply(depth: int) -> None:
+        if depth:
+            fail_deeply(depth - 1)
+        raise LookupError(f"at the bottom {'x' * 5000}")
+
+    with pytest.raises(LookupError), q.lease():
+        fail_deeply(3)
+    q.put("b")
+    with pytest.raises(ZeroDivisionError), q.lease():
+        1 / 0  # noqa: B018
+    long, short = q.dead_letters()
+    assert long.reason.startswith("LookupError: at the bottom")
+    assert len(long.traceback.encode()) <= 4096
+    assert short.reason == "ZeroDivisionError: division by zero"
+    assert short.traceback.startswith("Traceback (most recent call last)")
+    assert "1 / 0" in short.traceback
+    assert short.traceback.endswith("ZeroDivisionError: division by zero\n")
+    q.purge()
+    assert q.check() == []
+
+
+def test_the_deaths(make: Callable[..., Any]) -> None:
+    q = make(max_deliveries=2)
+    q.put("a")
+
+    def die() -> None:
+        q.lease().__enter__()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def exit_with_seven() -> None:
+        q.lease().__enter__()
+        os._exit(7)
+
+    pids = []
+    before = time.time()
+    with fork(die) as child:
+        until(child.has_ended)
+        q.statistics()  # finds the death, before the process is reaped
+        pids.append(child.pid)
+        child.wait()
+    with fork(exit_with_seven) as child:
+        child.wait()
+        q.statistics()
+        pids.append(child.pid)
+    fail(q, "at last")
+    (letter,) = q.dead_letters()
+    assert letter.reason == "at last"
+    first, second = letter.deaths
+    assert [first.pid, second.pid] == pids
+    assert (first.exitcode, first.signal) in [(None, signal.SIGKILL), (None, None)]
+    assert (second.exitcode, second.signal) == (None, None), "it was reaped"
+    assert all(before - 2 <= death.at <= time.time() + 1 for death in letter.deaths)
+    assert q.check() == []
+
+
+def test_a_death_is_a_reason(make: Callable[..., Any]) -> None:
+    q = make(max_deliveries=1)
+    q.put("a")
+    fail(q, "an error")
+    with fork(lambda: (q.lease().__enter__(), os.kill(os.getpid(), signal.SIGKILL))) as child:
+        child.wait()
+    q.statistics()
+    (letter,) = q.dead_letters()
+    assert f"process {child.pid}" in letter.reason
+    assert len(letter.deaths) == 1
+
+
+def test_what_is_done_leaves_no_note(make: Callable[..., Any]) -> None:
+    q = make(max_deliveries=5)
+    for number in range(20):
+        q.put(number)
+        fail(q, "once " * 300)
+        fail(q, "twice")
+        if number % 3 == 0:
+            q.get()
+            q.task_done()
+        elif number % 3 == 1:
+            with q.lease():
+                pass
+        else:
+            q.task_done()
+            assert q.get() == number
+    assert q.check() == []
+    q.put("last")
+    fail(q, "now")
+    q.shutdown(immediate=True)
+    assert q.check() == []
 
 
 def test_requeue(make: Callable[..., Any]) -> None:

@@ -325,13 +325,16 @@ def test_death_in_a_shutdown_while_others_sleep(point: str) -> None:
 # ------------------------------------------------------------------------------------------------- leases
 
 # Passed by a process that settles an item by name.
-LEASES = ("held.released", "held.buried", "held.settled")
+LEASES = ("held.released", "held.buried", "held.settled", "note.committed", "note.named")
 
 
 def settle(verb: str) -> Act:
     def act(queue: Any) -> None:
         with queue.lease() as lease:
-            getattr(lease, verb)()
+            if verb == "explain":
+                lease.reject("no use")
+            else:
+                getattr(lease, verb)()
 
     return act
 
@@ -347,6 +350,10 @@ def settle(verb: str) -> Act:
         ("nack", "held.settled", (3, 1, 0)),
         ("reject", "held.buried", (2, 0, 1)),
         ("reject", "held.settled", (2, 0, 1)),
+        # Before its commit, which is that of the item: it comes back as after any death.
+        ("explain", "note.committed", (3, 1, 0)),
+        ("explain", "note.named", (3, 1, 0)),
+        ("explain", "held.settled", (2, 0, 1)),
         # Before its commit: the item comes back as after any death.
         ("release", "get.leased", (3, 1, 0)),
     ],

@@ -66,6 +66,8 @@ mod armed {
         "held.released",
         "held.buried",
         "held.settled",
+        "note.committed",
+        "note.named",
         "letter.requeued",
         "letter.unlinked",
         "delay.committed",

@@ -62,7 +62,8 @@ pub use options::{Options, Patience, Retry, Wait};
 pub use state::held::{Held, Verdict};
 #[cfg(not(loom))]
 pub use state::line_end::{EndInUse, LineEnd};
+pub use state::notes::Death;
 pub use state::participant::Proof;
 #[cfg(feature = "early-aging")]
 pub use state::waiters::early::age_waiters_after;
-pub use units::{BATCH, Id, Leave, SMALL, Ticket};
+pub use units::{BATCH, Ended, Id, Leave, SMALL, Ticket};

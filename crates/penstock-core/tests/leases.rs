@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use penstock_core::{
-    Batch, Buffer, Delivery, Error, Held, Leave, Options, Patience, Queue, Statistics, Ticket, Verdict,
+    Batch, Buffer, DeadLetter, Death, Delivery, Error, Held, Leave, Options, Patience, Queue, Statistics,
+    Ticket, Verdict,
 };
 
 #[path = "common/child.rs"]
@@ -595,6 +596,127 @@ fn a_waiting_getter_takes_what_is_requeued() {
     assert_eq!(getter.join().unwrap(), Ok(vec![0]));
 }
 
+fn fail(queue: &Queue, held: &Held, text: &[u8]) {
+    let noted = (Duration::ZERO, text);
+    let settled = wait(soon(), |wait| {
+        queue.settle_noting(held, Verdict::Failed, noted, wait)
+    });
+    assert_eq!(settled, Ok(true));
+}
+
+/// The text of the last failure, without the zeros behind it, and the deaths.
+fn note_of(queue: &Queue) -> (Vec<u8>, Vec<Death>) {
+    let mut letters = queue.dead_letters().unwrap();
+    assert_eq!(letters.len(), 1);
+    let DeadLetter { mut text, deaths, .. } = letters.remove(0);
+    while text.last() == Some(&0) {
+        text.pop();
+    }
+    (text, deaths)
+}
+
+#[test]
+fn the_last_failure_is_noted() {
+    for len in [1, 100, 2048, 4096] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        for fill in 1..=3u8 {
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            fail(&queue, &held, &vec![fill; len]);
+            assert_eq!(is_sound(&queue, "failed").unfinished, u64::from(fill < 3));
+            assert_eq!(queue.check().unwrap().notes, 1);
+        }
+        assert_eq!(note_of(&queue), (vec![3; len], vec![]));
+        assert_eq!(purge(&queue, None), 1);
+        is_sound(&queue, "purged");
+        let check = queue.check().unwrap();
+        assert_eq!((check.notes, check.extents), (0, 0));
+    }
+}
+
+#[test]
+fn what_is_finished_has_no_note() {
+    let finishes: [fn(&Arc<Queue>); 5] = [
+        |queue| {
+            hold(queue, Patience::NoWait).unwrap();
+            queue.task_done().unwrap();
+        },
+        |queue| {
+            queue.task_done().unwrap();
+            hold(queue, Patience::NoWait).unwrap();
+        },
+        |queue| queue.shut_down(true).unwrap(),
+        |queue| {
+            hold(queue, Patience::NoWait).unwrap();
+            queue.leave(Leave::Clean).unwrap();
+        },
+        |queue| {
+            let (_, held) = hold(queue, Patience::NoWait).unwrap();
+            assert_eq!(settle(queue, &held, Verdict::Rejected), Ok(true));
+            assert_eq!(requeue(queue, None), Ok(1));
+        },
+    ];
+    for len in [1, LARGE] {
+        for finish in finishes {
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            put(&queue, &vec![7; len]).unwrap();
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            fail(&queue, &held, b"why");
+            assert_eq!(queue.check().unwrap().notes, 1);
+            finish(&queue);
+            is_sound(&queue, "finished");
+            assert_eq!(queue.check().unwrap().notes, 0);
+        }
+    }
+}
+
+/// A holder's deaths, the last six, and a text in between.
+#[test]
+fn deaths_are_noted() {
+    let queue = with_items(
+        &Options {
+            max_deliveries: 8,
+            ..ACKNOWLEDGED
+        },
+        1,
+    );
+    let mut pids = Vec::new();
+    for number in 0..8 {
+        let child = Child::run(|| drop(hold(&queue, Patience::NoWait).unwrap()));
+        pids.push(child.0 as u32);
+        assert_eq!(outcome(child), 0);
+        is_sound(&queue, "swept");
+        if number == 4 {
+            // One delivery more.
+            let (_, held) = hold(&queue, soon()).unwrap();
+            wait(soon(), |wait| {
+                queue.settle_noting(&held, Verdict::Released, (Duration::ZERO, b"why"), wait)
+            })
+            .unwrap();
+        }
+    }
+    let (_, held) = hold(&queue, soon()).unwrap();
+    assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+    let (text, deaths) = note_of(&queue);
+    assert_eq!(text, b"why");
+    let noted: Vec<u32> = deaths.iter().map(|death| death.pid).collect();
+    assert_eq!(noted, pids[2..]);
+    assert_eq!(queue.check().unwrap().notes, 1);
+}
+
+#[test]
+fn without_memory_there_is_no_note() {
+    let options = Options {
+        max_bytes: Some(65_536),
+        ..ACKNOWLEDGED
+    };
+    let queue = Queue::create(&options).unwrap();
+    while put(&queue, &[7; 1000]).is_ok() {}
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    fail(&queue, &held, &[1; 4096]);
+    let s = is_sound(&queue, "full");
+    assert_eq!((queue.check().unwrap().notes, s.redeliveries), (0, 1));
+}
+
 #[cfg(feature = "fault-points")]
 mod points {
     use super::*;
@@ -662,6 +784,32 @@ mod points {
                     "{point}"
                 );
             }
+        }
+    }
+
+    /// The holder dies while its text is noted, over an earlier one: the item has one of the two, or none.
+    #[test]
+    fn death_while_a_failure_is_noted() {
+        for (point, right) in [
+            ("claim.copied", b"former"),
+            ("note.committed", b"former"),
+            ("note.named", b"latest"),
+            ("held.settled", b"latest"),
+        ] {
+            let queue = with_items(&ACKNOWLEDGED, 2);
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            fail(&queue, &held, b"former");
+            let child = Child::run(|| {
+                let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+                assert!(fault::arm(point, 1));
+                fail(&queue, &held, b"latest");
+            });
+            assert_eq!(outcome(child), KILLED, "it did not pass {point}");
+            is_sound(&queue, point);
+            assert_eq!(queue.check().unwrap().notes, 1, "{point}");
+            let (_, held) = hold(&queue, soon()).unwrap();
+            assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+            assert_eq!(note_of(&queue).0, right, "{point}");
         }
     }
 

@@ -144,7 +144,6 @@ impl Workload {
             return self;
         }
         Workload {
-            named: Vec::new(),
             silent: self.operations / 2,
             kinds: self.kinds.min(7),
             ..self
@@ -330,6 +329,7 @@ impl Recorder<'_> {
             writer: self.log.writer(log_of),
             next_value: (u64::from(process) << 8 | thread as u64) << 24,
             holds: 0,
+            named: Vec::new(),
             silent: self
                 .workload
                 .silent
@@ -571,7 +571,7 @@ impl Caller<'_> {
         }
         let (subject, time) = (self.subject, Duration::from_micros(self.random.below(300)));
         match self.random.weighted(&[
-            put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown, hold, hold,
+            put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown, hold, hold, hold,
         ]) {
             0 => self.put(Waits::No),
             1 => self.get(Waits::No),
@@ -585,12 +585,9 @@ impl Caller<'_> {
             6 => drop(self.writer.record(Call::IsFull, || Answer::Is(subject.is_full()))),
             7 => self.finish_one(),
             8 => drop(self.writer.record(Call::Join, || subject.join())),
-            11 => self.hold(if self.random.one_in(2) {
-                Waits::No
-            } else {
-                Waits::For(time)
-            }),
+            11 => self.hold(Waits::No),
             12 => self.settle(),
+            13 => self.hold(Waits::For(time)),
             10 => {
                 let is_immediate = self.random.one_in(2);
                 self.writer.record(Call::ShutDown { is_immediate }, || {

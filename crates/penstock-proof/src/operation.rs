@@ -71,6 +71,17 @@ impl Victim {
         let _ = std::hint::black_box(purged);
     }
 
+    fn fail_with_a_text(&mut self) {
+        let (held, noted) = (
+            self.held[0],
+            (std::time::Duration::ZERO, &b"why it has failed"[..]),
+        );
+        let settled = with_patience(Patience::Forever, |wait| {
+            self.queue.settle_noting(&held, Verdict::Failed, noted, wait)
+        });
+        let _ = std::hint::black_box(settled);
+    }
+
     fn hold_many(&mut self) {
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
             self.queue.hold_many(&mut self.batch, &mut self.held, wait)
@@ -715,6 +726,21 @@ pub const OPERATIONS: &[Operation] = &[
             hold_one(victim);
         },
         run: |victim| victim.settle(Verdict::Failed),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // It has a note by then, which is replaced.
+    Operation {
+        name: "lease-failed-with-a-text",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.fail_with_a_text();
+            victim.held.clear();
+            hold_one(victim);
+        },
+        run: Victim::fail_with_a_text,
         second_deaths: 1,
         ..DEFAULT
     },

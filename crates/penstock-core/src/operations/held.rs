@@ -33,10 +33,15 @@ use crate::operations::get::{Asks, Delivery};
 use crate::options::{Patience, Retry, Wait};
 use crate::platform;
 use crate::state::Section;
+use crate::state::claim::Reserved;
 use crate::state::delay::due_after;
 use crate::state::held::{Held, Verdict};
 use crate::state::slot::State;
 use crate::sync::{AtomicU64, Word};
+use crate::units::INLINE;
+
+/// How often memory is extended for one text.
+const GROWTHS: u32 = 3;
 
 impl Queue {
     /// Takes the oldest item of an acknowledged queue, as [`get`](Self::get) does, and says by which lease.
@@ -98,18 +103,82 @@ impl Queue {
         held: &Held,
         verdict: Verdict,
         delay: Duration,
+        wait: Wait<'_>,
+    ) -> Result<bool, Error> {
+        self.settle_noting(held, verdict, (delay, &[]), wait)
+    }
+
+    /// The same, and the text says why the item has failed: whoever reads its dead letter finds the text of
+    /// the last failure. Without memory for the text the item is settled without it.
+    pub fn settle_noting(
+        &self,
+        held: &Held,
+        verdict: Verdict,
+        (delay, text): (Duration, &[u8]),
         mut wait: Wait<'_>,
     ) -> Result<bool, Error> {
         let due = due_after(delay);
-        let settled = self
-            .enter(&mut wait)
-            .and_then(|mut section| section.settle_held(held, verdict, due));
+        let claimed = if text.is_empty() || !self.holds(held) {
+            None
+        } else {
+            let claimed = self.claim_text(text, &mut wait);
+            self.shared.report(claimed)?
+        };
+        let note = claimed.as_ref().map(|reserved| reserved.slot);
+        let settled = self.enter(&mut wait).and_then(|mut section| {
+            if let Some(reserved) = claimed.as_ref().filter(|reserved| !reserved.is_backed) {
+                if let Some(extent) = reserved.extent {
+                    let len = section.slot(reserved.slot)?.len.get();
+                    section.note_backed(extent, len)?;
+                }
+            }
+            section.settle_held(held, verdict, due, note)
+        });
+        if let Some(note) = note.filter(|_| settled != Ok(true)) {
+            self.release_claim_or_put_off(note, self.enter_briefly(), |_| Ok(()))?;
+        }
         let is_settled = self.shared.report(settled)?;
         // The item is settled, whatever becomes of the trim. Damage is noted in the segment.
         if self.is_trim_due() && wait.patience != Patience::TryLock {
             let _ = self.trim_if_due();
         }
         Ok(is_settled)
+    }
+
+    /// Writes a text to memory that it claims. `None` if there is no memory for it.
+    fn claim_text(&self, text: &[u8], wait: &mut Wait<'_>) -> Result<Option<Reserved>, Error> {
+        // Outside its slot, where the deaths stand.
+        let padding = [0; INLINE + 1];
+        let padding = &padding[text.len().min(padding.len())..];
+        let len = (text.len() + padding.len()) as u64;
+        for _ in 0..GROWTHS {
+            let mut section = self.enter(wait)?;
+            if section.is_within_limit(len).is_err() {
+                return Ok(None);
+            }
+            match section.try_reserve(len) {
+                Ok(Ok(reserved)) => {
+                    section.slot(reserved.slot)?.fill(reserved.extent, len);
+                    section.claim(reserved.slot, 0)?;
+                    section.hold(reserved.slot)?;
+                    drop(section);
+                    if self.write_claimed(&reserved, &[text, padding], len).is_err() {
+                        self.give_back(&reserved, wait.patience)?;
+                        return Ok(None);
+                    }
+                    return Ok(Some(reserved));
+                }
+                Ok(Err(_)) if wait.patience == Patience::TryLock => return Err(Error::Busy),
+                Ok(Err(growth)) => {
+                    if self.grow(section, growth, wait).is_err() {
+                        return Ok(None);
+                    }
+                }
+                Err(Error::OutOfMemory { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Says how long items that have failed wait. Only by the maker of the queue, before any other process

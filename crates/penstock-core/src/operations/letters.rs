@@ -15,15 +15,20 @@
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
+use crate::operations::delivery::vec_with_room;
 use crate::options::{Wait, uninterruptible};
 use crate::platform;
 use crate::state::letters::{Fate, Letters};
+use crate::state::notes::{DEATHS, Death};
 use crate::state::recovery::{PORTION, Portion};
 use crate::sync::Word;
 use crate::units::Ticket;
 
 /// Bytes of a payload that one section copies.
 const PART: usize = 64 << 10;
+
+/// Bytes of a text that are read at most.
+const TEXT: usize = 8 << 10;
 
 /// An item that is not delivered any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,12 @@ pub struct DeadLetter {
     /// How often it was delivered.
     pub deliveries: u32,
     pub payload: Vec<u8>,
+    /// The text of its last failure, and perhaps some zeros.
+    pub text: Vec<u8>,
+    /// The deaths of its holders that are known, the last one at the end.
+    pub deaths: Vec<Death>,
+    /// Whether the last failure was a death.
+    pub died_last: bool,
 }
 
 impl Queue {
@@ -78,6 +89,8 @@ impl Queue {
     fn read_letter(&self, ticket: Ticket, wait: &mut Wait<'_>) -> Result<Option<DeadLetter>, Error> {
         let segment = &self.shared.segment;
         let mut payload = Vec::new();
+        let mut text = vec_with_room(TEXT)?;
+        let mut deaths = vec_with_room(DEATHS)?;
         let mut deliveries = None;
         loop {
             let section = self.enter(wait)?;
@@ -102,10 +115,18 @@ impl Queue {
             }
             segment.copy_out(slot, PART, &mut payload)?;
             if payload.len() >= len {
+                let mut died_last = false;
+                if let Some(note) = section.note_of(ticket.slot)? {
+                    segment.copy_out(section.slot(note)?, TEXT, &mut text)?;
+                    died_last = section.deaths_in(note, &mut deaths)?;
+                }
                 return Ok(deliveries.map(|deliveries| DeadLetter {
                     ticket,
                     deliveries,
                     payload,
+                    text,
+                    deaths,
+                    died_last,
                 }));
             }
         }

@@ -42,7 +42,7 @@ use crate::memory::layout::{DELAYING, Hot, Kind, Slot};
 use crate::platform;
 use crate::state::Section;
 use crate::state::recovery::PORTION;
-use crate::state::slot::{State, StateWord};
+use crate::state::slot::{Past, State, StateWord};
 use crate::state::sort::Order;
 use crate::state::waiters::Waiting;
 use crate::sync::{Count, Ordering, Word};
@@ -100,7 +100,7 @@ impl Section<'_> {
         let hot = self.hot();
         let seq = hot.published.get().wrapping_add(1);
         slot.seq.set(seq);
-        self.delay((index, slot), due, 0)?;
+        self.delay((index, slot), due, Past::NONE)?;
         hot.published.set(seq);
         hot.count_bytes(len);
         if self.shared.options.acknowledged {
@@ -110,15 +110,10 @@ impl Section<'_> {
     }
 
     /// To DELAYED until then. The slot is on no list, and `unfinished` counts the item.
-    pub(crate) fn delay(
-        &mut self,
-        (index, slot): (u32, &Slot),
-        due: u64,
-        redeliveries: u8,
-    ) -> Result<(), Error> {
+    pub(crate) fn delay(&mut self, (index, slot): (u32, &Slot), due: u64, past: Past) -> Result<(), Error> {
         slot.lease.set(due.max(1));
         slot.borrowed.set(0);
-        slot.commit(StateWord::unowned(State::Delayed, redeliveries));
+        slot.commit(StateWord::unowned_with(State::Delayed, past));
         fault!("delay.committed");
         self.insert_delayed(index)?;
         let hot = self.hot();
@@ -176,7 +171,7 @@ impl Section<'_> {
             }
             let index = self.pop_delayed()?;
             let slot = self.slot(index)?;
-            slot.commit(StateWord::unowned(State::Ready, slot.word().redeliveries()));
+            slot.commit(StateWord::unowned_with(State::Ready, slot.word().past()));
             fault!("delay.ended");
             self.put_back(index, slot.len.get())?;
         }

@@ -228,7 +228,7 @@ impl Section<'_> {
         };
         self.pop_ready((item, slot), slot.len.get())?;
         slot.borrowed.set(0);
-        self.give(slot, state, word.redeliveries(), owner);
+        self.give(slot, state, word.past(), owner);
         fault!("hand.committed");
         if state == State::HandedDone {
             hot.ready_done.sub(1);
@@ -367,12 +367,12 @@ impl Section<'_> {
             return self.discard_one(index, item);
         }
         if is_done {
-            slot.commit(StateWord::unowned(State::ReadyDone, word.redeliveries()));
+            slot.commit(StateWord::unowned_with(State::ReadyDone, word.past()));
             fault!("hand.returned");
             self.put_back_done(index, len)?;
             self.hot().ready_done.add(1);
         } else {
-            slot.commit(StateWord::unowned(State::Ready, word.redeliveries()));
+            slot.commit(StateWord::unowned_with(State::Ready, word.past()));
             fault!("hand.returned");
             self.put_back(index, len)?;
         }

@@ -84,12 +84,15 @@ impl Section<'_> {
 
     /// Settles an item that this participant has in hand. False if it has not any more: it is finished, or
     /// was settled.
-    /// `due` is when it is ready again, if it goes back and not at once.
+    /// `due` is when it is ready again, if it goes back and not at once. `note` is a slot that this
+    /// participant has claimed, with the text of a failure. It is the caller's still if the item is not
+    /// settled.
     pub(crate) fn settle_held(
         &mut self,
         held: &Held,
         verdict: Verdict,
         due: Option<u64>,
+        note: Option<u32>,
     ) -> Result<bool, Error> {
         if !self.has_held(held)? {
             return Ok(false);
@@ -98,6 +101,9 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         if slot.borrowed.get() != 0 && verdict != Verdict::Done {
             return Err(Error::StillBorrowed);
+        }
+        if let Some(note) = note.filter(|_| verdict != Verdict::Done) {
+            self.attach_note(note, index)?;
         }
         let is_own = slot.holder.get() == platform::thread_id();
         match verdict {
@@ -130,9 +136,9 @@ impl Section<'_> {
         }
         let slot = self.slot(index)?;
         if let Some(due) = due {
-            return self.delay((index, slot), due, slot.word().redeliveries());
+            return self.delay((index, slot), due, slot.word().past());
         }
-        slot.commit(StateWord::unowned(State::Ready, slot.word().redeliveries()));
+        slot.commit(StateWord::unowned_with(State::Ready, slot.word().past()));
         fault!("held.released");
         self.put_back(index, slot.len.get())
     }
@@ -140,7 +146,7 @@ impl Section<'_> {
     /// To DEAD. The slot is on no list.
     pub(crate) fn bury(&mut self, index: u32) -> Result<(), Error> {
         let (hot, slot) = (self.hot(), self.slot(index)?);
-        slot.commit(StateWord::unowned(State::Dead, slot.word().redeliveries()));
+        slot.commit(StateWord::unowned_with(State::Dead, slot.word().past()));
         fault!("held.buried");
         self.push_back(&hot.dead, index)?;
         hot.dead_count.add(1);

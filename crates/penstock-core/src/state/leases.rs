@@ -206,6 +206,21 @@ impl Section<'_> {
     #[inline(always)]
     pub(crate) fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
+        if slot.word().past().note() != 0 {
+            return self.finish_noted_lease((index, slot));
+        }
+        self.finish_plain_lease((index, slot))
+    }
+
+    #[cold]
+    fn finish_noted_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
+        let note = slot.word().past().note();
+        self.finish_plain_lease((index, slot))?;
+        self.free_note(note, index)
+    }
+
+    #[inline(always)]
+    fn finish_plain_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
         if slot.borrowed.get() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until the borrow
             // ends.
@@ -307,7 +322,7 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let word = slot.word();
         if word.state() == Some(State::Ready) {
-            slot.commit(StateWord::unowned(State::ReadyDone, word.redeliveries()));
+            slot.commit(StateWord::unowned_with(State::ReadyDone, word.past()));
             hot.ready_done.add(1);
         }
         hot.marked_slot.set(index);
@@ -370,7 +385,7 @@ impl Section<'_> {
                     Leave::Clean if slot.borrowed.get() == 0 => self.orphan(index)?,
                     Leave::Crashed if slot.borrowed.get() == 0 => self.return_lease(index)?,
                     Leave::Clean if self.shared.options.acknowledged => {
-                        slot.commit(StateWord::new(State::Left, word.redeliveries(), word.owner()));
+                        slot.commit(StateWord::with(State::Left, word.past(), word.owner()));
                     }
                     // It comes back when this process has ended.
                     Leave::Clean | Leave::Crashed => {}

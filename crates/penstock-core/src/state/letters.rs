@@ -104,11 +104,15 @@ impl<'q> Section<'q> {
         let hot = self.hot();
         self.unlink(&hot.dead, index)?;
         hot.dead_count.sub(1);
+        let note = slot.word().past().note();
         slot.commit(StateWord::unowned(State::Ready, 0));
         fault!("letter.requeued");
         self.put_back(index, slot.len.get())?;
         if self.shared.options.acknowledged {
             hot.unfinished.add(1);
+        }
+        if note != 0 {
+            self.free_note(note, index)?;
         }
         Ok(())
     }
@@ -119,6 +123,11 @@ impl<'q> Section<'q> {
         self.unlink(&hot.dead, index)?;
         hot.dead_count.sub(1);
         fault!("letter.unlinked");
-        self.free_slot((index, slot))
+        let note = slot.word().past().note();
+        self.free_slot((index, slot))?;
+        if note != 0 {
+            self.free_note(note, index)?;
+        }
+        Ok(())
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod line;
 #[cfg(not(loom))]
 pub(crate) mod line_end;
 pub(crate) mod list;
+pub(crate) mod notes;
 #[cfg_attr(loom, path = "../models/notifier.rs")]
 pub(crate) mod notifier;
 mod order;

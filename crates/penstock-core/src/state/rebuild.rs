@@ -60,6 +60,7 @@ impl Section<'_> {
             return Err(self.corrupt("more slots are used than are backed"));
         }
         let mut books = Books::default();
+        let mut notes = 0;
         let held = &self.shared.segment.participant(self.my_index())?.leased;
         // Downwards, so that low slots are handed out first, and the lists come out nearly sorted.
         for index in (1..high).rev() {
@@ -87,6 +88,12 @@ impl Section<'_> {
                 ) => held,
                 Some(State::Dead) => &hot.dead,
                 Some(State::Delayed) => &hot.delayed,
+                Some(State::Note) => {
+                    slot.next.set(notes);
+                    notes = index;
+                    self.book(slot, word, &mut books)?;
+                    continue;
+                }
                 // Its payload is free, and so is the slot once it is counted.
                 Some(State::Orphan | State::GivenUp | State::Discarded) => {
                     self.finish_counting(slot)?;
@@ -142,6 +149,7 @@ impl Section<'_> {
         self.rebuild_waiters()?;
         self.rebuild_notifier()?;
         books.enter_into(hot);
+        self.rebuild_notes(notes)?;
         fault!("rebuild.done");
         Ok(())
     }
@@ -213,7 +221,7 @@ impl Section<'_> {
                 self.mark_claim(slot)?;
             }
             Some(State::Dead) => books.dead_count += 1,
-            Some(State::Free | State::Orphan | State::GivenUp | State::Discarded) | None => {}
+            Some(State::Free | State::Orphan | State::GivenUp | State::Discarded | State::Note) | None => {}
         }
         if word.is_held() {
             books.lent_bytes += lent_bytes(slot);

@@ -52,6 +52,7 @@ impl Section<'_> {
             return Ok(Portion::Last);
         }
         fault!("sweep.started");
+        let mut death = None;
         let mut left = PORTION;
         for list in [&record.leased, &record.claimed] {
             while list.head.get() != 0 {
@@ -75,7 +76,15 @@ impl Section<'_> {
                     {
                         self.orphan(slot)?;
                     }
-                    Some(State::Leased | State::Aside) => self.return_lease(slot)?,
+                    Some(State::Leased | State::Aside) => {
+                        let known = match death {
+                            Some(known) => known,
+                            None => self.death_of(id)?,
+                        };
+                        death = Some(known);
+                        self.note_death(slot, known)?;
+                        self.return_lease(slot)?;
+                    }
                     Some(State::Left) => self.orphan(slot)?,
                     Some(State::Handed | State::HandedDone) => self.return_handed(slot)?,
                     Some(State::Claimed) => self.free_claim(slot)?,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use penstock_core::{DeadLetter, Error, Id, OpenHandle, Queue, Remainder, Ticket, Wait};
+use penstock_core::{DeadLetter, Death, Ended, Error, Id, OpenHandle, Queue, Remainder, Ticket, Wait};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
@@ -343,7 +343,27 @@ impl Drop for Handle {
 }
 
 /// A dead letter as Python gets it.
-type Letter<'py> = (u32, u64, u32, Bound<'py, PyBytes>);
+type Letter<'py> = (
+    u32,
+    u64,
+    u32,
+    Bound<'py, PyBytes>,
+    Bound<'py, PyBytes>,
+    Vec<Obituary>,
+    bool,
+);
+
+/// A death: the pid, the status that the process exited with, the signal that killed it, and when.
+type Obituary = (u32, Option<u8>, Option<u8>, u32);
+
+fn described(death: &Death) -> Obituary {
+    let (status, signal) = match death.ended {
+        Ended::Exited(status) => (Some(status), None),
+        Ended::Killed(signal) => (None, Some(signal)),
+        Ended::Unknown => (None, None),
+    };
+    (death.pid, status, signal, death.at)
+}
 
 fn parse_id(id: &[u8]) -> PyResult<Id> {
     id.try_into()
@@ -527,22 +547,36 @@ impl Handle {
         Ok(awaited.is_ok())
     }
 
-    /// The dead letters: of each its slot, its number, how often it was delivered, and its bytes.
+    /// The dead letters: of each its slot, its number, how often it was delivered, its bytes, the text of its
+    /// last failure, the deaths of its holders, and whether the last failure was one.
     fn _dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Vec<Letter<'py>>> {
         let py = slf.py();
         let found = Handle::ask(slf, |queue| {
             patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))
         })?;
         proof::warn_if_impossible(py)?;
-        let described = found.into_iter().map(|letter| {
+        let letters = found.into_iter().map(|letter| {
             let DeadLetter {
                 ticket,
                 deliveries,
                 payload,
+                text,
+                deaths,
+                died_last,
             } = letter;
-            (ticket.slot, ticket.seq, deliveries, PyBytes::new(py, &payload))
+            let (payload, text) = (PyBytes::new(py, &payload), PyBytes::new(py, &text));
+            let deaths = deaths.iter().map(described).collect();
+            (
+                ticket.slot,
+                ticket.seq,
+                deliveries,
+                payload,
+                text,
+                deaths,
+                died_last,
+            )
         });
-        Ok(described.collect())
+        Ok(letters.collect())
     }
 
     /// Requeues dead letters, or purges them; all if `tickets` is None. Returns how many there were.

@@ -57,13 +57,15 @@ impl Hold {
         self.settle_after(py, Verdict::Released, delay)
     }
 
-    #[pyo3(signature = (delay = None))]
-    fn fail(&self, py: Python<'_>, delay: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        self.settle_after(py, Verdict::Failed, delay)
+    /// `text` says why; what reads a dead letter finds the last one.
+    #[pyo3(signature = (delay = None, text = None))]
+    fn fail(&self, py: Python<'_>, delay: Option<&Bound<'_, PyAny>>, text: Option<&[u8]>) -> PyResult<bool> {
+        self.settle_noting(py, Verdict::Failed, delay, text.unwrap_or_default())
     }
 
-    fn reject(&self, py: Python<'_>) -> PyResult<bool> {
-        self.settle(py, Verdict::Rejected)
+    #[pyo3(signature = (text = None))]
+    fn reject(&self, py: Python<'_>, text: Option<&[u8]>) -> PyResult<bool> {
+        self.settle_noting(py, Verdict::Rejected, None, text.unwrap_or_default())
     }
 }
 
@@ -86,6 +88,16 @@ impl Hold {
         verdict: Verdict,
         delay: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<bool> {
+        self.settle_noting(py, verdict, delay, &[])
+    }
+
+    fn settle_noting(
+        &self,
+        py: Python<'_>,
+        verdict: Verdict,
+        delay: Option<&Bound<'_, PyAny>>,
+        text: &[u8],
+    ) -> PyResult<bool> {
         let given = seconds("delay", delay)?;
         Handle::ask(self.handle.bind(py), |queue| {
             let delay = match (given, verdict) {
@@ -93,7 +105,7 @@ impl Hold {
                 (given, _) => given.unwrap_or_default(),
             };
             attempt(py, Deadline::Never, |wait| {
-                queue.settle_after(&self.held, verdict, delay, wait)
+                queue.settle_noting(&self.held, verdict, (delay, text), wait)
             })
         })
     }

@@ -51,6 +51,8 @@ pub struct Check {
     pub orphans: u64,
     pub dead: u64,
     pub delayed: u64,
+    /// What is remembered of items that have failed.
+    pub notes: u64,
     /// Payloads, and memory claimed for them, outside the slots.
     pub extents: u64,
     /// Spans of the heap that are taken.

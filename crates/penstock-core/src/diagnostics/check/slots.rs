@@ -57,6 +57,7 @@ impl Inspection<'_> {
         );
         self.inspect_participants();
         self.inspect_pages();
+        self.inspect_notes();
 
         let mut sums = Sums::default();
         for index in 1..high {
@@ -71,7 +72,9 @@ impl Inspection<'_> {
         self.compare_numbers(
             "slots",
             "two items have the same place in the order",
-            |slot, state| (!matches!(state, State::Free | State::Claimed)).then(|| slot.seq.get()),
+            |slot, state| {
+                (!matches!(state, State::Free | State::Claimed | State::Note)).then(|| slot.seq.get())
+            },
         );
         self.compare_numbers("slots", "two leases have the same number", |slot, state| {
             let is_free = matches!(
@@ -84,6 +87,7 @@ impl Inspection<'_> {
                     | State::GivenUp
                     | State::Discarded
                     | State::Delayed
+                    | State::Note
             );
             (!is_free).then(|| slot.lease.get())
         });
@@ -267,6 +271,39 @@ impl Inspection<'_> {
         }
     }
 
+    fn is_note_of(&self, note: u32, item: u32, slot: &Slot) -> bool {
+        note < self.slots_high()
+            && self.is_present(note)
+            && self.segment().slot(note).is_ok_and(|note| {
+                note.word().state() == Some(State::Note)
+                    && note.holder.get() == item
+                    && note.seq.get() == slot.seq.get()
+            })
+    }
+
+    /// Each note is of an item that names it.
+    fn inspect_notes(&mut self) {
+        for index in 1..self.slots_high() {
+            let Some(slot) = self.is_present(index).then(|| self.segment().slot(index)) else {
+                continue;
+            };
+            let Ok(slot) = slot else { return };
+            if slot.word().state() != Some(State::Note) {
+                continue;
+            }
+            let item = slot.holder.get();
+            let is_there = (1..self.slots_high()).contains(&item) && self.is_present(item);
+            let is_named = is_there
+                && self.segment().slot(item).is_ok_and(|named| {
+                    named.word().past().note() == index && named.seq.get() == slot.seq.get()
+                });
+            if !is_named {
+                self.finding("slot", Some(index), "it is a note, and no item names it");
+            }
+            self.list_slot("notes", None, index);
+        }
+    }
+
     // ------------------------------------------------------------------------------------------ participants
 
     fn inspect_participants(&mut self) {
@@ -339,8 +376,12 @@ impl Inspection<'_> {
         let acknowledged = u64::from(self.shared.options.acknowledged);
         let is_disowned = state == State::Aside && word.owner().is_none();
         let is_owned = word.is_held() && !is_disowned;
-        if slot.state.get() >> 43 != 0 || state == State::Free && word != StateWord::FREE {
+        if state == State::Free && word != StateWord::FREE {
             self.finding("slot", Some(index), "its state has bits without a meaning");
+        }
+        let note = word.past().note();
+        if note != 0 && !self.is_note_of(note, index, slot) {
+            self.finding("slot", Some(index), "it names a note that is none of its own");
         }
         if is_owned && !self.is_participant(word.owner()) {
             self.finding("slot", Some(index), "its holder is no participant");
@@ -395,6 +436,7 @@ impl Inspection<'_> {
                 }
             }
             State::Dead => self.found.dead += 1,
+            State::Note => self.found.notes += 1,
             State::Delayed => {
                 self.found.delayed += 1;
                 sums.unfinished += acknowledged;
@@ -451,7 +493,7 @@ impl Inspection<'_> {
         if !fits {
             self.finding("slot", Some(index), "payload and extent do not fit each other");
         }
-        if state != State::Claimed {
+        if !matches!(state, State::Claimed | State::Note) {
             sums.bytes += len;
         }
         if let Some(extent) = extent {

@@ -13,13 +13,14 @@ use crate::options::{Options, Patience, Wait};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::Lease;
+use crate::state::notes::Death;
 use crate::state::notifier::DRAINED;
 use crate::state::pages::{ALL_PARKED, REMNANT, Spare, TAKEN};
 use crate::state::recovery::Portion;
-use crate::state::slot::{ENDED, State, StateWord};
+use crate::state::slot::{ENDED, Past, State, StateWord};
 use crate::state::waiters::{ABANDONED, FREE, HANDED, LATE, SLEEPING, WOKEN, Waiting};
 use crate::sync::{Count, Word};
-use crate::units::{Leave, PAGE};
+use crate::units::{Ended, Leave, PAGE};
 
 const RUN: usize = 100_000;
 
@@ -473,7 +474,7 @@ fn damage_to_states_is_found() {
         ),
         (
             |s| s.ready_head().state.set(2 | 1 << 50),
-            "its state has bits without a meaning",
+            "it names a note that is none of its own",
         ),
         (
             |s| {
@@ -791,6 +792,61 @@ fn damage_to_what_is_delayed_is_found() {
     section.rebuild().unwrap();
     drop(section);
     assert_eq!(scene.findings(), [""; 0], "after a rebuild");
+}
+
+/// A queue with a note of the item at the ready list's head.
+fn with_a_note() -> Scene {
+    let scene = Scene::new();
+    let head = scene.hot().ready.head.get();
+    let death = Death {
+        pid: 7,
+        at: 0,
+        ended: Ended::Killed(9),
+    };
+    let mut section = scene.queue.enter_uninterruptible().unwrap();
+    section.note_death(head, death).unwrap();
+    drop(section);
+    scene
+}
+
+#[test]
+fn damage_to_notes_is_found() {
+    fn note(s: &Scene) -> &Slot {
+        let index = s.ready_head().word().past().note();
+        s.queue.shared.segment.slot(index).unwrap()
+    }
+    assert_eq!(with_a_note().findings(), [""; 0]);
+    assert_eq!(with_a_note().queue.check().unwrap().notes, 1);
+    each_is_found_in(
+        with_a_note,
+        &[
+            (
+                |s| note(s).holder.add(1),
+                "it names a note that is none of its own",
+            ),
+            (|s| note(s).seq.set(1 << 40), "it is a note, and no item names it"),
+            (
+                |s| {
+                    let word = s.ready_head().word();
+                    s.ready_head().commit(word.with_past(Past::NONE));
+                },
+                "it is a note, and no item names it",
+            ),
+            (|s| note(s).commit(StateWord::FREE), "it is on no list"),
+        ],
+    );
+    // The rebuild keeps a note that an item names, and frees any other.
+    let scene = with_a_note();
+    for notes in [1, 0] {
+        if notes == 0 {
+            scene.ready_head().commit(StateWord::unowned(State::Ready, 0));
+        }
+        let mut section = scene.queue.enter_uninterruptible().unwrap();
+        section.rebuild().unwrap();
+        drop(section);
+        assert_eq!(scene.findings(), [""; 0], "after a rebuild");
+        assert_eq!(scene.queue.check().unwrap().notes, notes);
+    }
 }
 
 #[test]
