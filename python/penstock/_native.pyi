@@ -44,7 +44,7 @@ class Options:
         soft_bytes: int = 0,
         acknowledged: bool = False,
         max_deliveries: int,
-        retry: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 0.0),
+        retry: tuple[float, float, float, float] = ...,
     ) -> Self: ...
 
 @disjoint_base

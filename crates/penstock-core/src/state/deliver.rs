@@ -136,7 +136,7 @@ impl Section<'_> {
             fault!("get.unlinked");
             if is_finished {
                 uncount(self);
-                return self.free_finished((index, slot));
+                self.forget_note((index, slot))?;
             }
             self.free_slot((index, slot))?;
             fault!("get.freed");
@@ -178,18 +178,6 @@ impl Section<'_> {
             bytes: source,
             len,
         }))
-    }
-
-    /// Frees an item that was finished before it was taken, and its note.
-    #[cold]
-    fn free_finished(&mut self, (index, slot): (u32, &Slot)) -> Result<Delivered, Error> {
-        let note = slot.word().past().note();
-        self.free_slot((index, slot))?;
-        if note != 0 {
-            self.free_note(note, index)?;
-        }
-        fault!("get.freed");
-        Ok(Delivered::Copied)
     }
 
     /// The slot that `me` was lent. `None` if this process was wrongly taken for dead since (participant.rs):

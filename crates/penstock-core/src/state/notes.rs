@@ -127,6 +127,18 @@ impl Section<'_> {
         }
     }
 
+    /// Frees the note of an item that is finished already.
+    #[cold]
+    pub(crate) fn forget_note(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
+        let word = slot.word();
+        let note = word.past().note();
+        if note == 0 {
+            return Ok(());
+        }
+        slot.commit(word.with_past(word.past().with_note(0)));
+        self.free_note(note, index)
+    }
+
     /// Whether a slot says that it is the note of that item.
     fn is_note_of(&self, note: u32, index: u32) -> bool {
         let (note, item) = (self.used_slot(note), self.slot(index));
