@@ -743,7 +743,8 @@ mod points {
         }
     }
 
-    /// The same beside many waiters: those whose wake-up calls are lost have short slices.
+    /// The same beside many waiters, most of which have slices of 20 s and more: the one whose wake-up call
+    /// is lost has a short one.
     #[test]
     fn death_before_many_waiters_are_woken() {
         const WAITERS: u64 = 800;
@@ -765,6 +766,11 @@ mod points {
             killed_at("unlock.before-wake", 1, &queue, |queue| {
                 queue.shut_down(false).unwrap();
             });
+            let end = Instant::now() + Duration::from_secs(12);
+            while !waiters.iter().all(JoinHandle::is_finished) {
+                assert!(Instant::now() < end, "{kind}: some sleep on");
+                thread::yield_now();
+            }
             let in_vain = waiters.into_iter().map(|waiter| waiter.join().unwrap());
             assert!(in_vain.eq(vec![Err(Error::ShutDown); WAITERS as usize]), "{kind}");
         }
