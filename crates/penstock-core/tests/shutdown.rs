@@ -595,14 +595,30 @@ fn a_process_that_shuts_down_announces_the_notifier() {
             thread::park();
         }
     });
-    let first = pipe_of(wait(soon(), |wait| queue.watch(wait)).unwrap());
+    let first = Queue::create(&PLAIN).unwrap();
+    let third = Child::run(|| {
+        let pipe = get(&first, soon()).unwrap();
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        assert_eq!(pipe, pipe_of(fd).to_le_bytes());
+    });
+    let told = Queue::create(&PLAIN).unwrap();
+    let watcher = Child::run(|| {
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        put(&told, &pipe_of(fd).to_le_bytes(), Patience::NoWait).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    let pipe = get(&told, soon()).unwrap();
     put(&go_on, b"go on", Patience::NoWait).unwrap();
     until("shut down", || queue.is_shut_down());
     until("told", || {
         go_on.len() == 1 && get(&go_on, soon()).unwrap() == b"shut down"
     });
-    queue.leave(Leave::Clean).unwrap();
-    assert_eq!(pipe_of(wait(soon(), |wait| queue.watch(wait)).unwrap()), first);
+    watcher.signal(libc::SIGKILL);
+    assert_eq!(outcome(watcher), KILLED);
+    put(&first, &pipe, Patience::NoWait).unwrap();
+    assert_eq!(outcome(third), 0);
     drop(other);
 }
 
