@@ -585,10 +585,18 @@ MUTANTS = [
     Mutant(
         "discarded-memory-not-noted",
         "the memory of what a shutdown has discarded is not given back",
-        f"{CORE}/handle/upkeep.rs",
-        "            self.note_spare(section);\n",
+        f"{CORE}/handle/enter.rs",
+        "            self.note_spare(&section);\n",
         "",
         (core("shutdown", "the_memory_of_what_is_discarded_is_given_back"),),
+    ),
+    Mutant(
+        "not-announced-after-a-shutdown",
+        "a section of a queue that was shut down does not announce the notifier that its process has opened",
+        f"{CORE}/lock/after_release.rs",
+        "            if self.is_whole_for(me) {\n",
+        "            if self.is_welcome(me.0) {\n",
+        (core("shutdown", "a_process_that_shuts_down_announces_the_notifier"),),
     ),
     Mutant(
         "aside-awaited",

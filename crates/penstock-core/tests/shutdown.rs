@@ -595,14 +595,30 @@ fn a_process_that_shuts_down_announces_the_notifier() {
             thread::park();
         }
     });
-    let first = pipe_of(wait(soon(), |wait| queue.watch(wait)).unwrap());
+    let first = Queue::create(&PLAIN).unwrap();
+    let third = Child::run(|| {
+        let pipe = get(&first, soon()).unwrap();
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        assert_eq!(pipe, pipe_of(fd).to_le_bytes());
+    });
+    let told = Queue::create(&PLAIN).unwrap();
+    let watcher = Child::run(|| {
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        put(&told, &pipe_of(fd).to_le_bytes(), Patience::NoWait).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    let pipe = get(&told, soon()).unwrap();
     put(&go_on, b"go on", Patience::NoWait).unwrap();
     until("shut down", || queue.is_shut_down());
     until("told", || {
         go_on.len() == 1 && get(&go_on, soon()).unwrap() == b"shut down"
     });
-    queue.leave(Leave::Clean).unwrap();
-    assert_eq!(pipe_of(wait(soon(), |wait| queue.watch(wait)).unwrap()), first);
+    watcher.signal(libc::SIGKILL);
+    assert_eq!(outcome(watcher), KILLED);
+    put(&first, &pipe, Patience::NoWait).unwrap();
+    assert_eq!(outcome(third), 0);
     drop(other);
 }
 
@@ -743,7 +759,8 @@ mod points {
         }
     }
 
-    /// The same beside many waiters: those whose wake-up calls are lost have short slices.
+    /// The same beside many waiters, most of which have slices of 20 s and more: the one whose wake-up call
+    /// is lost has a short one.
     #[test]
     fn death_before_many_waiters_are_woken() {
         const WAITERS: u64 = 800;
@@ -765,6 +782,11 @@ mod points {
             killed_at("unlock.before-wake", 1, &queue, |queue| {
                 queue.shut_down(false).unwrap();
             });
+            let end = Instant::now() + Duration::from_secs(12);
+            while !waiters.iter().all(JoinHandle::is_finished) {
+                assert!(Instant::now() < end, "{kind}: some sleep on");
+                thread::yield_now();
+            }
             let in_vain = waiters.into_iter().map(|waiter| waiter.join().unwrap());
             assert!(in_vain.eq(vec![Err(Error::ShutDown); WAITERS as usize]), "{kind}");
         }
