@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -214,6 +215,82 @@ def test_a_shutdown_ends_every_wait(run: Run, immediate: bool) -> None:
     assert len(ended) == 8
     for queue in (empty, full, work):
         assert queue.check() == []
+
+
+def test_an_item_that_comes_back_after_a_shutdown(run: Run) -> None:
+    """The queue's descriptor is readable meanwhile: the wait does not spin."""
+    attempts = 0
+
+    class Counting(penstock.JoinableQueue):
+        def _get_now(self, nothing: Any) -> Any:
+            nonlocal attempts
+            attempts += 1
+            return super()._get_now(nothing)
+
+    queue, told = Counting(), penstock.Queue()
+    queue.put("item")
+
+    def hold() -> None:
+        queue.get()
+        told.put("taken")
+        penstock.Queue().get()
+
+    async def get() -> None:
+        assert await queue.aget() == "item"
+        queue.task_done()
+        with pytest.raises(penstock.ShutDown):
+            await queue.aget()
+
+    async def main(holder: Any) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(get)
+            await until_waiting(1)
+            began = time.monotonic()
+            await anyio.sleep(0.5)
+            assert attempts <= 5 + (time.monotonic() - began) / 0.05
+            holder.kill()
+
+    with fork(hold) as holder:
+        assert told.get() == "taken"
+        queue.shutdown()
+        run(lambda: main(holder))
+    queue.join()
+
+
+def test_what_is_delayed_ends_the_wait(run: Run) -> None:
+    """Also after a shutdown, and also if no other process calls the queue."""
+
+    async def main(is_shut_down: bool) -> None:
+        queue = penstock.JoinableQueue()
+        queue.put("later", delay=0.2)
+        if is_shut_down:
+            queue.shutdown()
+        assert await queue.aget() == "later"
+        queue.task_done()
+        await queue.ajoin()
+        assert queue.check() == []
+
+    for is_shut_down in (False, True):
+        run(lambda is_shut_down=is_shut_down: main(is_shut_down))
+
+
+def test_the_death_of_the_last_producer_ends_the_wait(run: Run) -> None:
+    queue = penstock.Queue()
+
+    def produce() -> None:
+        with queue.producing():
+            queue.put("item")
+            penstock.Queue().get()
+
+    async def main(producer: Any) -> list[Any]:
+        got = []
+        async for item in queue:
+            got.append(item)
+            producer.kill()
+        return got
+
+    with fork(produce) as producer:
+        assert run(lambda: main(producer)) == ["item"]
 
 
 def test_iteration_ends_with_the_shutdown(run: Run) -> None:

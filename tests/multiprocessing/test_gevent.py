@@ -393,6 +393,28 @@ os.waitpid(child, 0)
 """)
 
 
+def test_a_greenlet_without_items_spares_the_loop_of_another() -> None:
+    run("""
+queue = penstock.JoinableQueue()
+gevent.sleep(0)
+queue.put_many("ab")
+first = queue.get()  # of the main greenlet
+def loop():
+    for item in queue:
+        assert item == "b"
+        gevent.sleep(0.1)
+        assert queue.statistics().unfinished == 1
+        break
+greenlet = gevent.spawn(loop)
+gevent.sleep(0)
+gevent.spawn(queue.task_done).join()  # it has none: the oldest of the process is done
+assert queue.statistics().unfinished == 1
+greenlet.get()
+queue.task_done()
+queue.join()
+""")
+
+
 def test_loops_of_several_greenlets() -> None:
     run("""
 queue = penstock.JoinableQueue()

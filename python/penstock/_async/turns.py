@@ -11,7 +11,8 @@ The tasks of one loop that wait for one thing at one queue (an item, room, or th
 *turns*. Only the first of them tries, and it takes nothing before it runs again. So a task that is cancelled
 has taken nothing, and the next one tries.
 
-While tasks wait, the hub checks ten times a second for dead processes, as every waiting thread does.
+While tasks wait, the hub checks ten times a second for dead processes, as every waiting thread does, and for
+delayed items that are due.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         def _closed(self) -> bool: ...
         def _descriptor(self, awaited: int) -> int | None: ...
         def _is_ready(self, awaited: int) -> bool: ...
+        def _has_ended(self) -> bool: ...
         def _tend(self, slices: int) -> None: ...
 
 
@@ -144,6 +146,11 @@ class Hub:
 
     def listen(self, turns: Turns, handle: Handle) -> None:
         """Let the loop wake the first task, from now on until it finds that none waits."""
+        if turns.awaited == ITEM and handle._has_ended():
+            # Its descriptor is readable for good. What the task waits for is an item that may come back, or
+            # is delayed: the end of each slice tries again.
+            self.forget(turns)
+            return
         descriptor = handle._descriptor(turns.awaited)
         if descriptor is None:
             return  # a stopped process holds the lock: the end of the slice tries again
@@ -226,7 +233,9 @@ class Hub:
             handle = turns.first().handle
             try:
                 handle._tend(self.slices)
-                if turns.descriptor < 0:
+                if turns.descriptor < 0 and handle._has_ended():
+                    self.wake_next(turns)
+                elif turns.descriptor < 0:
                     self.listen(turns, handle)
                 if any(waiter.handle._closed for waiter in turns.waiters):
                     self.wake_all(turns)

@@ -75,14 +75,18 @@ impl Queue {
 
     /// Whether [`tend`](Self::tend) has anything to do in that slice.
     pub fn is_tending_due(&self, slices: u32) -> bool {
-        self.is_reaping_due()
-            || slices % THOROUGH == 0
-            || self.is_trim_due()
-            || self.shared.is_notifier_unsettled()
+        self.is_reaping_due() || slices % THOROUGH == 0 || self.is_trim_due() || self.has_to_enter()
+    }
+
+    /// Whether a section, of whatever process, has something to do: a byte that a dead process was to write,
+    /// or an item that is delayed no more (state/delay.rs).
+    fn has_to_enter(&self) -> bool {
+        self.shared.is_notifier_unsettled() || self.shared.segment.hot().is_any_due()
     }
 
     /// Upkeep at the end of a slice of 100 ms, for a process that sleeps with a descriptor: what the watcher
-    /// among the waiters does (state/waiters.rs). And a byte that a dead process was to write is written.
+    /// among the waiters does (state/waiters.rs). And a byte that a dead process was to write is written, and
+    /// what is due becomes ready.
     ///
     /// Waits for the lock 10 ms at most.
     pub fn tend(&self, slices: u32) -> Result<(), Error> {
@@ -98,7 +102,7 @@ impl Queue {
             self.reap_dead(is_thorough)?;
         }
         self.trim_if_due()?;
-        if self.shared.is_notifier_unsettled() {
+        if self.has_to_enter() {
             drop(self.enter_briefly()?);
         }
         Ok(())

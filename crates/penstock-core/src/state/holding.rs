@@ -256,17 +256,23 @@ fn is_noted_in_loop(queue: Id, lease: Lease) -> bool {
     with_notes(|notes| notes.in_loops.contains(&(queue, lease))).unwrap_or(false)
 }
 
-/// The item of this thread's youngest loop over a queue. Removes the notes for which `is_mine` is false:
-/// another thread or process has finished these.
+/// The item of this thread's, or task's (acting.rs), youngest loop over a queue. Removes the notes for which
+/// `is_mine` is false: another thread or process has finished these.
 #[cold]
-pub(crate) fn last_in_loop(queue: Id, is_mine: impl Fn(&Lease) -> bool) -> Option<Lease> {
+pub(crate) fn last_in_loop(
+    queue: Id,
+    is_mine: impl Fn(&Lease) -> bool,
+    is_of_task: impl Fn(&Lease) -> bool,
+) -> Option<Lease> {
     if IN_LOOPS.load(Ordering::Relaxed) == 0 {
         return None;
     }
     with_notes(|notes| {
         notes.retain_in_loops(|(id, lease)| *id != queue || is_mine(lease));
-        let noted = notes.in_loops.iter().rev().find(|(id, _)| *id == queue);
-        noted.map(|(_, lease)| *lease)
+        let mut noted = notes.in_loops.iter().rev();
+        noted
+            .find(|(id, lease)| *id == queue && is_of_task(lease))
+            .map(|(_, lease)| *lease)
     })
     .flatten()
 }

@@ -192,7 +192,12 @@ impl Section<'_> {
     pub(crate) fn finish_any(&mut self) -> Result<(), Error> {
         let hot = self.hot();
         let id = self.shared.segment.id;
-        if let Some(lease) = holding::last_in_loop(id, |lease| self.is_mine_to_finish(lease)) {
+        let thread = platform::thread_id();
+        let is_of_task = |lease: &Lease| {
+            self.used_slot(lease.slot)
+                .is_some_and(|slot| slot.holder.get() == thread)
+        };
+        if let Some(lease) = holding::last_in_loop(id, |lease| self.is_mine_to_finish(lease), is_of_task) {
             return self.finish_own_lease(lease.slot);
         }
         if let Some(index) = self.first_lease(self.my_index(), |slot| slot.word().is_finishable())? {
@@ -222,7 +227,8 @@ impl Section<'_> {
     /// next one. The thread that does so may be another than the one that took the item.
     pub(crate) fn finish_in_loop(&mut self, lease: Lease) -> Result<(), Error> {
         if holding::has_many_in_loops() {
-            holding::last_in_loop(self.shared.segment.id, |lease| self.is_mine_to_finish(lease));
+            let is_mine = |lease: &Lease| self.is_mine_to_finish(lease);
+            holding::last_in_loop(self.shared.segment.id, is_mine, |_| false);
         }
         if !self.is_mine_to_finish(&lease) {
             return Ok(());

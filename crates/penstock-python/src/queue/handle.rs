@@ -605,6 +605,11 @@ impl Handle {
         Handle::ask(slf, |queue| Ok(queue.is_ready(awaited)))
     }
 
+    /// Whether the queue was shut down. (`is_shutdown` of a closed `SimpleQueue` raises.)
+    fn _has_ended(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Handle::ask(slf, |queue| Ok(queue.is_shut_down()))
+    }
+
     /// What a waiting thread does at the end of each slice of 100 ms, of which this is one: it checks for the
     /// dead.
     fn _tend(slf: &Bound<'_, Self>, slices: u32) -> PyResult<()> {
