@@ -397,19 +397,21 @@ def test_a_greenlet_without_items_spares_the_loop_of_another() -> None:
     run("""
 queue = penstock.JoinableQueue()
 gevent.sleep(0)
-queue.put_many("ab")
-first = queue.get()  # of the main greenlet
+queue.put_many("abc")
+assert queue.get() == "a"
+left = []
 def loop():
     for item in queue:
-        assert item == "b"
+        left.append((item, queue.statistics().unfinished))
         gevent.sleep(0.1)
-        assert queue.statistics().unfinished == 1
-        break
+        if item == "c":
+            break
 greenlet = gevent.spawn(loop)
 gevent.sleep(0)
 gevent.spawn(queue.task_done).join()  # it has none: the oldest of the process is done
-assert queue.statistics().unfinished == 1
+assert left == [("b", 3)], left
 greenlet.get()
+assert left == [("b", 3), ("c", 1)], left
 queue.task_done()
 queue.join()
 """)
