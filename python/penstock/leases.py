@@ -17,9 +17,17 @@ TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
-    from typing import Any, Generic, NoReturn, SupportsIndex, TypeVar
+    from typing import Any, Generic, NoReturn, Protocol, SupportsIndex, TypeVar
 
-    from ._native import Hold, JoinableQueueBase
+    from ._native import Hold
+
+    class Queue(Protocol):
+        """What leasing needs of a queue."""
+
+        def _hold(self, timeout: float | None) -> tuple[Any, Hold]: ...
+        def _hold_many(self, max_items: SupportsIndex, timeout: float | None) -> list[tuple[Any, Hold]]: ...
+        async def _ahold(self) -> tuple[Any, Hold]: ...
+        async def _ahold_many(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]: ...
 
     T = TypeVar("T")
 
@@ -190,21 +198,29 @@ def _text_of(error: BaseException | str | None) -> bytes | None:
     return head + b"\0" + told.replace("\0", " ").encode(errors="replace")[-_MOST_OF_A_TRACEBACK:]
 
 
+def _check_that_no_time_out(timeout: float | None) -> None:
+    if timeout is not None:
+        raise ValueError("`async with` takes no `timeout`: event loops have their own, as asyncio.timeout()")
+
+
 class Leasing(_Generic[T]):
-    """What `lease()` returns: a `with` takes an item, and settles it."""
+    """What `lease()` returns: a `with`, or an `async with`, takes an item, and settles it."""
 
     __slots__ = ("_lease", "_queue", "_timeout")
 
     _lease: Lease[T] | None
 
-    def __init__(self, queue: JoinableQueueBase[T], timeout: float | None) -> None:
+    def __init__(self, queue: Queue, timeout: float | None) -> None:
         self._queue = queue
         self._timeout = timeout
         self._lease = None
 
-    def __enter__(self) -> Lease[T]:
+    def _check_that_new(self) -> None:
         if self._lease is not None:
             raise RuntimeError("this lease was entered before: call lease() for each item")
+
+    def __enter__(self) -> Lease[T]:
+        self._check_that_new()
         self._lease = Lease(*self._queue._hold(self._timeout))
         return self._lease
 
@@ -213,6 +229,18 @@ class Leasing(_Generic[T]):
     ) -> None:
         if self._lease is not None:
             self._lease._leave(error)
+
+    async def __aenter__(self) -> Lease[T]:
+        self._check_that_new()
+        _check_that_no_time_out(self._timeout)
+        pair = await self._queue._ahold()
+        self._lease = Lease(*pair)
+        return self._lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)
 
 
 class Batch(_Generic[T]):
@@ -255,21 +283,24 @@ class Batch(_Generic[T]):
 
 
 class LeasingMany(_Generic[T]):
-    """What `leases()` returns: a `with` takes items, and settles them."""
+    """What `leases()` returns: a `with`, or an `async with`, takes items, and settles them."""
 
     __slots__ = ("_batch", "_max_items", "_queue", "_timeout")
 
     _batch: Batch[T] | None
 
-    def __init__(self, queue: JoinableQueueBase[T], max_items: SupportsIndex, timeout: float | None) -> None:
+    def __init__(self, queue: Queue, max_items: SupportsIndex, timeout: float | None) -> None:
         self._queue = queue
         self._max_items = max_items
         self._timeout = timeout
         self._batch = None
 
-    def __enter__(self) -> Batch[T]:
+    def _check_that_new(self) -> None:
         if self._batch is not None:
             raise RuntimeError("these leases were entered before: call leases() for each batch")
+
+    def __enter__(self) -> Batch[T]:
+        self._check_that_new()
         taken = self._queue._hold_many(self._max_items, self._timeout)
         self._batch = Batch([Lease(item, hold) for item, hold in taken])
         return self._batch
@@ -279,3 +310,15 @@ class LeasingMany(_Generic[T]):
     ) -> None:
         if self._batch is not None:
             self._batch._leave(error)
+
+    async def __aenter__(self) -> Batch[T]:
+        self._check_that_new()
+        _check_that_no_time_out(self._timeout)
+        taken = await self._queue._ahold_many(self._max_items)
+        self._batch = Batch([Lease(item, hold) for item, hold in taken])
+        return self._batch
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, traceback)

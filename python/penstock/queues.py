@@ -395,6 +395,9 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         If the process dies in the block, by whatever death, the item is delivered to another one. No clock
         ends a lease.
 
+        In a task of an event loop write `async with`, without a `timeout`: it waits as `aget()` does, and a
+        task that is cancelled meanwhile has taken nothing.
+
         Entering raises what `get()` raises. If the object cannot be rebuilt, its item is given back as
         failed, and the exception is raised. Large buffers in the object are copies of their own.
 
@@ -416,6 +419,8 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         The `with` waits for the first item as `lease()` does, and gives an iterator over the leases, the
         oldest first. Asking for the next lease finishes the item before, unless it was settled. Leaving the
         block settles the last one that was begun, as a `lease()` does, and releases those not begun.
+
+        `async with` is for tasks, as with `lease()`.
 
         If one of the objects cannot be rebuilt, its item is given back as failed, the other items are
         released, and the exception is raised. ValueError if `max_items` is less than 1.

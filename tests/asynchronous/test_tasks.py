@@ -9,6 +9,8 @@ import penstock
 from tests.support.children import fork
 from tests.support.waiting import until
 
+from .test_waiting import until_waiting
+
 anyio = pytest.importorskip("anyio")
 
 Run = Callable[[Callable[[], Any]], Any]
@@ -187,3 +189,93 @@ def test_an_iteration_after_a_thread_s_items(run: Run) -> None:
         run(main)
 
     assert left_by(work, queue) == ["a"]
+
+
+def test_a_lease_ends_with_its_block(run: Run) -> None:
+    """It is done, failed, or released, if the task is cancelled in the block."""
+    queue = penstock.JoinableQueue()
+
+    async def main() -> list[Any]:
+        seen = []
+
+        async def work(outcome: str) -> None:
+            async with queue.lease() as lease:
+                seen.append((lease.item, lease.deliveries))
+                if outcome == "fails":
+                    raise LookupError
+                if outcome == "is cancelled":
+                    await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work, "is cancelled")
+            await until_waiting(1)
+            queue.put("item")
+            while not seen:
+                await anyio.sleep(0)
+            tasks.cancel_scope.cancel()
+        with pytest.raises(LookupError):
+            await work("fails")
+        await work("is done")
+        await queue.ajoin()
+        return seen
+
+    assert run(main) == [("item", 1), ("item", 1), ("item", 2)]
+    assert queue.check() == []
+
+
+def test_a_task_that_is_cancelled_before_has_leased_nothing(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def lease() -> None:
+                async with queue.lease():
+                    raise AssertionError
+
+            tasks.start_soon(lease)
+            await until_waiting(1)
+            queue.put("item")
+            tasks.cancel_scope.cancel()
+
+    run(main)
+    assert queue.get(block=False) == "item"
+    queue.task_done()
+    queue.join()
+
+
+def test_leases_of_several_items(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+
+    async def main() -> list[Any]:
+        got = []
+        async with anyio.create_task_group() as tasks:
+
+            async def lease() -> None:
+                async with queue.leases(2) as batch:
+                    for lease in batch:
+                        got.append(lease.item)
+                        if lease.item == "a":
+                            break
+
+            tasks.start_soon(lease)
+            await until_waiting(1)
+            queue.put_many("abc")
+        async with queue.leases(5) as batch:
+            got += [lease.item for lease in batch]
+        await queue.ajoin()
+        return got
+
+    assert run(main) == ["a", "b", "c"]
+
+
+def test_a_lease_in_a_task_takes_no_time_out(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+
+    async def main() -> None:
+        for leasing in (queue.lease(timeout=1), queue.leases(2, timeout=1)):
+            with pytest.raises(ValueError, match="timeout"):
+                async with leasing:
+                    raise AssertionError
+
+    run(main)

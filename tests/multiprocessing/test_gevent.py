@@ -481,11 +481,16 @@ for by in (lambda function: function(), in_child):
 """)
 
 
-def test_a_greenlet_finishes_its_own_items() -> None:
-    """The younger one's item is done; the older one's comes back from the process that is killed."""
-    run("""
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_greenlet_finishes_its_own_items(waits: bool) -> None:
+    """The younger one's item is done; the older one's comes back from the process that is killed.
+
+    Also if the greenlets have slept in the hub for their items.
+    """
+    program = """
 queue, told = penstock.JoinableQueue(), penstock.Queue()
-queue.put_many("ab")
+if not waits:
+    queue.put_many("ab")
 def hold():
     events = [gevent.event.Event() for _ in range(2)]
     def work(event):
@@ -495,6 +500,12 @@ def hold():
             queue.task_done()
     greenlets = [gevent.spawn(work, event) for event in events]
     gevent.sleep(0)
+    if waits:
+        for item in "ab":
+            queue.put(item)
+            while queue.qsize():
+                gevent.sleep(0.01)
+    gevent.sleep(0.01)
     for event in reversed(events):
         event.set()
     gevent.joinall(greenlets)
@@ -507,4 +518,5 @@ os.kill(holder, signal.SIGKILL)
 assert queue.get() == "a"
 queue.task_done()
 queue.join()
-""")
+"""
+    run(f"waits = {waits}\n{program}")

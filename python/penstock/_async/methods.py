@@ -14,9 +14,11 @@ TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from types import TracebackType
-    from typing import Any, Generic, Self
+    from typing import Any, Generic, Self, SupportsIndex
 
     from typing_extensions import TypeVar
+
+    from .._native import Hold
 
     T = TypeVar("T", default=Any)
 else:
@@ -31,6 +33,18 @@ def _checkpoint() -> Awaitable[None]:
     from . import under_anyio
 
     return under_anyio.checkpoint()
+
+
+async def _take_turn(queue: Any, attempt: Callable[[], Any]) -> Any:
+    """Return what `attempt` takes, once there is an item and it is the task's turn."""
+    if "trio" in sys.modules and hubs.is_trio():
+        await _checkpoint()
+    is_behind = hubs.is_behind(queue, ITEM)
+    taken = NOTHING if is_behind else attempt()
+    if taken is NOTHING:
+        taken = await hubs.hub().wait(queue, ITEM, attempt, not is_behind)
+    hubs.tell(queue, ROOM)
+    return taken
 
 
 class AsyncMethods(Generic[T]):
@@ -250,7 +264,7 @@ class Items(Generic[T]):
 
 
 class AsyncJoin:
-    """What a task awaits of a queue that knows when all is done."""
+    """What a task awaits of a queue that knows when all is done, and of its leases."""
 
     __slots__ = ()
 
@@ -265,6 +279,20 @@ class AsyncJoin:
         def _has_ended(self) -> bool: ...
         def _tend(self, slices: int) -> None: ...
         def _join_now(self) -> bool: ...
+        def _hold_now(self, nothing: Any) -> tuple[Any, Hold]: ...
+        def _hold_many_now(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]: ...
+
+    async def _ahold(self) -> tuple[Any, Hold]:
+        """Take an item for a lease, and return its object and its hold."""
+        pair: tuple[Any, Hold] = await _take_turn(self, lambda: self._hold_now(NOTHING))
+        return pair
+
+    async def _ahold_many(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]:
+        """The same for several items, at least one."""
+        pairs: list[tuple[Any, Hold]] = await _take_turn(
+            self, lambda: self._hold_many_now(max_items) or NOTHING
+        )
+        return pairs
 
     async def ajoin(self) -> None:
         """Wait until every item that was put is done, as `join` does.

@@ -86,7 +86,7 @@ pub fn is_worth_waiting(error: &Error, deadline: Deadline) -> bool {
     *error == Error::Busy || errors::is_time_out(error) && !matches!(deadline, Deadline::Now)
 }
 
-/// The same. If the thread may not block, waits with a descriptor of the source.
+/// The same, as the current task. If the thread may not block, waits with a descriptor of the source.
 #[inline]
 pub fn attempt_or_wait<T: Send>(
     py: Python<'_>,
@@ -95,7 +95,11 @@ pub fn attempt_or_wait<T: Send>(
     source: Source<'_>,
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
-    match at_once(&mut operation) {
+    let tried = {
+        let _acting = source.act(py)?;
+        at_once(&mut operation)
+    };
+    match tried {
         Ok(done) => Ok(done),
         Err(error) if is_worth_waiting(&error, deadline) => {
             wait_for(py, deadline, ending, source, operation)?.map_err(errors::to_python)
@@ -118,6 +122,7 @@ pub fn wait_for<T: Send>(
             return cooperation::wait(&sleeper, deadline, ending, source, operation);
         }
     }
+    let _acting = source.act(py)?;
     patiently_until(py, deadline, ending, |wait| match operation(wait) {
         Err(error) if errors::is_time_out(&error) || error == Error::ShutDown => Ok(Err(error)),
         done => done.map(Ok),

@@ -15,7 +15,8 @@ use crate::queue::attempt::{attempt, in_time, patiently};
 use crate::queue::classes::{QueueBase, open};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::{batches, send_receive, tasks};
+use crate::queue::leases::Pair;
+use crate::queue::{batches, leases, send_receive, tasks};
 
 /// Begins a call, or raises what the class raises once its handle was closed.
 fn open_any<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
@@ -41,12 +42,14 @@ pub fn get_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Bound<'py, P
     let queue = call.queue();
     reserve::hold()?;
     tasks::note();
-    let _acting = tasks::act(handle.py(), queue)?;
     let _ = queue.last_taken(); // what was taken before is not asked for any more
     let mut buffer = Buffer::default();
-    let taken = attempt(handle.py(), Deadline::Now, |wait| {
-        unless_early(queue, queue.get(&mut buffer, wait))
-    })?;
+    let taken = {
+        let _acting = tasks::act(handle.py(), queue)?;
+        attempt(handle.py(), Deadline::Now, |wait| {
+            unless_early(queue, queue.get(&mut buffer, wait))
+        })?
+    };
     taken
         .map(|delivery| send_receive::rebuild(handle, &call, delivery, &buffer))
         .transpose()
@@ -80,8 +83,40 @@ pub fn get_many_now<'py>(handle: &Bound<'py, Handle>, most: Option<usize>) -> Py
     let queue = call.queue();
     tasks::note();
     batches::get_many_by(handle, &call, most, |batch| {
+        let _acting = tasks::act(handle.py(), queue)?;
         attempt(handle.py(), Deadline::Now, |wait| {
             unless_early(queue, queue.get_many(batch, wait)).map(drop)
+        })
+    })
+}
+
+/// Takes an item for a lease if there is one.
+pub fn hold_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Pair<'py>>> {
+    let call = open_any(handle)?;
+    let queue = call.queue();
+    reserve::hold()?;
+    tasks::note();
+    let mut buffer = Buffer::default();
+    let taken = {
+        let _acting = tasks::act(handle.py(), queue)?;
+        attempt(handle.py(), Deadline::Now, |wait| {
+            unless_early(queue, queue.hold(&mut buffer, wait))
+        })?
+    };
+    taken
+        .map(|taken| leases::rebuild(handle, &call, &buffer, taken))
+        .transpose()
+}
+
+/// The same for the items that are there, `most` at most.
+pub fn hold_many_now<'py>(handle: &Bound<'py, Handle>, most: usize) -> PyResult<Bound<'py, PyList>> {
+    let call = open_any(handle)?;
+    let queue = call.queue();
+    tasks::note();
+    leases::take_many_by(handle, &call, most, |batch, held| {
+        let _acting = tasks::act(handle.py(), queue)?;
+        attempt(handle.py(), Deadline::Now, |wait| {
+            unless_early(queue, queue.hold_many(batch, held, wait)).map(drop)
         })
     })
 }

@@ -245,7 +245,6 @@ pub fn get_many_by<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let py = handle.py();
     let queue = call.queue();
-    let _acting = tasks::act(py, queue)?;
     let most = most.unwrap_or_else(|| ask(py, queue, Queue::len).max(1) as usize);
     let mut received = Received::new(py)?;
     let mut batch = received.prepare(most)?;
@@ -284,6 +283,7 @@ fn more(py: Python<'_>, queue: &Arc<Queue>, batch: &mut Batch) -> PyResult<bool>
         Err(Error::ShutDown) => Ok(false),
         taken => in_time(taken),
     };
+    let _acting = tasks::act(py, queue)?;
     match at_once(&mut get_more) {
         // The attempt with the GIL held is bounded, and has not got the lock.
         Err(Error::Busy) => patiently(py, Deadline::Now, get_more),

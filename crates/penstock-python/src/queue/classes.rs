@@ -2,6 +2,7 @@
 //! for a message.
 
 use penstock_core::Queue;
+use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -12,10 +13,10 @@ use crate::queue::attempt::{ask, attempt, patiently, wait_for};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, is_closed};
 use crate::queue::iteration::{QueueIterator, over_queue, over_simple_queue};
-use crate::queue::leases::Hold;
+use crate::queue::leases::Pair;
 use crate::queue::producing::{Producing, expected};
 use crate::queue::send_receive::{self, trim_if_due};
-use crate::queue::{batches, leases, proof, tasks};
+use crate::queue::{awaiting, batches, leases, proof, tasks};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -449,10 +450,7 @@ impl JoinableQueueBase {
     }
 
     /// `get` for `lease()`: the object, and the hold by which it is settled.
-    fn _hold<'py>(
-        slf: &Bound<'py, Self>,
-        timeout: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Hold>)> {
+    fn _hold<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Pair<'py>> {
         let handle = slf.as_super().as_super();
         let deadline = Deadline::new(true, timeout)?;
         leases::take(handle, &open(handle)?, deadline)
@@ -468,6 +466,23 @@ impl JoinableQueueBase {
         let most = at_most(Some(max_items))?.unwrap_or(1);
         let deadline = Deadline::new(true, timeout)?;
         leases::take_many(handle, &open(handle)?, most, deadline)
+    }
+
+    /// `_hold` if it need not wait, else `nothing`.
+    fn _hold_now<'py>(slf: &Bound<'py, Self>, nothing: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match awaiting::hold_now(slf.as_super().as_super())? {
+            Some(pair) => pair.into_bound_py_any(slf.py()),
+            None => Ok(nothing.clone()),
+        }
+    }
+
+    /// The same for several; an empty list if it had to wait.
+    fn _hold_many_now<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let most = at_most(Some(max_items))?.unwrap_or(1);
+        awaiting::hold_many_now(slf.as_super().as_super(), most)
     }
 
     /// Wait until every item that was put is done. Items of a worker that was killed go to other workers, so

@@ -17,7 +17,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{Awaited, Error, Patience, Queue, Wait};
+use penstock_core::{Acting, Awaited, Error, Patience, Queue, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -51,6 +51,16 @@ pub enum Source<'a> {
 }
 
 impl Source<'_> {
+    /// Makes an attempt at what is awaited the current task's, while the result lives. No other task or
+    /// greenlet runs meanwhile: it would act as this one.
+    #[inline(always)]
+    pub fn act(self, py: Python<'_>) -> PyResult<Option<Acting>> {
+        match self {
+            Source::Items { queue, .. } => tasks::act(py, queue),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether an item is there again or may come back, of a queue that was shut down.
     pub fn may_return(self) -> Result<bool, Error> {
         let Source::Items { queue, .. } = self else {
@@ -140,6 +150,7 @@ pub fn wait<T: Send>(
             descriptor = source.descriptor(py, deadline)?;
         }
         let mut awaits_return = false;
+        let acting = source.act(py)?;
         let tried = patiently_until(py, Deadline::Now, None, |wait| {
             let tried = match operation(wait) {
                 // The attempt waits for nothing, but this call does.
@@ -158,6 +169,7 @@ pub fn wait<T: Send>(
                 done => done.map(Ok),
             }
         })?;
+        drop(acting);
         let due = source.time_until_due();
         let left = deadline.left(due.map_or(SLICE, |due| due.min(SLICE)));
         if matches!(tried, Ok(_) | Err(Error::ShutDown)) || deadline.left(SLICE).is_zero() {

@@ -17,7 +17,7 @@ use crate::interpreter::reserve;
 use crate::queue::attempt::{attempt, attempt_or_wait};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::send_receive::trim_if_due;
+use crate::queue::send_receive::{trim_if_due, trim_if_ended};
 use crate::queue::{payload_buffer, tasks};
 
 /// One item in hand, and its queue.
@@ -123,19 +123,29 @@ fn give_back(py: Python<'_>, hold: &Bound<'_, Hold>, error: &PyErr) -> PyResult<
     hold.get().settle(py, verdict).map(drop)
 }
 
+/// An object, and the hold on its item.
+pub type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, Hold>);
+
 /// Takes an item. If its object cannot be rebuilt, the item goes back.
-pub fn take<'py>(
-    handle: &Bound<'py, Handle>,
-    call: &Call<'_>,
-    deadline: Deadline,
-) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Hold>)> {
+pub fn take<'py>(handle: &Bound<'py, Handle>, call: &Call<'_>, deadline: Deadline) -> PyResult<Pair<'py>> {
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
-    let _acting = tasks::act(py, queue)?;
     let mut buffer = Buffer::default();
     let source = Source::Items { queue, end: None };
-    let (delivery, held) = attempt_or_wait(py, deadline, None, source, |wait| queue.hold(&mut buffer, wait))?;
+    let taken = attempt_or_wait(py, deadline, None, source, |wait| queue.hold(&mut buffer, wait))
+        .inspect_err(|_| trim_if_ended(py, queue))?;
+    rebuild(handle, call, &buffer, taken)
+}
+
+/// The object of an item that was taken for a lease.
+pub fn rebuild<'py>(
+    handle: &Bound<'py, Handle>,
+    call: &Call<'_>,
+    buffer: &Buffer,
+    (delivery, held): (Delivery, Held),
+) -> PyResult<Pair<'py>> {
+    let (py, queue) = (handle.py(), call.queue());
     let hold = Hold::new(handle, held)?;
     let trimmed = trim_if_due(py, queue);
     let object = trimmed.and_then(|()| match delivery {
@@ -159,19 +169,31 @@ pub fn take_many<'py>(
     most: usize,
     deadline: Deadline,
 ) -> PyResult<Bound<'py, PyList>> {
-    let py = handle.py();
-    let queue = call.queue();
+    let (py, queue) = (handle.py(), call.queue());
+    let source = Source::Items { queue, end: None };
+    take_many_by(handle, call, most, |batch, held| {
+        attempt_or_wait(py, deadline, None, source, |wait| {
+            queue.hold_many(batch, held, wait)
+        })
+        .inspect_err(|_| trim_if_ended(py, queue))
+    })
+}
+
+/// The same. The items are taken by `take`, which may leave the batch empty: then so is the list.
+pub fn take_many_by<'py>(
+    handle: &Bound<'py, Handle>,
+    call: &Call<'_>,
+    most: usize,
+    take: impl FnOnce(&mut Batch, &mut Vec<Held>) -> PyResult<()>,
+) -> PyResult<Bound<'py, PyList>> {
+    let (py, queue) = (handle.py(), call.queue());
     reserve::hold()?;
-    let _acting = tasks::act(py, queue)?;
     let list = new_list(py)?;
     let most = most.min(BATCH);
     let mut batch = Batch::with_room_for(most).map_err(|_| reserve::no_memory())?;
     let mut held: Vec<Held> = Vec::new();
     held.try_reserve_exact(most).map_err(|_| reserve::no_memory())?;
-    let source = Source::Items { queue, end: None };
-    attempt_or_wait(py, deadline, None, source, |wait| {
-        queue.hold_many(&mut batch, &mut held, wait)
-    })?;
+    take(&mut batch, &mut held)?;
     let mut first_error = trim_if_due(py, queue).err();
     let mut leases = held.into_iter();
     batch.into_items(|taken| {

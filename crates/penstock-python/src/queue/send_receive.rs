@@ -12,7 +12,7 @@ use crate::interpreter::{errors, reserve};
 use crate::queue::attempt::{ask, attempt_or_wait, is_worth_waiting, wait_for};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::{payload_buffer, pins, tasks};
+use crate::queue::{payload_buffer, pins};
 
 /// Where a message goes.
 #[derive(Clone, Copy)]
@@ -125,7 +125,6 @@ pub fn get<'py>(
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
-    let _acting = tasks::act(py, queue)?;
     let mut buffer = Buffer::default();
     let delivery = attempt_or_wait(
         py,
@@ -150,12 +149,15 @@ pub fn get_next<'py>(
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
-    let _acting = tasks::act(py, queue)?;
     let mut buffer = Buffer::default();
     let mut next = |wait: Wait<'_>| queue.get_next(in_hand, &mut buffer, wait);
-    let taken = match at_once(&mut next) {
+    let source = Source::Items { queue, end: None };
+    let tried = {
+        let _acting = source.act(py)?;
+        at_once(&mut next)
+    };
+    let taken = match tried {
         Err(error) if is_worth_waiting(&error, Deadline::Never) => {
-            let source = Source::Items { queue, end: None };
             wait_for(py, Deadline::Never, call.end_of_items(), source, next)?
         }
         taken => taken,

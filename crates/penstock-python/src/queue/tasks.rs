@@ -21,7 +21,8 @@ pub fn note() {
 }
 
 /// Makes the calls of this thread those of the current task, while the result lives. `None` if there is none,
-/// or if it makes no difference to that queue.
+/// or if it makes no difference to that queue. The caller runs no code of the program meanwhile, and does not
+/// sleep in gevent's hub.
 #[inline]
 pub fn act(py: Python<'_>, queue: &Queue) -> PyResult<Option<Acting>> {
     if RUNS_TASKS.load(Ordering::Relaxed) && queue.options().acknowledged {
