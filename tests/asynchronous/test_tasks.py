@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 import penstock
+from tests.asynchronous.test_waiting import until_waiting
 from tests.support.children import fork
 from tests.support.waiting import until
-
-from .test_waiting import until_waiting
 
 anyio = pytest.importorskip("anyio")
 
