@@ -144,7 +144,6 @@ class Mutant:
 
 CORE = "crates/penstock-core/src"
 DEATHS = core("death", "points::death_at_each_point")
-RECOVERY = core("death", "points::death_inside_the_recovery")
 STATE_MACHINE = core("model")
 # More places than instructions, so that every instruction is among them.
 DEATHS_IN_PUT = kill("put-inline", 3000)
@@ -1163,7 +1162,7 @@ Some(State::Handed | State::HandedDone) => {
         "a redelivered item goes to the end, not to its old place",
         f"{CORE}/state/order/mod.rs",
         "        self.insert_returned(index)?;\n        self.count_ready(len);\n",
-        "        self.push_ready(index, len)?;\n",
+        "        self.push_ready((index, self.slot(index)?), len)?;\n",
         (
             histories("small_histories_of_an_acknowledged_queue_with_deaths_are_linearizable"),
             STATE_MACHINE,
@@ -1199,7 +1198,7 @@ Some(State::Handed | State::HandedDone) => {
         f"{CORE}/state/recovery.rs",
         '        fault!("sweep.started");\n',
         '        fault!("sweep.started");\n        record.word.store(word & !1, Ordering::Release);\n',
-        (RECOVERY,),
+        (core("death", "points::a_sweep_in_portions_is_finished_by_the_next"),),
     ),
     # -------------------------------------------------------------------------------------------------- aside
     Mutant(
@@ -1942,8 +1941,14 @@ Some(State::Handed | State::HandedDone) => {
         "keep-not-committed",
         "an item whose payload was kept stays leased, and is redelivered",
         f"{CORE}/state/deliver.rs",
-        "            self.keep_memory(index)?;\n",
-        "",
+        """\
+        slot.borrowed.set(KEPT);
+        if slot.word().state() == Some(State::Leased) && !self.shared.options.acknowledged {
+            self.keep_memory(index)?;
+""",
+        """\
+        if slot.word().state() == Some(State::Leased) && !self.shared.options.acknowledged {
+""",
         (core("death", "points::what_was_kept_does_not_come_back"),),
     ),
     Mutant(

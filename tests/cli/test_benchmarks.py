@@ -28,7 +28,7 @@ def test_the_worst_sizes_are_found() -> None:
 def test_sizes_lie_on_both_sides_of_each_threshold(kind: str) -> None:
     tried = sizes.sizes(kind)
     assert set(sizes._POWERS) <= set(tried)
-    messages = {size: sizes._message(sizes.KINDS[kind], size) for size in tried}
+    messages = {size: sizes._message(sizes.KINDS[kind].make, size) for size in tried}
     for limit in sizes._MESSAGES:
         # An array's message of any size is longer than a slot.
         last = max((size for size in tried if messages[size] <= limit), default=None)
@@ -52,7 +52,7 @@ def test_costs_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(ticks) == sizes.steps(1)
     for kind, by_size in found.costs.items():
         for size, (its, others) in by_size.items():
-            message = sizes._message(sizes.KINDS[kind], size)
+            message = sizes._message(sizes.KINDS[kind].make, size)
             assert its.rounds == [pytest.approx(message)] * sizes._MORE_ROUNDS
             assert others.rounds == [pytest.approx(2 * message)] * sizes._MORE_ROUNDS
         assert found.checks[kind].ratio == pytest.approx(0.5)

@@ -1350,11 +1350,12 @@ mod points {
         put(&queue, &numbered(8, 20)).unwrap();
         let child = Child::run(|| {
             get(&queue, Patience::NoWait).unwrap();
+            // It checks for the dead, so that the next check is not due yet.
+            queue.statistics().unwrap();
             assert!(fault::arm("lock.taken", 1));
             put(&queue, &numbered(7, 20)).unwrap();
         });
         assert_eq!(child.outcome(), libc::SIGKILL);
-        // A put does not check for the dead by itself.
         put(&queue, &numbered(9, 20)).unwrap();
         assert_eq!(queue.len(), 2);
         assert_eq!(number_of(&get(&queue, Patience::NoWait).unwrap()), 8);

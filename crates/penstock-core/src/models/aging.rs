@@ -24,6 +24,18 @@ fn until_others_have_aged() {
     world::sleep(0, LONG_AGO);
 }
 
+/// Where a process sleeps that goes on together with another one. Virtual time alone lets one go on only when
+/// all others sleep.
+const GATE: usize = 1;
+
+fn until_let_in() {
+    world::sleep(GATE, 10 * LONG_AGO);
+}
+
+fn let_another_in() {
+    world::wake(GATE, 1);
+}
+
 #[test]
 fn an_aged_getter() {
     Model::new("an aged getter, a putter, a getter that does not wait", AtMost(2)).check(|| {
@@ -33,12 +45,13 @@ fn an_aged_getter() {
         processes.start(1, |queue| assert_eq!(get(queue), 1));
         processes.start(2, |queue| {
             until_others_have_aged();
+            let_another_in();
             put(queue, 1);
             put(queue, 2);
         });
         let got = log.clone();
         processes.start(3, move |queue| {
-            until_others_have_aged();
+            until_let_in();
             match try_get(queue, at_once()) {
                 Ok(item) => got.note(item),
                 Err(error) => assert_eq!(error, Error::Empty),
@@ -86,10 +99,11 @@ fn an_aged_putter() {
         processes.start(1, |queue| put(queue, 1));
         processes.start(2, |queue| {
             until_others_have_aged();
+            let_another_in();
             assert_eq!(get(queue), 0);
         });
         processes.start(3, |queue| {
-            until_others_have_aged();
+            until_let_in();
             assert_eq!(queue.put(&[&[9]], at_once()).map(drop), Err(Error::Full));
         });
         assert_eq!(processes.finish(), [1]);
@@ -142,10 +156,11 @@ fn an_interrupted_aged_putter() {
         });
         processes.start(2, |queue| {
             until_others_have_aged();
+            let_another_in();
             assert_eq!(get(queue), 0);
         });
         processes.start(3, |_| {
-            until_others_have_aged();
+            until_let_in();
             world::disturb(1, Slept::Interrupted);
         });
         let queued = processes.finish();
@@ -153,37 +168,47 @@ fn an_interrupted_aged_putter() {
     });
 }
 
-/// A signal comes at any moment. What it was handed goes to the next.
+/// A signal comes at any moment. What it was handed goes to the next, while its process goes on.
 #[test]
 fn an_interrupted_aged_getter() {
     Model::new("an aged getter is interrupted, another goes on", AtMost(1)).check(|| {
         let queue = create(&PLAIN);
-        let log = Log::default();
+        let (first, second) = (Log::default(), Log::default());
         world::expect_disturbance(1);
         let mut processes = Processes::of(&queue);
-        let got = log.clone();
+        let (got, of_another) = (first.clone(), second.clone());
         processes.start(1, move |queue| {
             let wait = Wait {
                 patience: Patience::Forever,
                 interrupted: &mut || world::elapsed().0 >= LONG_AGO,
             };
             match try_get(queue, wait) {
-                Ok(item) => got.note(item),
+                Ok(item) => {
+                    got.note(item);
+                    put(queue, 2);
+                }
                 Err(error) => assert_eq!(error, Error::Interrupted),
             }
+            // Its death would return what it has not.
+            while of_another.items().is_empty() {
+                until_others_have_aged();
+            }
         });
-        let got = log.clone();
+        let got = second.clone();
         processes.start(2, move |queue| got.note(get(queue)));
         processes.start(3, |queue| {
             until_others_have_aged();
+            let_another_in();
             put(queue, 1);
+        });
+        processes.start(4, |_| {
+            until_let_in();
             world::disturb(1, Slept::Interrupted);
-            put(queue, 2);
         });
         let queued = processes.finish();
-        let mut all = [log.items(), queued].concat();
+        let mut all = [first.items(), second.items(), queued].concat();
         all.sort_unstable();
-        assert_eq!(all, [1, 2]);
+        assert_eq!(all, [1, 2][..=first.items().len()]);
     });
 }
 
