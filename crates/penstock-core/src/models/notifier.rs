@@ -1,5 +1,6 @@
 //! In the place of state/notifier.rs: the pipes of a model are words of the segment, and every process has
 //! them open. What is written to them, and when, is the real pipe_word.rs.
+#![cfg_attr(not(test), allow(dead_code))]
 
 use crate::error::Error;
 use crate::memory::layout::{Hot, Kind, Participant};

@@ -43,6 +43,7 @@ pub(crate) enum Pipe {
 impl Pipe {
     pub(crate) const ALL: [Pipe; 2] = [Pipe::Traffic, Pipe::Finish];
 
+    #[cfg_attr(all(loom, not(test)), allow(dead_code))]
     pub(crate) fn of(kind: Kind) -> Pipe {
         match kind {
             Kind::Item | Kind::Room => Pipe::Traffic,
@@ -193,6 +194,7 @@ pub(crate) fn keep_promise(word: &AtomicU32, pipe: &impl PipeEnds, mut promise: 
 
 impl Shared {
     /// Whether a byte may be promised that no thread writes any more, or a pipe could not be changed.
+    #[cfg_attr(all(loom, not(test)), allow(dead_code))]
     pub(crate) fn is_notifier_unsettled(&self) -> bool {
         let hot = self.segment.hot();
         let for_finish = hot.watching_finish.get();
