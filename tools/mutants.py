@@ -518,6 +518,14 @@ MUTANTS = [
         (models("a_waiting_getter_learns_it"),),
     ),
     Mutant(
+        "due-not-tended",
+        "a process that sleeps with descriptors makes nothing ready whose time has come",
+        f"{CORE}/operations/watch.rs",
+        "self.shared.is_notifier_unsettled() || self.shared.segment.hot().is_any_due()",
+        "self.shared.is_notifier_unsettled()",
+        (core("watching", "tending_a_queue_makes_ready_what_is_due"),),
+    ),
+    Mutant(
         "watchers-not-told",
         "the notifier does not show that a queue is shut down",
         f"{CORE}/state/pipe_word.rs",

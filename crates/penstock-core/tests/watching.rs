@@ -6,6 +6,7 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use penstock_core::{Awaited, Buffer, Delivery, Error, Options, Patience, Queue};
 
@@ -321,4 +322,24 @@ fn tending_a_queue_sweeps_the_dead() {
         }
     }
     assert_eq!(get(&queue).unwrap(), b"x");
+}
+
+#[test]
+fn tending_a_queue_makes_ready_what_is_due() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let fd = watch(&queue, Awaited::Item);
+    let delay = Duration::from_millis(1);
+    wait(Patience::NoWait, |wait| queue.put_delayed(&[b"x"], delay, wait)).unwrap();
+    let began = Instant::now();
+    for slices in 1.. {
+        if queue.is_tending_due(slices) {
+            queue.tend(slices).unwrap();
+        }
+        if is_readable(fd) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "it stays delayed");
+    }
+    assert_eq!(get(&queue).unwrap(), b"x");
+    is_sound(&queue);
 }

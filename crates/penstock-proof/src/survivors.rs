@@ -126,7 +126,7 @@ impl Survivor {
     }
 
     /// The watcher's descriptor, from before the death or from now on, is readable exactly if there is an
-    /// item.
+    /// item, or the queue is shut down.
     fn notifier_is_right(&mut self) {
         let queue = &self.scene.queue;
         let notifier = match self.scene.log.notifier {
@@ -142,7 +142,8 @@ impl Survivor {
             let is_writable = events(ends::writing(), libc::POLLOUT) & libc::POLLOUT != 0;
             assert_eq!(is_writable, !queue.is_full(), "the line is wrong");
         }
-        let expected = if queue.is_empty() { 0 } else { libc::POLLIN };
+        let is_ready = !queue.is_empty() || queue.is_shut_down();
+        let expected = if is_ready { libc::POLLIN } else { 0 };
         assert_eq!(events(notifier, libc::POLLIN), expected, "the notifier is wrong");
     }
 
@@ -158,7 +159,8 @@ impl Survivor {
             events(fd, event) & event != 0
         };
         let has_room = is_ready(Awaited::Room, libc::POLLOUT);
-        assert_eq!(has_room, !queue.is_full(), "the notifier is wrong about room");
+        let ends_puts = !queue.is_full() || queue.is_shut_down();
+        assert_eq!(has_room, ends_puts, "the notifier is wrong about room");
         let is_finished = queue.statistics().unwrap().unfinished == 0;
         assert_eq!(
             is_ready(Awaited::Finish, libc::POLLIN),
