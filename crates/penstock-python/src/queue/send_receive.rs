@@ -107,8 +107,9 @@ pub fn send(
         Way::Later(delay) => call.put_delayed(pieces, delay, wait),
     };
     let room = match way {
-        Way::Queue | Way::Later(_) => Source::Room(call.queue()),
-        Way::Line(_) => Source::Thread,
+        Way::Queue => Source::Room(call.queue()),
+        // What is delayed takes no room.
+        Way::Line(_) | Way::Later(_) => Source::Thread,
     };
     if is_large {
         return wait_for(py, deadline, call.end_of_room(), room, put)?.map_err(errors::to_python);
