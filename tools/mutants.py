@@ -436,6 +436,14 @@ MUTANTS = [
         (core("ranges", "without_address_space_a_putter_learns_what_was_put"),),
     ),
     Mutant(
+        "getter-out-of-time-leaves-its-item",
+        "a getter out of time does not wait for the lock, though it was handed an item",
+        f"{CORE}/operations/wait.rs",
+        "self.leave_cell(waiting, &UNHANDED)?",
+        "self.leave_cell(waiting, &WAITING)?",
+        (unit("what_was_handed_is_the_result"), models("out_of_time")),
+    ),
+    Mutant(
         "gone-getter-is-waited-for",
         "the item of a getter that has left returns only when that getter is late",
         f"{CORE}/state/hand.rs",

@@ -84,6 +84,11 @@ impl Child {
     /// Stops it, and waits until it is stopped.
     fn stop(&self) {
         self.signal(libc::SIGSTOP);
+        self.await_stop();
+    }
+
+    /// Waits until it is stopped.
+    fn await_stop(&self) {
         let mut status = 0;
         // SAFETY: the process is a child of this one that has not been reaped.
         let seen = unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) };
@@ -859,7 +864,7 @@ mod deaths {
         }
     }
 
-    /// The same for a getter that has left its cell without the lock.
+    /// The same for a getter that has left its cell without the lock, because the lock's holder is stopped.
     #[test]
     fn of_a_getter_that_left_without_the_lock() {
         let queue = create(&PLAIN);
@@ -870,6 +875,8 @@ mod deaths {
                     .map_err(|error| matches!(error, Error::Empty | Error::EmptyBehindStopped { .. })),
                 Err(true)
             );
+            // SAFETY: raises a valid signal.
+            unsafe { libc::raise(libc::SIGSTOP) };
             // Its next section gives back what it was handed.
             while at_once(&queue) != Ok(b"one".to_vec()) {
                 thread::yield_now();
@@ -880,19 +887,14 @@ mod deaths {
             assert!(fault::suspend_at("unlock.before-wake"));
             put(&queue, b"one", soon()).unwrap();
         });
-        let mut status = 0;
-        // SAFETY: the process is a child of this one that has not been reaped.
-        unsafe { libc::waitpid(holder.0, &raw mut status, libc::WUNTRACED) };
+        holder.await_stop();
         let blocker = Child::run(|| {
             assert!(fault::suspend_at("lock.taken"));
             drop(at_once(&queue));
         });
-        // SAFETY: as above.
-        unsafe { libc::waitpid(blocker.0, &raw mut status, libc::WUNTRACED) };
+        blocker.await_stop();
         waiting.signal(libc::SIGCONT);
-        while Instant::now() < deadline + Duration::from_millis(200) {
-            thread::yield_now();
-        }
+        waiting.await_stop();
         holder.finish();
         blocker.finish();
         waiting.finish();

@@ -11,7 +11,7 @@ use crate::models::run::*;
 use crate::models::world::{self, How};
 use crate::operations::delivery::{Batch, Taken};
 use crate::options::{Patience, Wait};
-use crate::platform::Slept;
+use crate::platform::{Instant, Slept};
 
 /// After this time every waiter that began with the model has aged.
 const LONG_AGO: Duration = Duration::from_millis(150);
@@ -221,6 +221,56 @@ fn an_interrupted_aged_getter() {
 }
 
 // ---------------------------------------------------------------------------------------------------- deaths
+
+#[test]
+fn a_putter_dies_beside_an_aged_getter_out_of_time() {
+    let model = Model::new("an aged getter is out of time, a putter dies", AtMost(1));
+    model.check_stopping(1, How::Dies, out_of_time);
+}
+
+/// The putter stops for longer than a getter whose time is over waits for the lock, unless it was handed an
+/// item.
+#[test]
+fn a_putter_pauses_beside_an_aged_getter_out_of_time() {
+    let pause = How::Pauses(Duration::from_millis(40));
+    let model = Model::new("an aged getter is out of time, a putter pauses", AtMost(1));
+    model.check_stopping(1, pause, out_of_time);
+}
+
+/// A getter's time is over soon after it was handed an item: no younger item comes before that one.
+fn out_of_time() {
+    let queue = create(&PLAIN);
+    let (first, second) = (Log::default(), Log::default());
+    let mut processes = Processes::of(&queue);
+    processes.start(1, |queue| {
+        until_others_have_aged();
+        put(queue, 1);
+        put(queue, 2);
+    });
+    let got = first.clone();
+    processes.start(2, move |queue| {
+        let wait = Wait {
+            patience: Patience::Until(Instant::now() + LONG_AGO + Duration::from_millis(5)),
+            interrupted: &mut || false,
+        };
+        match try_get(queue, wait) {
+            Ok(item) => got.note(item),
+            Err(error) => assert!(matches!(error, Error::Empty | Error::EmptyBehindStopped { .. })),
+        }
+        // Its death would return what it has not.
+        world::sleep(0, 10 * LONG_AGO);
+    });
+    let got = second.clone();
+    processes.start(3, move |queue| get_all(queue, &got, |_| ()));
+    assert_eq!(processes.finish(), []);
+    let all = [first.items(), second.items()].concat();
+    assert!(
+        [1, 2].starts_with(&all),
+        "{:?} {:?}",
+        first.items(),
+        second.items()
+    );
+}
 
 #[test]
 fn an_aged_getter_dies() {

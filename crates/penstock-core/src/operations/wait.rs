@@ -9,7 +9,7 @@ use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, ParticipantId};
-use crate::options::{Patience, Wait};
+use crate::options::{Patience, Wait, uninterruptible};
 use crate::platform::{self, Instant, Slept};
 use crate::state::Section;
 use crate::state::line::SleepTarget;
@@ -54,6 +54,17 @@ const THOROUGH: u32 = 10;
 /// Poll interval of a sender that may not fill the line yet, because notified senders have not come back
 /// (state/line.rs). After a slice it treats those as late.
 const FOR_NOW: Duration = Duration::from_millis(1);
+
+/// The words of a waiter's cell, and those with which the waiter leaves it without the lock.
+const WAITING: [(u32, u32); 4] = [
+    (SLEEPING, ABANDONED),
+    (WOKEN, WOKEN_LEFT),
+    (LATE, LATE_LEFT),
+    (HANDED, HANDED_LEFT),
+];
+
+/// Those of a waiter that was handed nothing.
+const UNHANDED: [(u32, u32); 3] = [WAITING[0], WAITING[1], WAITING[2]];
 
 /// Poll interval of a putter that waits until another participant has repaired the queue, which it cannot.
 const REPAIR: Duration = Duration::from_millis(10);
@@ -247,7 +258,7 @@ impl Queue {
     #[cold]
     fn leave_or_arrive<'q>(&'q self, waiting: &mut Waiting, error: Error) -> Result<Guard<'q>, Error> {
         if is_stuck(&error) {
-            if let Ok(mut section) = self.enter_briefly() {
+            if let Some(mut section) = self.enter_or_leave(waiting)? {
                 let is_handed = section.cell(waiting.cell)?.word.get() == HANDED;
                 if is_handed {
                     section.arrive(waiting)?;
@@ -261,6 +272,32 @@ impl Queue {
         Err(error)
     }
 
+    /// Takes the lock for a waiter whose time is over. If the lock stays taken, a getter that was handed an
+    /// item waits on for the holder, unless that is stopped. Any other getter leaves its cell. `None` if
+    /// there is no section: the waiter has left, or is to leave.
+    fn enter_or_leave(&self, waiting: &mut Waiting) -> Result<Option<Guard<'_>>, Error> {
+        match self.enter_briefly() {
+            Ok(section) => return Ok(Some(section)),
+            Err(Error::NoAddressSpace { .. }) => return Ok(None),
+            Err(_) if waiting.kind != Kind::Item => return Ok(None),
+            Err(_) => {}
+        }
+        if !self.leave_cell(waiting, &UNHANDED)? {
+            let entered = uninterruptible(|wait| {
+                self.enter(&mut Wait {
+                    patience: Patience::NoWait,
+                    ..wait
+                })
+            });
+            if let Ok(section) = entered {
+                return Ok(Some(section));
+            }
+            self.leave_cell(waiting, &WAITING)?;
+        }
+        waiting.cell = 0;
+        Ok(None)
+    }
+
     /// Leaves the list, without the lock if that stays taken: a stopped process may hold it. What a getter
     /// was handed returns to the queue. A putter whose item was published has its ticket then.
     pub(crate) fn abandon(&self, waiting: &mut Waiting) {
@@ -268,12 +305,12 @@ impl Queue {
             return;
         }
         let left = match self.enter_briefly() {
-            Ok(mut section) => section.withdraw(waiting),
+            Ok(mut section) => section.withdraw(waiting).map(|()| true),
             Err(Error::NoAddressSpace { .. }) => match self.withdraw_unmapped(waiting) {
-                Ok(false) => self.leave_cell(waiting),
-                withdrawn => withdrawn.map(drop),
+                Ok(false) => self.leave_cell(waiting, &WAITING),
+                withdrawn => withdrawn,
             },
-            Err(_) => self.leave_cell(waiting),
+            Err(_) => self.leave_cell(waiting, &WAITING),
         };
         // An error here means damage, and the caller has an error already.
         let _ = left;
@@ -295,31 +332,26 @@ impl Queue {
         Ok(true)
     }
 
-    /// Leaves without the lock. If this waiter was notified or handed something already, the next section of
-    /// this process passes that on. Or another waiter does at the end of its slice, which treats this one as
-    /// late; or the next check for the dead does with an item.
-    fn leave_cell(&self, waiting: &mut Waiting) -> Result<(), Error> {
+    /// Leaves without the lock, from one of these words of its cell; false if it has another. If this waiter
+    /// was notified or handed something already, the next section of this process passes that on. Or another
+    /// waiter does at the end of its slice, which treats this one as late; or the next check for the dead
+    /// does with an item.
+    fn leave_cell(&self, waiting: &mut Waiting, words: &[(u32, u32)]) -> Result<bool, Error> {
         let cell = self.shared.segment.cell(waiting.cell)?;
-        let words = [
-            (SLEEPING, ABANDONED),
-            (WOKEN, WOKEN_LEFT),
-            (HANDED, HANDED_LEFT),
-            (LATE, LATE_LEFT),
-        ];
         // Other participants change the word from one of these values to the next. Only a rebuild may change
         // it back, from HANDED to SLEEPING.
-        for (word, left) in words.into_iter().cycle().take(3 * words.len()) {
+        for &(word, left) in words.iter().cycle().take(3 * words.len()) {
             // Acquire: pairs with the release in mark_handed.
             if word == HANDED && waiting.kind == Kind::Room {
                 while cell.word.load(Ordering::Acquire) == HANDED && Section::ticket_of(cell).is_none() {
                     // The lock's holder is publishing the item, and is stopped or dead: only the lock tells.
                     match self.enter_uninterruptible() {
-                        Ok(mut section) => return section.withdraw(waiting),
+                        Ok(mut section) => return section.withdraw(waiting).map(|()| true),
                         Err(Error::NoAddressSpace { .. }) => {}
                         Err(error) => return Err(error),
                     }
                     if self.withdraw_unmapped(waiting)? {
-                        return Ok(());
+                        return Ok(true);
                     }
                     // The holder is dead, and this process cannot map what the rebuild reads: another repairs
                     // the queue.
@@ -345,10 +377,10 @@ impl Queue {
                     // The next check, which is due at once, returns the item.
                     self.shared.segment.hot().reaped_at.set(0);
                 }
-                break;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Waits until a get would find an item, and takes none.

@@ -25,9 +25,10 @@
 //! sooner: others may have taken younger items meanwhile, so that the item comes out of order. The getter
 //! keeps its age, so that it is the first in line when it comes back.
 //!
-//! A handed getter may leave its cell without the lock, because that stays taken or because its process
-//! cannot map a range that was added since (HANDED_LEFT). That getter does not come back. So the next section
-//! of its process returns the item, or the next check for the dead, which is due at once.
+//! A handed getter whose time is over waits for the lock: the item is its result. It leaves its cell without
+//! the lock (HANDED_LEFT) if the lock's holder is stopped, if the getter is interrupted while the lock stays
+//! taken, or if its process cannot map a range that was added since. That getter does not come back. So the
+//! next section of its process returns the item, or the next check for the dead, which is due at once.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|

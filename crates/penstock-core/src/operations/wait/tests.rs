@@ -1,6 +1,7 @@
 //! Which waiters a section wakes, by the cells that it notes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
@@ -103,6 +104,31 @@ fn the_watcher_that_is_handed_a_place_wakes_the_new_watcher() {
     section.free_slot(head).unwrap();
     section.hand_over().unwrap();
     assert_eq!(section.wakes_noted(), [first.cell, last.cell]);
+}
+
+/// It does not come back, because younger items may have been taken since: the getter waits for the lock,
+/// though its time is over and the lock stays taken.
+#[test]
+fn what_was_handed_is_the_result_of_a_getter_out_of_time() {
+    let queue = create(0);
+    let mut getter = enlisted(&queue, Waiting::new(Kind::Item));
+    ages(&queue, &mut getter);
+    put(&queue);
+    let holder = enter(&queue);
+    std::thread::scope(|scope| {
+        let getting = scope.spawn(|| {
+            let section = queue.leave_or_arrive(&mut getter, Error::Busy)?;
+            let is_mine = section.slot(getter.take_item())?.word().is_handed();
+            Ok::<_, Error>(is_mine)
+        });
+        // Long enough for a getter that does not wait for the lock.
+        let end = platform::Instant::now() + Duration::from_millis(300);
+        while !getting.is_finished() && platform::Instant::now() < end {
+            std::thread::yield_now();
+        }
+        drop(holder);
+        assert_eq!(getting.join().unwrap(), Ok(true));
+    });
 }
 
 /// However many are late, no section makes a wake-up call under the lock.
