@@ -158,8 +158,6 @@ pub(crate) struct Hot {
     pub put_bytes: LockedU64,
 
     // Line 1: what small messages only read, and the lists of the rarer states.
-    /// The largest `ready_count` so far.
-    pub high_water: LockedU64,
     pub leases: LockedU64,
     pub redeliveries: LockedU64,
     pub dead_count: AtomicU64,
@@ -192,8 +190,6 @@ pub(crate) struct Hot {
     /// No slot from this one on has memory behind it, but for at most 1 MiB that a put has left which died
     /// while it grew. See state/pages.rs for those below.
     pub slots_backed: AtomicU32,
-    /// Slots from this one on were never used, or not since their memory was given back.
-    pub slots_high: LockedU32,
     pub cells_backed: LockedU32,
     /// No span from this one on is taken or has memory behind it.
     pub spans_high: LockedU32,
@@ -280,6 +276,13 @@ pub(crate) struct Hot {
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
+
+    // A cache line that each put writes which makes the queue longer than it ever was, and that no get reads
+    // of a queue which stays short. Beside words that gets read, these two would cost each get the line.
+    /// The largest `ready_count` so far.
+    pub high_water: LockedU64,
+    /// Slots from this one on were never used, or not since their memory was given back.
+    pub slots_high: LockedU32,
 }
 
 /// The participant that spins for an item, or for room; it counts as a waiter on its way. And which waiters
@@ -489,7 +492,10 @@ const _: () = {
 #[cfg(not(loom))]
 const _: () = {
     // All that a small put and a small get write beside the slot is in one cache line.
-    assert!(offset_of!(Hot, high_water) == 64);
+    assert!(offset_of!(Hot, leases) == 64);
+    // No other word is in the line of the two that a growing queue writes.
+    assert!(offset_of!(Hot, high_water) % 64 == 0);
+    assert!(size_of::<Hot>() == offset_of!(Hot, high_water) + 64);
     assert!(size_of::<Participant>() == 128);
     assert!(size_of::<WaiterCell>() == 64);
     assert!(size_of::<Slot>() == 128);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{Kind, ParticipantId};
+use crate::memory::layout::Kind;
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::lease::Lent;
 use crate::options::{Patience, Wait};
@@ -51,11 +51,15 @@ pub enum Delivery {
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
     pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
+        // Apart from the result, which is moved: moving it costs a third of a small get.
+        let mut lent = None;
         self.take(wait, Asks::Anew(1), |section, head| {
-            section
-                .deliver(head, buffer)
-                .map(|delivered| self.delivery(section.me, delivered))
-        })
+            if let Delivered::Borrowed(borrowed) = section.deliver(head, buffer)? {
+                lent = Some(Lent::new(self, section.me, borrowed));
+            }
+            Ok(())
+        })?;
+        Ok(lent.map_or(Delivery::Copied, Delivery::Lent))
     }
 
     /// Takes the oldest items, as many as are ready and fit into `batch`, in one critical section. Waits for
@@ -74,8 +78,8 @@ impl Queue {
         self.take(wait, asks, |section, mut head| {
             while head != 0 && batch.has_room() {
                 let delivered = section.deliver(head, batch)?;
-                if let Delivery::Lent(lent) = self.delivery(section.me, delivered) {
-                    batch.push_lent(lent);
+                if let Delivered::Borrowed(borrowed) = delivered {
+                    batch.push_lent(Lent::new(self, section.me, borrowed));
                 }
                 head = section.oldest()?;
             }
@@ -83,48 +87,47 @@ impl Queue {
         })
     }
 
-    #[inline(always)]
-    fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
-        match delivered {
-            Delivered::Copied => Delivery::Copied,
-            Delivered::Borrowed(borrowed) => Delivery::Lent(Lent::new(self, me, borrowed)),
-        }
-    }
-
     /// Waits for an item, and calls `deliver` under the lock with the oldest one, or with that which it was
     /// handed.
     #[inline(always)]
-    fn take<T>(
+    fn take(
         &self,
         mut wait: Wait<'_>,
         asks: Asks,
-        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut waiting = Waiting::new(Kind::Item);
-        let mut result = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
-        if result.is_ok() && wait.patience != Patience::TryLock && self.is_trim_due() {
-            if let Err(error) = self.trim_if_due() {
-                result = Err(error);
-            }
+        let taken = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
+        let error = match taken {
+            Ok(()) if wait.patience == Patience::TryLock || !self.is_trim_due() => return Ok(()),
+            Ok(()) => match self.trim_if_due() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        Err(self.take_in_vain(error, &mut waiting, wait.patience))
+    }
+
+    /// Ends a get that has failed. Returns the error for its caller.
+    #[cold]
+    fn take_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
+        let was_empty = error == Error::Empty;
+        let error = self.end_in_vain(error, waiting, patience);
+        if was_empty && self.shared.notifier.is_watched() {
+            self.found_nothing();
         }
-        self.shared.report(result.map_err(|error| {
-            let was_empty = error == Error::Empty;
-            let error = self.end_in_vain(error, &mut waiting, wait.patience);
-            if was_empty && self.shared.notifier.is_watched() {
-                self.found_nothing();
-            }
-            error
-        }))
+        self.shared.noted(error)
     }
 
     #[inline(always)]
-    fn take_in_section<T>(
+    fn take_in_section(
         &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
         asks: Asks,
-        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         if self.shared.segment.hot().sets_aside() {
             self.set_aside(asks, wait)?;
         }
@@ -143,10 +146,10 @@ impl Queue {
             (section, item) = self.wait_for_item(section, waiting, wait)?;
         }
         // The only call, so that the compiler makes one function of all.
-        let delivered = deliver(&mut section, item)?;
+        deliver(&mut section, item)?;
         section.withdraw(waiting)?;
         self.note_spare(&section);
-        Ok(delivered)
+        Ok(())
     }
 
     /// Waits for an item: the oldest one, or that which this getter was handed. Kept apart, because each move

@@ -90,9 +90,13 @@ impl Section<'_> {
                 self.free_payload(extent)?;
                 slot
             }
-            None => match self.pop_slot()? {
-                Ok(slot) => slot,
-                Err(growth) => return Ok(Err(growth)),
+            // As `pop_slot`, whose nested result would pass through the stack.
+            None => match self.pop_free(&self.hot().free)? {
+                Some(slot) => slot,
+                None => match self.pop_unlisted_slot()? {
+                    Ok(slot) => slot,
+                    Err(growth) => return Ok(Err(growth)),
+                },
             },
         };
         fault!("put.slot-popped");

@@ -57,6 +57,15 @@ impl Shared {
         }
         result
     }
+
+    /// The same of an error.
+    #[cold]
+    pub(crate) fn noted(&self, error: Error) -> Error {
+        if let Error::Corrupt { .. } = error {
+            self.segment.hot().note_damage();
+        }
+        error
+    }
 }
 
 impl Section<'_> {
