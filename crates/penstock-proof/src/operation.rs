@@ -4,7 +4,9 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Remainder, Wait};
+use penstock_core::{
+    Awaited, Batch, Buffer, Error, Held, Leave, Lent, Options, Patience, Queue, Remainder, Verdict, Wait,
+};
 
 use crate::ends;
 use crate::item::{Item, get, payload, put, surely, take, with_patience};
@@ -17,6 +19,7 @@ pub struct Victim {
     buffer: Box<Buffer>,
     batch: Batch,
     remainder: Option<Arc<Remainder>>,
+    held: Vec<Held>,
 }
 
 impl Victim {
@@ -28,7 +31,67 @@ impl Victim {
             buffer: Box::default(),
             batch: Batch::with_room_for(8).expect("there is memory"),
             remainder: None,
+            held: Vec::with_capacity(8),
         }
+    }
+
+    /// Takes an item by name.
+    fn hold(&mut self) {
+        let taken = with_patience(Patience::Forever, |wait| self.queue.hold(&mut self.buffer, wait));
+        if let Ok((delivery, held)) = std::hint::black_box(taken) {
+            self.held.push(held);
+            if let penstock_core::Delivery::Lent(lent) = delivery {
+                self.lent.push(lent);
+            }
+        }
+    }
+
+    fn put_delayed(&mut self) {
+        let parts: &[&[u8]] = &[&self.payloads[0]];
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.put_delayed(parts, SOON, wait)
+        }));
+    }
+
+    fn settle_later(&mut self, verdict: Verdict) {
+        let held = self.held[0];
+        let settled = with_patience(Patience::Forever, |wait| {
+            self.queue.settle_after(&held, verdict, SOON, wait)
+        });
+        let _ = std::hint::black_box(settled);
+    }
+
+    fn requeue(&mut self) {
+        let requeued = with_patience(Patience::Forever, |wait| self.queue.requeue(None, wait));
+        let _ = std::hint::black_box(requeued);
+    }
+
+    fn purge(&mut self) {
+        let purged = with_patience(Patience::Forever, |wait| self.queue.purge(None, wait));
+        let _ = std::hint::black_box(purged);
+    }
+
+    fn fail_with_a_text(&mut self) {
+        let (held, noted) = (
+            self.held[0],
+            (std::time::Duration::ZERO, &b"why it has failed"[..]),
+        );
+        let settled = with_patience(Patience::Forever, |wait| {
+            self.queue.settle_noting(&held, Verdict::Failed, noted, wait)
+        });
+        let _ = std::hint::black_box(settled);
+    }
+
+    fn hold_many(&mut self) {
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.hold_many(&mut self.batch, &mut self.held, wait)
+        }));
+    }
+
+    fn settle(&mut self, verdict: Verdict) {
+        let held = self.held[0];
+        let settled = with_patience(Patience::Forever, |wait| self.queue.settle(&held, verdict, wait));
+        let _ = std::hint::black_box(settled);
     }
 
     fn put(&mut self) {
@@ -72,6 +135,13 @@ impl Victim {
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| self.queue.watch(wait)));
     }
 
+    fn watch_all(&mut self) {
+        for awaited in [Awaited::Item, Awaited::Room, Awaited::Finish] {
+            let watched = with_patience(Patience::Forever, |wait| self.queue.watch_for(awaited, wait));
+            let _ = std::hint::black_box(watched);
+        }
+    }
+
     /// Receives from the connection whose ends the survivor has made.
     fn receive(&mut self) {
         let end = ends::reading();
@@ -111,6 +181,10 @@ impl Victim {
 
     fn task_done(&mut self) {
         let _ = std::hint::black_box(self.queue.task_done());
+    }
+
+    fn shut_down(&mut self, is_immediate: bool) {
+        let _ = std::hint::black_box(self.queue.shut_down(is_immediate));
     }
 
     fn leave(&mut self, how: Leave) {
@@ -161,6 +235,9 @@ impl Victim {
     }
 }
 
+/// The delay of an item: over before the survivors have found out what has happened.
+const SOON: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// Another process, which sleeps on the queue from before the operation until after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleeper {
@@ -177,6 +254,9 @@ pub enum Sleeper {
 
 /// What the sleeping putter puts.
 pub const SLEEPERS_ITEM: Item = 15;
+
+/// What a sleeper reports that learned that the queue was shut down.
+pub const TOLD: Item = Item::MAX;
 
 /// What the surviving process has done so far.
 #[derive(Default)]
@@ -199,8 +279,28 @@ impl Log {
         self.put.push(item);
     }
 
+    fn put_delayed(&mut self, queue: &Queue, item: Item) {
+        self.put_delayed_for(queue, item, SOON);
+        // So that the victim always finds that its time has come.
+        std::thread::sleep(2 * SOON);
+    }
+
+    fn put_delayed_for(&mut self, queue: &Queue, item: Item, delay: std::time::Duration) {
+        let payload = payload(item);
+        with_patience(surely(), |wait| queue.put_delayed(&[&payload], delay, wait)).unwrap();
+        self.put.push(item);
+    }
+
     fn watch(&mut self, queue: &Queue) {
         self.notifier = Some(with_patience(surely(), |wait| queue.watch(wait)).unwrap());
+    }
+
+    /// For room and for the end, too.
+    fn watch_all(&mut self, queue: &Queue) {
+        self.watch(queue);
+        for awaited in [Awaited::Room, Awaited::Finish] {
+            with_patience(surely(), |wait| queue.watch_for(awaited, wait)).unwrap();
+        }
     }
 
     /// Of a connection.
@@ -257,8 +357,13 @@ pub struct Operation {
     pub takes: &'static [Item],
     /// What is a dead letter if the victim has taken it, and else comes out of the queue.
     pub buries: &'static [Item],
+    /// What the victim buries are dead letters from the start: it puts them back, or it frees them.
+    pub requeues: bool,
+    pub purges: bool,
     /// Whether the victim finishes an item that another process has in hand, or that has not been taken yet.
     pub finishes: bool,
+    /// Whether the victim shuts the queue down. Afterwards the survivors only learn that.
+    pub shuts_down: bool,
     /// No process has called `task_done` or `join` before the operation; elsewhere one has.
     pub sets_aside: bool,
     /// The victim opens the queue anew instead of inheriting it.
@@ -316,7 +421,10 @@ const DEFAULT: Operation = Operation {
     puts: &[],
     takes: &[],
     buries: &[],
+    requeues: false,
+    purges: false,
     finishes: false,
+    shuts_down: false,
     sets_aside: false,
     attaches: false,
     second_deaths: 0,
@@ -326,6 +434,17 @@ const DEFAULT: Operation = Operation {
 
 fn take_part(victim: &mut Victim) {
     victim.queue.statistics().unwrap();
+}
+
+/// What the victim tries to put is not put: the queue is shut down meanwhile.
+fn hold_one_to_put(victim: &mut Victim) {
+    take_part(victim);
+    victim.payloads.push(payload(21));
+}
+
+fn hold_one(victim: &mut Victim) {
+    victim.hold();
+    victim.lent.clear();
 }
 
 fn take_one(victim: &mut Victim) {
@@ -576,6 +695,207 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: Victim::task_done,
         takes: &[20],
+        ..DEFAULT
+    },
+    Operation {
+        name: "hold",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        run: Victim::hold,
+        ..DEFAULT
+    },
+    Operation {
+        name: "hold-many",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11, 30]),
+        run: Victim::hold_many,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-done",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            hold_one(victim);
+        },
+        run: |victim| victim.settle(Verdict::Done),
+        takes: &[20],
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Released),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-failed",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11, 12]),
+        before: |victim| {
+            hold_one(victim);
+            hold_one(victim);
+        },
+        run: |victim| victim.settle(Verdict::Failed),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // It has a note by then, which is replaced.
+    Operation {
+        name: "lease-failed-with-a-text",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.fail_with_a_text();
+            victim.held.clear();
+            hold_one(victim);
+        },
+        run: Victim::fail_with_a_text,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // Whether it fails for the last time, or its holder dies before.
+    Operation {
+        name: "lease-failed-for-the-last-time",
+        options: BURYING,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Failed),
+        buries: &[20],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-rejected",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Rejected),
+        buries: &[30],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-to-getter",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Released),
+        sleeper: Some(Sleeper::Getter),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // An item is a dead letter, or comes again.
+    Operation {
+        name: "letter-requeued",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.settle(Verdict::Rejected);
+        },
+        run: Victim::requeue,
+        buries: &[30],
+        requeues: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "letter-purged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.settle(Verdict::Rejected);
+        },
+        run: Victim::purge,
+        buries: &[20],
+        purges: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-inline",
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put_delayed,
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-run",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put_delayed,
+        puts: &[31],
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-beside-getter",
+        run: Victim::put_delayed,
+        puts: &[11],
+        sleeper: Some(Sleeper::Getter),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-later",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle_later(Verdict::Released),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-failed-later",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: hold_one,
+        run: |victim| victim.settle_later(Verdict::Failed),
+        ..DEFAULT
+    },
+    // The victim takes an item whose time has come, behind one that came back.
+    Operation {
+        name: "get-when-due",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_delayed(queue, 20);
+            log.put_delayed(queue, 10);
+            log.put(queue, 11);
+        },
+        run: Victim::hold,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-discards-the-delayed",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_delayed_for(queue, 10, std::time::Duration::from_secs(3600));
+            log.put_delayed_for(queue, 20, std::time::Duration::from_secs(3600));
+        },
+        run: |victim| victim.shut_down(true),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-to-a-closed-queue",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 10]),
+        before: |victim| {
+            hold_one(victim);
+            victim.shut_down(true);
+        },
+        run: |victim| victim.settle(Verdict::Released),
+        second_deaths: 1,
         ..DEFAULT
     },
     Operation {
@@ -874,6 +1194,110 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        name: "shutdown",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        run: |victim| victim.shut_down(false),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // Two of the items came back before, of which one is finished already.
+    Operation {
+        name: "shutdown-immediate",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_all(queue, &[10, 20, 31]);
+        },
+        before: |victim| {
+            take_one(victim);
+            take_one(victim);
+            victim.leave(Leave::Crashed);
+            victim.task_done();
+        },
+        run: |victim| victim.shut_down(true),
+        shuts_down: true,
+        second_deaths: 3,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-getter",
+        run: |victim| victim.shut_down(false),
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-aged-getter",
+        run: |victim| victim.shut_down(true),
+        ages: true,
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-putter",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: |victim| victim.shut_down(false),
+        sleeper: Some(Sleeper::Putter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // It has written its item.
+    Operation {
+        name: "shutdown-wakes-aged-putter",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: |victim| victim.shut_down(true),
+        ages: true,
+        sleeper: Some(Sleeper::Putter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-joiner",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        run: |victim| victim.shut_down(true),
+        sleeper: Some(Sleeper::Joiner),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "putter-sleeps-until-a-shutdown",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        before: hold_one_to_put,
+        run: Victim::put,
+        when_asleep: Some(|queue, _| queue.shut_down(false).unwrap()),
+        ..DEFAULT
+    },
+    Operation {
+        name: "getter-sleeps-until-a-shutdown",
+        run: Victim::get,
+        when_asleep: Some(|queue, _| queue.shut_down(true).unwrap()),
+        ..DEFAULT
+    },
+    // What comes back to a closed queue is discarded.
+    Operation {
+        name: "leave-a-closed-queue",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 10]),
+        before: |victim| {
+            take_one(victim);
+            victim.shut_down(true);
+        },
+        run: |victim| victim.leave(Leave::Crashed),
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
         name: "watch",
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::watch,
@@ -914,6 +1338,47 @@ pub const OPERATIONS: &[Operation] = &[
             log.put(queue, 10);
         },
         run: Victim::get,
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "watch-for-all",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::watch_all,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-fills",
+        options: ONE,
+        prepare: |queue, log| log.watch_all(queue),
+        run: Victim::put,
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-makes-room",
+        options: ONE,
+        prepare: |queue, log| {
+            log.watch_all(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::get,
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-signals-the-end",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.watch_all(queue);
+            log.put(queue, 10);
+        },
+        before: take_one,
+        run: Victim::task_done,
         takes: &[10],
         ..DEFAULT
     },

@@ -13,7 +13,7 @@
 //! | lent payload read | the same |
 //! | plain: kept, **state = CLAIMED** | the item is gone with its getter; the sweep frees its memory |
 //! | plain: borrow ended, state = FREE | the item is gone with its getter |
-//! | undelivered: **state = READY** (or DEAD) | the item is in its old place |
+//! | undelivered: **state = READY** (or DEAD, or DISCARDED) | the item is in its old place, or is gone |
 //! | lists, counters | the rebuild computes them |
 
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use crate::operations::lease::Lent;
 use crate::options::{Patience, Wait};
 use crate::state::Section;
 use crate::state::deliver::Delivered;
+use crate::state::pipe_word::Pipe;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
 use crate::units::BATCH;
@@ -84,7 +85,7 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
+    pub(crate) fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
         match delivered {
             Delivered::Copied => Delivery::Copied,
             Delivered::Borrowed(borrowed) => Delivery::Lent(Lent::new(self, me, borrowed)),
@@ -94,7 +95,7 @@ impl Queue {
     /// Waits for an item, and calls `deliver` under the lock with the oldest one, or with that which it was
     /// handed.
     #[inline(always)]
-    fn take<T>(
+    pub(crate) fn take<T>(
         &self,
         mut wait: Wait<'_>,
         asks: Asks,
@@ -108,10 +109,17 @@ impl Queue {
             }
         }
         self.shared.report(result.map_err(|error| {
-            let was_empty = error == Error::Empty;
+            let (was_empty, has_ended) = (error == Error::Empty, error == Error::ShutDown);
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
-            if was_empty && self.shared.notifier.is_watched() {
+            if was_empty && self.shared.notifier(Pipe::Traffic).is_watched() {
                 self.found_nothing();
+            }
+            // What was discarded, perhaps by this call's section, has left memory.
+            if has_ended && wait.patience != Patience::TryLock && self.is_trim_due() {
+                let _ = self.trim_if_due();
+            }
+            if was_empty && self.shared.segment.hot().producers_begun.get() > 0 {
+                return self.check_producers(error, wait.patience);
             }
             error
         }))
@@ -163,9 +171,12 @@ impl Queue {
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }
+            section.check_get(wait.patience)?;
             section = self.wait_for(section, waiting, wait)?;
             let item = match waiting.take_item() {
+                0 if section.hot().is_closed() => return Err(Error::ShutDown),
                 0 => section.oldest()?,
+                // It was taken before a shutdown.
                 handed => handed,
             };
             if item != 0 {
