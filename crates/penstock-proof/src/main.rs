@@ -38,6 +38,9 @@
 //! | leave in order, also with a loan | the item again | unfinished, without a holder | state = ORPHAN |
 //! | leave by a crash | the item again | the item again | none |
 //! | shutdown | nothing | the queue is shut down for all | phase = DRAINING or CLOSED |
+//! | begin to produce | nothing | the queue is shut down once it is swept | the record's number and block |
+//! | end as the last producer | the queue is shut down once it is swept | the queue is shut down | none |
+//! | next of a loop | the item before again | the item before is finished | state = FREE |
 //! | register, wait, give memory back, recover | nothing | nothing | none |
 //!
 //! The commit is one instruction: from some k on the item is there (or gone), and before it is not. That is

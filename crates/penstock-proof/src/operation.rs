@@ -5,7 +5,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use penstock_core::{
-    Awaited, Batch, Buffer, Error, Held, Leave, Lent, Options, Patience, Queue, Remainder, Verdict, Wait,
+    Awaited, Batch, Buffer, Error, Held, InHand, Leave, Lent, Options, Patience, Production, Queue, Remainder,
+    Verdict, Wait,
 };
 
 use crate::ends;
@@ -20,6 +21,8 @@ pub struct Victim {
     batch: Batch,
     remainder: Option<Arc<Remainder>>,
     held: Vec<Held>,
+    productions: Vec<Production>,
+    in_loop: Option<InHand>,
 }
 
 impl Victim {
@@ -32,6 +35,8 @@ impl Victim {
             batch: Batch::with_room_for(8).expect("there is memory"),
             remainder: None,
             held: Vec::with_capacity(8),
+            productions: Vec::with_capacity(4),
+            in_loop: None,
         }
     }
 
@@ -185,6 +190,26 @@ impl Victim {
 
     fn shut_down(&mut self, is_immediate: bool) {
         let _ = std::hint::black_box(self.queue.shut_down(is_immediate));
+    }
+
+    fn produce(&mut self, expect: u32) {
+        self.productions.extend(self.queue.produce(expect));
+    }
+
+    fn end_producing(&mut self) {
+        if let Some(production) = self.productions.pop() {
+            let _ = std::hint::black_box(self.queue.end_producing(production));
+        }
+    }
+
+    /// Finishes the item of its loop, and takes the next one.
+    fn next(&mut self) {
+        let delivery = with_patience(Patience::Forever, |wait| {
+            self.queue.get_next(&mut self.in_loop, &mut self.buffer, wait)
+        });
+        if let Ok(penstock_core::Delivery::Lent(lent)) = std::hint::black_box(delivery) {
+            self.lent.push(lent);
+        }
     }
 
     fn leave(&mut self, how: Leave) {
@@ -364,6 +389,8 @@ pub struct Operation {
     pub finishes: bool,
     /// Whether the victim shuts the queue down. Afterwards the survivors only learn that.
     pub shuts_down: bool,
+    /// Whether the victim produces: its death shuts the queue down, too, and is found before all else.
+    pub produces: bool,
     /// No process has called `task_done` or `join` before the operation; elsewhere one has.
     pub sets_aside: bool,
     /// The victim opens the queue anew instead of inheriting it.
@@ -425,6 +452,7 @@ const DEFAULT: Operation = Operation {
     purges: false,
     finishes: false,
     shuts_down: false,
+    produces: false,
     sets_aside: false,
     attaches: false,
     second_deaths: 0,
@@ -1281,6 +1309,117 @@ pub const OPERATIONS: &[Operation] = &[
         name: "getter-sleeps-until-a-shutdown",
         run: Victim::get,
         when_asleep: Some(|queue, _| queue.shut_down(true).unwrap()),
+        ..DEFAULT
+    },
+    // The item of the loop is finished, and the next one taken.
+    Operation {
+        name: "next",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        before: Victim::next,
+        run: Victim::next,
+        takes: &[10],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "next-large",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[31, 32]),
+        before: Victim::next,
+        run: Victim::next,
+        takes: &[31],
+        is_swept: true,
+        ..DEFAULT
+    },
+    // From the moment at which it has begun, the death of the victim ends the queue.
+    Operation {
+        name: "produce",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        run: |victim| victim.produce(1),
+        shuts_down: true,
+        produces: true,
+        second_deaths: 2,
+        is_swept: true,
+        ..DEFAULT
+    },
+    // The number that it names is never reached: the queue stays open, whether it has begun or not.
+    Operation {
+        name: "produce-expecting",
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        run: |victim| victim.produce(9),
+        produces: true,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "end-producing",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        before: |victim| victim.produce(0),
+        run: Victim::end_producing,
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "end-producing-wakes-getter",
+        before: |victim| victim.produce(0),
+        run: Victim::end_producing,
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // The survivor is a producer, too.
+    Operation {
+        name: "end-producing-beside-another",
+        prepare: |queue, log| {
+            log.put_all(queue, &[10, 20]);
+            queue.produce(0).unwrap();
+        },
+        before: |victim| victim.produce(0),
+        run: Victim::end_producing,
+        produces: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "getter-sleeps-until-the-last-producer-ends",
+        run: Victim::get,
+        when_asleep: Some(|queue, _| {
+            let production = queue.produce(0).unwrap();
+            queue.end_producing(production).unwrap();
+        }),
+        ..DEFAULT
+    },
+    Operation {
+        name: "leave-while-producing",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        before: |victim| victim.produce(0),
+        run: |victim| victim.leave(Leave::Clean),
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "drop-last-handle-while-producing",
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        before: |victim| {
+            victim.become_last_holder();
+            victim.produce(0);
+        },
+        run: Victim::drop_last_handle,
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
         ..DEFAULT
     },
     // What comes back to a closed queue is discarded.

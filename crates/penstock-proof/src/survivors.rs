@@ -57,6 +57,10 @@ pub fn go_on(scene: Scene, turn: usize) -> Findings {
         own: Vec::new(),
         finished: 0,
     };
+    if survivor.scene.operation.produces {
+        // Sweeps the victim.
+        survivor.timed(|scene| scene.queue.statistics().unwrap());
+    }
     if survivor.scene.queue.is_shut_down() {
         survivor.end(turn);
         return survivor.found;

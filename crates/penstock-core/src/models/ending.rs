@@ -14,6 +14,7 @@ use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::operations::iterate::InHand;
 use crate::options::Wait;
+use crate::units::Leave;
 
 /// In virtual time: a slice of the lock, and one of a waiter behind the watcher.
 const SOON: Duration = Duration::from_millis(400);
@@ -252,6 +253,44 @@ fn loops_end_together() {
         items.sort_unstable();
         assert_eq!(items, [1, 2]);
         assert_no_slice_ended();
+    });
+}
+
+/// A loop dies with its item, or between two of them: the other one does what is left, and ends.
+#[test]
+fn a_loop_dies() {
+    Model::new("a loop dies beside another", AtMost(1)).check_stopping(1, How::Dies, || {
+        let queue = create(&ACKNOWLEDGED);
+        queue.join(forever()).expect("nothing was put");
+        put(&queue, 1);
+        put(&queue, 2);
+        queue.shut_down(false).expect("the queue is whole");
+        let taken = Log::default();
+        let mut processes = Processes::of(&queue);
+        let log = taken.clone();
+        processes.start(1, move |queue| {
+            let mut in_hand = None;
+            // Two at most: otherwise each further slice would have further steps at which to stop.
+            for _ in 0..2 {
+                if let Ok(item) = try_next(queue, &mut in_hand, patient()) {
+                    log.note(item);
+                }
+            }
+            queue.leave(Leave::Crashed).expect("the queue is whole");
+        });
+        let log = taken.clone();
+        processes.start(2, move |queue| {
+            let mut in_hand = None;
+            while let Ok(item) = try_next(queue, &mut in_hand, patient()) {
+                log.note(item);
+            }
+            assert!(in_hand.is_none(), "it is finished before the wait");
+        });
+        assert_eq!(processes.finish(), []);
+        for item in [1, 2] {
+            // Once, or again because the first one died with it.
+            assert!((1..=2).contains(&taken.items().iter().filter(|taken| **taken == item).count()));
+        }
     });
 }
 
