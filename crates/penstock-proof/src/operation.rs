@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use penstock_core::{
-    Awaited, Batch, Buffer, Error, Held, InHand, Leave, Lent, Options, Patience, Production, Queue, Remainder,
-    Verdict, Wait,
+    Awaited, Batch, Buffer, Error, Held, InHand, Leave, Lent, Options, Patience, Production, Queue,
+    Remainder, Verdict, Wait,
 };
 
 use crate::ends;
