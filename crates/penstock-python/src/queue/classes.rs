@@ -9,7 +9,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::interpreter::errors;
 use crate::interpreter::gil::{Deadline, seconds};
-use crate::queue::attempt::{ask, attempt, patiently, wait_for};
+use crate::queue::attempt::{ask, attempt, wait_for};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, is_closed};
 use crate::queue::iteration::{QueueIterator, over_queue, over_simple_queue};
