@@ -2,8 +2,8 @@
 //!
 //! A child shares the parent's mappings and descriptors but is another participant (registry.rs), and its
 //! views of lent payloads are copies (view.rs). `pthread_atfork` calls the hooks of both before any other
-//! code runs in the child. A child that was made without them, by a bare `clone` system call or by a fork that
-//! had begun before they were registered, is recognised by a word that the kernel wipes, and its first
+//! code runs in the child. A child that was made without them, by a bare `clone` system call or by a fork
+//! that had begun before they were registered, is recognised by a word that the kernel wipes, and its first
 //! operation calls the child's hook (if another thread held the lock at that moment, such a child cannot open
 //! any queue).
 
@@ -41,12 +41,12 @@ thread_local! {
     static HELD: RefCell<Option<(NoFork, Prepared)>> = const { RefCell::new(None) };
 }
 
-/// Registers the handlers before this process has any queue: what a child calls first, under `LOCK`, and what
-/// it calls then, without it, before any other code runs.
+/// Registers the handlers before this process has any queue: what a child calls first, under `LOCK`, and
+/// what it calls then, without it, before any other code runs.
 ///
-/// Takes no lock and waits for no thread, because another thread may fork meanwhile, and in the child no thread
-/// would go on with it. So several threads may register the handlers, and a child that was forked in the midst
-/// of it registers them again; the second call of each handler at a fork does nothing.
+/// Takes no lock and waits for no thread: if another thread forked meanwhile, the child would wait for ever.
+/// So several threads may register the handlers, and a child that was forked in between registers them again;
+/// the second call of a handler at a fork does nothing.
 pub(crate) fn install(in_child: fn(), then_in_child: fn()) {
     // Acquire: pairs with the release below.
     if IS_INSTALLED.load(Ordering::Acquire) == 0 {
@@ -117,7 +117,7 @@ fn begin_as_child() {
 }
 
 extern "C" fn before() {
-    if HELD.try_with(|held| held.borrow().is_some()) == Ok(true) {
+    if HELD.try_with(|held| held.borrow_mut().is_some()) == Ok(true) {
         return; // registered twice
     }
     let no_fork = LOCK.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,8 +8,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::units::PAGE;
 
-/// A function that is called around forks. Not a `OnceLock`: if one thread sets it while another one forks, the
-/// child waits for the first thread for ever.
+/// A function that is called around forks. Not a `OnceLock`: if one thread sets it while another one forks,
+/// the child waits for the first thread for ever.
 pub(crate) struct Hook(AtomicPtr<()>);
 
 impl Hook {
@@ -42,8 +42,8 @@ pub(crate) fn make_word_wiped_on_fork() {
         let word = map_wiped_on_fork().unwrap_or(&NEVER_WIPED);
         word.store(1, Ordering::Relaxed);
         let word = ptr::from_ref(word).cast_mut();
-        // Release: pairs with the acquire in `word_wiped_on_fork`. If another thread was faster, its word stays,
-        // and this page is never used.
+        // Release: pairs with the acquire in `word_wiped_on_fork`. If another thread was faster, its word
+        // stays, and this page is never used.
         let _ = WIPED.compare_exchange(ptr::null_mut(), word, Ordering::Release, Ordering::Relaxed);
     }
 }
