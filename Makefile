@@ -13,7 +13,7 @@ RUNS := 25
 PYTHON :=
 
 # The folders of tests/, the longest first.
-FOLDERS := multiprocessing crash cli buffers conformance support
+FOLDERS := multiprocessing crash cli buffers asynchronous conformance support
 
 VENV := .venv
 TORCH := .venvs/torch
@@ -235,7 +235,7 @@ build/.test-core-fault-points: $(CORE)
 	@tools/require cargo cc
 	@$(PART) "The core, with fault points" \
 		cargo test --quiet --locked -p penstock-core --features fault-points \
-			--test death --test stopped --test fairness --test ranges
+			--test death --test stopped --test fairness --test ranges --test shutdown --test leases --test delays
 	@mkdir -p $(@D) && touch $@
 
 build/.test-history: $(HISTORY)

@@ -30,7 +30,10 @@ def test_storm(contestant: Contestant, method: str) -> None:
             storm.play(number)
             number += 1
     tally = storm.tally
-    print(f"{number} rounds, {tally.kills} kills, {tally.other_faults} other faults, {tally.items} items")
+    print(
+        f"{number} rounds, {tally.kills} kills, {tally.other_faults} other faults, "
+        f"{tally.endings} shutdowns, {tally.items} items"
+    )
     assert tally.failures_of_rounds() + tally.failures == []
     assert tally.items > 0
     assert tally.kills + tally.other_faults > 0

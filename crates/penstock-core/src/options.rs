@@ -1,5 +1,7 @@
 //! The options of a queue, and how long a call may take.
 
+use std::time::Duration;
+
 use crate::platform::Instant;
 
 /// The options of a queue, fixed when it is created.
@@ -15,6 +17,31 @@ pub struct Options {
     pub acknowledged: bool,
     /// How often an item is redelivered before it becomes a dead letter.
     pub max_deliveries: u8,
+}
+
+/// How long an item that has failed waits until it is delivered again, in seconds: `first` after the first
+/// failure, and each time `factor` times as long, up to `most`. Up to the part `jitter` of that is left out
+/// at random, so that items that failed together do not come back together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Retry {
+    pub first: f64,
+    pub factor: f64,
+    pub most: f64,
+    pub jitter: f64,
+}
+
+/// Longer delays than this are cut, in seconds: three centuries.
+const LONGEST: f64 = 1e10;
+
+impl Retry {
+    /// The delay after so many deliveries. `chance` is from 0 to 1.
+    pub fn delay(&self, deliveries: u32, chance: f64) -> Duration {
+        let growth = self.factor.max(1.0).powf(f64::from(deliveries.saturating_sub(1)));
+        // What is no number counts as the other one.
+        let whole = (self.first * growth).min(self.most).min(LONGEST);
+        let left = whole * (1.0 - self.jitter.clamp(0.0, 1.0) * chance.clamp(0.0, 1.0));
+        Duration::try_from_secs_f64(left).unwrap_or_default()
+    }
 }
 
 /// How long an operation may take.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use penstock_core::Leave;
+use penstock_core::{Leave, Verdict};
 
 /// Nanoseconds of the monotonic clock, which all processes of a machine share.
 pub type Time = u64;
@@ -38,9 +38,22 @@ pub enum Call {
     IsEmpty,
     IsFull,
     TaskDone,
+    /// A get by name: the queue is acknowledged from then on.
+    Hold,
+    /// The caller's process settles the item that it has taken by name.
+    Settle(Value, Verdict),
     /// `join` without patience: asks whether anything is unfinished.
     Join,
     Leave(Leave),
+    /// At once, or so that what is left is taken first.
+    ShutDown {
+        is_immediate: bool,
+    },
+    /// Begins a block of its process as a producer.
+    Produce {
+        expect: u32,
+    },
+    EndProducing,
     /// What the queue does about a process that was killed. Between the kill and the end of the next sweep,
     /// everything comes back that the process had taken and not finished.
     Sweep,
@@ -56,6 +69,8 @@ pub enum Answer {
     Count(u64),
     Is(bool),
     TooManyDone,
+    /// The queue was shut down.
+    ShutDown,
     /// The caller's time was over first: the operation changed nothing, and says nothing about the queue.
     TimedOut,
 }
@@ -157,7 +172,7 @@ impl History {
         let calls = self
             .events
             .iter()
-            .filter(|event| matches!(event.call, Call::TaskDone | Call::Join));
+            .filter(|event| matches!(event.call, Call::TaskDone | Call::Join | Call::Hold));
         let answered = calls.clone().filter(|event| !event.is_pending());
         (
             calls.map(|event| event.invoked).min(),

@@ -11,7 +11,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use penstock_core::Leave;
+use penstock_core::{Leave, Verdict};
 
 use crate::history::{Answer, Call, Event, Time, Value};
 
@@ -243,6 +243,11 @@ fn pack_call(call: Call) -> [u64; 2] {
         Call::Leave(Leave::Clean) => [7, 0],
         Call::Leave(Leave::Crashed) => [7, 1],
         Call::Sweep => [8, 0],
+        Call::ShutDown { is_immediate } => [9, u64::from(is_immediate)],
+        Call::Produce { expect } => [10, u64::from(expect)],
+        Call::EndProducing => [11, 0],
+        Call::Hold => [12, 0],
+        Call::Settle(value, verdict) => [13 + verdict as u64, value.0],
     }
 }
 
@@ -258,6 +263,18 @@ fn unpack_call(words: [u64; 2]) -> Call {
         [7, 0] => Call::Leave(Leave::Clean),
         [7, _] => Call::Leave(Leave::Crashed),
         [8, _] => Call::Sweep,
+        [12, _] => Call::Hold,
+        [13, value] => Call::Settle(Value(value), Verdict::Done),
+        [14, value] => Call::Settle(Value(value), Verdict::Released),
+        [15, value] => Call::Settle(Value(value), Verdict::Failed),
+        [16, value] => Call::Settle(Value(value), Verdict::Rejected),
+        [9, is_immediate] => Call::ShutDown {
+            is_immediate: is_immediate != 0,
+        },
+        [10, expect] => Call::Produce {
+            expect: expect as u32,
+        },
+        [11, _] => Call::EndProducing,
         _ => panic!("a log line says {words:?}"),
     }
 }
@@ -272,6 +289,7 @@ fn pack_answer(answer: Answer) -> [u64; 2] {
         Answer::Is(is) => [5, u64::from(is)],
         Answer::TooManyDone => [6, 0],
         Answer::TimedOut => [7, 0],
+        Answer::ShutDown => [8, 0],
     }
 }
 
@@ -285,6 +303,7 @@ fn unpack_answer(words: [u64; 2]) -> Answer {
         [5, is] => Answer::Is(is != 0),
         [6, _] => Answer::TooManyDone,
         [7, _] => Answer::TimedOut,
+        [8, _] => Answer::ShutDown,
         _ => panic!("a log line says {words:?}"),
     }
 }

@@ -25,8 +25,21 @@
 //!   and no lease. It comes back by the sweep, after the process's leases, and no redelivery counts.
 //!   `task_done` finishes it as the last one of its process, and it is still delivered. (The item that a
 //!   living getter was handed is a lease from then on.)
+//! - A get by name ends the first phase, as `task_done` does, and leases the item. The process that has the
+//!   lease settles it, by any of its threads: the item is finished; or comes back to its old place, without a
+//!   redelivery (released) or with one (failed); or is a dead letter (rejected). Of a process that has the
+//!   lease no more, that does nothing, and it says so.
+//! - After a shutdown no item is put, and a get that finds none says so. One that does not wait never says
+//!   that the queue is empty. (That a get which may wait does so while an item may come back is no question
+//!   of the order, and has its own tests.) An immediate shutdown discards what is queued, all at once for
+//!   every caller, and then none is taken; what comes back later is discarded, too.
+//! - A process produces while it has begun more blocks than it has ended. When processes have begun, as many
+//!   as any of them expects, and none produces any more, the queue is shut down, so that what is left is
+//!   taken. What a dead process was producing ends by the sweep, after its leases have come back; that of a
+//!   process that leaves ends before it gives up what it holds. One that dies as it begins may have named a
+//!   number and not begun.
 
-use penstock_core::Leave;
+use penstock_core::{Leave, Verdict};
 
 use crate::history::{Answer, Call, Event, Rules, Value};
 
@@ -56,6 +69,14 @@ impl Lease {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Phase {
+    #[default]
+    Open,
+    Draining,
+    Closed,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
     /// In the order of rank.
@@ -67,6 +88,10 @@ pub struct State {
     /// A process has called `task_done` or `join`.
     is_acknowledged: bool,
     orphans: u32,
+    phase: Phase,
+    /// The processes that have begun to produce, sorted, and in how many blocks each of them is.
+    producers: Vec<(u32, u32)>,
+    expected: u32,
     dead: Vec<Value>,
     next_rank: u32,
 }
@@ -98,6 +123,7 @@ impl State {
     pub fn steps(&self, rules: &Rules, event: &Event) -> Vec<Step> {
         let len = self.ready.len() as u64;
         let is_full = rules.maxsize != 0 && len >= rules.maxsize;
+        let is_open = self.phase == Phase::Open;
         let holds = |claim: bool| {
             if claim {
                 vec![Step::Done(self.clone())]
@@ -105,18 +131,45 @@ impl State {
                 Vec::new()
             }
         };
-        if rules.acknowledged && matches!(event.call, Call::TaskDone | Call::Join) && self.is_beginning() {
-            return self.begin_to_acknowledge(rules);
+        let acknowledges = matches!(event.call, Call::TaskDone | Call::Join | Call::Hold);
+        if rules.acknowledged && acknowledges && self.is_beginning() {
+            let mut steps = self.begin_to_acknowledge(rules);
+            if (event.call, event.answer) == (Call::Hold, Some(Answer::TimedOut)) {
+                steps.push(Step::Done(self.clone()));
+            }
+            return steps;
         }
         match (event.call, event.answer) {
-            (Call::Get, Some(Answer::TimedOut)) => {
+            (Call::Settle(value, verdict), answer) => self.settle(rules, event, (value, verdict), answer),
+            (Call::Get | Call::Hold, Some(Answer::TimedOut)) => {
                 vec![Step::Done(self.clone()), Step::Done(self.asked(rules, event))]
             }
             (_, Some(Answer::TimedOut)) => holds(true),
+            (Call::ShutDown { is_immediate }, None | Some(Answer::Done)) => {
+                vec![Step::Done(self.shut_down(is_immediate))]
+            }
+            (Call::Produce { .. }, Some(Answer::ShutDown)) => holds(!is_open),
+            (Call::Produce { .. }, _) if !is_open => Vec::new(),
+            (Call::Produce { expect }, Some(Answer::Done)) => vec![Step::Done(self.produce(event, expect))],
+            (Call::Produce { expect }, None) => {
+                let mut named = self.clone();
+                named.expected = named.expected.max(expect);
+                vec![Step::Done(self.produce(event, expect)), Step::Done(named)]
+            }
+            (Call::EndProducing, None | Some(Answer::Done)) => {
+                vec![Step::Done(self.end_producing(event, 1))]
+            }
+            (Call::Put(_), Some(Answer::ShutDown)) => holds(!is_open),
+            (Call::Put(_), _) if !is_open => Vec::new(),
             (Call::Put(value), None | Some(Answer::Done)) if !is_full => vec![Step::Done(self.with(value))],
             (Call::Put(_), Some(Answer::Full)) => holds(is_full),
-            (Call::Get, Some(Answer::Empty)) if len == 0 => vec![Step::Done(self.asked(rules, event))],
-            (Call::Get, answer) => self.get(rules, event, answer),
+            (Call::Get | Call::Hold, Some(Answer::Empty)) if len == 0 && is_open => {
+                vec![Step::Done(self.asked(rules, event))]
+            }
+            (Call::Get | Call::Hold, Some(Answer::ShutDown)) if len == 0 && !is_open => {
+                vec![Step::Done(self.asked(rules, event))]
+            }
+            (Call::Get | Call::Hold, answer) => self.get(rules, event, answer),
             (Call::Len, Some(Answer::Count(count))) => holds(count == len),
             (Call::IsEmpty, Some(Answer::Is(is))) => holds(is == (len == 0)),
             (Call::IsFull, Some(Answer::Is(is))) => holds(is == is_full),
@@ -131,8 +184,14 @@ impl State {
                 }
             }
             (Call::Leave(Leave::Clean), None | Some(Answer::Done)) => self.leave_in_order(event),
+            (Call::Leave(Leave::Crashed), None | Some(Answer::Done)) if self.produces(event) => {
+                vec![Step::Part(self.end_producing(event, u32::MAX))]
+            }
             (Call::Leave(Leave::Crashed), None | Some(Answer::Done)) => vec![self.give_up_one(rules, event)],
             (Call::Sweep, _) => match self.give_up_one(rules, event) {
+                Step::Done(_) if self.produces(event) => {
+                    vec![Step::Part(self.end_producing(event, u32::MAX))]
+                }
                 Step::Done(_) if self.is_acknowledged && !self.aside.is_empty() => {
                     self.return_one_aside(rules)
                 }
@@ -177,6 +236,51 @@ impl State {
             for lease in &mut next.leases {
                 lease.is_aside |= lease.process == event.process && lease.thread == event.thread;
             }
+        }
+        next
+    }
+
+    fn shut_down(&self, is_immediate: bool) -> State {
+        let mut next = self.clone();
+        if is_immediate {
+            next.phase = Phase::Closed;
+            next.ready.clear();
+        } else {
+            next.phase = next.phase.max(Phase::Draining);
+        }
+        next
+    }
+
+    fn produces(&self, event: &Event) -> bool {
+        self.producers
+            .iter()
+            .any(|(process, blocks)| *process == event.process && *blocks > 0)
+    }
+
+    fn produce(&self, event: &Event, expect: u32) -> State {
+        let mut next = self.clone();
+        next.expected = next.expected.max(expect);
+        match next
+            .producers
+            .binary_search_by_key(&event.process, |(process, _)| *process)
+        {
+            Ok(place) => next.producers[place].1 += 1,
+            Err(place) => next.producers.insert(place, (event.process, 1)),
+        }
+        next
+    }
+
+    /// Ends so many blocks of the event's process, or all that it is in.
+    fn end_producing(&self, event: &Event, blocks: u32) -> State {
+        let mut next = self.clone();
+        for (process, count) in &mut next.producers {
+            if *process == event.process {
+                *count = count.saturating_sub(blocks);
+            }
+        }
+        let has_begun = !next.producers.is_empty() && next.producers.len() >= next.expected as usize;
+        if has_begun && next.producers.iter().all(|(_, count)| *count == 0) {
+            next.phase = next.phase.max(Phase::Draining);
         }
         next
     }
@@ -232,6 +336,35 @@ impl State {
         steps.extend(asked);
         steps.extend(handed);
         steps
+    }
+
+    /// A settlement that was cut short has happened, or not.
+    fn settle(
+        &self,
+        rules: &Rules,
+        event: &Event,
+        (value, verdict): (Value, Verdict),
+        answer: Option<Answer>,
+    ) -> Vec<Step> {
+        let is_it =
+            |lease: &Lease| lease.process == event.process && lease.item.value == value && !lease.is_handed;
+        let place = self.leases.iter().position(is_it);
+        let Some(place) = place.filter(|_| answer != Some(Answer::Is(false))) else {
+            // Of two threads that settle the same item, one comes first.
+            let can_be = place.is_none() && answer != Some(Answer::Is(true));
+            return can_be.then(|| Step::Done(self.clone())).into_iter().collect();
+        };
+        let mut next = self.clone();
+        let item = next.leases.remove(place).item;
+        match verdict {
+            Verdict::Done => {}
+            Verdict::Released if next.phase == Phase::Closed => {}
+            Verdict::Released => next.put_back(item),
+            Verdict::Failed => next.come_back(rules, item),
+            Verdict::Rejected => next.dead.push(item.value),
+        }
+        let untouched = answer.is_none().then(|| Step::Done(self.clone()));
+        std::iter::once(Step::Done(next)).chain(untouched).collect()
     }
 
     fn task_done(&self, event: &Event) -> Vec<Step> {
@@ -296,10 +429,15 @@ impl State {
     fn leave_in_order(&self, event: &Event) -> Vec<Step> {
         let is_its = |lease: &Lease| lease.process == event.process && !lease.is_handed;
         let held = self.leases.iter().filter(|lease| is_its(lease)).count();
-        let least = if event.is_pending() { held.min(1) } else { held };
+        let ended = self.end_producing(event, u32::MAX);
+        let least = match event.is_pending() {
+            true if self.produces(event) => 0,
+            true => held.min(1),
+            false => held,
+        };
         (least..=held)
             .map(|given_up| {
-                let mut next = self.clone();
+                let mut next = ended.clone();
                 let mut left = given_up;
                 next.leases.retain(|lease| {
                     let is_given_up = is_its(lease) && left > 0;
@@ -329,7 +467,9 @@ impl State {
             ..
         } = next.leases.remove(place);
         if is_handed {
-            next.put_back(item);
+            if next.phase != Phase::Closed {
+                next.put_back(item);
+            }
         } else if is_aside {
             let place = next.aside.partition_point(|other| other.rank < item.rank);
             next.aside.insert(place, item);
@@ -340,6 +480,9 @@ impl State {
     }
 
     fn come_back(&mut self, rules: &Rules, mut item: Item) {
+        if self.phase == Phase::Closed {
+            return;
+        }
         if item.redeliveries >= rules.max_deliveries {
             self.dead.push(item.value);
         } else {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Held, Leave, Patience, Production, Queue, Verdict, Wait};
 
 use crate::history::{Answer, Value};
 
@@ -43,12 +43,29 @@ pub trait Subject: Sync {
     fn is_empty(&self) -> bool;
     fn is_full(&self) -> bool;
     fn task_done(&self) -> Answer;
+    /// A get by name. The second value settles the item.
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>);
+    fn settle(&self, held: &Held, verdict: Verdict) -> Answer;
     fn join(&self) -> Answer;
     fn leave(&self, how: Leave) -> Answer;
+    fn shut_down(&self, is_immediate: bool) -> Answer;
+    fn produce(&self, expect: u32) -> Answer;
+    /// Ends one of the blocks that this process has begun.
+    fn end_producing(&self) -> Answer;
 }
 
-/// The real one.
-pub struct Penstock(pub Arc<Queue>);
+/// The real one, and the blocks in which its process produces.
+pub struct Penstock(Arc<Queue>, Mutex<Vec<Production>>);
+
+impl Penstock {
+    pub fn new(queue: Arc<Queue>) -> Penstock {
+        Penstock(queue, Mutex::default())
+    }
+
+    fn blocks(&self) -> std::sync::MutexGuard<'_, Vec<Production>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 fn payload(value: Value) -> Vec<u8> {
     let mut bytes = value.0.to_le_bytes().to_vec();
@@ -72,6 +89,7 @@ impl Subject for Penstock {
         match self.0.put(&[&payload(value)], wait) {
             Ok(_) => Answer::Done,
             Err(Error::Full) => waits.missed(Answer::Full),
+            Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("put: {error}"),
         }
     }
@@ -86,7 +104,34 @@ impl Subject for Penstock {
             Ok(Delivery::Copied) => Answer::Got(value_of(buffer.bytes())),
             Ok(Delivery::Lent(lent)) => Answer::Got(value_of(lent.bytes())),
             Err(Error::Empty) => waits.missed(Answer::Empty),
+            Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("get: {error}"),
+        }
+    }
+
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>) {
+        let mut buffer = Buffer::default();
+        let wait = Wait {
+            patience: waits.patience(),
+            interrupted: &mut || false,
+        };
+        match self.0.hold(&mut buffer, wait) {
+            Ok((Delivery::Copied, held)) => (Answer::Got(value_of(buffer.bytes())), Some(held)),
+            Ok((Delivery::Lent(lent), held)) => (Answer::Got(value_of(lent.bytes())), Some(held)),
+            Err(Error::Empty) => (waits.missed(Answer::Empty), None),
+            Err(Error::ShutDown) => (Answer::ShutDown, None),
+            Err(error) => panic!("hold: {error}"),
+        }
+    }
+
+    fn settle(&self, held: &Held, verdict: Verdict) -> Answer {
+        let wait = Wait {
+            patience: Patience::Forever,
+            interrupted: &mut || false,
+        };
+        match self.0.settle(held, verdict, wait) {
+            Ok(is_settled) => Answer::Is(is_settled),
+            Err(error) => panic!("settle: {error}"),
         }
     }
 
@@ -128,12 +173,38 @@ impl Subject for Penstock {
             Err(error) => panic!("leave: {error}"),
         }
     }
+
+    fn shut_down(&self, is_immediate: bool) -> Answer {
+        match self.0.shut_down(is_immediate) {
+            Ok(()) => Answer::Done,
+            Err(error) => panic!("shut_down: {error}"),
+        }
+    }
+
+    fn produce(&self, expect: u32) -> Answer {
+        match self.0.produce(expect) {
+            Ok(production) => {
+                self.blocks().push(production);
+                Answer::Done
+            }
+            Err(Error::ShutDown) => Answer::ShutDown,
+            Err(error) => panic!("produce: {error}"),
+        }
+    }
+
+    fn end_producing(&self) -> Answer {
+        let production = self.blocks().pop().expect("it has begun a block");
+        match self.0.end_producing(production) {
+            Ok(()) => Answer::Done,
+            Err(error) => panic!("end_producing: {error}"),
+        }
+    }
 }
 
 /// The dead letters of a queue, sorted.
 pub fn dead_letters(queue: &Queue) -> Vec<Value> {
     let letters = queue.dead_letters().expect("a queue that is not damaged");
-    let mut values: Vec<Value> = letters.iter().map(|letter| value_of(letter)).collect();
+    let mut values: Vec<Value> = letters.iter().map(|letter| value_of(&letter.payload)).collect();
     values.sort_unstable();
     values
 }
@@ -271,5 +342,25 @@ impl<S: Subject> Subject for Broken<S> {
 
     fn leave(&self, how: Leave) -> Answer {
         self.queue.leave(how)
+    }
+
+    fn shut_down(&self, is_immediate: bool) -> Answer {
+        self.queue.shut_down(is_immediate)
+    }
+
+    fn produce(&self, expect: u32) -> Answer {
+        self.queue.produce(expect)
+    }
+
+    fn end_producing(&self) -> Answer {
+        self.queue.end_producing()
+    }
+
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>) {
+        self.queue.hold(waits)
+    }
+
+    fn settle(&self, held: &Held, verdict: Verdict) -> Answer {
+        self.queue.settle(held, verdict)
     }
 }

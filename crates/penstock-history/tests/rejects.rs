@@ -15,6 +15,9 @@ fn mutated_small_histories_are_rejected_by_both() {
     for round in 0..150 {
         let mut workload = Workload::small(&mut random, false, round % 3 == 0);
         workload.mix.put = 8;
+        workload.mix.shutdown = 0;
+        workload.mix.produce = 0;
+        workload.mix.hold = 0;
         let history = record(&workload, random.draw());
         for (mutation, count) in Mutation::ALL.iter().zip(&mut rejected) {
             if let Some(mutant) = mutation.apply(&history, &mut random) {

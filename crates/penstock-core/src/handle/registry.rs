@@ -159,7 +159,9 @@ fn forget_memberships() {
                 need.file().descriptor().count();
             }
             queue.forget_membership();
-            queue.shared.notifier.forget_promises();
+            for notifier in &queue.shared.notifiers {
+                notifier.forget_promises();
+            }
         }
     }
     for (_, _, file) in open.queues.iter() {
@@ -183,7 +185,7 @@ fn watch_again() {
         .queues
         .iter()
         .filter_map(|(_, queue, _)| queue.upgrade())
-        .filter(|queue| queue.shared.notifier.is_watched())
+        .filter(|queue| queue.shared.is_watched())
         .collect();
     for queue in inherited {
         queue.join_as_child_of_watcher();

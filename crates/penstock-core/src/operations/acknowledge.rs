@@ -27,10 +27,10 @@ use crate::sync::Word;
 use crate::units::Ticket;
 
 impl Queue {
-    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that another
-    /// participant holds, else an orphan, else the oldest that no getter has taken yet (which is still
-    /// delivered). An item that a getter was handed, and has not come back for, is the last one of its
-    /// participant, and is still delivered, too.
+    /// Finishes one item: the calling thread's oldest, those of its loops last (iterate.rs), else the
+    /// process's oldest, else one that another participant holds, else an orphan, else the oldest that no
+    /// getter has taken yet (which is still delivered). An item that a getter was handed, and has not come
+    /// back for, is the last one of its participant, and is still delivered, too.
     pub fn task_done(&self) -> Result<(), Error> {
         uninterruptible(|wait| self.task_done_within(wait))
     }
@@ -108,7 +108,13 @@ impl Queue {
                 let is_at_work = slot.borrowed.get() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
-                        Some(State::Ready | State::ReadyDone | State::Handed | State::HandedDone) => true,
+                        Some(
+                            State::Ready
+                            | State::ReadyDone
+                            | State::Handed
+                            | State::HandedDone
+                            | State::Delayed,
+                        ) => true,
                         Some(State::Leased | State::Aside) => self.shared.options.acknowledged || is_at_work,
                         Some(State::Claimed) => is_at_work,
                         _ => false,

@@ -73,7 +73,7 @@ impl Queue {
         let _end = self.receiving(end)?;
         let watched = self
             .enter(&mut wait)
-            .and_then(|mut section| section.watch_for_good());
+            .and_then(|mut section| section.watch_for_good(Kind::Item));
         self.shared.report(watched)
     }
 

@@ -13,7 +13,7 @@
 //! | lent payload read | the same |
 //! | plain: kept, **state = CLAIMED** | the item is gone with its getter; the sweep frees its memory |
 //! | plain: borrow ended, state = FREE | the item is gone with its getter |
-//! | undelivered: **state = READY** (or DEAD) | the item is in its old place |
+//! | undelivered: **state = READY** (or DEAD, or DISCARDED) | the item is in its old place, or is gone |
 //! | lists, counters | the rebuild computes them |
 
 use std::sync::Arc;
@@ -21,12 +21,13 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::Kind;
+use crate::memory::layout::{Kind, ParticipantId};
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::lease::Lent;
 use crate::options::{Patience, Wait};
 use crate::state::Section;
 use crate::state::deliver::Delivered;
+use crate::state::pipe_word::Pipe;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
 use crate::units::BATCH;
@@ -87,21 +88,28 @@ impl Queue {
         })
     }
 
+    #[inline(always)]
+    pub(crate) fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
+        match delivered {
+            Delivered::Copied => Delivery::Copied,
+            Delivered::Borrowed(borrowed) => Delivery::Lent(Lent::new(self, me, borrowed)),
+        }
+    }
+
     /// Waits for an item, and calls `deliver` under the lock with the oldest one, or with that which it was
     /// handed.
     #[inline(always)]
-    fn take(
+    pub(crate) fn take<T>(
         &self,
         mut wait: Wait<'_>,
         asks: Asks,
-        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut waiting = Waiting::new(Kind::Item);
-        let taken = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
-        let error = match taken {
-            Ok(()) if wait.patience == Patience::TryLock || !self.is_trim_due() => return Ok(()),
-            Ok(()) => match self.trim_if_due() {
-                Ok(()) => return Ok(()),
+        let error = match self.take_in_section(&mut waiting, &mut wait, asks, deliver) {
+            Ok(taken) if wait.patience == Patience::TryLock || !self.is_trim_due() => return Ok(taken),
+            Ok(taken) => match self.trim_if_due() {
+                Ok(()) => return Ok(taken),
                 Err(error) => error,
             },
             Err(error) => error,
@@ -112,22 +120,29 @@ impl Queue {
     /// Ends a get that has failed. Returns the error for its caller.
     #[cold]
     fn take_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
-        let was_empty = error == Error::Empty;
+        let (was_empty, has_ended) = (error == Error::Empty, error == Error::ShutDown);
         let error = self.end_in_vain(error, waiting, patience);
-        if was_empty && self.shared.notifier.is_watched() {
+        if was_empty && self.shared.notifier(Pipe::Traffic).is_watched() {
             self.found_nothing();
+        }
+        // What was discarded, perhaps by this call's section, has left memory.
+        if has_ended && patience != Patience::TryLock && self.is_trim_due() {
+            let _ = self.trim_if_due();
+        }
+        if was_empty && self.shared.segment.hot().producers_begun.get() > 0 {
+            return self.shared.noted(self.check_producers(error, patience));
         }
         self.shared.noted(error)
     }
 
     #[inline(always)]
-    fn take_in_section(
+    fn take_in_section<T>(
         &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
         asks: Asks,
-        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         if self.shared.segment.hot().sets_aside() {
             self.set_aside(asks, wait)?;
         }
@@ -146,10 +161,10 @@ impl Queue {
             (section, item) = self.wait_for_item(section, waiting, wait)?;
         }
         // The only call, so that the compiler makes one function of all.
-        deliver(&mut section, item)?;
+        let delivered = deliver(&mut section, item)?;
         section.withdraw(waiting)?;
         self.note_spare(&section);
-        Ok(())
+        Ok(delivered)
     }
 
     /// Waits for an item: the oldest one, or that which this getter was handed. Kept apart, because each move
@@ -166,9 +181,12 @@ impl Queue {
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }
+            section.check_get(wait.patience)?;
             section = self.wait_for(section, waiting, wait)?;
             let item = match waiting.take_item() {
+                0 if section.hot().is_closed() => return Err(Error::ShutDown),
                 0 => section.oldest()?,
+                // It was taken before a shutdown.
                 handed => handed,
             };
             if item != 0 {

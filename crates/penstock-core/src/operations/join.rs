@@ -25,6 +25,12 @@ impl Queue {
         // A joiner that was notified returns: every item was finished at that moment, even if others were put
         // since.
         while section.hot().unfinished.get() > 0 && !waiting.was_chosen() {
+            if section.hot().has_leftovers() {
+                drop(section);
+                self.discard_leftovers(&mut || self.enter(wait))?;
+                section = self.enter(wait)?;
+                continue;
+            }
             section = self.wait_for(section, waiting, wait)?;
         }
         section.withdraw(waiting)

@@ -14,6 +14,8 @@
 //! | order, lists, counters | the rebuild computes them |
 //! | many: some published, others not | those exist, and the others do not |
 //! | lock released, wake-up call not yet made | the sleeper's slice ends, and it finds the item |
+//!
+//! What a put does that finds the queue shut down: shutdown.rs.
 #![allow(unsafe_code)]
 
 use crate::error::Error;
@@ -54,7 +56,7 @@ impl Queue {
 
     /// Ends a put that may have failed while it waited.
     #[inline(always)]
-    fn end_put<T>(
+    pub(crate) fn end_put<T>(
         &self,
         result: Result<T, Error>,
         waiting: &mut Waiting,
@@ -229,7 +231,7 @@ impl Queue {
         self.reserve_from(section, len, waiting, wait)
     }
 
-    fn reserve_from<'q>(
+    pub(crate) fn reserve_from<'q>(
         &'q self,
         mut section: Guard<'q>,
         len: u64,
@@ -240,6 +242,7 @@ impl Queue {
         #[cfg(not(loom))]
         let mut has_paused = len <= SMALL as u64;
         loop {
+            section.check_put()?;
             let has_room = self.shared.has_room();
             if !has_room && !waiting.writes_early() {
                 section.check_full()?;
@@ -320,7 +323,7 @@ impl Queue {
     }
 
     /// After a failure: frees the claimed slot, and gives memory back that was extended for it.
-    fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
+    pub(crate) fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             let is_punched = self
                 .shared
@@ -350,7 +353,12 @@ impl Queue {
     }
 
     /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
-    fn write_claimed(&self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<(), Error> {
+    pub(crate) fn write_claimed(
+        &self,
+        reserved: &Reserved,
+        payload: &[&[u8]],
+        len: u64,
+    ) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             self.shared
                 .segment
@@ -400,7 +408,11 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        while !self.shared.has_room() {
+        loop {
+            section.check_put()?;
+            if self.shared.has_room() {
+                break;
+            }
             section.check_full()?;
             section.name_written(waiting, slot)?;
             let waited = self.wait_for(section, waiting, wait);

@@ -96,15 +96,16 @@ impl Queue {
                 }
             }
         }
-        self.acquire(wait)
+        self.acquire_for(Some(waiting.kind), wait)
     }
 
-    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken: its holder may
-    /// be dead, with the counters half changed, and then only a section can tell.
+    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken, whose holder
+    /// may be dead, with the counters half changed, and if the queue is not open: then only a section can
+    /// tell.
     #[inline(always)]
     fn looks_unready(&self, kind: Kind) -> bool {
         let hot = self.shared.segment.hot();
-        !self.looks_ready(kind) && hot.lock.get() == 0 && !hot.is_damaged()
+        !self.looks_ready(kind) && hot.lock.get() == 0 && hot.is_plainly_open()
     }
 
     /// The same, and the read sees every section that has ended. An unordered read may see old counters slice
@@ -160,10 +161,11 @@ impl Queue {
         }
         let place = section.place(waiting)?;
         let target = section.sleep_target(waiting.kind);
+        let due_at = section.keep_time(waiting);
         drop(section);
         fault!("wait.enlisted");
         let entered = self
-            .sleep(waiting, (place, target), wait)
+            .sleep(waiting, (place, target), due_at, wait)
             .and_then(|()| self.enter(wait));
         let mut section = match entered {
             Ok(section) => section,
@@ -174,16 +176,22 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, or until a slice has
-    /// ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after each
-    /// tenth at the latest, once a second. The other waiters return after each of their slices. A waiter that
-    /// returns reads its place and its sleep target anew.
+    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, until a delayed item
+    /// is due, if this waiter keeps the time (state/delay.rs), or until a slice has ended. Beside an idle
+    /// queue the watcher goes on sleeping at the end of a slice, and returns after each tenth at the latest,
+    /// once a second. The other waiters return after each of their slices. A waiter that returns reads its
+    /// place and its sleep target anew.
     fn sleep(
         &self,
         waiting: &mut Waiting,
         (place, target): (Place, SleepTarget),
+        due_at: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<(), Error> {
+        let due = due_at.map(|due_at| {
+            let left = due_at.saturating_sub(platform::micros());
+            Instant::now() + Duration::from_micros(left)
+        });
         let cell = self.shared.segment.cell(waiting.cell)?;
         let slice = if target == SleepTarget::CellForNow {
             SLICE
@@ -197,7 +205,7 @@ impl Queue {
                 _ => (slice_end, false),
             };
             let ages_at = waiting.ages_at();
-            let sleep_end = ages_at.map_or(end, |ages_at| ages_at.min(end));
+            let sleep_end = [ages_at, due].into_iter().flatten().fold(end, Instant::min);
             let at_most = sleep_end.saturating_duration_since(Instant::now());
             fault!("wait.asleep");
             let slept = match target {
@@ -395,7 +403,9 @@ impl Queue {
 
     fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut section = self.enter_or_spin(waiting, wait)?;
-        while section.oldest()? == 0 {
+        // What is still to be discarded is no item.
+        while section.oldest()? == 0 || section.hot().is_closed() {
+            section.check_get(wait.patience)?;
             section = self.wait_for(section, waiting, wait)?;
         }
         // The end of the section wakes another waiter, because the item is still there.

@@ -1,51 +1,111 @@
-//! Watching: a descriptor that is readable while there is an item (state/notifier.rs).
+//! Watching: descriptors that tell when an operation would not wait (state/notifier.rs), and the upkeep of
+//! those that wait with them.
 
 use std::os::fd::RawFd;
 
 use crate::error::Error;
 use crate::fault::fault;
+use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
+use crate::memory::layout::Kind;
 use crate::options::{Patience, Wait};
 use crate::platform;
+use crate::state::pipe_word::Pipe;
 use crate::sync::Word;
+
+/// At each such slice a process that tends a queue checks all participants, not only holders.
+const THOROUGH: u32 = 10;
 
 impl Queue {
     /// A descriptor that is readable exactly while a get would find an item, level triggered. The descriptor
     /// stays the queue's: the caller only waits with it, and neither reads from it nor closes it. From now on
     /// a call that fills or empties the queue makes one or two system calls more, until this process leaves
     /// the queue.
-    pub fn watch(&self, mut wait: Wait<'_>) -> Result<RawFd, Error> {
-        let watched = self.open_and_watch(&mut wait);
+    pub fn watch(&self, wait: Wait<'_>) -> Result<RawFd, Error> {
+        self.watch_for(Kind::Item, wait)
+    }
+
+    /// The same for what is awaited. Of room the descriptor is writable exactly while a put would find some,
+    /// and of the end of all work it is readable exactly while a join would return; in each case also once
+    /// the queue is shut down so that the operation would raise. A call that changes that makes one or two
+    /// system calls more.
+    pub fn watch_for(&self, awaited: Kind, mut wait: Wait<'_>) -> Result<RawFd, Error> {
+        let watched = self.open_and_watch(awaited, &mut wait);
         self.shared.report(watched)
     }
 
-    fn open_and_watch(&self, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
+    fn open_and_watch(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
         self.join_in(wait)?;
+        let pipe = Pipe::of(kind);
         loop {
-            let number = self.shared.segment.hot().notifier.get();
-            let found = match self.shared.notifier.current(number) {
+            let number = pipe.number(self.shared.segment.hot()).get();
+            let found = match self.shared.notifier(pipe).current(number) {
                 Some(end) => Some(end),
-                None => self.shared.open_notifier_of_another(number)?,
+                None => self.shared.open_notifier_of_another(pipe, number)?,
             };
             let mut section = self.enter(wait)?;
-            let hot = section.hot();
-            if hot.notifier.get() != number {
+            if pipe.number(section.hot()).get() != number {
                 // Another process has made a notifier meanwhile.
                 continue;
             }
             let end = match found {
                 Some(end) => end,
                 None => {
-                    let (pipe, number) = platform::make_pipe()?;
-                    section.set_notifier(number);
+                    let (opened, number) = platform::make_pipe()?;
+                    section.set_notifier(pipe, number);
                     fault!("notifier.made");
-                    self.shared.keep_notifier(pipe, number)
+                    self.shared.keep_notifier(pipe, opened, number)
                 }
             };
             section.announce_notifier()?;
-            section.watch_for_good()?;
-            return Ok(end.reading);
+            section.watch_for_good(kind)?;
+            return Ok(if kind == Kind::Room {
+                end.writing
+            } else {
+                end.reading
+            });
         }
+    }
+
+    /// Whether an operation would not wait, by an unlocked read.
+    pub fn is_ready(&self, awaited: Kind) -> bool {
+        let is_over = awaited != Kind::Finish && !self.shared.segment.hot().is_open();
+        is_over || self.looks_ready(awaited)
+    }
+
+    /// Whether [`tend`](Self::tend) has anything to do in that slice.
+    pub fn is_tending_due(&self, slices: u32) -> bool {
+        self.is_reaping_due() || slices % THOROUGH == 0 || self.is_trim_due() || self.has_to_enter()
+    }
+
+    /// Whether a section, of whatever process, has something to do: a byte that a dead process was to write,
+    /// or an item that is delayed no more (state/delay.rs).
+    fn has_to_enter(&self) -> bool {
+        self.shared.is_notifier_unsettled() || self.shared.segment.hot().is_any_due()
+    }
+
+    /// Upkeep at the end of a slice of 100 ms, for a process that sleeps with a descriptor: what the watcher
+    /// among the waiters does (state/waiters.rs). And a byte that a dead process was to write is written, and
+    /// what is due becomes ready.
+    ///
+    /// Waits for the lock 10 ms at most.
+    pub fn tend(&self, slices: u32) -> Result<(), Error> {
+        let tended = match self.tend_in_section(slices % THOROUGH == 0) {
+            Err(error) if is_stuck(&error) => Ok(()),
+            tended => tended,
+        };
+        self.shared.report(tended)
+    }
+
+    fn tend_in_section(&self, is_thorough: bool) -> Result<(), Error> {
+        if is_thorough || self.is_reaping_due() {
+            self.reap_dead(is_thorough)?;
+        }
+        self.trim_if_due()?;
+        if self.has_to_enter() {
+            drop(self.enter_briefly()?);
+        }
+        Ok(())
     }
 
     /// Called after a get has found nothing. If the notifier was readable, it may hold a byte too many.

@@ -55,7 +55,7 @@ impl<'q> Section<'q> {
         let slot = self.slot(lease.slot)?;
         let word = slot.word();
         if word.state() == Some(State::Leased) {
-            slot.commit(StateWord::new(State::Aside, word.redeliveries(), word.owner()));
+            slot.commit(StateWord::with(State::Aside, word.past(), word.owner()));
             fault!("aside.committed");
         }
         Ok(())
@@ -67,7 +67,7 @@ impl<'q> Section<'q> {
         let word = slot.word();
         self.let_go(index, word.owner())?;
         slot.borrowed.set(0);
-        slot.commit(StateWord::unowned(State::Aside, word.redeliveries()));
+        slot.commit(StateWord::unowned_with(State::Aside, word.past()));
         fault!("aside.disowned");
         self.list_aside(index)
     }
@@ -105,7 +105,7 @@ impl<'q> Section<'q> {
                 return Ok(Portion::Last);
             }
             if self.slot(index)?.word()
-                != StateWord::unowned(State::Aside, self.slot(index)?.word().redeliveries())
+                != StateWord::unowned_with(State::Aside, self.slot(index)?.word().past())
             {
                 return Err(self.corrupt("an item on the list of dead holders is not set aside"));
             }
@@ -215,13 +215,18 @@ impl<'q> Section<'q> {
         counter: &AtomicU64,
     ) -> Result<(), Error> {
         let slot = self.slot(index)?;
+        let note = slot.word().past().note();
         let count = counter.get().wrapping_add(1);
         slot.holder.set(count as u32);
         slot.commit(StateWord::new(state, 0, owner));
         fault!("aside.noted");
         counter.set(count);
         fault!("aside.counted");
-        self.free_slot((index, slot))
+        self.free_slot((index, slot))?;
+        if note != 0 {
+            self.free_note(note, index)?;
+        }
+        Ok(())
     }
 
     /// Rebuild: what a dead holder of the lock was about to count.
@@ -229,6 +234,7 @@ impl<'q> Section<'q> {
         let word = slot.word();
         let counter = match word.state() {
             Some(State::Orphan) => &self.hot().orphans,
+            Some(State::Discarded) => &self.hot().discarded,
             _ => match self.shared.participant_of(word.owner()) {
                 Ok(Some(record)) if !word.owner().is_none() => &record.given_up,
                 _ => &self.hot().given_up,

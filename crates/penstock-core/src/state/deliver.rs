@@ -7,7 +7,7 @@ use crate::memory::layout::{ParticipantId, Slot};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Lease};
-use crate::state::slot::{BORROWED, KEPT, State, lent_bytes};
+use crate::state::slot::{BORROWED, KEPT, Past, State, lent_bytes};
 use crate::sync::{Count, Word, note_read};
 use crate::units::SMALL;
 
@@ -136,6 +136,7 @@ impl Section<'_> {
             fault!("get.unlinked");
             if is_finished {
                 uncount(self);
+                self.forget_note((index, slot))?;
             }
             self.free_slot((index, slot))?;
             fault!("get.freed");
@@ -149,17 +150,20 @@ impl Section<'_> {
         }
         if is_finished {
             // It must not come back: only its memory is held.
-            self.own(slot, State::Claimed, word.redeliveries());
+            self.own(slot, State::Claimed, Past::NONE);
+            if word.past().note() != 0 {
+                self.free_note(word.past().note(), index)?;
+            }
             fault!("get.leased");
             self.hold(index)?;
             uncount(self);
         } else {
-            self.own(slot, State::Leased, word.redeliveries());
+            self.give_as(slot, word.given(State::Leased, self.me));
             fault!("get.leased");
             self.hold_lease(index, slot)?;
-            holding::count_taken();
+            let number = slot.lease.get();
+            holding::note_taken(Lease { slot: index, number });
             if self.hot().sets_aside() {
-                let number = slot.lease.get();
                 holding::note(self.shared.segment.id, Lease { slot: index, number });
             }
         }

@@ -13,9 +13,14 @@
 //!    READY -- a getter has waited for long (hand.rs) --> HANDED -- it is back --> as READY by its get
 //!                 HANDED -- dies, is late, or gives up --> READY in its old place, as if it had never left
 //!                 READY_DONE and HANDED_DONE are the same of an item that is finished already
+//!    LEASED -- released by its holder (operations/held.rs) --> READY in its old place, as if never taken
+//!    LEASED -- failed, or rejected, by its holder --> READY as after a death, or DEAD
 //!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)
 //!    ASIDE -- memory is needed --> GIVEN_UP, then FREE (counted as unfinished)
 //!    ASIDE -- items are acknowledged from now on: as LEASED
+//!    put, or a lease that is released or fails, with a delay (delay.rs) --> DELAYED -- its time --> READY
+//!    READY or DELAYED -- the queue is closed (operations/shutdown.rs) --> DISCARDED, then FREE (counted)
+//!                 LEASED or HANDED of a closed queue -- comes back --> DISCARDED as well
 //! ```
 //!
 //! Every change of state happens under the lock, as one store with release ordering after all fields that the
@@ -43,7 +48,7 @@ pub(crate) enum State {
     ReadyDone = 4,
     /// Unfinished, and its holder left in order: on its way to FREE, while `Hot::orphans` counts it.
     Orphan = 5,
-    /// A dead letter: its holders died too often.
+    /// A dead letter: its holders died or failed too often, or one has rejected it.
     Dead = 6,
     /// Leased, but its holder has left in order and only borrows the payload still: an orphan once the borrow
     /// ends.
@@ -59,23 +64,85 @@ pub(crate) enum State {
     Handed = 10,
     /// The same of an item that is finished already.
     HandedDone = 11,
+    /// It was queued, or came back, when the queue was closed: on its way to FREE, while `Hot::discarded`
+    /// counts it.
+    Discarded = 12,
+    /// No get finds it before its time has come.
+    Delayed = 13,
+    /// No item, but what is remembered of one (notes.rs).
+    Note = 14,
 }
 
 impl State {
     /// How many states there are, numbered from 0.
     #[cfg(any(all(loom, test), feature = "fuzzing"))]
-    pub(crate) const COUNT: usize = State::HandedDone as usize + 1;
+    pub(crate) const COUNT: usize = State::Note as usize + 1;
 }
 
-/// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
+/// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43), and
+/// the slot of the item's note, or 0 (bits 43..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateWord(u64);
+
+/// What a state word says of its item's past: how often it came back, and its note. As in the word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Past(u64);
+
+const PAST: u64 = 0xff << 4 | u64::MAX << 43;
+
+/// Slots from this one on are no notes: a state word cannot name them.
+pub(crate) const NOTES: u32 = 1 << 21;
+
+impl Past {
+    pub(crate) const NONE: Past = Past(0);
+
+    /// One redelivery more. There are fewer than 255 so far.
+    pub(crate) fn once_more(self) -> Past {
+        Past(self.0.wrapping_add(1 << 4))
+    }
+
+    /// The slot of the note, or 0.
+    #[inline(always)]
+    pub(crate) fn note(self) -> u32 {
+        (self.0 >> 43) as u32
+    }
+
+    pub(crate) fn with_note(self, note: u32) -> Past {
+        Past(self.0 & 0xff0 | u64::from(note) << 43)
+    }
+}
 
 impl StateWord {
     pub(crate) const FREE: StateWord = StateWord(0);
 
     pub(crate) fn new(state: State, redeliveries: u8, owner: ParticipantId) -> StateWord {
         StateWord(state as u64 | u64::from(redeliveries) << 4 | u64::from(owner.0) << 12)
+    }
+
+    /// The same with all that is remembered of the item.
+    #[inline(always)]
+    pub(crate) fn with(state: State, past: Past, owner: ParticipantId) -> StateWord {
+        StateWord(state as u64 | past.0 | u64::from(owner.0) << 12)
+    }
+
+    /// The word of an item that no participant has, or this owner, in another state of that owner's.
+    #[inline(always)]
+    pub(crate) fn given(self, state: State, owner: ParticipantId) -> StateWord {
+        StateWord(self.0 & !0xf | state as u64 | u64::from(owner.0) << 12)
+    }
+
+    pub(crate) fn unowned_with(state: State, past: Past) -> StateWord {
+        StateWord::with(state, past, ParticipantId::NONE)
+    }
+
+    /// The same word with another past.
+    pub(crate) fn with_past(self, past: Past) -> StateWord {
+        StateWord(self.0 & !PAST | past.0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn past(self) -> Past {
+        Past(self.0 & PAST)
     }
 
     /// The word of a state in which no participant holds the slot.
@@ -97,6 +164,9 @@ impl StateWord {
             9 => State::GivenUp,
             10 => State::Handed,
             11 => State::HandedDone,
+            12 => State::Discarded,
+            13 => State::Delayed,
+            14 => State::Note,
             _ => return None,
         })
     }

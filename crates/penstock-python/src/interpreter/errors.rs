@@ -12,6 +12,7 @@ mod imported {
     pyo3::import_exception!(queue, Full);
     pyo3::import_exception!(penstock.errors, CorruptQueueError);
     pyo3::import_exception!(penstock.errors, QueueMemoryError);
+    pyo3::import_exception!(penstock.errors, ShutDown);
 }
 
 /// Imports the exceptions when the module is loaded: no thread imports them later, while another one forks.
@@ -21,6 +22,7 @@ pub fn import(py: Python<'_>) {
     imported::Full::type_object(py);
     imported::CorruptQueueError::type_object(py);
     imported::QueueMemoryError::type_object(py);
+    imported::ShutDown::type_object(py);
 }
 
 /// Whether an operation ended because its time was over: there was no room, no item, or work that was not
@@ -38,6 +40,7 @@ pub fn to_python(error: Error) -> PyErr {
         Error::Empty => imported::Empty::new_err(()),
         Error::FullBehindStopped { .. } => imported::Full::new_err(error.to_string()),
         Error::EmptyBehindStopped { .. } => imported::Empty::new_err(error.to_string()),
+        Error::StillBorrowed => PyValueError::new_err(error.to_string()),
         Error::TooManyDone => PyValueError::new_err("task_done() called too many times"),
         Error::OutOfMemory {
             needed,
@@ -56,6 +59,7 @@ pub fn to_python(error: Error) -> PyErr {
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
             PyOSError::new_err((EUSERS, error.to_string()))
         }
+        Error::ShutDown => imported::ShutDown::new_err(()),
         Error::Ended => PyEOFError::new_err(()),
         Error::Broken => PyBrokenPipeError::new_err((EPIPE, "Broken pipe")),
         Error::EndClosed => PyOSError::new_err((EBADF, error.to_string())),

@@ -11,6 +11,9 @@ use crate::interpreter::errors;
 /// Above this many bytes a copy is made with the GIL released.
 pub const LARGE: usize = 64 * 1024;
 
+/// A delay is shorter than this: three centuries.
+const MOST_SECONDS: f64 = 1e10;
+
 /// How long the caller waits at most, fixed when the call begins.
 #[derive(Clone, Copy)]
 pub enum Deadline {
@@ -66,6 +69,20 @@ impl Deadline {
             Deadline::Never => Patience::Forever,
         }
     }
+}
+
+/// A time in seconds. `None` for none, and for 0.
+pub fn seconds(name: &str, time: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(time) = time else {
+        return Ok(None);
+    };
+    let seconds: f64 = time.extract()?;
+    if !(0.0..MOST_SECONDS).contains(&seconds) {
+        return Err(PyValueError::new_err(format!(
+            "{name} must be from 0 to {MOST_SECONDS:.0} seconds, not {seconds}"
+        )));
+    }
+    Ok(Some(Duration::from_secs_f64(seconds)).filter(|time| !time.is_zero()))
 }
 
 /// One attempt with the GIL held. It waits for nothing but the ends of critical sections, so it needs no

@@ -1,4 +1,7 @@
 //! Linux: the pipe of a notifier (state/notifier.rs), which wakes programs that wait with `poll`.
+//!
+//! A pipe of two pages is readable while it has a byte. It is writable until both of its pages are in use:
+//! single bytes share the first one, and a write of pages takes the other.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -12,6 +15,7 @@ use super::line::drain_end;
 use super::process::take_descriptor_of;
 use super::{Remembered, os};
 use crate::error::Error;
+use crate::units::PAGE;
 
 /// A pipe that another process has announced.
 pub(crate) enum PipeOfAnother {
@@ -33,6 +37,8 @@ pub(crate) struct OpenPipe {
 pub(crate) fn make_pipe() -> Result<(OpenPipe, u64), Error> {
     let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
     let (reading, writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
+    // A larger one, if the system insists, only takes longer to fill.
+    let _ = rustix::pipe::fcntl_setpipe_size(&writing, 2 * rustix::param::page_size());
     let number = pipe_number(reading.as_raw_fd()).ok_or(Error::Closed)?;
     let pipe = match reopen_in(reading.as_raw_fd(), OFlags::RDWR) {
         Ok(both) => OpenPipe {
@@ -132,6 +138,26 @@ pub(crate) fn signal(fd: RawFd) -> bool {
         rustix::io::write(pipe, &[1]),
         Ok(_) | Err(Errno::AGAIN | Errno::PIPE)
     )
+}
+
+/// More than the pages of a pipe.
+const PAGES: [u8; 3 * PAGE as usize] = [1; 3 * PAGE as usize];
+
+/// Fills a pipe, so that it has a byte, and `poll` calls it writable in no process.
+pub(crate) fn fill(fd: RawFd) -> bool {
+    // SAFETY: as in signal.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    // Bounded by the largest pipe, in case that this one could not be made smaller.
+    for _ in 0..=256 {
+        match rustix::io::write(pipe, &PAGES) {
+            Ok(count) if count == PAGES.len() => {}
+            Err(Errno::INTR) => {}
+            // It takes no more.
+            Ok(_) | Err(Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
+    false
 }
 
 /// Takes all bytes out of a pipe.

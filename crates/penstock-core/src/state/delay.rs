@@ -1,0 +1,259 @@
+//! Delays: items that no get finds until their time has come.
+//!
+//! A delayed item is DELAYED. It is unfinished, and it counts for `max_bytes` and not for `maxsize`. When its
+//! time has come, some section makes it READY, in its old place in the order of publication.
+//!
+//! The order by time is a heap like that of the returned items (order/heap.rs), so an item costs a time that
+//! grows with the logarithm of their number. A section makes a portion ready; the next one goes on. The heap
+//! is a cache: the rebuild makes it anew from the slots, which have their own times (`Slot::lease`).
+//!
+//! While items are delayed, the word of the phase says so (DELAYING). So a queue without them pays nothing:
+//! each section of one that has some takes the slow path (handle/enter.rs), where it reads the clock.
+//!
+//! *The timekeeper* is a waiter that ends its sleep when the next item is due (`Hot::timekeeper` names its
+//! cell). Each waiter that goes to sleep becomes it if there is none. At the end of a section that leaves
+//! delayed items and sleeping getters without one, a getter is notified, as if an item had come (waiters.rs):
+//! it finds none, sleeps again, and is the timekeeper. A wake-up of that kind is never lost. A putter is
+//! notified if no getter sleeps. Joiners are only woken, because a notified joiner would return: if that
+//! wake-up is lost, they learn it at the end of a slice. The same if the timekeeper is stopped or killed: any
+//! other waiter makes the items ready at the end of its slice, 100 ms later at most.
+//!
+//! Times are microseconds of the monotonic clock, which all processes of a machine share. In a time namespace
+//! of its own a process delays by another clock.
+//!
+//! | step | if the process dies right after it |
+//! |---|---|
+//! | put: slot filled, its number and its time noted | it is FREE (or CLAIMED) still: nothing happened |
+//! | **state = DELAYED** | the item exists, and is delayed |
+//! | a lease released or failed: its time noted | LEASED still: a redelivery, at once (*) |
+//! | **state = DELAYED** | it is delayed |
+//! | heap, counters, `due_at`, DELAYING, the timekeeper | the rebuild computes them; it names no timekeeper |
+//! | due: off the heap | DELAYED still: the rebuild lists it again |
+//! | **state = READY** | it is in its old place |
+//! | closed: as any item that is discarded (operations/shutdown.rs) | |
+//!
+//! (*) The time stands where the number of the lease stood. The rebuild numbers further leases from there.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::{DELAYING, Hot, Kind, Slot};
+use crate::platform;
+use crate::state::Section;
+use crate::state::recovery::PORTION;
+use crate::state::slot::{Past, State, StateWord};
+use crate::state::sort::Order;
+use crate::state::waiters::Waiting;
+use crate::sync::{Count, Ordering, Word};
+use crate::units::Ticket;
+
+impl Hot {
+    pub(crate) fn has_delayed(&self) -> bool {
+        self.delayed_count.get() > 0
+    }
+
+    /// Whether the time of a delayed item has come. Without the lock, too.
+    pub(crate) fn is_any_due(&self) -> bool {
+        let due_at = self.due_at.get();
+        due_at != 0 && due_at <= platform::micros()
+    }
+
+    /// Adds the mark to the phase that items are delayed, or removes it.
+    fn mark_delaying(&self, is_delaying: bool) {
+        // Damage may be noted meanwhile, without the lock. It stays.
+        while !self.is_damaged() {
+            let phase = self.phase.get();
+            let marked = if is_delaying {
+                phase | DELAYING
+            } else {
+                phase & !DELAYING
+            };
+            let exchanged = self
+                .phase
+                .compare_exchange(phase, marked, Ordering::Relaxed, Ordering::Relaxed);
+            if exchanged.is_ok() {
+                return;
+            }
+        }
+    }
+}
+
+/// When that time has passed. `None` for no time.
+pub(crate) fn due_after(delay: Duration) -> Option<u64> {
+    if delay.is_zero() {
+        return None;
+    }
+    // A time that no clock reaches is as good as any other.
+    let micros = u64::try_from(delay.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
+    Some(platform::micros().saturating_add(micros).saturating_add(1))
+}
+
+impl Section<'_> {
+    /// To DELAYED: from here on the item exists. The slot is on no list.
+    pub(crate) fn publish_delayed(
+        &mut self,
+        (index, slot): (u32, &Slot),
+        len: u64,
+        due: u64,
+    ) -> Result<Ticket, Error> {
+        let hot = self.hot();
+        let seq = hot.published.get().wrapping_add(1);
+        slot.seq.set(seq);
+        self.delay((index, slot), due, Past::NONE)?;
+        hot.published.set(seq);
+        hot.count_bytes(len);
+        if self.shared.options.acknowledged {
+            hot.unfinished.add(1);
+        }
+        Ok(Ticket { slot: index, seq })
+    }
+
+    /// To DELAYED until then. The slot is on no list, and `unfinished` counts the item.
+    pub(crate) fn delay(&mut self, (index, slot): (u32, &Slot), due: u64, past: Past) -> Result<(), Error> {
+        slot.lease.set(due.max(1));
+        slot.borrowed.set(0);
+        slot.commit(StateWord::unowned_with(State::Delayed, past));
+        fault!("delay.committed");
+        self.insert_delayed(index)?;
+        let hot = self.hot();
+        hot.owned_count.add(1);
+        hot.delayed_count.add(1);
+        let first = self.slot(hot.delayed.head.get())?.lease.get();
+        if hot.due_at.get() != first {
+            hot.due_at.set(first);
+            // It sleeps until a later time.
+            hot.timekeeper.set(0);
+        }
+        hot.mark_delaying(true);
+        Ok(())
+    }
+
+    /// Takes the item off the heap whose time comes first, before its state changes.
+    pub(crate) fn pop_delayed(&mut self) -> Result<u32, Error> {
+        let hot = self.hot();
+        let index = hot.delayed.head.get();
+        if index == 0 || self.slot(index)?.word().state() != Some(State::Delayed) {
+            return Err(self.corrupt("an item on the heap of delayed ones is not delayed"));
+        }
+        self.remove_first_delayed()?;
+        hot.owned_count.sub(1);
+        hot.delayed_count.sub(1);
+        match hot.delayed.head.get() {
+            0 => {
+                if hot.delayed_count.get() > 0 {
+                    return Err(self.corrupt("delayed items are counted that are on no heap"));
+                }
+                hot.due_at.set(0);
+                hot.timekeeper.set(0);
+                hot.mark_delaying(false);
+            }
+            first => {
+                hot.due_at.set(self.slot(first)?.lease.get());
+                hot.timekeeper.set(0);
+            }
+        }
+        Ok(index)
+    }
+
+    /// DELAYED -> READY in its old place: a portion of those whose time has come. Not if the queue is closed:
+    /// there they are discarded.
+    pub(crate) fn ready_due(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        if hot.is_closed() {
+            return Ok(());
+        }
+        let now = platform::micros();
+        for _ in 0..PORTION {
+            let due_at = hot.due_at.get();
+            if due_at == 0 || due_at > now {
+                return Ok(());
+            }
+            let index = self.pop_delayed()?;
+            let slot = self.slot(index)?;
+            slot.commit(StateWord::unowned_with(State::Ready, slot.word().past()));
+            fault!("delay.ended");
+            self.put_back(index, slot.len.get())?;
+        }
+        Ok(())
+    }
+
+    /// Makes a waiter that goes to sleep the timekeeper, if there is none. Returns when that waiter is to
+    /// wake up.
+    pub(crate) fn keep_time(&self, waiting: &Waiting) -> Option<u64> {
+        let hot = self.hot();
+        let due_at = hot.due_at.get();
+        if due_at == 0 {
+            return None;
+        }
+        if hot.timekeeper.get() == 0 {
+            hot.timekeeper.set(waiting.cell);
+            fault!("delay.kept");
+        }
+        (hot.timekeeper.get() == waiting.cell).then_some(due_at)
+    }
+
+    /// Notifies a waiter that is to be the timekeeper, if items are delayed and none of the waiters keeps the
+    /// time, or is on its way and will. Part of `settle`.
+    #[cold]
+    pub(crate) fn appoint_timekeeper(&mut self) -> Result<(), Error> {
+        let hot = self.hot();
+        if hot.due_at.get() == 0 || hot.timekeeper.get() != 0 {
+            return Ok(());
+        }
+        let [getters, putters, joiners] = &hot.waiters;
+        let spinning = &hot.spinning;
+        if getters.notified.get() | putters.notified.get() | spinning.getter.get() | spinning.putter.get()
+            != 0
+        {
+            return Ok(());
+        }
+        if getters.length.get() > 0 {
+            self.choose(Kind::Item, getters.tail.get())?;
+        } else if putters.length.get() > 0 {
+            self.choose(Kind::Room, putters.head.get())?;
+        } else if joiners.length.get() > 0 {
+            self.tell_watcher(Kind::Finish)?;
+        }
+        Ok(())
+    }
+
+    // ---------------------------------------------------------------------------------------------- rebuild
+
+    /// Makes the heap of delayed items anew, from slots that are gathered in its list in any order. A list
+    /// that is sorted by time is such a heap.
+    pub(crate) fn rebuild_delayed(&mut self, count: u64, numbered: u32) -> Result<(), Error> {
+        let hot = self.hot();
+        self.sort(
+            &hot.delayed,
+            &Order {
+                // Times are not distinct.
+                length: 0,
+                numbered,
+                greatest: 0,
+                belongs: |word: StateWord| word.state() == Some(State::Delayed),
+                key: |slot: &Slot| slot.lease.get(),
+            },
+        )?;
+        let mut index = hot.delayed.head.get();
+        hot.delayed.tail.set(0);
+        let first = if index == 0 {
+            0
+        } else {
+            self.slot(index)?.lease.get()
+        };
+        let mut walk = self.walk();
+        while index != 0 {
+            self.step(&mut walk)?;
+            let slot = self.slot(index)?;
+            slot.prev.set(0);
+            slot.holder.set(1);
+            index = slot.next.get();
+        }
+        hot.delayed_count.set(count);
+        hot.due_at.set(first);
+        hot.timekeeper.set(0);
+        hot.mark_delaying(count > 0);
+        Ok(())
+    }
+}

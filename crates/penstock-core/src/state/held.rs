@@ -1,0 +1,159 @@
+//! Held: one item that this participant has in hand, by its lease, and how its holder settles it.
+//!
+//! operations/held.rs has the crash table.
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::ParticipantId;
+use crate::platform;
+use crate::state::Section;
+use crate::state::discard::Discarded;
+use crate::state::holding::{self, Lease};
+use crate::state::slot::{State, StateWord};
+use crate::sync::{Count, Word};
+
+/// An item that was taken from an acknowledged queue, and the lease by which its holder settles it.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its number tells this delivery from every other one.
+    pub(crate) lease: Lease,
+    /// The participant that took it; a child after a fork is another one.
+    pub(crate) me: ParticipantId,
+    seq: u64,
+    redeliveries: u8,
+    /// `task_done` was called for it before it was taken: it never was in hand.
+    was_finished: bool,
+}
+
+impl Held {
+    /// The item's place in the order of publication, which it has at each delivery.
+    pub fn id(&self) -> u64 {
+        self.seq
+    }
+
+    /// How often the item was delivered, this time included. What its holders gave back without a failure
+    /// does not count.
+    pub fn deliveries(&self) -> u32 {
+        u32::from(self.redeliveries) + 1
+    }
+
+    /// Whether the item is finished already, so that there is nothing to settle.
+    pub fn was_finished(&self) -> bool {
+        self.was_finished
+    }
+}
+
+/// What a holder says of its item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is finished.
+    Done,
+    /// It goes back to the queue as if it had not been taken.
+    Released,
+    /// It goes back to the queue, and counts as redelivered, as after the holder's death.
+    Failed,
+    /// It becomes a dead letter at once.
+    Rejected,
+}
+
+impl Section<'_> {
+    /// The item in that slot, which was delivered in this section. `seq` and `redeliveries` are what the slot
+    /// said before: a finished item's slot is free by now.
+    pub(crate) fn held(&self, index: u32, (seq, redeliveries): (u64, u8)) -> Result<Held, Error> {
+        let slot = self.slot(index)?;
+        let word = slot.word();
+        Ok(Held {
+            lease: Lease {
+                slot: index,
+                number: slot.lease.get(),
+            },
+            me: self.me,
+            seq,
+            redeliveries,
+            was_finished: word.state() != Some(State::Leased),
+        })
+    }
+
+    /// Whether this participant has that item in hand still.
+    pub(crate) fn has_held(&self, held: &Held) -> Result<bool, Error> {
+        Ok(held.me == self.me
+            && !held.was_finished
+            && self.is_mine(&held.lease)
+            && self.slot(held.lease.slot)?.word().is_finishable())
+    }
+
+    /// Settles an item that this participant has in hand. False if it has not any more: it is finished, or
+    /// was settled.
+    /// `due` is when it is ready again, if it goes back and not at once. `note` is a slot that this
+    /// participant has claimed, with the text of a failure. It is the caller's still if the item is not
+    /// settled.
+    pub(crate) fn settle_held(
+        &mut self,
+        held: &Held,
+        verdict: Verdict,
+        due: Option<u64>,
+        note: Option<u32>,
+    ) -> Result<bool, Error> {
+        if !self.has_held(held)? {
+            return Ok(false);
+        }
+        let index = held.lease.slot;
+        let slot = self.slot(index)?;
+        if slot.borrowed.get() != 0 && verdict != Verdict::Done {
+            return Err(Error::StillBorrowed);
+        }
+        if let Some(note) = note.filter(|_| verdict != Verdict::Done) {
+            self.attach_note(note, index)?;
+        }
+        let is_own = slot.holder.get() == platform::thread_id();
+        match verdict {
+            Verdict::Done => self.finish_lease(index)?,
+            Verdict::Released => {
+                self.let_go_of_lease(index, slot)?;
+                self.release(index, due)?;
+            }
+            Verdict::Failed => {
+                self.let_go_of_lease(index, slot)?;
+                self.return_or_delay(index, due)?;
+            }
+            Verdict::Rejected => {
+                self.let_go_of_lease(index, slot)?;
+                self.bury(index)?;
+            }
+        }
+        fault!("held.settled");
+        if is_own {
+            holding::count_finished();
+        }
+        Ok(true)
+    }
+
+    /// To READY in its old place, or to DELAYED, and that is no redelivery; or it is discarded, if the queue
+    /// is closed. The slot is on no list.
+    fn release(&mut self, index: u32, due: Option<u64>) -> Result<(), Error> {
+        if self.hot().is_closed() {
+            return self.discard_one(index, Discarded::Unfinished);
+        }
+        let slot = self.slot(index)?;
+        if let Some(due) = due {
+            return self.delay((index, slot), due, slot.word().past());
+        }
+        slot.commit(StateWord::unowned_with(State::Ready, slot.word().past()));
+        fault!("held.released");
+        self.put_back(index, slot.len.get())
+    }
+
+    /// To DEAD. The slot is on no list.
+    pub(crate) fn bury(&mut self, index: u32) -> Result<(), Error> {
+        let (hot, slot) = (self.hot(), self.slot(index)?);
+        slot.commit(StateWord::unowned_with(State::Dead, slot.word().past()));
+        fault!("held.buried");
+        self.push_back(&hot.dead, index)?;
+        hot.dead_count.add(1);
+        // A dead letter counts as finished: join() must not wait for it.
+        if self.shared.options.acknowledged {
+            hot.unfinished.sub(1);
+        }
+        Ok(())
+    }
+}

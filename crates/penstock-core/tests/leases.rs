@@ -1,0 +1,867 @@
+//! Items that their holders settle by name: finished, released, failed, rejected; and what a process leaves
+//! that dies while it settles one.
+#![cfg(not(loom))]
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use penstock_core::{
+    Batch, Buffer, DeadLetter, Death, Delivery, Error, Held, Leave, Options, Patience, Queue, Statistics,
+    Ticket, Verdict,
+};
+
+#[path = "common/child.rs"]
+mod child;
+mod common;
+#[path = "common/soon.rs"]
+mod soon;
+
+use child::Child;
+use common::{PLAIN, wait};
+use soon::soon;
+
+const ACKNOWLEDGED: Options = Options {
+    acknowledged: true,
+    max_deliveries: 2,
+    ..PLAIN
+};
+const LARGE: usize = 100_000;
+
+fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
+    wait(Patience::NoWait, |wait| queue.put(&[payload], wait)).map(drop)
+}
+
+/// Takes an item by name. Its payload is borrowed no more.
+fn hold(queue: &Arc<Queue>, patience: Patience) -> Result<(Vec<u8>, Held), Error> {
+    let mut buffer = Buffer::default();
+    let (delivery, held) = wait(patience, |wait| queue.hold(&mut buffer, wait))?;
+    Ok(match delivery {
+        Delivery::Copied => (buffer.bytes().to_vec(), held),
+        Delivery::Lent(lent) => (lent.bytes().to_vec(), held),
+    })
+}
+
+fn settle(queue: &Queue, held: &Held, verdict: Verdict) -> Result<bool, Error> {
+    wait(soon(), |wait| queue.settle(held, verdict, wait))
+}
+
+fn with_items(options: &Options, items: u8) -> Arc<Queue> {
+    let queue = Queue::create(options).unwrap();
+    for item in 0..items {
+        put(&queue, &[item]).unwrap();
+    }
+    queue
+}
+
+fn is_sound(queue: &Queue, what: &str) -> Statistics {
+    assert_eq!(queue.check().unwrap().findings, [], "{what}");
+    let s = queue.statistics().unwrap();
+    assert_eq!(
+        s.puts,
+        s.gets + s.queued + s.dead_letters + s.discarded,
+        "{what}: {s:?}"
+    );
+    s
+}
+
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: it never came to that");
+        thread::yield_now();
+    }
+}
+
+/// Waits for the end of a child, and returns its exit status, or its signal as a negative number.
+fn outcome(mut child: Child) -> i32 {
+    let status = child.reap();
+    if libc::WIFSIGNALED(status) {
+        -libc::WTERMSIG(status)
+    } else {
+        libc::WEXITSTATUS(status)
+    }
+}
+
+#[test]
+fn what_is_done_is_finished() {
+    let queue = with_items(&ACKNOWLEDGED, 2);
+    let (item, held) = hold(&queue, Patience::NoWait).unwrap();
+    assert_eq!((item, held.id(), held.deliveries()), (vec![0], 1, 1));
+    assert!(queue.holds(&held));
+    assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
+    assert!(!queue.holds(&held));
+    let s = is_sound(&queue, "done");
+    assert_eq!((s.unfinished, s.queued, s.gets), (1, 1, 1));
+    for verdict in [
+        Verdict::Done,
+        Verdict::Released,
+        Verdict::Failed,
+        Verdict::Rejected,
+    ] {
+        assert_eq!(settle(&queue, &held, verdict), Ok(false), "{verdict:?}");
+    }
+    assert_eq!(is_sound(&queue, "again"), s);
+}
+
+#[test]
+fn any_of_several_is_settled() {
+    let queue = with_items(&ACKNOWLEDGED, 5);
+    let held: Vec<Held> = (0..5)
+        .map(|_| hold(&queue, Patience::NoWait).unwrap().1)
+        .collect();
+    for place in [3, 0, 4] {
+        assert_eq!(settle(&queue, &held[place], Verdict::Done), Ok(true));
+        is_sound(&queue, "one of several");
+    }
+    assert_eq!(settle(&queue, &held[2], Verdict::Released), Ok(true));
+    assert_eq!(settle(&queue, &held[1], Verdict::Released), Ok(true));
+    // In their old places.
+    assert_eq!(hold(&queue, Patience::NoWait).unwrap().0, [1]);
+    assert_eq!(hold(&queue, Patience::NoWait).unwrap().0, [2]);
+    assert_eq!(is_sound(&queue, "released").unfinished, 2);
+}
+
+#[test]
+fn what_is_released_comes_back_uncounted() {
+    for len in [1, 1000, LARGE] {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, &vec![7; len]).unwrap();
+        put(&queue, b"next").unwrap();
+        for _ in 0..10 {
+            let (item, held) = hold(&queue, Patience::NoWait).unwrap();
+            assert_eq!((item.len(), held.id(), held.deliveries()), (len, 1, 1));
+            assert_eq!(settle(&queue, &held, Verdict::Released), Ok(true));
+            let s = is_sound(&queue, "released");
+            assert_eq!((s.queued, s.unfinished, s.redeliveries), (2, 2, 0));
+        }
+    }
+}
+
+#[test]
+fn what_fails_comes_back_and_counts() {
+    let queue = with_items(&ACKNOWLEDGED, 2);
+    for deliveries in 1..=3 {
+        let (item, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!((item, held.id(), held.deliveries()), (vec![0], 1, deliveries));
+        assert_eq!(settle(&queue, &held, Verdict::Failed), Ok(true));
+        is_sound(&queue, "failed");
+    }
+    let s = is_sound(&queue, "dead");
+    assert_eq!(
+        (s.dead_letters, s.queued, s.unfinished, s.redeliveries),
+        (1, 1, 1, 2)
+    );
+    let letters = queue.dead_letters().unwrap();
+    assert_eq!((letters.len(), &letters[0].payload[..]), (1, &[0][..]));
+}
+
+#[test]
+fn what_is_rejected_is_a_dead_letter_at_once() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+    let s = is_sound(&queue, "rejected");
+    assert_eq!((s.dead_letters, s.queued, s.unfinished), (1, 0, 0));
+    let letters = queue.dead_letters().unwrap();
+    assert_eq!((letters.len(), &letters[0].payload[..]), (1, &[0][..]));
+    wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
+}
+
+#[test]
+fn deaths_count_as_failures_do() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let child = Child::run(|| {
+        hold(&queue, Patience::NoWait).unwrap();
+        // SAFETY: the child ends without running anything else.
+        unsafe { libc::_exit(0) };
+    });
+    assert_eq!(outcome(child), 0);
+    let (_, held) = hold(&queue, soon()).unwrap();
+    assert_eq!((held.id(), held.deliveries()), (1, 2));
+    assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
+}
+
+/// From the first call on nothing is set aside: each item that a dead process has held comes back.
+#[test]
+fn holding_acknowledges() {
+    let queue = with_items(&ACKNOWLEDGED, 3);
+    let child = Child::run(|| {
+        for _ in 0..3 {
+            hold(&queue, Patience::NoWait).unwrap();
+        }
+    });
+    assert_eq!(outcome(child), 0);
+    let s = is_sound(&queue, "swept");
+    assert_eq!((s.queued, s.redeliveries, s.taken), (3, 3, 0));
+}
+
+#[test]
+fn task_done_settles_the_oldest() {
+    let queue = with_items(&ACKNOWLEDGED, 2);
+    let (_, first) = hold(&queue, Patience::NoWait).unwrap();
+    let (_, second) = hold(&queue, Patience::NoWait).unwrap();
+    queue.task_done().unwrap();
+    assert!(!queue.holds(&first) && queue.holds(&second));
+    assert_eq!(settle(&queue, &first, Verdict::Failed), Ok(false));
+    assert_eq!(settle(&queue, &second, Verdict::Failed), Ok(true));
+    // The item is no lease of this thread any more.
+    assert_eq!(is_sound(&queue, "failed").queued, 1);
+    queue.task_done().unwrap();
+    assert_eq!(queue.task_done(), Err(Error::TooManyDone));
+}
+
+/// It was done in advance, and is delivered as usual.
+#[test]
+fn what_was_finished_before_it_was_taken_is_not_held() {
+    for len in [1, LARGE] {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, &vec![7; len]).unwrap();
+        queue.task_done().unwrap();
+        let (item, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!((item.len(), held.was_finished()), (len, true));
+        assert_eq!(settle(&queue, &held, Verdict::Failed), Ok(false));
+        assert_eq!(is_sound(&queue, "finished").queued, 0);
+    }
+}
+
+#[test]
+fn another_thread_settles() {
+    let queue = with_items(&ACKNOWLEDGED, 3);
+    let (_, first) = hold(&queue, Patience::NoWait).unwrap();
+    let (_, second) = hold(&queue, Patience::NoWait).unwrap();
+    let (_, third) = hold(&queue, Patience::NoWait).unwrap();
+    let there = queue.clone();
+    thread::spawn(move || {
+        assert_eq!(settle(&there, &first, Verdict::Done), Ok(true));
+        assert_eq!(settle(&there, &second, Verdict::Released), Ok(true));
+    })
+    .join()
+    .unwrap();
+    // The third is this thread's oldest.
+    queue.task_done().unwrap();
+    assert_eq!(settle(&queue, &third, Verdict::Done), Ok(false));
+    assert_eq!(is_sound(&queue, "settled").unfinished, 1);
+}
+
+/// Its own lease stands behind many of another thread's, and it has settled some of those.
+#[test]
+fn a_thread_that_settles_for_others_finds_its_own() {
+    let queue = with_items(&ACKNOWLEDGED, 101);
+    let there = queue.clone();
+    let others: Vec<Held> = thread::spawn(move || {
+        let hold = |_| hold(&there, Patience::NoWait).unwrap().1;
+        (0..100).map(hold).collect()
+    })
+    .join()
+    .unwrap();
+    let (item, own) = hold(&queue, Patience::NoWait).unwrap();
+    assert_eq!(item, [100]);
+    assert_eq!(settle(&queue, &others[99], Verdict::Done), Ok(true));
+    queue.task_done().unwrap();
+    assert!(!queue.holds(&own));
+    assert!(others[..99].iter().all(|held| queue.holds(held)));
+}
+
+#[test]
+fn a_forked_child_settles_nothing() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    let child = Child::run(|| {
+        assert!(!queue.holds(&held));
+        for verdict in [
+            Verdict::Done,
+            Verdict::Released,
+            Verdict::Failed,
+            Verdict::Rejected,
+        ] {
+            assert_eq!(settle(&queue, &held, verdict), Ok(false));
+        }
+    });
+    assert_eq!(outcome(child), 0);
+    assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
+    is_sound(&queue, "done");
+}
+
+/// A reader of the payload would see another item there.
+#[test]
+fn what_is_borrowed_does_not_go_back() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    put(&queue, &[7; LARGE]).unwrap();
+    let mut buffer = Buffer::default();
+    let (delivery, held) = wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap();
+    for verdict in [Verdict::Released, Verdict::Failed, Verdict::Rejected] {
+        assert_eq!(settle(&queue, &held, verdict), Err(Error::StillBorrowed));
+    }
+    assert!(queue.holds(&held));
+    drop(delivery);
+    assert_eq!(settle(&queue, &held, Verdict::Released), Ok(true));
+    let (delivery, held) = wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap();
+    assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true), "its memory stays");
+    let Delivery::Lent(lent) = &delivery else {
+        panic!("a large payload is lent");
+    };
+    assert_eq!(lent.bytes(), [7; LARGE]);
+    drop(delivery);
+    assert_eq!(is_sound(&queue, "done").unfinished, 0);
+}
+
+#[test]
+fn many_are_held_together() {
+    let queue = with_items(&ACKNOWLEDGED, 10);
+    put(&queue, &[9; LARGE]).unwrap();
+    let mut batch = Batch::with_room_for(20).unwrap();
+    let mut held = Vec::with_capacity(8);
+    wait(Patience::NoWait, |wait| {
+        queue.hold_many(&mut batch, &mut held, wait)
+    })
+    .unwrap();
+    assert_eq!((batch.len(), held.len()), (8, 8));
+    assert_eq!(
+        held.iter().map(Held::id).collect::<Vec<_>>(),
+        (1..=8).collect::<Vec<_>>()
+    );
+    let mut rest = Batch::with_room_for(20).unwrap();
+    let mut others = Vec::with_capacity(20);
+    wait(Patience::NoWait, |wait| {
+        queue.hold_many(&mut rest, &mut others, wait)
+    })
+    .unwrap();
+    assert_eq!((rest.len(), others.len()), (3, 3));
+    rest.into_items(|taken| drop(taken));
+    for held in held.iter().chain(&others) {
+        assert_eq!(settle(&queue, held, Verdict::Released), Ok(true));
+    }
+    let s = is_sound(&queue, "released");
+    assert_eq!((s.queued, s.taken), (11, 0));
+    assert_eq!(hold(&queue, Patience::NoWait).unwrap().0, [0]);
+}
+
+#[test]
+fn a_waiting_getter_takes_what_comes_back() {
+    for verdict in [Verdict::Released, Verdict::Failed] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        let there = queue.clone();
+        let getter = thread::spawn(move || hold(&there, soon()).map(|(item, _)| item));
+        until("a getter", || queue.statistics().unwrap().waiting_getters == 1);
+        assert_eq!(settle(&queue, &held, verdict), Ok(true));
+        assert_eq!(getter.join().unwrap(), Ok(vec![0]));
+    }
+}
+
+#[test]
+fn a_joiner_learns_what_is_settled() {
+    for verdict in [Verdict::Done, Verdict::Rejected] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        let there = queue.clone();
+        let joiner = thread::spawn(move || wait(soon(), |wait| there.join(wait)));
+        until("a joiner", || queue.statistics().unwrap().waiting_joiners == 1);
+        assert_eq!(settle(&queue, &held, verdict), Ok(true));
+        joiner.join().unwrap().unwrap();
+    }
+}
+
+/// What comes back may exceed `maxsize`.
+#[test]
+fn a_full_queue_takes_back() {
+    let queue = with_items(
+        &Options {
+            maxsize: 1,
+            ..ACKNOWLEDGED
+        },
+        1,
+    );
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    put(&queue, b"next").unwrap();
+    assert_eq!(settle(&queue, &held, Verdict::Released), Ok(true));
+    assert_eq!((queue.len(), queue.is_full()), (2, true));
+    assert_eq!(put(&queue, b"late"), Err(Error::Full));
+    is_sound(&queue, "full");
+}
+
+#[test]
+fn a_closed_queue_discards_what_comes_back() {
+    for (verdict, discarded, buried) in [
+        (Verdict::Done, 0, 0),
+        (Verdict::Released, 1, 0),
+        (Verdict::Failed, 1, 0),
+        (Verdict::Rejected, 0, 1),
+    ] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        queue.shut_down(true).unwrap();
+        assert_eq!(settle(&queue, &held, verdict), Ok(true));
+        let s = is_sound(&queue, "closed");
+        assert_eq!(
+            (s.discarded, s.dead_letters, s.unfinished),
+            (discarded, buried, 0)
+        );
+        wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
+    }
+}
+
+/// A getter of another process waits for what may come back, and takes it.
+#[test]
+fn a_draining_queue_delivers_what_comes_back() {
+    for verdict in [Verdict::Released, Verdict::Failed] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        queue.shut_down(false).unwrap();
+        let child = Child::run(|| {
+            let (item, held) = hold(&queue, soon()).unwrap();
+            assert_eq!(item, [0]);
+            assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
+            assert_eq!(hold(&queue, soon()).err(), Some(Error::ShutDown));
+        });
+        until("a getter", || queue.statistics().unwrap().waiting_getters == 1);
+        assert_eq!(settle(&queue, &held, verdict), Ok(true));
+        assert_eq!(outcome(child), 0);
+        assert_eq!(is_sound(&queue, "drained").unfinished, 0);
+    }
+}
+
+/// A process that has left the queue has given everything up.
+#[test]
+fn nothing_is_settled_after_a_leave() {
+    for how in [Leave::Clean, Leave::Crashed] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        queue.leave(how).unwrap();
+        assert!(!queue.holds(&held));
+        assert_eq!(settle(&queue, &held, Verdict::Failed), Ok(false), "{how:?}");
+        is_sound(&queue, "left");
+    }
+}
+
+/// A queue with dead letters of several sizes, and an item between the first two.
+fn with_letters(options: &Options) -> Arc<Queue> {
+    let queue = Queue::create(options).unwrap();
+    for (item, len) in [1, 10, 1000, LARGE, 200_000].into_iter().enumerate() {
+        put(&queue, &vec![item as u8; len]).unwrap();
+    }
+    let (_, first) = hold(&queue, Patience::NoWait).unwrap();
+    let (_, kept) = hold(&queue, Patience::NoWait).unwrap();
+    for _ in 0..3 {
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+    }
+    assert_eq!(settle(&queue, &first, Verdict::Rejected), Ok(true));
+    assert_eq!(settle(&queue, &kept, Verdict::Released), Ok(true));
+    queue
+}
+
+fn requeue(queue: &Queue, tickets: Option<&[Ticket]>) -> Result<u64, Error> {
+    wait(Patience::NoWait, |wait| queue.requeue(tickets, wait))
+}
+
+fn purge(queue: &Queue, tickets: Option<&[Ticket]>) -> u64 {
+    wait(Patience::NoWait, |wait| queue.purge(tickets, wait)).unwrap()
+}
+
+#[test]
+fn dead_letters_are_read() {
+    let queue = with_letters(&ACKNOWLEDGED);
+    let letters = queue.dead_letters().unwrap();
+    let found: Vec<_> = letters
+        .iter()
+        .map(|letter| (letter.ticket.seq, letter.deliveries, letter.payload.len()))
+        .collect();
+    assert_eq!(found, [(3, 1, 1000), (4, 1, LARGE), (5, 1, 200_000), (1, 1, 1)]);
+    for letter in letters {
+        let right = letter.ticket.seq as u8 - 1;
+        assert!(letter.payload.iter().all(|byte| *byte == right));
+    }
+    assert_eq!(is_sound(&queue, "read").dead_letters, 4);
+}
+
+#[test]
+fn dead_letters_are_requeued() {
+    let queue = with_letters(&ACKNOWLEDGED);
+    let letters = queue.dead_letters().unwrap();
+    assert_eq!(requeue(&queue, Some(&[letters[1].ticket])), Ok(1));
+    let s = is_sound(&queue, "one");
+    assert_eq!((s.queued, s.dead_letters, s.unfinished), (2, 3, 2));
+    let all: Vec<Ticket> = letters.iter().map(|letter| letter.ticket).collect();
+    assert_eq!(requeue(&queue, Some(&all)), Ok(3), "one is none any more");
+    assert_eq!(requeue(&queue, None), Ok(0));
+    let s = is_sound(&queue, "all");
+    assert_eq!((s.queued, s.dead_letters, s.unfinished), (5, 0, 5));
+    for item in 0..5u8 {
+        let (payload, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!((payload[0], held.deliveries()), (item, 1));
+        assert_eq!(held.id(), u64::from(item) + 1);
+    }
+}
+
+/// Their deliveries count anew.
+#[test]
+fn a_requeued_letter_dies_again() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    for _ in 0..2 {
+        for deliveries in 1..=3 {
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            assert_eq!(held.deliveries(), deliveries);
+            assert_eq!(settle(&queue, &held, Verdict::Failed), Ok(true));
+        }
+        assert_eq!(is_sound(&queue, "dead").dead_letters, 1);
+        assert_eq!(requeue(&queue, None), Ok(1));
+    }
+}
+
+#[test]
+fn dead_letters_are_purged() {
+    let queue = with_letters(&ACKNOWLEDGED);
+    let letters = queue.dead_letters().unwrap();
+    assert_eq!(purge(&queue, Some(&[letters[2].ticket, letters[0].ticket])), 2);
+    let s = is_sound(&queue, "two");
+    assert_eq!((s.queued, s.dead_letters, s.unfinished, s.gets), (1, 2, 1, 2));
+    assert_eq!(purge(&queue, Some(&[letters[2].ticket])), 0);
+    assert_eq!(purge(&queue, None), 2);
+    let s = is_sound(&queue, "all");
+    assert_eq!((s.queued, s.dead_letters, s.unfinished, s.gets), (1, 0, 1, 4));
+    assert_eq!(queue.check().unwrap().extents, 0);
+}
+
+/// The slot is another item's by now.
+#[test]
+fn an_old_ticket_means_nothing() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let reject = || {
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+    };
+    reject();
+    let old = queue.dead_letters().unwrap()[0].ticket;
+    assert_eq!(purge(&queue, None), 1);
+    put(&queue, b"other").unwrap();
+    reject();
+    for ticket in [
+        old,
+        Ticket { slot: 0, seq: 2 },
+        Ticket {
+            slot: u32::MAX,
+            seq: 2,
+        },
+    ] {
+        assert_eq!(requeue(&queue, Some(&[ticket])), Ok(0));
+        assert_eq!(purge(&queue, Some(&[ticket])), 0);
+    }
+    assert_eq!(is_sound(&queue, "there").dead_letters, 1);
+}
+
+#[test]
+fn nothing_is_requeued_after_a_shutdown() {
+    for is_immediate in [false, true] {
+        let queue = with_letters(&ACKNOWLEDGED);
+        queue.shut_down(is_immediate).unwrap();
+        assert_eq!(requeue(&queue, None), Err(Error::ShutDown));
+        assert_eq!(is_sound(&queue, "ended").dead_letters, 4);
+        assert_eq!(purge(&queue, None), 4);
+        is_sound(&queue, "purged");
+    }
+}
+
+#[test]
+fn many_letters_are_decided_on_in_portions() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    for item in 0..1000u32 {
+        put(&queue, &item.to_le_bytes()).unwrap();
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+    }
+    assert_eq!(queue.dead_letters().unwrap().len(), 1000);
+    assert_eq!(requeue(&queue, None), Ok(1000));
+    assert_eq!(is_sound(&queue, "requeued").queued, 1000);
+    for item in 0..1000u32 {
+        let (payload, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!(payload, item.to_le_bytes());
+        assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+    }
+    assert_eq!(purge(&queue, None), 1000);
+    is_sound(&queue, "purged");
+}
+
+#[test]
+fn a_waiting_getter_takes_what_is_requeued() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+    let there = queue.clone();
+    let getter = thread::spawn(move || hold(&there, soon()).map(|(item, _)| item));
+    until("a getter", || queue.statistics().unwrap().waiting_getters == 1);
+    assert_eq!(requeue(&queue, None), Ok(1));
+    assert_eq!(getter.join().unwrap(), Ok(vec![0]));
+}
+
+fn fail(queue: &Queue, held: &Held, text: &[u8]) {
+    let noted = (Duration::ZERO, text);
+    let settled = wait(soon(), |wait| {
+        queue.settle_noting(held, Verdict::Failed, noted, wait)
+    });
+    assert_eq!(settled, Ok(true));
+}
+
+/// The text of the last failure, without the zeros behind it, and the deaths.
+fn note_of(queue: &Queue) -> (Vec<u8>, Vec<Death>) {
+    let mut letters = queue.dead_letters().unwrap();
+    assert_eq!(letters.len(), 1);
+    let DeadLetter { mut text, deaths, .. } = letters.remove(0);
+    while text.last() == Some(&0) {
+        text.pop();
+    }
+    (text, deaths)
+}
+
+#[test]
+fn the_last_failure_is_noted() {
+    for len in [1, 100, 2048, 4096] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        for fill in 1..=3u8 {
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            fail(&queue, &held, &vec![fill; len]);
+            assert_eq!(is_sound(&queue, "failed").unfinished, u64::from(fill < 3));
+            assert_eq!(queue.check().unwrap().notes, 1);
+        }
+        assert_eq!(note_of(&queue), (vec![3; len], vec![]));
+        assert_eq!(purge(&queue, None), 1);
+        is_sound(&queue, "purged");
+        let check = queue.check().unwrap();
+        assert_eq!((check.notes, check.extents), (0, 0));
+    }
+}
+
+#[test]
+fn what_is_finished_has_no_note() {
+    let finishes: [fn(&Arc<Queue>); 5] = [
+        |queue| {
+            hold(queue, Patience::NoWait).unwrap();
+            queue.task_done().unwrap();
+        },
+        |queue| {
+            queue.task_done().unwrap();
+            hold(queue, Patience::NoWait).unwrap();
+        },
+        |queue| queue.shut_down(true).unwrap(),
+        |queue| {
+            hold(queue, Patience::NoWait).unwrap();
+            queue.leave(Leave::Clean).unwrap();
+        },
+        |queue| {
+            let (_, held) = hold(queue, Patience::NoWait).unwrap();
+            assert_eq!(settle(queue, &held, Verdict::Rejected), Ok(true));
+            assert_eq!(requeue(queue, None), Ok(1));
+        },
+    ];
+    for len in [1, LARGE] {
+        for finish in finishes {
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            put(&queue, &vec![7; len]).unwrap();
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            fail(&queue, &held, b"why");
+            assert_eq!(queue.check().unwrap().notes, 1);
+            finish(&queue);
+            is_sound(&queue, "finished");
+            assert_eq!(queue.check().unwrap().notes, 0);
+        }
+    }
+}
+
+/// A holder's deaths, the last six, and a text in between.
+#[test]
+fn deaths_are_noted() {
+    let queue = with_items(
+        &Options {
+            max_deliveries: 8,
+            ..ACKNOWLEDGED
+        },
+        1,
+    );
+    let mut pids = Vec::new();
+    for number in 0..8 {
+        let child = Child::run(|| drop(hold(&queue, Patience::NoWait).unwrap()));
+        pids.push(child.0 as u32);
+        assert_eq!(outcome(child), 0);
+        is_sound(&queue, "swept");
+        if number == 4 {
+            // One delivery more.
+            let (_, held) = hold(&queue, soon()).unwrap();
+            wait(soon(), |wait| {
+                queue.settle_noting(&held, Verdict::Released, (Duration::ZERO, b"why"), wait)
+            })
+            .unwrap();
+        }
+    }
+    let (_, held) = hold(&queue, soon()).unwrap();
+    assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+    let (text, deaths) = note_of(&queue);
+    assert_eq!(text, b"why");
+    let noted: Vec<u32> = deaths.iter().map(|death| death.pid).collect();
+    assert_eq!(noted, pids[2..]);
+    assert_eq!(queue.check().unwrap().notes, 1);
+}
+
+#[test]
+fn without_memory_there_is_no_note() {
+    let options = Options {
+        max_bytes: Some(65_536),
+        ..ACKNOWLEDGED
+    };
+    let queue = Queue::create(&options).unwrap();
+    while put(&queue, &[7; 1000]).is_ok() {}
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    fail(&queue, &held, &[1; 4096]);
+    let s = is_sound(&queue, "full");
+    assert_eq!((queue.check().unwrap().notes, s.redeliveries), (0, 1));
+}
+
+#[cfg(feature = "fault-points")]
+mod points {
+    use super::*;
+    use penstock_core::fault;
+
+    const KILLED: i32 = -libc::SIGKILL;
+
+    /// The holder dies at that point while it settles the first of two items. Returns what is left.
+    fn killed_at(point: &str, verdict: Verdict, len: usize, before: fn(&Queue)) -> Statistics {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, &vec![7; len]).unwrap();
+        put(&queue, b"next").unwrap();
+        let child = Child::run(|| {
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            before(&queue);
+            assert!(fault::arm(point, 1));
+            settle(&queue, &held, verdict).unwrap();
+        });
+        assert_eq!(outcome(child), KILLED, "it did not pass {point}");
+        is_sound(&queue, point)
+    }
+
+    /// What is queued, how often it came back, and dead letters.
+    fn left(s: &Statistics) -> (u64, u64, u64) {
+        (s.queued, s.redeliveries, s.dead_letters)
+    }
+
+    #[test]
+    fn death_at_each_step() {
+        for len in [1, LARGE] {
+            for (verdict, points) in [
+                (
+                    Verdict::Done,
+                    &["slot.freed", "done.committed", "held.settled"][..],
+                ),
+                (Verdict::Released, &["held.released", "held.settled"]),
+                (Verdict::Failed, &["sweep.slot-returned", "held.settled"]),
+                (Verdict::Rejected, &["held.buried", "held.settled"]),
+            ] {
+                let s = killed_at("lock.taken", verdict, len, |_| ());
+                assert_eq!(left(&s), (2, 1, 0), "{verdict:?}: nothing was settled");
+                for point in points {
+                    let s = killed_at(point, verdict, len, |_| ());
+                    let right = match verdict {
+                        Verdict::Done => (1, 0, 0),
+                        Verdict::Released => (2, 0, 0),
+                        Verdict::Failed => (2, 1, 0),
+                        Verdict::Rejected => (1, 0, 1),
+                    };
+                    assert_eq!(left(&s), right, "{verdict:?} at {point}");
+                    assert_eq!(s.unfinished, s.queued, "{verdict:?} at {point}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn death_while_a_closed_queue_discards_it() {
+        for point in ["aside.noted", "aside.counted", "slot.freed", "discard.freed"] {
+            for verdict in [Verdict::Released, Verdict::Failed] {
+                let s = killed_at(point, verdict, 1, |queue| queue.shut_down(true).unwrap());
+                assert_eq!(
+                    (left(&s), s.discarded, s.unfinished),
+                    ((0, 0, 0), 2, 0),
+                    "{point}"
+                );
+            }
+        }
+    }
+
+    /// The holder dies while its text is noted, over an earlier one: the item has one of the two, or none.
+    #[test]
+    fn death_while_a_failure_is_noted() {
+        for (point, right) in [
+            ("claim.copied", b"former"),
+            ("note.committed", b"former"),
+            ("note.named", b"latest"),
+            ("held.settled", b"latest"),
+        ] {
+            let queue = with_items(&ACKNOWLEDGED, 2);
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            fail(&queue, &held, b"former");
+            let child = Child::run(|| {
+                let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+                assert!(fault::arm(point, 1));
+                fail(&queue, &held, b"latest");
+            });
+            assert_eq!(outcome(child), KILLED, "it did not pass {point}");
+            is_sound(&queue, point);
+            assert_eq!(queue.check().unwrap().notes, 1, "{point}");
+            let (_, held) = hold(&queue, soon()).unwrap();
+            assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+            assert_eq!(note_of(&queue).0, right, "{point}");
+        }
+    }
+
+    #[test]
+    fn death_while_letters_are_decided_on() {
+        type Decide = fn(&Queue);
+        let requeues: Decide = |queue| {
+            requeue(queue, None).unwrap();
+        };
+        let purges: Decide = |queue| {
+            purge(queue, None);
+        };
+        for (decide, point, gone) in [
+            (requeues, "letter.requeued", 1),
+            (purges, "letter.unlinked", 0),
+            (purges, "slot.freed", 1),
+        ] {
+            for hit in [1, 3] {
+                let queue = with_letters(&ACKNOWLEDGED);
+                let child = Child::run(|| {
+                    queue.statistics().unwrap();
+                    assert!(fault::arm(point, hit));
+                    decide(&queue);
+                });
+                assert_eq!(outcome(child), KILLED, "it did not pass {point}");
+                let s = is_sound(&queue, point);
+                let gone = hit - 1 + gone;
+                assert_eq!(s.dead_letters, 4 - gone, "{point}");
+                let requeued = if point == "letter.requeued" { gone } else { 0 };
+                assert_eq!((s.queued, s.unfinished), (1 + requeued, 1 + requeued), "{point}");
+            }
+        }
+    }
+
+    /// The waiters learn it though their waker dies.
+    #[test]
+    fn death_before_the_waiters_are_woken() {
+        for point in ["held.released", "unlock.before-wake"] {
+            let queue = with_items(&ACKNOWLEDGED, 1);
+            let taken = Queue::create(&PLAIN).unwrap();
+            let child = Child::run(|| {
+                let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+                put(&taken, b"taken").unwrap();
+                until("a getter", || queue.statistics().unwrap().waiting_getters == 1);
+                assert!(fault::arm(point, 1));
+                settle(&queue, &held, Verdict::Released).unwrap();
+            });
+            until("taken", || !taken.is_empty());
+            let there = queue.clone();
+            let getter = thread::spawn(move || hold(&there, soon()).map(|(item, _)| item));
+            assert_eq!(outcome(child), KILLED);
+            assert_eq!(getter.join().unwrap(), Ok(vec![0]), "{point}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+"""How the tasks of an event loop wait for queues: in turn, first come, first served.
+
+    queue's descriptor --+
+    queue's descriptor --+-> the hub's epoll descriptor -> the loop -> the task whose turn it is -> an attempt
+
+A *hub* belongs to one event loop. It has one descriptor, over those of all the queues for which tasks of the
+loop wait, so that the loop waits with this one, and the program's own use of `queue.fileno()` stays its own.
+No thread waits, and items are not polled for.
+
+The tasks of one loop that wait for one thing at one queue (an item, room, or the end of all work) take
+*turns*. Only the first of them tries, and it takes nothing before it runs again. So a task that is cancelled
+has taken nothing, and the next one tries.
+
+While tasks wait, the hub checks ten times a second for dead processes, as every waiting thread does, and for
+delayed items that are due.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
+if TYPE_CHECKING:
+    import select
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    class Handle(Protocol):
+        """What a hub needs of a queue."""
+
+        @property
+        def _id(self) -> bytes: ...
+        @property
+        def _closed(self) -> bool: ...
+        def _descriptor(self, awaited: int) -> int | None: ...
+        def _is_ready(self, awaited: int) -> bool: ...
+        def _has_ended(self) -> bool: ...
+        def _tend(self, slices: int) -> None: ...
+
+
+# What a task waits for; the binding knows these numbers.
+ITEM, ROOM, END = 0, 1, 2
+
+# The result of an attempt for which it is too early.
+NOTHING: Any = object()
+
+# Seconds between two checks for the dead: the slice of a waiting thread.
+SLICE = 0.1
+
+_IN, _OUT = 0x1, 0x4  # EPOLLIN and EPOLLOUT
+
+# The ids of those turns of this process for which tasks wait, whatever their loops. (Not the turns: a loop
+# may be collected with its tasks.)
+occupied: set[int] = set()
+
+
+class Waiter:
+    """A task that waits, and the handle with which it does so."""
+
+    __slots__ = ("handle", "sleeping")
+
+    def __init__(self, handle: Handle) -> None:
+        self.handle = handle
+        self.sleeping: Any = None  # what it sleeps on: an asyncio.Future or an anyio.Event
+
+
+class Turns:
+    """The tasks of one loop that wait for one thing at one queue."""
+
+    __slots__ = ("awaited", "descriptor", "event", "waiters")
+
+    def __init__(self, awaited: int) -> None:
+        self.awaited = awaited
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # The queue's descriptor in the hub's epoll descriptor, or -1.
+        self.descriptor = -1
+        self.event = _OUT if awaited == ROOM else _IN
+
+    def first(self) -> Waiter:
+        """The task whose turn it is."""
+        return next(iter(self.waiters))
+
+    def may_try(self, waiter: Waiter) -> bool:
+        """Whether it is the task's turn. All tasks may return at the end of all work."""
+        return self.awaited == END or self.first() is waiter
+
+
+class Hub:
+    """What wakes the waiting tasks of one event loop. A subclass knows the loop."""
+
+    def __init__(self) -> None:
+        self.turns: dict[tuple[bytes, int], Turns] = {}  # by queue and what is awaited
+        self.watched: dict[int, dict[int, Turns]] = {}  # by descriptor and event
+        self.epoll = _new_epoll()
+        self.slices = 0
+
+    # What the subclass does.
+
+    async def sleep(self, waiter: Waiter) -> None:
+        """Sleep until `wake(waiter)`, or for no reason."""
+        raise NotImplementedError
+
+    def wake(self, waiter: Waiter) -> None:
+        """Wake a task if it sleeps."""
+        raise NotImplementedError
+
+    def begin(self) -> None:
+        """Let the loop call `see_events`, and `end_slice` ten times a second, while tasks wait."""
+
+    def change_epoll(self, former: select.epoll) -> None:
+        """Let the loop wait with another epoll descriptor."""
+
+    # What it inherits.
+
+    async def wait(self, handle: Handle, awaited: int, attempt: Callable[[], Any], has_tried: bool) -> Any:
+        """Return what `attempt` returns, once that is not NOTHING. Those who came before are first."""
+        turns = self.turns.setdefault((handle._id, awaited), Turns(awaited))
+        waiter = Waiter(handle)
+        turns.waiters[waiter] = None
+        occupied.add(id(turns))
+        try:
+            while True:
+                if turns.may_try(waiter):
+                    result = NOTHING if has_tried else attempt()
+                    if result is not NOTHING:
+                        return result
+                    self.listen(turns, handle)
+                elif handle._closed:
+                    return attempt()  # it raises
+                has_tried = False
+                self.begin()
+                await self.sleep(waiter)
+        finally:
+            self.leave(turns, waiter)
+
+    def leave(self, turns: Turns, waiter: Waiter) -> None:
+        """End a wait, and let the next task try if there may be something left."""
+        was_first = turns.first() is waiter
+        del turns.waiters[waiter]
+        if not turns.waiters:
+            occupied.discard(id(turns))
+        elif was_first:
+            first = turns.first()
+            if turns.descriptor < 0 or first.handle._closed or first.handle._is_ready(turns.awaited):
+                self.wake(first)
+
+    def listen(self, turns: Turns, handle: Handle) -> None:
+        """Let the loop wake the first task, from now on until it finds that none waits."""
+        if turns.awaited == ITEM and handle._has_ended():
+            # Its descriptor is readable for good. What the task waits for is an item that may come back, or
+            # is delayed: the end of each slice tries again.
+            self.forget(turns)
+            return
+        descriptor = handle._descriptor(turns.awaited)
+        if descriptor is None:
+            return  # a stopped process holds the lock: the end of the slice tries again
+        if descriptor != turns.descriptor:
+            self.forget(turns)
+            turns.descriptor = descriptor
+        by_event = self.watched.setdefault(descriptor, {})
+        by_event[turns.event] = turns
+        # The kernel forgets a descriptor that was closed, and its number may be another's by now.
+        try:
+            self.epoll.modify(descriptor, sum(by_event))
+        except FileNotFoundError:
+            self.epoll.register(descriptor, sum(by_event))
+
+    def forget(self, turns: Turns) -> None:
+        """Let the loop wake none of these tasks any more."""
+        descriptor, turns.descriptor = turns.descriptor, -1
+        by_event = self.watched.get(descriptor, {})
+        if by_event.get(turns.event) is not turns:
+            return
+        del by_event[turns.event]
+        try:
+            if by_event:
+                self.epoll.modify(descriptor, sum(by_event))
+            else:
+                del self.watched[descriptor]
+                self.epoll.unregister(descriptor)
+        except OSError:
+            pass  # It was closed, and the kernel has forgotten it; or see `see_events`.
+
+    def _renew(self) -> None:
+        former, self.epoll = self.epoll, _new_epoll()
+        watched, self.watched = self.watched, {}
+        for by_event in watched.values():
+            for turns in by_event.values():
+                turns.descriptor = -1
+                if turns.waiters:
+                    self.wake(turns.first())  # it listens again
+        self.change_epoll(former)
+        former.close()
+
+    def see_events(self) -> None:
+        """Wake the tasks whose turn it is where a descriptor is ready."""
+        for descriptor, events in self.epoll.poll(0):
+            if descriptor not in self.watched:
+                # It was closed, and a forked process has it still: the kernel would report it for ever.
+                self._renew()
+                return
+            for event, turns in tuple(self.watched[descriptor].items()):
+                if not events & event:
+                    continue
+                if not turns.waiters:
+                    # They have left. (Not forgotten at once, so that a task that soon comes back costs less.)
+                    self.forget(turns)
+                else:
+                    self.wake_next(turns)
+
+    def wake_next(self, turns: Turns) -> None:
+        """Wake the task whose turn it is."""
+        if turns.awaited == END:
+            self.wake_all(turns)
+        else:
+            self.wake(turns.first())
+
+    def wake_all(self, turns: Turns) -> None:
+        """Wake all of these tasks."""
+        for waiter in turns.waiters:
+            self.wake(waiter)
+
+    def end_slice(self) -> bool:
+        """Do what a waiting thread does ten times a second. False if no task waits any more."""
+        self.slices += 1
+        is_waiting = False
+        for key, turns in tuple(self.turns.items()):
+            if not turns.waiters:
+                self.forget(turns)
+                del self.turns[key]
+                continue
+            is_waiting = True
+            handle = turns.first().handle
+            try:
+                handle._tend(self.slices)
+                if turns.descriptor < 0 and handle._has_ended():
+                    self.wake_next(turns)
+                elif turns.descriptor < 0:
+                    self.listen(turns, handle)
+                if any(waiter.handle._closed for waiter in turns.waiters):
+                    self.wake_all(turns)
+            except Exception:
+                self.wake_all(turns)  # their attempts raise it
+        return is_waiting
+
+
+def _new_epoll() -> select.epoll:
+    import select
+
+    return select.epoll()

@@ -1,0 +1,280 @@
+"""What a task has taken is its own: `task_done` finishes its oldest item, and iteration the last one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import penstock
+from tests.asynchronous.test_waiting import until_waiting
+from tests.support.children import fork
+from tests.support.waiting import until
+
+anyio = pytest.importorskip("anyio")
+
+Run = Callable[[Callable[[], Any]], Any]
+
+
+def left_by(work: Callable[[], Any], queue: Any) -> list[Any]:
+    """What comes back from a worker that is killed after that work: the items that were not done."""
+    told = penstock.Queue()
+
+    def work_and_wait() -> None:
+        work()
+        told.put("done")
+        penstock.Queue().get()
+
+    with fork(work_and_wait) as worker:
+        told.get()
+        worker.kill()
+        worker.wait()
+    until(lambda: queue.statistics().taken == 0)
+    back = []
+    while queue.qsize():
+        back.append(queue.get())
+        queue.task_done()
+    queue.join()
+    assert queue.check() == []
+    return back
+
+
+@pytest.mark.parametrize("takes", ["aget", "get", "aget_many"])
+def test_each_task_finishes_its_own(run: Run, takes: str) -> None:
+    """A hundred tasks take an item each. Those with an odd one say done, the youngest first."""
+    queue = penstock.JoinableQueue()
+    queue.put_many(range(100))
+
+    async def take_and_finish(event: Any) -> None:
+        if takes == "aget_many":
+            (item,) = await queue.aget_many(1)
+        else:
+            item = queue.get() if takes == "get" else await queue.aget()
+        await event.wait()
+        if item % 2:
+            queue.task_done()
+
+    async def main() -> None:
+        with anyio.move_on_after(0):
+            await penstock.Queue().aget()  # from now on the process knows of tasks
+        events = [anyio.Event() for _ in range(100)]
+        async with anyio.create_task_group() as tasks:
+            for number, event in enumerate(events, start=1):
+                tasks.start_soon(take_and_finish, event)
+                while queue.qsize() > 100 - number:
+                    await anyio.sleep(0)
+            for event in reversed(events):
+                event.set()
+                await anyio.sleep(0)
+
+    assert left_by(lambda: run(main), queue) == [*range(0, 100, 2)]
+
+
+def test_the_oldest_of_the_task_is_done_first(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put_many("abcd")
+
+    async def take_two_and_finish_one() -> None:
+        await queue.aget()
+        await anyio.sleep(0.01)
+        await queue.aget()
+        queue.task_done()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take_two_and_finish_one)
+            tasks.start_soon(take_two_and_finish_one)
+
+    assert left_by(lambda: run(main), queue) == ["c", "d"]
+
+
+def test_a_task_without_items_finishes_another_s(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put_many("ab")
+
+    async def main() -> None:
+        await queue.aget_many()
+        async with anyio.create_task_group() as tasks:
+
+            async def finish() -> None:
+                await anyio.sleep(0)
+                queue.task_done()
+
+            tasks.start_soon(finish)
+
+    assert left_by(lambda: run(main), queue) == ["b"]
+
+
+def test_iteration_finishes_the_item_before(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put_many(range(5))
+    queue.shutdown()
+
+    async def main() -> list[Any]:
+        return [(item, queue.statistics().unfinished) async for item in queue]
+
+    assert run(main) == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1)]
+    queue.join()
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_iteration_that_ends_early_keeps_its_item(run: Run, raises: bool) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put_many("abc")
+
+    async def main() -> None:
+        try:
+            async for item in queue:
+                if item == "b":
+                    if raises:
+                        raise LookupError
+                    break
+        except LookupError:
+            assert raises
+
+    assert left_by(lambda: run(main), queue) == ["b", "c"]
+
+
+def test_an_item_that_the_body_finishes_is_not_finished_twice(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put_many("abc")
+
+    async def main() -> None:
+        older = await queue.aget()
+        assert older == "a"
+        async for item in queue:
+            # The oldest of the task, then the one of the iteration.
+            queue.task_done()
+            queue.task_done()
+            assert queue.statistics().unfinished == 1
+            assert item == "b"
+            assert await queue.aget() == "c"
+            break
+        else:
+            raise AssertionError
+        queue.put("d")
+        async for item in queue:
+            assert (item, queue.statistics().unfinished) == ("d", 2)
+            queue.task_done()  # "c"
+            queue.task_done()  # "d"
+            queue.put("e")
+            async for inner in queue:
+                assert (inner, queue.statistics().unfinished) == ("e", 1)
+                break
+            queue.task_done()
+            queue.shutdown()
+        assert queue.statistics().unfinished == 0
+
+    run(main)
+    queue.join()
+    assert queue.check() == []
+
+
+def test_an_iteration_after_a_thread_s_items(run: Run) -> None:
+    """What the thread took before the loop ran is another holder's."""
+    queue = penstock.JoinableQueue()
+    queue.put_many("abc")
+    queue.shutdown()
+
+    def work() -> None:
+        assert queue.get() == "a"
+
+        async def main() -> None:
+            try:
+                async for _ in queue:
+                    pass
+            except penstock.ShutDown:
+                raise AssertionError from None
+
+        run(main)
+
+    assert left_by(work, queue) == ["a"]
+
+
+def test_a_lease_ends_with_its_block(run: Run) -> None:
+    """It is done, failed, or released, if the task is cancelled in the block."""
+    queue = penstock.JoinableQueue()
+
+    async def main() -> list[Any]:
+        seen = []
+
+        async def work(outcome: str) -> None:
+            async with queue.lease() as lease:
+                seen.append((lease.item, lease.deliveries))
+                if outcome == "fails":
+                    raise LookupError
+                if outcome == "is cancelled":
+                    await anyio.sleep_forever()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work, "is cancelled")
+            await until_waiting(1)
+            queue.put("item")
+            while not seen:
+                await anyio.sleep(0)
+            tasks.cancel_scope.cancel()
+        with pytest.raises(LookupError):
+            await work("fails")
+        await work("is done")
+        await queue.ajoin()
+        return seen
+
+    assert run(main) == [("item", 1), ("item", 1), ("item", 2)]
+    assert queue.check() == []
+
+
+def test_a_task_that_is_cancelled_before_has_leased_nothing(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+
+            async def lease() -> None:
+                async with queue.lease():
+                    raise AssertionError
+
+            tasks.start_soon(lease)
+            await until_waiting(1)
+            queue.put("item")
+            tasks.cancel_scope.cancel()
+
+    run(main)
+    assert queue.get(block=False) == "item"
+    queue.task_done()
+    queue.join()
+
+
+def test_leases_of_several_items(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+
+    async def main() -> list[Any]:
+        got = []
+        async with anyio.create_task_group() as tasks:
+
+            async def lease() -> None:
+                async with queue.leases(2) as batch:
+                    for lease in batch:
+                        got.append(lease.item)
+                        if lease.item == "a":
+                            break
+
+            tasks.start_soon(lease)
+            await until_waiting(1)
+            queue.put_many("abc")
+        async with queue.leases(5) as batch:
+            got += [lease.item for lease in batch]
+        await queue.ajoin()
+        return got
+
+    assert run(main) == ["a", "b", "c"]
+
+
+def test_a_lease_in_a_task_takes_no_time_out(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+
+    async def main() -> None:
+        for leasing in (queue.lease(timeout=1), queue.leases(2, timeout=1)):
+            with pytest.raises(ValueError, match="timeout"):
+                async with leasing:
+                    raise AssertionError
+
+    run(main)
