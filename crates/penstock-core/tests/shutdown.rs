@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Statistics};
+use penstock_core::{
+    Acting, Buffer, Delivery, Error, Held, InHand, Leave, Options, Own, Patience, Queue, Statistics, Verdict,
+};
 
 #[path = "common/child.rs"]
 mod child;
@@ -400,6 +402,149 @@ fn a_get_beside_an_own_item_does_not_wait() {
     }
 }
 
+fn hold(queue: &Arc<Queue>, patience: Patience) -> Result<Held, Error> {
+    let mut buffer = Buffer::default();
+    wait(patience, |wait| queue.hold(&mut buffer, wait)).map(|(_, held)| held)
+}
+
+fn settle(queue: &Queue, held: &Held, verdict: Verdict) {
+    assert_eq!(wait(soon(), |wait| queue.settle(held, verdict, wait)), Ok(true));
+}
+
+fn next(queue: &Arc<Queue>, in_hand: &mut Option<InHand>, patience: Patience) -> Result<Vec<u8>, Error> {
+    let mut buffer = Buffer::default();
+    match wait(patience, |wait| queue.get_next(in_hand, &mut buffer, wait))? {
+        Delivery::Copied => Ok(buffer.bytes().to_vec()),
+        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
+    }
+}
+
+/// Takes an item by a lease and finishes it; or by a loop, which then ends.
+fn take_by(is_lease: bool, queue: &Arc<Queue>, patience: Patience) -> Result<(), Error> {
+    if is_lease {
+        let held = hold(queue, patience)?;
+        settle(queue, &held, Verdict::Done);
+        return Ok(());
+    }
+    let mut in_hand = None;
+    next(queue, &mut in_hand, patience)?;
+    assert_eq!(next(queue, &mut in_hand, patience), Err(Error::ShutDown));
+    Ok(())
+}
+
+/// A lease and a loop wait for what another thread of their process has in hand, and take it if it comes
+/// back.
+#[test]
+fn leases_and_loops_wait_for_the_items_of_other_threads() {
+    for is_lease in [false, true] {
+        for (verdict, found) in [
+            (Verdict::Failed, Ok(())),
+            (Verdict::Released, Ok(())),
+            (Verdict::Done, Err(Error::ShutDown)),
+            (Verdict::Rejected, Err(Error::ShutDown)),
+        ] {
+            let queue = with_items(&ACKNOWLEDGED, 1);
+            let held = hold(&queue, Patience::NoWait).unwrap();
+            queue.shut_down(false).unwrap();
+            let others = [0; 3].map(|_| {
+                let here = queue.clone();
+                thread::spawn(move || take_by(is_lease, &here, Patience::Forever))
+            });
+            until_waiting(&queue, |s| s.waiting_getters, 3);
+            settle(&queue, &held, verdict);
+            let mut got = others.map(|other| other.join().unwrap());
+            got.sort_by_key(Result::is_err);
+            assert_eq!(
+                got,
+                [found, Err(Error::ShutDown), Err(Error::ShutDown)],
+                "{verdict:?}"
+            );
+            join(&queue, Patience::NoWait).unwrap();
+            is_sound(&queue, "all done");
+        }
+    }
+}
+
+/// A thread that has an item in hand waits for none: neither in a loop inside another, nor in a lease.
+#[test]
+fn no_lease_or_loop_waits_for_its_own_thread() {
+    let queue = with_items(&ACKNOWLEDGED, 3);
+    let mut outer = None;
+    assert_eq!(next(&queue, &mut outer, soon()).unwrap(), [0]);
+    let sibling = thread::spawn({
+        let queue = queue.clone();
+        move || {
+            // Behind more items of this thread the other's is found, too.
+            let first = hold(&queue, soon()).unwrap();
+            let second = hold(&queue, soon()).unwrap();
+            until("shut down", || queue.is_shut_down());
+            assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+            thread::park();
+            settle(&queue, &first, Verdict::Done);
+            settle(&queue, &second, Verdict::Failed);
+        }
+    });
+    until("taken", || queue.is_empty());
+    queue.shut_down(false).unwrap();
+    let mut inner = None;
+    assert_eq!(next(&queue, &mut inner, Patience::Forever), Err(Error::ShutDown));
+    assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+    sibling.thread().unpark();
+    // It has none any more, and takes what comes back.
+    assert_eq!(next(&queue, &mut outer, Patience::Forever).unwrap(), [2]);
+    sibling.join().unwrap();
+    assert_eq!(next(&queue, &mut outer, Patience::Forever), Err(Error::ShutDown));
+    assert_eq!(is_sound(&queue, "all done").unfinished, 0);
+}
+
+/// However many items its siblings have, a lease that cannot tell whether one is its own does not wait.
+#[test]
+fn a_lease_beside_very_many_of_its_siblings() {
+    const MANY: usize = 3000;
+    let queue = with_items(&ACKNOWLEDGED, 0);
+    for _ in 0..=MANY {
+        put(&queue, b"item", Patience::NoWait).unwrap();
+    }
+    let own = hold(&queue, soon()).unwrap();
+    let here = queue.clone();
+    let holds = thread::spawn(move || {
+        let holds: Vec<_> = (0..MANY).map(|_| hold(&here, soon()).unwrap()).collect();
+        holds
+    });
+    let holds = holds.join().unwrap();
+    queue.shut_down(false).unwrap();
+    assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+    for held in holds.iter().chain([&own]) {
+        settle(&queue, held, Verdict::Done);
+    }
+    assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+    assert_eq!(is_sound(&queue, "all done").unfinished, 0);
+}
+
+/// A task that blocks its thread waits for no item of its process: the thread's other tasks could not finish
+/// theirs. One that does not block may wait for them.
+#[test]
+fn a_task_that_blocks_its_thread_does_not_wait_for_its_siblings() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let held = {
+        let _acting = Acting::of_task(1);
+        hold(&queue, soon()).unwrap()
+    };
+    queue.shut_down(false).unwrap();
+    let may_return = || wait(Patience::NoWait, |wait| queue.may_return(Own::OfCaller, wait)).unwrap();
+    {
+        let _acting = Acting::of_task(2);
+        assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+        assert!(may_return());
+    }
+    {
+        let _acting = Acting::of_task(1);
+        assert!(!may_return());
+    }
+    settle(&queue, &held, Verdict::Failed);
+    assert!(may_return());
+}
+
 /// A program never acknowledges: what was set aside keeps no getter waiting.
 #[test]
 fn a_queue_that_is_never_acknowledged_ends() {
@@ -456,7 +601,8 @@ fn an_item_in_hand_is_found_behind_many_that_are_set_aside() {
 /// A get that does not wait finds nothing, the item comes back, and only then its caller asks whether it may.
 #[test]
 fn an_item_that_has_come_back_may_return() {
-    let may_return = |queue: &Queue| wait(Patience::NoWait, |wait| queue.may_return(wait)).unwrap();
+    let may_return =
+        |queue: &Queue| wait(Patience::NoWait, |wait| queue.may_return(Own::OfProcess, wait)).unwrap();
     let queue = with_items(&ACKNOWLEDGED, 2);
     queue.shut_down(false).unwrap();
     assert!(may_return(&queue));
@@ -567,7 +713,7 @@ fn a_watcher_learns_it_beside_an_item_in_hand() {
         assert!(is_readable(fd));
         assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
         assert!(is_readable(fd), "the next get that does not wait says so, too");
-        let may_return = wait(Patience::NoWait, |wait| queue.may_return(wait));
+        let may_return = wait(Patience::NoWait, |wait| queue.may_return(Own::OfProcess, wait));
         assert_eq!(may_return, Ok(!is_own));
         is_sound(&queue, "watched");
     }

@@ -24,8 +24,9 @@ use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, ParticipantId};
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::lease::Lent;
-use crate::options::{Patience, Wait};
+use crate::options::{Own, Patience, Wait};
 use crate::state::Section;
+use crate::state::acting::is_task;
 use crate::state::deliver::Delivered;
 use crate::state::pipe_word::Pipe;
 use crate::state::waiters::Waiting;
@@ -52,7 +53,18 @@ pub enum Delivery {
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
     pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
-        self.take(wait, Asks::Anew(1), |section, head| {
+        self.get_beside(Own::OfProcess, buffer, wait)
+    }
+
+    /// The same. Of a queue that was shut down it waits no longer for an item that may come back once those
+    /// have one in hand.
+    pub fn get_beside(
+        self: &Arc<Self>,
+        own: Own,
+        buffer: &mut Buffer,
+        wait: Wait<'_>,
+    ) -> Result<Delivery, Error> {
+        self.take(wait, (Asks::Anew(1), own), |section, head| {
             section
                 .deliver(head, buffer)
                 .map(|delivered| self.delivery(section.me, delivered))
@@ -72,7 +84,7 @@ impl Queue {
     }
 
     fn take_batch(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>, asks: Asks) -> Result<(), Error> {
-        self.take(wait, asks, |section, mut head| {
+        self.take(wait, (asks, Own::OfProcess), |section, mut head| {
             while head != 0 && batch.has_room() {
                 let delivered = section.deliver(head, batch)?;
                 if let Delivery::Lent(lent) = self.delivery(section.me, delivered) {
@@ -98,11 +110,11 @@ impl Queue {
     pub(crate) fn take<T>(
         &self,
         mut wait: Wait<'_>,
-        asks: Asks,
+        (asks, own): (Asks, Own),
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut waiting = Waiting::new(Kind::Item);
-        let mut result = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
+        let mut result = self.take_in_section(&mut waiting, &mut wait, (asks, own), deliver);
         if result.is_ok() && wait.patience != Patience::TryLock && self.is_trim_due() {
             if let Err(error) = self.trim_if_due() {
                 result = Err(error);
@@ -130,7 +142,7 @@ impl Queue {
         &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
-        asks: Asks,
+        (asks, own): (Asks, Own),
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         if self.shared.segment.hot().sets_aside() {
@@ -148,7 +160,7 @@ impl Queue {
         let mut section = self.enter_or_spin(waiting, wait)?;
         let mut item = section.oldest()?;
         if item == 0 {
-            (section, item) = self.wait_for_item(section, waiting, wait)?;
+            (section, item) = self.wait_for_item(section, waiting, (wait, own))?;
         }
         // The only call, so that the compiler makes one function of all.
         let delivered = deliver(&mut section, item)?;
@@ -164,14 +176,16 @@ impl Queue {
         &'q self,
         mut section: Guard<'q>,
         waiting: &mut Waiting,
-        wait: &mut Wait<'_>,
+        (wait, own): (&mut Wait<'_>, Own),
     ) -> Result<(Guard<'q>, u32), Error> {
+        // A task that blocks its thread keeps the thread's other tasks from finishing their items.
+        let own = if is_task() { Own::OfProcess } else { own };
         loop {
             // No getter may wait, or be woken again and again, for an item that no get can find.
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }
-            section.check_get(wait.patience)?;
+            section.check_get(wait.patience, own)?;
             section = self.wait_for(section, waiting, wait)?;
             let item = match waiting.take_item() {
                 0 if section.hot().is_closed() => return Err(Error::ShutDown),

@@ -6,16 +6,24 @@
 
 use crate::platform;
 
+/// The bit of the numbers of tasks. The numbers of threads are below 2^31.
+const OF_TASK: u32 = 1 << 31;
+
+/// Whether the calling thread acts as a task.
+pub(crate) fn is_task() -> bool {
+    platform::thread_id() & OF_TASK != 0
+}
+
 /// While it lives, the calls of this thread are those of a task.
 pub struct Acting {
     former: u32,
 }
 
 impl Acting {
-    /// As the task of that number. The numbers of threads are below 2^31.
+    /// As the task of that number.
     pub fn of_task(number: u32) -> Acting {
         Acting {
-            former: platform::replace_thread_id(number | 1 << 31),
+            former: platform::replace_thread_id(number | OF_TASK),
         }
     }
 }
