@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use penstock_core::{
-    Acting, Buffer, Delivery, Error, Held, InHand, Leave, Options, Own, Patience, Queue, Statistics, Verdict,
+    Acting, Awaited, Buffer, Delivery, Error, Held, InHand, Leave, Options, Own, Patience, Queue, Retry,
+    Statistics, Verdict,
 };
 
 #[path = "common/child.rs"]
@@ -497,6 +498,29 @@ fn no_lease_or_loop_waits_for_its_own_thread() {
     assert_eq!(is_sound(&queue, "all done").unfinished, 0);
 }
 
+/// A thread has failed with an item in hand, which no thread may come to settle: the loops and leases of its
+/// process end, and the item comes back when the process ends.
+#[test]
+fn no_lease_or_loop_waits_for_a_thread_that_has_ended() {
+    for is_lease in [false, true] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        acknowledge(&queue);
+        let here = queue.clone();
+        let child = Child::run(move || {
+            let last = here.clone();
+            let failed = thread::spawn(move || get(&last, soon()).map(drop));
+            failed.join().unwrap().unwrap();
+            here.shut_down(false).unwrap();
+            assert_eq!(take_by(is_lease, &here, Patience::Forever), Err(Error::ShutDown));
+            // SAFETY: ends this process, as a crash does.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        });
+        assert_eq!(outcome(child), KILLED);
+        assert_eq!(take_by(is_lease, &queue, soon()), Ok(()));
+        is_sound(&queue, "all done");
+    }
+}
+
 /// However many items its siblings have, a lease that cannot tell whether one is its own does not wait.
 #[test]
 fn a_lease_beside_very_many_of_its_siblings() {
@@ -519,6 +543,26 @@ fn a_lease_beside_very_many_of_its_siblings() {
     }
     assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
     assert_eq!(is_sound(&queue, "all done").unfinished, 0);
+}
+
+/// What a thread had taken before it began to run tasks, it settles after them: no task waits for it.
+#[test]
+fn a_task_does_not_wait_for_its_thread() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let held = hold(&queue, soon()).unwrap();
+    queue.shut_down(false).unwrap();
+    let may_return = || wait(Patience::NoWait, |wait| queue.may_return(Own::OfCaller, wait)).unwrap();
+    {
+        let _acting = Acting::of_task(1);
+        assert!(!may_return());
+    }
+    let here = queue.clone();
+    let of_another_thread = thread::spawn(move || {
+        let _acting = Acting::of_task(2);
+        wait(Patience::NoWait, |wait| here.may_return(Own::OfCaller, wait)).unwrap()
+    });
+    assert!(of_another_thread.join().unwrap());
+    settle(&queue, &held, Verdict::Done);
 }
 
 /// A task that blocks its thread waits for no item of its process: the thread's other tasks could not finish
@@ -785,6 +829,119 @@ fn a_watcher_learns_it() {
         let awaited = wait(soon(), |wait| queue.await_item(wait));
         assert_eq!(awaited, Err(Error::ShutDown));
     }
+}
+
+/// While an item is delayed, a get that does not wait finds none, and does not say that the queue has ended:
+/// then no descriptor is readable, however the item came to be delayed. It is when the item is due, and when
+/// the last one is taken or discarded.
+#[test]
+fn a_watcher_waits_for_what_is_delayed() {
+    const SHORT: Duration = Duration::from_millis(50);
+    const HOUR: Duration = Duration::from_secs(3600);
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+    let agrees = |expected: &Result<Vec<u8>, Error>, what: &str| {
+        let is_told = !matches!(expected, Err(Error::Empty));
+        assert_eq!(
+            (is_readable(fd), queue.is_ready(Awaited::Item)),
+            (is_told, is_told),
+            "{what}"
+        );
+    };
+    wait(soon(), |wait| queue.put_delayed(&[b"later"], HOUR, wait)).unwrap();
+    let held = hold(&queue, Patience::NoWait).unwrap();
+    agrees(&Err(Error::Empty), "open");
+    queue.shut_down(false).unwrap();
+    agrees(&get(&queue, Patience::NoWait), "one is delayed, one in hand");
+    assert!(
+        wait(soon(), |wait| queue.settle_after(
+            &held,
+            Verdict::Failed,
+            SHORT,
+            wait
+        ))
+        .unwrap()
+    );
+    agrees(&Err(Error::Empty), "two are delayed");
+    until("due", || queue.len() == 1);
+    assert!(is_readable(fd) && queue.is_ready(Awaited::Item));
+    let held = hold(&queue, Patience::NoWait).unwrap();
+    agrees(&Err(Error::Empty), "the other is delayed");
+    settle(&queue, &held, Verdict::Done);
+    agrees(
+        &get(&queue, Patience::NoWait),
+        "the other is delayed, none in hand",
+    );
+    queue.shut_down(true).unwrap();
+    agrees(&get(&queue, Patience::NoWait), "it is discarded");
+    assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
+    is_sound(&queue, "closed");
+}
+
+/// The last delayed item goes: its taker's section tells the watchers that the queue has ended.
+#[test]
+fn a_watcher_learns_that_the_last_delayed_item_is_gone() {
+    for options in [&PLAIN, &ACKNOWLEDGED] {
+        let queue = with_items(options, 0);
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        wait(soon(), |wait| {
+            queue.put_delayed(&[b"later"], Duration::from_millis(20), wait)
+        })
+        .unwrap();
+        queue.shut_down(false).unwrap();
+        let other = Child::run(|| assert_eq!(get(&queue, soon()).unwrap(), b"later"));
+        assert_eq!(outcome(other), 0);
+        assert!(is_readable(fd));
+        assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
+        // In the other order, and by a loop.
+        let queue = with_items(options, 0);
+        queue.shut_down(false).unwrap();
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        assert!(is_readable(fd));
+        assert_eq!(next(&queue, &mut None, Patience::Forever), Err(Error::ShutDown));
+    }
+}
+
+/// A lease of a queue that was shut down is given back for later: a loop of another process waits until it is
+/// due, and the descriptor is readable by then.
+#[test]
+fn what_is_to_come_back_later_is_waited_for() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    queue.set_retry(Retry {
+        first: 0.05,
+        factor: 1.0,
+        most: 1.0,
+        jitter: 0.0,
+    });
+    let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+    let held = hold(&queue, Patience::NoWait).unwrap();
+    queue.shut_down(false).unwrap();
+    assert!(is_readable(fd), "a get that does not wait says that it has ended");
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            Child::run(|| match take_by(false, &queue, Patience::Forever) {
+                // SAFETY: ends this process.
+                Ok(()) => unsafe { libc::_exit(7) },
+                ended => assert_eq!(ended, Err(Error::ShutDown)),
+            })
+        })
+        .collect();
+    until_waiting(&queue, |s| s.waiting_getters, 2);
+    let delay = queue.retry_delay(&held);
+    assert!(
+        wait(soon(), |wait| queue.settle_after(
+            &held,
+            Verdict::Failed,
+            delay,
+            wait
+        ))
+        .unwrap()
+    );
+    let mut ends: Vec<_> = others.into_iter().map(outcome).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [0, 7]);
+    assert!(is_readable(fd));
+    assert_eq!(is_sound(&queue, "all done").unfinished, 0);
 }
 
 /// A getter was handed an item before an immediate shutdown: it delivers it. If it dies instead, the item is

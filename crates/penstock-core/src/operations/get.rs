@@ -25,9 +25,10 @@ use crate::memory::layout::{Kind, ParticipantId};
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::lease::Lent;
 use crate::options::{Own, Patience, Wait};
+use crate::platform;
 use crate::state::Section;
-use crate::state::acting::is_task;
 use crate::state::deliver::Delivered;
+use crate::state::holding::is_task;
 use crate::state::pipe_word::Pipe;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
@@ -56,14 +57,18 @@ impl Queue {
         self.get_beside(Own::OfProcess, buffer, wait)
     }
 
-    /// The same. Of a queue that was shut down it waits no longer for an item that may come back once those
-    /// have one in hand.
+    /// The same. Of a queue that was shut down it waits for no item that may come back if those have one in
+    /// hand. A caller that finishes each item before it asks for the next (`Own::OfCaller`) acknowledges: what
+    /// another task of its thread has in hand is not set aside.
     pub fn get_beside(
         self: &Arc<Self>,
         own: Own,
         buffer: &mut Buffer,
-        wait: Wait<'_>,
+        mut wait: Wait<'_>,
     ) -> Result<Delivery, Error> {
+        if own == Own::OfCaller && self.shared.options.acknowledged {
+            self.begin_to_hold(&mut wait)?;
+        }
         self.take(wait, (Asks::Anew(1), own), |section, head| {
             section
                 .deliver(head, buffer)
@@ -179,7 +184,10 @@ impl Queue {
         (wait, own): (&mut Wait<'_>, Own),
     ) -> Result<(Guard<'q>, u32), Error> {
         // A task that blocks its thread keeps the thread's other tasks from finishing their items.
-        let own = if is_task() { Own::OfProcess } else { own };
+        let own = match is_task(platform::thread_id()) {
+            true => Own::OfProcess,
+            false => own,
+        };
         loop {
             // No getter may wait, or be woken again and again, for an item that no get can find.
             if section.hot().ready_count.get() != 0 {

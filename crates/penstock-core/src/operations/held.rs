@@ -85,7 +85,8 @@ impl Queue {
         })
     }
 
-    fn begin_to_hold(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+    /// The queue is acknowledged from now on.
+    pub(crate) fn begin_to_hold(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let begun = self.acknowledge_from_now_on(wait);
         let begun = begun.map_err(|error| Kind::Item.map_timeout(error, wait.patience));
         self.shared.report(begun)

@@ -25,9 +25,9 @@
 //!   delivers it. If it gives up or dies instead, the item comes back.
 //! - An item may come back after all getters have found the queue empty. So while an item is in hand, a
 //!   getter that may wait does (state/phase.rs, `check_get`). A get does not in the process that has it: it
-//!   may be what the getter is to finish. A getter of that process that sleeps already finds out at the end of
-//!   its slice. A loop and a lease do not in the thread that has it: what other threads have is finished, or
-//!   comes back, and either wakes them.
+//!   may be what the getter is to finish. A getter of that process that sleeps already finds out at the end
+//!   of its slice. A loop and a lease do not in the thread that has it: what other threads have is finished,
+//!   or comes back, and either wakes them.
 //!
 //! A section of a process that has not mapped all that the queue has grown by (memory/ranges.rs) may not find
 //! the slots of leases. It notifies putters, and getters of a closed queue. It cannot tell whether an item of
@@ -115,9 +115,12 @@ impl Queue {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::memory::layout::{Kind, OPEN, ParticipantId};
     use crate::options::Options;
+    use crate::state::recovery::PORTION;
     use crate::state::waiters::{WOKEN, Waiting};
     use crate::sync::Word;
 
@@ -151,6 +154,46 @@ mod tests {
             let called = forever(|wait| call(&queue, wait));
             assert!(matches!(called, Err(Error::Corrupt { .. })), "{called:?}");
         }
+    }
+
+    /// An immediate shutdown discards many delayed items in portions, of which each section has one, so that
+    /// no section is long.
+    #[test]
+    fn many_delayed_items_are_discarded_in_portions() {
+        const MANY: u32 = 3000;
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        for number in 0..MANY {
+            let delay = Duration::from_secs(3600 + u64::from(number % 7));
+            forever(|wait| queue.put_delayed(&[&number.to_le_bytes()], delay, wait)).unwrap();
+        }
+        let attempt = Wait {
+            patience: Patience::TryLock,
+            interrupted: &mut || false,
+        };
+        assert_eq!(
+            queue.shut_down_within(true, attempt),
+            Err(Error::Busy),
+            "it discards none"
+        );
+        let hot = queue.shared.segment.hot();
+        assert_eq!(hot.delayed_count.get(), u64::from(MANY));
+        let (mut before, mut sections) = (hot.delayed_count.get(), 0);
+        while before > 0 {
+            drop(forever(|mut wait| queue.enter(&mut wait)).unwrap());
+            let left = hot.delayed_count.get();
+            assert!(
+                (1..=u64::from(PORTION)).contains(&(before - left)),
+                "{before}, {left}"
+            );
+            (before, sections) = (left, sections + 1);
+        }
+        assert!(sections >= MANY / PORTION, "{sections}");
+        let found = queue.statistics().unwrap();
+        assert_eq!(
+            (found.discarded, found.delayed, found.unfinished),
+            (u64::from(MANY), 0, 0)
+        );
+        assert_eq!(queue.check().unwrap().findings, []);
     }
 
     /// A process dies after it has notified a waiter, and before it has woken it: after the rebuild, or the

@@ -5,14 +5,7 @@
 //! tell that a task has ended.
 
 use crate::platform;
-
-/// The bit of the numbers of tasks. The numbers of threads are below 2^31.
-const OF_TASK: u32 = 1 << 31;
-
-/// Whether the calling thread acts as a task.
-pub(crate) fn is_task() -> bool {
-    platform::thread_id() & OF_TASK != 0
-}
+use crate::state::holding::OF_TASK;
 
 /// While it lives, the calls of this thread are those of a task.
 pub struct Acting {

@@ -24,6 +24,7 @@ use crate::memory::layout::{
 };
 use crate::options::{Own, Patience};
 use crate::platform;
+use crate::state::holding;
 use crate::state::recovery::PORTION;
 use crate::state::slot::{State, was_kept};
 use crate::state::{Section, Shared};
@@ -70,6 +71,13 @@ impl Hot {
     /// Whether it was shut down.
     pub(crate) fn is_ended(&self) -> bool {
         self.is_draining() || self.is_closed()
+    }
+
+    /// Whether a get that does not wait, and finds no item, raises another error than that there is none: the
+    /// queue was shut down and none of its items is delayed, or it is damaged. Without the lock it may be out
+    /// of date.
+    pub(crate) fn is_at_its_end(&self) -> bool {
+        !self.is_open() && !(self.is_draining() && self.has_delayed())
     }
 
     /// Whether items are queued that a get takes.
@@ -194,14 +202,17 @@ impl Section<'_> {
     }
 
     /// Whether this process has an item in hand, or the calling thread or task, that comes back if the
-    /// process dies.
+    /// process dies. An ended thread's item is everybody's: no thread may come to settle it.
     fn has_own_in_hand(&self, own: Own) -> Result<bool, Error> {
         if own == Own::OfProcess {
             return self.has_in_hand(self.my_index(), PORTION, &mut { PORTION });
         }
-        let (mut left, thread) = (LEASES_READ, platform::thread_id());
+        let (mut left, acting) = (LEASES_READ, platform::thread_id());
+        // A task waits in its thread, which cannot settle what it has taken itself.
+        let thread = platform::own_thread_id();
         let found = self.find_in_hand(self.my_index(), LEASES_READ, &mut left, |slot| {
-            slot.holder.get() == thread
+            let holder = slot.holder.get();
+            holder == acting || holder == thread || holding::has_ended(holder)
         })?;
         // Behind so many of its siblings' one of its own may stand. It does not wait for itself.
         Ok(found || left == 0)
