@@ -58,8 +58,8 @@ impl Queue {
     }
 
     /// The same. Of a queue that was shut down it waits for no item that may come back if those have one in
-    /// hand. A caller that finishes each item before it asks for the next (`Own::OfCaller`) acknowledges: what
-    /// another task of its thread has in hand is not set aside.
+    /// hand. A caller that finishes each item before it asks for the next (`Own::OfCaller`) acknowledges:
+    /// what another task of its thread has in hand is not set aside.
     pub fn get_beside(
         self: &Arc<Self>,
         own: Own,
