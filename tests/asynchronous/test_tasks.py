@@ -1,6 +1,7 @@
 """What a task has taken is its own: `task_done` finishes its oldest item, and iteration the last one."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -113,6 +114,68 @@ def test_iteration_finishes_the_item_before(run: Run) -> None:
         return [(item, queue.statistics().unfinished) async for item in queue]
 
     assert run(main) == [(0, 5), (1, 4), (2, 3), (3, 2), (4, 1)]
+    queue.join()
+
+
+@pytest.mark.parametrize("verb", ["ack", "nack"])
+@pytest.mark.parametrize("by", ["lease", "loop"])
+def test_tasks_wait_for_each_other_after_a_shutdown(run: Run, by: str, verb: str) -> None:
+    """What one task has in hand is another one's if it comes back."""
+    queue = penstock.JoinableQueue()
+    queue.put("a")
+    taken = []
+
+    async def work() -> None:
+        if by == "loop":
+            async for item in queue:
+                taken.append(item)
+            return
+        with suppress(penstock.ShutDown):
+            while True:
+                async with queue.lease() as lease:
+                    taken.append(lease.item)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks, queue.lease() as lease:
+            queue.shutdown()
+            tasks.start_soon(work)
+            tasks.start_soon(work)
+            await until_waiting(2)
+            await anyio.sleep(0.05)
+            getattr(lease, verb)()
+
+    run(main)
+    assert taken == ["a"] * (verb == "nack")
+    queue.join()
+    assert queue.check() == []
+
+
+def test_no_task_waits_for_itself_after_a_shutdown(run: Run) -> None:
+    """Also not behind the turn of a task that waits for its item."""
+    queue = penstock.JoinableQueue()
+    queue.put("a")
+    seen = []
+
+    async def work() -> None:
+        async for item in queue:
+            seen.append(item)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            async for item in queue:
+                queue.shutdown()
+                tasks.start_soon(work)
+                await until_waiting(1)
+                assert [inner async for inner in queue] == []
+                with pytest.raises(penstock.ShutDown):
+                    await queue.aget()
+                with pytest.raises(penstock.ShutDown):
+                    async with queue.lease():
+                        pass
+                seen.append(item)
+
+    run(main)
+    assert seen == ["a"]
     queue.join()
 
 

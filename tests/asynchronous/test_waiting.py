@@ -222,10 +222,10 @@ def test_an_item_that_comes_back_after_a_shutdown(run: Run) -> None:
     attempts = 0
 
     class Counting(penstock.JoinableQueue):
-        def _get_now(self, nothing: Any) -> Any:
+        def _get_now(self, nothing: Any, in_loop: bool = False) -> Any:
             nonlocal attempts
             attempts += 1
-            return super()._get_now(nothing)
+            return super()._get_now(nothing, in_loop)
 
     queue, told = Counting(), penstock.Queue()
     queue.put("item")

@@ -4,6 +4,7 @@ import math
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable
 from queue import Empty, Full
@@ -180,6 +181,58 @@ def test_after_a_shutdown(make: Callable[..., Any]) -> None:
     assert take(q) == "a"
     with pytest.raises(ShutDown):
         q.get()
+
+
+def test_a_descriptor_after_a_shutdown(make: Callable[..., Any]) -> None:
+    """It is readable exactly while a `get(block=False)` would not raise `Empty`: a loop does not spin."""
+    q = make()
+    readable = select.poll()
+    readable.register(q.fileno(), select.POLLIN)
+    q.put("a", delay=3 * SHORT)
+    q.shutdown()
+    attempts, waited = 0, 0
+    while True:
+        if not readable.poll(10):
+            waited += 1
+            q.qsize()  # tends it
+            continue
+        attempts += 1
+        try:
+            item = q.get(block=False)
+        except ShutDown:
+            break
+        assert item == "a"
+        if hasattr(q, "task_done"):
+            q.task_done()
+    assert attempts <= 3, "an item, the end, and perhaps a byte too many"
+    assert waited > 0
+    assert figures(q) == (0, 0, 0)
+
+
+@needs(Promise.LEASES)
+def test_a_lease_that_fails_after_a_shutdown(make: Callable[..., Any]) -> None:
+    """It comes back after the queue's `retry_delay`: to the loop of a thread and of a process that wait."""
+    q = make(retry_delay=SHORT)
+    q.put("a")
+    readable = select.poll()
+    readable.register(q.fileno(), select.POLLIN)
+    seen: list[Any] = []
+    with fork(list, q) as process:
+        with q.lease() as lease:
+            q.shutdown()
+            assert readable.poll(0), "a get that does not wait says that the queue has ended"
+            others = [threading.Thread(target=lambda: seen.extend(q)) for _ in range(2)]
+            for other in others:
+                other.start()
+            until(lambda: q.statistics().waiting_getters == 3)
+            lease.nack()
+        for other in others:
+            other.join()
+        assert [*process.result(), *seen] == ["a"]
+    assert readable.poll(0)
+    with pytest.raises(ShutDown):
+        q.get()
+    assert figures(q) == (0, 0, 0)
 
 
 def test_after_an_immediate_shutdown(make: Callable[..., Any]) -> None:

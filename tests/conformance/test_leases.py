@@ -10,6 +10,7 @@ import signal
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty
 from typing import Any
 
@@ -425,6 +426,78 @@ def test_after_a_shutdown(make: Callable[..., Any]) -> None:
             assert other.result() == "a"
     with pytest.raises(ShutDown), q.lease():
         pass
+    q.join()
+
+
+@pytest.mark.parametrize("by", ["lease", "loop"])
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_other_threads_wait_for_it_after_a_shutdown(
+    make: Callable[..., Any], by: str, comes_back: bool
+) -> None:
+    """What one thread has in hand is another one's if it comes back, and no thread leaves before that."""
+    q = make()
+    q.put("a")
+    taken = []
+
+    def work() -> None:
+        if by == "loop":
+            taken.extend(q)
+            return
+        with suppress(ShutDown):
+            while True:
+                with q.lease() as lease:
+                    taken.append(lease.item)
+
+    with q.lease() as lease:
+        q.shutdown()
+        others = [threading.Thread(target=work) for _ in range(3)]
+        for other in others:
+            other.start()
+        until(lambda: q.statistics().waiting_getters == 3)
+        if comes_back:
+            lease.nack()
+    for other in others:
+        other.join()
+    assert taken == ["a"] * comes_back
+    q.join()
+    assert figures(q) == (0, 0, 0, 0)
+
+
+def test_no_thread_waits_for_itself_after_a_shutdown(make: Callable[..., Any]) -> None:
+    q = make()
+    q.put_many("ab")
+    seen = []
+    for item in q:
+        q.shutdown()
+        seen.append((item, [inner for inner in q if inner == "b"]))
+        with pytest.raises(ShutDown), q.lease():
+            pass
+    assert seen == [("a", ["b"])]
+    q.join()
+
+
+def test_no_thread_waits_for_one_that_has_failed(make: Callable[..., Any]) -> None:
+    """Its item stays in hand, and nobody is left to settle it: the others of its process end."""
+    q = make()
+    q.put("a")
+
+    def fail_with_an_item() -> None:
+        def fail() -> None:
+            for _ in q:
+                return  # as an exception would
+
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        q.shutdown()
+        assert list(q) == []
+        with pytest.raises(ShutDown), q.lease():
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with fork(fail_with_an_item) as failed:
+        assert failed.wait() == -signal.SIGKILL
+    assert list(q) == ["a"]
     q.join()
 
 

@@ -41,6 +41,7 @@ PATIENCE = 10.0  # seconds: an actor without an answer by then hangs
 # Bytes: in the slot, outside it, read in place, and copied outside the lock.
 SIZES = [0, 20, 300, 1500, 5000, 100_000]
 SIMPLE_QUEUE_WAITS = 1 << 20  # queued bytes from which a put waits
+SOON, NEVER = 0.001, 3600.0  # seconds of a delay
 
 US = 0  # this process; actors have numbers from 1 on
 any_process = st.integers(0, 9)
@@ -225,6 +226,24 @@ class Machine(RuleBasedStateMachine):
             assert came is self.model.put(LookupError if value is Unloadable else value)
             if came is None:
                 self.have_put.add((process, which))
+        self.settle()
+
+    @precondition(lambda self: not self.is_simple)
+    @rule(choice=any_process, handle=any_handle, thread=any_thread, size=any_size, is_due=st.booleans())
+    def put_later(self, choice: int, handle: int, thread: int, size: int, is_due: bool) -> None:
+        process = self.one_of(choice)
+        if process is None or self.would_wait(max(SIZES) * 2):
+            return
+        which, error_of_closed = self.handle_of(process, handle)
+        value = self.new_value(size)
+        came = self.do(process, thread, "put_later", which, value, SOON if is_due else NEVER)
+        if error_of_closed:
+            assert came is error_of_closed
+            return
+        assert came is self.model.put_later(value, is_due)
+        if came is None:
+            self.have_put.add((process, which))
+        until(lambda: self.queue.statistics().delayed == len(self.model.delayed))
         self.settle()
 
     @rule(choice=any_process, handle=any_handle)
@@ -534,14 +553,35 @@ class Machine(RuleBasedStateMachine):
         thread=any_thread,
         place=st.integers(0, 5),
         verb=st.sampled_from(["ack", "nack", "release", "reject"]),
+        is_later=st.booleans(),
     )
-    def settle_by_name(self, choice: int, thread: int, place: int, verb: str) -> None:
+    def settle_by_name(self, choice: int, thread: int, place: int, verb: str, is_later: bool) -> None:
         process = self.one_of(choice)
         if process is None or not self.model.named.get(process):
             return
         place %= len(self.model.named[process])
-        came = self.do(process, thread, "settle", place, verb)
-        assert came is self.model.settle(process, place, verb)
+        delay = [NEVER] if is_later and verb in ("nack", "release") else []
+        came = self.do(process, thread, "settle", place, verb, *delay)
+        assert came is self.model.settle(process, place, verb, bool(delay))
+        self.settle()
+
+    @rule(
+        choice=any_process,
+        handle=any_handle,
+        thread=any_thread,
+        verb=st.sampled_from(["requeue", "purge"]),
+        count=st.none() | st.integers(1, 3),
+    )
+    def decide_on_letters(self, choice: int, handle: int, thread: int, verb: str, count: int | None) -> None:
+        process = self.one_of(choice)
+        if process is None or not (self.are_letters_in_order or count is None):
+            return
+        which, error_of_closed = self.handle_of(process, handle)
+        if error_of_closed or self.would_wait(max(SIZES) * 2):
+            return
+        came = self.do(process, thread, "decide", which, verb, count)
+        expected = self.model.decide(verb, count)
+        assert came is expected or came == expected
         self.settle()
 
     # --------------------------------------------------------------------------------- coming and going
@@ -645,11 +685,11 @@ class Machine(RuleBasedStateMachine):
         model = self.model
         found = self.queue.statistics()
         queued, dead = len(model.ready), len(model.dead_letters)
-        left = queued + dead + model.discarded
+        left = queued + dead + model.discarded + len(model.delayed)
         assert (found.puts, found.gets, found.queued) == (model.puts, model.puts - left, queued)
         assert found.discarded == model.discarded
         assert found.unfinished == model.unfinished
-        assert found.taken == model.taken
+        assert (found.taken, found.delayed) == (model.taken, len(model.delayed))
         assert (found.redeliveries, found.dead_letters) == (model.redeliveries, dead)
         assert found.high_water == model.high_water
         verbs = [verb for verb, _ in self.waiting.values()]

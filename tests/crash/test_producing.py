@@ -67,6 +67,31 @@ def test_every_start_method(make: Callable[[], Any], method: str) -> None:
     assert [process.exitcode for process in processes] == [0, 0, -signal.SIGKILL]
 
 
+@every_class
+def test_a_producer_that_nobody_reaps(make: Callable[[], Any]) -> None:
+    """A zombie produces no more, whether its parent waits for the queue or another process does."""
+    queue, told = make(), Queue[int]()
+
+    def start_and_stay() -> None:
+        for number in range(2):
+            producer = os.fork()
+            if producer == 0:
+                produce_and_stay(queue, number)
+            told.put(producer)
+        signal.pause()
+
+    with fork(start_and_stay) as parent, fork(list, queue) as consumer:
+        producers = told.get(), told.get()
+        until(lambda: queue.statistics().puts == 2)
+        for producer in producers:
+            os.kill(producer, signal.SIGKILL)
+        assert sorted(consumer.result()) == [0, 1]
+        assert list(queue) == []
+        for producer in producers:
+            assert " Z " in Path(f"/proc/{producer}/stat").read_text()
+        assert not parent.has_ended()
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_producer_that_is_killed_at_import(tmp_path: Path, method: str) -> None:
     """It dies before it can say that it produces. The starter is a producer until all have ended."""

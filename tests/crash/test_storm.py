@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.crash.storms import leasing
 from tests.crash.storms.contestants import Contestant
 from tests.crash.storms.contestants.penstock_queues import CONTESTANTS
 from tests.crash.storms.faults import forbidden
@@ -37,3 +38,17 @@ def test_storm(contestant: Contestant, method: str) -> None:
     assert tally.failures_of_rounds() + tally.failures == []
     assert tally.items > 0
     assert tally.kills + tally.other_faults > 0
+
+
+@pytest.mark.limit(240)
+def test_storm_of_leases() -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    print(f"Again: python -m tests.crash.storms.leasing --seed {seed} --round NUMBER")
+    end = time.monotonic() + SECONDS
+    books = leasing.Books()
+    while not books.failures() and (books.rounds < ROUNDS_AT_LEAST or time.monotonic() < end):
+        books.add(leasing.play(seed, books.rounds))
+    print(books)
+    assert books.failures() == []
+    assert books.items > 0
+    assert books.kills > 0

@@ -219,9 +219,19 @@ class Stage:
         self.leases.append(lease)
         return described(lease.item), lease.id, lease.deliveries
 
-    def settle(self, place: int, verb: str) -> None:
+    def settle(self, place: int, verb: str, *delay: float) -> None:
         """Settle one of the items taken by name."""
-        getattr(self.leases.pop(place), verb)()
+        getattr(self.leases.pop(place), verb)(*delay)
+
+    def put_later(self, which: int, item: Any, delay: float) -> None:
+        self.handles[which].put(_made(item), delay=delay)
+
+    def decide(self, which: int, verb: str, count: int | None) -> int:
+        """Requeue or purge the first dead letters, or all of them. Returns how many there were."""
+        queue = self.handles[which]
+        letters = None if count is None else queue.dead_letters()[:count]
+        decided: int = getattr(queue, verb)(letters)
+        return decided
 
     def shutdown(self, which: int, immediate: bool) -> None:
         self.handles[which].shutdown(immediate)

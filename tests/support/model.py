@@ -47,6 +47,8 @@ class Model:
         self.aside: list[Item] = []
         """The items that dead processes had set aside."""
         self.orphans = 0
+        self.delayed: list[Item] = []
+        """Items whose time does not come as long as a test lasts."""
         self.is_shutdown = False
         self.is_closed = False
         """Whether it was shut down at once."""
@@ -74,7 +76,7 @@ class Model:
         if not self.is_joinable:
             return 0
         queued = sum(not item.is_done for item in self.ready)
-        return queued + self.taken + self.orphans
+        return queued + self.taken + self.orphans + len(self.delayed)
 
     @property
     def taken(self) -> int:
@@ -88,6 +90,18 @@ class Model:
         self.puts += 1
         self.ready.append(Item(self.puts, value))
         self.high_water = max(self.high_water, len(self.ready))
+        return None
+
+    def put_later(self, value: Any, is_due: bool) -> Any:
+        """Put an item with a delay, which is over by now or never. It takes no place."""
+        if self.is_shutdown:
+            return ShutDown
+        self.puts += 1
+        item = Item(self.puts, value)
+        if is_due:
+            self.put_back(item)
+        else:
+            self.delayed.append(item)
         return None
 
     def ask(self, process: int, thread: int) -> None:
@@ -110,8 +124,9 @@ class Model:
         self.is_shutdown = True
         if immediate:
             self.is_closed = True
-            self.discarded += len(self.ready)
+            self.discarded += len(self.ready) + len(self.delayed)
             self.ready.clear()
+            self.delayed.clear()
 
     @property
     def producers(self) -> int:
@@ -141,9 +156,17 @@ class Model:
         """Whether the next item of a loop would be waited for."""
         if self.ready or self.aside:
             return not self.ready  # what was set aside may become dead letters
-        own = [held for held in self.leases.get(process, []) if held is not self.loops.get((process, thread))]
-        others = any(leases for holder, leases in self.leases.items() if holder != process)
-        return not self.is_shutdown or (not self.is_closed and others and not own)
+        if not self.is_shutdown or self.is_closed:
+            return not self.is_shutdown
+        # It finishes its item first.
+        its_own = self.loops.get((process, thread))
+        held = [
+            (holder, lease.thread)
+            for holder, leases in self.leases.items()
+            for lease in leases
+            if lease is not its_own
+        ]
+        return bool(self.delayed) or (bool(held) and (process, thread) not in held)
 
     def next(self, process: int, thread: int) -> Any:
         """The next item of a loop, which does not wait."""
@@ -171,12 +194,18 @@ class Model:
         """Whether the process has an item that comes back if it dies."""
         return any(not lease.is_aside for lease in self.leases.get(process, []))
 
-    def no_item(self, process: int, waits: bool) -> Any:
-        """What a get raises that finds no item; `Empty` if it waits, and finds none in time."""
-        if not self.is_shutdown:
+    def no_item(self, process: int, waits: bool, thread: int | None = None) -> Any:
+        """What a get raises that finds no item; `Empty` if it waits, and finds none in time.
+
+        A lease waits for other threads of its process, and not for its own `thread`.
+        """
+        if not self.is_shutdown or self.delayed:
             return queue.Empty
         may_return = not self.is_closed and any(map(self.has_in_hand, self.leases))
-        return queue.Empty if waits and may_return and not self.has_in_hand(process) else ShutDown
+        has_own = self.has_in_hand(process)
+        if thread is not None:
+            has_own = any(lease.thread == thread for lease in self.leases.get(process, []))
+        return queue.Empty if waits and may_return and not has_own else ShutDown
 
     def get(self, process: int, thread: int, waits: bool = False) -> Any:
         self.ask(process, thread)
@@ -196,7 +225,7 @@ class Model:
         """Take an item by name. One that cannot be rebuilt fails."""
         self.acknowledge()
         if not self.ready:
-            return self.no_item(process, waits)
+            return self.no_item(process, waits, thread)
         item = self.ready[0]
         was_done = item.is_done
         self.take(process, thread)
@@ -209,8 +238,8 @@ class Model:
         self.named.setdefault(process, []).append(lease)
         return item.value, item.number, item.redeliveries + 1
 
-    def settle(self, process: int, place: int, verb: str) -> Any:
-        """Settle one of the items that the process has taken by name."""
+    def settle(self, process: int, place: int, verb: str, is_later: bool = False) -> Any:
+        """Settle one of the items that the process has taken by name; `is_later` gives it back for good."""
         lease = self.named[process].pop(place)
         mine = self.leases.get(process, [])
         at = next((at for at, other in enumerate(mine) if other is lease), None)
@@ -218,18 +247,32 @@ class Model:
             return ValueError
         item = mine.pop(at).item
         if verb == "nack":
-            self.come_back(item)
+            self.come_back(item, is_later)
         elif verb == "reject":
             self.dead_letters.append(item)
         elif verb == "release" and self.is_closed:
             self.discarded += 1
+        elif verb == "release" and is_later:
+            self.delayed.append(item)
         elif verb == "release":
             self.put_back(item)
         return None
 
+    def decide(self, verb: str, count: int | None) -> Any:
+        """Requeue or purge the first dead letters, or all of them."""
+        if verb == "requeue" and self.is_shutdown:
+            return ShutDown
+        chosen = self.dead_letters[:count]
+        del self.dead_letters[:count]
+        for letter in chosen if verb == "requeue" else []:
+            letter.redeliveries = 0
+            letter.is_done = False
+            self.put_back(letter)
+        return len(chosen)
+
     def task_done(self, process: int, thread: int) -> Any:
         self.acknowledge()
-        if self.unfinished == 0:
+        if self.unfinished == len(self.delayed):
             return ValueError
         mine = self.leases.get(process, [])
         of_the_thread = [lease for lease in mine if lease.thread == thread]
@@ -273,8 +316,8 @@ class Model:
                 self.come_back(lease.item)
         self.stop_producing(process)
 
-    def come_back(self, item: Item) -> None:
-        """Redeliver the item to its old place, or make it a dead letter; or discard it."""
+    def come_back(self, item: Item, is_later: bool = False) -> None:
+        """Redeliver the item to its old place, now or later, or make it a dead letter; or discard it."""
         if self.is_closed:
             self.discarded += 1
             return
@@ -283,7 +326,10 @@ class Model:
             return
         item.redeliveries += 1
         self.redeliveries += 1
-        self.put_back(item)
+        if is_later:
+            self.delayed.append(item)
+        else:
+            self.put_back(item)
 
     def put_back(self, item: Item) -> None:
         """The item is in its old place again."""

@@ -63,7 +63,7 @@ pub use operations::letters::DeadLetter;
 pub use operations::produce::Production;
 #[cfg(not(loom))]
 pub use operations::view::View;
-pub use options::{Options, Patience, Retry, Wait};
+pub use options::{Options, Own, Patience, Retry, Wait};
 #[cfg(not(loom))]
 pub use state::acting::Acting;
 pub use state::held::{Held, Verdict};

@@ -58,6 +58,17 @@ pub enum Patience {
     Forever,
 }
 
+/// Whose items in hand end a wait for an item of a queue that was shut down, and has none left: the caller
+/// could be what is to finish them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Those of the calling process: another thread of it may wait for this one before it finishes its item.
+    OfProcess,
+    /// Those of the calling thread, or of the task that it acts for. For callers that finish each item before
+    /// they ask for the next: what the others have in hand is finished, or comes back.
+    OfCaller,
+}
+
 /// How long to wait, and what can end the wait earlier.
 pub struct Wait<'a> {
     pub patience: Patience,

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Statistics};
+use penstock_core::{
+    Acting, Awaited, Buffer, Delivery, Error, Held, InHand, Leave, Options, Own, Patience, Queue, Retry,
+    Statistics, Verdict,
+};
 
 #[path = "common/child.rs"]
 mod child;
@@ -400,6 +403,192 @@ fn a_get_beside_an_own_item_does_not_wait() {
     }
 }
 
+fn hold(queue: &Arc<Queue>, patience: Patience) -> Result<Held, Error> {
+    let mut buffer = Buffer::default();
+    wait(patience, |wait| queue.hold(&mut buffer, wait)).map(|(_, held)| held)
+}
+
+fn settle(queue: &Queue, held: &Held, verdict: Verdict) {
+    assert_eq!(wait(soon(), |wait| queue.settle(held, verdict, wait)), Ok(true));
+}
+
+fn next(queue: &Arc<Queue>, in_hand: &mut Option<InHand>, patience: Patience) -> Result<Vec<u8>, Error> {
+    let mut buffer = Buffer::default();
+    match wait(patience, |wait| queue.get_next(in_hand, &mut buffer, wait))? {
+        Delivery::Copied => Ok(buffer.bytes().to_vec()),
+        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
+    }
+}
+
+/// Takes an item by a lease and finishes it; or by a loop, which then ends.
+fn take_by(is_lease: bool, queue: &Arc<Queue>, patience: Patience) -> Result<(), Error> {
+    if is_lease {
+        let held = hold(queue, patience)?;
+        settle(queue, &held, Verdict::Done);
+        return Ok(());
+    }
+    let mut in_hand = None;
+    next(queue, &mut in_hand, patience)?;
+    assert_eq!(next(queue, &mut in_hand, patience), Err(Error::ShutDown));
+    Ok(())
+}
+
+/// A lease and a loop wait for what another thread of their process has in hand, and take it if it comes
+/// back.
+#[test]
+fn leases_and_loops_wait_for_the_items_of_other_threads() {
+    for is_lease in [false, true] {
+        for (verdict, found) in [
+            (Verdict::Failed, Ok(())),
+            (Verdict::Released, Ok(())),
+            (Verdict::Done, Err(Error::ShutDown)),
+            (Verdict::Rejected, Err(Error::ShutDown)),
+        ] {
+            let queue = with_items(&ACKNOWLEDGED, 1);
+            let held = hold(&queue, Patience::NoWait).unwrap();
+            queue.shut_down(false).unwrap();
+            let others = [0; 3].map(|_| {
+                let here = queue.clone();
+                thread::spawn(move || take_by(is_lease, &here, Patience::Forever))
+            });
+            until_waiting(&queue, |s| s.waiting_getters, 3);
+            settle(&queue, &held, verdict);
+            let mut got = others.map(|other| other.join().unwrap());
+            got.sort_by_key(Result::is_err);
+            assert_eq!(
+                got,
+                [found, Err(Error::ShutDown), Err(Error::ShutDown)],
+                "{verdict:?}"
+            );
+            join(&queue, Patience::NoWait).unwrap();
+            is_sound(&queue, "all done");
+        }
+    }
+}
+
+/// A thread that has an item in hand waits for none: neither in a loop inside another, nor in a lease.
+#[test]
+fn no_lease_or_loop_waits_for_its_own_thread() {
+    let queue = with_items(&ACKNOWLEDGED, 3);
+    let mut outer = None;
+    assert_eq!(next(&queue, &mut outer, soon()).unwrap(), [0]);
+    let sibling = thread::spawn({
+        let queue = queue.clone();
+        move || {
+            // Behind more items of this thread the other's is found, too.
+            let first = hold(&queue, soon()).unwrap();
+            let second = hold(&queue, soon()).unwrap();
+            until("shut down", || queue.is_shut_down());
+            assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+            thread::park();
+            settle(&queue, &first, Verdict::Done);
+            settle(&queue, &second, Verdict::Failed);
+        }
+    });
+    until("taken", || queue.is_empty());
+    queue.shut_down(false).unwrap();
+    let mut inner = None;
+    assert_eq!(next(&queue, &mut inner, Patience::Forever), Err(Error::ShutDown));
+    assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+    sibling.thread().unpark();
+    // It has none any more, and takes what comes back.
+    assert_eq!(next(&queue, &mut outer, Patience::Forever).unwrap(), [2]);
+    sibling.join().unwrap();
+    assert_eq!(next(&queue, &mut outer, Patience::Forever), Err(Error::ShutDown));
+    assert_eq!(is_sound(&queue, "all done").unfinished, 0);
+}
+
+/// A thread has failed with an item in hand, which no thread may come to settle: the loops and leases of its
+/// process end, and the item comes back when the process ends.
+#[test]
+fn no_lease_or_loop_waits_for_a_thread_that_has_ended() {
+    for is_lease in [false, true] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        acknowledge(&queue);
+        let here = queue.clone();
+        let child = Child::run(move || {
+            let last = here.clone();
+            let failed = thread::spawn(move || get(&last, soon()).map(drop));
+            failed.join().unwrap().unwrap();
+            here.shut_down(false).unwrap();
+            assert_eq!(take_by(is_lease, &here, Patience::Forever), Err(Error::ShutDown));
+            // SAFETY: ends this process, as a crash does.
+            unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+        });
+        assert_eq!(outcome(child), KILLED);
+        assert_eq!(take_by(is_lease, &queue, soon()), Ok(()));
+        is_sound(&queue, "all done");
+    }
+}
+
+/// However many items its siblings have, a lease that cannot tell whether one is its own does not wait.
+#[test]
+fn a_lease_beside_very_many_of_its_siblings() {
+    const MANY: usize = 3000;
+    let queue = with_items(&ACKNOWLEDGED, 0);
+    for _ in 0..=MANY {
+        put(&queue, b"item", Patience::NoWait).unwrap();
+    }
+    let own = hold(&queue, soon()).unwrap();
+    let here = queue.clone();
+    let holds = thread::spawn(move || {
+        let holds: Vec<_> = (0..MANY).map(|_| hold(&here, soon()).unwrap()).collect();
+        holds
+    });
+    let holds = holds.join().unwrap();
+    queue.shut_down(false).unwrap();
+    assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+    for held in holds.iter().chain([&own]) {
+        settle(&queue, held, Verdict::Done);
+    }
+    assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+    assert_eq!(is_sound(&queue, "all done").unfinished, 0);
+}
+
+/// What a thread had taken before it began to run tasks, it settles after them: no task waits for it.
+#[test]
+fn a_task_does_not_wait_for_its_thread() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let held = hold(&queue, soon()).unwrap();
+    queue.shut_down(false).unwrap();
+    let may_return = || wait(Patience::NoWait, |wait| queue.may_return(Own::OfCaller, wait)).unwrap();
+    {
+        let _acting = Acting::of_task(1);
+        assert!(!may_return());
+    }
+    let here = queue.clone();
+    let of_another_thread = thread::spawn(move || {
+        let _acting = Acting::of_task(2);
+        wait(Patience::NoWait, |wait| here.may_return(Own::OfCaller, wait)).unwrap()
+    });
+    assert!(of_another_thread.join().unwrap());
+    settle(&queue, &held, Verdict::Done);
+}
+
+/// A task that blocks its thread waits for no item of its process: the thread's other tasks could not finish
+/// theirs. One that does not block may wait for them.
+#[test]
+fn a_task_that_blocks_its_thread_does_not_wait_for_its_siblings() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let held = {
+        let _acting = Acting::of_task(1);
+        hold(&queue, soon()).unwrap()
+    };
+    queue.shut_down(false).unwrap();
+    let may_return = || wait(Patience::NoWait, |wait| queue.may_return(Own::OfCaller, wait)).unwrap();
+    {
+        let _acting = Acting::of_task(2);
+        assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+        assert!(may_return());
+    }
+    {
+        let _acting = Acting::of_task(1);
+        assert!(!may_return());
+    }
+    settle(&queue, &held, Verdict::Failed);
+    assert!(may_return());
+}
+
 /// A program never acknowledges: what was set aside keeps no getter waiting.
 #[test]
 fn a_queue_that_is_never_acknowledged_ends() {
@@ -456,7 +645,8 @@ fn an_item_in_hand_is_found_behind_many_that_are_set_aside() {
 /// A get that does not wait finds nothing, the item comes back, and only then its caller asks whether it may.
 #[test]
 fn an_item_that_has_come_back_may_return() {
-    let may_return = |queue: &Queue| wait(Patience::NoWait, |wait| queue.may_return(wait)).unwrap();
+    let may_return =
+        |queue: &Queue| wait(Patience::NoWait, |wait| queue.may_return(Own::OfProcess, wait)).unwrap();
     let queue = with_items(&ACKNOWLEDGED, 2);
     queue.shut_down(false).unwrap();
     assert!(may_return(&queue));
@@ -567,7 +757,7 @@ fn a_watcher_learns_it_beside_an_item_in_hand() {
         assert!(is_readable(fd));
         assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
         assert!(is_readable(fd), "the next get that does not wait says so, too");
-        let may_return = wait(Patience::NoWait, |wait| queue.may_return(wait));
+        let may_return = wait(Patience::NoWait, |wait| queue.may_return(Own::OfProcess, wait));
         assert_eq!(may_return, Ok(!is_own));
         is_sound(&queue, "watched");
     }
@@ -639,6 +829,119 @@ fn a_watcher_learns_it() {
         let awaited = wait(soon(), |wait| queue.await_item(wait));
         assert_eq!(awaited, Err(Error::ShutDown));
     }
+}
+
+/// While an item is delayed, a get that does not wait finds none, and does not say that the queue has ended:
+/// then no descriptor is readable, however the item came to be delayed. It is when the item is due, and when
+/// the last one is taken or discarded.
+#[test]
+fn a_watcher_waits_for_what_is_delayed() {
+    const SHORT: Duration = Duration::from_millis(50);
+    const HOUR: Duration = Duration::from_secs(3600);
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+    let agrees = |expected: &Result<Vec<u8>, Error>, what: &str| {
+        let is_told = !matches!(expected, Err(Error::Empty));
+        assert_eq!(
+            (is_readable(fd), queue.is_ready(Awaited::Item)),
+            (is_told, is_told),
+            "{what}"
+        );
+    };
+    wait(soon(), |wait| queue.put_delayed(&[b"later"], HOUR, wait)).unwrap();
+    let held = hold(&queue, Patience::NoWait).unwrap();
+    agrees(&Err(Error::Empty), "open");
+    queue.shut_down(false).unwrap();
+    agrees(&get(&queue, Patience::NoWait), "one is delayed, one in hand");
+    assert!(
+        wait(soon(), |wait| queue.settle_after(
+            &held,
+            Verdict::Failed,
+            SHORT,
+            wait
+        ))
+        .unwrap()
+    );
+    agrees(&Err(Error::Empty), "two are delayed");
+    until("due", || queue.len() == 1);
+    assert!(is_readable(fd) && queue.is_ready(Awaited::Item));
+    let held = hold(&queue, Patience::NoWait).unwrap();
+    agrees(&Err(Error::Empty), "the other is delayed");
+    settle(&queue, &held, Verdict::Done);
+    agrees(
+        &get(&queue, Patience::NoWait),
+        "the other is delayed, none in hand",
+    );
+    queue.shut_down(true).unwrap();
+    agrees(&get(&queue, Patience::NoWait), "it is discarded");
+    assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
+    is_sound(&queue, "closed");
+}
+
+/// The last delayed item goes: its taker's section tells the watchers that the queue has ended.
+#[test]
+fn a_watcher_learns_that_the_last_delayed_item_is_gone() {
+    for options in [&PLAIN, &ACKNOWLEDGED] {
+        let queue = with_items(options, 0);
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        wait(soon(), |wait| {
+            queue.put_delayed(&[b"later"], Duration::from_millis(20), wait)
+        })
+        .unwrap();
+        queue.shut_down(false).unwrap();
+        let other = Child::run(|| assert_eq!(get(&queue, soon()).unwrap(), b"later"));
+        assert_eq!(outcome(other), 0);
+        assert!(is_readable(fd));
+        assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));
+        // In the other order, and by a loop.
+        let queue = with_items(options, 0);
+        queue.shut_down(false).unwrap();
+        let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+        assert!(is_readable(fd));
+        assert_eq!(next(&queue, &mut None, Patience::Forever), Err(Error::ShutDown));
+    }
+}
+
+/// A lease of a queue that was shut down is given back for later: a loop of another process waits until it is
+/// due, and the descriptor is readable by then.
+#[test]
+fn what_is_to_come_back_later_is_waited_for() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    queue.set_retry(Retry {
+        first: 0.05,
+        factor: 1.0,
+        most: 1.0,
+        jitter: 0.0,
+    });
+    let fd = wait(soon(), |wait| queue.watch(wait)).unwrap();
+    let held = hold(&queue, Patience::NoWait).unwrap();
+    queue.shut_down(false).unwrap();
+    assert!(is_readable(fd), "a get that does not wait says that it has ended");
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            Child::run(|| match take_by(false, &queue, Patience::Forever) {
+                // SAFETY: ends this process.
+                Ok(()) => unsafe { libc::_exit(7) },
+                ended => assert_eq!(ended, Err(Error::ShutDown)),
+            })
+        })
+        .collect();
+    until_waiting(&queue, |s| s.waiting_getters, 2);
+    let delay = queue.retry_delay(&held);
+    assert!(
+        wait(soon(), |wait| queue.settle_after(
+            &held,
+            Verdict::Failed,
+            delay,
+            wait
+        ))
+        .unwrap()
+    );
+    let mut ends: Vec<_> = others.into_iter().map(outcome).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [0, 7]);
+    assert!(is_readable(fd));
+    assert_eq!(is_sound(&queue, "all done").unfinished, 0);
 }
 
 /// A getter was handed an item before an immediate shutdown: it delivers it. If it dies instead, the item is

@@ -46,7 +46,11 @@ pub fn applies(history: &History) -> bool {
                 | Call::Produce { .. }
                 | Call::EndProducing
                 | Call::Hold
-                | Call::Settle(..),
+                | Call::Settle(..)
+                | Call::SettleLater(..)
+                | Call::PutLater(_)
+                | Call::Requeue
+                | Call::Purge,
                 _,
             ) => return false,
             (Call::TaskDone, None | Some(Answer::Done)) if *held > 0 => *held -= 1,

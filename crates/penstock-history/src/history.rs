@@ -8,6 +8,9 @@ use penstock_core::{Leave, Verdict};
 /// Nanoseconds of the monotonic clock, which all processes of a machine share.
 pub type Time = u64;
 
+/// How long a delayed item is: long enough that others look for it before it is due.
+pub const LATER: Time = 400_000;
+
 /// What is put: no two puts of a history have the same value. It also says how long the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value(pub u64);
@@ -33,6 +36,8 @@ impl Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     Put(Value),
+    /// No get finds the item before [`LATER`].
+    PutLater(Value),
     Get,
     Len,
     IsEmpty,
@@ -42,6 +47,11 @@ pub enum Call {
     Hold,
     /// The caller's process settles the item that it has taken by name.
     Settle(Value, Verdict),
+    /// The same of an item that goes back, which is ready after [`LATER`].
+    SettleLater(Value, Verdict),
+    /// All dead letters go back to the queue, or are gone. The answer counts them.
+    Requeue,
+    Purge,
     /// `join` without patience: asks whether anything is unfinished.
     Join,
     Leave(Leave),

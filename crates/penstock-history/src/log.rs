@@ -231,6 +231,14 @@ fn load(place: &[AtomicU64; 2]) -> [u64; 2] {
     [place[0].load(Ordering::Relaxed), place[1].load(Ordering::Relaxed)]
 }
 
+/// By their numbers.
+const VERDICTS: [Verdict; 4] = [
+    Verdict::Done,
+    Verdict::Released,
+    Verdict::Failed,
+    Verdict::Rejected,
+];
+
 fn pack_call(call: Call) -> [u64; 2] {
     match call {
         Call::Put(value) => [0, value.0],
@@ -248,6 +256,10 @@ fn pack_call(call: Call) -> [u64; 2] {
         Call::EndProducing => [11, 0],
         Call::Hold => [12, 0],
         Call::Settle(value, verdict) => [13 + verdict as u64, value.0],
+        Call::SettleLater(value, verdict) => [17 + verdict as u64, value.0],
+        Call::PutLater(value) => [21, value.0],
+        Call::Requeue => [22, 0],
+        Call::Purge => [23, 0],
     }
 }
 
@@ -264,10 +276,11 @@ fn unpack_call(words: [u64; 2]) -> Call {
         [7, _] => Call::Leave(Leave::Crashed),
         [8, _] => Call::Sweep,
         [12, _] => Call::Hold,
-        [13, value] => Call::Settle(Value(value), Verdict::Done),
-        [14, value] => Call::Settle(Value(value), Verdict::Released),
-        [15, value] => Call::Settle(Value(value), Verdict::Failed),
-        [16, value] => Call::Settle(Value(value), Verdict::Rejected),
+        [kind @ 13..17, value] => Call::Settle(Value(value), VERDICTS[kind as usize - 13]),
+        [kind @ 17..21, value] => Call::SettleLater(Value(value), VERDICTS[kind as usize - 17]),
+        [21, value] => Call::PutLater(Value(value)),
+        [22, _] => Call::Requeue,
+        [23, _] => Call::Purge,
         [9, is_immediate] => Call::ShutDown {
             is_immediate: is_immediate != 0,
         },

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use penstock_core::{Error, Held, Leave, Options, Patience, Queue, Verdict, Wait, age_waiters_after};
 
-use crate::history::{Answer, Call, Death, Event, History, Rules, Time, Value};
+use crate::history::{Answer, Call, Death, Event, History, LATER, Rules, Time, Value};
 use crate::log::{Log, Writer, now};
 use crate::random::Random;
 use crate::subject::{Broken, Fault, Penstock, Subject, Waits, dead_letters};
@@ -34,6 +34,10 @@ pub struct Mix {
     pub produce: u64,
     /// Gets by name.
     pub hold: u64,
+    /// Puts with a delay, and settlements of items taken by name.
+    pub later: u64,
+    /// Requeues and purges all dead letters.
+    pub letters: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +83,8 @@ impl Workload {
             shutdown: u64::from(random.one_in(3)),
             produce: u64::from(random.one_in(2)),
             hold: u64::from(acknowledged) * random.below(5),
+            later: random.below(3),
+            letters: random.below(3),
         };
         Workload {
             rules: Rules {
@@ -128,6 +134,8 @@ impl Workload {
                 shutdown: 0,
                 produce: 0,
                 hold: 0,
+                later: 0,
+                letters: 0,
             },
             kinds: if acknowledged || kills == 0 { 8 } else { 6 },
             kills,
@@ -452,6 +460,16 @@ impl Recorder<'_> {
         // A get and a task_done for each item, in the worst case.
         let log = Log::new(1, 2 * self.log.lines() + 8);
         let acknowledged = self.workload.rules.acknowledged;
+        // No process delays an item any more.
+        while self
+            .queue
+            .statistics()
+            .expect("a queue that is not damaged")
+            .delayed
+            > 0
+        {
+            std::thread::sleep(Duration::from_nanos(LATER));
+        }
         let mut writer = log.writer(0);
         writer.record(Call::Join, || subject.join());
         while let Answer::Got(_) = writer.record(Call::Get, || subject.get(Waits::No)) {
@@ -567,6 +585,8 @@ impl Caller<'_> {
             shutdown,
             produce,
             hold,
+            later,
+            letters,
         } = self.workload.mix;
         if self.silent > 0 {
             task_done = 0;
@@ -580,7 +600,7 @@ impl Caller<'_> {
         let end = 2 * u64::from(self.produces > 0);
         match self.random.weighted(&[
             put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown, produce, end, hold,
-            hold, hold,
+            hold, hold, later, letters, letters,
         ]) {
             0 => self.put(Waits::No),
             1 => self.get(Waits::No),
@@ -596,6 +616,13 @@ impl Caller<'_> {
             8 => drop(self.writer.record(Call::Join, || subject.join())),
             13 => self.hold(Waits::No),
             14 => self.settle(),
+            16 => {
+                let value = self.new_value();
+                self.writer
+                    .record(Call::PutLater(value), || subject.put_later(value));
+            }
+            17 => drop(self.writer.record(Call::Requeue, || subject.requeue())),
+            18 => drop(self.writer.record(Call::Purge, || subject.purge())),
             15 => self.hold(Waits::For(time)),
             10 => {
                 let is_immediate = self.random.one_in(2);
@@ -626,9 +653,14 @@ impl Caller<'_> {
         }
     }
 
-    fn put(&mut self, waits: Waits) {
+    fn new_value(&mut self) -> Value {
         let value = Value::new(self.next_value, self.random.below(self.workload.kinds));
         self.next_value += 1;
+        value
+    }
+
+    fn put(&mut self, waits: Waits) {
+        let value = self.new_value();
         let subject = self.subject;
         self.writer.record(Call::Put(value), || subject.put(value, waits));
     }
@@ -667,8 +699,14 @@ impl Caller<'_> {
         ];
         let verdict = verdicts[self.random.below(4) as usize];
         let subject = self.subject;
+        let goes_back = matches!(verdict, Verdict::Released | Verdict::Failed);
+        let is_later = goes_back && self.workload.mix.later > 0 && self.random.one_in(2);
+        let call = match is_later {
+            true => Call::SettleLater(value, verdict),
+            false => Call::Settle(value, verdict),
+        };
         self.writer
-            .record(Call::Settle(value, verdict), || subject.settle(&held, verdict));
+            .record(call, || subject.settle(&held, verdict, is_later));
     }
 
     fn finish_one(&mut self) {

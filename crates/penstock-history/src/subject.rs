@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{Buffer, Delivery, Error, Held, Leave, Patience, Production, Queue, Verdict, Wait};
 
-use crate::history::{Answer, Value};
+use crate::history::{Answer, LATER, Value};
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ impl Waits {
 /// `len` and `is_empty` are two questions, whose answers must agree.
 pub trait Subject: Sync {
     fn put(&self, value: Value, waits: Waits) -> Answer;
+    /// With a delay: it waits for nothing.
+    fn put_later(&self, value: Value) -> Answer;
     fn get(&self, waits: Waits) -> Answer;
     fn len(&self) -> u64;
     fn is_empty(&self) -> bool;
@@ -45,7 +47,9 @@ pub trait Subject: Sync {
     fn task_done(&self) -> Answer;
     /// A get by name. The second value settles the item.
     fn hold(&self, waits: Waits) -> (Answer, Option<Held>);
-    fn settle(&self, held: &Held, verdict: Verdict) -> Answer;
+    fn settle(&self, held: &Held, verdict: Verdict, is_later: bool) -> Answer;
+    fn requeue(&self) -> Answer;
+    fn purge(&self) -> Answer;
     fn join(&self) -> Answer;
     fn leave(&self, how: Leave) -> Answer;
     fn shut_down(&self, is_immediate: bool) -> Answer;
@@ -65,6 +69,14 @@ impl Penstock {
     fn blocks(&self) -> std::sync::MutexGuard<'_, Vec<Production>> {
         self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes a call that waits for nothing but the lock.
+fn patiently<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience: Patience::Forever,
+        interrupted: &mut || false,
+    })
 }
 
 fn payload(value: Value) -> Vec<u8> {
@@ -91,6 +103,15 @@ impl Subject for Penstock {
             Err(Error::Full) => waits.missed(Answer::Full),
             Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("put: {error}"),
+        }
+    }
+
+    fn put_later(&self, value: Value) -> Answer {
+        let later = Duration::from_nanos(LATER);
+        match patiently(|wait| self.0.put_delayed(&[&payload(value)], later, wait)) {
+            Ok(_) => Answer::Done,
+            Err(Error::ShutDown) => Answer::ShutDown,
+            Err(error) => panic!("put_delayed: {error}"),
         }
     }
 
@@ -124,12 +145,24 @@ impl Subject for Penstock {
         }
     }
 
-    fn settle(&self, held: &Held, verdict: Verdict) -> Answer {
-        let wait = Wait {
-            patience: Patience::Forever,
-            interrupted: &mut || false,
-        };
-        match self.0.settle(held, verdict, wait) {
+    fn requeue(&self) -> Answer {
+        match patiently(|wait| self.0.requeue(None, wait)) {
+            Ok(count) => Answer::Count(count),
+            Err(Error::ShutDown) => Answer::ShutDown,
+            Err(error) => panic!("requeue: {error}"),
+        }
+    }
+
+    fn purge(&self) -> Answer {
+        match patiently(|wait| self.0.purge(None, wait)) {
+            Ok(count) => Answer::Count(count),
+            Err(error) => panic!("purge: {error}"),
+        }
+    }
+
+    fn settle(&self, held: &Held, verdict: Verdict, is_later: bool) -> Answer {
+        let delay = Duration::from_nanos(if is_later { LATER } else { 0 });
+        match patiently(|wait| self.0.settle_after(held, verdict, delay, wait)) {
             Ok(is_settled) => Answer::Is(is_settled),
             Err(error) => panic!("settle: {error}"),
         }
@@ -224,6 +257,14 @@ pub enum Fault {
     IsEmptyLate,
     /// Takes one more than `maxsize`. The queue under it has to be one larger.
     Overfills,
+    /// Gives a delayed item before its time.
+    Hurries,
+    /// Drops a delayed item.
+    Forgets,
+    /// Removes the dead letters that are to go back.
+    Purges,
+    /// Counts one dead letter more.
+    Miscounts,
 }
 
 impl Fault {
@@ -283,6 +324,29 @@ impl<S: Subject> Subject for Broken<S> {
             return waits.missed(Answer::Full);
         }
         self.queue.put(value, waits)
+    }
+
+    fn put_later(&self, value: Value) -> Answer {
+        match self.fault {
+            Fault::Hurries => self.queue.put(value, Waits::No),
+            Fault::Forgets if self.is_time_for(Fault::Forgets) => Answer::Done,
+            _ => self.queue.put_later(value),
+        }
+    }
+
+    fn requeue(&self) -> Answer {
+        match self.fault {
+            Fault::Purges => self.queue.purge(),
+            Fault::Miscounts => match self.queue.requeue() {
+                Answer::Count(count) => Answer::Count(count + 1),
+                answer => answer,
+            },
+            _ => self.queue.requeue(),
+        }
+    }
+
+    fn purge(&self) -> Answer {
+        self.queue.purge()
     }
 
     fn get(&self, waits: Waits) -> Answer {
@@ -360,7 +424,7 @@ impl<S: Subject> Subject for Broken<S> {
         self.queue.hold(waits)
     }
 
-    fn settle(&self, held: &Held, verdict: Verdict) -> Answer {
-        self.queue.settle(held, verdict)
+    fn settle(&self, held: &Held, verdict: Verdict, is_later: bool) -> Answer {
+        self.queue.settle(held, verdict, is_later)
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use penstock_core::Leave;
+use penstock_history::history::LATER;
 use penstock_history::random::Random;
 use penstock_history::run::{Workload, record};
 use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, Violation, aspects, search};
@@ -197,6 +198,8 @@ fn what_the_returns_reject_is_rejected_by_the_search() {
         workload.mix.shutdown = 0;
         workload.mix.produce = 0;
         workload.mix.hold = 0;
+        workload.mix.later = 0;
+        workload.mix.letters = 0;
         workload.rules.maxsize = 0;
         let history = record(&workload, random.draw());
         assert!(aspects::applies(&history), "{history}");
@@ -724,6 +727,120 @@ fn a_named_item_is_settled_once() {
                 got(b),
             ],
         ),
+    ] {
+        assert!(!is_possible(letters, impossible), "{impossible:?}");
+    }
+}
+
+/// Delayed items, and dead letters that go back or are gone. The search alone judges them.
+#[test]
+fn delayed_items_and_dead_letters() {
+    use penstock_core::Verdict::{Done, Failed, Rejected};
+    let a = Value::new(1, 0);
+    // Each call begins so many nanoseconds after the first one, and takes 5.
+    let is_possible = |letters: &[Value], calls: &[(Time, Call, Answer)]| {
+        let events = calls
+            .iter()
+            .map(|(time, call, answer)| event(1, *call, *answer, *time, time + 5));
+        let history = History {
+            rules: Rules {
+                acknowledged: true,
+                max_deliveries: 0,
+                ..Rules::PLAIN
+            },
+            events: events.collect(),
+            deaths: Vec::new(),
+            dead_letters: Some(letters.to_vec()),
+        };
+        search::check(&history).is_ok()
+    };
+    let soon = LATER / 2;
+    // The queue's clock counts microseconds.
+    let late = 2 * LATER;
+    let put = (0, Call::PutLater(a), Answer::Done);
+    let got = |time| (time, Call::Hold, Answer::Got(a));
+    let none = |time| (time, Call::Hold, Answer::Empty);
+    let ended = |time| (time, Call::Hold, Answer::ShutDown);
+    let done = |time| (time, Call::Settle(a, Done), Answer::Is(true));
+    let len = |time, count| (time, Call::Len, Answer::Count(count));
+    let unfinished = |time| (time, Call::Join, Answer::Empty);
+    let shut_down = |time, is_immediate| (time, Call::ShutDown { is_immediate }, Answer::Done);
+
+    for possible in [
+        &[
+            put,
+            none(soon),
+            len(soon + 10, 0),
+            unfinished(soon + 20),
+            got(late),
+        ][..],
+        &[put, none(LATER - 10), got(LATER)],
+        // Nobody has looked.
+        &[put, len(late, 0), len(late + 10, 1), got(late + 20)],
+        &[put, got(late), done(late + 10), none(late + 20)],
+        &[put, shut_down(10, false), none(soon), got(late), ended(late + 10)],
+        &[put, shut_down(10, true), ended(20), ended(late)],
+        &[put, (soon, Call::TaskDone, Answer::TooManyDone)],
+    ] {
+        assert!(is_possible(&[], possible), "{possible:?}");
+    }
+    for impossible in [
+        &[put, got(soon)][..],
+        &[put, len(soon, 1)],
+        &[put, none(late)],
+        &[put, (soon, Call::Join, Answer::Done)],
+        &[put, (soon, Call::TaskDone, Answer::Done)],
+        &[put, shut_down(10, false), ended(soon)],
+        &[put, shut_down(10, true), none(20)],
+        &[put, shut_down(10, true), got(late)],
+    ] {
+        assert!(!is_possible(&[], impossible), "{impossible:?}");
+    }
+
+    let first = [(0, Call::Put(a), Answer::Done), got(10)];
+    let rejected = (20, Call::Settle(a, Rejected), Answer::Is(true));
+    let failed_for_later = (20, Call::SettleLater(a, Failed), Answer::Is(true));
+    let requeued = |time, count| (time, Call::Requeue, Answer::Count(count));
+    let purged = |time, count| (time, Call::Purge, Answer::Count(count));
+    let is_possible = |letters: &[Value], calls: &[(Time, Call, Answer)]| {
+        is_possible(letters, &[&first[..], calls].concat())
+    };
+    for (letters, possible) in [
+        (&[a][..], &[rejected, none(30)][..]),
+        // Its last failure, whatever the delay.
+        (&[a], &[failed_for_later, none(late)]),
+        (&[], &[rejected, requeued(30, 1), got(40), done(50)]),
+        (&[], &[rejected, requeued(30, 1), unfinished(40)]),
+        (&[], &[rejected, purged(30, 1), none(40), purged(50, 0)]),
+        (
+            &[a],
+            &[
+                rejected,
+                requeued(30, 1),
+                got(40),
+                (50, Call::Settle(a, Failed), Answer::Is(true)),
+            ],
+        ),
+        (
+            &[a],
+            &[
+                rejected,
+                shut_down(30, false),
+                (40, Call::Requeue, Answer::ShutDown),
+            ],
+        ),
+    ] {
+        assert!(is_possible(letters, possible), "{possible:?}");
+    }
+    for (letters, impossible) in [
+        (&[][..], &[rejected, none(30)][..]),
+        (&[], &[rejected, requeued(30, 0), got(40)]),
+        (&[a], &[rejected, requeued(30, 0)]),
+        (&[], &[rejected, requeued(30, 1), none(40)]),
+        (&[], &[rejected, requeued(30, 1), (40, Call::Join, Answer::Done)]),
+        (&[], &[rejected, purged(30, 1), got(40)]),
+        (&[a], &[rejected, purged(30, 1)]),
+        (&[a], &[rejected, shut_down(30, false), requeued(40, 1)]),
     ] {
         assert!(!is_possible(letters, impossible), "{impossible:?}");
     }

@@ -391,6 +391,8 @@ pub struct Operation {
     pub shuts_down: bool,
     /// Whether the victim produces: its death shuts the queue down, too, and is found before all else.
     pub produces: bool,
+    /// No survivor makes a call before the sleeper has found the victim dead.
+    pub is_found_by_sleeper: bool,
     /// No process has called `task_done` or `join` before the operation; elsewhere one has.
     pub sets_aside: bool,
     /// The victim opens the queue anew instead of inheriting it.
@@ -453,6 +455,7 @@ const DEFAULT: Operation = Operation {
     finishes: false,
     shuts_down: false,
     produces: false,
+    is_found_by_sleeper: false,
     sets_aside: false,
     attaches: false,
     second_deaths: 0,
@@ -1377,6 +1380,29 @@ pub const OPERATIONS: &[Operation] = &[
         second_deaths: 1,
         ..DEFAULT
     },
+    // Whether the production has ended or its process has, a getter that sleeps learns it, and no other
+    // process makes a call meanwhile.
+    Operation {
+        name: "end-producing-beside-sleepers-alone",
+        before: |victim| victim.produce(0),
+        run: Victim::end_producing,
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        produces: true,
+        is_found_by_sleeper: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "watch-while-producing-beside-a-putter-alone",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 11),
+        before: |victim| victim.produce(0),
+        run: |victim| victim.watch_all(),
+        sleeper: Some(Sleeper::Putter),
+        produces: true,
+        is_found_by_sleeper: true,
+        ..DEFAULT
+    },
     // The survivor is a producer, too.
     Operation {
         name: "end-producing-beside-another",
@@ -1420,6 +1446,23 @@ pub const OPERATIONS: &[Operation] = &[
         shuts_down: true,
         produces: true,
         second_deaths: 1,
+        ..DEFAULT
+    },
+    // The membership stays for the lease, and is no producer's.
+    Operation {
+        name: "close-with-a-lease-while-producing",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            take_one(victim);
+            victim.open_handle();
+            victim.produce(0);
+        },
+        run: Victim::close,
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        is_swept: true,
         ..DEFAULT
     },
     // What comes back to a closed queue is discarded.

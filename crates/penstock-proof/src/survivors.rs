@@ -57,7 +57,9 @@ pub fn go_on(scene: Scene, turn: usize) -> Findings {
         own: Vec::new(),
         finished: 0,
     };
-    if survivor.scene.operation.produces {
+    if survivor.scene.operation.is_found_by_sleeper {
+        assert_eq!(survivor.sleeper_finishes(), TOLD);
+    } else if survivor.scene.operation.produces {
         // Sweeps the victim.
         survivor.timed(|scene| scene.queue.statistics().unwrap());
     }
@@ -130,7 +132,7 @@ impl Survivor {
     }
 
     /// The watcher's descriptor, from before the death or from now on, is readable exactly if there is an
-    /// item, or the queue is shut down.
+    /// item, or the queue was shut down and none is delayed.
     fn notifier_is_right(&mut self) {
         let queue = &self.scene.queue;
         let notifier = match self.scene.log.notifier {
@@ -146,7 +148,8 @@ impl Survivor {
             let is_writable = events(ends::writing(), libc::POLLOUT) & libc::POLLOUT != 0;
             assert_eq!(is_writable, !queue.is_full(), "the line is wrong");
         }
-        let is_ready = !queue.is_empty() || queue.is_shut_down();
+        let has_ended = queue.is_shut_down() && queue.statistics().unwrap().delayed == 0;
+        let is_ready = !queue.is_empty() || has_ended;
         let expected = if is_ready { libc::POLLIN } else { 0 };
         assert_eq!(events(notifier, libc::POLLIN), expected, "the notifier is wrong");
     }

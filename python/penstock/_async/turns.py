@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         def _descriptor(self, awaited: int) -> int | None: ...
         def _is_ready(self, awaited: int) -> bool: ...
         def _has_ended(self) -> bool: ...
+        def _is_over(self, in_loop: bool) -> bool: ...
         def _tend(self, slices: int) -> None: ...
 
 
@@ -112,8 +113,20 @@ class Hub:
 
     # What it inherits.
 
-    async def wait(self, handle: Handle, awaited: int, attempt: Callable[[], Any], has_tried: bool) -> Any:
-        """Return what `attempt` returns, once that is not NOTHING. Those who came before are first."""
+    async def wait(
+        self,
+        handle: Handle,
+        awaited: int,
+        attempt: Callable[[], Any],
+        has_tried: bool,
+        *,
+        in_loop: bool = False,
+    ) -> Any:
+        """Return what `attempt` returns, once that is not NOTHING. Those who came before are first.
+
+        A task for which the queue has ended does not wait for its turn: those before it may wait for the item
+        that it has in hand. A loop and a lease (`in_loop`) wait longer than a get.
+        """
         turns = self.turns.setdefault((handle._id, awaited), Turns(awaited))
         waiter = Waiter(handle)
         turns.waiters[waiter] = None
@@ -125,8 +138,10 @@ class Hub:
                     if result is not NOTHING:
                         return result
                     self.listen(turns, handle)
-                elif handle._closed:
-                    return attempt()  # it raises
+                elif handle._closed or (awaited == ITEM and handle._is_over(in_loop)):
+                    result = attempt()  # it raises, unless an item has come back since
+                    if result is not NOTHING:
+                        return result
                 has_tried = False
                 self.begin()
                 await self.sleep(waiter)

@@ -2,6 +2,7 @@
 //! end what a get, a put and a join would find.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use Preemptions::AtMost;
 
@@ -19,6 +20,8 @@ const NARROW_ACKNOWLEDGED: Options = Options {
     ..ACKNOWLEDGED
 };
 
+const DELAY: Duration = Duration::from_millis(7);
+
 /// No byte is owed any more, and what lies in the pipes agrees with the queue.
 fn assert_pipes_are_right(queue: &Arc<Queue>, kinds: &[Kind]) {
     let hot = queue.shared.segment.hot();
@@ -27,7 +30,10 @@ fn assert_pipes_are_right(queue: &Arc<Queue>, kinds: &[Kind]) {
         let state = state_of(Pipe::of(*kind).word(hot).get());
         assert!(!matches!(state, PROMISED | UNKNOWN), "{kind:?}: a byte is owed");
         match kind {
-            Kind::Item => assert_eq!(traffic > 0, hot.ready_count.get() > 0, "items"),
+            Kind::Item => {
+                let is_told = hot.ready_count.get() > 0 || hot.is_at_its_end();
+                assert_eq!(traffic > 0, is_told, "items");
+            }
             Kind::Room => assert_eq!(traffic < BRIM, queue.shared.has_room(), "room"),
             Kind::Finish => assert_eq!(
                 finish > 0,
@@ -97,6 +103,39 @@ fn put_and_get(queue: &Arc<Queue>, _: u32) {
 fn put_get_and_finish(queue: &Arc<Queue>, process: u32) {
     put_and_get(queue, process);
     let _ = queue.task_done();
+}
+
+/// One shuts the queue down; the other one puts an item for later, and takes what is there.
+fn end_or_delay(queue: &Arc<Queue>, process: u32) {
+    if process == 1 {
+        return queue.shut_down(false).expect("the queue is whole");
+    }
+    if queue.put_delayed(&[&[1]], DELAY, at_once()).is_ok() {
+        let _ = try_get(queue, at_once());
+        drop(try_get(queue, patient()));
+    }
+}
+
+#[test]
+fn the_end_is_shown_beside_a_delayed_item() {
+    Watched {
+        name: "a shutdown beside a delayed item and a watcher",
+        options: &PLAIN,
+        kinds: &[Kind::Item],
+        work: end_or_delay,
+    }
+    .check(2);
+}
+
+#[test]
+fn the_end_is_shown_beside_a_delayed_item_after_a_death() {
+    Watched {
+        name: "one dies in a shutdown beside a delayed item and a watcher",
+        options: &PLAIN,
+        kinds: &[Kind::Item],
+        work: end_or_delay,
+    }
+    .check_death();
 }
 
 #[test]

@@ -24,9 +24,11 @@ use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, ParticipantId};
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::lease::Lent;
-use crate::options::{Patience, Wait};
+use crate::options::{Own, Patience, Wait};
+use crate::platform;
 use crate::state::Section;
 use crate::state::deliver::Delivered;
+use crate::state::holding::is_task;
 use crate::state::pipe_word::Pipe;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
@@ -52,9 +54,25 @@ pub enum Delivery {
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
     pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
+        self.get_beside(Own::OfProcess, buffer, wait)
+    }
+
+    /// The same. Of a queue that was shut down it waits for no item that may come back if those have one in
+    /// hand. A caller that finishes each item before it asks for the next (`Own::OfCaller`) acknowledges:
+    /// what another task of its thread has in hand is not set aside.
+    #[inline(always)]
+    pub fn get_beside(
+        self: &Arc<Self>,
+        own: Own,
+        buffer: &mut Buffer,
+        mut wait: Wait<'_>,
+    ) -> Result<Delivery, Error> {
+        if own == Own::OfCaller && self.shared.options.acknowledged {
+            self.begin_to_hold(&mut wait)?;
+        }
         // Apart from the result, which is moved: moving it costs a third of a small get.
         let mut lent = None;
-        self.take(wait, Asks::Anew(1), |section, head| {
+        self.take(wait, (Asks::Anew(1), own), |section, head| {
             if let Delivered::Borrowed(borrowed) = section.deliver(head, buffer)? {
                 lent = Some(Lent::new(self, section.me, borrowed));
             }
@@ -76,7 +94,7 @@ impl Queue {
     }
 
     fn take_batch(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>, asks: Asks) -> Result<(), Error> {
-        self.take(wait, asks, |section, mut head| {
+        self.take(wait, (asks, Own::OfProcess), |section, mut head| {
             while head != 0 && batch.has_room() {
                 let delivered = section.deliver(head, batch)?;
                 if let Delivered::Borrowed(borrowed) = delivered {
@@ -102,11 +120,11 @@ impl Queue {
     pub(crate) fn take<T>(
         &self,
         mut wait: Wait<'_>,
-        asks: Asks,
+        (asks, own): (Asks, Own),
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut waiting = Waiting::new(Kind::Item);
-        let error = match self.take_in_section(&mut waiting, &mut wait, asks, deliver) {
+        let error = match self.take_in_section(&mut waiting, &mut wait, (asks, own), deliver) {
             Ok(taken) if wait.patience == Patience::TryLock || !self.is_trim_due() => return Ok(taken),
             Ok(taken) => match self.trim_if_due() {
                 Ok(()) => return Ok(taken),
@@ -140,7 +158,7 @@ impl Queue {
         &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
-        asks: Asks,
+        (asks, own): (Asks, Own),
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
         if self.shared.segment.hot().sets_aside() {
@@ -158,7 +176,7 @@ impl Queue {
         let mut section = self.enter_or_spin(waiting, wait)?;
         let mut item = section.oldest()?;
         if item == 0 {
-            (section, item) = self.wait_for_item(section, waiting, wait)?;
+            (section, item) = self.wait_for_item(section, waiting, (wait, own))?;
         }
         // The only call, so that the compiler makes one function of all.
         let delivered = deliver(&mut section, item)?;
@@ -174,14 +192,19 @@ impl Queue {
         &'q self,
         mut section: Guard<'q>,
         waiting: &mut Waiting,
-        wait: &mut Wait<'_>,
+        (wait, own): (&mut Wait<'_>, Own),
     ) -> Result<(Guard<'q>, u32), Error> {
+        // A task that blocks its thread keeps the thread's other tasks from finishing their items.
+        let own = match is_task(platform::thread_id()) {
+            true => Own::OfProcess,
+            false => own,
+        };
         loop {
             // No getter may wait, or be woken again and again, for an item that no get can find.
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }
-            section.check_get(wait.patience)?;
+            section.check_get(wait.patience, own)?;
             section = self.wait_for(section, waiting, wait)?;
             let item = match waiting.take_item() {
                 0 if section.hot().is_closed() => return Err(Error::ShutDown),

@@ -30,7 +30,7 @@ use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::get::{Asks, Delivery};
-use crate::options::{Patience, Retry, Wait};
+use crate::options::{Own, Patience, Retry, Wait};
 use crate::platform;
 use crate::state::Section;
 use crate::state::claim::Reserved;
@@ -45,14 +45,15 @@ const GROWTHS: u32 = 3;
 
 impl Queue {
     /// Takes the oldest item of an acknowledged queue, as [`get`](Self::get) does, and says by which lease.
-    /// The queue is acknowledged from then on: no item is set aside.
+    /// The queue is acknowledged from then on: no item is set aside. After a shutdown it waits while others
+    /// have items in hand, also in the calling process, but not while the calling thread has one.
     pub fn hold(
         self: &Arc<Self>,
         buffer: &mut Buffer,
         mut wait: Wait<'_>,
     ) -> Result<(Delivery, Held), Error> {
         self.begin_to_hold(&mut wait)?;
-        self.take(wait, Asks::Anew(0), |section, head| {
+        self.take(wait, (Asks::Anew(0), Own::OfCaller), |section, head| {
             let before = numbers(section, head)?;
             let delivered = section.deliver(head, buffer)?;
             Ok((self.delivery(section.me, delivered), section.held(head, before)?))
@@ -69,7 +70,7 @@ impl Queue {
         mut wait: Wait<'_>,
     ) -> Result<(), Error> {
         self.begin_to_hold(&mut wait)?;
-        self.take(wait, Asks::Anew(0), |section, mut head| {
+        self.take(wait, (Asks::Anew(0), Own::OfCaller), |section, mut head| {
             // Within its capacity: a section allocates nothing.
             while head != 0 && batch.has_room() && held.len() < held.capacity() {
                 let before = numbers(section, head)?;
@@ -84,7 +85,8 @@ impl Queue {
         })
     }
 
-    fn begin_to_hold(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+    /// The queue is acknowledged from now on.
+    pub(crate) fn begin_to_hold(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
         let begun = self.acknowledge_from_now_on(wait);
         let begun = begun.map_err(|error| Kind::Item.map_timeout(error, wait.patience));
         self.shared.report(begun)

@@ -1,7 +1,9 @@
 //! Iterate: a loop takes the items of a queue, one after the other.
 //!
 //! Requirements. Of an acknowledged queue, the item is finished when the next one is asked for. So a loop
-//! that waits has nothing in hand, and two loops never wait for each other. An item that the loop's body has
+//! that waits has nothing in hand, and two loops never wait for each other. After a shutdown a loop waits
+//! while others have items in hand, those of its own process among them; it ends if its own thread has one,
+//! of a loop around it or of a get. An item that the loop's body has
 //! settled by `task_done` is not finished twice, also if the body has taken and finished others. What a loop
 //! that is left has in hand stays in hand, as after a get.
 //!
@@ -24,7 +26,7 @@ use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
 use crate::operations::delivery::Buffer;
 use crate::operations::get::{Asks, Delivery};
-use crate::options::Wait;
+use crate::options::{Own, Wait};
 use crate::state::holding::{self, Lease};
 use crate::sync::Word;
 use crate::units::Id;
@@ -54,7 +56,7 @@ impl Queue {
         mut wait: Wait<'_>,
     ) -> Result<Delivery, Error> {
         if !self.shared.options.acknowledged {
-            return self.get(buffer, wait);
+            return self.get_beside(Own::OfCaller, buffer, wait);
         }
         let finished = self
             .acknowledge_from_now_on(&mut wait)
@@ -63,7 +65,7 @@ impl Queue {
         self.shared
             .report(finished.map_err(|error| Kind::Item.map_timeout(error, wait.patience)))?;
         let mut taken = None;
-        let delivered = self.take(wait, Asks::Anew(1), |section, head| {
+        let delivered = self.take(wait, (Asks::Anew(1), Own::OfCaller), |section, head| {
             let delivered = section.deliver(head, buffer)?;
             taken = Some(Lease {
                 slot: head,

@@ -24,8 +24,10 @@
 //! - A getter was handed an item and is not back (HANDED): it was taken before the shutdown, and the getter
 //!   delivers it. If it gives up or dies instead, the item comes back.
 //! - An item may come back after all getters have found the queue empty. So while an item is in hand, a
-//!   getter that may wait does (state/phase.rs, `check_get`), except in the process that has it. A getter of
-//!   that process that sleeps already finds out at the end of its slice.
+//!   getter that may wait does (state/phase.rs, `check_get`). A get does not in the process that has it: it
+//!   may be what the getter is to finish. A getter of that process that sleeps already finds out at the end
+//!   of its slice. A loop and a lease do not in the thread that has it: what other threads have is finished,
+//!   or comes back, and either wakes them.
 //!
 //! A section of a process that has not mapped all that the queue has grown by (memory/ranges.rs) may not find
 //! the slots of leases. It notifies putters, and getters of a closed queue. It cannot tell whether an item of
@@ -51,6 +53,8 @@ use crate::fault::fault;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::memory::layout::{CLOSED, DRAINING};
+#[cfg(not(loom))]
+use crate::options::Own;
 use crate::options::{Patience, Wait, uninterruptible};
 
 impl Queue {
@@ -87,13 +91,13 @@ impl Queue {
 
     /// Whether a get that may wait would not raise, though the queue was shut down: an item is ready again,
     /// or may come back. True also if the lock stays taken, so that this cannot tell: then the caller asks
-    /// again later.
+    /// again later. `own` as for that get, whose caller does not block its thread.
     #[cfg(not(loom))]
-    pub fn may_return(&self, mut wait: Wait<'_>) -> Result<bool, Error> {
+    pub fn may_return(&self, own: Own, mut wait: Wait<'_>) -> Result<bool, Error> {
         let entered = self.enter(&mut wait);
         let checked = entered.and_then(|section| match section.hot().has_items() {
             true => Ok(()),
-            false => section.check_get(Patience::Forever),
+            false => section.check_get(Patience::Forever, own),
         });
         let may_return = match checked {
             Err(Error::ShutDown) => Ok(false),
@@ -111,9 +115,12 @@ impl Queue {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::memory::layout::{Kind, OPEN, ParticipantId};
     use crate::options::Options;
+    use crate::state::recovery::PORTION;
     use crate::state::waiters::{WOKEN, Waiting};
     use crate::sync::Word;
 
@@ -147,6 +154,41 @@ mod tests {
             let called = forever(|wait| call(&queue, wait));
             assert!(matches!(called, Err(Error::Corrupt { .. })), "{called:?}");
         }
+    }
+
+    /// An immediate shutdown discards many delayed items in portions, of which each section has one, so that
+    /// no section is long.
+    #[test]
+    fn many_delayed_items_are_discarded_in_portions() {
+        const MANY: u32 = 3000;
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        for number in 0..MANY {
+            let delay = Duration::from_secs(3600 + u64::from(number % 7));
+            forever(|wait| queue.put_delayed(&[&number.to_le_bytes()], delay, wait)).unwrap();
+        }
+        let attempt = Wait {
+            patience: Patience::TryLock,
+            interrupted: &mut || false,
+        };
+        assert_eq!(
+            queue.shut_down_within(true, attempt),
+            Err(Error::Busy),
+            "it discards none"
+        );
+        let hot = queue.shared.segment.hot();
+        assert_eq!(hot.delayed_count.get(), u64::from(MANY));
+        let (mut before, mut sections) = (hot.delayed_count.get(), 0);
+        while before > 0 {
+            drop(forever(|mut wait| queue.enter(&mut wait)).unwrap());
+            let left = hot.delayed_count.get();
+            assert!(
+                (1..=u64::from(PORTION)).contains(&(before - left)),
+                "{before}, {left}"
+            );
+            (before, sections) = (left, sections + 1);
+        }
+        assert!(sections >= MANY / PORTION, "{sections}");
+        assert_eq!(hot.unfinished.get(), 0);
     }
 
     /// A process dies after it has notified a waiter, and before it has woken it: after the rebuild, or the

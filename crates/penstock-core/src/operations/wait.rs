@@ -9,7 +9,7 @@ use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, ParticipantId};
-use crate::options::{Patience, Wait, uninterruptible};
+use crate::options::{Own, Patience, Wait, uninterruptible};
 use crate::platform::{self, Instant, Slept};
 use crate::state::Section;
 use crate::state::line::SleepTarget;
@@ -405,7 +405,7 @@ impl Queue {
         let mut section = self.enter_or_spin(waiting, wait)?;
         // What is still to be discarded is no item.
         while section.oldest()? == 0 || section.hot().is_closed() {
-            section.check_get(wait.patience)?;
+            section.check_get(wait.patience, Own::OfProcess)?;
             section = self.wait_for(section, waiting, wait)?;
         }
         // The end of the section wakes another waiter, because the item is still there.

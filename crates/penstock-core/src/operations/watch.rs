@@ -17,7 +17,8 @@ use crate::sync::Word;
 const THOROUGH: u32 = 10;
 
 impl Queue {
-    /// A descriptor that is readable exactly while a get would find an item, level triggered. The descriptor
+    /// A descriptor that is readable exactly while a get that does not wait would find an item, or would say
+    /// that the queue was shut down; level triggered. The descriptor
     /// stays the queue's: the caller only waits with it, and neither reads from it nor closes it. From now on
     /// a call that fills or empties the queue makes one or two system calls more, until this process leaves
     /// the queue.
@@ -26,9 +27,8 @@ impl Queue {
     }
 
     /// The same for what is awaited. Of room the descriptor is writable exactly while a put would find some,
-    /// and of the end of all work it is readable exactly while a join would return; in each case also once
-    /// the queue is shut down so that the operation would raise. A call that changes that makes one or two
-    /// system calls more.
+    /// also once the queue was shut down, so that the put would raise. Of the end of all work it is readable
+    /// exactly while a join would return. A call that changes that makes one or two system calls more.
     pub fn watch_for(&self, awaited: Kind, mut wait: Wait<'_>) -> Result<RawFd, Error> {
         let watched = self.open_and_watch(awaited, &mut wait);
         self.shared.report(watched)
@@ -69,7 +69,12 @@ impl Queue {
 
     /// Whether an operation would not wait, by an unlocked read.
     pub fn is_ready(&self, awaited: Kind) -> bool {
-        let is_over = awaited != Kind::Finish && !self.shared.segment.hot().is_open();
+        let hot = self.shared.segment.hot();
+        let is_over = match awaited {
+            Kind::Item => hot.is_at_its_end(),
+            Kind::Room => !hot.is_open(),
+            Kind::Finish => false,
+        };
         is_over || self.looks_ready(awaited)
     }
 

@@ -108,6 +108,10 @@ pub(crate) fn thread_id() -> u32 {
     world::process()
 }
 
+pub(crate) fn own_thread_id() -> u32 {
+    thread_id()
+}
+
 pub(crate) fn micros() -> u64 {
     Instant::now().as_micros()
 }

@@ -7,7 +7,9 @@
 //!   aside when it asks for more;
 //! - afterwards, the leases that other threads' leases keep it from finding quickly
 //!   (operations/acknowledge.rs), and how many it may have;
-//! - the items of its loops, which `task_done` finishes after all others (operations/iterate.rs).
+//! - the items of its loops, which `task_done` finishes after all others (operations/iterate.rs);
+//! - that it has not ended: what an ended thread has in hand, no wait of its process is to last for
+//!   (state/phase.rs).
 //!
 //! A note may be out of date, and in a forked child all are: an operation that uses one compares the slot's
 //! state, owner and lease under the lock.
@@ -15,7 +17,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::error::Error;
 use crate::memory::layout::ParticipantId;
@@ -92,9 +94,70 @@ thread_local! {
     };
 }
 
+/// The bit of the numbers of tasks (acting.rs). The numbers of threads are below 2^31.
+pub(crate) const OF_TASK: u32 = 1 << 31;
+
+/// Whether that is the number of a task, and not of a thread.
+pub(crate) fn is_task(number: u32) -> bool {
+    number & OF_TASK != 0
+}
+
+/// Threads of this process that may have items in hand, by their numbers (platform::thread_id); 0 is a free
+/// place. Without a lock, because it is read in critical sections, and may be in a forked child.
+static LIVING: [AtomicU32; 4096] = [const { AtomicU32::new(0) }; 4096];
+
+/// How many places were ever used.
+static LIVING_HIGH: AtomicUsize = AtomicUsize::new(0);
+
+/// A thread's place among the living, which is free again when the thread ends.
+struct Life {
+    place: Option<&'static AtomicU32>,
+}
+
+impl Life {
+    fn begin() -> Life {
+        let number = platform::own_thread_id();
+        let is_taken = |place: &&AtomicU32| {
+            place
+                .compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        };
+        let at = LIVING.iter().position(|place| is_taken(&place));
+        LIVING_HIGH.fetch_max(at.map_or(0, |at| at + 1), Ordering::Relaxed);
+        Life {
+            place: at.map(|at| &LIVING[at]),
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            place.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+thread_local! {
+    static LIFE: Life = Life::begin();
+}
+
+/// Whether a thread of this process that has taken an item has ended. Nothing but the end of the process may
+/// settle its item then. Of more threads than there are places some are taken for ended. Of a task this
+/// cannot tell.
+pub(crate) fn has_ended(thread: u32) -> bool {
+    let high = LIVING_HIGH.load(Ordering::Relaxed).min(LIVING.len());
+    let is_living = |place: &AtomicU32| place.load(Ordering::Relaxed) == thread;
+    !cfg!(loom) && !is_task(thread) && !LIVING[..high].iter().any(is_living)
+}
+
 #[inline(always)]
 pub(crate) fn note_taken(lease: Lease) {
     HELD.with(|held| {
+        if held.count.get() == 0 {
+            // A thread that is ending already counts as ended.
+            let _ = LIFE.try_with(|_| ());
+        }
         held.count.set(held.count.get().wrapping_add(1));
         held.last.set(lease);
     });

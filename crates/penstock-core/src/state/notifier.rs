@@ -8,7 +8,7 @@
 //!
 //! | | readable | writable |
 //! |---|---|---|
-//! | of items and room | a get finds an item, or raises | a put finds room, or raises |
+//! | of items and room | a get finds an item, or says at once that none comes | a put finds room, or raises |
 //! | of the end | a join would return | always |
 //!
 //! One pipe serves for items and room, because a queue without items has room: it is drained, has a byte, or
@@ -24,14 +24,17 @@
 //!
 //! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
-//! > While a process watches for items, that pipe has a byte exactly if something is ready, or the queue is
-//! > shut down, or a byte is promised.
+//! > While a process watches for items, that pipe has a byte exactly if something is ready, or the queue was
+//! > shut down and nothing is delayed, or a byte is promised.
 //! > While a process watches for room, it is full exactly if the queue is open and has no room.
 //! > While a process watches for the end, the other pipe has a byte exactly if nothing is unfinished, or a
 //! > byte is promised.
 //!
-//! A byte says that the queue is shut down although an item may come back, for which a get that may wait
-//! waits: a watcher's own process may have the last item in hand, and then no other section would tell it.
+//! A byte says that the queue was shut down although an item may come back, for which a get that may wait
+//! waits: a watcher's own process may have the last item in hand, and then no other section would tell it. No
+//! byte says so while an item is delayed, and the queue was not shut down immediately. A get that does not
+//! wait finds none then, and a program that polls would call it again and again until the item is due. The
+//! section that makes it ready, or discards it, promises the byte.
 //!
 //! pipe_word.rs has the states of a pipe and their changes. While no process watches for what a pipe tells,
 //! its word is not kept up; it still says what the pipe holds, and a process that begins to watch ends a

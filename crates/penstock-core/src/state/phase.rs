@@ -19,8 +19,12 @@
 //! asks again. state/aside.rs says how a queue begins to be acknowledged.
 
 use crate::error::Error;
-use crate::memory::layout::{BEGINNING, CLOSED, DAMAGED, DELAYING, DRAINING, Hot, Kind, NOT_YET, OPEN, YES};
-use crate::options::Patience;
+use crate::memory::layout::{
+    BEGINNING, CLOSED, DAMAGED, DELAYING, DRAINING, Hot, Kind, NOT_YET, OPEN, Slot, YES,
+};
+use crate::options::{Own, Patience};
+use crate::platform;
+use crate::state::holding;
 use crate::state::recovery::PORTION;
 use crate::state::slot::{State, was_kept};
 use crate::state::{Section, Shared};
@@ -67,6 +71,13 @@ impl Hot {
     /// Whether it was shut down.
     pub(crate) fn is_ended(&self) -> bool {
         self.is_draining() || self.is_closed()
+    }
+
+    /// Whether a get that does not wait, and finds no item, raises another error than that there is none: the
+    /// queue was shut down and none of its items is delayed, or it is damaged. Without the lock it may be out
+    /// of date.
+    pub(crate) fn is_at_its_end(&self) -> bool {
+        !self.is_open() && !(self.is_draining() && self.has_delayed())
     }
 
     /// Whether items are queued that a get takes.
@@ -171,25 +182,25 @@ impl Section<'_> {
     }
 
     /// An error if no item is taken any more, from a queue without a ready item unless it is closed. A
-    /// getter that may wait does so while an item may come back; not if its own process has one in hand, for
-    /// that could be what the getter is to finish next.
+    /// getter that may wait does so while an item may come back; not if what is in hand of `own` is one,
+    /// for that could be what the getter is to finish next.
     #[inline(always)]
-    pub(crate) fn check_get(&self, patience: Patience) -> Result<(), Error> {
+    pub(crate) fn check_get(&self, patience: Patience, own: Own) -> Result<(), Error> {
         if self.hot().is_open() {
             return Ok(());
         }
-        self.check_get_of_ended(patience)
+        self.check_get_of_ended(patience, own)
     }
 
     #[cold]
-    fn check_get_of_ended(&self, patience: Patience) -> Result<(), Error> {
+    fn check_get_of_ended(&self, patience: Patience, own: Own) -> Result<(), Error> {
         // What is delayed comes by itself.
         if self.hot().has_delayed() && !self.hot().is_closed() {
             return Ok(());
         }
         let is_hopeless = self.hot().is_closed()
             || patience == Patience::NoWait
-            || self.has_in_hand(self.my_index(), PORTION, &mut { PORTION })?
+            || self.has_own_in_hand(own)?
             || !self.may_return()?;
         match patience {
             _ if is_hopeless => Err(Error::ShutDown),
@@ -197,6 +208,23 @@ impl Section<'_> {
             Patience::TryLock => Err(Error::Busy),
             _ => Ok(()),
         }
+    }
+
+    /// Whether this process has an item in hand, or the calling thread or task, that comes back if the
+    /// process dies. An ended thread's item is everybody's: no thread may come to settle it.
+    fn has_own_in_hand(&self, own: Own) -> Result<bool, Error> {
+        if own == Own::OfProcess {
+            return self.has_in_hand(self.my_index(), PORTION, &mut { PORTION });
+        }
+        let (mut left, acting) = (LEASES_READ, platform::thread_id());
+        // A task waits in its thread, which cannot settle what it has taken itself.
+        let thread = platform::own_thread_id();
+        let found = self.find_in_hand(self.my_index(), LEASES_READ, &mut left, |slot| {
+            let holder = slot.holder.get();
+            holder == acting || holder == thread || holding::has_ended(holder)
+        })?;
+        // Behind so many of its siblings' one of its own may stand. It does not wait for itself.
+        Ok(found || left == 0)
     }
 
     /// Whether no getter finds an item now or later. The sleeping getters learn it.
@@ -240,6 +268,17 @@ impl Section<'_> {
 
     /// Whether a participant has an item that comes back if it dies, among so many of its youngest leases.
     fn has_in_hand(&self, participant: u32, at_most: u32, left: &mut u32) -> Result<bool, Error> {
+        self.find_in_hand(participant, at_most, left, |_| true)
+    }
+
+    /// The same of those that suit.
+    fn find_in_hand(
+        &self,
+        participant: u32,
+        at_most: u32,
+        left: &mut u32,
+        suits: impl Fn(&Slot) -> bool,
+    ) -> Result<bool, Error> {
         let hot = self.hot();
         let mut index = self.shared.segment.participant(participant)?.leased.tail.get();
         for _ in 0..at_most.min(*left) {
@@ -253,7 +292,7 @@ impl Section<'_> {
                 Some(State::Aside) => !hot.sets_aside(),
                 _ => false,
             };
-            if comes_back {
+            if comes_back && suits(slot) {
                 return Ok(true);
             }
             index = slot.prev.get();

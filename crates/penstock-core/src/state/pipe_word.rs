@@ -252,6 +252,6 @@ impl Section<'_> {
     /// Whether a get that does not wait finds an item, or another error than that there is none.
     pub(crate) fn is_readable(&self) -> bool {
         let hot = self.hot();
-        hot.ready_count.get() > 0 || !hot.is_open()
+        hot.ready_count.get() > 0 || hot.is_at_its_end()
     }
 }

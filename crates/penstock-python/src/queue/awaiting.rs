@@ -4,7 +4,7 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use penstock_core::{Awaited, Buffer, Error, Queue, TakenItem, Wait};
+use penstock_core::{Awaited, Buffer, Error, Own, Queue, TakenItem, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -26,18 +26,32 @@ fn open_any<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     }
 }
 
-/// `None` for an operation that would have to wait for an item.
-fn unless_early<T>(queue: &Arc<Queue>, taken: Result<T, Error>) -> Result<Option<T>, Error> {
+/// `None` for an operation that would have to wait for an item, beside what those have in hand.
+fn unless_early<T>(queue: &Arc<Queue>, own: Own, taken: Result<T, Error>) -> Result<Option<T>, Error> {
     match taken {
         Err(error) if errors::is_time_out(&error) => Ok(None),
         // The attempt waits for nothing, but the task does.
-        Err(Error::ShutDown) if Source::Items { queue, end: None }.may_return()? => Ok(None),
+        Err(Error::ShutDown) if Source::items(queue, own).may_return()? => Ok(None),
         taken => taken.map(Some),
     }
 }
 
+/// Whether the queue was shut down, and an operation would not wait for an item.
+pub fn is_over(handle: &Bound<'_, Handle>, own: Own) -> PyResult<bool> {
+    let call = open_any(handle)?;
+    let queue = call.queue();
+    if !queue.is_shut_down() {
+        return Ok(false);
+    }
+    let _acting = tasks::act(handle.py(), queue)?;
+    let may_return = Source::items(queue, own).may_return();
+    may_return
+        .map(|may_return| !may_return)
+        .map_err(errors::to_python)
+}
+
 /// Takes an item if there is one.
-pub fn get_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Bound<'py, PyAny>>> {
+pub fn get_now<'py>(handle: &Bound<'py, Handle>, own: Own) -> PyResult<Option<Bound<'py, PyAny>>> {
     let call = open_any(handle)?;
     let queue = call.queue();
     reserve::hold()?;
@@ -47,7 +61,7 @@ pub fn get_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Bound<'py, P
     let taken = {
         let _acting = tasks::act(handle.py(), queue)?;
         attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, queue.get(&mut buffer, wait))
+            unless_early(queue, own, queue.get_beside(own, &mut buffer, wait))
         })?
     };
     taken
@@ -85,7 +99,7 @@ pub fn get_many_now<'py>(handle: &Bound<'py, Handle>, most: Option<usize>) -> Py
     batches::get_many_by(handle, &call, most, |batch| {
         let _acting = tasks::act(handle.py(), queue)?;
         attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, queue.get_many(batch, wait)).map(drop)
+            unless_early(queue, Own::OfProcess, queue.get_many(batch, wait)).map(drop)
         })
     })
 }
@@ -100,7 +114,7 @@ pub fn hold_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Pair<'py>>>
     let taken = {
         let _acting = tasks::act(handle.py(), queue)?;
         attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, queue.hold(&mut buffer, wait))
+            unless_early(queue, Own::OfCaller, queue.hold(&mut buffer, wait))
         })?
     };
     taken
@@ -116,7 +130,7 @@ pub fn hold_many_now<'py>(handle: &Bound<'py, Handle>, most: usize) -> PyResult<
     leases::take_many_by(handle, &call, most, |batch, held| {
         let _acting = tasks::act(handle.py(), queue)?;
         attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, queue.hold_many(batch, held, wait)).map(drop)
+            unless_early(queue, Own::OfCaller, queue.hold_many(batch, held, wait)).map(drop)
         })
     })
 }

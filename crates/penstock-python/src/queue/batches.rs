@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use penstock_core::{BATCH, Batch, Error, Queue, SMALL, Taken, Wait};
+use penstock_core::{BATCH, Batch, Error, Own, Queue, SMALL, Taken, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{
@@ -229,7 +229,7 @@ pub fn get_many<'py>(
     deadline: Deadline,
 ) -> PyResult<Bound<'py, PyList>> {
     let (py, queue) = (handle.py(), call.queue());
-    let source = Source::Items { queue, end: None };
+    let source = Source::items(queue, Own::OfProcess);
     get_many_by(handle, call, most, |batch| {
         attempt_or_wait(py, deadline, None, source, |wait| queue.get_many(batch, wait))
     })

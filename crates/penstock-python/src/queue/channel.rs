@@ -3,7 +3,7 @@
 use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::OnceLock;
 
-use penstock_core::{Buffer, Delivery, EndInUse, Error, LineEnd, Queue};
+use penstock_core::{Buffer, Delivery, EndInUse, Error, LineEnd, Own, Queue};
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
@@ -158,6 +158,7 @@ impl Channel {
         let source = Source::Items {
             queue,
             end: Some(end.fd()),
+            own: Own::OfProcess,
         };
         let delivery = attempt_or_wait(py, Deadline::Never, None, source, |wait| {
             queue.get_at(end.fd(), &mut buffer, wait)
@@ -187,6 +188,7 @@ impl Channel {
         let source = Source::Items {
             queue,
             end: Some(end.fd()),
+            own: Own::OfProcess,
         };
         let awaited = wait_for(py, deadline, None, source, |mut wait| {
             match queue.await_at(end.fd(), &mut wait) {

@@ -17,7 +17,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{Acting, Awaited, Error, Patience, Queue, Wait};
+use penstock_core::{Acting, Awaited, Error, Own, Patience, Queue, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyDict;
@@ -41,6 +41,8 @@ pub enum Source<'a> {
     Items {
         queue: &'a Arc<Queue>,
         end: Option<RawFd>,
+        /// Whose items in hand end the wait once the queue was shut down.
+        own: Own,
     },
     /// Room in a queue.
     Room(&'a Arc<Queue>),
@@ -50,7 +52,12 @@ pub enum Source<'a> {
     Thread,
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    pub fn items(queue: &'a Arc<Queue>, own: Own) -> Source<'a> {
+        let end = None;
+        Source::Items { queue, end, own }
+    }
+
     /// Makes an attempt at what is awaited the current task's, while the result lives. No other task or
     /// greenlet runs meanwhile: it would act as this one.
     #[inline(always)]
@@ -63,13 +70,14 @@ impl Source<'_> {
 
     /// Whether an item is there again or may come back, of a queue that was shut down.
     pub fn may_return(self) -> Result<bool, Error> {
-        let Source::Items { queue, .. } = self else {
+        let Source::Items { queue, own, .. } = self else {
             return Ok(false);
         };
-        queue.may_return(Wait {
+        let wait = Wait {
             patience: Patience::NoWait,
             interrupted: &mut || false,
-        })
+        };
+        queue.may_return(own, wait)
     }
 
     /// The descriptor to wait with, and whether it is to be writable. `None` if there is none for now: the
@@ -77,10 +85,11 @@ impl Source<'_> {
     fn descriptor(self, py: Python<'_>, deadline: Deadline) -> PyResult<Option<(RawFd, bool)>> {
         let watched = patiently(py, deadline.within(SLICE), |wait| {
             Ok(match self {
-                Source::Items { queue, end: None } => queue.watch(wait).map(|fd| (fd, false)),
+                Source::Items { queue, end: None, .. } => queue.watch(wait).map(|fd| (fd, false)),
                 Source::Items {
                     queue,
                     end: Some(end),
+                    ..
                 } => queue.watch_at(end, wait).map(|()| (end, false)),
                 Source::Room(queue) => queue.watch_for(Awaited::Room, wait).map(|fd| (fd, true)),
                 Source::Finish(queue) => queue.watch_for(Awaited::Finish, wait).map(|fd| (fd, false)),

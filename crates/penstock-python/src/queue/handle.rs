@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use penstock_core::{DeadLetter, Death, Ended, Error, Id, OpenHandle, Queue, Remainder, Ticket, Wait};
+use penstock_core::{DeadLetter, Death, Ended, Error, Id, OpenHandle, Own, Queue, Remainder, Ticket, Wait};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
@@ -488,16 +488,18 @@ impl Handle {
 
     /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`,
     /// which is readable exactly while a `get(block=False)` would not raise `Empty`: it finds an item, or the
-    /// queue was shut down. The descriptor belongs to the queue: only wait with it. Another consumer may take
-    /// the item first, so a `get` after the wait may still find none. So call `get(block=False)`: after a
-    /// shutdown of a `JoinableQueue` another `get` may wait for an item that comes back.
+    /// queue was shut down and no item is delayed. The descriptor belongs to the queue: only wait with it.
+    /// Another consumer may take the item first, so a `get` after the wait may still find none. So call
+    /// `get(block=False)`: after a shutdown of a `JoinableQueue` another `get` may wait for an item that
+    /// comes back.
     ///
     /// From the first call on, until this process closes the queue, a put into the empty queue and a get that
     /// empties it make one or two system calls more, in all processes. Does not wait for items.
     ///
     /// If a process is killed or stopped within about a microsecond of its `put` or `shutdown`, or a worker
     /// is killed with items that come back, the descriptor may stay unreadable until a process calls the
-    /// queue. So poll with a time-out, and call `qsize()` then.
+    /// queue. So does that of a queue whose delayed item is due. So poll with a time-out, and call `qsize()`
+    /// then.
     ///
     /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the
     /// queue than there is room for, or if another process waits with a descriptor that this one cannot open
@@ -538,7 +540,7 @@ impl Handle {
         let call = Handle::open_call(slf)?;
         let deadline = Deadline::new(true, timeout)?;
         let queue = call.queue();
-        let source = Source::Items { queue, end: None };
+        let source = Source::items(queue, Own::OfProcess);
         let awaited = wait_for(slf.py(), deadline, None, source, |wait| queue.await_item(wait))?;
         // A get would not wait, but raise.
         Ok(awaited.is_ok() || awaited == Err(Error::ShutDown))
@@ -546,9 +548,21 @@ impl Handle {
 
     // What coroutines need (python/penstock/_async/): none of these waits.
 
-    /// Takes an item and returns it, or `nothing` if a get would wait.
-    fn _get_now<'py>(slf: &Bound<'py, Self>, nothing: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        Ok(awaiting::get_now(slf)?.unwrap_or_else(|| nothing.clone()))
+    /// Takes an item and returns it, or `nothing` if a get would wait; if `in_loop`, if a loop would.
+    #[pyo3(signature = (nothing, in_loop = false))]
+    fn _get_now<'py>(
+        slf: &Bound<'py, Self>,
+        nothing: &Bound<'py, PyAny>,
+        in_loop: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let own = if in_loop { Own::OfCaller } else { Own::OfProcess };
+        Ok(awaiting::get_now(slf, own)?.unwrap_or_else(|| nothing.clone()))
+    }
+
+    /// Whether a get, or a loop or a lease if `in_loop`, would raise that the queue was shut down.
+    fn _is_over(slf: &Bound<'_, Self>, in_loop: bool) -> PyResult<bool> {
+        let own = if in_loop { Own::OfCaller } else { Own::OfProcess };
+        awaiting::is_over(slf, own)
     }
 
     /// Takes what is there; an empty list if a get would wait.

@@ -6,7 +6,7 @@
 //! The object of a lease never reads the item's payload in shared memory: the item may go back to the queue
 //! while the program still has the object. So large buffers are copied once more than by `get()`.
 
-use penstock_core::{BATCH, Batch, Buffer, Delivery, Held, Taken, Verdict};
+use penstock_core::{BATCH, Batch, Buffer, Delivery, Held, Own, Taken, Verdict};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -132,7 +132,7 @@ pub fn take<'py>(handle: &Bound<'py, Handle>, call: &Call<'_>, deadline: Deadlin
     let queue = call.queue();
     reserve::hold()?;
     let mut buffer = Buffer::default();
-    let source = Source::Items { queue, end: None };
+    let source = Source::items(queue, Own::OfCaller);
     let taken = attempt_or_wait(py, deadline, None, source, |wait| queue.hold(&mut buffer, wait))
         .inspect_err(|_| trim_if_ended(py, queue))?;
     rebuild(handle, call, &buffer, taken)
@@ -170,7 +170,7 @@ pub fn take_many<'py>(
     deadline: Deadline,
 ) -> PyResult<Bound<'py, PyList>> {
     let (py, queue) = (handle.py(), call.queue());
-    let source = Source::Items { queue, end: None };
+    let source = Source::items(queue, Own::OfCaller);
     take_many_by(handle, call, most, |batch, held| {
         attempt_or_wait(py, deadline, None, source, |wait| {
             queue.hold_many(batch, held, wait)

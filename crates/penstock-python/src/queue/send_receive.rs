@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use penstock_core::{Buffer, Delivery, Error, InHand, Queue, Ticket, Wait};
+use penstock_core::{Buffer, Delivery, Error, InHand, Own, Queue, Ticket, Wait};
 use pyo3::prelude::*;
 
 use crate::codec::plain::Writer;
@@ -131,7 +131,11 @@ pub fn get<'py>(
         py,
         deadline,
         call.end_of_items(),
-        Source::Items { queue, end },
+        Source::Items {
+            queue,
+            end,
+            own: Own::OfProcess,
+        },
         |wait| match end {
             None => queue.get(&mut buffer, wait),
             Some(end) => queue.get_at(end, &mut buffer, wait),
@@ -152,7 +156,7 @@ pub fn get_next<'py>(
     reserve::hold()?;
     let mut buffer = Buffer::default();
     let mut next = |wait: Wait<'_>| queue.get_next(in_hand, &mut buffer, wait);
-    let source = Source::Items { queue, end: None };
+    let source = Source::items(queue, Own::OfCaller);
     let tried = {
         let _acting = source.act(py)?;
         at_once(&mut next)

@@ -52,7 +52,8 @@ pub(crate) fn cores() -> u32 {
 }
 
 thread_local! {
-    static NUMBER: Cell<u32> = Cell::new(next_number());
+    static OWN_NUMBER: u32 = next_number();
+    static NUMBER: Cell<u32> = Cell::new(OWN_NUMBER.with(|number| *number));
 }
 
 fn next_number() -> u32 {
@@ -67,6 +68,11 @@ fn next_number() -> u32 {
 pub(crate) fn thread_id() -> u32 {
     // A thread whose locals are gone already acknowledges nothing, so the shared number does no harm.
     NUMBER.try_with(Cell::get).unwrap_or(u32::MAX)
+}
+
+/// The same, also while it acts under another number.
+pub(crate) fn own_thread_id() -> u32 {
+    OWN_NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
 }
 
 /// Gives the calling thread another number. Returns the former one.
