@@ -5,6 +5,7 @@
 //! tell that a task has ended.
 
 use crate::platform;
+use crate::state::slot::BY_NAME;
 
 /// While it lives, the calls of this thread are those of a task.
 pub struct Acting {
@@ -12,10 +13,10 @@ pub struct Acting {
 }
 
 impl Acting {
-    /// As the task of that number. The numbers of threads are below 2^31.
+    /// As the task of that number. The numbers of threads are below 2^30.
     pub fn of_task(number: u32) -> Acting {
         Acting {
-            former: platform::replace_thread_id(number | 1 << 31),
+            former: platform::replace_thread_id(number & !BY_NAME | 1 << 31),
         }
     }
 }
