@@ -49,7 +49,9 @@ impl InHand {
     /// end of the process, also if that leaves in order.
     pub fn leave(self) {
         holding::forget_in_loop(self.queue, self.lease);
-        if let Some(queue) = registry::open_queues_without_leaving(self.queue).find(self.queue) {
+        // The list is not locked any more: the queue may end below, and its end opens the list again.
+        let found = registry::open_queues_without_leaving(self.queue).find(self.queue);
+        if let Some(queue) = found {
             queue.leave_loop(self);
         }
     }
