@@ -415,7 +415,7 @@ def test_death_at_the_end_of_a_loop() -> None:
     queue.statistics()
     assert queue.check() == []
     queue.shutdown()
-    assert [get_name(each) for each in queue] == list("AB")
+    assert [name_of(each) for each in queue] == list("AB")
     queue.join()
 
 
