@@ -201,8 +201,8 @@ MUTANTS = [
         "left-in-order-ignored",
         "the sweep redelivers leases that their holder left in order without the lock",
         f"{CORE}/state/recovery.rs",
-        "                        if has_left(word) && self",
-        "                        if false && has_left(word) && self",
+        "                        if has_left(word)\n",
+        "                        if false && has_left(word)\n",
         (core("stopped", "leaving_does_not_wait_and_is_honoured"),),
     ),
     Mutant(
@@ -328,16 +328,16 @@ MUTANTS = [
         "child-settles",
         "a forked child settles its parent's items",
         f"{CORE}/state/held.rs",
-        "        Ok(held.me == self.me\n            && !held.was_finished\n"
+        "            && held.me == self.me\n            && !held.was_finished\n"
         "            && self.is_mine(&held.lease)\n",
-        "        Ok(!held.was_finished\n            && self.slot(held.lease.slot)?.word().is_lease()\n",
+        "            && !held.was_finished\n            && self.slot(held.lease.slot)?.word().is_lease()\n",
         (core("leases", "a_forked_child_settles_nothing"),),
     ),
     Mutant(
         "others-lease-forgotten",
         "a thread that settles another's item counts one of its own less",
         f"{CORE}/state/held.rs",
-        "        let is_own = slot.holder.get() == platform::thread_id();\n",
+        "        let is_own = slot.is_leased_by(platform::thread_id());\n",
         "        let is_own = true;\n",
         (core("leases", "a_thread_that_settles_for_others_finds_its_own"),),
     ),
@@ -709,6 +709,38 @@ MUTANTS = [
         "        if false {\n            // What",
         (core("shutdown", "points::what_is_left_over_is_not_finished"),),
     ),
+    Mutant(
+        "left-by-name",
+        "a process that leaves in order gives up what its threads will settle by name",
+        f"{CORE}/state/leases.rs",
+        "                    Leave::Clean if slot.is_by_name() => {}\n",
+        "",
+        (core("leases", "a_lease_outlasts_a_leave_in_order"),),
+    ),
+    Mutant(
+        "left-by-name-orphaned",
+        "the sweep of a process that has left in order forgets what was to be settled by name",
+        f"{CORE}/state/recovery.rs",
+        "                            && !self.slot(slot)?.is_by_name() =>\n",
+        "                        =>\n",
+        (core("stopped", "a_lease_outlasts_a_leave_that_is_put_off"),),
+    ),
+    Mutant(
+        "loop-left-by-name",
+        "what a loop that was left has in hand comes back at an orderly end",
+        f"{CORE}/state/leases.rs",
+        "            slot.holder.set(slot.holder.get() & !BY_NAME);\n",
+        "",
+        (core("iterate", "what_an_orderly_end_leaves_of_loops"),),
+    ),
+    Mutant(
+        "lease-of-another-queue",
+        "a lease settles the item of another queue that has the same numbers",
+        f"{CORE}/state/held.rs",
+        "        Ok(held.queue == self.shared.segment.id\n            && held.me == self.me\n",
+        "        Ok(held.me == self.me\n",
+        (core("leases", "a_lease_is_of_its_queue"),),
+    ),
     # ------------------------------------------------------------------------------- loops and producers
     Mutant(
         "loop-finishes-nothing",
@@ -730,8 +762,8 @@ MUTANTS = [
         "loop-item-first",
         "`task_done` finishes the item of a loop before what the loop's body has taken",
         f"{CORE}/state/leases.rs",
-        "slot.holder.get() == thread && !self.is_in_loop(index, slot) {\n",
-        "slot.holder.get() == thread {\n",
+        "slot.is_leased_by(thread) && !self.is_in_loop(index, slot) {\n",
+        "slot.is_leased_by(thread) {\n",
         (core("iterate", "the_body_finishes_what_it_has_taken"),),
     ),
     Mutant(
@@ -778,9 +810,25 @@ MUTANTS = [
         "producer-begins-twice",
         "a process that begins again is counted as another producer",
         f"{CORE}/state/producers.rs",
-        "if word.number() == 0 { next } else { word.number() }",
-        "next",
+        "known.unwrap_or(next)",
+        "known.map_or(next, |_| next)",
         (core("producers", "a_process_that_begins_again_is_the_same_producer"),),
+    ),
+    Mutant(
+        "producer-begins-anew",
+        "a process that opens the queue anew is counted as another producer",
+        f"{CORE}/operations/produce.rs",
+        "begun::number_of(queue)",
+        "0",
+        (core("producers", "a_process_that_opens_the_queue_anew_is_the_same_producer"),),
+    ),
+    Mutant(
+        "late-end-of-a-block",
+        "a block that ended with all others ends a newer one",
+        f"{CORE}/state/producers.rs",
+        "match self.generation() == generation && self.blocks() > 0 {",
+        "match self.blocks() > 0 || self.generation() == generation {",
+        (core("producers", "the_late_end_of_a_block"),),
     ),
     Mutant(
         "last-producer-not-last",
@@ -794,9 +842,10 @@ MUTANTS = [
         "ends-not-seen",
         "a producer that ends decides without the lock whether another one is left",
         f"{CORE}/operations/produce.rs",
-        "            record.end_block();\n            let ended = self\n",
-        "            record.end_block();\n            if !self.shared.is_production_over()? {\n"
-        "                return Ok(());\n            }\n            let ended = self\n",
+        "            record.end_block(production.generation);\n            let ended = self\n",
+        "            record.end_block(production.generation);\n"
+        "            if !self.shared.is_production_over()? {\n                return Ok(());\n            }\n"
+        "            let ended = self\n",
         (models("the_last_producer_ends_it"),),
     ),
     Mutant(

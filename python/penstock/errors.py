@@ -117,8 +117,11 @@ class ShutDown(PenstockError, _StandardShutDown):
     too late
     """
 
-    def __new__(cls, *args: Any) -> Self:
-        """Make the exception, which then is asyncio's, too, if the program has imported asyncio."""
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make the exception, which then is asyncio's, too, if the program has imported asyncio.
+
+        `kwargs` are for the `__init__()` of a class that inherits from this one.
+        """
         _inherit_from_asyncio()
         return super().__new__(cls, *args)
 

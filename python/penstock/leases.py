@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     class Queue(Protocol):
         """What leasing needs of a queue."""
 
-        def _hold(self, timeout: float | None) -> tuple[Any, Hold]: ...
-        def _hold_many(self, max_items: SupportsIndex, timeout: float | None) -> list[tuple[Any, Hold]]: ...
+        def _hold(self, timeout: float | None, taken: list[tuple[Any, Hold]]) -> None: ...
+        def _hold_many(
+            self, max_items: SupportsIndex, timeout: float | None, taken: list[tuple[Any, Hold]]
+        ) -> None: ...
         async def _ahold(self) -> tuple[Any, Hold]: ...
         async def _ahold_many(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]: ...
 
@@ -54,7 +56,7 @@ class Lease(_Generic[T]):
     never with a clock: slow work is not taken away.
 
     A lease that is collected unsettled stays in hand, with a ResourceWarning: its item waits for a
-    `task_done()` of this process, or for its end.
+    `task_done()` of this process, or for its end, after which it is delivered again.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue()
@@ -156,7 +158,7 @@ class Lease(_Generic[T]):
         if error is None:
             self._hold.finish()
         elif isinstance(error, Exception):
-            self._hold.fail(None, _text_of(error))
+            self._hold.fail(None, _text_if_any(error))
         else:  # KeyboardInterrupt, SystemExit, asyncio.CancelledError: the work has not failed
             self._hold.release()
         self._is_settled = True
@@ -198,6 +200,20 @@ def _text_of(error: BaseException | str | None) -> bytes | None:
     return head + b"\0" + told.replace("\0", " ").encode(errors="replace")[-_MOST_OF_A_TRACEBACK:]
 
 
+def _text_if_any(error: Exception) -> bytes | None:
+    """The same, or None if it cannot be told, for example because there is no memory for the traceback."""
+    try:
+        return _text_of(error)
+    except Exception:
+        return None
+
+
+def _release(taken: list[tuple[T, Hold]]) -> None:
+    """Give back what was taken for a block that does not begin."""
+    for _, hold in taken:
+        hold.release()
+
+
 def _check_that_no_time_out(timeout: float | None) -> None:
     if timeout is not None:
         raise ValueError("`async with` takes no `timeout`: event loops have their own, as asyncio.timeout()")
@@ -221,8 +237,14 @@ class Leasing(_Generic[T]):
 
     def __enter__(self) -> Lease[T]:
         self._check_that_new()
-        self._lease = Lease(*self._queue._hold(self._timeout))
-        return self._lease
+        taken: list[tuple[T, Hold]] = []
+        try:
+            self._queue._hold(self._timeout, taken)
+            self._lease = Lease(*taken[0])
+            return self._lease
+        except BaseException:
+            _release(taken)  # Ctrl-C before the block has begun
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -249,22 +271,28 @@ class Batch(_Generic[T]):
     Asking for the next one acknowledges the one before, unless that is settled.
     """
 
-    __slots__ = ("_begun", "_waiting")
+    __slots__ = ("_begun", "_is_done", "_waiting")
 
     def __init__(self, leases: list[Lease[T]]) -> None:
         self._waiting = leases[::-1]
         self._begun: Lease[T] | None = None
+        # The next one was asked for: a block that Ctrl-C ends then acknowledges this one.
+        self._is_done = False
 
     def __iter__(self) -> Iterator[Lease[T]]:
         return self
 
     def __next__(self) -> Lease[T]:
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            begun._leave(None)
+        if self._begun is not None:
+            self._is_done = True
+            self._begun._leave(None)
+            self._begun = None
+            self._is_done = False
         if not self._waiting:
             raise StopIteration
-        self._begun = self._waiting.pop()
+        # In this order, so that Ctrl-C in between loses none.
+        self._begun = self._waiting[-1]
+        self._waiting.pop()
         return self._begun
 
     def __len__(self) -> int:
@@ -274,7 +302,7 @@ class Batch(_Generic[T]):
     def _leave(self, error: BaseException | None) -> None:
         try:
             if self._begun is not None:
-                self._begun._leave(error)
+                self._begun._leave(None if self._is_done else error)
         finally:
             # The oldest first, so that a `get()` meanwhile finds them in their order.
             for lease in reversed(self._waiting):
@@ -301,9 +329,14 @@ class LeasingMany(_Generic[T]):
 
     def __enter__(self) -> Batch[T]:
         self._check_that_new()
-        taken = self._queue._hold_many(self._max_items, self._timeout)
-        self._batch = Batch([Lease(item, hold) for item, hold in taken])
-        return self._batch
+        taken: list[tuple[T, Hold]] = []
+        try:
+            self._queue._hold_many(self._max_items, self._timeout, taken)
+            self._batch = Batch([Lease(item, hold) for item, hold in taken])
+            return self._batch
+        except BaseException:
+            _release(taken)  # Ctrl-C before the block has begun
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

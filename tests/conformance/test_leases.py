@@ -3,12 +3,14 @@
 # How a `with` block ends is what these tests are about: the block that raises is that of the lease.
 # ruff: noqa: PT012, PT031
 
+import _thread
 import gc
 import os
 import pickle
 import signal
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty
@@ -244,6 +246,91 @@ def test_what_is_collected_unsettled_stays_in_hand(make: Callable[..., Any]) -> 
     assert figures(q) == (0, 1, 1, 0)
     q.task_done()
     assert figures(q) == (0, 0, 0, 0)
+
+
+def test_a_queue_that_its_lease_leads_to_is_collected() -> None:
+    q: Any = penstock.JoinableQueue()  # the fixture would keep it
+    q.put("a")
+    with q.lease() as lease:
+        pass
+    q.lease_of_its_own = lease
+    watched = weakref.ref(q)
+    del q, lease
+    gc.collect()
+    assert watched() is None
+
+
+def test_a_lease_of_another_queue_of_the_same_object(make: Callable[..., Any]) -> None:
+    q = make()
+    q.put("a")
+    lease = q.lease().__enter__()
+    q.__init__()
+    q.put("b")
+    with q.lease() as other:
+        with pytest.raises(ValueError, match="settled before"):
+            lease.ack()
+        assert figures(q) == (0, 1, 1, 0)
+        assert other.item == "b"
+
+
+class Interrupts:
+    """Its rebuilding is interrupted by Ctrl-C, which Python notices after it."""
+
+    def __reduce__(self) -> Any:
+        return _thread.interrupt_main, ()
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_ctrl_c_before_the_block(make: Callable[..., Any], many: bool) -> None:
+    q = make()
+    q.put(Interrupts())
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), q.leases(2) if many else q.lease():
+            pytest.fail("the block has begun")
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert figures(q) == (1, 1, 0, 0)
+    assert q.statistics().redeliveries == 0
+
+
+def test_a_failure_that_cannot_be_told(make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    q = make(max_deliveries=0)
+    q.put("a")
+
+    def no_memory(_: BaseException) -> list[str]:
+        raise MemoryError
+
+    monkeypatch.setattr("penstock.leases.format_exception", no_memory)
+    with pytest.raises(Failed), q.lease():
+        raise Failed
+    assert figures(q) == (0, 0, 0, 1)
+    assert [letter.traceback for letter in q.dead_letters()] == [""]
+
+
+def test_an_interrupted_acknowledgement_of_a_batch(make: Callable[..., Any]) -> None:
+    q = make()
+    q.put_many("abc")
+    with pytest.raises(KeyboardInterrupt), q.leases(3) as batch:
+        first = next(batch)
+        finish = first._hold
+
+        class Interrupted:
+            def finish(self) -> bool:
+                first._hold = finish
+                raise KeyboardInterrupt
+
+        first._hold = Interrupted()
+        next(batch)
+    assert figures(q) == (2, 2, 0, 0)
+
+
+def test_what_is_acknowledged_gives_its_memory_back(make: Callable[..., Any]) -> None:
+    q = make()
+    q.put(bytes(64 << 20))
+    with q.lease():
+        assert q.statistics().memory_bytes > 64 << 20
+    assert q.statistics().memory_bytes < 32 << 20
 
 
 def test_what_is_settled_is_collected_silently(make: Callable[..., Any]) -> None:

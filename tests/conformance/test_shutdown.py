@@ -226,6 +226,17 @@ def test_the_exception(make: Callable[..., Any]) -> None:
         assert isinstance(caught.value, queue.ShutDown)
 
 
+class ShutDownOf(ShutDown):
+    """A program's own, with an argument that must be named."""
+
+    def __init__(self, *, name: str) -> None:
+        super().__init__(f"{name} has ended")
+
+
+def test_a_class_that_inherits_from_the_exception() -> None:
+    assert str(ShutDownOf(name="it")) == "it has ended"
+
+
 # ------------------------------------------------------------------------------------------- acknowledged
 
 

@@ -373,6 +373,7 @@ def test_death_of_a_producer(kind: Callable[[], Any], point: str) -> None:
         ("done.committed", 1, "B"),
         ("lock.taken", 2, "B"),
         ("get.leased", 1, "B"),
+        ("lease.named", 1, "B"),
         ("unlock.before-wake", 0, "B"),
     ],
 )
@@ -399,10 +400,37 @@ def test_death_of_a_loop(point: str, hit: int, left: str) -> None:
     queue.join()
 
 
+def test_death_at_the_end_of_a_loop() -> None:
+    """The loop is left, and its item in hand: it comes back."""
+    queue = JoinableQueue[Item]()
+    queue.put_many(item(name) for name in "AB")
+    iterators = []
+
+    def prepare(queue: Any) -> None:
+        iterators.append(iter(queue))
+        next(iterators[0])
+
+    with fork(armed, queue, prepare, lambda _: iterators.clear(), "lease.unnamed") as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    queue.statistics()
+    assert queue.check() == []
+    queue.shutdown()
+    assert [name_of(each) for each in queue] == list("AB")
+    queue.join()
+
+
 # ------------------------------------------------------------------------------------------------- leases
 
 # Passed by a process that settles an item by name.
-LEASES = ("held.released", "held.buried", "held.settled", "note.committed", "note.named")
+LEASES = (
+    "lease.named",
+    "lease.unnamed",
+    "held.released",
+    "held.buried",
+    "held.settled",
+    "note.committed",
+    "note.named",
+)
 
 
 def settle(verb: str) -> Act:
@@ -433,6 +461,7 @@ def settle(verb: str) -> Act:
         ("explain", "held.settled", (2, 0, 1)),
         # Before its commit: the item comes back as after any death.
         ("release", "get.leased", (3, 1, 0)),
+        ("release", "lease.named", (3, 1, 0)),
     ],
 )
 @pytest.mark.parametrize("size", [0, LARGE])

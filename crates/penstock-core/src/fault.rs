@@ -60,6 +60,8 @@ mod armed {
         "slot.freed",
         "slot.unparked",
         "get.unlinked",
+        "lease.named",
+        "lease.unnamed",
         "lent.reading",
         "lent.kept",
         "done.committed",

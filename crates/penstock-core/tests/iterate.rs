@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::thread;
 
-use penstock_core::{Buffer, Delivery, Error, InHand, Options, Patience, Queue, Statistics};
+use penstock_core::{Buffer, Delivery, Error, InHand, Leave, Options, Patience, Queue, Statistics};
 
 #[path = "common/child.rs"]
 mod child;
@@ -297,6 +297,44 @@ fn a_loop_in_a_forked_child() {
     assert_eq!(unfinished(&queue), 0);
 }
 
+/// A thread goes on with its loop after its process has left, as a daemon thread does.
+#[test]
+fn a_loop_outlasts_a_leave_in_order() {
+    let queue = with_items(&ACKNOWLEDGED, 2);
+    let mut over = Loop::over(&queue);
+    assert_eq!(over.next(soon()), Ok(0));
+    queue.leave(Leave::Clean).unwrap();
+    assert_eq!(over.next(soon()), Ok(1));
+    assert_eq!(unfinished(&queue), 1);
+    assert_eq!(over.next(Patience::NoWait), Err(Error::Empty));
+    assert_eq!(unfinished(&queue), 0);
+}
+
+/// At an orderly end the item of a loop that is under way comes back. That of a loop that was left stays
+/// unfinished, as after a get.
+#[test]
+fn what_an_orderly_end_leaves_of_loops() {
+    for large in [false, true] {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        for item in 0..3 {
+            let payload = vec![item; if large { LARGE } else { 1 }];
+            wait(soon(), |wait| queue.put(&[&payload], wait)).unwrap();
+        }
+        let mut child = Child::run(|| {
+            let (mut left, mut under_way) = (Loop::over(&queue), Loop::over(&queue));
+            assert_eq!(left.next(soon()), Ok(0));
+            assert_eq!(under_way.next(soon()), Ok(1));
+            left.leave();
+            queue.leave(Leave::Clean).unwrap();
+        });
+        assert_eq!(child.reap(), 0);
+        let found = queue.statistics().unwrap();
+        assert_eq!((found.unfinished, found.queued, found.redeliveries), (3, 2, 1));
+        assert_eq!((get(&queue), get(&queue)), (1, 2));
+        assert_eq!(queue.check().unwrap().findings, []);
+    }
+}
+
 /// An item that another process has finished for it is not finished again.
 #[test]
 fn an_item_finished_by_another_process() {
@@ -348,6 +386,7 @@ mod points {
             ("done.committed", 1, &[1]),
             ("lock.taken", 2, &[1]),
             ("get.leased", 1, &[1]),
+            ("lease.named", 1, &[1]),
         ] {
             let queue = with_items(&ACKNOWLEDGED, 2);
             let found = unfinished_after(&queue, || {
@@ -360,5 +399,20 @@ mod points {
             assert_eq!(found, left, "{point} {hit}");
             assert_eq!(unfinished(&queue), 0);
         }
+    }
+
+    /// It dies when it has left its loop.
+    #[test]
+    fn death_after_a_loop() {
+        let queue = with_items(&ACKNOWLEDGED, 2);
+        let found = unfinished_after(&queue, || {
+            let mut over = Loop::over(&queue);
+            assert_eq!(over.next(soon()), Ok(0));
+            assert!(fault::arm("lease.unnamed", 1));
+            over.leave();
+            panic!("it did not pass the point");
+        });
+        assert_eq!(found, [0, 1]);
+        assert_eq!(unfinished(&queue), 0);
     }
 }

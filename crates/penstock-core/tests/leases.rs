@@ -423,16 +423,111 @@ fn a_draining_queue_delivers_what_comes_back() {
     }
 }
 
-/// A process that has left the queue has given everything up.
+/// Threads go on after it, as a daemon thread does at the end of its process.
 #[test]
-fn nothing_is_settled_after_a_leave() {
-    for how in [Leave::Clean, Leave::Crashed] {
-        let queue = with_items(&ACKNOWLEDGED, 1);
+fn a_lease_outlasts_a_leave_in_order() {
+    for len in [1, LARGE] {
+        for verdict in [
+            Verdict::Done,
+            Verdict::Released,
+            Verdict::Failed,
+            Verdict::Rejected,
+        ] {
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            for _ in 0..3 {
+                put(&queue, &vec![7; len]).unwrap();
+            }
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            let mut buffer = Buffer::default();
+            drop(wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap());
+            queue.leave(Leave::Clean).unwrap();
+            let s = is_sound(&queue, "left");
+            assert_eq!((s.unfinished, s.taken, s.queued), (3, 1, 1));
+            assert!(queue.holds(&held));
+            assert_eq!(settle(&queue, &held, verdict), Ok(true), "{verdict:?}");
+            let s = is_sound(&queue, "settled");
+            let is_back = matches!(verdict, Verdict::Released | Verdict::Failed);
+            assert_eq!(s.queued, 1 + u64::from(is_back));
+            // That of the get is nobody's any more.
+            assert_eq!(s.unfinished, 1 + s.queued);
+        }
+    }
+}
+
+/// Its numbers are those of an item of another queue.
+#[test]
+fn a_lease_is_of_its_queue() {
+    let (queue, other) = (with_items(&ACKNOWLEDGED, 1), with_items(&ACKNOWLEDGED, 1));
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    let (_, theirs) = hold(&other, Patience::NoWait).unwrap();
+    assert!(!other.holds(&held));
+    assert_eq!(settle(&other, &held, Verdict::Done), Ok(false));
+    assert!(other.holds(&theirs) && queue.holds(&held));
+}
+
+/// A text is of no use to an item that is finished.
+#[test]
+fn an_item_that_is_finished_with_a_text() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    let noted = (Duration::ZERO, &b"a text"[..]);
+    let settled = wait(soon(), |wait| {
+        queue.settle_noting(&held, Verdict::Done, noted, wait)
+    });
+    assert_eq!(settled, Ok(true));
+    is_sound(&queue, "finished");
+    let check = queue.check().unwrap();
+    assert_eq!((check.notes, check.claimed, check.extents), (0, 0, 0));
+}
+
+/// As after `task_done`.
+#[test]
+fn what_is_finished_gives_its_memory_back() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    for verdict in [Verdict::Done, Verdict::Released] {
+        put(&queue, &vec![7; 64 << 20]).unwrap();
         let (_, held) = hold(&queue, Patience::NoWait).unwrap();
-        queue.leave(how).unwrap();
-        assert!(!queue.holds(&held));
-        assert_eq!(settle(&queue, &held, Verdict::Failed), Ok(false), "{how:?}");
-        is_sound(&queue, "left");
+        assert_eq!(settle(&queue, &held, verdict), Ok(true));
+        let left = queue.statistics().unwrap().memory_bytes;
+        let is_there = verdict == Verdict::Released;
+        assert_eq!(left > 32 << 20, is_there, "{verdict:?}: {left}");
+    }
+}
+
+/// A process that has left by a failure has given everything up.
+#[test]
+fn nothing_is_settled_after_a_crash() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+    queue.leave(Leave::Crashed).unwrap();
+    assert!(!queue.holds(&held));
+    assert_eq!(settle(&queue, &held, Verdict::Failed), Ok(false));
+    is_sound(&queue, "left");
+}
+
+/// The thread that had it did not come to its end.
+#[test]
+fn a_lease_ends_with_its_process() {
+    for len in [1, LARGE] {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        for _ in 0..3 {
+            put(&queue, &vec![7; len]).unwrap();
+        }
+        let child = Child::run(|| {
+            hold(&queue, Patience::NoWait).unwrap();
+            let mut buffer = Buffer::default();
+            drop(wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap());
+            hold(&queue, Patience::NoWait).unwrap();
+            queue.leave(Leave::Clean).unwrap();
+            is_sound(&queue, "left");
+        });
+        assert_eq!(outcome(child), 0);
+        let s = is_sound(&queue, "swept");
+        assert_eq!((s.queued, s.redeliveries, s.unfinished), (2, 2, 3));
+        let (_, first) = hold(&queue, Patience::NoWait).unwrap();
+        let (_, last) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!((first.id(), first.deliveries()), (1, 2));
+        assert_eq!((last.id(), last.deliveries()), (3, 2));
     }
 }
 
@@ -646,7 +741,8 @@ fn what_is_finished_has_no_note() {
         },
         |queue| queue.shut_down(true).unwrap(),
         |queue| {
-            hold(queue, Patience::NoWait).unwrap();
+            let mut buffer = Buffer::default();
+            drop(wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap());
             queue.leave(Leave::Clean).unwrap();
         },
         |queue| {

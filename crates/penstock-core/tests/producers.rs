@@ -309,6 +309,49 @@ fn a_process_that_leaves_in_a_block() {
     }
 }
 
+/// A block that ended when its process left does not end a newer one.
+#[test]
+fn the_late_end_of_a_block() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    let late = queue.produce(2).unwrap();
+    queue.leave(Leave::Clean).unwrap();
+    let newer = queue.produce(0).unwrap();
+    queue.end_producing(late).unwrap();
+    assert_eq!(queue.statistics().unwrap().producers, 1);
+    let mut child = Child::run(|| queue.end_producing(queue.produce(0).unwrap()).unwrap());
+    assert_eq!(child.reap(), 0);
+    assert!(!queue.is_shut_down());
+    queue.end_producing(newer).unwrap();
+    assert!(queue.is_shut_down());
+    is_sound(&queue);
+}
+
+/// A process that opens the queue anew is another participant, and the same producer. Its child is another.
+#[test]
+fn a_process_that_opens_the_queue_anew_is_the_same_producer() {
+    let queue = Queue::create(&PLAIN).unwrap();
+    let child = Child::run(|| {
+        let fd = queue.duplicate_fd().unwrap();
+        let id = queue.id();
+        let handle: *const Arc<Queue> = &raw const queue;
+        // SAFETY: the child uses this handle no more.
+        drop(unsafe { handle.read() });
+        for _ in 0..3 {
+            let queue = Queue::attach_as(fd.try_clone().unwrap(), id).unwrap().unwrap();
+            let production = queue.produce(2).unwrap();
+            queue.end_producing(production).unwrap();
+            assert!(!queue.is_shut_down());
+        }
+        let queue = Queue::attach_as(fd, id).unwrap().unwrap();
+        let mut child = Child::run(|| queue.end_producing(queue.produce(0).unwrap()).unwrap());
+        assert_eq!(child.reap(), 0);
+        assert!(queue.is_shut_down());
+    });
+    assert_eq!(outcome(child), 0);
+    assert!(queue.is_shut_down());
+    is_sound(&queue);
+}
+
 /// The last handle of a process ends its blocks, also while it has an item in hand.
 #[test]
 fn a_handle_that_is_closed_in_a_block() {

@@ -647,8 +647,10 @@ impl Caller<'_> {
                     Leave::Crashed
                 };
                 self.writer.record(Call::Leave(how), || subject.leave(how));
-                // They are in its hand no more, and may come to it again under other names.
-                self.named.clear();
+                if how == Leave::Crashed {
+                    // They are in its hand no more, and may come to it again under other names.
+                    self.named.clear();
+                }
             }
         }
     }

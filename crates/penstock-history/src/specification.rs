@@ -70,6 +70,8 @@ struct Lease {
     is_aside: bool,
     /// It is no lease yet: its getter was handed it, and dies.
     is_handed: bool,
+    /// It was taken by name.
+    is_named: bool,
 }
 
 impl Lease {
@@ -403,6 +405,7 @@ impl State {
             item: item.clone(),
             is_aside: false,
             is_handed: false,
+            is_named: event.call == Call::Hold,
         });
         let handed = (answer.is_none() && rules.hands_over).then(|| {
             let mut handed = leased.clone();
@@ -515,10 +518,10 @@ impl State {
             .collect()
     }
 
-    /// Leaves all leases of the event's process unfinished; of a process that was killed, so many of the
-    /// oldest.
+    /// Leaves all leases of the event's process unfinished, but those by name; of a process that was killed,
+    /// so many of the oldest.
     fn leave_in_order(&self, event: &Event) -> Vec<Step> {
-        let is_its = |lease: &Lease| lease.process == event.process && !lease.is_handed;
+        let is_its = |lease: &Lease| lease.process == event.process && !lease.is_handed && !lease.is_named;
         let held = self.leases.iter().filter(|lease| is_its(lease)).count();
         let ended = self.end_producing(event, u32::MAX);
         let least = match event.is_pending() {

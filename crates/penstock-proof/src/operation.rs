@@ -993,6 +993,21 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        // What is settled by name comes back, however much of the leave is done.
+        name: "leave-while-held",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            victim.hold();
+            take_one(victim);
+        },
+        run: |victim| victim.leave(Leave::Clean),
+        takes: &[11],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
         name: "leave-crashed",
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put_all(queue, &[20, 11]),

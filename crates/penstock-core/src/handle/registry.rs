@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Error;
 use crate::fork;
+use crate::handle::begun;
 use crate::handle::queue::Queue;
 use crate::handle::remainder::Remainder;
 use crate::memory::file::MemoryFile;
@@ -169,6 +170,7 @@ fn forget_memberships() {
             file.begin_in_child();
         }
     }
+    begun::forget();
     line_end::begin_in_child();
     // A handle that another thread of the parent was dropping will never be dropped in this child.
     open.queues.retain(|(_, queue, _)| queue.strong_count() > 0);

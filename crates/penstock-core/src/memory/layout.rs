@@ -43,7 +43,7 @@ use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
 use crate::units::{INLINE, PAGE};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// Slots are backed by whole pages, and there are whole pages of them.
 pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
@@ -495,8 +495,9 @@ pub(crate) struct Slot {
     /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. A free slot's is
     /// cached.
     pub extent: LockedU64,
-    /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned
-    /// or a delayed item, its rank; of a delayed one, `lease` is when it is due.
+    /// The thread of its process that leased it (bit 30: the lease outlasts a leave in order, see slot.rs
+    /// `BY_NAME`), and the lease's place in the order of leases. Of a returned or a delayed item, its rank;
+    /// of a delayed one, `lease` is when it is due.
     pub holder: LockedU32,
     /// Not 0 while the holder borrows the payload, or has put off the next step of the slot. See
     /// handle/put_off.rs. Read without the lock by `is_pending`.

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | lease found | it is redelivered |
 //! | leave in order, lease by lease: **state = ORPHAN** | the item is an orphan; younger ones return |
+//! | leave in order: a lease that is settled by name passed over (held.rs) | it returns |
 //! | the same while it is borrowed: **state = LEFT** | the sweep makes it an orphan; younger ones return |
 //! | **state = FREE** (or CLAIMED while the payload is borrowed, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |

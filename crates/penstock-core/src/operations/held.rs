@@ -1,7 +1,9 @@
 //! Held: a get that names what it has taken, so that its holder settles that very item.
 //!
 //! The holder finishes it, releases it, lets it fail or rejects it, by any thread of its process. A lease
-//! ends with its process, and never with a clock: so a slow holder loses nothing.
+//! ends with its process, and never with a clock: so a slow holder loses nothing. A leave in order does not
+//! end it, because threads go on after it: its slot is marked (state/slot.rs `BY_NAME`), and the leave passes
+//! over it. Its holder can settle it until the process has ended, and then it comes back as after any death.
 //!
 //! A lease is named by its slot and its number. The number never repeats: an item that was settled already,
 //! by `task_done` or by another thread, is left alone. Neither does a forked child settle its parent's items,
@@ -13,6 +15,8 @@
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | taken: as get.rs | |
+//! | marked as settled by name | it comes back also if the process leaves in order before it dies |
+//! | leave in order: passed over | the same; the sweep returns it, whether the record is marked LEFT or not |
 //! | lease found, off the holder's list | the slot is LEASED: the sweep returns the item, a redelivery |
 //! | done: as acknowledge.rs | |
 //! | released: **state = READY**, its redeliveries as before | the item is in its old place |
@@ -56,6 +60,7 @@ impl Queue {
         self.take(wait, (Asks::Anew(0), Own::OfCaller), |section, head| {
             let before = numbers(section, head)?;
             let delivered = section.deliver(head, buffer)?;
+            section.mark_by_name(head)?;
             Ok((self.delivery(section.me, delivered), section.held(head, before)?))
         })
     }
@@ -75,6 +80,7 @@ impl Queue {
             while head != 0 && batch.has_room() && held.len() < held.capacity() {
                 let before = numbers(section, head)?;
                 let delivered = section.deliver(head, batch)?;
+                section.mark_by_name(head)?;
                 held.push(section.held(head, before)?);
                 if let Delivery::Lent(lent) = self.delivery(section.me, delivered) {
                     batch.push_lent(lent);
@@ -120,7 +126,8 @@ impl Queue {
         mut wait: Wait<'_>,
     ) -> Result<bool, Error> {
         let due = due_after(delay);
-        let claimed = if text.is_empty() || !self.holds(held) {
+        // What is finished has no dead letter that could show it.
+        let claimed = if text.is_empty() || verdict == Verdict::Done || !self.holds(held) {
             None
         } else {
             let claimed = self.claim_text(text, &mut wait);
@@ -134,7 +141,9 @@ impl Queue {
                     section.note_backed(extent, len)?;
                 }
             }
-            section.settle_held(held, verdict, due, note)
+            let is_settled = section.settle_held(held, verdict, due, note)?;
+            self.note_spare(&section);
+            Ok(is_settled)
         });
         if let Some(note) = note.filter(|_| settled != Ok(true)) {
             self.release_claim_or_put_off(note, self.enter_briefly(), |_| Ok(()))?;
@@ -215,7 +224,8 @@ impl Queue {
     /// Whether this process has that item in hand, by an unlocked read.
     pub fn holds(&self, held: &Held) -> bool {
         let segment = &self.shared.segment;
-        !held.was_finished()
+        held.queue == segment.id
+            && !held.was_finished()
             && self.member_now() == Some(held.me)
             && held.lease.slot < segment.hot().slots_backed.get()
             && segment.is_present(held.lease.slot).unwrap_or(false)

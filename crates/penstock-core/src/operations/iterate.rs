@@ -7,6 +7,9 @@
 //! settled by `task_done` is not finished twice, also if the body has taken and finished others. What a loop
 //! that is left has in hand stays in hand, as after a get.
 //!
+//! A loop that is under way when its process leaves in order goes on: daemon threads outlive the leave. It
+//! can finish its item until the process has ended, and then the item comes back (state/slot.rs `BY_NAME`).
+//!
 //! Protocol. A loop keeps the name of its item ([`InHand`]): the lease, whose number never repeats. So it
 //! finishes that item and no other, and none if a `task_done` has. `task_done` names no item; it finishes the
 //! item of the calling thread's loop after all others that the thread has. Without that, the body's
@@ -17,12 +20,15 @@
 //! | the item before: **state = FREE** (acknowledge.rs) | it is finished; the loop has none |
 //! | waiting | the loop has nothing in hand |
 //! | the next one: **state = LEASED** (get.rs) | it comes back, one redelivery more |
+//! | marked as settled by its loop | it comes back also if the process leaves in order before it dies |
 //! | noted as that of a loop, in private memory | the same |
+//! | the loop is left: no mark any more | it is in hand as after a get |
 
 use std::sync::Arc;
 
 use crate::error::Error;
 use crate::handle::queue::Queue;
+use crate::handle::registry;
 use crate::memory::layout::Kind;
 use crate::operations::delivery::Buffer;
 use crate::operations::get::{Asks, Delivery};
@@ -40,8 +46,16 @@ pub struct InHand {
 
 impl InHand {
     /// The loop is over, and the item stays in hand as after a get.
+    ///
+    /// Waits 10 ms at most for the lock. If it stays taken, the mark stays: then the item comes back at the
+    /// end of the process, also if that leaves in order.
     pub fn leave(self) {
         holding::forget_in_loop(self.queue, self.lease);
+        // The list is not locked any more: the queue may end below, and its end opens the list again.
+        let found = registry::open_queues_without_leaving(self.queue).find(self.queue);
+        if let Some(queue) = found {
+            queue.leave_loop(self);
+        }
     }
 }
 
@@ -67,6 +81,7 @@ impl Queue {
         let mut taken = None;
         let delivered = self.take(wait, (Asks::Anew(1), Own::OfCaller), |section, head| {
             let delivered = section.deliver(head, buffer)?;
+            section.mark_by_name(head)?;
             taken = Some(Lease {
                 slot: head,
                 number: section.slot(head)?.lease.get(),
@@ -85,6 +100,18 @@ impl Queue {
     /// which this process cannot take.
     pub fn finish_in_hand(&self, in_hand: &mut Option<InHand>, mut wait: Wait<'_>) -> Result<(), Error> {
         self.shared.report(self.finish_for_loop(in_hand, &mut wait))
+    }
+
+    /// Unmarks the item of a loop that is over.
+    pub(crate) fn leave_loop(&self, in_hand: InHand) {
+        // In a forked child it is the parent's.
+        if self.member_now().is_some() {
+            let unmarked = self
+                .enter_briefly()
+                .and_then(|mut section| section.unmark_by_name(in_hand.lease));
+            // Damage is noted in the segment.
+            let _ = self.shared.report(unmarked);
+        }
     }
 
     fn finish_for_loop(&self, in_hand: &mut Option<InHand>, wait: &mut Wait<'_>) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 //! (state/producers.rs has the protocol and the crash table).
 
 use crate::error::Error;
+use crate::handle::begun;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 #[cfg(not(loom))]
@@ -15,6 +16,8 @@ use crate::units::Id;
 pub struct Production {
     queue: Id,
     me: ParticipantId,
+    /// Of the participant's blocks: they may have ended all at once, and others begun.
+    generation: u32,
 }
 
 impl Queue {
@@ -26,12 +29,17 @@ impl Queue {
 
     /// The same, waiting for the lock as long as `wait` allows. After an error no block has begun.
     pub fn produce_within(&self, expect: u32, mut wait: Wait<'_>) -> Result<Production, Error> {
-        let begun = self
-            .enter(&mut wait)
-            .and_then(|section| section.begin_block(expect).map(|()| section.me));
-        self.shared.report(begun).map(|me| Production {
-            queue: self.shared.segment.id,
+        let queue = self.shared.segment.id;
+        let begun = self.enter(&mut wait).and_then(|section| {
+            let begun = section.begin_block(expect, begun::number_of(queue))?;
+            Ok((section.me, begun))
+        });
+        let (me, begun) = self.shared.report(begun)?;
+        begun::remember(queue, begun.number());
+        Ok(Production {
+            queue,
             me,
+            generation: begun.generation(),
         })
     }
 
@@ -48,7 +56,7 @@ impl Queue {
         let is_mine = production.queue == self.shared.segment.id && self.member_now() == Some(production.me);
         let record = self.shared.participant_of(production.me);
         if let (true, Some(record)) = (is_mine, self.shared.report(record)?) {
-            record.end_block();
+            record.end_block(production.generation);
             let ended = self
                 .enter(&mut wait)
                 .and_then(|section| section.end_if_unproduced());

@@ -6,6 +6,7 @@
 
 use crate::platform;
 use crate::state::holding::OF_TASK;
+use crate::state::slot::BY_NAME;
 
 /// While it lives, the calls of this thread are those of a task.
 pub struct Acting {
@@ -13,10 +14,10 @@ pub struct Acting {
 }
 
 impl Acting {
-    /// As the task of that number.
+    /// As the task of that number. The numbers of threads are below 2^30.
     pub fn of_task(number: u32) -> Acting {
         Acting {
-            former: platform::replace_thread_id(number | OF_TASK),
+            former: platform::replace_thread_id(number & !BY_NAME | OF_TASK),
         }
     }
 }

@@ -11,10 +11,13 @@ use crate::state::discard::Discarded;
 use crate::state::holding::{self, Lease};
 use crate::state::slot::{State, StateWord};
 use crate::sync::{Count, Word};
+use crate::units::Id;
 
 /// An item that was taken from an acknowledged queue, and the lease by which its holder settles it.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
+    /// The numbers of another queue may be the same.
+    pub(crate) queue: Id,
     /// Its number tells this delivery from every other one.
     pub(crate) lease: Lease,
     /// The participant that took it; a child after a fork is another one.
@@ -63,6 +66,7 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let word = slot.word();
         Ok(Held {
+            queue: self.shared.segment.id,
             lease: Lease {
                 slot: index,
                 number: slot.lease.get(),
@@ -76,7 +80,8 @@ impl Section<'_> {
 
     /// Whether this participant has that item in hand still.
     pub(crate) fn has_held(&self, held: &Held) -> Result<bool, Error> {
-        Ok(held.me == self.me
+        Ok(held.queue == self.shared.segment.id
+            && held.me == self.me
             && !held.was_finished
             && self.is_mine(&held.lease)
             && self.slot(held.lease.slot)?.word().is_finishable())
@@ -85,8 +90,8 @@ impl Section<'_> {
     /// Settles an item that this participant has in hand. False if it has not any more: it is finished, or
     /// was settled.
     /// `due` is when it is ready again, if it goes back and not at once. `note` is a slot that this
-    /// participant has claimed, with the text of a failure. It is the caller's still if the item is not
-    /// settled.
+    /// participant has claimed, with the text of a failure; an item that is finished has none. It is the
+    /// caller's still if the item is not settled.
     pub(crate) fn settle_held(
         &mut self,
         held: &Held,
@@ -102,10 +107,10 @@ impl Section<'_> {
         if slot.borrowed.get() != 0 && verdict != Verdict::Done {
             return Err(Error::StillBorrowed);
         }
-        if let Some(note) = note.filter(|_| verdict != Verdict::Done) {
+        if let Some(note) = note {
             self.attach_note(note, index)?;
         }
-        let is_own = slot.holder.get() == platform::thread_id();
+        let is_own = slot.is_leased_by(platform::thread_id());
         match verdict {
             Verdict::Done => self.finish_lease(index)?,
             Verdict::Released => {

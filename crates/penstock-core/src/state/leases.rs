@@ -9,7 +9,7 @@ use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Found, Lease};
 use crate::state::recovery::{PORTION, Portion};
-use crate::state::slot::{State, StateWord, lessee};
+use crate::state::slot::{BY_NAME, State, StateWord, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Leave;
 
@@ -58,7 +58,7 @@ impl Section<'_> {
                 return Ok(Near::NoneOfMine);
             }
             let slot = self.slot(index)?;
-            if slot.word().is_finishable() && slot.holder.get() == thread && !self.is_in_loop(index, slot) {
+            if slot.word().is_finishable() && slot.is_leased_by(thread) && !self.is_in_loop(index, slot) {
                 return Ok(Near::Mine(index));
             }
             index = slot.next.get();
@@ -86,7 +86,7 @@ impl Section<'_> {
                 break;
             }
             let slot = self.slot(index)?;
-            if slot.word().is_finishable() && slot.holder.get() == thread {
+            if slot.word().is_finishable() && slot.is_leased_by(thread) {
                 if !self.is_in_loop(index, slot) {
                     oldest = Near::Mine(index);
                 }
@@ -126,7 +126,7 @@ impl Section<'_> {
                 number: slot.lease.get(),
             };
             self.check_order(&mut last, lease)?;
-            if slot.holder.get() == thread && slot.word().is_finishable() {
+            if slot.is_leased_by(thread) && slot.word().is_finishable() {
                 found.leases.push_back(lease);
             }
             found.last_read = lease;
@@ -195,7 +195,7 @@ impl Section<'_> {
         let thread = platform::thread_id();
         let is_of_task = |lease: &Lease| {
             self.used_slot(lease.slot)
-                .is_some_and(|slot| slot.holder.get() == thread)
+                .is_some_and(|slot| slot.is_leased_by(thread))
         };
         if let Some(lease) = holding::last_in_loop(id, |lease| self.is_mine_to_finish(lease), is_of_task) {
             return self.finish_own_lease(lease.slot);
@@ -233,11 +233,32 @@ impl Section<'_> {
         if !self.is_mine_to_finish(&lease) {
             return Ok(());
         }
-        if self.slot(lease.slot)?.holder.get() == platform::thread_id() {
+        if self.slot(lease.slot)?.is_leased_by(platform::thread_id()) {
             self.finish_own_lease(lease.slot)
         } else {
             self.finish_lease(lease.slot)
         }
+    }
+
+    /// Marks a lease of this section's: a leave in order does not give it up.
+    pub(crate) fn mark_by_name(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        // An item that was finished before it was taken is no lease.
+        if slot.word().state() == Some(State::Leased) {
+            slot.holder.set(slot.holder.get() | BY_NAME);
+            fault!("lease.named");
+        }
+        Ok(())
+    }
+
+    /// Unmarks the item of a loop that was left: it is in hand as after a get.
+    pub(crate) fn unmark_by_name(&mut self, lease: Lease) -> Result<(), Error> {
+        if self.is_mine_to_finish(&lease) {
+            let slot = self.slot(lease.slot)?;
+            slot.holder.set(slot.holder.get() & !BY_NAME);
+            fault!("lease.unnamed");
+        }
+        Ok(())
     }
 
     /// Finishes a lease of the calling thread's.
@@ -406,7 +427,7 @@ impl Section<'_> {
 
     /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`,
     /// which then is the last one that was read. A borrowed payload stays the participant's own until the
-    /// borrow ends.
+    /// borrow ends. A leave in order passes over leases that are settled by name.
     pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
         let record = self.shared.segment.participant(self.my_index())?;
         let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
@@ -431,6 +452,8 @@ impl Section<'_> {
             self.check_order(&mut last, lease)?;
             if word.is_finishable() {
                 match how {
+                    // It ends with the process, and until then its holder can settle it.
+                    Leave::Clean if slot.is_by_name() => {}
                     Leave::Clean if slot.borrowed.get() == 0 => self.orphan(index)?,
                     Leave::Crashed if slot.borrowed.get() == 0 => self.return_lease(index)?,
                     Leave::Clean if self.shared.options.acknowledged => {

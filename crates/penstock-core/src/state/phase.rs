@@ -220,7 +220,7 @@ impl Section<'_> {
         // A task waits in its thread, which cannot settle what it has taken itself.
         let thread = platform::own_thread_id();
         let found = self.find_in_hand(self.my_index(), LEASES_READ, &mut left, |slot| {
-            let holder = slot.holder.get();
+            let holder = slot.leasing_thread();
             holder == acting || holder == thread || holding::has_ended(holder)
         })?;
         // Behind so many of its siblings' one of its own may stand. It does not wait for itself.

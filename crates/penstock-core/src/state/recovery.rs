@@ -73,7 +73,9 @@ impl Section<'_> {
                         self.finish_held(slot)?;
                     }
                     Some(State::Leased | State::Aside)
-                        if has_left(word) && self.shared.options.acknowledged =>
+                        if has_left(word)
+                            && self.shared.options.acknowledged
+                            && !self.slot(slot)?.is_by_name() =>
                     {
                         self.orphan(slot)?;
                     }

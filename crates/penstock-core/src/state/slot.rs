@@ -7,7 +7,8 @@
 //!       +-------> CLAIMED ----------+    +-------> LEASED ----------+
 //!                 |  ^ dies: FREE        dies: READY again, or DEAD after too many deliveries
 //!                 |  |                   leaves in order: ORPHAN, then FREE (counted as unfinished),
-//!                 |  |                                    or LEFT until the borrow of its payload ends
+//!                 |  |                                    or LEFT until the borrow of its payload ends,
+//!                 |  |                                    or LEASED still, if it is settled by name
 //!                 +--+ task_done while the payload is borrowed, or kept: CLAIMED until the borrow ends
 //!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
 //!    READY -- a getter has waited for long (hand.rs) --> HANDED -- it is back --> as READY by its get
@@ -233,6 +234,28 @@ pub(crate) const ENDED: u32 = 4;
 
 /// Claimed memory that its owner does not need any more.
 pub(crate) const RELEASED: u32 = 5;
+
+/// In `Slot::holder` of a lease, beside the thread: it is settled by name, or by its loop. It stays its
+/// participant's when that leaves in order, and comes back when the process has ended.
+pub(crate) const BY_NAME: u32 = 1 << 30;
+
+impl Slot {
+    /// Whether that thread has leased it.
+    #[inline(always)]
+    pub(crate) fn is_leased_by(&self, thread: u32) -> bool {
+        (self.holder.get() ^ thread) & !BY_NAME == 0
+    }
+
+    /// The thread, or the task, that has leased it.
+    pub(crate) fn leasing_thread(&self) -> u32 {
+        self.holder.get() & !BY_NAME
+    }
+
+    /// Whether it is a lease that outlasts a leave in order.
+    pub(crate) fn is_by_name(&self) -> bool {
+        self.word().is_lease() && self.holder.get() & BY_NAME != 0
+    }
+}
 
 /// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come
 /// back.

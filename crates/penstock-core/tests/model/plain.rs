@@ -54,6 +54,8 @@ struct Held {
     has_left: bool,
     /// The item of its actor's loop, which `task_done` finishes last.
     is_in_loop: bool,
+    /// It was taken by name: like the item of a loop, a leave in order does not give it up.
+    is_named: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,8 @@ pub struct Actor {
     has_begun: bool,
     /// The blocks that it has yet to end, also those that ended because it left.
     pub productions: u32,
+    /// How many of these, the oldest, have ended because it left.
+    late: u32,
     /// The lease of its loop's item.
     in_loop: Option<u64>,
     /// The leases that it has by name, the oldest first; 0 for an item that was finished before.
@@ -163,6 +167,7 @@ impl Plain {
             blocks: 0,
             has_begun: false,
             productions: 0,
+            late: 0,
             in_loop: None,
             named: Vec::new(),
         }
@@ -417,7 +422,10 @@ impl Plain {
     pub fn end_producing(&mut self, actor: usize) {
         let actor = &mut self.actors[actor];
         actor.productions -= 1;
-        actor.blocks = actor.blocks.saturating_sub(1);
+        match actor.late {
+            0 => actor.blocks -= 1,
+            _ => actor.late -= 1,
+        }
         self.end_if_unproduced();
     }
 
@@ -554,6 +562,7 @@ impl Plain {
             is_aside: false,
             has_left: false,
             is_in_loop: false,
+            is_named: false,
         });
     }
 
@@ -577,6 +586,7 @@ impl Plain {
                 is_aside: false,
                 has_left: false,
                 is_in_loop: false,
+                is_named: false,
             });
             if item.is_lent() {
                 actor.borrows.push_back(self.leases);
@@ -671,7 +681,11 @@ impl Plain {
         self.acknowledge();
         let item = self.take(actor, 0, false)?;
         let named = if item.is_finished { 0 } else { self.leases };
-        self.actors[actor].named.push(named);
+        let actor = &mut self.actors[actor];
+        actor.named.push(named);
+        if let Some(held) = actor.held.last_mut().filter(|held| held.lease == named) {
+            held.is_named = true;
+        }
         Some(item)
     }
 
@@ -719,13 +733,16 @@ impl Plain {
 
     pub fn leave(&mut self, actor: usize, how: Leave) {
         self.actors[actor].blocks = 0;
+        self.actors[actor].late = self.actors[actor].productions;
         self.end_if_unproduced();
         if how == Leave::Clean {
             self.orphans += std::mem::take(&mut self.actors[actor].given_up);
         }
         let held = std::mem::take(&mut self.actors[actor].held);
         for held in held {
-            if held.is_leased && held.is_borrowed && how == Leave::Clean && self.rules.acknowledged {
+            if held.is_leased && (held.is_in_loop || held.is_named) && how == Leave::Clean {
+                self.actors[actor].held.push(held);
+            } else if held.is_leased && held.is_borrowed && how == Leave::Clean && self.rules.acknowledged {
                 self.actors[actor].held.push(Held {
                     has_left: true,
                     is_aside: false,
@@ -767,9 +784,18 @@ impl Plain {
     /// The test's own handle is dropped, and another one made.
     pub fn reopen(&mut self) {
         self.leave(0, Leave::Clean);
+        // What is settled by name comes back, because no handle can settle it any more.
+        let held = std::mem::take(&mut self.actors[0].held).into_iter();
+        let (named, rest): (Vec<_>, Vec<_>) =
+            held.partition(|held| held.is_leased && (held.is_named || held.is_in_loop));
+        self.actors[0].held = rest;
+        for held in named {
+            self.come_back(held);
+        }
         let actor = &mut self.actors[0];
         actor.named.clear();
-        (actor.has_begun, actor.productions, actor.in_loop) = (false, 0, None);
+        // It has begun still: it is the same process.
+        (actor.productions, actor.late, actor.in_loop) = (0, 0, None);
         self.actors[0].index = 0;
         self.actors[0].index = self.new_actor().index;
     }

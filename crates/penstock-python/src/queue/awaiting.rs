@@ -9,6 +9,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
+use crate::interpreter::ffi::new_list;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, reserve};
 use crate::queue::attempt::{attempt, in_time, patiently};
@@ -127,12 +128,14 @@ pub fn hold_many_now<'py>(handle: &Bound<'py, Handle>, most: usize) -> PyResult<
     let call = open_any(handle)?;
     let queue = call.queue();
     tasks::note();
-    leases::take_many_by(handle, &call, most, |batch, held| {
+    let list = new_list(handle.py())?;
+    leases::take_many_by(handle, &call, (most, &list), |batch, held| {
         let _acting = tasks::act(handle.py(), queue)?;
         attempt(handle.py(), Deadline::Now, |wait| {
             unless_early(queue, Own::OfCaller, queue.hold_many(batch, held, wait)).map(drop)
         })
-    })
+    })?;
+    Ok(list)
 }
 
 /// Puts an object if there is room. It is not pickled if there is none.

@@ -13,7 +13,6 @@ use crate::queue::attempt::{ask, attempt, wait_for};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, is_closed};
 use crate::queue::iteration::{QueueIterator, over_queue, over_simple_queue};
-use crate::queue::leases::Pair;
 use crate::queue::producing::{Producing, expected};
 use crate::queue::send_receive::{self, trim_if_due};
 use crate::queue::{awaiting, batches, leases, proof, tasks};
@@ -362,12 +361,13 @@ impl QueueBase {
     /// loops of its consumers end, also if producers were killed.
     ///
     /// With `expect`, the queue does not end before so many processes have begun; of several such numbers the
-    /// largest counts. A process that dies before it begins is not counted. So a program that starts its
-    /// producers is one itself, until they have ended or have begun.
+    /// largest counts. A process that dies before it begins is not counted; one that is started again after
+    /// it has begun counts again. So a program that starts its producers is one itself, until they have ended
+    /// or have begun.
     ///
-    /// A process counts once, also for blocks inside each other and in several threads, and is a producer
-    /// until the last of them ends. A child that is forked in a block is none until it says so. Closing the
-    /// process's last handle of the queue ends its blocks, too.
+    /// A process counts once, also for blocks inside each other and in several threads, and for each task of
+    /// a pool's worker, and is a producer until the last of them ends. A child that is forked in a block is
+    /// none until it says so. Closing the process's last handle of the queue ends its blocks, too.
     ///
     /// The block raises `ShutDown` at its beginning if the queue was shut down, and `ValueError` if this
     /// handle was closed; `expect` less than 1 is a `ValueError`. Neither end of it waits, unless another
@@ -449,23 +449,28 @@ impl JoinableQueueBase {
         proof::warn_if_impossible(slf.py())
     }
 
-    /// `get` for `lease()`: the object, and the hold by which it is settled.
-    fn _hold<'py>(slf: &Bound<'py, Self>, timeout: Option<&Bound<'py, PyAny>>) -> PyResult<Pair<'py>> {
+    /// `get` for `lease()`: appends a pair to `taken`, of the object and the hold by which it is settled.
+    fn _hold(
+        slf: &Bound<'_, Self>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        taken: &Bound<'_, PyList>,
+    ) -> PyResult<()> {
         let handle = slf.as_super().as_super();
         let deadline = Deadline::new(true, timeout)?;
-        leases::take(handle, &open(handle)?, deadline)
+        leases::take(handle, &open(handle)?, deadline, taken)
     }
 
-    /// The same for `leases()`: a list of pairs.
-    fn _hold_many<'py>(
-        slf: &Bound<'py, Self>,
-        max_items: &Bound<'py, PyAny>,
-        timeout: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyList>> {
+    /// The same for `leases()`: a pair for each item.
+    fn _hold_many(
+        slf: &Bound<'_, Self>,
+        max_items: &Bound<'_, PyAny>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        taken: &Bound<'_, PyList>,
+    ) -> PyResult<()> {
         let handle = slf.as_super().as_super();
         let most = at_most(Some(max_items))?.unwrap_or(1);
         let deadline = Deadline::new(true, timeout)?;
-        leases::take_many(handle, &open(handle)?, most, deadline)
+        leases::take_many(handle, &open(handle)?, (most, taken), deadline)
     }
 
     /// `_hold` if it need not wait, else `nothing`.
@@ -663,12 +668,13 @@ impl SimpleQueueBase {
     /// loops of its consumers end, also if producers were killed.
     ///
     /// With `expect`, the queue does not end before so many processes have begun; of several such numbers the
-    /// largest counts. A process that dies before it begins is not counted. So a program that starts its
-    /// producers is one itself, until they have ended or have begun.
+    /// largest counts. A process that dies before it begins is not counted; one that is started again after
+    /// it has begun counts again. So a program that starts its producers is one itself, until they have ended
+    /// or have begun.
     ///
-    /// A process counts once, also for blocks inside each other and in several threads, and is a producer
-    /// until the last of them ends. A child that is forked in a block is none until it says so. Closing the
-    /// process's last handle of the queue ends its blocks, too.
+    /// A process counts once, also for blocks inside each other and in several threads, and for each task of
+    /// a pool's worker, and is a producer until the last of them ends. A child that is forked in a block is
+    /// none until it says so. Closing the process's last handle of the queue ends its blocks, too.
     ///
     /// The block raises `ShutDown` at its beginning if the queue was shut down, and `OSError` if this
     /// handle was closed; `expect` less than 1 is a `ValueError`. Neither end of it waits, unless another

@@ -6,12 +6,12 @@
 //! The object of a lease never reads the item's payload in shared memory: the item may go back to the queue
 //! while the program still has the object. So large buffers are copied once more than by `get()`.
 
-use penstock_core::{BATCH, Batch, Buffer, Delivery, Held, Own, Taken, Verdict};
+use penstock_core::{BATCH, Batch, Buffer, Delivery, Held, Own, Queue, Taken, Verdict};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use pyo3::{PyTraverseError, PyVisit};
 
-use crate::interpreter::ffi::new_list;
 use crate::interpreter::gil::{Deadline, seconds};
 use crate::interpreter::reserve;
 use crate::queue::attempt::{attempt, attempt_or_wait};
@@ -67,6 +67,10 @@ impl Hold {
     fn reject(&self, py: Python<'_>, text: Option<&[u8]>) -> PyResult<bool> {
         self.settle_noting(py, Verdict::Rejected, None, text.unwrap_or_default())
     }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.handle)
+    }
 }
 
 impl Hold {
@@ -105,11 +109,21 @@ impl Hold {
                 (given, _) => given.unwrap_or_default(),
             };
             let _acting = tasks::act(py, queue)?;
-            attempt(py, Deadline::Never, |wait| {
+            let is_settled = attempt(py, Deadline::Never, |wait| {
                 queue.settle_noting(&self.held, verdict, (delay, text), wait)
-            })
+            })?;
+            trim_if_due(py, queue)?;
+            Ok(is_settled)
         })
     }
+}
+
+/// Releases an item for which there is no memory for a hold.
+fn release(py: Python<'_>, queue: &Queue, held: &Held) -> PyResult<()> {
+    let released = attempt(py, Deadline::Never, |wait| {
+        queue.settle(held, Verdict::Released, wait)
+    });
+    released.map(drop)
 }
 
 /// An item whose object could not be rebuilt: it has failed. It is released if what ended the rebuilding is
@@ -127,7 +141,15 @@ fn give_back(py: Python<'_>, hold: &Bound<'_, Hold>, error: &PyErr) -> PyResult<
 pub type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, Hold>);
 
 /// Takes an item. If its object cannot be rebuilt, the item goes back.
-pub fn take<'py>(handle: &Bound<'py, Handle>, call: &Call<'_>, deadline: Deadline) -> PyResult<Pair<'py>> {
+///
+/// The pair is appended to a list of the caller's: a signal handler that raises right after this call does
+/// not take it away from the caller.
+pub fn take(
+    handle: &Bound<'_, Handle>,
+    call: &Call<'_>,
+    deadline: Deadline,
+    list: &Bound<'_, PyList>,
+) -> PyResult<()> {
     let py = handle.py();
     let queue = call.queue();
     reserve::hold()?;
@@ -135,7 +157,9 @@ pub fn take<'py>(handle: &Bound<'py, Handle>, call: &Call<'_>, deadline: Deadlin
     let source = Source::items(queue, Own::OfCaller);
     let taken = attempt_or_wait(py, deadline, None, source, |wait| queue.hold(&mut buffer, wait))
         .inspect_err(|_| trim_if_ended(py, queue))?;
-    rebuild(handle, call, &buffer, taken)
+    let (object, hold) = rebuild(handle, call, &buffer, taken)?;
+    list.append((object, &hold))
+        .or_else(|error| give_back(py, &hold, &error).and(Err(error)))
 }
 
 /// The object of an item that was taken for a lease.
@@ -146,7 +170,14 @@ pub fn rebuild<'py>(
     (delivery, held): (Delivery, Held),
 ) -> PyResult<Pair<'py>> {
     let (py, queue) = (handle.py(), call.queue());
-    let hold = Hold::new(handle, held)?;
+    let hold = match Hold::new(handle, held) {
+        Ok(hold) => hold,
+        Err(error) => {
+            drop(delivery);
+            release(py, queue, &held)?;
+            return Err(error);
+        }
+    };
     let trimmed = trim_if_due(py, queue);
     let object = trimmed.and_then(|()| match delivery {
         Delivery::Copied => call.codec.load(py, buffer.bytes(), Some(handle)),
@@ -162,16 +193,16 @@ pub fn rebuild<'py>(
 }
 
 /// Takes the items that are there, `most` at most, and waits for the first. If an object cannot be rebuilt,
-/// its item goes back, and so do the others; the error is raised.
-pub fn take_many<'py>(
-    handle: &Bound<'py, Handle>,
+/// its item goes back, and so do the others; the error is raised. The pairs are appended to `list`.
+pub fn take_many(
+    handle: &Bound<'_, Handle>,
     call: &Call<'_>,
-    most: usize,
+    (most, list): (usize, &Bound<'_, PyList>),
     deadline: Deadline,
-) -> PyResult<Bound<'py, PyList>> {
+) -> PyResult<()> {
     let (py, queue) = (handle.py(), call.queue());
     let source = Source::items(queue, Own::OfCaller);
-    take_many_by(handle, call, most, |batch, held| {
+    take_many_by(handle, call, (most, list), |batch, held| {
         attempt_or_wait(py, deadline, None, source, |wait| {
             queue.hold_many(batch, held, wait)
         })
@@ -179,16 +210,15 @@ pub fn take_many<'py>(
     })
 }
 
-/// The same. The items are taken by `take`, which may leave the batch empty: then so is the list.
-pub fn take_many_by<'py>(
-    handle: &Bound<'py, Handle>,
+/// The same. The items are taken by `take`, which may leave the batch empty.
+pub fn take_many_by(
+    handle: &Bound<'_, Handle>,
     call: &Call<'_>,
-    most: usize,
+    (most, list): (usize, &Bound<'_, PyList>),
     take: impl FnOnce(&mut Batch, &mut Vec<Held>) -> PyResult<()>,
-) -> PyResult<Bound<'py, PyList>> {
+) -> PyResult<()> {
     let (py, queue) = (handle.py(), call.queue());
     reserve::hold()?;
-    let list = new_list(py)?;
     let most = most.min(BATCH);
     let mut batch = Batch::with_room_for(most).map_err(|_| reserve::no_memory())?;
     let mut held: Vec<Held> = Vec::new();
@@ -197,10 +227,20 @@ pub fn take_many_by<'py>(
     let mut first_error = trim_if_due(py, queue).err();
     let mut leases = held.into_iter();
     batch.into_items(|taken| {
-        let Some(hold) = leases.next().map(|held| Hold::new(handle, held)) else {
+        let Some(held) = leases.next() else {
             return;
         };
-        let entered = hold.and_then(|hold| {
+        let hold = match Hold::new(handle, held) {
+            Ok(hold) => hold,
+            Err(error) => {
+                drop(taken);
+                let released = release(py, queue, &held);
+                first_error.get_or_insert(error);
+                drop(released);
+                return;
+            }
+        };
+        let entered = (|| {
             if first_error.is_some() {
                 drop(taken);
                 return hold.get().settle(py, Verdict::Released).map(drop);
@@ -217,13 +257,13 @@ pub fn take_many_by<'py>(
                     returned
                 }
             }
-        });
+        })();
         if let Err(error) = entered {
             first_error.get_or_insert(error);
         }
     });
     let Some(error) = first_error else {
-        return Ok(list);
+        return Ok(());
     };
     for pair in list {
         let (_, hold) = pair.extract::<(Bound<'_, PyAny>, Bound<'_, Hold>)>()?;

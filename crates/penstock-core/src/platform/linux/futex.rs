@@ -51,6 +51,10 @@ pub(crate) fn cores() -> u32 {
     CORES.or_else(|| Some(find_out())).unwrap_or(1) as u32
 }
 
+/// The numbers of threads are from 1 to this one. The bits above it say something else (state/acting.rs,
+/// state/slot.rs `BY_NAME`).
+const NUMBERS: u32 = (1 << 30) - 1;
+
 thread_local! {
     static OWN_NUMBER: u32 = next_number();
     static NUMBER: Cell<u32> = Cell::new(OWN_NUMBER.with(|number| *number));
@@ -59,15 +63,15 @@ thread_local! {
 fn next_number() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static LAST: AtomicU32 = AtomicU32::new(0);
-    LAST.fetch_add(1, Ordering::Relaxed) % (u32::MAX - 1) + 1
+    LAST.fetch_add(1, Ordering::Relaxed) % (NUMBERS - 1) + 1
 }
 
 /// A number of the calling thread, not 0; or that which it acts under (state/acting.rs). No other thread of
-/// this process has it, until four thousand million threads have been counted. Counted here, because the
+/// this process has it, until a thousand million threads have been counted. Counted here, because the
 /// kernel's own number would cost a system call for each item that is acknowledged.
 pub(crate) fn thread_id() -> u32 {
     // A thread whose locals are gone already acknowledges nothing, so the shared number does no harm.
-    NUMBER.try_with(Cell::get).unwrap_or(u32::MAX)
+    NUMBER.try_with(Cell::get).unwrap_or(NUMBERS)
 }
 
 /// The same, also while it acts under another number.
