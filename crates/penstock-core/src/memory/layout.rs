@@ -298,6 +298,9 @@ pub(crate) struct Hot {
     /// The cell of the waiter that ends its sleep then, or 0.
     pub timekeeper: LockedU32,
 
+    /// Slots that are notes (state/notes.rs).
+    pub notes: AtomicU32,
+
     // What `notifier`, `pipe_state` and `watching_room` are, for the end of all work.
     pub finish_notifier: AtomicU64,
     pub finish_state: AtomicU32,
@@ -493,7 +496,8 @@ pub(crate) struct Slot {
     /// cached.
     pub extent: LockedU64,
     /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned
-    /// or a delayed item, its rank; of a delayed one, `lease` is when it is due.
+    /// or a delayed item, its rank; of a delayed one, `lease` is when it is due; of a dead letter, its place
+    /// among them.
     pub holder: LockedU32,
     /// Not 0 while the holder borrows the payload, or has put off the next step of the slot. See
     /// handle/put_off.rs. Read without the lock by `is_pending`.
@@ -570,6 +574,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, producers_begun),
         offset_of!(Hot, delayed),
         offset_of!(Hot, timekeeper),
+        offset_of!(Hot, notes),
         offset_of!(Hot, finish_notifier),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),

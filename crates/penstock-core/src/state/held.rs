@@ -56,6 +56,13 @@ pub enum Verdict {
     Rejected,
 }
 
+impl Verdict {
+    /// Whether a dead letter tells of it.
+    pub(crate) fn is_failure(self) -> bool {
+        matches!(self, Verdict::Failed | Verdict::Rejected)
+    }
+}
+
 impl Section<'_> {
     /// The item in that slot, which was delivered in this section. `seq` and `redeliveries` are what the slot
     /// said before: a finished item's slot is free by now.
@@ -86,7 +93,7 @@ impl Section<'_> {
     /// was settled.
     /// `due` is when it is ready again, if it goes back and not at once. `note` is a slot that this
     /// participant has claimed, with the text of a failure. It is the caller's still if the item is not
-    /// settled.
+    /// settled. Without it a failure tells nothing.
     pub(crate) fn settle_held(
         &mut self,
         held: &Held,
@@ -102,8 +109,10 @@ impl Section<'_> {
         if slot.borrowed.get() != 0 && verdict != Verdict::Done {
             return Err(Error::StillBorrowed);
         }
-        if let Some(note) = note.filter(|_| verdict != Verdict::Done) {
-            self.attach_note(note, index)?;
+        match note {
+            Some(note) => self.attach_note(note, index)?,
+            None if verdict.is_failure() => self.note_silence(index)?,
+            None => {}
         }
         let is_own = slot.holder.get() == platform::thread_id();
         match verdict {
@@ -143,10 +152,11 @@ impl Section<'_> {
         self.put_back(index, slot.len.get())
     }
 
-    /// To DEAD. The slot is on no list.
+    /// To DEAD. The slot is on no list. Its place among the dead letters is a number like that of a lease.
     pub(crate) fn bury(&mut self, index: u32) -> Result<(), Error> {
         let (hot, slot) = (self.hot(), self.slot(index)?);
-        slot.commit(StateWord::unowned_with(State::Dead, slot.word().past()));
+        let word = StateWord::unowned_with(State::Dead, slot.word().past());
+        self.give_as(slot, word);
         fault!("held.buried");
         self.push_back(&hot.dead, index)?;
         hot.dead_count.add(1);

@@ -263,7 +263,8 @@ impl<'q> Section<'q> {
     }
 }
 
-/// Slots that are not FREE. Under the lock; without it an estimate.
+/// Slots that are not FREE, without the notes: `max_bytes` limits these. Under the lock; without it an
+/// estimate.
 #[inline(always)]
 pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
     let held = hot.owned_count.get().wrapping_add(hot.dead_count.get());
