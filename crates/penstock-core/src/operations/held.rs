@@ -30,6 +30,7 @@ use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::get::{Asks, Delivery};
+use crate::operations::put::is_without_memory;
 use crate::options::{Patience, Retry, Wait};
 use crate::platform;
 use crate::state::Section;
@@ -108,8 +109,9 @@ impl Queue {
         self.settle_noting(held, verdict, (delay, &[]), wait)
     }
 
-    /// The same, and the text says why the item has failed: whoever reads its dead letter finds the text of
-    /// the last failure. Without memory for the text the item is settled without it.
+    /// The same, and the text says why the item has failed, or is rejected: whoever reads its dead letter
+    /// finds the text of the last failure. Without memory for the text the item is settled without it. No
+    /// text of any other verdict is noted.
     pub fn settle_noting(
         &self,
         held: &Held,
@@ -118,7 +120,7 @@ impl Queue {
         mut wait: Wait<'_>,
     ) -> Result<bool, Error> {
         let due = due_after(delay);
-        let claimed = if text.is_empty() || !self.holds(held) {
+        let claimed = if text.is_empty() || !verdict.is_failure() || !self.holds(held) {
             None
         } else {
             let claimed = self.claim_text(text, &mut wait);
@@ -162,15 +164,16 @@ impl Queue {
                     section.claim(reserved.slot, 0)?;
                     section.hold(reserved.slot)?;
                     drop(section);
-                    if self.write_claimed(&reserved, &[text, padding], len).is_err() {
-                        self.give_back(&reserved, wait.patience)?;
-                        return Ok(None);
+                    let written = self.write_claimed(&reserved, &[text, padding], len);
+                    if written.is_ok() {
+                        return Ok(Some(reserved));
                     }
-                    return Ok(Some(reserved));
+                    self.give_back(&reserved, wait.patience)?;
+                    return is_without_memory(written).map(|_| None);
                 }
                 Ok(Err(_)) if wait.patience == Patience::TryLock => return Err(Error::Busy),
                 Ok(Err(growth)) => {
-                    if self.grow(section, growth, wait).is_err() {
+                    if is_without_memory(self.grow(section, growth, wait))? {
                         return Ok(None);
                     }
                 }

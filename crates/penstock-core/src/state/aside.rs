@@ -110,6 +110,8 @@ impl<'q> Section<'q> {
                 return Err(self.corrupt("an item on the list of dead holders is not set aside"));
             }
             self.unlist_aside(index)?;
+            // Its holder has died, and that was not noted.
+            self.note_silence(index)?;
             self.return_to_queue(index)?;
         }
         Ok(Portion::MoreToCome)

@@ -68,6 +68,7 @@ impl Section<'_> {
         if !matches!(word.state(), Some(State::Leased | State::Aside)) {
             return self.finish_borrow(index);
         }
+        self.note_silence(index)?;
         self.let_go(index, word.owner())?;
         self.return_to_queue(index)
     }

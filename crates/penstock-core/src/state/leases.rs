@@ -393,11 +393,7 @@ impl Section<'_> {
             let word = slot.word();
             let is_meant = (word.owner() == self.me) == (whose == Whose::Mine);
             if word.state() == Some(State::Handed) && is_meant {
-                slot.commit(StateWord::new(
-                    State::HandedDone,
-                    word.redeliveries(),
-                    word.owner(),
-                ));
+                slot.commit(word.given(State::HandedDone, word.owner()));
                 return Ok(true);
             }
         }
@@ -432,7 +428,10 @@ impl Section<'_> {
             if word.is_finishable() {
                 match how {
                     Leave::Clean if slot.borrowed.get() == 0 => self.orphan(index)?,
-                    Leave::Crashed if slot.borrowed.get() == 0 => self.return_lease(index)?,
+                    Leave::Crashed if slot.borrowed.get() == 0 => {
+                        self.note_silence(index)?;
+                        self.return_lease(index)?;
+                    }
                     Leave::Clean if self.shared.options.acknowledged => {
                         slot.commit(StateWord::with(State::Left, word.past(), word.owner()));
                     }
