@@ -402,7 +402,7 @@ def test_death_of_a_loop(point: str, hit: int, left: str) -> None:
 # ------------------------------------------------------------------------------------------------- leases
 
 # Passed by a process that settles an item by name.
-LEASES = ("held.released", "held.buried", "held.settled", "note.committed", "note.named")
+LEASES = ("held.timed", "held.released", "held.buried", "held.settled", "note.committed", "note.named")
 
 
 def settle(verb: str) -> Act:
@@ -419,6 +419,7 @@ def settle(verb: str) -> Act:
 @pytest.mark.parametrize(
     ("verb", "point", "left"),
     [
+        ("ack", "held.timed", (3, 0, 0)),
         ("ack", "slot.freed", (2, 0, 0)),
         ("ack", "held.settled", (2, 0, 0)),
         ("release", "held.released", (3, 0, 0)),

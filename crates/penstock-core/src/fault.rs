@@ -63,6 +63,7 @@ mod armed {
         "lent.reading",
         "lent.kept",
         "done.committed",
+        "held.timed",
         "held.released",
         "held.buried",
         "held.settled",

@@ -265,36 +265,6 @@ fn a_joiner_and_a_putter_wait_beside_it() {
     joiner.join().unwrap().unwrap();
 }
 
-/// One of them is told when the next item is due, and is served in its turn all the same.
-#[test]
-fn putters_keep_their_places_beside_it() {
-    let queue = Queue::create(&Options { maxsize: 1, ..PLAIN }).unwrap();
-    put(&queue, b"0").unwrap();
-    let putters: Vec<_> = [b"1", b"2", b"3"]
-        .into_iter()
-        .enumerate()
-        .map(|(before, payload)| {
-            let there = queue.clone();
-            let putter = thread::spawn(move || wait(soon(), |wait| there.put(&[payload], wait)).map(drop));
-            until("a putter", || {
-                queue.statistics().unwrap().waiting_putters == before as u64 + 1
-            });
-            putter
-        })
-        .collect();
-    for hours in (1..10).rev() {
-        put_delayed(&queue, b"later", hours * HOUR).unwrap();
-        thread::yield_now();
-    }
-    for right in [b"0", b"1", b"2", b"3"] {
-        assert_eq!(get(&queue, soon()).unwrap(), right);
-    }
-    for putter in putters {
-        putter.join().unwrap().unwrap();
-    }
-    is_sound(&queue, "empty");
-}
-
 #[test]
 fn a_watcher_sees_it_at_the_next_call() {
     let queue = Queue::create(&PLAIN).unwrap();

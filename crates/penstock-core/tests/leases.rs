@@ -605,6 +605,64 @@ fn a_waiting_getter_takes_what_is_requeued() {
     assert_eq!(getter.join().unwrap(), Ok(vec![0]));
 }
 
+/// From its put on, whatever has become of it since. It is not known of what was put before the first lease.
+#[test]
+fn how_long_an_item_has_waited() {
+    const TIME: Duration = Duration::from_millis(100);
+    // A step of each of the clocks.
+    const STEPS: Duration = Duration::from_millis(36);
+    for len in [1, 1000, LARGE] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!(held.waited(), None);
+        assert_eq!(settle(&queue, &held, Verdict::Failed), Ok(true));
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!((held.waited(), held.deliveries()), (None, 2));
+        assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
+
+        let began = Instant::now();
+        put(&queue, &vec![7; len]).unwrap();
+        let is_right = |held: &Held, least: Duration| {
+            let waited = held.waited().unwrap();
+            assert!((least.saturating_sub(STEPS)..=began.elapsed() + STEPS).contains(&waited));
+        };
+        thread::sleep(TIME);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        is_right(&held, TIME);
+        assert_eq!(settle(&queue, &held, Verdict::Released), Ok(true));
+        die_holding(&queue);
+        thread::sleep(TIME);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        is_right(&held, 2 * TIME);
+        let delayed = wait(soon(), |wait| {
+            queue.settle_after(&held, Verdict::Failed, TIME, wait)
+        });
+        assert_eq!(delayed, Ok(true));
+        let (_, held) = hold(&queue, soon()).unwrap();
+        is_right(&held, 3 * TIME);
+        assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+        assert_eq!(requeue(&queue, None), Ok(1));
+        let (_, held) = hold(&queue, soon()).unwrap();
+        is_right(&held, 3 * TIME);
+        assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
+
+        // Its slot is used again, also for an item that is handed to a getter that waits for long, or delayed.
+        let there = queue.clone();
+        let getter = thread::spawn(move || hold(&there, soon()).unwrap().1);
+        until("it has aged", || queue.check().unwrap().aged == 1);
+        let began = Instant::now();
+        put(&queue, &vec![7; len]).unwrap();
+        let waited = getter.join().unwrap().waited().unwrap();
+        assert!(waited <= began.elapsed() + STEPS);
+        let began = Instant::now();
+        wait(soon(), |wait| queue.put_delayed(&[b"later"], TIME, wait)).unwrap();
+        let (_, held) = hold(&queue, soon()).unwrap();
+        let waited = held.waited().unwrap();
+        assert!((TIME.saturating_sub(STEPS)..=began.elapsed() + STEPS).contains(&waited));
+        is_sound(&queue, "taken");
+    }
+}
+
 fn fail(queue: &Queue, held: &Held, text: &[u8]) {
     let noted = (Duration::ZERO, text);
     let settled = wait(soon(), |wait| {
@@ -984,6 +1042,21 @@ mod points {
             let noted: Vec<u32> = note_of(&queue).1.iter().map(|death| death.pid).collect();
             assert_eq!(noted, pids, "{point}");
         }
+    }
+
+    /// They became dead letters in another order than that in which they were put.
+    #[test]
+    fn a_rebuild_keeps_the_order_of_letters() {
+        let queue = with_letters(&ACKNOWLEDGED);
+        let before = queue.dead_letters().unwrap();
+        let child = Child::run(|| {
+            queue.statistics().unwrap();
+            assert!(fault::arm("lock.taken", 1));
+            put(&queue, b"last").unwrap();
+        });
+        assert_eq!(outcome(child), KILLED);
+        is_sound(&queue, "rebuilt");
+        assert_eq!(queue.dead_letters().unwrap(), before);
     }
 
     #[test]

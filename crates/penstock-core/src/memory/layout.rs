@@ -259,6 +259,9 @@ pub(crate) struct Hot {
     /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED; and whether items are delayed. It lies
     /// beside `watching`, because every operation reads both and hardly any writes them. See state/phase.rs.
     pub phase: AtomicU32,
+    /// Whether puts note their time: items are held by name (operations/held.rs). It lies beside `phase`, so
+    /// that a put has read its line.
+    pub timed: AtomicU32,
     /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that
     /// `ranges` does not count mean nothing.
     pub heap_seams: AtomicU64,
@@ -499,8 +502,9 @@ pub(crate) struct Slot {
     /// or a delayed item, its rank; of a delayed one, `lease` is when it is due; of a dead letter, its place
     /// among them.
     pub holder: LockedU32,
-    /// Not 0 while the holder borrows the payload, or has put off the next step of the slot. See
-    /// handle/put_off.rs. Read without the lock by `is_pending`.
+    /// The mark (bits 0..3): not 0 while the holder borrows the payload, or has put off the next step of the
+    /// slot (handle/put_off.rs). Read without the lock by `is_pending`. When the item was put (bits 3..32),
+    /// or 0: see state/slot.rs.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,
     pub inline: [AtomicU64; INLINE / 8],
@@ -570,6 +574,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, notifier),
         offset_of!(Hot, line_ends),
         offset_of!(Hot, phase),
+        offset_of!(Hot, timed),
         offset_of!(Hot, discarded),
         offset_of!(Hot, producers_begun),
         offset_of!(Hot, delayed),

@@ -12,6 +12,7 @@
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
+//! | **`timed` set** | puts note their time from then on |
 //! | taken: as get.rs | |
 //! | lease found, off the holder's list | the slot is LEASED: the sweep returns the item, a redelivery |
 //! | done: as acknowledge.rs | |
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
 use crate::operations::delivery::{Batch, Buffer};
@@ -33,7 +35,6 @@ use crate::operations::get::{Asks, Delivery};
 use crate::operations::put::is_without_memory;
 use crate::options::{Patience, Retry, Wait};
 use crate::platform;
-use crate::state::Section;
 use crate::state::claim::Reserved;
 use crate::state::delay::due_after;
 use crate::state::held::{Held, Verdict};
@@ -54,7 +55,7 @@ impl Queue {
     ) -> Result<(Delivery, Held), Error> {
         self.begin_to_hold(&mut wait)?;
         self.take(wait, Asks::Anew(0), |section, head| {
-            let before = numbers(section, head)?;
+            let before = section.said(head)?;
             let delivered = section.deliver(head, buffer)?;
             Ok((self.delivery(section.me, delivered), section.held(head, before)?))
         })
@@ -73,7 +74,7 @@ impl Queue {
         self.take(wait, Asks::Anew(0), |section, mut head| {
             // Within its capacity: a section allocates nothing.
             while head != 0 && batch.has_room() && held.len() < held.capacity() {
-                let before = numbers(section, head)?;
+                let before = section.said(head)?;
                 let delivered = section.deliver(head, batch)?;
                 held.push(section.held(head, before)?);
                 if let Delivery::Lent(lent) = self.delivery(section.me, delivered) {
@@ -86,9 +87,22 @@ impl Queue {
     }
 
     fn begin_to_hold(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let begun = self.acknowledge_from_now_on(wait);
+        let begun = self
+            .acknowledge_from_now_on(wait)
+            .and_then(|()| self.note_times_from_now_on(wait));
         let begun = begun.map_err(|error| Kind::Item.map_timeout(error, wait.patience));
         self.shared.report(begun)
+    }
+
+    /// From now on puts note their time, for [`Held::waited`].
+    fn note_times_from_now_on(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let timed = &self.shared.segment.hot().timed;
+        if timed.get() == 0 {
+            let _section = self.enter(wait)?;
+            timed.set(1);
+            fault!("held.timed");
+        }
+        Ok(())
     }
 
     /// Settles an item that this process has in hand, waiting for the lock as long as `wait` allows. False if
@@ -227,10 +241,4 @@ impl Queue {
                     && word.owner() == held.me
             })
     }
-}
-
-/// An item's place in the order, and how often it came back.
-fn numbers(section: &Section<'_>, index: u32) -> Result<(u64, u8), Error> {
-    let slot = section.slot(index)?;
-    Ok((slot.seq.get(), slot.word().redeliveries()))
 }

@@ -109,6 +109,7 @@ impl Section<'_> {
         let hot = self.hot();
         let seq = hot.published.get().wrapping_add(1);
         slot.seq.set(seq);
+        self.note_time(slot);
         self.delay((index, slot), due, Past::NONE)?;
         hot.published.set(seq);
         hot.count_bytes(len);
@@ -122,7 +123,7 @@ impl Section<'_> {
     pub(crate) fn delay(&mut self, (index, slot): (u32, &Slot), due: u64, past: Past) -> Result<(), Error> {
         slot.lease.set(due.max(1));
         fault!("delay.timed");
-        slot.borrowed.set(0);
+        slot.set_mark(0);
         slot.commit(StateWord::unowned_with(State::Delayed, past));
         fault!("delay.committed");
         self.insert_delayed(index)?;
@@ -203,7 +204,8 @@ impl Section<'_> {
         Ok((hot.timekeeper.get() == waiting.cell).then_some(due_at))
     }
 
-    /// Whether a waiter keeps the time. One that has left without the lock does not.
+    /// Whether a waiter keeps the time. One that sleeps no more does not: it was notified, or has left. If its
+    /// cell is another waiter's by now, that one has become the timekeeper.
     fn has_timekeeper(&self) -> Result<bool, Error> {
         match self.hot().timekeeper.get() {
             0 => Ok(false),

@@ -266,7 +266,7 @@ impl Section<'_> {
 
     #[inline(always)]
     fn finish_plain_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
-        if slot.borrowed.get() != 0 {
+        if slot.mark() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until the borrow
             // ends.
             self.keep_memory(index)?;
@@ -427,8 +427,8 @@ impl Section<'_> {
             self.check_order(&mut last, lease)?;
             if word.is_finishable() {
                 match how {
-                    Leave::Clean if slot.borrowed.get() == 0 => self.orphan(index)?,
-                    Leave::Crashed if slot.borrowed.get() == 0 => {
+                    Leave::Clean if slot.mark() == 0 => self.orphan(index)?,
+                    Leave::Crashed if slot.mark() == 0 => {
                         self.note_silence(index)?;
                         self.return_lease(index)?;
                     }

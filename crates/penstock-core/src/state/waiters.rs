@@ -505,9 +505,6 @@ impl Section<'_> {
     pub(crate) fn delist(&self, kind: Kind, index: u32) -> Result<(), Error> {
         let list = &self.hot().waiters[kind as usize];
         let cell = self.cell(index)?;
-        if self.hot().timekeeper.get() == index {
-            self.hot().timekeeper.set(0);
-        }
         if let Some(aged) = self.hot().aged(kind).filter(|_| cell.since.get() != 0) {
             aged.count.sub(1);
             if aged.tail.get() == index {

@@ -430,7 +430,7 @@ impl Inspection<'_> {
                 if state == State::Handed {
                     sums.unfinished += acknowledged;
                 }
-                if slot.borrowed.get() != 0 {
+                if slot.mark() != 0 {
                     self.finding("slot", Some(index), "it is handed and borrowed");
                 }
             }
@@ -459,8 +459,8 @@ impl Inspection<'_> {
             sums.lent_bytes += lent_bytes(slot);
         }
         if word.is_lease() {
-            let is_lent = (BORROWED..=ENDED).contains(&slot.borrowed.get()) && slot.len.get() > SMALL as u64;
-            if !is_lent && (slot.borrowed.get() != 0 || acknowledged == 0 || state == State::Left) {
+            let is_lent = (BORROWED..=ENDED).contains(&slot.mark()) && slot.len.get() > SMALL as u64;
+            if !is_lent && (slot.mark() != 0 || acknowledged == 0 || state == State::Left) {
                 self.finding("slot", Some(index), "it is leased but not as a get does it");
             }
             if slot.holder.get() == 0 {
