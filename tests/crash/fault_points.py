@@ -456,7 +456,9 @@ def test_death_in_a_lease(size: int, verb: str, point: str, left: tuple[int, int
 DELAYS = ("delay.timed", "delay.committed", "delay.kept", "delay.ended")
 
 
-@pytest.mark.parametrize(("point", "left"), [("put.filled", 1), ("delay.timed", 1), ("delay.committed", 2), ("lock.taken", 1)])
+@pytest.mark.parametrize(
+    ("point", "left"), [("put.filled", 1), ("delay.timed", 1), ("delay.committed", 2), ("lock.taken", 1)]
+)
 def test_death_in_a_delayed_put(point: str, left: int) -> None:
     queue = JoinableQueue[Item]()
     queue.put(item("A"), delay=3600)

@@ -646,7 +646,7 @@ fn how_long_an_item_has_waited() {
         is_right(&held, 3 * TIME);
         assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
 
-        // Its slot is used again, also for an item that is handed to a getter that waits for long, or delayed.
+        // Its slot is used again, also for an item that is handed to a getter that has aged, or delayed.
         let there = queue.clone();
         let getter = thread::spawn(move || hold(&there, soon()).unwrap().1);
         until("it has aged", || queue.check().unwrap().aged == 1);

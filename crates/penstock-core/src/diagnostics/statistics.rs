@@ -22,8 +22,8 @@ pub struct Statistics {
     pub queued: u64,
     /// Items put and not yet acknowledged; 0 for a queue without acknowledgement.
     pub unfinished: u64,
-    /// Deliveries repeated because a holder died or failed. If a sweeper dies, the redelivery that it just made may go
-    /// uncounted.
+    /// Deliveries repeated because a holder died or failed. If a sweeper dies, the redelivery that it just
+    /// made may go uncounted.
     pub redeliveries: u64,
     /// Items that are dead letters: their holders died or failed too often, or one has rejected them.
     pub dead_letters: u64,

@@ -1,12 +1,13 @@
 //! Set aside: items of a queue whose users never acknowledge any.
 //!
-//! Requirements. A program that uses an acknowledged queue as a plain one, without acknowledging, is served as
-//! by a plain queue: what its workers have finished is not delivered again, and does not use memory up. A
+//! Requirements. A program that uses an acknowledged queue as a plain one, without acknowledging, is served
+//! as by a plain queue: what its workers have finished is not delivered again, and does not use memory up. A
 //! program that acknowledges loses nothing.
 //!
 //! Protocol. A process *acknowledges* by `task_done`, `join`, a get by name (operations/held.rs) or a loop
-//! (operations/iterate.rs). `Hot::acknowledging` is NOT_YET until one does so for the first time. Meanwhile an item is in hand (LEASED) until the thread that took it asks for its next one; then that
-//! thread sets it aside (ASIDE).
+//! (operations/iterate.rs). `Hot::acknowledging` is NOT_YET until one does so for the first time. Meanwhile
+//! an item is in hand (LEASED) until the thread that took it asks for its next one; then that thread sets it
+//! aside (ASIDE).
 //!
 //! - A holder dies: what it had in hand comes back. What it had set aside goes to the list `Hot::aside`,
 //!   without an owner.

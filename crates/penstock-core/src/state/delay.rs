@@ -15,9 +15,9 @@
 //! delayed items and sleeping getters without one, a getter is notified, as if an item had come (waiters.rs):
 //! it finds none, sleeps again, and is the timekeeper. A wake-up of that kind is never lost. If no getter
 //! sleeps, a putter becomes the timekeeper, or a joiner: the watcher, which is only woken. (A notified putter
-//! would lose its place in the list, and a notified joiner would return.) If that wake-up is lost, the watcher
-//! learns it at the end of its slice. The same if the timekeeper is stopped or killed: any other waiter makes
-//! the items ready at the end of its slice, 100 ms later at most.
+//! would lose its place in the list, and a notified joiner would return.) If that wake-up is lost, the
+//! watcher learns it at the end of its slice. The same if the timekeeper is stopped or killed: any other
+//! waiter makes the items ready at the end of its slice, 100 ms later at most.
 //!
 //! Times are microseconds of the monotonic clock, which all processes of a machine share. In a time namespace
 //! of its own a process delays by another clock.
@@ -204,8 +204,8 @@ impl Section<'_> {
         Ok((hot.timekeeper.get() == waiting.cell).then_some(due_at))
     }
 
-    /// Whether a waiter keeps the time. One that sleeps no more does not: it was notified, or has left. If its
-    /// cell is another waiter's by now, that one has become the timekeeper.
+    /// Whether a waiter keeps the time. One that sleeps no more does not: it was notified, or has left. If
+    /// its cell is another waiter's by now, that one has become the timekeeper.
     fn has_timekeeper(&self) -> Result<bool, Error> {
         match self.hot().timekeeper.get() {
             0 => Ok(false),

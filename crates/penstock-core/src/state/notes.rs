@@ -17,7 +17,7 @@
 //! | state = NOTE | no item names it: the rebuild frees it |
 //! | **the item's word names it** | it is the item's note |
 //! | the former note freed | the same |
-//! | a failure without a text: the item's word names no note, or **TOLD removed** | the sweep adds the death |
+//! | a failure without a text: the item names no note, or **TOLD removed** | the sweep adds the death |
 //! | the item is finished, its note not freed | no item names it: the rebuild frees it |
 //! | a death written, not counted | the next sweep writes it again |
 //! | **the death counted** | the next sweep finds it noted: the item has not come back since |
