@@ -30,7 +30,7 @@
 //! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots,
 //! the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no
 //! more but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::discarded`, `Hot::phase`,
-//! `Hot::acknowledging`, who produces (`Participant::producing`, `Hot::producers_begun`,
+//! `Hot::acknowledging`, `Hot::timed`, who produces (`Participant::producing`, `Hot::producers_begun`,
 //! `Hot::producers_expected`), and the marks that only grow or shrink by a single store (`slots_high`,
 //! `slots_backed`, `pages_tracked`, `cells_high`, `cells_backed`, `ranges` with the bits of `heap_seams`
 //! that it counts, `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew
