@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from multiprocessing.sharedctypes import RawValue
 
 import pytest
 from benchmarks import event_loops, recovery, report, resources, rivals, sizes
@@ -11,6 +12,10 @@ from benchmarks.results import Results
 from benchmarks.rivals.interface import Rival, Shape
 
 import penstock
+
+# The standard library keeps the first file of its shared memory as long as the process lives.
+# It is made here, so that no test is said to have left it behind.
+RawValue("d")
 
 
 def costs(ours: dict[int, float], other: float = 100.0) -> sizes.Costs:

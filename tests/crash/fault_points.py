@@ -30,7 +30,7 @@ from tests.support.operations import (
     put_y,
     register,
 )
-from tests.support.survivors import LARGE, Item, Left, get_name, item, leftovers
+from tests.support.survivors import LARGE, Item, Left, get_name, item, leftovers, name_of
 from tests.support.waiting import until
 
 CASES = [(operation, point) for operation, points in OUTCOMES.items() for point in points]
@@ -347,7 +347,7 @@ def test_death_of_a_producer(kind: Callable[[], Any], point: str) -> None:
     queue = kind()
 
     def consume() -> list[str]:
-        return [get_name(each) for each in queue]
+        return [name_of(each) for each in queue]
 
     with fork(consume) as consumer:
         until(lambda: queue.statistics().waiting_getters == 1)
@@ -395,7 +395,7 @@ def test_death_of_a_loop(point: str, hit: int, left: str) -> None:
         assert doomed.wait() == -signal.SIGKILL
     queue.statistics()
     queue.shutdown()
-    assert [get_name(each) for each in queue] == list(left)
+    assert [name_of(each) for each in queue] == list(left)
     queue.join()
 
 
@@ -472,8 +472,12 @@ def test_death_in_a_delayed_put(point: str, left: int) -> None:
 @pytest.mark.parametrize("point", ["delay.kept", "delay.ended", "wait.asleep", "wait.back", "get.leased"])
 def test_death_of_a_getter_of_a_delayed_item(point: str) -> None:
     queue = JoinableQueue[Item]()
-    queue.put(item("A"), delay=0.05)
-    with fork(armed, queue, register, get, point) as doomed:
+
+    def put_and_wait(queue: Any) -> None:
+        queue.put(item("A"), delay=0.5)  # by the process that waits: it comes in time
+        get(queue)
+
+    with fork(armed, queue, register, put_and_wait, point) as doomed:
         assert doomed.wait() == -signal.SIGKILL
     assert get_name(queue) == "A"
     queue.task_done()

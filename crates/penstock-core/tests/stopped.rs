@@ -64,10 +64,12 @@ impl Child {
         child
     }
 
-    /// Lets it go on. Returns its exit status.
+    /// Lets it go on. Returns its exit status. A death by a signal is none.
     fn finish(mut self) -> i32 {
         self.signal(libc::SIGCONT);
-        libc::WEXITSTATUS(self.reap())
+        let status = self.reap();
+        assert!(libc::WIFEXITED(status), "it died by {}", libc::WTERMSIG(status));
+        libc::WEXITSTATUS(status)
     }
 }
 

@@ -98,9 +98,6 @@ impl Scene {
         }
         let mut log = Log::default();
         (operation.prepare)(&queue, &mut log);
-        let sleeper = operation
-            .sleeper
-            .map(|kind| Asleep::new(kind, operation.ages, &queue, &mut log));
         let second = recovery.map(|recovery| victim(recovery, &queue));
         let first = match outsider {
             Some(child) => {
@@ -109,6 +106,10 @@ impl Scene {
             }
             None => victim(operation, &queue),
         };
+        // After the victim is ready: what it has taken before, no sleeper takes.
+        let sleeper = operation
+            .sleeper
+            .map(|kind| Asleep::new(kind, operation.ages, &queue, &mut log));
         let scene = Scene {
             operation,
             queue,
