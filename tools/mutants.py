@@ -320,7 +320,7 @@ MUTANTS = [
         "borrowed-goes-back",
         "an item goes back to the queue while its payload is borrowed",
         f"{CORE}/state/held.rs",
-        "        if slot.borrowed.get() != 0 && verdict != Verdict::Done {\n",
+        "        if slot.mark() != 0 && verdict != Verdict::Done {\n",
         "        if false {\n",
         (core("leases", "what_is_borrowed_does_not_go_back"),),
     ),
@@ -345,8 +345,9 @@ MUTANTS = [
         "holding-does-not-acknowledge",
         "a get by name does not end the phase in which items are set aside",
         f"{CORE}/operations/held.rs",
-        "        let begun = self.acknowledge_from_now_on(wait);\n",
-        "        let begun = Ok(());\n",
+        "            .acknowledge_from_now_on(wait)\n"
+        "            .and_then(|()| self.note_times_from_now_on(wait));\n",
+        "            .note_times_from_now_on(wait);\n",
         (core("leases", "holding_acknowledges"),),
     ),
     Mutant(
@@ -402,6 +403,78 @@ MUTANTS = [
         "",
         (core("leases", "deaths_are_noted"),),
     ),
+    Mutant(
+        "handed-loses-its-note",
+        "an item that is finished while it is handed loses its note",
+        f"{CORE}/state/leases.rs",
+        "                slot.commit(word.given(State::HandedDone, word.owner()));\n",
+        "                slot.commit(StateWord::new(State::HandedDone, 0, word.owner()));\n",
+        (core("leases", "what_is_finished_on_its_way_has_no_note"),),
+    ),
+    Mutant(
+        "earlier-words-stay",
+        "a failure that tells nothing leaves what an earlier one has told",
+        f"{CORE}/state/held.rs",
+        "            None if verdict.is_failure() => self.note_silence(index)?,\n",
+        "",
+        (core("leases", "an_earlier_failure_is_not_the_last"),),
+    ),
+    Mutant(
+        "earlier-words-beside-a-death",
+        "a death leaves what an earlier failure has told",
+        f"{CORE}/state/notes.rs",
+        "        words[0].set(u64::from(count.saturating_add(1)) | BY_DEATH | returns);\n",
+        "        words[0].set(u64::from(count.saturating_add(1)) | BY_DEATH | returns | TOLD);\n",
+        (core("leases", "an_earlier_failure_is_not_the_last"),),
+    ),
+    Mutant(
+        "death-noted-twice",
+        "a sweep notes a death again that an earlier one has noted",
+        f"{CORE}/state/notes.rs",
+        "        if words[0].get() & !COUNT == BY_DEATH | returns {\n",
+        "        if false {\n",
+        (core("leases", "points::a_death_is_noted_once"),),
+    ),
+    Mutant(
+        "set-aside-is-noted",
+        "a death is noted of items that are set aside",
+        f"{CORE}/state/recovery.rs",
+        "                    Some(State::Aside) if self.hot().sets_aside() => self.return_lease(slot)?,\n",
+        "",
+        (core("leases", "what_is_set_aside_has_no_note"),),
+    ),
+    Mutant(
+        "notes-count-as-free",
+        "notes call for a trim, as free slots do",
+        f"{CORE}/state/pages.rs",
+        "    slots_in_use(hot).saturating_add(u64::from(hot.notes.get()))\n",
+        "    slots_in_use(hot)\n",
+        (unit("notes_are_no_free_slots"),),
+    ),
+    Mutant(
+        "letters-lose-their-order",
+        "a dead letter gets no place of its own",
+        f"{CORE}/state/held.rs",
+        "        self.give_as(slot, word);\n",
+        "        slot.commit(word);\n",
+        (core("leases", "points::a_rebuild_keeps_the_order_of_letters"),),
+    ),
+    Mutant(
+        "put-without-its-time",
+        "a put does not note its time though items are leased",
+        f"{CORE}/state/transition.rs",
+        "        self.note_time(slot);\n",
+        "",
+        (core("leases", "how_long_an_item_has_waited"),),
+    ),
+    Mutant(
+        "time-lost-on-the-way",
+        "the mark of a borrow takes the place of an item's time",
+        f"{CORE}/state/slot.rs",
+        "        self.borrowed.get() & !MARK | mark\n",
+        "        mark\n",
+        (core("leases", "how_long_an_item_has_waited"),),
+    ),
     # ------------------------------------------------------------------------------------------------- delays
     Mutant(
         "due-too-early",
@@ -429,11 +502,53 @@ MUTANTS = [
     ),
     Mutant(
         "timekeeper-leaves",
-        "a timekeeper that leaves stays noted",
-        f"{CORE}/state/waiters.rs",
-        "        if self.hot().timekeeper.get() == index {\n",
-        "        if false {\n",
-        (models("the_time_is_kept_when_a_getter_leaves"),),
+        "a timekeeper that has left stays one",
+        f"{CORE}/state/delay.rs",
+        "            cell => Ok(self.cell(cell)?.word.get() == SLEEPING),\n",
+        "            cell => self.cell(cell).map(|_| true),\n",
+        (unit("one_that_has_left_keeps_no_time"), models("the_time_is_kept_when_a_getter_leaves")),
+    ),
+    Mutant(
+        "timekeeper-behind-one-that-left",
+        "no getter is notified beside one that has left without the lock",
+        f"{CORE}/state/delay.rs",
+        "            if getters.notified.get() != 0 {\n                return Ok(());\n            }\n",
+        "            return Ok(());\n",
+        (unit("one_that_has_left_keeps_no_time"),),
+    ),
+    Mutant(
+        "putters-lose-their-places",
+        "a putter is notified to keep the time, and so goes to the end of its list",
+        f"{CORE}/state/delay.rs",
+        "        for kind in [Kind::Room, Kind::Finish] {\n",
+        "        if putters.length.get() > 0 {\n"
+        "            return self.choose(Kind::Room, putters.head.get());\n        }\n"
+        "        for kind in [Kind::Room, Kind::Finish] {\n",
+        (unit("a_putter_keeps_the_time_in_its_place"),),
+    ),
+    Mutant(
+        "delayed-put-needs-room",
+        "a put with a delay waits for room if there is no memory",
+        f"{CORE}/operations/put.rs",
+        "waiting.needs_no_room || self.shared.has_room()",
+        "self.shared.has_room()",
+        (core("delays", "it_counts_for_max_bytes"),),
+    ),
+    Mutant(
+        "due-beyond-all-leases",
+        "a time is so late that no lease can be numbered behind it",
+        f"{CORE}/state/delay.rs",
+        ".saturating_add(1).min(NEVER))",
+        ".saturating_add(u64::MAX))",
+        (core("delays", "points::death_before_the_longest_delay"),),
+    ),
+    Mutant(
+        "heaps-lost-in-a-rebuild",
+        "the rebuild loses delayed items when it merges them",
+        f"{CORE}/state/order/heap.rs",
+        "                heap = self.merge_heaps(other, heap, TIME)?;\n",
+        "                let _ = other;\n",
+        (core("delays", "points::the_rebuild_orders_them"),),
     ),
     Mutant(
         "delayed-not-marked",
@@ -456,8 +571,8 @@ MUTANTS = [
         "delayed-takes-its-time-after-the-commit",
         "a delayed item's time is noted after its commit",
         f"{CORE}/state/delay.rs",
-        "        slot.lease.set(due.max(1));\n        slot.borrowed.set(0);\n",
-        "        slot.borrowed.set(0);\n",
+        "        slot.lease.set(due.max(1));\n",
+        "",
         (core("delays", "no_get_finds_it_before_its_time"),),
     ),
     Mutant(
@@ -1432,7 +1547,7 @@ Some(State::Handed | State::HandedDone) => {
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
-        self.rebuild_delayed(books.delayed, numbered)?;
+        self.rebuild_delayed(books.delayed)?;
         self.unnumber_pages()?;
         // Only now, because to sort a list overwrites the links back of any.
         self.link_back(&hot.dead)?;
@@ -1449,7 +1564,7 @@ Some(State::Handed | State::HandedDone) => {
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
-        self.rebuild_delayed(books.delayed, numbered)?;
+        self.rebuild_delayed(books.delayed)?;
         self.unnumber_pages()?;
 """,
         (core("death", "points::a_rebuild_links_dead_letters_beside_many_leases"),),

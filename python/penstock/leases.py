@@ -49,7 +49,9 @@ class Lease(_Generic[T]):
 
     `item` is the object. `id` is the item's number in its queue, the same at every delivery: a key for work
     that must not be done twice. `deliveries` is 1, and one more for each death and each `nack()` before;
-    releases do not count.
+    releases do not count. `waited` is how long ago the item was put, in seconds, when it was taken; in steps
+    of 16 ms, and begun anew after 99 days. It is None for an item that was put before any process had asked
+    for a lease of the queue: until then puts read no clock.
 
     One of `ack()`, `nack()`, `release()` and `reject()` settles the lease, from any thread of this process.
     After that, and in a forked child, each of them raises ValueError. A lease ends with its process, and
@@ -66,11 +68,12 @@ class Lease(_Generic[T]):
     ('work', 1, 1)
     """
 
-    __slots__ = ("__weakref__", "_hold", "_is_settled", "_pid", "deliveries", "id", "item")
+    __slots__ = ("__weakref__", "_hold", "_is_settled", "_pid", "deliveries", "id", "item", "waited")
 
     item: T
     id: int
     deliveries: int
+    waited: float | None
 
     def __init__(self, item: T, hold: Hold) -> None:
         """Users do not call this."""
@@ -80,6 +83,7 @@ class Lease(_Generic[T]):
         self.item = item
         self.id = hold.id
         self.deliveries = hold.deliveries
+        self.waited = hold.waited
 
     def ack(self) -> None:
         """Finish the item, as `task_done()` does.

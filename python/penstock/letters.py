@@ -9,7 +9,7 @@ __all__ = ["DeadLetter", "Death"]
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
-    from typing import Any, Generic, NoReturn, TypeVar
+    from typing import Any, Generic, NoReturn, Self, TypeVar
 
     from ._native import Handle
 
@@ -68,9 +68,12 @@ class DeadLetter(_Generic[T]):
 
     `id` is its number in the queue, and `deliveries` how often it was delivered.
 
-    `reason` tells of its last failure, in words, and `traceback` the end of the traceback, if there is one:
-    4,096 bytes at most. `deaths` are the last deaths of its holders, six at most, the latest at the end. All
-    of that is a help: without memory for it in the queue, there is none.
+    `reason` tells of its last failure, in words, and `traceback` the end of the traceback: 4,096 bytes at
+    most. Both are empty if that failure has told nothing, and a death has no traceback. `deaths` are the last
+    deaths of its holders, six at most, the latest at the end. All of that is a help: without memory for it in
+    the queue, there is none.
+
+    A letter pickles wherever its queue does.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue(max_deliveries=0)
@@ -108,17 +111,22 @@ class DeadLetter(_Generic[T]):
         told = tuple(_death(*death) for death in deaths)
         head, _, traceback = text.rstrip(b"\0").decode(errors="replace").partition("\0")
         reason = str(told[-1]) if died_last and told else head
-        for name, value in (
-            ("_queue", queue),
-            ("_slot", slot),
-            ("_bytes", payload),
-            ("id", number),
-            ("deliveries", deliveries),
-            ("reason", reason),
-            ("traceback", traceback),
-            ("deaths", told),
-        ):
+        self._fill((payload, queue, slot, told, deliveries, number, reason, traceback))
+
+    def _fill(self, values: tuple[Any, ...]) -> None:
+        for name, value in zip(DeadLetter.__slots__, values, strict=True):
             object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), *(getattr(self, name) for name in DeadLetter.__slots__))
+
+    # It does not change, and the queue's handle is no object to copy.
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
 
     @property
     def item(self) -> T:
@@ -148,3 +156,9 @@ class DeadLetter(_Generic[T]):
     def __repr__(self) -> str:
         # Not with the object, which may be what kills the process that rebuilds it.
         return f"<{type(self).__qualname__} of item {self.id}, {self.deliveries} deliveries>"
+
+
+def _restored(kind: type[DeadLetter[Any]], *values: Any) -> DeadLetter[Any]:
+    letter = kind.__new__(kind)
+    letter._fill(values)
+    return letter

@@ -333,11 +333,11 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
     255); then the item counts as done, and `dead_letters()` has it. A worker that ends in order without
     `task_done()` leaves its items undone for ever, as with `multiprocessing`.
 
-    Until any process calls `task_done()` or `join()` for the first time, only the item that a killed worker
-    had in hand goes back: the one that each of its threads had taken last. If memory is needed, the payloads
-    of items taken earlier are given up, the oldest first. The first such call ends that for good: then the
-    items that killed workers had taken earlier go back to their old places, too, except those given up, which
-    `statistics().given_up` counts.
+    Until any process acknowledges for the first time, by `task_done()`, `join()`, `lease()`, `leases()` or a
+    loop over the queue, only the item that a killed worker had in hand goes back: the one that each of its
+    threads had taken last. If memory is needed, the payloads of items taken earlier are given up, the oldest
+    first. The first acknowledgement ends that for good: then the items that killed workers had taken earlier
+    go back to their old places, too, except those given up, which `statistics().given_up` counts.
 
     An item that has failed (`lease()`) waits for `retry_delay` seconds before it is delivered again, or for
     the growing times of a `Backoff`. One whose worker died does not wait.
@@ -414,7 +414,10 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         return Leasing(self, timeout)
 
     def leases(self, max_items: SupportsIndex, timeout: float | None = None) -> LeasingMany[T]:
-        """Take items for a `with` block: those that are there, `max_items` at most, and 64 in any case.
+        """Take items for a `with` block: those that are there, `max_items` at most.
+
+        They are 64 at most in any case, and fewer if they are not small: as many of 2 KB or less as fit into
+        32 KiB, and large ones up to the one that brings their sum to 1 MiB.
 
         The `with` waits for the first item as `lease()` does, and gives an iterator over the leases, the
         oldest first. Asking for the next lease finishes the item before, unless it was settled. Leaving the

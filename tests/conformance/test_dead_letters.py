@@ -1,6 +1,8 @@
 """`dead_letters()`, `requeue()` and `purge()`."""
 
+import copy
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable
@@ -53,6 +55,35 @@ def test_what_a_letter_tells(make: Callable[..., Any]) -> None:
     with pytest.raises(AttributeError):
         one.id = 7
     assert figures(q) == (0, 0, 2)
+
+
+def described(letter: Any) -> tuple[Any, ...]:
+    return letter.item, letter.id, letter.deliveries, letter.reason, letter.traceback, letter.deaths
+
+
+def test_a_letter_travels(make: Callable[..., Any]) -> None:
+    q = make(max_deliveries=0)
+    q.put(["a"])
+    with pytest.raises(LookupError), q.lease():
+        raise LookupError("no such page")
+    q.put(["b"])
+    die_with_an_item(q)
+    letters = q.dead_letters()
+    assert len(letters) == 2
+    other = make()
+    other.put(letters)
+    received = other.get()
+    for found, letter in zip([*received, *pickle.loads(pickle.dumps(letters))], letters * 2, strict=True):
+        assert found is not letter
+        assert (found, described(found)) == (letter, described(letter))
+        assert type(found.deaths) is tuple
+    for copied in (copy.copy(letters[0]), *copy.deepcopy(letters)):
+        assert copied in letters
+    with fork(lambda: q.requeue(other.get()[:1])) as child:
+        other.put(received)
+        assert child.wait() == 0
+    assert q.purge(pickle.loads(pickle.dumps(received))) == 1
+    assert figures(q) == (1, 1, 0)
 
 
 def kill_self() -> None:
@@ -111,6 +142,42 @@ def test_the_reason(make: Callable[..., Any]) -> None:
     bury(q, "b")
     assert q.dead_letters()[0].reason == ""
     assert q.check() == []
+
+
+def die_with_an_item(q: Any) -> None:
+    with fork(lambda: (q.lease().__enter__(), kill_self())) as child:
+        child.wait()
+    q.statistics()
+
+
+def test_the_reason_is_that_of_the_last_failure(make: Callable[..., Any]) -> None:
+    def raises(q: Any) -> None:
+        with pytest.raises(LookupError), q.lease():
+            raise LookupError("no such page")
+
+    def says_nothing(q: Any) -> None:
+        fail(q, None)
+
+    for steps, reason, has_traceback, deaths in (
+        ((die_with_an_item, says_nothing), "", False, 1),
+        ((raises, says_nothing), "", False, 0),
+        ((raises, die_with_an_item), "process", False, 1),
+        ((die_with_an_item, raises), "LookupError", True, 1),
+    ):
+        q = make(max_deliveries=1)
+        q.put("a")
+        for step in steps:
+            step(q)
+        (letter,) = q.dead_letters()
+        assert letter.reason.partition(" ")[0].rstrip(":") == reason
+        assert bool(letter.traceback) == has_traceback
+        assert len(letter.deaths) == deaths
+    q = make()
+    q.put("a")
+    die_with_an_item(q)
+    with q.lease() as lease:
+        lease.reject()
+    assert q.dead_letters()[0].reason == ""
 
 
 def test_an_exception_leaves_its_traceback(make: Callable[..., Any]) -> None:

@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -68,6 +69,22 @@ def test_an_exception_gives_it_back_as_failed(make: Callable[..., Any]) -> None:
             raise Failed
     assert figures(q) == (1, 1, 0, 1)
     assert take(q) == "b"
+
+
+def test_how_long_an_item_has_waited(make: Callable[..., Any]) -> None:
+    q = make()
+    q.put("before the first lease")
+    with q.lease() as lease:
+        assert lease.waited is None
+    put_at = time.monotonic()
+    q.put_many("ab")
+    for least in (0.1, 0.2):
+        time.sleep(0.1)
+        with q.leases(2) as batch:
+            for lease in batch:
+                # A step of each of the clocks.
+                assert least - 0.04 <= lease.waited <= time.monotonic() - put_at + 0.04
+                lease.release()
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit, "asyncio"])

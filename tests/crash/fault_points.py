@@ -423,6 +423,7 @@ def test_death_at_the_end_of_a_loop() -> None:
 
 # Passed by a process that settles an item by name.
 LEASES = (
+    "held.timed",
     "lease.named",
     "lease.unnamed",
     "held.released",
@@ -447,6 +448,7 @@ def settle(verb: str) -> Act:
 @pytest.mark.parametrize(
     ("verb", "point", "left"),
     [
+        ("ack", "held.timed", (3, 0, 0)),
         ("ack", "slot.freed", (2, 0, 0)),
         ("ack", "held.settled", (2, 0, 0)),
         ("release", "held.released", (3, 0, 0)),
@@ -481,10 +483,12 @@ def test_death_in_a_lease(size: int, verb: str, point: str, left: tuple[int, int
 
 
 # Passed by a process that puts an item with a delay, waits for one that is due, and takes it.
-DELAYS = ("delay.committed", "delay.kept", "delay.ended")
+DELAYS = ("delay.timed", "delay.committed", "delay.kept", "delay.ended")
 
 
-@pytest.mark.parametrize(("point", "left"), [("put.filled", 1), ("delay.committed", 2), ("lock.taken", 1)])
+@pytest.mark.parametrize(
+    ("point", "left"), [("put.filled", 1), ("delay.timed", 1), ("delay.committed", 2), ("lock.taken", 1)]
+)
 def test_death_in_a_delayed_put(point: str, left: int) -> None:
     queue = JoinableQueue[Item]()
     queue.put(item("A"), delay=3600)

@@ -36,7 +36,12 @@ const LONGEST: f64 = 1e10;
 impl Retry {
     /// The delay after so many deliveries. `chance` is from 0 to 1.
     pub fn delay(&self, deliveries: u32, chance: f64) -> Duration {
-        let growth = self.factor.max(1.0).powf(f64::from(deliveries.saturating_sub(1)));
+        // Cut, because an infinite growth of no time is no number.
+        let growth = self
+            .factor
+            .max(1.0)
+            .powf(f64::from(deliveries.saturating_sub(1)))
+            .min(f64::MAX);
         // What is no number counts as the other one.
         let whole = (self.first * growth).min(self.most).min(LONGEST);
         let left = whole * (1.0 - self.jitter.clamp(0.0, 1.0) * chance.clamp(0.0, 1.0));

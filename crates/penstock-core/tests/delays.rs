@@ -138,23 +138,29 @@ fn it_takes_no_place() {
     assert_eq!(is_sound(&queue, "full").delayed, 6);
 }
 
+/// Whether there is room or not, it waits for none.
 #[test]
 fn it_counts_for_max_bytes() {
-    let options = Options {
-        max_bytes: Some(65_536),
-        ..PLAIN
-    };
-    let queue = Queue::create(&options).unwrap();
-    let mut count = 0;
-    let error = loop {
-        match put_delayed(&queue, &[1; 1000], HOUR) {
-            Ok(()) => count += 1,
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
-    assert!((40..64).contains(&count), "{count}");
-    is_sound(&queue, "full");
+    for (maxsize, len) in [(0, 1000), (1, 1000), (1, 10_000)] {
+        let options = Options {
+            maxsize,
+            max_bytes: Some(65_536),
+            ..PLAIN
+        };
+        let queue = Queue::create(&options).unwrap();
+        put(&queue, b"first").unwrap();
+        let mut bytes = 0;
+        let error = loop {
+            let put = wait(soon(), |wait| queue.put_delayed(&[&vec![1; len]], HOUR, wait));
+            match put {
+                Ok(_) => bytes += len,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::OutOfMemory { .. }), "{error}");
+        assert!((40_000..64_000).contains(&bytes), "{bytes}");
+        is_sound(&queue, "full");
+    }
 }
 
 /// They come in the order of putting, once their time has come, before what was put later.
@@ -419,6 +425,24 @@ mod points {
             victim(queue);
         });
         assert_eq!(outcome(child), KILLED, "it did not pass {point}");
+    }
+
+    /// It has noted the time of a lease that comes back later than any clock shows. Leases go on.
+    #[test]
+    fn death_before_the_longest_delay() {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, b"x").unwrap();
+        killed_at("delay.timed", 1, &queue, |queue| {
+            let (_, held) = hold(queue, Patience::NoWait).unwrap();
+            settle_after(queue, &held, Verdict::Failed, Duration::MAX);
+        });
+        is_sound(&queue, "swept");
+        for _ in 0..3 {
+            let (_, held) = hold(&queue, soon()).unwrap();
+            settle_after(&queue, &held, Verdict::Released, Duration::ZERO);
+        }
+        put_delayed(&queue, b"never", Duration::MAX).unwrap();
+        is_sound(&queue, "released");
     }
 
     #[test]

@@ -84,6 +84,15 @@ fn outcome(mut child: Child) -> i32 {
     }
 }
 
+/// Stops a child, and waits until it is stopped.
+fn stop(child: &Child) {
+    child.signal(libc::SIGSTOP);
+    let mut status = 0;
+    // SAFETY: the process is a child of this one that has not been reaped.
+    let seen = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
+    assert!(seen == child.0 && libc::WIFSTOPPED(status));
+}
+
 #[test]
 fn what_is_done_is_finished() {
     let queue = with_items(&ACKNOWLEDGED, 2);
@@ -691,6 +700,64 @@ fn a_waiting_getter_takes_what_is_requeued() {
     assert_eq!(getter.join().unwrap(), Ok(vec![0]));
 }
 
+/// From its put on, whatever has become of it since. It is not known of what was put before the first lease.
+#[test]
+fn how_long_an_item_has_waited() {
+    const TIME: Duration = Duration::from_millis(100);
+    // A step of each of the clocks.
+    const STEPS: Duration = Duration::from_millis(36);
+    for len in [1, 1000, LARGE] {
+        let queue = with_items(&ACKNOWLEDGED, 1);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!(held.waited(), None);
+        assert_eq!(settle(&queue, &held, Verdict::Failed), Ok(true));
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!((held.waited(), held.deliveries()), (None, 2));
+        assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
+
+        let began = Instant::now();
+        put(&queue, &vec![7; len]).unwrap();
+        let is_right = |held: &Held, least: Duration| {
+            let waited = held.waited().unwrap();
+            assert!((least.saturating_sub(STEPS)..=began.elapsed() + STEPS).contains(&waited));
+        };
+        thread::sleep(TIME);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        is_right(&held, TIME);
+        assert_eq!(settle(&queue, &held, Verdict::Released), Ok(true));
+        die_holding(&queue);
+        thread::sleep(TIME);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        is_right(&held, 2 * TIME);
+        let delayed = wait(soon(), |wait| {
+            queue.settle_after(&held, Verdict::Failed, TIME, wait)
+        });
+        assert_eq!(delayed, Ok(true));
+        let (_, held) = hold(&queue, soon()).unwrap();
+        is_right(&held, 3 * TIME);
+        assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+        assert_eq!(requeue(&queue, None), Ok(1));
+        let (_, held) = hold(&queue, soon()).unwrap();
+        is_right(&held, 3 * TIME);
+        assert_eq!(settle(&queue, &held, Verdict::Done), Ok(true));
+
+        // Its slot is used again, also for an item that is handed to a getter that has aged, or delayed.
+        let there = queue.clone();
+        let getter = thread::spawn(move || hold(&there, soon()).unwrap().1);
+        until("it has aged", || queue.check().unwrap().aged == 1);
+        let began = Instant::now();
+        put(&queue, &vec![7; len]).unwrap();
+        let waited = getter.join().unwrap().waited().unwrap();
+        assert!(waited <= began.elapsed() + STEPS);
+        let began = Instant::now();
+        wait(soon(), |wait| queue.put_delayed(&[b"later"], TIME, wait)).unwrap();
+        let (_, held) = hold(&queue, soon()).unwrap();
+        let waited = held.waited().unwrap();
+        assert!((TIME.saturating_sub(STEPS)..=began.elapsed() + STEPS).contains(&waited));
+        is_sound(&queue, "taken");
+    }
+}
+
 fn fail(queue: &Queue, held: &Held, text: &[u8]) {
     let noted = (Duration::ZERO, text);
     let settled = wait(soon(), |wait| {
@@ -765,38 +832,141 @@ fn what_is_finished_has_no_note() {
     }
 }
 
+/// A getter that has waited for long is handed the item, and is stopped before it comes for it.
+#[test]
+fn what_is_finished_on_its_way_has_no_note() {
+    for len in [1, LARGE] {
+        for is_killed in [false, true] {
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            put(&queue, &vec![7; len]).unwrap();
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            let mut getter = Child::run(|| drop(hold(&queue, soon()).unwrap()));
+            until("it has aged", || queue.check().unwrap().aged == 1);
+            stop(&getter);
+            fail(&queue, &held, b"why");
+            queue.task_done().unwrap();
+            let check = queue.check().unwrap();
+            assert_eq!((check.findings, check.notes), (vec![], 1));
+            getter.signal(if is_killed { libc::SIGKILL } else { libc::SIGCONT });
+            getter.reap();
+            if is_killed {
+                is_sound(&queue, "swept");
+                hold(&queue, Patience::NoWait).unwrap();
+            }
+            assert_eq!(is_sound(&queue, "taken").unfinished, 0);
+            assert_eq!(queue.check().unwrap().notes, 0);
+        }
+    }
+}
+
+/// A process takes an item and ends without a word. Returns its pid.
+fn die_holding(queue: &Arc<Queue>) -> u32 {
+    let child = Child::run(|| drop(hold(queue, Patience::NoWait).unwrap()));
+    let pid = child.0 as u32;
+    assert_eq!(outcome(child), 0);
+    is_sound(queue, "swept");
+    pid
+}
+
 /// A holder's deaths, the last six, and a text in between.
 #[test]
 fn deaths_are_noted() {
     let queue = with_items(
         &Options {
-            max_deliveries: 8,
+            max_deliveries: 9,
             ..ACKNOWLEDGED
         },
         1,
     );
     let mut pids = Vec::new();
     for number in 0..8 {
-        let child = Child::run(|| drop(hold(&queue, Patience::NoWait).unwrap()));
-        pids.push(child.0 as u32);
-        assert_eq!(outcome(child), 0);
-        is_sound(&queue, "swept");
+        pids.push(die_holding(&queue));
         if number == 4 {
-            // One delivery more.
-            let (_, held) = hold(&queue, soon()).unwrap();
-            wait(soon(), |wait| {
-                queue.settle_noting(&held, Verdict::Released, (Duration::ZERO, b"why"), wait)
-            })
-            .unwrap();
+            fail(&queue, &hold(&queue, soon()).unwrap().1, b"why");
         }
     }
     let (_, held) = hold(&queue, soon()).unwrap();
     assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
-    let (text, deaths) = note_of(&queue);
-    assert_eq!(text, b"why");
+    let (_, deaths) = note_of(&queue);
     let noted: Vec<u32> = deaths.iter().map(|death| death.pid).collect();
     assert_eq!(noted, pids[2..]);
     assert_eq!(queue.check().unwrap().notes, 1);
+}
+
+/// What a dead letter tells is of its last failure: no words of an earlier one, and no earlier death.
+#[test]
+fn an_earlier_failure_is_not_the_last() {
+    type Step = fn(&Arc<Queue>);
+    let dies: Step = |queue| assert_ne!(die_holding(queue), 0);
+    let told: Step = |queue| fail(queue, &hold(queue, Patience::NoWait).unwrap().1, b"told");
+    let silent: Step = |queue| {
+        let (_, held) = hold(queue, Patience::NoWait).unwrap();
+        assert_eq!(settle(queue, &held, Verdict::Failed), Ok(true));
+    };
+    let untold: Step = |queue| {
+        let (_, held) = hold(queue, Patience::NoWait).unwrap();
+        while put(queue, &[7; 1000]).is_ok() {}
+        fail(queue, &held, &[1; 4096]);
+    };
+    let undelivered: Step = |queue| {
+        let mut buffer = Buffer::default();
+        let (delivery, _) = wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap();
+        let Delivery::Lent(lent) = delivery else {
+            panic!("a large payload is lent");
+        };
+        lent.undeliver();
+    };
+    let crashed: Step = |queue| {
+        hold(queue, Patience::NoWait).unwrap();
+        queue.leave(Leave::Crashed).unwrap();
+    };
+    let nothing = (&b""[..], false);
+    let cases: [(&str, &[Step], (&[u8], bool), usize); 10] = [
+        ("told", &[told], (b"told", false), 0),
+        ("told, silent", &[told, silent], nothing, 0),
+        ("told, no memory", &[told, untold], nothing, 0),
+        ("told, undelivered", &[told, undelivered], nothing, 0),
+        ("told, crashed", &[told, crashed], nothing, 0),
+        ("dies, silent", &[dies, silent], nothing, 1),
+        ("dies, told", &[dies, told], (b"told", false), 1),
+        ("dies, told, silent", &[dies, told, silent], nothing, 1),
+        ("told, dies", &[told, dies], (b"", true), 1),
+        ("told, dies, undelivered", &[told, dies, undelivered], nothing, 1),
+    ];
+    for (name, steps, (text, died_last), deaths) in cases {
+        let queue = Queue::create(&Options {
+            max_bytes: Some(1 << 20),
+            max_deliveries: steps.len() as u8 - 1,
+            ..ACKNOWLEDGED
+        })
+        .unwrap();
+        put(&queue, &[7; LARGE]).unwrap();
+        for step in steps {
+            step(&queue);
+            is_sound(&queue, name);
+        }
+        let letter = queue.dead_letters().unwrap().remove(0);
+        assert_eq!(letter.died_last, died_last, "{name}");
+        let (noted, there) = note_of(&queue);
+        assert_eq!((&noted[..], there.len()), (text, deaths), "{name}");
+        let notes = u64::from(deaths > 0 || !text.is_empty());
+        assert_eq!(queue.check().unwrap().notes, notes, "{name}");
+    }
+}
+
+/// The first of a process's two items is set aside: its death is noted of the second alone.
+#[test]
+fn what_is_set_aside_has_no_note() {
+    let queue = with_items(&ACKNOWLEDGED, 2);
+    let child = Child::run(|| {
+        let mut buffer = Buffer::default();
+        for _ in 0..2 {
+            wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap();
+        }
+    });
+    assert_eq!(outcome(child), 0);
+    let s = is_sound(&queue, "swept");
+    assert_eq!((s.queued, s.taken, queue.check().unwrap().notes), (1, 1, 1));
 }
 
 #[test]
@@ -819,6 +989,10 @@ mod points {
     use penstock_core::fault;
 
     const KILLED: i32 = -libc::SIGKILL;
+    const ONCE: Options = Options {
+        max_deliveries: 1,
+        ..ACKNOWLEDGED
+    };
 
     /// The holder dies at that point while it settles the first of two items. Returns what is left.
     fn killed_at(point: &str, verdict: Verdict, len: usize, before: fn(&Queue)) -> Statistics {
@@ -883,16 +1057,17 @@ mod points {
         }
     }
 
-    /// The holder dies while its text is noted, over an earlier one: the item has one of the two, or none.
+    /// The holder dies while its text is noted, over an earlier one. Its death is the last failure then, or
+    /// what it has told.
     #[test]
     fn death_while_a_failure_is_noted() {
-        for (point, right) in [
-            ("claim.copied", b"former"),
-            ("note.committed", b"former"),
-            ("note.named", b"latest"),
-            ("held.settled", b"latest"),
+        for (point, text) in [
+            ("claim.copied", None),
+            ("note.committed", None),
+            ("note.named", None),
+            ("held.settled", Some(b"latest")),
         ] {
-            let queue = with_items(&ACKNOWLEDGED, 2);
+            let queue = with_items(&ONCE, 2);
             let (_, held) = hold(&queue, Patience::NoWait).unwrap();
             fail(&queue, &held, b"former");
             let child = Child::run(|| {
@@ -903,10 +1078,81 @@ mod points {
             assert_eq!(outcome(child), KILLED, "it did not pass {point}");
             is_sound(&queue, point);
             assert_eq!(queue.check().unwrap().notes, 1, "{point}");
-            let (_, held) = hold(&queue, soon()).unwrap();
-            assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
-            assert_eq!(note_of(&queue).0, right, "{point}");
+            let died_last = queue.dead_letters().unwrap()[0].died_last;
+            let (noted, deaths) = note_of(&queue);
+            let told = text.map_or(&b""[..], |text| &text[..]);
+            assert_eq!((&noted[..], died_last), (told, text.is_none()), "{point}");
+            assert_eq!(deaths.len(), usize::from(died_last), "{point}");
         }
+    }
+
+    /// The holder dies in a failure that tells nothing.
+    #[test]
+    fn death_while_an_earlier_failure_is_forgotten() {
+        let queue = with_items(&ONCE, 1);
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        fail(&queue, &held, b"former");
+        let child = Child::run(|| {
+            let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+            // Of the note.
+            assert!(fault::arm("slot.freed", 1));
+            settle(&queue, &held, Verdict::Failed).unwrap();
+        });
+        let pid = child.0 as u32;
+        assert_eq!(outcome(child), KILLED);
+        is_sound(&queue, "swept");
+        let (text, deaths) = note_of(&queue);
+        assert_eq!((&text[..], deaths[0].pid, deaths.len()), (&b""[..], pid, 1));
+    }
+
+    /// A sweeper dies when it has noted the death, or half of it: the next one does not note it again.
+    #[test]
+    fn a_death_is_noted_once() {
+        for point in ["note.committed", "note.named", "note.died"] {
+            let queue = with_items(&ONCE, 1);
+            let mut pids = Vec::new();
+            for _ in 0..2 {
+                let held = Queue::create(&PLAIN).unwrap();
+                let child = Child::run(|| {
+                    hold(&queue, Patience::NoWait).unwrap();
+                    put(&held, b"held").unwrap();
+                    thread::sleep(Duration::from_secs(60));
+                });
+                until("it holds the item", || !held.is_empty());
+                pids.push(child.0 as u32);
+                let sweeper = Child::run(|| {
+                    queue.statistics().unwrap();
+                    assert!(fault::arm(point, 1));
+                    child.signal(libc::SIGKILL);
+                    until("it has swept", || queue.statistics().unwrap().taken == 0);
+                });
+                let ended = outcome(sweeper);
+                // The second death is added to the note that is there.
+                assert!(
+                    ended == KILLED || point != "note.died" && pids.len() == 2,
+                    "{point}"
+                );
+                drop(child);
+                is_sound(&queue, point);
+            }
+            let noted: Vec<u32> = note_of(&queue).1.iter().map(|death| death.pid).collect();
+            assert_eq!(noted, pids, "{point}");
+        }
+    }
+
+    /// They became dead letters in another order than that in which they were put.
+    #[test]
+    fn a_rebuild_keeps_the_order_of_letters() {
+        let queue = with_letters(&ACKNOWLEDGED);
+        let before = queue.dead_letters().unwrap();
+        let child = Child::run(|| {
+            queue.statistics().unwrap();
+            assert!(fault::arm("lock.taken", 1));
+            put(&queue, b"last").unwrap();
+        });
+        assert_eq!(outcome(child), KILLED);
+        is_sound(&queue, "rebuilt");
+        assert_eq!(queue.dead_letters().unwrap(), before);
     }
 
     #[test]

@@ -790,6 +790,31 @@ pub const OPERATIONS: &[Operation] = &[
         second_deaths: 1,
         ..DEFAULT
     },
+    // Its note, which has nothing but an earlier text, is freed.
+    Operation {
+        name: "lease-failed-without-a-text",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.fail_with_a_text();
+            victim.held.clear();
+            hold_one(victim);
+        },
+        run: |victim| victim.settle(Verdict::Failed),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // It notes its time.
+    Operation {
+        name: "put-beside-leases",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 20),
+        before: hold_one,
+        run: Victim::put,
+        puts: &[11],
+        ..DEFAULT
+    },
     // Whether it fails for the last time, or its holder dies before.
     Operation {
         name: "lease-failed-for-the-last-time",

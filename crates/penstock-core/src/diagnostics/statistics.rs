@@ -14,7 +14,7 @@ use crate::sync::Word;
 pub struct Statistics {
     /// Items put since the queue was created.
     pub puts: u64,
-    /// Items delivered and not returned by a death.
+    /// Items delivered that have not come back.
     pub gets: u64,
     /// Payload bytes put.
     pub bytes: u64,
@@ -22,10 +22,10 @@ pub struct Statistics {
     pub queued: u64,
     /// Items put and not yet acknowledged; 0 for a queue without acknowledgement.
     pub unfinished: u64,
-    /// Deliveries repeated because a holder died. If a sweeper dies, the redelivery that it just made may go
-    /// uncounted.
+    /// Deliveries repeated because a holder died or failed. If a sweeper dies, the redelivery that it just
+    /// made may go uncounted.
     pub redeliveries: u64,
-    /// Items that became dead letters because their holders died too often.
+    /// Items that are dead letters: their holders died or failed too often, or one has rejected them.
     pub dead_letters: u64,
     /// Items that are taken and not finished, and the memory that they use, in bytes.
     pub taken: u64,

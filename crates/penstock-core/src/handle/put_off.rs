@@ -70,7 +70,7 @@ impl Queue {
         let slot = segment.slot(index)?;
         if slot.word().owner() == me {
             // Release: the reads of the payload come before the mark, and the reuse of its memory after it.
-            slot.borrowed.store(mark, Ordering::Release);
+            slot.borrowed.store(slot.marked(mark), Ordering::Release);
             fault!("upkeep.slot-marked");
             self.shared.put_off_work();
         }

@@ -8,7 +8,6 @@ use crate::memory::layout::{Hot, PAGES_PER_SPAN, SLOTS_PER_PAGE};
 use crate::memory::segment::Segment;
 use crate::state::Section;
 use crate::state::pages::slots_listed;
-use crate::state::slot::slots_in_use;
 use crate::sync::Word;
 use crate::units::PAGE;
 
@@ -43,7 +42,7 @@ pub(crate) fn spare_memory(segment: &Segment) -> SpareMemory {
 
 #[inline(always)]
 fn has_slots_to_park(hot: &Hot) -> bool {
-    slots_listed(hot, slots_in_use(hot)) > SLOTS_LISTED
+    slots_listed(hot) > SLOTS_LISTED
 }
 
 /// Memory that a queue has and does not use.

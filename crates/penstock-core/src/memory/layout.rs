@@ -30,7 +30,7 @@
 //! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots,
 //! the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no
 //! more but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::discarded`, `Hot::phase`,
-//! `Hot::acknowledging`, who produces (`Participant::producing`, `Hot::producers_begun`,
+//! `Hot::acknowledging`, `Hot::timed`, who produces (`Participant::producing`, `Hot::producers_begun`,
 //! `Hot::producers_expected`), and the marks that only grow or shrink by a single store (`slots_high`,
 //! `slots_backed`, `pages_tracked`, `cells_high`, `cells_backed`, `ranges` with the bits of `heap_seams`
 //! that it counts, `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew
@@ -255,6 +255,9 @@ pub(crate) struct Hot {
     /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED; and whether items are delayed. It lies
     /// beside `watching`, because every operation reads both and hardly any writes them. See state/phase.rs.
     pub phase: AtomicU32,
+    /// Whether puts note their time: items are held by name (operations/held.rs). It lies beside `phase`, so
+    /// that a put has read its line.
+    pub timed: AtomicU32,
     /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that
     /// `ranges` does not count mean nothing.
     pub heap_seams: AtomicU64,
@@ -293,6 +296,9 @@ pub(crate) struct Hot {
     pub due_at: AtomicU64,
     /// The cell of the waiter that ends its sleep then, or 0.
     pub timekeeper: LockedU32,
+
+    /// Slots that are notes (state/notes.rs).
+    pub notes: AtomicU32,
 
     // What `notifier`, `pipe_state` and `watching_room` are, for the end of all work.
     pub finish_notifier: AtomicU64,
@@ -497,10 +503,11 @@ pub(crate) struct Slot {
     pub extent: LockedU64,
     /// The thread of its process that leased it (bit 30: the lease outlasts a leave in order, see slot.rs
     /// `BY_NAME`), and the lease's place in the order of leases. Of a returned or a delayed item, its rank;
-    /// of a delayed one, `lease` is when it is due.
+    /// of a delayed one, `lease` is when it is due; of a dead letter, its place among them.
     pub holder: LockedU32,
-    /// Not 0 while the holder borrows the payload, or has put off the next step of the slot. See
-    /// handle/put_off.rs. Read without the lock by `is_pending`.
+    /// The mark (bits 0..3): not 0 while the holder borrows the payload, or has put off the next step of the
+    /// slot (handle/put_off.rs). Read without the lock by `is_pending`. When the item was put (bits 3..32),
+    /// or 0: see state/slot.rs.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,
     pub inline: [AtomicU64; INLINE / 8],
@@ -573,10 +580,12 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, notifier),
         offset_of!(Hot, line_ends),
         offset_of!(Hot, phase),
+        offset_of!(Hot, timed),
         offset_of!(Hot, discarded),
         offset_of!(Hot, producers_begun),
         offset_of!(Hot, delayed),
         offset_of!(Hot, timekeeper),
+        offset_of!(Hot, notes),
         offset_of!(Hot, finish_notifier),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),

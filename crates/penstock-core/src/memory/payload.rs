@@ -190,7 +190,7 @@ impl Segment {
             let bytes = unsafe {
                 let start = source.add(copy.len());
                 note_read(start, count);
-                // No process writes them: the slot is DEAD or READY, and this thread holds the lock.
+                // No process writes them: the slot is DEAD or a NOTE, and this thread holds the lock.
                 std::slice::from_raw_parts(start, count)
             };
             copy.extend_from_slice(bytes);

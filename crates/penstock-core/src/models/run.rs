@@ -217,6 +217,8 @@ fn touch_shared_words(queue: &Queue) {
         &hot.acknowledging,
         &hot.producers_begun,
         &hot.producers_expected,
+        &hot.timed,
+        &hot.notes,
     ];
     let notified = hot.waiters.iter().map(|list| &list.notified);
     let handed = hot.spinning.aged.iter().map(|aged| &aged.handed);

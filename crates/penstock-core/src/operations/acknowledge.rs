@@ -106,7 +106,7 @@ impl Queue {
             && self.shared.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
                 // The payload of an item that was finished, or kept, may still be borrowed.
-                let is_at_work = slot.borrowed.get() < KEPT;
+                let is_at_work = slot.mark() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
                         Some(

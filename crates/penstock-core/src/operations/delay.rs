@@ -30,7 +30,7 @@ impl Queue {
         mut wait: Wait<'_>,
     ) -> Result<Ticket, Error> {
         let len = payload.iter().map(|part| part.len() as u64).sum();
-        let mut waiting = Waiting::without_need(Kind::Room);
+        let mut waiting = Waiting::needing_no_room();
         let result = self.put_later(payload, len, delay, &mut waiting, &mut wait);
         self.end_put(result, &mut waiting, wait.patience)
     }

@@ -14,6 +14,7 @@
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
+//! | **`timed` set** | puts note their time from then on |
 //! | taken: as get.rs | |
 //! | marked as settled by name | it comes back also if the process leaves in order before it dies |
 //! | leave in order: passed over | the same; the sweep returns it, whether the record is marked LEFT or not |
@@ -30,13 +31,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::fault::fault;
 use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::get::{Asks, Delivery};
+use crate::operations::put::is_without_memory;
 use crate::options::{Own, Patience, Retry, Wait};
 use crate::platform;
-use crate::state::Section;
 use crate::state::claim::Reserved;
 use crate::state::delay::due_after;
 use crate::state::held::{Held, Verdict};
@@ -58,7 +60,7 @@ impl Queue {
     ) -> Result<(Delivery, Held), Error> {
         self.begin_to_hold(&mut wait)?;
         self.take(wait, (Asks::Anew(0), Own::OfCaller), |section, head| {
-            let before = numbers(section, head)?;
+            let before = section.said(head)?;
             let delivered = section.deliver(head, buffer)?;
             section.mark_by_name(head)?;
             Ok((self.delivery(section.me, delivered), section.held(head, before)?))
@@ -78,7 +80,7 @@ impl Queue {
         self.take(wait, (Asks::Anew(0), Own::OfCaller), |section, mut head| {
             // Within its capacity: a section allocates nothing.
             while head != 0 && batch.has_room() && held.len() < held.capacity() {
-                let before = numbers(section, head)?;
+                let before = section.said(head)?;
                 let delivered = section.deliver(head, batch)?;
                 section.mark_by_name(head)?;
                 held.push(section.held(head, before)?);
@@ -91,11 +93,24 @@ impl Queue {
         })
     }
 
-    /// The queue is acknowledged from now on.
+    /// The queue is acknowledged from now on, and puts note their time.
     pub(crate) fn begin_to_hold(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
-        let begun = self.acknowledge_from_now_on(wait);
+        let begun = self
+            .acknowledge_from_now_on(wait)
+            .and_then(|()| self.note_times_from_now_on(wait));
         let begun = begun.map_err(|error| Kind::Item.map_timeout(error, wait.patience));
         self.shared.report(begun)
+    }
+
+    /// From now on puts note their time, for [`Held::waited`].
+    fn note_times_from_now_on(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        let timed = &self.shared.segment.hot().timed;
+        if timed.get() == 0 {
+            let _section = self.enter(wait)?;
+            timed.set(1);
+            fault!("held.timed");
+        }
+        Ok(())
     }
 
     /// Settles an item that this process has in hand, waiting for the lock as long as `wait` allows. False if
@@ -116,8 +131,9 @@ impl Queue {
         self.settle_noting(held, verdict, (delay, &[]), wait)
     }
 
-    /// The same, and the text says why the item has failed: whoever reads its dead letter finds the text of
-    /// the last failure. Without memory for the text the item is settled without it.
+    /// The same, and the text says why the item has failed, or is rejected: whoever reads its dead letter
+    /// finds the text of the last failure. Without memory for the text the item is settled without it. No
+    /// text of any other verdict is noted.
     pub fn settle_noting(
         &self,
         held: &Held,
@@ -126,8 +142,7 @@ impl Queue {
         mut wait: Wait<'_>,
     ) -> Result<bool, Error> {
         let due = due_after(delay);
-        // What is finished has no dead letter that could show it.
-        let claimed = if text.is_empty() || verdict == Verdict::Done || !self.holds(held) {
+        let claimed = if text.is_empty() || !verdict.is_failure() || !self.holds(held) {
             None
         } else {
             let claimed = self.claim_text(text, &mut wait);
@@ -173,15 +188,16 @@ impl Queue {
                     section.claim(reserved.slot, 0)?;
                     section.hold(reserved.slot)?;
                     drop(section);
-                    if self.write_claimed(&reserved, &[text, padding], len).is_err() {
-                        self.give_back(&reserved, wait.patience)?;
-                        return Ok(None);
+                    let written = self.write_claimed(&reserved, &[text, padding], len);
+                    if written.is_ok() {
+                        return Ok(Some(reserved));
                     }
-                    return Ok(Some(reserved));
+                    self.give_back(&reserved, wait.patience)?;
+                    return is_without_memory(written).map(|_| None);
                 }
                 Ok(Err(_)) if wait.patience == Patience::TryLock => return Err(Error::Busy),
                 Ok(Err(growth)) => {
-                    if self.grow(section, growth, wait).is_err() {
+                    if is_without_memory(self.grow(section, growth, wait))? {
                         return Ok(None);
                     }
                 }
@@ -236,10 +252,4 @@ impl Queue {
                     && word.owner() == held.me
             })
     }
-}
-
-/// An item's place in the order, and how often it came back.
-fn numbers(section: &Section<'_>, index: u32) -> Result<(u64, u8), Error> {
-    let slot = section.slot(index)?;
-    Ok((slot.seq.get(), slot.word().redeliveries()))
 }

@@ -38,7 +38,7 @@ pub struct DeadLetter {
     /// How often it was delivered.
     pub deliveries: u32,
     pub payload: Vec<u8>,
-    /// The text of its last failure, and perhaps some zeros.
+    /// The text of its last failure, and perhaps some zeros. Empty if that has told nothing, or was a death.
     pub text: Vec<u8>,
     /// The deaths of its holders that are known, the last one at the end.
     pub deaths: Vec<Death>,
@@ -117,7 +117,9 @@ impl Queue {
             if payload.len() >= len {
                 let mut died_last = false;
                 if let Some(note) = section.note_of(ticket.slot)? {
-                    segment.copy_out(section.slot(note)?, TEXT, &mut text)?;
+                    if section.is_told(note)? {
+                        segment.copy_out(section.slot(note)?, TEXT, &mut text)?;
+                    }
                     died_last = section.deaths_in(note, &mut deaths)?;
                 }
                 return Ok(deliveries.map(|deliveries| DeadLetter {

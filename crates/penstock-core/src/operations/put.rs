@@ -243,7 +243,7 @@ impl Queue {
         let mut has_paused = len <= SMALL as u64;
         loop {
             section.check_put()?;
-            let has_room = self.shared.has_room();
+            let has_room = waiting.needs_no_room || self.shared.has_room();
             if !has_room && !waiting.writes_early() {
                 section.check_full()?;
                 section = self.wait_for(section, waiting, wait)?;
@@ -431,7 +431,7 @@ impl Queue {
 }
 
 /// Whether memory, or address space for it, could not be had.
-fn is_without_memory(result: Result<(), Error>) -> Result<bool, Error> {
+pub(crate) fn is_without_memory(result: Result<(), Error>) -> Result<bool, Error> {
     match result {
         Err(Error::OutOfMemory { .. } | Error::NoMemory { .. } | Error::NoAddressSpace { .. }) => Ok(true),
         result => result.map(|()| false),

@@ -48,9 +48,8 @@ use crate::memory::segment::Segment;
 use crate::platform;
 use crate::state::Section;
 use crate::state::claim::BackedRun;
-use crate::state::pages::{PAGES, Spare, slots_listed};
+use crate::state::pages::{PAGES, Spare, slots_listed, slots_taken};
 use crate::state::recovery::Portion;
-use crate::state::slot::slots_in_use;
 use crate::sync::{AtomicU64, Word};
 use crate::units::PAGE;
 
@@ -108,7 +107,7 @@ fn free_heap(hot: &Hot) -> u64 {
 /// Pages of slots that no item uses, at most: each item in use may be in a page with 31 others.
 fn free_slot_pages(hot: &Hot) -> u64 {
     let there = (hot.slots_backed.get() / SLOTS_PER_PAGE).saturating_sub(hot.pages_absent.get());
-    u64::from(there).saturating_sub(slots_in_use(hot).div_ceil(u64::from(SLOTS_PER_PAGE)))
+    u64::from(there).saturating_sub(slots_taken(hot).div_ceil(u64::from(SLOTS_PER_PAGE)))
 }
 
 fn since(time: &AtomicU64, now: u64) -> u64 {
@@ -165,7 +164,7 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
     }
     hot.spans_peak.set(used);
     section.release_cached()?;
-    let listed = slots_listed(hot, slots_in_use(hot));
+    let listed = slots_listed(hot);
     Ok(Some(Plan {
         pages: peak
             .saturating_mul(u64::from(PAGES_PER_SPAN))

@@ -161,7 +161,7 @@ impl Queue {
         }
         let place = section.place(waiting)?;
         let target = section.sleep_target(waiting.kind);
-        let due_at = section.keep_time(waiting);
+        let due_at = section.keep_time(waiting)?;
         drop(section);
         fault!("wait.enlisted");
         let entered = self

@@ -1,12 +1,13 @@
 //! Set aside: items of a queue whose users never acknowledge any.
 //!
-//! Requirements. A program that uses an acknowledged queue as a plain one, without `task_done` and `join`, is
-//! served as by a plain queue: what its workers have finished is not delivered again, and does not use memory
-//! up. A program that acknowledges loses nothing.
+//! Requirements. A program that uses an acknowledged queue as a plain one, without acknowledging, is served
+//! as by a plain queue: what its workers have finished is not delivered again, and does not use memory up. A
+//! program that acknowledges loses nothing.
 //!
-//! Protocol. `Hot::acknowledging` is NOT_YET until a process calls `task_done` or `join` for the first time.
-//! Meanwhile an item is in hand (LEASED) until the thread that took it asks for its next one; then that
-//! thread sets it aside (ASIDE).
+//! Protocol. A process *acknowledges* by `task_done`, `join`, a get by name (operations/held.rs) or a loop
+//! (operations/iterate.rs). `Hot::acknowledging` is NOT_YET until one does so for the first time. Meanwhile
+//! an item is in hand (LEASED) until the thread that took it asks for its next one; then that thread sets it
+//! aside (ASIDE).
 //!
 //! - A holder dies: what it had in hand comes back. What it had set aside goes to the list `Hot::aside`,
 //!   without an owner.
@@ -14,13 +15,13 @@
 //!   given up, the oldest leases first. Such an item is unfinished still, and only counted: in its holder's
 //!   record, or in `Hot::given_up` if the holder has died.
 //!
-//! The first `task_done` or `join` stores BEGINNING. From then on an item that is set aside is a lease like
+//! The first acknowledgement stores BEGINNING. From then on an item that is set aside is a lease like
 //! any other, what dead holders had set aside comes back to its old place, and what was given up of the dead
 //! counts as finished. Once the list `Hot::aside` is empty, YES is stored, and no operation has to do with
 //! all this any more.
 //!
 //! ```text
-//! NOT_YET --first task_done or join--> BEGINNING --nothing is left of dead holders--> YES
+//! NOT_YET --first acknowledgement--> BEGINNING --nothing is left of dead holders--> YES
 //! ```
 //!
 //! An item leaves its slot in three steps, so that it is counted once at whatever step the process dies: the
@@ -66,7 +67,7 @@ impl<'q> Section<'q> {
         let slot = self.slot(index)?;
         let word = slot.word();
         self.let_go(index, word.owner())?;
-        slot.borrowed.set(0);
+        slot.set_mark(0);
         slot.commit(StateWord::unowned_with(State::Aside, word.past()));
         fault!("aside.disowned");
         self.list_aside(index)
@@ -110,6 +111,8 @@ impl<'q> Section<'q> {
                 return Err(self.corrupt("an item on the list of dead holders is not set aside"));
             }
             self.unlist_aside(index)?;
+            // Its holder has died, and that was not noted.
+            self.note_silence(index)?;
             self.return_to_queue(index)?;
         }
         Ok(Portion::MoreToCome)
@@ -176,7 +179,7 @@ impl<'q> Section<'q> {
         while index != 0 {
             self.step(&mut walk)?;
             let slot = self.slot(index)?;
-            if slot.word().state() == Some(State::Aside) && slot.borrowed.get() == 0 {
+            if slot.word().state() == Some(State::Aside) && slot.mark() == 0 {
                 return Ok(Some(index));
             }
             index = slot.next.get();

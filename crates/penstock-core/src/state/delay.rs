@@ -13,10 +13,11 @@
 //! *The timekeeper* is a waiter that ends its sleep when the next item is due (`Hot::timekeeper` names its
 //! cell). Each waiter that goes to sleep becomes it if there is none. At the end of a section that leaves
 //! delayed items and sleeping getters without one, a getter is notified, as if an item had come (waiters.rs):
-//! it finds none, sleeps again, and is the timekeeper. A wake-up of that kind is never lost. A putter is
-//! notified if no getter sleeps. Joiners are only woken, because a notified joiner would return: if that
-//! wake-up is lost, they learn it at the end of a slice. The same if the timekeeper is stopped or killed: any
-//! other waiter makes the items ready at the end of its slice, 100 ms later at most.
+//! it finds none, sleeps again, and is the timekeeper. A wake-up of that kind is never lost. If no getter
+//! sleeps, a putter becomes the timekeeper, or a joiner: the watcher, which is only woken. (A notified putter
+//! would lose its place in the list, and a notified joiner would return.) If that wake-up is lost, the
+//! watcher learns it at the end of its slice. The same if the timekeeper is stopped or killed: any other
+//! waiter makes the items ready at the end of its slice, 100 ms later at most.
 //!
 //! Times are microseconds of the monotonic clock, which all processes of a machine share. In a time namespace
 //! of its own a process delays by another clock.
@@ -43,10 +44,12 @@ use crate::platform;
 use crate::state::Section;
 use crate::state::recovery::PORTION;
 use crate::state::slot::{Past, State, StateWord};
-use crate::state::sort::Order;
-use crate::state::waiters::Waiting;
+use crate::state::waiters::{SLEEPING, Waiting};
 use crate::sync::{Count, Ordering, Word};
 use crate::units::Ticket;
+
+/// No item is due later.
+const NEVER: u64 = 1 << 62;
 
 impl Hot {
     pub(crate) fn has_delayed(&self) -> bool {
@@ -84,9 +87,15 @@ pub(crate) fn due_after(delay: Duration) -> Option<u64> {
     if delay.is_zero() {
         return None;
     }
-    // A time that no clock reaches is as good as any other.
-    let micros = u64::try_from(delay.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
-    Some(platform::micros().saturating_add(micros).saturating_add(1))
+    // A time that no clock reaches is as good as any other. It leaves room for more leases than there can be,
+    // which the rebuild may have to number from there.
+    let micros = u64::try_from(delay.as_nanos().div_ceil(1000)).unwrap_or(NEVER);
+    Some(
+        platform::micros()
+            .saturating_add(micros)
+            .saturating_add(1)
+            .min(NEVER),
+    )
 }
 
 impl Section<'_> {
@@ -100,6 +109,7 @@ impl Section<'_> {
         let hot = self.hot();
         let seq = hot.published.get().wrapping_add(1);
         slot.seq.set(seq);
+        self.note_time(slot);
         self.delay((index, slot), due, Past::NONE)?;
         hot.published.set(seq);
         hot.count_bytes(len);
@@ -112,7 +122,8 @@ impl Section<'_> {
     /// To DELAYED until then. The slot is on no list, and `unfinished` counts the item.
     pub(crate) fn delay(&mut self, (index, slot): (u32, &Slot), due: u64, past: Past) -> Result<(), Error> {
         slot.lease.set(due.max(1));
-        slot.borrowed.set(0);
+        fault!("delay.timed");
+        slot.set_mark(0);
         slot.commit(StateWord::unowned_with(State::Delayed, past));
         fault!("delay.committed");
         self.insert_delayed(index)?;
@@ -180,17 +191,26 @@ impl Section<'_> {
 
     /// Makes a waiter that goes to sleep the timekeeper, if there is none. Returns when that waiter is to
     /// wake up.
-    pub(crate) fn keep_time(&self, waiting: &Waiting) -> Option<u64> {
+    pub(crate) fn keep_time(&self, waiting: &Waiting) -> Result<Option<u64>, Error> {
         let hot = self.hot();
         let due_at = hot.due_at.get();
         if due_at == 0 {
-            return None;
+            return Ok(None);
         }
-        if hot.timekeeper.get() == 0 {
+        if !self.has_timekeeper()? {
             hot.timekeeper.set(waiting.cell);
             fault!("delay.kept");
         }
-        (hot.timekeeper.get() == waiting.cell).then_some(due_at)
+        Ok((hot.timekeeper.get() == waiting.cell).then_some(due_at))
+    }
+
+    /// Whether a waiter keeps the time. One that sleeps no more does not: it was notified, or has left. If
+    /// its cell is another waiter's by now, that one has become the timekeeper.
+    fn has_timekeeper(&self) -> Result<bool, Error> {
+        match self.hot().timekeeper.get() {
+            0 => Ok(false),
+            cell => Ok(self.cell(cell)?.word.get() == SLEEPING),
+        }
     }
 
     /// Notifies a waiter that is to be the timekeeper, if items are delayed and none of the waiters keeps the
@@ -198,58 +218,47 @@ impl Section<'_> {
     #[cold]
     pub(crate) fn appoint_timekeeper(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        if hot.due_at.get() == 0 || hot.timekeeper.get() != 0 {
+        if hot.due_at.get() == 0 || self.has_timekeeper()? {
             return Ok(());
         }
-        let [getters, putters, joiners] = &hot.waiters;
+        let [getters, putters, _] = &hot.waiters;
         let spinning = &hot.spinning;
         if getters.notified.get() | putters.notified.get() | spinning.getter.get() | spinning.putter.get()
             != 0
         {
             return Ok(());
         }
-        if getters.length.get() > 0 {
+        // One that has left is freed, and the next is notified.
+        while getters.length.get() > 0 {
             self.choose(Kind::Item, getters.tail.get())?;
-        } else if putters.length.get() > 0 {
-            self.choose(Kind::Room, putters.head.get())?;
-        } else if joiners.length.get() > 0 {
-            self.tell_watcher(Kind::Finish)?;
+            if getters.notified.get() != 0 {
+                return Ok(());
+            }
+        }
+        for kind in [Kind::Room, Kind::Finish] {
+            self.free_abandoned(kind)?;
+            let watcher = self.watcher(kind)?;
+            if watcher != 0 {
+                hot.timekeeper.set(watcher);
+                self.wake_later(watcher);
+                return Ok(());
+            }
         }
         Ok(())
     }
 
     // ---------------------------------------------------------------------------------------------- rebuild
 
-    /// Makes the heap of delayed items anew, from slots that are gathered in its list in any order. A list
-    /// that is sorted by time is such a heap.
-    pub(crate) fn rebuild_delayed(&mut self, count: u64, numbered: u32) -> Result<(), Error> {
+    /// Makes the heap of delayed items anew, from slots that are gathered in its list in any order.
+    pub(crate) fn rebuild_delayed(&mut self, count: u64) -> Result<(), Error> {
         let hot = self.hot();
-        self.sort(
-            &hot.delayed,
-            &Order {
-                // Times are not distinct.
-                length: 0,
-                numbered,
-                greatest: 0,
-                belongs: |word: StateWord| word.state() == Some(State::Delayed),
-                key: |slot: &Slot| slot.lease.get(),
-            },
-        )?;
-        let mut index = hot.delayed.head.get();
+        let root = self.delayed_heap_of(hot.delayed.head.get())?;
+        hot.delayed.head.set(root);
         hot.delayed.tail.set(0);
-        let first = if index == 0 {
-            0
-        } else {
-            self.slot(index)?.lease.get()
+        let first = match root {
+            0 => 0,
+            root => self.slot(root)?.lease.get(),
         };
-        let mut walk = self.walk();
-        while index != 0 {
-            self.step(&mut walk)?;
-            let slot = self.slot(index)?;
-            slot.prev.set(0);
-            slot.holder.set(1);
-            index = slot.next.get();
-        }
         hot.delayed_count.set(count);
         hot.due_at.set(first);
         hot.timekeeper.set(0);

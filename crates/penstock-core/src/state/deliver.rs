@@ -42,7 +42,7 @@ impl Section<'_> {
         let Some(slot) = self.lent_to_me(lease, me)? else {
             return Ok(());
         };
-        slot.borrowed.set(KEPT);
+        slot.set_mark(KEPT);
         if slot.word().state() == Some(State::Leased) && !self.shared.options.acknowledged {
             self.keep_memory(index)?;
             fault!("lent.kept");
@@ -68,6 +68,7 @@ impl Section<'_> {
         if !matches!(word.state(), Some(State::Leased | State::Aside)) {
             return self.finish_borrow(index);
         }
+        self.note_silence(index)?;
         self.let_go(index, word.owner())?;
         self.return_to_queue(index)
     }
@@ -144,7 +145,7 @@ impl Section<'_> {
         }
         let word = slot.word();
         slot.holder.set(platform::thread_id());
-        slot.borrowed.set(0);
+        slot.set_mark(0);
         if !is_small {
             self.borrow(index)?;
         }
@@ -197,7 +198,7 @@ impl Section<'_> {
     /// Books that a payload is borrowed.
     pub(crate) fn borrow(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
-        slot.borrowed.set(BORROWED);
+        slot.set_mark(BORROWED);
         self.hot().lent_bytes.add(lent_bytes(slot));
         Ok(())
     }
@@ -206,7 +207,7 @@ impl Section<'_> {
     pub(crate) fn unborrow(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         self.hot().lent_bytes.sub(lent_bytes(slot));
-        slot.borrowed.set(0);
+        slot.set_mark(0);
         Ok(())
     }
 }

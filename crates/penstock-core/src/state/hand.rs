@@ -228,7 +228,7 @@ impl Section<'_> {
             _ => return Err(self.corrupt("an item on the ready list is not ready")),
         };
         self.pop_ready((item, slot), slot.len.get())?;
-        slot.borrowed.set(0);
+        slot.set_mark(0);
         self.give(slot, state, word.past(), owner);
         fault!("hand.committed");
         if state == State::HandedDone {

@@ -2,6 +2,8 @@
 //!
 //! operations/held.rs has the crash table.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::ParticipantId;
@@ -22,22 +24,35 @@ pub struct Held {
     pub(crate) lease: Lease,
     /// The participant that took it; a child after a fork is another one.
     pub(crate) me: ParticipantId,
-    seq: u64,
-    redeliveries: u8,
+    said: Said,
     /// `task_done` was called for it before it was taken: it never was in hand.
     was_finished: bool,
+}
+
+/// What a slot says of its item before it is delivered: a finished item's slot is free afterwards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    seq: u64,
+    redeliveries: u8,
+    waited: Option<Duration>,
 }
 
 impl Held {
     /// The item's place in the order of publication, which it has at each delivery.
     pub fn id(&self) -> u64 {
-        self.seq
+        self.said.seq
     }
 
     /// How often the item was delivered, this time included. What its holders gave back without a failure
     /// does not count.
     pub fn deliveries(&self) -> u32 {
-        u32::from(self.redeliveries) + 1
+        u32::from(self.said.redeliveries) + 1
+    }
+
+    /// How long the item was in the queue or in other hands, from its put to this delivery, in steps of 16
+    /// ms; more than 99 days are 99 days too few. `None` if it was put before the queue's first get by name.
+    pub fn waited(&self) -> Option<Duration> {
+        self.said.waited
     }
 
     /// Whether the item is finished already, so that there is nothing to settle.
@@ -59,10 +74,25 @@ pub enum Verdict {
     Rejected,
 }
 
+impl Verdict {
+    /// Whether a dead letter tells of it.
+    pub(crate) fn is_failure(self) -> bool {
+        matches!(self, Verdict::Failed | Verdict::Rejected)
+    }
+}
+
 impl Section<'_> {
-    /// The item in that slot, which was delivered in this section. `seq` and `redeliveries` are what the slot
-    /// said before: a finished item's slot is free by now.
-    pub(crate) fn held(&self, index: u32, (seq, redeliveries): (u64, u8)) -> Result<Held, Error> {
+    pub(crate) fn said(&self, index: u32) -> Result<Said, Error> {
+        let slot = self.slot(index)?;
+        Ok(Said {
+            seq: slot.seq.get(),
+            redeliveries: slot.word().redeliveries(),
+            waited: slot.time_since_put(),
+        })
+    }
+
+    /// The item in that slot, which was delivered in this section.
+    pub(crate) fn held(&self, index: u32, said: Said) -> Result<Held, Error> {
         let slot = self.slot(index)?;
         let word = slot.word();
         Ok(Held {
@@ -72,8 +102,7 @@ impl Section<'_> {
                 number: slot.lease.get(),
             },
             me: self.me,
-            seq,
-            redeliveries,
+            said,
             was_finished: word.state() != Some(State::Leased),
         })
     }
@@ -90,8 +119,8 @@ impl Section<'_> {
     /// Settles an item that this participant has in hand. False if it has not any more: it is finished, or
     /// was settled.
     /// `due` is when it is ready again, if it goes back and not at once. `note` is a slot that this
-    /// participant has claimed, with the text of a failure; an item that is finished has none. It is the
-    /// caller's still if the item is not settled.
+    /// participant has claimed, with the text of a failure. It is the caller's still if the item is not
+    /// settled. Without it a failure tells nothing.
     pub(crate) fn settle_held(
         &mut self,
         held: &Held,
@@ -104,11 +133,13 @@ impl Section<'_> {
         }
         let index = held.lease.slot;
         let slot = self.slot(index)?;
-        if slot.borrowed.get() != 0 && verdict != Verdict::Done {
+        if slot.mark() != 0 && verdict != Verdict::Done {
             return Err(Error::StillBorrowed);
         }
-        if let Some(note) = note {
-            self.attach_note(note, index)?;
+        match note {
+            Some(note) => self.attach_note(note, index)?,
+            None if verdict.is_failure() => self.note_silence(index)?,
+            None => {}
         }
         let is_own = slot.is_leased_by(platform::thread_id());
         match verdict {
@@ -148,10 +179,11 @@ impl Section<'_> {
         self.put_back(index, slot.len.get())
     }
 
-    /// To DEAD. The slot is on no list.
+    /// To DEAD. The slot is on no list. Its place among the dead letters is a number like that of a lease.
     pub(crate) fn bury(&mut self, index: u32) -> Result<(), Error> {
         let (hot, slot) = (self.hot(), self.slot(index)?);
-        slot.commit(StateWord::unowned_with(State::Dead, slot.word().past()));
+        let word = StateWord::unowned_with(State::Dead, slot.word().past());
+        self.give_as(slot, word);
         fault!("held.buried");
         self.push_back(&hot.dead, index)?;
         hot.dead_count.add(1);

@@ -287,7 +287,7 @@ impl Section<'_> {
 
     #[inline(always)]
     fn finish_plain_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
-        if slot.borrowed.get() != 0 {
+        if slot.mark() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until the borrow
             // ends.
             self.keep_memory(index)?;
@@ -414,11 +414,7 @@ impl Section<'_> {
             let word = slot.word();
             let is_meant = (word.owner() == self.me) == (whose == Whose::Mine);
             if word.state() == Some(State::Handed) && is_meant {
-                slot.commit(StateWord::new(
-                    State::HandedDone,
-                    word.redeliveries(),
-                    word.owner(),
-                ));
+                slot.commit(word.given(State::HandedDone, word.owner()));
                 return Ok(true);
             }
         }
@@ -454,8 +450,11 @@ impl Section<'_> {
                 match how {
                     // It ends with the process, and until then its holder can settle it.
                     Leave::Clean if slot.is_by_name() => {}
-                    Leave::Clean if slot.borrowed.get() == 0 => self.orphan(index)?,
-                    Leave::Crashed if slot.borrowed.get() == 0 => self.return_lease(index)?,
+                    Leave::Clean if slot.mark() == 0 => self.orphan(index)?,
+                    Leave::Crashed if slot.mark() == 0 => {
+                        self.note_silence(index)?;
+                        self.return_lease(index)?;
+                    }
                     Leave::Clean if self.shared.options.acknowledged => {
                         slot.commit(StateWord::with(State::Left, word.past(), word.owner()));
                     }

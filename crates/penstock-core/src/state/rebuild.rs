@@ -117,11 +117,11 @@ impl Section<'_> {
         self.sort(
             &hot.dead,
             &Order {
-                length: 0,
+                length: books.dead_count,
                 numbered,
-                greatest: hot.published.get(),
+                greatest: hot.leases.get(),
                 belongs: |word: StateWord| word.state() == Some(State::Dead),
-                key: |slot: &Slot| slot.seq.get(),
+                key: |slot: &Slot| slot.lease.get(),
             },
         )?;
         self.sort(
@@ -134,7 +134,7 @@ impl Section<'_> {
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
-        self.rebuild_delayed(books.delayed, numbered)?;
+        self.rebuild_delayed(books.delayed)?;
         self.unnumber_pages()?;
         // Only now, because to sort a list overwrites the links back of any.
         self.link_back(&hot.dead)?;
@@ -221,7 +221,10 @@ impl Section<'_> {
                 books.owned_count += 1;
                 self.mark_claim(slot)?;
             }
-            Some(State::Dead) => books.dead_count += 1,
+            Some(State::Dead) => {
+                books.dead_count += 1;
+                hot.leases.set(hot.leases.get().max(slot.lease.get()));
+            }
             Some(State::Free | State::Orphan | State::GivenUp | State::Discarded | State::Note) | None => {}
         }
         if word.is_held() {

@@ -79,6 +79,8 @@ impl Section<'_> {
                     {
                         self.orphan(slot)?;
                     }
+                    // It comes back only if items are acknowledged one day.
+                    Some(State::Aside) if self.hot().sets_aside() => self.return_lease(slot)?,
                     Some(State::Leased | State::Aside) => {
                         let known = match death {
                             Some(known) => known,

@@ -27,10 +27,13 @@
 //! Every change of state happens under the lock, as one store with release ordering after all fields that the
 //! new state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{FreeList, Hot, ONE_CACHED, PARTICIPANTS, ParticipantId, SLOTS_PER_PAGE, Slot};
 use crate::memory::payload::Extent;
+use crate::platform;
 use crate::state::Section;
 use crate::state::heap::{Growth, is_object};
 use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
@@ -220,7 +223,7 @@ impl Slot {
     }
 }
 
-// The values of `Slot::borrowed`.
+// The marks in `Slot::borrowed`.
 pub(crate) const BORROWED: u32 = 1;
 
 /// The reader could not use the item, which returns to the queue.
@@ -235,9 +238,17 @@ pub(crate) const ENDED: u32 = 4;
 /// Claimed memory that its owner does not need any more.
 pub(crate) const RELEASED: u32 = 5;
 
+/// Their bits.
+pub(crate) const MARK: u32 = 7;
+
 /// In `Slot::holder` of a lease, beside the thread: it is settled by name, or by its loop. It stays its
 /// participant's when that leaves in order, and comes back when the process has ended.
 pub(crate) const BY_NAME: u32 = 1 << 30;
+
+// The time in `Slot::borrowed` counts steps of the coarse monotonic clock, from 1 on, and begins anew after
+// 99 days.
+const STEP: u64 = 16; // milliseconds
+const STEPS: u64 = (1 << 29) - 1;
 
 impl Slot {
     /// Whether that thread has leased it.
@@ -255,18 +266,49 @@ impl Slot {
     pub(crate) fn is_by_name(&self) -> bool {
         self.word().is_lease() && self.holder.get() & BY_NAME != 0
     }
+
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.borrowed.get() & MARK
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        self.borrowed.set(self.marked(mark));
+    }
+
+    /// What `borrowed` is with that mark.
+    #[inline(always)]
+    pub(crate) fn marked(&self, mark: u32) -> u32 {
+        self.borrowed.get() & !MARK | mark
+    }
+
+    /// Notes that the item is put now. The slot has no mark.
+    #[cold]
+    pub(crate) fn note_time(&self) {
+        let step = platform::coarse_millis() / STEP % STEPS + 1;
+        self.borrowed.set((step as u32) << 3);
+    }
+
+    /// How long ago the item was put. `None` if that was not noted.
+    pub(crate) fn time_since_put(&self) -> Option<Duration> {
+        let put = u64::from(self.borrowed.get() >> 3).checked_sub(1)?;
+        let now = platform::coarse_millis() / STEP % STEPS;
+        let steps = (now + STEPS - put) % STEPS;
+        Some(Duration::from_millis(steps * STEP))
+    }
 }
 
 /// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come
 /// back.
 pub(crate) fn was_kept(slot: &Slot, acknowledged: bool) -> bool {
-    !acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)
+    !acknowledged && matches!(slot.mark(), KEPT | ENDED)
 }
 
 /// Bytes of a slot's extent if its payload is borrowed, else 0.
 pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
     match Extent::unpack(slot.extent.get()) {
-        Some(extent) if (BORROWED..=ENDED).contains(&slot.borrowed.get()) => extent.bytes(),
+        Some(extent) if (BORROWED..=ENDED).contains(&slot.mark()) => extent.bytes(),
         _ => 0,
     }
 }
@@ -286,7 +328,8 @@ impl<'q> Section<'q> {
     }
 }
 
-/// Slots that are not FREE. Under the lock; without it an estimate.
+/// Slots that are not FREE, without the notes: `max_bytes` limits these. Under the lock; without it an
+/// estimate.
 #[inline(always)]
 pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
     let held = hot.owned_count.get().wrapping_add(hot.dead_count.get());

@@ -38,6 +38,7 @@ impl Section<'_> {
         let hot = self.hot();
         let seq = hot.published.get().wrapping_add(1);
         slot.seq.set(seq);
+        self.note_time(slot);
         fault!("put.numbered");
         slot.commit(StateWord::unowned(State::Ready, 0));
         fault!("put.committed");
@@ -50,6 +51,14 @@ impl Section<'_> {
         }
         fault!("put.linked");
         Ok(Ticket { slot: index, seq })
+    }
+
+    /// Notes when an item is put, before it is published.
+    #[inline(always)]
+    pub(crate) fn note_time(&self, slot: &Slot) {
+        if self.hot().timed.get() != 0 {
+            slot.note_time();
+        }
     }
 
     /// To LEASED or CLAIMED with this participant as the owner. [`hold`](Self::hold) puts the slot on the

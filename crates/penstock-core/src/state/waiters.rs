@@ -109,6 +109,7 @@ pub(crate) struct Waiting {
     /// Of a wait that takes an item or a place, once it has enlisted.
     aging: Option<Aging>,
     pub takes: bool,
+    pub needs_no_room: bool,
 }
 
 /// How long a wait has lasted, and what was handed to it.
@@ -147,6 +148,7 @@ impl Waiting {
             is_early: false,
             aging: None,
             takes: true,
+            needs_no_room: false,
         }
     }
 
@@ -158,11 +160,12 @@ impl Waiting {
         }
     }
 
-    /// A wait that has aged from the start: of a put that needs no room.
-    pub(crate) fn without_need(kind: Kind) -> Waiting {
-        let mut waiting = Waiting::new(kind);
-        waiting.begin_aging().has_aged = true;
-        waiting
+    /// Of a put whose item takes no place: it waits for nothing but the lock.
+    pub(crate) fn needing_no_room() -> Waiting {
+        Waiting {
+            needs_no_room: true,
+            ..Waiting::new(Kind::Room)
+        }
     }
 
     /// The time until it ages begins, unless it has begun.
@@ -502,9 +505,6 @@ impl Section<'_> {
     pub(crate) fn delist(&self, kind: Kind, index: u32) -> Result<(), Error> {
         let list = &self.hot().waiters[kind as usize];
         let cell = self.cell(index)?;
-        if self.hot().timekeeper.get() == index {
-            self.hot().timekeeper.set(0);
-        }
         if let Some(aged) = self.hot().aged(kind).filter(|_| cell.since.get() != 0) {
             aged.count.sub(1);
             if aged.tail.get() == index {
@@ -695,7 +695,7 @@ impl Section<'_> {
 
     /// The waiter that will be served last, or 0: the getter that came first of those that have not aged, or
     /// the youngest of those that have; the putter that came last.
-    fn watcher(&self, kind: Kind) -> Result<u32, Error> {
+    pub(crate) fn watcher(&self, kind: Kind) -> Result<u32, Error> {
         let list = &self.hot().waiters[kind as usize];
         if kind == Kind::Room {
             return Ok(list.tail.get());

@@ -647,9 +647,9 @@ impl Handle {
                 deaths,
                 died_last,
             } = letter;
-            let (payload, text) = (PyBytes::new(py, &payload), PyBytes::new(py, &text));
+            let (payload, text) = (ffi::new_bytes(py, &payload)?, ffi::new_bytes(py, &text)?);
             let deaths = deaths.iter().map(described).collect();
-            (
+            Ok((
                 ticket.slot,
                 ticket.seq,
                 deliveries,
@@ -657,9 +657,9 @@ impl Handle {
                 text,
                 deaths,
                 died_last,
-            )
+            ))
         });
-        Ok(letters.collect())
+        letters.collect()
     }
 
     /// Requeues dead letters, or purges them; all if `tickets` is None. Returns how many there were.

@@ -62,7 +62,7 @@ impl QueueIterator {
         if state.in_call == now {
             drop(state);
             return Err(PyValueError::new_err(
-                "this iterator waits in another thread: iterate over the queue in each thread",
+                "this iterator waits in another call: each thread, and a signal handler, needs its own",
             ));
         }
         if state.has_ended {

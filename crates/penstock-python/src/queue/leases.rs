@@ -41,6 +41,12 @@ impl Hold {
         self.held.deliveries()
     }
 
+    /// Seconds from the item's put to this delivery; None if that is not known.
+    #[getter]
+    fn waited(&self) -> Option<f64> {
+        self.held.waited().map(|waited| waited.as_secs_f64())
+    }
+
     /// Whether this process has the item in hand.
     #[getter]
     fn is_in_hand(&self, py: Python<'_>) -> PyResult<bool> {

@@ -42,10 +42,10 @@ impl Inspection<'_> {
             slot.seq.get()
         });
         self.walk_heaps();
-        // Dead letters come in the order in which they were given up, or after a rebuild in that of
-        // publication.
         let is_dead = |word: StateWord| word.state() == Some(State::Dead);
-        self.walk("list of dead letters", None, &hot.dead, is_dead, |_| 0);
+        self.walk("list of dead letters", None, &hot.dead, is_dead, |slot| {
+            slot.lease.get()
+        });
         // In the order in which the sweeps left them.
         let is_aside = |word: StateWord| word.state() == Some(State::Aside) && word.owner().is_none();
         self.walk(
@@ -82,7 +82,6 @@ impl Inspection<'_> {
                 State::Free
                     | State::Ready
                     | State::ReadyDone
-                    | State::Dead
                     | State::Orphan
                     | State::GivenUp
                     | State::Discarded
@@ -431,7 +430,7 @@ impl Inspection<'_> {
                 if state == State::Handed {
                     sums.unfinished += acknowledged;
                 }
-                if slot.borrowed.get() != 0 {
+                if slot.mark() != 0 {
                     self.finding("slot", Some(index), "it is handed and borrowed");
                 }
             }
@@ -460,15 +459,16 @@ impl Inspection<'_> {
             sums.lent_bytes += lent_bytes(slot);
         }
         if word.is_lease() {
-            let is_lent = (BORROWED..=ENDED).contains(&slot.borrowed.get()) && slot.len.get() > SMALL as u64;
-            if !is_lent && (slot.borrowed.get() != 0 || acknowledged == 0 || state == State::Left) {
+            let is_lent = (BORROWED..=ENDED).contains(&slot.mark()) && slot.len.get() > SMALL as u64;
+            if !is_lent && (slot.mark() != 0 || acknowledged == 0 || state == State::Left) {
                 self.finding("slot", Some(index), "it is leased but not as a get does it");
             }
             if slot.holder.get() == 0 {
                 self.finding("slot", Some(index), "no thread holds it");
             }
         }
-        if is_owned && !(1..=self.hot().leases.get()).contains(&slot.lease.get()) {
+        let is_numbered = is_owned || state == State::Dead;
+        if is_numbered && !(1..=self.hot().leases.get()).contains(&slot.lease.get()) {
             self.finding("slot", Some(index), "its lease has an impossible number");
         }
         if state != State::Claimed && !(1..=self.hot().published.get()).contains(&slot.seq.get()) {
@@ -514,12 +514,13 @@ impl Inspection<'_> {
     fn compare_counters(&mut self, sums: &Sums) {
         let hot = self.hot();
         let found = &self.found;
-        let (ready, dead) = (found.ready, found.dead);
+        let (ready, dead, notes) = (found.ready, found.dead, found.notes);
         let unfinished = sums.unfinished.saturating_add(unfinished_without_slot(hot));
         let (leased, delayed) = (found.leased, found.delayed);
         let owned = leased + found.claimed + delayed;
         self.compare("ready_count", hot.ready_count.get(), ready);
         self.compare("dead_count", hot.dead_count.get(), dead);
+        self.compare("notes", u64::from(hot.notes.get()), notes);
         self.compare("owned_count", hot.owned_count.get(), owned);
         self.compare("delayed_count", hot.delayed_count.get(), delayed);
         let is_marked = u64::from(hot.phase.get() & DELAYING != 0);

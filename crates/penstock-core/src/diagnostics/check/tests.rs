@@ -835,6 +835,7 @@ fn damage_to_notes_is_found() {
                 "it is a note, and no item names it",
             ),
             (|s| note(s).commit(StateWord::FREE), "it is on no list"),
+            (|s| s.hot().notes.add(1), "notes: a recount differs"),
         ],
     );
     // The rebuild keeps a note that an item names, and frees any other.

@@ -58,6 +58,32 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// Makes a heap of delayed items, which are linked as a list. Its root.
+    ///
+    /// In a time that grows with their number only, because few of the heaps that are merged are large.
+    pub(crate) fn delayed_heap_of(&self, mut list: u32) -> Result<u32, Error> {
+        // heaps[i] is empty or has 2^i slots, as in a binary counter.
+        let mut heaps = [0u32; 32];
+        let mut walk = self.walk();
+        while list != 0 {
+            self.step(&mut walk)?;
+            let next = self.slot(list)?.next.get();
+            let mut heap = self.insert(0, list, TIME)?;
+            for place in &mut heaps {
+                let other = core::mem::take(place);
+                if other == 0 {
+                    *place = heap;
+                    break;
+                }
+                heap = self.merge_heaps(other, heap, TIME)?;
+            }
+            list = next;
+        }
+        heaps
+            .into_iter()
+            .try_fold(0, |all, heap| self.merge_heaps(all, heap, TIME))
+    }
+
     fn insert(&self, root: u32, index: u32, key: Key) -> Result<u32, Error> {
         let slot = self.slot(index)?;
         slot.next.set(0);
