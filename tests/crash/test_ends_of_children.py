@@ -120,13 +120,15 @@ def test_a_thread_produces(method: str, make: Any) -> None:
 
 def work_in_a_pool(q: Any, goal: Any) -> None:
     """Leave work to a pool's threads, which is not shut down."""
+    began = threading.Event()
 
     def work() -> None:
         with q.lease(), q.producing():
+            began.set()
             goal.get()
 
     ThreadPoolExecutor(1).submit(work)
-    until(lambda: q.statistics().producers == 1)
+    began.wait()
 
 
 @every_method
@@ -237,6 +239,22 @@ def test_the_status_is_known_after_the_threads(method: str, status: int) -> None
     assert process.exitcode == status
     now = q.statistics()
     assert (now.queued, now.unfinished) == (int(status != 0), 1)
+
+
+def test_a_fork_while_an_exception_is_handled() -> None:
+    """The child ends in order: the exception is its parent's."""
+    q = JoinableQueue[str]()
+    q.put_many("abc")
+    q.get()
+    q.task_done()
+    try:
+        raise Failed
+    except Failed:
+        process = multiprocessing.get_context("fork").Process(target=q.get)
+        process.start()
+    process.join()
+    now = q.statistics()
+    assert (now.queued, now.unfinished, now.redeliveries) == (1, 2, 0)
 
 
 def produce(q: Any) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _armed = False
 _exit_code_of_child: int | None = 0
 _last_error_of_parent: BaseException | None = None
+_error_of_parent: BaseException | None = None
 _is_in_bootstrap = False
 _is_put_off = False
 
@@ -96,7 +97,8 @@ def _ends_by_an_error() -> bool:
     # A child of `multiprocessing`: up to Python 3.12 it ends inside a `finally`, where the exception is still
     # raised; later it ends after `_bootstrap`, and only the exit code is left.
     error = sys.exception()
-    if error is not None:
+    # One that the parent handled when it forked is none of the child's.
+    if error is not None and error is not _error_of_parent:
         return not (isinstance(error, SystemExit) and error.code in (None, 0))
     if _exit_code_of_child != 0:
         return True
@@ -123,7 +125,8 @@ def _note_exit_codes() -> None:
 
     @wraps(bootstrap)
     def noting(*args: Any, **kwargs: Any) -> Any:
-        global _exit_code_of_child, _is_in_bootstrap
+        global _error_of_parent, _exit_code_of_child, _is_in_bootstrap
+        _error_of_parent = sys.exception()
         _is_in_bootstrap = True
         try:
             _exit_code_of_child = bootstrap(*args, **kwargs)
