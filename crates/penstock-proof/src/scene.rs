@@ -37,7 +37,11 @@ impl Asleep {
                 age_waiters_after(Duration::ZERO);
             }
             let done = match kind {
-                Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()),
+                Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()).inspect(|_| {
+                    if queue.options().acknowledged {
+                        queue.task_done().unwrap(); // or the item comes again after the sleeper's end
+                    }
+                }),
                 Sleeper::Putter | Sleeper::Sender => try_put(queue, SLEEPERS_ITEM).map(|()| SLEEPERS_ITEM),
                 Sleeper::Joiner => with_patience(surely(), |wait| queue.join(wait)).map(|()| 0),
             };
