@@ -209,8 +209,8 @@ MUTANTS = [
         "kept-ignored",
         "the sweep redelivers items of a plain queue that their dead getter had read or kept",
         f"{CORE}/state/slot.rs",
-        "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)",
-        "!acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED) && false",
+        "!acknowledged && matches!(slot.mark(), KEPT | ENDED)",
+        "!acknowledged && matches!(slot.mark(), KEPT | ENDED) && false",
         (core("stopped", "the_end_of_a_borrow_is_put_off"),),
     ),
     Mutant(
@@ -261,6 +261,7 @@ MUTANTS = [
         f"{CORE}/state/transition.rs",
         """\
         slot.seq.set(seq);
+        self.note_time(slot);
         fault!("put.numbered");
         slot.commit(StateWord::unowned(State::Ready, 0));
 """,
@@ -538,8 +539,8 @@ MUTANTS = [
         "due-beyond-all-leases",
         "a time is so late that no lease can be numbered behind it",
         f"{CORE}/state/delay.rs",
-        ".saturating_add(1).min(NEVER))",
-        ".saturating_add(u64::MAX))",
+        "            .saturating_add(1)\n            .min(NEVER),\n",
+        "            .saturating_add(u64::MAX),\n",
         (core("delays", "points::death_before_the_longest_delay"),),
     ),
     Mutant(
@@ -2169,8 +2170,8 @@ Some(State::Handed | State::HandedDone) => {
         "done-frees-what-is-read",
         "task_done() frees a payload that is still lent",
         f"{CORE}/state/leases.rs",
-        "        if slot.borrowed.get() != 0 {\n            // The payload",
-        "        if slot.borrowed.get() != 0 && false {\n            // The payload",
+        "        if slot.mark() != 0 {\n            // The payload",
+        "        if slot.mark() != 0 && false {\n            // The payload",
         (STATE_MACHINE,),
     ),
     Mutant(
@@ -2178,7 +2179,7 @@ Some(State::Handed | State::HandedDone) => {
         "an item whose payload was kept stays leased, and is redelivered",
         f"{CORE}/state/deliver.rs",
         """\
-        slot.borrowed.set(KEPT);
+        slot.set_mark(KEPT);
         if slot.word().state() == Some(State::Leased) && !self.shared.options.acknowledged {
             self.keep_memory(index)?;
 """,

@@ -61,6 +61,11 @@ def described(letter: Any) -> tuple[Any, ...]:
     return letter.item, letter.id, letter.deliveries, letter.reason, letter.traceback, letter.deaths
 
 
+def taken(q: Any) -> Any:
+    with q.lease() as lease:
+        return lease.item
+
+
 def test_a_letter_travels(make: Callable[..., Any]) -> None:
     q = make(max_deliveries=0)
     q.put(["a"])
@@ -72,14 +77,14 @@ def test_a_letter_travels(make: Callable[..., Any]) -> None:
     assert len(letters) == 2
     other = make()
     other.put(letters)
-    received = other.get()
+    received = taken(other)
     for found, letter in zip([*received, *pickle.loads(pickle.dumps(letters))], letters * 2, strict=True):
         assert found is not letter
         assert (found, described(found)) == (letter, described(letter))
         assert type(found.deaths) is tuple
     for copied in (copy.copy(letters[0]), *copy.deepcopy(letters)):
         assert copied in letters
-    with fork(lambda: q.requeue(other.get()[:1])) as child:
+    with fork(lambda: q.requeue(taken(other)[:1])) as child:
         other.put(received)
         assert child.wait() == 0
     assert q.purge(pickle.loads(pickle.dumps(received))) == 1

@@ -154,9 +154,9 @@ def test_the_putter_may_die(make: Callable[..., Any]) -> None:
 
 def test_a_getter_that_would_be_next_is_killed(make: Callable[..., Any]) -> None:
     q = make()
-    q.put("a", delay=10 * SHORT)
     with fork(take, q) as first, fork(take, q) as second:
         until(lambda: q.statistics().waiting_getters == 2)
+        q.put("a", delay=40 * SHORT)
         second.kill()
         second.wait()
         assert first.result() == "a"
