@@ -375,6 +375,8 @@ pub struct Operation {
     /// What the survivor does once the victim sleeps.
     pub when_asleep: Option<fn(&Arc<Queue>, &mut Log)>,
     pub sleeper: Option<Sleeper>,
+    /// It comes when the victim has done what it does before.
+    pub sleeper_is_last: bool,
     /// What the victim puts, in this order: each is in the queue whole, or not at all, and not without those
     /// before it.
     pub puts: &'static [Item],
@@ -447,6 +449,7 @@ const DEFAULT: Operation = Operation {
     ages: false,
     when_asleep: None,
     sleeper: None,
+    sleeper_is_last: false,
     puts: &[],
     takes: &[],
     buries: &[],
@@ -819,6 +822,7 @@ pub const OPERATIONS: &[Operation] = &[
         before: hold_one,
         run: |victim| victim.settle(Verdict::Released),
         sleeper: Some(Sleeper::Getter),
+        sleeper_is_last: true,
         second_deaths: 1,
         ..DEFAULT
     },

@@ -37,7 +37,11 @@ impl Asleep {
                 age_waiters_after(Duration::ZERO);
             }
             let done = match kind {
-                Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()),
+                Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()).inspect(|_| {
+                    if queue.options().acknowledged {
+                        queue.task_done().unwrap(); // or the item comes again after the sleeper's end
+                    }
+                }),
                 Sleeper::Putter | Sleeper::Sender => try_put(queue, SLEEPERS_ITEM).map(|()| SLEEPERS_ITEM),
                 Sleeper::Joiner => with_patience(surely(), |wait| queue.join(wait)).map(|()| 0),
             };
@@ -97,7 +101,19 @@ impl Scene {
             with_patience(Patience::NoWait, |wait| queue.join(wait)).unwrap();
         }
         let mut log = Log::default();
+        if operation.sleeper_is_last {
+            // Finds out how many processors there are, as a sleeper that comes first makes the survivor do: the
+            // victim knows it, then.
+            let none = get(&queue, Patience::Until(Instant::now() + Duration::from_millis(1)));
+            assert_eq!(none, Err(Error::Empty));
+        }
         (operation.prepare)(&queue, &mut log);
+        let mut fall_asleep = || {
+            operation
+                .sleeper
+                .map(|kind| Asleep::new(kind, operation.ages, &queue, &mut log))
+        };
+        let first_asleep = (!operation.sleeper_is_last).then(&mut fall_asleep);
         let second = recovery.map(|recovery| victim(recovery, &queue));
         let first = match outsider {
             Some(child) => {
@@ -106,10 +122,7 @@ impl Scene {
             }
             None => victim(operation, &queue),
         };
-        // After the victim is ready: what it has taken before, no sleeper takes.
-        let sleeper = operation
-            .sleeper
-            .map(|kind| Asleep::new(kind, operation.ages, &queue, &mut log));
+        let sleeper = first_asleep.unwrap_or_else(fall_asleep);
         let scene = Scene {
             operation,
             queue,
