@@ -190,6 +190,12 @@ impl History {
         )
     }
 
+    /// Whether items were delayed, or dead letters put back.
+    pub fn has_late_items(&self) -> bool {
+        let is_late = |event: &Event| matches!(event.call, Call::PutLater(_) | Call::Requeue);
+        self.events.iter().any(is_late)
+    }
+
     /// Deaths of getters that were handed an item.
     pub fn died_handed(&self) -> usize {
         self.deaths.iter().filter(|death| death.was_handed).count()
