@@ -27,7 +27,6 @@ use crate::operations::lease::Lent;
 use crate::options::{Patience, Wait};
 use crate::state::Section;
 use crate::state::deliver::Delivered;
-use crate::state::pipe_word::Pipe;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
 use crate::units::BATCH;
@@ -111,8 +110,8 @@ impl Queue {
         self.shared.report(result.map_err(|error| {
             let (was_empty, has_ended) = (error == Error::Empty, error == Error::ShutDown);
             let error = self.end_in_vain(error, &mut waiting, wait.patience);
-            if was_empty && self.shared.notifier(Pipe::Traffic).is_watched() {
-                self.found_nothing();
+            if was_empty {
+                self.was_in_vain(Kind::Item);
             }
             // What was discarded, perhaps by this call's section, has left memory.
             if has_ended && wait.patience != Patience::TryLock && self.is_trim_due() {

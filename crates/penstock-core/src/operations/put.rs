@@ -62,8 +62,14 @@ impl Queue {
         waiting: &mut Waiting,
         patience: Patience,
     ) -> Result<T, Error> {
-        self.shared
-            .report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
+        self.shared.report(result.map_err(|error| {
+            let was_full = error == Error::Full;
+            let error = self.end_in_vain(error, waiting, patience);
+            if was_full {
+                self.was_in_vain(Kind::Room);
+            }
+            error
+        }))
     }
 
     /// Puts items, each of one part, in order. Consecutive small ones are put in one critical section, as far

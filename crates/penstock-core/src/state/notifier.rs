@@ -33,6 +33,9 @@
 //! A byte says that the queue is shut down although an item may come back, for which a get that may wait
 //! waits: a watcher's own process may have the last item in hand, and then no other section would tell it.
 //!
+//! A section that delays an item which is due before all others promises a byte, too, if none is there. It
+//! wakes a watcher, which notes when that item is due (`time_until_due`); the next section drains it.
+//!
 //! pipe_word.rs has the states of a pipe and their changes. While no process watches for what a pipe tells,
 //! its word is not kept up; it still says what the pipe holds, and a process that begins to watch ends a
 //! critical section.
@@ -68,7 +71,7 @@ use crate::memory::layout::{Kind, Participant, ParticipantId};
 use crate::platform;
 use crate::state::line::{DUE, has_line, watchers};
 use crate::state::line_end::Use;
-use crate::state::pipe_word::{DRAINED, Pipe, PipeEnds, UNKNOWN, change, drain, next};
+use crate::state::pipe_word::{DRAINED, Pipe, PipeEnds, SIGNALLED, UNKNOWN, change, drain, next};
 use crate::state::{Section, Shared};
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
@@ -181,6 +184,8 @@ pub(crate) struct Due {
     pub promises: [Option<(End, u32)>; 2],
     /// A notifier is to be opened.
     pub opens: bool,
+    /// And then a byte to be promised, because an item is due before all others.
+    pub tells: bool,
 }
 
 /// What is due once the lock is released.
@@ -221,9 +226,28 @@ impl Section<'_> {
         }
         for pipe in Pipe::ALL {
             if let Some(wanted) = self.wanted_change(pipe) {
+                self.count_finish(pipe);
                 self.change_notifier(pipe, wanted);
             }
         }
+    }
+
+    /// A delayed item is due before all others: who watches for items learns when. Without a line, because a
+    /// connection delays nothing.
+    #[cold]
+    pub(crate) fn tell_of_earlier_due(&mut self) {
+        if has_line(self.hot()) || !self.is_traffic_asleep() {
+            return;
+        }
+        match self.end_at_hand(Pipe::Traffic) {
+            Some(_) => self.change_notifier(Pipe::Traffic, SIGNALLED),
+            None => self.note_due(|due| (due.opens, due.tells) = (true, true)),
+        }
+    }
+
+    /// Whether this section has promised a byte to a pipe.
+    pub(crate) fn has_promised(&self, pipe: Pipe) -> bool {
+        matches!(self.after_release, AfterRelease::Notify(due) if due.promises[pipe as usize].is_some())
     }
 
     fn change_notifier(&mut self, pipe: Pipe, wanted: u32) {
@@ -265,6 +289,25 @@ impl Section<'_> {
             if let Some(end) = self.end_at_hand(Pipe::Traffic) {
                 drain(&self.hot().pipe_state, &end);
             }
+        }
+    }
+
+    /// Compares what a pipe tells of that with the truth, after an operation was in vain. A writer that is
+    /// stopped between its byte and the comparison may have left a byte too many, or have drained a full
+    /// pipe. The end of the section restores what differs.
+    pub(crate) fn correct_notifier(&mut self, kind: Kind) {
+        let pipe = Pipe::of(kind);
+        let word = pipe.word(self.hot());
+        let Some(end) = self.end_at_hand(pipe) else {
+            return;
+        };
+        let is_wrong = match kind {
+            Kind::Item => return self.drain_if_empty(),
+            Kind::Room => !self.shared.has_room() && platform::is_pipe_writable(end.writing),
+            Kind::Finish => self.hot().unfinished.get() > 0 && platform::is_pipe_readable(end.reading),
+        };
+        if is_wrong {
+            word.set(next(word.get(), UNKNOWN));
         }
     }
 

@@ -179,7 +179,7 @@ impl Section<'_> {
             return Ok(());
         }
         let is_hopeless = self.hot().is_closed()
-            || patience == Patience::NoWait
+            || matches!(patience, Patience::NoWait | Patience::Briefly)
             || self.has_in_hand(self.my_index(), PORTION, &mut { PORTION })?
             || !self.may_return()?;
         match patience {

@@ -4,14 +4,14 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use penstock_core::{Awaited, Buffer, Error, Queue, TakenItem, Wait};
+use penstock_core::{Awaited, Buffer, Error, InHand, Patience, Queue, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{attempt, in_time, patiently};
+use crate::queue::attempt::{Tried, try_briefly, try_now};
 use crate::queue::classes::{QueueBase, open};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
@@ -26,67 +26,75 @@ fn open_any<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     }
 }
 
-/// `None` for an operation that would have to wait for an item.
-fn unless_early<T>(queue: &Arc<Queue>, taken: Result<T, Error>) -> Result<Option<T>, Error> {
+/// An operation that finds a queue shut down is early, too, if an item may come back: the attempt waits for
+/// nothing, but the task does.
+fn unless_early<T>(queue: &Arc<Queue>, taken: Result<T, Error>) -> Result<T, Error> {
     match taken {
-        Err(error) if errors::is_time_out(&error) => Ok(None),
-        // The attempt waits for nothing, but the task does.
-        Err(Error::ShutDown) if Source::Items { queue, end: None }.may_return()? => Ok(None),
-        taken => taken.map(Some),
+        Err(Error::ShutDown) if Source::Items { queue, end: None }.may_return(Patience::Briefly)? => {
+            Err(Error::Empty)
+        }
+        taken => taken,
     }
 }
 
-/// Takes an item if there is one.
-pub fn get_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Bound<'py, PyAny>>> {
+/// Takes an item if there is one, for that task.
+pub fn get_now<'py>(handle: &Bound<'py, Handle>, task: u32) -> PyResult<Option<Bound<'py, PyAny>>> {
     let call = open_any(handle)?;
     let queue = call.queue();
     reserve::hold()?;
     tasks::note();
-    let _ = queue.last_taken(); // what was taken before is not asked for any more
     let mut buffer = Buffer::default();
-    let taken = {
-        let _acting = tasks::act(handle.py(), queue)?;
-        attempt(handle.py(), Deadline::Now, |wait| {
+    let tried = {
+        let _acting = tasks::act_for(handle.py(), queue, task)?;
+        try_now(handle.py(), |wait| {
             unless_early(queue, queue.get(&mut buffer, wait))
         })?
     };
-    taken
+    tried
+        .done()
         .map(|delivery| send_receive::rebuild(handle, &call, delivery, &buffer))
         .transpose()
 }
 
-/// Names the item that this thread has taken last from a `JoinableQueue`.
-pub fn last_taken(handle: &Bound<'_, Handle>) -> PyResult<Option<(u32, u32, u64)>> {
-    let call = open_any(handle)?;
-    let taken = call.queue().last_taken();
-    Ok(taken.map(|item| (item.participant, item.slot, item.number)))
-}
-
-/// Finishes that item, unless it was finished.
-pub fn finish_taken(handle: &Bound<'_, Handle>, named: (u32, u32, u64)) -> PyResult<bool> {
-    let (participant, slot, number) = named;
-    let item = TakenItem {
-        participant,
-        slot,
-        number,
+/// Finishes the item that a loop has in hand, and takes its next one if there is one.
+pub fn get_next_now<'py>(
+    handle: &Bound<'py, Handle>,
+    call: &Call<'_>,
+    in_hand: &mut Option<InHand>,
+    task: u32,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let queue = call.queue();
+    reserve::hold()?;
+    tasks::note();
+    let mut buffer = Buffer::default();
+    let tried = {
+        let _acting = tasks::act_for(handle.py(), queue, task)?;
+        try_now(handle.py(), |wait| {
+            unless_early(queue, queue.get_next(in_hand, &mut buffer, wait))
+        })?
     };
-    Handle::ask(handle, |queue| {
-        attempt(handle.py(), Deadline::Never, |wait| {
-            queue.finish_taken(item, wait)
-        })
-    })
+    tried
+        .done()
+        .map(|delivery| send_receive::rebuild(handle, call, delivery, &buffer))
+        .transpose()
 }
 
 /// Takes the items that are there, `most` at most.
-pub fn get_many_now<'py>(handle: &Bound<'py, Handle>, most: Option<usize>) -> PyResult<Bound<'py, PyList>> {
+pub fn get_many_now<'py>(
+    handle: &Bound<'py, Handle>,
+    most: Option<usize>,
+    task: u32,
+) -> PyResult<Bound<'py, PyList>> {
     let call = open_any(handle)?;
     let queue = call.queue();
     tasks::note();
-    batches::get_many_by(handle, &call, most, |batch| {
-        let _acting = tasks::act(handle.py(), queue)?;
-        attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, queue.get_many(batch, wait)).map(drop)
-        })
+    batches::get_many_by(handle, &call, most, (task, Deadline::Briefly), |batch| {
+        let _acting = tasks::act_for(handle.py(), queue, task)?;
+        let tried = try_now(handle.py(), |wait| {
+            unless_early(queue, queue.get_many(batch, wait))
+        })?;
+        tried.done();
+        Ok(())
     })
 }
 
@@ -97,13 +105,14 @@ pub fn hold_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Pair<'py>>>
     reserve::hold()?;
     tasks::note();
     let mut buffer = Buffer::default();
-    let taken = {
+    let tried = {
         let _acting = tasks::act(handle.py(), queue)?;
-        attempt(handle.py(), Deadline::Now, |wait| {
+        try_now(handle.py(), |wait| {
             unless_early(queue, queue.hold(&mut buffer, wait))
         })?
     };
-    taken
+    tried
+        .done()
         .map(|taken| leases::rebuild(handle, &call, &buffer, taken))
         .transpose()
 }
@@ -115,33 +124,39 @@ pub fn hold_many_now<'py>(handle: &Bound<'py, Handle>, most: usize) -> PyResult<
     tasks::note();
     leases::take_many_by(handle, &call, most, |batch, held| {
         let _acting = tasks::act(handle.py(), queue)?;
-        attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, queue.hold_many(batch, held, wait)).map(drop)
-        })
+        let tried = try_now(handle.py(), |wait| {
+            unless_early(queue, queue.hold_many(batch, held, wait))
+        })?;
+        tried.done();
+        Ok(())
     })
+}
+
+/// Whether it is worth while to pickle an object: there is room for it, or the put raises.
+pub fn is_worth_pickling(call: &Call<'_>) -> bool {
+    let is_ready = call.queue().is_ready(Awaited::Room);
+    if !is_ready {
+        Tried::<()>::Early.done();
+    }
+    is_ready
 }
 
 /// Puts an object if there is room. It is not pickled if there is none.
 pub fn put_if_room(handle: &Bound<'_, Handle>, object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let call = open_any(handle)?;
-    if !call.queue().is_ready(Awaited::Room) {
-        return Ok(false);
-    }
-    put_now(&call, object)
+    Ok(is_worth_pickling(&call) && put_now(&call, object)?)
 }
 
 /// The same with an object that is pickled in any case.
 pub fn put_now(call: &Call<'_>, object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = object.py();
     send_receive::send_by(call, object, |pieces, is_large| {
-        let put = |wait: Wait<'_>| match call.put(pieces, wait) {
-            Err(error) if errors::is_time_out(&error) => Ok(None),
-            put => put.map(Some),
+        let put = |wait: Wait<'_>| call.put(pieces, wait);
+        let tried = match is_large {
+            true => try_briefly(py, put),
+            false => try_now(py, put),
         };
-        match is_large {
-            true => patiently(py, Deadline::Now, put),
-            false => attempt(py, Deadline::Now, put),
-        }
+        Ok(tried?.done())
     })
 }
 
@@ -158,10 +173,15 @@ pub fn put_many_now(
     Ok((start + count, put.err()))
 }
 
-/// Whether all items are done. Begins to acknowledge, as `join` does.
-pub fn join_now(handle: &Bound<'_, Handle>) -> PyResult<bool> {
+/// `None` if all items are done, or were at a moment since this has returned the number `since`. Begins to
+/// acknowledge, as `join` does.
+pub fn join_now(handle: &Bound<'_, Handle>, since: u64) -> PyResult<Option<u64>> {
+    // 0 is no such number.
+    let mut since = since.checked_sub(1);
     Handle::ask(handle, |queue| {
-        attempt(handle.py(), Deadline::Now, |wait| in_time(queue.join(wait)))
+        let tried = try_now(handle.py(), |wait| queue.join_since(&mut since, wait))?;
+        let number = since.map_or(0, |since| since.wrapping_add(1));
+        Ok(if tried.done().is_some() { None } else { Some(number) })
     })
 }
 
@@ -181,10 +201,7 @@ pub fn awaited(kind: u32) -> PyResult<Awaited> {
 pub fn descriptor(handle: &Bound<'_, Handle>, awaited: Awaited) -> PyResult<Option<RawFd>> {
     let py = handle.py();
     Handle::ask(handle, |queue| {
-        patiently(py, Deadline::Now, |wait| match queue.watch_for(awaited, wait) {
-            Err(Error::Busy | Error::Stopped { .. }) => Ok(None),
-            watched => watched.map(Some),
-        })
+        Ok(try_briefly(py, |wait| queue.watch_for(awaited, wait))?.done())
     })
 }
 
