@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         def _has_ended(self) -> bool: ...
         def _tend(self, slices: int) -> None: ...
         def _time_until_due(self) -> float | None: ...
+        def _finishes(self) -> int: ...
         @staticmethod
         def _was_stuck() -> bool: ...
 
@@ -92,7 +93,7 @@ class Waiter:
 class Turns:
     """The tasks of one loop that wait for one thing at one queue."""
 
-    __slots__ = ("awaited", "descriptor", "due", "event", "is_stuck", "waiters")
+    __slots__ = ("awaited", "descriptor", "due", "event", "finishes", "is_stuck", "waiters")
 
     def __init__(self, awaited: int) -> None:
         self.awaited = awaited
@@ -104,6 +105,8 @@ class Turns:
         self.is_stuck = False
         # When a delayed item is due, by the clock of `time.monotonic`.
         self.due = _NEVER
+        # How often all was done when the first of those began that wait for that; -1 if none does.
+        self.finishes = -1
 
     def first(self) -> Waiter:
         """The task whose turn it is."""
@@ -198,6 +201,8 @@ class Hub:
             due = handle._time_until_due()
             turns.due = _NEVER if due is None else time.monotonic() + max(due, SOON)
             self.soonest = min(self.soonest, turns.due)
+        if turns.awaited == END and turns.finishes < 0:
+            turns.finishes = handle._finishes()
         if turns.awaited == ITEM and handle._has_ended():
             # Its descriptor is readable for good. What the task waits for is an item that may come back, or
             # is delayed: the end of each slice tries again.
@@ -327,6 +332,10 @@ class Hub:
                     handle._tend(self.slices)
                 if is_stuck or turns.descriptor < 0 and handle._has_ended():
                     self.wake_next(turns)
+                elif turns.awaited == END and handle._finishes() != turns.finishes:
+                    # All was done, and others were put before the loop has seen it.
+                    turns.finishes = -1
+                    self.wake_all(turns)
                 elif turns.descriptor < 0:
                     self.listen(turns, handle)
                 if any(waiter.handle._closed for waiter in turns.waiters):

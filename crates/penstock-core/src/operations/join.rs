@@ -30,6 +30,11 @@ impl Queue {
         }))
     }
 
+    /// The number that [`join_since`](Self::join_since) compares, by an unlocked read.
+    pub fn finishes(&self) -> u64 {
+        self.shared.segment.hot().finishes.get()
+    }
+
     fn wait_until_finished(
         &self,
         waiting: &mut Waiting,

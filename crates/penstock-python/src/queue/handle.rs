@@ -611,6 +611,11 @@ impl Handle {
         awaiting::join_now(slf, since)
     }
 
+    /// How often all items were done, while a process waited for that with a descriptor.
+    fn _finishes(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        Handle::ask(slf, |queue| Ok(queue.finishes()))
+    }
+
     /// Seconds until the first delayed item is due. None if none is delayed.
     fn _time_until_due(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
         Handle::ask(slf, |queue| Ok(queue.time_until_due().map(|time| time.as_secs_f64())))
