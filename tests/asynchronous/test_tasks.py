@@ -283,7 +283,7 @@ def test_a_lease_in_a_task_takes_no_time_out(run: Run) -> None:
     run(main)
 
 
-# ------------------------------------------------------------------------------ the loop's own item comes last
+# ----------------------------------------------------------------------------- the loop's own item comes last
 
 
 @pytest.mark.parametrize("done", [1, 2])

@@ -435,8 +435,8 @@ def test_iteration_ends_with_the_shutdown(run: Run) -> None:
 
 
 def test_what_does_not_pickle_is_not_put(run: Run) -> None:
-    queue = penstock.Queue(maxsize=1)
-    queue.put("full")
+    queue = penstock.Queue(maxsize=2)
+    queue.put_many(["full", "full"])
 
     async def put() -> None:
         with pytest.raises(Exception, match="pickle"):
@@ -446,7 +446,7 @@ def test_what_does_not_pickle_is_not_put(run: Run) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(put)
             await until_waiting(1)
-            queue.get()
+            queue.get_many()
         await put()
         with pytest.raises(Exception, match="pickle") as caught:
             await queue.aput_many(["a", lambda: None])

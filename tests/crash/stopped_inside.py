@@ -471,7 +471,7 @@ def test_a_loop_runs_on(call: str, is_empty: bool) -> None:
 
 @pytest.mark.parametrize("end", ["next", "done", "fails", "cancelled", "batch"])
 def test_a_task_settles_beside_a_loop_that_runs_on(end: str) -> None:
-    """The end of a lease's block, and the next step of a loop, wait for the lock without stopping the loop."""
+    """The end of a lease's block, and the next step of an iteration, wait for the lock and let others run."""
     queue = JoinableQueue[Any]()
     queue.put_many("ab")
 

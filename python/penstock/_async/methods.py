@@ -96,8 +96,8 @@ class AsyncMethods(Generic[T]):
         """Take the item that was put first out of the queue, and return it. Waits until there is one.
 
         The item of a `JoinableQueue` is the task's that calls this, also if another one awaits the result, as
-        with `asyncio.wait_for` and `asyncio.create_task`. A task that is cancelled has taken nothing. Raises what `get` raises; and OSError if the task has to
-        wait and the system has no descriptor left.
+        with `asyncio.wait_for` and `asyncio.create_task`. A task that is cancelled has taken nothing. Raises
+        what `get` raises; and OSError if the task has to wait and the system has no descriptor left.
 
         >>> import asyncio, penstock
         >>> q = penstock.Queue()

@@ -14,8 +14,8 @@ has taken nothing, and the next one tries.
 While tasks wait, the hub checks ten times a second for dead processes, as every waiting thread does. If a
 delayed item is due before that, it wakes up then.
 
-No attempt waits longer than some milliseconds for the queue's lock. If a stopped process keeps it, the task is
-*stuck*: it tries again at the end of each slice, whatever the descriptor says, and the loop goes on.
+No attempt waits longer than 5 ms for the queue's lock. If a stopped process keeps it, the task is *stuck*: it
+tries again at the end of each slice, whatever the descriptor says, and the loop goes on.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         def _was_stuck() -> bool: ...
 
 
-# What a task waits for; the binding knows these numbers. And the lock, if a stopped process keeps it: for that
+# What a task waits for; the binding knows the first three numbers. For the lock, which a stopped process has,
 # there is no descriptor.
 ITEM, ROOM, END, LOCK = 0, 1, 2, 3
 
@@ -65,8 +65,8 @@ _NEVER = float("inf")
 _IN, _OUT = 0x1, 0x4  # EPOLLIN and EPOLLOUT
 _ALWAYS = 0x8 | 0x10  # EPOLLERR and EPOLLHUP: an attempt finds out what is wrong
 
-# How often this process was forked. A child has open what its parent has, also after that was closed here: the
-# kernel goes on reporting it to an epoll descriptor that waits for it.
+# How often this process was forked. A child has open what its parent has, also after that was closed here.
+# The kernel goes on reporting it to an epoll descriptor that waits for it.
 forks = 0
 
 
@@ -74,6 +74,7 @@ def count_fork() -> None:
     """Count a fork, in the parent."""
     global forks
     forks += 1
+
 
 # The ids of those turns of this process for which tasks wait, whatever their loops. (Not the turns: a loop
 # may be collected with its tasks.)
@@ -330,7 +331,7 @@ class Hub:
                 if not is_stuck and key[0] not in tended:
                     tended.add(key[0])
                     handle._tend(self.slices)
-                if is_stuck or turns.descriptor < 0 and handle._has_ended():
+                if is_stuck or (turns.descriptor < 0 and handle._has_ended()):
                     self.wake_next(turns)
                 elif turns.awaited == END and handle._finishes() != turns.finishes:
                     # All was done, and others were put before the loop has seen it.

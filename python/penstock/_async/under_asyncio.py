@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import weakref
 
@@ -10,6 +9,7 @@ from .turns import Hub, Waiter
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    import asyncio
     import select
     from collections.abc import Coroutine
     from typing import Any
@@ -66,6 +66,8 @@ class AsyncioHub(Hub):
 
     async def shielded(self, waiting: Coroutine[Any, Any, None]) -> None:
         """Await it to its end. If the task is cancelled meanwhile, it is cancelled after that."""
+        import asyncio  # which the loop has imported
+
         task = self.loop.create_task(waiting)
         cancelled = None
         while not task.done():

@@ -125,9 +125,7 @@ impl Queue {
             match self.get(buffer, attempt) {
                 Err(Error::Empty) => self.await_at_end(&call_end, &mut wait)?,
                 // A caller with more patience waits for the stopped process.
-                Err(Error::EmptyBehindStopped { .. })
-                    if !wait.patience.waits_for_nothing() =>
-                {
+                Err(Error::EmptyBehindStopped { .. }) if !wait.patience.waits_for_nothing() => {
                     let entered = self.enter(&mut wait).map(drop);
                     self.shared
                         .report(entered.map_err(|error| Kind::Item.map_timeout(error, wait.patience)))?;

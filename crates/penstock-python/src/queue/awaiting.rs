@@ -181,7 +181,11 @@ pub fn join_now(handle: &Bound<'_, Handle>, since: u64) -> PyResult<Option<u64>>
     Handle::ask(handle, |queue| {
         let tried = try_now(handle.py(), |wait| queue.join_since(&mut since, wait))?;
         let number = since.map_or(0, |since| since.wrapping_add(1));
-        Ok(if tried.done().is_some() { None } else { Some(number) })
+        Ok(if tried.done().is_some() {
+            None
+        } else {
+            Some(number)
+        })
     })
 }
 

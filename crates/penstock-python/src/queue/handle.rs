@@ -618,7 +618,9 @@ impl Handle {
 
     /// Seconds until the first delayed item is due. None if none is delayed.
     fn _time_until_due(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
-        Handle::ask(slf, |queue| Ok(queue.time_until_due().map(|time| time.as_secs_f64())))
+        Handle::ask(slf, |queue| {
+            Ok(queue.time_until_due().map(|time| time.as_secs_f64()))
+        })
     }
 
     /// The descriptor that tells when that would not wait: readable, or of room writable. None if there is
