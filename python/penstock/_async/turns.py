@@ -27,7 +27,7 @@ from contextlib import suppress
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
     import select
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from typing import Any, Protocol
 
     class Handle(Protocol):
@@ -145,6 +145,10 @@ class Hub:
 
     def change_epoll(self, former: select.epoll) -> None:
         """Let the loop wait with another epoll descriptor."""
+
+    async def shielded(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Await it to its end. If the task is cancelled meanwhile, it is cancelled after that."""
+        raise NotImplementedError
 
     # What it inherits.
 

@@ -499,6 +499,7 @@ impl Handle {
     /// If a process is killed or stopped within about a microsecond of its `put` or `shutdown`, or a worker
     /// is killed with items that come back, the descriptor may stay unreadable until a process calls the
     /// queue. So poll with a time-out, and call `qsize()` then.
+    /// A put with a delay may make it readable once too often: a `get(block=False)` ends that.
     ///
     /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the
     /// queue than there is room for, or if another process waits with a descriptor that this one cannot open
