@@ -51,6 +51,8 @@
 //! | the record counts a watcher, `Hot` does not | the rebuild adds the records up |
 //! | pipe drained, filled, or byte promised, lock held | the rebuild stores UNKNOWN; its section restores |
 //! | FULL stored, the pipe not filled, lock held | the same |
+//! | all is done, not counted in `finishes` | the pipe is UNKNOWN then, and the rebuild's section counts it |
+//! | counted, the pipe not changed | it is counted once more: joiners that begin meanwhile do not wait |
 //! | byte promised, lock released | the next section that ends with the same wish writes a byte (*) |
 //! | byte written, promise not compared | perhaps a byte too many: a watcher that finds no item drains it |
 //! | byte written, drained again, state not compared | the sweep stores UNKNOWN; its section restores (*) |
