@@ -15,7 +15,7 @@ _MOST_OF_A_TRACEBACK = 4096  # bytes
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Any, Generic, NoReturn, Protocol, SupportsIndex, TypeVar
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         ) -> None: ...
         async def _ahold(self) -> tuple[Any, Hold]: ...
         async def _ahold_many(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]: ...
+        async def _asettle(self, attempt: Callable[[], bool | None]) -> None: ...
 
     T = TypeVar("T")
 
@@ -167,6 +168,19 @@ class Lease(_Generic[T]):
             self._hold.release()
         self._is_settled = True
 
+    async def _aleave(self, queue: Queue, error: BaseException | None) -> None:
+        """The same for a task. Other tasks run while a stopped process keeps the queue's lock."""
+        if self._is_settled or self._pid != os.getpid():
+            return
+        if error is None:
+            await queue._asettle(self._hold.finish_now)
+        elif isinstance(error, Exception):
+            text = _text_of(error)
+            await queue._asettle(lambda: self._hold.fail_now(text))
+        else:
+            await queue._asettle(self._hold.release_now)
+        self._is_settled = True
+
     def _release_if_unsettled(self) -> None:
         if not self._is_settled and self._pid == os.getpid():
             self._hold.release()
@@ -266,7 +280,8 @@ class Leasing(_Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        if self._lease is not None:
+            await self._lease._aleave(self._queue, error)
 
 
 class Batch(_Generic[T]):
@@ -313,6 +328,16 @@ class Batch(_Generic[T]):
                 lease._release_if_unsettled()
             self._waiting.clear()
 
+    async def _aleave(self, queue: Queue, error: BaseException | None) -> None:
+        """The same for a task."""
+        waiting, self._waiting = self._waiting[::-1], []
+        try:
+            if self._begun is not None:
+                await self._begun._aleave(queue, error)
+        finally:
+            for lease in waiting:
+                await lease._aleave(queue, GeneratorExit())  # as what is no failure: released
+
 
 class LeasingMany(_Generic[T]):
     """What `leases()` returns: a `with`, or an `async with`, takes items, and settles them."""
@@ -358,4 +383,5 @@ class LeasingMany(_Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.__exit__(kind, error, traceback)
+        if self._batch is not None:
+            await self._batch._aleave(self._queue, error)

@@ -1,6 +1,7 @@
 """What is asyncio's alone: its loops that end early, its callbacks, its forks."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -27,6 +28,41 @@ def test_a_loop_that_is_closed_with_waiters() -> None:
     for task in waiting:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
     assert queue.check() == []
+
+
+def test_waiters_of_a_closed_loop_are_collected_quietly(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue, noise = penstock.Queue(), []
+    monkeypatch.setattr(sys, "unraisablehook", noise.append)
+    loop = asyncio.new_event_loop()
+    waiting = [loop.create_task(queue.aget()) for _ in range(3)]
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    for task in waiting:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+    queue.put("item")  # so that one that leaves wakes the next one
+    task = None  # type: ignore[assignment]
+    while waiting:
+        del waiting[0]
+        gc.collect()
+    assert [str(each.exc_value) for each in noise] == []  # type: ignore[attr-defined]
+
+
+def test_what_was_taken_is_not_lost_if_the_next_one_cannot_be_woken() -> None:
+    class Failing(penstock.Queue[Any]):
+        def _is_ready(self, awaited: int) -> bool:
+            raise MemoryError
+
+    queue = Failing()
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(queue.aget()) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        queue.put("first")
+        assert await tasks[0] == "first"
+        queue.put("second")
+        assert await tasks[1] == "second"
+
+    asyncio.run(main())
 
 
 def test_the_next_loop_waits_too() -> None:

@@ -1,13 +1,16 @@
 """What a task has taken is its own: `task_done` finishes its oldest item, and iteration the last one."""
 
+import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import penstock
 from tests.asynchronous.test_waiting import until_waiting
+from tests.support import programs
 from tests.support.children import fork
 from tests.support.waiting import until
 
@@ -341,3 +344,215 @@ def test_a_lease_in_a_task_takes_no_time_out(run: Run) -> None:
                     raise AssertionError
 
     run(main)
+
+
+# ----------------------------------------------------------------------------- the loop's own item comes last
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_the_body_takes_and_finishes_others(run: Run, done: int) -> None:
+    """As in a `for` loop: the first `task_done` is for what the body has taken, the second for the loop's."""
+    queue = penstock.JoinableQueue()
+    queue.put_many("abc")
+
+    async def main() -> None:
+        async for item in queue:
+            assert (item, await queue.aget()) == ("a", "b")
+            for _ in range(done):
+                queue.task_done()
+            break
+
+    assert left_by(lambda: run(main), queue) == (["a", "c"] if done == 1 else ["c"])
+
+
+@pytest.mark.parametrize("others", [0, 1, 3, 100])
+@pytest.mark.parametrize("done", [0, 1, 3, 100])
+def test_each_is_counted_once(run: Run, others: int, done: int) -> None:
+    queue = penstock.JoinableQueue()
+    done = min(done, others + 1)
+    queue.put_many(range(2 + others))
+
+    async def main() -> None:
+        number = 0
+        async for item in queue:
+            if number == 1:
+                assert item == 1 + others
+                break
+            number += 1
+            for _ in range(others):
+                await queue.aget()
+            for _ in range(done):
+                queue.task_done()
+
+    run(main)
+    assert queue.statistics().unfinished == 2 + others - (min(done, others) + 1)
+
+
+def test_loops_inside_each_other(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put_many(range(6))
+    queue.shutdown()
+
+    async def main() -> list[Any]:
+        seen = []
+        async for outer in queue:
+            async for inner in queue:
+                seen.append((outer, inner))
+                if inner % 2:
+                    queue.task_done()
+                    break
+        return seen
+
+    assert run(main) == [(0, 1), (2, 3), (4, 5)]
+    queue.join()
+
+
+def test_loops_of_tasks_beside_each_other(run: Run) -> None:
+    """What one task finishes in its loop's body is never the item of another task's loop."""
+    queue = penstock.JoinableQueue()
+    queue.put_many(range(300))
+    queue.shutdown()
+    wrong = []
+
+    async def work() -> None:
+        async for _ in queue:
+            await anyio.sleep(0)
+            extra = queue.get(block=False) if queue.qsize() else None
+            await anyio.sleep(0)
+            before = queue.statistics().unfinished
+            if extra is not None:
+                queue.task_done()
+                if queue.statistics().unfinished != before - 1:
+                    wrong.append(extra)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(work)
+
+    run(main)
+    assert wrong == []
+    queue.join()
+    assert queue.check() == []
+
+
+class Unbuildable:
+    """Its object cannot be rebuilt."""
+
+    def __reduce__(self) -> Any:
+        return (fail, ())
+
+
+def fail() -> None:
+    raise LookupError("this object cannot be rebuilt")
+
+
+def test_what_cannot_be_rebuilt_is_finished_by_the_next(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put(Unbuildable())
+    queue.put("next")
+
+    async def main() -> None:
+        items = aiter(queue)
+        with pytest.raises(LookupError):
+            await anext(items)
+        assert queue.statistics().unfinished == 2
+        assert await anext(items) == "next"
+        assert queue.statistics().unfinished == 1
+
+    run(main)
+
+
+def test_a_loop_begins_to_acknowledge(run: Run) -> None:
+    """From its first item on nothing is set aside: all that a killed worker has in hand comes back."""
+    queue = penstock.JoinableQueue()
+    queue.put_many("abc")
+
+    async def main() -> None:
+        async for _ in queue:
+            await queue.aget()
+            await queue.aget()
+            break
+
+    assert left_by(lambda: run(main), queue) == ["a", "b", "c"]
+
+
+# ------------------------------------------------------------------------ a task that lets another one await
+
+
+@pytest.mark.parametrize("how", ["wait_for", "create_task", "gather", "wait"])
+@pytest.mark.parametrize("takes", ["aget", "aget_many", "anext"])
+def test_an_item_is_the_task_s_that_calls(how: str, takes: str) -> None:
+    """Two workers take an item each, in tasks of their own. The second one says done."""
+    queue = penstock.JoinableQueue()
+
+    async def work(events: list[asyncio.Event], finishes: bool) -> None:
+        match takes:
+            case "aget":
+                call = queue.aget()
+            case "aget_many":
+                call = queue.aget_many(1)
+            case _:
+                call = anext(aiter(queue))
+        match how:
+            case "wait_for":
+                await asyncio.wait_for(call, 30)
+            case "create_task":
+                await asyncio.create_task(call)
+            case "gather":
+                await asyncio.gather(call)
+            case _:
+                await asyncio.wait([asyncio.ensure_future(call)])
+        events[0].set()
+        await events[1].wait()
+        if finishes:
+            queue.task_done()
+
+    async def main() -> None:
+        queue.put_many("ab")
+        events = [[asyncio.Event(), asyncio.Event()] for _ in range(2)]
+        workers = []
+        for number in range(2):
+            workers.append(asyncio.create_task(work(events[number], number == 1)))
+            await events[number][0].wait()
+        for event in reversed(events):
+            event[1].set()
+            await asyncio.sleep(0)
+        await asyncio.gather(*workers)
+
+    assert left_by(lambda: asyncio.run(main()), queue) == ["a"]
+
+
+def test_tasks_that_await_nothing_finish_their_own(tmp_path: Path) -> None:
+    """A queue that was opened while the loop ran. (In a process of its own, which has awaited nothing.)"""
+    program = """
+import asyncio, os, pickle, signal, penstock
+
+async def work(queue, event, finishes):
+    queue.get(block=False)
+    await event.wait()
+    if finishes:
+        queue.task_done()
+
+async def main():
+    queue = pickle.loads(pickle.dumps(outer))
+    events = [asyncio.Event(), asyncio.Event()]
+    workers = [asyncio.create_task(work(queue, event, n == 1)) for n, event in enumerate(events)]
+    await asyncio.sleep(0)
+    for event in reversed(events):
+        event.set()
+        await asyncio.sleep(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+outer = penstock.JoinableQueue()
+outer.put_many("ab")
+if not os.fork():
+    asyncio.run(main())
+os.wait()
+while outer.statistics().taken:
+    pass
+print(outer.get_many())
+"""
+    programs.write(tmp_path, {"program.py": program})
+    ended = programs.run(programs.PLAIN, ["program.py"], folder=tmp_path)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"['a']\n", b"")

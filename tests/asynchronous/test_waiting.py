@@ -12,7 +12,7 @@ import pytest
 
 import penstock
 from penstock import errors
-from penstock._async import hubs
+from penstock._async import hubs, turns
 from tests.support.children import fork
 
 anyio = pytest.importorskip("anyio")
@@ -222,10 +222,10 @@ def test_an_item_that_comes_back_after_a_shutdown(run: Run) -> None:
     attempts = 0
 
     class Counting(penstock.JoinableQueue):
-        def _get_now(self, nothing: Any, in_loop: bool = False) -> Any:
+        def _get_now(self, nothing: Any, task: int) -> Any:
             nonlocal attempts
             attempts += 1
-            return super()._get_now(nothing, in_loop)
+            return super()._get_now(nothing, task)
 
     queue, told = Counting(), penstock.Queue()
     queue.put("item")
@@ -274,6 +274,126 @@ def test_what_is_delayed_ends_the_wait(run: Run) -> None:
         run(lambda is_shut_down=is_shut_down: main(is_shut_down))
 
 
+@pytest.fixture
+def without_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No slice ends: what is delayed is found at its time."""
+    monkeypatch.setattr(turns, "SLICE", 1000.0)
+
+
+@pytest.mark.parametrize("is_shut_down", [False, True])
+def test_what_is_delayed_is_taken_at_its_time(run: Run, without_slices: None, is_shut_down: bool) -> None:
+    queue = penstock.Queue()
+
+    async def main() -> list[Any]:
+        for number in range(5):
+            queue.put(number, delay=0.05 + 0.01 * number)
+        if is_shut_down:
+            queue.shutdown()
+        return [await queue.aget() for _ in range(5)]
+
+    assert run(main) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("by", ["the loop", "a process"])
+def test_what_is_due_earlier_is_taken_at_its_time(run: Run, without_slices: None, by: str) -> None:
+    """It is put while the task sleeps until a later time, by a process that has not used the queue before."""
+    queue = penstock.Queue()
+    queue.put("later", delay=1000)
+
+    async def main() -> list[Any]:
+        got = []
+
+        async def get() -> None:
+            got.append(await queue.aget())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(get)
+            await until_waiting(1)
+            await anyio.sleep(0.01)  # it sleeps
+            with fork(lambda: by == "a process" and queue.put("soon", delay=0.1)) as child:
+                if by == "the loop":
+                    queue.put("soon", delay=0.1)
+                while not got:
+                    await anyio.sleep(0.01)
+                child.wait()
+        return got
+
+    assert run(main) == ["soon"]
+    assert queue.check() == []
+
+
+def test_a_joiner_does_not_miss_the_end_of_all_work(run: Run) -> None:
+    """Others are put at once, before the loop runs again."""
+    queue = penstock.JoinableQueue()
+    queue.put("first")
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(queue.ajoin)
+            await until_waiting(3)
+            assert queue.get() == "first"
+            queue.task_done()
+            queue.put("second")
+        with anyio.move_on_after(0.3) as scope:
+            await queue.ajoin()
+        assert scope.cancelled_caught, "that one has come later"
+
+    run(main)
+    assert queue.check() == []
+
+
+def test_a_joiner_learns_of_the_end_while_a_process_goes_on(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put(0)
+
+    def work() -> None:
+        number = 0
+        while True:
+            queue.get()
+            queue.task_done()
+            number += 1
+            queue.put(number)
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(queue.ajoin)
+            await until_waiting(1)
+            with fork(work):
+                while sum(len(each.waiters) for each in hubs.hub().turns.values()):
+                    await anyio.sleep(0.01)
+
+    run(main)
+
+
+class Counted:
+    """Counts how often its objects are pickled."""
+
+    pickled = 0
+
+    def __reduce__(self) -> Any:
+        Counted.pickled += 1
+        return (int, (1,))
+
+
+def test_what_finds_no_room_is_not_pickled(run: Run) -> None:
+    queue = penstock.Queue(maxsize=1)
+
+    async def main() -> None:
+        Counted.pickled = 0
+        queue.put("full")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(queue.aput_many, [Counted() for _ in range(10)])
+            await until_waiting(1)
+            await anyio.sleep(0.3)  # the attempts of slices
+            assert Counted.pickled == 0
+            for _ in range(11):
+                await queue.aget()
+
+    run(main)
+    assert Counted.pickled == 10
+
+
 def test_the_death_of_the_last_producer_ends_the_wait(run: Run) -> None:
     queue = penstock.Queue()
 
@@ -315,8 +435,8 @@ def test_iteration_ends_with_the_shutdown(run: Run) -> None:
 
 
 def test_what_does_not_pickle_is_not_put(run: Run) -> None:
-    queue = penstock.Queue(maxsize=1)
-    queue.put("full")
+    queue = penstock.Queue(maxsize=2)
+    queue.put_many(["full", "full"])
 
     async def put() -> None:
         with pytest.raises(Exception, match="pickle"):
@@ -326,7 +446,7 @@ def test_what_does_not_pickle_is_not_put(run: Run) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(put)
             await until_waiting(1)
-            queue.get()
+            queue.get_many()
         await put()
         with pytest.raises(Exception, match="pickle") as caught:
             await queue.aput_many(["a", lambda: None])
@@ -388,6 +508,54 @@ def test_the_next_queue_after_one_was_closed(run: Run) -> None:
                         await anyio.sleep(0)
                     queue.close()
             assert got == [number]
+
+    run(main)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_a_child_that_has_the_former_queue_wakes_nobody(
+    run: Run, monkeypatch: pytest.MonkeyPatch, same: bool
+) -> None:
+    """What it has open is readable for good, and has the number of the next queue's descriptor."""
+    events = 0
+    see_events = turns.Hub.see_events
+
+    def count(hub: turns.Hub) -> None:
+        nonlocal events
+        events += 1
+        see_events(hub)
+
+    monkeypatch.setattr(turns.Hub, "see_events", count)
+
+    async def main() -> None:
+        nonlocal events
+        former = penstock.Queue(maxsize=1)
+        if same:  # a task waits for the next one while the former one's number is known
+            former.put("backlog")
+        async with anyio.create_task_group() as tasks:
+            got: list[Any] = []
+
+            async def get(queue: Any, count: int) -> None:
+                for _ in range(count):
+                    got.append(await queue.aget())
+
+            tasks.start_soon(get, former, 2 if same else 1)
+            await until_waiting(1)
+            with fork(signal.pause):
+                former.put("last")
+                while len(got) < (2 if same else 1):
+                    await anyio.sleep(0)
+                former.put("backlog")
+                former.close()
+                queue = penstock.Queue()
+                tasks.start_soon(get, queue, 1)
+                await until_waiting(1)
+                await anyio.sleep(0.05)
+                before = events
+                await anyio.sleep(0.3)
+                assert events - before < 30
+                queue.put("next")
+        assert got[-1] == "next"
 
     run(main)
 

@@ -520,3 +520,42 @@ queue.task_done()
 queue.join()
 """
     run(f"waits = {waits}\n{program}")
+
+
+def test_a_joiner_does_not_miss_the_end_of_all_work() -> None:
+    """Others are put at once, before the hub runs again."""
+    run("""
+queue = penstock.JoinableQueue()
+queue.put("first")
+joiners = [gevent.spawn(queue.join) for _ in range(3)]
+start = ticks
+while ticks < start + 5:
+    gevent.sleep(0.01)
+queue.get()
+queue.task_done()
+queue.put("second")
+gevent.joinall(joiners, raise_error=True)
+late = gevent.spawn(queue.join)
+late.join(timeout=0.3)
+assert not late.ready()
+""")
+
+
+@pytest.mark.parametrize("made", ["Queue", "JoinableQueue"])
+def test_what_is_delayed_after_a_shutdown_costs_little(made: str) -> None:
+    """The descriptor is readable meanwhile: the wait does not spin."""
+    run(f"""
+from penstock._multiprocessing import greenlets
+queue = penstock.{made}()
+queue.put("later", delay=0.5)
+queue.shutdown()
+sleeps, sleep = 0, greenlets._sleep
+def count(*arguments):
+    global sleeps
+    sleeps += 1
+    sleep(*arguments)
+greenlets._sleep = count
+start = time.monotonic()
+assert queue.get() == "later"
+assert sleeps <= 5 + (time.monotonic() - start) / 0.005, sleeps
+""")

@@ -55,7 +55,6 @@ pub use memory::descriptor::InUse;
 pub use memory::layout::Kind as Awaited;
 pub use operations::delivery::{Batch, Buffer, Taken};
 #[cfg(not(loom))]
-pub use operations::finish_taken::TakenItem;
 pub use operations::get::Delivery;
 pub use operations::iterate::InHand;
 pub use operations::lease::Lent;

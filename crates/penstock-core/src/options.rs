@@ -59,8 +59,18 @@ pub enum Patience {
     /// Takes the lock, but does not wait for room or for an item. Ends with `Error::Stopped`, as
     /// `Error::FullBehindStopped` or `Error::EmptyBehindStopped`, if a stopped process holds the lock.
     NoWait,
+    /// The same, and waits for the lock 5 ms at most each time. Ends with `Error::Busy` if a process that is
+    /// not stopped has kept the lock for so long.
+    Briefly,
     Until(Instant),
     Forever,
+}
+
+impl Patience {
+    /// Whether the operation waits neither for room nor for an item.
+    pub(crate) fn waits_for_nothing(self) -> bool {
+        matches!(self, Patience::TryLock | Patience::NoWait | Patience::Briefly)
+    }
 }
 
 /// Whose items in hand end a wait for an item of a queue that was shut down, and has none left: the caller

@@ -6,6 +6,7 @@ import os
 import sys
 import weakref
 
+from . import turns as _turns
 from .turns import Hub, occupied
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from .turns import Handle
 
 # Of each asyncio loop of this process in which a task has waited, a weak reference: the loop itself has its
-# hub, as a reader. A WeakKeyDictionary, once there is one.
-_hubs: Any = None
+# hub, as a reader.
+_hubs: Any = weakref.WeakKeyDictionary()
+_is_armed = False
 
 
 def is_trio() -> bool:
@@ -37,7 +39,7 @@ def known_hub() -> Hub | None:
 
         return under_anyio.known_hub()
     loop = _running_loop()
-    found = None if loop is None or _hubs is None else _hubs.get(loop)
+    found = None if loop is None else _hubs.get(loop)
     return found and found()
 
 
@@ -62,10 +64,11 @@ def hub() -> Hub:
 
 
 def _arm() -> None:
-    global _hubs
-    if _hubs is None:
-        _hubs = weakref.WeakKeyDictionary()
-        os.register_at_fork(after_in_child=_forget)
+    # Of two threads at once both may do so. Then it is done twice, and does no harm.
+    global _is_armed
+    if not _is_armed:
+        _is_armed = True
+        os.register_at_fork(after_in_parent=_turns.count_fork, after_in_child=_forget)
 
 
 def _forget() -> None:

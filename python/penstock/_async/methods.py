@@ -8,17 +8,17 @@ from contextlib import suppress
 
 from ..errors import ShutDown
 from . import hubs
-from .turns import END, ITEM, NOTHING, ROOM
+from .turns import END, ITEM, LOCK, NOTHING, ROOM
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
     from types import TracebackType
     from typing import Any, Generic, Self, SupportsIndex
 
     from typing_extensions import TypeVar
 
-    from .._native import Hold
+    from .._native import Hold, QueueIterator
 
     T = TypeVar("T", default=Any)
 else:
@@ -47,6 +47,20 @@ async def _take_turn(queue: Any, attempt: Callable[[], Any]) -> Any:
     return taken
 
 
+async def settle(queue: Any, attempt: Callable[[], Any]) -> None:
+    """Make an attempt until it has come to something, which is not None: only the lock may keep it waiting.
+
+    So that what a task leaves is settled, the task is not cancelled before.
+    """
+    if attempt() is None:
+        hub = hubs.hub()
+
+        async def wait() -> None:
+            await hub.wait(queue, LOCK, lambda: NOTHING if attempt() is None else True, False)
+
+        await hub.shielded(wait())
+
+
 class AsyncMethods(Generic[T]):
     """What a task awaits, of all queues. Under asyncio, uvloop, and through anyio under trio.
 
@@ -67,19 +81,24 @@ class AsyncMethods(Generic[T]):
         def _has_ended(self) -> bool: ...
         def _is_over(self, in_loop: bool) -> bool: ...
         def _tend(self, slices: int) -> None: ...
-        def _get_now(self, nothing: Any, in_loop: bool = False) -> Any: ...
-        def _get_many_now(self, max_items: int | None) -> list[T]: ...
+        def _time_until_due(self) -> float | None: ...
+        def _finishes(self) -> int: ...
+        @staticmethod
+        def _was_stuck() -> bool: ...
+        def _caller(self) -> int: ...
+        def _new_loop(self) -> QueueIterator[T]: ...
+        def _get_now(self, nothing: Any, task: int) -> Any: ...
+        def _get_many_now(self, max_items: int | None, task: int) -> list[T]: ...
         def _put_now(self, obj: T) -> bool: ...
         def _put_many_now(self, objs: tuple[T, ...], start: int) -> tuple[int, BaseException | None]: ...
-        def _last_taken(self) -> tuple[int, int, int] | None: ...
-        def _finish_taken(self, name: tuple[int, int, int]) -> bool: ...
         def close(self) -> None: ...
 
-    async def aget(self) -> T:
+    def aget(self) -> Coroutine[Any, Any, T]:
         """Take the item that was put first out of the queue, and return it. Waits until there is one.
 
-        A task that is cancelled has taken nothing. Raises what `get` raises; and OSError if the task has to
-        wait and the system has no descriptor left.
+        The item of a `JoinableQueue` is the task's that calls this, also if another one awaits the result, as
+        with `asyncio.wait_for` and `asyncio.create_task`. A task that is cancelled has taken nothing. Raises
+        what `get` raises; and OSError if the task has to wait and the system has no descriptor left.
 
         >>> import asyncio, penstock
         >>> q = penstock.Queue()
@@ -89,25 +108,28 @@ class AsyncMethods(Generic[T]):
         >>> asyncio.run(main())
         'a'
         """
+        return self._aget(self._caller())
+
+    async def _aget(self, task: int) -> T:
         if "trio" in sys.modules and hubs.is_trio():
             await _checkpoint()
         item: T
         is_behind = hubs.is_behind(self, ITEM)
         if not is_behind:
-            item = self._get_now(NOTHING)
+            item = self._get_now(NOTHING, task)
             if item is not NOTHING:
                 hubs.tell(self, ROOM)
                 return item
-        item = await self._wait_turn(ITEM, lambda: self._get_now(NOTHING), not is_behind)
+        item = await self._wait_turn(ITEM, lambda: self._get_now(NOTHING, task), not is_behind)
         hubs.tell(self, ROOM)
         return item
 
-    async def aget_many(self, max_items: int | None = None) -> list[T]:
+    def aget_many(self, max_items: int | None = None) -> Coroutine[Any, Any, list[T]]:
         """Take the items that are there, `max_items` at most, and return them as a list, oldest first.
 
         If `max_items` is None, as many as are there at the start. Waits for the first item; for more it does
-        not wait, so the list has at least one. A task that is cancelled has taken nothing. Raises what
-        `get_many` raises.
+        not wait, so the list has at least one. Like that of `aget`, they are the task's that calls this, and
+        a task that is cancelled has taken nothing. Raises what `get_many` raises.
 
         >>> import asyncio, penstock
         >>> q = penstock.Queue()
@@ -115,11 +137,14 @@ class AsyncMethods(Generic[T]):
         >>> asyncio.run(q.aget_many(2))
         ['a', 'b']
         """
+        return self._aget_many(max_items, self._caller())
+
+    async def _aget_many(self, max_items: int | None, task: int) -> list[T]:
         if "trio" in sys.modules and hubs.is_trio():
             await _checkpoint()
 
         def attempt() -> Any:
-            return self._get_many_now(max_items) or NOTHING
+            return self._get_many_now(max_items, task) or NOTHING
 
         items: list[T]
         is_behind = hubs.is_behind(self, ITEM)
@@ -241,28 +266,49 @@ class Items(Generic[T]):
     so already. After a `break` or an exception it stays in hand, as after `aget`.
     """
 
-    __slots__ = ("_in_hand", "_queue")
+    __slots__ = ("_loop", "_queue")
 
     def __init__(self, queue: AsyncMethods[T]) -> None:
         self._queue = queue
-        self._in_hand: tuple[int, int, int] | None = None
+        self._loop = queue._new_loop()
 
     def __aiter__(self) -> Self:
         """Return itself."""
         return self
 
-    async def __anext__(self) -> T:
+    def __anext__(self) -> Coroutine[Any, Any, T]:
         """Finish the item in hand, and take the next one."""
-        if self._in_hand is not None:
-            self._queue._finish_taken(self._in_hand)
-            self._in_hand = None
-        queue = self._queue
+        return self._next(self._queue._caller())
+
+    async def _next(self, task: int) -> T:
+        queue, loop = self._queue, self._loop
         try:
-            item: T = await _take_turn(queue, lambda: queue._get_now(NOTHING, True))
+            if "trio" in sys.modules and hubs.is_trio():
+                await self._finish(task)
+                await _checkpoint()
+            is_behind = hubs.is_behind(queue, ITEM)
+            if not is_behind:
+                item: T = loop._next_now(NOTHING, task)
+                if item is not NOTHING:
+                    hubs.tell(queue, ROOM)
+                    return item
+            has_tried = not (is_behind or queue._was_stuck())
+            await self._finish(task)
+            item = await hubs.hub().wait(
+                queue, ITEM, lambda: loop._next_now(NOTHING, task), has_tried, in_loop=True
+            )
         except ShutDown:
             raise StopAsyncIteration from None
-        self._in_hand = queue._last_taken()
+        hubs.tell(queue, ROOM)
         return item
+
+    async def _finish(self, task: int) -> None:
+        """Finish the item in hand: what waits has none."""
+        loop = self._loop
+        if not loop._finish_now(task):
+            await hubs.hub().wait(
+                self._queue, LOCK, lambda: True if loop._finish_now(task) else NOTHING, False
+            )
 
 
 class AsyncJoin:
@@ -281,7 +327,11 @@ class AsyncJoin:
         def _has_ended(self) -> bool: ...
         def _is_over(self, in_loop: bool) -> bool: ...
         def _tend(self, slices: int) -> None: ...
-        def _join_now(self) -> bool: ...
+        def _time_until_due(self) -> float | None: ...
+        def _finishes(self) -> int: ...
+        @staticmethod
+        def _was_stuck() -> bool: ...
+        def _join_now(self, since: int) -> int | None: ...
         def _hold_now(self, nothing: Any) -> tuple[Any, Hold]: ...
         def _hold_many_now(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]: ...
 
@@ -296,6 +346,10 @@ class AsyncJoin:
             self, lambda: self._hold_many_now(max_items) or NOTHING
         )
         return pairs
+
+    async def _asettle(self, attempt: Callable[[], bool | None]) -> None:
+        """Settle a lease by that attempt, which returns None if the lock stays taken."""
+        await settle(self, attempt)
 
     async def ajoin(self) -> None:
         """Wait until every item that was put is done, as `join` does.
@@ -314,5 +368,12 @@ class AsyncJoin:
         """
         if "trio" in sys.modules and hubs.is_trio():
             await _checkpoint()
-        if not self._join_now():
-            await hubs.hub().wait(self, END, lambda: self._join_now() or NOTHING, True)
+        since: int | None = 0
+
+        def attempt() -> Any:
+            nonlocal since
+            since = self._join_now(since or 0)
+            return True if since is None else NOTHING
+
+        if attempt() is NOTHING:
+            await hubs.hub().wait(self, END, attempt, True)

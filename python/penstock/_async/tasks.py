@@ -9,6 +9,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+def runs_loop() -> bool:
+    """Whether an event loop runs in the calling thread."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        return True
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
 def current() -> Any:
     """The task of trio or asyncio, or the greenlet of gevent; None if a thread runs none."""
     modules = sys.modules

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 
-from .turns import SLICE, Hub, Waiter
+from .turns import Hub, Waiter
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from typing import Any
 
 try:
@@ -33,7 +34,7 @@ class AnyioHub(Hub):
         self._sleeping: dict[Waiter, None] = {}
         self._leader: Waiter | None = None
         self._leading = anyio.CancelScope()
-        self._slice_ends = time.monotonic() + SLICE
+        self._ends = 0.0  # when the leader's sleep ends
 
     async def sleep(self, waiter: Waiter) -> None:
         """Sleep on an event, or lead."""
@@ -56,12 +57,24 @@ class AnyioHub(Hub):
 
     async def _lead(self, event: anyio.Event) -> None:
         while not event.is_set():
-            with anyio.move_on_after(max(0.0, self._slice_ends - time.monotonic())) as self._leading:
+            left = self.next_tick()
+            self._ends = time.monotonic() + left
+            with anyio.move_on_after(left) as self._leading:
                 await anyio.wait_readable(self.epoll.fileno())
             self.see_events()
-            if time.monotonic() >= self._slice_ends:
-                self._slice_ends = time.monotonic() + SLICE
-                self.end_slice()
+            self.tick()
+
+    def begin(self) -> None:
+        """Wake the leader if a delayed item is due before its sleep ends."""
+        if self._leader is None:
+            self.restart_slice()
+        elif time.monotonic() + self.next_tick() < self._ends:
+            self._leading.cancel()
+
+    async def shielded(self, waiting: Coroutine[Any, Any, None]) -> None:
+        """Await it to its end. If the task is cancelled meanwhile, it is cancelled after that."""
+        with anyio.CancelScope(shield=True):
+            await waiting
 
     def wake(self, waiter: Waiter) -> None:
         """Set the event on which a task sleeps."""

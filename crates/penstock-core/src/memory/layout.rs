@@ -304,6 +304,9 @@ pub(crate) struct Hot {
     pub finish_notifier: AtomicU64,
     pub finish_state: AtomicU32,
     pub watching_finish: AtomicU32,
+    /// How often a section has ended with nothing unfinished, while a process watched for that, and the pipe
+    /// did not say so yet. A joiner that finds another number than at its beginning returns.
+    pub finishes: AtomicU64,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
@@ -587,6 +590,7 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, timekeeper),
         offset_of!(Hot, notes),
         offset_of!(Hot, finish_notifier),
+        offset_of!(Hot, finishes),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),
         offset_of!(Hot, cached_sum),

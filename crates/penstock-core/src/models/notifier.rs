@@ -99,6 +99,7 @@ impl Section<'_> {
             let Some(wanted) = self.wanted_change(pipe) else {
                 continue;
             };
+            self.count_finish(pipe);
             let hot = self.hot();
             if let Some(promise) = change(pipe.word(hot), &Contents::of(pipe, hot), wanted) {
                 let mut promises = match self.after_release {
@@ -108,6 +109,21 @@ impl Section<'_> {
                 promises[pipe as usize] = Some(promise);
                 self.after_release = AfterRelease::Notify(promises);
             }
+        }
+    }
+
+    /// Models delay nothing beside a watcher.
+    pub(crate) fn tell_of_earlier_due(&mut self) {
+        assert!(!self.is_traffic_asleep());
+    }
+
+    pub(crate) fn has_promised(&self, _: Pipe) -> bool {
+        false
+    }
+
+    pub(crate) fn correct_notifier(&mut self, kind: Kind) {
+        if kind == Kind::Item {
+            self.drain_if_empty();
         }
     }
 

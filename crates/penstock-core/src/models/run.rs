@@ -250,6 +250,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.emptied_at,
         &hot.notifier,
         &hot.finish_notifier,
+        &hot.finishes,
     ] {
         word.get();
     }

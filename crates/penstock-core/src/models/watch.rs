@@ -12,7 +12,7 @@ impl Queue {
     }
 
     /// As the real one.
-    pub(crate) fn found_nothing(&self) {
+    pub(crate) fn was_in_vain(&self, kind: Kind) {
         if !self.shared.is_watched() {
             return;
         }
@@ -21,7 +21,7 @@ impl Queue {
             interrupted: &mut || false,
         });
         if let Ok(mut section) = attempt {
-            section.drain_if_empty();
+            section.correct_notifier(kind);
         }
     }
 }

@@ -125,9 +125,7 @@ impl Queue {
             match self.get(buffer, attempt) {
                 Err(Error::Empty) => self.await_at_end(&call_end, &mut wait)?,
                 // A caller with more patience waits for the stopped process.
-                Err(Error::EmptyBehindStopped { .. })
-                    if !matches!(wait.patience, Patience::TryLock | Patience::NoWait) =>
-                {
+                Err(Error::EmptyBehindStopped { .. }) if !wait.patience.waits_for_nothing() => {
                     let entered = self.enter(&mut wait).map(drop);
                     self.shared
                         .report(entered.map_err(|error| Kind::Item.map_timeout(error, wait.patience)))?;
@@ -194,7 +192,7 @@ impl Queue {
         if self.looks_ready(Kind::Item) {
             return Ok(());
         }
-        if matches!(wait.patience, Patience::TryLock | Patience::NoWait) {
+        if wait.patience.waits_for_nothing() {
             let is_there = self.poll_end(end, Duration::ZERO, wait)?;
             return if is_there { Ok(()) } else { Err(Error::Empty) };
         }

@@ -29,7 +29,6 @@ use crate::platform;
 use crate::state::Section;
 use crate::state::deliver::Delivered;
 use crate::state::holding::is_task;
-use crate::state::pipe_word::Pipe;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
 use crate::units::BATCH;
@@ -140,8 +139,8 @@ impl Queue {
     fn take_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
         let (was_empty, has_ended) = (error == Error::Empty, error == Error::ShutDown);
         let error = self.end_in_vain(error, waiting, patience);
-        if was_empty && self.shared.notifier(Pipe::Traffic).is_watched() {
-            self.found_nothing();
+        if was_empty {
+            self.was_in_vain(Kind::Item);
         }
         // What was discarded, perhaps by this call's section, has left memory.
         if has_ended && patience != Patience::TryLock && self.is_trim_due() {

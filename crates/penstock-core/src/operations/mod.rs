@@ -6,8 +6,6 @@ mod aside;
 mod connection;
 mod delay;
 pub(crate) mod delivery;
-#[cfg(not(loom))]
-pub(crate) mod finish_taken;
 pub(crate) mod get;
 mod grow;
 pub(crate) mod held;

@@ -65,8 +65,19 @@ impl Queue {
         // The result of a success is written once, in its place: moving one costs a tenth of a put.
         match result {
             Ok(done) => Ok(done),
-            Err(error) => Err(self.shared.noted(self.end_in_vain(error, waiting, patience))),
+            Err(error) => Err(self.put_in_vain(error, waiting, patience)),
         }
+    }
+
+    /// Ends a put that has failed. Returns the error for its caller.
+    #[cold]
+    fn put_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
+        let was_full = error == Error::Full;
+        let error = self.end_in_vain(error, waiting, patience);
+        if was_full {
+            self.was_in_vain(Kind::Room);
+        }
+        self.shared.noted(error)
     }
 
     /// Puts items, each of one part, in order. Consecutive small ones are put in one critical section, as far

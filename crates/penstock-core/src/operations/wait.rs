@@ -30,11 +30,11 @@ impl Kind {
         }
     }
 
-    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::TryLock`] alone,
-    /// whose caller calls again.
+    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::TryLock`] and
+    /// [`Patience::Briefly`] alone, whose callers call again.
     pub(crate) fn map_timeout(self, error: Error, patience: Patience) -> Error {
         match (error, self) {
-            (Error::Busy, _) if patience != Patience::TryLock => self.missed(),
+            (Error::Busy, _) if !matches!(patience, Patience::TryLock | Patience::Briefly) => self.missed(),
             (Error::Stopped { pid }, Kind::Room) => Error::FullBehindStopped { pid },
             (Error::Stopped { pid }, Kind::Item | Kind::Finish) => Error::EmptyBehindStopped { pid },
             (error, _) => error,
@@ -87,7 +87,7 @@ impl Queue {
         if self.looks_unready(waiting.kind) {
             match wait.patience {
                 Patience::TryLock => return Err(waiting.kind.missed()),
-                Patience::NoWait => {}
+                Patience::NoWait | Patience::Briefly => {}
                 Patience::Until(_) | Patience::Forever => {
                     let me = self.member()?;
                     if let Some(acquired) = self.spin_and_acquire(waiting, wait, me) {
@@ -138,7 +138,7 @@ impl Queue {
         wait: &mut Wait<'_>,
     ) -> Result<Guard<'q>, Error> {
         let timed_out = match wait.patience {
-            Patience::TryLock | Patience::NoWait => true,
+            Patience::TryLock | Patience::NoWait | Patience::Briefly => true,
             Patience::Until(deadline) => Instant::now() >= deadline,
             Patience::Forever => false,
         };
@@ -397,6 +397,9 @@ impl Queue {
         let waited = self.await_in_section(&mut waiting, &mut wait);
         self.shared.report(waited.map_err(|error| {
             self.abandon(&mut waiting);
+            if error == Error::Empty {
+                self.was_in_vain(Kind::Item);
+            }
             Kind::Item.map_timeout(error, wait.patience)
         }))
     }

@@ -10,6 +10,7 @@ use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
 use crate::options::{Patience, Wait};
 use crate::platform;
+use crate::state::line::has_line;
 use crate::state::pipe_word::Pipe;
 use crate::sync::Word;
 
@@ -113,22 +114,33 @@ impl Queue {
         Ok(())
     }
 
-    /// Called after a get has found nothing. If the notifier was readable, it may hold a byte too many.
+    /// Called after an operation was in vain. If this process watches for that, and the notifier says that
+    /// it would not be, that may be an error: a byte too many, for example.
     #[cold]
-    pub(crate) fn found_nothing(&self) {
+    pub(crate) fn was_in_vain(&self, kind: Kind) {
+        let is_watched = match kind {
+            Kind::Room => self.shared.line.is_watched(),
+            _ => self.shared.notifier(Pipe::of(kind)).is_watched(),
+        };
+        if !is_watched || has_line(self.shared.segment.hot()) {
+            return;
+        }
         let attempt = self.enter(&mut Wait {
             patience: Patience::TryLock,
             interrupted: &mut || false,
         });
-        // If the lock is taken now, the next get that finds nothing tries again.
+        // If the lock is taken now, the next operation that is in vain tries again.
         if let Ok(mut section) = attempt {
-            section.drain_if_empty();
+            section.correct_notifier(kind);
         }
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::*;
     use crate::operations::delivery::Buffer;
     use crate::options::Options;
@@ -141,18 +153,93 @@ mod tests {
         .unwrap()
     }
 
-    /// A process that has closed the queue with an item in hand watches no more, so that puts and gets of the
-    /// others do nothing at the notifier.
-    #[test]
-    fn a_closed_queue_is_not_watched() {
-        let queue = Queue::create(&Options {
-            maxsize: 0,
+    fn acknowledged(maxsize: u64) -> Arc<Queue> {
+        Queue::create(&Options {
+            maxsize,
             max_bytes: None,
             soft_bytes: 0,
             acknowledged: true,
             max_deliveries: 3,
         })
-        .unwrap();
+        .unwrap()
+    }
+
+    fn try_once<T>(call: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Error {
+        let tried = call(Wait {
+            patience: Patience::Briefly,
+            interrupted: &mut || false,
+        });
+        tried.err().expect("it would have to wait")
+    }
+
+    /// A writer that is stopped between its byte and the comparison leaves a byte too many, or a pipe that is
+    /// not full: an operation that is in vain corrects it, so that its caller sleeps.
+    #[test]
+    fn an_operation_in_vain_corrects_the_pipe() {
+        let queue = acknowledged(1);
+        let [room, items, end] = [Kind::Room, Kind::Item, Kind::Finish].map(|kind| {
+            let fd = now(|wait| queue.watch_for(kind, wait));
+            assert!(fd >= 0);
+            fd
+        });
+        for call in [
+            (|queue, wait| queue.await_item(wait)) as fn(&Arc<Queue>, Wait<'_>) -> Result<(), Error>,
+            |queue, wait| queue.get(&mut Buffer::default(), wait).map(drop),
+        ] {
+            assert!(platform::signal(room));
+            assert!(platform::is_pipe_readable(items));
+            assert_eq!(try_once(|wait| call(&queue, wait)), Error::Empty);
+            assert!(!platform::is_pipe_readable(items));
+        }
+        now(|wait| queue.put(&[b"item"], wait));
+        assert!(platform::drain(items));
+        assert!(platform::is_pipe_writable(room) && !platform::is_pipe_readable(end));
+        assert_eq!(try_once(|wait| queue.put(&[b"another"], wait)), Error::Full);
+        assert!(!platform::is_pipe_writable(room));
+        assert!(platform::signal(end));
+        assert_eq!(try_once(|wait| queue.join(wait)), Error::Empty);
+        assert!(!platform::is_pipe_readable(end));
+    }
+
+    /// A joiner with a descriptor may find that all was done, and others were put since.
+    #[test]
+    fn a_joiner_learns_that_all_was_done() {
+        let queue = acknowledged(0);
+        let end = now(|wait| queue.watch_for(Kind::Finish, wait));
+        now(|wait| queue.put(&[b"first"], wait));
+        now(|wait| queue.get(&mut Buffer::default(), wait));
+        let (mut since, mut later) = (None, None);
+        assert_eq!(try_once(|wait| queue.join_since(&mut since, wait)), Error::Empty);
+        assert_eq!(try_once(|wait| queue.join_since(&mut since, wait)), Error::Empty);
+        queue.task_done().unwrap();
+        now(|wait| queue.put(&[b"second"], wait));
+        assert!(!platform::is_pipe_readable(end));
+        assert_eq!(try_once(|wait| queue.join_since(&mut later, wait)), Error::Empty);
+        now(|wait| queue.join_since(&mut since, wait));
+        assert_eq!(try_once(|wait| queue.join_since(&mut later, wait)), Error::Empty);
+    }
+
+    /// An item that is due before all others is told to a watcher by a byte, which the next section drains.
+    #[test]
+    fn a_watcher_is_told_of_an_item_that_is_due_earlier() {
+        let queue = acknowledged(0);
+        let items = now(|wait| queue.watch(wait));
+        for (hours, is_told) in [(3, true), (2, true), (4, false)] {
+            now(|wait| queue.put_delayed(&[b"item"], Duration::from_secs(3600 * hours), wait));
+            assert_eq!(platform::is_pipe_readable(items), is_told, "{hours}");
+            assert_eq!(
+                try_once(|wait| queue.get(&mut Buffer::default(), wait)),
+                Error::Empty
+            );
+            assert!(!platform::is_pipe_readable(items));
+        }
+    }
+
+    /// A process that has closed the queue with an item in hand watches no more, so that puts and gets of the
+    /// others do nothing at the notifier.
+    #[test]
+    fn a_closed_queue_is_not_watched() {
+        let queue = acknowledged(0);
         let remainder = queue.open_handle().unwrap();
         now(|wait| queue.put(&[b"item"], wait));
         now(|wait| queue.get(&mut Buffer::default(), wait));

@@ -19,6 +19,10 @@
 //! watcher learns it at the end of its slice. The same if the timekeeper is stopped or killed: any other
 //! waiter makes the items ready at the end of its slice, 100 ms later at most.
 //!
+//! Who waits with a descriptor reads when the next item is due before it sleeps (`time_until_due`). A byte in
+//! the pipe tells it of an item that is due before that (notifier.rs). If another section drains that byte
+//! first, it learns it at the end of its slice.
+//!
 //! Times are microseconds of the monotonic clock, which all processes of a machine share. In a time namespace
 //! of its own a process delays by another clock.
 //!
@@ -135,6 +139,9 @@ impl Section<'_> {
             hot.due_at.set(first);
             // It sleeps until a later time.
             hot.timekeeper.set(0);
+            if hot.watching.get() != 0 {
+                self.tell_of_earlier_due();
+            }
         }
         hot.mark_delaying(true);
         Ok(())

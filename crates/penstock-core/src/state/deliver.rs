@@ -162,9 +162,9 @@ impl Section<'_> {
             self.give_as(slot, word.given(State::Leased, self.me));
             fault!("get.leased");
             self.hold_lease(index, slot)?;
-            let number = slot.lease.get();
-            holding::note_taken(Lease { slot: index, number });
+            holding::note_taken();
             if self.hot().sets_aside() {
+                let number = slot.lease.get();
                 holding::note(self.shared.segment.id, Lease { slot: index, number });
             }
         }

@@ -77,21 +77,10 @@ thread_local! {
     static NOTES: RefCell<Notes> = RefCell::default();
 }
 
-struct Held {
+thread_local! {
     /// At least as many leases as this thread holds, of all queues together: those that it took, without
     /// those that it finished.
-    count: Cell<u64>,
-    /// The one that it took last; the slot is 0 if that was forgotten.
-    last: Cell<Lease>,
-}
-
-thread_local! {
-    static HELD: Held = const {
-        Held {
-            count: Cell::new(0),
-            last: Cell::new(Lease { slot: 0, number: 0 }),
-        }
-    };
+    static HELD: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The bit of the numbers of tasks (acting.rs). The numbers of threads are below 2^31.
@@ -152,31 +141,24 @@ pub(crate) fn has_ended(thread: u32) -> bool {
 }
 
 #[inline(always)]
-pub(crate) fn note_taken(lease: Lease) {
+pub(crate) fn note_taken() {
     HELD.with(|held| {
-        if held.count.get() == 0 {
+        if held.get() == 0 {
             // A thread that is ending already counts as ended.
             let _ = LIFE.try_with(|_| ());
         }
-        held.count.set(held.count.get().wrapping_add(1));
-        held.last.set(lease);
+        held.set(held.get().wrapping_add(1));
     });
 }
 
 #[inline(always)]
 pub(crate) fn count_finished() {
-    HELD.with(|held| held.count.set(held.count.get().saturating_sub(1)));
+    HELD.with(|held| held.set(held.get().saturating_sub(1)));
 }
 
 /// How many leases this thread may hold. If it is 0, the thread holds none.
 pub(crate) fn held() -> u64 {
-    HELD.with(|held| held.count.get())
-}
-
-/// The lease that this thread took last, of whatever queue, since this was last called.
-#[cfg(not(loom))]
-pub(crate) fn last_taken() -> Option<Lease> {
-    Some(HELD.with(|held| held.last.take())).filter(|lease| lease.slot != 0)
+    HELD.with(Cell::get)
 }
 
 /// How many items of loops are noted, by all threads of this process: while there are none, no thread reads

@@ -36,6 +36,9 @@
 //! wait finds none then, and a program that polls would call it again and again until the item is due. The
 //! section that makes it ready, or discards it, promises the byte.
 //!
+//! A section that delays an item which is due before all others promises a byte, too, if none is there. It
+//! wakes a watcher, which notes when that item is due (`time_until_due`); the next section drains it.
+//!
 //! pipe_word.rs has the states of a pipe and their changes. While no process watches for what a pipe tells,
 //! its word is not kept up; it still says what the pipe holds, and a process that begins to watch ends a
 //! critical section.
@@ -51,6 +54,8 @@
 //! | the record counts a watcher, `Hot` does not | the rebuild adds the records up |
 //! | pipe drained, filled, or byte promised, lock held | the rebuild stores UNKNOWN; its section restores |
 //! | FULL stored, the pipe not filled, lock held | the same |
+//! | all is done, not counted in `finishes` | the pipe is UNKNOWN then, and the rebuild's section counts it |
+//! | counted, the pipe not changed | it is counted once more: joiners that begin meanwhile do not wait |
 //! | byte promised, lock released | the next section that ends with the same wish writes a byte (*) |
 //! | byte written, promise not compared | perhaps a byte too many: a watcher that finds no item drains it |
 //! | byte written, drained again, state not compared | the sweep stores UNKNOWN; its section restores (*) |
@@ -71,7 +76,7 @@ use crate::memory::layout::{Kind, Participant, ParticipantId};
 use crate::platform;
 use crate::state::line::{DUE, has_line, watchers};
 use crate::state::line_end::Use;
-use crate::state::pipe_word::{DRAINED, Pipe, PipeEnds, UNKNOWN, change, drain, next};
+use crate::state::pipe_word::{DRAINED, Pipe, PipeEnds, SIGNALLED, UNKNOWN, change, drain, next};
 use crate::state::{Section, Shared};
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
@@ -184,6 +189,8 @@ pub(crate) struct Due {
     pub promises: [Option<(End, u32)>; 2],
     /// A notifier is to be opened.
     pub opens: bool,
+    /// And then a byte to be promised, because an item is due before all others.
+    pub tells: bool,
 }
 
 /// What is due once the lock is released.
@@ -224,9 +231,28 @@ impl Section<'_> {
         }
         for pipe in Pipe::ALL {
             if let Some(wanted) = self.wanted_change(pipe) {
+                self.count_finish(pipe);
                 self.change_notifier(pipe, wanted);
             }
         }
+    }
+
+    /// A delayed item is due before all others: who watches for items learns when. Without a line, because a
+    /// connection delays nothing.
+    #[cold]
+    pub(crate) fn tell_of_earlier_due(&mut self) {
+        if has_line(self.hot()) || !self.is_traffic_asleep() {
+            return;
+        }
+        match self.end_at_hand(Pipe::Traffic) {
+            Some(_) => self.change_notifier(Pipe::Traffic, SIGNALLED),
+            None => self.note_due(|due| (due.opens, due.tells) = (true, true)),
+        }
+    }
+
+    /// Whether this section has promised a byte to a pipe.
+    pub(crate) fn has_promised(&self, pipe: Pipe) -> bool {
+        matches!(self.after_release, AfterRelease::Notify(due) if due.promises[pipe as usize].is_some())
     }
 
     fn change_notifier(&mut self, pipe: Pipe, wanted: u32) {
@@ -268,6 +294,25 @@ impl Section<'_> {
             if let Some(end) = self.end_at_hand(Pipe::Traffic) {
                 drain(&self.hot().pipe_state, &end);
             }
+        }
+    }
+
+    /// Compares what a pipe tells of that with the truth, after an operation was in vain. A writer that is
+    /// stopped between its byte and the comparison may have left a byte too many, or have drained a full
+    /// pipe. The end of the section restores what differs.
+    pub(crate) fn correct_notifier(&mut self, kind: Kind) {
+        let pipe = Pipe::of(kind);
+        let word = pipe.word(self.hot());
+        let Some(end) = self.end_at_hand(pipe) else {
+            return;
+        };
+        let is_wrong = match kind {
+            Kind::Item => return self.drain_if_empty(),
+            Kind::Room => !self.shared.has_room() && platform::is_pipe_writable(end.writing),
+            Kind::Finish => self.hot().unfinished.get() > 0 && platform::is_pipe_readable(end.reading),
+        };
+        if is_wrong {
+            word.set(next(word.get(), UNKNOWN));
         }
     }
 

@@ -199,7 +199,7 @@ impl Section<'_> {
             return Ok(());
         }
         let is_hopeless = self.hot().is_closed()
-            || patience == Patience::NoWait
+            || matches!(patience, Patience::NoWait | Patience::Briefly)
             || self.has_own_in_hand(own)?
             || !self.may_return()?;
         match patience {

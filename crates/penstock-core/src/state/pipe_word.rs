@@ -29,7 +29,7 @@ use crate::memory::layout::Participant;
 use crate::memory::layout::{Hot, Kind};
 use crate::state::line::{has_line, watchers};
 use crate::state::{Section, Shared};
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Word};
+use crate::sync::{AtomicU32, AtomicU64, Count, Ordering, Word};
 
 /// The notifiers of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +236,26 @@ impl Section<'_> {
             _ if self.is_readable() => SIGNALLED,
             _ => DRAINED,
         };
-        (state != wanted).then_some(wanted)
+        // A section that has promised a byte already leaves it (notifier.rs, tell_of_earlier_due).
+        let is_there = state == wanted || wanted != FULL && self.has_promised(pipe);
+        (!is_there).then_some(wanted)
+    }
+
+    /// Counts that nothing is unfinished, when the pipe does not say so yet. Until it does, each section
+    /// counts it: joiners that begin meanwhile do not wait.
+    pub(crate) fn count_finish(&self, pipe: Pipe) {
+        let hot = self.hot();
+        if pipe == Pipe::Finish && hot.unfinished.get() == 0 {
+            hot.finishes.add(1);
+        }
+    }
+
+    /// Whether watchers for items sleep, because the pipe has nothing.
+    pub(crate) fn is_traffic_asleep(&self) -> bool {
+        let hot = self.hot();
+        let (for_room, for_finish) = (hot.watching_room.get(), hot.watching_finish.get());
+        watchers(hot).saturating_sub(for_room).saturating_sub(for_finish) > 0
+            && matches!(state_of(hot.pipe_state.get()), DRAINED | UNKNOWN)
     }
 
     /// A dead writer may have taken out more than its own byte. The end of the section restores the pipes.

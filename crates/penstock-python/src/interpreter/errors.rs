@@ -34,6 +34,21 @@ pub fn is_time_out(error: &Error) -> bool {
     )
 }
 
+pub fn is_shut_down(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<imported::ShutDown>(py)
+}
+
+/// Whether an operation ended because another process kept the lock.
+pub fn is_stuck(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Busy
+            | Error::Stopped { .. }
+            | Error::FullBehindStopped { .. }
+            | Error::EmptyBehindStopped { .. }
+    )
+}
+
 pub fn to_python(error: Error) -> PyErr {
     match error {
         Error::Full => imported::Full::new_err(()),

@@ -18,6 +18,8 @@ const MOST_SECONDS: f64 = 1e10;
 #[derive(Clone, Copy)]
 pub enum Deadline {
     Now,
+    /// The same, for a thread that has other work to do while a stopped process holds the lock.
+    Briefly,
     At(Instant),
     Never,
 }
@@ -48,7 +50,7 @@ impl Deadline {
     /// The time that is left, `at_most` if that is less.
     pub fn left(self, at_most: Duration) -> Duration {
         match self {
-            Deadline::Now => Duration::ZERO,
+            Deadline::Now | Deadline::Briefly => Duration::ZERO,
             Deadline::At(instant) => instant.saturating_duration_since(Instant::now()).min(at_most),
             Deadline::Never => at_most,
         }
@@ -57,7 +59,7 @@ impl Deadline {
     /// The same deadline, but not later than after that time.
     pub fn within(self, at_most: Duration) -> Deadline {
         match self {
-            Deadline::Now => Deadline::Now,
+            Deadline::Now | Deadline::Briefly => self,
             _ => Deadline::At(Instant::now() + self.left(at_most)),
         }
     }
@@ -65,6 +67,7 @@ impl Deadline {
     fn patience(self) -> Patience {
         match self {
             Deadline::Now => Patience::NoWait,
+            Deadline::Briefly => Patience::Briefly,
             Deadline::At(instant) => Patience::Until(instant),
             Deadline::Never => Patience::Forever,
         }

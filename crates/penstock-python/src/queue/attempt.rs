@@ -1,5 +1,7 @@
 //! Operations of a queue: a first attempt with the GIL held, and waiting without it.
 
+use std::cell::Cell;
+
 use penstock_core::{Error, Queue, Wait};
 use pyo3::prelude::*;
 
@@ -65,6 +67,64 @@ pub fn in_time(result: Result<(), Error>) -> Result<bool, Error> {
         Err(error) if errors::is_time_out(&error) => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// What an attempt has come to that waits for nothing, and for the lock some milliseconds at most.
+pub enum Tried<T> {
+    Done(T),
+    /// There is no item, no room, or work is left.
+    Early,
+    /// A stopped process holds the lock, or another for long.
+    Stuck,
+}
+
+thread_local! {
+    /// Whether the last attempt of this thread that was not done was stuck.
+    static STUCK: Cell<bool> = const { Cell::new(false) };
+}
+
+impl<T> Tried<T> {
+    /// The result, if it is done. If not, notes for [`was_stuck`] why.
+    pub fn done(self) -> Option<T> {
+        if let Tried::Done(done) = self {
+            return Some(done);
+        }
+        STUCK.set(matches!(self, Tried::Stuck));
+        None
+    }
+}
+
+/// Why the attempt was not done that this thread has just made.
+pub fn was_stuck() -> bool {
+    STUCK.get()
+}
+
+/// Makes such an attempt: with the GIL held, and if that does not do, without it.
+#[inline]
+pub fn try_now<T: Send>(
+    py: Python<'_>,
+    mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<Tried<T>> {
+    match at_once(&mut operation) {
+        Ok(done) => Ok(Tried::Done(done)),
+        Err(Error::Full | Error::Empty) => Ok(Tried::Early),
+        Err(Error::Busy) => try_briefly(py, operation),
+        Err(error) => Err(errors::to_python(error)),
+    }
+}
+
+/// The same without the GIL from the beginning.
+#[cold]
+pub fn try_briefly<T: Send>(
+    py: Python<'_>,
+    mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<Tried<T>> {
+    patiently(py, Deadline::Briefly, |wait| match operation(wait) {
+        Ok(done) => Ok(Tried::Done(done)),
+        Err(Error::Full | Error::Empty) => Ok(Tried::Early),
+        Err(error) if errors::is_stuck(&error) => Ok(Tried::Stuck),
+        Err(error) => Err(error),
+    })
 }
 
 /// Tries with the GIL held. If the operation has to wait, waits with the GIL released.

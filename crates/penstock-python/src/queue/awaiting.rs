@@ -4,7 +4,7 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use penstock_core::{Awaited, Buffer, Error, Own, Queue, TakenItem, Wait};
+use penstock_core::{Awaited, Buffer, Error, InHand, Own, Patience, Queue, Wait};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
@@ -12,7 +12,7 @@ use pyo3::types::{PyList, PyTuple};
 use crate::interpreter::ffi::new_list;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{attempt, in_time, patiently};
+use crate::queue::attempt::{Tried, try_briefly, try_now};
 use crate::queue::classes::{QueueBase, open};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
@@ -27,13 +27,12 @@ fn open_any<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     }
 }
 
-/// `None` for an operation that would have to wait for an item, beside what those have in hand.
-fn unless_early<T>(queue: &Arc<Queue>, own: Own, taken: Result<T, Error>) -> Result<Option<T>, Error> {
+/// An operation that finds a queue shut down is early, too, if an item may come back, beside what those have
+/// in hand: the attempt waits for nothing, but the task does.
+fn unless_early<T>(queue: &Arc<Queue>, own: Own, taken: Result<T, Error>) -> Result<T, Error> {
     match taken {
-        Err(error) if errors::is_time_out(&error) => Ok(None),
-        // The attempt waits for nothing, but the task does.
-        Err(Error::ShutDown) if Source::items(queue, own).may_return()? => Ok(None),
-        taken => taken.map(Some),
+        Err(Error::ShutDown) if Source::items(queue, own).may_return(Patience::Briefly)? => Err(Error::Empty),
+        taken => taken,
     }
 }
 
@@ -45,63 +44,72 @@ pub fn is_over(handle: &Bound<'_, Handle>, own: Own) -> PyResult<bool> {
         return Ok(false);
     }
     let _acting = tasks::act(handle.py(), queue)?;
-    let may_return = Source::items(queue, own).may_return();
-    may_return
-        .map(|may_return| !may_return)
-        .map_err(errors::to_python)
+    match Source::items(queue, own).may_return(Patience::Briefly) {
+        Ok(may_return) => Ok(!may_return),
+        // A stopped process keeps the lock: the next slice tells.
+        Err(error) if errors::is_time_out(&error) => Ok(false),
+        Err(error) => Err(errors::to_python(error)),
+    }
 }
 
-/// Takes an item if there is one.
-pub fn get_now<'py>(handle: &Bound<'py, Handle>, own: Own) -> PyResult<Option<Bound<'py, PyAny>>> {
+/// Takes an item if there is one, for that task.
+pub fn get_now<'py>(handle: &Bound<'py, Handle>, task: u32) -> PyResult<Option<Bound<'py, PyAny>>> {
     let call = open_any(handle)?;
     let queue = call.queue();
     reserve::hold()?;
     tasks::note();
-    let _ = queue.last_taken(); // what was taken before is not asked for any more
     let mut buffer = Buffer::default();
-    let taken = {
-        let _acting = tasks::act(handle.py(), queue)?;
-        attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, own, queue.get_beside(own, &mut buffer, wait))
+    let tried = {
+        let _acting = tasks::act_for(handle.py(), queue, task)?;
+        try_now(handle.py(), |wait| {
+            unless_early(queue, Own::OfProcess, queue.get(&mut buffer, wait))
         })?
     };
-    taken
+    tried
+        .done()
         .map(|delivery| send_receive::rebuild(handle, &call, delivery, &buffer))
         .transpose()
 }
 
-/// Names the item that this thread has taken last from a `JoinableQueue`.
-pub fn last_taken(handle: &Bound<'_, Handle>) -> PyResult<Option<(u32, u32, u64)>> {
-    let call = open_any(handle)?;
-    let taken = call.queue().last_taken();
-    Ok(taken.map(|item| (item.participant, item.slot, item.number)))
-}
-
-/// Finishes that item, unless it was finished.
-pub fn finish_taken(handle: &Bound<'_, Handle>, named: (u32, u32, u64)) -> PyResult<bool> {
-    let (participant, slot, number) = named;
-    let item = TakenItem {
-        participant,
-        slot,
-        number,
+/// Finishes the item that a loop has in hand, and takes its next one if there is one.
+pub fn get_next_now<'py>(
+    handle: &Bound<'py, Handle>,
+    call: &Call<'_>,
+    in_hand: &mut Option<InHand>,
+    task: u32,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let queue = call.queue();
+    reserve::hold()?;
+    tasks::note();
+    let mut buffer = Buffer::default();
+    let tried = {
+        let _acting = tasks::act_for(handle.py(), queue, task)?;
+        try_now(handle.py(), |wait| {
+            unless_early(queue, Own::OfCaller, queue.get_next(in_hand, &mut buffer, wait))
+        })?
     };
-    Handle::ask(handle, |queue| {
-        attempt(handle.py(), Deadline::Never, |wait| {
-            queue.finish_taken(item, wait)
-        })
-    })
+    tried
+        .done()
+        .map(|delivery| send_receive::rebuild(handle, call, delivery, &buffer))
+        .transpose()
 }
 
 /// Takes the items that are there, `most` at most.
-pub fn get_many_now<'py>(handle: &Bound<'py, Handle>, most: Option<usize>) -> PyResult<Bound<'py, PyList>> {
+pub fn get_many_now<'py>(
+    handle: &Bound<'py, Handle>,
+    most: Option<usize>,
+    task: u32,
+) -> PyResult<Bound<'py, PyList>> {
     let call = open_any(handle)?;
     let queue = call.queue();
     tasks::note();
-    batches::get_many_by(handle, &call, most, |batch| {
-        let _acting = tasks::act(handle.py(), queue)?;
-        attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, Own::OfProcess, queue.get_many(batch, wait)).map(drop)
-        })
+    batches::get_many_by(handle, &call, most, (task, Deadline::Briefly), |batch| {
+        let _acting = tasks::act_for(handle.py(), queue, task)?;
+        let tried = try_now(handle.py(), |wait| {
+            unless_early(queue, Own::OfProcess, queue.get_many(batch, wait))
+        })?;
+        tried.done();
+        Ok(())
     })
 }
 
@@ -112,13 +120,14 @@ pub fn hold_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Pair<'py>>>
     reserve::hold()?;
     tasks::note();
     let mut buffer = Buffer::default();
-    let taken = {
+    let tried = {
         let _acting = tasks::act(handle.py(), queue)?;
-        attempt(handle.py(), Deadline::Now, |wait| {
+        try_now(handle.py(), |wait| {
             unless_early(queue, Own::OfCaller, queue.hold(&mut buffer, wait))
         })?
     };
-    taken
+    tried
+        .done()
         .map(|taken| leases::rebuild(handle, &call, &buffer, taken))
         .transpose()
 }
@@ -131,34 +140,40 @@ pub fn hold_many_now<'py>(handle: &Bound<'py, Handle>, most: usize) -> PyResult<
     let list = new_list(handle.py())?;
     leases::take_many_by(handle, &call, (most, &list), |batch, held| {
         let _acting = tasks::act(handle.py(), queue)?;
-        attempt(handle.py(), Deadline::Now, |wait| {
-            unless_early(queue, Own::OfCaller, queue.hold_many(batch, held, wait)).map(drop)
-        })
+        let tried = try_now(handle.py(), |wait| {
+            unless_early(queue, Own::OfCaller, queue.hold_many(batch, held, wait))
+        })?;
+        tried.done();
+        Ok(())
     })?;
     Ok(list)
+}
+
+/// Whether it is worth while to pickle an object: there is room for it, or the put raises.
+pub fn is_worth_pickling(call: &Call<'_>) -> bool {
+    let is_ready = call.queue().is_ready(Awaited::Room);
+    if !is_ready {
+        Tried::<()>::Early.done();
+    }
+    is_ready
 }
 
 /// Puts an object if there is room. It is not pickled if there is none.
 pub fn put_if_room(handle: &Bound<'_, Handle>, object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let call = open_any(handle)?;
-    if !call.queue().is_ready(Awaited::Room) {
-        return Ok(false);
-    }
-    put_now(&call, object)
+    Ok(is_worth_pickling(&call) && put_now(&call, object)?)
 }
 
 /// The same with an object that is pickled in any case.
 pub fn put_now(call: &Call<'_>, object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let py = object.py();
     send_receive::send_by(call, object, |pieces, is_large| {
-        let put = |wait: Wait<'_>| match call.put(pieces, wait) {
-            Err(error) if errors::is_time_out(&error) => Ok(None),
-            put => put.map(Some),
+        let put = |wait: Wait<'_>| call.put(pieces, wait);
+        let tried = match is_large {
+            true => try_briefly(py, put),
+            false => try_now(py, put),
         };
-        match is_large {
-            true => patiently(py, Deadline::Now, put),
-            false => attempt(py, Deadline::Now, put),
-        }
+        Ok(tried?.done())
     })
 }
 
@@ -175,10 +190,19 @@ pub fn put_many_now(
     Ok((start + count, put.err()))
 }
 
-/// Whether all items are done. Begins to acknowledge, as `join` does.
-pub fn join_now(handle: &Bound<'_, Handle>) -> PyResult<bool> {
+/// `None` if all items are done, or were at a moment since this has returned the number `since`. Begins to
+/// acknowledge, as `join` does.
+pub fn join_now(handle: &Bound<'_, Handle>, since: u64) -> PyResult<Option<u64>> {
+    // 0 is no such number.
+    let mut since = since.checked_sub(1);
     Handle::ask(handle, |queue| {
-        attempt(handle.py(), Deadline::Now, |wait| in_time(queue.join(wait)))
+        let tried = try_now(handle.py(), |wait| queue.join_since(&mut since, wait))?;
+        let number = since.map_or(0, |since| since.wrapping_add(1));
+        Ok(if tried.done().is_some() {
+            None
+        } else {
+            Some(number)
+        })
     })
 }
 
@@ -198,10 +222,7 @@ pub fn awaited(kind: u32) -> PyResult<Awaited> {
 pub fn descriptor(handle: &Bound<'_, Handle>, awaited: Awaited) -> PyResult<Option<RawFd>> {
     let py = handle.py();
     Handle::ask(handle, |queue| {
-        patiently(py, Deadline::Now, |wait| match queue.watch_for(awaited, wait) {
-            Err(Error::Busy | Error::Stopped { .. }) => Ok(None),
-            watched => watched.map(Some),
-        })
+        Ok(try_briefly(py, |wait| queue.watch_for(awaited, wait))?.done())
     })
 }
 

@@ -16,14 +16,11 @@ use crate::interpreter::ffi::{new_list, new_tuple_of};
 use crate::interpreter::gil::{Deadline, at_once};
 use crate::interpreter::once::{name, once};
 use crate::interpreter::reserve;
-use crate::queue::attempt::{ask, attempt_or_wait, in_time, patiently};
+use crate::queue::attempt::{ask, attempt_or_wait, in_time, patiently, try_now};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
 use crate::queue::send_receive::{self, trim_if_due, trim_if_ended};
 use crate::queue::{awaiting, payload_buffer, tasks};
-
-/// Judges the end of a put: whether all is done, or there was no room for the rest.
-type IsDone = fn(Result<(), Error>) -> Result<bool, Error>;
 
 /// Small messages that go into the queue together.
 #[derive(Default)]
@@ -54,22 +51,35 @@ impl Pending {
         deadline: Deadline,
         count: &mut usize,
     ) -> PyResult<()> {
-        self.send_by(py, call, (deadline, |put| put.map(|()| true)), count)?;
+        self.send_by(count, |rest, count| {
+            attempt_or_wait(py, deadline, None, Source::Room(call.queue()), |wait| {
+                let (put, result) = call.put_many(rest, wait);
+                *count += put;
+                *rest = &rest[put..];
+                result.map(|()| true)
+            })
+        })?;
         Ok(())
     }
 
     /// The same, as far as there is room now. False if there is not enough.
     fn send_some(&mut self, py: Python<'_>, call: &Call<'_>, count: &mut usize) -> PyResult<bool> {
-        self.send_by(py, call, (Deadline::Now, in_time), count)
+        self.send_by(count, |rest, count| {
+            let tried = try_now(py, |wait| {
+                let (put, result) = call.put_many(rest, wait);
+                *count += put;
+                *rest = &rest[put..];
+                result
+            })?;
+            Ok(tried.done().is_some())
+        })
     }
 
-    /// `is_done` judges the end of each put: false ends the call.
+    /// `put` puts messages and removes them from the slice; false ends the call.
     fn send_by(
         &mut self,
-        py: Python<'_>,
-        call: &Call<'_>,
-        (deadline, is_done): (Deadline, IsDone),
         count: &mut usize,
+        mut put: impl FnMut(&mut &[&[u8]], &mut usize) -> PyResult<bool>,
     ) -> PyResult<bool> {
         let mut start = 0;
         let mut messages: ArrayVec<&[u8], BATCH> = ArrayVec::new();
@@ -80,12 +90,7 @@ impl Pending {
         let mut rest = messages.as_slice();
         let mut has_room = true;
         while has_room && !rest.is_empty() {
-            has_room = attempt_or_wait(py, deadline, None, Source::Room(call.queue()), |wait| {
-                let (put, result) = call.put_many(rest, wait);
-                *count += put;
-                rest = &rest[put..];
-                is_done(result)
-            })?;
+            has_room = put(&mut rest, count)?;
         }
         drop(messages);
         self.bytes.clear();
@@ -188,6 +193,7 @@ fn put_together(
 
 /// Puts the objects of a tuple, from the one at that index on, as far as there is room now. Adds to `count`
 /// how many were put, also on an error; those that were pickled in vain are pickled again by the next call.
+/// Where there is no room, none is pickled.
 pub fn put_some(
     call: &Call<'_>,
     objects: &Bound<'_, PyTuple>,
@@ -197,6 +203,9 @@ pub fn put_some(
     let py = objects.py();
     let mut pending = Pending::default();
     let mut writer = Writer::default();
+    if !awaiting::is_worth_pickling(call) {
+        return Ok(());
+    }
     for index in start..objects.len() {
         let object = objects.get_borrowed_item(index)?;
         let plain = call.codec.write_plain(&object, &mut writer);
@@ -208,7 +217,7 @@ pub fn put_some(
             return Ok(());
         }
         if !is_pending {
-            if !awaiting::put_now(call, &object)? {
+            if !(awaiting::is_worth_pickling(call) && awaiting::put_now(call, &object)?) {
                 return Ok(());
             }
             *count += 1;
@@ -230,7 +239,7 @@ pub fn get_many<'py>(
 ) -> PyResult<Bound<'py, PyList>> {
     let (py, queue) = (handle.py(), call.queue());
     let source = Source::items(queue, Own::OfProcess);
-    get_many_by(handle, call, most, |batch| {
+    get_many_by(handle, call, most, (0, Deadline::Now), |batch| {
         attempt_or_wait(py, deadline, None, source, |wait| queue.get_many(batch, wait))
     })
 }
@@ -241,6 +250,7 @@ pub fn get_many_by<'py>(
     handle: &Bound<'py, Handle>,
     call: &Call<'_>,
     most: Option<usize>,
+    (task, patience): (u32, Deadline),
     take_first: impl FnOnce(&mut Batch) -> PyResult<()>,
 ) -> PyResult<Bound<'py, PyList>> {
     let py = handle.py();
@@ -256,14 +266,14 @@ pub fn get_many_by<'py>(
             received.first_error.get_or_insert(error);
             break;
         }
-        if received.count >= most || received.lacks_memory {
+        if received.count == 0 || received.count >= most || received.lacks_memory {
             break;
         }
         batch = match received.prepare(most - received.count) {
             Ok(batch) => batch,
             Err(_) => break, // what is there is delivered first
         };
-        match more(py, queue, &mut batch) {
+        match more(py, queue, &mut batch, (task, patience)) {
             Ok(true) => {}
             Ok(false) => break,
             Err(error) => {
@@ -277,16 +287,24 @@ pub fn get_many_by<'py>(
 
 /// Takes further items without waiting for them. False if there are none, if the queue was shut down, or if a
 /// stopped process holds the lock.
-fn more(py: Python<'_>, queue: &Arc<Queue>, batch: &mut Batch) -> PyResult<bool> {
+fn more(
+    py: Python<'_>,
+    queue: &Arc<Queue>,
+    batch: &mut Batch,
+    (task, patience): (u32, Deadline),
+) -> PyResult<bool> {
     let mut get_more = |wait: Wait<'_>| match queue.get_more(batch, wait) {
         // The next call says so.
         Err(Error::ShutDown) => Ok(false),
         taken => in_time(taken),
     };
-    let _acting = tasks::act(py, queue)?;
+    let _acting = tasks::act_for(py, queue, task)?;
     match at_once(&mut get_more) {
         // The attempt with the GIL held is bounded, and has not got the lock.
-        Err(Error::Busy) => patiently(py, Deadline::Now, get_more),
+        Err(Error::Busy) => patiently(py, patience, |wait| match get_more(wait) {
+            Err(Error::Busy) => Ok(false),
+            taken => taken,
+        }),
         taken => taken.map_err(errors::to_python),
     }
 }

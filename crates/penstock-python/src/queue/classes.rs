@@ -502,8 +502,9 @@ impl JoinableQueueBase {
     /// >>> q.join()
     fn join(slf: &Bound<'_, Self>) -> PyResult<()> {
         Handle::ask(slf.as_super().as_super(), |queue| {
+            let mut since = None;
             let joined = wait_for(slf.py(), Deadline::Never, None, Source::Finish(queue), |wait| {
-                queue.join(wait)
+                queue.join_since(&mut since, wait)
             })?;
             joined.map_err(errors::to_python)
         })

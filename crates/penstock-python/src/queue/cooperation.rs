@@ -69,15 +69,20 @@ impl<'a> Source<'a> {
     }
 
     /// Whether an item is there again or may come back, of a queue that was shut down.
-    pub fn may_return(self) -> Result<bool, Error> {
+    pub fn may_return(self, patience: Patience) -> Result<bool, Error> {
         let Source::Items { queue, own, .. } = self else {
             return Ok(false);
         };
         let wait = Wait {
-            patience: Patience::NoWait,
+            patience,
             interrupted: &mut || false,
         };
         queue.may_return(own, wait)
+    }
+
+    /// Whether the queue was shut down, so that its descriptor is readable for good.
+    fn has_ended(self) -> bool {
+        matches!(self, Source::Items { queue, .. } if queue.is_shut_down())
     }
 
     /// The descriptor to wait with, and whether it is to be writable. `None` if there is none for now: the
@@ -163,7 +168,7 @@ pub fn wait<T: Send>(
         let tried = patiently_until(py, Deadline::Now, None, |wait| {
             let tried = match operation(wait) {
                 // The attempt waits for nothing, but this call does.
-                Err(Error::ShutDown) if source.may_return()? => {
+                Err(Error::ShutDown) if source.may_return(Patience::NoWait)? => {
                     awaits_return = true;
                     Err(Error::Empty)
                 }
@@ -179,6 +184,8 @@ pub fn wait<T: Send>(
             }
         })?;
         drop(acting);
+        // It waits for what comes back, or is delayed.
+        awaits_return |= source.has_ended();
         let due = source.time_until_due();
         let left = deadline.left(due.map_or(SLICE, |due| due.min(SLICE)));
         if matches!(tried, Ok(_) | Err(Error::ShutDown)) || deadline.left(SLICE).is_zero() {

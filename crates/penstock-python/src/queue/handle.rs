@@ -17,13 +17,13 @@ use crate::codec::forking_pickler::Home;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::once::lock;
 use crate::interpreter::{errors, ffi, reserve};
-use crate::queue::attempt::{Ending, patiently, wait_for};
+use crate::queue::attempt::{Ending, patiently, wait_for, was_stuck};
 use crate::queue::channel::Channel;
 use crate::queue::classes::{QueueBase, at_most};
 use crate::queue::closable::{Closable, Using};
 use crate::queue::cooperation::Source;
 use crate::queue::options::Options;
-use crate::queue::{awaiting, cooperation, pins, process_exit, proof, send_receive};
+use crate::queue::{awaiting, cooperation, iteration, pins, process_exit, proof, send_receive, tasks};
 
 /// One Python object of a queue. The handles of a queue in one process share the core's `Queue`.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -298,6 +298,7 @@ impl Handle {
         let codec = Handle::codec(slf, protocol)?;
         process_exit::remember(&held.queue);
         cooperation::find_gevent(slf.py())?;
+        tasks::note_if_loop_runs(slf.py())?;
         pins::let_go();
         let handle = slf.get();
         let mut opened = Opened {
@@ -500,6 +501,7 @@ impl Handle {
     /// is killed with items that come back, the descriptor may stay unreadable until a process calls the
     /// queue. So does that of a queue whose delayed item is due. So poll with a time-out, and call `qsize()`
     /// then.
+    /// A put with a delay may make it readable once too often: a `get(block=False)` ends that.
     ///
     /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the
     /// queue than there is room for, or if another process waits with a descriptor that this one cannot open
@@ -546,17 +548,31 @@ impl Handle {
         Ok(awaited.is_ok() || awaited == Err(Error::ShutDown))
     }
 
-    // What coroutines need (python/penstock/_async/): none of these waits.
+    // What coroutines need (python/penstock/_async/): each waits for nothing but the lock, and for that 5 ms.
 
-    /// Takes an item and returns it, or `nothing` if a get would wait; if `in_loop`, if a loop would.
-    #[pyo3(signature = (nothing, in_loop = false))]
+    /// The number of the task that makes a call now; 0 if it makes no difference. What a coroutine takes is
+    /// that task's, also if another one runs it.
+    fn _caller(slf: &Bound<'_, Self>) -> PyResult<u32> {
+        match Handle::call(slf)? {
+            Some(call) => tasks::caller(slf.py(), call.queue()),
+            None => Ok(0),
+        }
+    }
+
+    /// Whether the attempt that this thread has just made was not done because another process, which is
+    /// stopped, keeps the lock.
+    #[staticmethod]
+    fn _was_stuck() -> bool {
+        was_stuck()
+    }
+
+    /// Takes an item and returns it, or `nothing` if a get would wait.
     fn _get_now<'py>(
         slf: &Bound<'py, Self>,
         nothing: &Bound<'py, PyAny>,
-        in_loop: bool,
+        task: u32,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let own = if in_loop { Own::OfCaller } else { Own::OfProcess };
-        Ok(awaiting::get_now(slf, own)?.unwrap_or_else(|| nothing.clone()))
+        Ok(awaiting::get_now(slf, task)?.unwrap_or_else(|| nothing.clone()))
     }
 
     /// Whether a get, or a loop or a lease if `in_loop`, would raise that the queue was shut down.
@@ -569,8 +585,14 @@ impl Handle {
     fn _get_many_now<'py>(
         slf: &Bound<'py, Self>,
         max_items: Option<&Bound<'py, PyAny>>,
+        task: u32,
     ) -> PyResult<Bound<'py, PyList>> {
-        awaiting::get_many_now(slf, at_most(max_items)?)
+        awaiting::get_many_now(slf, at_most(max_items)?, task)
+    }
+
+    /// A loop over the items.
+    fn _new_loop(slf: &Bound<'_, Self>) -> iteration::QueueIterator {
+        iteration::over_any(slf)
     }
 
     /// Puts `obj`. False if a put would wait.
@@ -592,19 +614,22 @@ impl Handle {
         ))
     }
 
-    /// Names the item that the last `_get_now` of this thread has taken, if it is to be finished.
-    fn _last_taken(slf: &Bound<'_, Self>) -> PyResult<Option<(u32, u32, u64)>> {
-        awaiting::last_taken(slf)
+    /// None if all items are done, or were at a moment since this has returned the number `since`. Else such
+    /// a number.
+    fn _join_now(slf: &Bound<'_, Self>, since: u64) -> PyResult<Option<u64>> {
+        awaiting::join_now(slf, since)
     }
 
-    /// Finishes the item of that name. False if it was finished.
-    fn _finish_taken(slf: &Bound<'_, Self>, name: (u32, u32, u64)) -> PyResult<bool> {
-        awaiting::finish_taken(slf, name)
+    /// How often all items were done, while a process waited for that with a descriptor.
+    fn _finishes(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        Handle::ask(slf, |queue| Ok(queue.finishes()))
     }
 
-    /// Whether all items are done.
-    fn _join_now(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        awaiting::join_now(slf)
+    /// Seconds until the first delayed item is due. None if none is delayed.
+    fn _time_until_due(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
+        Handle::ask(slf, |queue| {
+            Ok(queue.time_until_due().map(|time| time.as_secs_f64()))
+        })
     }
 
     /// The descriptor that tells when that would not wait: readable, or of room writable. None if there is

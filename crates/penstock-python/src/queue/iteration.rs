@@ -6,17 +6,17 @@
 
 use std::sync::Mutex;
 
-use penstock_core::{InHand, forks};
+use penstock_core::{Error, InHand, forks};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::interpreter::errors;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::once::lock;
-use crate::queue::attempt::patiently;
-use crate::queue::classes;
+use crate::queue::attempt::{patiently, try_now};
 use crate::queue::handle::{Call, Handle};
-use crate::queue::{send_receive, tasks};
+use crate::queue::{awaiting, classes, send_receive, tasks};
 
 /// The items of a queue, for one loop.
 #[pyclass(frozen, module = "penstock._native")]
@@ -125,6 +125,37 @@ impl QueueIterator {
         next
     }
 
+    /// The next item, as a task takes it that waits otherwise (python/penstock/_async/): `nothing` if this
+    /// would wait. Raises `ShutDown` at the end.
+    fn _next_now<'py>(
+        slf: &Bound<'py, Self>,
+        nothing: &Bound<'py, PyAny>,
+        task: u32,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (py, iterator) = (slf.py(), slf.get());
+        let Some(mut turn) = iterator.begin()? else {
+            return Err(errors::to_python(Error::ShutDown));
+        };
+        let handle = iterator.handle.bind(py);
+        let call = match (iterator.opens)(handle) {
+            Ok(call) => call,
+            Err(closed) if finish_now(handle, &mut turn, task)? => return Err(closed),
+            Err(_) => return Ok(nothing.clone()),
+        };
+        let next = awaiting::get_next_now(handle, &call, &mut turn.in_hand, task);
+        turn.has_ended = matches!(&next, Err(error) if errors::is_shut_down(py, error));
+        Ok(next?.unwrap_or_else(|| nothing.clone()))
+    }
+
+    /// Finishes the item that the loop has in hand, because the task asks for the next one. False if it could
+    /// not, because the lock stays taken.
+    fn _finish_now(slf: &Bound<'_, Self>, task: u32) -> PyResult<bool> {
+        match slf.get().begin()? {
+            Some(mut turn) => finish_now(slf.get().handle.bind(slf.py()), &mut turn, task),
+            None => Ok(true),
+        }
+    }
+
     fn __reduce__(&self) -> PyResult<()> {
         Err(PyTypeError::new_err(
             "an iterator over a queue cannot be pickled: pass the queue, and iterate over it there",
@@ -133,6 +164,27 @@ impl QueueIterator {
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         visit.call(&self.handle)
+    }
+}
+
+fn finish_now(handle: &Bound<'_, Handle>, turn: &mut Turn<'_>, task: u32) -> PyResult<bool> {
+    let py = handle.py();
+    let in_hand = &mut turn.in_hand;
+    if in_hand.is_none() {
+        return Ok(true);
+    }
+    Handle::ask(handle, |queue| {
+        let _acting = tasks::act_for(py, queue, task)?;
+        let tried = try_now(py, |wait| queue.finish_in_hand(in_hand, wait))?;
+        Ok(tried.done().is_some())
+    })
+}
+
+/// The iterator of whatever queue.
+pub fn over_any(handle: &Bound<'_, Handle>) -> QueueIterator {
+    match handle.is_instance_of::<classes::QueueBase>() {
+        true => over_queue(handle),
+        false => over_simple_queue(handle),
     }
 }
 

@@ -6,6 +6,8 @@
 //! The object of a lease never reads the item's payload in shared memory: the item may go back to the queue
 //! while the program still has the object. So large buffers are copied once more than by `get()`.
 
+use std::time::Duration;
+
 use penstock_core::{BATCH, Batch, Buffer, Delivery, Held, Own, Queue, Taken, Verdict};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
@@ -14,7 +16,7 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use crate::interpreter::gil::{Deadline, seconds};
 use crate::interpreter::reserve;
-use crate::queue::attempt::{attempt, attempt_or_wait};
+use crate::queue::attempt::{attempt, attempt_or_wait, try_now};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
 use crate::queue::send_receive::{trim_if_due, trim_if_ended};
@@ -60,13 +62,28 @@ impl Hold {
 
     #[pyo3(signature = (delay = None))]
     fn release(&self, py: Python<'_>, delay: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        self.settle_after(py, Verdict::Released, delay)
+        self.settle_noting(py, Verdict::Released, delay, &[])
     }
 
     /// `text` says why; what reads a dead letter finds the last one.
     #[pyo3(signature = (delay = None, text = None))]
     fn fail(&self, py: Python<'_>, delay: Option<&Bound<'_, PyAny>>, text: Option<&[u8]>) -> PyResult<bool> {
         self.settle_noting(py, Verdict::Failed, delay, text.unwrap_or_default())
+    }
+
+    // The same for a task, which does not wait for the lock longer than 5 ms: None if it could not be had.
+
+    fn finish_now(&self, py: Python<'_>) -> PyResult<Option<bool>> {
+        self.settle_now(py, Verdict::Done, &[])
+    }
+
+    fn release_now(&self, py: Python<'_>) -> PyResult<Option<bool>> {
+        self.settle_now(py, Verdict::Released, &[])
+    }
+
+    #[pyo3(signature = (text = None))]
+    fn fail_now(&self, py: Python<'_>, text: Option<&[u8]>) -> PyResult<Option<bool>> {
+        self.settle_now(py, Verdict::Failed, text.unwrap_or_default())
     }
 
     #[pyo3(signature = (text = None))]
@@ -89,16 +106,21 @@ impl Hold {
     }
 
     fn settle(&self, py: Python<'_>, verdict: Verdict) -> PyResult<bool> {
-        self.settle_after(py, verdict, None)
+        self.settle_noting(py, verdict, None, &[])
     }
 
-    fn settle_after(
-        &self,
-        py: Python<'_>,
-        verdict: Verdict,
-        delay: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<bool> {
-        self.settle_noting(py, verdict, delay, &[])
+    fn settle_now(&self, py: Python<'_>, verdict: Verdict, text: &[u8]) -> PyResult<Option<bool>> {
+        Handle::ask(self.handle.bind(py), |queue| {
+            let delay = match verdict {
+                Verdict::Failed => queue.retry_delay(&self.held),
+                _ => Duration::ZERO,
+            };
+            let _acting = tasks::act(py, queue)?;
+            let tried = try_now(py, |wait| {
+                queue.settle_noting(&self.held, verdict, (delay, text), wait)
+            })?;
+            Ok(tried.done())
+        })
     }
 
     fn settle_noting(

@@ -100,7 +100,8 @@ impl Inspection<'_> {
         let is_readable = Section::new(self.shared, ParticipantId::NONE).is_readable();
         let is_wrong = match pipe_state {
             DRAINED => is_readable,
-            SIGNALLED => !is_readable,
+            // A byte may tell when a delayed item is due.
+            SIGNALLED => !is_readable && !hot.has_delayed(),
             _ => false,
         };
         if watching > 0 && is_wrong {

@@ -6,12 +6,14 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use rustix::event::PollFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::line::drain_end;
+use super::line::{drain_end, poll_for};
 use super::process::take_descriptor_of;
 use super::{Remembered, os};
 use crate::error::Error;
@@ -164,6 +166,20 @@ pub(crate) fn fill(fd: RawFd) -> bool {
 pub(crate) fn drain(fd: RawFd) -> bool {
     // SAFETY: as in signal.
     drain_end(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Whether `poll` calls a pipe readable.
+pub(crate) fn is_pipe_readable(fd: RawFd) -> bool {
+    is_ready(fd, PollFlags::IN)
+}
+
+/// Whether `poll` calls a pipe writable.
+pub(crate) fn is_pipe_writable(fd: RawFd) -> bool {
+    is_ready(fd, PollFlags::OUT)
+}
+
+fn is_ready(fd: RawFd, asked: PollFlags) -> bool {
+    poll_for(fd, asked, Duration::ZERO).0.contains(asked)
 }
 
 /// Closes a descriptor by number if it still leads to that pipe. Leaves it alone if other code has replaced
