@@ -289,8 +289,6 @@ pub struct Log {
     /// Items that it has put or got, one by one.
     pub put: Vec<Item>,
     pub got: Vec<Item>,
-    /// Whether it has put items that are not due before the survivors have ended.
-    pub has_never_due: bool,
     /// Payloads that it reads in place.
     pub held: Vec<Lent>,
     /// The descriptor by which it watches the queue.
@@ -315,7 +313,6 @@ impl Log {
     fn put_delayed_for(&mut self, queue: &Queue, item: Item, delay: std::time::Duration) {
         let payload = payload(item);
         with_patience(surely(), |wait| queue.put_delayed(&[&payload], delay, wait)).unwrap();
-        self.has_never_due |= delay != SOON;
         self.put.push(item);
     }
 

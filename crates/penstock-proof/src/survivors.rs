@@ -67,13 +67,6 @@ pub fn go_on(scene: Scene, turn: usize) -> Findings {
         survivor.end(turn);
         return survivor.found;
     }
-    if survivor.scene.log.has_never_due {
-        // The victim has not shut the queue down, and no survivor can wait for these items.
-        survivor.timed(|scene| scene.queue.shut_down(true).unwrap());
-        survivor.end(turn);
-        survivor.found.taken = 0;
-        return survivor.found;
-    }
     survivor.act(turn);
     survivor.settle();
     survivor.close_books();
