@@ -183,7 +183,9 @@ impl World {
             Step::Statistics => self.statistics(&queue),
             Step::DeadLetters => {
                 if let Some(letters) = self.heed(queue.dead_letters(), true) {
-                    letters.iter().for_each(|letter| self.check_payload(&letter.payload));
+                    letters
+                        .iter()
+                        .for_each(|letter| self.check_payload(&letter.payload));
                 }
             }
             Step::Decide { is_purge, one } => self.decide(&queue, *is_purge, *one),

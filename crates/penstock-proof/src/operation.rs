@@ -296,6 +296,8 @@ pub struct Log {
     /// Items that it put and took again, and their bytes.
     pub passed: u64,
     pub passed_bytes: u64,
+    /// It has put items that are not due before its own end.
+    pub is_far: bool,
 }
 
 impl Log {
@@ -308,6 +310,12 @@ impl Log {
         self.put_delayed_for(queue, item, SOON);
         // So that the victim always finds that its time has come.
         std::thread::sleep(2 * SOON);
+    }
+
+    /// For longer than any survivor waits.
+    fn put_far(&mut self, queue: &Queue, item: Item) {
+        self.put_delayed_for(queue, item, std::time::Duration::from_secs(3600));
+        self.is_far = true;
     }
 
     fn put_delayed_for(&mut self, queue: &Queue, item: Item, delay: std::time::Duration) {
@@ -938,8 +946,8 @@ pub const OPERATIONS: &[Operation] = &[
         name: "shutdown-discards-the-delayed",
         options: ACKNOWLEDGED,
         prepare: |queue, log| {
-            log.put_delayed_for(queue, 10, std::time::Duration::from_secs(3600));
-            log.put_delayed_for(queue, 20, std::time::Duration::from_secs(3600));
+            log.put_far(queue, 10);
+            log.put_far(queue, 20);
         },
         run: |victim| victim.shut_down(true),
         shuts_down: true,

@@ -102,8 +102,8 @@ impl Scene {
         }
         let mut log = Log::default();
         if operation.sleeper_is_last {
-            // Finds out how many processors there are, as a sleeper that comes first makes the survivor do: the
-            // victim knows it, then.
+            // Finds out how many processors there are, as a sleeper that comes first makes the survivor do.
+            // The victim knows it, then.
             let none = get(&queue, Patience::Until(Instant::now() + Duration::from_millis(1)));
             assert_eq!(none, Err(Error::Empty));
         }

@@ -63,8 +63,10 @@ pub fn go_on(scene: Scene, turn: usize) -> Findings {
         // Sweeps the victim.
         survivor.timed(|scene| scene.queue.statistics().unwrap());
     }
-    if survivor.scene.queue.is_shut_down() {
+    let is_shut_down = survivor.scene.queue.is_shut_down();
+    if is_shut_down || survivor.shuts_down_itself() {
         survivor.end(turn);
+        survivor.found.taken = usize::from(is_shut_down && survivor.scene.operation.shuts_down);
         return survivor.found;
     }
     survivor.act(turn);
@@ -79,6 +81,14 @@ impl Survivor {
         let answer = call(&mut self.scene);
         self.found.stall = self.found.stall.max(start.elapsed());
         answer
+    }
+
+    /// Shuts the queue down if the victim was to, and no survivor can wait until the items are due.
+    fn shuts_down_itself(&mut self) -> bool {
+        if self.scene.log.is_far {
+            self.timed(|scene| scene.queue.shut_down(true)).unwrap();
+        }
+        self.scene.log.is_far
     }
 
     fn get(&mut self) {
@@ -305,7 +315,6 @@ impl Survivor {
             (0, 0, 0, 0, 0),
             "something is still held: {check:?}"
         );
-        self.found.taken = usize::from(self.scene.operation.shuts_down);
     }
 
     fn sleeper_finishes(&mut self) -> Item {
