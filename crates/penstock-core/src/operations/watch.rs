@@ -114,10 +114,11 @@ impl Queue {
         Ok(())
     }
 
-    /// Called after an operation was in vain. If this process watches for that, and the notifier says that
-    /// it would not be, that may be an error: a byte too many, for example.
+    /// To be called after an operation was in vain, also if an unlocked read has shown that. If this process
+    /// watches for that, and the notifier says that it would not be, that may be an error: a byte too many,
+    /// for example. Waits for nothing.
     #[cold]
-    pub(crate) fn was_in_vain(&self, kind: Kind) {
+    pub fn was_in_vain(&self, kind: Kind) {
         let is_watched = match kind {
             Kind::Room => self.shared.line.is_watched(),
             _ => self.shared.notifier(Pipe::of(kind)).is_watched(),

@@ -153,6 +153,7 @@ pub fn hold_many_now<'py>(handle: &Bound<'py, Handle>, most: usize) -> PyResult<
 pub fn is_worth_pickling(call: &Call<'_>) -> bool {
     let is_ready = call.queue().is_ready(Awaited::Room);
     if !is_ready {
+        call.queue().was_in_vain(Awaited::Room);
         Tried::<()>::Early.done();
     }
     is_ready
