@@ -66,13 +66,6 @@ pub enum Patience {
     Forever,
 }
 
-impl Patience {
-    /// Whether the operation waits neither for room nor for an item.
-    pub(crate) fn waits_for_nothing(self) -> bool {
-        matches!(self, Patience::TryLock | Patience::NoWait | Patience::Briefly)
-    }
-}
-
 /// Whose items in hand end a wait for an item of a queue that was shut down, and has none left: the caller
 /// could be what is to finish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

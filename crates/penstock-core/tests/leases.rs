@@ -921,7 +921,9 @@ fn an_earlier_failure_is_not_the_last() {
         queue.leave(Leave::Crashed).unwrap();
     };
     let nothing = (&b""[..], false);
-    let cases: [(&str, &[Step], (&[u8], bool), usize); 10] = [
+    // A name, the steps, what the letter tells and whether the item died last, and its deaths.
+    type Case<'a> = (&'a str, &'a [Step], (&'a [u8], bool), usize);
+    let cases: [Case<'_>; 10] = [
         ("told", &[told], (b"told", false), 0),
         ("told, silent", &[told, silent], nothing, 0),
         ("told, no memory", &[told, untold], nothing, 0),

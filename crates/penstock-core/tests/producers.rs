@@ -238,10 +238,8 @@ fn a_stopped_producer_is_waited_for() {
     child.signal(libc::SIGSTOP);
     let mut status = 0;
     // SAFETY: the process is a child of this one that has not been reaped.
-    assert_eq!(
-        unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) },
-        child.0
-    );
+    let stopped = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
+    assert_eq!(stopped, child.0);
     assert_eq!(get(&queue, soon()), Ok(1));
     let for_long = Patience::Until(Instant::now() + Duration::from_millis(400));
     assert_eq!(get(&queue, for_long), Err(Error::Empty));
@@ -522,7 +520,9 @@ mod points {
     fn what_a_dead_producer_has_named_counts() {
         for (point, begun) in [("produce.expected", 0), ("produce.begun", 1)] {
             let queue = Queue::create(&PLAIN).unwrap();
-            killed_at(point, 1, || drop(queue.produce(3).unwrap()));
+            killed_at(point, 1, || {
+                let _ = queue.produce(3).unwrap();
+            });
             is_sound(&queue);
             for number in begun + 1..=3 {
                 assert!(!queue.is_shut_down(), "{point}");
@@ -611,10 +611,8 @@ mod points {
         });
         let mut status = 0;
         // SAFETY: the process is a child of this one that has not been reaped.
-        assert_eq!(
-            unsafe { libc::waitpid(stopped.0, &raw mut status, libc::WUNTRACED) },
-            stopped.0
-        );
+        let seen = unsafe { libc::waitpid(stopped.0, &raw mut status, libc::WUNTRACED) };
+        assert_eq!(seen, stopped.0);
         wait(Patience::NoWait, |wait| {
             queue.end_producing_within(production, wait)
         })

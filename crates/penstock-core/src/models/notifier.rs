@@ -23,10 +23,6 @@ impl Notifier {
     }
 
     pub(crate) fn close(&self) {}
-
-    pub(crate) fn is_watched(&self) -> bool {
-        true
-    }
 }
 
 /// A pipe with both pages in use.
@@ -78,10 +74,6 @@ impl PipeEnds for Contents<'_> {
 }
 
 impl Shared {
-    pub(crate) fn notifier(&self, pipe: Pipe) -> &Notifier {
-        &self.notifiers[pipe as usize]
-    }
-
     pub(crate) fn is_watched(&self) -> bool {
         self.segment.hot().watching.get() != 0
     }

@@ -77,7 +77,7 @@ impl Hot {
     /// queue was shut down and none of its items is delayed, or it is damaged. Without the lock it may be out
     /// of date.
     pub(crate) fn is_at_its_end(&self) -> bool {
-        !self.is_open() && !(self.is_draining() && self.has_delayed())
+        !(self.is_open() || self.is_draining() && self.has_delayed())
     }
 
     /// Whether items are queued that a get takes.
