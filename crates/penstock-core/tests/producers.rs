@@ -239,6 +239,7 @@ fn a_stopped_producer_is_waited_for() {
     let mut status = 0;
     // SAFETY: the process is a child of this one that has not been reaped.
     assert_eq!(
+        // SAFETY: the process is a child of this one that has not been reaped.
         unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) },
         child.0
     );
