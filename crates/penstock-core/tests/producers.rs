@@ -238,11 +238,8 @@ fn a_stopped_producer_is_waited_for() {
     child.signal(libc::SIGSTOP);
     let mut status = 0;
     // SAFETY: the process is a child of this one that has not been reaped.
-    assert_eq!(
-        // SAFETY: the process is a child of this one that has not been reaped.
-        unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) },
-        child.0
-    );
+    let seen = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
+    assert!(seen == child.0 && libc::WIFSTOPPED(status));
     assert_eq!(get(&queue, soon()), Ok(1));
     let for_long = Patience::Until(Instant::now() + Duration::from_millis(400));
     assert_eq!(get(&queue, for_long), Err(Error::Empty));
