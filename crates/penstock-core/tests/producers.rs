@@ -238,8 +238,8 @@ fn a_stopped_producer_is_waited_for() {
     child.signal(libc::SIGSTOP);
     let mut status = 0;
     // SAFETY: the process is a child of this one that has not been reaped.
-    let stopped = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
-    assert_eq!(stopped, child.0);
+    let seen = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
+    assert!(seen == child.0 && libc::WIFSTOPPED(status));
     assert_eq!(get(&queue, soon()), Ok(1));
     let for_long = Patience::Until(Instant::now() + Duration::from_millis(400));
     assert_eq!(get(&queue, for_long), Err(Error::Empty));
@@ -612,7 +612,7 @@ mod points {
         let mut status = 0;
         // SAFETY: the process is a child of this one that has not been reaped.
         let seen = unsafe { libc::waitpid(stopped.0, &raw mut status, libc::WUNTRACED) };
-        assert_eq!(seen, stopped.0);
+        assert!(seen == stopped.0 && libc::WIFSTOPPED(status));
         wait(Patience::NoWait, |wait| {
             queue.end_producing_within(production, wait)
         })
