@@ -102,7 +102,13 @@ impl Memory {
         } else {
             element
         };
-        let in_element = u64::from(place.offset) * 4 % used;
+        // A byte counts 256 words: of a larger element, the number of the element tells which.
+        let first = if size > 1024 {
+            u64::from(place.element) % 2 * 1024
+        } else {
+            0
+        };
+        let in_element = (first + u64::from(place.offset) * 4) % used;
         (start + element * size + in_element) / width * width
     }
 
