@@ -217,15 +217,15 @@ def test_a_lease_that_fails_after_a_shutdown(make: Callable[..., Any]) -> None:
     readable = select.poll()
     readable.register(q.fileno(), select.POLLIN)
     seen: list[Any] = []
-    with fork(list, q) as process:
-        with q.lease() as lease:
-            q.shutdown()
-            assert readable.poll(0), "a get that does not wait says that the queue has ended"
-            others = [threading.Thread(target=lambda: seen.extend(q)) for _ in range(2)]
-            for other in others:
-                other.start()
-            until(lambda: q.statistics().waiting_getters == 3)
-            lease.nack()
+    # Leased before the other process takes it.
+    with q.lease() as lease, fork(list, q) as process:
+        q.shutdown()
+        assert readable.poll(0), "a get that does not wait says that the queue has ended"
+        others = [threading.Thread(target=lambda: seen.extend(q)) for _ in range(2)]
+        for other in others:
+            other.start()
+        until(lambda: q.statistics().waiting_getters == 3)
+        lease.nack()
         for other in others:
             other.join()
         assert [*process.result(), *seen] == ["a"]
