@@ -335,11 +335,11 @@ fn tending_a_queue_makes_ready_what_is_due() {
         if queue.is_tending_due(slices) {
             queue.tend(slices).unwrap();
         }
-        if is_readable(fd) {
+        // It is also once when an item is due earlier than those before.
+        if is_readable(fd) && get(&queue).is_ok_and(|item| item == b"x") {
             break;
         }
         assert!(began.elapsed() < Duration::from_secs(20), "it stays delayed");
     }
-    assert_eq!(get(&queue).unwrap(), b"x");
     is_sound(&queue);
 }
