@@ -636,7 +636,8 @@ class Machine(RuleBasedStateMachine):
             self.are_letters_in_order &= not any(isinstance(lease.item.value, Array) for lease in held)
             self.model.die(process)
         else:
-            self.model.leave(process)
+            self.model.leave(process, ends=True)
+        self.queue.statistics()  # finds what is left of it
         self.settle()
 
     def forget(self, process: int) -> None:
@@ -652,7 +653,8 @@ class Machine(RuleBasedStateMachine):
             assert self.do(process, 0, "drop") is None
             self.handles[process] = []
             self.have_put = {(putter, which) for putter, which in self.have_put if putter != process}
-            self.model.leave(process)
+            self.model.leave(process, ends=False)
+            self.queue.statistics()  # finds what is left of it
             self.settle()
 
     @rule(choice=any_process, in_message=st.booleans())

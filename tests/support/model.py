@@ -30,6 +30,8 @@ class Lease:
     """Whether it is set aside: its thread has asked for another item, and nothing was acknowledged yet."""
     is_in_loop: bool = False
     """Whether it is the item of a loop of its thread, which `task_done` finishes last."""
+    is_by_name: bool = False
+    """Whether it was taken by name."""
 
 
 class Model:
@@ -236,6 +238,8 @@ class Model:
                 self.come_back(item)
             return item.value
         self.named.setdefault(process, []).append(lease)
+        if lease is not None:
+            lease.is_by_name = True
         return item.value, item.number, item.redeliveries + 1
 
     def settle(self, process: int, place: int, verb: str, is_later: bool = False) -> Any:
@@ -295,11 +299,18 @@ class Model:
         others = [leases for leases in self.leases.values() if leases]
         return bool(self.leases.get(process)) or len(others) <= 1
 
-    def leave(self, process: int) -> None:
-        """The process leaves in order."""
+    def leave(self, process: int, ends: bool) -> None:
+        """The process leaves in order, and ends, or drops all that it has of the queue.
+
+        What was taken by name comes back, and at the end also what a loop has in hand.
+        """
         self.stop_producing(process)
         self.named.pop(process, None)
-        self.orphans += len(self.leases.pop(process, []))
+        for lease in self.leases.pop(process, []):
+            if lease.is_by_name or (ends and lease.is_in_loop):
+                self.come_back(lease.item)
+            else:
+                self.orphans += 1
 
     def stop_producing(self, process: int) -> None:
         """It is no participant any more."""
