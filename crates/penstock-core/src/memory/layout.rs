@@ -277,8 +277,9 @@ pub(crate) struct Hot {
     // A cache line that only waiters write.
     pub spinning: Spinning,
 
-    // A cache line that each put writes which makes the queue longer than it ever was, and that no get reads
-    // of a queue which stays short. Beside words that gets read, these two would cost each get the line.
+    // A cache line that puts write while the queue grows longer than it ever was. Small gets read it only if
+    // there is memory for more than 1,024 slots. In a line that every get reads, these two words would cost
+    // each get a miss.
     /// The largest `ready_count` so far.
     pub high_water: LockedU64,
     /// Slots from this one on were never used, or not since their memory was given back.

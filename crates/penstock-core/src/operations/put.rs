@@ -60,11 +60,8 @@ impl Queue {
         waiting: &mut Waiting,
         patience: Patience,
     ) -> Result<T, Error> {
-        // The result of a success is written once, in its place: moving one costs a tenth of a put.
-        match result {
-            Ok(done) => Ok(done),
-            Err(error) => Err(self.shared.noted(self.end_in_vain(error, waiting, patience))),
-        }
+        self.shared
+            .report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
     }
 
     /// Puts items, each of one part, in order. Consecutive small ones are put in one critical section, as far

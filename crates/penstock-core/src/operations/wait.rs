@@ -273,7 +273,7 @@ impl Queue {
     }
 
     /// Takes the lock for a waiter whose time is over. If the lock stays taken, a getter that was handed an
-    /// item waits on for the holder, unless that is stopped. Any other getter leaves its cell. `None` if
+    /// item waits on for the holder, unless that does not run. Any other getter leaves its cell. `None` if
     /// there is no section: the waiter has left, or is to leave.
     fn enter_or_leave(&self, waiting: &mut Waiting) -> Result<Option<Guard<'_>>, Error> {
         match self.enter_briefly() {

@@ -90,7 +90,7 @@ impl Section<'_> {
                 self.free_payload(extent)?;
                 slot
             }
-            // As `pop_slot`, whose nested result would pass through the stack.
+            // What `pop_slot` does. The compiler would pass its nested result through the stack.
             None => match self.pop_free(&self.hot().free)? {
                 Some(slot) => slot,
                 None => match self.pop_unlisted_slot()? {

@@ -26,9 +26,9 @@
 //! keeps its age, so that it is the first in line when it comes back.
 //!
 //! A handed getter whose time is over waits for the lock: the item is its result. It leaves its cell without
-//! the lock (HANDED_LEFT) if the lock's holder is stopped, if the getter is interrupted while the lock stays
-//! taken, or if its process cannot map a range that was added since. That getter does not come back. So the
-//! next section of its process returns the item, or the next check for the dead, which is due at once.
+//! the lock (HANDED_LEFT) if the lock's holder does not run, if the getter is interrupted while the lock
+//! stays taken, or if its process cannot map a range that was added since. That getter does not come back.
+//! So the next section of its process returns the item, or the next check for the dead, which is due at once.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|

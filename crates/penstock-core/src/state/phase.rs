@@ -52,10 +52,7 @@ impl Shared {
     /// Passes a result on; damage is noted in the segment, so that every process learns of it.
     #[inline(always)]
     pub(crate) fn report<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        if let Err(Error::Corrupt { .. }) = result {
-            self.segment.hot().note_damage();
-        }
-        result
+        result.map_err(|error| self.noted(error))
     }
 
     /// The same of an error.
