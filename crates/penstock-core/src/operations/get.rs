@@ -51,8 +51,8 @@ pub enum Delivery {
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
     pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
-        // Not in the result of `take`, which the compiler moves: the processor waits for a move of what was just
-        // written byte by byte.
+        // Not in the result of `take`, which the compiler moves: the processor waits for a move of what was
+        // just written byte by byte.
         let mut lent = None;
         self.take(wait, Asks::Anew(1), |section, head| {
             if let Delivered::Borrowed(borrowed) = section.deliver(head, buffer)? {
