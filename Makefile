@@ -13,7 +13,7 @@ RUNS := 25
 PYTHON :=
 
 # The folders of tests/, the longest first.
-FOLDERS := multiprocessing crash cli buffers conformance support
+FOLDERS := multiprocessing crash cli buffers asynchronous conformance support
 
 VENV := .venv
 TORCH := .venvs/torch
@@ -41,7 +41,7 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 .PHONY: help demo test quick bench bench-core lint docs clean
 .PHONY: test-core test-damage test-package test-cpython-sample $(FOLDERS:%=test-%) $(FOLDERS:%=quick-%)
 .PHONY: test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model test-storm
-.PHONY: test-torch test-libraries count-instructions
+.PHONY: test-torch test-libraries test-storm-of-leases count-instructions
 
 help:
 	@echo "make demo                 set everything up and run the main job (ARGS='--kill /usr/share')"
@@ -69,6 +69,7 @@ help:
 	@echo "make test-loom            model-check every interleaving of small runs, with a process that stops"
 	@echo "make test-model           compare more random programs with the model (RUNS=25)"
 	@echo "make test-storm           hit programs by faults, Penstock beside its rivals (a quarter of an hour)"
+	@echo "make test-storm-of-leases hit producers and workers of leased items (five minutes)"
 	@echo "make fuzz                 damage the shared memory at random (ten minutes; ARGS='--seconds 3600')"
 	@echo "make test-cpython         run the interpreters' own tests that meet a queue (a quarter of an hour)"
 	@echo "make test-torch           pass tensors with the newest torch (5.4 GB in .venvs/torch)"
@@ -139,6 +140,10 @@ test-cpython test-cpython-sample: build/.wheel $(VENV)/.python
 
 test-storm: $(VENV)/.penstock $(VENV)/.storm
 	@$(BIN)/python -m tests.crash.storms $(ARGS)
+
+# Of what is leased, put later and produced; ARGS='--minutes 10'.
+test-storm-of-leases: $(VENV)/.penstock $(VENV)/.storm
+	@$(BIN)/python -m tests.crash.storms.leasing $(ARGS)
 
 test-libraries: $(LIBRARIES)/.penstock
 	@$(LIBRARIES)/bin/python -m pytest --quiet tests/multiprocessing/libraries $(ARGS)
@@ -235,7 +240,7 @@ build/.test-core-fault-points: $(CORE)
 	@tools/require cargo cc
 	@$(PART) "The core, with fault points" \
 		cargo test --quiet --locked -p penstock-core --features fault-points \
-			--test death --test stopped --test fairness --test ranges
+			--test death --test stopped --test fairness --test ranges --test shutdown --test leases --test delays
 	@mkdir -p $(@D) && touch $@
 
 build/.test-history: $(HISTORY)

@@ -19,7 +19,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import penstock
 
-from . import growth, recovery, report, resources, rivals, round_trips, sizes, threads, throughput
+from . import (
+    event_loops,
+    growth,
+    recovery,
+    report,
+    resources,
+    rivals,
+    round_trips,
+    sizes,
+    threads,
+    throughput,
+)
 from .measured import Measured, Target, at_least, at_most, interleave, missed
 from .payloads import PAYLOADS, Payload
 from .results import Results
@@ -192,6 +203,11 @@ class Bench:
         self.stage("threads of one process", threads.steps(self.options.rounds))
         self.results.threads = threads.measure(self.options.rounds, self.tick)
 
+    def event_loops(self) -> None:
+        """Items per second and round trips between event loops."""
+        self.stage("event loops", event_loops.steps(self.options.rounds))
+        self.results.event_loops = event_loops.measure(self.options.rounds, self.tick)
+
     def growth(self) -> None:
         """The cost of an item with large backlogs and many processes."""
         sizes = [1_000, 100_000, 1_000_000, self.options.backlog]
@@ -247,6 +263,17 @@ class Bench:
         self._judge_resources()
         self._judge_sizes()
         self._judge_recovery()
+        self._judge_event_loops()
+
+    def _judge_event_loops(self) -> None:
+        rates = self.results.event_loops.get(event_loops.RATE)
+        if rates:
+            value = rates[event_loops.OURS].median / rates[event_loops.SYNCHRONOUS].median
+            self.targets.append(at_least("event loops, 1x1", value, 0.5, f"x {event_loops.SYNCHRONOUS}"))
+        trips = self.results.event_loops.get(event_loops.ROUND_TRIP)
+        if trips:
+            value = trips[event_loops.OURS].median / trips[event_loops.LIMIT].median
+            self.targets.append(at_most("round trip of two loops", value, 1.5, f"x {event_loops.LIMIT}"))
 
     def _judge_round_trips(self) -> None:
         for cores, bounds in (("two cores", {"p50": 1 / 25, "p99": 1 / 5}), ("one core", {"p50": 1.0})):
@@ -319,7 +346,16 @@ def main() -> int:
     parser.add_argument(
         "--backlog", type=int, default=10_000_000, help="items of the largest backlog (default: 10000000)"
     )
-    stages = ("throughputs", "round_trips", "sizes", "resources", "threads", "growth", "recovery")
+    stages = (
+        "throughputs",
+        "round_trips",
+        "sizes",
+        "resources",
+        "threads",
+        "event_loops",
+        "growth",
+        "recovery",
+    )
     parser.add_argument("--only", choices=stages, nargs="+", default=stages, help="measure only these")
     parser.add_argument(
         "--rivals",

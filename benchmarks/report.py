@@ -134,6 +134,12 @@ def _sections(results: Results) -> list[Section]:
         ]
         heads = ["", "items a second", "spread", f"x {threads.OURS_BY_PROCESSES}"]
         sections.append(Section(f"Items per second within one process, {kind}: {scenario}", heads, rows))
+    for what, figures in results.event_loops.items():
+        rows = [
+            [name, three_digits(measured.median), _spread(measured)]
+            for name, measured in sorted(figures.items(), key=lambda item: item[1].median)
+        ]
+        sections.append(Section(what[0].upper() + what[1:], ["", "median", "spread"], rows))
     if results.memory:
         rows = [[what, f"{most:,}", f"{after:,}"] for what, (most, after) in results.memory.items()]
         sections.append(Section("Memory of Penstock, bytes", ["", "at most", "when drained"], rows))

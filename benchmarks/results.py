@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from . import growth, recovery, sizes, threads
+from . import event_loops, growth, recovery, sizes, threads
 from .measured import Measured, Target
 
 
@@ -20,6 +20,7 @@ class Results:
     backlog: growth.Costs = field(default_factory=dict)
     participants: growth.Costs = field(default_factory=dict)
     threads: threads.Results = field(default_factory=dict)
+    event_loops: event_loops.Results = field(default_factory=dict)
     sizes: sizes.Results = field(default_factory=sizes.Results)
     recovery: recovery.Figures = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)

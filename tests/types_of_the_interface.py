@@ -31,6 +31,14 @@ numbers: penstock.Queue[int] = context.Queue(maxsize=3)
 assert_type(numbers.get(), int)
 assert_type(numbers.get_many(), list[int])
 assert_type(numbers.statistics().queued, int)
+numbers.shutdown(immediate=True)
+assert_type(numbers.is_shutdown, bool)
+for number in numbers:
+    assert_type(number, int)
+assert_type(next(iter(penstock.SimpleQueue[str]())), str)
+assert_type(list(penstock.JoinableQueue[bytes]()), list[bytes])
+with numbers as entered:
+    assert_type(entered, penstock.Queue[int])
 numbers.put("no number")  # type: ignore[arg-type]
 penstock.Queue[int]().put_many(["no number"])  # type: ignore[list-item]
 

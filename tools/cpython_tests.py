@@ -1,4 +1,4 @@
-"""Run the interpreters' own multiprocessing tests with the built wheel, on every installed CPython.
+"""Run the interpreters' own tests of queues with the built wheel, on every installed CPython.
 
 usage: python tools/cpython_tests.py WHEEL [argument of tests/multiprocessing/cpython/run.py ...]
 
@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".venvs"
 RUNNER = "tests/multiprocessing/cpython/run.py"
+ASYNC_RUNNER = "tests/asynchronous/cpython/run.py"
 LANES = 2  # interpreters at a time: most of their tests sleep
 
 # Some distributions package `test` apart.
@@ -85,9 +86,11 @@ def prepare(version: str, executable: str, wheel: Path) -> Path:
 
 def run(python: Path, arguments: list[str]) -> tuple[bool, str]:
     """Whether the tests of one interpreter passed, and what they printed."""
-    command = [python, RUNNER, *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.returncode == 0, done.stdout
+    passed, output = True, ""
+    for command in ([python, ASYNC_RUNNER], [python, RUNNER, *arguments]):
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        passed, output = passed and done.returncode == 0, output + done.stdout
+    return passed, output
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 //! Inputs: bytes to a program. Every sequence of bytes is a program, and a short change of the bytes is a
 //! short change of the program.
 
-use penstock_core::{Leave, Options};
+use penstock_core::{Awaited, Leave, Options, Verdict};
 
 use crate::damage::{Damage, Place, Value};
 
@@ -34,15 +34,43 @@ pub enum Step {
         keep: bool,
     },
     EndBorrow,
-    /// Begins to watch, and polls the descriptor.
-    Watch,
+    /// Begins to watch, for an item, for room or for the end.
+    Watch(Awaited),
+    /// Upkeep of a process that sleeps with descriptors.
+    Tend,
     /// Keeps a lent payload for good, and maps a part of it.
     Keep,
     TaskDone,
+    /// Takes an item by name.
+    Hold(Patience),
+    /// Settles the oldest or the youngest item that was taken by name, perhaps with a delay.
+    Settle {
+        is_oldest: bool,
+        verdict: Verdict,
+        micros: u64,
+    },
+    PutDelayed {
+        len: usize,
+        micros: u64,
+    },
     Join(Patience),
+    ShutDown {
+        is_immediate: bool,
+    },
+    /// Takes the next item of a loop.
+    Next(Patience),
+    Produce {
+        expect: u32,
+    },
+    EndProducing,
     Leave(Leave),
     Statistics,
     DeadLetters,
+    /// Requeues or purges dead letters: the first, or all.
+    Decide {
+        is_purge: bool,
+        one: bool,
+    },
     Trim,
     Ask,
     /// The handle is dropped and opened anew.
@@ -158,6 +186,31 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// The steps of leases, delays and dead letters share one number.
+    fn lease_step(&mut self) -> Step {
+        match self.byte() % 8 {
+            0..3 => Step::Hold(self.patience()),
+            3 | 4 => Step::Settle {
+                is_oldest: self.byte() % 2 == 0,
+                verdict: self.choose(&[
+                    Verdict::Done,
+                    Verdict::Released,
+                    Verdict::Failed,
+                    Verdict::Rejected,
+                ]),
+                micros: self.choose(&[0, 0, 50, 3_600_000_000]),
+            },
+            5 | 6 => Step::PutDelayed {
+                len: self.len(),
+                micros: self.choose(&[50, 3_600_000_000, 0, u64::MAX]),
+            },
+            _ => Step::Decide {
+                is_purge: self.byte() % 2 == 1,
+                one: self.byte() % 2 == 1,
+            },
+        }
+    }
+
     fn step(&mut self) -> Option<Step> {
         if self.rest.is_empty() {
             return None;
@@ -183,7 +236,23 @@ impl<'a> Input<'a> {
             20 => Step::Die { in_section: false },
             21 => Step::Die { in_section: true },
             22 => Step::Enlist(usize::from(self.byte() % 3)),
-            28 => Step::Watch,
+            23 => Step::ShutDown {
+                is_immediate: self.byte() % 2 == 1,
+            },
+            24 => match self.byte() % 4 {
+                0 => Step::Produce {
+                    expect: u32::from(self.byte() % 3),
+                },
+                1 => Step::EndProducing,
+                _ => Step::Next(self.patience()),
+            },
+            25 => self.lease_step(),
+            26 => match self.byte() % 3 {
+                0 => Step::Watch(Awaited::Room),
+                1 => Step::Watch(Awaited::Finish),
+                _ => Step::Tend,
+            },
+            28 => Step::Watch(Awaited::Item),
             29 => Step::PutMany {
                 count: self.count(),
                 lens: [self.len(), self.len()],

@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use penstock_core::{
-    Batch, Buffer, Delivery, Error, Leave, Lent, Options, Queue, Statistics, Taken, View, Wait, fuzzing,
+    Batch, Buffer, Delivery, Error, Held, InHand, Leave, Lent, Options, Production, Queue, Statistics, Taken,
+    Verdict, View, Wait, fuzzing,
 };
 
 use crate::Access;
@@ -19,6 +21,10 @@ pub struct World {
     /// `None` if the damage makes it impossible to open the queue.
     queue: Option<Arc<Queue>>,
     lents: VecDeque<Arc<Lent>>,
+    productions: Vec<Production>,
+    in_loop: Option<InHand>,
+    /// Items taken by name. Some may be of a handle that is gone.
+    held: VecDeque<Held>,
     puts: u64,
     is_damaged: bool,
     /// An operation has said so since the last damage.
@@ -48,6 +54,9 @@ impl World {
             mapped,
             queue: None,
             lents: VecDeque::new(),
+            productions: Vec::new(),
+            in_loop: None,
+            held: VecDeque::new(),
             puts: 0,
             is_damaged: false,
             is_known_as_corrupt: false,
@@ -77,6 +86,8 @@ impl World {
     /// Drops the handle, with everything that keeps it.
     fn close(&mut self) {
         self.lents.clear();
+        self.productions.clear();
+        self.in_loop = None;
         if let Some(queue) = self.queue.take() {
             (self.mapped)(fuzzing::base(&queue), Access::Allowed(&self.memory.gaps()));
             let id = queue.id();
@@ -118,16 +129,53 @@ impl World {
                     drop(View::new(&lent, lent.len() / 3..lent.len()));
                 }
             }
-            Step::Watch => {
-                let watched = with(Patience::NoWait, |wait| queue.watch(wait));
+            Step::Watch(awaited) => {
+                let watched = with(Patience::NoWait, |wait| queue.watch_for(*awaited, wait));
                 self.heed(watched, true);
+            }
+            Step::Tend => {
+                self.heed(queue.tend(0), false);
             }
             Step::TaskDone => {
                 self.heed(queue.task_done(), true);
             }
+            Step::Hold(patience) => self.hold(&queue, *patience),
+            Step::PutDelayed { len, micros } => self.put_delayed(&queue, *len, *micros),
+            Step::Settle {
+                is_oldest,
+                verdict,
+                micros,
+            } => {
+                let held = if *is_oldest {
+                    self.held.pop_front()
+                } else {
+                    self.held.pop_back()
+                };
+                if let Some(held) = held {
+                    let delay = Duration::from_micros(*micros);
+                    let settled = with(Patience::Wait, |wait| {
+                        queue.settle_noting(&held, *verdict, (delay, b"why"), wait)
+                    });
+                    let is_settled = self.heed(settled, true);
+                    assert!(is_settled != Some(true) || self.is_damaged || !queue.holds(&held));
+                }
+            }
             Step::Join(patience) => {
                 let joined = with(*patience, |wait| queue.join(wait));
                 self.heed(joined, *patience != Patience::TryLock);
+            }
+            Step::ShutDown { is_immediate } => {
+                self.heed(queue.shut_down(*is_immediate), true);
+            }
+            Step::Next(patience) => self.next(&queue, *patience),
+            Step::Produce { expect } => {
+                let production = self.heed(queue.produce(*expect), true);
+                self.productions.extend(production);
+            }
+            Step::EndProducing => {
+                if let Some(production) = self.productions.pop() {
+                    self.heed(queue.end_producing(production), false);
+                }
             }
             Step::Leave(how) => {
                 self.heed(queue.leave(*how), false);
@@ -135,9 +183,12 @@ impl World {
             Step::Statistics => self.statistics(&queue),
             Step::DeadLetters => {
                 if let Some(letters) = self.heed(queue.dead_letters(), true) {
-                    letters.iter().for_each(|letter| self.check_payload(letter));
+                    letters
+                        .iter()
+                        .for_each(|letter| self.check_payload(&letter.payload));
                 }
             }
+            Step::Decide { is_purge, one } => self.decide(&queue, *is_purge, *one),
             Step::Trim => {
                 self.heed(queue.trim_if_due(), false);
             }
@@ -168,6 +219,11 @@ impl World {
                     len: 5000,
                     patience: Patience::NoWait,
                 },
+                Step::PutDelayed { len: 30, micros: 1 },
+                Step::PutDelayed {
+                    len: 3000,
+                    micros: 3_600_000_000,
+                },
                 Step::Get {
                     patience: Patience::NoWait,
                     keep: false,
@@ -180,17 +236,62 @@ impl World {
                     patience: Patience::NoWait,
                     keep: true,
                 },
+                Step::Hold(Patience::NoWait),
+                Step::Hold(Patience::NoWait),
+                Step::Settle {
+                    is_oldest: true,
+                    verdict: Verdict::Released,
+                    micros: 0,
+                },
+                Step::Settle {
+                    is_oldest: false,
+                    verdict: Verdict::Failed,
+                    micros: 1,
+                },
                 Step::TaskDone,
+                Step::Next(Patience::NoWait),
+                Step::Next(Patience::NoWait),
+                Step::Produce { expect: 2 },
                 Step::Ask,
                 Step::Join(Patience::NoWait),
                 Step::Statistics,
+                Step::EndProducing,
                 Step::Leave(Leave::Crashed),
                 Step::DeadLetters,
+                Step::Decide {
+                    is_purge: false,
+                    one: true,
+                },
+                Step::Decide {
+                    is_purge: true,
+                    one: false,
+                },
                 Step::Trim,
             ] {
                 self.step(&step);
             }
             self.reopen();
+        }
+        for step in [
+            Step::ShutDown { is_immediate: false },
+            Step::Put {
+                len: 20,
+                patience: Patience::Wait,
+            },
+            Step::Get {
+                patience: Patience::Wait,
+                keep: false,
+            },
+            Step::ShutDown { is_immediate: true },
+            Step::Get {
+                patience: Patience::Wait,
+                keep: false,
+            },
+            Step::TaskDone,
+            Step::Join(Patience::NoWait),
+            Step::Statistics,
+        ] {
+            self.step(&step);
         }
         self.close();
         self.was_told
@@ -214,6 +315,18 @@ impl World {
         }
     }
 
+    fn put_delayed(&mut self, queue: &Arc<Queue>, len: usize, micros: u64) {
+        self.puts += 1;
+        self.allowance += 2 * len as u64;
+        let payload = payload(self.puts, len);
+        let delay = Duration::from_micros(micros);
+        let put = with(Patience::Wait, |wait| queue.put_delayed(&[&payload], delay, wait));
+        if let Some(ticket) = self.heed(put, true) {
+            assert!(self.is_damaged || queue.is_pending(ticket));
+            assert!(self.is_damaged || micros < 1000 || queue.time_until_due().is_some());
+        }
+    }
+
     fn get(&mut self, queue: &Arc<Queue>, patience: Patience, keep: bool) {
         let mut buffer = Buffer::default();
         let got = with(patience, |wait| queue.get(&mut buffer, wait));
@@ -226,6 +339,30 @@ impl World {
                 }
             }
             None => {}
+        }
+    }
+
+    fn next(&mut self, queue: &Arc<Queue>, patience: Patience) {
+        let mut buffer = Buffer::default();
+        let in_loop = &mut self.in_loop;
+        let got = with(patience, |wait| queue.get_next(in_loop, &mut buffer, wait));
+        match self.heed(got, patience != Patience::TryLock) {
+            Some(Delivery::Copied) => self.check_payload(buffer.bytes()),
+            Some(Delivery::Lent(lent)) => self.check_payload(lent.bytes()),
+            None => {}
+        }
+    }
+
+    /// The payload of an item taken by name is given back at once.
+    fn hold(&mut self, queue: &Arc<Queue>, patience: Patience) {
+        let mut buffer = Buffer::default();
+        let taken = with(patience, |wait| queue.hold(&mut buffer, wait));
+        if let Some((delivery, held)) = self.heed(taken, patience != Patience::TryLock) {
+            match delivery {
+                Delivery::Copied => self.check_payload(buffer.bytes()),
+                Delivery::Lent(lent) => self.check_payload(lent.bytes()),
+            }
+            self.held.push_back(held);
         }
     }
 
@@ -265,19 +402,39 @@ impl World {
         });
     }
 
+    /// Requeues or purges the first dead letter, or all.
+    fn decide(&mut self, queue: &Queue, is_purge: bool, one: bool) {
+        let Some(letters) = self.heed(queue.dead_letters(), true) else {
+            return;
+        };
+        let tickets: Vec<_> = letters.iter().map(|letter| letter.ticket).take(1).collect();
+        let tickets = one.then_some(&tickets[..]);
+        let decided = with(Patience::Wait, |wait| match is_purge {
+            true => queue.purge(tickets, wait),
+            false => queue.requeue(tickets, wait),
+        });
+        let count = self.heed(decided, true);
+        let right = if one { letters.len().min(1) } else { letters.len() };
+        assert!(self.is_damaged || count.is_none_or(|count| count == right as u64));
+    }
+
     fn statistics(&mut self, queue: &Queue) {
         if let Some(Statistics {
             puts,
             gets,
             queued,
             dead_letters,
+            discarded,
+            delayed,
             ..
         }) = self.heed(queue.statistics(), true)
         {
-            let is_balanced = puts == gets.wrapping_add(queued).wrapping_add(dead_letters);
+            let gone = dead_letters.wrapping_add(discarded);
+            let left = queued.wrapping_add(delayed).wrapping_add(gone);
+            let is_balanced = puts == gets.wrapping_add(left);
             assert!(
                 self.is_damaged || is_balanced,
-                "{puts} = {gets} + {queued} + {dead_letters}"
+                "{puts} = {gets} + {queued} + {delayed} + {dead_letters} + {discarded}"
             );
         }
     }
@@ -323,11 +480,13 @@ impl World {
             }
             Error::Full
             | Error::Empty
+            | Error::ShutDown
             | Error::Busy
             | Error::Stopped { .. }
             | Error::FullBehindStopped { .. }
             | Error::EmptyBehindStopped { .. }
             | Error::TooManyDone
+            | Error::StillBorrowed
             | Error::OutOfMemory { .. } => {
                 assert!(
                     !(tells && self.is_known_as_corrupt),

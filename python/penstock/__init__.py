@@ -25,13 +25,20 @@ from . import (
     interpreter,  # noqa: F401  # first: it raises where the binding must not be loaded
 )
 from ._native import __version__
+from .backoff import Backoff
 from .context import get_context
+from .errors import ShutDown
 from .queues import JoinableQueue, Queue, SimpleQueue
 
 __all__ = [
+    "Backoff",
+    "DeadLetter",
+    "Death",
     "JoinableQueue",
+    "Lease",
     "Pipe",
     "Queue",
+    "ShutDown",
     "SimpleQueue",
     "Statistics",
     "__version__",
@@ -45,6 +52,8 @@ TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of 
 if TYPE_CHECKING:
     from ._multiprocessing.patching import patch, unpatch
     from .connections import Pipe
+    from .leases import Lease
+    from .letters import DeadLetter, Death
     from .statistics import Statistics
 else:
 
@@ -57,6 +66,14 @@ else:
             from ._multiprocessing import patching
 
             return getattr(patching, name)
+        if name == "Lease":
+            from .leases import Lease
+
+            return Lease
+        if name in ("DeadLetter", "Death"):
+            from . import letters
+
+            return getattr(letters, name)
         if name == "Statistics":
             from .statistics import Statistics
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from typing import Any, ClassVar, Literal, Self, SupportsIndex, overload
 
+    from .backoff import Backoff
     from .connections import Connection
 
 
@@ -47,13 +48,19 @@ class Context(standard.BaseContext):
         max_bytes: SupportsIndex | None = None,
         protocol: SupportsIndex | None = None,
         max_deliveries: SupportsIndex = 3,
+        retry_delay: float | Backoff = 0.0,
     ) -> queues.JoinableQueue[Any]:
         """Make a `penstock.JoinableQueue`, with the same arguments.
 
         >>> get_context().JoinableQueue().join()
         """
         return queues.JoinableQueue(
-            maxsize, max_bytes=max_bytes, protocol=protocol, max_deliveries=max_deliveries, ctx=self
+            maxsize,
+            max_bytes=max_bytes,
+            protocol=protocol,
+            max_deliveries=max_deliveries,
+            retry_delay=retry_delay,
+            ctx=self,
         )
 
     def SimpleQueue(

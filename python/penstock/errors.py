@@ -3,7 +3,8 @@
     PenstockError                      all that is Penstock's own
     ├── QueueMemoryError               no memory for an item; also a queue.Full and a MemoryError
     ├── CorruptQueueError              the shared memory is damaged; also an OSError
-    └── QueueGoneError                 a queue that came in a message cannot be opened; also an OSError
+    ├── QueueGoneError                 a queue that came in a message cannot be opened; also an OSError
+    └── ShutDown                       the queue was shut down; also a queue.ShutDown
 
 The other exceptions are those of `multiprocessing`: `queue.Full` and `queue.Empty`, `ValueError` on a closed
 queue and on too many `task_done()`, `OSError` on a closed `SimpleQueue`, and from `get()` what rebuilding the
@@ -13,8 +14,13 @@ object raises.
 from __future__ import annotations
 
 import queue
+import sys
 
-__all__ = ["CorruptQueueError", "PenstockError", "QueueGoneError", "QueueMemoryError"]
+__all__ = ["CorruptQueueError", "PenstockError", "QueueGoneError", "QueueMemoryError", "ShutDown"]
+
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
+if TYPE_CHECKING:
+    from typing import Any, Self
 
 
 class PenstockError(Exception):
@@ -85,3 +91,49 @@ class QueueGoneError(PenstockError, OSError):
         ...
     penstock.errors.QueueGoneError: [Errno 116] queue ... is gone: ...
     """
+
+
+if sys.version_info >= (3, 13):
+    from queue import ShutDown as _StandardShutDown
+else:
+
+    class _StandardShutDown(Exception):
+        """In the place of `queue.ShutDown`, which Python has from 3.13 on."""
+
+
+class ShutDown(PenstockError, _StandardShutDown):
+    """The queue was shut down: no item is put any more; and to a `get`, none is left.
+
+    It is a `queue.ShutDown`, from Python 3.13 on, and then also an `asyncio.QueueShutDown`, in a program that
+    has imported asyncio: either `except` clause catches it.
+
+    >>> import penstock
+    >>> q = penstock.Queue()
+    >>> q.shutdown()
+    >>> try:
+    ...     q.put("late")
+    ... except penstock.ShutDown:
+    ...     print("too late")
+    too late
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make the exception, which then is asyncio's, too, if the program has imported asyncio.
+
+        `kwargs` are for the `__init__()` of a class that inherits from this one.
+        """
+        _inherit_from_asyncio()
+        return super().__new__(cls, *args)
+
+
+def _inherit_from_asyncio() -> None:
+    """Add the base of asyncio, whose import takes longer than all of Penstock, once the program has it."""
+    queues = sys.modules.get("asyncio.queues")
+    base = getattr(queues, "QueueShutDown", None)
+    bases = ShutDown.__bases__  # read once: another thread may do the same
+    if base is None or base in bases:
+        return
+    try:
+        ShutDown.__bases__ = (*bases, base)
+    except TypeError:
+        return  # a class of the program inherits from both, with asyncio's first

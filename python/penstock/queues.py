@@ -8,34 +8,44 @@ from operator import index
 
 from ._multiprocessing import finalize, fork_lock
 from ._native import Handle, Options
+from .backoff import Backoff, backoff_of
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from multiprocessing import queues
     from multiprocessing.context import BaseContext
-    from typing import Any, SupportsIndex
+    from typing import Any, Self, SupportsIndex
 
     from typing_extensions import TypeVar
 
+    from ._async.methods import AsyncJoin, AsyncMethods
     from ._multiprocessing import attributes
     from ._native import JoinableQueueBase as _JoinableQueueBase
     from ._native import QueueBase as _QueueBase
     from ._native import SimpleQueueBase as _SimpleQueueBase
+    from .leases import Leasing, LeasingMany
+    from .letters import DeadLetter
     from .statistics import Statistics
 
     T = TypeVar("T", default=Any)  # so that no checker asks what `Queue()` is a queue of
 
     # For a checker they are standard queues from the beginning, so that they fit where those are declared.
-    class QueueBase(_QueueBase[T], queues.Queue[T]): ...
+    class QueueBase(_QueueBase[T], AsyncMethods[T], queues.Queue[T]): ...
 
-    class JoinableQueueBase(_JoinableQueueBase[T], queues.JoinableQueue[T]): ...
+    class JoinableQueueBase(_JoinableQueueBase[T], AsyncJoin, queues.JoinableQueue[T]): ...
 
-    class SimpleQueueBase(_SimpleQueueBase[T], queues.SimpleQueue[T]): ...
+    class SimpleQueueBase(_SimpleQueueBase[T], AsyncMethods[T], queues.SimpleQueue[T]): ...
+
+    class _AsyncMethods: ...
+
+    class _AsyncJoin: ...
 
 else:
+    from ._async.methods import AsyncJoin as _AsyncJoin
+    from ._async.methods import AsyncMethods as _AsyncMethods
     from ._native import JoinableQueueBase, QueueBase, SimpleQueueBase
 
     T = None
@@ -49,8 +59,8 @@ _SIMPLE_QUEUE_BYTES = 1 << 20
 _MAX_DELIVERIES = 3
 
 
-class _Family(Handle):
-    """What the three queues have in common: options, pickling, figures."""
+class _Family(Handle, _AsyncMethods):
+    """What the three queues have in common: options, pickling, figures, and what tasks await."""
 
     __slots__ = ()
 
@@ -69,6 +79,7 @@ class _Family(Handle):
         protocol: SupportsIndex | None,
         acknowledged: bool = False,
         max_deliveries: SupportsIndex = _MAX_DELIVERIES,
+        retry_delay: float | Backoff = 0.0,
     ) -> None:
         _arm()
         # After a second `__init__()` the reading and writing sides are open again.
@@ -79,11 +90,27 @@ class _Family(Handle):
             soft_bytes=soft_bytes,
             acknowledged=acknowledged,
             max_deliveries=_whole("max_deliveries", max_deliveries, least=0, most=255),
+            retry=tuple(backoff_of(retry_delay)),
         )
         highest = pickle.HIGHEST_PROTOCOL
         self._create(
             options, highest if protocol is None else _whole("protocol", protocol, least=0, most=highest)
         )
+
+    # Without it `in` would take the items, one after the other.
+    __contains__ = None
+
+    def __enter__(self) -> Self:
+        """Return the queue. Leaving the block closes this handle, for this process: see `close()`.
+
+        >>> import penstock
+        >>> with penstock.Queue() as q:
+        ...     q.put("a")
+        """
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
 
     # The private attributes of `multiprocessing`'s queues; see _multiprocessing/attributes.py.
 
@@ -125,6 +152,65 @@ class _Family(Handle):
         from .statistics import Statistics
 
         return Statistics(**self._statistics())
+
+    def dead_letters(self) -> list[DeadLetter[Any]]:
+        """Return the dead letters: items that are delivered no more, in the order in which they became such.
+
+        They stay in the queue, and count as done. Of a `JoinableQueue` they are items whose takers died or
+        failed more than `max_deliveries` times, and those that a lease has rejected. Of a `Queue` or
+        `SimpleQueue` they are large items whose takers died while they rebuilt them, or had no memory to.
+
+        Rebuilds no object: `letter.item` does, whenever it is read. So an item that kills the process that
+        rebuilds it does no harm here. Waits as `statistics()` does.
+
+        >>> import penstock
+        >>> q = penstock.JoinableQueue()
+        >>> q.put("a")
+        >>> with q.lease() as lease:
+        ...     lease.reject()
+        >>> [(letter.id, letter.item) for letter in q.dead_letters()]
+        [(1, 'a')]
+        """
+        from .letters import DeadLetter
+
+        return [DeadLetter(self, *letter) for letter in self._dead_letters()]
+
+    def requeue(self, letters: Iterable[DeadLetter[Any]] | None = None) -> int:
+        """Put dead letters back into the queue, in their old places: these, or all of them.
+
+        They are undone again, and their deliveries count anew. The queue may exceed `maxsize` then. Returns
+        how many there were: a letter that was purged or requeued before is passed over.
+
+        Rebuilds no object. Raises `ShutDown` if the queue was shut down, and ValueError for letters of
+        another queue. If this process is killed meanwhile, some are requeued and the others are dead letters
+        still.
+
+        >>> import penstock
+        >>> q = penstock.JoinableQueue()
+        >>> q.requeue()
+        0
+        """
+        return self._decide_on_letters(self._tickets(letters), False)
+
+    def purge(self, letters: Iterable[DeadLetter[Any]] | None = None) -> int:
+        """Remove dead letters for good, and free their memory: these, or all of them.
+
+        Returns how many there were. Rebuilds no object. Raises ValueError for letters of another queue.
+
+        >>> import penstock
+        >>> q = penstock.JoinableQueue()
+        >>> q.purge()
+        0
+        """
+        return self._decide_on_letters(self._tickets(letters), True)
+
+    def _tickets(self, letters: Iterable[DeadLetter[Any]] | None) -> list[tuple[int, int]] | None:
+        if letters is None:
+            return None
+        found = list(letters)
+        if any(letter._queue._id != self._id for letter in found):
+            raise ValueError("a dead letter of another queue")
+        return [(letter._slot, letter.id) for letter in found]
 
     # As in `multiprocessing`'s queues: a subclass with a state of its own overrides these two and calls them.
 
@@ -238,7 +324,7 @@ class Queue(QueueBase[T], _Family):
         """
 
 
-class JoinableQueue(JoinableQueueBase[T], Queue[T]):
+class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
     """A queue that knows when all of its items are done, in the place of `multiprocessing.JoinableQueue`.
 
     A worker calls `task_done()` when an item that it took is done; `join()` waits until all items are done.
@@ -247,11 +333,14 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T]):
     255); then the item counts as done, and `dead_letters()` has it. A worker that ends in order without
     `task_done()` leaves its items undone for ever, as with `multiprocessing`.
 
-    Until any process calls `task_done()` or `join()` for the first time, only the item that a killed worker
-    had in hand goes back: the one that each of its threads had taken last. If memory is needed, the payloads
-    of items taken earlier are given up, the oldest first. The first such call ends that for good: then the
-    items that killed workers had taken earlier go back to their old places, too, except those given up, which
-    `statistics().given_up` counts.
+    Until any process acknowledges for the first time, by `task_done()`, `join()`, `lease()`, `leases()` or a
+    loop over the queue, only the item that a killed worker had in hand goes back: the one that each of its
+    threads had taken last. If memory is needed, the payloads of items taken earlier are given up, the oldest
+    first. The first acknowledgement ends that for good: then the items that killed workers had taken earlier
+    go back to their old places, too, except those given up, which `statistics().given_up` counts.
+
+    An item that has failed (`lease()`) waits for `retry_delay` seconds before it is delivered again, or for
+    the growing times of a `Backoff`. One whose worker died does not wait.
 
     The other arguments and the exceptions are those of `Queue`.
 
@@ -271,6 +360,7 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T]):
         max_bytes: SupportsIndex | None = None,
         protocol: SupportsIndex | None = None,
         max_deliveries: SupportsIndex = _MAX_DELIVERIES,
+        retry_delay: float | Backoff = 0.0,
         ctx: BaseContext | None = None,
     ) -> None:
         self._open(
@@ -279,7 +369,77 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T]):
             protocol=protocol,
             acknowledged=True,
             max_deliveries=max_deliveries,
+            retry_delay=retry_delay,
         )
+
+    @property
+    def retry_delay(self) -> Backoff:
+        """How long an item that has failed waits until it is delivered again, as the queue's maker has said.
+
+        >>> import penstock
+        >>> penstock.JoinableQueue(retry_delay=0.5).retry_delay
+        Backoff(first=0.5, factor=1.0, most=0.5, jitter=0.0)
+        """
+        return Backoff(*self._retry)
+
+    def lease(self, timeout: float | None = None) -> Leasing[T]:
+        """Take an item for a `with` block, whose end settles it.
+
+        The `with` waits for an item as `get()` does: `timeout` seconds at most, or as long as it takes. It
+        gives a `Lease`. Leaving the block finishes the item, as `task_done()` does. An exception gives it
+        back as failed: it is delivered again, `max_deliveries` times at most. `KeyboardInterrupt`,
+        `SystemExit` and `asyncio.CancelledError` give it back without counting. After `lease.ack()`,
+        `nack()`, `release()` or `reject()`, or a `task_done()` that has finished this item, the end of the
+        block does nothing.
+
+        If the process dies in the block, by whatever death, the item is delivered to another one. No clock
+        ends a lease.
+
+        In a task of an event loop write `async with`, without a `timeout`: it waits as `aget()` does, and a
+        task that is cancelled meanwhile has taken nothing.
+
+        Entering raises what `get()` raises. If the object cannot be rebuilt, its item is given back as
+        failed, and the exception is raised. Large buffers in the object are copies of their own.
+
+        >>> import penstock
+        >>> q = penstock.JoinableQueue()
+        >>> q.put("work")
+        >>> with q.lease() as lease:
+        ...     print(lease.item)
+        work
+        >>> q.join()
+        """
+        from .leases import Leasing
+
+        return Leasing(self, timeout)
+
+    def leases(self, max_items: SupportsIndex, timeout: float | None = None) -> LeasingMany[T]:
+        """Take items for a `with` block: those that are there, `max_items` at most.
+
+        They are 64 at most in any case, and fewer if they are not small: as many of 2 KB or less as fit into
+        32 KiB, and large ones up to the one that brings their sum to 1 MiB.
+
+        The `with` waits for the first item as `lease()` does, and gives an iterator over the leases, the
+        oldest first. Asking for the next lease finishes the item before, unless it was settled. Leaving the
+        block settles the last one that was begun, as a `lease()` does, and releases those not begun.
+
+        `async with` is for tasks, as with `lease()`.
+
+        If one of the objects cannot be rebuilt, its item is given back as failed, the other items are
+        released, and the exception is raised. ValueError if `max_items` is less than 1.
+
+        >>> import penstock
+        >>> q = penstock.JoinableQueue()
+        >>> q.put_many("abc")
+        >>> with q.leases(2) as batch:
+        ...     [lease.item for lease in batch]
+        ['a', 'b']
+        >>> q.qsize()
+        1
+        """
+        from .leases import LeasingMany
+
+        return LeasingMany(self, max_items, timeout)
 
 
 class SimpleQueue(SimpleQueueBase[T], _Family):
@@ -322,7 +482,8 @@ def _arm() -> None:
     with fork_lock.lock:
         # Not at import, because a program may open no queue. Not later, because then perhaps no file can be
         # opened any more.
-        from . import buffers, statistics  # noqa: F401
+        from . import buffers, leases, letters, statistics  # noqa: F401
+        from ._async import under_asyncio  # noqa: F401
         from ._multiprocessing import attributes, greenlets, reduction  # noqa: F401
 
         _inherit()

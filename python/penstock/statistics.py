@@ -19,11 +19,14 @@ class Statistics(
             "taken",
             "taken_bytes",
             "given_up",
+            "discarded",
+            "delayed",
             "waiting_getters",
             "waiting_putters",
             "waiting_joiners",
             "high_water",
             "participants",
+            "producers",
             "memory_bytes",
         ],
     )
@@ -66,6 +69,10 @@ class Statistics(
     given_up: int
     """Items lost with their holder: their payload had been given up before it died, because memory was needed
     and no process had called `task_done()` or `join()` yet."""
+    discarded: int
+    """Items that were queued at a `shutdown(immediate=True)`, or came back after it."""
+    delayed: int
+    """Items that no `get()` finds before their time has come."""
     waiting_getters: int
     """Threads that wait in `get()`."""
     waiting_putters: int
@@ -76,5 +83,7 @@ class Statistics(
     """The largest number of items that were ever queued at once."""
     participants: int
     """Living processes that have used the queue."""
+    producers: int
+    """Those of them that are in a block of `producing()`."""
     memory_bytes: int
     """Bytes of memory that the queue occupies."""

@@ -475,7 +475,7 @@ def test_dead_letters_have_buffers() -> None:
         child.wait()
     q.join()
     (letter,) = q.dead_letters()
-    assert np.array_equal(letter, numbers(LARGE))
+    assert np.array_equal(letter.item, numbers(LARGE))
 
 
 def test_many_at_once() -> None:

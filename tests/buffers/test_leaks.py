@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from penstock import JoinableQueue, Pipe, Queue, SimpleQueue
+from penstock import JoinableQueue, Pipe, Queue, ShutDown, SimpleQueue
 from penstock.errors import QueueMemoryError
 from tests.support.interpreter import FREE_THREADED
 
@@ -179,6 +179,61 @@ def acknowledged(queue: Any, item: object) -> Callable[[], None]:
         queue.get()
         queue.task_done()
         queue.join()
+
+    return operation
+
+
+def leased(queue: Any, item: object, verb: str) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put(item)
+        with contextlib.suppress(ZeroDivisionError), queue.lease() as lease:
+            if verb == "raise":
+                raise ZeroDivisionError
+            if verb:
+                getattr(lease, verb)()
+        if verb in ("raise", "nack", "release"):
+            with queue.leases(10) as batch:
+                for _ in batch:
+                    pass
+        queue.join()
+
+    return operation
+
+
+def shut_down(kind: Callable[..., Any], immediate: bool) -> Callable[[], None]:
+    def operation() -> None:
+        queue = kind()
+        queue.put("small")
+        queue.put(LARGE)
+        queue.shutdown(immediate)
+        with contextlib.suppress(ShutDown):
+            while True:
+                queue.get()
+
+    return operation
+
+
+def looped(kind: Callable[..., Any]) -> Callable[[], None]:
+    def operation() -> None:
+        with kind() as queue, contextlib.suppress(RuntimeError):
+            with queue.producing(expect=1):
+                for item in ("small", LARGE, FailsToLoad()):
+                    queue.put(item)
+            for _ in queue:
+                pass
+
+    return operation
+
+
+def left(queue: Any) -> Callable[[], None]:
+    def operation() -> None:
+        queue.put_many(["small", LARGE])
+        for _ in queue:
+            break
+        next(iter(queue))
+        if hasattr(queue, "task_done"):
+            queue.task_done()
+            queue.task_done()
 
     return operation
 
@@ -411,7 +466,20 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
         "Queue: wrong arguments": lambda: raising(TypeError, Queue().put),
         "Queue: closed": lambda: raising(ValueError, closed().put, LARGE),
         "Queue: asked": lambda: asked(Queue()),
+        "Queue: shut down": lambda: shut_down(Queue, False),
+        "SimpleQueue: shut down at once": lambda: shut_down(SimpleQueue, True),
+        "JoinableQueue: shut down": lambda: shut_down(JoinableQueue, False),
+        "Queue: produced, and looped over": lambda: looped(Queue),
+        "SimpleQueue: produced, and looped over": lambda: looped(SimpleQueue),
+        "JoinableQueue: produced, and looped over": lambda: looped(JoinableQueue),
+        "Queue: a loop left": lambda: left(Queue()),
+        "JoinableQueue: a loop left": lambda: left(JoinableQueue()),
         "Queue: sent in a message": lambda: sent(Queue()),
+        "JoinableQueue: leased, small": lambda: leased(JoinableQueue(), "small", ""),
+        "JoinableQueue: leased, large": lambda: leased(JoinableQueue(), LARGE, "ack"),
+        "JoinableQueue: released": lambda: leased(JoinableQueue(), LARGE, "release"),
+        "JoinableQueue: failed": lambda: leased(JoinableQueue(), "small", "nack"),
+        "JoinableQueue: failed by an exception": lambda: leased(JoinableQueue(), "small", "raise"),
         "JoinableQueue: done, small": lambda: acknowledged(JoinableQueue(), "small"),
         "JoinableQueue: done, large": lambda: acknowledged(JoinableQueue(), LARGE),
         "JoinableQueue: done, a mapped array": lambda: acknowledged(JoinableQueue(), MAPPED),

@@ -2,15 +2,20 @@
 
 import json
 from dataclasses import asdict
+from multiprocessing.sharedctypes import RawValue
 
 import pytest
-from benchmarks import recovery, report, resources, rivals, sizes
+from benchmarks import event_loops, recovery, report, resources, rivals, sizes
 from benchmarks.measured import Measured
 from benchmarks.payloads import Payload
 from benchmarks.results import Results
 from benchmarks.rivals.interface import Rival, Shape
 
 import penstock
+
+# The standard library keeps the first file of its shared memory as long as the process lives.
+# It is made here, so that no test is said to have left it behind.
+RawValue("d")
 
 
 def costs(ours: dict[int, float], other: float = 100.0) -> sizes.Costs:
@@ -105,6 +110,16 @@ def test_report_of_sizes_and_recovery() -> None:
 def test_every_figure_has_a_unit() -> None:
     compared = {name for few, many, _ in recovery.GROWTH.values() for name in (few, many)}
     assert set(recovery.BOUNDS) | compared <= set(recovery.UNITS)
+
+
+@pytest.mark.parametrize("measure", ["_asynchronous", "_batched", "_synchronous", "_in_one_loop"])
+def test_event_loops_pass_items(measure: str) -> None:
+    assert getattr(event_loops, measure)(200) > 0
+
+
+@pytest.mark.parametrize("measure", ["_queue_round_trip", "_socket_round_trip"])
+def test_event_loops_make_round_trips(measure: str) -> None:
+    assert getattr(event_loops, measure)(20) > 0
 
 
 @pytest.mark.parametrize("name", resources.IMPORTED)

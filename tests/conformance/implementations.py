@@ -32,6 +32,16 @@ class Promise(enum.Flag):
     """A time-out is never cut short: no change of the wall clock ends it, as it may a semaphore's."""
     STATISTICS = enum.auto()
     """`statistics()`: exact figures, also of the waiters."""
+    SHUTDOWN = enum.auto()
+    """`shutdown()` and `is_shutdown`."""
+    ITERATION = enum.auto()
+    """`for item in queue`, and `with queue`."""
+    PRODUCERS = enum.auto()
+    """`producing()`."""
+    LEASES = enum.auto()
+    """`lease()` and `leases()`."""
+    DELAYS = enum.auto()
+    """The argument `delay` of `put()` and of a lease's verbs."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +53,18 @@ class Implementation:
     promises: Promise
 
 
-_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STEADY_CLOCK | Promise.STATISTICS
+_ENDINGS = Promise.SHUTDOWN | Promise.ITERATION | Promise.PRODUCERS
+_OURS = Promise.PUT_IS_DONE | Promise.BATCHES | Promise.STEADY_CLOCK | Promise.STATISTICS | _ENDINGS
 _ACKNOWLEDGED = Promise.BOUNDED | Promise.ACKNOWLEDGED
 
 IMPLEMENTATIONS = (
-    Implementation("Queue", penstock.Queue, _OURS | Promise.BOUNDED),
+    Implementation("Queue", penstock.Queue, _OURS | Promise.BOUNDED | Promise.DELAYS),
     Implementation("SimpleQueue", penstock.SimpleQueue, _OURS),
-    Implementation("JoinableQueue", penstock.JoinableQueue, _OURS | _ACKNOWLEDGED | Promise.REDELIVERED),
+    Implementation(
+        "JoinableQueue",
+        penstock.JoinableQueue,
+        _OURS | _ACKNOWLEDGED | Promise.REDELIVERED | Promise.LEASES | Promise.DELAYS,
+    ),
     # The reference, on whose behaviour programs rely. The first and the last send items from a thread of the
     # putter. `SimpleQueue.put()` itself writes the item into a pipe of 64 KiB.
     Implementation("multiprocessing.Queue", multiprocessing.Queue, Promise.BOUNDED),

@@ -8,7 +8,6 @@ A failure prints the steps, and the line that plays them again.
 import itertools
 import os
 import pickle
-import queue as standard
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +25,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock import JoinableQueue, Queue, ShutDown, SimpleQueue
 from tests.support import stacks
 from tests.support.actors import ARRAY, Actor, Array, Stage, Theatre, Unloadable, Unpicklable, described
 from tests.support.model import Model
@@ -42,6 +41,7 @@ PATIENCE = 10.0  # seconds: an actor without an answer by then hangs
 # Bytes: in the slot, outside it, read in place, and copied outside the lock.
 SIZES = [0, 20, 300, 1500, 5000, 100_000]
 SIMPLE_QUEUE_WAITS = 1 << 20  # queued bytes from which a put waits
+SOON, NEVER = 0.001, 3600.0  # seconds of a delay
 
 US = 0  # this process; actors have numbers from 1 on
 any_process = st.integers(0, 9)
@@ -181,6 +181,10 @@ class Machine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------------- putting, taking
 
+    def waits(self, how: tuple[Any, ...]) -> bool:
+        """Whether a call with these arguments waits for an item."""
+        return self.is_simple or (how[0] and how[1] > 0)
+
     def would_wait(self, size: int) -> bool:
         """Whether a put of that size into a SimpleQueue might wait: it has no time-out."""
         queued = sum(300 + size_of(item.value) for item in self.model.ready)
@@ -224,6 +228,24 @@ class Machine(RuleBasedStateMachine):
                 self.have_put.add((process, which))
         self.settle()
 
+    @precondition(lambda self: not self.is_simple)
+    @rule(choice=any_process, handle=any_handle, thread=any_thread, size=any_size, is_due=st.booleans())
+    def put_later(self, choice: int, handle: int, thread: int, size: int, is_due: bool) -> None:
+        process = self.one_of(choice)
+        if process is None or self.would_wait(max(SIZES) * 2):
+            return
+        which, error_of_closed = self.handle_of(process, handle)
+        value = self.new_value(size)
+        came = self.do(process, thread, "put_later", which, value, SOON if is_due else NEVER)
+        if error_of_closed:
+            assert came is error_of_closed
+            return
+        assert came is self.model.put_later(value, is_due)
+        if came is None:
+            self.have_put.add((process, which))
+        until(lambda: self.queue.statistics().delayed == len(self.model.delayed))
+        self.settle()
+
     @rule(choice=any_process, handle=any_handle)
     def put_what_cannot_be_pickled(self, choice: int, handle: int) -> None:
         process = self.one_of(choice)
@@ -250,13 +272,13 @@ class Machine(RuleBasedStateMachine):
             return
         which, error_of_closed = self.handle_of(process, handle)
         for _ in range(count):
-            if self.is_simple and not self.model.ready:
+            if self.is_simple and not self.model.ready and not self.model.is_shutdown:
                 return
             came = self.do(process, thread, "get", which, *([] if self.is_simple else how))
             if error_of_closed:
                 assert came is error_of_closed
             else:
-                assert came == self.model.get(process, thread)
+                assert came == self.model.get(process, thread, self.waits(how))
             self.settle()
 
     @rule(
@@ -319,7 +341,7 @@ class Machine(RuleBasedStateMachine):
     def get_many(self, choice: int, handle: int, thread: int, most: int | None, how: tuple[Any, ...]) -> None:
         process = self.one_of(choice)
         queued = len(self.model.ready)
-        if process is None or (self.is_simple and not queued):
+        if process is None or (self.is_simple and not queued and not self.model.is_shutdown):
             return
         if most is None and queued > 16:
             most = 16
@@ -331,8 +353,8 @@ class Machine(RuleBasedStateMachine):
         if error_of_closed:
             assert came is error_of_closed
         elif not queued:
-            assert came is standard.Empty
             self.model.ask(process, thread)
+            assert came is self.model.no_item(process, self.waits(how))
         else:
             items = self.model.get_many(process, thread, most or queued)
             assert came == (items, LookupError if LookupError in items else None)
@@ -374,15 +396,25 @@ class Machine(RuleBasedStateMachine):
     def wait_in_get(self, choice: int) -> None:
         process = self.one_of(choice, killable=True)
         # One at most: which of several getters gets an item is not promised.
-        if process is not None and not self.model.ready and not self.is_waited_in("get"):
-            self.begin_to_wait(process, "get", "waiting_getters")
-            if process in self.waiting:
-                self.model.ask(process, 0)
+        if process is None or self.model.ready or self.is_waited_in("get"):
+            return
+        if self.model.is_shutdown:
+            if self.handle_of(process, 0)[1]:
+                return
+            self.model.ask(process, 0)
+            if self.model.no_item(process, waits=True) is ShutDown:
+                assert self.do(process, 0, "get", 0) is ShutDown
+                return
+        self.begin_to_wait(process, "get", "waiting_getters")
+        if process in self.waiting:
+            self.model.ask(process, 0)
 
     @rule(choice=any_process, size=any_size)
     def wait_in_put(self, choice: int, size: int) -> None:
         process = self.one_of(choice, killable=True)
-        if process is not None and self.model.is_full and not self.is_waited_in("put"):
+        if process is None or self.is_waited_in("put"):
+            return
+        if self.model.is_full and not self.model.is_shutdown:
             self.begin_to_wait(process, "put", "waiting_putters", self.new_value(size))
 
     @precondition(lambda self: self.is_joinable)
@@ -408,9 +440,10 @@ class Machine(RuleBasedStateMachine):
             for process, (verb, value) in sorted(self.waiting.items()):
                 if verb == "get" and self.model.ready:
                     assert self.answer_of(process) == self.model.get(process, 0)
-                elif verb == "put" and not self.model.is_full:
-                    assert self.answer_of(process) is None
-                    assert self.model.put(value) is None
+                elif verb == "get" and self.model.no_item(process, waits=True) is ShutDown:
+                    assert self.answer_of(process) is ShutDown
+                elif verb == "put" and (self.model.is_shutdown or not self.model.is_full):
+                    assert self.answer_of(process) is self.model.put(value)
                 elif verb == "join" and not self.model.unfinished:
                     assert self.answer_of(process) is None
                 else:
@@ -419,6 +452,71 @@ class Machine(RuleBasedStateMachine):
                 break
             else:
                 return
+
+    # ------------------------------------------------------------------------------------------- ending
+
+    @rule(
+        choice=any_process,
+        handle=any_handle,
+        thread=any_thread,
+        immediate=st.booleans(),
+        # Seldom, because little happens afterwards.
+        chance=st.integers(0, 7),
+    )
+    def shut_down(self, choice: int, handle: int, thread: int, immediate: bool, chance: int) -> None:
+        process = self.one_of(choice)
+        if process is None or chance != 7:
+            return
+        which, error_of_closed = self.handle_of(process, handle)
+        came = self.do(process, thread, "shutdown", which, immediate)
+        assert came is error_of_closed
+        if not error_of_closed:
+            self.model.shut_down(immediate)
+        self.settle()
+
+    @rule(
+        choice=any_process,
+        handle=any_handle,
+        expect=st.integers(0, 3),
+        ends=st.booleans(),
+        # Seldom, because little happens after the end of the last producer.
+        chance=st.integers(0, 3),
+    )
+    def produce(self, choice: int, handle: int, expect: int, ends: bool, chance: int) -> None:
+        """Begin a block as a producer, or end one."""
+        process = self.one_of(choice)
+        if process is None or chance != 3:
+            return
+        if not ends:
+            which, error_of_closed = self.handle_of(process, handle)
+            came = self.do(process, 0, "produce", which, expect)
+            assert came is (error_of_closed or self.model.produce(process, expect))
+        elif self.model.blocks.get(process):
+            assert self.do(process, 0, "end_producing") is None
+            self.model.end_producing(process)
+        self.settle()
+
+    # -------------------------------------------------------------------------------------------- loops
+
+    @rule(choice=any_process, thread=any_thread, count=st.integers(1, 3))
+    def take_in_a_loop(self, choice: int, thread: int, count: int) -> None:
+        """Take the next items of the thread's loop."""
+        process = self.one_of(choice)
+        if process is None or self.handle_of(process, 0)[1]:
+            return
+        for _ in range(count):
+            if self.model.next_waits(process, thread):
+                return
+            came = self.do(process, thread, "next", 0)
+            assert came == self.model.next(process, thread)
+            self.settle()
+
+    @rule(choice=any_process, thread=any_thread)
+    def leave_a_loop(self, choice: int, thread: int) -> None:
+        process = self.one_of(choice)
+        if process is not None:
+            assert self.do(process, thread, "leave_loop") is None
+            self.model.leave_loop(process, thread)
 
     # --------------------------------------------------------------------------------------------- done
 
@@ -433,6 +531,58 @@ class Machine(RuleBasedStateMachine):
             came = self.do(process, thread, "task_done", which)
             assert came is self.model.task_done(process, thread)
             self.settle()
+
+    @precondition(lambda self: self.is_joinable)
+    @rule(choice=any_process, handle=any_handle, thread=any_thread, timeout=st.sampled_from([0, 0.001]))
+    def hold(self, choice: int, handle: int, thread: int, timeout: float) -> None:
+        """Take an item by name."""
+        process = self.one_of(choice)
+        if process is None:
+            return
+        which, error_of_closed = self.handle_of(process, handle)
+        came = self.do(process, thread, "hold", which, timeout)
+        if error_of_closed:
+            assert came is error_of_closed
+        else:
+            assert came == self.model.hold(process, thread, timeout > 0)
+        self.settle()
+
+    @precondition(lambda self: self.is_joinable)
+    @rule(
+        choice=any_process,
+        thread=any_thread,
+        place=st.integers(0, 5),
+        verb=st.sampled_from(["ack", "nack", "release", "reject"]),
+        is_later=st.booleans(),
+    )
+    def settle_by_name(self, choice: int, thread: int, place: int, verb: str, is_later: bool) -> None:
+        process = self.one_of(choice)
+        if process is None or not self.model.named.get(process):
+            return
+        place %= len(self.model.named[process])
+        delay = [NEVER] if is_later and verb in ("nack", "release") else []
+        came = self.do(process, thread, "settle", place, verb, *delay)
+        assert came is self.model.settle(process, place, verb, bool(delay))
+        self.settle()
+
+    @rule(
+        choice=any_process,
+        handle=any_handle,
+        thread=any_thread,
+        verb=st.sampled_from(["requeue", "purge"]),
+        count=st.none() | st.integers(1, 3),
+    )
+    def decide_on_letters(self, choice: int, handle: int, thread: int, verb: str, count: int | None) -> None:
+        process = self.one_of(choice)
+        if process is None or not (self.are_letters_in_order or count is None):
+            return
+        which, error_of_closed = self.handle_of(process, handle)
+        if error_of_closed or self.would_wait(max(SIZES) * 2):
+            return
+        came = self.do(process, thread, "decide", which, verb, count)
+        expected = self.model.decide(verb, count)
+        assert came is expected or came == expected
+        self.settle()
 
     # --------------------------------------------------------------------------------- coming and going
 
@@ -486,7 +636,8 @@ class Machine(RuleBasedStateMachine):
             self.are_letters_in_order &= not any(isinstance(lease.item.value, Array) for lease in held)
             self.model.die(process)
         else:
-            self.model.leave(process)
+            self.model.leave(process, ends=True)
+        self.queue.statistics()  # finds what is left of it
         self.settle()
 
     def forget(self, process: int) -> None:
@@ -502,7 +653,8 @@ class Machine(RuleBasedStateMachine):
             assert self.do(process, 0, "drop") is None
             self.handles[process] = []
             self.have_put = {(putter, which) for putter, which in self.have_put if putter != process}
-            self.model.leave(process)
+            self.model.leave(process, ends=False)
+            self.queue.statistics()  # finds what is left of it
             self.settle()
 
     @rule(choice=any_process, in_message=st.booleans())
@@ -528,6 +680,14 @@ class Machine(RuleBasedStateMachine):
 
     # ---------------------------------------------------------------------------------------- invariant
 
+    def count_waiters(self) -> tuple[int, int, int]:
+        found = self.queue.statistics()
+        return found.waiting_getters, found.waiting_putters, found.waiting_joiners
+
+    def expected_waiters(self) -> tuple[int, int, int]:
+        verbs = [verb for verb, _ in self.waiting.values()]
+        return verbs.count("get"), verbs.count("put"), verbs.count("join")
+
     @invariant()
     def is_as_the_model_says(self) -> None:
         if not hasattr(self, "model"):
@@ -535,21 +695,25 @@ class Machine(RuleBasedStateMachine):
         model = self.model
         found = self.queue.statistics()
         queued, dead = len(model.ready), len(model.dead_letters)
-        assert (found.puts, found.gets, found.queued) == (model.puts, model.puts - queued - dead, queued)
+        left = queued + dead + model.discarded + len(model.delayed)
+        assert (found.puts, found.gets, found.queued) == (model.puts, model.puts - left, queued)
+        assert found.discarded == model.discarded
         assert found.unfinished == model.unfinished
-        assert found.taken == model.taken
+        assert (found.taken, found.delayed) == (model.taken, len(model.delayed))
         assert (found.redeliveries, found.dead_letters) == (model.redeliveries, dead)
         assert found.high_water == model.high_water
-        verbs = [verb for verb, _ in self.waiting.values()]
-        assert found.waiting_getters == verbs.count("get")
-        assert found.waiting_putters == verbs.count("put")
-        assert found.waiting_joiners == verbs.count("join")
+        if model.delayed:
+            # A waiter that was woken to keep their time is listed again in a moment.
+            until(lambda: self.count_waiters() == self.expected_waiters())
+        assert self.count_waiters() == self.expected_waiters()
         assert 1 <= found.participants <= 1 + len(self.actors)
+        assert found.producers == model.producers
         letters = [
-            type(letter) if isinstance(letter, Exception) else described(letter)
-            for letter in self.queue.dead_letters()
+            (letter.id, letter.deliveries, described(rebuilt(letter))) for letter in self.queue.dead_letters()
         ]
-        expected_letters = [letter.value for letter in model.dead_letters]
+        expected_letters = [
+            (letter.number, letter.redeliveries + 1, letter.value) for letter in model.dead_letters
+        ]
         if self.are_letters_in_order:
             assert letters == expected_letters
         else:
@@ -558,6 +722,14 @@ class Machine(RuleBasedStateMachine):
             if process not in self.waiting and self.handles[process] and not self.handle_of(process, 0)[1]:
                 expected = (None, not queued, None) if self.is_simple else (queued, not queued, model.is_full)
                 assert self.do(process, 0, "sizes", 0) == expected
+
+
+def rebuilt(letter: Any) -> Any:
+    """The object of a dead letter, or the type of the exception that rebuilding it raises."""
+    try:
+        return letter.item
+    except LookupError as error:
+        return type(error)
 
 
 class QueueMachine(Machine):

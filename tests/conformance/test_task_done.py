@@ -169,4 +169,5 @@ def test_an_item_that_kills_each_of_its_workers(make: Callable[..., Any]) -> Non
     assert q.get() == "good"
     q.task_done()
     q.join()
-    assert q.dead_letters() == q.dead_letters() == ["poison"]
+    assert [letter.item for letter in q.dead_letters()] == ["poison"]
+    assert q.dead_letters() == q.dead_letters()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from penstock import JoinableQueue, Pipe, Queue, SimpleQueue
+from penstock import JoinableQueue, Pipe, Queue, ShutDown, SimpleQueue
 from penstock._native import fault_points, passed_points  # type: ignore[attr-defined]
 from tests.support.children import fork
 from tests.support.operations import (
@@ -30,7 +30,7 @@ from tests.support.operations import (
     put_y,
     register,
 )
-from tests.support.survivors import Item, Left, get_name, item, leftovers
+from tests.support.survivors import LARGE, Item, Left, get_name, item, leftovers, name_of
 from tests.support.waiting import until
 
 CASES = [(operation, point) for operation, points in OUTCOMES.items() for point in points]
@@ -244,6 +244,11 @@ AGED = (
 )
 
 
+# Passed beside a process that waits for room with a descriptor: death.rs of the core's tests, and
+# tests/asynchronous/test_deaths.py.
+FILLING = ("notifier.filling",)
+
+
 def test_every_fault_point_is_reached() -> None:
     in_table = {point for points in OUTCOMES.values() for point in points}
     assert in_table | {
@@ -256,13 +261,284 @@ def test_every_fault_point_is_reached() -> None:
         "line.filled",
         "line.writable",
         *NOTIFIER,
+        *FILLING,
         *LEAVING,
         *CLOSING,
         *PUT_OFF,
         *GIVEN_UP,
         *GIVEN_BACK,
         *AGED,
+        *SHUTDOWN,
+        *PRODUCING,
+        *LEASES,
+        *DELAYS,
+        *LETTERS,
     } == set(fault_points())
+
+
+# ------------------------------------------------------------------------------------------------ shutdown
+
+# Passed by a process that shuts a queue down at once, with items in it.
+SHUTDOWN = ("shutdown.committed", "discard.unlinked", "discard.freed")
+
+
+def shut_down(queue: Any) -> None:
+    queue.shutdown(immediate=True)
+
+
+@pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+@pytest.mark.parametrize("point", [*SHUTDOWN, "aside.noted", "aside.counted", "slot.freed"])
+def test_death_in_a_shutdown(kind: Callable[[], Any], point: str) -> None:
+    queue = kind()
+    queue.put_many(item(name, 1000) for name in "ABC")
+    with fork(armed, queue, register, shut_down, point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    assert queue.is_shutdown
+    assert queue.empty()
+    for call in (queue.get, lambda: queue.put("late")):
+        with pytest.raises(ShutDown):
+            call()
+    if kind is JoinableQueue:
+        queue.join()
+    figures = queue.statistics()
+    assert (figures.gets, figures.queued, figures.discarded) == (0, 0, 3)
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("point", ["shutdown.committed", "unlock.before-wake"])
+def test_death_in_a_shutdown_while_others_sleep(point: str) -> None:
+    queue = JoinableQueue[Item](maxsize=1)
+    queue.put(item("A"))
+
+    def is_told(call: Callable[..., Any], *arguments: Any) -> bool:
+        with pytest.raises(ShutDown):
+            call(*arguments)
+        return True
+
+    with fork(is_told, queue.put, item("B")) as putter, fork(queue.join) as joiner:
+        until(lambda: queue.statistics().waiting_putters == queue.statistics().waiting_joiners == 1)
+        with fork(armed, queue, register, shut_down, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        assert putter.result()
+        joiner.result()
+    queue = JoinableQueue[Item]()
+    with fork(is_told, queue.get) as getter:
+        until(lambda: queue.statistics().waiting_getters == 1)
+        with fork(armed, queue, register, shut_down, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        assert getter.result()
+
+
+# ----------------------------------------------------------------------------------------------- producing
+
+# Passed by a process that begins to produce, and ends as the last producer.
+PRODUCING = ("produce.expected", "produce.begun", "produce.counted", "produce.left", "produce.ended")
+
+
+def produce(queue: Any) -> None:
+    with queue.producing(1):
+        queue.put(item("A"))
+
+
+@pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
+@pytest.mark.parametrize("point", PRODUCING)
+def test_death_of_a_producer(kind: Callable[[], Any], point: str) -> None:
+    """Once it has begun, its death ends the queue, for a consumer that waits."""
+    queue = kind()
+
+    def consume() -> list[str]:
+        return [name_of(each) for each in queue]
+
+    with fork(consume) as consumer:
+        until(lambda: queue.statistics().waiting_getters == 1)
+        with fork(armed, queue, register, produce, point) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        if point == "produce.expected":
+            queue.statistics()
+            assert not queue.is_shutdown
+            with queue.producing():
+                pass
+        has_put = point in ("produce.left", "produce.ended")
+        assert consumer.result() == (["A"] if has_put else [])
+    assert queue.is_shutdown
+    assert queue.statistics().producers == 0
+    assert queue.check() == []
+
+
+# The points that a loop passes between two of its items.
+@pytest.mark.parametrize(
+    ("point", "hit", "left"),
+    [
+        ("lock.taken", 1, "AB"),
+        ("done.committed", 1, "B"),
+        ("lock.taken", 2, "B"),
+        ("get.leased", 1, "B"),
+        ("lease.named", 1, "B"),
+        ("unlock.before-wake", 0, "B"),
+    ],
+)
+def test_death_of_a_loop(point: str, hit: int, left: str) -> None:
+    queue = JoinableQueue[Item]()
+    queue.put_many(item(name) for name in "AB")
+    iterators = []
+
+    def prepare(queue: Any) -> None:
+        iterators.append(iter(queue))
+        next(iterators[0])
+
+    def act(queue: Any) -> None:
+        if hit == 0:
+            next(iterators[0])
+            os.kill(os.getpid(), signal.SIGKILL)
+        next(iterators[0])
+
+    with fork(armed, queue, prepare, act, point, hit or 99) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    queue.statistics()
+    queue.shutdown()
+    assert [name_of(each) for each in queue] == list(left)
+    queue.join()
+
+
+def test_death_at_the_end_of_a_loop() -> None:
+    """The loop is left, and its item in hand: it comes back."""
+    queue = JoinableQueue[Item]()
+    queue.put_many(item(name) for name in "AB")
+    iterators = []
+
+    def prepare(queue: Any) -> None:
+        iterators.append(iter(queue))
+        next(iterators[0])
+
+    with fork(armed, queue, prepare, lambda _: iterators.clear(), "lease.unnamed") as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    queue.statistics()
+    assert queue.check() == []
+    queue.shutdown()
+    assert [name_of(each) for each in queue] == list("AB")
+    queue.join()
+
+
+# ------------------------------------------------------------------------------------------------- leases
+
+# Passed by a process that settles an item by name.
+LEASES = (
+    "held.timed",
+    "lease.named",
+    "lease.unnamed",
+    "held.released",
+    "held.buried",
+    "held.settled",
+    "note.committed",
+    "note.named",
+)
+
+
+def settle(verb: str) -> Act:
+    def act(queue: Any) -> None:
+        with queue.lease() as lease:
+            if verb == "explain":
+                lease.reject("no use")
+            else:
+                getattr(lease, verb)()
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("verb", "point", "left"),
+    [
+        ("ack", "held.timed", (3, 0, 0)),
+        ("ack", "slot.freed", (2, 0, 0)),
+        ("ack", "held.settled", (2, 0, 0)),
+        ("release", "held.released", (3, 0, 0)),
+        ("release", "held.settled", (3, 0, 0)),
+        ("nack", "sweep.slot-returned", (3, 1, 0)),
+        ("nack", "held.settled", (3, 1, 0)),
+        ("reject", "held.buried", (2, 0, 1)),
+        ("reject", "held.settled", (2, 0, 1)),
+        # Before its commit, which is that of the item: it comes back as after any death.
+        ("explain", "note.committed", (3, 1, 0)),
+        ("explain", "note.named", (3, 1, 0)),
+        ("explain", "held.settled", (2, 0, 1)),
+        # Before its commit: the item comes back as after any death.
+        ("release", "get.leased", (3, 1, 0)),
+        ("release", "lease.named", (3, 1, 0)),
+    ],
+)
+@pytest.mark.parametrize("size", [0, LARGE])
+def test_death_in_a_lease(size: int, verb: str, point: str, left: tuple[int, int, int]) -> None:
+    queue = JoinableQueue[Item]()
+    for name in "ABC":
+        queue.put(item(name, size))
+    with fork(armed, queue, register, settle(verb), point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    figures = queue.statistics()
+    assert (figures.queued, figures.redeliveries, figures.dead_letters) == left
+    assert figures.unfinished == figures.queued
+    assert queue.check() == []
+    with queue.leases(3) as batch:
+        assert [lease.item[0] for lease in batch] == list("ABC")[3 - left[0] :]
+    queue.join()
+
+
+# Passed by a process that puts an item with a delay, waits for one that is due, and takes it.
+DELAYS = ("delay.timed", "delay.committed", "delay.kept", "delay.ended")
+
+
+@pytest.mark.parametrize(
+    ("point", "left"), [("put.filled", 1), ("delay.timed", 1), ("delay.committed", 2), ("lock.taken", 1)]
+)
+def test_death_in_a_delayed_put(point: str, left: int) -> None:
+    queue = JoinableQueue[Item]()
+    queue.put(item("A"), delay=3600)
+    with fork(armed, queue, register, lambda queue: queue.put(item("B"), delay=1800), point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    figures = queue.statistics()
+    assert (figures.delayed, figures.queued, figures.unfinished) == (left, 0, left)
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("point", ["delay.kept", "delay.ended", "wait.asleep", "wait.back", "get.leased"])
+def test_death_of_a_getter_of_a_delayed_item(point: str) -> None:
+    queue = JoinableQueue[Item]()
+
+    def put_and_wait(queue: Any) -> None:
+        queue.put(item("A"), delay=0.5)  # by the process that waits: it comes in time
+        get(queue)
+
+    with fork(armed, queue, register, put_and_wait, point) as doomed:
+        assert doomed.wait() == -signal.SIGKILL
+    assert get_name(queue) == "A"
+    queue.task_done()
+    queue.join()
+    assert queue.check() == []
+
+
+# Passed by a process that decides on dead letters.
+LETTERS = ("letter.requeued", "letter.unlinked")
+
+
+@pytest.mark.parametrize(
+    ("verb", "point", "gone"),
+    [("requeue", "letter.requeued", 1), ("purge", "letter.unlinked", 0), ("purge", "slot.freed", 1)],
+)
+def test_death_beside_dead_letters(verb: str, point: str, gone: int) -> None:
+    for hit in (1, 2):
+        queue = JoinableQueue[Item]()
+        for name in "ABC":
+            queue.put(item(name))
+        with queue.leases(3) as batch:
+            for lease in batch:
+                lease.reject()
+        decide: Act = lambda queue: getattr(queue, verb)()  # noqa: E731
+        with fork(armed, queue, register, decide, point, hit) as doomed:
+            assert doomed.wait() == -signal.SIGKILL
+        figures = queue.statistics()
+        gone_by_now = hit - 1 + gone
+        assert figures.dead_letters == 3 - gone_by_now
+        assert figures.queued == figures.unfinished == (gone_by_now if verb == "requeue" else 0)
+        assert queue.check() == []
 
 
 # ------------------------------------------------------------------------------------ with others asleep

@@ -3,6 +3,7 @@
 Not collected by pytest, because it needs a build with fault points: test_death.py runs it with that build.
 """
 
+import asyncio
 import gc
 import os
 import queue as standard
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -413,3 +415,138 @@ def test_process_ends_without_waiting() -> None:
             leaver.result()
         found = queue.statistics()
         assert (found.queued, found.unfinished, found.redeliveries) == (1, 2, 0)
+
+
+# ------------------------------------------------------------------------------------------------ event loops
+
+
+async def ticks(count: int) -> None:
+    """Return once the loop has run so often."""
+    for _ in range(count):
+        await asyncio.sleep(0.005)
+
+
+@contextmanager
+def stopped_beside_a_loop(queue: Any) -> Iterator[Child]:
+    """The same as `stopped_inside`, and what the loop has to wait for is its end: it does not stop itself."""
+    with fork(put_late, queue) as child:
+        until(child.is_stopped)
+        yield child
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "aget": lambda queue: queue.aget(),
+    "aget_many": lambda queue: queue.aget_many(),
+    "aput": lambda queue: queue.aput("x"),
+    "aput large": lambda queue: queue.aput(b"x" * LARGE),
+    "aput_many": lambda queue: queue.aput_many(["x", "y"]),
+    "ajoin": lambda queue: queue.ajoin(),
+    "anext": lambda queue: anext(aiter(queue)),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_loop_runs_on(call: str, is_empty: bool) -> None:
+    """The task that calls the queue waits until the stopped process goes on. Others run."""
+    queue = JoinableQueue[Any]()
+    if not is_empty:
+        queue.put("first")
+
+    async def main() -> None:
+        with stopped_beside_a_loop(queue) as child:
+            task = asyncio.create_task(CALLS[call](queue))
+            await ticks(60)  # several slices
+            assert not task.done()
+            child.kill(signal.SIGCONT)
+            assert child.result() is None
+            while call == "ajoin" and queue.statistics().unfinished:
+                queue.get()
+                queue.task_done()
+            await task
+
+    asyncio.run(main())
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("end", ["next", "done", "fails", "cancelled", "batch"])
+def test_a_task_settles_beside_a_loop_that_runs_on(end: str) -> None:
+    """The end of a lease's block, and the next step of an iteration, wait for the lock and let others run."""
+    queue = JoinableQueue[Any]()
+    queue.put_many("ab")
+
+    async def work(has: asyncio.Event, goes_on: asyncio.Event) -> None:
+        match end:
+            case "next":
+                async for _ in queue:
+                    has.set()
+                    await goes_on.wait()
+            case "batch":
+                async with queue.leases(2) as batch:
+                    next(batch)
+                    has.set()
+                    await goes_on.wait()
+            case _:
+                async with queue.lease():
+                    has.set()
+                    await goes_on.wait()
+                    if end == "fails":
+                        raise LookupError
+
+    async def main() -> None:
+        has, goes_on = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(work(has, goes_on))
+        await has.wait()
+        with stopped_beside_a_loop(queue) as child:
+            if end == "cancelled":
+                task.cancel()
+            goes_on.set()
+            await ticks(30)
+            assert not task.done()
+            task.cancel()  # a second time; or it settles first
+            await ticks(30)
+            child.kill(signal.SIGCONT)
+            assert child.result() is None
+            with suppress(LookupError, asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    left = queue.get_many()
+    match end:
+        case "next":  # the loop was cancelled while it asked for the next one: its item stays in hand
+            assert (left, queue.statistics().unfinished) == (["b", "late"], 3)
+        case "done":
+            assert (left, queue.statistics().unfinished) == (["b", "late"], 2)
+        case "batch":
+            assert (left, queue.statistics().unfinished) == (["b", "late"], 2)
+        case _:
+            assert (left, queue.statistics().unfinished) == (["a", "b", "late"], 3)
+    assert queue.check() == []
+
+
+def test_waiting_tasks_beside_a_readable_descriptor() -> None:
+    """A task that waits for an item is woken, cannot take it, and does not try again and again."""
+    attempts = 0
+
+    class Counting(JoinableQueue[Any]):
+        def _get_now(self, nothing: Any, task: int) -> Any:
+            nonlocal attempts
+            attempts += 1
+            return super()._get_now(nothing, task)
+
+    queue = Counting()
+
+    async def main() -> None:
+        task = asyncio.create_task(queue.aget())
+        await ticks(3)
+        queue.put("first")
+        with stopped_beside_a_loop(queue) as child:
+            before = attempts
+            start = time.monotonic()
+            await ticks(100)
+            assert attempts - before <= 3 + (time.monotonic() - start) / 0.05
+            child.kill(signal.SIGCONT)
+            assert child.result() is None
+            assert await task == "first"
+
+    asyncio.run(main())

@@ -317,3 +317,245 @@ def test_interrupted() -> None:
         program.send_signal(signal.SIGINT)
         _, errors = program.communicate(timeout=120)
         assert "KeyboardInterrupt" in errors
+
+
+@pytest.mark.parametrize("made", ["penstock.Queue()", "penstock.SimpleQueue()", "penstock.JoinableQueue()"])
+def test_a_shutdown_ends_the_wait(made: str) -> None:
+    run(f"""
+queue = {made}
+ending = when_ticked(queue.shutdown)
+ticked, error = ticks_during(queue.get)
+assert isinstance(error, penstock.ShutDown), error
+assert ticked >= 5
+""")
+
+
+@pytest.mark.parametrize("wait", ["queue.get", "lambda: queue._reader.poll(60) and queue.get()"])
+def test_an_item_that_comes_back_after_a_shutdown(wait: str) -> None:
+    """The queue's descriptor is readable meanwhile: the wait does not spin."""
+    run(f"""
+queue = penstock.JoinableQueue()
+queue.put("item")
+
+def hold():
+    queue.get()
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+holder = in_child(hold)
+while not queue.empty():
+    gevent.sleep(0.01)
+queue.shutdown()
+import select
+assert select.select([queue], [], [], 0)[0] == [queue]
+attempts = 0
+sleep = penstock._multiprocessing.greenlets._sleep
+def counting(*arguments):
+    global attempts
+    attempts += 1
+    sleep(*arguments)
+penstock._multiprocessing.greenlets._sleep = counting
+began = time.monotonic()
+gevent.spawn_later(0.5, os.kill, holder, signal.SIGKILL)
+ticked, answer = ticks_during({wait})
+assert answer == "item", answer
+assert ticked >= 5
+assert attempts <= 5 + (time.monotonic() - began) / 0.01, attempts
+queue.task_done()
+queue.join()
+""")
+
+
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue", "JoinableQueue"])
+def test_a_loop(kind: str) -> None:
+    """The other greenlets run while it waits, also for the end of the last producer."""
+    run(f"""
+queue = penstock.{kind}()
+
+def produce():
+    with queue.producing():
+        time.sleep(0.3)
+        queue.put("item")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+iterator = iter(queue)
+with queue.producing():
+    pids = []
+    when_ticked(lambda: pids.append(in_child(produce)))
+    seen, answer = ticks_during(next, iterator)
+    assert seen > 0 and answer == "item", (seen, answer)
+    os.waitpid(pids[0], 0)
+    child = in_child(produce)
+    while queue.statistics().producers < 2:
+        gevent.sleep(0.01)
+seen, answer = ticks_during(lambda: list(iterator))
+assert seen > 0 and answer == ["item"], (seen, answer)
+os.waitpid(child, 0)
+""")
+
+
+def test_a_greenlet_without_items_spares_the_loop_of_another() -> None:
+    run("""
+queue = penstock.JoinableQueue()
+gevent.sleep(0)
+queue.put_many("abc")
+assert queue.get() == "a"
+left = []
+def loop():
+    for item in queue:
+        left.append((item, queue.statistics().unfinished))
+        gevent.sleep(0.1)
+        if item == "c":
+            break
+greenlet = gevent.spawn(loop)
+gevent.sleep(0)
+gevent.spawn(queue.task_done).join()  # it has none: the oldest of the process is done
+assert left == [("b", 3)], left
+greenlet.get()
+assert left == [("b", 3), ("c", 1)], left
+queue.task_done()
+queue.join()
+""")
+
+
+def test_loops_of_several_greenlets() -> None:
+    run("""
+queue = penstock.JoinableQueue()
+loops = [gevent.spawn(list, queue) for _ in range(3)]
+gevent.sleep(0.05)
+in_child(lambda: (queue.put_many(range(100)), queue.shutdown()))
+assert sorted(item for loop in loops for item in loop.get(timeout=60)) == list(range(100))
+queue.join()
+""")
+
+
+@pytest.mark.parametrize(
+    ("made", "item"),
+    [
+        ("penstock.Queue(maxsize=1)", "'x'"),
+        ("penstock.Queue(maxsize=1)", "bytes(500_000)"),
+        ("penstock.SimpleQueue()", "bytes(1 << 20)"),
+    ],
+)
+def test_room_ends_the_wait(made: str, item: str) -> None:
+    """It is made by another greenlet, and then by another process."""
+    run(f"""
+queue = {made}
+queue.put({item})
+for by in ((queue.get,), (in_child, queue.get)):
+    when_ticked(*by)
+    ticked, answer = ticks_during(queue.put, {item})
+    assert ticked >= 5 and answer is None, (ticked, answer)
+    when_ticked(*by)
+    ticked, answer = ticks_during(queue.put_many, [{item}])
+    assert ticked >= 5 and answer is None, (ticked, answer)
+assert queue.get() == {item}
+assert queue.check() == []
+""")
+
+
+def test_a_wait_for_room_in_vain() -> None:
+    run("""
+import queue as standard
+queue = penstock.Queue(maxsize=1)
+queue.put("x")
+while ticks < 5:
+    ticked, answer = ticks_during(lambda: queue.put("y", timeout=0.5))
+    assert isinstance(answer, standard.Full), answer
+when_ticked(queue.shutdown)
+ticked, answer = ticks_during(queue.put, "y")
+assert ticked >= 5 and isinstance(answer, penstock.ShutDown), answer
+""")
+
+
+def test_join_waits_in_the_hub() -> None:
+    run("""
+queue = penstock.JoinableQueue()
+for by in (lambda function: function(), in_child):
+    queue.put("x")
+    def work():
+        queue.get()
+        queue.task_done()
+    when_ticked(by, work)
+    ticked, answer = ticks_during(queue.join)
+    assert ticked >= 5 and answer is None, (ticked, answer)
+""")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_greenlet_finishes_its_own_items(waits: bool) -> None:
+    """The younger one's item is done; the older one's comes back from the process that is killed.
+
+    Also if the greenlets have slept in the hub for their items.
+    """
+    program = """
+queue, told = penstock.JoinableQueue(), penstock.Queue()
+if not waits:
+    queue.put_many("ab")
+def hold():
+    events = [gevent.event.Event() for _ in range(2)]
+    def work(event):
+        item = queue.get()
+        event.wait()
+        if item == "b":
+            queue.task_done()
+    greenlets = [gevent.spawn(work, event) for event in events]
+    gevent.sleep(0)
+    if waits:
+        for item in "ab":
+            queue.put(item)
+            while queue.qsize():
+                gevent.sleep(0.01)
+    gevent.sleep(0.01)
+    for event in reversed(events):
+        event.set()
+    gevent.joinall(greenlets)
+    told.put("done")
+    penstock.Queue().get()
+import gevent.event
+holder = in_child(hold)
+told.get()
+os.kill(holder, signal.SIGKILL)
+assert queue.get() == "a"
+queue.task_done()
+queue.join()
+"""
+    run(f"waits = {waits}\n{program}")
+
+
+def test_a_joiner_does_not_miss_the_end_of_all_work() -> None:
+    """Others are put at once, before the hub runs again."""
+    run("""
+queue = penstock.JoinableQueue()
+queue.put("first")
+joiners = [gevent.spawn(queue.join) for _ in range(3)]
+start = ticks
+while ticks < start + 5:
+    gevent.sleep(0.01)
+queue.get()
+queue.task_done()
+queue.put("second")
+gevent.joinall(joiners, raise_error=True)
+late = gevent.spawn(queue.join)
+late.join(timeout=0.3)
+assert not late.ready()
+""")
+
+
+@pytest.mark.parametrize("made", ["Queue", "JoinableQueue"])
+def test_what_is_delayed_after_a_shutdown_costs_little(made: str) -> None:
+    """The descriptor is readable meanwhile: the wait does not spin."""
+    run(f"""
+from penstock._multiprocessing import greenlets
+queue = penstock.{made}()
+queue.put("later", delay=0.5)
+queue.shutdown()
+sleeps, sleep = 0, greenlets._sleep
+def count(*arguments):
+    global sleeps
+    sleeps += 1
+    sleep(*arguments)
+greenlets._sleep = count
+start = time.monotonic()
+assert queue.get() == "later"
+assert sleeps <= 5 + (time.monotonic() - start) / 0.005, sleeps
+""")

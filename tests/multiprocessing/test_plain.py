@@ -153,7 +153,7 @@ def test_a_plain_message_is_a_pickle() -> None:
         assert child.wait() == -signal.SIGKILL
     q.join()
     letters = q.dead_letters()
-    assert [look(letter) for letter in letters] == [look(value) for value in PLAIN]
+    assert [look(letter.item) for letter in letters] == [look(value) for value in PLAIN]
 
 
 def bytes_of(value: Any) -> int:

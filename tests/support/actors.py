@@ -1,11 +1,13 @@
 """Actors: processes that use a queue on command, one step at a time, and answer after each."""
 
+import gc
 import os
 import pickle
 import queue as standard
 import select
 import signal
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,6 +130,12 @@ class Stage:
         self.handles: list[Any] = list(handles)
         self.held: list[tuple[int, Any]] = []
         """The arrays that were received, and the number that was written to each."""
+        self.blocks: list[Any] = []
+        """The blocks of `producing()` that were entered."""
+        self.loops: dict[int, Any] = {}
+        """The iterator of each thread's loop."""
+        self.leases: list[Any] = []
+        """Items taken by name and not settled, the oldest first."""
         self._written = 0
         self._errands: standard.SimpleQueue[Callable[[], None] | None] = standard.SimpleQueue()
         self._second: threading.Thread | None = None
@@ -205,6 +213,54 @@ class Stage:
             written, array = self.held.pop(which % len(self.held))
             assert (array == written).all(), "an array that is held has changed"
 
+    def hold(self, which: int, timeout: float) -> tuple[Any, int, int]:
+        """Take an item by name. Returns what stands for it, its number, and how often it was delivered."""
+        lease = self.handles[which].lease(timeout).__enter__()
+        self.leases.append(lease)
+        return described(lease.item), lease.id, lease.deliveries
+
+    def settle(self, place: int, verb: str, *delay: float) -> None:
+        """Settle one of the items taken by name."""
+        getattr(self.leases.pop(place), verb)(*delay)
+
+    def put_later(self, which: int, item: Any, delay: float) -> None:
+        self.handles[which].put(_made(item), delay=delay)
+
+    def decide(self, which: int, verb: str, count: int | None) -> int:
+        """Requeue or purge the first dead letters, or all of them. Returns how many there were."""
+        queue = self.handles[which]
+        letters = None if count is None else queue.dead_letters()[:count]
+        decided: int = getattr(queue, verb)(letters)
+        return decided
+
+    def shutdown(self, which: int, immediate: bool) -> None:
+        self.handles[which].shutdown(immediate)
+
+    def produce(self, which: int, expect: int) -> None:
+        """Enter a block of `producing()`."""
+        block = self.handles[which].producing(expect or None)
+        block.__enter__()
+        self.blocks.append(block)
+
+    def end_producing(self) -> None:
+        """Leave the block that was entered first."""
+        self.blocks.pop(0).__exit__(None, None, None)
+
+    def next(self, which: int) -> Any:
+        """Take the next item of the thread's loop."""
+        thread = threading.get_ident()
+        if thread not in self.loops:
+            self.loops[thread] = iter(self.handles[which])
+        try:
+            return self._received(next(self.loops[thread]))
+        except StopIteration:
+            del self.loops[thread]
+            raise
+
+    def leave_loop(self) -> None:
+        """Leave the thread's loop."""
+        self.loops.pop(threading.get_ident(), None)
+
     def task_done(self, which: int) -> None:
         self.handles[which].task_done()
 
@@ -229,9 +285,19 @@ class Stage:
         self.handles.append(pickle.loads(pickle.dumps(self.handles[0])))
 
     def drop(self) -> None:
-        """Drop all handles, and the arrays, because each array keeps the process a participant."""
+        """Drop all handles, and the arrays and leases, because each keeps the process a participant.
+
+        Also those that only a cycle keeps: an error that `get_many()` has raised leads to the frame that
+        caught it, and that to the error's items.
+        """
         self.held.clear()
+        self.blocks.clear()
+        self.loops.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            self.leases.clear()
         self.handles.clear()
+        gc.collect()
 
     def open_pickled(self, pickled: bytes) -> None:
         """Open a pickled queue."""
@@ -259,6 +325,9 @@ def _act(address: Any, stage: Stage) -> None:
         inherited, stage = stage, Stage(*stage.handles)
         stage.held, inherited.held = inherited.held, []
         inherited.handles = []
+        inherited.blocks = []
+        inherited.loops = {}
+        inherited.leases = []
         with Client(address) as director:
             director.send(os.getpid())
             while True:

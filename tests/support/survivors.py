@@ -68,7 +68,7 @@ def leftovers(queue: Any, size: int = 0) -> Left:
     """
     is_joinable = isinstance(queue, JoinableQueue)
     found = queue.statistics()
-    assert found.puts == found.gets + found.queued + found.dead_letters
+    assert found.puts == found.gets + found.queued + found.dead_letters + found.discarded
     assert found.dead_letters == 0
     assert found.participants == 1, "the dead have not been removed"
     assert (found.waiting_getters, found.waiting_putters, found.waiting_joiners) == (0, 0, 0)

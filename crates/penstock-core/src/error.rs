@@ -30,6 +30,8 @@ pub enum Error {
     Interrupted,
     /// `task_done` without an unfinished item.
     TooManyDone,
+    /// The payload of an item that is to go back is still borrowed.
+    StillBorrowed,
     /// The queue's own limit, `max_bytes`, is reached.
     OutOfMemory {
         needed: u64,
@@ -69,6 +71,8 @@ pub enum Error {
     },
     /// Other code of this process has closed the queue's descriptor.
     Closed,
+    /// The queue was shut down: no item is put any more; and to a getter: none is taken any more.
+    ShutDown,
     /// No process can put any more, and everything was taken (a connection whose other side is closed or
     /// dead).
     Ended,
@@ -115,6 +119,7 @@ impl fmt::Display for Error {
             }
             Error::Interrupted => write!(f, "interrupted"),
             Error::TooManyDone => write!(f, "task_done() called too many times"),
+            Error::StillBorrowed => write!(f, "the item's payload is still borrowed by its holder"),
             Error::OutOfMemory {
                 needed,
                 used,
@@ -186,6 +191,7 @@ impl fmt::Display for Error {
                 "the queue's file descriptor was closed by other code in this process (closerange?); \
                  the queue still works here but cannot be sent to another process"
             ),
+            Error::ShutDown => write!(f, "the queue was shut down"),
             Error::Ended => write!(
                 f,
                 "the other side is closed or dead, and everything it sent was received"

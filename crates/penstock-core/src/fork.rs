@@ -2,16 +2,17 @@
 //!
 //! A child shares the parent's mappings and descriptors but is another participant (registry.rs), and its
 //! views of lent payloads are copies (view.rs). `pthread_atfork` calls the hooks of both before any other
-//! code runs in the child. A child made by a bare `clone` system call is recognised by a page that the kernel
-//! wipes, and its first operation calls the child's hook (if another thread held the lock at that moment,
-//! such a child cannot open any queue).
+//! code runs in the child. A child that was made without them, by a bare `clone` system call or by a fork
+//! that had begun before they were registered, is recognised by a word that the kernel wipes, and its first
+//! operation calls the child's hook (if another thread held the lock at that moment, such a child cannot open
+//! any queue).
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
-use crate::platform;
-use crate::sync::{AtomicU32, Word};
+use crate::platform::{self, Hook};
+use crate::sync::{AtomicU32, Ordering, Word};
 
 static LOCK: Mutex<()> = Mutex::new(());
 
@@ -28,14 +29,11 @@ type Prepared = Option<Box<dyn Any>>;
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 static BEFORE: OnceLock<Before> = OnceLock::new();
-static IN_CHILD: OnceLock<fn()> = OnceLock::new();
-static THEN_IN_CHILD: OnceLock<fn()> = OnceLock::new();
+static IN_CHILD: Hook = Hook::new();
+static THEN_IN_CHILD: Hook = Hook::new();
 
-/// Reads 1, and 0 in a child that was forked without the handlers below. If the kernel has no such pages, it
-/// is `NEVER_WIPED`.
-static FORK_PAGE: OnceLock<&'static AtomicU32> = OnceLock::new();
-
-static NEVER_WIPED: AtomicU32 = AtomicU32::new(1);
+/// 1 once a call of `install` has returned in this process, or in one that it was forked from.
+static IS_INSTALLED: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
     /// Held from before a fork until after it, so that no other thread holds `LOCK` when the process is
@@ -43,21 +41,21 @@ thread_local! {
     static HELD: RefCell<Option<(NoFork, Prepared)>> = const { RefCell::new(None) };
 }
 
-/// Registers the handlers, once, before this process has any queue: what a child calls first, under `LOCK`,
-/// and what it calls then, without it, before any other code runs.
+/// Registers the handlers before this process has any queue: what a child calls first, under `LOCK`, and
+/// what it calls then, without it, before any other code runs.
+///
+/// Takes no lock and waits for no thread: if another thread forked meanwhile, the child would wait for ever.
+/// So several threads may register the handlers, and a child that was forked in between registers them again;
+/// the second call of a handler at a fork does nothing.
 pub(crate) fn install(in_child: fn(), then_in_child: fn()) {
-    static HANDLERS: Once = Once::new();
-    HANDLERS.call_once(|| {
-        let _ = IN_CHILD.set(in_child);
-        let _ = THEN_IN_CHILD.set(then_in_child);
+    // Acquire: pairs with the release below.
+    if IS_INSTALLED.load(Ordering::Acquire) == 0 {
+        IN_CHILD.set(in_child);
+        THEN_IN_CHILD.set(then_in_child);
+        platform::make_word_wiped_on_fork();
         platform::at_fork(before, after_in_parent, after_in_child);
-    });
-    // Written at once: a thread that began a use before the first call of `hold_off` is in no child.
-    FORK_PAGE.get_or_init(|| {
-        let page = platform::wiped_on_fork().unwrap_or(&NEVER_WIPED);
-        page.set(1);
-        page
-    });
+        IS_INSTALLED.store(1, Ordering::Release);
+    }
 }
 
 /// Sets the function that is called before each fork from now on.
@@ -72,7 +70,7 @@ pub(crate) fn call_before(before: Before) {
 /// Keeps this process from forking. A panic elsewhere leaves nothing half done, so poison means nothing.
 pub(crate) fn hold_off() -> NoFork {
     let held = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    if is_page_wiped() {
+    if is_word_wiped() {
         begin_as_child();
     }
     held
@@ -90,7 +88,7 @@ pub(crate) fn try_hold_off() -> Option<NoFork> {
 /// Reacts to a fork that no handler has seen. One load, so that every operation can call it.
 #[inline(always)]
 pub(crate) fn notice() {
-    if is_page_wiped() {
+    if is_word_wiped() {
         drop(hold_off());
     }
 }
@@ -104,23 +102,24 @@ pub fn count() -> u32 {
 
 /// Whether this process is a child that has not called `begin_as_child` yet.
 #[inline(always)]
-fn is_page_wiped() -> bool {
-    FORK_PAGE.get().is_some_and(|page| page.get() == 0)
+fn is_word_wiped() -> bool {
+    platform::word_wiped_on_fork().is_some_and(|word| word.get() == 0)
 }
 
 fn begin_as_child() {
     // First, so that no call below reacts to the fork again.
-    if let Some(page) = FORK_PAGE.get() {
-        page.set(1);
+    if let Some(word) = platform::word_wiped_on_fork() {
+        word.set(1);
     }
     FORKS.set(FORKS.get().wrapping_add(1));
     platform::inherit_pid_namespace();
-    if let Some(in_child) = IN_CHILD.get() {
-        in_child();
-    }
+    IN_CHILD.call();
 }
 
 extern "C" fn before() {
+    if HELD.try_with(|held| held.borrow_mut().is_some()) == Ok(true) {
+        return; // registered twice
+    }
     let no_fork = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     let prepared = BEFORE.get().map(|before| before());
     // If this thread's locals are gone already, the locks are simply not held across the fork.
@@ -135,8 +134,6 @@ extern "C" fn after_in_child() {
     if let Some(held) = HELD.try_with(|held| held.borrow_mut().take()).ok().flatten() {
         begin_as_child();
         drop(held);
-        if let Some(then) = THEN_IN_CHILD.get() {
-            then();
-        }
+        THEN_IN_CHILD.call();
     }
 }

@@ -18,7 +18,7 @@
 //! | `state/` | what changes under the lock: slots, lists, heap, waiters, participants; sweep, rebuild |
 //! | `lock/` | the lock, which a survivor takes over; what a section does when it ends |
 //! | `handle/` | the handle of one process to a queue: membership, entering, upkeep |
-//! | `operations/` | put, get, acknowledge, join, wait, watch, grow, trim |
+//! | `operations/` | put, get, iterate, acknowledge, join, produce, wait, watch, grow, trim |
 //! | `diagnostics/` | statistics, dead letters, the check |
 //!
 //! The first rule: `Slot::state` alone is the truth about an item.
@@ -52,15 +52,24 @@ pub use handle::queue::Queue;
 #[cfg(not(loom))]
 pub use handle::remainder::{KeptOpen, OpenHandle, Remainder, leave_by_id};
 pub use memory::descriptor::InUse;
+pub use memory::layout::Kind as Awaited;
 pub use operations::delivery::{Batch, Buffer, Taken};
+#[cfg(not(loom))]
 pub use operations::get::Delivery;
+pub use operations::iterate::InHand;
 pub use operations::lease::Lent;
+pub use operations::letters::DeadLetter;
+pub use operations::produce::Production;
 #[cfg(not(loom))]
 pub use operations::view::View;
-pub use options::{Options, Patience, Wait};
+pub use options::{Options, Own, Patience, Retry, Wait};
+#[cfg(not(loom))]
+pub use state::acting::Acting;
+pub use state::held::{Held, Verdict};
 #[cfg(not(loom))]
 pub use state::line_end::{EndInUse, LineEnd};
+pub use state::notes::Death;
 pub use state::participant::Proof;
 #[cfg(feature = "early-aging")]
 pub use state::waiters::early::age_waiters_after;
-pub use units::{BATCH, Id, Leave, SMALL, Ticket};
+pub use units::{BATCH, Ended, Id, Leave, SMALL, Ticket};

@@ -1,5 +1,7 @@
 //! The options of a queue, and how long a call may take.
 
+use std::time::Duration;
+
 use crate::platform::Instant;
 
 /// The options of a queue, fixed when it is created.
@@ -17,6 +19,36 @@ pub struct Options {
     pub max_deliveries: u8,
 }
 
+/// How long an item that has failed waits until it is delivered again, in seconds: `first` after the first
+/// failure, and each time `factor` times as long, up to `most`. Up to the part `jitter` of that is left out
+/// at random, so that items that failed together do not come back together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Retry {
+    pub first: f64,
+    pub factor: f64,
+    pub most: f64,
+    pub jitter: f64,
+}
+
+/// Longer delays than this are cut, in seconds: three centuries.
+const LONGEST: f64 = 1e10;
+
+impl Retry {
+    /// The delay after so many deliveries. `chance` is from 0 to 1.
+    pub fn delay(&self, deliveries: u32, chance: f64) -> Duration {
+        // Cut, because an infinite growth of no time is no number.
+        let growth = self
+            .factor
+            .max(1.0)
+            .powf(f64::from(deliveries.saturating_sub(1)))
+            .min(f64::MAX);
+        // What is no number counts as the other one.
+        let whole = (self.first * growth).min(self.most).min(LONGEST);
+        let left = whole * (1.0 - self.jitter.clamp(0.0, 1.0) * chance.clamp(0.0, 1.0));
+        Duration::try_from_secs_f64(left).unwrap_or_default()
+    }
+}
+
 /// How long an operation may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patience {
@@ -27,8 +59,22 @@ pub enum Patience {
     /// Takes the lock, but does not wait for room or for an item. Ends with `Error::Stopped`, as
     /// `Error::FullBehindStopped` or `Error::EmptyBehindStopped`, if a stopped process holds the lock.
     NoWait,
+    /// The same, and waits for the lock 5 ms at most each time. Ends with `Error::Busy` if a process that is
+    /// not stopped has kept the lock for so long.
+    Briefly,
     Until(Instant),
     Forever,
+}
+
+/// Whose items in hand end a wait for an item of a queue that was shut down, and has none left: the caller
+/// could be what is to finish them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    /// Those of the calling process: another thread of it may wait for this one before it finishes its item.
+    OfProcess,
+    /// Those of the calling thread, or of the task that it acts for. For callers that finish each item before
+    /// they ask for the next: what the others have in hand is finished, or comes back.
+    OfCaller,
 }
 
 /// How long to wait, and what can end the wait earlier.

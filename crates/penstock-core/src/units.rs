@@ -30,3 +30,31 @@ pub enum Leave {
     /// By a failure: items taken and not acknowledged are redelivered to other getters.
     Crashed,
 }
+
+/// How a process has ended, as far as this one can tell: its parent can, until it has reaped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Unknown,
+    /// With that status.
+    Exited(u8),
+    /// By that signal.
+    Killed(u8),
+}
+
+impl Ended {
+    pub(crate) fn pack(self) -> u64 {
+        match self {
+            Ended::Unknown => 0,
+            Ended::Exited(status) => 1 << 8 | u64::from(status),
+            Ended::Killed(signal) => 2 << 8 | u64::from(signal),
+        }
+    }
+
+    pub(crate) fn unpack(word: u64) -> Ended {
+        match word >> 8 & 3 {
+            1 => Ended::Exited(word as u8),
+            2 => Ended::Killed(word as u8),
+            _ => Ended::Unknown,
+        }
+    }
+}

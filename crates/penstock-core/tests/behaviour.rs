@@ -26,6 +26,11 @@ fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
     wait(Patience::NoWait, |wait| queue.put(&[payload], wait)).map(|_| ())
 }
 
+fn letters_of(queue: &Queue) -> Vec<Vec<u8>> {
+    let letters = queue.dead_letters().unwrap();
+    letters.into_iter().map(|letter| letter.payload).collect()
+}
+
 fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
     let mut buffer = Buffer::default();
     match wait(patience, |wait| queue.get(&mut buffer, wait))? {
@@ -325,7 +330,7 @@ fn many_dead_letters_are_read_in_the_order_of_their_deaths() {
         get(&queue, Patience::NoWait).unwrap();
     }
     queue.leave(Leave::Crashed).unwrap();
-    assert_eq!(queue.dead_letters().unwrap(), letters);
+    assert_eq!(letters_of(&queue), letters);
 }
 
 #[test]
@@ -341,7 +346,7 @@ fn an_undelivered_item_returns_to_its_old_place_until_it_is_a_dead_letter() {
             lent.undeliver();
             drop(lent);
         }
-        assert_eq!(queue.dead_letters().unwrap(), [payload]);
+        assert_eq!(letters_of(&queue), [payload]);
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"younger");
         assert_eq!(queue.check().unwrap().findings, []);
     }
@@ -480,7 +485,7 @@ fn leaving_in_order_leaves_items_unfinished_and_a_crash_returns_them() {
         ),
         (3, 1, 0)
     );
-    assert_eq!(queue.dead_letters().unwrap(), [b"y"]);
+    assert_eq!(letters_of(&queue), [b"y"]);
     assert_eq!(
         statistics.puts,
         statistics.gets + statistics.queued + statistics.dead_letters

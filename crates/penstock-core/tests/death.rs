@@ -392,7 +392,7 @@ fn closed_descriptors_are_not_a_death() {
 #[cfg(feature = "fault-points")]
 mod points {
     use super::*;
-    use penstock_core::fault;
+    use penstock_core::{Awaited, fault};
 
     /// What the victim does, and the points that it passes.
     struct Scene {
@@ -983,6 +983,81 @@ mod points {
                 }
             }
         });
+    }
+
+    /// The victim fills a queue for one item, makes room, and finishes the item. The survivor only polls, but
+    /// that it tends the queue, as one does that sleeps with a descriptor.
+    #[test]
+    fn death_beside_watchers_for_room_and_the_end() {
+        alone(|| {
+            for point in [
+                "notifier.filling",
+                "notifier.changed",
+                "notifier.owed",
+                "notifier.updated",
+                "put.committed",
+                "get.leased",
+                "done.committed",
+            ] {
+                for hits in [1, 2] {
+                    die_beside_watchers(point, hits);
+                }
+            }
+        });
+    }
+
+    fn die_beside_watchers(point: &str, hits: u64) {
+        let what = format!("killed at {point}, pass {hits}");
+        let queue = Queue::create(&Options {
+            maxsize: 1,
+            ..ACKNOWLEDGED
+        })
+        .unwrap();
+        queue.task_done().unwrap_err();
+        let descriptors = [Awaited::Item, Awaited::Room, Awaited::Finish]
+            .map(|awaited| wait(soon(), |wait| queue.watch_for(awaited, wait)).unwrap());
+        let child = Child::run(|| {
+            assert!(fault::arm(point, hits));
+            for _ in 0..2 {
+                put(&queue, &numbered(7, 20)).unwrap();
+                get(&queue, Patience::NoWait).unwrap();
+                queue.task_done().unwrap();
+            }
+        });
+        let outcome = child.outcome();
+        assert!(
+            outcome == libc::SIGKILL || outcome == 0 && hits == 2,
+            "{what}: {outcome}"
+        );
+        let are_right = || {
+            let [items, room, finish] = descriptors;
+            let polled = [
+                (items, libc::POLLIN),
+                (room, libc::POLLOUT),
+                (finish, libc::POLLIN),
+            ];
+            let ready = polled.map(|(fd, events)| {
+                let mut polled = libc::pollfd {
+                    fd,
+                    events,
+                    revents: 0,
+                };
+                // SAFETY: the call reads and writes one struct.
+                (unsafe { libc::poll(&raw mut polled, 1, 0) }) != 0
+            });
+            let is_finished = queue.statistics().unwrap().unfinished == 0;
+            assert_eq!(
+                ready,
+                [!queue.is_empty(), !queue.is_full(), is_finished],
+                "{what}"
+            );
+        };
+        queue.tend(0).unwrap();
+        are_right();
+        while get(&queue, Patience::NoWait).is_ok() {}
+        while queue.task_done().is_ok() {}
+        are_right();
+        assert_eq!(queue.check().unwrap().findings, [], "{what}");
     }
 
     /// A child dies as it joins the queue that its parent watches, at the fork.

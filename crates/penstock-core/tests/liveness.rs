@@ -62,9 +62,11 @@ impl Child {
         self.reap();
     }
 
-    /// Its exit status.
+    /// Its exit status. A death by a signal is none.
     fn status(mut self) -> i32 {
-        libc::WEXITSTATUS(self.reap())
+        let status = self.reap();
+        assert!(libc::WIFEXITED(status), "it died by {}", libc::WTERMSIG(status));
+        libc::WEXITSTATUS(status)
     }
 }
 

@@ -64,10 +64,12 @@ impl Child {
         child
     }
 
-    /// Lets it go on. Returns its exit status.
+    /// Lets it go on. Returns its exit status. A death by a signal is none.
     fn finish(mut self) -> i32 {
         self.signal(libc::SIGCONT);
-        libc::WEXITSTATUS(self.reap())
+        let status = self.reap();
+        assert!(libc::WIFEXITED(status), "it died by {}", libc::WTERMSIG(status));
+        libc::WEXITSTATUS(status)
     }
 }
 
@@ -391,6 +393,40 @@ fn leaving_does_not_wait_and_is_honoured() {
                 if comes_back { (3, 2, 3) } else { (1, 0, 3) },
             );
             assert_eq!(statistics.participants, 1);
+            is_sound(&queue);
+        }
+    }
+}
+
+/// A leave in order that is put off, or a last handle that goes, passes over what is settled by name.
+#[test]
+fn a_lease_outlasts_a_leave_that_is_put_off() {
+    let leave: fn(&Arc<Queue>) = |queue| queue.leave(Leave::Clean).unwrap();
+    for leave in [leave, let_go] {
+        for len in [10, LARGE] {
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+            acknowledge(&queue);
+            for _ in 0..2 {
+                put(&queue, &vec![1; len], Patience::NoWait).unwrap();
+            }
+            let mut leaver = Child::stopping(|| {
+                let mut buffer = Buffer::default();
+                drop(wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap());
+                get(&queue, Patience::NoWait).unwrap();
+                stop_here();
+                leave(&queue);
+                stop_here();
+            });
+            let stopped = stopped_in_put(&queue);
+            leaver.go_on();
+            assert_eq!(stopped.finish(), 0);
+            leaver.signal(libc::SIGKILL);
+            leaver.reap();
+            let statistics = queue.statistics().unwrap();
+            assert_eq!(
+                (statistics.queued, statistics.redeliveries, statistics.unfinished),
+                (2, 1, 3)
+            );
             is_sound(&queue);
         }
     }

@@ -40,7 +40,19 @@ pub fn applies(history: &History) -> bool {
             return false;
         }
         match (event.call, event.answer) {
-            (Call::Leave(_), _) => return false,
+            (
+                Call::Leave(_)
+                | Call::ShutDown { .. }
+                | Call::Produce { .. }
+                | Call::EndProducing
+                | Call::Hold
+                | Call::Settle(..)
+                | Call::SettleLater(..)
+                | Call::PutLater(_)
+                | Call::Requeue
+                | Call::Purge,
+                _,
+            ) => return false,
             (Call::TaskDone, None | Some(Answer::Done)) if *held > 0 => *held -= 1,
             (Call::TaskDone, _) if history.rules.acknowledged => return false,
             (Call::Get, Some(Answer::Got(_))) => *held += 1,

@@ -3,10 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use penstock_core::Leave;
+use penstock_core::{Leave, Verdict};
 
 /// Nanoseconds of the monotonic clock, which all processes of a machine share.
 pub type Time = u64;
+
+/// How long a delayed item is: long enough that others look for it before it is due.
+pub const LATER: Time = 400_000;
 
 /// What is put: no two puts of a history have the same value. It also says how long the payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,14 +36,34 @@ impl Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     Put(Value),
+    /// No get finds the item before [`LATER`].
+    PutLater(Value),
     Get,
     Len,
     IsEmpty,
     IsFull,
     TaskDone,
+    /// A get by name: the queue is acknowledged from then on.
+    Hold,
+    /// The caller's process settles the item that it has taken by name.
+    Settle(Value, Verdict),
+    /// The same of an item that goes back, which is ready after [`LATER`].
+    SettleLater(Value, Verdict),
+    /// All dead letters go back to the queue, or are gone. The answer counts them.
+    Requeue,
+    Purge,
     /// `join` without patience: asks whether anything is unfinished.
     Join,
     Leave(Leave),
+    /// At once, or so that what is left is taken first.
+    ShutDown {
+        is_immediate: bool,
+    },
+    /// Begins a block of its process as a producer.
+    Produce {
+        expect: u32,
+    },
+    EndProducing,
     /// What the queue does about a process that was killed. Between the kill and the end of the next sweep,
     /// everything comes back that the process had taken and not finished.
     Sweep,
@@ -56,6 +79,8 @@ pub enum Answer {
     Count(u64),
     Is(bool),
     TooManyDone,
+    /// The queue was shut down.
+    ShutDown,
     /// The caller's time was over first: the operation changed nothing, and says nothing about the queue.
     TimedOut,
 }
@@ -157,12 +182,18 @@ impl History {
         let calls = self
             .events
             .iter()
-            .filter(|event| matches!(event.call, Call::TaskDone | Call::Join));
+            .filter(|event| matches!(event.call, Call::TaskDone | Call::Join | Call::Hold));
         let answered = calls.clone().filter(|event| !event.is_pending());
         (
             calls.map(|event| event.invoked).min(),
             answered.map(|event| event.responded).min(),
         )
+    }
+
+    /// Whether items were delayed, or dead letters put back.
+    pub fn has_late_items(&self) -> bool {
+        let is_late = |event: &Event| matches!(event.call, Call::PutLater(_) | Call::Requeue);
+        self.events.iter().any(is_late)
     }
 
     /// Deaths of getters that were handed an item.

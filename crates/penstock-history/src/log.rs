@@ -11,7 +11,7 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use penstock_core::Leave;
+use penstock_core::{Leave, Verdict};
 
 use crate::history::{Answer, Call, Event, Time, Value};
 
@@ -231,6 +231,14 @@ fn load(place: &[AtomicU64; 2]) -> [u64; 2] {
     [place[0].load(Ordering::Relaxed), place[1].load(Ordering::Relaxed)]
 }
 
+/// By their numbers.
+const VERDICTS: [Verdict; 4] = [
+    Verdict::Done,
+    Verdict::Released,
+    Verdict::Failed,
+    Verdict::Rejected,
+];
+
 fn pack_call(call: Call) -> [u64; 2] {
     match call {
         Call::Put(value) => [0, value.0],
@@ -243,6 +251,15 @@ fn pack_call(call: Call) -> [u64; 2] {
         Call::Leave(Leave::Clean) => [7, 0],
         Call::Leave(Leave::Crashed) => [7, 1],
         Call::Sweep => [8, 0],
+        Call::ShutDown { is_immediate } => [9, u64::from(is_immediate)],
+        Call::Produce { expect } => [10, u64::from(expect)],
+        Call::EndProducing => [11, 0],
+        Call::Hold => [12, 0],
+        Call::Settle(value, verdict) => [13 + verdict as u64, value.0],
+        Call::SettleLater(value, verdict) => [17 + verdict as u64, value.0],
+        Call::PutLater(value) => [21, value.0],
+        Call::Requeue => [22, 0],
+        Call::Purge => [23, 0],
     }
 }
 
@@ -258,6 +275,19 @@ fn unpack_call(words: [u64; 2]) -> Call {
         [7, 0] => Call::Leave(Leave::Clean),
         [7, _] => Call::Leave(Leave::Crashed),
         [8, _] => Call::Sweep,
+        [12, _] => Call::Hold,
+        [kind @ 13..17, value] => Call::Settle(Value(value), VERDICTS[kind as usize - 13]),
+        [kind @ 17..21, value] => Call::SettleLater(Value(value), VERDICTS[kind as usize - 17]),
+        [21, value] => Call::PutLater(Value(value)),
+        [22, _] => Call::Requeue,
+        [23, _] => Call::Purge,
+        [9, is_immediate] => Call::ShutDown {
+            is_immediate: is_immediate != 0,
+        },
+        [10, expect] => Call::Produce {
+            expect: expect as u32,
+        },
+        [11, _] => Call::EndProducing,
         _ => panic!("a log line says {words:?}"),
     }
 }
@@ -272,6 +302,7 @@ fn pack_answer(answer: Answer) -> [u64; 2] {
         Answer::Is(is) => [5, u64::from(is)],
         Answer::TooManyDone => [6, 0],
         Answer::TimedOut => [7, 0],
+        Answer::ShutDown => [8, 0],
     }
 }
 
@@ -285,6 +316,7 @@ fn unpack_answer(words: [u64; 2]) -> Answer {
         [5, is] => Answer::Is(is != 0),
         [6, _] => Answer::TooManyDone,
         [7, _] => Answer::TimedOut,
+        [8, _] => Answer::ShutDown,
         _ => panic!("a log line says {words:?}"),
     }
 }

@@ -109,11 +109,10 @@ impl Row {
         if self.fault.is_some() {
             return None;
         }
-        // Deaths and leases may explain what a mutation did to a small acknowledged history.
-        for mutation in Mutation::ALL
-            .iter()
-            .filter(|_| self.size == Size::Large || !self.acknowledged)
-        {
+        // Deaths and leases may explain what a mutation did to a small acknowledged history, and so may items
+        // that come later.
+        let is_explained = self.size == Size::Small && (self.acknowledged || history.has_late_items());
+        for mutation in Mutation::ALL.iter().filter(|_| !is_explained) {
             if let Some(mutant) = mutation.apply(&history, &mut random) {
                 self.mutants += 1;
                 self.mutants_rejected += u64::from(self.is_rejected(&mutant).is_some());

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_core::{Error, Leave, Options, Patience, Queue, Wait, age_waiters_after};
+use penstock_core::{Error, Held, Leave, Options, Patience, Queue, Verdict, Wait, age_waiters_after};
 
-use crate::history::{Answer, Call, Death, Event, History, Rules, Time, Value};
+use crate::history::{Answer, Call, Death, Event, History, LATER, Rules, Time, Value};
 use crate::log::{Log, Writer, now};
 use crate::random::Random;
 use crate::subject::{Broken, Fault, Penstock, Subject, Waits, dead_letters};
@@ -30,6 +30,14 @@ pub struct Mix {
     pub task_done: u64,
     pub join: u64,
     pub leave: u64,
+    pub shutdown: u64,
+    pub produce: u64,
+    /// Gets by name.
+    pub hold: u64,
+    /// Puts with a delay, and settlements of items taken by name.
+    pub later: u64,
+    /// Requeues and purges all dead letters.
+    pub letters: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +80,11 @@ impl Workload {
             join: u64::from(acknowledged) * random.below(2),
             // A payload that another thread reads in place stays when its process leaves.
             leave: u64::from(acknowledged && threads == 1) * random.below(2),
+            shutdown: u64::from(random.one_in(3)),
+            produce: u64::from(random.one_in(2)),
+            hold: u64::from(acknowledged) * random.below(5),
+            later: random.below(3),
+            letters: random.below(3),
         };
         Workload {
             rules: Rules {
@@ -118,6 +131,11 @@ impl Workload {
                 task_done: 10 * u64::from(acknowledged),
                 join: 0,
                 leave: 0,
+                shutdown: 0,
+                produce: 0,
+                hold: 0,
+                later: 0,
+                letters: 0,
             },
             kinds: if acknowledged || kills == 0 { 8 } else { 6 },
             kills,
@@ -287,7 +305,7 @@ impl Recorder<'_> {
             if this.workload.rules.hands_over && process % 2 == 0 {
                 age_waiters_after(Duration::ZERO);
             }
-            let queue = Penstock(this.queue.clone());
+            let queue = Penstock::new(this.queue.clone());
             let subject: &dyn Subject = match this.workload.fault {
                 Some((fault, every)) => &Broken::new(queue, fault, this.workload.rules.maxsize, every),
                 None => &queue,
@@ -322,6 +340,8 @@ impl Recorder<'_> {
             writer: self.log.writer(log_of),
             next_value: (u64::from(process) << 8 | thread as u64) << 24,
             holds: 0,
+            produces: 0,
+            named: Vec::new(),
             silent: self
                 .workload
                 .silent
@@ -436,13 +456,23 @@ impl Recorder<'_> {
     /// Empties the queue, and finishes what the workers have left unfinished. The join comes first, so that
     /// what was set aside comes back.
     fn drain(&mut self) {
-        let subject = Penstock(self.queue.clone());
+        let subject = Penstock::new(self.queue.clone());
         // A get and a task_done for each item, in the worst case.
         let log = Log::new(1, 2 * self.log.lines() + 8);
         let acknowledged = self.workload.rules.acknowledged;
+        // No process delays an item any more.
+        while self
+            .queue
+            .statistics()
+            .expect("a queue that is not damaged")
+            .delayed
+            > 0
+        {
+            std::thread::sleep(Duration::from_nanos(LATER));
+        }
         let mut writer = log.writer(0);
         writer.record(Call::Join, || subject.join());
-        while writer.record(Call::Get, || subject.get(Waits::No)) != Answer::Empty {
+        while let Answer::Got(_) = writer.record(Call::Get, || subject.get(Waits::No)) {
             if acknowledged {
                 writer.record(Call::TaskDone, || subject.task_done());
             }
@@ -458,6 +488,15 @@ impl Recorder<'_> {
 
     /// An emptied queue has no memory in use: a put of more than there can be is refused with the number.
     fn check_nothing_is_in_use(&self) {
+        if self.queue.is_shut_down() {
+            let check = self.queue.check().expect("a queue that is not damaged");
+            assert_eq!(
+                (check.findings.len(), check.ready, check.claimed),
+                (0, 0, 0),
+                "{check:?}"
+            );
+            return;
+        }
         static ZEROS: [u8; 1 << 26] = [0; 1 << 26];
         let limit = self.queue.options().max_bytes.unwrap_or(u64::MAX);
         let parts = vec![ZEROS.as_slice(); (limit >> 26) as usize + 1];
@@ -491,7 +530,7 @@ impl Recorder<'_> {
         );
         assert_eq!(
             statistics.puts,
-            statistics.gets + statistics.dead_letters,
+            statistics.gets + statistics.dead_letters + statistics.discarded,
             "{statistics:?}"
         );
         History {
@@ -512,8 +551,12 @@ struct Caller<'w> {
     next_value: u64,
     /// Items taken and not finished, of a disciplined caller.
     holds: u32,
+    /// Blocks that it has begun and not ended.
+    produces: u32,
     /// Operations until it calls `task_done`.
     silent: usize,
+    /// Items taken by name.
+    named: Vec<(Value, Held)>,
 }
 
 impl Caller<'_> {
@@ -539,6 +582,11 @@ impl Caller<'_> {
             mut task_done,
             join,
             leave,
+            shutdown,
+            produce,
+            hold,
+            later,
+            letters,
         } = self.workload.mix;
         if self.silent > 0 {
             task_done = 0;
@@ -549,10 +597,11 @@ impl Caller<'_> {
             task_done *= u64::from(self.holds > 0);
         }
         let (subject, time) = (self.subject, Duration::from_micros(self.random.below(300)));
-        match self
-            .random
-            .weighted(&[put, get, waits, waits, asks, asks, asks, task_done, join, leave])
-        {
+        let end = 2 * u64::from(self.produces > 0);
+        match self.random.weighted(&[
+            put, get, waits, waits, asks, asks, asks, task_done, join, leave, shutdown, produce, end, hold,
+            hold, hold, later, letters, letters,
+        ]) {
             0 => self.put(Waits::No),
             1 => self.get(Waits::No),
             2 => self.put(Waits::For(time)),
@@ -565,6 +614,32 @@ impl Caller<'_> {
             6 => drop(self.writer.record(Call::IsFull, || Answer::Is(subject.is_full()))),
             7 => self.finish_one(),
             8 => drop(self.writer.record(Call::Join, || subject.join())),
+            13 => self.hold(Waits::No),
+            14 => self.settle(),
+            16 => {
+                let value = self.new_value();
+                self.writer
+                    .record(Call::PutLater(value), || subject.put_later(value));
+            }
+            17 => drop(self.writer.record(Call::Requeue, || subject.requeue())),
+            18 => drop(self.writer.record(Call::Purge, || subject.purge())),
+            15 => self.hold(Waits::For(time)),
+            10 => {
+                let is_immediate = self.random.one_in(2);
+                self.writer.record(Call::ShutDown { is_immediate }, || {
+                    subject.shut_down(is_immediate)
+                });
+            }
+            11 => {
+                let expect = self.random.below(4) as u32;
+                let call = Call::Produce { expect };
+                let answer = self.writer.record(call, || subject.produce(expect));
+                self.produces += u32::from(answer == Answer::Done);
+            }
+            12 => {
+                self.produces -= 1;
+                self.writer.record(Call::EndProducing, || subject.end_producing());
+            }
             _ => {
                 let how = if self.random.one_in(2) {
                     Leave::Clean
@@ -572,13 +647,22 @@ impl Caller<'_> {
                     Leave::Crashed
                 };
                 self.writer.record(Call::Leave(how), || subject.leave(how));
+                if how == Leave::Crashed {
+                    // They are in its hand no more, and may come to it again under other names.
+                    self.named.clear();
+                }
             }
         }
     }
 
-    fn put(&mut self, waits: Waits) {
+    fn new_value(&mut self) -> Value {
         let value = Value::new(self.next_value, self.random.below(self.workload.kinds));
         self.next_value += 1;
+        value
+    }
+
+    fn put(&mut self, waits: Waits) {
+        let value = self.new_value();
         let subject = self.subject;
         self.writer.record(Call::Put(value), || subject.put(value, waits));
     }
@@ -588,6 +672,43 @@ impl Caller<'_> {
         if let Answer::Got(_) = self.writer.record(Call::Get, || subject.get(waits)) {
             self.holds += u32::from(self.workload.rules.acknowledged);
         }
+    }
+
+    fn hold(&mut self, waits: Waits) {
+        let (subject, mut taken) = (self.subject, None);
+        let answer = self.writer.record(Call::Hold, || {
+            let (answer, held) = subject.hold(waits);
+            taken = held;
+            answer
+        });
+        if let (Answer::Got(value), Some(held)) = (answer, taken) {
+            self.named.push((value, held));
+        }
+    }
+
+    /// Settles one of the items that it has by name, if it has any.
+    fn settle(&mut self) {
+        if self.named.is_empty() {
+            return;
+        }
+        let place = self.random.below(self.named.len() as u64) as usize;
+        let (value, held) = self.named.swap_remove(place);
+        let verdicts = [
+            Verdict::Done,
+            Verdict::Released,
+            Verdict::Failed,
+            Verdict::Rejected,
+        ];
+        let verdict = verdicts[self.random.below(4) as usize];
+        let subject = self.subject;
+        let goes_back = matches!(verdict, Verdict::Released | Verdict::Failed);
+        let is_later = goes_back && self.workload.mix.later > 0 && self.random.one_in(2);
+        let call = match is_later {
+            true => Call::SettleLater(value, verdict),
+            false => Call::Settle(value, verdict),
+        };
+        self.writer
+            .record(call, || subject.settle(&held, verdict, is_later));
     }
 
     fn finish_one(&mut self) {

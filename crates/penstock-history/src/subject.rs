@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Patience, Queue, Wait};
+use penstock_core::{Buffer, Delivery, Error, Held, Leave, Patience, Production, Queue, Verdict, Wait};
 
-use crate::history::{Answer, Value};
+use crate::history::{Answer, LATER, Value};
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,17 +38,46 @@ impl Waits {
 /// `len` and `is_empty` are two questions, whose answers must agree.
 pub trait Subject: Sync {
     fn put(&self, value: Value, waits: Waits) -> Answer;
+    /// With a delay: it waits for nothing.
+    fn put_later(&self, value: Value) -> Answer;
     fn get(&self, waits: Waits) -> Answer;
     fn len(&self) -> u64;
     fn is_empty(&self) -> bool;
     fn is_full(&self) -> bool;
     fn task_done(&self) -> Answer;
+    /// A get by name. The second value settles the item.
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>);
+    fn settle(&self, held: &Held, verdict: Verdict, is_later: bool) -> Answer;
+    fn requeue(&self) -> Answer;
+    fn purge(&self) -> Answer;
     fn join(&self) -> Answer;
     fn leave(&self, how: Leave) -> Answer;
+    fn shut_down(&self, is_immediate: bool) -> Answer;
+    fn produce(&self, expect: u32) -> Answer;
+    /// Ends one of the blocks that this process has begun.
+    fn end_producing(&self) -> Answer;
 }
 
-/// The real one.
-pub struct Penstock(pub Arc<Queue>);
+/// The real one, and the blocks in which its process produces.
+pub struct Penstock(Arc<Queue>, Mutex<Vec<Production>>);
+
+impl Penstock {
+    pub fn new(queue: Arc<Queue>) -> Penstock {
+        Penstock(queue, Mutex::default())
+    }
+
+    fn blocks(&self) -> std::sync::MutexGuard<'_, Vec<Production>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes a call that waits for nothing but the lock.
+fn patiently<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
+    call(Wait {
+        patience: Patience::Forever,
+        interrupted: &mut || false,
+    })
+}
 
 fn payload(value: Value) -> Vec<u8> {
     let mut bytes = value.0.to_le_bytes().to_vec();
@@ -72,7 +101,17 @@ impl Subject for Penstock {
         match self.0.put(&[&payload(value)], wait) {
             Ok(_) => Answer::Done,
             Err(Error::Full) => waits.missed(Answer::Full),
+            Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("put: {error}"),
+        }
+    }
+
+    fn put_later(&self, value: Value) -> Answer {
+        let later = Duration::from_nanos(LATER);
+        match patiently(|wait| self.0.put_delayed(&[&payload(value)], later, wait)) {
+            Ok(_) => Answer::Done,
+            Err(Error::ShutDown) => Answer::ShutDown,
+            Err(error) => panic!("put_delayed: {error}"),
         }
     }
 
@@ -86,7 +125,46 @@ impl Subject for Penstock {
             Ok(Delivery::Copied) => Answer::Got(value_of(buffer.bytes())),
             Ok(Delivery::Lent(lent)) => Answer::Got(value_of(lent.bytes())),
             Err(Error::Empty) => waits.missed(Answer::Empty),
+            Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("get: {error}"),
+        }
+    }
+
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>) {
+        let mut buffer = Buffer::default();
+        let wait = Wait {
+            patience: waits.patience(),
+            interrupted: &mut || false,
+        };
+        match self.0.hold(&mut buffer, wait) {
+            Ok((Delivery::Copied, held)) => (Answer::Got(value_of(buffer.bytes())), Some(held)),
+            Ok((Delivery::Lent(lent), held)) => (Answer::Got(value_of(lent.bytes())), Some(held)),
+            Err(Error::Empty) => (waits.missed(Answer::Empty), None),
+            Err(Error::ShutDown) => (Answer::ShutDown, None),
+            Err(error) => panic!("hold: {error}"),
+        }
+    }
+
+    fn requeue(&self) -> Answer {
+        match patiently(|wait| self.0.requeue(None, wait)) {
+            Ok(count) => Answer::Count(count),
+            Err(Error::ShutDown) => Answer::ShutDown,
+            Err(error) => panic!("requeue: {error}"),
+        }
+    }
+
+    fn purge(&self) -> Answer {
+        match patiently(|wait| self.0.purge(None, wait)) {
+            Ok(count) => Answer::Count(count),
+            Err(error) => panic!("purge: {error}"),
+        }
+    }
+
+    fn settle(&self, held: &Held, verdict: Verdict, is_later: bool) -> Answer {
+        let delay = Duration::from_nanos(if is_later { LATER } else { 0 });
+        match patiently(|wait| self.0.settle_after(held, verdict, delay, wait)) {
+            Ok(is_settled) => Answer::Is(is_settled),
+            Err(error) => panic!("settle: {error}"),
         }
     }
 
@@ -128,12 +206,38 @@ impl Subject for Penstock {
             Err(error) => panic!("leave: {error}"),
         }
     }
+
+    fn shut_down(&self, is_immediate: bool) -> Answer {
+        match self.0.shut_down(is_immediate) {
+            Ok(()) => Answer::Done,
+            Err(error) => panic!("shut_down: {error}"),
+        }
+    }
+
+    fn produce(&self, expect: u32) -> Answer {
+        match self.0.produce(expect) {
+            Ok(production) => {
+                self.blocks().push(production);
+                Answer::Done
+            }
+            Err(Error::ShutDown) => Answer::ShutDown,
+            Err(error) => panic!("produce: {error}"),
+        }
+    }
+
+    fn end_producing(&self) -> Answer {
+        let production = self.blocks().pop().expect("it has begun a block");
+        match self.0.end_producing(production) {
+            Ok(()) => Answer::Done,
+            Err(error) => panic!("end_producing: {error}"),
+        }
+    }
 }
 
 /// The dead letters of a queue, sorted.
 pub fn dead_letters(queue: &Queue) -> Vec<Value> {
     let letters = queue.dead_letters().expect("a queue that is not damaged");
-    let mut values: Vec<Value> = letters.iter().map(|letter| value_of(letter)).collect();
+    let mut values: Vec<Value> = letters.iter().map(|letter| value_of(&letter.payload)).collect();
     values.sort_unstable();
     values
 }
@@ -153,6 +257,14 @@ pub enum Fault {
     IsEmptyLate,
     /// Takes one more than `maxsize`. The queue under it has to be one larger.
     Overfills,
+    /// Gives a delayed item before its time.
+    Hurries,
+    /// Drops a delayed item.
+    Forgets,
+    /// Removes the dead letters that are to go back.
+    Purges,
+    /// Counts one dead letter more.
+    Miscounts,
 }
 
 impl Fault {
@@ -214,6 +326,29 @@ impl<S: Subject> Subject for Broken<S> {
         self.queue.put(value, waits)
     }
 
+    fn put_later(&self, value: Value) -> Answer {
+        match self.fault {
+            Fault::Hurries => self.queue.put(value, Waits::No),
+            Fault::Forgets if self.is_time_for(Fault::Forgets) => Answer::Done,
+            _ => self.queue.put_later(value),
+        }
+    }
+
+    fn requeue(&self) -> Answer {
+        match self.fault {
+            Fault::Purges => self.queue.purge(),
+            Fault::Miscounts => match self.queue.requeue() {
+                Answer::Count(count) => Answer::Count(count + 1),
+                answer => answer,
+            },
+            _ => self.queue.requeue(),
+        }
+    }
+
+    fn purge(&self) -> Answer {
+        self.queue.purge()
+    }
+
     fn get(&self, waits: Waits) -> Answer {
         if let Some(value) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Answer::Got(value);
@@ -271,5 +406,25 @@ impl<S: Subject> Subject for Broken<S> {
 
     fn leave(&self, how: Leave) -> Answer {
         self.queue.leave(how)
+    }
+
+    fn shut_down(&self, is_immediate: bool) -> Answer {
+        self.queue.shut_down(is_immediate)
+    }
+
+    fn produce(&self, expect: u32) -> Answer {
+        self.queue.produce(expect)
+    }
+
+    fn end_producing(&self) -> Answer {
+        self.queue.end_producing()
+    }
+
+    fn hold(&self, waits: Waits) -> (Answer, Option<Held>) {
+        self.queue.hold(waits)
+    }
+
+    fn settle(&self, held: &Held, verdict: Verdict, is_later: bool) -> Answer {
+        self.queue.settle(held, verdict, is_later)
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use penstock_core::Leave;
+use penstock_history::history::LATER;
 use penstock_history::random::Random;
 use penstock_history::run::{Workload, record};
 use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, Violation, aspects, search};
@@ -194,6 +195,11 @@ fn what_the_returns_reject_is_rejected_by_the_search() {
         let mut workload = Workload::small(&mut random, round % 4 != 0, true);
         workload.is_disciplined = true;
         workload.mix.leave = 0;
+        workload.mix.shutdown = 0;
+        workload.mix.produce = 0;
+        workload.mix.hold = 0;
+        workload.mix.later = 0;
+        workload.mix.letters = 0;
         workload.rules.maxsize = 0;
         let history = record(&workload, random.draw());
         assert!(aspects::applies(&history), "{history}");
@@ -482,4 +488,360 @@ fn a_leave_cut_short_gives_up_the_oldest_leases() {
     assert!(!is_accepted(true, &[a]), "the younger one first");
     assert!(is_accepted(false, &[]));
     assert!(!is_accepted(false, &[b]), "killed after the answer");
+}
+
+/// What callers see of a shutdown. The search alone judges it.
+#[test]
+fn a_shutdown_is_one_moment() {
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let (drains, closes) = (
+        Call::ShutDown { is_immediate: false },
+        Call::ShutDown { is_immediate: true },
+    );
+    let is_possible = |rules: Rules, calls: &[(Call, Answer)]| {
+        let first = [(Call::Put(a), Answer::Done)];
+        let events = first
+            .iter()
+            .chain(calls)
+            .enumerate()
+            .map(|(place, (call, answer))| {
+                let time = 10 * (place as Time + 1);
+                event(1, *call, *answer, time, time + 5)
+            });
+        let history = History {
+            rules,
+            events: events.collect(),
+            deaths: Vec::new(),
+            dead_letters: None,
+        };
+        search::check(&history).is_ok()
+    };
+    let plain = |calls: &[(Call, Answer)]| is_possible(Rules::PLAIN, calls);
+    let got = (Call::Get, Answer::Got(a));
+    let told = (Call::Get, Answer::ShutDown);
+    let done = |call| (call, Answer::Done);
+
+    assert!(plain(&[
+        done(drains),
+        (Call::Put(b), Answer::ShutDown),
+        got,
+        told
+    ]));
+    assert!(plain(&[
+        done(closes),
+        told,
+        (Call::Len, Answer::Count(0)),
+        (Call::Put(b), Answer::ShutDown)
+    ]));
+    assert!(plain(&[done(drains), done(closes), told]));
+    assert!(plain(&[done(closes), done(drains), told]), "it stays closed");
+    for impossible in [
+        &[done(drains), done(Call::Put(b))][..],
+        &[done(drains), (Call::Put(b), Answer::Full)],
+        &[done(drains), told],
+        &[done(drains), got, (Call::Get, Answer::Empty)],
+        &[done(closes), got],
+        &[done(closes), done(drains), got],
+        &[done(closes), (Call::IsEmpty, Answer::Is(false))],
+        &[(Call::Put(b), Answer::ShutDown), done(drains)],
+        &[got, told, done(drains)],
+    ] {
+        assert!(!plain(impossible), "{impossible:?}");
+    }
+
+    let acknowledged = Rules {
+        acknowledged: true,
+        ..Rules::PLAIN
+    };
+    let with_one_in_hand = [done(Call::Put(b)), got, done(closes)];
+    let then = |calls: &[(Call, Answer)]| is_possible(acknowledged, &[&with_one_in_hand[..], calls].concat());
+    assert!(then(&[
+        (Call::Join, Answer::Empty),
+        done(Call::TaskDone),
+        done(Call::Join)
+    ]));
+    assert!(then(&[
+        done(Call::TaskDone),
+        (Call::TaskDone, Answer::TooManyDone)
+    ]));
+    assert!(!then(&[done(Call::Join)]), "one is in hand");
+    assert!(
+        !then(&[done(Call::TaskDone), done(Call::TaskDone)]),
+        "the other was discarded"
+    );
+}
+
+/// What callers see of producers. The search alone judges it.
+#[test]
+fn the_last_producer_shuts_the_queue_down() {
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let is_possible = |calls: &[(u32, Call, Option<Answer>)], sweeps: &[u32]| {
+        let mut events: Vec<Event> = calls
+            .iter()
+            .enumerate()
+            .map(|(place, (process, call, answer))| {
+                let time = 10 * (place as Time + 1);
+                Event {
+                    answer: *answer,
+                    ..event(*process, *call, Answer::Done, time, time + 5)
+                }
+            })
+            .collect();
+        let time = 10 * (calls.len() as Time + 1);
+        events.extend(
+            sweeps
+                .iter()
+                .map(|process| event(*process, Call::Sweep, Answer::Done, time, time + 5)),
+        );
+        // What is seen after the sweeps.
+        events.push(event(9, Call::Put(b), Answer::ShutDown, time + 10, time + 15));
+        let history = History {
+            rules: Rules::PLAIN,
+            events,
+            deaths: Vec::new(),
+            dead_letters: None,
+        };
+        search::check(&history).is_ok()
+    };
+    let done = |process, call| (process, call, Some(Answer::Done));
+    let begins = |process, expect| done(process, Call::Produce { expect });
+    let ends = |process| done(process, Call::EndProducing);
+    let late = (1, Call::Produce { expect: 0 }, Some(Answer::ShutDown));
+
+    assert!(is_possible(&[begins(1, 0), done(1, Call::Put(a)), ends(1)], &[]));
+    assert!(is_possible(
+        &[begins(1, 2), ends(1), begins(2, 0), ends(2), late],
+        &[]
+    ));
+    assert!(is_possible(&[begins(1, 0), begins(1, 0), ends(1), ends(1)], &[]));
+    assert!(
+        is_possible(&[begins(1, 0), begins(2, 0), ends(1)], &[2]),
+        "killed"
+    );
+    assert!(is_possible(
+        &[begins(1, 0), done(1, Call::Leave(Leave::Clean))],
+        &[]
+    ));
+    let begins_and_dies = (2, Call::Produce { expect: 1 }, None);
+    assert!(is_possible(&[begins_and_dies], &[2]));
+    for impossible in [
+        &[begins(1, 0)][..],
+        &[begins(1, 0), begins(1, 0), ends(1)],
+        &[begins(1, 0), begins(2, 0), ends(1)],
+        &[begins(1, 2), ends(1)],
+        &[begins(1, 2), ends(1), begins(1, 0), ends(1)],
+        &[late],
+        &[begins(1, 0), ends(1), done(2, Call::Put(a))],
+        &[
+            begins(1, 0),
+            done(2, Call::Put(a)),
+            ends(1),
+            begins(2, 0),
+            ends(2),
+        ],
+    ] {
+        assert!(!is_possible(impossible, &[]), "{impossible:?}");
+    }
+    assert!(
+        !is_possible(&[begins(1, 2), begins_and_dies], &[2]),
+        "the first one is left"
+    );
+}
+
+/// What a process says of an item that it has taken by name. The search alone judges it.
+#[test]
+fn a_named_item_is_settled_once() {
+    use penstock_core::Verdict::{Done, Failed, Rejected, Released};
+    let (a, b) = (Value::new(1, 0), Value::new(2, 0));
+    let is_possible = |letters: &[Value], calls: &[(u32, Call, Answer)]| {
+        let first = [
+            (1, Call::Put(a), Answer::Done),
+            (1, Call::Put(b), Answer::Done),
+            (1, Call::Hold, Answer::Got(a)),
+        ];
+        let events = first.iter().chain(calls).enumerate();
+        let events = events.map(|(place, (process, call, answer))| {
+            let time = 10 * (place as Time + 1);
+            event(*process, *call, *answer, time, time + 5)
+        });
+        let history = History {
+            rules: Rules {
+                acknowledged: true,
+                max_deliveries: 1,
+                ..Rules::PLAIN
+            },
+            events: events.collect(),
+            deaths: Vec::new(),
+            dead_letters: Some(letters.to_vec()),
+        };
+        search::check(&history).is_ok()
+    };
+    let settled = |verdict| (1, Call::Settle(a, verdict), Answer::Is(true));
+    let again = (1, Call::Settle(a, Done), Answer::Is(false));
+    let got = |value| (2, Call::Hold, Answer::Got(value));
+    let none = (2, Call::Hold, Answer::Empty);
+    let empty_but_for = |count| (2, Call::Len, Answer::Count(count));
+
+    assert!(is_possible(&[], &[settled(Done), again, got(b), none]));
+    assert!(is_possible(&[], &[settled(Released), again, got(a), got(b)]));
+    assert!(is_possible(&[], &[settled(Failed), got(a), got(b)]));
+    assert!(is_possible(&[a], &[settled(Rejected), again, got(b), none]));
+    assert!(is_possible(
+        &[a],
+        &[
+            settled(Failed),
+            (1, Call::Hold, Answer::Got(a)),
+            settled(Failed),
+            got(b),
+            none
+        ]
+    ));
+    assert!(is_possible(&[], &[(1, Call::TaskDone, Answer::Done), again]));
+    assert!(is_possible(
+        &[],
+        &[(2, Call::Settle(a, Done), Answer::Is(false)), settled(Done)]
+    ));
+    for (letters, impossible) in [
+        (&[][..], &[settled(Done), settled(Done)][..]),
+        (&[], &[again]),
+        (&[], &[(2, Call::Settle(a, Done), Answer::Is(true))]),
+        (&[], &[settled(Done), got(a)]),
+        (&[], &[settled(Released), got(b)]),
+        (&[], &[settled(Released), empty_but_for(1)]),
+        (
+            &[a],
+            &[
+                settled(Released),
+                (1, Call::Hold, Answer::Got(a)),
+                settled(Released),
+            ],
+        ),
+        (&[], &[settled(Rejected), got(b)]),
+        (&[a], &[settled(Failed), got(a), got(b)]),
+        (
+            &[],
+            &[
+                settled(Failed),
+                (1, Call::Hold, Answer::Got(a)),
+                settled(Failed),
+                got(b),
+            ],
+        ),
+    ] {
+        assert!(!is_possible(letters, impossible), "{impossible:?}");
+    }
+}
+
+/// Delayed items, and dead letters that go back or are gone. The search alone judges them.
+#[test]
+fn delayed_items_and_dead_letters() {
+    use penstock_core::Verdict::{Done, Failed, Rejected};
+    let a = Value::new(1, 0);
+    // Each call begins so many nanoseconds after the first one, and takes 5.
+    let is_possible = |letters: &[Value], calls: &[(Time, Call, Answer)]| {
+        let events = calls
+            .iter()
+            .map(|(time, call, answer)| event(1, *call, *answer, *time, time + 5));
+        let history = History {
+            rules: Rules {
+                acknowledged: true,
+                max_deliveries: 0,
+                ..Rules::PLAIN
+            },
+            events: events.collect(),
+            deaths: Vec::new(),
+            dead_letters: Some(letters.to_vec()),
+        };
+        search::check(&history).is_ok()
+    };
+    let soon = LATER / 2;
+    // The queue's clock counts microseconds.
+    let late = 2 * LATER;
+    let put = (0, Call::PutLater(a), Answer::Done);
+    let got = |time| (time, Call::Hold, Answer::Got(a));
+    let none = |time| (time, Call::Hold, Answer::Empty);
+    let ended = |time| (time, Call::Hold, Answer::ShutDown);
+    let done = |time| (time, Call::Settle(a, Done), Answer::Is(true));
+    let len = |time, count| (time, Call::Len, Answer::Count(count));
+    let unfinished = |time| (time, Call::Join, Answer::Empty);
+    let shut_down = |time, is_immediate| (time, Call::ShutDown { is_immediate }, Answer::Done);
+
+    for possible in [
+        &[
+            put,
+            none(soon),
+            len(soon + 10, 0),
+            unfinished(soon + 20),
+            got(late),
+        ][..],
+        &[put, none(LATER - 10), got(LATER)],
+        // Nobody has looked.
+        &[put, len(late, 0), len(late + 10, 1), got(late + 20)],
+        &[put, got(late), done(late + 10), none(late + 20)],
+        &[put, shut_down(10, false), none(soon), got(late), ended(late + 10)],
+        &[put, shut_down(10, true), ended(20), ended(late)],
+        &[put, (soon, Call::TaskDone, Answer::TooManyDone)],
+    ] {
+        assert!(is_possible(&[], possible), "{possible:?}");
+    }
+    for impossible in [
+        &[put, got(soon)][..],
+        &[put, len(soon, 1)],
+        &[put, none(late)],
+        &[put, (soon, Call::Join, Answer::Done)],
+        &[put, (soon, Call::TaskDone, Answer::Done)],
+        &[put, shut_down(10, false), ended(soon)],
+        &[put, shut_down(10, true), none(20)],
+        &[put, shut_down(10, true), got(late)],
+    ] {
+        assert!(!is_possible(&[], impossible), "{impossible:?}");
+    }
+
+    let first = [(0, Call::Put(a), Answer::Done), got(10)];
+    let rejected = (20, Call::Settle(a, Rejected), Answer::Is(true));
+    let failed_for_later = (20, Call::SettleLater(a, Failed), Answer::Is(true));
+    let requeued = |time, count| (time, Call::Requeue, Answer::Count(count));
+    let purged = |time, count| (time, Call::Purge, Answer::Count(count));
+    let is_possible = |letters: &[Value], calls: &[(Time, Call, Answer)]| {
+        is_possible(letters, &[&first[..], calls].concat())
+    };
+    for (letters, possible) in [
+        (&[a][..], &[rejected, none(30)][..]),
+        // Its last failure, whatever the delay.
+        (&[a], &[failed_for_later, none(late)]),
+        (&[], &[rejected, requeued(30, 1), got(40), done(50)]),
+        (&[], &[rejected, requeued(30, 1), unfinished(40)]),
+        (&[], &[rejected, purged(30, 1), none(40), purged(50, 0)]),
+        (
+            &[a],
+            &[
+                rejected,
+                requeued(30, 1),
+                got(40),
+                (50, Call::Settle(a, Failed), Answer::Is(true)),
+            ],
+        ),
+        (
+            &[a],
+            &[
+                rejected,
+                shut_down(30, false),
+                (40, Call::Requeue, Answer::ShutDown),
+            ],
+        ),
+    ] {
+        assert!(is_possible(letters, possible), "{possible:?}");
+    }
+    for (letters, impossible) in [
+        (&[][..], &[rejected, none(30)][..]),
+        (&[], &[rejected, requeued(30, 0), got(40)]),
+        (&[a], &[rejected, requeued(30, 0)]),
+        (&[], &[rejected, requeued(30, 1), none(40)]),
+        (&[], &[rejected, requeued(30, 1), (40, Call::Join, Answer::Done)]),
+        (&[], &[rejected, purged(30, 1), got(40)]),
+        (&[a], &[rejected, purged(30, 1)]),
+        (&[a], &[rejected, shut_down(30, false), requeued(40, 1)]),
+    ] {
+        assert!(!is_possible(letters, impossible), "{impossible:?}");
+    }
 }

@@ -15,6 +15,11 @@ fn mutated_small_histories_are_rejected_by_both() {
     for round in 0..150 {
         let mut workload = Workload::small(&mut random, false, round % 3 == 0);
         workload.mix.put = 8;
+        workload.mix.shutdown = 0;
+        workload.mix.produce = 0;
+        workload.mix.hold = 0;
+        workload.mix.later = 0;
+        workload.mix.letters = 0;
         let history = record(&workload, random.draw());
         for (mutation, count) in Mutation::ALL.iter().zip(&mut rejected) {
             if let Some(mutant) = mutation.apply(&history, &mut random) {
@@ -89,6 +94,49 @@ fn broken(fault: Fault) {
         assert!(histories < 100, "{fault:?} is not seen");
     }
     println!("seed {seed}: {fault:?}: large history {histories} rejected");
+}
+
+/// What only small histories have.
+fn broken_small(fault: Fault, acknowledged: bool) {
+    let seed = 34;
+    let mut random = Random::new(seed);
+    let (mut histories, mut rejected) = (0, 0);
+    while rejected < 3 {
+        let mut workload = Workload::small(&mut random, acknowledged, false);
+        workload.rules.maxsize = 0;
+        workload.rules.max_deliveries = 0;
+        workload.mix.shutdown = 0;
+        workload.mix.produce = 0;
+        workload.mix.later = 10;
+        workload.mix.letters = 5;
+        workload.mix.hold = 10 * u64::from(acknowledged);
+        workload.fault = Some((fault, 1));
+        let history = record(&workload, random.draw());
+        histories += 1;
+        rejected += u32::from(search::check(&history).is_err());
+        assert!(histories < 1000, "{fault:?} is not seen");
+    }
+    println!("seed {seed}: {fault:?}: {rejected} of {histories} small histories rejected");
+}
+
+#[test]
+fn a_queue_that_delivers_a_delayed_item_too_soon_is_rejected() {
+    broken_small(Fault::Hurries, false);
+}
+
+#[test]
+fn a_queue_that_forgets_a_delayed_item_is_rejected() {
+    broken_small(Fault::Forgets, false);
+}
+
+#[test]
+fn a_queue_that_purges_what_it_is_to_requeue_is_rejected() {
+    broken_small(Fault::Purges, true);
+}
+
+#[test]
+fn a_queue_that_miscounts_dead_letters_is_rejected() {
+    broken_small(Fault::Miscounts, true);
 }
 
 #[test]

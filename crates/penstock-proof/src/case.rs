@@ -176,7 +176,10 @@ fn attempt(request: &Request, paths: &Paths) -> Report {
         if death.k as usize + 1 == path_of_operation.len() && way == Way::Recorded {
             let all = (
                 operation.puts.len(),
-                operation.takes.len() + operation.buries.len() + usize::from(operation.finishes),
+                operation.takes.len()
+                    + operation.buries.len()
+                    + usize::from(operation.finishes)
+                    + usize::from(operation.shuts_down),
             );
             assert_eq!(
                 (found.put, found.taken),

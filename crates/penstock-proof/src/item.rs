@@ -72,6 +72,12 @@ pub fn surely() -> Patience {
 
 /// Puts an item, over the connection if there is one.
 pub fn put(queue: &Queue, item: Item) {
+    if let Err(error) = try_put(queue, item) {
+        panic!("put: {error}");
+    }
+}
+
+pub fn try_put(queue: &Queue, item: Item) -> Result<(), Error> {
     // One block many times: a large payload costs the queue's memory alone.
     let len = len_of(item);
     let block = vec![item as u8; len.min(LOOKED_AT)];
@@ -83,16 +89,14 @@ pub fn put(queue: &Queue, item: Item) {
         parts.push(&block[..part]);
         left -= part;
     }
-    let put = with_patience(surely(), |wait| {
+    with_patience(surely(), |wait| {
         if ends::are_open() {
             queue.put_at(ends::writing(), &parts, wait)
         } else {
             queue.put(&parts, wait)
         }
-    });
-    if let Err(error) = put {
-        panic!("put: {error}");
-    }
+    })
+    .map(drop)
 }
 
 /// Takes an item, over the connection if there is one; keeps the payload if it was lent.

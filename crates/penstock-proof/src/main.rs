@@ -27,8 +27,20 @@
 //! | get, acknowledged, last delivery | the item | the item is a dead letter, finished | state = LEASED |
 //! | release, acknowledged | the item again | the item again | none |
 //! | task_done | the item again, unfinished | the item is finished | state = FREE, CLAIMED or READY_DONE |
+//! | a lease done | the item again, unfinished | the item is finished | state = FREE |
+//! | a lease released, or failed | the item again | the item again | state = READY |
+//! | a lease rejected | the item again | the item is a dead letter | state = DEAD |
+//! | a dead letter requeued | it is a dead letter | the item again | state = READY |
+//! | a dead letter purged | it is a dead letter | it is gone | state = FREE |
+//! | put with a delay | nothing | the item, after its time | state = DELAYED |
+//! | a lease released or failed, with a delay | the item again | the same, after its time | state = DELAYED |
+//! | an item's time comes | the item | the item | state = READY |
 //! | leave in order, also with a loan | the item again | unfinished, without a holder | state = ORPHAN |
 //! | leave by a crash | the item again | the item again | none |
+//! | shutdown | nothing | the queue is shut down for all | phase = DRAINING or CLOSED |
+//! | begin to produce | nothing | the queue is shut down once it is swept | the record's number and block |
+//! | end as the last producer | the queue is shut down once it is swept | the queue is shut down | none |
+//! | next of a loop | the item before again | the item before is finished | state = FREE |
 //! | register, wait, give memory back, recover | nothing | nothing | none |
 //!
 //! The commit is one instruction: from some k on the item is there (or gone), and before it is not. That is

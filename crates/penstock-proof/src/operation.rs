@@ -4,7 +4,10 @@
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use penstock_core::{Batch, Buffer, Error, Leave, Lent, Options, Patience, Queue, Remainder, Wait};
+use penstock_core::{
+    Awaited, Batch, Buffer, Error, Held, InHand, Leave, Lent, Options, Patience, Production, Queue,
+    Remainder, Verdict, Wait,
+};
 
 use crate::ends;
 use crate::item::{Item, get, payload, put, surely, take, with_patience};
@@ -17,6 +20,9 @@ pub struct Victim {
     buffer: Box<Buffer>,
     batch: Batch,
     remainder: Option<Arc<Remainder>>,
+    held: Vec<Held>,
+    productions: Vec<Production>,
+    in_loop: Option<InHand>,
 }
 
 impl Victim {
@@ -28,7 +34,69 @@ impl Victim {
             buffer: Box::default(),
             batch: Batch::with_room_for(8).expect("there is memory"),
             remainder: None,
+            held: Vec::with_capacity(8),
+            productions: Vec::with_capacity(4),
+            in_loop: None,
         }
+    }
+
+    /// Takes an item by name.
+    fn hold(&mut self) {
+        let taken = with_patience(Patience::Forever, |wait| self.queue.hold(&mut self.buffer, wait));
+        if let Ok((delivery, held)) = std::hint::black_box(taken) {
+            self.held.push(held);
+            if let penstock_core::Delivery::Lent(lent) = delivery {
+                self.lent.push(lent);
+            }
+        }
+    }
+
+    fn put_delayed(&mut self) {
+        let parts: &[&[u8]] = &[&self.payloads[0]];
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.put_delayed(parts, SOON, wait)
+        }));
+    }
+
+    fn settle_later(&mut self, verdict: Verdict) {
+        let held = self.held[0];
+        let settled = with_patience(Patience::Forever, |wait| {
+            self.queue.settle_after(&held, verdict, SOON, wait)
+        });
+        let _ = std::hint::black_box(settled);
+    }
+
+    fn requeue(&mut self) {
+        let requeued = with_patience(Patience::Forever, |wait| self.queue.requeue(None, wait));
+        let _ = std::hint::black_box(requeued);
+    }
+
+    fn purge(&mut self) {
+        let purged = with_patience(Patience::Forever, |wait| self.queue.purge(None, wait));
+        let _ = std::hint::black_box(purged);
+    }
+
+    fn fail_with_a_text(&mut self) {
+        let (held, noted) = (
+            self.held[0],
+            (std::time::Duration::ZERO, &b"why it has failed"[..]),
+        );
+        let settled = with_patience(Patience::Forever, |wait| {
+            self.queue.settle_noting(&held, Verdict::Failed, noted, wait)
+        });
+        let _ = std::hint::black_box(settled);
+    }
+
+    fn hold_many(&mut self) {
+        let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| {
+            self.queue.hold_many(&mut self.batch, &mut self.held, wait)
+        }));
+    }
+
+    fn settle(&mut self, verdict: Verdict) {
+        let held = self.held[0];
+        let settled = with_patience(Patience::Forever, |wait| self.queue.settle(&held, verdict, wait));
+        let _ = std::hint::black_box(settled);
     }
 
     fn put(&mut self) {
@@ -72,6 +140,13 @@ impl Victim {
         let _ = std::hint::black_box(with_patience(Patience::Forever, |wait| self.queue.watch(wait)));
     }
 
+    fn watch_all(&mut self) {
+        for awaited in [Awaited::Item, Awaited::Room, Awaited::Finish] {
+            let watched = with_patience(Patience::Forever, |wait| self.queue.watch_for(awaited, wait));
+            let _ = std::hint::black_box(watched);
+        }
+    }
+
     /// Receives from the connection whose ends the survivor has made.
     fn receive(&mut self) {
         let end = ends::reading();
@@ -111,6 +186,30 @@ impl Victim {
 
     fn task_done(&mut self) {
         let _ = std::hint::black_box(self.queue.task_done());
+    }
+
+    fn shut_down(&mut self, is_immediate: bool) {
+        let _ = std::hint::black_box(self.queue.shut_down(is_immediate));
+    }
+
+    fn produce(&mut self, expect: u32) {
+        self.productions.extend(self.queue.produce(expect));
+    }
+
+    fn end_producing(&mut self) {
+        if let Some(production) = self.productions.pop() {
+            let _ = std::hint::black_box(self.queue.end_producing(production));
+        }
+    }
+
+    /// Finishes the item of its loop, and takes the next one.
+    fn next(&mut self) {
+        let delivery = with_patience(Patience::Forever, |wait| {
+            self.queue.get_next(&mut self.in_loop, &mut self.buffer, wait)
+        });
+        if let Ok(penstock_core::Delivery::Lent(lent)) = std::hint::black_box(delivery) {
+            self.lent.push(lent);
+        }
     }
 
     fn leave(&mut self, how: Leave) {
@@ -161,6 +260,9 @@ impl Victim {
     }
 }
 
+/// The delay of an item: over before the survivors have found out what has happened.
+const SOON: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// Another process, which sleeps on the queue from before the operation until after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleeper {
@@ -178,6 +280,9 @@ pub enum Sleeper {
 /// What the sleeping putter puts.
 pub const SLEEPERS_ITEM: Item = 15;
 
+/// What a sleeper reports that learned that the queue was shut down.
+pub const TOLD: Item = Item::MAX;
+
 /// What the surviving process has done so far.
 #[derive(Default)]
 pub struct Log {
@@ -191,6 +296,8 @@ pub struct Log {
     /// Items that it put and took again, and their bytes.
     pub passed: u64,
     pub passed_bytes: u64,
+    /// It has put items that are not due before its own end.
+    pub is_far: bool,
 }
 
 impl Log {
@@ -199,8 +306,34 @@ impl Log {
         self.put.push(item);
     }
 
+    fn put_delayed(&mut self, queue: &Queue, item: Item) {
+        self.put_delayed_for(queue, item, SOON);
+        // So that the victim always finds that its time has come.
+        std::thread::sleep(2 * SOON);
+    }
+
+    /// For longer than any survivor waits.
+    fn put_far(&mut self, queue: &Queue, item: Item) {
+        self.put_delayed_for(queue, item, std::time::Duration::from_secs(3600));
+        self.is_far = true;
+    }
+
+    fn put_delayed_for(&mut self, queue: &Queue, item: Item, delay: std::time::Duration) {
+        let payload = payload(item);
+        with_patience(surely(), |wait| queue.put_delayed(&[&payload], delay, wait)).unwrap();
+        self.put.push(item);
+    }
+
     fn watch(&mut self, queue: &Queue) {
         self.notifier = Some(with_patience(surely(), |wait| queue.watch(wait)).unwrap());
+    }
+
+    /// For room and for the end, too.
+    fn watch_all(&mut self, queue: &Queue) {
+        self.watch(queue);
+        for awaited in [Awaited::Room, Awaited::Finish] {
+            with_patience(surely(), |wait| queue.watch_for(awaited, wait)).unwrap();
+        }
     }
 
     /// Of a connection.
@@ -250,6 +383,8 @@ pub struct Operation {
     /// What the survivor does once the victim sleeps.
     pub when_asleep: Option<fn(&Arc<Queue>, &mut Log)>,
     pub sleeper: Option<Sleeper>,
+    /// It comes when the victim has done what it does before.
+    pub sleeper_is_last: bool,
     /// What the victim puts, in this order: each is in the queue whole, or not at all, and not without those
     /// before it.
     pub puts: &'static [Item],
@@ -257,8 +392,17 @@ pub struct Operation {
     pub takes: &'static [Item],
     /// What is a dead letter if the victim has taken it, and else comes out of the queue.
     pub buries: &'static [Item],
+    /// What the victim buries are dead letters from the start: it puts them back, or it frees them.
+    pub requeues: bool,
+    pub purges: bool,
     /// Whether the victim finishes an item that another process has in hand, or that has not been taken yet.
     pub finishes: bool,
+    /// Whether the victim shuts the queue down. Afterwards the survivors only learn that.
+    pub shuts_down: bool,
+    /// Whether the victim produces: its death shuts the queue down, too, and is found before all else.
+    pub produces: bool,
+    /// No survivor makes a call before the sleeper has found the victim dead.
+    pub is_found_by_sleeper: bool,
     /// No process has called `task_done` or `join` before the operation; elsewhere one has.
     pub sets_aside: bool,
     /// The victim opens the queue anew instead of inheriting it.
@@ -313,10 +457,16 @@ const DEFAULT: Operation = Operation {
     ages: false,
     when_asleep: None,
     sleeper: None,
+    sleeper_is_last: false,
     puts: &[],
     takes: &[],
     buries: &[],
+    requeues: false,
+    purges: false,
     finishes: false,
+    shuts_down: false,
+    produces: false,
+    is_found_by_sleeper: false,
     sets_aside: false,
     attaches: false,
     second_deaths: 0,
@@ -326,6 +476,17 @@ const DEFAULT: Operation = Operation {
 
 fn take_part(victim: &mut Victim) {
     victim.queue.statistics().unwrap();
+}
+
+/// What the victim tries to put is not put: the queue is shut down meanwhile.
+fn hold_one_to_put(victim: &mut Victim) {
+    take_part(victim);
+    victim.payloads.push(payload(21));
+}
+
+fn hold_one(victim: &mut Victim) {
+    victim.hold();
+    victim.lent.clear();
 }
 
 fn take_one(victim: &mut Victim) {
@@ -579,6 +740,233 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        name: "hold",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        run: Victim::hold,
+        ..DEFAULT
+    },
+    Operation {
+        name: "hold-many",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11, 30]),
+        run: Victim::hold_many,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-done",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            hold_one(victim);
+        },
+        run: |victim| victim.settle(Verdict::Done),
+        takes: &[20],
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Released),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-failed",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11, 12]),
+        before: |victim| {
+            hold_one(victim);
+            hold_one(victim);
+        },
+        run: |victim| victim.settle(Verdict::Failed),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // It has a note by then, which is replaced.
+    Operation {
+        name: "lease-failed-with-a-text",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.fail_with_a_text();
+            victim.held.clear();
+            hold_one(victim);
+        },
+        run: Victim::fail_with_a_text,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // Its note, which has nothing but an earlier text, is freed.
+    Operation {
+        name: "lease-failed-without-a-text",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.fail_with_a_text();
+            victim.held.clear();
+            hold_one(victim);
+        },
+        run: |victim| victim.settle(Verdict::Failed),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // It notes its time.
+    Operation {
+        name: "put-beside-leases",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 20),
+        before: hold_one,
+        run: Victim::put,
+        puts: &[11],
+        ..DEFAULT
+    },
+    // Whether it fails for the last time, or its holder dies before.
+    Operation {
+        name: "lease-failed-for-the-last-time",
+        options: BURYING,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Failed),
+        buries: &[20],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-rejected",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Rejected),
+        buries: &[30],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-to-getter",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        before: hold_one,
+        run: |victim| victim.settle(Verdict::Released),
+        sleeper: Some(Sleeper::Getter),
+        sleeper_is_last: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // An item is a dead letter, or comes again.
+    Operation {
+        name: "letter-requeued",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.settle(Verdict::Rejected);
+        },
+        run: Victim::requeue,
+        buries: &[30],
+        requeues: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "letter-purged",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            victim.settle(Verdict::Rejected);
+        },
+        run: Victim::purge,
+        buries: &[20],
+        purges: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-inline",
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put_delayed,
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-run",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::put_delayed,
+        puts: &[31],
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-delayed-beside-getter",
+        run: Victim::put_delayed,
+        puts: &[11],
+        sleeper: Some(Sleeper::Getter),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-later",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[30, 11]),
+        before: hold_one,
+        run: |victim| victim.settle_later(Verdict::Released),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-failed-later",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: hold_one,
+        run: |victim| victim.settle_later(Verdict::Failed),
+        ..DEFAULT
+    },
+    // The victim takes an item whose time has come, behind one that came back.
+    Operation {
+        name: "get-when-due",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_delayed(queue, 20);
+            log.put_delayed(queue, 10);
+            log.put(queue, 11);
+        },
+        run: Victim::hold,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-discards-the-delayed",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_far(queue, 10);
+            log.put_far(queue, 20);
+        },
+        run: |victim| victim.shut_down(true),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "lease-released-to-a-closed-queue",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 10]),
+        before: |victim| {
+            hold_one(victim);
+            victim.shut_down(true);
+        },
+        run: |victim| victim.settle(Verdict::Released),
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
         name: "task-done-while-lent",
         options: ACKNOWLEDGED,
         prepare: |queue, log| log.put_all(queue, &[30, 11]),
@@ -637,6 +1025,21 @@ pub const OPERATIONS: &[Operation] = &[
         before: take_one,
         run: |victim| victim.leave(Leave::Clean),
         takes: &[30],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        // What is settled by name comes back, however much of the leave is done.
+        name: "leave-while-held",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            victim.hold();
+            take_one(victim);
+        },
+        run: |victim| victim.leave(Leave::Clean),
+        takes: &[11],
         second_deaths: 1,
         is_swept: true,
         ..DEFAULT
@@ -874,6 +1277,261 @@ pub const OPERATIONS: &[Operation] = &[
         ..DEFAULT
     },
     Operation {
+        name: "shutdown",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        run: |victim| victim.shut_down(false),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // Two of the items came back before, of which one is finished already.
+    Operation {
+        name: "shutdown-immediate",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.put_all(queue, &[10, 20, 31]);
+        },
+        before: |victim| {
+            take_one(victim);
+            take_one(victim);
+            victim.leave(Leave::Crashed);
+            victim.task_done();
+        },
+        run: |victim| victim.shut_down(true),
+        shuts_down: true,
+        second_deaths: 3,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-getter",
+        run: |victim| victim.shut_down(false),
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-aged-getter",
+        run: |victim| victim.shut_down(true),
+        ages: true,
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-putter",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: |victim| victim.shut_down(false),
+        sleeper: Some(Sleeper::Putter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // It has written its item.
+    Operation {
+        name: "shutdown-wakes-aged-putter",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: |victim| victim.shut_down(true),
+        ages: true,
+        sleeper: Some(Sleeper::Putter),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "shutdown-wakes-joiner",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 11]),
+        run: |victim| victim.shut_down(true),
+        sleeper: Some(Sleeper::Joiner),
+        shuts_down: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "putter-sleeps-until-a-shutdown",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        before: hold_one_to_put,
+        run: Victim::put,
+        when_asleep: Some(|queue, _| queue.shut_down(false).unwrap()),
+        ..DEFAULT
+    },
+    Operation {
+        name: "getter-sleeps-until-a-shutdown",
+        run: Victim::get,
+        when_asleep: Some(|queue, _| queue.shut_down(true).unwrap()),
+        ..DEFAULT
+    },
+    // The item of the loop is finished, and the next one taken.
+    Operation {
+        name: "next",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        before: Victim::next,
+        run: Victim::next,
+        takes: &[10],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "next-large",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[31, 32]),
+        before: Victim::next,
+        run: Victim::next,
+        takes: &[31],
+        is_swept: true,
+        ..DEFAULT
+    },
+    // From the moment at which it has begun, the death of the victim ends the queue.
+    Operation {
+        name: "produce",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        run: |victim| victim.produce(1),
+        shuts_down: true,
+        produces: true,
+        second_deaths: 2,
+        is_swept: true,
+        ..DEFAULT
+    },
+    // The number that it names is never reached: the queue stays open, whether it has begun or not.
+    Operation {
+        name: "produce-expecting",
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        run: |victim| victim.produce(9),
+        produces: true,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "end-producing",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        before: |victim| victim.produce(0),
+        run: Victim::end_producing,
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "end-producing-wakes-getter",
+        before: |victim| victim.produce(0),
+        run: Victim::end_producing,
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // Whether the production has ended or its process has, a getter that sleeps learns it, and no other
+    // process makes a call meanwhile.
+    Operation {
+        name: "end-producing-beside-sleepers-alone",
+        before: |victim| victim.produce(0),
+        run: Victim::end_producing,
+        sleeper: Some(Sleeper::Getter),
+        shuts_down: true,
+        produces: true,
+        is_found_by_sleeper: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "watch-while-producing-beside-a-putter-alone",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 11),
+        before: |victim| victim.produce(0),
+        run: |victim| victim.watch_all(),
+        sleeper: Some(Sleeper::Putter),
+        produces: true,
+        is_found_by_sleeper: true,
+        ..DEFAULT
+    },
+    // The survivor is a producer, too.
+    Operation {
+        name: "end-producing-beside-another",
+        prepare: |queue, log| {
+            log.put_all(queue, &[10, 20]);
+            queue.produce(0).unwrap();
+        },
+        before: |victim| victim.produce(0),
+        run: Victim::end_producing,
+        produces: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "getter-sleeps-until-the-last-producer-ends",
+        run: Victim::get,
+        when_asleep: Some(|queue, _| {
+            let production = queue.produce(0).unwrap();
+            queue.end_producing(production).unwrap();
+        }),
+        ..DEFAULT
+    },
+    Operation {
+        name: "leave-while-producing",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        before: |victim| victim.produce(0),
+        run: |victim| victim.leave(Leave::Clean),
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "drop-last-handle-while-producing",
+        prepare: |queue, log| log.put_all(queue, &[10, 20]),
+        before: |victim| {
+            victim.become_last_holder();
+            victim.produce(0);
+        },
+        run: Victim::drop_last_handle,
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    // The membership stays for the lease, and is no producer's.
+    Operation {
+        name: "close-with-a-lease-while-producing",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            take_one(victim);
+            victim.open_handle();
+            victim.produce(0);
+        },
+        run: Victim::close,
+        shuts_down: true,
+        produces: true,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    // What comes back to a closed queue is discarded.
+    Operation {
+        name: "leave-a-closed-queue",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 10]),
+        before: |victim| {
+            take_one(victim);
+            victim.shut_down(true);
+        },
+        run: |victim| victim.leave(Leave::Crashed),
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
         name: "watch",
         prepare: |queue, log| log.put(queue, 10),
         run: Victim::watch,
@@ -914,6 +1572,47 @@ pub const OPERATIONS: &[Operation] = &[
             log.put(queue, 10);
         },
         run: Victim::get,
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "watch-for-all",
+        options: ONE,
+        prepare: |queue, log| log.put(queue, 10),
+        run: Victim::watch_all,
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        name: "put-fills",
+        options: ONE,
+        prepare: |queue, log| log.watch_all(queue),
+        run: Victim::put,
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
+    Operation {
+        name: "get-makes-room",
+        options: ONE,
+        prepare: |queue, log| {
+            log.watch_all(queue);
+            log.put(queue, 10);
+        },
+        run: Victim::get,
+        takes: &[10],
+        ..DEFAULT
+    },
+    Operation {
+        name: "task-done-signals-the-end",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| {
+            log.watch_all(queue);
+            log.put(queue, 10);
+        },
+        before: take_one,
+        run: Victim::task_done,
         takes: &[10],
         ..DEFAULT
     },

@@ -14,11 +14,13 @@ use crate::trace;
 
 const USAGE: &str = "\
 usage: kill [--only NAME] [--sample NUMBER [--seed NUMBER]] [--replay CASE] [--jobs NUMBER] [--markdown]
+            [--no-recoveries]
        kill --count
 
 Kills a process at every instruction of every operation, or of those whose name begins with NAME; or at
 NUMBER places chosen at random; or in the one CASE that a fault has named. With --markdown the table is that
-of docs/evidence.md.
+of docs/evidence.md. With --no-recoveries no second process dies in the recovery, which takes most of the
+time.
 
 With --count it kills none: it prints the instructions of the fast paths beside their budgets, and fails if
 one is exceeded.";
@@ -44,6 +46,7 @@ struct Arguments {
     jobs: Option<usize>,
     count: bool,
     markdown: bool,
+    no_recoveries: bool,
 }
 
 impl Arguments {
@@ -53,6 +56,7 @@ impl Arguments {
             let flag = match word.as_str() {
                 "--count" => Some(&mut arguments.count),
                 "--markdown" => Some(&mut arguments.markdown),
+                "--no-recoveries" => Some(&mut arguments.no_recoveries),
                 _ => None,
             };
             if let Some(flag) = flag {
@@ -103,7 +107,7 @@ pub fn main() -> ExitCode {
     match (replayed, arguments.sample) {
         (Some(case), _) => proof.replay(case),
         (None, Some(number)) => proof.sample(&arguments.only, number, arguments.seed),
-        (None, None) => proof.everything(&arguments.only),
+        (None, None) => proof.everything(&arguments.only, !arguments.no_recoveries),
     }
     proof.judge_stalls();
     let code = proof.conclude(if arguments.markdown {
@@ -278,7 +282,7 @@ impl Proof {
             .collect()
     }
 
-    fn everything(&mut self, only: &str) {
+    fn everything(&mut self, only: &str, has_recoveries: bool) {
         let operations = chosen(only);
         self.record(&operations);
         let kills = operations
@@ -287,7 +291,7 @@ impl Proof {
             .collect();
         let done = self.perform("killing in the operations", kills);
         let mut firsts = Vec::new();
-        for operation in operations {
+        for operation in operations.into_iter().filter(|_| has_recoveries) {
             firsts.extend(
                 first_deaths(operation, &done, self.crew.paths)
                     .into_iter()

@@ -4,10 +4,10 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Patience, Queue, age_waiters_after};
+use penstock_core::{Error, Patience, Queue, age_waiters_after};
 
-use crate::item::{Item, WATCHDOG, get, put, surely, with_patience};
-use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, Victim};
+use crate::item::{Item, WATCHDOG, get, surely, try_put, with_patience};
+use crate::operation::{Log, Operation, SLEEPERS_ITEM, Sleeper, TOLD, Victim};
 use crate::process::{self, Child, Pipe};
 use crate::trace::{Tracee, WhenAsleep, between_markers, trace_me};
 
@@ -36,16 +36,18 @@ impl Asleep {
             if ages {
                 age_waiters_after(Duration::ZERO);
             }
-            let item: Item = match kind {
-                Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()).unwrap(),
-                Sleeper::Putter | Sleeper::Sender => {
-                    put(queue, SLEEPERS_ITEM);
-                    SLEEPERS_ITEM
-                }
-                Sleeper::Joiner => {
-                    with_patience(surely(), |wait| queue.join(wait)).unwrap();
-                    0
-                }
+            let done = match kind {
+                Sleeper::Getter | Sleeper::LateGetter => get(queue, surely()).inspect(|_| {
+                    if queue.options().acknowledged {
+                        queue.task_done().unwrap(); // or the item comes again after the sleeper's end
+                    }
+                }),
+                Sleeper::Putter | Sleeper::Sender => try_put(queue, SLEEPERS_ITEM).map(|()| SLEEPERS_ITEM),
+                Sleeper::Joiner => with_patience(surely(), |wait| queue.join(wait)).map(|()| 0),
+            };
+            let item: Item = match done {
+                Err(Error::ShutDown) => TOLD,
+                done => done.unwrap(),
             };
             report.send(&item);
         });
@@ -99,10 +101,19 @@ impl Scene {
             with_patience(Patience::NoWait, |wait| queue.join(wait)).unwrap();
         }
         let mut log = Log::default();
+        if operation.sleeper_is_last {
+            // Finds out how many processors there are, as a sleeper that comes first makes the survivor do.
+            // The victim knows it, then.
+            let none = get(&queue, Patience::Until(Instant::now() + Duration::from_millis(1)));
+            assert_eq!(none, Err(Error::Empty));
+        }
         (operation.prepare)(&queue, &mut log);
-        let sleeper = operation
-            .sleeper
-            .map(|kind| Asleep::new(kind, operation.ages, &queue, &mut log));
+        let mut fall_asleep = || {
+            operation
+                .sleeper
+                .map(|kind| Asleep::new(kind, operation.ages, &queue, &mut log))
+        };
+        let first_asleep = (!operation.sleeper_is_last).then(&mut fall_asleep);
         let second = recovery.map(|recovery| victim(recovery, &queue));
         let first = match outsider {
             Some(child) => {
@@ -111,6 +122,7 @@ impl Scene {
             }
             None => victim(operation, &queue),
         };
+        let sleeper = first_asleep.unwrap_or_else(fall_asleep);
         let scene = Scene {
             operation,
             queue,

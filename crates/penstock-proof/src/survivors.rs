@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Error, Patience};
+use penstock_core::{Awaited, Error, Patience};
 
 use crate::ends;
-use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, with_patience};
-use crate::operation::Sleeper;
+use crate::item::{Item, get, has_extent, item_of, len_of, put, surely, try_put, with_patience};
+use crate::operation::{Sleeper, TOLD};
 use crate::scene::Scene;
 
 /// What the survivor puts itself.
@@ -57,6 +57,18 @@ pub fn go_on(scene: Scene, turn: usize) -> Findings {
         own: Vec::new(),
         finished: 0,
     };
+    if survivor.scene.operation.is_found_by_sleeper {
+        assert_eq!(survivor.sleeper_finishes(), TOLD);
+    } else if survivor.scene.operation.produces {
+        // Sweeps the victim.
+        survivor.timed(|scene| scene.queue.statistics().unwrap());
+    }
+    let is_shut_down = survivor.scene.queue.is_shut_down();
+    if is_shut_down || survivor.shuts_down_itself() {
+        survivor.end(turn);
+        survivor.found.taken = usize::from(is_shut_down && survivor.scene.operation.shuts_down);
+        return survivor.found;
+    }
     survivor.act(turn);
     survivor.settle();
     survivor.close_books();
@@ -69,6 +81,14 @@ impl Survivor {
         let answer = call(&mut self.scene);
         self.found.stall = self.found.stall.max(start.elapsed());
         answer
+    }
+
+    /// Shuts the queue down if the victim was to, and no survivor can wait until the items are due.
+    fn shuts_down_itself(&mut self) -> bool {
+        if self.scene.log.is_far {
+            self.timed(|scene| scene.queue.shut_down(true)).unwrap();
+        }
+        self.scene.log.is_far
     }
 
     fn get(&mut self) {
@@ -122,7 +142,7 @@ impl Survivor {
     }
 
     /// The watcher's descriptor, from before the death or from now on, is readable exactly if there is an
-    /// item.
+    /// item, or the queue was shut down and none is delayed.
     fn notifier_is_right(&mut self) {
         let queue = &self.scene.queue;
         let notifier = match self.scene.log.notifier {
@@ -138,8 +158,32 @@ impl Survivor {
             let is_writable = events(ends::writing(), libc::POLLOUT) & libc::POLLOUT != 0;
             assert_eq!(is_writable, !queue.is_full(), "the line is wrong");
         }
-        let expected = if queue.is_empty() { 0 } else { libc::POLLIN };
+        let has_ended = queue.is_shut_down() && queue.statistics().unwrap().delayed == 0;
+        let is_ready = !queue.is_empty() || has_ended;
+        let expected = if is_ready { libc::POLLIN } else { 0 };
         assert_eq!(events(notifier, libc::POLLIN), expected, "the notifier is wrong");
+    }
+
+    /// The same of the descriptors that tell of room and of the end, of one that watches from now on.
+    fn notifiers_are_right(&mut self) {
+        self.notifier_is_right();
+        if ends::are_open() {
+            return;
+        }
+        let queue = &self.scene.queue;
+        let is_ready = |awaited, event| {
+            let fd = with_patience(surely(), |wait| queue.watch_for(awaited, wait)).unwrap();
+            events(fd, event) & event != 0
+        };
+        let has_room = is_ready(Awaited::Room, libc::POLLOUT);
+        let ends_puts = !queue.is_full() || queue.is_shut_down();
+        assert_eq!(has_room, ends_puts, "the notifier is wrong about room");
+        let is_finished = queue.statistics().unwrap().unfinished == 0;
+        assert_eq!(
+            is_ready(Awaited::Finish, libc::POLLIN),
+            is_finished,
+            "it is wrong about the end"
+        );
     }
 
     fn act(&mut self, turn: usize) {
@@ -201,6 +245,78 @@ impl Survivor {
         }
     }
 
+    /// Learns that the queue was shut down, takes what is left, and finishes everything. `turn` chooses what
+    /// is done first.
+    fn end(&mut self, turn: usize) {
+        let queue = self.scene.queue.clone();
+        let kind = self.scene.sleeper.as_ref().map(|sleeper| sleeper.kind);
+        if turn % 2 == 0 {
+            let late = self.timed(|scene| try_put(&scene.queue, OWN[turn / 2 % 2]));
+            assert_eq!(late, Err(Error::ShutDown));
+        }
+        if kind.is_some_and(|kind| kind != Sleeper::Joiner) {
+            assert_eq!(self.sleeper_finishes(), TOLD);
+        }
+        loop {
+            match self.timed(|scene| get(&scene.queue, surely())) {
+                Ok(item) => self.collected.push(item),
+                Err(error) => {
+                    assert_eq!(error, Error::ShutDown);
+                    break;
+                }
+            }
+        }
+        self.timed(|scene| scene.queue.statistics().unwrap());
+        self.sound("after the shutdown");
+        if queue.options().acknowledged {
+            while queue.statistics().unwrap().unfinished > 0 {
+                self.finish_one();
+            }
+            self.timed(|scene| with_patience(surely(), |wait| scene.queue.join(wait)))
+                .unwrap_or_else(|error| panic!("join: {error}"));
+            self.sleeper_finishes();
+        }
+        if self.scene.log.notifier.is_none() {
+            let notifier = with_patience(surely(), |wait| queue.watch(wait)).unwrap();
+            assert_eq!(
+                events(notifier, libc::POLLIN),
+                libc::POLLIN,
+                "a get would not wait"
+            );
+        }
+        let statistics = queue.statistics().unwrap();
+        assert!(
+            statistics.discarded == 0 || self.collected.is_empty(),
+            "some were discarded, and some taken"
+        );
+        let items: BTreeSet<Item> = self.collected.iter().copied().collect();
+        assert_eq!(items.len(), self.collected.len(), "an item came twice");
+        let there = self.scene.log.put.len() as u64;
+        assert_eq!(
+            (statistics.puts, statistics.gets + statistics.discarded),
+            (there, there),
+            "lost: {statistics:?}"
+        );
+        assert_eq!(statistics.gets, items.len() as u64);
+        assert_eq!(
+            (statistics.queued, statistics.unfinished, statistics.participants),
+            (0, 0, 1),
+            "something is left: {statistics:?}"
+        );
+        let check = queue.check().unwrap();
+        assert_eq!(
+            (
+                check.claimed,
+                check.leased,
+                check.orphans,
+                check.extents,
+                check.cells
+            ),
+            (0, 0, 0, 0, 0),
+            "something is still held: {check:?}"
+        );
+    }
+
     fn sleeper_finishes(&mut self) -> Item {
         let Some(sleeper) = self.scene.sleeper.take() else {
             return 0;
@@ -215,9 +331,12 @@ impl Survivor {
         let queue = self.scene.queue.clone();
         self.timed(|scene| scene.queue.statistics().unwrap());
         self.sound("after the sweep");
-        self.notifier_is_right();
+        while queue.statistics().unwrap().delayed > 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.notifiers_are_right();
         self.drain();
-        self.notifier_is_right();
+        self.notifiers_are_right();
         for lent in self.scene.log.held.drain(..) {
             // The death has not touched the payloads that the survivor itself reads.
             assert!(self.collected.contains(&item_of(lent.bytes())));
@@ -267,17 +386,21 @@ impl Survivor {
             .dead_letters()
             .unwrap()
             .iter()
-            .map(|payload| item_of(payload))
+            .map(|letter| item_of(&letter.payload))
             .collect();
         assert!(operation.buries.starts_with(&letters), "buried: {letters:?}");
-        for item in operation.buries {
+        for item in operation.buries.iter().filter(|_| !operation.purges) {
             assert_ne!(
                 letters.contains(item),
                 is_there(item),
                 "item {item} is lost, or came although it is a dead letter"
             );
         }
-        self.found.taken += letters.len();
+        self.found.taken += if operation.purges || operation.requeues {
+            operation.buries.len() - letters.len()
+        } else {
+            letters.len()
+        };
         if operation.finishes {
             let others = there.len() - self.finished;
             assert!(
@@ -297,7 +420,11 @@ impl Survivor {
             .sum::<u64>();
         assert_eq!(statistics.puts, puts, "the number of puts is wrong");
         let buried = letters.len() as u64;
-        assert_eq!(statistics.gets, puts - buried, "the number of gets is wrong");
+        assert_eq!(
+            statistics.gets,
+            puts - buried - statistics.discarded,
+            "the number of gets is wrong"
+        );
         assert_eq!(
             statistics.bytes,
             bytes + self.scene.log.passed_bytes,

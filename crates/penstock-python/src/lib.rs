@@ -38,11 +38,17 @@ mod _native {
     #[pymodule_export]
     use crate::queue::handle::Handle;
     #[pymodule_export]
+    use crate::queue::iteration::QueueIterator;
+    #[pymodule_export]
+    use crate::queue::leases::Hold;
+    #[pymodule_export]
     use crate::queue::options::Options;
     #[pymodule_export]
     use crate::queue::pins::_forget_carried;
     #[pymodule_export]
     use crate::queue::process_exit::_leave_all;
+    #[pymodule_export]
+    use crate::queue::producing::Producing;
     #[allow(non_upper_case_globals)]
     #[pymodule_export]
     const __version__: &str = env!("CARGO_PKG_VERSION");

@@ -2,9 +2,9 @@
 
 A wait of the core blocks its thread, and with it all greenlets of the thread. `multiprocessing` waits for an
 item with `select`, which gevent patches so that the other greenlets run meanwhile. Under such a patch the
-binding waits with what `sleeper` returns.
+binding waits with what `sleeper` returns: for an item, for room, and in `join`.
 
-A wait for room, and `join`, block the thread: no descriptor tells when they end.
+A connection's `send` that has no room blocks the thread.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# Seconds between two attempts if the system has no descriptor left.
-_WITHOUT_DESCRIPTOR = 0.01
 
-
-def sleeper() -> Callable[[int | None, float], None] | None:
+def sleeper() -> Callable[[int | None, float, bool], None] | None:
     """Return what lets other greenlets run, or None if this thread may block.
 
     The binding asks at each wait, once gevent has been imported.
@@ -38,17 +35,18 @@ class _Over(Exception):
     """The time of a sleep is over."""
 
 
-def _sleep(descriptor: int | None, seconds: float) -> None:
-    """Let other greenlets run until the descriptor is readable, `seconds` at most."""
+def _sleep(descriptor: int | None, seconds: float, is_writing: bool) -> None:
+    """Let other greenlets run until the descriptor is readable or writable, `seconds` at most."""
     import gevent
     from gevent import socket
 
     if descriptor is None:
-        gevent.sleep(min(seconds, _WITHOUT_DESCRIPTOR))
+        gevent.sleep(seconds)
         return
     over = _Over()
     try:
-        socket.wait_read(descriptor, seconds, over)
+        wait = socket.wait_write if is_writing else socket.wait_read
+        wait(descriptor, seconds, over)
     except _Over as error:
         if error is not over:
             raise

@@ -13,7 +13,7 @@ class Books:
     items: int = 0
     """Items whose `put()` returned."""
     lost: int = 0
-    """Items missing beyond one for each dead hand."""
+    """Items missing beyond one for each dead hand, and beyond those that a shutdown has discarded."""
     in_dead_hands: int = 0
     """Items missing, up to one for each dead hand: it may have died before it logged the item."""
     doubled: int = 0
@@ -42,6 +42,7 @@ def close(
     dead: list[Hand],
     redelivers: bool,
     unaccounted_before: set[int],
+    discarded: int = 0,
 ) -> Books:
     """Close the books. `dead` are the dead hands of consumers."""
     logs = {hand.number: [item for item in hand.logged() if not item & ROLL_CALL] for hand in hands}
@@ -56,8 +57,8 @@ def close(
     twice = sum(max(0, count - 1 - promised[item]) for item, count in counted.items())
     return Books(
         items=len(put),
-        lost=max(0, len(missing) - lives_lost),
-        in_dead_hands=min(len(missing), lives_lost),
+        lost=max(0, len(missing) - lives_lost - discarded),
+        in_dead_hands=min(max(0, len(missing) - discarded), lives_lost),
         doubled=twice + len(strangers - late),
         late=len(late),
         disordered=sum(disorder(log) for log in logs.values()),

@@ -30,9 +30,9 @@ class State(IntEnum):
     WORKING = 4
     """It has taken an item and not finished it."""
     DONE = 5
-    """It has put all its items."""
+    """It has put all its items, or those that the queue took before it was shut down."""
     PRESENT = 6
-    """It has answered the roll call, and takes no more in this round."""
+    """It has answered the roll call, or learned of the shutdown, and takes no more in this round."""
     BROKEN = 7
     """The queue raised an unexpected exception in it."""
     JOINING = 8

@@ -2,6 +2,10 @@
 
 Each consumer has to answer the roll: the caller puts an item for each live hand, and a hand that has taken
 one takes no more. So at the end no hand has an item, and every survivor has shown progress.
+
+Some rounds of Penstock end their queue instead: in the middle of the round the caller shuts it down, and each
+hand has to learn that. Then all items that were put have been taken; or, if the shutdown was immediate, taken
+or discarded.
 """
 
 import random
@@ -19,7 +23,7 @@ from .contestants import Contestant
 from .crew import Crew, Member
 from .faults import EITHER, Blow, ControlGroup, Fault, Role
 from .ledger import Hand, State
-from .worker import CHILD_PUTS, CallRoll, Consume, Join, Mishap, Produce, Report
+from .worker import CHILD_PUTS, CallRoll, Consume, Join, Mishap, Produce, Report, ShutDown
 
 # Bytes: in the slot, outside it, read in place, and copied outside the lock.
 SIZES = [0, 10, 60, 300, 1500, 5000, 70_000, 300_000]
@@ -29,6 +33,7 @@ LOOK_EVERY = 0.0005  # seconds between two polls of a fact
 BE_FOUND = 0.3  # seconds within which a death has to be noticed
 # Seconds without an item after which a rival's queue counts as empty: items may be in a feeder thread.
 QUIET = 0.5
+ENDINGS = 8  # of so many rounds one ends its queue
 
 
 class Hung(Exception):
@@ -53,6 +58,10 @@ class Outcome:
     broken: str = ""
     wrong: list[str] = field(default_factory=list)
     """Contradictions in the queue's statistics, one line each."""
+    ends_queue: bool = False
+    """Whether the queue was shut down."""
+    discarded: int = 0
+    """Items that the shutdown has discarded."""
     stall: float = 0.0
     """The longest time in seconds without progress while there was work."""
 
@@ -86,6 +95,9 @@ class Round:
         self.outcome = Outcome(number, fault.name)
         self.victims: list[Member] = []
         self.called = 0
+        self.ends_queue = bool(contestant.ended) and rng.randrange(ENDINGS) == 0
+        self.is_immediate = rng.random() < 0.5
+        self.outcome.ends_queue = self.ends_queue
         self._moves = -1
         self._moved_at = 0.0
 
@@ -129,9 +141,12 @@ class Round:
             self._strike()
         if takes_late:
             self._order_to_take(consumers)
-        self._settle()
-        self._moved()
-        self._call_the_roll()
+        if self.ends_queue:
+            self._end_the_queue()
+        else:
+            self._settle()
+            self._moved()
+            self._call_the_roll()
         self._moved()
         if self.contestant.is_joinable:
             self._ask(Join())
@@ -289,8 +304,34 @@ class Round:
         self._wait(lambda: all(hand.state is State.PRESENT for hand in self._hands(Role.CONSUMER)))
         self._wait(self.crew.caller.control.poll)
         self.crew.caller.control.recv()
+        self._wait_for_children()
+
+    def _wait_for_children(self) -> None:
         children = [hand for hand in self._hands() if hand.is_child]
         self._wait(lambda: all(processes.state(child.pid) in ("", "Z") for child in children), _no)
+
+    def _end_the_queue(self) -> None:
+        """Shut the queue down at a random moment, and wait until each hand has learned it."""
+        goal = self._sum_of_moves() + self.rng.randrange(80)
+        self._wait(lambda: self._sum_of_moves() >= goal or self._has_put_all(), _no)
+        self._moved()
+        self._ask(ShutDown(self.is_immediate))
+        self._wait(self._has_ended)
+        # An armed hand may have forked, before it learned of the end. It announces its child before that.
+        self._wait(self._has_ended)
+        self._wait_for_children()
+
+    def _has_ended(self) -> bool:
+        """Whether no hand puts or takes any more."""
+        putting = [
+            hand
+            for member in self.crew.those(Role.PRODUCER)
+            if not member.is_dead
+            for hand in member.hands()[: member.hand_count]
+        ]
+        return all(hand.state is State.DONE for hand in putting) and all(
+            hand.state is State.PRESENT for hand in self._hands(Role.CONSUMER)
+        )
 
     def _check_statistics(self) -> None:
         living = sum(not member.is_dead for member in self.crew.members())
@@ -306,8 +347,11 @@ class Round:
         most = self.puts_before + self.called + sum(hand.begun for hand in hands)
         if not least <= found.puts <= most:
             wrong.append(f"{found.puts} puts, not {least} to {most}")
-        if found.puts != found.gets + found.queued + found.dead_letters:
+        if found.puts != found.gets + found.queued + found.dead_letters + found.discarded:
             wrong.append("the statistics' books do not balance")
+        if found.discarded and not (self.ends_queue and self.is_immediate):
+            wrong.append(f"{found.discarded} items were discarded")
+        self.outcome.discarded = found.discarded
         if (found.queued, found.unfinished, found.dead_letters) != (0, 0, 0):
             wrong.append("not empty after the roll call")
         if found.participants > living:
@@ -323,7 +367,12 @@ class Round:
             hand for member in self.crew.those(Role.CONSUMER) if member.is_dead for hand in member.hands()
         ]
         outcome.books = bookkeeping.close(
-            self.number, self._all_hands(), dead, self.contestant.redelivers, self.unaccounted
+            self.number,
+            self._all_hands(),
+            dead,
+            self.contestant.redelivers,
+            self.unaccounted,
+            outcome.discarded,
         )
         if self.fault.mishap and not outcome.has_struck:
             outcome.has_struck = any(victim.hand.has_fired for victim in self.victims)
@@ -362,7 +411,7 @@ class Round:
 
     # ------------------------------------------------------------------------------------ waiting
 
-    def _ask(self, order: Join | Report) -> Any:
+    def _ask(self, order: Join | Report | ShutDown) -> Any:
         caller = self.crew.caller
         caller.order(order)
         self._wait(caller.control.poll)

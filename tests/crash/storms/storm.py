@@ -14,7 +14,7 @@ from .crew import PLACES, Crew
 from .faults import FAULTS, TIGHT, Fault
 from .round import Outcome, Round
 
-ERA = 40  # rounds of one queue
+ERA = 40  # rounds of one queue, unless one of them shuts it down
 PATIENCE = 10.0  # seconds without progress after which the watchdog ends a round
 
 
@@ -39,6 +39,11 @@ class Tally:
     @property
     def items(self) -> int:
         return sum(outcome.books.items for outcome in self.outcomes)
+
+    @property
+    def endings(self) -> int:
+        """Rounds that shut their queue down."""
+        return sum(outcome.ends_queue for outcome in self.outcomes)
 
     @property
     def lost(self) -> int:
@@ -78,7 +83,7 @@ class Tally:
 
 @dataclass
 class Era:
-    """A queue with its crew, for `ERA` rounds."""
+    """A queue with its crew, for `ERA` rounds at most."""
 
     number: int
     crew: Crew
@@ -143,7 +148,10 @@ class Storm:
             is_used_up = fault.needs_new_process and member in round.victims
             if (member.is_dead or member.leaves or is_used_up) and (what := era.crew.remove(member)):
                 outcome.wrong.append(what)
-        era.crew.fill()
+        if outcome.ends_queue:
+            self._end_era(in_order=True)
+        else:
+            era.crew.fill()
         return outcome
 
     def _choose(self, era: Era, rng: random.Random) -> Fault:

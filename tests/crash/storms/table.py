@@ -45,6 +45,8 @@ def show(console: Console, tallies: Sequence[Tally], skipped: Mapping[str, str])
     console.print(_by_fault(tallies, skipped))
     for fault, reason in skipped.items():
         console.print(f"skipped: {fault}: {reason}", highlight=False)
+    endings = sum(tally.endings for tally in tallies)
+    console.print(f"In {endings:,} rounds the queue was shut down, and another one made.", highlight=False)
     console.print(
         "lost: put() had returned and no hand got it, beyond one for each hand that died while it took.\n"
         "doubled: got twice, though its first taker has not died.\n"

@@ -49,7 +49,7 @@ class Produce:
 
 @dataclass(frozen=True)
 class Consume:
-    """Take items in `hands` threads until the roll call."""
+    """Take items in `hands` threads until the roll call, or until the queue is shut down."""
 
     round: int
     hands: int
@@ -75,7 +75,14 @@ class Report:
     """Send the queue's statistics."""
 
 
-Order = Produce | Consume | CallRoll | Join | Report | None  # None: end
+@dataclass(frozen=True)
+class ShutDown:
+    """Shut the queue down."""
+
+    immediate: bool
+
+
+Order = Produce | Consume | CallRoll | Join | Report | ShutDown | None  # None: end
 
 
 def payload_of(item: int, size: int) -> bytes:
@@ -115,6 +122,9 @@ class Worker:
                     self.control.send("joined")
                 case Report():
                     self.control.send(self.queue.statistics())
+                case ShutDown():
+                    self.queue.shutdown(order.immediate)
+                    self.control.send("shut down")
 
     def _next_order(self) -> Order:
         try:
@@ -142,9 +152,12 @@ class Worker:
             item = number_of(self.round, hand.number, index)
             hand.state = State.PUTTING
             hand.begun = index + 1
-            while not self._is_accepted(item, size):
-                hand.refusals += 1
-                threading.Event().wait(0.001)
+            try:
+                while not self._is_accepted(item, size):
+                    hand.refusals += 1
+                    threading.Event().wait(0.001)
+            except self.contestant.ended:
+                break
             hand.put = index + 1
         hand.state = State.DONE
 
@@ -175,7 +188,11 @@ class Worker:
             self._suffer(hand, mishap)
         while True:
             hand.state = State.TAKING
-            item, payload = self.contestant.take(self.queue)
+            try:
+                item, payload = self.contestant.take(self.queue)
+            except self.contestant.ended:
+                hand.state = State.PRESENT
+                return
             hand.state = State.WORKING
             if payload != payload_of(item, len(payload)):
                 raise ValueError(f"item {item:#x} is damaged")

@@ -7,7 +7,9 @@ test of what Penstock does instead. docs/differences.md has the same list, and a
 import multiprocessing
 import multiprocessing.reduction
 import os
+import queue
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -107,6 +109,38 @@ def _queue_of_any_context_goes_to_any_process(case: Any) -> None:
             case.assertEqual(process.exitcode, 0)
 
 
+def _a_negative_timeout_is_none(case: Any) -> None:
+    q = case.type2test(1)
+    with case.assertRaises(queue.Empty):
+        q.get(timeout=-1)
+    q.put(1)
+    with case.assertRaises(queue.Full):
+        q.put(2, timeout=-1)
+
+
+def _get_waits_for_items_in_hand(case: Any) -> None:
+    q = case.type2test(2)
+    got: list[str] = []
+
+    def work() -> None:
+        try:
+            while True:
+                got.append(q.get())
+                q.task_done()
+        except case.queue.ShutDown:
+            got.append("")
+
+    q.put("Y")
+    q.put("D")
+    q.shutdown()
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    case.assertEqual(sorted(got), ["", "", "", "D", "Y"])
+
+
 DIFFERENCES = [
     Difference(
         "_TestQueue.test_queue_feeder_donot_stop_onexc",
@@ -133,5 +167,18 @@ DIFFERENCES = [
         "It wants an error when a queue of the fork context is passed to a spawned process; "
         "a Penstock queue may be passed to any process.",
         _queue_of_any_context_goes_to_any_process,
+    ),
+    Difference(
+        "QueueTest.test_negative_timeout_raises_exception",
+        "It is of `queue.Queue`, which wants a timeout of 0 or more; "
+        "the queues of multiprocessing take a negative one for 0.",
+        _a_negative_timeout_is_none,
+    ),
+    Difference(
+        "QueueTestOverProcesses.test_shutdown_get",
+        "Its workers never call `task_done()`, and go on living; "
+        "get() waits while another process has an item in hand, which may come back.",
+        _get_waits_for_items_in_hand,
+        waits=True,
     ),
 ]

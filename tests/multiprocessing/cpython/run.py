@@ -4,7 +4,8 @@ usage: python tests/multiprocessing/cpython/run.py [--sample] [--method fork|spa
 
 Run it with any CPython from 3.11 up that has Penstock installed and the module test. Without --method it runs
 all start methods, two at a time. With --sample it runs only the tests of queues, connections and pools. The
-exit status is 0 if at least one test ran and all passed.
+tests of `queue.Queue` have no start method, and run beside those of fork. The exit status is 0 if at least
+one test ran and all passed.
 """
 
 import argparse
@@ -151,13 +152,15 @@ def run_method(method: str, sample: bool) -> int:
     made = count_made()
     result = Result(watchdog)
     with hidden_output() as output:
-        from tests.multiprocessing.cpython import executors, suite
+        from tests.multiprocessing.cpython import executors, suite, thread_queues
 
         executor_tests = executors.load(method)
+        queue_tests = thread_queues.load() if method == "fork" else None
         before = leaks.Snapshot.take()
         load(suite, sample).run(result)
-        if executor_tests is not None:
-            executor_tests.run(result)
+        for further in (executor_tests, queue_tests):
+            if further is not None:
+                further.run(result)
         left = leaks.left_processes(exempt={watchdog.pid})
         memory = [line for line in before.new_since_then() if line.startswith("queue memory")]
     watchdog.stop()
@@ -168,15 +171,20 @@ def run_method(method: str, sample: bool) -> int:
         print(f"  {method:10}  skipped by itself, {number} x: {reason}")
     if executor_tests is None:
         print(f"  {method:10}  not tested: executors, because there is no test.test_concurrent_futures")
+    if queue_tests is None and method == "fork":
+        print(f"  {method:10}  not tested: queue.Queue, because there is no test.test_queue")
     problems = result.reports
     problems += [f"FAILED: still running: {line}" for line in left]
     problems += [f"FAILED: left behind: {line}" for line in memory]
     total = result.total()
     if total["passed"] == 0 or set(made) != {"Queue", "SimpleQueue", "JoinableQueue", "Connection"}:
         problems.append(f"FAILED: not all classes were tested, but {dict(made)}")
+    wanted = SAMPLE if sample else OF_CONNECTIONS
+    if queue_tests is not None:
+        wanted += (thread_queues.OVER_THREADS, thread_queues.OVER_PROCESSES)
     problems += [
         f"FAILED: none of the tests of {name} passed"
-        for name in (SAMPLE if sample else OF_CONNECTIONS)
+        for name in wanted
         if not result.counts.get(name, Counter())["passed"]
     ]
     if problems:

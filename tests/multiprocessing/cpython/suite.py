@@ -43,7 +43,7 @@ def _install() -> dict[str, Any]:
             words = set(re.findall(r"\w+", texts[base]))  # with its own name
             if base in ALSO or words & makers:
                 chosen[name] = tests
-                _apply_differences(tests, base)
+                apply_differences(tests, base)
     return chosen
 
 
@@ -61,7 +61,8 @@ def _ended_by_an_alarm() -> Iterator[None]:
         signal.signal(signal.SIGALRM, former)
 
 
-def _apply_differences(tests: Any, name: str) -> None:
+def apply_differences(tests: Any, name: str) -> None:
+    """Change the tests of that name that differ, and add those that take their place."""
     for difference in DIFFERENCES:
         owner, _, method = difference.test.partition(".")
         if owner == name and hasattr(tests, method):

@@ -8,12 +8,13 @@ use crate::platform;
 use crate::state::leases::taken_items;
 use crate::sync::Word;
 
-/// A snapshot, taken in one critical section. `puts = gets + queued + dead_letters` holds in every snapshot.
+/// A snapshot, taken in one critical section. `puts = gets + queued + delayed + dead_letters + discarded`
+/// holds in every snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statistics {
     /// Items put since the queue was created.
     pub puts: u64,
-    /// Items delivered and not returned by a death.
+    /// Items delivered that have not come back.
     pub gets: u64,
     /// Payload bytes put.
     pub bytes: u64,
@@ -21,10 +22,10 @@ pub struct Statistics {
     pub queued: u64,
     /// Items put and not yet acknowledged; 0 for a queue without acknowledgement.
     pub unfinished: u64,
-    /// Deliveries repeated because a holder died. If a sweeper dies, the redelivery that it just made may go
-    /// uncounted.
+    /// Deliveries repeated because a holder died or failed. If a sweeper dies, the redelivery that it just
+    /// made may go uncounted.
     pub redeliveries: u64,
-    /// Items that became dead letters because their holders died too often.
+    /// Items that are dead letters: their holders died or failed too often, or one has rejected them.
     pub dead_letters: u64,
     /// Items that are taken and not finished, and the memory that they use, in bytes.
     pub taken: u64,
@@ -32,6 +33,10 @@ pub struct Statistics {
     /// Items whose payloads were given up for memory before anything was acknowledged, and whose holders have
     /// died since. If a sweeper dies, the items of the holder that it just swept may go uncounted.
     pub given_up: u64,
+    /// Items that were queued, or came back, after an immediate shutdown.
+    pub discarded: u64,
+    /// Items that no get finds before their time has come.
+    pub delayed: u64,
     pub waiting_getters: u64,
     pub waiting_putters: u64,
     pub waiting_joiners: u64,
@@ -39,6 +44,8 @@ pub struct Statistics {
     pub high_water: u64,
     /// Processes that are participants.
     pub participants: u64,
+    /// Those of them that produce.
+    pub producers: u64,
     /// Memory that backs the queue now.
     pub memory_bytes: u64,
 }
@@ -65,10 +72,12 @@ impl Queue {
         let section = self.enter(wait)?;
         let hot = section.hot();
         let (puts, queued, dead_letters) = (hot.published.get(), hot.ready_count.get(), hot.dead_count.get());
+        let (discarded, delayed) = (hot.discarded.get(), hot.delayed_count.get());
+        let left = queued.saturating_add(dead_letters).saturating_add(delayed);
         let waiting = |kind: Kind| u64::from(hot.waiters[kind as usize].length.get());
         Ok(Statistics {
             puts,
-            gets: puts.saturating_sub(queued).saturating_sub(dead_letters),
+            gets: puts.saturating_sub(left).saturating_sub(discarded),
             bytes: hot.bytes_put(),
             queued,
             unfinished: hot.unfinished.get(),
@@ -77,11 +86,14 @@ impl Queue {
             taken: taken_items(hot),
             taken_bytes: section.taken_bytes(),
             given_up: hot.given_up.get(),
+            discarded,
+            delayed,
             waiting_getters: waiting(Kind::Item),
             waiting_putters: waiting(Kind::Room),
             waiting_joiners: waiting(Kind::Finish),
             high_water: hot.high_water.get(),
             participants: self.shared.living()?,
+            producers: self.shared.producers()?,
             memory_bytes,
         })
     }

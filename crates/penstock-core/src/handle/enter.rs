@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::ParticipantId;
+use crate::memory::layout::{Kind, ParticipantId};
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant};
 use crate::state::Section;
@@ -29,6 +29,17 @@ impl Queue {
     /// guard is made in its place: moving it costs as much as all the rest of this function.
     #[inline(always)]
     pub(crate) fn acquire(&self, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
+        self.acquire_for(None, wait)
+    }
+
+    /// The same for the first section of a call that puts an item (`Kind::Room`) or takes one (`Kind::Item`).
+    /// An error if the queue was shut down, so that it does neither.
+    #[inline(always)]
+    pub(crate) fn acquire_for(
+        &self,
+        kind: Option<Kind>,
+        wait: &mut Wait<'_>,
+    ) -> Result<ParticipantId, Error> {
         let me = match self.member_word_now() {
             Some(me) => me,
             // Registering makes system calls, and may have to sweep.
@@ -43,14 +54,23 @@ impl Queue {
         if self.shared.is_welcome(me) {
             return Ok(ParticipantId(me));
         }
-        self.enter_in_vain(me, wait)
+        self.enter_in_vain(kind, me, wait)
     }
 
-    /// The slow path of entering, with the lock held. Returns an error if the queue is damaged, maps what the
-    /// queue has grown by, registers anew if this process was swept, or does the work that it has put off.
-    /// `me` may have the bit of work put off (handle/put_off.rs).
+    /// The slow path of entering, with the lock held. Returns an error if the queue is damaged or shut down,
+    /// makes delayed items ready whose time has come, maps what the queue has grown by, registers anew if
+    /// this process was swept, or does the work that it has put off. `me` may have the bit of work put off
+    /// (handle/put_off.rs).
+    ///
+    /// Each section of a queue that is shut down comes here, and continues what an immediate shutdown has
+    /// left.
     #[cold]
-    fn enter_in_vain(&self, me: u32, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
+    fn enter_in_vain(
+        &self,
+        kind: Option<Kind>,
+        me: u32,
+        wait: &mut Wait<'_>,
+    ) -> Result<ParticipantId, Error> {
         let me = ParticipantId::in_word(me);
         let mut section = Guard::new(&self.shared, me);
         if self.shared.segment.hot().is_damaged() {
@@ -62,16 +82,27 @@ impl Queue {
             self.shared
                 .segment
                 .map_ranges(wait.patience != Patience::TryLock)?;
-            return self.acquire(wait);
+            return self.acquire_for(kind, wait);
         }
         if self.shared.participant_of(me)?.is_none() {
             // Wrongly taken for dead (participant.rs says when that can happen): what this process held is
             // gone, and it goes on under a new id.
             drop(section);
             self.forget_id(me);
-            return self.acquire(wait);
+            return self.acquire_for(kind, wait);
         }
         self.finish_put_off(&mut section)?;
+        if section.hot().is_closed() {
+            section.discard()?;
+            self.note_spare(&section);
+        } else if section.hot().has_delayed() {
+            section.ready_due()?;
+        }
+        match kind {
+            Some(Kind::Room) => section.check_put()?,
+            Some(Kind::Item) if section.hot().is_closed() => return Err(Error::ShutDown),
+            _ => {}
+        }
         core::mem::forget(section);
         Ok(me)
     }

@@ -87,7 +87,7 @@ impl Queue {
     /// not, so the child's first call to a connection counts it.)
     #[cfg(not(loom))]
     pub(crate) fn join_as_child_of_watcher(&self) {
-        if !self.shared.notifier.is_watched() || has_line(self.shared.segment.hot()) {
+        if !self.shared.is_watched() || has_line(self.shared.segment.hot()) {
             return;
         }
         let mut wait = Wait {
@@ -150,8 +150,8 @@ impl Queue {
             // Release: pairs with the acquire in member_if_any.
             self.shared.me.store(me.0, Ordering::Release);
             drop(no_fork);
-            if self.shared.notifier.is_known() || self.shared.line.is_watched() {
-                // The section that follows announces the notifier.
+            if self.shared.has_to_announce() {
+                // The section that follows announces the notifiers.
                 self.shared.put_off_work();
             }
             self.sweep_former_self(me.index(), pid, birth, namespace)?;
@@ -203,8 +203,10 @@ impl Queue {
         let Some(me) = self.shared.member_if_any() else {
             return Ok(());
         };
+        self.stop_producing();
         let mut from = None;
         let left = self.in_portions(&mut || self.enter_briefly(), &mut |section| {
+            section.end_if_unproduced()?;
             section.give_up_leases(how, &mut from)
         });
         match left {
@@ -226,6 +228,19 @@ impl Queue {
         }
     }
 
+    /// Ends the blocks in which this process produces. The section that follows shuts the queue down if no
+    /// producer is left, or the next check for the dead does. False if there were none.
+    pub(crate) fn stop_producing(&self) -> bool {
+        let record = self
+            .shared
+            .member_if_any()
+            .map(|me| self.shared.participant_of(me));
+        match record {
+            Some(Ok(Some(record))) => record.end_blocks(),
+            _ => false,
+        }
+    }
+
     /// How the leave that was put off is to be done, or `Clean` if none was.
     pub(crate) fn how_to_leave(&self) -> Leave {
         match self.leaving.get() {
@@ -241,6 +256,7 @@ impl Queue {
         let Some(me) = self.shared.member_if_any() else {
             return;
         };
+        self.stop_producing();
         let how = self.how_to_leave();
         let mut try_once = Wait {
             patience: Patience::TryLock,
@@ -249,6 +265,7 @@ impl Queue {
         let mut from = None;
         let mut holds_nothing = false;
         let left = self.in_portions(&mut || self.enter(&mut try_once), &mut |section| {
+            section.end_if_unproduced()?;
             section.give_up_everything(how, &mut from, &mut holds_nothing)
         });
         match left {

@@ -1,5 +1,6 @@
 //! The handle of one process to a queue.
 
+pub(crate) mod begun;
 pub(crate) mod enter;
 pub(crate) mod membership;
 pub(crate) mod put_off;

@@ -17,7 +17,7 @@
 //! | leave, last handle dropped | the record's bits LEFT and GONE, by one store | the same, though it lives |
 //!
 //! The sweep makes a lease of an acknowledged queue ready again, or leaves it set aside, or makes it an
-//! orphan.
+//! orphan. A lease that is settled by name never becomes an orphan: it comes back.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
@@ -70,7 +70,7 @@ impl Queue {
         let slot = segment.slot(index)?;
         if slot.word().owner() == me {
             // Release: the reads of the payload come before the mark, and the reuse of its memory after it.
-            slot.borrowed.store(mark, Ordering::Release);
+            slot.borrowed.store(slot.marked(mark), Ordering::Release);
             fault!("upkeep.slot-marked");
             self.shared.put_off_work();
         }

@@ -178,7 +178,13 @@ impl Queue {
     /// its section. Does not wait. If the holder of the lock is dead, it repairs the queue first.
     pub fn len(&self) -> u64 {
         self.maintain();
-        self.shared.ready_count()
+        // In this order: a number that a discard has lowered is read after its commit, and then not returned.
+        let ready = self.shared.ready_count();
+        if self.shared.segment.hot().is_closed() {
+            0
+        } else {
+            ready
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -188,7 +194,7 @@ impl Queue {
     /// Whether a put would have to wait; as [`len`](Self::len).
     pub fn is_full(&self) -> bool {
         self.maintain();
-        !self.shared.has_room()
+        !self.shared.has_room() && !self.shared.segment.hot().is_closed()
     }
 
     /// Whether anything was ever put. Does not wait.
@@ -208,7 +214,9 @@ impl Queue {
 impl Drop for Queue {
     fn drop(&mut self) {
         self.depart();
-        self.shared.notifier.close();
+        for notifier in &self.shared.notifiers {
+            notifier.close();
+        }
         self.shared.segment.need().end();
         holding::forget(self.shared.segment.id);
         // Last, so that no thread of this process opens the queue anew while this handle is still a member.

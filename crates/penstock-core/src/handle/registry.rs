@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Error;
 use crate::fork;
+use crate::handle::begun;
 use crate::handle::queue::Queue;
 use crate::handle::remainder::Remainder;
 use crate::memory::file::MemoryFile;
@@ -159,7 +160,9 @@ fn forget_memberships() {
                 need.file().descriptor().count();
             }
             queue.forget_membership();
-            queue.shared.notifier.forget_promises();
+            for notifier in &queue.shared.notifiers {
+                notifier.forget_promises();
+            }
         }
     }
     for (_, _, file) in open.queues.iter() {
@@ -167,6 +170,7 @@ fn forget_memberships() {
             file.begin_in_child();
         }
     }
+    begun::forget();
     line_end::begin_in_child();
     // A handle that another thread of the parent was dropping will never be dropped in this child.
     open.queues.retain(|(_, queue, _)| queue.strong_count() > 0);
@@ -183,7 +187,7 @@ fn watch_again() {
         .queues
         .iter()
         .filter_map(|(_, queue, _)| queue.upgrade())
-        .filter(|queue| queue.shared.notifier.is_watched())
+        .filter(|queue| queue.shared.is_watched())
         .collect();
     for queue in inherited {
         queue.join_as_child_of_watcher();

@@ -146,14 +146,23 @@ impl Queue {
     /// Gives back what a queue without open handles does not need. Other threads may drop what they have in
     /// hand meanwhile.
     fn keep_membership_alone(&self) {
-        if self.shared.notifier.is_known() || self.shared.line.is_watched() {
-            // Briefly: the departure discounts the watcher, and closes the notifier, too.
+        if self.stop_producing() {
+            if let Ok(section) = self.enter_briefly() {
+                let ended = section.end_if_unproduced();
+                // Damage is noted in the segment.
+                let _ = self.shared.report(ended);
+            }
+        }
+        if self.shared.has_to_announce() {
+            // Briefly: the departure discounts the watchers, and closes the notifiers, too.
             let taken = self
                 .enter_briefly()
                 .and_then(|mut section| section.watch_no_more());
             fault!("close.unwatched");
             if let Ok(taken) = taken {
-                self.shared.notifier.close_taken(taken);
+                for (notifier, taken) in self.shared.notifiers.iter().zip(taken) {
+                    notifier.close_taken(taken);
+                }
             }
         }
         if let Some(me) = self.shared.member_if_any() {

@@ -66,6 +66,16 @@ impl Queue {
             Err(error) if is_stuck(&error) => {}
             returned => returned?,
         }
+        match self.discard_leftovers(&mut *enter) {
+            Err(error) if is_stuck(&error) => {}
+            discarded => discarded?,
+        }
+        if self.shared.is_production_over()? {
+            match enter().and_then(|section| section.end_if_unproduced()) {
+                Err(error) if is_stuck(&error) => {}
+                ended => ended?,
+            }
+        }
         if hot.is_any_handed() {
             match self.give_up_on_the_handed(&mut *enter) {
                 Err(error) if is_stuck(&error) => {}
@@ -160,16 +170,52 @@ impl Queue {
         Ok(())
     }
 
-    /// Whether the counters of the queue need no maintenance: the lock is not stuck, and no check for the
-    /// dead is due. If not, [`len`](Self::len) makes system calls, though it does not wait.
+    /// Discards what is queued in a closed queue, in portions, and notes the memory that this leaves.
+    pub(crate) fn discard_leftovers<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<(), Error> {
+        if !self.shared.segment.hot().has_leftovers() {
+            return Ok(());
+        }
+        self.in_portions(enter, &mut |section| {
+            let discarded = section.discard();
+            self.note_spare(section);
+            discarded
+        })
+    }
+
+    /// Whether the counters of the queue need no maintenance: the lock is not stuck, and neither a check for
+    /// the dead nor a delayed item is due. If not, [`len`](Self::len) makes system calls, though it does not
+    /// wait.
     #[inline(always)]
     pub fn is_settled(&self) -> bool {
-        !self.is_maintenance_due() && !self.is_lock_stuck()
+        !self.is_maintenance_due() && !self.is_lock_stuck() && !self.shared.segment.hot().is_any_due()
     }
 
     #[inline(always)]
     fn is_maintenance_due(&self) -> bool {
-        self.shared.segment.hot().owned_count.get() > 0 && self.is_reaping_due()
+        let hot = self.shared.segment.hot();
+        (hot.owned_count.get() > 0 || hot.producers_begun.get() > 0) && self.is_reaping_due()
+    }
+
+    /// A get has found nothing. Unless it has waited for a slice, no thread may check whether the producers
+    /// live: so it does, if a check is due. `Error::Busy` if it may not, because its caller holds a lock.
+    #[cold]
+    pub(crate) fn check_producers(&self, error: Error, patience: Patience) -> Error {
+        if !self.shared.segment.hot().is_open() || !self.is_reaping_due() {
+            return error;
+        }
+        if patience == Patience::TryLock {
+            return Error::Busy;
+        }
+        let mut briefly = Wait {
+            patience: Patience::NoWait,
+            interrupted: &mut || false,
+        };
+        // The next call says what was found, and reports damage.
+        let _ = self.reap_dead_if_due(&mut briefly);
+        error
     }
 
     /// Whether the lock word stayed the same, and not 0, for about a microsecond.
@@ -194,6 +240,16 @@ impl Queue {
             let _ = self
                 .shared
                 .report(self.member().and_then(|me| self.shared.take_over_from_dead(me)));
+        }
+        if self.shared.segment.hot().is_any_due() {
+            let mut try_once = Wait {
+                patience: Patience::TryLock,
+                interrupted: &mut || false,
+            };
+            // The slow path of entering does it.
+            let _ = self
+                .member()
+                .and_then(|_| self.shared.report(self.enter(&mut try_once).map(drop)));
         }
         if self.is_maintenance_due() {
             let mut try_once = Wait {

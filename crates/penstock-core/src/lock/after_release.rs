@@ -1,20 +1,20 @@
-//! After the release: the byte that a section has promised to the notifier (state/notifier.rs), and opening
-//! it.
+//! After the release: the bytes that a section has promised to the notifiers (state/notifier.rs), and opening
+//! them.
 
 use std::os::fd::IntoRawFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::fault::fault;
 use crate::fork;
 use crate::lock::guard::Guard;
 use crate::memory::layout::ParticipantId;
 use crate::options::{Patience, Wait};
 use crate::platform::{self, Instant, OpenPipe, PipeOfAnother};
 use crate::state::Shared;
-use crate::state::notifier::{AfterRelease, DRAINED, End, SIGNALLED, UNKNOWN, next, state_of};
-use crate::sync::{Ordering, Word};
+use crate::state::notifier::{AfterRelease, Due, End};
+use crate::state::pipe_word::{Pipe, keep_promise};
+use crate::sync::Word;
 
 /// How long this process waits at most for a lock that it needs only for the notifier.
 const BRIEFLY: Duration = Duration::from_millis(20);
@@ -28,11 +28,7 @@ impl Shared {
     pub(crate) fn run_after_release(&self, after_release: AfterRelease, me: ParticipantId) {
         match after_release {
             AfterRelease::None => {}
-            AfterRelease::Signal(end, promise) => {
-                self.keep_promise(end, promise);
-                self.notifier.end_promise();
-            }
-            AfterRelease::Open => self.open_notifier(me),
+            AfterRelease::Notify(due) => self.notify(&due, me),
             AfterRelease::SignalLine(end, promise) => self.keep_line_promise(end, promise),
             AfterRelease::AwaitByte(end, claimed) => {
                 self.await_byte(end, claimed);
@@ -41,54 +37,44 @@ impl Shared {
         }
     }
 
-    /// Writes the byte that `update_notifier` has promised.
-    fn keep_promise(&self, end: End, mut promise: u32) {
-        let pipe_state = &self.segment.hot().pipe_state;
-        loop {
-            fault!("notifier.owed");
-            let is_signalled = platform::signal(end.writing);
-            fault!("notifier.updated");
-            let kept = promise & !3 | if is_signalled { SIGNALLED } else { UNKNOWN };
-            // SeqCst: the byte is written before the state is read, and `update_notifier` changes the state
-            // after it has drained the pipe. The kernel's lock of the pipe orders the two.
-            match pipe_state.compare_exchange(promise, kept, Ordering::SeqCst, Ordering::SeqCst) {
-                // DRAINED again: the byte may have come too late. In each other case nothing is left to do:
-                // the promise still stood, no byte was written, or another section has found an item, whose
-                // byte this one may be.
-                Err(now) if is_signalled && state_of(now) == DRAINED => {}
-                _ => return,
+    fn notify(&self, due: &Due, me: ParticipantId) {
+        let mut is_unknown = false;
+        for (pipe, promised) in Pipe::ALL.into_iter().zip(due.promises) {
+            if let Some((end, promise)) = promised {
+                is_unknown |= keep_promise(pipe.word(self.segment.hot()), &end, promise);
+                self.notifier(pipe).end_promise();
             }
-            // The queue was emptied between promise and byte, and the pipe perhaps drained before the byte
-            // came.
-            let is_drained = platform::drain(end.reading);
-            promise = pipe_state.load(Ordering::SeqCst);
-            if !is_drained && state_of(promise) == DRAINED {
-                // Perhaps a byte too many: the next section that can drains it. If this exchange fails, such
-                // a section was quicker.
-                let unknown = next(promise, UNKNOWN);
-                let _ = pipe_state.compare_exchange(promise, unknown, Ordering::SeqCst, Ordering::SeqCst);
-                return;
+        }
+        if is_unknown {
+            self.pass_section(me, |_| {});
+        }
+        if due.opens {
+            for pipe in Pipe::ALL {
+                self.open_notifier(pipe, me, due.tells && pipe == Pipe::Traffic);
             }
-            if state_of(promise) == DRAINED {
-                return;
-            }
-            // Another section has signalled, or promised, a byte meanwhile, and its byte may be the one that
-            // was drained.
         }
     }
 
-    /// Opens the notifier, and enters a section, whose end does what is due.
-    fn open_notifier(&self, me: ParticipantId) {
-        let (failed_at, now) = (&self.notifier.failed_at, platform::coarse_millis());
-        let (failed_with, announced) = (&self.notifier.failed_with, self.segment.hot().announced.get());
-        if now.wrapping_sub(failed_at.load(Relaxed)) < PAUSE && failed_with.get() == announced {
+    /// Opens a notifier that this process has not open, and enters a section, whose end does what is due.
+    fn open_notifier(&self, pipe: Pipe, me: ParticipantId, tells: bool) {
+        let hot = self.segment.hot();
+        let (notifier, number) = (self.notifier(pipe), pipe.number(hot).get());
+        if number == 0 || notifier.current(number).is_some() {
             return;
         }
-        failed_at.store(now, Relaxed);
-        failed_with.set(announced);
-        if let Ok(Some(_)) = self.open_notifier_of_another(self.segment.hot().notifier.get()) {
+        let (now, announced) = (platform::coarse_millis(), hot.announced.get());
+        let since = now.wrapping_sub(notifier.failed_at.load(Relaxed));
+        if since < PAUSE && notifier.failed_with.get() == announced {
+            return;
+        }
+        notifier.failed_at.store(now, Relaxed);
+        notifier.failed_with.set(announced);
+        if let Ok(Some(_)) = self.open_notifier_of_another(pipe, number) {
             self.pass_section(me, |section| {
                 let _ = section.announce_notifier();
+                if tells {
+                    section.tell_of_earlier_due();
+                }
             });
         }
     }
@@ -103,27 +89,27 @@ impl Shared {
         // the next section does what is due.
         if self.acquire_as(me.0, &mut wait).is_ok() {
             let mut section = Guard::new(self, me);
-            if self.is_welcome(me.0) {
+            if self.is_whole_for(me) {
                 work(&mut section);
             }
         }
     }
 
-    /// Opens the notifier through a participant that has it. An error if a living participant has it whose
-    /// descriptors cannot be reached: not every participant would signal a second notifier. Makes system
-    /// calls, and needs no lock.
-    pub(crate) fn open_notifier_of_another(&self, number: u64) -> Result<Option<End>, Error> {
+    /// Opens a notifier through a participant that has it. An error if a living participant has it whose
+    /// descriptors cannot be reached: not every participant would signal a second pipe. Makes system calls,
+    /// and needs no lock.
+    pub(crate) fn open_notifier_of_another(&self, pipe: Pipe, number: u64) -> Result<Option<End>, Error> {
         let own = self.member_if_any().map(ParticipantId::index);
         let mut unreachable = None;
         for index in self.participants() {
             let record = self.segment.participant(index)?;
-            let place = record.notifier.get();
+            let [place, writing] = pipe.places(record).map(Word::get);
             if place == 0 || Some(index) == own {
                 continue;
             }
-            let places = (place - 1, record.notifier_writing.get().checked_sub(1));
+            let places = (place - 1, writing.checked_sub(1));
             match platform::open_pipe_of(record.pid(), places, number) {
-                PipeOfAnother::Open(pipe) => return Ok(Some(self.keep_notifier(pipe, number))),
+                PipeOfAnother::Open(opened) => return Ok(Some(self.keep_notifier(pipe, opened, number))),
                 PipeOfAnother::Elsewhere => {}
                 PipeOfAnother::OutOfReach if self.is_dead(index, record, true) => {}
                 PipeOfAnother::OutOfReach => unreachable = Some(record.pid()),
@@ -136,16 +122,17 @@ impl Shared {
     }
 
     /// Makes an open pipe this process's notifier, unless another thread was quicker.
-    pub(crate) fn keep_notifier(&self, pipe: OpenPipe, number: u64) -> End {
+    pub(crate) fn keep_notifier(&self, pipe: Pipe, opened: OpenPipe, number: u64) -> End {
         // One thread at a time.
         let _no_fork = fork::hold_off();
-        if let Some(end) = self.notifier.current(number) {
+        let notifier = self.notifier(pipe);
+        if let Some(end) = notifier.current(number) {
             return end;
         }
-        let reading = pipe.reading.into_raw_fd();
-        let writing = pipe.writing.map_or(-1, IntoRawFd::into_raw_fd);
-        let former = self.notifier.number.swap(number, Relaxed);
-        for (place, fd) in [(&self.notifier.fd, reading), (&self.notifier.writing, writing)] {
+        let reading = opened.reading.into_raw_fd();
+        let writing = opened.writing.map_or(-1, IntoRawFd::into_raw_fd);
+        let former = notifier.number.swap(number, Relaxed);
+        for (place, fd) in [(&notifier.fd, reading), (&notifier.writing, writing)] {
             let former_fd = place.swap(fd, Relaxed);
             if former_fd != reading && former_fd != writing {
                 platform::close_pipe(former_fd, former);

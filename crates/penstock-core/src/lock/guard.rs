@@ -93,13 +93,22 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the new holder may go on: the queue is whole, all of it is mapped, and `me` is the id of a
-    /// participant without work put off.
+    /// Whether the new holder may go on: the queue is open and whole, nothing is delayed, all of the queue is
+    /// mapped, and `me` is the id of a participant without work put off.
     #[inline(always)]
     pub(crate) fn is_welcome(&self, me: u32) -> bool {
-        !self.segment.hot().is_damaged()
-            && self.segment.is_all_mapped()
-            && matches!(self.participant_of(ParticipantId(me)), Ok(Some(_)))
+        self.segment.hot().is_plainly_open() && self.has_in_reach(ParticipantId(me))
+    }
+
+    /// The same of a queue that may have been shut down, for a section that puts and takes nothing.
+    #[cfg(not(loom))]
+    pub(crate) fn is_whole_for(&self, me: ParticipantId) -> bool {
+        !self.segment.hot().is_damaged() && self.has_in_reach(me)
+    }
+
+    #[inline(always)]
+    fn has_in_reach(&self, me: ParticipantId) -> bool {
+        self.segment.is_all_mapped() && matches!(self.participant_of(me), Ok(Some(_)))
     }
 
     #[cold]

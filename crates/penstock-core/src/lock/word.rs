@@ -21,7 +21,8 @@
 //! A caller that does not block (`Patience::NoWait`) waits for a holder that runs. Of a holder that kept the
 //! lock for a whole slice it reads the state of the process: if it is stopped, the call ends with
 //! `Error::Stopped`. If none of the process's threads runs, or the kernel does not tell (another pid
-//! namespace), the call ends so after two slices with the same holder.
+//! namespace), the call ends so after two slices with the same holder. An event loop has other work to do
+//! meanwhile: its calls (`Patience::Briefly`) end after 5 ms, and it tries again later.
 //!
 //! Limits. The lock is a process's, not a thread's: threads of one process exclude each other by the same
 //! compare-and-swap from 0. It is not fair.
@@ -38,6 +39,8 @@ use crate::state::Shared;
 use crate::sync::{Ordering, Word, spin_loop};
 
 const SLICE: Duration = Duration::from_micros(if cfg!(feature = "fuzzing") { 50 } else { 50_000 });
+/// Time that a caller waits for the lock which is to go on with other work soon ([`Patience::Briefly`]).
+const BRIEFLY: Duration = Duration::from_millis(5);
 /// Polls of a taken lock before sleeping: a few microseconds, some dozens of critical sections.
 const SPINS: u32 = if cfg!(loom) { 1 } else { 100 };
 /// The holder that the lock word has named at each of a waiter's reads since `since`.
@@ -101,10 +104,15 @@ impl Shared {
         }
         let mut slice = Slice::new();
         let mut suspect = Suspect::new();
+        let deadline = match wait.patience {
+            Patience::Until(deadline) => Some(deadline),
+            Patience::Briefly => Some(Instant::now() + BRIEFLY),
+            _ => None,
+        };
         loop {
             match wait.patience {
                 Patience::TryLock => return Err(Error::Busy),
-                Patience::Until(deadline) if Instant::now() >= deadline => {
+                _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
                     // However short the time was: otherwise a caller that retries with short time-outs would
                     // never take over.
                     if let Some(former) = self.take_over(me)? {
@@ -135,10 +143,7 @@ impl Shared {
             }
             suspect.see(seen);
             let slice_end = slice.end(SLICE);
-            let end = match wait.patience {
-                Patience::Until(deadline) => deadline.min(slice_end),
-                _ => slice_end,
-            };
+            let end = deadline.map_or(slice_end, |deadline| deadline.min(slice_end));
             let at_most = end.saturating_duration_since(Instant::now());
             let slept = platform::futex_wait(word, seen | CONTENDED, at_most);
             if slept == Slept::Changed {

@@ -27,12 +27,14 @@
 //! from its leading bits. Spans between the near ones and `FAR_SPANS` do not exist.
 //!
 //! Truth: `Slot::state` with the slot's own fields (of a FREE slot nothing else), `WaiterCell::word`,
-//! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots, the
-//! two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no more
-//! but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::acknowledging`, and the marks that
-//! only grow or shrink by a single store (`slots_high`, `slots_backed`, `pages_tracked`, `cells_high`,
-//! `cells_backed`, `ranges` with the bits of `heap_seams` that it counts, `participants_high`). The rest is
-//! cache: the rebuild (state/rebuild.rs) computes it anew from the truth.
+//! `Participant::word`, the lock word, the backing bytes, the bits ABSENT and REMNANT of a page of slots,
+//! the two counters that never repeat (`Hot::published`, `Hot::leases`), the counts of items that exist no
+//! more but are unfinished (`Hot::orphans`, `Participant::given_up`), `Hot::discarded`, `Hot::phase`,
+//! `Hot::acknowledging`, `Hot::timed`, who produces (`Participant::producing`, `Hot::producers_begun`,
+//! `Hot::producers_expected`), and the marks that only grow or shrink by a single store (`slots_high`,
+//! `slots_backed`, `pages_tracked`, `cells_high`, `cells_backed`, `ranges` with the bits of `heap_seams`
+//! that it counts, `participants_high`). The rest is cache: the rebuild (state/rebuild.rs) computes it anew
+//! from the truth.
 
 use core::mem::{offset_of, size_of};
 use core::ops::Range;
@@ -41,7 +43,7 @@ use crate::sync::{AtomicU32, AtomicU64, LockedU8, LockedU32, LockedU64, Word};
 use crate::units::{INLINE, PAGE};
 
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"PENSTOCK");
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 5;
 
 /// Slots are backed by whole pages, and there are whole pages of them.
 pub(crate) const SLOTS_PER_PAGE: u32 = (PAGE / size_of::<Slot>() as u64) as u32;
@@ -130,6 +132,8 @@ pub(crate) struct Header {
     pub parts: AtomicU32,
     /// The pid namespace of the process that made the queue.
     pub home: AtomicU64,
+    /// The four numbers of a `Retry`, each as the bits of a float.
+    pub retry: [AtomicU64; 4],
 }
 
 /// Everything that a put or a get touches under the lock, in a few cache lines.
@@ -163,14 +167,14 @@ pub(crate) struct Hot {
     pub dead_count: AtomicU64,
     pub dead: List,
     /// Root of the heap of items that came back, which a get takes before younger ones. See
-    /// state/order/returned.rs.
+    /// state/order/heap.rs.
     pub returned: LockedU32,
     /// Whether items are acknowledged: NOT_YET, BEGINNING or YES. See state/aside.rs.
     pub acknowledging: AtomicU32,
     /// Items that stay unfinished until `task_done` is called for them, because their holders left in order.
     pub orphans: AtomicU64,
-    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), and those that dead participants
-    /// had set aside.
+    /// Slots in the hands of a participant (LEASED, ASIDE, LEFT or CLAIMED), those that dead participants had
+    /// set aside, and the delayed ones.
     pub owned_count: AtomicU64,
     /// Payload bytes of the items that are ready; counted only if `soft_bytes` is set.
     pub ready_bytes: AtomicU64,
@@ -244,16 +248,18 @@ pub(crate) struct Hot {
     pub watching_room: AtomicU32,
     /// How often a participant has noted where others may open the notifier.
     pub announced: AtomicU32,
-    /// Watchers of the notifier, or of the line, of all participants together, and a mark that the line is
-    /// not as messages leave it (state/line.rs); and whether the notifier's pipe holds anything. See
-    /// state/notifier.rs.
+    /// Watchers of the notifiers, or of the line, of all participants together, and a mark that the line is
+    /// not as messages leave it (state/line.rs); and what the notifier's pipe holds. See state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
-    /// Not 0 once the segment was found damaged: every later operation answers `Corrupt`. It lies beside
-    /// `watching`, because every operation reads both and hardly any writes them.
-    pub damaged: AtomicU32,
-    /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that `ranges`
-    /// does not count mean nothing.
+    /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED; and whether items are delayed. It lies
+    /// beside `watching`, because every operation reads both and hardly any writes them. See state/phase.rs.
+    pub phase: AtomicU32,
+    /// Whether puts note their time: items are held by name (operations/held.rs). It lies beside `phase`, so
+    /// that a put has read its line.
+    pub timed: AtomicU32,
+    /// One bit a class of far spans: set if a range of the heap ends there. The bits of classes that
+    /// `ranges` does not count mean nothing.
     pub heap_seams: AtomicU64,
 
     // Trims, see operations/trim.rs and state/pages.rs.
@@ -273,6 +279,34 @@ pub(crate) struct Hot {
     /// No page below the one has a parked slot and memory; none below the other is without memory.
     pub parked_hint: LockedU32,
     pub absent_hint: LockedU32,
+
+    /// Items that were discarded after a shutdown. See state/discard.rs.
+    pub discarded: AtomicU64,
+    /// Producers that have begun so far, and as how many have to before the queue ends by itself: the largest
+    /// number that any process has named. See state/producers.rs.
+    pub producers_begun: AtomicU32,
+    pub producers_expected: AtomicU32,
+
+    // Delayed items, see state/delay.rs.
+    /// The root of their heap. The rebuild gathers them as a list.
+    pub delayed: List,
+    pub delayed_count: AtomicU64,
+    /// When the first of them is due, in microseconds of the monotonic clock; 0 if there is none. Read
+    /// without the lock.
+    pub due_at: AtomicU64,
+    /// The cell of the waiter that ends its sleep then, or 0.
+    pub timekeeper: LockedU32,
+
+    /// Slots that are notes (state/notes.rs).
+    pub notes: AtomicU32,
+
+    // What `notifier`, `pipe_state` and `watching_room` are, for the end of all work.
+    pub finish_notifier: AtomicU64,
+    pub finish_state: AtomicU32,
+    pub watching_finish: AtomicU32,
+    /// How often a section has ended with nothing unfinished, while a process watched for that, and the pipe
+    /// did not say so yet. A joiner that finds another number than at its beginning returns.
+    pub finishes: AtomicU64,
 
     // A cache line that only waiters write.
     pub spinning: Spinning,
@@ -306,6 +340,17 @@ pub(crate) struct Aged {
     /// the lock yet. A putter that is late does not count.
     pub handed: AtomicU32,
 }
+
+// The values of `Hot::phase`, which only grow; and the mark beside them.
+pub(crate) const OPEN: u32 = 0;
+/// Shut down: no item is put any more.
+pub(crate) const DRAINING: u32 = 1;
+/// Shut down at once: none is taken any more, either, and what was queued is discarded.
+pub(crate) const CLOSED: u32 = 2;
+/// An impossible value was found.
+pub(crate) const DAMAGED: u32 = 3;
+/// Items are delayed (state/delay.rs). This bit alone is a cache.
+pub(crate) const DELAYING: u32 = 1 << 8;
 
 // The values of `Hot::acknowledging`.
 /// No process has called `task_done` or `join` yet.
@@ -382,9 +427,9 @@ pub(crate) struct Participant {
     /// Memory that it owns without an item: being written, being given back, or borrowed although the item
     /// was finished or kept.
     pub claimed: List,
-    /// Its watchers of the notifier, or of the line; and those for room. Its descriptor of the notifier plus
-    /// one, if others may open it there; and the same of the writing end, if that is another descriptor. See
-    /// state/notifier.rs.
+    /// Its watchers for items, at the notifier or the line; and those for room. Its descriptor of the
+    /// notifier plus one, if others may open it there; and the same of the writing end, if that is another
+    /// descriptor. See state/notifier.rs.
     pub watching: AtomicU32,
     pub watching_room: AtomicU32,
     pub notifier: AtomicU32,
@@ -392,14 +437,24 @@ pub(crate) struct Participant {
     /// Items that it took and whose payloads were given up since. They stay unfinished while it lives. See
     /// state/aside.rs.
     pub given_up: AtomicU64,
+    /// In how many blocks it produces (bits 0..32), and as the how-manieth producer it has begun (bits
+    /// 32..64), or 0. See state/producers.rs.
+    pub producing: AtomicU64,
+    /// Its watchers for the end of all work, and where it has that notifier open, in the same way.
+    pub watching_finish: AtomicU32,
+    pub finish_notifier: AtomicU32,
+    pub finish_notifier_writing: AtomicU32,
 }
 
 /// What is waited for; also the index of the waiters' list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// An item to take.
     Item = 0,
+    /// Room for another item.
     Room = 1,
+    /// That every item was finished.
     Finish = 2,
 }
 
@@ -450,11 +505,13 @@ pub(crate) struct Slot {
     /// first granule (bits 0..32), granules (bits 32..64); 0 if the payload is inline. A free slot's is
     /// cached.
     pub extent: LockedU64,
-    /// The thread of its process that leased it, and the lease's place in the order of leases. Of a returned
-    /// item, its rank.
+    /// The thread of its process that leased it (bit 30: the lease outlasts a leave in order, see slot.rs
+    /// `BY_NAME`), and the lease's place in the order of leases. Of a returned or a delayed item, its rank;
+    /// of a delayed one, `lease` is when it is due; of a dead letter, its place among them.
     pub holder: LockedU32,
-    /// Not 0 while the holder borrows the payload, or has put off the next step of the slot. See
-    /// handle/put_off.rs. Read without the lock by `is_pending`.
+    /// The mark (bits 0..3): not 0 while the holder borrows the payload, or has put off the next step of the
+    /// slot (handle/put_off.rs). Read without the lock by `is_pending`. When the item was put (bits 3..32),
+    /// or 0: see state/slot.rs.
     pub borrowed: AtomicU32,
     pub lease: LockedU64,
     pub inline: [AtomicU64; INLINE / 8],
@@ -526,7 +583,15 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Hot, watching),
         offset_of!(Hot, notifier),
         offset_of!(Hot, line_ends),
-        offset_of!(Hot, damaged),
+        offset_of!(Hot, phase),
+        offset_of!(Hot, timed),
+        offset_of!(Hot, discarded),
+        offset_of!(Hot, producers_begun),
+        offset_of!(Hot, delayed),
+        offset_of!(Hot, timekeeper),
+        offset_of!(Hot, notes),
+        offset_of!(Hot, finish_notifier),
+        offset_of!(Hot, finishes),
         offset_of!(Hot, ranges),
         offset_of!(Hot, heap_seams),
         offset_of!(Hot, cached_sum),
@@ -540,6 +605,8 @@ pub(crate) const FINGERPRINT: u64 = {
         offset_of!(Participant, claimed),
         offset_of!(Participant, watching),
         offset_of!(Participant, given_up),
+        offset_of!(Participant, producing),
+        offset_of!(Participant, watching_finish),
         offset_of!(WaiterCell, next),
         offset_of!(WaiterCell, handed_at),
         offset_of!(WaiterCell, ranges),

@@ -6,7 +6,6 @@ use std::ptr::NonNull;
 use crate::error::Error;
 use crate::memory::layout::{GRANULE, GRANULES_PER_SPAN, Slot};
 use crate::memory::segment::Segment;
-use crate::platform;
 use crate::sync::{Word, note_read, note_write};
 use crate::units::{INLINE, SMALL};
 
@@ -180,18 +179,23 @@ impl Segment {
         }
     }
 
-    /// A copy of the payload of a dead letter's slot, which no transition changes any more.
-    pub(crate) fn read_payload(&self, slot: &Slot) -> Result<Vec<u8>, Error> {
+    /// Appends the next bytes of a payload to those that were copied of it before: at most so many, and
+    /// within the capacity. Under the lock, and of a slot that no process writes.
+    pub(crate) fn copy_out(&self, slot: &Slot, most: usize, copy: &mut Vec<u8>) -> Result<(), Error> {
         let (source, len) = self.payload(slot)?;
-        note_read(source, len);
-        // SAFETY: `payload` has checked the range; the slot is DEAD, and no transition leads out of that
-        // state, so no process writes these bytes.
-        let bytes = unsafe { std::slice::from_raw_parts(source, len) };
-        let mut copy = Vec::new();
-        copy.try_reserve_exact(len)
-            .map_err(|_| platform::no_memory(len as u64))?;
-        copy.extend_from_slice(bytes);
-        Ok(copy)
+        let left = len.saturating_sub(copy.len());
+        let count = left.min(most).min(copy.capacity() - copy.len());
+        if count > 0 {
+            // SAFETY: `payload` has checked `len` bytes at `source`, of which `count` more than `copy` has.
+            let bytes = unsafe {
+                let start = source.add(copy.len());
+                note_read(start, count);
+                // No process writes them: the slot is DEAD or a NOTE, and this thread holds the lock.
+                std::slice::from_raw_parts(start, count)
+            };
+            copy.extend_from_slice(bytes);
+        }
+        Ok(())
     }
 }
 

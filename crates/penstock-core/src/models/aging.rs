@@ -36,14 +36,6 @@ fn let_another_in() {
     world::wake(GATE, 1);
 }
 
-fn at_once() -> Wait<'static> {
-    Wait {
-        patience: Patience::NoWait,
-        // Nothing is allocated: the closure has no size.
-        interrupted: Box::leak(Box::new(|| false)),
-    }
-}
-
 #[test]
 fn an_aged_getter() {
     Model::new("an aged getter, a putter, a getter that does not wait", AtMost(2)).check(|| {

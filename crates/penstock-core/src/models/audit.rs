@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::handle::queue::Queue;
-use crate::memory::layout::List;
+use crate::memory::layout::{List, Slot};
 use crate::state::Section;
 use crate::state::slot::State;
 use crate::state::waiters;
@@ -17,14 +17,18 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         let statistics = queue.statistics().expect("the queue is whole");
         assert_eq!(
             statistics.puts,
-            statistics.gets + statistics.queued + statistics.dead_letters,
+            statistics.gets
+                + statistics.queued
+                + statistics.delayed
+                + statistics.dead_letters
+                + statistics.discarded,
             "the counters do not add up"
         );
         assert_eq!(statistics.participants, 1, "the auditor alone is left");
     }
     let section = queue.enter_uninterruptible().expect("the queue is whole");
     let hot = section.hot();
-    assert_eq!(hot.damaged.get(), 0);
+    assert!(!hot.is_damaged());
 
     let mut of_state = [const { Vec::new() }; State::COUNT];
     for index in 1..hot.slots_high.get() {
@@ -41,7 +45,13 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         .windows(2)
         .all(|pair| seq(&section, pair[0]) < seq(&section, pair[1]));
     assert!(is_ordered, "the ready list is out of order");
-    let returned = walk_heap(&section, hot.returned.get(), 0);
+    let place: Key = |slot| slot.seq.get();
+    let returned = walk_heap(&section, hot.returned.get(), 1, place);
+    let mut delayed = walk_heap(&section, hot.delayed.head.get(), 1, |slot| slot.lease.get());
+    delayed.sort_unstable();
+    assert_eq!(delayed, of_state[State::Delayed as usize], "the delayed items");
+    assert_eq!(hot.delayed_count.get(), delayed.len() as u64);
+    assert_eq!(hot.timekeeper.get(), 0, "a timekeeper is left");
     let mut found = [&ready[..], &returned[..]].concat();
     found.sort_unstable();
     let mut expected = [
@@ -59,17 +69,19 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
         State::Orphan,
         State::Handed,
         State::HandedDone,
+        State::Discarded,
     ] {
         assert!(of_state[state as usize].is_empty());
     }
-    assert_eq!((hot.owned_count.get(), hot.lent_bytes.get()), (0, 0));
+    let owned = delayed.len() as u64;
+    assert_eq!((hot.owned_count.get(), hot.lent_bytes.get()), (owned, 0));
     let mut dead = walk(&section, &hot.dead);
     dead.sort_unstable();
     assert_eq!(dead, of_state[State::Dead as usize]);
     let last = found.iter().map(|index| seq(&section, *index)).max().unwrap_or(0);
     assert!(hot.published.get() >= last, "a publication number would repeat");
     if queue.shared.options.acknowledged {
-        let unfinished = of_state[State::Ready as usize].len() as u64 + hot.orphans.get();
+        let unfinished = of_state[State::Ready as usize].len() as u64 + hot.orphans.get() + owned;
         assert_eq!(hot.unfinished.get(), unfinished);
     }
 
@@ -94,6 +106,7 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     let bytes: u64 = expected
         .iter()
         .chain(&dead)
+        .chain(&delayed)
         .filter_map(|index| {
             crate::memory::payload::Extent::unpack(section.slot(*index).unwrap().extent.get())
         })
@@ -126,26 +139,28 @@ pub(crate) fn audit(queue: &Arc<Queue>) -> Vec<u8> {
     found
         .iter()
         .map(|index| {
-            queue
-                .shared
-                .segment
-                .read_payload(section.slot(*index).unwrap())
-                .unwrap()[0]
+            let mut copy = Vec::with_capacity(1);
+            let segment = &queue.shared.segment;
+            segment
+                .copy_out(section.slot(*index).unwrap(), 1, &mut copy)
+                .unwrap();
+            copy[0]
         })
         .collect()
 }
 
-/// The slots of a heap of returned items, none of which is older than its parent.
-fn walk_heap(section: &Section<'_>, index: u32, older_than: u64) -> Vec<u32> {
+type Key = fn(&Slot) -> u64;
+
+/// The slots of a heap, none of which comes before its parent.
+fn walk_heap(section: &Section<'_>, index: u32, least: u64, key: Key) -> Vec<u32> {
     if index == 0 {
         return Vec::new();
     }
-    assert!(
-        seq(section, index) > older_than,
-        "the heap of returned items is out of order"
-    );
-    let subtrees = section.slot(index).unwrap().subtrees();
-    let walked = subtrees.map(|subtree| walk_heap(section, subtree, seq(section, index)));
+    let slot = section.slot(index).unwrap();
+    assert!(key(slot) >= least, "a heap of items is out of order");
+    let walked = slot
+        .subtrees()
+        .map(|subtree| walk_heap(section, subtree, key(slot), key));
     [&[index], &walked[0][..], &walked[1][..]].concat()
 }
 

@@ -2,6 +2,7 @@
 
 use crate::memory::layout::{Hot, Kind, ParticipantId};
 use crate::state::{Section, Shared};
+use crate::sync::Word;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SleepTarget {
@@ -17,15 +18,16 @@ pub(crate) fn has_line(_: &Hot) -> bool {
     false
 }
 
+/// The watchers: nothing else is in the word.
+pub(crate) fn watchers(hot: &Hot) -> u32 {
+    hot.watching.get()
+}
+
 pub(crate) struct Line;
 
 impl Line {
     pub(crate) fn new() -> Line {
         Line
-    }
-
-    pub(crate) fn is_watched(&self) -> bool {
-        false
     }
 }
 

@@ -17,8 +17,8 @@
 //! A process can stop before every store and every call of the kernel; between two of them it does nothing
 //! that another process could observe. After each execution audit.rs compares every cache with the truth.
 //!
-//! Not modelled: the notifier, the pause for memory, a lack of memory, holes in the file, `fork`, other pid
-//! namespaces, descriptors closed behind the queue's back.
+//! Not modelled: how a process opens a notifier, the pause for memory, a lack of memory, holes in the file,
+//! `fork`, other pid namespaces, descriptors closed behind the queue's back.
 #![allow(unsafe_code)]
 #![cfg_attr(not(test), allow(dead_code))]
 
@@ -27,11 +27,19 @@ mod aging;
 #[cfg(test)]
 mod audit;
 #[cfg(test)]
+mod delaying;
+#[cfg(test)]
 mod dying;
+#[cfg(test)]
+mod ending;
 #[cfg(test)]
 mod handing;
 #[cfg(test)]
 mod joining;
+#[cfg(test)]
+mod leasing;
+#[cfg(test)]
+mod notifying;
 #[cfg(test)]
 mod pausing;
 #[cfg(test)]

@@ -202,7 +202,7 @@ fn touch_shared_words(queue: &Queue) {
         &hot.lock,
         &hot.spinning.getter,
         &hot.spinning.putter,
-        &hot.damaged,
+        &hot.phase,
         &hot.slots_backed,
         &hot.participants_high,
         &hot.grown,
@@ -210,12 +210,19 @@ fn touch_shared_words(queue: &Queue) {
         &hot.pages_spare,
         &hot.pages_tracked,
         &hot.watching,
+        &hot.watching_room,
+        &hot.watching_finish,
         &hot.pipe_state,
+        &hot.finish_state,
         &hot.acknowledging,
+        &hot.producers_begun,
+        &hot.producers_expected,
+        &hot.timed,
+        &hot.notes,
     ];
     let notified = hot.waiters.iter().map(|list| &list.notified);
     let handed = hot.spinning.aged.iter().map(|aged| &aged.handed);
-    let lists = [&hot.ready, &hot.dead, &hot.aside]
+    let lists = [&hot.ready, &hot.dead, &hot.aside, &hot.delayed]
         .into_iter()
         .flat_map(|list| [&list.head, &list.tail]);
     for word in words.into_iter().chain(notified).chain(handed).chain(lists) {
@@ -233,11 +240,17 @@ fn touch_shared_words(queue: &Queue) {
         &hot.taken_bytes,
         &hot.given_up,
         &hot.given_up_of_living,
+        &hot.discarded,
+        &hot.delayed_count,
+        &hot.due_at,
         &hot.spans_used,
         &hot.pages_backed,
         &hot.reaped_at,
         &hot.trimmed_at,
         &hot.emptied_at,
+        &hot.notifier,
+        &hot.finish_notifier,
+        &hot.finishes,
     ] {
         word.get();
     }
@@ -249,6 +262,7 @@ fn touch_shared_words(queue: &Queue) {
             &record.since,
             &record.pid_namespace,
             &record.given_up,
+            &record.producing,
         ] {
             word.get();
         }
@@ -261,6 +275,7 @@ fn touch_shared_words(queue: &Queue) {
             &record.claimed.tail,
             &record.watching,
             &record.watching_room,
+            &record.watching_finish,
             &cell.word,
             &slot.next,
             &slot.prev,
@@ -297,6 +312,15 @@ impl<'q> Processes<'q> {
         own.member().expect("it can register");
         world::become_process(AUDITOR);
         self.starting.push((process, own, Box::new(body)));
+    }
+
+    /// A process that was started begins to produce, before any of them runs.
+    pub(crate) fn begin_to_produce(&mut self, process: u32) {
+        let started = self.starting.iter().find(|(known, ..)| *known == process);
+        let (_, own, _) = started.expect("it was started");
+        world::become_process(process);
+        let _ = own.produce(0).expect("the queue is open");
+        world::become_process(AUDITOR);
     }
 
     /// Starts a process that registers by its first operation.
@@ -342,7 +366,13 @@ impl<'q> Processes<'q> {
 
     /// Runs them until all have ended or died, and audits the queue. Returns the items that are still queued.
     pub(crate) fn finish(self) -> Vec<u8> {
+        self.finish_and(|| {})
+    }
+
+    /// The same, and calls `then` before the audit.
+    pub(crate) fn finish_and(self, then: impl FnOnce()) -> Vec<u8> {
         Processes::run_together(self.starting);
+        then();
         audit(self.queue)
     }
 }
@@ -395,6 +425,14 @@ pub(crate) fn forever() -> Wait<'static> {
     // Nothing is allocated: the closure has no size.
     Wait {
         patience: Patience::Forever,
+        interrupted: Box::leak(Box::new(|| false)),
+    }
+}
+
+/// A call that waits for nothing.
+pub(crate) fn at_once() -> Wait<'static> {
+    Wait {
+        patience: Patience::NoWait,
         interrupted: Box::leak(Box::new(|| false)),
     }
 }

@@ -271,6 +271,10 @@ impl Moment {
         Moment(with(|world| world.clock) + Duration::from_nanos(drift))
     }
 
+    pub(crate) fn as_micros(self) -> u64 {
+        1_000_000_000 + self.0.as_micros() as u64
+    }
+
     pub(crate) fn as_millis(self) -> u64 {
         // Not from 0: in a queue whose words are 0 the last check for the dead is then long ago.
         1_000_000 + self.0.as_millis() as u64

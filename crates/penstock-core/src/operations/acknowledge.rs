@@ -11,6 +11,7 @@
 //! |---|---|
 //! | lease found | it is redelivered |
 //! | leave in order, lease by lease: **state = ORPHAN** | the item is an orphan; younger ones return |
+//! | leave in order: a lease that is settled by name passed over (held.rs) | it returns |
 //! | the same while it is borrowed: **state = LEFT** | the sweep makes it an orphan; younger ones return |
 //! | **state = FREE** (or CLAIMED while the payload is borrowed, or READY_DONE) | the item is finished |
 //! | lists, counters, joiners marked | the rebuild computes them |
@@ -27,10 +28,10 @@ use crate::sync::Word;
 use crate::units::Ticket;
 
 impl Queue {
-    /// Finishes one item: the calling thread's oldest, else the process's oldest, else one that another
-    /// participant holds, else an orphan, else the oldest that no getter has taken yet (which is still
-    /// delivered). An item that a getter was handed, and has not come back for, is the last one of its
-    /// participant, and is still delivered, too.
+    /// Finishes one item: the calling thread's oldest, those of its loops last (iterate.rs), else the
+    /// process's oldest, else one that another participant holds, else an orphan, else the oldest that no
+    /// getter has taken yet (which is still delivered). An item that a getter was handed, and has not come
+    /// back for, is the last one of its participant, and is still delivered, too.
     pub fn task_done(&self) -> Result<(), Error> {
         uninterruptible(|wait| self.task_done_within(wait))
     }
@@ -105,10 +106,16 @@ impl Queue {
             && self.shared.segment.slot(ticket.slot).is_ok_and(|slot| {
                 let state = slot.word().state();
                 // The payload of an item that was finished, or kept, may still be borrowed.
-                let is_at_work = slot.borrowed.get() < KEPT;
+                let is_at_work = slot.mark() < KEPT;
                 slot.seq.get() == ticket.seq
                     && match state {
-                        Some(State::Ready | State::ReadyDone | State::Handed | State::HandedDone) => true,
+                        Some(
+                            State::Ready
+                            | State::ReadyDone
+                            | State::Handed
+                            | State::HandedDone
+                            | State::Delayed,
+                        ) => true,
                         Some(State::Leased | State::Aside) => self.shared.options.acknowledged || is_at_work,
                         Some(State::Claimed) => is_at_work,
                         _ => false,

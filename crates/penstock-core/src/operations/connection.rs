@@ -39,6 +39,11 @@ const SLICE: Duration = Duration::from_millis(100);
 /// message in its hands that may come back.
 const FOR_NOW: Duration = Duration::from_millis(1);
 
+/// Whether an operation waits neither for room nor for a message.
+fn waits_for_nothing(patience: Patience) -> bool {
+    matches!(patience, Patience::TryLock | Patience::NoWait | Patience::Briefly)
+}
+
 impl Queue {
     /// A new line. For a duplex connection a pair of sockets, each of which is the reading end of one queue's
     /// line and the writing end of the other's. Else the reading and the writing end of a pipe.
@@ -73,7 +78,7 @@ impl Queue {
         let _end = self.receiving(end)?;
         let watched = self
             .enter(&mut wait)
-            .and_then(|mut section| section.watch_for_good());
+            .and_then(|mut section| section.watch_for_good(Kind::Item));
         self.shared.report(watched)
     }
 
@@ -125,9 +130,7 @@ impl Queue {
             match self.get(buffer, attempt) {
                 Err(Error::Empty) => self.await_at_end(&call_end, &mut wait)?,
                 // A caller with more patience waits for the stopped process.
-                Err(Error::EmptyBehindStopped { .. })
-                    if !matches!(wait.patience, Patience::TryLock | Patience::NoWait) =>
-                {
+                Err(Error::EmptyBehindStopped { .. }) if !waits_for_nothing(wait.patience) => {
                     let entered = self.enter(&mut wait).map(drop);
                     self.shared
                         .report(entered.map_err(|error| Kind::Item.map_timeout(error, wait.patience)))?;
@@ -194,7 +197,7 @@ impl Queue {
         if self.looks_ready(Kind::Item) {
             return Ok(());
         }
-        if matches!(wait.patience, Patience::TryLock | Patience::NoWait) {
+        if waits_for_nothing(wait.patience) {
             let is_there = self.poll_end(end, Duration::ZERO, wait)?;
             return if is_there { Ok(()) } else { Err(Error::Empty) };
         }

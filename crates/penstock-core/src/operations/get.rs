@@ -13,7 +13,7 @@
 //! | lent payload read | the same |
 //! | plain: kept, **state = CLAIMED** | the item is gone with its getter; the sweep frees its memory |
 //! | plain: borrow ended, state = FREE | the item is gone with its getter |
-//! | undelivered: **state = READY** (or DEAD) | the item is in its old place |
+//! | undelivered: **state = READY** (or DEAD, or DISCARDED) | the item is in its old place, or is gone |
 //! | lists, counters | the rebuild computes them |
 
 use std::sync::Arc;
@@ -21,12 +21,14 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::Kind;
+use crate::memory::layout::{Kind, ParticipantId};
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::lease::Lent;
-use crate::options::{Patience, Wait};
+use crate::options::{Own, Patience, Wait};
+use crate::platform;
 use crate::state::Section;
 use crate::state::deliver::Delivered;
+use crate::state::holding::is_task;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
 use crate::units::BATCH;
@@ -51,10 +53,26 @@ pub enum Delivery {
 impl Queue {
     /// Takes the oldest item. Waits for one as long as `wait` allows.
     pub fn get(self: &Arc<Self>, buffer: &mut Buffer, wait: Wait<'_>) -> Result<Delivery, Error> {
+        self.get_beside(Own::OfProcess, buffer, wait)
+    }
+
+    /// The same. Of a queue that was shut down it waits for no item that may come back if those have one in
+    /// hand. A caller that finishes each item before it asks for the next (`Own::OfCaller`) acknowledges:
+    /// what another task of its thread has in hand is not set aside.
+    #[inline(always)]
+    pub fn get_beside(
+        self: &Arc<Self>,
+        own: Own,
+        buffer: &mut Buffer,
+        mut wait: Wait<'_>,
+    ) -> Result<Delivery, Error> {
+        if own == Own::OfCaller && self.shared.options.acknowledged {
+            self.begin_to_hold(&mut wait)?;
+        }
         // Not in the result of `take`, which the compiler moves: the processor waits for a move of what was
         // just written byte by byte.
         let mut lent = None;
-        self.take(wait, Asks::Anew(1), |section, head| {
+        self.take(wait, (Asks::Anew(1), own), |section, head| {
             if let Delivered::Borrowed(borrowed) = section.deliver(head, buffer)? {
                 lent = Some(Lent::new(self, section.me, borrowed));
             }
@@ -76,7 +94,7 @@ impl Queue {
     }
 
     fn take_batch(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>, asks: Asks) -> Result<(), Error> {
-        self.take(wait, asks, |section, mut head| {
+        self.take(wait, (asks, Own::OfProcess), |section, mut head| {
             while head != 0 && batch.has_room() {
                 let delivered = section.deliver(head, batch)?;
                 if let Delivered::Borrowed(borrowed) = delivered {
@@ -88,21 +106,28 @@ impl Queue {
         })
     }
 
+    #[inline(always)]
+    pub(crate) fn delivery(self: &Arc<Self>, me: ParticipantId, delivered: Delivered) -> Delivery {
+        match delivered {
+            Delivered::Copied => Delivery::Copied,
+            Delivered::Borrowed(borrowed) => Delivery::Lent(Lent::new(self, me, borrowed)),
+        }
+    }
+
     /// Waits for an item, and calls `deliver` under the lock with the oldest one, or with that which it was
     /// handed.
     #[inline(always)]
-    fn take(
+    pub(crate) fn take<T>(
         &self,
         mut wait: Wait<'_>,
-        asks: Asks,
-        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        (asks, own): (Asks, Own),
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let mut waiting = Waiting::new(Kind::Item);
-        let taken = self.take_in_section(&mut waiting, &mut wait, asks, deliver);
-        let error = match taken {
-            Ok(()) if wait.patience == Patience::TryLock || !self.is_trim_due() => return Ok(()),
-            Ok(()) => match self.trim_if_due() {
-                Ok(()) => return Ok(()),
+        let error = match self.take_in_section(&mut waiting, &mut wait, (asks, own), deliver) {
+            Ok(taken) if wait.patience == Patience::TryLock || !self.is_trim_due() => return Ok(taken),
+            Ok(taken) => match self.trim_if_due() {
+                Ok(()) => return Ok(taken),
                 Err(error) => error,
             },
             Err(error) => error,
@@ -113,22 +138,29 @@ impl Queue {
     /// Ends a get that has failed. Returns the error for its caller.
     #[cold]
     fn take_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
-        let was_empty = error == Error::Empty;
+        let (was_empty, has_ended) = (error == Error::Empty, error == Error::ShutDown);
         let error = self.end_in_vain(error, waiting, patience);
-        if was_empty && self.shared.notifier.is_watched() {
-            self.found_nothing();
+        if was_empty {
+            self.was_in_vain(Kind::Item);
+        }
+        // What was discarded, perhaps by this call's section, has left memory.
+        if has_ended && patience != Patience::TryLock && self.is_trim_due() {
+            let _ = self.trim_if_due();
+        }
+        if was_empty && self.shared.segment.hot().producers_begun.get() > 0 {
+            return self.shared.noted(self.check_producers(error, patience));
         }
         self.shared.noted(error)
     }
 
     #[inline(always)]
-    fn take_in_section(
+    fn take_in_section<T>(
         &self,
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
-        asks: Asks,
-        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+        (asks, own): (Asks, Own),
+        deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         if self.shared.segment.hot().sets_aside() {
             self.set_aside(asks, wait)?;
         }
@@ -144,13 +176,13 @@ impl Queue {
         let mut section = self.enter_or_spin(waiting, wait)?;
         let mut item = section.oldest()?;
         if item == 0 {
-            (section, item) = self.wait_for_item(section, waiting, wait)?;
+            (section, item) = self.wait_for_item(section, waiting, (wait, own))?;
         }
         // The only call, so that the compiler makes one function of all.
-        deliver(&mut section, item)?;
+        let delivered = deliver(&mut section, item)?;
         section.withdraw(waiting)?;
         self.note_spare(&section);
-        Ok(())
+        Ok(delivered)
     }
 
     /// Waits for an item: the oldest one, or that which this getter was handed. Kept apart, because each move
@@ -160,16 +192,24 @@ impl Queue {
         &'q self,
         mut section: Guard<'q>,
         waiting: &mut Waiting,
-        wait: &mut Wait<'_>,
+        (wait, own): (&mut Wait<'_>, Own),
     ) -> Result<(Guard<'q>, u32), Error> {
+        // A task that blocks its thread keeps the thread's other tasks from finishing their items.
+        let own = match is_task(platform::thread_id()) {
+            true => Own::OfProcess,
+            false => own,
+        };
         loop {
             // No getter may wait, or be woken again and again, for an item that no get can find.
             if section.hot().ready_count.get() != 0 {
                 return Err(section.corrupt("items are counted that are on no list"));
             }
+            section.check_get(wait.patience, own)?;
             section = self.wait_for(section, waiting, wait)?;
             let item = match waiting.take_item() {
+                0 if section.hot().is_closed() => return Err(Error::ShutDown),
                 0 => section.oldest()?,
+                // It was taken before a shutdown.
                 handed => handed,
             };
             if item != 0 {

@@ -14,6 +14,8 @@
 //! | order, lists, counters | the rebuild computes them |
 //! | many: some published, others not | those exist, and the others do not |
 //! | lock released, wake-up call not yet made | the sleeper's slice ends, and it finds the item |
+//!
+//! What a put does that finds the queue shut down: shutdown.rs.
 #![allow(unsafe_code)]
 
 use crate::error::Error;
@@ -54,14 +56,25 @@ impl Queue {
 
     /// Ends a put that may have failed while it waited.
     #[inline(always)]
-    fn end_put<T>(
+    pub(crate) fn end_put<T>(
         &self,
         result: Result<T, Error>,
         waiting: &mut Waiting,
         patience: Patience,
     ) -> Result<T, Error> {
         self.shared
-            .report(result.map_err(|error| self.end_in_vain(error, waiting, patience)))
+            .report(result.map_err(|error| self.put_in_vain(error, waiting, patience)))
+    }
+
+    /// Ends a put that has failed. Returns the error for its caller.
+    #[cold]
+    fn put_in_vain(&self, error: Error, waiting: &mut Waiting, patience: Patience) -> Error {
+        let was_full = error == Error::Full;
+        let error = self.end_in_vain(error, waiting, patience);
+        if was_full {
+            self.was_in_vain(Kind::Room);
+        }
+        error
     }
 
     /// Puts items, each of one part, in order. Consecutive small ones are put in one critical section, as far
@@ -226,7 +239,7 @@ impl Queue {
         self.reserve_from(section, len, waiting, wait)
     }
 
-    fn reserve_from<'q>(
+    pub(crate) fn reserve_from<'q>(
         &'q self,
         mut section: Guard<'q>,
         len: u64,
@@ -237,7 +250,8 @@ impl Queue {
         #[cfg(not(loom))]
         let mut has_paused = len <= SMALL as u64;
         loop {
-            let has_room = self.shared.has_room();
+            section.check_put()?;
+            let has_room = waiting.needs_no_room || self.shared.has_room();
             if !has_room && !waiting.writes_early() {
                 section.check_full()?;
                 section = self.wait_for(section, waiting, wait)?;
@@ -317,7 +331,7 @@ impl Queue {
     }
 
     /// After a failure: frees the claimed slot, and gives memory back that was extended for it.
-    fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
+    pub(crate) fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             let is_punched = self
                 .shared
@@ -347,7 +361,12 @@ impl Queue {
     }
 
     /// Copies a payload to memory that the slot's state names as this participant's, without the lock.
-    fn write_claimed(&self, reserved: &Reserved, payload: &[&[u8]], len: u64) -> Result<(), Error> {
+    pub(crate) fn write_claimed(
+        &self,
+        reserved: &Reserved,
+        payload: &[&[u8]],
+        len: u64,
+    ) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             self.shared
                 .segment
@@ -397,7 +416,11 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        while !self.shared.has_room() {
+        loop {
+            section.check_put()?;
+            if self.shared.has_room() {
+                break;
+            }
             section.check_full()?;
             section.name_written(waiting, slot)?;
             let waited = self.wait_for(section, waiting, wait);
@@ -416,7 +439,7 @@ impl Queue {
 }
 
 /// Whether memory, or address space for it, could not be had.
-fn is_without_memory(result: Result<(), Error>) -> Result<bool, Error> {
+pub(crate) fn is_without_memory(result: Result<(), Error>) -> Result<bool, Error> {
     match result {
         Err(Error::OutOfMemory { .. } | Error::NoMemory { .. } | Error::NoAddressSpace { .. }) => Ok(true),
         result => result.map(|()| false),

@@ -74,7 +74,7 @@ impl Queue {
 
     /// Takes the lock after a spin.
     fn acquire_from_spin(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<ParticipantId, Error> {
-        let acquired = self.acquire(wait);
+        let acquired = self.acquire_for(Some(kind), wait);
         // Only after the lock is taken: until then the spinner counts as on its way.
         self.stop_spinning(kind);
         if acquired.is_err() {

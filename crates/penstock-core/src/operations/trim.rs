@@ -40,25 +40,21 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
-use crate::handle::spare::SpareMemory;
+use crate::handle::spare::{
+    HEAP_SPARE, IS_FUZZED, SLOTS_LISTED, SpareMemory, most_spare_pages, spare_memory,
+};
 use crate::memory::layout::{Hot, NEAR_PAGES, PAGES_PER_SPAN, SLOTS_PER_PAGE, SlotPage};
 use crate::memory::segment::Segment;
 use crate::platform;
 use crate::state::Section;
 use crate::state::claim::BackedRun;
-use crate::state::pages::{PAGES, Spare, slots_listed};
+use crate::state::pages::{PAGES, Spare, slots_listed, slots_taken};
 use crate::state::recovery::Portion;
-use crate::state::slot::slots_in_use;
 use crate::sync::{AtomicU64, Word};
 use crate::units::PAGE;
 
-/// Free memory of the heap that calls for a trim if there is more, and what a trim leaves.
-const HEAP_SPARE: u64 = if IS_FUZZED { 256 << 10 } else { 8 << 20 };
+/// Free memory of the heap that a trim leaves.
 const HEAP_LEFT: u64 = HEAP_SPARE / 4 * 3;
-/// The same of spare pages of slots: 3 MiB, and less for a queue that cannot have many slots.
-const PAGES_SPARE: u32 = if IS_FUZZED { 2 } else { 768 };
-/// Free slots on the lists that call for a trim if there are more. A trim parks them all.
-const SLOTS_LISTED: u64 = if IS_FUZZED { 8 } else { 1024 };
 /// Pages of heap and slots that a watched queue keeps at most when it is emptied: 16 MiB less half a MiB for
 /// its books. The heap, and the slots, have half of these in any case, and what the other does not need.
 const KEPT: u64 = (2 * HEAP_SPARE - HEAP_SPARE / 16) / PAGE;
@@ -72,39 +68,12 @@ const KEEP_WARM: u64 = if IS_FUZZED { 0 } else { 700 };
 /// The least time between two trims that leave nothing, if memory has grown in between.
 const RARELY: u64 = 2000;
 
-/// The short programs of the fuzzer use little memory.
-const IS_FUZZED: bool = cfg!(feature = "fuzzing");
-
 #[cfg(all(test, not(any(loom, feature = "fuzzing"))))]
 mod tests;
-
-/// More spare pages of slots than these call for a trim.
-fn most_spare_pages(segment: &Segment) -> u32 {
-    (segment.geometry.slots / SLOTS_PER_PAGE / 8).min(PAGES_SPARE)
-}
 
 /// Whether a trim is due.
 fn wants_trim(segment: &Segment) -> bool {
     is_time_to_trim(segment.hot(), spare_memory(segment))
-}
-
-#[inline(always)]
-fn spare_memory(segment: &Segment) -> SpareMemory {
-    let hot = segment.hot();
-    let used = hot.spans_used.get().wrapping_mul(u64::from(PAGES_PER_SPAN));
-    let has_spare_spans = hot.pages_backed.get().wrapping_sub(used) as i64 > (HEAP_SPARE / PAGE) as i64;
-    let has_spare_slots = u64::from(hot.slots_backed.get()) > SLOTS_LISTED
-        && (hot.pages_spare.get() > most_spare_pages(segment) || has_slots_to_park(hot));
-    match hot.ready_count.get() {
-        _ if !(has_spare_spans || has_spare_slots) => SpareMemory::None,
-        0 => SpareMemory::OfEmptyQueue,
-        _ => SpareMemory::BesideItems,
-    }
-}
-
-#[inline(always)]
-fn has_slots_to_park(hot: &Hot) -> bool {
-    slots_listed(hot, slots_in_use(hot)) > SLOTS_LISTED
 }
 
 #[inline(always)]
@@ -138,7 +107,7 @@ fn free_heap(hot: &Hot) -> u64 {
 /// Pages of slots that no item uses, at most: each item in use may be in a page with 31 others.
 fn free_slot_pages(hot: &Hot) -> u64 {
     let there = (hot.slots_backed.get() / SLOTS_PER_PAGE).saturating_sub(hot.pages_absent.get());
-    u64::from(there).saturating_sub(slots_in_use(hot).div_ceil(u64::from(SLOTS_PER_PAGE)))
+    u64::from(there).saturating_sub(slots_taken(hot).div_ceil(u64::from(SLOTS_PER_PAGE)))
 }
 
 fn since(time: &AtomicU64, now: u64) -> u64 {
@@ -195,7 +164,7 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
     }
     hot.spans_peak.set(used);
     section.release_cached()?;
-    let listed = slots_listed(hot, slots_in_use(hot));
+    let listed = slots_listed(hot);
     Ok(Some(Plan {
         pages: peak
             .saturating_mul(u64::from(PAGES_PER_SPAN))
@@ -213,12 +182,6 @@ fn begin(section: &mut Section<'_>) -> Result<Option<Plan>, Error> {
 }
 
 impl Queue {
-    /// Notes whether there is memory to give back, for [`is_trim_due`](Self::is_trim_due).
-    #[inline(always)]
-    pub(crate) fn note_spare(&self, section: &Section<'_>) {
-        self.spare.note(spare_memory(&section.shared.segment));
-    }
-
     /// Whether a trim is due, by the note of this process's last get, `task_done` or end of a borrow. For
     /// callers of [`trim_if_due`](Self::trim_if_due), after the release.
     #[inline(always)]

@@ -9,7 +9,7 @@ use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
 use crate::memory::layout::{Kind, ParticipantId};
-use crate::options::{Patience, Wait, uninterruptible};
+use crate::options::{Own, Patience, Wait, uninterruptible};
 use crate::platform::{self, Instant, Slept};
 use crate::state::Section;
 use crate::state::line::SleepTarget;
@@ -30,11 +30,11 @@ impl Kind {
         }
     }
 
-    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::TryLock`] alone,
-    /// whose caller calls again.
+    /// The error that a caller gets when its operation failed. `Busy` is for [`Patience::TryLock`] and
+    /// [`Patience::Briefly`] alone, whose callers call again.
     pub(crate) fn map_timeout(self, error: Error, patience: Patience) -> Error {
         match (error, self) {
-            (Error::Busy, _) if patience != Patience::TryLock => self.missed(),
+            (Error::Busy, _) if !matches!(patience, Patience::TryLock | Patience::Briefly) => self.missed(),
             (Error::Stopped { pid }, Kind::Room) => Error::FullBehindStopped { pid },
             (Error::Stopped { pid }, Kind::Item | Kind::Finish) => Error::EmptyBehindStopped { pid },
             (error, _) => error,
@@ -87,7 +87,7 @@ impl Queue {
         if self.looks_unready(waiting.kind) {
             match wait.patience {
                 Patience::TryLock => return Err(waiting.kind.missed()),
-                Patience::NoWait => {}
+                Patience::NoWait | Patience::Briefly => {}
                 Patience::Until(_) | Patience::Forever => {
                     let me = self.member()?;
                     if let Some(acquired) = self.spin_and_acquire(waiting, wait, me) {
@@ -96,15 +96,16 @@ impl Queue {
                 }
             }
         }
-        self.acquire(wait)
+        self.acquire_for(Some(waiting.kind), wait)
     }
 
-    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken: its holder may
-    /// be dead, with the counters half changed, and then only a section can tell.
+    /// Whether a waiter could not proceed, by an unlocked read. False while the lock is taken, whose holder
+    /// may be dead, with the counters half changed, and if the queue is not open: then only a section can
+    /// tell.
     #[inline(always)]
     fn looks_unready(&self, kind: Kind) -> bool {
         let hot = self.shared.segment.hot();
-        !self.looks_ready(kind) && hot.lock.get() == 0 && !hot.is_damaged()
+        !self.looks_ready(kind) && hot.lock.get() == 0 && hot.is_plainly_open()
     }
 
     /// The same, and the read sees every section that has ended. An unordered read may see old counters slice
@@ -137,7 +138,7 @@ impl Queue {
         wait: &mut Wait<'_>,
     ) -> Result<Guard<'q>, Error> {
         let timed_out = match wait.patience {
-            Patience::TryLock | Patience::NoWait => true,
+            Patience::TryLock | Patience::NoWait | Patience::Briefly => true,
             Patience::Until(deadline) => Instant::now() >= deadline,
             Patience::Forever => false,
         };
@@ -160,10 +161,11 @@ impl Queue {
         }
         let place = section.place(waiting)?;
         let target = section.sleep_target(waiting.kind);
+        let due_at = section.keep_time(waiting)?;
         drop(section);
         fault!("wait.enlisted");
         let entered = self
-            .sleep(waiting, (place, target), wait)
+            .sleep(waiting, (place, target), due_at, wait)
             .and_then(|()| self.enter(wait));
         let mut section = match entered {
             Ok(section) => section,
@@ -174,16 +176,22 @@ impl Queue {
         Ok(section)
     }
 
-    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, or until a slice has
-    /// ended. Beside an idle queue the watcher goes on sleeping at the end of a slice, and returns after each
-    /// tenth at the latest, once a second. The other waiters return after each of their slices. A waiter that
-    /// returns reads its place and its sleep target anew.
+    /// Sleeps until notified, until the caller's patience ends, until the wait has aged, until a delayed item
+    /// is due, if this waiter keeps the time (state/delay.rs), or until a slice has ended. Beside an idle
+    /// queue the watcher goes on sleeping at the end of a slice, and returns after each tenth at the latest,
+    /// once a second. The other waiters return after each of their slices. A waiter that returns reads its
+    /// place and its sleep target anew.
     fn sleep(
         &self,
         waiting: &mut Waiting,
         (place, target): (Place, SleepTarget),
+        due_at: Option<u64>,
         wait: &mut Wait<'_>,
     ) -> Result<(), Error> {
+        let due = due_at.map(|due_at| {
+            let left = due_at.saturating_sub(platform::micros());
+            Instant::now() + Duration::from_micros(left)
+        });
         let cell = self.shared.segment.cell(waiting.cell)?;
         let slice = if target == SleepTarget::CellForNow {
             SLICE
@@ -197,7 +205,7 @@ impl Queue {
                 _ => (slice_end, false),
             };
             let ages_at = waiting.ages_at();
-            let sleep_end = ages_at.map_or(end, |ages_at| ages_at.min(end));
+            let sleep_end = [ages_at, due].into_iter().flatten().fold(end, Instant::min);
             let at_most = sleep_end.saturating_duration_since(Instant::now());
             fault!("wait.asleep");
             let slept = match target {
@@ -389,13 +397,18 @@ impl Queue {
         let waited = self.await_in_section(&mut waiting, &mut wait);
         self.shared.report(waited.map_err(|error| {
             self.abandon(&mut waiting);
+            if error == Error::Empty {
+                self.was_in_vain(Kind::Item);
+            }
             Kind::Item.map_timeout(error, wait.patience)
         }))
     }
 
     fn await_in_section(&self, waiting: &mut Waiting, wait: &mut Wait<'_>) -> Result<(), Error> {
         let mut section = self.enter_or_spin(waiting, wait)?;
-        while section.oldest()? == 0 {
+        // What is still to be discarded is no item.
+        while section.oldest()? == 0 || section.hot().is_closed() {
+            section.check_get(wait.patience, Own::OfProcess)?;
             section = self.wait_for(section, waiting, wait)?;
         }
         // The end of the section wakes another waiter, because the item is still there.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::models::world;
 use crate::sync::AtomicU32;
+use crate::units::Ended;
 
 // Functions of the real kernel: called by code that the models do not run, or harmless.
 pub(crate) use super::linux::{
@@ -107,6 +108,14 @@ pub(crate) fn thread_id() -> u32 {
     world::process()
 }
 
+pub(crate) fn own_thread_id() -> u32 {
+    thread_id()
+}
+
+pub(crate) fn micros() -> u64 {
+    Instant::now().as_micros()
+}
+
 pub(crate) fn coarse_millis() -> u64 {
     Instant::now().as_millis()
 }
@@ -179,4 +188,12 @@ pub(crate) fn borrow_checked(_: RawFd, _: FileIdentity) -> Option<BorrowedFd<'st
 
 pub(crate) fn close_checked(fd: RawFd, _: FileIdentity) {
     world::close(fd);
+}
+
+pub(crate) fn ended(_: u32) -> Ended {
+    Ended::Unknown
+}
+
+pub(crate) fn seconds() -> u32 {
+    0
 }

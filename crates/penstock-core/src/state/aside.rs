@@ -1,12 +1,13 @@
 //! Set aside: items of a queue whose users never acknowledge any.
 //!
-//! Requirements. A program that uses an acknowledged queue as a plain one, without `task_done` and `join`, is
-//! served as by a plain queue: what its workers have finished is not delivered again, and does not use memory
-//! up. A program that acknowledges loses nothing.
+//! Requirements. A program that uses an acknowledged queue as a plain one, without acknowledging, is served
+//! as by a plain queue: what its workers have finished is not delivered again, and does not use memory up. A
+//! program that acknowledges loses nothing.
 //!
-//! Protocol. `Hot::acknowledging` is NOT_YET until a process calls `task_done` or `join` for the first time.
-//! Meanwhile an item is in hand (LEASED) until the thread that took it asks for its next one; then that
-//! thread sets it aside (ASIDE).
+//! Protocol. A process *acknowledges* by `task_done`, `join`, a get by name (operations/held.rs) or a loop
+//! (operations/iterate.rs). `Hot::acknowledging` is NOT_YET until one does so for the first time. Meanwhile
+//! an item is in hand (LEASED) until the thread that took it asks for its next one; then that thread sets it
+//! aside (ASIDE).
 //!
 //! - A holder dies: what it had in hand comes back. What it had set aside goes to the list `Hot::aside`,
 //!   without an owner.
@@ -14,13 +15,13 @@
 //!   given up, the oldest leases first. Such an item is unfinished still, and only counted: in its holder's
 //!   record, or in `Hot::given_up` if the holder has died.
 //!
-//! The first `task_done` or `join` stores BEGINNING. From then on an item that is set aside is a lease like
+//! The first acknowledgement stores BEGINNING. From then on an item that is set aside is a lease like
 //! any other, what dead holders had set aside comes back to its old place, and what was given up of the dead
 //! counts as finished. Once the list `Hot::aside` is empty, YES is stored, and no operation has to do with
 //! all this any more.
 //!
 //! ```text
-//! NOT_YET --first task_done or join--> BEGINNING --nothing is left of dead holders--> YES
+//! NOT_YET --first acknowledgement--> BEGINNING --nothing is left of dead holders--> YES
 //! ```
 //!
 //! An item leaves its slot in three steps, so that it is counted once at whatever step the process dies: the
@@ -55,7 +56,7 @@ impl<'q> Section<'q> {
         let slot = self.slot(lease.slot)?;
         let word = slot.word();
         if word.state() == Some(State::Leased) {
-            slot.commit(StateWord::new(State::Aside, word.redeliveries(), word.owner()));
+            slot.commit(StateWord::with(State::Aside, word.past(), word.owner()));
             fault!("aside.committed");
         }
         Ok(())
@@ -66,8 +67,8 @@ impl<'q> Section<'q> {
         let slot = self.slot(index)?;
         let word = slot.word();
         self.let_go(index, word.owner())?;
-        slot.borrowed.set(0);
-        slot.commit(StateWord::unowned(State::Aside, word.redeliveries()));
+        slot.set_mark(0);
+        slot.commit(StateWord::unowned_with(State::Aside, word.past()));
         fault!("aside.disowned");
         self.list_aside(index)
     }
@@ -105,11 +106,13 @@ impl<'q> Section<'q> {
                 return Ok(Portion::Last);
             }
             if self.slot(index)?.word()
-                != StateWord::unowned(State::Aside, self.slot(index)?.word().redeliveries())
+                != StateWord::unowned_with(State::Aside, self.slot(index)?.word().past())
             {
                 return Err(self.corrupt("an item on the list of dead holders is not set aside"));
             }
             self.unlist_aside(index)?;
+            // Its holder has died, and that was not noted.
+            self.note_silence(index)?;
             self.return_to_queue(index)?;
         }
         Ok(Portion::MoreToCome)
@@ -176,7 +179,7 @@ impl<'q> Section<'q> {
         while index != 0 {
             self.step(&mut walk)?;
             let slot = self.slot(index)?;
-            if slot.word().state() == Some(State::Aside) && slot.borrowed.get() == 0 {
+            if slot.word().state() == Some(State::Aside) && slot.mark() == 0 {
                 return Ok(Some(index));
             }
             index = slot.next.get();
@@ -215,13 +218,18 @@ impl<'q> Section<'q> {
         counter: &AtomicU64,
     ) -> Result<(), Error> {
         let slot = self.slot(index)?;
+        let note = slot.word().past().note();
         let count = counter.get().wrapping_add(1);
         slot.holder.set(count as u32);
         slot.commit(StateWord::new(state, 0, owner));
         fault!("aside.noted");
         counter.set(count);
         fault!("aside.counted");
-        self.free_slot((index, slot))
+        self.free_slot((index, slot))?;
+        if note != 0 {
+            self.free_note(note, index)?;
+        }
+        Ok(())
     }
 
     /// Rebuild: what a dead holder of the lock was about to count.
@@ -229,6 +237,7 @@ impl<'q> Section<'q> {
         let word = slot.word();
         let counter = match word.state() {
             Some(State::Orphan) => &self.hot().orphans,
+            Some(State::Discarded) => &self.hot().discarded,
             _ => match self.shared.participant_of(word.owner()) {
                 Ok(Some(record)) if !word.owner().is_none() => &record.given_up,
                 _ => &self.hot().given_up,

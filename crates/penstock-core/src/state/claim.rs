@@ -179,6 +179,23 @@ impl Section<'_> {
         Ok(ticket)
     }
 
+    /// The same, and its time has not come until `due`.
+    pub(crate) fn publish_small_delayed(
+        &mut self,
+        reserved: &Reserved,
+        payload: &[&[u8]],
+        len: u64,
+        due: u64,
+    ) -> Result<Ticket, Error> {
+        let slot = self.slot(reserved.slot)?;
+        slot.fill(reserved.extent, len);
+        let target = self.shared.segment.target(slot, reserved.extent, len)?;
+        // SAFETY: as in publish_small.
+        unsafe { self.shared.segment.copy_in(target, payload) };
+        fault!("put.filled");
+        self.publish_delayed((reserved.slot, slot), len, due)
+    }
+
     /// The error of a put for which the queue has no memory.
     #[cold]
     pub(crate) fn out_of_memory(&self, needed: u64, used: u64) -> Error {

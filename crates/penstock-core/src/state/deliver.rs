@@ -7,7 +7,7 @@ use crate::memory::layout::{ParticipantId, Slot};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Lease};
-use crate::state::slot::{BORROWED, KEPT, State, lent_bytes};
+use crate::state::slot::{BORROWED, KEPT, Past, State, lent_bytes};
 use crate::sync::{Count, Word, note_read};
 use crate::units::SMALL;
 
@@ -42,7 +42,7 @@ impl Section<'_> {
         let Some(slot) = self.lent_to_me(lease, me)? else {
             return Ok(());
         };
-        slot.borrowed.set(KEPT);
+        slot.set_mark(KEPT);
         if slot.word().state() == Some(State::Leased) && !self.shared.options.acknowledged {
             self.keep_memory(index)?;
             fault!("lent.kept");
@@ -68,6 +68,7 @@ impl Section<'_> {
         if !matches!(word.state(), Some(State::Leased | State::Aside)) {
             return self.finish_borrow(index);
         }
+        self.note_silence(index)?;
         self.let_go(index, word.owner())?;
         self.return_to_queue(index)
     }
@@ -136,6 +137,7 @@ impl Section<'_> {
             fault!("get.unlinked");
             if is_finished {
                 uncount(self);
+                self.forget_note((index, slot))?;
             }
             self.free_slot((index, slot))?;
             fault!("get.freed");
@@ -143,21 +145,24 @@ impl Section<'_> {
         }
         let word = slot.word();
         slot.holder.set(platform::thread_id());
-        slot.borrowed.set(0);
+        slot.set_mark(0);
         if !is_small {
             self.borrow(index)?;
         }
         if is_finished {
             // It must not come back: only its memory is held.
-            self.own(slot, State::Claimed, word.redeliveries());
+            self.own(slot, State::Claimed, Past::NONE);
+            if word.past().note() != 0 {
+                self.free_note(word.past().note(), index)?;
+            }
             fault!("get.leased");
             self.hold(index)?;
             uncount(self);
         } else {
-            self.own(slot, State::Leased, word.redeliveries());
+            self.give_as(slot, word.given(State::Leased, self.me));
             fault!("get.leased");
             self.hold_lease(index, slot)?;
-            holding::count_taken();
+            holding::note_taken();
             if self.hot().sets_aside() {
                 let number = slot.lease.get();
                 holding::note(self.shared.segment.id, Lease { slot: index, number });
@@ -193,7 +198,7 @@ impl Section<'_> {
     /// Books that a payload is borrowed.
     pub(crate) fn borrow(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
-        slot.borrowed.set(BORROWED);
+        slot.set_mark(BORROWED);
         self.hot().lent_bytes.add(lent_bytes(slot));
         Ok(())
     }
@@ -202,7 +207,7 @@ impl Section<'_> {
     pub(crate) fn unborrow(&self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         self.hot().lent_bytes.sub(lent_bytes(slot));
-        slot.borrowed.set(0);
+        slot.set_mark(0);
         Ok(())
     }
 }

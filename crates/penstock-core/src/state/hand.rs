@@ -19,6 +19,8 @@
 //! A section of a process that has not mapped all that the queue has grown by serves no aged waiter: it may
 //! not find their slots. It leaves them to the next section, and notifies as ever.
 //!
+//! What a queue that was shut down does about either: operations/shutdown.rs.
+//!
 //! A handed waiter that has not come back after `LATE_AFTER` is *late*: stopped, slow, or its wake-up was
 //! lost with its waker. Any participant that checks for the dead wakes it again. It takes a getter's item
 //! back if the kernel says that the getter's process is stopped, or after `LOST_AFTER` in any case. Not
@@ -55,6 +57,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{Aged, Hot, Kind, ParticipantId, Ranges, Slot, WaiterCell};
 use crate::platform;
+use crate::state::discard::Discarded;
 use crate::state::holding::Lease;
 use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord};
@@ -139,7 +142,8 @@ impl Hot {
 }
 
 impl Section<'_> {
-    /// Serves the aged waiters, the oldest first, as far as there are items and room. Part of `settle`.
+    /// Serves the aged waiters, the oldest first, as far as there are items and room. Part of `settle`,
+    /// unless the queue is closed. While it is draining, no place is handed.
     #[inline(always)]
     pub(crate) fn hand_over(&mut self) -> Result<(), Error> {
         let [getters, putters] = &self.hot().spinning.aged;
@@ -164,7 +168,10 @@ impl Section<'_> {
                 && hot.ready_count.get() > 0
                 && self.hand_item(hot.waiters[Kind::Item as usize].head.get())?;
             if !is_served
-                && (putters.count.get() == 0 || !self.shared.has_room() || !self.hand_first_place()?)
+                && (putters.count.get() == 0
+                    || self.check_put().is_err()
+                    || !self.shared.has_room()
+                    || !self.hand_first_place()?)
             {
                 break;
             }
@@ -221,8 +228,8 @@ impl Section<'_> {
             _ => return Err(self.corrupt("an item on the ready list is not ready")),
         };
         self.pop_ready((item, slot), slot.len.get())?;
-        slot.borrowed.set(0);
-        self.give(slot, state, word.redeliveries(), owner);
+        slot.set_mark(0);
+        self.give(slot, state, word.past(), owner);
         fault!("hand.committed");
         if state == State::HandedDone {
             hot.ready_done.sub(1);
@@ -345,18 +352,28 @@ impl Section<'_> {
         }
     }
 
-    /// HANDED -> READY in its old place. No caller has seen the item, so this is no redelivery.
+    /// HANDED -> READY in its old place. No caller has seen the item, so this is no redelivery. If the queue
+    /// is closed, the item is discarded.
     pub(crate) fn return_handed(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
         let (word, len) = (slot.word(), slot.len.get());
         self.let_go(index, word.owner())?;
-        if word.state() == Some(State::HandedDone) {
-            slot.commit(StateWord::unowned(State::ReadyDone, word.redeliveries()));
+        let is_done = word.state() == Some(State::HandedDone);
+        if self.hot().is_closed() {
+            let item = if is_done {
+                Discarded::Finished
+            } else {
+                Discarded::Unfinished
+            };
+            return self.discard_one(index, item);
+        }
+        if is_done {
+            slot.commit(StateWord::unowned_with(State::ReadyDone, word.past()));
             fault!("hand.returned");
             self.put_back_done(index, len)?;
             self.hot().ready_done.add(1);
         } else {
-            slot.commit(StateWord::unowned(State::Ready, word.redeliveries()));
+            slot.commit(StateWord::unowned_with(State::Ready, word.past()));
             fault!("hand.returned");
             self.put_back(index, len)?;
         }

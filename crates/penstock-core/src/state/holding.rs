@@ -6,7 +6,10 @@
 //! - while nothing is acknowledged (state/aside.rs), the items that the thread has in hand, which it sets
 //!   aside when it asks for more;
 //! - afterwards, the leases that other threads' leases keep it from finding quickly
-//!   (operations/acknowledge.rs), and how many it may have.
+//!   (operations/acknowledge.rs), and how many it may have;
+//! - the items of its loops, which `task_done` finishes after all others (operations/iterate.rs);
+//! - that it has not ended: what an ended thread has in hand, no wait of its process is to last for
+//!   (state/phase.rs).
 //!
 //! A note may be out of date, and in a forked child all are: an operation that uses one compares the slot's
 //! state, owner and lease under the lock.
@@ -14,6 +17,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::error::Error;
 use crate::memory::layout::ParticipantId;
@@ -30,8 +34,9 @@ pub(crate) struct Lease {
 /// The leases of one thread of a queue whose process holds many, as far as it has read the process's list.
 #[derive(Default)]
 pub(crate) struct Found {
-    /// The participant whose list was read, and the last lease that was.
+    /// The participant whose list was read, for which thread or task, and the last lease that was.
     pub participant: ParticipantId,
+    pub thread: u32,
     pub last_read: Lease,
     /// How far the list is being read backwards, from the youngest lease to the last one that was read.
     pub backwards: Option<Lease>,
@@ -43,10 +48,21 @@ pub(crate) struct Found {
 struct Notes {
     in_hand: Vec<(Id, Lease)>,
     found: Vec<(Id, Found)>,
+    /// Items of loops, the youngest last.
+    in_loops: Vec<(Id, Lease)>,
+}
+
+impl Notes {
+    fn retain_in_loops(&mut self, is_kept: impl FnMut(&(Id, Lease)) -> bool) {
+        let before = self.in_loops.len();
+        self.in_loops.retain(is_kept);
+        IN_LOOPS.fetch_sub(before - self.in_loops.len(), Ordering::Relaxed);
+    }
 }
 
 impl Drop for Notes {
     fn drop(&mut self) {
+        IN_LOOPS.fetch_sub(self.in_loops.len(), Ordering::Relaxed);
         // The thread ends, and asks for no more items. If another thread is here, or was when this process
         // was forked, then these items stay in hand until the process ends.
         if let Ok(mut left) = LEFT_BY_THREADS.try_lock() {
@@ -64,12 +80,75 @@ thread_local! {
 thread_local! {
     /// At least as many leases as this thread holds, of all queues together: those that it took, without
     /// those that it finished.
-    static HELD: Cell<u32> = const { Cell::new(0) };
+    static HELD: Cell<u64> = const { Cell::new(0) };
+}
+
+/// The bit of the numbers of tasks (acting.rs). The numbers of threads are below 2^31.
+pub(crate) const OF_TASK: u32 = 1 << 31;
+
+/// Whether that is the number of a task, and not of a thread.
+pub(crate) fn is_task(number: u32) -> bool {
+    number & OF_TASK != 0
+}
+
+/// Threads of this process that may have items in hand, by their numbers (platform::thread_id); 0 is a free
+/// place. Without a lock, because it is read in critical sections, and may be in a forked child.
+static LIVING: [AtomicU32; 4096] = [const { AtomicU32::new(0) }; 4096];
+
+/// How many places were ever used.
+static LIVING_HIGH: AtomicUsize = AtomicUsize::new(0);
+
+/// A thread's place among the living, which is free again when the thread ends.
+struct Life {
+    place: Option<&'static AtomicU32>,
+}
+
+impl Life {
+    fn begin() -> Life {
+        let number = platform::own_thread_id();
+        let is_taken = |place: &&AtomicU32| {
+            place
+                .compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        };
+        let at = LIVING.iter().position(|place| is_taken(&place));
+        LIVING_HIGH.fetch_max(at.map_or(0, |at| at + 1), Ordering::Relaxed);
+        Life {
+            place: at.map(|at| &LIVING[at]),
+        }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            place.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+thread_local! {
+    static LIFE: Life = Life::begin();
+}
+
+/// Whether a thread of this process that has taken an item has ended. Nothing but the end of the process may
+/// settle its item then. Of more threads than there are places some are taken for ended. Of a task this
+/// cannot tell.
+pub(crate) fn has_ended(thread: u32) -> bool {
+    let high = LIVING_HIGH.load(Ordering::Relaxed).min(LIVING.len());
+    let is_living = |place: &AtomicU32| place.load(Ordering::Relaxed) == thread;
+    !cfg!(loom) && !is_task(thread) && !LIVING[..high].iter().any(is_living)
 }
 
 #[inline(always)]
-pub(crate) fn count_taken() {
-    HELD.with(|held| held.set(held.get().saturating_add(1)));
+pub(crate) fn note_taken() {
+    HELD.with(|held| {
+        if held.get() == 0 {
+            // A thread that is ending already counts as ended.
+            let _ = LIFE.try_with(|_| ());
+        }
+        held.set(held.get().wrapping_add(1));
+    });
 }
 
 #[inline(always)]
@@ -78,9 +157,16 @@ pub(crate) fn count_finished() {
 }
 
 /// How many leases this thread may hold. If it is 0, the thread holds none.
-pub(crate) fn held() -> u32 {
+pub(crate) fn held() -> u64 {
     HELD.with(Cell::get)
 }
+
+/// How many items of loops are noted, by all threads of this process: while there are none, no thread reads
+/// its notes for them.
+static IN_LOOPS: AtomicUsize = AtomicUsize::new(0);
+
+/// Notes after which a thread removes those that are out of date.
+const MANY_IN_LOOPS: usize = 16;
 
 /// What ended threads of this process had in hand.
 static LEFT_BY_THREADS: Mutex<Vec<(Id, Lease)>> = Mutex::new(Vec::new());
@@ -146,6 +232,7 @@ pub(crate) fn forget(queue: Id) {
     with_notes(|notes| {
         notes.in_hand.retain(|(id, _)| *id != queue);
         notes.found.retain(|(id, _)| *id != queue);
+        notes.retain_in_loops(|(id, _)| *id != queue);
     });
     if let Ok(mut left) = LEFT_BY_THREADS.try_lock() {
         left.retain(|(id, _)| *id != queue);
@@ -158,10 +245,12 @@ pub(crate) fn take_found(queue: Id, participant: ParticipantId) -> Found {
         let place = notes.found.iter().position(|(id, _)| *id == queue)?;
         Some(notes.found.swap_remove(place).1)
     });
+    let thread = platform::thread_id();
     match found.flatten() {
-        Some(found) if found.participant == participant => found,
+        Some(found) if (found.participant, found.thread) == (participant, thread) => found,
         _ => Found {
             participant,
+            thread,
             ..Found::default()
         },
     }
@@ -174,4 +263,68 @@ pub(crate) fn keep_found(queue: Id, found: Found) {
             notes.found.push((queue, found));
         }
     });
+}
+
+/// Makes room for the note on the item of a loop.
+pub(crate) fn reserve_in_loop() -> Result<(), Error> {
+    match with_notes(|notes| notes.in_loops.try_reserve(1).is_ok()) {
+        Some(false) => Err(platform::no_memory(size_of::<(Id, Lease)>() as u64)),
+        Some(true) | None => Ok(()),
+    }
+}
+
+/// Notes that this thread has the item of a loop in hand, if [`reserve_in_loop`] has made room for the note.
+pub(crate) fn note_in_loop(queue: Id, lease: Lease) {
+    with_notes(|notes| {
+        if notes.in_loops.len() < notes.in_loops.capacity() {
+            notes.in_loops.push((queue, lease));
+            IN_LOOPS.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Removes that note: the item is finished, or is in hand like any other, because the loop is over.
+pub(crate) fn forget_in_loop(queue: Id, lease: Lease) {
+    if IN_LOOPS.load(Ordering::Relaxed) > 0 {
+        with_notes(|notes| notes.retain_in_loops(|noted| *noted != (queue, lease)));
+    }
+}
+
+/// Whether that is the item of a loop of this thread.
+#[inline(always)]
+pub(crate) fn is_in_loop(queue: Id, lease: impl FnOnce() -> Lease) -> bool {
+    IN_LOOPS.load(Ordering::Relaxed) > 0 && is_noted_in_loop(queue, lease())
+}
+
+#[cold]
+fn is_noted_in_loop(queue: Id, lease: Lease) -> bool {
+    with_notes(|notes| notes.in_loops.contains(&(queue, lease))).unwrap_or(false)
+}
+
+/// The item of this thread's, or task's (acting.rs), youngest loop over a queue. Removes the notes for which
+/// `is_mine` is false: another thread or process has finished these.
+#[cold]
+pub(crate) fn last_in_loop(
+    queue: Id,
+    is_mine: impl Fn(&Lease) -> bool,
+    is_of_task: impl Fn(&Lease) -> bool,
+) -> Option<Lease> {
+    if IN_LOOPS.load(Ordering::Relaxed) == 0 {
+        return None;
+    }
+    with_notes(|notes| {
+        notes.retain_in_loops(|(id, lease)| *id != queue || is_mine(lease));
+        let mut noted = notes.in_loops.iter().rev();
+        noted
+            .find(|(id, lease)| *id == queue && is_of_task(lease))
+            .map(|(_, lease)| *lease)
+    })
+    .flatten()
+}
+
+/// Whether notes may be out of date, since a loop is finished by another thread than the one that took the
+/// item.
+pub(crate) fn has_many_in_loops() -> bool {
+    IN_LOOPS.load(Ordering::Relaxed) >= MANY_IN_LOOPS
+        && with_notes(|notes| notes.in_loops.len() >= MANY_IN_LOOPS).unwrap_or(false)
 }

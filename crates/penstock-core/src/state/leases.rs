@@ -9,7 +9,7 @@ use crate::platform;
 use crate::state::Section;
 use crate::state::holding::{self, Found, Lease};
 use crate::state::recovery::{PORTION, Portion};
-use crate::state::slot::{State, StateWord, lessee};
+use crate::state::slot::{BY_NAME, State, StateWord, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Leave;
 
@@ -58,7 +58,7 @@ impl Section<'_> {
                 return Ok(Near::NoneOfMine);
             }
             let slot = self.slot(index)?;
-            if slot.word().is_finishable() && slot.holder.get() == thread {
+            if slot.word().is_finishable() && slot.is_leased_by(thread) && !self.is_in_loop(index, slot) {
                 return Ok(Near::Mine(index));
             }
             index = slot.next.get();
@@ -80,20 +80,33 @@ impl Section<'_> {
             .leased
             .tail
             .get();
+        let mut oldest = Near::NoneOfMine;
         for _ in 0..NEAR {
             if index == 0 {
                 break;
             }
             let slot = self.slot(index)?;
-            if slot.word().is_finishable() && slot.holder.get() == thread {
+            if slot.word().is_finishable() && slot.is_leased_by(thread) {
+                if !self.is_in_loop(index, slot) {
+                    oldest = Near::Mine(index);
+                }
                 left -= 1;
                 if left == 0 {
-                    return Ok(Near::Mine(index));
+                    return Ok(oldest);
                 }
             }
             index = slot.prev.get();
         }
         Ok(Near::Unknown)
+    }
+
+    /// Whether a lease of the calling thread is the item of one of its loops, which is finished last.
+    #[inline(always)]
+    fn is_in_loop(&self, index: u32, slot: &Slot) -> bool {
+        holding::is_in_loop(self.shared.segment.id, || Lease {
+            slot: index,
+            number: slot.lease.get(),
+        })
     }
 
     /// Notes a portion of the calling thread's leases that are not noted yet, and for which there is room.
@@ -113,7 +126,7 @@ impl Section<'_> {
                 number: slot.lease.get(),
             };
             self.check_order(&mut last, lease)?;
-            if slot.holder.get() == thread && slot.word().is_finishable() {
+            if slot.is_leased_by(thread) && slot.word().is_finishable() {
                 found.leases.push_back(lease);
             }
             found.last_read = lease;
@@ -158,20 +171,35 @@ impl Section<'_> {
 
     pub(crate) fn finish_found(&mut self, found: &mut Found) -> Result<(), Error> {
         self.check_unfinished()?;
-        while let Some(lease) = found.leases.pop_front() {
-            // Another thread, or another process, may have finished it.
-            if self.is_mine(&lease) && self.slot(lease.slot)?.word().is_finishable() {
+        let mut at = 0;
+        while let Some(lease) = found.leases.get(at).copied() {
+            if !self.is_mine_to_finish(&lease) {
+                // Another thread, or another process, may have finished it.
+                found.leases.remove(at);
+            } else if holding::is_in_loop(self.shared.segment.id, || lease) {
+                at += 1;
+            } else {
+                found.leases.remove(at);
                 return self.finish_own_lease(lease.slot);
             }
         }
         self.finish_any()
     }
 
-    /// Finishes an item of which the calling thread has none: the process's oldest, else another's, else one
-    /// that was left, else the oldest that no getter has taken yet. An item that a getter was handed is that
-    /// getter's, after its leases.
+    /// Finishes an item of which the calling thread has none, except in its loops: the item of its youngest
+    /// loop, else the process's oldest, else another's, else one that was left, else the oldest that no
+    /// getter has taken yet. An item that a getter was handed is that getter's, after its leases.
     pub(crate) fn finish_any(&mut self) -> Result<(), Error> {
         let hot = self.hot();
+        let id = self.shared.segment.id;
+        let thread = platform::thread_id();
+        let is_of_task = |lease: &Lease| {
+            self.used_slot(lease.slot)
+                .is_some_and(|slot| slot.is_leased_by(thread))
+        };
+        if let Some(lease) = holding::last_in_loop(id, |lease| self.is_mine_to_finish(lease), is_of_task) {
+            return self.finish_own_lease(lease.slot);
+        }
         if let Some(index) = self.first_lease(self.my_index(), |slot| slot.word().is_finishable())? {
             return self.finish_lease(index);
         }
@@ -195,6 +223,44 @@ impl Section<'_> {
         Ok(())
     }
 
+    /// Finishes the item of a loop, if it is this participant's still and not finished: the loop asks for its
+    /// next one. The thread that does so may be another than the one that took the item.
+    pub(crate) fn finish_in_loop(&mut self, lease: Lease) -> Result<(), Error> {
+        if holding::has_many_in_loops() {
+            let is_mine = |lease: &Lease| self.is_mine_to_finish(lease);
+            holding::last_in_loop(self.shared.segment.id, is_mine, |_| false);
+        }
+        if !self.is_mine_to_finish(&lease) {
+            return Ok(());
+        }
+        if self.slot(lease.slot)?.is_leased_by(platform::thread_id()) {
+            self.finish_own_lease(lease.slot)
+        } else {
+            self.finish_lease(lease.slot)
+        }
+    }
+
+    /// Marks a lease of this section's: a leave in order does not give it up.
+    pub(crate) fn mark_by_name(&mut self, index: u32) -> Result<(), Error> {
+        let slot = self.slot(index)?;
+        // An item that was finished before it was taken is no lease.
+        if slot.word().state() == Some(State::Leased) {
+            slot.holder.set(slot.holder.get() | BY_NAME);
+            fault!("lease.named");
+        }
+        Ok(())
+    }
+
+    /// Unmarks the item of a loop that was left: it is in hand as after a get.
+    pub(crate) fn unmark_by_name(&mut self, lease: Lease) -> Result<(), Error> {
+        if self.is_mine_to_finish(&lease) {
+            let slot = self.slot(lease.slot)?;
+            slot.holder.set(slot.holder.get() & !BY_NAME);
+            fault!("lease.unnamed");
+        }
+        Ok(())
+    }
+
     /// Finishes a lease of the calling thread's.
     #[inline(always)]
     pub(crate) fn finish_own_lease(&mut self, index: u32) -> Result<(), Error> {
@@ -204,9 +270,24 @@ impl Section<'_> {
     }
 
     #[inline(always)]
-    fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
+    pub(crate) fn finish_lease(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
-        if slot.borrowed.get() != 0 {
+        if slot.word().past().note() != 0 {
+            return self.finish_noted_lease((index, slot));
+        }
+        self.finish_plain_lease((index, slot))
+    }
+
+    #[cold]
+    fn finish_noted_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
+        let note = slot.word().past().note();
+        self.finish_plain_lease((index, slot))?;
+        self.free_note(note, index)
+    }
+
+    #[inline(always)]
+    fn finish_plain_lease(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
+        if slot.mark() != 0 {
             // The payload is still borrowed: the item is finished, and its memory stays until the borrow
             // ends.
             self.keep_memory(index)?;
@@ -294,6 +375,10 @@ impl Section<'_> {
     /// READY -> READY_DONE: the oldest that is not finished is delivered as usual.
     fn finish_before_any_get(&mut self) -> Result<(), Error> {
         let hot = self.hot();
+        if hot.is_closed() {
+            // What is still to be discarded is gone for every caller.
+            return Err(Error::TooManyDone);
+        }
         let (mut index, returned) = (self.first_unmarked()?, hot.returned.get());
         if returned != 0 && (index == 0 || self.slot(returned)?.seq.get() < self.slot(index)?.seq.get()) {
             // So what is finished in advance stays at the ready list's head.
@@ -307,7 +392,7 @@ impl Section<'_> {
         let slot = self.slot(index)?;
         let word = slot.word();
         if word.state() == Some(State::Ready) {
-            slot.commit(StateWord::unowned(State::ReadyDone, word.redeliveries()));
+            slot.commit(StateWord::unowned_with(State::ReadyDone, word.past()));
             hot.ready_done.add(1);
         }
         hot.marked_slot.set(index);
@@ -329,11 +414,7 @@ impl Section<'_> {
             let word = slot.word();
             let is_meant = (word.owner() == self.me) == (whose == Whose::Mine);
             if word.state() == Some(State::Handed) && is_meant {
-                slot.commit(StateWord::new(
-                    State::HandedDone,
-                    word.redeliveries(),
-                    word.owner(),
-                ));
+                slot.commit(word.given(State::HandedDone, word.owner()));
                 return Ok(true);
             }
         }
@@ -342,7 +423,7 @@ impl Section<'_> {
 
     /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`,
     /// which then is the last one that was read. A borrowed payload stays the participant's own until the
-    /// borrow ends.
+    /// borrow ends. A leave in order passes over leases that are settled by name.
     pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
         let record = self.shared.segment.participant(self.my_index())?;
         let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
@@ -367,10 +448,15 @@ impl Section<'_> {
             self.check_order(&mut last, lease)?;
             if word.is_finishable() {
                 match how {
-                    Leave::Clean if slot.borrowed.get() == 0 => self.orphan(index)?,
-                    Leave::Crashed if slot.borrowed.get() == 0 => self.return_lease(index)?,
+                    // It ends with the process, and until then its holder can settle it.
+                    Leave::Clean if slot.is_by_name() => {}
+                    Leave::Clean if slot.mark() == 0 => self.orphan(index)?,
+                    Leave::Crashed if slot.mark() == 0 => {
+                        self.note_silence(index)?;
+                        self.return_lease(index)?;
+                    }
                     Leave::Clean if self.shared.options.acknowledged => {
-                        slot.commit(StateWord::new(State::Left, word.redeliveries(), word.owner()));
+                        slot.commit(StateWord::with(State::Left, word.past(), word.owner()));
                     }
                     // It comes back when this process has ended.
                     Leave::Clean | Leave::Crashed => {}
@@ -402,12 +488,20 @@ impl Section<'_> {
             slot.lease.get() == lease.number && word.is_lease() && word.owner() == self.me
         })
     }
+
+    /// Whether this participant still has that lease, and `task_done` finishes it.
+    fn is_mine_to_finish(&self, lease: &Lease) -> bool {
+        self.is_mine(lease)
+            && self
+                .used_slot(lease.slot)
+                .is_some_and(|slot| slot.word().is_finishable())
+    }
 }
 
 impl StateWord {
     /// `task_done` finishes it for its own process.
     #[inline(always)]
-    fn is_finishable(self) -> bool {
+    pub(crate) fn is_finishable(self) -> bool {
         matches!(self.state(), Some(State::Leased | State::Aside))
     }
 }
@@ -418,5 +512,6 @@ pub(crate) fn taken_items(hot: &Hot) -> u64 {
     hot.unfinished
         .get()
         .saturating_sub(queued)
+        .saturating_sub(hot.delayed_count.get())
         .saturating_sub(hot.orphans.get())
 }

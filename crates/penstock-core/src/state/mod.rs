@@ -1,24 +1,33 @@
 //! The state: all that changes under the lock. `Shared` is what a critical section works on, `Section` the
 //! section itself.
 
+#[cfg(not(loom))]
+pub(crate) mod acting;
 pub(crate) mod aside;
 pub(crate) mod claim;
+pub(crate) mod delay;
 pub(crate) mod deliver;
+pub(crate) mod discard;
 pub(crate) mod hand;
 pub(crate) mod heap;
+pub(crate) mod held;
 pub(crate) mod holding;
 pub(crate) mod leases;
+pub(crate) mod letters;
 #[cfg_attr(loom, path = "../models/line.rs")]
 pub(crate) mod line;
 #[cfg(not(loom))]
 pub(crate) mod line_end;
 pub(crate) mod list;
+pub(crate) mod notes;
 #[cfg_attr(loom, path = "../models/notifier.rs")]
 pub(crate) mod notifier;
 mod order;
 pub(crate) mod pages;
 pub(crate) mod participant;
 mod phase;
+pub(crate) mod pipe_word;
+pub(crate) mod producers;
 mod put_off;
 pub(crate) mod rebuild;
 pub(crate) mod recovery;
@@ -53,7 +62,8 @@ pub(crate) struct Shared {
     /// This process's id in the queue, as in the lock word; 0 before it has registered. With the bit
     /// WORK_PUT_OFF if its next section has put-off work to do (handle/put_off.rs).
     pub me: AtomicU32,
-    pub notifier: Notifier,
+    /// Of items and room, and of the end: see notifier.rs.
+    pub notifiers: [Notifier; 2],
     pub line: Line,
 }
 
@@ -64,7 +74,7 @@ impl Shared {
             is_bounded: options.maxsize != 0 || options.soft_bytes != 0,
             options,
             me: AtomicU32::new(0),
-            notifier: Notifier::new(),
+            notifiers: [Notifier::new(), Notifier::new()],
             line: Line::new(),
         }
     }
@@ -154,7 +164,7 @@ pub(crate) struct Section<'q> {
     pub me: ParticipantId,
     wakes: [u32; WAKES],
     wake_count: usize,
-    /// What is due at the notifier once the lock is released. See notifier.rs.
+    /// What is due at the notifiers once the lock is released. See notifier.rs.
     pub after_release: AfterRelease,
     pub ahead: Ahead,
 }

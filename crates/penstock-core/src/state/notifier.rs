@@ -1,49 +1,68 @@
-//! The notifier: a pipe that holds a byte exactly while a get would find an item, for waiters that sleep in
-//! `poll`.
+//! The notifiers: pipes that tell waiters that sleep in `poll` when an operation would not wait.
 //!
 //! A queue's own waiters sleep on futexes (waiters.rs), and no `select` takes a futex. A process that wants a
-//! descriptor instead *watches*. While no process watches, no section writes to the pipe, and a put costs
-//! what it costs without a notifier.
+//! descriptor instead *watches*: for items, for room, or for the end of all work. While no process watches,
+//! no section writes to a pipe, and a put costs what it costs without a notifier.
 //!
-//! A queue's first watcher makes the pipe. A participant that has to signal and has not opened it yet opens
-//! it through one that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of that descriptor. The kernel
-//! frees the pipe with its last descriptor. (The queues of a connection have a line instead: line.rs.)
+//! A queue has two notifiers:
+//!
+//! | | readable | writable |
+//! |---|---|---|
+//! | of items and room | a get finds an item, or says at once that none comes | a put finds room, or raises |
+//! | of the end | a join would return | always |
+//!
+//! One pipe serves for items and room, because a queue without items has room: it is drained, has a byte, or
+//! is full (pipe_word.rs).
+//!
+//! A notifier's first watcher makes its pipe. A participant that has to signal and has not opened it yet
+//! opens it through one that has: `/proc/<pid>/fd/<descriptor>`, or a duplicate of that descriptor. The
+//! kernel frees the pipe with its last descriptor. (The queues of a connection have a line instead: line.rs.)
 //!
 //! A forked child inherits the descriptors of a process that watches, and may wait with them without any
-//! other call. So it joins the queue at the fork, counts as a watcher, and the others find the pipe with it,
+//! other call. So it joins the queue at the fork, counts as a watcher, and the others find the pipes with it,
 //! too (handle/registry.rs). It is woken when its parent has ended or left.
 //!
 //! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
-//! > The pipe holds a byte exactly if something is ready, or a byte is promised.
+//! > While a process watches for items, that pipe has a byte exactly if something is ready, or the queue was
+//! > shut down and nothing is delayed, or a byte is promised.
+//! > While a process watches for room, it is full exactly if the queue is open and has no room.
+//! > While a process watches for the end, the other pipe has a byte exactly if nothing is unfinished, or a
+//! > byte is promised.
 //!
-//! The pipe is drained under the lock. The byte is only promised there, and written right after the release
-//! (lock/after_release.rs), because it wakes a thread that wants the lock. `Hot::pipe_state` has the state:
+//! A byte says that the queue was shut down although an item may come back, for which a get that may wait
+//! waits: a watcher's own process may have the last item in hand, and then no other section would tell it. No
+//! byte says so while an item is delayed, and the queue was not shut down immediately. A get that does not
+//! wait finds none then, and a program that polls would call it again and again until the item is due. The
+//! section that makes it ready, or discards it, promises the byte.
 //!
-//! ```text
-//! bits 0..2: state             bits 2..32: counts the changes, so that a writer recognises its own promise
+//! A section that delays an item which is due before all others promises a byte, too, if none is there. It
+//! wakes a watcher, which notes when that item is due (`time_until_due`); the next section drains it.
 //!
-//! DRAINED --update--> PROMISED --byte written, without the lock--> SIGNALLED --update--> DRAINED
-//!                     |  \--update of another section that ends beside an item--> PROMISED, another byte
-//!                     \--update of one that leaves nothing--> DRAINED, the pipe drained
-//! ```
+//! pipe_word.rs has the states of a pipe and their changes. While no process watches for what a pipe tells,
+//! its word is not kept up; it still says what the pipe holds, and a process that begins to watch ends a
+//! critical section.
 //!
-//! A second promise is a second byte: there may be too many, never too few. After its write, a writer finds
-//! its promise as it was, or already replaced. Only if the state is DRAINED again, the byte may have come too
-//! late, and the writer takes it out. While no process watches, `pipe_state` is not kept up; it still says
-//! what the pipe holds, and a process that begins to watch ends a critical section.
+//! Waiters with a descriptor are on no list. They do not age, are not handed anything, and come after those
+//! that have aged: what a section hands over or publishes is gone before its end updates the pipes. All of
+//! them are woken at once, and the first that comes is served.
 //!
 //! | step | if the process dies, or is stopped, right after it |
 //! |---|---|
 //! | pipe made, its number noted | no participant has it: the next watcher makes another |
 //! | its place noted in the participant's record | the sweep frees the record |
-//! | the record counts a watcher, `Hot::watching` does not | the rebuild adds the records up |
-//! | pipe drained, or byte promised, lock held | the rebuild stores UNKNOWN; its section's end restores it |
-//! | byte promised, lock released | the next section that ends beside an item writes a byte (*) |
+//! | the record counts a watcher, `Hot` does not | the rebuild adds the records up |
+//! | pipe drained, filled, or byte promised, lock held | the rebuild stores UNKNOWN; its section restores |
+//! | FULL stored, the pipe not filled, lock held | the same |
+//! | all is done, not counted in `finishes` | the pipe is UNKNOWN then, and the rebuild's section counts it |
+//! | counted, the pipe not changed | it is counted once more: joiners that begin meanwhile do not wait |
+//! | byte promised, lock released | the next section that ends with the same wish writes a byte (*) |
 //! | byte written, promise not compared | perhaps a byte too many: a watcher that finds no item drains it |
+//! | byte written, drained again, state not compared | the sweep stores UNKNOWN; its section restores (*) |
 //! | forked from a watcher, not counted yet | it waits no more; the parent's record counts for the parent |
 //!
-//! (*) Until then a watcher that only polls, and does not use the queue, is not woken.
+//! (*) Until then a watcher that only polls, and does not use the queue, is not woken. One that calls
+//! `Queue::tend` now and then, as the loops of the package do every 100 ms, is.
 //!
 //! A process that cannot open the pipe of any watcher (in another pid namespace, or without a descriptor to
 //! spare) leaves the state UNKNOWN, and the next participant that can restores it.
@@ -53,36 +72,22 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 
 use crate::error::Error;
 use crate::fault::fault;
-use crate::memory::layout::{Participant, ParticipantId};
+use crate::memory::layout::{Kind, Participant, ParticipantId};
 use crate::platform;
-use crate::state::Section;
 use crate::state::line::{DUE, has_line, watchers};
 use crate::state::line_end::Use;
+use crate::state::pipe_word::{DRAINED, Pipe, PipeEnds, SIGNALLED, UNKNOWN, change, drain, next};
+use crate::state::{Section, Shared};
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
-// The states of `Hot::pipe_state` (bits 0..2).
-pub(crate) const DRAINED: u32 = 0;
-pub(crate) const SIGNALLED: u32 = 1;
-pub(crate) const PROMISED: u32 = 2;
-pub(crate) const UNKNOWN: u32 = 3;
-
-pub(crate) fn state_of(pipe_state: u32) -> u32 {
-    pipe_state & 3
-}
-
-/// The next word, of that state.
-pub(crate) fn next(pipe_state: u32, state: u32) -> u32 {
-    (pipe_state & !3).wrapping_add(4) | state
-}
-
-/// The notifier as one process has opened it for itself.
+/// A notifier as one process has opened it for itself.
 pub(crate) struct Notifier {
     /// Open in both directions, or -1; and the number of the pipe behind it. Without /proc two descriptors
     /// are needed: then `fd` is the reading end, and `writing` the other one, else -1.
     pub fd: AtomicI32,
     pub writing: AtomicI32,
     pub number: AtomicU64,
-    /// The id under which this process watches for good, or 0.
+    /// The id under which this process watches it for good, or 0. (For room: `Line::watched_as`.)
     watched_as: AtomicU32,
     /// When it could not be opened, and what `Hot::announced` was then.
     pub failed_at: AtomicU64,
@@ -163,19 +168,57 @@ pub(crate) struct End {
     pub writing: RawFd,
 }
 
+impl PipeEnds for End {
+    fn signal(&self) -> bool {
+        platform::signal(self.writing)
+    }
+
+    fn drain(&self) -> bool {
+        platform::drain(self.reading)
+    }
+
+    fn fill(&self) -> bool {
+        platform::fill(self.writing)
+    }
+}
+
+/// What is due at the notifiers once the lock is released.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Due {
+    /// Bytes are to be written, on these promises.
+    pub promises: [Option<(End, u32)>; 2],
+    /// A notifier is to be opened.
+    pub opens: bool,
+    /// And then a byte to be promised, because an item is due before all others.
+    pub tells: bool,
+}
+
 /// What is due once the lock is released.
 #[derive(Clone, Copy, Default)]
 pub(crate) enum AfterRelease {
     #[default]
     None,
-    /// A byte is to be written, on this promise.
-    Signal(End, u32),
-    /// The notifier is to be opened.
-    Open,
+    Notify(Due),
     /// A byte is to be written to a connection's line, on this promise. The end stays in use until then.
     SignalLine(Use, u32),
     /// A byte that another thread writes to the line is to be taken out. The end stays in use until then.
     AwaitByte(Use, u32),
+}
+
+impl Shared {
+    pub(crate) fn notifier(&self, pipe: Pipe) -> &Notifier {
+        &self.notifiers[pipe as usize]
+    }
+
+    /// Whether this process watches for items or for the end, or for room; or, after a fork, its parent did.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.notifiers.iter().any(Notifier::is_watched) || self.line.is_watched()
+    }
+
+    /// Whether a new record of this process has to name descriptors of a notifier, or a watcher.
+    pub(crate) fn has_to_announce(&self) -> bool {
+        self.notifiers.iter().any(Notifier::is_known) || self.line.is_watched()
+    }
 }
 
 impl Section<'_> {
@@ -183,67 +226,103 @@ impl Section<'_> {
     /// watches.
     #[cold]
     pub(crate) fn update_notifier(&mut self) {
-        let hot = self.hot();
-        if has_line(hot) {
+        if has_line(self.hot()) {
             return self.update_line();
         }
-        let is_wanted = hot.ready_count.get() > 0 || hot.is_damaged();
-        if state_of(hot.pipe_state.get()) != if is_wanted { SIGNALLED } else { DRAINED } {
-            self.change_notifier(is_wanted);
-        }
-    }
-
-    fn change_notifier(&mut self, is_wanted: bool) {
-        let hot = self.hot();
-        let pipe_state = hot.pipe_state.get();
-        let Some(end) = self.end_at_hand() else {
-            hot.pipe_state.set(next(pipe_state, UNKNOWN));
-            self.after_release = AfterRelease::Open;
-            return;
-        };
-        if !is_wanted {
-            self.drain(end);
-        } else {
-            let promise = next(pipe_state, PROMISED);
-            hot.pipe_state.set(promise);
-            self.shared.notifier.promises.fetch_add(1, Ordering::Relaxed);
-            self.after_release = AfterRelease::Signal(end, promise);
-        }
-        fault!("notifier.changed");
-    }
-
-    fn drain(&mut self, end: End) {
-        let pipe_state = &self.hot().pipe_state;
-        let is_drained = platform::drain(end.reading);
-        // SeqCst: see keep_promise.
-        let state = if is_drained { DRAINED } else { UNKNOWN };
-        pipe_state.store(next(pipe_state.get(), state), Ordering::SeqCst);
-    }
-
-    /// The pipe of that number, which is empty, is the notifier from now on.
-    pub(crate) fn set_notifier(&mut self, number: u64) {
-        let hot = self.hot();
-        hot.pipe_state.set(next(hot.pipe_state.get(), DRAINED));
-        hot.notifier.set(number);
-    }
-
-    /// Takes out what is in the pipe though there is no item.
-    pub(crate) fn drain_if_empty(&mut self) {
-        let hot = self.hot();
-        if hot.ready_count.get() == 0 && !hot.is_damaged() {
-            if let Some(end) = self.end_at_hand() {
-                self.drain(end);
+        for pipe in Pipe::ALL {
+            if let Some(wanted) = self.wanted_change(pipe) {
+                self.count_finish(pipe);
+                self.change_notifier(pipe, wanted);
             }
         }
     }
 
-    /// The notifier, if this process has it open.
-    fn end_at_hand(&self) -> Option<End> {
-        self.shared.notifier.current(self.hot().notifier.get())
+    /// A delayed item is due before all others: who watches for items learns when. Without a line, because a
+    /// connection delays nothing.
+    #[cold]
+    pub(crate) fn tell_of_earlier_due(&mut self) {
+        if has_line(self.hot()) || !self.is_traffic_asleep() {
+            return;
+        }
+        match self.end_at_hand(Pipe::Traffic) {
+            Some(_) => self.change_notifier(Pipe::Traffic, SIGNALLED),
+            None => self.note_due(|due| (due.opens, due.tells) = (true, true)),
+        }
     }
 
-    /// Counts one watcher more of this process, and answers the id under which it counts. The end of the
-    /// section restores the notifier.
+    /// Whether this section has promised a byte to a pipe.
+    pub(crate) fn has_promised(&self, pipe: Pipe) -> bool {
+        matches!(self.after_release, AfterRelease::Notify(due) if due.promises[pipe as usize].is_some())
+    }
+
+    fn change_notifier(&mut self, pipe: Pipe, wanted: u32) {
+        let word = pipe.word(self.hot());
+        let Some(end) = self.end_at_hand(pipe) else {
+            word.set(next(word.get(), UNKNOWN));
+            self.note_due(|due| due.opens = true);
+            return;
+        };
+        if let Some(promise) = change(word, &end, wanted) {
+            self.shared
+                .notifier(pipe)
+                .promises
+                .fetch_add(1, Ordering::Relaxed);
+            self.note_due(|due| due.promises[pipe as usize] = Some((end, promise)));
+        }
+        fault!("notifier.changed");
+    }
+
+    fn note_due(&mut self, note: impl FnOnce(&mut Due)) {
+        let mut due = match self.after_release {
+            AfterRelease::Notify(due) => due,
+            _ => Due::default(),
+        };
+        note(&mut due);
+        self.after_release = AfterRelease::Notify(due);
+    }
+
+    /// The pipe of that number, which is empty, is a notifier from now on.
+    pub(crate) fn set_notifier(&mut self, pipe: Pipe, number: u64) {
+        let hot = self.hot();
+        pipe.word(hot).set(next(pipe.word(hot).get(), DRAINED));
+        pipe.number(hot).set(number);
+    }
+
+    /// Takes out what is in the pipe though there is no item.
+    pub(crate) fn drain_if_empty(&mut self) {
+        if !self.is_readable() {
+            if let Some(end) = self.end_at_hand(Pipe::Traffic) {
+                drain(&self.hot().pipe_state, &end);
+            }
+        }
+    }
+
+    /// Compares what a pipe tells of that with the truth, after an operation was in vain. A writer that is
+    /// stopped between its byte and the comparison may have left a byte too many, or have drained a full
+    /// pipe. The end of the section restores what differs.
+    pub(crate) fn correct_notifier(&mut self, kind: Kind) {
+        let pipe = Pipe::of(kind);
+        let word = pipe.word(self.hot());
+        let Some(end) = self.end_at_hand(pipe) else {
+            return;
+        };
+        let is_wrong = match kind {
+            Kind::Item => return self.drain_if_empty(),
+            Kind::Room => !self.shared.has_room() && platform::is_pipe_writable(end.writing),
+            Kind::Finish => self.hot().unfinished.get() > 0 && platform::is_pipe_readable(end.reading),
+        };
+        if is_wrong {
+            word.set(next(word.get(), UNKNOWN));
+        }
+    }
+
+    /// A notifier, if this process has it open.
+    fn end_at_hand(&self, pipe: Pipe) -> Option<End> {
+        self.shared.notifier(pipe).current(pipe.number(self.hot()).get())
+    }
+
+    /// Counts one watcher for items more of this process, and answers the id under which it counts. The end
+    /// of the section restores the notifier.
     pub(crate) fn count_watcher(&mut self) -> Result<ParticipantId, Error> {
         self.my_record()?.watching.add(1);
         fault!("notifier.counted");
@@ -266,82 +345,113 @@ impl Section<'_> {
             .set(hot.watching.get() & DUE | watchers(hot).saturating_sub(count));
     }
 
-    /// Counts a watcher that stays, unless this process has one already.
-    pub(crate) fn watch_for_good(&mut self) -> Result<(), Error> {
-        if self.shared.notifier.watched_as.get() != self.me.0 {
-            self.count_watcher()?;
-            self.shared.notifier.watched_as.set(self.me.0);
+    /// Counts a watcher that stays, unless this process has one of that kind already.
+    pub(crate) fn watch_for_good(&mut self, kind: Kind) -> Result<(), Error> {
+        if kind == Kind::Room {
+            return self.watch_room_for_good().map(drop);
         }
+        let watched_as = &self.shared.notifier(Pipe::of(kind)).watched_as;
+        if watched_as.get() == self.me.0 {
+            return Ok(());
+        }
+        if kind == Kind::Item {
+            self.count_watcher()?;
+        } else {
+            self.my_record()?.watching_finish.add(1);
+            fault!("notifier.counted");
+            self.hot().watching_finish.add(1);
+            self.hot().watching.add(1);
+        }
+        watched_as.set(self.me.0);
         Ok(())
     }
 
-    /// Discounts the watcher that stays, of a process that has closed its last handle: it hands out no
+    /// Discounts the watchers that stay, of a process that has closed its last handle: it hands out no
     /// descriptor any more. Takes the descriptors out.
     ///
-    /// A later section of this process may open the notifier again, as one of a process that never watched: a
+    /// A later section of this process may open a notifier again, as one of a process that never watched: a
     /// payload that it has in hand comes back, and the watchers of the other processes sleep. It must not
     /// leave that to the next participant, which may be a watcher that only polls. The end of the next call
-    /// of the closed queue comes here again, or the departure closes the notifier: at most one pipe is open
-    /// until then.
-    pub(crate) fn watch_no_more(&mut self) -> Result<[RawFd; 2], Error> {
-        let Notifier {
-            watched_as,
-            fd,
-            writing,
-            ..
-        } = &self.shared.notifier;
-        if watched_as.get() == self.me.0 {
-            watched_as.set(0);
+    /// of the closed queue comes here again, or the departure closes the notifiers: at most one pipe of each
+    /// is open until then.
+    pub(crate) fn watch_no_more(&mut self) -> Result<[[RawFd; 2]; 2], Error> {
+        let [traffic, finish] = &self.shared.notifiers;
+        if traffic.watched_as.get() == self.me.0 {
+            traffic.watched_as.set(0);
             self.discount_watcher(self.me)?;
+        }
+        if finish.watched_as.get() == self.me.0 {
+            finish.watched_as.set(0);
+            self.discount_finish_watchers_of(self.my_record()?);
         }
         self.watch_room_no_more()?;
         let record = self.my_record()?;
-        record.notifier.set(0);
-        record.notifier_writing.set(0);
-        Ok([fd.swap(-1, Relaxed), writing.swap(-1, Relaxed)])
+        Ok(Pipe::ALL.map(|pipe| {
+            for place in pipe.places(record) {
+                place.set(0);
+            }
+            let Notifier { fd, writing, .. } = self.shared.notifier(pipe);
+            [fd.swap(-1, Relaxed), writing.swap(-1, Relaxed)]
+        }))
+    }
+
+    fn discount_finish_watchers_of(&self, record: &Participant) {
+        let count = record.watching_finish.get();
+        self.uncount_watchers(count);
+        self.hot().watching_finish.sub(count);
+        record.watching_finish.set(0);
     }
 
     /// Discounts all watchers of a participant that leaves, or is dead.
     pub(crate) fn discount_watchers_of(&mut self, record: &Participant) {
         self.uncount_watchers(record.watching.get());
         self.discount_room_watchers_of(record);
+        self.discount_finish_watchers_of(record);
         record.watching.set(0);
-        record.notifier.set(0);
-        record.notifier_writing.set(0);
+        for place in Pipe::ALL.into_iter().flat_map(|pipe| pipe.places(record)) {
+            place.set(0);
+        }
     }
 
-    /// Adds up the watchers of all records. What pipe and line hold is unknown after a death.
+    /// Adds up the watchers of all records. What pipes and line hold is unknown after a death.
     pub(crate) fn rebuild_notifier(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        let mut watching = 0u32;
+        let (mut watching, mut for_finish) = (0u32, 0u32);
         for index in self.shared.participants() {
             let record = self.shared.segment.participant(index)?;
             watching = watching.saturating_add(record.watching.get());
+            for_finish = for_finish.saturating_add(record.watching_finish.get());
         }
         let for_room = self.room_watchers()?;
-        hot.watching.set(watching.saturating_add(for_room) & !DUE);
+        let all = watching.saturating_add(for_room).saturating_add(for_finish);
+        hot.watching.set(all & !DUE);
         hot.watching_room.set(for_room);
-        hot.pipe_state.set(next(hot.pipe_state.get(), UNKNOWN));
+        hot.watching_finish.set(for_finish);
+        for pipe in Pipe::ALL {
+            pipe.word(hot).set(next(pipe.word(hot).get(), UNKNOWN));
+        }
         self.forget_line();
         Ok(())
     }
 
-    /// Writes to this process's new record where others find the notifier open, and counts its watchers
+    /// Writes to this process's new record where others find the notifiers open, and counts its watchers
     /// again.
     pub(crate) fn announce_notifier(&mut self) -> Result<(), Error> {
-        if let Some(end) = self.shared.notifier.current(self.hot().notifier.get()) {
-            let is_one = end.reading == end.writing;
-            let record = self.my_record()?;
-            record
-                .notifier_writing
-                .set(if is_one { 0 } else { end.writing as u32 + 1 });
-            if record.notifier.get() != end.reading as u32 + 1 {
-                record.notifier.set(end.reading as u32 + 1);
-                self.hot().announced.add(1);
+        for pipe in Pipe::ALL {
+            if let Some(end) = self.end_at_hand(pipe) {
+                let is_one = end.reading == end.writing;
+                let [reading, writing] = pipe.places(self.my_record()?);
+                writing.set(if is_one { 0 } else { end.writing as u32 + 1 });
+                if reading.get() != end.reading as u32 + 1 {
+                    reading.set(end.reading as u32 + 1);
+                    self.hot().announced.add(1);
+                }
             }
         }
-        if self.shared.notifier.is_watched() {
-            self.watch_for_good()?;
+        for kind in [Kind::Item, Kind::Finish] {
+            if self.shared.notifier(Pipe::of(kind)).is_watched() {
+                self.watch_for_good(kind)?;
+            }
         }
         if self.shared.line.is_watched() {
             self.watch_room_for_good()?;

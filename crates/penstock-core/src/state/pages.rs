@@ -37,7 +37,7 @@ use crate::memory::layout::{ABSENT, Hot, SLOTS_PER_PAGE, Slot};
 use crate::state::Section;
 use crate::state::heap::Growth;
 use crate::state::recovery::Portion;
-use crate::state::slot::{State, StateWord};
+use crate::state::slot::{State, StateWord, slots_in_use};
 use crate::sync::{AtomicU64, Count, Word};
 use crate::units::PAGE;
 
@@ -79,9 +79,14 @@ pub(crate) fn pages_claimed(slot: &Slot) -> Option<Range<u32>> {
 }
 
 /// Slots on the free lists, and those never used. Under the lock; without it an estimate.
-pub(crate) fn slots_listed(hot: &Hot, in_use: u64) -> u64 {
+pub(crate) fn slots_listed(hot: &Hot) -> u64 {
     let backed = hot.slots_backed.get().saturating_sub(hot.slots_parked.get());
-    u64::from(backed).saturating_sub(in_use)
+    u64::from(backed).saturating_sub(slots_taken(hot))
+}
+
+/// Slots that are not FREE. Under the lock; without it an estimate.
+pub(crate) fn slots_taken(hot: &Hot) -> u64 {
+    slots_in_use(hot).saturating_add(u64::from(hot.notes.get()))
 }
 
 /// What is tried to find the next spare pages.

@@ -291,8 +291,8 @@ impl Shared {
 
 pub(crate) fn holds_nothing(record: &Participant) -> bool {
     let lists = record.leased.head.get() | record.claimed.head.get();
-    let watching = record.watching.get() | record.watching_room.get();
-    lists == 0 && watching == 0 && record.given_up.get() == 0
+    let watching = record.watching.get() | record.watching_room.get() | record.watching_finish.get();
+    lists == 0 && watching == 0 && record.given_up.get() == 0 && record.producing().blocks() == 0
 }
 
 /// Frees a record whose owner holds nothing any more, not even the lock.
@@ -302,6 +302,7 @@ pub(crate) fn free_record(record: &Participant, id: ParticipantId) {
     record.birth.set(0);
     record.since.set(0);
     record.pid_namespace.set(0);
+    record.producing.set(0);
     // Release: pairs with the acquire in read of the next process that registers here.
     record
         .word

@@ -7,7 +7,7 @@ use crate::state::Section;
 use crate::state::holding::Lease;
 use crate::state::participant;
 use crate::state::recovery::Portion;
-use crate::state::slot::{ENDED, KEPT, RELEASED, State, UNDELIVERED};
+use crate::state::slot::{ENDED, KEPT, MARK, RELEASED, State, UNDELIVERED};
 use crate::state::waiters::{HANDED_LEFT, LATE_LEFT, WOKEN_LEFT};
 use crate::sync::{Count, Ordering, Word};
 use crate::units::Leave;
@@ -24,7 +24,7 @@ impl Section<'_> {
                 let slot = self.slot(index)?;
                 let next = slot.next.get();
                 // Acquire: pairs with the release in put_off_for_slot.
-                match slot.borrowed.load(Ordering::Acquire) {
+                match slot.borrowed.load(Ordering::Acquire) & MARK {
                     ENDED => self.finish_borrow(index)?,
                     UNDELIVERED => self.undeliver(index)?,
                     RELEASED => self.release_claim(index)?,

@@ -28,6 +28,7 @@ struct Books {
     lent_bytes: u64,
     taken_bytes: u64,
     ready_done: u64,
+    delayed: u64,
 }
 
 impl Books {
@@ -59,6 +60,7 @@ impl Section<'_> {
             return Err(self.corrupt("more slots are used than are backed"));
         }
         let mut books = Books::default();
+        let mut notes = 0;
         let held = &self.shared.segment.participant(self.my_index())?.leased;
         // Downwards, so that low slots are handed out first, and the lists come out nearly sorted.
         for index in (1..high).rev() {
@@ -85,8 +87,15 @@ impl Section<'_> {
                     | State::HandedDone,
                 ) => held,
                 Some(State::Dead) => &hot.dead,
+                Some(State::Delayed) => &hot.delayed,
+                Some(State::Note) => {
+                    slot.next.set(notes);
+                    notes = index;
+                    self.book(slot, word, &mut books)?;
+                    continue;
+                }
                 // Its payload is free, and so is the slot once it is counted.
-                Some(State::Orphan | State::GivenUp) => {
+                Some(State::Orphan | State::GivenUp | State::Discarded) => {
                     self.finish_counting(slot)?;
                     slot.extent.set(0);
                     slot.next.set(hot.free.next.get());
@@ -108,11 +117,11 @@ impl Section<'_> {
         self.sort(
             &hot.dead,
             &Order {
-                length: 0,
+                length: books.dead_count,
                 numbered,
-                greatest: hot.published.get(),
+                greatest: hot.leases.get(),
                 belongs: |word: StateWord| word.state() == Some(State::Dead),
-                key: |slot: &Slot| slot.seq.get(),
+                key: |slot: &Slot| slot.lease.get(),
             },
         )?;
         self.sort(
@@ -125,6 +134,7 @@ impl Section<'_> {
                 key: |slot: &Slot| slot.lease.get(),
             },
         )?;
+        self.rebuild_delayed(books.delayed)?;
         self.unnumber_pages()?;
         // Only now, because to sort a list overwrites the links back of any.
         self.link_back(&hot.dead)?;
@@ -138,14 +148,16 @@ impl Section<'_> {
         books.unfinished = books.unfinished.saturating_add(unfinished_without_slot(hot));
         self.rebuild_waiters()?;
         self.rebuild_notifier()?;
+        self.rebuild_producers()?;
         books.enter_into(hot);
+        self.rebuild_notes(notes)?;
         fault!("rebuild.done");
         Ok(())
     }
 
     fn clear_caches(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        for list in [&hot.dead, &hot.aside] {
+        for list in [&hot.dead, &hot.aside, &hot.delayed] {
             clear(list);
         }
         self.clear_order();
@@ -187,11 +199,13 @@ impl Section<'_> {
                     books.ready_done += 1;
                 }
                 let seq = slot.seq.get();
-                if seq >= hot.published.get() {
-                    // Its putter may have died between the commit and the books.
-                    hot.published.set(seq);
-                    hot.count_bytes_once(seq, len);
-                }
+                self.book_published(seq, len);
+            }
+            Some(State::Delayed) => {
+                books.delayed += 1;
+                books.owned_count += 1;
+                books.unfinished += acknowledged;
+                self.book_published(slot.seq.get(), len);
             }
             Some(State::Leased | State::Aside | State::Left) => {
                 books.owned_count += 1;
@@ -207,14 +221,26 @@ impl Section<'_> {
                 books.owned_count += 1;
                 self.mark_claim(slot)?;
             }
-            Some(State::Dead) => books.dead_count += 1,
-            Some(State::Free | State::Orphan | State::GivenUp) | None => {}
+            Some(State::Dead) => {
+                books.dead_count += 1;
+                hot.leases.set(hot.leases.get().max(slot.lease.get()));
+            }
+            Some(State::Free | State::Orphan | State::GivenUp | State::Discarded | State::Note) | None => {}
         }
         if word.is_held() {
             books.lent_bytes += lent_bytes(slot);
             hot.leases.set(hot.leases.get().max(slot.lease.get()));
         }
         Ok(())
+    }
+
+    /// Its putter may have died between the commit and the books.
+    fn book_published(&self, seq: u64, len: u64) {
+        let hot = self.hot();
+        if seq >= hot.published.get() {
+            hot.published.set(seq);
+            hot.count_bytes_once(seq, len);
+        }
     }
 
     /// Gives each held slot to the list of its owner, in the order of taking.

@@ -18,6 +18,7 @@
 //! | rebuild: caches cleared, slots read, done | the same |
 //! | sweep: one slot returned | its state says so; the next sweep returns the rest |
 //! | sweep: one portion returned, lock released | the record still stands; the next sweep returns the rest |
+//! | sweep: production ended (producers.rs) | the next survivor ends the queue, if no producer is left |
 //! | sweep: cells freed, record freed | the next survivor rebuilds, and sweeps this one |
 
 use crate::error::Error;
@@ -52,6 +53,7 @@ impl Section<'_> {
             return Ok(Portion::Last);
         }
         fault!("sweep.started");
+        let mut death = None;
         let mut left = PORTION;
         for list in [&record.leased, &record.claimed] {
             while list.head.get() != 0 {
@@ -71,11 +73,23 @@ impl Section<'_> {
                         self.finish_held(slot)?;
                     }
                     Some(State::Leased | State::Aside)
-                        if has_left(word) && self.shared.options.acknowledged =>
+                        if has_left(word)
+                            && self.shared.options.acknowledged
+                            && !self.slot(slot)?.is_by_name() =>
                     {
                         self.orphan(slot)?;
                     }
-                    Some(State::Leased | State::Aside) => self.return_lease(slot)?,
+                    // It comes back only if items are acknowledged one day.
+                    Some(State::Aside) if self.hot().sets_aside() => self.return_lease(slot)?,
+                    Some(State::Leased | State::Aside) => {
+                        let known = match death {
+                            Some(known) => known,
+                            None => self.death_of(id)?,
+                        };
+                        death = Some(known);
+                        self.note_death(slot, known)?;
+                        self.return_lease(slot)?;
+                    }
                     Some(State::Left) => self.orphan(slot)?,
                     Some(State::Handed | State::HandedDone) => self.return_handed(slot)?,
                     Some(State::Claimed) => self.free_claim(slot)?,
@@ -87,7 +101,9 @@ impl Section<'_> {
         self.free_cells_of(id)?;
         self.discount_watchers_of(record);
         self.forget_line_of(id);
+        self.forget_pipes();
         fault!("sweep.cells-freed");
+        self.end_production_of(record)?;
         free_record(record, id);
         fault!("sweep.released");
         Ok(Portion::Last)

@@ -7,24 +7,33 @@
 //!       +-------> CLAIMED ----------+    +-------> LEASED ----------+
 //!                 |  ^ dies: FREE        dies: READY again, or DEAD after too many deliveries
 //!                 |  |                   leaves in order: ORPHAN, then FREE (counted as unfinished),
-//!                 |  |                                    or LEFT until the borrow of its payload ends
+//!                 |  |                                    or LEFT until the borrow of its payload ends,
+//!                 |  |                                    or LEASED still, if it is settled by name
 //!                 +--+ task_done while the payload is borrowed, or kept: CLAIMED until the borrow ends
 //!    READY -- task_done before any get --> READY_DONE: delivered as usual, finished already
 //!    READY -- a getter has waited for long (hand.rs) --> HANDED -- it is back --> as READY by its get
 //!                 HANDED -- dies, is late, or gives up --> READY in its old place, as if it had never left
 //!                 READY_DONE and HANDED_DONE are the same of an item that is finished already
+//!    LEASED -- released by its holder (operations/held.rs) --> READY in its old place, as if never taken
+//!    LEASED -- failed, or rejected, by its holder --> READY as after a death, or DEAD
 //!    LEASED -- its thread asks for another item, nothing was acknowledged yet --> ASIDE (aside.rs)
 //!    ASIDE -- memory is needed --> GIVEN_UP, then FREE (counted as unfinished)
 //!    ASIDE -- items are acknowledged from now on: as LEASED
+//!    put, or a lease that is released or fails, with a delay (delay.rs) --> DELAYED -- its time --> READY
+//!    READY or DELAYED -- the queue is closed (operations/shutdown.rs) --> DISCARDED, then FREE (counted)
+//!                 LEASED or HANDED of a closed queue -- comes back --> DISCARDED as well
 //! ```
 //!
 //! Every change of state happens under the lock, as one store with release ordering after all fields that the
 //! new state gives a meaning to. So at whatever instruction a process dies, the fields agree with the state.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::{FreeList, Hot, ONE_CACHED, PARTICIPANTS, ParticipantId, SLOTS_PER_PAGE, Slot};
 use crate::memory::payload::Extent;
+use crate::platform;
 use crate::state::Section;
 use crate::state::heap::{Growth, is_object};
 use crate::sync::{Count, LockedU64, Ordering, Word, compiler_fence};
@@ -43,7 +52,7 @@ pub(crate) enum State {
     ReadyDone = 4,
     /// Unfinished, and its holder left in order: on its way to FREE, while `Hot::orphans` counts it.
     Orphan = 5,
-    /// A dead letter: its holders died too often.
+    /// A dead letter: its holders died or failed too often, or one has rejected it.
     Dead = 6,
     /// Leased, but its holder has left in order and only borrows the payload still: an orphan once the borrow
     /// ends.
@@ -59,23 +68,85 @@ pub(crate) enum State {
     Handed = 10,
     /// The same of an item that is finished already.
     HandedDone = 11,
+    /// It was queued, or came back, when the queue was closed: on its way to FREE, while `Hot::discarded`
+    /// counts it.
+    Discarded = 12,
+    /// No get finds it before its time has come.
+    Delayed = 13,
+    /// No item, but what is remembered of one (notes.rs).
+    Note = 14,
 }
 
 impl State {
     /// How many states there are, numbered from 0.
     #[cfg(any(all(loom, test), feature = "fuzzing"))]
-    pub(crate) const COUNT: usize = State::HandedDone as usize + 1;
+    pub(crate) const COUNT: usize = State::Note as usize + 1;
 }
 
-/// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43).
+/// The state word: state (bits 0..4), redeliveries (bits 4..12), owner as in the lock word (bits 12..43), and
+/// the slot of the item's note, or 0 (bits 43..64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateWord(u64);
+
+/// What a state word says of its item's past: how often it came back, and its note. As in the word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Past(u64);
+
+const PAST: u64 = 0xff << 4 | u64::MAX << 43;
+
+/// Slots from this one on are no notes: a state word cannot name them.
+pub(crate) const NOTES: u32 = 1 << 21;
+
+impl Past {
+    pub(crate) const NONE: Past = Past(0);
+
+    /// One redelivery more. There are fewer than 255 so far.
+    pub(crate) fn once_more(self) -> Past {
+        Past(self.0.wrapping_add(1 << 4))
+    }
+
+    /// The slot of the note, or 0.
+    #[inline(always)]
+    pub(crate) fn note(self) -> u32 {
+        (self.0 >> 43) as u32
+    }
+
+    pub(crate) fn with_note(self, note: u32) -> Past {
+        Past(self.0 & 0xff0 | u64::from(note) << 43)
+    }
+}
 
 impl StateWord {
     pub(crate) const FREE: StateWord = StateWord(0);
 
     pub(crate) fn new(state: State, redeliveries: u8, owner: ParticipantId) -> StateWord {
         StateWord(state as u64 | u64::from(redeliveries) << 4 | u64::from(owner.0) << 12)
+    }
+
+    /// The same with all that is remembered of the item.
+    #[inline(always)]
+    pub(crate) fn with(state: State, past: Past, owner: ParticipantId) -> StateWord {
+        StateWord(state as u64 | past.0 | u64::from(owner.0) << 12)
+    }
+
+    /// The word of an item that no participant has, or this owner, in another state of that owner's.
+    #[inline(always)]
+    pub(crate) fn given(self, state: State, owner: ParticipantId) -> StateWord {
+        StateWord(self.0 & !0xf | state as u64 | u64::from(owner.0) << 12)
+    }
+
+    pub(crate) fn unowned_with(state: State, past: Past) -> StateWord {
+        StateWord::with(state, past, ParticipantId::NONE)
+    }
+
+    /// The same word with another past.
+    pub(crate) fn with_past(self, past: Past) -> StateWord {
+        StateWord(self.0 & !PAST | past.0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn past(self) -> Past {
+        Past(self.0 & PAST)
     }
 
     /// The word of a state in which no participant holds the slot.
@@ -97,6 +168,9 @@ impl StateWord {
             9 => State::GivenUp,
             10 => State::Handed,
             11 => State::HandedDone,
+            12 => State::Discarded,
+            13 => State::Delayed,
+            14 => State::Note,
             _ => return None,
         })
     }
@@ -149,7 +223,7 @@ impl Slot {
     }
 }
 
-// The values of `Slot::borrowed`.
+// The marks in `Slot::borrowed`.
 pub(crate) const BORROWED: u32 = 1;
 
 /// The reader could not use the item, which returns to the queue.
@@ -164,16 +238,77 @@ pub(crate) const ENDED: u32 = 4;
 /// Claimed memory that its owner does not need any more.
 pub(crate) const RELEASED: u32 = 5;
 
+/// Their bits.
+pub(crate) const MARK: u32 = 7;
+
+/// In `Slot::holder` of a lease, beside the thread: it is settled by name, or by its loop. It stays its
+/// participant's when that leaves in order, and comes back when the process has ended.
+pub(crate) const BY_NAME: u32 = 1 << 30;
+
+// The time in `Slot::borrowed` counts steps of the coarse monotonic clock, from 1 on, and begins anew after
+// 99 days.
+const STEP: u64 = 16; // milliseconds
+const STEPS: u64 = (1 << 29) - 1;
+
+impl Slot {
+    /// Whether that thread has leased it.
+    #[inline(always)]
+    pub(crate) fn is_leased_by(&self, thread: u32) -> bool {
+        (self.holder.get() ^ thread) & !BY_NAME == 0
+    }
+
+    /// The thread, or the task, that has leased it.
+    pub(crate) fn leasing_thread(&self) -> u32 {
+        self.holder.get() & !BY_NAME
+    }
+
+    /// Whether it is a lease that outlasts a leave in order.
+    pub(crate) fn is_by_name(&self) -> bool {
+        self.word().is_lease() && self.holder.get() & BY_NAME != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.borrowed.get() & MARK
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_mark(&self, mark: u32) {
+        self.borrowed.set(self.marked(mark));
+    }
+
+    /// What `borrowed` is with that mark.
+    #[inline(always)]
+    pub(crate) fn marked(&self, mark: u32) -> u32 {
+        self.borrowed.get() & !MARK | mark
+    }
+
+    /// Notes that the item is put now. The slot has no mark.
+    #[cold]
+    pub(crate) fn note_time(&self) {
+        let step = platform::coarse_millis() / STEP % STEPS + 1;
+        self.borrowed.set((step as u32) << 3);
+    }
+
+    /// How long ago the item was put. `None` if that was not noted.
+    pub(crate) fn time_since_put(&self) -> Option<Duration> {
+        let put = u64::from(self.borrowed.get() >> 3).checked_sub(1)?;
+        let now = platform::coarse_millis() / STEP % STEPS;
+        let steps = (now + STEPS - put) % STEPS;
+        Some(Duration::from_millis(steps * STEP))
+    }
+}
+
 /// Whether a dead participant was done with a slot that is still LEASED to it, so that the item does not come
 /// back.
 pub(crate) fn was_kept(slot: &Slot, acknowledged: bool) -> bool {
-    !acknowledged && matches!(slot.borrowed.get(), KEPT | ENDED)
+    !acknowledged && matches!(slot.mark(), KEPT | ENDED)
 }
 
 /// Bytes of a slot's extent if its payload is borrowed, else 0.
 pub(crate) fn lent_bytes(slot: &Slot) -> u64 {
     match Extent::unpack(slot.extent.get()) {
-        Some(extent) if (BORROWED..=ENDED).contains(&slot.borrowed.get()) => extent.bytes(),
+        Some(extent) if (BORROWED..=ENDED).contains(&slot.mark()) => extent.bytes(),
         _ => 0,
     }
 }
@@ -193,7 +328,8 @@ impl<'q> Section<'q> {
     }
 }
 
-/// Slots that are not FREE. Under the lock; without it an estimate.
+/// Slots that are not FREE, without the notes: `max_bytes` limits these. Under the lock; without it an
+/// estimate.
 #[inline(always)]
 pub(crate) fn slots_in_use(hot: &Hot) -> u64 {
     let held = hot.owned_count.get().wrapping_add(hot.dead_count.get());

@@ -15,7 +15,7 @@ use crate::sync::Word;
 
 /// What a list is sorted by.
 pub(crate) struct Order<B: Fn(StateWord) -> bool, K: Fn(&Slot) -> u64> {
-    /// How many slots the list has, or 0 if it is known to be short.
+    /// How many slots the list has.
     pub length: u64,
     /// How many slots have memory; their pages are numbered.
     pub numbered: u32,

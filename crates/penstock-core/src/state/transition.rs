@@ -6,7 +6,8 @@ use crate::fault::fault;
 use crate::memory::layout::{List, Participant, ParticipantId, Slot};
 use crate::memory::payload::Extent;
 use crate::state::Section;
-use crate::state::slot::{State, StateWord, lent_bytes, lessee};
+use crate::state::discard::Discarded;
+use crate::state::slot::{Past, State, StateWord, lent_bytes, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Ticket;
 
@@ -27,7 +28,7 @@ impl Section<'_> {
         slot.seq.set(seq);
         // What its last item left.
         slot.borrowed.set(0);
-        self.own(slot, State::Claimed, 0);
+        self.own(slot, State::Claimed, Past::NONE);
         Ok(())
     }
 
@@ -37,6 +38,7 @@ impl Section<'_> {
         let hot = self.hot();
         let seq = hot.published.get().wrapping_add(1);
         slot.seq.set(seq);
+        self.note_time(slot);
         fault!("put.numbered");
         slot.commit(StateWord::unowned(State::Ready, 0));
         fault!("put.committed");
@@ -51,20 +53,34 @@ impl Section<'_> {
         Ok(Ticket { slot: index, seq })
     }
 
+    /// Notes when an item is put, before it is published.
+    #[inline(always)]
+    pub(crate) fn note_time(&self, slot: &Slot) {
+        if self.hot().timed.get() != 0 {
+            slot.note_time();
+        }
+    }
+
     /// To LEASED or CLAIMED with this participant as the owner. [`hold`](Self::hold) puts the slot on the
     /// participant's list.
     #[inline(always)]
-    pub(crate) fn own(&mut self, slot: &Slot, state: State, redeliveries: u8) {
-        self.give(slot, state, redeliveries, self.me);
+    pub(crate) fn own(&mut self, slot: &Slot, state: State, past: Past) {
+        self.give(slot, state, past, self.me);
     }
 
     /// The same with another owner.
     #[inline(always)]
-    pub(crate) fn give(&mut self, slot: &Slot, state: State, redeliveries: u8, owner: ParticipantId) {
+    pub(crate) fn give(&mut self, slot: &Slot, state: State, past: Past, owner: ParticipantId) {
+        self.give_as(slot, StateWord::with(state, past, owner));
+    }
+
+    /// The same with a word that says it all.
+    #[inline(always)]
+    pub(crate) fn give_as(&mut self, slot: &Slot, word: StateWord) {
         let hot = self.hot();
         let lease = hot.leases.get().wrapping_add(1);
         slot.lease.set(lease);
-        slot.commit(StateWord::new(state, redeliveries, owner));
+        slot.commit(word);
         hot.leases.set(lease);
     }
 
@@ -133,12 +149,16 @@ impl Section<'_> {
     /// payload is still borrowed.
     pub(crate) fn keep_memory(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
-        let owner = slot.word().owner();
+        let (owner, note) = (slot.word().owner(), slot.word().past().note());
         let holder = self.shared.segment.participant(owner.index())?;
         self.unlink(&holder.leased, index)?;
         self.uncount_lease(slot);
         slot.commit(StateWord::new(State::Claimed, 0, owner));
-        self.push_back(&holder.claimed, index)
+        self.push_back(&holder.claimed, index)?;
+        if note != 0 {
+            self.free_note(note, index)?;
+        }
+        Ok(())
     }
 
     /// The list of its holder on which a held slot stands.
@@ -153,8 +173,13 @@ impl Section<'_> {
     /// Frees what this participant holds.
     pub(crate) fn finish_held(&mut self, index: u32) -> Result<(), Error> {
         let slot = self.slot(index)?;
+        let note = slot.word().past().note();
         self.let_go(index, slot.word().owner())?;
-        self.free_slot((index, slot))
+        self.free_slot((index, slot))?;
+        if note != 0 {
+            self.free_note(note, index)?;
+        }
+        Ok(())
     }
 
     /// CLAIMED -> FREE: the claimed memory is not needed, or could not be had.
@@ -189,21 +214,27 @@ impl Section<'_> {
         self.return_to_queue(index)
     }
 
-    /// To READY in its old place, or to DEAD if the item came back too often. The slot is on no list.
+    /// To READY in its old place, or to DEAD if the item came back too often; or it is discarded, if the
+    /// queue is closed. The slot is on no list.
     pub(crate) fn return_to_queue(&mut self, index: u32) -> Result<(), Error> {
+        self.return_or_delay(index, None)
+    }
+
+    /// The same, or to DELAYED until then.
+    pub(crate) fn return_or_delay(&mut self, index: u32, due: Option<u64>) -> Result<(), Error> {
         let hot = self.hot();
+        if hot.is_closed() {
+            return self.discard_one(index, Discarded::Unfinished);
+        }
         let slot = self.slot(index)?;
         let word = slot.word();
         if word.redeliveries() >= self.shared.options.max_deliveries {
-            slot.commit(StateWord::unowned(State::Dead, word.redeliveries()));
-            self.push_back(&hot.dead, index)?;
-            hot.dead_count.add(1);
-            // A dead letter counts as finished: join() must not wait for it.
-            if self.shared.options.acknowledged {
-                hot.unfinished.sub(1);
-            }
+            self.bury(index)?;
+        } else if let Some(due) = due {
+            self.delay((index, slot), due, word.past().once_more())?;
+            hot.redeliveries.add(1);
         } else {
-            slot.commit(StateWord::unowned(State::Ready, word.redeliveries() + 1));
+            slot.commit(StateWord::unowned_with(State::Ready, word.past().once_more()));
             self.put_back(index, slot.len.get())?;
             hot.redeliveries.add(1);
         }

@@ -9,6 +9,9 @@
 //!
 //! > If there are items and getters, then some getter is on its way (or as many as there are items, up to
 //! > cores - 1). The same for room and putters. If nothing is unfinished, no joiner sleeps.
+//! > If the queue is shut down, and putters sleep, or getters that will find nothing any more, then one of
+//! > them is on its way.
+//! > If items are delayed, a waiter sleeps until the first is due, or one is on its way (delay.rs).
 //!
 //! *On its way* is a waiter that was notified and has not been back under the lock, and a participant that
 //! spins. One that was handed something is not: it does not come for what is there. Since every way back
@@ -68,7 +71,7 @@ use crate::state::Section;
 use crate::state::holding::Lease;
 use crate::state::list::{Links, append, remove};
 use crate::sync::{Count, LockedU32, Ordering, Word};
-use crate::units::{PAGE, Ticket};
+use crate::units::{BATCH, PAGE, Ticket};
 
 pub(crate) const FREE: u32 = 0;
 pub(crate) const SLEEPING: u32 = 1;
@@ -106,6 +109,7 @@ pub(crate) struct Waiting {
     /// Of a wait that takes an item or a place, once it has enlisted.
     aging: Option<Aging>,
     pub takes: bool,
+    pub needs_no_room: bool,
 }
 
 /// How long a wait has lasted, and what was handed to it.
@@ -144,6 +148,7 @@ impl Waiting {
             is_early: false,
             aging: None,
             takes: true,
+            needs_no_room: false,
         }
     }
 
@@ -152,6 +157,14 @@ impl Waiting {
         Waiting {
             takes: false,
             ..Waiting::new(kind)
+        }
+    }
+
+    /// Of a put whose item takes no place: it waits for nothing but the lock.
+    pub(crate) fn needing_no_room() -> Waiting {
+        Waiting {
+            needs_no_room: true,
+            ..Waiting::new(Kind::Room)
         }
     }
 
@@ -251,19 +264,31 @@ impl Section<'_> {
 
     fn settle_waiters(&mut self) -> Result<(), Error> {
         let hot = self.hot();
+        if hot.is_ended() && self.settle_ended()? {
+            return self.settle_joiners();
+        }
         self.hand_over()?;
         let most = most_on_their_way();
-        let [getters, putters, joiners] = &hot.waiters;
+        let [getters, putters, _] = &hot.waiters;
         while getters.length.get() > 0 && self.lacks_getters(most) {
             self.choose(Kind::Item, getters.tail.get())?;
         }
         while putters.length.get() > 0
+            && hot.is_open()
             && self.shared.has_room()
             && u64::from(putters.notified.get()) + u64::from(hot.spinning.putter.get() != 0) < most
         {
             self.choose(Kind::Room, putters.head.get())?;
         }
-        if hot.unfinished.get() == 0 {
+        if hot.has_delayed() {
+            self.appoint_timekeeper()?;
+        }
+        self.settle_joiners()
+    }
+
+    fn settle_joiners(&mut self) -> Result<(), Error> {
+        let joiners = &self.hot().waiters[Kind::Finish as usize];
+        if self.hot().unfinished.get() == 0 {
             while joiners.length.get() > 0 {
                 self.choose(Kind::Finish, joiners.head.get())?;
             }
@@ -277,6 +302,47 @@ impl Section<'_> {
         let hot = self.hot();
         let notified = hot.waiters[Kind::Item as usize].notified.get();
         u64::from(notified) + u64::from(hot.spinning.getter.get() != 0) < most.min(hot.ready_count.get())
+    }
+
+    /// Notifies putters of a queue that is shut down, and getters if none of them finds an item any more.
+    /// False if getters are to be served as usual.
+    #[cold]
+    fn settle_ended(&mut self) -> Result<bool, Error> {
+        self.notify_from_the_end(Kind::Room)?;
+        let is_over = self.is_over()? == Some(true);
+        if is_over {
+            self.notify_from_the_end(Kind::Item)?;
+        }
+        Ok(is_over)
+    }
+
+    /// Notifies the watcher: it comes back through a section, which notifies the next one. Its slice is
+    /// short, in case the wake-up call is lost with its waker; those of others that would be served late need
+    /// not be. The new watcher is woken to learn that it is, in case this one does not come back. It finds
+    /// the queue shut down then, too, so that the wake-ups multiply.
+    fn notify_from_the_end(&mut self, kind: Kind) -> Result<(), Error> {
+        let notified = &self.hot().waiters[kind as usize].notified;
+        let before = notified.get();
+        for _ in 0..NEAR {
+            match self.watcher(kind)? {
+                0 => return Ok(()),
+                last => self.choose(kind, last)?,
+            }
+            // Not if it had left.
+            if notified.get() != before {
+                break;
+            }
+        }
+        self.tell_watcher(kind)
+    }
+
+    /// Wakes a notified waiter of a queue that is shut down, because its waker may have died before it did:
+    /// its slice may be long. `BATCH` at most after a death.
+    fn wake_again(&mut self, index: u32, left: &mut usize) {
+        if !self.hot().is_open() && *left > 0 {
+            *left -= 1;
+            self.wake_later(index);
+        }
     }
 
     /// Marks one listed waiter as on its way. One that has left meanwhile is freed instead.
@@ -629,7 +695,7 @@ impl Section<'_> {
 
     /// The waiter that will be served last, or 0: the getter that came first of those that have not aged, or
     /// the youngest of those that have; the putter that came last.
-    fn watcher(&self, kind: Kind) -> Result<u32, Error> {
+    pub(crate) fn watcher(&self, kind: Kind) -> Result<u32, Error> {
         let list = &self.hot().waiters[kind as usize];
         if kind == Kind::Room {
             return Ok(list.tail.get());
@@ -644,7 +710,7 @@ impl Section<'_> {
 
     /// Wakes the watcher, so that it reads its position, which is new. If this call is lost (the caller may
     /// die, and the watcher may not be asleep yet), the watcher does so at the end of its slice.
-    fn tell_watcher(&mut self, kind: Kind) -> Result<(), Error> {
+    pub(crate) fn tell_watcher(&mut self, kind: Kind) -> Result<(), Error> {
         let watcher = self.watcher(kind)?;
         if watcher != 0 {
             self.wake_later(watcher);
@@ -667,6 +733,7 @@ impl Section<'_> {
     /// Frees the cells of a participant that is dead.
     pub(crate) fn free_cells_of(&mut self, owner: ParticipantId) -> Result<(), Error> {
         let hot = self.hot();
+        let mut left = BATCH;
         for kind in Kind::ALL {
             if let Some(word) = self.shared.spinning_word(kind) {
                 let _ = word.compare_exchange(owner.0, 0, Ordering::Relaxed, Ordering::Relaxed);
@@ -675,6 +742,9 @@ impl Section<'_> {
         for index in 1..hot.cells_high.get().min(self.shared.segment.geometry.cells) {
             let cell = self.cell(index)?;
             let word = cell.word.get();
+            if word == WOKEN && cell.owner.get() != owner.0 {
+                self.wake_again(index, &mut left);
+            }
             if word == FREE || cell.owner.get() != owner.0 {
                 continue;
             }
@@ -711,8 +781,10 @@ impl Section<'_> {
             aged.handed.set(0);
         }
         hot.cells_free.set(0);
+        hot.timekeeper.set(0);
         hot.spinning.getter.set(0);
         hot.spinning.putter.set(0);
+        let mut left = BATCH;
         let high = hot.cells_high.get().clamp(1, self.shared.segment.geometry.cells);
         for index in 1..high {
             let cell = self.cell(index)?;
@@ -721,7 +793,10 @@ impl Section<'_> {
             };
             match cell.word.get() {
                 SLEEPING => self.list_cell(kind, index)?,
-                WOKEN => hot.waiters[kind as usize].notified.add(1),
+                WOKEN => {
+                    hot.waiters[kind as usize].notified.add(1);
+                    self.wake_again(index, &mut left);
+                }
                 HANDED => self.rebuild_handed(kind, index)?,
                 HANDED_LEFT if kind == Kind::Item => self.rebuild_handed(kind, index)?,
                 // Its owner frees it when it comes back, if it does; a dead owner's cells are swept.

@@ -4,7 +4,7 @@ use penstock_core::{Patience, Wait};
 use proptest::prelude::*;
 
 use crate::participant::{Command, Reply};
-use crate::plain::payload;
+use crate::plain::{Phase, payload};
 use crate::run::{Checked, Run, failed};
 
 impl Run {
@@ -19,7 +19,12 @@ impl Run {
         let (plain, queue) = (&self.plain, &self.hands.queue);
         let dead_letters = plain.dead.len() as u64;
         prop_assert_eq!(statistics.puts, plain.puts, "puts");
-        prop_assert_eq!(statistics.gets, plain.puts - plain.len() - dead_letters, "gets");
+        let delayed = plain.delayed.len() as u64;
+        let left = plain.len() + delayed + dead_letters + plain.discarded;
+        prop_assert_eq!(statistics.gets, plain.puts - left, "gets");
+        prop_assert_eq!(statistics.discarded, plain.discarded, "discarded");
+        prop_assert_eq!(statistics.delayed, delayed, "delayed");
+        prop_assert_eq!(queue.is_shut_down(), plain.phase != Phase::Open, "phase");
         prop_assert_eq!(statistics.bytes, plain.bytes, "bytes");
         prop_assert_eq!(statistics.queued, plain.len(), "queued");
         prop_assert_eq!(statistics.unfinished, plain.unfinished(), "unfinished");
@@ -32,21 +37,20 @@ impl Run {
         prop_assert_eq!(statistics.dead_letters, dead_letters, "dead letters");
         prop_assert_eq!(statistics.high_water, plain.high_water, "high water");
         prop_assert_eq!(statistics.participants, plain.actors.len() as u64, "participants");
+        prop_assert_eq!(statistics.producers, plain.producers(), "producers");
         let numbers = Reply::Numbers {
             len: plain.len(),
             is_empty: plain.len() == 0,
             is_full: !plain.has_room(),
         };
-        let letters: Vec<Vec<u8>> = plain
-            .dead
-            .iter()
-            .map(|item| payload(item.number, item.len))
-            .collect();
-        prop_assert!(
-            queue.dead_letters().map_err(failed)? == letters,
-            "other dead letters than {:?}",
-            plain.dead
-        );
+        let found = queue.dead_letters().map_err(failed)?;
+        let are_right = found.len() == plain.dead.len()
+            && found.iter().zip(&plain.dead).all(|(letter, item)| {
+                letter.payload == payload(item.number, item.len)
+                    && letter.ticket.seq == item.number
+                    && letter.deliveries == u32::from(item.redeliveries) + 1
+            });
+        prop_assert!(are_right, "other dead letters than {:?}", plain.dead);
         self.compare_memory(statistics.memory_bytes)?;
         let idle: Vec<usize> = (0..self.waiting.len())
             .filter(|actor| self.waiting[*actor].is_none())
@@ -76,7 +80,8 @@ impl Run {
         );
         // Not while a waiter may be giving memory back. Nor while items are set aside, because a put without
         // memory gives them up.
-        if !self.plain.has_room() || !self.has_no_waiters() || self.plain.has_set_aside() {
+        let is_open = self.plain.phase == Phase::Open;
+        if !is_open || !self.plain.has_room() || !self.has_no_waiters() || self.plain.has_set_aside() {
             return Ok(());
         }
         let limit = self.plain.rules.max_bytes.unwrap_or(u64::MAX);

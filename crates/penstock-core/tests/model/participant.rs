@@ -7,13 +7,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Batch, Buffer, Delivery, Error, Leave, Lent, Patience, Queue, Taken, Wait};
+use penstock_core::{
+    Batch, Buffer, Delivery, Error, Held, InHand, Leave, Lent, Patience, Production, Queue, Taken, Verdict,
+    Wait,
+};
 
 use crate::plain::payload;
 use crate::program::Lens;
 
 /// Time after which a reply counts as missing.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// The delay of an item whose time comes in the same step, and of one whose time never comes.
+const AT_ONCE: Duration = Duration::from_millis(1);
+const NEVER: Duration = Duration::from_secs(1 << 30);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Patient {
@@ -61,8 +68,28 @@ pub enum Command {
     EndBorrow,
     Keep,
     TaskDone,
+    Hold(Patient),
+    PutDelayed {
+        number: u64,
+        len: usize,
+        comes: bool,
+    },
+    Settle {
+        place: usize,
+        verdict: Verdict,
+        is_delayed: bool,
+    },
     Join(Patient),
     Leave(Leave),
+    ShutDown {
+        is_immediate: bool,
+    },
+    Produce {
+        expect: u32,
+    },
+    EndProducing,
+    Next(Patient),
+    LeaveLoop,
     Ask,
     /// Starts a thread that stops in a put, with memory claimed.
     StopInPut {
@@ -97,6 +124,17 @@ pub enum Reply {
     },
     /// No payload was borrowed.
     NotBorrowed,
+    /// An item taken by name: its number, and how often it was delivered.
+    Held {
+        id: u64,
+        deliveries: u32,
+        len: usize,
+        head: u64,
+        is_whole: bool,
+    },
+    Settled(bool),
+    /// No item was taken by name.
+    NotHeld,
 }
 
 /// A summary of several items, short enough for one reply.
@@ -125,18 +163,25 @@ pub type Replied = Result<Reply, Error>;
 pub struct Hands {
     pub queue: Arc<Queue>,
     borrows: std::collections::VecDeque<Lent>,
+    productions: std::collections::VecDeque<Production>,
+    in_loop: Option<InHand>,
+    /// Items taken by name and not settled, the oldest first.
+    held: Vec<Held>,
 }
 
-fn describe(bytes: &[u8]) -> Reply {
+/// Length and head of a payload, and whether the rest is as it was put.
+fn described(bytes: &[u8]) -> (usize, u64, bool) {
     let mut head = [0; 8];
     let known = bytes.len().min(8);
     head[..known].copy_from_slice(&bytes[..known]);
     let head = u64::from_le_bytes(head);
-    Reply::Item {
-        len: bytes.len(),
-        head,
-        is_whole: bytes.len() < 8 || bytes == payload(head, bytes.len()),
-    }
+    let is_whole = bytes.len() < 8 || bytes == payload(head, bytes.len());
+    (bytes.len(), head, is_whole)
+}
+
+fn describe(bytes: &[u8]) -> Reply {
+    let (len, head, is_whole) = described(bytes);
+    Reply::Item { len, head, is_whole }
 }
 
 impl Hands {
@@ -144,6 +189,9 @@ impl Hands {
         Hands {
             queue,
             borrows: std::collections::VecDeque::new(),
+            productions: std::collections::VecDeque::new(),
+            in_loop: None,
+            held: Vec::new(),
         }
     }
 
@@ -215,9 +263,74 @@ impl Hands {
                 Some(lent) => describe(lent.bytes()),
                 None => Reply::NotBorrowed,
             }),
+            Command::Hold(patient) => {
+                let mut buffer = Buffer::default();
+                let (delivery, held) = self.queue.hold(&mut buffer, patient.within(never))?;
+                let bytes = match &delivery {
+                    Delivery::Copied => buffer.bytes(),
+                    Delivery::Lent(lent) => lent.bytes(),
+                };
+                self.held.push(held);
+                let (len, head, is_whole) = described(bytes);
+                Ok(Reply::Held {
+                    id: held.id(),
+                    deliveries: held.deliveries(),
+                    len,
+                    head,
+                    is_whole,
+                })
+            }
+            Command::Settle { .. } if self.held.is_empty() => Ok(Reply::NotHeld),
+            Command::Settle {
+                place,
+                verdict,
+                is_delayed,
+            } => {
+                let held = self.held.remove(place % self.held.len());
+                let delay = if is_delayed { NEVER } else { Duration::ZERO };
+                let wait = Patient::Forever.within(never);
+                let settled = self.queue.settle_after(&held, verdict, delay, wait);
+                settled.map(Reply::Settled)
+            }
+            Command::PutDelayed { number, len, comes } => {
+                let delay = if comes { AT_ONCE } else { NEVER };
+                let payload = payload(number, len);
+                let ticket = self
+                    .queue
+                    .put_delayed(&[&payload], delay, Patient::No.within(never))?;
+                if comes {
+                    std::thread::sleep(3 * AT_ONCE);
+                }
+                Ok(Reply::Put { seq: ticket.seq })
+            }
             Command::TaskDone => self.queue.task_done().map(|()| Reply::Done),
             Command::Join(patient) => self.queue.join(patient.within(never)).map(|()| Reply::Done),
             Command::Leave(how) => self.queue.leave(how).map(|()| Reply::Done),
+            Command::ShutDown { is_immediate } => self.queue.shut_down(is_immediate).map(|()| Reply::Done),
+            Command::Produce { expect } => {
+                self.productions.push_back(self.queue.produce(expect)?);
+                Ok(Reply::Done)
+            }
+            Command::EndProducing => {
+                let production = self.productions.pop_front().expect("it has begun");
+                self.queue.end_producing(production).map(|()| Reply::Done)
+            }
+            Command::Next(patient) => {
+                let mut buffer = Buffer::default();
+                let next = self
+                    .queue
+                    .get_next(&mut self.in_loop, &mut buffer, patient.within(never));
+                match next? {
+                    Delivery::Copied => Ok(describe(buffer.bytes())),
+                    Delivery::Lent(lent) => Ok(describe(lent.bytes())),
+                }
+            }
+            Command::LeaveLoop => {
+                if let Some(in_hand) = self.in_loop.take() {
+                    in_hand.leave();
+                }
+                Ok(Reply::Done)
+            }
             Command::Ask => Ok(Reply::Numbers {
                 len: self.queue.len(),
                 is_empty: self.queue.is_empty(),
@@ -446,6 +559,14 @@ fn unpack_patient(word: u64) -> Patient {
     }
 }
 
+/// In the order of their numbers.
+const VERDICTS: [Verdict; 4] = [
+    Verdict::Done,
+    Verdict::Released,
+    Verdict::Failed,
+    Verdict::Rejected,
+];
+
 fn pack_command(command: Command) -> Words {
     match command {
         Command::Put { number, len, patient } => [0, number, len as u64, pack_patient(patient), 0],
@@ -457,6 +578,18 @@ fn pack_command(command: Command) -> Words {
         Command::TaskDone => [3, 0, 0, 0, 0],
         Command::Join(patient) => [4, pack_patient(patient), 0, 0, 0],
         Command::Leave(how) => [5, u64::from(how == Leave::Crashed), 0, 0, 0],
+        Command::ShutDown { is_immediate } => [12, u64::from(is_immediate), 0, 0, 0],
+        Command::Produce { expect } => [13, u64::from(expect), 0, 0, 0],
+        Command::EndProducing => [14, 0, 0, 0, 0],
+        Command::Next(patient) => [15, pack_patient(patient), 0, 0, 0],
+        Command::LeaveLoop => [16, 0, 0, 0, 0],
+        Command::Hold(patient) => [17, pack_patient(patient), 0, 0, 0],
+        Command::Settle {
+            place,
+            verdict,
+            is_delayed,
+        } => [18, place as u64, verdict as u64, u64::from(is_delayed), 0],
+        Command::PutDelayed { number, len, comes } => [19, number, len as u64, u64::from(comes), 0],
         Command::Ask => [6, 0, 0, 0, 0],
         Command::StopInPut { len } => [7, len as u64, 0, 0, 0],
         Command::Arm(point) => [8, point as u64, 0, 0, 0],
@@ -497,6 +630,26 @@ fn unpack_command(words: Words) -> Command {
         [4, patient, ..] => Command::Join(unpack_patient(patient)),
         [5, 0, ..] => Command::Leave(Leave::Clean),
         [5, ..] => Command::Leave(Leave::Crashed),
+        [12, is_immediate, ..] => Command::ShutDown {
+            is_immediate: is_immediate != 0,
+        },
+        [13, expect, ..] => Command::Produce {
+            expect: expect as u32,
+        },
+        [14, ..] => Command::EndProducing,
+        [15, patient, ..] => Command::Next(unpack_patient(patient)),
+        [16, ..] => Command::LeaveLoop,
+        [17, patient, ..] => Command::Hold(unpack_patient(patient)),
+        [18, place, verdict, is_delayed, _] => Command::Settle {
+            place: place as usize,
+            verdict: VERDICTS[verdict as usize],
+            is_delayed: is_delayed != 0,
+        },
+        [19, number, len, comes, _] => Command::PutDelayed {
+            number,
+            len: len as usize,
+            comes: comes != 0,
+        },
         [6, ..] => Command::Ask,
         [7, len, ..] => Command::StopInPut { len: len as usize },
         [8, point, ..] => Command::Arm(point as usize),
@@ -530,6 +683,18 @@ fn pack_reply(replied: &Replied) -> Words {
             is_full,
         }) => [3, *len, u64::from(*is_empty), u64::from(*is_full), 0],
         Ok(Reply::NotBorrowed) => [4, 0, 0, 0, 0],
+        Ok(Reply::Held {
+            id,
+            deliveries,
+            len,
+            head,
+            is_whole,
+        }) => {
+            let numbers = u64::from(*deliveries) | u64::from(*is_whole) << 32;
+            [11, *id, *len as u64, *head, numbers]
+        }
+        Ok(Reply::Settled(is_settled)) => [12, u64::from(*is_settled), 0, 0, 0],
+        Ok(Reply::NotHeld) => [13, 0, 0, 0, 0],
         Ok(Reply::Items(sum)) => [9, sum.count, sum.bytes, sum.hash, 0],
         // The result, and beside it the count, from 1 on.
         Ok(Reply::PutMany { count, result }) => {
@@ -540,6 +705,7 @@ fn pack_reply(replied: &Replied) -> Words {
         Err(Error::Full) => [5, 0, 0, 0, 0],
         Err(Error::Empty) => [6, 0, 0, 0, 0],
         Err(Error::TooManyDone) => [7, 0, 0, 0, 0],
+        Err(Error::ShutDown) => [10, 0, 0, 0, 0],
         Err(Error::OutOfMemory {
             needed,
             used,
@@ -570,10 +736,20 @@ fn unpack_reply(words: Words) -> Replied {
             is_full: is_full != 0,
         }),
         [4, ..] => Ok(Reply::NotBorrowed),
+        [11, id, len, head, numbers] => Ok(Reply::Held {
+            id,
+            deliveries: numbers as u32,
+            len: len as usize,
+            head,
+            is_whole: numbers >> 32 != 0,
+        }),
+        [12, is_settled, ..] => Ok(Reply::Settled(is_settled != 0)),
+        [13, ..] => Ok(Reply::NotHeld),
         [9, count, bytes, hash, _] => Ok(Reply::Items(Sum { count, bytes, hash })),
         [5, ..] => Err(Error::Full),
         [6, ..] => Err(Error::Empty),
         [7, ..] => Err(Error::TooManyDone),
+        [10, ..] => Err(Error::ShutDown),
         [8, needed, used, limit, taken] => Err(Error::OutOfMemory {
             needed,
             used,

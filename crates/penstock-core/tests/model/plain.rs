@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use penstock_core::{Error, Leave, Options, SMALL};
+use penstock_core::{Error, Leave, Options, SMALL, Verdict};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
@@ -52,6 +52,10 @@ struct Held {
     is_aside: bool,
     /// Leased by an actor that has left in order, but still borrows it.
     has_left: bool,
+    /// The item of its actor's loop, which `task_done` finishes last.
+    is_in_loop: bool,
+    /// It was taken by name: like the item of a loop, a leave in order does not give it up.
+    is_named: bool,
 }
 
 #[derive(Debug)]
@@ -64,11 +68,43 @@ pub struct Actor {
     borrows: VecDeque<u64>,
     /// Items that it had set aside, and whose payloads were given up.
     given_up: u64,
+    /// In how many blocks it produces, and whether it has ever.
+    blocks: u32,
+    has_begun: bool,
+    /// The blocks that it has yet to end, also those that ended because it left.
+    pub productions: u32,
+    /// How many of these, the oldest, have ended because it left.
+    late: u32,
+    /// The lease of its loop's item.
+    in_loop: Option<u64>,
+    /// The leases that it has by name, the oldest first; 0 for an item that was finished before.
+    named: Vec<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    Open,
+    Draining,
+    Closed,
+}
+
+impl Actor {
+    /// Whether it has an item that comes back if it dies.
+    fn has_in_hand(&self) -> bool {
+        self.held
+            .iter()
+            .any(|held| held.is_leased && !held.is_aside && !held.has_left)
+    }
 }
 
 pub struct Plain {
     pub rules: Options,
+    pub phase: Phase,
+    /// Items that were queued, or came back, when the queue was closed.
+    pub discarded: u64,
     pub ready: VecDeque<Item>,
+    /// Items whose time has not come.
+    pub delayed: Vec<Item>,
     pub actors: Vec<Actor>,
     /// In the order of dying.
     pub dead: Vec<Item>,
@@ -83,6 +119,9 @@ pub struct Plain {
     pub bytes: u64,
     pub redeliveries: u64,
     pub high_water: u64,
+    /// Producers that have begun, and as many as are expected.
+    begun: u32,
+    expected: u32,
     leases: u64,
 }
 
@@ -91,7 +130,10 @@ impl Plain {
     pub fn new(rules: &Options) -> Plain {
         let mut plain = Plain {
             rules: rules.clone(),
+            phase: Phase::Open,
+            discarded: 0,
             ready: VecDeque::new(),
+            delayed: Vec::new(),
             actors: Vec::new(),
             dead: Vec::new(),
             orphans: 0,
@@ -102,6 +144,8 @@ impl Plain {
             bytes: 0,
             redeliveries: 0,
             high_water: 0,
+            begun: 0,
+            expected: 0,
             leases: 0,
         };
         plain.enter();
@@ -120,6 +164,12 @@ impl Plain {
             held: Vec::new(),
             borrows: VecDeque::new(),
             given_up: 0,
+            blocks: 0,
+            has_begun: false,
+            productions: 0,
+            late: 0,
+            in_loop: None,
+            named: Vec::new(),
         }
     }
 
@@ -139,7 +189,8 @@ impl Plain {
         if !self.rules.acknowledged {
             return 0;
         }
-        self.ready.iter().filter(|item| !item.is_finished).count() as u64 + self.taken() + self.orphans
+        let queued = self.ready.iter().filter(|item| !item.is_finished).count();
+        (queued + self.delayed.len()) as u64 + self.taken() + self.orphans
     }
 
     /// Items of an acknowledged queue that are taken and not finished.
@@ -166,6 +217,7 @@ impl Plain {
             .ready
             .iter()
             .chain(&self.dead)
+            .chain(&self.delayed)
             .chain(held.map(|held| &held.item))
             .chain(self.aside.iter().map(|(_, item)| item));
         all.map(|item| 128 + item.extent_bytes()).sum::<u64>()
@@ -180,7 +232,8 @@ impl Plain {
             .flat_map(|actor| &actor.held)
             .map(|held| &held.item);
         let aside = self.aside.iter().map(|(_, item)| item);
-        let all = self.ready.iter().chain(&self.dead).chain(held).chain(aside);
+        let rest = self.dead.iter().chain(&self.delayed);
+        let all = self.ready.iter().chain(rest).chain(held).chain(aside);
         all.filter(|item| item.extent_bytes() > 0)
             .map(|item| item.len as u64)
             .sum()
@@ -194,15 +247,47 @@ impl Plain {
 
     /// Whether a put that does not wait would succeed. It gives up what is set aside, if that is in the way.
     pub fn can_put(&mut self, len: usize) -> Result<Item, Error> {
-        let item = Item {
+        let item = self.new_item(len);
+        if self.phase != Phase::Open {
+            return Err(Error::ShutDown);
+        }
+        if !self.has_room() {
+            return Err(Error::Full);
+        }
+        self.find_memory(item)
+    }
+
+    fn new_item(&self, len: usize) -> Item {
+        Item {
             number: self.puts + 1,
             len,
             is_finished: false,
             redeliveries: 0,
-        };
-        if !self.has_room() {
-            return Err(Error::Full);
         }
+    }
+
+    /// Puts an item whose time has come, or never comes. It needs no room; without memory it waits for room
+    /// all the same.
+    pub fn put_delayed(&mut self, len: usize, comes: bool) -> Result<u64, Error> {
+        let item = self.new_item(len);
+        if self.phase != Phase::Open {
+            return Err(Error::ShutDown);
+        }
+        // It needs no room.
+        self.find_memory(item)?;
+        self.puts += 1;
+        self.bytes += len as u64;
+        if comes {
+            self.ready.push_back(item);
+            self.note_high_water();
+        } else {
+            self.delayed.push(item);
+        }
+        Ok(item.number)
+    }
+
+    fn find_memory(&mut self, item: Item) -> Result<Item, Error> {
+        let len = item.len;
         let needed = 128 + item.extent_bytes();
         let limit = self.rules.max_bytes.unwrap_or(u64::MAX);
         while self.used_bytes() + needed > limit {
@@ -303,6 +388,109 @@ impl Plain {
         self.rules.max_bytes.unwrap_or(u64::MAX).min(64 << 20)
     }
 
+    pub fn shut_down(&mut self, is_immediate: bool) {
+        if is_immediate {
+            self.phase = Phase::Closed;
+            self.discarded += self.len() + self.delayed.len() as u64;
+            self.ready.clear();
+            self.delayed.clear();
+        } else {
+            self.phase = self.phase.max(Phase::Draining);
+        }
+    }
+
+    pub fn producers(&self) -> u64 {
+        self.actors.iter().filter(|actor| actor.blocks > 0).count() as u64
+    }
+
+    pub fn produce(&mut self, actor: usize, expect: u32) -> Result<(), Error> {
+        if self.phase != Phase::Open {
+            return Err(Error::ShutDown);
+        }
+        self.expected = self.expected.max(expect);
+        let actor = &mut self.actors[actor];
+        self.begun += u32::from(!actor.has_begun);
+        actor.has_begun = true;
+        actor.blocks += 1;
+        actor.productions += 1;
+        Ok(())
+    }
+
+    pub fn end_producing(&mut self, actor: usize) {
+        let actor = &mut self.actors[actor];
+        actor.productions -= 1;
+        match actor.late {
+            0 => actor.blocks -= 1,
+            _ => actor.late -= 1,
+        }
+        self.end_if_unproduced();
+    }
+
+    fn end_if_unproduced(&mut self) {
+        if self.begun > 0 && self.begun >= self.expected && self.producers() == 0 {
+            self.phase = self.phase.max(Phase::Draining);
+        }
+    }
+
+    /// The loop of the actor asks for its next item: the one before is finished, unless it is already.
+    pub fn finish_for_loop(&mut self, actor: usize) {
+        if !self.rules.acknowledged {
+            return;
+        }
+        self.acknowledge();
+        let actor = &mut self.actors[actor];
+        let Some(lease) = actor.in_loop.take() else {
+            return;
+        };
+        let is_its = |held: &Held| held.lease == lease && held.is_leased && !held.has_left;
+        if let Some(place) = actor.held.iter().position(is_its) {
+            if actor.held[place].is_borrowed {
+                actor.held[place].is_leased = false;
+                actor.held[place].is_in_loop = false;
+            } else {
+                actor.held.remove(place);
+            }
+        }
+    }
+
+    /// Takes the next item of the actor's loop, whose former one is finished.
+    pub fn next(&mut self, actor: usize) -> Option<Item> {
+        let item = self.get(actor, 0, false)?;
+        if self.rules.acknowledged && !item.is_finished {
+            let actor = &mut self.actors[actor];
+            if let Some(held) = actor.held.last_mut() {
+                held.is_in_loop = true;
+            }
+            actor.in_loop = Some(self.leases);
+        }
+        Some(item)
+    }
+
+    pub fn leave_loop(&mut self, actor: usize) {
+        let actor = &mut self.actors[actor];
+        if let Some(lease) = actor.in_loop.take() {
+            for held in actor.held.iter_mut().filter(|held| held.lease == lease) {
+                held.is_in_loop = false;
+            }
+        }
+    }
+
+    /// What a get answers that finds no item, or at the end of its time.
+    pub fn no_item(&self, actor: usize, waits: bool) -> Error {
+        match self.phase {
+            Phase::Open => Error::Empty,
+            Phase::Draining if !self.delayed.is_empty() => Error::Empty,
+            Phase::Draining if waits && !self.actors[actor].has_in_hand() && self.is_any_in_hand() => {
+                Error::Empty
+            }
+            Phase::Draining | Phase::Closed => Error::ShutDown,
+        }
+    }
+
+    pub fn is_any_in_hand(&self) -> bool {
+        self.actors.iter().any(Actor::has_in_hand)
+    }
+
     /// From now on what is set aside is leased.
     pub fn acknowledge(&mut self) {
         self.is_acknowledged = true;
@@ -370,6 +558,8 @@ impl Plain {
             is_borrowed: false,
             is_aside: false,
             has_left: false,
+            is_in_loop: false,
+            is_named: false,
         });
     }
 
@@ -392,6 +582,8 @@ impl Plain {
                 is_borrowed: item.is_lent(),
                 is_aside: false,
                 has_left: false,
+                is_in_loop: false,
+                is_named: false,
             });
             if item.is_lent() {
                 actor.borrows.push_back(self.leases);
@@ -443,9 +635,18 @@ impl Plain {
         // The actor's own leases first, then any actor's, those included that it has left.
         let mut all: Vec<(usize, bool)> = (0..self.actors.len()).map(|holder| (holder, true)).collect();
         all.sort_by_key(|(holder, _)| self.actors[*holder].index);
-        for (holder, may_have_left) in std::iter::once((actor, false)).chain(all) {
+        let own =
+            [(actor, Some(false)), (actor, Some(true))].map(|(holder, in_loop)| (holder, in_loop, false));
+        let all = all
+            .into_iter()
+            .map(|(holder, may_have_left)| (holder, None, may_have_left));
+        for (holder, in_loop, may_have_left) in own.into_iter().chain(all) {
             let held = &mut self.actors[holder].held;
-            let suits = |held: &Held| held.is_leased && (may_have_left || !held.has_left);
+            let suits = |held: &Held| {
+                held.is_leased
+                    && (may_have_left || !held.has_left)
+                    && in_loop.is_none_or(|in_loop| held.is_in_loop == in_loop)
+            };
             if let Some(place) = held.iter().position(suits) {
                 if held[place].is_borrowed {
                     held[place].is_leased = false;
@@ -465,17 +666,80 @@ impl Plain {
             actor.given_up -= 1;
         } else if let Some(item) = self.ready.iter_mut().find(|item| !item.is_finished) {
             item.is_finished = true;
+        } else {
+            // Those that are delayed are no holder's.
+            return Err(Error::TooManyDone);
         }
         Ok(())
     }
 
+    /// Takes the first item by name.
+    pub fn hold(&mut self, actor: usize) -> Option<Item> {
+        self.acknowledge();
+        let item = self.take(actor, 0, false)?;
+        let named = if item.is_finished { 0 } else { self.leases };
+        let actor = &mut self.actors[actor];
+        actor.named.push(named);
+        if let Some(held) = actor.held.last_mut().filter(|held| held.lease == named) {
+            held.is_named = true;
+        }
+        Some(item)
+    }
+
+    /// Settles one of the items that the actor has by name. `None` if it has none; else whether that item was
+    /// in its hand still.
+    pub fn settle(&mut self, actor: usize, place: usize, verdict: Verdict, is_delayed: bool) -> Option<bool> {
+        let Actor { named, held, .. } = &mut self.actors[actor];
+        if named.is_empty() {
+            return None;
+        }
+        let lease = named.remove(place % named.len());
+        let is_it = |held: &Held| held.lease == lease && held.is_leased && !held.has_left;
+        let Some(place) = held.iter().position(is_it) else {
+            return Some(false);
+        };
+        let item = held.remove(place).item;
+        match verdict {
+            Verdict::Done => {}
+            Verdict::Released if self.phase == Phase::Closed => self.discarded += 1,
+            Verdict::Released if is_delayed => self.delayed.push(item),
+            Verdict::Released => self.put_back(item),
+            Verdict::Failed => self.redeliver_or_delay(item, is_delayed),
+            Verdict::Rejected => self.dead.push(item),
+        }
+        Some(true)
+    }
+
+    /// Puts a dead letter back, or purges it; or all. Returns how many.
+    pub fn decide(&mut self, place: Option<usize>, is_purge: bool) -> Result<u64, Error> {
+        if !is_purge && self.phase != Phase::Open {
+            return Err(Error::ShutDown);
+        }
+        let letters = match place {
+            Some(_) if self.dead.is_empty() => Vec::new(),
+            Some(place) => vec![self.dead.remove(place % self.dead.len())],
+            None => std::mem::take(&mut self.dead),
+        };
+        let count = letters.len() as u64;
+        for mut item in letters.into_iter().filter(|_| !is_purge) {
+            item.redeliveries = 0;
+            self.put_back(item);
+        }
+        Ok(count)
+    }
+
     pub fn leave(&mut self, actor: usize, how: Leave) {
+        self.actors[actor].blocks = 0;
+        self.actors[actor].late = self.actors[actor].productions;
+        self.end_if_unproduced();
         if how == Leave::Clean {
             self.orphans += std::mem::take(&mut self.actors[actor].given_up);
         }
         let held = std::mem::take(&mut self.actors[actor].held);
         for held in held {
-            if held.is_leased && held.is_borrowed && how == Leave::Clean && self.rules.acknowledged {
+            if held.is_leased && (held.is_in_loop || held.is_named) && how == Leave::Clean {
+                self.actors[actor].held.push(held);
+            } else if held.is_leased && held.is_borrowed && how == Leave::Clean && self.rules.acknowledged {
                 self.actors[actor].held.push(Held {
                     has_left: true,
                     is_aside: false,
@@ -511,11 +775,24 @@ impl Plain {
                 self.come_back(held);
             }
         }
+        self.end_if_unproduced();
     }
 
     /// The test's own handle is dropped, and another one made.
     pub fn reopen(&mut self) {
         self.leave(0, Leave::Clean);
+        // What is settled by name comes back, because no handle can settle it any more.
+        let held = std::mem::take(&mut self.actors[0].held).into_iter();
+        let (named, rest): (Vec<_>, Vec<_>) =
+            held.partition(|held| held.is_leased && (held.is_named || held.is_in_loop));
+        self.actors[0].held = rest;
+        for held in named {
+            self.come_back(held);
+        }
+        let actor = &mut self.actors[0];
+        actor.named.clear();
+        // It has begun still: it is the same process.
+        (actor.productions, actor.late, actor.in_loop) = (0, 0, None);
         self.actors[0].index = 0;
         self.actors[0].index = self.new_actor().index;
     }
@@ -527,13 +804,29 @@ impl Plain {
         self.aside.sort_by_key(|(lease, _)| *lease);
     }
 
-    fn redeliver(&mut self, mut item: Item) {
+    fn redeliver(&mut self, item: Item) {
+        self.redeliver_or_delay(item, false);
+    }
+
+    fn redeliver_or_delay(&mut self, mut item: Item, is_delayed: bool) {
+        if self.phase == Phase::Closed {
+            self.discarded += 1;
+            return;
+        }
         if item.redeliveries >= self.rules.max_deliveries {
             self.dead.push(item);
             return;
         }
         item.redeliveries += 1;
         self.redeliveries += 1;
+        if is_delayed {
+            self.delayed.push(item);
+            return;
+        }
+        self.put_back(item);
+    }
+
+    fn put_back(&mut self, item: Item) {
         let place = self.ready.partition_point(|other| other.number < item.number);
         self.ready.insert(place, item);
         self.note_high_water();

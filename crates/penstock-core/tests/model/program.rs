@@ -1,6 +1,6 @@
 //! A program: a queue's rules, and steps of several participants.
 
-use penstock_core::{Leave, Options};
+use penstock_core::{Leave, Options, Verdict};
 use proptest::prelude::*;
 
 pub type Rules = Options;
@@ -109,10 +109,45 @@ pub enum Action {
     /// Keeps the item of the oldest borrow.
     Keep,
     TaskDone,
+    /// Puts an item whose time comes in the same step, or in this program never.
+    PutDelayed {
+        len: usize,
+        comes: bool,
+    },
+    /// Takes an item by name.
+    Hold {
+        waits: bool,
+    },
+    /// Settles one of the items that were taken by name, counted modulo their number.
+    Settle {
+        place: usize,
+        verdict: Verdict,
+        /// An item that goes back is delayed, and its time never comes.
+        is_delayed: bool,
+    },
+    /// Puts a dead letter back, or purges it; all of them if `place` is `None`.
+    Decide {
+        place: Option<usize>,
+        is_purge: bool,
+    },
     Join {
         waits: bool,
     },
     Leave(Leave),
+    ShutDown {
+        is_immediate: bool,
+    },
+    Produce {
+        expect: u32,
+    },
+    /// Ends the oldest block that it has begun.
+    EndProducing,
+    /// Takes the next item of a loop that each participant has.
+    Next {
+        waits: bool,
+    },
+    /// Leaves that loop, and begins another.
+    LeaveLoop,
     /// Waits without a limit, while others go on.
     WaitForItem,
     WaitForRoom {
@@ -165,6 +200,15 @@ fn origin() -> impl Strategy<Value = Origin> {
     prop_oneof![6 => Just(Origin::Forked), 1 => Just(Origin::Attached), 1 => Just(Origin::Named)]
 }
 
+fn verdict() -> impl Strategy<Value = Verdict> {
+    prop::sample::select(vec![
+        Verdict::Done,
+        Verdict::Released,
+        Verdict::Failed,
+        Verdict::Rejected,
+    ])
+}
+
 fn common() -> impl Strategy<Value = Action> {
     prop_oneof![
         20 => (len(), any::<bool>()).prop_map(|(len, waits)| Action::Put { len, waits }),
@@ -175,10 +219,18 @@ fn common() -> impl Strategy<Value = Action> {
             .prop_map(|(most, keeps_borrow, waits)| Action::GetMany { most, keeps_borrow, waits }),
         14 => any::<bool>().prop_map(|waits| Action::Get { waits }),
         1 => (1usize..1500).prop_map(|count| Action::Drain { count }),
+        8 => any::<bool>().prop_map(|waits| Action::Next { waits }),
+        2 => Just(Action::LeaveLoop),
         5 => Just(Action::Borrow),
         4 => Just(Action::EndBorrow),
         3 => Just(Action::Keep),
         12 => Just(Action::TaskDone),
+        8 => any::<bool>().prop_map(|waits| Action::Hold { waits }),
+        10 => (0usize..8, verdict(), prop::bool::weighted(0.2))
+            .prop_map(|(place, verdict, is_delayed)| Action::Settle { place, verdict, is_delayed }),
+        2 => (prop::option::weighted(0.8, 0usize..8), any::<bool>())
+            .prop_map(|(place, is_purge)| Action::Decide { place, is_purge }),
+        3 => (len(), prop::bool::weighted(0.7)).prop_map(|(len, comes)| Action::PutDelayed { len, comes }),
         1 => any::<bool>().prop_map(|waits| Action::Join { waits }),
         2 => Just(Action::Leave(Leave::Clean)),
         2 => Just(Action::Leave(Leave::Crashed)),
@@ -238,10 +290,36 @@ pub fn program(steps: std::ops::Range<usize>) -> impl Strategy<Value = Program> 
         rules(),
         prop::bool::weighted(0.2),
         prop::collection::vec(step, steps),
+        // A program that is shut down has little to do afterwards.
+        prop::option::weighted(0.3, (0usize..12, 0usize..60, any::<bool>(), any::<bool>())),
+        prop::option::weighted(
+            0.3,
+            prop::collection::vec((0usize..12, 0u32..4, 0usize..40, 0usize..30), 1..4),
+        ),
     )
-        .prop_map(|(rules, is_named, steps)| Program {
-            rules,
-            is_named,
-            steps,
+        .prop_map(|(rules, is_named, mut steps, shutdown, producers)| {
+            for (by, expect, place, later) in producers.into_iter().flatten() {
+                for (place, action) in [
+                    (place, Action::Produce { expect }),
+                    (place + later, Action::EndProducing),
+                ] {
+                    steps.insert(place.min(steps.len()), Step { by, action });
+                }
+            }
+            if let Some((by, place, is_immediate, again)) = shutdown {
+                let mut insert = |place: usize, is_immediate| {
+                    let action = Action::ShutDown { is_immediate };
+                    steps.insert(place.min(steps.len()), Step { by, action });
+                };
+                insert(place, is_immediate);
+                if again {
+                    insert(place + 5, !is_immediate);
+                }
+            }
+            Program {
+                rules,
+                is_named,
+                steps,
+            }
         })
 }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use penstock_core::{Error, Queue};
+use penstock_core::{Error, Patience, Queue, Wait};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
 use crate::participant::{Command, Hands, Patient, Remote, Replied, Reply, Sum, WATCHDOG};
-use crate::plain::{Item, Plain, payload};
+use crate::plain::{Item, Phase, Plain, payload};
 use crate::program::{Action, Lens, Origin, Place, Program};
 
 /// Participants at a time, with the test itself.
@@ -164,6 +164,30 @@ impl Run {
                 let expected = self.plain.task_done(actor).map(|()| Reply::Done);
                 self.expect(actor, Command::TaskDone, expected)
             }
+            Action::Hold { waits } if self.plain.rules.acknowledged && self.is_room_promised() => {
+                self.hold(actor, waits)
+            }
+            Action::Settle {
+                place,
+                verdict,
+                is_delayed,
+            } => {
+                let settled = self.plain.settle(actor, place, verdict, is_delayed);
+                let expected = settled.map_or(Reply::NotHeld, Reply::Settled);
+                let command = Command::Settle {
+                    place,
+                    verdict,
+                    is_delayed,
+                };
+                self.expect(actor, command, Ok(expected))
+            }
+            Action::PutDelayed { len, comes } if self.is_room_promised() => {
+                let number = self.plain.puts + 1;
+                let expected = self.plain.put_delayed(len, comes);
+                let expected = expected.map(|seq| Reply::Put { seq });
+                self.expect(actor, Command::PutDelayed { number, len, comes }, expected)
+            }
+            Action::Decide { place, is_purge } => self.decide(place, is_purge),
             Action::Join { waits } => {
                 self.plain.acknowledge();
                 let is_finished = self.plain.unfinished() == 0;
@@ -191,13 +215,20 @@ impl Run {
             }
             Action::WaitForItem if actor > 0 => {
                 self.plain.ask(actor);
+                if self.plain.no_item(actor, true) != Error::Empty {
+                    return self.get(actor, false, true);
+                }
                 let command = Command::Get {
                     keeps_borrow: false,
                     patient: Patient::Forever,
                 };
                 self.wait(actor, Waiting::Item, command)
             }
-            Action::WaitForRoom { len } if actor > 0 && self.plain.has_room() => self.put(actor, len, true),
+            Action::WaitForRoom { len }
+                if actor > 0 && (self.plain.has_room() || self.plain.phase != Phase::Open) =>
+            {
+                self.put(actor, len, true)
+            }
             // At most one putter waits for room: the order of two large puts would be open.
             Action::WaitForRoom { len } if actor > 0 && !self.is_somebody_waiting_for_room() => {
                 let command = Command::Put {
@@ -210,6 +241,23 @@ impl Run {
             Action::WaitForFinish if actor > 0 && self.plain.unfinished() > 0 => {
                 self.plain.acknowledge();
                 self.wait(actor, Waiting::Finish, Command::Join(Patient::Forever))
+            }
+            Action::ShutDown { is_immediate } => {
+                self.plain.shut_down(is_immediate);
+                self.expect(actor, Command::ShutDown { is_immediate }, Ok(Reply::Done))
+            }
+            Action::Produce { expect } => {
+                let expected = self.plain.produce(actor, expect).map(|()| Reply::Done);
+                self.expect(actor, Command::Produce { expect }, expected)
+            }
+            Action::EndProducing if self.plain.actors[actor].productions > 0 => {
+                self.plain.end_producing(actor);
+                self.expect(actor, Command::EndProducing, Ok(Reply::Done))
+            }
+            Action::Next { waits } if self.is_room_promised() => self.next(actor, waits),
+            Action::LeaveLoop => {
+                self.plain.leave_loop(actor);
+                self.expect(actor, Command::LeaveLoop, Ok(Reply::Done))
             }
             Action::Start(origin) if self.plain.actors.len() < MOST => {
                 let remote = match origin {
@@ -252,12 +300,13 @@ impl Run {
 
     fn get(&mut self, actor: usize, keeps_borrow: bool, waits: bool) -> Checked {
         let expected = self.plain.get(actor, 0, keeps_borrow);
+        let no_item = self.plain.no_item(actor, waits);
         let patient = match (expected, waits) {
             (_, false) => Patient::No,
-            (None, true) => SHORT,
-            (Some(_), true) => LONG,
+            (None, true) if no_item == Error::Empty => SHORT,
+            (_, true) => LONG,
         };
-        let expected = expected.map(described).ok_or(Error::Empty);
+        let expected = expected.map(described).ok_or(no_item);
         self.expect(
             actor,
             Command::Get {
@@ -266,6 +315,59 @@ impl Run {
             },
             expected,
         )
+    }
+
+    fn next(&mut self, actor: usize, waits: bool) -> Checked {
+        self.plain.finish_for_loop(actor);
+        let expected = self.plain.next(actor);
+        let no_item = self.plain.no_item(actor, waits);
+        let patient = match (expected, waits) {
+            (_, false) => Patient::No,
+            (None, true) if no_item == Error::Empty => SHORT,
+            (_, true) => LONG,
+        };
+        let expected = expected.map(described).ok_or(no_item);
+        self.expect(actor, Command::Next(patient), expected)
+    }
+
+    /// By the test's own process, which has the tickets.
+    fn decide(&mut self, place: Option<usize>, is_purge: bool) -> Checked {
+        let queue = self.hands.queue.clone();
+        let letters = queue.dead_letters().map_err(failed)?;
+        let one = place.and_then(|place| letters.get(place % letters.len().max(1)));
+        let tickets: Vec<_> = one.iter().map(|letter| letter.ticket).collect();
+        let tickets = place.map(|_| &tickets[..]);
+        let wait = Wait {
+            patience: Patience::Forever,
+            interrupted: &mut || false,
+        };
+        let decided = match is_purge {
+            true => queue.purge(tickets, wait),
+            false => queue.requeue(tickets, wait),
+        };
+        prop_assert_eq!(decided, self.plain.decide(place, is_purge));
+        Ok(())
+    }
+
+    fn hold(&mut self, actor: usize, waits: bool) -> Checked {
+        let expected = self.plain.hold(actor);
+        let no_item = self.plain.no_item(actor, waits);
+        let patient = match (expected, waits) {
+            (_, false) => Patient::No,
+            (None, true) if no_item == Error::Empty => SHORT,
+            (_, true) => LONG,
+        };
+        let expected = expected.ok_or(no_item).map(|item| match described(item) {
+            Reply::Item { len, head, is_whole } => Reply::Held {
+                id: item.number,
+                deliveries: u32::from(item.redeliveries) + 1,
+                len,
+                head,
+                is_whole,
+            },
+            reply => reply,
+        });
+        self.expect(actor, Command::Hold(patient), expected)
     }
 
     fn put_many(&mut self, actor: usize, lens: Lens, waits: bool) -> Checked {
@@ -296,15 +398,16 @@ impl Run {
 
     fn get_many(&mut self, actor: usize, most: usize, keeps_borrow: bool, waits: bool) -> Checked {
         let items = self.plain.get_many(actor, most, keeps_borrow);
+        let no_item = self.plain.no_item(actor, waits);
         let patient = match (items.is_empty(), waits) {
             (_, false) => Patient::No,
-            (true, true) => SHORT,
-            (false, true) => LONG,
+            (true, true) if no_item == Error::Empty => SHORT,
+            (_, true) => LONG,
         };
         let mut sum = Sum::default();
         items.iter().for_each(|item| sum.add(described(*item)));
         let expected = if items.is_empty() {
-            Err(Error::Empty)
+            Err(no_item)
         } else {
             Ok(Reply::Items(sum))
         };
@@ -518,8 +621,10 @@ impl Run {
                 self.serve_getters()?;
                 continue;
             }
+            self.end_getters()?;
             let putter = self.waiter(|waiting| matches!(waiting, Waiting::Room { .. }));
-            let (Some(actor), true) = (putter, self.plain.has_room()) else {
+            let can_end = self.plain.has_room() || self.plain.phase != Phase::Open;
+            let (Some(actor), true) = (putter, can_end) else {
                 return Ok(());
             };
             let Some(Waiting::Room { len }) = self.waiting[actor] else {
@@ -537,8 +642,8 @@ impl Run {
     fn check_wakeups(&self) -> Checked {
         let [getters, putters, joiners] = self.expected_waiters();
         let can_go_on = [
-            getters > 0 && self.plain.len() > 0,
-            putters > 0 && self.plain.has_room(),
+            getters > 0 && (self.plain.len() > 0 || self.is_over_for_all()),
+            putters > 0 && (self.plain.has_room() || self.plain.phase != Phase::Open),
             joiners > 0 && self.plain.unfinished() == 0,
         ];
         if can_go_on == [false; 3] {
@@ -562,6 +667,24 @@ impl Run {
         self.remotes[actor - 1]
             .reply()
             .map_err(|error| failed(format!("{actor} still waits for {waited:?}: {error:?}")))
+    }
+
+    /// Whether no getter finds an item any more, of whatever process.
+    fn is_over_for_all(&self) -> bool {
+        (0..self.waiting.len()).all(|actor| self.plain.no_item(actor, true) == Error::ShutDown)
+            && !self.plain.is_any_in_hand()
+    }
+
+    /// Getters that wait for no item any more learn that the queue was shut down.
+    fn end_getters(&mut self) -> Checked {
+        for actor in 0..self.waiting.len() {
+            let is_getter = self.waiting[actor] == Some(Waiting::Item);
+            if is_getter && self.plain.no_item(actor, true) == Error::ShutDown {
+                let reply = self.reply_of(actor)?;
+                prop_assert_eq!(reply, Err(Error::ShutDown), "{} has waited for an item", actor);
+            }
+        }
+        Ok(())
     }
 
     /// The waiting getters get the first items, in any order.

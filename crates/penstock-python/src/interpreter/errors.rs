@@ -12,6 +12,7 @@ mod imported {
     pyo3::import_exception!(queue, Full);
     pyo3::import_exception!(penstock.errors, CorruptQueueError);
     pyo3::import_exception!(penstock.errors, QueueMemoryError);
+    pyo3::import_exception!(penstock.errors, ShutDown);
 }
 
 /// Imports the exceptions when the module is loaded: no thread imports them later, while another one forks.
@@ -21,6 +22,7 @@ pub fn import(py: Python<'_>) {
     imported::Full::type_object(py);
     imported::CorruptQueueError::type_object(py);
     imported::QueueMemoryError::type_object(py);
+    imported::ShutDown::type_object(py);
 }
 
 /// Whether an operation ended because its time was over: there was no room, no item, or work that was not
@@ -32,12 +34,28 @@ pub fn is_time_out(error: &Error) -> bool {
     )
 }
 
+pub fn is_shut_down(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<imported::ShutDown>(py)
+}
+
+/// Whether an operation ended because another process kept the lock.
+pub fn is_stuck(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Busy
+            | Error::Stopped { .. }
+            | Error::FullBehindStopped { .. }
+            | Error::EmptyBehindStopped { .. }
+    )
+}
+
 pub fn to_python(error: Error) -> PyErr {
     match error {
         Error::Full => imported::Full::new_err(()),
         Error::Empty => imported::Empty::new_err(()),
         Error::FullBehindStopped { .. } => imported::Full::new_err(error.to_string()),
         Error::EmptyBehindStopped { .. } => imported::Empty::new_err(error.to_string()),
+        Error::StillBorrowed => PyValueError::new_err(error.to_string()),
         Error::TooManyDone => PyValueError::new_err("task_done() called too many times"),
         Error::OutOfMemory {
             needed,
@@ -56,6 +74,7 @@ pub fn to_python(error: Error) -> PyErr {
         Error::TooManyParticipants { .. } | Error::TooManyWaiters { .. } => {
             PyOSError::new_err((EUSERS, error.to_string()))
         }
+        Error::ShutDown => imported::ShutDown::new_err(()),
         Error::Ended => PyEOFError::new_err(()),
         Error::Broken => PyBrokenPipeError::new_err((EPIPE, "Broken pipe")),
         Error::EndClosed => PyOSError::new_err((EBADF, error.to_string())),

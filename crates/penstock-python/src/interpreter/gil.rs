@@ -11,10 +11,15 @@ use crate::interpreter::errors;
 /// Above this many bytes a copy is made with the GIL released.
 pub const LARGE: usize = 64 * 1024;
 
+/// A delay is shorter than this: three centuries.
+const MOST_SECONDS: f64 = 1e10;
+
 /// How long the caller waits at most, fixed when the call begins.
 #[derive(Clone, Copy)]
 pub enum Deadline {
     Now,
+    /// The same, for a thread that has other work to do while a stopped process holds the lock.
+    Briefly,
     At(Instant),
     Never,
 }
@@ -45,7 +50,7 @@ impl Deadline {
     /// The time that is left, `at_most` if that is less.
     pub fn left(self, at_most: Duration) -> Duration {
         match self {
-            Deadline::Now => Duration::ZERO,
+            Deadline::Now | Deadline::Briefly => Duration::ZERO,
             Deadline::At(instant) => instant.saturating_duration_since(Instant::now()).min(at_most),
             Deadline::Never => at_most,
         }
@@ -54,7 +59,7 @@ impl Deadline {
     /// The same deadline, but not later than after that time.
     pub fn within(self, at_most: Duration) -> Deadline {
         match self {
-            Deadline::Now => Deadline::Now,
+            Deadline::Now | Deadline::Briefly => self,
             _ => Deadline::At(Instant::now() + self.left(at_most)),
         }
     }
@@ -62,10 +67,25 @@ impl Deadline {
     fn patience(self) -> Patience {
         match self {
             Deadline::Now => Patience::NoWait,
+            Deadline::Briefly => Patience::Briefly,
             Deadline::At(instant) => Patience::Until(instant),
             Deadline::Never => Patience::Forever,
         }
     }
+}
+
+/// A time in seconds. `None` for none, and for 0.
+pub fn seconds(name: &str, time: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(time) = time else {
+        return Ok(None);
+    };
+    let seconds: f64 = time.extract()?;
+    if !(0.0..MOST_SECONDS).contains(&seconds) {
+        return Err(PyValueError::new_err(format!(
+            "{name} must be from 0 to {MOST_SECONDS:.0} seconds, not {seconds}"
+        )));
+    }
+    Ok(Some(Duration::from_secs_f64(seconds)).filter(|time| !time.is_zero()))
 }
 
 /// One attempt with the GIL held. It waits for nothing but the ends of critical sections, so it needs no

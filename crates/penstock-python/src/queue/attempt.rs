@@ -1,5 +1,7 @@
 //! Operations of a queue: a first attempt with the GIL held, and waiting without it.
 
+use std::cell::Cell;
+
 use penstock_core::{Error, Queue, Wait};
 use pyo3::prelude::*;
 
@@ -67,69 +69,122 @@ pub fn in_time(result: Result<(), Error>) -> Result<bool, Error> {
     }
 }
 
+/// What an attempt has come to that waits for nothing, and for the lock some milliseconds at most.
+pub enum Tried<T> {
+    Done(T),
+    /// There is no item, no room, or work is left.
+    Early,
+    /// A stopped process holds the lock, or another for long.
+    Stuck,
+}
+
+thread_local! {
+    /// Whether the last attempt of this thread that was not done was stuck.
+    static STUCK: Cell<bool> = const { Cell::new(false) };
+}
+
+impl<T> Tried<T> {
+    /// The result, if it is done. If not, notes for [`was_stuck`] why.
+    pub fn done(self) -> Option<T> {
+        if let Tried::Done(done) = self {
+            return Some(done);
+        }
+        STUCK.set(matches!(self, Tried::Stuck));
+        None
+    }
+}
+
+/// Why the attempt was not done that this thread has just made.
+pub fn was_stuck() -> bool {
+    STUCK.get()
+}
+
+/// Makes such an attempt: with the GIL held, and if that does not do, without it.
+#[inline]
+pub fn try_now<T: Send>(
+    py: Python<'_>,
+    mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<Tried<T>> {
+    match at_once(&mut operation) {
+        Ok(done) => Ok(Tried::Done(done)),
+        Err(Error::Full | Error::Empty) => Ok(Tried::Early),
+        Err(Error::Busy) => try_briefly(py, operation),
+        Err(error) => Err(errors::to_python(error)),
+    }
+}
+
+/// The same without the GIL from the beginning.
+#[cold]
+pub fn try_briefly<T: Send>(
+    py: Python<'_>,
+    mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
+) -> PyResult<Tried<T>> {
+    patiently(py, Deadline::Briefly, |wait| match operation(wait) {
+        Ok(done) => Ok(Tried::Done(done)),
+        Err(Error::Full | Error::Empty) => Ok(Tried::Early),
+        Err(error) if errors::is_stuck(&error) => Ok(Tried::Stuck),
+        Err(error) => Err(error),
+    })
+}
+
 /// Tries with the GIL held. If the operation has to wait, waits with the GIL released.
 #[inline]
 pub fn attempt<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
-    operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
-) -> PyResult<T> {
-    attempt_until(py, deadline, None, operation)
-}
-
-#[inline]
-pub fn attempt_until<T: Send>(
-    py: Python<'_>,
-    deadline: Deadline,
-    ending: Option<Ending<'_>>,
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     match at_once(&mut operation) {
         Ok(done) => Ok(done),
-        Err(error) if is_worth_waiting(&error, deadline) => patiently_until(py, deadline, ending, operation),
+        Err(error) if is_worth_waiting(&error, deadline) => patiently(py, deadline, operation),
         Err(error) => Err(errors::to_python(error)),
     }
 }
 
 /// Whether an attempt that ended with that error is to be followed by one that may wait.
-fn is_worth_waiting(error: &Error, deadline: Deadline) -> bool {
+pub fn is_worth_waiting(error: &Error, deadline: Deadline) -> bool {
     *error == Error::Busy || errors::is_time_out(error) && !matches!(deadline, Deadline::Now)
 }
 
-/// The same for an operation that waits for an item.
+/// The same, as the current task. If the thread may not block, waits with a descriptor of the source.
 #[inline]
-pub fn attempt_item<T: Send>(
+pub fn attempt_or_wait<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
     ending: Option<Ending<'_>>,
     source: Source<'_>,
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
-    match at_once(&mut operation) {
+    let tried = {
+        let _acting = source.act(py)?;
+        at_once(&mut operation)
+    };
+    match tried {
         Ok(done) => Ok(done),
         Err(error) if is_worth_waiting(&error, deadline) => {
-            await_item(py, deadline, ending, source, operation)?.map_err(errors::to_python)
+            wait_for(py, deadline, ending, source, operation)?.map_err(errors::to_python)
         }
         Err(error) => Err(errors::to_python(error)),
     }
 }
 
-/// Waits without a first attempt. The inner error is a time-out.
+/// Waits without a first attempt. The inner error is a time-out, or tells that the queue was shut down.
 #[cold]
-pub fn await_item<T: Send>(
+pub fn wait_for<T: Send>(
     py: Python<'_>,
     deadline: Deadline,
     ending: Option<Ending<'_>>,
     source: Source<'_>,
     mut operation: impl FnMut(Wait<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<Result<T, Error>> {
-    if !matches!(deadline, Deadline::Now) {
+    if !matches!(deadline, Deadline::Now) && !matches!(source, Source::Thread) {
         if let Some(sleeper) = cooperation::sleeper(py)? {
             return cooperation::wait(&sleeper, deadline, ending, source, operation);
         }
     }
+    let _acting = source.act(py)?;
     patiently_until(py, deadline, ending, |wait| match operation(wait) {
-        Err(error) if errors::is_time_out(&error) => Ok(Err(error)),
+        Err(error) if errors::is_time_out(&error) || error == Error::ShutDown => Ok(Err(error)),
         done => done.map(Ok),
     })
 }

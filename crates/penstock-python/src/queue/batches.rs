@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use penstock_core::{BATCH, Batch, Error, Queue, SMALL, Taken};
+use penstock_core::{BATCH, Batch, Error, Own, Queue, SMALL, Taken, Wait};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{
@@ -16,11 +16,11 @@ use crate::interpreter::ffi::{new_list, new_tuple_of};
 use crate::interpreter::gil::{Deadline, at_once};
 use crate::interpreter::once::{name, once};
 use crate::interpreter::reserve;
-use crate::queue::attempt::{ask, attempt, attempt_item, in_time, patiently};
+use crate::queue::attempt::{ask, attempt_or_wait, in_time, patiently, try_now};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::payload_buffer;
-use crate::queue::send_receive::{self, trim_if_due};
+use crate::queue::send_receive::{self, trim_if_due, trim_if_ended};
+use crate::queue::{awaiting, payload_buffer, tasks};
 
 /// Small messages that go into the queue together.
 #[derive(Default)]
@@ -51,6 +51,36 @@ impl Pending {
         deadline: Deadline,
         count: &mut usize,
     ) -> PyResult<()> {
+        self.send_by(count, |rest, count| {
+            attempt_or_wait(py, deadline, None, Source::Room(call.queue()), |wait| {
+                let (put, result) = call.put_many(rest, wait);
+                *count += put;
+                *rest = &rest[put..];
+                result.map(|()| true)
+            })
+        })?;
+        Ok(())
+    }
+
+    /// The same, as far as there is room now. False if there is not enough.
+    fn send_some(&mut self, py: Python<'_>, call: &Call<'_>, count: &mut usize) -> PyResult<bool> {
+        self.send_by(count, |rest, count| {
+            let tried = try_now(py, |wait| {
+                let (put, result) = call.put_many(rest, wait);
+                *count += put;
+                *rest = &rest[put..];
+                result
+            })?;
+            Ok(tried.done().is_some())
+        })
+    }
+
+    /// `put` puts messages and removes them from the slice; false ends the call.
+    fn send_by(
+        &mut self,
+        count: &mut usize,
+        mut put: impl FnMut(&mut &[&[u8]], &mut usize) -> PyResult<bool>,
+    ) -> PyResult<bool> {
         let mut start = 0;
         let mut messages: ArrayVec<&[u8], BATCH> = ArrayVec::new();
         for &end in &self.ends {
@@ -58,18 +88,14 @@ impl Pending {
             start = end;
         }
         let mut rest = messages.as_slice();
-        while !rest.is_empty() {
-            attempt(py, deadline, |wait| {
-                let (put, result) = call.put_many(rest, wait);
-                *count += put;
-                rest = &rest[put..];
-                result
-            })?;
+        let mut has_room = true;
+        while has_room && !rest.is_empty() {
+            has_room = put(&mut rest, count)?;
         }
         drop(messages);
         self.bytes.clear();
         self.ends.clear();
-        Ok(())
+        Ok(has_room)
     }
 }
 
@@ -165,6 +191,42 @@ fn put_together(
     pending.send(py, call, deadline, count)
 }
 
+/// Puts the objects of a tuple, from the one at that index on, as far as there is room now. Adds to `count`
+/// how many were put, also on an error; those that were pickled in vain are pickled again by the next call.
+/// Where there is no room, none is pickled.
+pub fn put_some(
+    call: &Call<'_>,
+    objects: &Bound<'_, PyTuple>,
+    start: usize,
+    count: &mut usize,
+) -> PyResult<()> {
+    let py = objects.py();
+    let mut pending = Pending::default();
+    let mut writer = Writer::default();
+    if !awaiting::is_worth_pickling(call) {
+        return Ok(());
+    }
+    for index in start..objects.len() {
+        let object = objects.get_borrowed_item(index)?;
+        let plain = call.codec.write_plain(&object, &mut writer);
+        let is_pending = plain.is_some_and(|written| written.lend(|pieces| pending.push(pieces)));
+        if is_pending && !pending.ends.is_full() {
+            continue;
+        }
+        if !pending.send_some(py, call, count)? {
+            return Ok(());
+        }
+        if !is_pending {
+            if !(awaiting::is_worth_pickling(call) && awaiting::put_now(call, &object)?) {
+                return Ok(());
+            }
+            *count += 1;
+        }
+    }
+    pending.send_some(py, call, count)?;
+    Ok(())
+}
+
 /// Takes as many objects as are there, `most` at most, and waits for the first. If one cannot be rebuilt, its
 /// error is raised with the attribute `items`: the list, with errors in the place of such objects. If the
 /// reserve cannot be held, no item is taken. A large item for which there is no memory returns to the queue,
@@ -175,15 +237,28 @@ pub fn get_many<'py>(
     most: Option<usize>,
     deadline: Deadline,
 ) -> PyResult<Bound<'py, PyList>> {
+    let (py, queue) = (handle.py(), call.queue());
+    let source = Source::items(queue, Own::OfProcess);
+    get_many_by(handle, call, most, (0, Deadline::Now), |batch| {
+        attempt_or_wait(py, deadline, None, source, |wait| queue.get_many(batch, wait))
+    })
+}
+
+/// The same. The first of them are taken by `take_first`, which may leave the batch empty: then so is the
+/// list.
+pub fn get_many_by<'py>(
+    handle: &Bound<'py, Handle>,
+    call: &Call<'_>,
+    most: Option<usize>,
+    (task, patience): (u32, Deadline),
+    take_first: impl FnOnce(&mut Batch) -> PyResult<()>,
+) -> PyResult<Bound<'py, PyList>> {
     let py = handle.py();
     let queue = call.queue();
     let most = most.unwrap_or_else(|| ask(py, queue, Queue::len).max(1) as usize);
     let mut received = Received::new(py)?;
     let mut batch = received.prepare(most)?;
-    let source = Source { queue, end: None };
-    attempt_item(py, deadline, None, source, |wait| {
-        queue.get_many(&mut batch, wait)
-    })?;
+    take_first(&mut batch).inspect_err(|_| trim_if_ended(py, queue))?;
     loop {
         let trimmed = trim_if_due(py, queue);
         received.rebuild(handle, call, batch)?;
@@ -191,14 +266,14 @@ pub fn get_many<'py>(
             received.first_error.get_or_insert(error);
             break;
         }
-        if received.count >= most || received.lacks_memory {
+        if received.count == 0 || received.count >= most || received.lacks_memory {
             break;
         }
         batch = match received.prepare(most - received.count) {
             Ok(batch) => batch,
             Err(_) => break, // what is there is delivered first
         };
-        match more(py, queue, &mut batch) {
+        match more(py, queue, &mut batch, (task, patience)) {
             Ok(true) => {}
             Ok(false) => break,
             Err(error) => {
@@ -210,13 +285,27 @@ pub fn get_many<'py>(
     received.finish()
 }
 
-/// Takes further items without waiting for them. False if there are none, or if a stopped process holds the
-/// lock.
-fn more(py: Python<'_>, queue: &Arc<Queue>, batch: &mut Batch) -> PyResult<bool> {
-    match at_once(|wait| queue.get_more(batch, wait)) {
+/// Takes further items without waiting for them. False if there are none, if the queue was shut down, or if a
+/// stopped process holds the lock.
+fn more(
+    py: Python<'_>,
+    queue: &Arc<Queue>,
+    batch: &mut Batch,
+    (task, patience): (u32, Deadline),
+) -> PyResult<bool> {
+    let mut get_more = |wait: Wait<'_>| match queue.get_more(batch, wait) {
+        // The next call says so.
+        Err(Error::ShutDown) => Ok(false),
+        taken => in_time(taken),
+    };
+    let _acting = tasks::act_for(py, queue, task)?;
+    match at_once(&mut get_more) {
         // The attempt with the GIL held is bounded, and has not got the lock.
-        Err(Error::Busy) => patiently(py, Deadline::Now, |wait| in_time(queue.get_more(batch, wait))),
-        taken => in_time(taken).map_err(errors::to_python),
+        Err(Error::Busy) => patiently(py, patience, |wait| match get_more(wait) {
+            Err(Error::Busy) => Ok(false),
+            taken => taken,
+        }),
+        taken => taken.map_err(errors::to_python),
     }
 }
 

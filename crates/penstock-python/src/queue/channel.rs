@@ -3,7 +3,7 @@
 use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::OnceLock;
 
-use penstock_core::{Buffer, Delivery, EndInUse, Error, LineEnd, Queue};
+use penstock_core::{Buffer, Delivery, EndInUse, Error, LineEnd, Own, Queue};
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
@@ -13,10 +13,10 @@ use crate::codec::{self, forking_pickler};
 use crate::interpreter::ffi::new_bytes;
 use crate::interpreter::gil::{Deadline, LARGE};
 use crate::interpreter::{errors, reserve};
-use crate::queue::attempt::{attempt_item, await_item, patiently};
+use crate::queue::attempt::{attempt_or_wait, patiently, wait_for};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, Opened, is_closed};
-use crate::queue::send_receive::{self, trim_if_due};
+use crate::queue::send_receive::{self, Way, trim_if_due};
 
 /// Sends by the writing end of a line, or receives by the reading end. A Connection has one or two of them,
 /// and owns the end's descriptor: of a duplex connection, one socket is the end of both.
@@ -119,7 +119,7 @@ impl Channel {
 
     fn send(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<()> {
         let (call, end) = parts(slf)?;
-        send_receive::send_object(&call, Some(end.fd()), obj, Deadline::Never)
+        send_receive::send_object(&call, Way::Line(end.fd()), obj, Deadline::Never)
     }
 
     fn send_bytes(slf: &Bound<'_, Self>, buf: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -136,7 +136,7 @@ impl Channel {
         send_receive::send(
             slf.py(),
             &call,
-            Some(end.fd()),
+            Way::Line(end.fd()),
             &pieces,
             is_large,
             Deadline::Never,
@@ -155,11 +155,12 @@ impl Channel {
         let (py, queue) = (slf.py(), call.queue());
         reserve::hold()?;
         let mut buffer = Buffer::default();
-        let source = Source {
+        let source = Source::Items {
             queue,
             end: Some(end.fd()),
+            own: Own::OfProcess,
         };
-        let delivery = attempt_item(py, Deadline::Never, None, source, |wait| {
+        let delivery = attempt_or_wait(py, Deadline::Never, None, source, |wait| {
             queue.get_at(end.fd(), &mut buffer, wait)
         })?;
         trim_if_due(py, queue)?;
@@ -184,11 +185,12 @@ impl Channel {
         let (call, end) = parts(slf)?;
         let (py, queue) = (slf.py(), call.queue());
         let deadline = Deadline::new(true, timeout)?;
-        let source = Source {
+        let source = Source::Items {
             queue,
             end: Some(end.fd()),
+            own: Own::OfProcess,
         };
-        let awaited = await_item(py, deadline, None, source, |mut wait| {
+        let awaited = wait_for(py, deadline, None, source, |mut wait| {
             match queue.await_at(end.fd(), &mut wait) {
                 Err(Error::Ended) => Ok(()),
                 awaited => awaited,

@@ -2,15 +2,20 @@
 //! for a message.
 
 use penstock_core::Queue;
-use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::interpreter::gil::Deadline;
-use crate::queue::attempt::{ask, attempt, patiently};
+use crate::interpreter::errors;
+use crate::interpreter::gil::{Deadline, seconds};
+use crate::queue::attempt::{ask, attempt, wait_for};
+use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle, is_closed};
+use crate::queue::iteration::{QueueIterator, over_queue, over_simple_queue};
+use crate::queue::producing::{Producing, expected};
 use crate::queue::send_receive::{self, trim_if_due};
-use crate::queue::{batches, proof};
+use crate::queue::{awaiting, batches, leases, proof, tasks};
 
 /// An argument that is read as `if` reads it.
 struct Truth(bool);
@@ -24,7 +29,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Truth {
 }
 
 /// How many items a `get_many` may take.
-fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
+pub fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
     let Some(max_items) = max_items else {
         return Ok(None);
     };
@@ -45,8 +50,19 @@ fn at_most(max_items: Option<&Bound<'_, PyAny>>) -> PyResult<Option<usize>> {
 #[pyclass(frozen, subclass, extends = Handle, module = "penstock._native")]
 pub struct QueueBase;
 
+/// A class whose items come in the order of putting.
+#[cold]
+fn lacks_orders(queue: &Bound<'_, QueueBase>, is_priority: bool) -> PyErr {
+    let name = queue.get_type().name();
+    let class = name.map_or_else(|_| "this class".to_owned(), |name| name.to_string());
+    let argument = if is_priority { "priority" } else { "key" };
+    PyTypeError::new_err(format!(
+        "{class} has no {argument}: its items come in the order of putting"
+    ))
+}
+
 #[inline]
-fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+pub fn open<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     match Handle::call(handle)? {
         Some(call) => Ok(call),
         None => open_closed(handle),
@@ -69,6 +85,24 @@ fn open_closed<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     Handle::open_call(handle)
 }
 
+/// Shuts the queue down, for all processes.
+fn shut_down(py: Python<'_>, call: &Call<'_>, immediate: &Truth) -> PyResult<()> {
+    let queue = call.queue();
+    attempt(py, Deadline::Never, |wait| {
+        queue.shut_down_within(immediate.0, wait)
+    })?;
+    trim_if_due(py, queue)
+}
+
+/// Whether the queue was shut down, also by the death of its last producer, which this finds if a check for
+/// the dead is due.
+fn is_shut_down(py: Python<'_>, queue: &Queue) -> bool {
+    ask(py, queue, |queue| {
+        queue.len();
+        queue.is_shut_down()
+    })
+}
+
 #[pymethods]
 impl QueueBase {
     #[new]
@@ -85,9 +119,15 @@ impl QueueBase {
     /// another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for
     /// it to go on; without `block` 0.1 s at most.
     ///
+    /// With a `delay` (seconds, a float) no `get` finds the item before that time is over. Until then it is
+    /// undone, but not counted by `qsize()`, and it takes no place: `put` does not wait for room. Then it
+    /// stands where it would stand without a delay, before everything that was put later. If more than 256
+    /// come due at once, each call brings 256 to their places.
+    ///
     /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped in that
-    /// way), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ValueError` if this handle was
-    /// closed, and whatever pickling `obj` raises. In each case the queue is as it was.
+    /// way), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ShutDown` if the queue was shut
+    /// down, `ValueError` if this handle was closed or `delay` is negative or not finite, `TypeError` if
+    /// `priority` or `key` is given, and whatever pickling `obj` raises. In each case the queue is as it was.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue(maxsize=1)
@@ -97,17 +137,27 @@ impl QueueBase {
     ///     ...
     /// queue.Full
     #[pyo3(
-        signature = (obj, block = Truth(true), timeout = None),
-        text_signature = "($self, obj, block=True, timeout=None)"
+        signature = (obj, block = Truth(true), timeout = None, *, delay = None, priority = None, key = None),
+        text_signature = "($self, obj, block=True, timeout=None, *, delay=None, priority=None, key=None)"
     )]
     fn put(
         slf: &Bound<'_, Self>,
         obj: &Bound<'_, PyAny>,
         block: Truth,
         timeout: Option<&Bound<'_, PyAny>>,
+        delay: Option<&Bound<'_, PyAny>>,
+        priority: Option<&Bound<'_, PyAny>>,
+        key: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
+        if priority.is_some() || key.is_some() {
+            return Err(lacks_orders(slf, priority.is_some()));
+        }
         let call = open(slf.as_super())?;
-        send_receive::put(&call, obj, Deadline::new(block.0, timeout)?)
+        let deadline = Deadline::new(block.0, timeout)?;
+        match seconds("delay", delay)? {
+            None => send_receive::put(&call, obj, deadline),
+            Some(delay) => send_receive::put_later(&call, obj, delay, deadline),
+        }
     }
 
     /// Take the item that was put first out of the queue, and return it.
@@ -118,11 +168,12 @@ impl QueueBase {
     /// for it to go on; without `block` 0.1 s at most.
     ///
     /// Raises `queue.Empty` if there was no item in that time (with the pid, if a process is stopped in that
-    /// way), and `ValueError` if this handle was closed. Raises `MemoryError` if there is no memory for the
-    /// object; the item stays in the queue, and is a dead letter after four such calls. Any other exception
-    /// that rebuilding the object raises gets a note that names the queue and the types in the item; then
-    /// this item is lost, and no other. If this process is killed inside `get`, the item is lost or goes to
-    /// another process; one from a `JoinableQueue` is never lost.
+    /// way), `ShutDown` if the queue was shut down and no item is left, and `ValueError` if this handle was
+    /// closed. Raises `MemoryError` if there is no memory for the object; the item stays in the queue, and
+    /// is a dead letter after four such calls. Any other exception that rebuilding the object raises gets a
+    /// note that names the queue and the types in the item; then this item is lost, and no other. If this
+    /// process is killed inside `get`, the item is lost or goes to another process; one from a
+    /// `JoinableQueue` is never lost.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -186,13 +237,13 @@ impl QueueBase {
     /// If the queue is empty, waits for the first item as `get` does; for more it does not wait, so the list
     /// has at least one.
     ///
-    /// Raises `queue.Empty` if there was no item in that time, and `ValueError` if this handle was closed or
-    /// `max_items` is less than 1. Raises `MemoryError` if there is no memory; then its attribute `items`, if
-    /// there is one, is the list of what was taken, and the other items stay in the queue. Any other
-    /// exception that rebuilding an object raises is raised when all have been rebuilt; its attribute `items`
-    /// is the list, with the exception in the place of the object. If this process is killed meanwhile, up to
-    /// 64 items are lost or go to another process; those of a `JoinableQueue` are never lost, and each wants
-    /// its own `task_done()`.
+    /// Raises `queue.Empty` if there was no item in that time, `ShutDown` as `get` does, and `ValueError` if
+    /// this handle was closed or `max_items` is less than 1. Raises `MemoryError` if there is no memory;
+    /// then its attribute `items`, if there is one, is the list of what was taken, and the other items stay
+    /// in the queue. Any other exception that rebuilding an object raises is raised when all have been
+    /// rebuilt; its attribute `items` is the list, with the exception in the place of the object. If this
+    /// process is killed meanwhile, up to 64 items are lost or go to another process; those of a
+    /// `JoinableQueue` are never lost, and each wants its own `task_done()`.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -259,6 +310,102 @@ impl QueueBase {
         Handle::ask(slf.as_super(), |queue| Ok(ask(slf.py(), queue, Queue::is_full)))
     }
 
+    /// Shut the queue down, for all processes and for good: from now on `put` raises `ShutDown`, also where
+    /// it waits for room.
+    ///
+    /// `get` takes what is left, and then raises `ShutDown`. If `immediate` is true, it raises at once: what
+    /// is queued is discarded, and what a worker of a `JoinableQueue` has in hand is discarded if it comes
+    /// back. A second call does no more, except that an immediate one discards what is left.
+    ///
+    /// After a shutdown, a `get` of a `JoinableQueue` that may wait does so while another process has an
+    /// item in hand, since that item comes back if the process dies. It raises at once if this process has
+    /// one in hand itself. `task_done` never raises `ShutDown`, and `join` returns when all items are done.
+    ///
+    /// Does not wait, unless another process is stopped (SIGSTOP) in the middle of a change of the queue. If
+    /// this process is killed meanwhile, the queue is as it was, or is shut down, and the others complete
+    /// it. Raises `ValueError` if this handle was closed.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put("last")
+    /// >>> q.shutdown()
+    /// >>> q.get()
+    /// 'last'
+    /// >>> q.get()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// penstock.errors.ShutDown
+    #[pyo3(
+        signature = (immediate = Truth(false)),
+        text_signature = "($self, immediate=False)"
+    )]
+    fn shutdown(slf: &Bound<'_, Self>, immediate: Truth) -> PyResult<()> {
+        shut_down(slf.py(), &open(slf.as_super())?, &immediate)
+    }
+
+    /// Whether the queue was shut down, by whatever process.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.is_shutdown
+    /// False
+    /// >>> q.shutdown()
+    /// >>> q.is_shutdown
+    /// True
+    #[getter]
+    fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Handle::ask(slf.as_super(), |queue| Ok(is_shut_down(slf.py(), queue)))
+    }
+
+    /// Count this process as a producer, in a `with` block, until the block ends or the process does, by
+    /// whatever death. When the last producer has gone, the queue is shut down, as by `shutdown()`: so the
+    /// loops of its consumers end, also if producers were killed.
+    ///
+    /// With `expect`, the queue does not end before so many processes have begun; of several such numbers the
+    /// largest counts. A process that dies before it begins is not counted; one that is started again after
+    /// it has begun counts again. So a program that starts its producers is one itself, until they have ended
+    /// or have begun.
+    ///
+    /// A process counts once, also for blocks inside each other and in several threads, and for each task of
+    /// a pool's worker, and is a producer until the last of them ends. A child that is forked in a block is
+    /// none until it says so. Closing the process's last handle of the queue ends its blocks, too.
+    ///
+    /// The block raises `ShutDown` at its beginning if the queue was shut down, and `ValueError` if this
+    /// handle was closed; `expect` less than 1 is a `ValueError`. Neither end of it waits, unless another
+    /// process is stopped (SIGSTOP) in the middle of a change of the queue.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> with q.producing():
+    /// ...     q.put("a")
+    /// >>> list(q)
+    /// ['a']
+    #[pyo3(signature = (expect = None), text_signature = "($self, expect=None)")]
+    fn producing(slf: &Bound<'_, Self>, expect: Option<&Bound<'_, PyAny>>) -> PyResult<Producing> {
+        Ok(Producing::new(slf.as_super(), open, expected(expect)?))
+    }
+
+    /// Iterate over the items until the queue is shut down: `for item in queue` takes each of them as `get`
+    /// does, and ends where `get` raises `ShutDown`.
+    ///
+    /// On a `JoinableQueue` an item is done when the loop asks for the next one, unless the loop's body has
+    /// called `task_done()` for it. After `break`, or an exception, the item in hand stays in hand, as after
+    /// `get`: it wants its `task_done()`. In the body, `task_done()` finishes what the thread has taken
+    /// otherwise before it finishes the loop's own item.
+    ///
+    /// Each loop has an iterator of its own; threads iterate over the queue, and do not share an iterator. A
+    /// class that overrides `get` overrides `__iter__` as well. `item in queue` raises `TypeError`.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.Queue()
+    /// >>> q.put_many("ab")
+    /// >>> q.shutdown()
+    /// >>> list(q)
+    /// ['a', 'b']
+    fn __iter__(slf: &Bound<'_, Self>) -> QueueIterator {
+        over_queue(slf.as_super())
+    }
+
     #[getter]
     fn _closed(slf: &Bound<'_, Self>) -> bool {
         slf.as_super().get().is_closed_here()
@@ -280,10 +427,11 @@ impl JoinableQueueBase {
         QueueBase::new(args, kwargs).add_subclass(JoinableQueueBase)
     }
 
-    /// Report that an item taken with `get` is done: the oldest that this thread holds, else the oldest that
-    /// this process holds, else another process's. Does not wait, unless another process is stopped (SIGSTOP)
-    /// in the middle of a change of the queue. A signal handler that raises, as for Ctrl-C, ends that wait,
-    /// and then no item is done.
+    /// Report that an item taken with `get` is done: the oldest that this thread holds (in an event loop this
+    /// task, and under gevent this greenlet), else the oldest that this process holds, else another
+    /// process's. In a `for` loop over the queue, the loop's own item is the last of this thread. Does not
+    /// wait, unless another process is stopped (SIGSTOP) in the middle of a change of the queue. A signal
+    /// handler that raises, as for Ctrl-C, ends that wait, and then no item is done.
     ///
     /// Raises `ValueError` if all items are done already.
     ///
@@ -295,10 +443,52 @@ impl JoinableQueueBase {
     /// ValueError: task_done() called too many times
     fn task_done(slf: &Bound<'_, Self>) -> PyResult<()> {
         Handle::ask(slf.as_super().as_super(), |queue| {
+            let _acting = tasks::act(slf.py(), queue)?;
             attempt(slf.py(), Deadline::Never, |wait| queue.task_done_within(wait))?;
             trim_if_due(slf.py(), queue)
         })?;
         proof::warn_if_impossible(slf.py())
+    }
+
+    /// `get` for `lease()`: appends a pair to `taken`, of the object and the hold by which it is settled.
+    fn _hold(
+        slf: &Bound<'_, Self>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        taken: &Bound<'_, PyList>,
+    ) -> PyResult<()> {
+        let handle = slf.as_super().as_super();
+        let deadline = Deadline::new(true, timeout)?;
+        leases::take(handle, &open(handle)?, deadline, taken)
+    }
+
+    /// The same for `leases()`: a pair for each item.
+    fn _hold_many(
+        slf: &Bound<'_, Self>,
+        max_items: &Bound<'_, PyAny>,
+        timeout: Option<&Bound<'_, PyAny>>,
+        taken: &Bound<'_, PyList>,
+    ) -> PyResult<()> {
+        let handle = slf.as_super().as_super();
+        let most = at_most(Some(max_items))?.unwrap_or(1);
+        let deadline = Deadline::new(true, timeout)?;
+        leases::take_many(handle, &open(handle)?, (most, taken), deadline)
+    }
+
+    /// `_hold` if it need not wait, else `nothing`.
+    fn _hold_now<'py>(slf: &Bound<'py, Self>, nothing: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match awaiting::hold_now(slf.as_super().as_super())? {
+            Some(pair) => pair.into_bound_py_any(slf.py()),
+            None => Ok(nothing.clone()),
+        }
+    }
+
+    /// The same for several; an empty list if it had to wait.
+    fn _hold_many_now<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let most = at_most(Some(max_items))?.unwrap_or(1);
+        awaiting::hold_many_now(slf.as_super().as_super(), most)
     }
 
     /// Wait until every item that was put is done. Items of a worker that was killed go to other workers, so
@@ -312,7 +502,11 @@ impl JoinableQueueBase {
     /// >>> q.join()
     fn join(slf: &Bound<'_, Self>) -> PyResult<()> {
         Handle::ask(slf.as_super().as_super(), |queue| {
-            patiently(slf.py(), Deadline::Never, |wait| queue.join(wait))
+            let mut since = None;
+            let joined = wait_for(slf.py(), Deadline::Never, None, Source::Finish(queue), |wait| {
+                queue.join_since(&mut since, wait)
+            })?;
+            joined.map_err(errors::to_python)
         })
     }
 }
@@ -322,7 +516,7 @@ impl JoinableQueueBase {
 pub struct SimpleQueueBase;
 
 #[inline]
-fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
+pub fn open_simple<'a>(handle: &'a Bound<'_, Handle>) -> PyResult<Call<'a>> {
     Handle::open_call(handle)
 }
 
@@ -342,8 +536,8 @@ impl SimpleQueueBase {
     ///
     /// Waits while 1 MiB is queued. A signal handler that raises, as for Ctrl-C, ends the wait.
     ///
-    /// Raises `QueueMemoryError` if there is no memory, `OSError` if this handle was closed, and whatever
-    /// pickling `obj` raises. In each case the queue is as it was.
+    /// Raises `QueueMemoryError` if there is no memory, `ShutDown` if the queue was shut down, `OSError` if
+    /// this handle was closed, and whatever pickling `obj` raises. In each case the queue is as it was.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -355,9 +549,10 @@ impl SimpleQueueBase {
     /// Take the item that was put first out of the queue, and return it. Waits until there is one; a signal
     /// handler that raises, as for Ctrl-C, ends the wait.
     ///
-    /// Raises `OSError` if this handle was closed, and what rebuilding the object raises, with a note that
-    /// names the queue and the types in the item; then this item is lost, and no other. If this process is
-    /// killed inside `get`, the item is lost or goes to another process.
+    /// Raises `ShutDown` if the queue was shut down and no item is left, `OSError` if this handle was
+    /// closed, and what rebuilding the object raises, with a note that names the queue and the types in the
+    /// item; then this item is lost, and no other. If this process is killed inside `get`, the item is lost
+    /// or goes to another process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -392,12 +587,12 @@ impl SimpleQueueBase {
     /// Take the items that are there, `max_items` at most, and return them as a list, oldest first. If
     /// `max_items` is None, as many as are there at the start. Waits until there is at least one.
     ///
-    /// Raises `OSError` if this handle was closed, and `ValueError` if `max_items` is less than 1. Raises
-    /// `MemoryError` if there is no memory; then its attribute `items`, if there is one, is the list of what
-    /// was taken, and the other items stay in the queue. Any other exception that rebuilding an object raises
-    /// is raised when all have been rebuilt; its attribute `items` is the list, with the exception in the
-    /// place of the object. If this process is killed meanwhile, up to 64 items are lost or go to another
-    /// process.
+    /// Raises `ShutDown` as `get` does, `OSError` if this handle was closed, and `ValueError` if `max_items`
+    /// is less than 1. Raises `MemoryError` if there is no memory; then its attribute `items`, if there is
+    /// one, is the list of what was taken, and the other items stay in the queue. Any other exception that
+    /// rebuilding an object raises is raised when all have been rebuilt; its attribute `items` is the list,
+    /// with the exception in the place of the object. If this process is killed meanwhile, up to 64 items
+    /// are lost or go to another process.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()
@@ -430,6 +625,88 @@ impl SimpleQueueBase {
     fn empty(slf: &Bound<'_, Self>) -> PyResult<bool> {
         let call = open_simple(slf.as_super())?;
         Ok(ask(slf.py(), call.queue(), Queue::is_empty))
+    }
+
+    /// Shut the queue down, for all processes and for good: from now on `put` raises `ShutDown`, also where
+    /// it waits for room.
+    ///
+    /// `get` takes what is left, and then raises `ShutDown`. If `immediate` is true, it raises at once, and
+    /// what is queued is discarded. A second call does no more, except that an immediate one discards what
+    /// is left.
+    ///
+    /// Does not wait, unless another process is stopped (SIGSTOP) in the middle of a change of the queue. If
+    /// this process is killed meanwhile, the queue is as it was, or is shut down, and the others complete
+    /// it. Raises `OSError` if this handle was closed.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.shutdown()
+    /// >>> q.get()
+    /// Traceback (most recent call last):
+    ///     ...
+    /// penstock.errors.ShutDown
+    #[pyo3(
+        signature = (immediate = Truth(false)),
+        text_signature = "($self, immediate=False)"
+    )]
+    fn shutdown(slf: &Bound<'_, Self>, immediate: Truth) -> PyResult<()> {
+        shut_down(slf.py(), &open_simple(slf.as_super())?, &immediate)
+    }
+
+    /// Whether the queue was shut down, by whatever process. Raises `OSError` if this handle was closed.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.is_shutdown
+    /// False
+    #[getter]
+    fn is_shutdown(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let call = open_simple(slf.as_super())?;
+        Ok(is_shut_down(slf.py(), call.queue()))
+    }
+
+    /// Count this process as a producer, in a `with` block, until the block ends or the process does, by
+    /// whatever death. When the last producer has gone, the queue is shut down, as by `shutdown()`: so the
+    /// loops of its consumers end, also if producers were killed.
+    ///
+    /// With `expect`, the queue does not end before so many processes have begun; of several such numbers the
+    /// largest counts. A process that dies before it begins is not counted; one that is started again after
+    /// it has begun counts again. So a program that starts its producers is one itself, until they have ended
+    /// or have begun.
+    ///
+    /// A process counts once, also for blocks inside each other and in several threads, and for each task of
+    /// a pool's worker, and is a producer until the last of them ends. A child that is forked in a block is
+    /// none until it says so. Closing the process's last handle of the queue ends its blocks, too.
+    ///
+    /// The block raises `ShutDown` at its beginning if the queue was shut down, and `OSError` if this
+    /// handle was closed; `expect` less than 1 is a `ValueError`. Neither end of it waits, unless another
+    /// process is stopped (SIGSTOP) in the middle of a change of the queue.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> with q.producing():
+    /// ...     q.put("a")
+    /// >>> list(q)
+    /// ['a']
+    #[pyo3(signature = (expect = None), text_signature = "($self, expect=None)")]
+    fn producing(slf: &Bound<'_, Self>, expect: Option<&Bound<'_, PyAny>>) -> PyResult<Producing> {
+        Ok(Producing::new(slf.as_super(), open_simple, expected(expect)?))
+    }
+
+    /// Iterate over the items until the queue is shut down: `for item in queue` takes each of them as `get`
+    /// does, and ends where `get` raises `ShutDown`.
+    ///
+    /// Each loop has an iterator of its own; threads iterate over the queue, and do not share an iterator.
+    /// `item in queue` raises `TypeError`.
+    ///
+    /// >>> import penstock
+    /// >>> q = penstock.SimpleQueue()
+    /// >>> q.put_many("ab")
+    /// >>> q.shutdown()
+    /// >>> list(q)
+    /// ['a', 'b']
+    fn __iter__(slf: &Bound<'_, Self>) -> QueueIterator {
+        over_simple_queue(slf.as_super())
     }
 
     #[getter]

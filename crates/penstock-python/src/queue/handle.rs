@@ -5,9 +5,10 @@ use std::ops::Deref;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
-use penstock_core::{Error, Id, OpenHandle, Queue, Remainder, Ticket, Wait};
-use pyo3::exceptions::{PyException, PyOSError, PyRuntimeError, PyValueError};
+use penstock_core::{DeadLetter, Death, Ended, Error, Id, OpenHandle, Own, Queue, Remainder, Ticket, Wait};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
 
@@ -16,13 +17,13 @@ use crate::codec::forking_pickler::Home;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::once::lock;
 use crate::interpreter::{errors, ffi, reserve};
-use crate::queue::attempt::{Ending, await_item, patiently};
+use crate::queue::attempt::{Ending, patiently, wait_for, was_stuck};
 use crate::queue::channel::Channel;
-use crate::queue::classes::QueueBase;
+use crate::queue::classes::{QueueBase, at_most};
 use crate::queue::closable::{Closable, Using};
 use crate::queue::cooperation::Source;
 use crate::queue::options::Options;
-use crate::queue::{pins, process_exit, proof, send_receive};
+use crate::queue::{awaiting, cooperation, iteration, pins, process_exit, proof, send_receive, tasks};
 
 /// One Python object of a queue. The handles of a queue in one process share the core's `Queue`.
 #[pyclass(frozen, subclass, module = "penstock._native")]
@@ -106,6 +107,12 @@ impl Call<'_> {
     #[inline]
     pub fn put(&self, pieces: &[&[u8]], wait: Wait<'_>) -> Result<Ticket, Error> {
         let put = self.queue().put(pieces, wait);
+        self.note_put(put.is_ok());
+        put
+    }
+
+    pub fn put_delayed(&self, pieces: &[&[u8]], delay: Duration, wait: Wait<'_>) -> Result<Ticket, Error> {
+        let put = self.queue().put_delayed(pieces, delay, wait);
         self.note_put(put.is_ok());
         put
     }
@@ -290,6 +297,8 @@ impl Handle {
     fn hold(slf: &Bound<'_, Handle>, held: Held, protocol: u8) -> PyResult<()> {
         let codec = Handle::codec(slf, protocol)?;
         process_exit::remember(&held.queue);
+        cooperation::find_gevent(slf.py())?;
+        tasks::note_if_loop_runs(slf.py())?;
         pins::let_go();
         let handle = slf.get();
         let mut opened = Opened {
@@ -335,6 +344,29 @@ impl Drop for Handle {
     }
 }
 
+/// A dead letter as Python gets it.
+type Letter<'py> = (
+    u32,
+    u64,
+    u32,
+    Bound<'py, PyBytes>,
+    Bound<'py, PyBytes>,
+    Vec<Obituary>,
+    bool,
+);
+
+/// A death: the pid, the status that the process exited with, the signal that killed it, and when.
+type Obituary = (u32, Option<u8>, Option<u8>, u32);
+
+fn described(death: &Death) -> Obituary {
+    let (status, signal) = match death.ended {
+        Ended::Exited(status) => (Some(status), None),
+        Ended::Killed(signal) => (None, Some(signal)),
+        Ended::Unknown => (None, None),
+    };
+    (death.pid, status, signal, death.at)
+}
+
 fn parse_id(id: &[u8]) -> PyResult<Id> {
     id.try_into()
         .map_err(|_| PyValueError::new_err("the id of a queue has 16 bytes"))
@@ -362,7 +394,8 @@ impl Handle {
 
     /// Makes a new queue.
     fn _create(slf: &Bound<'_, Self>, options: &Options, protocol: u8) -> PyResult<()> {
-        let queue = Queue::create(&options.0).map_err(errors::to_python)?;
+        let queue = Queue::create(&options.queue).map_err(errors::to_python)?;
+        queue.set_retry(options.retry);
         Handle::open(slf, queue, protocol)
     }
 
@@ -373,7 +406,7 @@ impl Handle {
         options: &Options,
         protocol: u8,
     ) -> PyResult<()> {
-        let [first, second] = Queue::create_pair(&options.0).map_err(errors::to_python)?;
+        let [first, second] = Queue::create_pair(&options.queue).map_err(errors::to_python)?;
         Handle::open(slf, first, protocol)?;
         Handle::open(other, second, protocol)
     }
@@ -455,15 +488,20 @@ impl Handle {
     }
 
     /// Return a descriptor for `select`, `poll` and `selectors`, and for `multiprocessing.connection.wait`,
-    /// which is readable exactly while a `get` would find an item. The descriptor belongs to the queue: only
-    /// wait with it. Another consumer may take the item first, so a `get` after the wait may still find none.
+    /// which is readable exactly while a `get(block=False)` would not raise `Empty`: it finds an item, or the
+    /// queue was shut down and no item is delayed. The descriptor belongs to the queue: only wait with it.
+    /// Another consumer may take the item first, so a `get` after the wait may still find none. So call
+    /// `get(block=False)`: after a shutdown of a `JoinableQueue` another `get` may wait for an item that
+    /// comes back.
     ///
     /// From the first call on, until this process closes the queue, a put into the empty queue and a get that
     /// empties it make one or two system calls more, in all processes. Does not wait for items.
     ///
-    /// If a producer is killed or stopped within about a microsecond of its `put`, or a worker is killed with
-    /// items that come back, the descriptor may stay unreadable until a process calls the queue. So poll with
-    /// a time-out, and call `qsize()` then.
+    /// If a process is killed or stopped within about a microsecond of its `put` or `shutdown`, or a worker
+    /// is killed with items that come back, the descriptor may stay unreadable until a process calls the
+    /// queue. So does that of a queue whose delayed item is due. So poll with a time-out, and call `qsize()`
+    /// then.
+    /// A put with a delay may make it readable once too often: a `get(block=False)` ends that.
     ///
     /// Raises `OSError` if this handle was closed, if the system has no descriptor, if more processes use the
     /// queue than there is room for, or if another process waits with a descriptor that this one cannot open
@@ -498,44 +536,180 @@ impl Handle {
         send_receive::get(slf, &Handle::open_call(slf)?, None, deadline)
     }
 
-    /// Whether a `get` would find an item, within `timeout` seconds (None for ever).
+    /// Whether a `get` would find an item, or that the queue was shut down, within `timeout` seconds (None
+    /// for ever).
     fn _wait(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let call = Handle::open_call(slf)?;
         let deadline = Deadline::new(true, timeout)?;
         let queue = call.queue();
-        let source = Source { queue, end: None };
-        let awaited = await_item(slf.py(), deadline, None, source, |wait| queue.await_item(wait))?;
-        Ok(awaited.is_ok())
+        let source = Source::items(queue, Own::OfProcess);
+        let awaited = wait_for(slf.py(), deadline, None, source, |wait| queue.await_item(wait))?;
+        // A get would not wait, but raise.
+        Ok(awaited.is_ok() || awaited == Err(Error::ShutDown))
     }
 
-    /// Return the dead letters: the items whose takers died too often, in the order in which they became dead
-    /// letters. They stay in the queue, and count as done. Of a `Queue` or `SimpleQueue` they are large items
-    /// whose takers died while they rebuilt them, or had no memory to rebuild them. An item that cannot be
-    /// rebuilt is replaced by the exception that rebuilding it raises. An item that kills the process that
-    /// rebuilds it kills the caller, too. Waits as `statistics()` does.
-    ///
-    /// >>> import penstock
-    /// >>> penstock.JoinableQueue().dead_letters()
-    /// []
-    fn dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyList>> {
+    // What coroutines need (python/penstock/_async/): each waits for nothing but the lock, and for that 5 ms.
+
+    /// The number of the task that makes a call now; 0 if it makes no difference. What a coroutine takes is
+    /// that task's, also if another one runs it.
+    fn _caller(slf: &Bound<'_, Self>) -> PyResult<u32> {
+        match Handle::call(slf)? {
+            Some(call) => tasks::caller(slf.py(), call.queue()),
+            None => Ok(0),
+        }
+    }
+
+    /// Whether the attempt that this thread has just made was not done because another process, which is
+    /// stopped, keeps the lock.
+    #[staticmethod]
+    fn _was_stuck() -> bool {
+        was_stuck()
+    }
+
+    /// Takes an item and returns it, or `nothing` if a get would wait.
+    fn _get_now<'py>(
+        slf: &Bound<'py, Self>,
+        nothing: &Bound<'py, PyAny>,
+        task: u32,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        Ok(awaiting::get_now(slf, task)?.unwrap_or_else(|| nothing.clone()))
+    }
+
+    /// Whether a get, or a loop or a lease if `in_loop`, would raise that the queue was shut down.
+    fn _is_over(slf: &Bound<'_, Self>, in_loop: bool) -> PyResult<bool> {
+        let own = if in_loop { Own::OfCaller } else { Own::OfProcess };
+        awaiting::is_over(slf, own)
+    }
+
+    /// Takes what is there; an empty list if a get would wait.
+    fn _get_many_now<'py>(
+        slf: &Bound<'py, Self>,
+        max_items: Option<&Bound<'py, PyAny>>,
+        task: u32,
+    ) -> PyResult<Bound<'py, PyList>> {
+        awaiting::get_many_now(slf, at_most(max_items)?, task)
+    }
+
+    /// A loop over the items.
+    fn _new_loop(slf: &Bound<'_, Self>) -> iteration::QueueIterator {
+        iteration::over_any(slf)
+    }
+
+    /// Puts `obj`. False if a put would wait.
+    fn _put_now(slf: &Bound<'_, Self>, obj: &Bound<'_, PyAny>) -> PyResult<bool> {
+        awaiting::put_if_room(slf, obj)
+    }
+
+    /// Puts the objects from that index on as far as there is room. The index of the first that was not put,
+    /// and the exception because of which it was not, or None.
+    fn _put_many_now<'py>(
+        slf: &Bound<'py, Self>,
+        objs: &Bound<'py, PyTuple>,
+        start: usize,
+    ) -> PyResult<(usize, Option<Bound<'py, PyAny>>)> {
+        let (next, error) = awaiting::put_many_now(slf, objs, start)?;
+        Ok((
+            next,
+            error.map(|error| error.into_value(slf.py()).into_bound(slf.py()).into_any()),
+        ))
+    }
+
+    /// None if all items are done, or were at a moment since this has returned the number `since`. Else such
+    /// a number.
+    fn _join_now(slf: &Bound<'_, Self>, since: u64) -> PyResult<Option<u64>> {
+        awaiting::join_now(slf, since)
+    }
+
+    /// How often all items were done, while a process waited for that with a descriptor.
+    fn _finishes(slf: &Bound<'_, Self>) -> PyResult<u64> {
+        Handle::ask(slf, |queue| Ok(queue.finishes()))
+    }
+
+    /// Seconds until the first delayed item is due. None if none is delayed.
+    fn _time_until_due(slf: &Bound<'_, Self>) -> PyResult<Option<f64>> {
+        Handle::ask(slf, |queue| {
+            Ok(queue.time_until_due().map(|time| time.as_secs_f64()))
+        })
+    }
+
+    /// The descriptor that tells when that would not wait: readable, or of room writable. None if there is
+    /// none for now, because a stopped process holds the lock.
+    fn _descriptor(slf: &Bound<'_, Self>, awaited: u32) -> PyResult<Option<RawFd>> {
+        awaiting::descriptor(slf, awaiting::awaited(awaited)?)
+    }
+
+    /// Whether that would not wait. A hint.
+    fn _is_ready(slf: &Bound<'_, Self>, awaited: u32) -> PyResult<bool> {
+        let awaited = awaiting::awaited(awaited)?;
+        Handle::ask(slf, |queue| Ok(queue.is_ready(awaited)))
+    }
+
+    /// Whether the queue was shut down. (`is_shutdown` of a closed `SimpleQueue` raises.)
+    fn _has_ended(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Handle::ask(slf, |queue| Ok(queue.is_shut_down()))
+    }
+
+    /// What a waiting thread does at the end of each slice of 100 ms, of which this is one: it checks for the
+    /// dead.
+    fn _tend(slf: &Bound<'_, Self>, slices: u32) -> PyResult<()> {
+        awaiting::tend(slf, slices)
+    }
+
+    /// The dead letters: of each its slot, its number, how often it was delivered, its bytes, the text of its
+    /// last failure, the deaths of its holders, and whether the last failure was one.
+    fn _dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Vec<Letter<'py>>> {
         let py = slf.py();
-        let codec = &slf.get().opened()?.codec;
-        let letters = ffi::new_list(py)?;
         let found = Handle::ask(slf, |queue| {
             patiently(py, Deadline::Never, |wait| queue.dead_letters_within(wait))
         })?;
         proof::warn_if_impossible(py)?;
-        for letter in found {
-            match codec.load(py, letter.as_slice(), Some(slf)) {
-                Ok(object) => letters.append(object)?,
-                // An item that cannot be rebuilt must not hide the others.
-                Err(error) if error.is_instance_of::<PyException>(py) => {
-                    letters.append(error.into_value(py))?
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(letters)
+        let letters = found.into_iter().map(|letter| {
+            let DeadLetter {
+                ticket,
+                deliveries,
+                payload,
+                text,
+                deaths,
+                died_last,
+            } = letter;
+            let (payload, text) = (ffi::new_bytes(py, &payload)?, ffi::new_bytes(py, &text)?);
+            let deaths = deaths.iter().map(described).collect();
+            Ok((
+                ticket.slot,
+                ticket.seq,
+                deliveries,
+                payload,
+                text,
+                deaths,
+                died_last,
+            ))
+        });
+        letters.collect()
+    }
+
+    /// Requeues dead letters, or purges them; all if `tickets` is None. Returns how many there were.
+    fn _decide_on_letters(
+        slf: &Bound<'_, Self>,
+        tickets: Option<Vec<(u32, u64)>>,
+        is_purge: bool,
+    ) -> PyResult<u64> {
+        let tickets: Option<Vec<Ticket>> = tickets.map(|tickets| {
+            tickets
+                .into_iter()
+                .map(|(slot, seq)| Ticket { slot, seq })
+                .collect()
+        });
+        Handle::ask(slf, |queue| {
+            patiently(slf.py(), Deadline::Never, |wait| match is_purge {
+                true => queue.purge(tickets.as_deref(), wait),
+                false => queue.requeue(tickets.as_deref(), wait),
+            })
+        })
+    }
+
+    /// Rebuilds the object in the bytes of an item.
+    fn _rebuild<'py>(slf: &Bound<'py, Self>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        slf.get().opened()?.codec.load(slf.py(), bytes, Some(slf))
     }
 
     /// Check the queue's shared memory, and return what is wrong there, in words: an empty list if the queue
@@ -559,6 +733,13 @@ impl Handle {
         Ok(faults)
     }
 
+    /// How long items that have failed wait: first, factor, most, jitter.
+    #[getter]
+    fn _retry(slf: &Bound<'_, Self>) -> PyResult<(f64, f64, f64, f64)> {
+        let retry = Handle::ask(slf, |queue| Ok(queue.retry()))?;
+        Ok((retry.first, retry.factor, retry.most, retry.jitter))
+    }
+
     /// The figures of the queue by name.
     fn _statistics<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyDict>> {
         let py = slf.py();
@@ -578,11 +759,14 @@ impl Handle {
             ("taken", statistics.taken),
             ("taken_bytes", statistics.taken_bytes),
             ("given_up", statistics.given_up),
+            ("discarded", statistics.discarded),
+            ("delayed", statistics.delayed),
             ("waiting_getters", statistics.waiting_getters),
             ("waiting_putters", statistics.waiting_putters),
             ("waiting_joiners", statistics.waiting_joiners),
             ("high_water", statistics.high_water),
             ("participants", statistics.participants),
+            ("producers", statistics.producers),
             ("memory_bytes", statistics.memory_bytes),
         ] {
             dict.set_item(name, value)?;

@@ -104,10 +104,29 @@ impl Source for Reading {
 /// Rebuilds the object in a payload that lies in shared memory. Its buffers may stay there. If there is no
 /// memory for the object, the item returns to the queue.
 pub fn load<'py>(handle: &Bound<'py, PyAny>, call: &Call<'_>, lent: Lent) -> PyResult<Bound<'py, PyAny>> {
+    let may_stay = !call.queue().is_lent_out();
+    load_as(handle, call, lent, may_stay)
+}
+
+/// The same, and its buffers are copied: the item can go back to the queue while the program has the object.
+pub fn load_apart<'py>(
+    handle: &Bound<'py, PyAny>,
+    call: &Call<'_>,
+    lent: Lent,
+) -> PyResult<Bound<'py, PyAny>> {
+    load_as(handle, call, lent, false)
+}
+
+fn load_as<'py>(
+    handle: &Bound<'py, PyAny>,
+    call: &Call<'_>,
+    lent: Lent,
+    may_stay: bool,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = handle.py();
     let reading = Reading {
         payload: Shared::new(lent),
-        may_stay: !call.queue().is_lent_out(),
+        may_stay,
         stays: Cell::new(false),
     };
     let object = call.codec.load(py, &reading, Some(handle));

@@ -26,6 +26,8 @@ class Contestant:
     """Promises that an item is redelivered if its getter died before `task_done()`."""
     does_not_apply: frozenset[str] = frozenset()
     """Faults that it does not promise to survive."""
+    ended: tuple[type[Exception], ...] = ()
+    """What its calls raise after `shutdown()`; empty if it has none."""
     take: Callable[[Any], Any] = lambda queue: queue.get()
     put: Callable[[Any, Any], None] = lambda queue, item: queue.put(item)
 

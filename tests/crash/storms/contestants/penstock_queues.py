@@ -1,6 +1,6 @@
 """Penstock's three classes."""
 
-from penstock import JoinableQueue, Queue, SimpleQueue
+from penstock import JoinableQueue, Queue, ShutDown, SimpleQueue
 
 from . import Contestant
 
@@ -13,18 +13,21 @@ CONTESTANTS = [
         "penstock.Queue",
         lambda context, options: Queue(options.maxsize, max_bytes=options.max_bytes),
         is_penstock=True,
+        ended=(ShutDown,),
         does_not_apply=_NO_JOIN,
     ),
     Contestant(
         "penstock.SimpleQueue",
         lambda context, options: SimpleQueue(max_bytes=options.max_bytes),
         is_penstock=True,
+        ended=(ShutDown,),
         does_not_apply=_NOT_SIMPLE,
     ),
     Contestant(
         "penstock.JoinableQueue",
         lambda context, options: JoinableQueue(options.maxsize, max_bytes=options.max_bytes),
         is_penstock=True,
+        ended=(ShutDown,),
         is_joinable=True,
         redelivers=True,
     ),

@@ -50,6 +50,9 @@ pub struct Check {
     /// Items that are unfinished for good, as their holders left in order.
     pub orphans: u64,
     pub dead: u64,
+    pub delayed: u64,
+    /// What is remembered of items that have failed.
+    pub notes: u64,
     /// Payloads, and memory claimed for them, outside the slots.
     pub extents: u64,
     /// Spans of the heap that are taken.
@@ -218,6 +221,25 @@ impl<'q> Inspection<'q> {
         self.inspect_slots();
         self.inspect_heap();
         self.inspect_waiters();
+        self.inspect_producers();
+    }
+
+    /// Each producer has a number of its own, which was counted; one that has none is in no block.
+    fn inspect_producers(&mut self) {
+        let begun = u64::from(self.hot().producers_begun.get());
+        let mut numbers = 0;
+        for index in self.shared.participants() {
+            let Ok(record) = self.segment().participant(index) else {
+                continue;
+            };
+            let producing = record.producing();
+            if producing.number() == 0 && producing.blocks() > 0 {
+                self.finding("producing", Some(index), "it is in a block and has not begun");
+            }
+            self.at_most("producing", u64::from(producing.number()), begun);
+            numbers += u64::from(producing.number() > 0);
+        }
+        self.at_least("producers_begun", begun, numbers);
     }
 
     fn inspect_header(&mut self) {

@@ -41,11 +41,11 @@ impl Inspection<'_> {
         self.walk("ready list", None, &hot.ready, StateWord::is_ready, |slot| {
             slot.seq.get()
         });
-        self.walk_returned();
-        // Dead letters come in the order in which they were given up, or after a rebuild in that of
-        // publication.
+        self.walk_heaps();
         let is_dead = |word: StateWord| word.state() == Some(State::Dead);
-        self.walk("list of dead letters", None, &hot.dead, is_dead, |_| 0);
+        self.walk("list of dead letters", None, &hot.dead, is_dead, |slot| {
+            slot.lease.get()
+        });
         // In the order in which the sweeps left them.
         let is_aside = |word: StateWord| word.state() == Some(State::Aside) && word.owner().is_none();
         self.walk(
@@ -57,6 +57,7 @@ impl Inspection<'_> {
         );
         self.inspect_participants();
         self.inspect_pages();
+        self.inspect_notes();
 
         let mut sums = Sums::default();
         for index in 1..high {
@@ -71,12 +72,21 @@ impl Inspection<'_> {
         self.compare_numbers(
             "slots",
             "two items have the same place in the order",
-            |slot, state| (!matches!(state, State::Free | State::Claimed)).then(|| slot.seq.get()),
+            |slot, state| {
+                (!matches!(state, State::Free | State::Claimed | State::Note)).then(|| slot.seq.get())
+            },
         );
         self.compare_numbers("slots", "two leases have the same number", |slot, state| {
             let is_free = matches!(
                 state,
-                State::Free | State::Ready | State::ReadyDone | State::Dead | State::Orphan | State::GivenUp
+                State::Free
+                    | State::Ready
+                    | State::ReadyDone
+                    | State::Orphan
+                    | State::GivenUp
+                    | State::Discarded
+                    | State::Delayed
+                    | State::Note
             );
             (!is_free).then(|| slot.lease.get())
         });
@@ -180,32 +190,67 @@ impl Inspection<'_> {
         }
     }
 
-    /// Walks the heap of returned items: no item is older than its parent, and each rank is right.
-    fn walk_returned(&mut self) {
-        const NAME: &str = "heap of returned items";
+    fn walk_heaps(&mut self) {
+        let (hot, high) = (self.hot(), self.slots_high());
+        let place = |slot: &Slot| slot.seq.get();
+        self.walk_heap(
+            "heap of returned items",
+            hot.returned.get(),
+            StateWord::is_ready,
+            place,
+        );
+        let is_delayed = |word: StateWord| word.state() == Some(State::Delayed);
+        // Several may be due at once.
+        let time = |slot: &Slot| slot.lease.get();
+        self.walk_heap("heap of delayed items", hot.delayed.head.get(), is_delayed, time);
+        let first = match hot.delayed.head.get() {
+            index if index == 0 || index >= high => 0,
+            index => self.segment().slot(index).map_or(0, time),
+        };
+        self.compare("due_at", hot.due_at.get(), first);
+        let keeps = u64::from(hot.timekeeper.get());
+        self.at_most(
+            "timekeeper",
+            keeps,
+            if first == 0 {
+                0
+            } else {
+                u64::from(hot.cells_high.get())
+            },
+        );
+    }
+
+    /// Walks a heap: no item comes before its parent, and each rank is right.
+    fn walk_heap(
+        &mut self,
+        name: &'static str,
+        root: u32,
+        belongs: impl Fn(StateWord) -> bool,
+        key: impl Fn(&Slot) -> u64,
+    ) {
         self.subtrees.clear();
-        self.subtrees.push((self.hot().returned.get(), 0));
+        self.subtrees.push((root, 0));
         while let Some((index, parent)) = self.subtrees.pop() {
             if index == 0 {
                 continue;
             }
-            if !self.list_slot(NAME, None, index) {
+            if !self.list_slot(name, None, index) {
                 return;
             }
             let Ok(slot) = self.segment().slot(index) else {
                 return;
             };
-            if !slot.word().is_ready() {
+            if !belongs(slot.word()) {
                 self.finding("slot", Some(index), "it is on a list that is not its state's");
             }
-            let seq_of = |index: u32| self.segment().slot(index).map_or(0, |slot| slot.seq.get());
-            if seq_of(parent) >= seq_of(index) {
+            let key_of = |index: u32| self.segment().slot(index).map_or(0, &key);
+            if parent != 0 && key_of(parent) > key_of(index) {
                 self.finding_in_numbers(
-                    NAME,
+                    name,
                     Some(index),
                     "the order is wrong",
-                    seq_of(parent),
-                    seq_of(index),
+                    key_of(parent),
+                    key_of(index),
                 );
             }
             let rank_of = |index: u32| match index {
@@ -214,7 +259,7 @@ impl Inspection<'_> {
             };
             let [first, second] = slot.subtrees();
             if rank_of(first) < rank_of(second) || rank_of(index) != rank_of(second).saturating_add(1) {
-                self.finding(NAME, Some(index), "its rank is wrong");
+                self.finding(name, Some(index), "its rank is wrong");
             }
             // Two for each slot that was taken off, and each of those was noted as listed; so they fit.
             for subtree in [first, second] {
@@ -222,6 +267,39 @@ impl Inspection<'_> {
                     self.subtrees.push((subtree, index));
                 }
             }
+        }
+    }
+
+    fn is_note_of(&self, note: u32, item: u32, slot: &Slot) -> bool {
+        note < self.slots_high()
+            && self.is_present(note)
+            && self.segment().slot(note).is_ok_and(|note| {
+                note.word().state() == Some(State::Note)
+                    && note.holder.get() == item
+                    && note.seq.get() == slot.seq.get()
+            })
+    }
+
+    /// Each note is of an item that names it.
+    fn inspect_notes(&mut self) {
+        for index in 1..self.slots_high() {
+            let Some(slot) = self.is_present(index).then(|| self.segment().slot(index)) else {
+                continue;
+            };
+            let Ok(slot) = slot else { return };
+            if slot.word().state() != Some(State::Note) {
+                continue;
+            }
+            let item = slot.holder.get();
+            let is_there = (1..self.slots_high()).contains(&item) && self.is_present(item);
+            let is_named = is_there
+                && self.segment().slot(item).is_ok_and(|named| {
+                    named.word().past().note() == index && named.seq.get() == slot.seq.get()
+                });
+            if !is_named {
+                self.finding("slot", Some(index), "it is a note, and no item names it");
+            }
+            self.list_slot("notes", None, index);
         }
     }
 
@@ -297,8 +375,12 @@ impl Inspection<'_> {
         let acknowledged = u64::from(self.shared.options.acknowledged);
         let is_disowned = state == State::Aside && word.owner().is_none();
         let is_owned = word.is_held() && !is_disowned;
-        if slot.state.get() >> 43 != 0 || state == State::Free && word != StateWord::FREE {
+        if state == State::Free && word != StateWord::FREE {
             self.finding("slot", Some(index), "its state has bits without a meaning");
+        }
+        let note = word.past().note();
+        if note != 0 && !self.is_note_of(note, index, slot) {
+            self.finding("slot", Some(index), "it names a note that is none of its own");
         }
         if is_owned && !self.is_participant(word.owner()) {
             self.finding("slot", Some(index), "its holder is no participant");
@@ -348,12 +430,17 @@ impl Inspection<'_> {
                 if state == State::Handed {
                     sums.unfinished += acknowledged;
                 }
-                if slot.borrowed.get() != 0 {
+                if slot.mark() != 0 {
                     self.finding("slot", Some(index), "it is handed and borrowed");
                 }
             }
             State::Dead => self.found.dead += 1,
-            State::Orphan | State::GivenUp => {
+            State::Note => self.found.notes += 1,
+            State::Delayed => {
+                self.found.delayed += 1;
+                sums.unfinished += acknowledged;
+            }
+            State::Orphan | State::GivenUp | State::Discarded => {
                 self.finding(
                     "slot",
                     Some(index),
@@ -372,15 +459,16 @@ impl Inspection<'_> {
             sums.lent_bytes += lent_bytes(slot);
         }
         if word.is_lease() {
-            let is_lent = (BORROWED..=ENDED).contains(&slot.borrowed.get()) && slot.len.get() > SMALL as u64;
-            if !is_lent && (slot.borrowed.get() != 0 || acknowledged == 0 || state == State::Left) {
+            let is_lent = (BORROWED..=ENDED).contains(&slot.mark()) && slot.len.get() > SMALL as u64;
+            if !is_lent && (slot.mark() != 0 || acknowledged == 0 || state == State::Left) {
                 self.finding("slot", Some(index), "it is leased but not as a get does it");
             }
             if slot.holder.get() == 0 {
                 self.finding("slot", Some(index), "no thread holds it");
             }
         }
-        if is_owned && !(1..=self.hot().leases.get()).contains(&slot.lease.get()) {
+        let is_numbered = is_owned || state == State::Dead;
+        if is_numbered && !(1..=self.hot().leases.get()).contains(&slot.lease.get()) {
             self.finding("slot", Some(index), "its lease has an impossible number");
         }
         if state != State::Claimed && !(1..=self.hot().published.get()).contains(&slot.seq.get()) {
@@ -405,7 +493,7 @@ impl Inspection<'_> {
         if !fits {
             self.finding("slot", Some(index), "payload and extent do not fit each other");
         }
-        if state != State::Claimed {
+        if !matches!(state, State::Claimed | State::Note) {
             sums.bytes += len;
         }
         if let Some(extent) = extent {
@@ -426,12 +514,19 @@ impl Inspection<'_> {
     fn compare_counters(&mut self, sums: &Sums) {
         let hot = self.hot();
         let found = &self.found;
-        let (ready, dead) = (found.ready, found.dead);
+        let (ready, dead, notes) = (found.ready, found.dead, found.notes);
         let unfinished = sums.unfinished.saturating_add(unfinished_without_slot(hot));
-        let (leased, owned) = (found.leased, found.leased + found.claimed);
+        let (leased, delayed) = (found.leased, found.delayed);
+        let owned = leased + found.claimed + delayed;
         self.compare("ready_count", hot.ready_count.get(), ready);
         self.compare("dead_count", hot.dead_count.get(), dead);
+        self.compare("notes", u64::from(hot.notes.get()), notes);
         self.compare("owned_count", hot.owned_count.get(), owned);
+        self.compare("delayed_count", hot.delayed_count.get(), delayed);
+        let is_marked = u64::from(hot.phase.get() & DELAYING != 0);
+        if !hot.is_damaged() {
+            self.compare("phase's mark of delays", is_marked, u64::from(delayed > 0));
+        }
         self.compare("unfinished", hot.unfinished.get(), unfinished);
         self.compare("given_up_of_living", hot.given_up_of_living.get(), self.given_up);
         self.compare("taken_bytes", hot.taken_bytes.get(), sums.taken_bytes);
@@ -445,7 +540,15 @@ impl Inspection<'_> {
             self.compare("ready_bytes", hot.ready_bytes.get(), sums.ready_bytes);
         }
         self.at_least("high_water", hot.high_water.get(), ready);
-        self.at_least("published", hot.published.get(), ready + leased + dead);
+        let discarded = hot.discarded.get();
+        self.at_least(
+            "published",
+            hot.published.get(),
+            (ready + leased + dead + delayed).saturating_add(discarded),
+        );
+        if hot.is_open() || hot.is_draining() {
+            self.compare("discarded", discarded, 0);
+        }
         self.at_most("high_water", hot.high_water.get(), hot.published.get());
         // It says up to where the items are counted.
         self.compare("put_bytes", hot.put_bytes.get() & 1, hot.published.get() & 1);

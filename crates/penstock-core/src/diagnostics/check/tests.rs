@@ -13,13 +13,14 @@ use crate::options::{Options, Patience, Wait};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::Lease;
-use crate::state::notifier::DRAINED;
+use crate::state::notes::Death;
 use crate::state::pages::{ALL_PARKED, REMNANT, Spare, TAKEN};
+use crate::state::pipe_word::{DRAINED, FULL, SIGNALLED};
 use crate::state::recovery::Portion;
-use crate::state::slot::{ENDED, State, StateWord};
+use crate::state::slot::{ENDED, Past, State, StateWord};
 use crate::state::waiters::{ABANDONED, FREE, HANDED, LATE, SLEEPING, WOKEN, Waiting};
 use crate::sync::{Count, Word};
-use crate::units::{Leave, PAGE};
+use crate::units::{Ended, Leave, PAGE};
 
 const RUN: usize = 100_000;
 
@@ -83,7 +84,9 @@ impl Scene {
             }
         }
         // A participant that watches the notifier.
-        now(|wait| queue.watch(wait)).unwrap();
+        for awaited in [Kind::Item, Kind::Room, Kind::Finish] {
+            now(|wait| queue.watch_for(awaited, wait)).unwrap();
+        }
         // A dead letter and an orphan.
         put(&queue, 20);
         for _ in 0..2 {
@@ -440,8 +443,8 @@ fn each_is_found_in(scene: fn() -> Scene, damages: &[Damage]) {
 #[test]
 fn damage_to_states_is_found() {
     each_is_found(&[
-        (|s| s.hot().damaged.set(1), "queue: it is marked as damaged"),
-        (|s| s.ready_head().state.set(12), "it is in no known state"),
+        (|s| s.hot().note_damage(), "queue: it is marked as damaged"),
+        (|s| s.ready_head().state.set(15), "it is in no known state"),
         (
             |s| s.ready_head().commit(StateWord::FREE),
             "it is on a list that is not its state's",
@@ -473,7 +476,7 @@ fn damage_to_states_is_found() {
         ),
         (
             |s| s.ready_head().state.set(2 | 1 << 50),
-            "its state has bits without a meaning",
+            "it names a note that is none of its own",
         ),
         (
             |s| {
@@ -738,11 +741,123 @@ fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
     );
 }
 
+/// A queue with items that are delayed.
+fn with_delayed() -> Scene {
+    let scene = Scene::new();
+    let wait = || Wait {
+        patience: Patience::NoWait,
+        interrupted: Box::leak(Box::new(|| false)),
+    };
+    for seconds in [300, 100, 200, 50, 400] {
+        let delay = std::time::Duration::from_secs(seconds);
+        scene.queue.put_delayed(&[b"later"], delay, wait()).unwrap();
+    }
+    scene
+}
+
+#[test]
+fn damage_to_what_is_delayed_is_found() {
+    fn root(s: &Scene) -> &Slot {
+        let index = s.hot().delayed.head.get();
+        s.queue.shared.segment.slot(index).unwrap()
+    }
+    assert_eq!(with_delayed().findings(), [""; 0]);
+    assert_eq!(root(&with_delayed()).word().state(), Some(State::Delayed));
+    each_is_found_in(
+        with_delayed,
+        &[
+            (|s| s.hot().delayed.head.set(0), "it is on no list"),
+            (
+                |s| s.hot().delayed.head.set(1 << 30),
+                "heap of delayed items: it leads out of the slots",
+            ),
+            (
+                |s| s.hot().delayed_count.add(1),
+                "delayed_count: a recount differs",
+            ),
+            (|s| s.hot().due_at.add(1), "due_at: a recount differs"),
+            (|s| s.hot().timekeeper.set(1 << 20), "timekeeper: it is too large"),
+            (
+                |s| s.hot().phase.set(OPEN),
+                "phase's mark of delays: a recount differs",
+            ),
+            (|s| root(s).lease.set(u64::MAX), "heap of delayed items"),
+            (|s| root(s).holder.add(1), "its rank is wrong"),
+            (
+                |s| root(s).commit(StateWord::unowned(State::Ready, 0)),
+                "it is on a list that is not its state's",
+            ),
+        ],
+    );
+    let scene = with_delayed();
+    let mut section = scene.queue.enter_uninterruptible().unwrap();
+    section.rebuild().unwrap();
+    drop(section);
+    assert_eq!(scene.findings(), [""; 0], "after a rebuild");
+}
+
+/// A queue with a note of the item at the ready list's head.
+fn with_a_note() -> Scene {
+    let scene = Scene::new();
+    let head = scene.hot().ready.head.get();
+    let death = Death {
+        pid: 7,
+        at: 0,
+        ended: Ended::Killed(9),
+    };
+    let mut section = scene.queue.enter_uninterruptible().unwrap();
+    section.note_death(head, death).unwrap();
+    drop(section);
+    scene
+}
+
+#[test]
+fn damage_to_notes_is_found() {
+    fn note(s: &Scene) -> &Slot {
+        let index = s.ready_head().word().past().note();
+        s.queue.shared.segment.slot(index).unwrap()
+    }
+    assert_eq!(with_a_note().findings(), [""; 0]);
+    assert_eq!(with_a_note().queue.check().unwrap().notes, 1);
+    each_is_found_in(
+        with_a_note,
+        &[
+            (
+                |s| note(s).holder.add(1),
+                "it names a note that is none of its own",
+            ),
+            (|s| note(s).seq.set(1 << 40), "it is a note, and no item names it"),
+            (
+                |s| {
+                    let word = s.ready_head().word();
+                    s.ready_head().commit(word.with_past(Past::NONE));
+                },
+                "it is a note, and no item names it",
+            ),
+            (|s| note(s).commit(StateWord::FREE), "it is on no list"),
+            (|s| s.hot().notes.add(1), "notes: a recount differs"),
+        ],
+    );
+    // The rebuild keeps a note that an item names, and frees any other.
+    let scene = with_a_note();
+    for notes in [1, 0] {
+        if notes == 0 {
+            scene.ready_head().commit(StateWord::unowned(State::Ready, 0));
+        }
+        let mut section = scene.queue.enter_uninterruptible().unwrap();
+        section.rebuild().unwrap();
+        drop(section);
+        assert_eq!(scene.findings(), [""; 0], "after a rebuild");
+        assert_eq!(scene.queue.check().unwrap().notes, notes);
+    }
+}
+
 #[test]
 fn damage_to_counters_is_found() {
     each_is_found(&[
         (|s| s.hot().ready_count.add(1), "ready_count: a recount differs"),
         (|s| s.hot().ready_bytes.add(1), "ready_bytes: a recount differs"),
+        (|s| s.hot().discarded.set(1), "discarded: a recount differs"),
         (|s| s.hot().unfinished.add(1), "unfinished: a recount differs"),
         (|s| s.hot().owned_count.sub(1), "owned_count: a recount differs"),
         (|s| s.hot().dead_count.set(0), "dead_count: a recount differs"),
@@ -751,6 +866,8 @@ fn damage_to_counters_is_found() {
             |s| s.me().given_up.set(1),
             "given_up_of_living: a recount differs",
         ),
+        (|s| s.me().producing.set(1), "it is in a block and has not begun"),
+        (|s| s.me().producing.set(5 << 32), "producing: it is too large"),
         (|s| s.hot().taken_bytes.add(128), "taken_bytes: a recount differs"),
         (|s| s.hot().ready_done.set(3), "ready_done: a recount differs"),
         (|s| s.hot().used_bytes.sub(128), "used_bytes: a recount differs"),
@@ -978,6 +1095,18 @@ fn damage_to_waiters_is_found() {
             "they sleep although nothing is unfinished",
         ),
         (|s| s.hot().watching.set(2), "watching: a recount differs"),
+        (
+            |s| s.hot().watching_finish.set(0),
+            "watching_finish: a recount differs",
+        ),
+        (
+            |s| s.hot().pipe_state.set(FULL),
+            "pipe_state: it disagrees with the room for items",
+        ),
+        (
+            |s| s.hot().finish_state.set(SIGNALLED),
+            "finish_state: it disagrees with the unfinished items",
+        ),
         (
             |s| s.queue.shared.segment.participant(1).unwrap().watching.set(0),
             "watching: a recount differs",

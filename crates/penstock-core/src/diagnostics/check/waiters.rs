@@ -2,8 +2,9 @@
 
 use super::Inspection;
 use crate::memory::layout::*;
+use crate::state::Section;
 use crate::state::line::{self, DUE, has_line};
-use crate::state::notifier::{DRAINED, SIGNALLED, state_of};
+use crate::state::pipe_word::{DRAINED, FULL, SIGNALLED, state_of};
 use crate::state::waiters::{
     ABANDONED, FREE, HANDED, HANDED_LEFT, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT,
 };
@@ -70,19 +71,22 @@ impl Inspection<'_> {
 
     fn inspect_notifier(&mut self) {
         let hot = self.hot();
-        let (mut watching, mut for_room) = (0, 0);
+        let (mut watching, mut for_room, mut for_finish) = (0, 0, 0);
         for index in self.shared.participants() {
             if let Ok(record) = self.segment().participant(index) {
                 for_room += u64::from(record.watching_room.get());
                 watching += u64::from(record.watching.get());
+                for_finish += u64::from(record.watching_finish.get());
             }
         }
         self.compare("watching_room", u64::from(hot.watching_room.get()), for_room);
+        let finish = u64::from(hot.watching_finish.get());
+        self.compare("watching_finish", finish, for_finish);
         let mark = hot.watching.get() & DUE;
         self.compare(
             "watching",
             u64::from(hot.watching.get() - mark),
-            watching + for_room,
+            watching + for_room + for_finish,
         );
         // The writer of a byte cannot clear the mark.
         let is_due = line::state_of(hot.line_state.get()) != line::SIGNALLED;
@@ -92,9 +96,28 @@ impl Inspection<'_> {
         if has_line(hot) {
             return;
         }
-        let (pipe_state, is_ready) = (state_of(hot.pipe_state.get()), hot.ready_count.get() > 0);
-        if watching > 0 && (pipe_state == DRAINED && is_ready || pipe_state == SIGNALLED && !is_ready) {
+        let pipe_state = state_of(hot.pipe_state.get());
+        let is_readable = Section::new(self.shared, ParticipantId::NONE).is_readable();
+        let is_wrong = match pipe_state {
+            DRAINED => is_readable,
+            // A byte may tell when a delayed item is due.
+            SIGNALLED => !is_readable && !hot.has_delayed(),
+            _ => false,
+        };
+        if watching > 0 && is_wrong {
             self.finding("pipe_state", None, "it disagrees with the number of items");
+        }
+        let is_full = !self.shared.has_room() && hot.is_open();
+        if for_room > 0
+            && (matches!(pipe_state, DRAINED | SIGNALLED) && is_full || pipe_state == FULL && !is_full)
+        {
+            self.finding("pipe_state", None, "it disagrees with the room for items");
+        }
+        let (finish_state, is_finished) = (state_of(hot.finish_state.get()), hot.unfinished.get() == 0);
+        if for_finish > 0
+            && (finish_state == DRAINED && is_finished || finish_state == SIGNALLED && !is_finished)
+        {
+            self.finding("finish_state", None, "it disagrees with the unfinished items");
         }
     }
 

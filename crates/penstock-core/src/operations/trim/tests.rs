@@ -1,11 +1,13 @@
 //! What the get that empties a watched queue gives back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
 use crate::operations::delivery::Buffer;
 use crate::options::{Options, Patience, Wait};
 use crate::state::heap::MAYBE_MORE;
+use crate::state::held::Verdict;
 
 const MIB: u64 = 1 << 20;
 
@@ -126,4 +128,31 @@ fn what_a_dead_putter_has_extended_is_not_forgotten() {
         assert_eq!(backing & MAYBE_MORE != 0, is_left);
         assert_eq!(queue.check().unwrap().findings, []);
     }
+}
+
+/// More notes than a trim leaves free slots: they call for no trim.
+#[test]
+fn notes_are_no_free_slots() {
+    let queue = Queue::create(&Options {
+        maxsize: 0,
+        max_bytes: Some(1 << 30),
+        soft_bytes: 0,
+        acknowledged: true,
+        max_deliveries: 3,
+    })
+    .unwrap();
+    for _ in 0..2 * SLOTS_LISTED {
+        now(|wait| queue.put(&[b"item"], wait)).unwrap();
+        let (_, held) = now(|wait| queue.hold(&mut Buffer::default(), wait)).unwrap();
+        let noted = (Duration::ZERO, &b"why"[..]);
+        let settled = now(|wait| queue.settle_noting(&held, Verdict::Rejected, noted, wait));
+        assert_eq!(settled, Ok(true));
+    }
+    let hot = queue.shared.segment.hot();
+    assert_eq!(u64::from(hot.notes.get()), 2 * SLOTS_LISTED);
+    hot.trimmed_at.set(0);
+    queue.trim_if_due().unwrap();
+    assert!(spare_memory(&queue.shared.segment) == SpareMemory::None);
+    now(|wait| queue.purge(None, wait)).unwrap();
+    assert_eq!((hot.notes.get(), queue.check().unwrap().findings), (0, vec![]));
 }

@@ -7,13 +7,14 @@ use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
 use crate::memory::layout::Kind;
+use crate::operations::wait::WAITING;
 use crate::options::{Options, Patience, Wait};
 use crate::platform;
 use crate::state::WAKES;
 use crate::state::hand::{LATE_AFTER, LateCheck};
 use crate::state::recovery::Portion;
 use crate::state::slot::State;
-use crate::state::waiters::{HANDED, Waiting};
+use crate::state::waiters::{HANDED, SLEEPING, WOKEN, Waiting};
 use crate::sync::Word;
 use crate::units::PAGE;
 
@@ -187,4 +188,54 @@ fn what_was_handed_is_finished_before_what_is_queued() {
     drop(section);
     queue.task_done().unwrap();
     assert_eq!(queue.task_done(), Err(Error::TooManyDone));
+}
+
+fn put_delayed(queue: &Queue, hours: u64) {
+    let wait = Wait {
+        patience: Patience::NoWait,
+        interrupted: &mut || false,
+    };
+    let delay = Duration::from_secs(3600 * hours);
+    queue.put_delayed(&[b"x"], delay, wait).unwrap();
+}
+
+fn word(queue: &Queue, waiting: &Waiting) -> u32 {
+    queue.shared.segment.cell(waiting.cell).unwrap().word.get()
+}
+
+/// A waiter that has left without the lock is no timekeeper, and none of the others is passed over for it.
+#[test]
+fn one_that_has_left_keeps_no_time() {
+    let queue = create(0);
+    let [first, second, third] = [(); 3].map(|()| enlisted(&queue, Waiting::new(Kind::Item)));
+    queue.leave_cell(&mut { third }, &WAITING).unwrap();
+    put_delayed(&queue, 2);
+    assert_eq!([word(&queue, &first), word(&queue, &second)], [SLEEPING, WOKEN]);
+
+    let mut second = second;
+    let mut section = enter(&queue);
+    section.arrive(&mut second).unwrap();
+    section.enlist(&mut second).unwrap();
+    assert!(section.keep_time(&second).unwrap().is_some());
+    assert!(section.keep_time(&first).unwrap().is_none());
+    drop(section);
+    queue.leave_cell(&mut second, &WAITING).unwrap();
+    assert!(enter(&queue).keep_time(&first).unwrap().is_some());
+}
+
+/// It stays in its place: only the last one is woken, to learn when it is to wake up.
+#[test]
+fn a_putter_keeps_the_time_in_its_place() {
+    let queue = create(1);
+    put(&queue);
+    let putters = [(); 3].map(|()| enlisted(&queue, Waiting::new(Kind::Room)));
+    for hours in [3, 2, 1] {
+        put_delayed(&queue, hours);
+        assert_eq!(queue.shared.segment.hot().timekeeper.get(), putters[2].cell);
+        assert_eq!(enter(&queue).wakes_noted(), [], "one wake-up is enough");
+    }
+    for (putter, later) in putters.iter().zip([2, 1, 0]) {
+        assert_eq!(word(&queue, putter), SLEEPING);
+        assert_eq!(enter(&queue).place(putter).unwrap().position, later);
+    }
 }

@@ -2,16 +2,60 @@
 #![allow(unsafe_code)]
 
 use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-#[cfg(not(loom))]
-use crate::sync::AtomicU32;
 use crate::units::PAGE;
 
+/// A function that is called around forks. Not a `OnceLock`: if one thread sets it while another one forks,
+/// the child waits for the first thread for ever.
+pub(crate) struct Hook(AtomicPtr<()>);
+
+impl Hook {
+    pub(crate) const fn new() -> Hook {
+        Hook(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    pub(crate) fn set(&self, function: fn()) {
+        self.0.store(function as *mut (), Ordering::Relaxed); // code, which is no shared memory
+    }
+
+    pub(crate) fn call(&self) {
+        let function = self.0.load(Ordering::Relaxed);
+        if !function.is_null() {
+            // SAFETY: `set` alone stores another value than null, and stores a `fn()`.
+            unsafe { std::mem::transmute::<*mut (), fn()>(function)() };
+        }
+    }
+}
+
+/// What `word_wiped_on_fork` returns. No `OnceLock`, for the same reason.
+static WIPED: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+
+/// Stands in for it if the kernel has no such pages. Reads 1 in a child, too.
+static NEVER_WIPED: AtomicU32 = AtomicU32::new(1);
+
+/// Makes the word, and stores 1 in it. Does nothing if there is one.
+pub(crate) fn make_word_wiped_on_fork() {
+    if word_wiped_on_fork().is_none() {
+        let word = map_wiped_on_fork().unwrap_or(&NEVER_WIPED);
+        word.store(1, Ordering::Relaxed);
+        let word = ptr::from_ref(word).cast_mut();
+        // Release: pairs with the acquire in `word_wiped_on_fork`. If another thread was faster, its word
+        // stays, and this page is never used.
+        let _ = WIPED.compare_exchange(ptr::null_mut(), word, Ordering::Release, Ordering::Relaxed);
+    }
+}
+
 /// A word that reads 0 in a child, also in a child that a bare `clone` system call made.
-#[cfg(not(loom))]
-pub(crate) fn wiped_on_fork() -> Option<&'static AtomicU32> {
+#[inline(always)]
+pub(crate) fn word_wiped_on_fork() -> Option<&'static AtomicU32> {
+    // SAFETY: null, or the address of an atomic that lives as long as the process.
+    unsafe { WIPED.load(Ordering::Acquire).as_ref() }
+}
+
+fn map_wiped_on_fork() -> Option<&'static AtomicU32> {
     // SAFETY: a new anonymous mapping; no memory of this process is replaced.
     let page = unsafe {
         rustix::mm::mmap_anonymous(

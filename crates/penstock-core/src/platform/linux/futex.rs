@@ -1,5 +1,6 @@
 //! Linux: sleeping and waking, time, thread ids and the number of cores.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -50,17 +51,43 @@ pub(crate) fn cores() -> u32 {
     CORES.or_else(|| Some(find_out())).unwrap_or(1) as u32
 }
 
-/// A number of the calling thread, not 0. No other thread of this process has it, until four thousand million
-/// threads have been counted. Counted here, because the kernel's own number would cost a system call for each
-/// item that is acknowledged.
-pub(crate) fn thread_id() -> u32 {
+/// The numbers of threads are from 1 to this one. The bits above it say something else (state/acting.rs,
+/// state/slot.rs `BY_NAME`).
+const NUMBERS: u32 = (1 << 30) - 1;
+
+thread_local! {
+    static OWN_NUMBER: u32 = next_number();
+    static NUMBER: Cell<u32> = Cell::new(OWN_NUMBER.with(|number| *number));
+}
+
+fn next_number() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static LAST: AtomicU32 = AtomicU32::new(0);
-    thread_local! {
-        static NUMBER: u32 = LAST.fetch_add(1, Ordering::Relaxed) % (u32::MAX - 1) + 1;
-    }
+    LAST.fetch_add(1, Ordering::Relaxed) % (NUMBERS - 1) + 1
+}
+
+/// A number of the calling thread, not 0; or that which it acts under (state/acting.rs). No other thread of
+/// this process has it, until a thousand million threads have been counted. Counted here, because the
+/// kernel's own number would cost a system call for each item that is acknowledged.
+pub(crate) fn thread_id() -> u32 {
     // A thread whose locals are gone already acknowledges nothing, so the shared number does no harm.
-    NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
+    NUMBER.try_with(Cell::get).unwrap_or(NUMBERS)
+}
+
+/// The same, also while it acts under another number.
+pub(crate) fn own_thread_id() -> u32 {
+    OWN_NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
+}
+
+/// Gives the calling thread another number. Returns the former one.
+pub(crate) fn replace_thread_id(number: u32) -> u32 {
+    NUMBER.try_with(|place| place.replace(number)).unwrap_or(number)
+}
+
+/// Microseconds of the monotonic clock, the same in every process of the machine.
+pub(crate) fn micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
 }
 
 /// Milliseconds of the monotonic clock, the same in every process of the machine; coarse, and therefore

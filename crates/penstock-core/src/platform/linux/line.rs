@@ -255,7 +255,7 @@ fn duration(time: Duration) -> Timespec {
 }
 
 /// The events of an end, and the result of the call, after `at_most` so long.
-fn poll_for(fd: RawFd, asked: PollFlags, at_most: Duration) -> (PollFlags, Result<usize, Errno>) {
+pub(super) fn poll_for(fd: RawFd, asked: PollFlags, at_most: Duration) -> (PollFlags, Result<usize, Errno>) {
     let Some(end) = borrow(fd) else {
         return (PollFlags::NVAL, Ok(1));
     };

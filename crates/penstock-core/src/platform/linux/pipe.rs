@@ -1,17 +1,23 @@
 //! Linux: the pipe of a notifier (state/notifier.rs), which wakes programs that wait with `poll`.
+//!
+//! A pipe of two pages is readable while it has a byte. It is writable until both of its pages are in use:
+//! single bytes share the first one, and a write of pages takes the other.
 #![allow(unsafe_code)]
 
 use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
+use rustix::event::PollFlags;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::line::drain_end;
+use super::line::{drain_end, poll_for};
 use super::process::take_descriptor_of;
 use super::{Remembered, os};
 use crate::error::Error;
+use crate::units::PAGE;
 
 /// A pipe that another process has announced.
 pub(crate) enum PipeOfAnother {
@@ -33,6 +39,8 @@ pub(crate) struct OpenPipe {
 pub(crate) fn make_pipe() -> Result<(OpenPipe, u64), Error> {
     let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
     let (reading, writing) = rustix::pipe::pipe_with(flags).map_err(os("pipe2"))?;
+    // A larger one, if the system insists, only takes longer to fill.
+    let _ = rustix::pipe::fcntl_setpipe_size(&writing, 2 * rustix::param::page_size());
     let number = pipe_number(reading.as_raw_fd()).ok_or(Error::Closed)?;
     let pipe = match reopen_in(reading.as_raw_fd(), OFlags::RDWR) {
         Ok(both) => OpenPipe {
@@ -134,10 +142,44 @@ pub(crate) fn signal(fd: RawFd) -> bool {
     )
 }
 
+/// More than the pages of a pipe.
+const PAGES: [u8; 3 * PAGE as usize] = [1; 3 * PAGE as usize];
+
+/// Fills a pipe, so that it has a byte, and `poll` calls it writable in no process.
+pub(crate) fn fill(fd: RawFd) -> bool {
+    // SAFETY: as in signal.
+    let pipe = unsafe { BorrowedFd::borrow_raw(fd) };
+    // Bounded by the largest pipe, in case that this one could not be made smaller.
+    for _ in 0..=256 {
+        match rustix::io::write(pipe, &PAGES) {
+            Ok(count) if count == PAGES.len() => {}
+            Err(Errno::INTR) => {}
+            // It takes no more.
+            Ok(_) | Err(Errno::AGAIN) => return true,
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
 /// Takes all bytes out of a pipe.
 pub(crate) fn drain(fd: RawFd) -> bool {
     // SAFETY: as in signal.
     drain_end(unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
+/// Whether `poll` calls a pipe readable.
+pub(crate) fn is_pipe_readable(fd: RawFd) -> bool {
+    is_ready(fd, PollFlags::IN)
+}
+
+/// Whether `poll` calls a pipe writable.
+pub(crate) fn is_pipe_writable(fd: RawFd) -> bool {
+    is_ready(fd, PollFlags::OUT)
+}
+
+fn is_ready(fd: RawFd, asked: PollFlags) -> bool {
+    poll_for(fd, asked, Duration::ZERO).0.contains(asked)
 }
 
 /// Closes a descriptor by number if it still leads to that pipe. Leaves it alone if other code has replaced

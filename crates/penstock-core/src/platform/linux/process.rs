@@ -22,10 +22,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, WaitId, WaitIdOptions, waitid};
 use rustix::time::Timespec;
 
 use super::memory::{FileIdentity, random_id};
+use crate::units::Ended;
 
 /// Marks a birth that is the number of a pidfd's inode; without this mark it is a start time.
 const BY_NUMBER: u64 = 1 << 63;
@@ -322,4 +323,26 @@ pub(crate) fn probe_life(fd: BorrowedFd<'_>, at: u64) -> Life {
         0 => Life::Held,
         _ => Life::Unknown,
     }
+}
+
+/// How a process has ended. Does not wait, and does not reap it.
+pub(crate) fn ended(pid: u32) -> Ended {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return Ended::Unknown;
+    };
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let Ok(Some(status)) = waitid(WaitId::Pid(pid), options) else {
+        return Ended::Unknown;
+    };
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(status), _) => Ended::Exited(status as u8),
+        (None, Some(signal)) => Ended::Killed(signal as u8),
+        (None, None) => Ended::Unknown,
+    }
+}
+
+/// Seconds since the epoch.
+pub(crate) fn seconds() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    u32::try_from(now.tv_sec).unwrap_or(0)
 }

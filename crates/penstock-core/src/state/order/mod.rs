@@ -1,10 +1,10 @@
 //! The order in which items are delivered: that of their publication.
 //!
-//! The ready list has the items in that order. Items that came back lie in a heap beside it (returned.rs),
+//! The ready list has the items in that order. Items that came back lie in a heap beside it (heap.rs),
 //! and a get takes the older of the two heads. Items at the front of the list may be finished already
 //! (`Hot::marked_slot` says up to where), and are delivered as usual.
 
-mod returned;
+mod heap;
 
 use crate::error::Error;
 use crate::memory::layout::Slot;

@@ -1,0 +1,133 @@
+//! Dead letters: reading them, putting them back into the queue, and freeing them.
+//!
+//! operations/letters.rs has the crash table.
+
+use crate::error::Error;
+use crate::fault::fault;
+use crate::memory::layout::Slot;
+use crate::state::Section;
+use crate::state::recovery::{PORTION, Portion};
+use crate::state::slot::{State, StateWord};
+use crate::sync::{Count, Word};
+use crate::units::Ticket;
+
+/// What becomes of a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes back to the queue, and its deliveries count anew.
+    Requeued,
+    /// It is gone.
+    Purged,
+}
+
+/// The part of the list of dead letters that was read.
+#[derive(Default)]
+pub(crate) struct Letters {
+    pub tickets: Vec<Ticket>,
+}
+
+impl<'q> Section<'q> {
+    /// The dead letter of that ticket, if it still is one.
+    pub(crate) fn letter(&self, ticket: Ticket) -> Option<&'q Slot> {
+        self.used_slot(ticket.slot).filter(|slot| {
+            ticket.slot != 0 && slot.word().state() == Some(State::Dead) && slot.seq.get() == ticket.seq
+        })
+    }
+
+    /// Reads a portion of the list; `letters` has capacity for it. Begins anew if the last letter that was
+    /// read has gone, or a rebuild has linked the list anew.
+    pub(crate) fn read_letters(&self, letters: &mut Letters) -> Result<Portion, Error> {
+        let hot = self.hot();
+        let before = match letters.tickets[..] {
+            [.., before, _] => before.slot,
+            _ => 0,
+        };
+        let is_there = |last: &Ticket| self.letter(*last).is_some_and(|slot| slot.prev.get() == before);
+        let mut prev = match letters.tickets.last() {
+            Some(last) if is_there(last) => last.slot,
+            _ => {
+                letters.tickets.clear();
+                0
+            }
+        };
+        for _ in 0..PORTION {
+            let index = match prev {
+                0 => hot.dead.head.get(),
+                prev => self.slot(prev)?.next.get(),
+            };
+            if index == 0 {
+                return Ok(Portion::Last);
+            }
+            let slot = self.slot(index)?;
+            // A list whose links agree in both directions has each slot once, so this ends.
+            if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev {
+                return Err(self.corrupt("the list of dead letters is torn"));
+            }
+            letters.tickets.push(Ticket {
+                slot: index,
+                seq: slot.seq.get(),
+            });
+            prev = index;
+        }
+        Ok(Portion::MoreToCome)
+    }
+
+    /// Decides on a portion of dead letters, from the place `next` on, which it moves. Those that are none
+    /// any more are passed over. Adds to `count` how many there were.
+    pub(crate) fn decide_on_letters(
+        &mut self,
+        tickets: &[Ticket],
+        fate: Fate,
+        (next, count): (&mut usize, &mut u64),
+    ) -> Result<Portion, Error> {
+        if fate == Fate::Requeued {
+            self.check_put()?;
+        }
+        for _ in 0..PORTION {
+            let Some(ticket) = tickets.get(*next) else {
+                return Ok(Portion::Last);
+            };
+            *next += 1;
+            if let Some(slot) = self.letter(*ticket) {
+                match fate {
+                    Fate::Requeued => self.requeue((ticket.slot, slot))?,
+                    Fate::Purged => self.purge((ticket.slot, slot))?,
+                }
+                *count += 1;
+            }
+        }
+        Ok(Portion::MoreToCome)
+    }
+
+    /// DEAD -> READY in its old place.
+    fn requeue(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
+        let hot = self.hot();
+        self.unlink(&hot.dead, index)?;
+        hot.dead_count.sub(1);
+        let note = slot.word().past().note();
+        slot.commit(StateWord::unowned(State::Ready, 0));
+        fault!("letter.requeued");
+        self.put_back(index, slot.len.get())?;
+        if self.shared.options.acknowledged {
+            hot.unfinished.add(1);
+        }
+        if note != 0 {
+            self.free_note(note, index)?;
+        }
+        Ok(())
+    }
+
+    /// DEAD -> FREE.
+    fn purge(&mut self, (index, slot): (u32, &Slot)) -> Result<(), Error> {
+        let hot = self.hot();
+        self.unlink(&hot.dead, index)?;
+        hot.dead_count.sub(1);
+        fault!("letter.unlinked");
+        let note = slot.word().past().note();
+        self.free_slot((index, slot))?;
+        if note != 0 {
+            self.free_note(note, index)?;
+        }
+        Ok(())
+    }
+}

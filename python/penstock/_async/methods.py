@@ -1,0 +1,379 @@
+"""The methods of a queue that a task of an event loop awaits."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from contextlib import suppress
+
+from ..errors import ShutDown
+from . import hubs
+from .turns import END, ITEM, LOCK, NOTHING, ROOM
+
+TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from types import TracebackType
+    from typing import Any, Generic, Self, SupportsIndex
+
+    from typing_extensions import TypeVar
+
+    from .._native import Hold, QueueIterator
+
+    T = TypeVar("T", default=Any)
+else:
+    T = None
+    Generic = {T: object}  # so that `Generic[T]` is the base `object`
+
+# Iterables whose next item is there at once, without code of the program.
+_CONTAINERS = (list, tuple, range, dict, set, frozenset, deque, str, bytes, bytearray)
+
+
+def _checkpoint() -> Awaitable[None]:
+    from . import under_anyio
+
+    return under_anyio.checkpoint()
+
+
+async def _take_turn(queue: Any, attempt: Callable[[], Any]) -> Any:
+    """Return what `attempt` takes for a loop or a lease, once there is an item and it is the task's turn."""
+    if "trio" in sys.modules and hubs.is_trio():
+        await _checkpoint()
+    is_behind = hubs.is_behind(queue, ITEM)
+    taken = NOTHING if is_behind else attempt()
+    if taken is NOTHING:
+        taken = await hubs.hub().wait(queue, ITEM, attempt, not is_behind, in_loop=True)
+    hubs.tell(queue, ROOM)
+    return taken
+
+
+async def settle(queue: Any, attempt: Callable[[], Any]) -> None:
+    """Make an attempt until it has come to something, which is not None: only the lock may keep it waiting.
+
+    So that what a task leaves is settled, the task is not cancelled before.
+    """
+    if attempt() is None:
+        hub = hubs.hub()
+
+        async def wait() -> None:
+            await hub.wait(queue, LOCK, lambda: NOTHING if attempt() is None else True, False)
+
+        await hub.shielded(wait())
+
+
+class AsyncMethods(Generic[T]):
+    """What a task awaits, of all queues. Under asyncio, uvloop, and through anyio under trio.
+
+    A call that need not wait does not yield to the loop (under trio it does, as every call there). Tasks of
+    one loop that wait at one queue are served in the order in which they came.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:  # what a queue has from the binding
+
+        @property
+        def _id(self) -> bytes: ...
+        @property
+        def _closed(self) -> bool: ...
+        def _descriptor(self, awaited: int) -> int | None: ...
+        def _is_ready(self, awaited: int) -> bool: ...
+        def _has_ended(self) -> bool: ...
+        def _is_over(self, in_loop: bool) -> bool: ...
+        def _tend(self, slices: int) -> None: ...
+        def _time_until_due(self) -> float | None: ...
+        def _finishes(self) -> int: ...
+        @staticmethod
+        def _was_stuck() -> bool: ...
+        def _caller(self) -> int: ...
+        def _new_loop(self) -> QueueIterator[T]: ...
+        def _get_now(self, nothing: Any, task: int) -> Any: ...
+        def _get_many_now(self, max_items: int | None, task: int) -> list[T]: ...
+        def _put_now(self, obj: T) -> bool: ...
+        def _put_many_now(self, objs: tuple[T, ...], start: int) -> tuple[int, BaseException | None]: ...
+        def close(self) -> None: ...
+
+    def aget(self) -> Coroutine[Any, Any, T]:
+        """Take the item that was put first out of the queue, and return it. Waits until there is one.
+
+        The item of a `JoinableQueue` is the task's that calls this, also if another one awaits the result, as
+        with `asyncio.wait_for` and `asyncio.create_task`. A task that is cancelled has taken nothing. Raises
+        what `get` raises; and OSError if the task has to wait and the system has no descriptor left.
+
+        >>> import asyncio, penstock
+        >>> q = penstock.Queue()
+        >>> async def main():
+        ...     await q.aput("a")
+        ...     return await q.aget()
+        >>> asyncio.run(main())
+        'a'
+        """
+        return self._aget(self._caller())
+
+    async def _aget(self, task: int) -> T:
+        if "trio" in sys.modules and hubs.is_trio():
+            await _checkpoint()
+        item: T
+        is_behind = hubs.is_behind(self, ITEM)
+        if not is_behind:
+            item = self._get_now(NOTHING, task)
+            if item is not NOTHING:
+                hubs.tell(self, ROOM)
+                return item
+        item = await self._wait_turn(ITEM, lambda: self._get_now(NOTHING, task), not is_behind)
+        hubs.tell(self, ROOM)
+        return item
+
+    def aget_many(self, max_items: int | None = None) -> Coroutine[Any, Any, list[T]]:
+        """Take the items that are there, `max_items` at most, and return them as a list, oldest first.
+
+        If `max_items` is None, as many as are there at the start. Waits for the first item; for more it does
+        not wait, so the list has at least one. Like that of `aget`, they are the task's that calls this, and
+        a task that is cancelled has taken nothing. Raises what `get_many` raises.
+
+        >>> import asyncio, penstock
+        >>> q = penstock.Queue()
+        >>> q.put_many("abc")
+        >>> asyncio.run(q.aget_many(2))
+        ['a', 'b']
+        """
+        return self._aget_many(max_items, self._caller())
+
+    async def _aget_many(self, max_items: int | None, task: int) -> list[T]:
+        if "trio" in sys.modules and hubs.is_trio():
+            await _checkpoint()
+
+        def attempt() -> Any:
+            return self._get_many_now(max_items, task) or NOTHING
+
+        items: list[T]
+        is_behind = hubs.is_behind(self, ITEM)
+        if not is_behind:
+            items = attempt()
+            if items is not NOTHING:
+                hubs.tell(self, ROOM)
+                return items
+        items = await self._wait_turn(ITEM, attempt, not is_behind)
+        hubs.tell(self, ROOM)
+        return items
+
+    async def aput(self, obj: T) -> None:
+        """Put `obj`, any object that pickles, into the queue, once there is room.
+
+        When this returns, the item is in the queue, and it stays there even if this process dies. A task that
+        is cancelled has put nothing. The object is pickled when there is room. Raises what `put` raises; and
+        OSError if the task has to wait and the system has no descriptor left.
+
+        >>> import asyncio, penstock
+        >>> q = penstock.Queue(maxsize=1)
+        >>> async def main():
+        ...     await q.aput("a")
+        ...     late = asyncio.create_task(q.aput("b"))
+        ...     return [await q.aget(), await q.aget()]
+        >>> asyncio.run(main())
+        ['a', 'b']
+        """
+        if "trio" in sys.modules and hubs.is_trio():
+            await _checkpoint()
+        is_behind = hubs.is_behind(self, ROOM)
+        if is_behind or not self._put_now(obj):
+            await self._wait_turn(ROOM, lambda: self._put_now(obj) or NOTHING, not is_behind)
+        hubs.tell(self, ITEM)
+
+    async def aput_many(self, objs: Iterable[T]) -> None:
+        """Put all objects of an iterable, in order, as `aput` would one after the other.
+
+        Small plain objects of a built-in container go into the queue up to 64 in one step. Of any other
+        iterable each object is in the queue before the iterable is asked for the next one.
+
+        Raises what `aput` raises, and what `objs` itself raises. Then, and if the task is cancelled, the
+        objects put so far stay in the queue: the exception's attribute `items_put` tells how many of the
+        iterable were put.
+
+        >>> import asyncio, penstock
+        >>> q = penstock.Queue()
+        >>> asyncio.run(q.aput_many(range(3)))
+        >>> q.get_many()
+        [0, 1, 2]
+        """
+        count = 0
+        try:
+            if type(objs) not in _CONTAINERS:
+                for obj in objs:
+                    await self.aput(obj)
+                    count += 1
+                return
+            rest, error = tuple(objs), None
+            if "trio" in sys.modules and hubs.is_trio():
+                await _checkpoint()
+
+            def attempt() -> Any:
+                nonlocal count, error
+                before = count
+                count, error = self._put_many_now(rest, count)
+                return count if count > before or error is not None else NOTHING
+
+            while count < len(rest):
+                is_behind = hubs.is_behind(self, ROOM)
+                if is_behind or attempt() is NOTHING:
+                    await self._wait_turn(ROOM, attempt, not is_behind)
+                hubs.tell(self, ITEM)
+                if error is not None:
+                    raise error
+        except BaseException as error:
+            with suppress(AttributeError):  # its class refuses attributes
+                error.items_put = count  # type: ignore[attr-defined]
+            raise
+
+    async def _wait_turn(self, awaited: int, attempt: Callable[[], Any], has_tried: bool) -> Any:
+        return await hubs.hub().wait(self, awaited, attempt, has_tried)
+
+    def __aiter__(self) -> Items[T]:
+        """Iterate over the items until the queue is shut down: `async for item in queue`.
+
+        Of a `JoinableQueue` each item is done when the next one is asked for; after a `break` or an exception
+        the last one stays in hand.
+
+        >>> import asyncio, penstock
+        >>> q = penstock.Queue()
+        >>> q.put_many("ab")
+        >>> q.shutdown()
+        >>> async def main():
+        ...     return [item async for item in q]
+        >>> asyncio.run(main())
+        ['a', 'b']
+        """
+        return Items(self)
+
+    async def __aenter__(self) -> Self:
+        """Return the queue, which `async with` closes for this process in the end."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the queue for this process."""
+        self.close()
+
+
+class Items(Generic[T]):
+    """The items of a queue, one after the other, until the queue is shut down.
+
+    Of a `JoinableQueue`, the item in hand is done when the next one is asked for, unless `task_done` has said
+    so already. After a `break` or an exception it stays in hand, as after `aget`.
+    """
+
+    __slots__ = ("_loop", "_queue")
+
+    def __init__(self, queue: AsyncMethods[T]) -> None:
+        self._queue = queue
+        self._loop = queue._new_loop()
+
+    def __aiter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, T]:
+        """Finish the item in hand, and take the next one."""
+        return self._next(self._queue._caller())
+
+    async def _next(self, task: int) -> T:
+        queue, loop = self._queue, self._loop
+        try:
+            if "trio" in sys.modules and hubs.is_trio():
+                await self._finish(task)
+                await _checkpoint()
+            is_behind = hubs.is_behind(queue, ITEM)
+            if not is_behind:
+                item: T = loop._next_now(NOTHING, task)
+                if item is not NOTHING:
+                    hubs.tell(queue, ROOM)
+                    return item
+            has_tried = not (is_behind or queue._was_stuck())
+            await self._finish(task)
+            item = await hubs.hub().wait(
+                queue, ITEM, lambda: loop._next_now(NOTHING, task), has_tried, in_loop=True
+            )
+        except ShutDown:
+            raise StopAsyncIteration from None
+        hubs.tell(queue, ROOM)
+        return item
+
+    async def _finish(self, task: int) -> None:
+        """Finish the item in hand: what waits has none."""
+        loop = self._loop
+        if not loop._finish_now(task):
+            await hubs.hub().wait(
+                self._queue, LOCK, lambda: True if loop._finish_now(task) else NOTHING, False
+            )
+
+
+class AsyncJoin:
+    """What a task awaits of a queue that knows when all is done, and of its leases."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @property
+        def _id(self) -> bytes: ...
+        @property
+        def _closed(self) -> bool: ...
+        def _descriptor(self, awaited: int) -> int | None: ...
+        def _is_ready(self, awaited: int) -> bool: ...
+        def _has_ended(self) -> bool: ...
+        def _is_over(self, in_loop: bool) -> bool: ...
+        def _tend(self, slices: int) -> None: ...
+        def _time_until_due(self) -> float | None: ...
+        def _finishes(self) -> int: ...
+        @staticmethod
+        def _was_stuck() -> bool: ...
+        def _join_now(self, since: int) -> int | None: ...
+        def _hold_now(self, nothing: Any) -> tuple[Any, Hold]: ...
+        def _hold_many_now(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]: ...
+
+    async def _ahold(self) -> tuple[Any, Hold]:
+        """Take an item for a lease, and return its object and its hold."""
+        pair: tuple[Any, Hold] = await _take_turn(self, lambda: self._hold_now(NOTHING))
+        return pair
+
+    async def _ahold_many(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]:
+        """The same for several items, at least one."""
+        pairs: list[tuple[Any, Hold]] = await _take_turn(
+            self, lambda: self._hold_many_now(max_items) or NOTHING
+        )
+        return pairs
+
+    async def _asettle(self, attempt: Callable[[], bool | None]) -> None:
+        """Settle a lease by that attempt, which returns None if the lock stays taken."""
+        await settle(self, attempt)
+
+    async def ajoin(self) -> None:
+        """Wait until every item that was put is done, as `join` does.
+
+        Items of a worker that was killed go to other workers, so they do not keep this waiting for ever. A
+        task may be cancelled meanwhile.
+
+        >>> import asyncio, penstock
+        >>> q = penstock.JoinableQueue()
+        >>> async def main():
+        ...     await q.aput("a")
+        ...     await q.aget()
+        ...     q.task_done()
+        ...     await q.ajoin()
+        >>> asyncio.run(main())
+        """
+        if "trio" in sys.modules and hubs.is_trio():
+            await _checkpoint()
+        since: int | None = 0
+
+        def attempt() -> Any:
+            nonlocal since
+            since = self._join_now(since or 0)
+            return True if since is None else NOTHING
+
+        if attempt() is NOTHING:
+            await hubs.hub().wait(self, END, attempt, True)
