@@ -15,6 +15,13 @@ PYTHON :=
 # The folders of tests/, the longest first.
 FOLDERS := multiprocessing crash cli buffers asynchronous conformance support
 
+# The parts of test-package.
+PACKAGE_PARTS := test-cpython-sample $(FOLDERS:%=test-%)
+
+# The parts of test-core, the longest first.
+CORE_PARTS := build/.test-core-fault-points build/.test-core build/.test-history build/.test-kill-sample \
+	build/.test-damage build/.test-loom-sample
+
 VENV := .venv
 TORCH := .venvs/torch
 BIN := $(VENV)/bin
@@ -55,11 +62,11 @@ help:
 	@echo
 	@echo "The parts of make test:"
 	@echo "make test-core            test the core, with samples of the histories, the models and the kills"
-	@echo "make test-damage          give the core damaged memory: the fuzzer's corpus, and changes of it"
+	@echo "make test-damage            of that: damaged memory, the fuzzer's corpus and changes of it"
 	@echo "make test-package         test the Python package"
-	@echo "make test-FOLDER          run one folder of tests/ only (ARGS='-k NAME'):"
-	@echo "                          $(FOLDERS)"
-	@echo "make test-cpython-sample  run a sample of the interpreters' own tests"
+	@echo "make test-FOLDER            of that: one folder of tests/ (ARGS='-k NAME'):"
+	@echo "                            $(FOLDERS)"
+	@echo "make test-cpython-sample    of that: a sample of the interpreters' own tests"
 	@echo
 	@echo "The proof, each a longer run of what make test samples (docs/evidence.md has the figures):"
 	@echo "make test-kill            kill a process at every instruction of every operation (half an hour)"
@@ -84,7 +91,7 @@ help:
 demo: $(VENV)/.penstock
 	@$(BIN)/penstock demo $(ARGS)
 
-test: test-core test-damage test-package test-cpython-sample docs
+test: test-core test-package docs
 	@echo "All tests passed, in $$(($$(date +%s) - $(BEGUN))) s."
 
 # PYTHONPATH puts this build before the released one, which stays in the environment.
@@ -103,8 +110,10 @@ $(FOLDERS:%=quick-%): quick-%: $(VENV)/.build $(VENV)/.test
 	@$(PART) "tests/$*" env PYTHONPATH=$(abspath $(QUICK)) \
 		$(BIN)/python -m pytest --quiet -m "not slow" tests/$* $(ARGS) || [ $$? = 5 ]
 
-test-core: build/.test-core build/.test-core-fault-points
-test-core: build/.test-history build/.test-loom-sample build/.test-kill-sample
+# Two parts at a time: most of them sleep, and none may depend on its speed. The longest come first.
+test-core:
+	@$(PART) "The core, two parts at a time" \
+		$(MAKE) --jobs=2 --output-sync=target LANES=2 $(CORE_PARTS)
 
 test-history:
 	@tools/require cargo cc
@@ -117,10 +126,10 @@ test-loom:
 	@$(PART) "The models: every interleaving within the bounds of src/models/mod.rs" \
 		$(LOOM) --test-threads=2 $(ARGS)
 
-# Two folders at a time: most of their tests sleep, and none may depend on its speed.
+# Two at a time: most tests sleep, and none may depend on its speed.
 test-package: $(VENV)/.penstock $(VENV)/.test build/.fault-points
-	@$(PART) "The package, two folders at a time" \
-		$(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=test-%)
+	@$(PART) "The package, two parts at a time" \
+		$(MAKE) --jobs=2 --output-sync=target LANES=2 $(PACKAGE_PARTS)
 	@$(PART) "The examples in its docstrings" \
 		$(BIN)/python -m pytest --quiet --doctest-modules --ignore-glob='*/_bootstrap/*' --pyargs penstock
 
