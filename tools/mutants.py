@@ -461,6 +461,14 @@ MUTANTS = [
         (core("leases", "points::a_rebuild_keeps_the_order_of_letters"),),
     ),
     Mutant(
+        "any-burial-will-do",
+        "a decision about a dead letter holds for a later failure of its item, too",
+        f"{CORE}/state/letters.rs",
+        "                && slot.lease.get() == ticket.burial\n",
+        "",
+        (core("leases", "a_letter_that_died_again_is_another_one"),),
+    ),
+    Mutant(
         "put-without-its-time",
         "a put does not note its time though items are leased",
         f"{CORE}/state/transition.rs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from math import isfinite
+from math import inf, isfinite
 
 __all__ = ["Backoff", "backoff_of"]
 
@@ -21,7 +21,8 @@ class Backoff(namedtuple("Backoff", ["first", "factor", "most", "jitter"])):
     up to `most` seconds. Up to the part `jitter` of that time (0 to 1) is left out at random, so that items
     that failed together do not come back together.
 
-    Raises ValueError for numbers out of range.
+    Raises ValueError for numbers out of range: `first` and `most` are from 0 to 1e10 seconds, `factor` is
+    from 1 to 1e10, and `jitter` from 0 to 1. Raises TypeError for what is no number.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue(max_deliveries=10, retry_delay=penstock.Backoff(0.5, 2, 60, 0.1))
@@ -58,11 +59,14 @@ def backoff_of(retry_delay: float | Backoff) -> Backoff:
         return retry_delay
     seconds = _number("retry_delay", retry_delay)
     if not 0 <= seconds <= _LONGEST:
-        raise ValueError(f"retry_delay must be from 0 to {_LONGEST:g} seconds, not {retry_delay}")
+        raise ValueError(f"retry_delay must be from 0 to {_LONGEST:g} seconds, not {seconds}")
     return Backoff(seconds, 1.0, seconds, 0.0)
 
 
 def _number(name: str, value: float) -> float:
     if isinstance(value, (int, float)) or hasattr(value, "__float__"):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an int that no float can hold is out of range, too
+            return inf if value > 0 else -inf
     raise TypeError(f"{name} must be a number, not {type(value).__name__}")

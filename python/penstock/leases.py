@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from traceback import format_exception
+from traceback import TracebackException, format_exception
 from types import GenericAlias
 from warnings import warn
 
@@ -55,8 +55,12 @@ class Lease(_Generic[T]):
     for a lease of the queue: until then puts read no clock.
 
     One of `ack()`, `nack()`, `release()` and `reject()` settles the lease, from any thread of this process.
-    After that, and in a forked child, each of them raises ValueError. A lease ends with its process, and
-    never with a clock: slow work is not taken away.
+    After that, and in a forked child, each of them raises ValueError. A verb that raises anything else has
+    settled nothing. A lease ends with its process, and never with a clock: slow work is not taken away.
+
+    The verbs do not wait, unless another process is stopped (SIGSTOP) in the middle of a change of the queue.
+    Then they wait until that process goes on or dies, and in a task they stop the event loop meanwhile. A
+    signal handler that raises, as for Ctrl-C, ends that wait. They raise CorruptQueueError.
 
     A lease that is collected unsettled stays in hand, with a ResourceWarning: its item waits for a
     `task_done()` of this process, or for its end, after which it is delivered again.
@@ -89,12 +93,16 @@ class Lease(_Generic[T]):
     def ack(self) -> None:
         """Finish the item, as `task_done()` does.
 
+        If this process is killed meanwhile, the item is done, or is delivered again. Raises ValueError if the
+        lease was settled before, and in a forked child. Waits as all verbs: see the class.
+
         >>> import penstock
         >>> q = penstock.JoinableQueue()
         >>> q.put("a")
         >>> with q.lease() as lease:
         ...     lease.ack()
-        >>> q.join()
+        ...     q.statistics().unfinished
+        0
         """
         self._settle(self._hold.finish)
 
@@ -103,7 +111,13 @@ class Lease(_Generic[T]):
 
         The item goes to its old place in the queue; after `delay` seconds, or after the queue's
         `retry_delay` if that is None. After `max_deliveries` redeliveries it becomes a dead letter instead,
-        which tells the `error` of its last failure: an exception with its traceback, or words.
+        which tells the `error` of its last failure: an exception with its traceback (the last 4,096 bytes),
+        or words (the first 1,000 bytes).
+
+        If this process is killed meanwhile, the item is delivered again, and that counts once, too; the delay
+        and the error may be lost. Raises ValueError if the lease was settled before, in a forked child, and
+        for a `delay` that is not from 0 to 1e10; TypeError for one that is no number. Waits as all verbs: see
+        the class.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue(max_deliveries=1)
@@ -111,11 +125,11 @@ class Lease(_Generic[T]):
         >>> for _ in range(2):
         ...     with q.lease() as lease:
         ...         print(lease.deliveries)
-        ...         lease.nack()
+        ...         lease.nack(error="no such page")
         1
         2
-        >>> [letter.item for letter in q.dead_letters()]
-        ['a']
+        >>> [(letter.item, letter.reason) for letter in q.dead_letters()]
+        [('a', 'no such page')]
         """
         self._settle(lambda: self._hold.fail(delay, _text_of(error)))
 
@@ -123,6 +137,10 @@ class Lease(_Generic[T]):
         """Give the item back untried: it goes to its old place in the queue, and that does not count.
 
         With a `delay` (seconds) no worker gets it before that time is over.
+
+        If this process is killed before that has taken effect, the item is delivered again, and that counts.
+        Raises ValueError if the lease was settled before, in a forked child, and for a `delay` that is not
+        from 0 to 1e10; TypeError for one that is no number. Waits as all verbs: see the class.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()
@@ -136,24 +154,33 @@ class Lease(_Generic[T]):
         self._settle(lambda: self._hold.release(delay))
 
     def reject(self, reason: BaseException | str | None = None) -> None:
-        """Make the item a dead letter at once, which tells the reason.
+        """Make the item a dead letter at once, which tells the reason as it tells the error of a `nack()`.
+
+        If this process is killed meanwhile, the item is a dead letter, or is delivered again. Raises
+        ValueError if the lease was settled before, and in a forked child. Waits as all verbs: see the class.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()
-        >>> q.put("not for us")
+        >>> q.put("for France")
         >>> with q.lease() as lease:
-        ...     lease.reject()
-        >>> [letter.item for letter in q.dead_letters()]
-        ['not for us']
+        ...     lease.reject("wrong country")
+        >>> [(letter.item, letter.reason) for letter in q.dead_letters()]
+        [('for France', 'wrong country')]
         """
         self._settle(lambda: self._hold.reject(_text_of(reason)))
 
     def _settle(self, verb: Any) -> None:
         if self._pid != os.getpid():
-            raise ValueError("this lease belongs to the process that took it, not to its forked child")
+            raise ValueError(
+                f"this lease belongs to process {self._pid}, which took it, and not to its forked child: "
+                "settle it there, or take an item here"
+            )
         if self._is_settled or not verb():  # a verb that raises settles nothing
             self._is_settled = True
-            raise ValueError("this lease was settled before")
+            raise ValueError(
+                f"item {self.id} of this lease was settled before, by a verb, by task_done() or by the end "
+                "of its block: settle it once"
+            )
         self._is_settled = True
 
     def _leave(self, error: BaseException | None) -> None:
@@ -209,13 +236,25 @@ def _text_of(error: BaseException | str | None) -> bytes | None:
     if error is None:
         return None
     if isinstance(error, BaseException):
-        lines = format_exception(error)
-        reason, told = lines[-1].strip() if lines else type(error).__name__, "".join(lines)
+        reason, told = _reason_of(error), "".join(format_exception(error))
     else:
         reason, told = str(error), ""
-    head = reason.replace("\0", " ").encode(errors="replace")[:_MOST_OF_A_REASON]
     # The end of a traceback says where it happened.
-    return head + b"\0" + told.replace("\0", " ").encode(errors="replace")[-_MOST_OF_A_TRACEBACK:]
+    head, end = _utf8(reason)[:_MOST_OF_A_REASON], _utf8(told)[-_MOST_OF_A_TRACEBACK:]
+    return b"\0".join(cut.decode(errors="ignore").encode() for cut in (head, end))
+
+
+def _utf8(text: str) -> bytes:
+    # A zero is between the two.
+    return text.replace("\0", " ").encode(errors="replace")
+
+
+def _reason_of(error: BaseException) -> str:
+    """The exception's own line: a traceback may end with its notes, or with those that a group has."""
+    told = TracebackException(type(error), error, None, compact=True)
+    told.__notes__ = None
+    *_, line = told.format_exception_only()
+    return line.strip()
 
 
 def _text_if_any(error: Exception) -> bytes | None:

@@ -30,9 +30,29 @@ class Death(namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "
     """The death of a process that had an item in hand, as far as the process that found it could know.
 
     The parent of a process can tell how it ended, until it has reaped it; any other finds only that it did.
+    `str(death)` says it in words.
 
-    >>> str(Death(pid=7, exitcode=None, signal=9, out_of_memory=None, at=0.0))
+    >>> death = Death(pid=7, exitcode=None, signal=9, out_of_memory=None, at=0.0)
+    >>> str(death)
     'process 7 was killed by signal 9'
+
+    `DeadLetter.deaths` has those of an item:
+
+    >>> import multiprocessing, os, penstock
+    >>> def work(q):
+    ...     q.get()
+    ...     os._exit(7)
+    >>> q = penstock.JoinableQueue(max_deliveries=0)
+    >>> q.put("deadly")
+    >>> process = multiprocessing.get_context("fork").Process(target=work, args=(q,))
+    >>> process.start()
+    >>> process.join()
+    >>> q.statistics().dead_letters
+    1
+    >>> [(letter.item, len(letter.deaths)) for letter in q.dead_letters()]
+    [('deadly', 1)]
+    >>> q.dead_letters()[0].deaths[0].pid == process.pid
+    True
     """
 
     __slots__ = ()
@@ -43,7 +63,8 @@ class Death(namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "
     signal: int | None
     """The signal that killed it. None if it exited, or if that is not known."""
     out_of_memory: bool | None
-    """Whether the system killed it for want of memory. None if that is not known."""
+    """False if the system has not killed it for want of memory: it exited, or died by another signal than
+    SIGKILL. Else None. It is never True, because Linux tells no other process why it has sent SIGKILL."""
     at: float
     """When it was found dead, in seconds since the epoch."""
 
@@ -57,10 +78,14 @@ class Death(namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "
 
 
 def _death(pid: int, exitcode: int | None, signal: int | None, at: int) -> Death:
-    # A process that was not killed by SIGKILL was not killed for want of memory; of the others the system
-    # does not tell.
+    # A process that was not killed by SIGKILL was not killed for want of memory. Of the others the system
+    # counts, for each control group, how many it killed so, but not which.
     is_known = exitcode is not None or (signal is not None and signal != 9)
     return Death(pid, exitcode, signal, False if is_known else None, float(at))
+
+
+# Not written into the class: for pyright a slot and a property of one name are a conflict.
+_NAMES = ("_burial", "_bytes", "_queue", "_slot", "deaths", "deliveries", "id", "reason", "traceback")
 
 
 class DeadLetter(_Generic[T]):
@@ -68,39 +93,60 @@ class DeadLetter(_Generic[T]):
 
     `id` is its number in the queue, and `deliveries` how often it was delivered.
 
-    `reason` tells of its last failure, in words, and `traceback` the end of the traceback: 4,096 bytes at
-    most. Both are empty if that failure has told nothing, and a death has no traceback. `deaths` are the last
-    deaths of its holders, six at most, the latest at the end. All of that is a help: without memory for it in
-    the queue, there is none.
+    `reason` tells of its last failure, in words: the beginning, 1,000 bytes of UTF-8 at most. `traceback` is
+    the end of that failure's traceback, 4,096 bytes at most. Both are empty if that failure has told nothing,
+    and a death has no traceback. `deaths` are the last deaths of its holders, six at most, the latest at the
+    end. All of that is a help: without memory for it in the queue, there is none.
 
-    A letter pickles wherever its queue does.
+    A letter does not change: setting or deleting an attribute raises AttributeError. It is no dataclass,
+    because `item` is no field, but is rebuilt when it is read. Two letters are equal if they tell of the same
+    failure of the same item. A letter pickles wherever its queue does.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue(max_deliveries=0)
     >>> q.put("a")
     >>> with q.lease() as lease:
-    ...     lease.nack()
+    ...     lease.nack(error="no such page")
     >>> (letter,) = q.dead_letters()
-    >>> letter.item, letter.id, letter.deliveries
-    ('a', 1, 1)
+    >>> letter.item, letter.id, letter.deliveries, letter.reason
+    ('a', 1, 1, 'no such page')
     """
 
-    __slots__ = ("_bytes", "_queue", "_slot", "deaths", "deliveries", "id", "reason", "traceback")
+    __slots__ = _NAMES
 
     _queue: Handle
     _slot: int
+    _burial: int
     _bytes: bytes
-    id: int
-    deliveries: int
-    reason: str
-    traceback: str
-    deaths: tuple[Death, ...]
+
+    if TYPE_CHECKING:  # what a checker may read, and not set
+
+        @property
+        def id(self) -> int:
+            """The item's number in its queue."""
+
+        @property
+        def deliveries(self) -> int:
+            """How often the item was delivered."""
+
+        @property
+        def reason(self) -> str:
+            """What the last failure was, in words: 1,000 bytes at most."""
+
+        @property
+        def traceback(self) -> str:
+            """The end of the last failure's traceback: 4,096 bytes at most."""
+
+        @property
+        def deaths(self) -> tuple[Death, ...]:
+            """The last deaths of its holders: six at most."""
 
     def __init__(
         self,
         queue: Handle,
         slot: int,
         number: int,
+        burial: int,
         deliveries: int,
         payload: bytes,
         text: bytes,
@@ -109,16 +155,16 @@ class DeadLetter(_Generic[T]):
     ) -> None:
         """Users do not call this."""
         told = tuple(_death(*death) for death in deaths)
-        head, _, traceback = text.rstrip(b"\0").decode(errors="replace").partition("\0")
+        head, _, traceback = text.rstrip(b"\0").decode(errors="ignore").partition("\0")
         reason = str(told[-1]) if died_last and told else head
-        self._fill((payload, queue, slot, told, deliveries, number, reason, traceback))
+        self._fill((burial, payload, queue, slot, told, deliveries, number, reason, traceback))
 
     def _fill(self, values: tuple[Any, ...]) -> None:
-        for name, value in zip(DeadLetter.__slots__, values, strict=True):
+        for name, value in zip(_NAMES, values, strict=True):
             object.__setattr__(self, name, value)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), *(getattr(self, name) for name in DeadLetter.__slots__))
+        return _restored, (type(self), *(getattr(self, name) for name in _NAMES))
 
     # It does not change, and the queue's handle is no object to copy.
 
@@ -133,7 +179,20 @@ class DeadLetter(_Generic[T]):
         """The object, rebuilt at each access: a copy of its own.
 
         Raises what rebuilding it raises. It is rebuilt in this process: what has killed the workers may be
-        in there.
+        in there. It does not touch the queue, so it is there also after a `purge()`.
+
+        >>> import penstock
+        >>> q = penstock.JoinableQueue()
+        >>> q.put(["a"])
+        >>> with q.lease() as lease:
+        ...     lease.reject()
+        >>> (letter,) = q.dead_letters()
+        >>> q.purge()
+        1
+        >>> letter.item
+        ['a']
+        >>> letter.item is letter.item
+        False
         """
         item: T = self._queue._rebuild(self._bytes)
         return item
@@ -141,14 +200,13 @@ class DeadLetter(_Generic[T]):
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f"a dead letter does not change: cannot set {name!r}")
 
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"a dead letter does not change: cannot delete {name!r}")
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DeadLetter):
             return NotImplemented
-        return (self._queue._id, self.id, self.deliveries) == (
-            other._queue._id,
-            other.id,
-            other.deliveries,
-        )
+        return (self._queue._id, self.id, self._burial) == (other._queue._id, other.id, other._burial)
 
     def __hash__(self) -> int:
         return hash((self._queue._id, self.id))

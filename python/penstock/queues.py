@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from multiprocessing import queues
     from multiprocessing.context import BaseContext
-    from typing import Any, Self, SupportsIndex
+    from typing import Any, Generic, Self, SupportsIndex
 
     from typing_extensions import TypeVar
 
@@ -43,12 +43,15 @@ if TYPE_CHECKING:
 
     class _AsyncJoin: ...
 
+    class _OfItems(Generic[T]): ...
+
 else:
     from ._async.methods import AsyncJoin as _AsyncJoin
     from ._async.methods import AsyncMethods as _AsyncMethods
     from ._native import JoinableQueueBase, QueueBase, SimpleQueueBase
 
     T = None
+    _OfItems = {T: object}  # so that `_OfItems[T]` is the base `object`
 
 # A put into a SimpleQueue waits while so many bytes are queued. The standard library's waits from 64 KiB on,
 # when its pipe is full.
@@ -59,7 +62,7 @@ _SIMPLE_QUEUE_BYTES = 1 << 20
 _MAX_DELIVERIES = 3
 
 
-class _Family(Handle, _AsyncMethods):
+class _Family(Handle, _AsyncMethods, _OfItems[T]):
     """What the three queues have in common: options, pickling, figures, and what tasks await."""
 
     __slots__ = ()
@@ -153,7 +156,7 @@ class _Family(Handle, _AsyncMethods):
 
         return Statistics(**self._statistics())
 
-    def dead_letters(self) -> list[DeadLetter[Any]]:
+    def dead_letters(self) -> list[DeadLetter[T]]:
         """Return the dead letters: items that are delivered no more, in the order in which they became such.
 
         They stay in the queue, and count as done. Of a `JoinableQueue` they are items whose takers died or
@@ -161,7 +164,9 @@ class _Family(Handle, _AsyncMethods):
         `SimpleQueue` they are large items whose takers died while they rebuilt them, or had no memory to.
 
         Rebuilds no object: `letter.item` does, whenever it is read. So an item that kills the process that
-        rebuilds it does no harm here. Waits as `statistics()` does.
+        rebuilds it does no harm here. Changes nothing, also if this process is killed meanwhile. Waits as
+        `statistics()` does. Raises CorruptQueueError, and MemoryError if this process has no memory for the
+        bytes of the letters.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()
@@ -179,38 +184,70 @@ class _Family(Handle, _AsyncMethods):
         """Put dead letters back into the queue, in their old places: these, or all of them.
 
         They are undone again, and their deliveries count anew. The queue may exceed `maxsize` then. Returns
-        how many there were: a letter that was purged or requeued before is passed over.
+        how many there were. A letter that was purged or requeued since it was read is passed over, also if
+        its item has become a dead letter again: that one is another letter.
 
-        Rebuilds no object. Raises `ShutDown` if the queue was shut down, and ValueError for letters of
-        another queue. If this process is killed meanwhile, some are requeued and the others are dead letters
-        still.
+        Rebuilds no object. Waits as `statistics()` does; a signal handler that raises ends that wait, and
+        some letters may be requeued by then. Raises ShutDown if the queue was shut down, ValueError for
+        letters of another queue and TypeError for what is no letter (then none is requeued), and
+        CorruptQueueError. If this process is killed meanwhile, some are requeued and the others are dead
+        letters still.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()
-        >>> q.requeue()
-        0
+        >>> q.put("a")
+        >>> with q.lease() as lease:
+        ...     lease.reject()
+        >>> q.qsize(), q.requeue(), q.qsize()
+        (0, 1, 1)
+        >>> with q.lease() as lease:
+        ...     lease.item, lease.id, lease.deliveries
+        ('a', 1, 1)
         """
-        return self._decide_on_letters(self._tickets(letters), False)
+        return self._decide_on_letters(self._tickets("requeue", letters), False)
 
     def purge(self, letters: Iterable[DeadLetter[Any]] | None = None) -> int:
         """Remove dead letters for good, and free their memory: these, or all of them.
 
-        Returns how many there were. Rebuilds no object. Raises ValueError for letters of another queue.
+        Returns how many there were. As by `requeue()`, a letter that was purged or requeued since it was read
+        is passed over. Works after a shutdown, too.
+
+        Rebuilds no object. Waits and raises as `requeue()` does, but no ShutDown. If this process is killed
+        meanwhile, some are gone and the others are dead letters still.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()
-        >>> q.purge()
-        0
+        >>> q.put_many(["bad", "ugly"])
+        >>> for _ in range(2):
+        ...     with q.lease() as lease:
+        ...         lease.reject()
+        >>> letters = q.dead_letters()
+        >>> q.purge(letter for letter in letters if letter.item == "ugly")
+        1
+        >>> [letter.item for letter in q.dead_letters()]
+        ['bad']
         """
-        return self._decide_on_letters(self._tickets(letters), True)
+        return self._decide_on_letters(self._tickets("purge", letters), True)
 
-    def _tickets(self, letters: Iterable[DeadLetter[Any]] | None) -> list[tuple[int, int]] | None:
+    def _tickets(
+        self, verb: str, letters: Iterable[DeadLetter[Any]] | None
+    ) -> list[tuple[int, int, int]] | None:
+        from .letters import DeadLetter
+
         if letters is None:
             return None
         found = list(letters)
-        if any(letter._queue._id != self._id for letter in found):
-            raise ValueError("a dead letter of another queue")
-        return [(letter._slot, letter.id) for letter in found]
+        for letter in found:
+            if not isinstance(letter, DeadLetter):
+                raise TypeError(
+                    f"{verb}() takes the letters of dead_letters(), not {type(letter).__name__}: to choose "
+                    "among them, compare their `item` or `id`"
+                )
+            if letter._queue._id != self._id:
+                raise ValueError(
+                    f"{letter!r} is a dead letter of another queue, {letter._queue!r}: call its {verb}()"
+                )
+        return [(letter._slot, letter.id, letter._burial) for letter in found]
 
     # As in `multiprocessing`'s queues: a subclass with a state of its own overrides these two and calls them.
 
@@ -236,7 +273,7 @@ class _Family(Handle, _AsyncMethods):
         return f"<{type(self).__module__}.{type(self).__qualname__} {name} at {id(self):#x}>"
 
 
-class Queue(QueueBase[T], _Family):
+class Queue(QueueBase[T], _Family[T]):
     """A first-in first-out queue between processes, in the place of `multiprocessing.Queue`.
 
     When `put()` returns, the item is in the queue, and every process sees it; there is no thread that sends
@@ -339,10 +376,13 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
     first. The first acknowledgement ends that for good: then the items that killed workers had taken earlier
     go back to their old places, too, except those given up, which `statistics().given_up` counts.
 
-    An item that has failed (`lease()`) waits for `retry_delay` seconds before it is delivered again, or for
-    the growing times of a `Backoff`. One whose worker died does not wait.
+    An item that has failed (`lease()`) waits for `retry_delay` seconds before it is delivered again, a number
+    from 0 to 1e10, or for the growing times of a `Backoff`. One whose worker died does not wait.
 
-    The other arguments and the exceptions are those of `Queue`.
+    The other arguments and the exceptions are those of `Queue`: ValueError for a `max_deliveries` or a
+    `retry_delay` out of range, TypeError for one that is no number.
+
+    A subclass that overrides `get()` overrides `lease()` and `leases()` as well, which do not call it.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue()
@@ -376,6 +416,9 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
     def retry_delay(self) -> Backoff:
         """How long an item that has failed waits until it is delivered again, as the queue's maker has said.
 
+        Does not wait, and is there also after `close()`. A number of seconds is a `Backoff` that does not
+        grow.
+
         >>> import penstock
         >>> penstock.JoinableQueue(retry_delay=0.5).retry_delay
         Backoff(first=0.5, factor=1.0, most=0.5, jitter=0.0)
@@ -386,9 +429,12 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         """Take an item for a `with` block, whose end settles it.
 
         The `with` waits for an item as `get()` does: `timeout` seconds at most, or as long as it takes. It
-        gives a `Lease`. Leaving the block finishes the item, as `task_done()` does. An exception gives it
-        back as failed: it is delivered again, `max_deliveries` times at most. `KeyboardInterrupt`,
-        `SystemExit` and `asyncio.CancelledError` give it back without counting. After `lease.ack()`,
+        gives a `Lease`. Leaving the block finishes the item, as `task_done()` does. An `Exception`, or
+        gevent's `Timeout`, gives it back as failed: it is delivered again, `max_deliveries` times at most.
+        Any other BaseException gives it back without counting, and at once: `KeyboardInterrupt`,
+        `SystemExit`, `GeneratorExit`, `asyncio.CancelledError`. So a time-out that cancels its body belongs
+        inside the block, where it is a `TimeoutError` by the time it leaves it: around the block it counts as
+        no failure, and an item that always takes too long is delivered for ever. After `lease.ack()`,
         `nack()`, `release()` or `reject()`, or a `task_done()` that has finished this item, the end of the
         block does nothing.
 
@@ -398,8 +444,11 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         In a task of an event loop write `async with`, without a `timeout`: it waits as `aget()` does, and a
         task that is cancelled meanwhile has taken nothing.
 
-        Entering raises what `get()` raises. If the object cannot be rebuilt, its item is given back as
-        failed, and the exception is raised. Large buffers in the object are copies of their own.
+        Raises TypeError or ValueError for a `timeout` that is no number. Entering raises what `get()` raises;
+        an `async with` raises ValueError if there is a `timeout`. If the object cannot be rebuilt, its item
+        is given back as failed, and the exception is raised. Large buffers in the object are copies of their
+        own. The end of the block waits as the verbs of a `Lease` do; if another process is stopped (SIGSTOP)
+        meanwhile, `async with` lets other tasks run.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()
@@ -411,6 +460,7 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         """
         from .leases import Leasing
 
+        self._check_arguments(timeout=timeout)
         return Leasing(self, timeout)
 
     def leases(self, max_items: SupportsIndex, timeout: float | None = None) -> LeasingMany[T]:
@@ -426,7 +476,9 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         `async with` is for tasks, as with `lease()`.
 
         If one of the objects cannot be rebuilt, its item is given back as failed, the other items are
-        released, and the exception is raised. ValueError if `max_items` is less than 1.
+        released, and the exception is raised. Raises ValueError if `max_items` is less than 1, TypeError if
+        it is no whole number, and what `lease()` raises. If the process dies in the block, all items that are
+        not settled are delivered to others, and that counts for each, also for those not begun.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()
@@ -439,10 +491,11 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         """
         from .leases import LeasingMany
 
+        self._check_arguments(max_items=index(max_items), timeout=timeout)
         return LeasingMany(self, max_items, timeout)
 
 
-class SimpleQueue(SimpleQueueBase[T], _Family):
+class SimpleQueue(SimpleQueueBase[T], _Family[T]):
     """A queue without time-outs and without `maxsize`, in the place of `multiprocessing.SimpleQueue`.
 
     Like the standard library's, which is a pipe, it holds a limited number of bytes: `put()` waits while 1

@@ -51,7 +51,8 @@ class Statistics(
     puts: int
     """Items put."""
     gets: int
-    """Items taken for good: one that went back when its holder died does not count."""
+    """Items that have left the queue, or are in hand: `puts`, less what is `queued`, `delayed`, a dead letter
+    or `discarded`. One that came back does not count; a dead letter that was purged does."""
     bytes: int
     """Bytes put, pickled."""
     queued: int
@@ -59,24 +60,27 @@ class Statistics(
     unfinished: int
     """Items put into a `JoinableQueue` and not yet done; 0 for the other queues."""
     redeliveries: int
-    """Items that went back into the queue because their holder died."""
+    """How often items went back into the queue because their holder had died or failed: after its death, an
+    exception in the block of a lease, or `nack()`. Releases do not count."""
     dead_letters: int
-    """Items that became dead letters because their holders died too often."""
+    """Dead letters that are in the queue now: items whose holders died or failed too often, or that one has
+    rejected. `requeue()` and `purge()` lower the number."""
     taken: int
     """Items taken from a `JoinableQueue` and not yet done; 0 for the other queues."""
     taken_bytes: int
     """Bytes of memory that these items occupy."""
     given_up: int
     """Items lost with their holder: their payload had been given up before it died, because memory was needed
-    and no process had called `task_done()` or `join()` yet."""
+    and no process had acknowledged anything yet, by `task_done()`, `join()`, a lease or a loop."""
     discarded: int
     """Items that were queued at a `shutdown(immediate=True)`, or came back after it."""
     delayed: int
     """Items that no `get()` finds before their time has come."""
     waiting_getters: int
-    """Threads that wait in `get()`."""
+    """Threads that wait for an item: in `get()` or `get_many()`, in a loop, or at the beginning of a lease.
+    Tasks of event loops do not count, here and below."""
     waiting_putters: int
-    """Threads that wait in `put()`."""
+    """Threads that wait for room, in `put()` or `put_many()`."""
     waiting_joiners: int
     """Threads that wait in `join()`."""
     high_water: int

@@ -48,6 +48,17 @@ def test_nothing_to_wait_for(run: Run, new: Any) -> None:
 
 
 @pytest.mark.parametrize("new", CLASSES)
+def test_arguments_out_of_range_raise_at_once(new: Any) -> None:
+    """And not when it is the task's turn, behind others that wait."""
+    queue = new()
+    for wrong in (0, -1, 1 << 70):
+        with pytest.raises(ValueError, match="max_items"):
+            queue.aget_many(wrong)
+    with pytest.raises(TypeError):
+        queue.aget_many("1")
+
+
+@pytest.mark.parametrize("new", CLASSES)
 def test_an_item_ends_the_wait(run: Run, new: Any) -> None:
     """It is put by another task, then by a thread, then by another process."""
     queue = new()

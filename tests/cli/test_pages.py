@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("endings", "leases")
+PAGES = ("asyncio", "endings", "leases")
 
 PROGRAMS = [
     pytest.param(program, id=f"{page}-{number}")

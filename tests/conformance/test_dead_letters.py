@@ -1,5 +1,6 @@
 """`dead_letters()`, `requeue()` and `purge()`."""
 
+import asyncio
 import copy
 import os
 import pickle
@@ -52,9 +53,18 @@ def test_what_a_letter_tells(make: Callable[..., Any]) -> None:
     assert one == q.dead_letters()[0]
     assert one != other
     assert len({one, other, *q.dead_letters()}) == 2
-    with pytest.raises(AttributeError):
-        one.id = 7
     assert figures(q) == (0, 0, 2)
+
+
+def test_a_letter_does_not_change(make: Callable[..., Any]) -> None:
+    (letter,) = bury(make(), "a")
+    before = described(letter)
+    for name in ("item", "id", "deliveries", "reason", "traceback", "deaths", "_slot", "new"):
+        with pytest.raises(AttributeError, match="does not change"):
+            setattr(letter, name, 7)
+        with pytest.raises(AttributeError, match="does not change"):
+            delattr(letter, name)
+    assert described(letter) == before
 
 
 def described(letter: Any) -> tuple[Any, ...]:
@@ -210,6 +220,42 @@ def test_an_exception_leaves_its_traceback(make: Callable[..., Any]) -> None:
     assert q.check() == []
 
 
+@pytest.mark.parametrize("letter_of_it", ["x", "é", "€", "𝄞", "\udcff"])
+@pytest.mark.parametrize("shift", range(4))
+def test_a_text_is_cut_at_a_character(make: Callable[..., Any], letter_of_it: str, shift: int) -> None:
+    q = make(max_deliveries=0)
+    q.put("a")
+    words = "." * shift + letter_of_it * 5000 + "." * shift
+    with pytest.raises(LookupError), q.lease():
+        raise LookupError(words)
+    (letter,) = q.dead_letters()
+    shown = words.replace("\udcff", "?")
+    for text, most, whole in (
+        (letter.reason, 1000, f"LookupError: {shown}"),
+        (letter.traceback, 4096, f"LookupError: {shown}\n"),
+    ):
+        assert most - 4 < len(text.encode()) <= most
+        assert text in whole, "the beginning or the end, of whole characters"
+
+
+def test_the_reason_is_the_exceptions_own_line(make: Callable[..., Any]) -> None:
+    with_notes = LookupError("no such page")
+    with_notes.add_note("a note\nof two lines")
+    for error, reason in (
+        (with_notes, "LookupError: no such page"),
+        (ExceptionGroup("several", [ValueError("a"), KeyError("b")]), "ExceptionGroup: several"),
+        (SyntaxError("wrong", ("file", 1, 2, "text", 1, 3)), "SyntaxError: wrong"),
+        (LookupError(), "LookupError"),
+    ):
+        q = make(max_deliveries=0)
+        q.put("a")
+        fail(q, error)
+        (letter,) = q.dead_letters()
+        assert letter.reason.startswith(reason)
+        assert "\n" not in letter.reason
+        assert all(note in letter.traceback for note in getattr(error, "__notes__", ()))
+
+
 def test_the_deaths(make: Callable[..., Any]) -> None:
     q = make(max_deliveries=2)
     q.put("a")
@@ -294,6 +340,34 @@ def test_requeue(make: Callable[..., Any]) -> None:
     q.join()
 
 
+def test_a_letter_that_was_requeued_and_died_again_is_another_one(make: Callable[..., Any]) -> None:
+    q = make()
+    old, kept = bury(q, "a", "b")
+    assert q.requeue([old]) == 1
+    with q.lease() as lease:
+        lease.reject("again")
+    new = q.dead_letters()[1]
+    assert (new.item, new.id, new.deliveries) == (old.item, old.id, old.deliveries)
+    assert new != old
+    for letters in ([old], pickle.loads(pickle.dumps([old, old]))):
+        assert q.purge(letters) == q.requeue(letters) == 0
+    assert q.dead_letters() == [kept, new]
+    assert q.purge([old, new, new]) == 1
+    assert figures(q) == (0, 0, 1)
+
+
+def test_what_is_no_letter(make: Callable[..., Any]) -> None:
+    q = make()
+    (letter,) = bury(q, "a")
+    for call in (q.requeue, q.purge):
+        for wrong in (["a"], [letter, letter.id], [None]):
+            with pytest.raises(TypeError, match=rf"{call.__name__}\(\) takes the letters of dead_letters"):
+                call(wrong)
+        with pytest.raises(TypeError):
+            call(7)
+    assert figures(q) == (0, 0, 1)
+
+
 def test_requeue_all(make: Callable[..., Any]) -> None:
     q = make(2)
     bury(q, "a", bytes(100_000))
@@ -350,9 +424,49 @@ def test_an_object_that_cannot_be_rebuilt(make: Callable[..., Any]) -> None:
     with pytest.raises(LookupError), q.lease():
         pass
     (letter,) = q.dead_letters()
+    assert letter.reason == "LookupError: there is no such class"
+    assert letter.traceback.startswith("Traceback (most recent call last)")
+    assert "in refuse" in letter.traceback
+    assert q._id.hex() in letter.traceback, "the note that names the queue, and the types in the item"
     for _ in range(2):
         with pytest.raises(LookupError):
             letter.item  # noqa: B018
+
+
+@pytest.mark.parametrize("size", [0, 100_000])
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("by_task", [False, True])
+def test_each_way_to_an_object_that_cannot_be_rebuilt(
+    make: Callable[..., Any], size: int, many: bool, by_task: bool
+) -> None:
+    q = make(max_deliveries=0)
+    q.put([bytes(size), Unloadable()])
+    leasing = q.leases(2) if many else q.lease()
+
+    async def enter() -> None:
+        await leasing.__aenter__()
+
+    with pytest.raises(LookupError):
+        asyncio.run(enter()) if by_task else leasing.__enter__()
+    (letter,) = q.dead_letters()
+    assert letter.reason == "LookupError: there is no such class"
+    assert "in refuse" in letter.traceback
+    assert q.check() == []
+
+
+def test_a_failed_rebuilding_that_cannot_be_told(
+    make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(_: BaseException) -> list[str]:
+        raise MemoryError
+
+    monkeypatch.setattr("penstock.leases.format_exception", no_memory)
+    q = make(max_deliveries=0)
+    q.put(Unloadable())
+    with pytest.raises(LookupError), q.lease():
+        pass
+    (letter,) = q.dead_letters()
+    assert (letter.reason, letter.traceback) == ("", "")
 
 
 class Unloadable:
@@ -361,7 +475,7 @@ class Unloadable:
 
 
 def refuse() -> None:
-    raise LookupError
+    raise LookupError("there is no such class")
 
 
 @pytest.mark.parametrize("kind", [penstock.Queue, penstock.SimpleQueue])

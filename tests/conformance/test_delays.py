@@ -22,6 +22,7 @@ pytestmark = needs(Promise.DELAYS)
 
 SHORT = 0.02  # seconds
 LONG = 3600.0
+HUGE = pytest.param(10**400, id="huge")  # no float holds it
 
 
 def figures(q: Any) -> tuple[int, int, int]:
@@ -96,12 +97,39 @@ def test_it_takes_no_place(make: Callable[..., Any]) -> None:
     assert not q.full()
 
 
-@pytest.mark.parametrize("wrong", [-1, -0.001, math.nan, math.inf, 1e300])
+@pytest.mark.parametrize("wrong", [-1, -0.001, math.nan, math.inf, 1.01e10, 1e300, HUGE])
 def test_impossible_delays(make: Callable[..., Any], wrong: float) -> None:
     q = make()
-    with pytest.raises(ValueError, match="delay"):
+    with pytest.raises(ValueError, match="delay must be from 0 to 10000000000 seconds"):
         q.put("a", delay=wrong)
     assert q.statistics().puts == 0
+
+
+def test_the_longest_delay(make: Callable[..., Any]) -> None:
+    q = make()
+    q.put("a", delay=1e10)
+    assert figures(q)[:2] == (0, 1)
+
+
+@pytest.mark.parametrize("in_process", [False, True])
+def test_a_wait_of_10_ms_more_than_its_delay_has_it(make: Callable[..., Any], in_process: bool) -> None:
+    """A machine that is late makes the wait longer, and the item due for longer."""
+    q = make()
+    for _ in range(10):
+        q.put("a", delay=SHORT)
+        deadline = time.monotonic() + SHORT + 0.01
+
+        def get(deadline: float = deadline) -> Any:
+            item = q.get(timeout=deadline - time.monotonic())
+            if hasattr(q, "task_done"):
+                q.task_done()
+            return item
+
+        if in_process:
+            with fork(get) as getter:
+                assert getter.result() == "a"
+        else:
+            assert get() == "a"
 
 
 def test_what_is_no_delay(make: Callable[..., Any]) -> None:
@@ -267,8 +295,10 @@ def test_an_impossible_delay_settles_nothing(make: Callable[..., Any]) -> None:
     q = make()
     q.put("a")
     with q.lease() as lease:
-        with pytest.raises(ValueError, match="delay"):
-            lease.nack(delay=-1)
+        for wrong in (-1, 1.01e10, 10**400):
+            for verb in (lease.nack, lease.release):
+                with pytest.raises(ValueError, match="delay"):
+                    verb(delay=wrong)
         with pytest.raises(TypeError):
             lease.release(delay="1")
         lease.ack()

@@ -5,6 +5,7 @@
 
 import _thread
 import gc
+import math
 import os
 import pickle
 import signal
@@ -507,14 +508,25 @@ def test_a_batch_with_an_object_that_cannot_be_rebuilt(make: Callable[..., Any])
 def test_the_size_of_a_batch(make: Callable[..., Any]) -> None:
     q = make()
     q.put_many(range(200))
-    with q.leases(150) as batch:
-        assert 1 <= len(batch) <= 150
-    for wrong in (0, -1, 1 << 70):
-        with pytest.raises(ValueError, match="max_items"), q.leases(wrong):
-            pass
-    with pytest.raises(TypeError), q.leases("3"):
-        pass
+    for asked, taken in ((150, 64), (65, 64), (64, 64), (63, 63), (1, 1)):
+        with q.leases(asked) as batch:
+            assert len(batch) == taken
     assert figures(q) == (200, 200, 0, 0)
+
+
+def test_arguments_out_of_range_raise_at_once(make: Callable[..., Any]) -> None:
+    q = make()
+    for wrong in (0, -1, 1 << 70):
+        with pytest.raises(ValueError, match="max_items"):
+            q.leases(wrong)
+    for no_number in ("3", 1.5, None):
+        with pytest.raises(TypeError):
+            q.leases(no_number)
+    for call in (q.lease, lambda timeout: q.leases(1, timeout)):
+        with pytest.raises(TypeError):
+            call("3")
+        with pytest.raises(ValueError, match="timeout"):
+            call(math.nan)
 
 
 def test_after_a_shutdown(make: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import penstock
+from tests.asynchronous.cpython.differences import DIFFERENCES as DIFFERENCES_OF_ASYNCIO
 from tests.multiprocessing.cpython.differences import DIFFERENCES
 from tests.support.programs import METHODS, ROOT
 
@@ -36,9 +37,16 @@ def rows(heading: str) -> list[list[str]]:
 # -------------------------------------------------------------------------------------- the document
 
 
-def test_document_lists_the_interpreters_tests_that_differ() -> None:
-    written = [(name.strip("`"), reason) for name, reason in rows("In the interpreter's own tests")]
-    assert written == [(difference.test, difference.reason) for difference in DIFFERENCES]
+@pytest.mark.parametrize(
+    ("heading", "differences"),
+    [
+        ("In the interpreter's own tests", DIFFERENCES),
+        ("In the interpreter's tests of asyncio.Queue", DIFFERENCES_OF_ASYNCIO),
+    ],
+)
+def test_document_lists_the_interpreters_tests_that_differ(heading: str, differences: list[Any]) -> None:
+    written = [(name.strip("`"), reason) for name, reason in rows(heading)]
+    assert written == [(difference.test, difference.reason) for difference in differences]
 
 
 def test_document_names_tests_that_exist() -> None:

@@ -72,4 +72,4 @@ pub use state::notes::Death;
 pub use state::participant::Proof;
 #[cfg(feature = "early-aging")]
 pub use state::waiters::early::age_waiters_after;
-pub use units::{BATCH, Ended, Id, Leave, SMALL, Ticket};
+pub use units::{BATCH, Ended, Id, Leave, LetterTicket, SMALL, Ticket};

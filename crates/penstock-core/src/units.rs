@@ -22,6 +22,14 @@ pub struct Ticket {
     pub seq: u64,
 }
 
+/// Names a dead letter: its item, and which of the item's burials made it one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LetterTicket {
+    pub slot: u32,
+    pub seq: u64,
+    pub burial: u64,
+}
+
 /// How a participant leaves a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {

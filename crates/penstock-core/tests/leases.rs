@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use penstock_core::{
-    Batch, Buffer, DeadLetter, Death, Delivery, Error, Held, Leave, Options, Patience, Queue, Statistics,
-    Ticket, Verdict,
+    Batch, Buffer, DeadLetter, Death, Delivery, Error, Held, Leave, LetterTicket, Options, Patience, Queue,
+    Statistics, Verdict,
 };
 
 #[path = "common/child.rs"]
@@ -557,11 +557,11 @@ fn with_letters(options: &Options) -> Arc<Queue> {
     queue
 }
 
-fn requeue(queue: &Queue, tickets: Option<&[Ticket]>) -> Result<u64, Error> {
+fn requeue(queue: &Queue, tickets: Option<&[LetterTicket]>) -> Result<u64, Error> {
     wait(Patience::NoWait, |wait| queue.requeue(tickets, wait))
 }
 
-fn purge(queue: &Queue, tickets: Option<&[Ticket]>) -> u64 {
+fn purge(queue: &Queue, tickets: Option<&[LetterTicket]>) -> u64 {
     wait(Patience::NoWait, |wait| queue.purge(tickets, wait)).unwrap()
 }
 
@@ -588,7 +588,7 @@ fn dead_letters_are_requeued() {
     assert_eq!(requeue(&queue, Some(&[letters[1].ticket])), Ok(1));
     let s = is_sound(&queue, "one");
     assert_eq!((s.queued, s.dead_letters, s.unfinished), (2, 3, 2));
-    let all: Vec<Ticket> = letters.iter().map(|letter| letter.ticket).collect();
+    let all: Vec<LetterTicket> = letters.iter().map(|letter| letter.ticket).collect();
     assert_eq!(requeue(&queue, Some(&all)), Ok(3), "one is none any more");
     assert_eq!(requeue(&queue, None), Ok(0));
     let s = is_sound(&queue, "all");
@@ -642,18 +642,38 @@ fn an_old_ticket_means_nothing() {
     assert_eq!(purge(&queue, None), 1);
     put(&queue, b"other").unwrap();
     reject();
+    let there = queue.dead_letters().unwrap()[0].ticket;
     for ticket in [
         old,
-        Ticket { slot: 0, seq: 2 },
-        Ticket {
+        LetterTicket { slot: 0, ..there },
+        LetterTicket {
             slot: u32::MAX,
-            seq: 2,
+            ..there
         },
     ] {
         assert_eq!(requeue(&queue, Some(&[ticket])), Ok(0));
         assert_eq!(purge(&queue, Some(&[ticket])), 0);
     }
     assert_eq!(is_sound(&queue, "there").dead_letters, 1);
+}
+
+/// A decision about what was read is none about a later failure of the same item, in the same slot.
+#[test]
+fn a_letter_that_died_again_is_another_one() {
+    let queue = with_items(&ACKNOWLEDGED, 1);
+    let reject = || {
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!(settle(&queue, &held, Verdict::Rejected), Ok(true));
+        queue.dead_letters().unwrap()[0].ticket
+    };
+    let old = reject();
+    assert_eq!(requeue(&queue, Some(&[old])), Ok(1));
+    let new = reject();
+    assert_eq!((new.slot, new.seq), (old.slot, old.seq));
+    assert_eq!(requeue(&queue, Some(&[old])), Ok(0));
+    assert_eq!(purge(&queue, Some(&[old, old])), 0);
+    assert_eq!(is_sound(&queue, "there").dead_letters, 1);
+    assert_eq!(purge(&queue, Some(&[new])), 1);
 }
 
 #[test]

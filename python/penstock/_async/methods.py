@@ -86,6 +86,8 @@ class AsyncMethods(Generic[T]):
         @staticmethod
         def _was_stuck() -> bool: ...
         def _caller(self) -> int: ...
+        @staticmethod
+        def _check_arguments(*, max_items: int | None = None) -> None: ...
         def _new_loop(self) -> QueueIterator[T]: ...
         def _get_now(self, nothing: Any, task: int) -> Any: ...
         def _get_many_now(self, max_items: int | None, task: int) -> list[T]: ...
@@ -97,8 +99,15 @@ class AsyncMethods(Generic[T]):
         """Take the item that was put first out of the queue, and return it. Waits until there is one.
 
         The item of a `JoinableQueue` is the task's that calls this, also if another one awaits the result, as
-        with `asyncio.wait_for` and `asyncio.create_task`. A task that is cancelled has taken nothing. Raises
-        what `get` raises; and OSError if the task has to wait and the system has no descriptor left.
+        with `asyncio.wait_for` and `asyncio.create_task`. A task that is cancelled has taken nothing. If
+        another process is stopped (SIGSTOP) in the middle of a change of the queue, waits until that goes on
+        or dies. If this process is killed meanwhile, the item is lost or goes to another process; one from a
+        `JoinableQueue` is never lost.
+
+        Raises ShutDown if the queue was shut down and no item is left, ValueError (of a SimpleQueue, OSError)
+        if this handle was closed, also while the task waits, and what `get` raises if the object cannot be
+        rebuilt. If it has to wait, raises RuntimeError outside of an event loop, and OSError if the system
+        has no descriptor left. Does not call a `get` that a subclass has overridden.
 
         >>> import asyncio, penstock
         >>> q = penstock.Queue()
@@ -127,9 +136,14 @@ class AsyncMethods(Generic[T]):
     def aget_many(self, max_items: int | None = None) -> Coroutine[Any, Any, list[T]]:
         """Take the items that are there, `max_items` at most, and return them as a list, oldest first.
 
-        If `max_items` is None, as many as are there at the start. Waits for the first item; for more it does
-        not wait, so the list has at least one. Like that of `aget`, they are the task's that calls this, and
-        a task that is cancelled has taken nothing. Raises what `get_many` raises.
+        If `max_items` is None, as many as are there at the start. Waits for the first item as `aget` does;
+        for more it does not wait, so the list has at least one. Like that of `aget`, they are the task's that
+        calls this, and a task that is cancelled has taken nothing. If this process is killed meanwhile, up to
+        64 items are lost or go to another process; those of a `JoinableQueue` are never lost.
+
+        Raises what `aget` raises, and at once ValueError if `max_items` is less than 1 or TypeError if it is
+        no whole number. If an object cannot be rebuilt, the exception has the attribute `items` as that of
+        `get_many`.
 
         >>> import asyncio, penstock
         >>> q = penstock.Queue()
@@ -137,6 +151,7 @@ class AsyncMethods(Generic[T]):
         >>> asyncio.run(q.aget_many(2))
         ['a', 'b']
         """
+        self._check_arguments(max_items=max_items)
         return self._aget_many(max_items, self._caller())
 
     async def _aget_many(self, max_items: int | None, task: int) -> list[T]:
@@ -162,7 +177,8 @@ class AsyncMethods(Generic[T]):
 
         When this returns, the item is in the queue, and it stays there even if this process dies. A task that
         is cancelled has put nothing. The object is pickled when there is room. Raises what `put` raises; and
-        OSError if the task has to wait and the system has no descriptor left.
+        OSError if the task has to wait and the system has no descriptor left. Does not call a `put` that a
+        subclass has overridden.
 
         >>> import asyncio, penstock
         >>> q = penstock.Queue(maxsize=1)
@@ -232,7 +248,7 @@ class AsyncMethods(Generic[T]):
         """Iterate over the items until the queue is shut down: `async for item in queue`.
 
         Of a `JoinableQueue` each item is done when the next one is asked for; after a `break` or an exception
-        the last one stays in hand.
+        the last one stays in hand. A class that overrides `aget` overrides `__aiter__` as well.
 
         >>> import asyncio, penstock
         >>> q = penstock.Queue()

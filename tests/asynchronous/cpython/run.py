@@ -20,15 +20,7 @@ if sys.path[0] != ROOT:
 
 import penstock  # noqa: E402
 from penstock._async import hubs, turns  # noqa: E402
-
-# Tests that cannot pass: each of them has to fail, so that an entry does not outlive its difference.
-DIFFERENCES = {
-    "test_repr": "the items of a process queue are not in its repr",
-    "test_str": "the items of a process queue are not in its repr",
-    "test_get_with_putters": "it puts a future of its own into a private list",
-    "test_float_maxsize": "maxsize is a whole number",
-    "test_format": "it asks a private method for a text",
-}
+from tests.asynchronous.cpython.differences import DIFFERENCES  # noqa: E402
 
 
 class AsyncQueue(penstock.JoinableQueue[Any]):
@@ -94,9 +86,11 @@ def main() -> int:
         tests: Any = getattr(test_queues, name, None)
         if tests is None:
             continue  # there is no shutdown before Python 3.13
-        for method in DIFFERENCES:
-            if hasattr(tests, method):
+        for difference in DIFFERENCES:
+            owner, _, method = difference.test.partition(".")
+            if owner == name and hasattr(tests, method):
                 setattr(tests, method, unittest.expectedFailure(getattr(tests, method)))
+                setattr(tests, f"{method}_instead", difference.instead)
         suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(tests))
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=0).run(suite)
     differ = len(result.expectedFailures)

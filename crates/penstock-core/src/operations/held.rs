@@ -131,8 +131,8 @@ impl Queue {
         self.settle_noting(held, verdict, (delay, &[]), wait)
     }
 
-    /// The same, and the text says why the item has failed, or is rejected: whoever reads its dead letter
-    /// finds the text of the last failure. Without memory for the text the item is settled without it. No
+    /// The same, and the text says why the item has failed, or is rejected: a reader of its dead letter finds
+    /// the text of the last failure. Without memory for the text the item is settled without it. No
     /// text of any other verdict is noted.
     pub fn settle_noting(
         &self,

@@ -22,7 +22,7 @@ use crate::state::letters::{Fate, Letters};
 use crate::state::notes::{DEATHS, Death};
 use crate::state::recovery::{PORTION, Portion};
 use crate::sync::Word;
-use crate::units::Ticket;
+use crate::units::LetterTicket;
 
 /// Bytes of a payload that one section copies.
 const PART: usize = 64 << 10;
@@ -33,8 +33,8 @@ const TEXT: usize = 8 << 10;
 /// An item that is not delivered any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Names it; its place in the order is the item's number, which it had at each delivery.
-    pub ticket: Ticket,
+    /// Names it; its `seq` is the item's number, which it had at each delivery.
+    pub ticket: LetterTicket,
     /// How often it was delivered.
     pub deliveries: u32,
     pub payload: Vec<u8>,
@@ -72,13 +72,13 @@ impl Queue {
     }
 
     /// The tickets of all dead letters. Read in portions: the list may be long.
-    fn letter_tickets(&self, wait: &mut Wait<'_>) -> Result<Vec<Ticket>, Error> {
+    fn letter_tickets(&self, wait: &mut Wait<'_>) -> Result<Vec<LetterTicket>, Error> {
         let mut read = Letters::default();
         loop {
             // Memory is taken before the lock, never under it.
             read.tickets
                 .try_reserve(PORTION as usize)
-                .map_err(|_| platform::no_memory(u64::from(PORTION) * size_of::<Ticket>() as u64))?;
+                .map_err(|_| platform::no_memory(u64::from(PORTION) * size_of::<LetterTicket>() as u64))?;
             if self.enter(wait)?.read_letters(&mut read)? == Portion::Last {
                 return Ok(read.tickets);
             }
@@ -86,7 +86,7 @@ impl Queue {
     }
 
     /// `None` if it is no dead letter any more.
-    fn read_letter(&self, ticket: Ticket, wait: &mut Wait<'_>) -> Result<Option<DeadLetter>, Error> {
+    fn read_letter(&self, ticket: LetterTicket, wait: &mut Wait<'_>) -> Result<Option<DeadLetter>, Error> {
         let segment = &self.shared.segment;
         let mut payload = Vec::new();
         let mut text = vec_with_room(TEXT)?;
@@ -135,18 +135,18 @@ impl Queue {
     }
 
     /// Puts dead letters back into the queue, in their old places; all of them if `tickets` is `None`. Their
-    /// deliveries count anew. Returns how many there were: the others are none any more. `ShutDown` if no
-    /// item is put any more.
-    pub fn requeue(&self, tickets: Option<&[Ticket]>, wait: Wait<'_>) -> Result<u64, Error> {
+    /// deliveries count anew. Returns how many there were: the others are none any more, or were requeued
+    /// since they were read and are other letters by now. `ShutDown` if no item is put any more.
+    pub fn requeue(&self, tickets: Option<&[LetterTicket]>, wait: Wait<'_>) -> Result<u64, Error> {
         self.decide(tickets, Fate::Requeued, wait)
     }
 
     /// Frees dead letters; all of them if `tickets` is `None`. Returns how many there were.
-    pub fn purge(&self, tickets: Option<&[Ticket]>, wait: Wait<'_>) -> Result<u64, Error> {
+    pub fn purge(&self, tickets: Option<&[LetterTicket]>, wait: Wait<'_>) -> Result<u64, Error> {
         self.decide(tickets, Fate::Purged, wait)
     }
 
-    fn decide(&self, tickets: Option<&[Ticket]>, fate: Fate, mut wait: Wait<'_>) -> Result<u64, Error> {
+    fn decide(&self, tickets: Option<&[LetterTicket]>, fate: Fate, mut wait: Wait<'_>) -> Result<u64, Error> {
         let decided = match tickets {
             Some(tickets) => self.decide_on(tickets, fate, &mut wait),
             None => self
@@ -159,7 +159,7 @@ impl Queue {
         Ok(count)
     }
 
-    fn decide_on(&self, tickets: &[Ticket], fate: Fate, wait: &mut Wait<'_>) -> Result<u64, Error> {
+    fn decide_on(&self, tickets: &[LetterTicket], fate: Fate, wait: &mut Wait<'_>) -> Result<u64, Error> {
         let (mut next, mut count) = (0, 0);
         self.in_portions(&mut || self.enter(wait), &mut |section| {
             section.decide_on_letters(tickets, fate, (&mut next, &mut count))

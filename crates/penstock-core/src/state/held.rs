@@ -179,7 +179,8 @@ impl Section<'_> {
         self.put_back(index, slot.len.get())
     }
 
-    /// To DEAD. The slot is on no list. Its place among the dead letters is a number like that of a lease.
+    /// To DEAD. The slot is on no list. Its place among the dead letters is a number like that of a lease,
+    /// which also tells this burial from others of the same item.
     pub(crate) fn bury(&mut self, index: u32) -> Result<(), Error> {
         let (hot, slot) = (self.hot(), self.slot(index)?);
         let word = StateWord::unowned_with(State::Dead, slot.word().past());

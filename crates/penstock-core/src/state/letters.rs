@@ -9,7 +9,7 @@ use crate::state::Section;
 use crate::state::recovery::{PORTION, Portion};
 use crate::state::slot::{State, StateWord};
 use crate::sync::{Count, Word};
-use crate::units::Ticket;
+use crate::units::LetterTicket;
 
 /// What becomes of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +23,18 @@ pub(crate) enum Fate {
 /// The part of the list of dead letters that was read.
 #[derive(Default)]
 pub(crate) struct Letters {
-    pub tickets: Vec<Ticket>,
+    pub tickets: Vec<LetterTicket>,
 }
 
 impl<'q> Section<'q> {
-    /// The dead letter of that ticket, if it still is one.
-    pub(crate) fn letter(&self, ticket: Ticket) -> Option<&'q Slot> {
+    /// The dead letter of that ticket, if it still is one. An item that was requeued and buried again is a
+    /// letter of another number: a decision about the old one is none about it.
+    pub(crate) fn letter(&self, ticket: LetterTicket) -> Option<&'q Slot> {
         self.used_slot(ticket.slot).filter(|slot| {
-            ticket.slot != 0 && slot.word().state() == Some(State::Dead) && slot.seq.get() == ticket.seq
+            ticket.slot != 0
+                && slot.word().state() == Some(State::Dead)
+                && slot.seq.get() == ticket.seq
+                && slot.lease.get() == ticket.burial
         })
     }
 
@@ -42,7 +46,7 @@ impl<'q> Section<'q> {
             [.., before, _] => before.slot,
             _ => 0,
         };
-        let is_there = |last: &Ticket| self.letter(*last).is_some_and(|slot| slot.prev.get() == before);
+        let is_there = |last: &LetterTicket| self.letter(*last).is_some_and(|slot| slot.prev.get() == before);
         let mut prev = match letters.tickets.last() {
             Some(last) if is_there(last) => last.slot,
             _ => {
@@ -63,9 +67,10 @@ impl<'q> Section<'q> {
             if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev {
                 return Err(self.corrupt("the list of dead letters is torn"));
             }
-            letters.tickets.push(Ticket {
+            letters.tickets.push(LetterTicket {
                 slot: index,
                 seq: slot.seq.get(),
+                burial: slot.lease.get(),
             });
             prev = index;
         }
@@ -76,7 +81,7 @@ impl<'q> Section<'q> {
     /// any more are passed over. Adds to `count` how many there were.
     pub(crate) fn decide_on_letters(
         &mut self,
-        tickets: &[Ticket],
+        tickets: &[LetterTicket],
         fate: Fate,
         (next, count): (&mut usize, &mut u64),
     ) -> Result<Portion, Error> {

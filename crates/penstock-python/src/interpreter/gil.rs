@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use penstock_core::{Error, Patience, Wait};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::interpreter::errors;
@@ -11,7 +11,7 @@ use crate::interpreter::errors;
 /// Above this many bytes a copy is made with the GIL released.
 pub const LARGE: usize = 64 * 1024;
 
-/// A delay is shorter than this: three centuries.
+/// The longest delay: three centuries.
 const MOST_SECONDS: f64 = 1e10;
 
 /// How long the caller waits at most, fixed when the call begins.
@@ -79,8 +79,12 @@ pub fn seconds(name: &str, time: Option<&Bound<'_, PyAny>>) -> PyResult<Option<D
     let Some(time) = time else {
         return Ok(None);
     };
-    let seconds: f64 = time.extract()?;
-    if !(0.0..MOST_SECONDS).contains(&seconds) {
+    let seconds = match time.extract::<f64>() {
+        // An int that no float can hold is out of range, too.
+        Err(error) if error.is_instance_of::<PyOverflowError>(time.py()) => f64::INFINITY,
+        seconds => seconds?,
+    };
+    if !(0.0..=MOST_SECONDS).contains(&seconds) {
         return Err(PyValueError::new_err(format!(
             "{name} must be from 0 to {MOST_SECONDS:.0} seconds, not {seconds}"
         )));

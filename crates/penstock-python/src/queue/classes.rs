@@ -119,15 +119,16 @@ impl QueueBase {
     /// another process is stopped (SIGSTOP) in the middle of a change of the queue, waits in the same way for
     /// it to go on; without `block` 0.1 s at most.
     ///
-    /// With a `delay` (seconds, a float) no `get` finds the item before that time is over. Until then it is
-    /// undone, but not counted by `qsize()`, and it takes no place: `put` does not wait for room. Then it
-    /// stands where it would stand without a delay, before everything that was put later. If more than 256
-    /// come due at once, each call brings 256 to their places.
+    /// With a `delay` (seconds, a float from 0 to 1e10) no `get` finds the item before that time is over.
+    /// Until then it is undone, but not counted by `qsize()`, and it takes no place: `put` does not wait for
+    /// room. Then it stands where it would stand without a delay, before everything that was put later. If
+    /// more than 256 come due at once, each call brings 256 to their places.
     ///
     /// Raises `queue.Full` if there was no room in that time (with the pid, if a process is stopped in that
     /// way), `QueueMemoryError` (a `queue.Full` too) if there is no memory, `ShutDown` if the queue was shut
-    /// down, `ValueError` if this handle was closed or `delay` is negative or not finite, `TypeError` if
-    /// `priority` or `key` is given, and whatever pickling `obj` raises. In each case the queue is as it was.
+    /// down, `ValueError` if this handle was closed or `delay` is out of range, `TypeError` if `priority` or
+    /// `key` is given or `delay` is no number, and whatever pickling `obj` raises. In each case the queue is
+    /// as it was.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue(maxsize=1)
@@ -343,7 +344,10 @@ impl QueueBase {
         shut_down(slf.py(), &open(slf.as_super())?, &immediate)
     }
 
-    /// Whether the queue was shut down, by whatever process.
+    /// Whether the queue was shut down, by whatever process, or by the death of its last producer.
+    ///
+    /// Does not wait; if a process is stopped (SIGSTOP) in the middle of a change, the answer is that before
+    /// the change. A queue that this process has closed tells it still.
     ///
     /// >>> import penstock
     /// >>> q = penstock.Queue()
@@ -653,7 +657,10 @@ impl SimpleQueueBase {
         shut_down(slf.py(), &open_simple(slf.as_super())?, &immediate)
     }
 
-    /// Whether the queue was shut down, by whatever process. Raises `OSError` if this handle was closed.
+    /// Whether the queue was shut down, by whatever process, or by the death of its last producer.
+    ///
+    /// Does not wait; if a process is stopped (SIGSTOP) in the middle of a change, the answer is that before
+    /// the change. Raises `OSError` if this handle was closed.
     ///
     /// >>> import penstock
     /// >>> q = penstock.SimpleQueue()

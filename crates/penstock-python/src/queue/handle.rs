@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use penstock_core::{DeadLetter, Death, Ended, Error, Id, OpenHandle, Own, Queue, Remainder, Ticket, Wait};
+use penstock_core::{
+    DeadLetter, Death, Ended, Error, Id, LetterTicket, OpenHandle, Own, Queue, Remainder, Ticket, Wait,
+};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyGenericAlias, PyList, PyTuple, PyType};
@@ -348,6 +350,7 @@ impl Drop for Handle {
 type Letter<'py> = (
     u32,
     u64,
+    u64,
     u32,
     Bound<'py, PyBytes>,
     Bound<'py, PyBytes>,
@@ -590,6 +593,17 @@ impl Handle {
         awaiting::get_many_now(slf, at_most(max_items)?, task)
     }
 
+    /// Raises what a call with these arguments raises, before the call waits for its turn.
+    #[staticmethod]
+    #[pyo3(signature = (*, max_items = None, timeout = None))]
+    fn _check_arguments(
+        max_items: Option<&Bound<'_, PyAny>>,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
+        at_most(max_items)?;
+        Deadline::new(true, timeout).map(drop)
+    }
+
     /// A loop over the items.
     fn _new_loop(slf: &Bound<'_, Self>) -> iteration::QueueIterator {
         iteration::over_any(slf)
@@ -655,8 +669,8 @@ impl Handle {
         awaiting::tend(slf, slices)
     }
 
-    /// The dead letters: of each its slot, its number, how often it was delivered, its bytes, the text of its
-    /// last failure, the deaths of its holders, and whether the last failure was one.
+    /// The dead letters: of each its slot, its number, that of its burial, how often it was delivered, its
+    /// bytes, the text of its last failure, the deaths of its holders, and whether the last failure was one.
     fn _dead_letters<'py>(slf: &Bound<'py, Self>) -> PyResult<Vec<Letter<'py>>> {
         let py = slf.py();
         let found = Handle::ask(slf, |queue| {
@@ -677,6 +691,7 @@ impl Handle {
             Ok((
                 ticket.slot,
                 ticket.seq,
+                ticket.burial,
                 deliveries,
                 payload,
                 text,
@@ -690,13 +705,13 @@ impl Handle {
     /// Requeues dead letters, or purges them; all if `tickets` is None. Returns how many there were.
     fn _decide_on_letters(
         slf: &Bound<'_, Self>,
-        tickets: Option<Vec<(u32, u64)>>,
+        tickets: Option<Vec<(u32, u64, u64)>>,
         is_purge: bool,
     ) -> PyResult<u64> {
-        let tickets: Option<Vec<Ticket>> = tickets.map(|tickets| {
+        let tickets: Option<Vec<LetterTicket>> = tickets.map(|tickets| {
             tickets
                 .into_iter()
-                .map(|(slot, seq)| Ticket { slot, seq })
+                .map(|(slot, seq, burial)| LetterTicket { slot, seq, burial })
                 .collect()
         });
         Handle::ask(slf, |queue| {

@@ -11,10 +11,12 @@ use std::time::Duration;
 use penstock_core::{BATCH, Batch, Buffer, Delivery, Held, Own, Queue, Taken, Verdict};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::PyList;
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::interpreter::gil::{Deadline, seconds};
+use crate::interpreter::once::once;
 use crate::interpreter::reserve;
 use crate::queue::attempt::{attempt, attempt_or_wait, try_now};
 use crate::queue::cooperation::Source;
@@ -154,15 +156,28 @@ fn release(py: Python<'_>, queue: &Queue, held: &Held) -> PyResult<()> {
     released.map(drop)
 }
 
-/// An item whose object could not be rebuilt: it has failed. It is released if what ended the rebuilding is
-/// no failure (Ctrl-C).
+/// An item whose object could not be rebuilt: it has failed, and a dead letter tells why. It is released if
+/// what ended the rebuilding is no failure (Ctrl-C).
 fn give_back(py: Python<'_>, hold: &Bound<'_, Hold>, error: &PyErr) -> PyResult<()> {
-    let verdict = match error.is_instance_of::<PyException>(py) {
-        true => Verdict::Failed,
-        false => Verdict::Released,
+    let (verdict, text) = match error.is_instance_of::<PyException>(py) {
+        true => (Verdict::Failed, told(py, error)),
+        false => (Verdict::Released, Vec::new()),
     };
     // False if there was no memory for the object of a large item, which has gone back by itself.
-    hold.get().settle(py, verdict).map(drop)
+    hold.get().settle_noting(py, verdict, None, &text).map(drop)
+}
+
+/// What a dead letter tells of an error; nothing if that cannot be told, for want of memory for instance.
+fn told(py: Python<'_>, error: &PyErr) -> Vec<u8> {
+    static TEXT_IF_ANY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let find = || Ok(py.import("penstock.leases")?.getattr("_text_if_any")?.unbind());
+    // `into_value` gives the exception its traceback, which an error of pyo3 has beside it.
+    let tell = || -> PyResult<Vec<u8>> {
+        let text_if_any = once(&TEXT_IF_ANY, py, find)?.bind(py);
+        let text = text_if_any.call1((error.clone_ref(py).into_value(py),))?;
+        Ok(text.extract::<Option<Vec<u8>>>()?.unwrap_or_default())
+    };
+    tell().unwrap_or_default()
 }
 
 /// An object, and the hold on its item.
