@@ -387,10 +387,14 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
 
         The `with` waits for an item as `get()` does: `timeout` seconds at most, or as long as it takes. It
         gives a `Lease`. Leaving the block finishes the item, as `task_done()` does. An exception gives it
-        back as failed: it is delivered again, `max_deliveries` times at most. `KeyboardInterrupt`,
-        `SystemExit` and `asyncio.CancelledError` give it back without counting. After `lease.ack()`,
-        `nack()`, `release()` or `reject()`, or a `task_done()` that has finished this item, the end of the
-        block does nothing.
+        back as failed: it is delivered again, `max_deliveries` times at most. `gevent.Timeout` does so, too;
+        any other `BaseException`, as `KeyboardInterrupt`, `SystemExit` and `asyncio.CancelledError`, gives it
+        back without counting. After `lease.ack()`, `nack()`, `release()` or `reject()`, or a `task_done()`
+        that has finished this item, the end of the block does nothing.
+
+        The end of the block waits while another process is stopped (SIGSTOP) in the middle of a change of the
+        queue. Ctrl-C ends that wait; then the item may stay in hand, with a ResourceWarning, until a
+        `task_done()` of this process or its end.
 
         If the process dies in the block, by whatever death, the item is delivered to another one. No clock
         ends a lease.
