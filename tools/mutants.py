@@ -659,10 +659,18 @@ MUTANTS = [
     ),
     Mutant(
         "told-and-drained",
-        "the section that tells of an earlier item drains its own byte",
+        "a section drains the byte that tells of an earlier item",
         f"{CORE}/state/pipe_word.rs",
-        "state == wanted || wanted != FULL && self.has_promised(pipe)",
-        "state == wanted",
+        "self.is_readable() || has_to_tell(hot) => SIGNALLED",
+        "self.is_readable() => SIGNALLED",
+        (unit("a_watcher_is_told_of_an_item_that_is_due_earlier"),),
+    ),
+    Mutant(
+        "told-for-ever",
+        "an operation in vain does not end that watchers are told of an earlier item",
+        f"{CORE}/state/notifier.rs",
+        "    pub(crate) fn drain_if_empty(&mut self) {\n        self.end_telling();\n",
+        "    pub(crate) fn drain_if_empty(&mut self) {\n",
         (unit("a_watcher_is_told_of_an_item_that_is_due_earlier"),),
     ),
     Mutant(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from traceback import TracebackException, format_exception
-from types import GenericAlias
+from types import GenericAlias, NoneType
 from warnings import warn
 
 __all__ = ["Batch", "Lease", "Leasing", "LeasingMany"]
@@ -15,7 +16,7 @@ _MOST_OF_A_TRACEBACK = 4096  # bytes
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
     from typing import Any, Generic, NoReturn, Protocol, SupportsIndex, TypeVar
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
         def _hold_many(
             self, max_items: SupportsIndex, timeout: float | None, taken: list[tuple[Any, Hold]]
         ) -> None: ...
-        async def _ahold(self) -> tuple[Any, Hold]: ...
-        async def _ahold_many(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]: ...
-        async def _asettle(self, attempt: Callable[[], bool | None]) -> None: ...
+        async def _ahold(self, taken: list[tuple[Any, Hold]]) -> None: ...
+        async def _ahold_many(self, max_items: SupportsIndex, taken: list[tuple[Any, Hold]]) -> None: ...
+        async def _asettle(self, attempts: Iterable[Callable[[], bool | None]]) -> None: ...
 
     T = TypeVar("T")
 
@@ -187,31 +188,40 @@ class Lease(_Generic[T]):
         """Do what the end of a `with` does, unless the lease was settled, or belongs to another process."""
         if self._is_settled or self._pid != os.getpid():
             return
-        if error is None:
-            self._hold.finish()
-        elif isinstance(error, Exception):
-            self._hold.fail(None, _text_if_any(error))
-        else:  # KeyboardInterrupt, SystemExit, asyncio.CancelledError: the work has not failed
-            self._hold.release()
+        hold = self._hold
+        try:
+            if error is None:
+                hold.finish()
+            elif _is_failure(error):
+                hold.fail(None, _text_if_any(error))
+            else:
+                hold.release()
+        except BaseException:
+            # Ctrl-C, perhaps while a stopped process keeps the lock. The block has ended all the same.
+            self._attempt(error)()
+            raise
         self._is_settled = True
 
-    async def _aleave(self, queue: Queue, error: BaseException | None) -> None:
-        """The same for a task. Other tasks run while a stopped process keeps the queue's lock."""
-        if self._is_settled or self._pid != os.getpid():
-            return
+    def _attempt(self, error: BaseException | None) -> Callable[[], bool | None]:
+        """What does the same for a task: None if it could not, because a stopped process keeps the lock."""
+        hold = self._hold
         if error is None:
-            await queue._asettle(self._hold.finish_now)
-        elif isinstance(error, Exception):
-            text = _text_of(error)
-            await queue._asettle(lambda: self._hold.fail_now(text))
+            settle = hold.finish_now
+        elif _is_failure(error):
+            text = _text_if_any(error)
+            settle = partial(hold.fail_now, text)
         else:
-            await queue._asettle(self._hold.release_now)
-        self._is_settled = True
+            settle = hold.release_now
 
-    def _release_if_unsettled(self) -> None:
-        if not self._is_settled and self._pid == os.getpid():
-            self._hold.release()
+        def attempt() -> bool | None:
+            if self._is_settled or self._pid != os.getpid():
+                return True
+            if settle() is None:
+                return None
             self._is_settled = True
+            return True
+
+        return attempt
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a lease belongs to its process: it cannot be pickled")
@@ -229,6 +239,18 @@ class Lease(_Generic[T]):
             return
         if is_in_hand:
             warn(f"unsettled {self!r} stays in hand", ResourceWarning, source=self, stacklevel=2)
+
+
+def _is_failure(error: BaseException) -> bool:
+    """Whether the work has failed.
+
+    KeyboardInterrupt, SystemExit, asyncio.CancelledError and others that are no Exception end a program or a
+    task from outside. But gevent's time-out is a failure, as those of all others are.
+    """
+    if isinstance(error, Exception):
+        return True
+    timeout = getattr(sys.modules.get("gevent.timeout"), "Timeout", None)
+    return timeout is not None and isinstance(error, timeout)
 
 
 def _text_of(error: BaseException | str | None) -> bytes | None:
@@ -257,7 +279,7 @@ def _reason_of(error: BaseException) -> str:
     return line.strip()
 
 
-def _text_if_any(error: Exception) -> bytes | None:
+def _text_if_any(error: BaseException) -> bytes | None:
     """The same, or None if it cannot be told, for example because there is no memory for the traceback."""
     try:
         return _text_of(error)
@@ -269,6 +291,12 @@ def _release(taken: list[tuple[T, Hold]]) -> None:
     """Give back what was taken for a block that does not begin."""
     for _, hold in taken:
         hold.release()
+
+
+async def _arelease(queue: Queue, taken: list[tuple[T, Hold]]) -> None:
+    """The same for a task."""
+    if taken:
+        await queue._asettle([hold.release_now for _, hold in taken])
 
 
 def _check_that_no_time_out(timeout: float | None) -> None:
@@ -312,15 +340,20 @@ class Leasing(_Generic[T]):
     async def __aenter__(self) -> Lease[T]:
         self._check_that_new()
         _check_that_no_time_out(self._timeout)
-        pair = await self._queue._ahold()
-        self._lease = Lease(*pair)
-        return self._lease
+        taken: list[tuple[T, Hold]] = []
+        try:
+            await self._queue._ahold(taken)
+            self._lease = Lease(*taken[0])
+            return self._lease
+        except BaseException:
+            await _arelease(self._queue, taken)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._lease is not None:
-            await self._lease._aleave(self._queue, error)
+            await self._queue._asettle([self._lease._attempt(error)])
 
 
 class Batch(_Generic[T]):
@@ -358,24 +391,34 @@ class Batch(_Generic[T]):
         return len(self._waiting)
 
     def _leave(self, error: BaseException | None) -> None:
-        try:
-            if self._begun is not None:
-                self._begun._leave(None if self._is_done else error)
-        finally:
-            # The oldest first, so that a `get()` meanwhile finds them in their order.
-            for lease in reversed(self._waiting):
-                lease._release_if_unsettled()
-            self._waiting.clear()
+        first_error: BaseException | None = None
+        for lease, how in self._ends(error):
+            try:
+                if isinstance(first_error, (Exception, NoneType)):
+                    lease._leave(how)
+                else:  # after Ctrl-C this waits for no stopped process
+                    lease._attempt(how)()
+            except BaseException as raised:  # the others are settled all the same
+                first_error = first_error or raised
+        self._waiting.clear()
+        if first_error is not None:
+            raise first_error
 
     async def _aleave(self, queue: Queue, error: BaseException | None) -> None:
         """The same for a task."""
-        waiting, self._waiting = self._waiting[::-1], []
-        try:
-            if self._begun is not None:
-                await self._begun._aleave(queue, error)
-        finally:
-            for lease in waiting:
-                await lease._aleave(queue, GeneratorExit())  # as what is no failure: released
+        attempts = [lease._attempt(how) for lease, how in self._ends(error)]
+        self._waiting.clear()
+        await queue._asettle(attempts)
+
+    def _ends(self, error: BaseException | None) -> list[tuple[Lease[T], BaseException | None]]:
+        """Each lease, and the exception with which it ends."""
+        ends = []
+        if self._begun is not None:
+            ends.append((self._begun, None if self._is_done else error))
+        # What has not begun has not failed. The oldest first, so that a `get()` meanwhile finds them in their
+        # order.
+        untried = GeneratorExit()
+        return [*ends, *((lease, untried) for lease in reversed(self._waiting))]
 
 
 class LeasingMany(_Generic[T]):
@@ -415,9 +458,14 @@ class LeasingMany(_Generic[T]):
     async def __aenter__(self) -> Batch[T]:
         self._check_that_new()
         _check_that_no_time_out(self._timeout)
-        taken = await self._queue._ahold_many(self._max_items)
-        self._batch = Batch([Lease(item, hold) for item, hold in taken])
-        return self._batch
+        taken: list[tuple[T, Hold]] = []
+        try:
+            await self._queue._ahold_many(self._max_items, taken)
+            self._batch = Batch([Lease(item, hold) for item, hold in taken])
+            return self._batch
+        except BaseException:
+            await _arelease(self._queue, taken)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

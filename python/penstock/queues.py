@@ -438,6 +438,10 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         `nack()`, `release()` or `reject()`, or a `task_done()` that has finished this item, the end of the
         block does nothing.
 
+        The end of the block waits while another process is stopped (SIGSTOP) in the middle of a change of the
+        queue. Ctrl-C ends that wait; then the item may stay in hand, with a ResourceWarning, until a
+        `task_done()` of this process or its end.
+
         If the process dies in the block, by whatever death, the item is delivered to another one. No clock
         ends a lease.
 

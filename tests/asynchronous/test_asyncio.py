@@ -1,10 +1,15 @@
 """What is asyncio's alone: its loops that end early, its callbacks, its forks."""
 
 import asyncio
+import contextlib
 import gc
+import multiprocessing
+import pickle
 import subprocess
 import sys
 import threading
+import warnings
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -112,6 +117,87 @@ def test_wait_for_and_gather() -> None:
         await asyncio.wait_for(queue.ajoin(), 50)
 
     asyncio.run(main())
+
+
+def work_in_a_loop(jobs: Any, results: Any) -> None:
+    """The work of a process: leases, a batch and a loop, of which each takes one item."""
+
+    async def main() -> None:
+        async with jobs.lease() as lease:
+            await results.aput(lease.item)
+        async with jobs.leases(1) as batch:
+            for lease in batch:
+                await results.aput(lease.item)
+        async for item in jobs:
+            await results.aput(item)
+
+    asyncio.run(main())
+
+
+def join_in_a_loop(jobs: Any, results: Any) -> None:
+    async def main() -> None:
+        await jobs.aput_many("abc")
+        await jobs.ajoin()
+        results.put("joined")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_loops_of_processes_that_are_started_by_each_method(method: str) -> None:
+    context = multiprocessing.get_context(method)
+    jobs, results = penstock.JoinableQueue(), penstock.Queue()
+
+    async def main() -> None:
+        waiting = asyncio.create_task(results.aget())
+        await asyncio.sleep(0.01)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            processes: Any = [
+                context.Process(target=work, args=(jobs, results))
+                for work in (work_in_a_loop, join_in_a_loop)
+            ]
+            for process in processes:
+                process.start()
+        got = [await waiting, *[await results.aget() for _ in range(2)]]
+        while len(got) < 4:  # "c" is done when the next one is asked for
+            got.append(await results.aget())
+        assert got == ["a", "b", "c", "joined"]
+        jobs.shutdown()
+        for process in processes:
+            process.join()
+            assert process.exitcode == 0
+
+    asyncio.run(main())
+    assert jobs.check() == results.check() == []
+
+
+def test_a_module_that_another_thread_is_importing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lacks what tells of tasks. So no task runs."""
+    queue = penstock.JoinableQueue()
+
+    async def main() -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(queue.aget(), 0.01)  # from now on the process knows of tasks
+
+    asyncio.run(main())
+    for names in (["asyncio"], ["trio"], ["gevent", "gevent.monkey"]):
+        with monkeypatch.context() as patched:
+            for name in names:
+                patched.setitem(sys.modules, name, ModuleType(name))
+            queue.put("item")
+            with queue.lease() as lease:
+                assert lease.item == "item"
+            queue.put("item")
+            assert queue.get() == "item"
+            queue.task_done()
+            pickle.loads(pickle.dumps(queue)).put("item")
+            with pytest.raises(StopIteration) as done:
+                queue.aget().send(None)
+            assert done.value.value == "item"
+            queue.task_done()
+            with pytest.raises(RuntimeError, match="no event loop"):
+                queue.aget().send(None)
 
 
 def test_outside_of_a_loop() -> None:

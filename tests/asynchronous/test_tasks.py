@@ -1,6 +1,7 @@
 """What a task has taken is its own: `task_done` finishes its oldest item, and iteration the last one."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -182,6 +183,118 @@ def test_no_task_waits_for_itself_after_a_shutdown(run: Run) -> None:
     queue.join()
 
 
+async def taking(queue: Any, takes: str) -> None:
+    match takes:
+        case "aget":
+            await queue.aget()
+        case "aget_many":
+            await queue.aget_many()
+        case "lease":
+            async with queue.lease():
+                pass
+        case _:
+            async for _ in queue:
+                pass
+            raise penstock.ShutDown
+
+
+@pytest.mark.parametrize("takes", ["aget", "aget_many", "lease", "loop"])
+@pytest.mark.parametrize("comes", ["before the shutdown", "after it"])
+def test_a_task_with_the_last_item_learns_of_the_end_behind_others(run: Run, takes: str, comes: str) -> None:
+    """The first one waits for the item that the second one has in hand."""
+    queue = penstock.JoinableQueue()
+    queue.put("a")
+
+    async def wait() -> None:
+        assert [item async for item in queue] == []
+
+    async def shut_down() -> None:
+        await until_waiting(2)
+        await anyio.sleep(0.01)  # both sleep
+        queue.shutdown()
+
+    async def main() -> None:
+        assert await queue.aget() == "a"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await until_waiting(1)
+            if comes == "after it":
+                queue.shutdown()
+                await anyio.sleep(0.01)
+            else:
+                tasks.start_soon(shut_down)
+            with pytest.raises(penstock.ShutDown):
+                await taking(queue, takes)
+            queue.task_done()
+
+    run(main)
+    queue.join()
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("takes", ["aget", "aget_many", "anext"])
+@pytest.mark.parametrize("comes", ["before the shutdown", "after it"])
+def test_a_call_that_another_task_awaits_learns_of_the_end(run: Run, takes: str, comes: str) -> None:
+    """What counts is what the caller has in hand, as with `asyncio.wait_for`."""
+    queue = penstock.JoinableQueue()
+    queue.put("a")
+    ended = []
+
+    async def wait() -> None:
+        assert [item async for item in queue] == []
+
+    async def run_call(call: Any) -> None:
+        try:
+            await call
+        except (penstock.ShutDown, StopAsyncIteration):
+            ended.append(takes)
+
+    async def main() -> None:
+        assert await queue.aget() == "a"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await until_waiting(1)
+            if comes == "after it":
+                queue.shutdown()
+            tasks.start_soon(run_call, anext(aiter(queue)) if takes == "anext" else getattr(queue, takes)())
+            if comes != "after it":
+                await until_waiting(2)
+                await anyio.sleep(0.01)
+                queue.shutdown()
+            while not ended:
+                await anyio.sleep(0.01)
+            queue.task_done()
+
+    run(main)
+    queue.join()
+
+
+def test_one_iterator_does_not_serve_two_tasks(run: Run) -> None:
+    """The second call would finish the item of the first one."""
+    queue = penstock.JoinableQueue()
+
+    async def main() -> None:
+        items, got = aiter(queue), []
+
+        async def take() -> None:
+            got.append(await anext(items))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(take)
+            await until_waiting(1)
+            with pytest.raises(ValueError, match="each task needs its own"):
+                await anext(items)
+            queue.put("a")
+        with anyio.move_on_after(0.01):
+            await anext(items)  # finishes "a", and is cancelled
+        assert queue.statistics().unfinished == 0
+        queue.put("b")
+        got.append(await anext(items))
+        assert got == ["a", "b"]
+
+    run(main)
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_iteration_that_ends_early_keeps_its_item(run: Run, raises: bool) -> None:
     queue = penstock.JoinableQueue()
@@ -332,6 +445,183 @@ def test_leases_of_several_items(run: Run) -> None:
         return got
 
     assert run(main) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("outcome", ["fails", "is cancelled"])
+@pytest.mark.parametrize("begun", [0, 1, 3])
+def test_a_batch_whose_block_does_not_end_in_order(run: Run, outcome: str, begun: int) -> None:
+    """The one that has begun fails, or is released; the others are released, in their order."""
+    queue = penstock.JoinableQueue()
+    queue.put_many(range(10))
+
+    async def work(has: Any) -> None:
+        async with queue.leases(10) as batch:
+            for _ in range(begun):
+                next(batch)
+            has.set()
+            if outcome == "fails":
+                raise LookupError
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        has = anyio.Event()
+        if outcome == "fails":
+            with pytest.raises(LookupError):
+                await work(has)
+        else:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(work, has)
+                await has.wait()
+                tasks.cancel_scope.cancel()
+        async with queue.leases(20) as batch:
+            left = [(lease.item, lease.deliveries) for lease in batch]
+        first = max(begun - 1, 0)
+        expected = [(number, 1) for number in range(first, 10)]
+        if begun and outcome == "fails":
+            expected[0] = (first, 2)
+        assert left == expected
+
+    run(main)
+    queue.join()
+    assert queue.check() == []
+
+
+def test_one_settlement_of_a_batch_fails(run: Run) -> None:
+    """The others are made all the same."""
+    queue = penstock.JoinableQueue()
+    queue.put_many(range(5))
+
+    class Failing:
+        def __init__(self, hold: Any) -> None:
+            self.hold = hold
+
+        def release_now(self) -> bool:
+            raise LookupError
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.hold, name)
+
+    async def main() -> None:
+        async with queue.leases(5) as batch:
+            next(batch)
+            lease = batch._waiting[-1]
+            lease._hold = Failing(lease._hold)
+
+    def run_and_collect() -> None:
+        with pytest.raises(LookupError):
+            run(main)
+        gc.collect()
+
+    with pytest.warns(ResourceWarning):
+        run_and_collect()
+    assert queue.statistics().taken == 1
+    queue.task_done()
+    assert queue.get_many() == [2, 3, 4]
+
+
+def test_a_failure_of_a_task_that_cannot_be_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = penstock.JoinableQueue(max_deliveries=0)
+    queue.put("a")
+
+    def no_memory(_: BaseException) -> list[str]:
+        raise MemoryError
+
+    monkeypatch.setattr("penstock.leases.format_exception", no_memory)
+
+    async def main() -> None:
+        with pytest.raises(LookupError):
+            async with queue.lease():
+                raise LookupError
+
+    run(main)
+    assert [(letter.item, letter.traceback) for letter in queue.dead_letters()] == [("a", "")]
+    queue.join()
+
+
+@pytest.mark.parametrize("where", ["_async.hubs.tell", "leases.Lease"])
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_taken_for_a_block_that_does_not_begin(
+    run: Run, monkeypatch: pytest.MonkeyPatch, where: str, many: bool
+) -> None:
+    """An exception may come right after the items were taken: Ctrl-C, or too little memory."""
+    queue = penstock.JoinableQueue()
+    queue.put_many("abc")
+
+    def no_memory(*_: Any) -> None:
+        raise MemoryError
+
+    async def main() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"penstock.{where}", no_memory)
+            with pytest.raises(MemoryError):
+                async with queue.leases(3) if many else queue.lease():
+                    raise AssertionError
+
+    run(main)
+    assert queue.statistics().taken == 0
+    assert queue.get_many() == ["a", "b", "c"]
+
+
+def test_an_interrupted_acknowledgement_of_a_task_s_batch(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put_many("abc")
+
+    class Interrupted(Exception):
+        pass
+
+    async def main() -> None:
+        async with queue.leases(3) as batch:
+            first = next(batch)
+            finish = first._hold
+
+            class Hold:
+                def finish(self) -> bool:
+                    raise Interrupted
+
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(finish, name)
+
+            first._hold = Hold()
+            next(batch)
+
+    with pytest.raises(Interrupted):
+        run(main)
+    assert queue.get_many() == ["b", "c"]
+    assert queue.statistics().unfinished == 2
+
+
+def test_what_a_task_acknowledges_gives_its_memory_back(run: Run) -> None:
+    queue = penstock.JoinableQueue()
+    queue.put(bytes(64 << 20))
+
+    async def main() -> None:
+        async with queue.lease():
+            assert queue.statistics().memory_bytes > 64 << 20
+
+    run(main)
+    assert queue.statistics().memory_bytes < 32 << 20
+
+
+@pytest.mark.parametrize("where", ["around", "inside"])
+def test_a_time_out_around_a_block_and_inside_it(run: Run, where: str) -> None:
+    """Around it cancels the task, which releases the item; inside, the work fails."""
+    queue = penstock.JoinableQueue()
+    queue.put("slow")
+
+    async def main() -> list[int]:
+        with suppress(TimeoutError):
+            if where == "around":
+                with anyio.fail_after(0.01):
+                    async with queue.lease():
+                        await anyio.sleep_forever()
+            async with queue.lease() as lease:
+                if where == "inside":
+                    with anyio.fail_after(0.01):
+                        await anyio.sleep_forever()
+        async with queue.lease() as lease:
+            return [lease.deliveries]
+
+    assert run(main) == ([1] if where == "around" else [2])
 
 
 def test_a_lease_in_a_task_takes_no_time_out(run: Run) -> None:

@@ -305,10 +305,23 @@ def test_what_is_delayed_is_taken_at_its_time(run: Run, without_slices: None, is
     assert run(main) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("by", ["the loop", "a process"])
+@pytest.mark.parametrize(
+    "by", ["the loop", "a process", "a process, after another", "the loop, before others"]
+)
 def test_what_is_due_earlier_is_taken_at_its_time(run: Run, without_slices: None, by: str) -> None:
-    """It is put while the task sleeps until a later time, by a process that has not used the queue before."""
+    """It is put while the task sleeps until a later time, by a process that has not used the queue before.
+
+    What passes before the task runs does not hide it: further puts, and the begin of a child.
+    """
     queue = penstock.Queue()
+
+    def put() -> None:
+        if by == "a process, after another":
+            queue.put("late", delay=900)
+        queue.put("soon", delay=0.1)
+        if by == "the loop, before others":
+            queue.put("late", delay=900)
+
     queue.put("later", delay=1000)
 
     async def main() -> list[Any]:
@@ -321,9 +334,9 @@ def test_what_is_due_earlier_is_taken_at_its_time(run: Run, without_slices: None
             tasks.start_soon(get)
             await until_waiting(1)
             await anyio.sleep(0.01)  # it sleeps
-            with fork(lambda: by == "a process" and queue.put("soon", delay=0.1)) as child:
-                if by == "the loop":
-                    queue.put("soon", delay=0.1)
+            with fork(lambda: "a process" in by and put()) as child:
+                if "the loop" in by:
+                    put()
                 while not got:
                     await anyio.sleep(0.01)
                 child.wait()
@@ -499,6 +512,71 @@ def test_a_handle_that_is_closed_while_tasks_wait(run: Run, new: Any, error: Any
     run(main)
 
 
+@pytest.mark.parametrize("comes", ["before the close", "after it"])
+def test_joining_a_queue_that_this_process_has_closed(run: Run, comes: str) -> None:
+    """As `join` does, also if what it would wait with is closed."""
+    queue = penstock.JoinableQueue()
+    queue.put("item")
+    told = penstock.Queue()
+
+    def work() -> None:
+        told.get()
+        queue.get()
+        queue.task_done()
+
+    async def main(worker: Any) -> None:
+        ended = False
+
+        async def join() -> None:
+            nonlocal ended
+            await queue.ajoin()
+            ended = True
+
+        async with anyio.create_task_group() as tasks:
+            if comes == "after it":
+                queue.close()
+            tasks.start_soon(join)
+            await until_waiting(1)
+            queue.close()
+            await anyio.sleep(0.3)
+            assert not ended
+            told.put("go")
+
+    with fork(work) as worker:
+        run(lambda: main(worker))
+        worker.result()
+
+
+@pytest.mark.parametrize("number", ["is closed", "is another file's"])
+def test_a_descriptor_that_is_closed_before_the_loop_watches_it(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    """By another thread, that closes the queue."""
+    reader, writer = os.pipe()
+    os.write(writer, b"x")  # it is readable for ever
+    others = [reader, writer]
+
+    class Closing(penstock.Queue):
+        def _descriptor(self, awaited: int) -> int | None:
+            found = super()._descriptor(awaited)
+            self.close()
+            assert found is not None
+            if number == "is another file's":
+                others.append(os.dup2(reader, found))
+            return found
+
+    queue = Closing()
+
+    async def main() -> None:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="closed"):
+                await queue.aget()
+
+    run(main)
+    for descriptor in others:
+        os.close(descriptor)
+
+
 def test_the_next_queue_after_one_was_closed(run: Run) -> None:
     """Its descriptors have the numbers of the former one's. A child has the former ones still."""
 
@@ -607,7 +685,8 @@ def test_a_thousand_queues_on_one_loop(run: Run) -> None:
     assert all(queue.get() == "y" for queue in queues)
 
 
-def test_descriptors_go_with_the_loop(run: Run) -> None:
+def test_descriptors_go_with_the_loop(run: Run, request: pytest.FixtureRequest) -> None:
+    """At once. What trio has of a run goes when the garbage collector runs, and so does this."""
     queue = penstock.Queue()
 
     async def main() -> None:
@@ -617,10 +696,15 @@ def test_descriptors_go_with_the_loop(run: Run) -> None:
     run(main)
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        run(main)
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    gc.disable()
+    try:
+        for _ in range(5):
+            run(main)
+        if request.node.callspec.params["run"] == "trio":
+            gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()
 
 
 def test_loops_of_two_threads(run: Run) -> None:

@@ -5,6 +5,7 @@ the C library tells), descriptors, mappings, and references to sentinels.
 """
 
 import array
+import asyncio
 import contextlib
 import ctypes
 import gc
@@ -198,6 +199,71 @@ def leased(queue: Any, item: object, verb: str) -> Callable[[], None]:
         queue.join()
 
     return operation
+
+
+def awaited(kind: Callable[..., Any]) -> Callable[[], None]:
+    """One loop for all repetitions, which has what a loop has of the queues."""
+    loop = asyncio.new_event_loop()
+    queue, joined = kind(), hasattr(kind, "task_done")
+
+    async def calls() -> None:
+        waiting = asyncio.ensure_future(queue.aget())
+        await asyncio.sleep(0)
+        await queue.aput(MAPPED)
+        await waiting
+        await queue.aput_many(["small", LARGE])
+        await queue.aget_many()
+        cancelled = asyncio.ensure_future(queue.aget())
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        await queue.aput("small")
+        async for _ in queue:
+            break
+        if joined:
+            while queue.statistics().unfinished:
+                queue.task_done()
+            await queue.ajoin()
+
+    return lambda: loop.run_until_complete(calls())
+
+
+def awaited_leases() -> Callable[[], None]:
+    loop = asyncio.new_event_loop()
+    queue: Any = JoinableQueue()
+
+    async def calls() -> None:
+        await queue.aput_many(["small", LARGE, MAPPED])
+        with contextlib.suppress(ZeroDivisionError):
+            async with queue.lease():
+                raise ZeroDivisionError
+        async with queue.lease():
+            pass
+        async with queue.leases(10) as batch:
+            next(batch)
+        async with queue.leases(10) as batch:
+            for _ in batch:
+                pass
+        waiting = asyncio.ensure_future(queue.lease().__aenter__())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        while queue.statistics().unfinished:
+            async with queue.lease():
+                pass
+        await queue.ajoin()
+
+    return lambda: loop.run_until_complete(calls())
+
+
+def in_a_new_loop() -> None:
+    queue: Any = Queue()
+
+    async def calls() -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(queue.aget(), 0.0001)
+
+    asyncio.run(calls())
 
 
 def shut_down(kind: Callable[..., Any], immediate: bool) -> Callable[[], None]:
@@ -466,6 +532,11 @@ def operations() -> dict[str, Callable[[], Callable[[], None]]]:
         "Queue: wrong arguments": lambda: raising(TypeError, Queue().put),
         "Queue: closed": lambda: raising(ValueError, closed().put, LARGE),
         "Queue: asked": lambda: asked(Queue()),
+        "Queue: awaited": lambda: awaited(Queue),
+        "SimpleQueue: awaited": lambda: awaited(SimpleQueue),
+        "JoinableQueue: awaited": lambda: awaited(JoinableQueue),
+        "JoinableQueue: leased in a task": awaited_leases,
+        "Queue: awaited in a new loop": lambda: in_a_new_loop,
         "Queue: shut down": lambda: shut_down(Queue, False),
         "SimpleQueue: shut down at once": lambda: shut_down(SimpleQueue, True),
         "JoinableQueue: shut down": lambda: shut_down(JoinableQueue, False),

@@ -326,6 +326,30 @@ def test_a_failure_that_cannot_be_told(make: Callable[..., Any], monkeypatch: py
     assert [letter.traceback for letter in q.dead_letters()] == [""]
 
 
+def test_the_end_of_a_block_is_interrupted(make: Callable[..., Any]) -> None:
+    """By Ctrl-C, before anything has changed. The block has ended all the same."""
+    q = make()
+    q.put_many("abc")
+
+    class Interrupted:
+        def __init__(self, hold: Any) -> None:
+            self.hold = hold
+
+        def finish(self) -> bool:
+            raise KeyboardInterrupt
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.hold, name)
+
+    with pytest.raises(KeyboardInterrupt), q.lease() as lease:
+        lease._hold = Interrupted(lease._hold)
+    assert figures(q) == (2, 2, 0, 0)
+    with pytest.raises(KeyboardInterrupt), q.leases(2) as batch:
+        lease = next(batch)
+        lease._hold = Interrupted(lease._hold)
+    assert figures(q) == (1, 1, 0, 0)
+
+
 def test_an_interrupted_acknowledgement_of_a_batch(make: Callable[..., Any]) -> None:
     q = make()
     q.put_many("abc")

@@ -135,17 +135,17 @@ class Interrupted(Exception):
 
 
 @contextmanager
-def interrupted() -> Iterator[None]:
+def interrupted(error: type[BaseException] = Interrupted) -> Iterator[None]:
     """The body of the `with` has to be ended by a signal."""
 
     def handler(*_: object) -> None:
-        raise Interrupted
+        raise error
 
     former = signal.signal(signal.SIGALRM, handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.03)
         yield
-    except Interrupted:
+    except error:
         pass
     else:
         pytest.fail("it was not interrupted")
@@ -522,6 +522,105 @@ def test_a_task_settles_beside_a_loop_that_runs_on(end: str) -> None:
         case _:
             assert (left, queue.statistics().unfinished) == (["a", "b", "late"], 3)
     assert queue.check() == []
+
+
+@pytest.mark.parametrize("begun", [0, 1])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_cancelled_task_settles_its_whole_batch(begun: int, fails: bool) -> None:
+    queue = JoinableQueue[Any]()
+    queue.put_many(range(10))
+
+    async def work(has: asyncio.Event, goes_on: asyncio.Event) -> None:
+        async with queue.leases(10) as batch:
+            for _ in range(begun):
+                next(batch)
+            has.set()
+            await goes_on.wait()
+            if fails:
+                raise LookupError
+
+    async def main() -> None:
+        has, goes_on = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(work(has, goes_on))
+        await has.wait()
+        with stopped_beside_a_loop(queue) as child:
+            goes_on.set()
+            await ticks(10)
+            for _ in range(3):
+                task.cancel()
+                await ticks(5)
+            assert not task.done()
+            child.kill(signal.SIGCONT)
+            assert child.result() is None
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(main())
+    assert queue.statistics().taken == 0
+    assert queue.get_many() == [*range(begun if not fails else 0, 10), "late"]
+    assert queue.check() == []
+
+
+def test_a_task_settles_though_the_loop_ends() -> None:
+    """The end of `asyncio.run` cancels all tasks, and so does a program before it."""
+    queue = JoinableQueue[Any]()
+    queue.put("a")
+
+    async def work(has: asyncio.Event, goes_on: asyncio.Event) -> None:
+        async with queue.lease():
+            has.set()
+            await goes_on.wait()
+
+    def cancel_all() -> None:
+        for task in asyncio.all_tasks():
+            if task is not asyncio.current_task():
+                task.cancel()
+
+    async def main() -> Child:
+        has, goes_on = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(work(has, goes_on))
+        await has.wait()
+        child = fork(put_late, queue)
+        until(child.is_stopped)
+        goes_on.set()
+        await ticks(10)
+        cancel_all()
+        await ticks(10)
+        cancel_all()
+        await ticks(10)
+        assert not task.done()
+        # From now on the loop is about to end.
+        threading.Timer(0.3, child.kill, (signal.SIGCONT,)).start()
+        return child
+
+    child = asyncio.run(main())
+    assert child.result() is None
+    child.close()
+    assert queue.statistics().taken == 0
+    assert queue.get_many() == ["late"]
+    assert queue.check() == []
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_an_interrupted_end_of_a_block(many: bool) -> None:
+    """It waits for the stopped process no longer. What is in hand then is finished by `task_done`."""
+    queue = JoinableQueue[Any]()
+    queue.put_many("ab")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        leasing: Any = queue.leases(2) if many else queue.lease()
+        block = leasing.__enter__()
+        if many:
+            next(block)
+        with stopped_inside(queue), interrupted(KeyboardInterrupt):
+            leasing.__exit__(None, None, None)
+        del block, leasing
+        gc.collect()
+    in_hand = queue.statistics().taken
+    assert in_hand == (2 if many else 1)
+    for _ in range(in_hand):
+        queue.task_done()
+    assert queue.statistics().unfinished == 3 - in_hand
 
 
 def test_waiting_tasks_beside_a_readable_descriptor() -> None:

@@ -559,3 +559,41 @@ start = time.monotonic()
 assert queue.get() == "later"
 assert sleeps <= 5 + (time.monotonic() - start) / 0.005, sleeps
 """)
+
+
+@pytest.mark.parametrize("ends", ["in order", "by a time-out", "by a kill"])
+def test_a_lease_of_a_greenlet(ends: str) -> None:
+    """It waits for its item while others run. A time-out of gevent is a failure, a kill is none."""
+    run(
+        f"""
+queue = penstock.JoinableQueue(max_deliveries=5)
+seen = []
+def work():
+    with queue.lease() as lease:
+        seen.append(lease.item)
+        if {ends!r} == "by a time-out":
+            with gevent.Timeout(0.05):
+                gevent.sleep(60)
+        if {ends!r} == "by a kill":
+            gevent.sleep(60)
+worker = gevent.spawn(work)
+start = ticks
+while ticks < start + 5:
+    gevent.sleep(0.01)
+queue.put("item")
+while not seen:
+    gevent.sleep(0.01)
+if {ends!r} == "by a kill":
+    worker.kill()
+worker.join()
+if {ends!r} == "by a time-out":
+    assert isinstance(worker.exception, gevent.Timeout), worker.exception
+if {ends!r} != "in order":
+    with queue.leases(1) as batch:
+        for lease in batch:
+            assert lease.deliveries == (2 if {ends!r} == "by a time-out" else 1), lease
+queue.join()
+assert queue.check() == []
+""",
+        prints=True,
+    )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import weakref
 
 from . import turns as _turns
+from .tasks import is_trio, running_loop
 from .turns import Hub, occupied
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
@@ -21,24 +21,13 @@ _hubs: Any = weakref.WeakKeyDictionary()
 _is_armed = False
 
 
-def is_trio() -> bool:
-    """Whether the caller is a task of trio."""
-    trio = sys.modules.get("trio")
-    return trio is not None and trio.lowlevel.in_trio_task()
-
-
-def _running_loop() -> Any:
-    asyncio = sys.modules.get("asyncio")
-    return asyncio and asyncio._get_running_loop()
-
-
 def known_hub() -> Hub | None:
     """The hub of the running loop, if a task has waited in it."""
     if is_trio():
         from . import under_anyio
 
         return under_anyio.known_hub()
-    loop = _running_loop()
+    loop = running_loop()
     found = None if loop is None else _hubs.get(loop)
     return found and found()
 
@@ -53,7 +42,7 @@ def hub() -> Hub:
         from . import under_anyio
 
         return under_anyio.new_hub()
-    loop = _running_loop()
+    loop = running_loop()
     if loop is None:
         raise RuntimeError("no event loop runs: await a queue in a task of asyncio or trio")
     from .under_asyncio import AsyncioHub

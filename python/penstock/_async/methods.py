@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import deque
 from contextlib import suppress
 
 from ..errors import ShutDown
-from . import hubs
+from . import hubs, tasks
 from .turns import END, ITEM, LOCK, NOTHING, ROOM
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
@@ -35,30 +36,48 @@ def _checkpoint() -> Awaitable[None]:
     return under_anyio.checkpoint()
 
 
-async def _take_turn(queue: Any, attempt: Callable[[], Any]) -> Any:
-    """Return what `attempt` takes for a loop or a lease, once there is an item and it is the task's turn."""
-    if "trio" in sys.modules and hubs.is_trio():
+async def _take_turn(queue: Any, attempt: Callable[[], bool]) -> None:
+    """Wait until `attempt` takes something for a lease: until there is an item and it is the task's turn."""
+    if "trio" in sys.modules and tasks.is_trio():
         await _checkpoint()
     is_behind = hubs.is_behind(queue, ITEM)
-    taken = NOTHING if is_behind else attempt()
-    if taken is NOTHING:
-        taken = await hubs.hub().wait(queue, ITEM, attempt, not is_behind, in_loop=True)
+    if is_behind or not attempt():
+        await hubs.hub().wait(queue, ITEM, lambda: attempt() or NOTHING, not is_behind, in_loop=True)
     hubs.tell(queue, ROOM)
-    return taken
 
 
-async def settle(queue: Any, attempt: Callable[[], Any]) -> None:
-    """Make an attempt until it has come to something, which is not None: only the lock may keep it waiting.
+async def settle(queue: Any, attempts: Iterable[Callable[[], bool | None]]) -> None:
+    """Make each attempt until it has come to something, which is not None: only the lock may keep it waiting.
 
-    So that what a task leaves is settled, the task is not cancelled before.
+    The task is not cancelled before all are made. If one raises, the others are made all the same, and the
+    first exception is raised in the end.
     """
-    if attempt() is None:
+    left = deque(attempts)
+    first_error: BaseException | None = None
+    interrupted = None
+
+    def make_attempts() -> bool:
+        nonlocal first_error, interrupted
+        while left:
+            try:
+                if left[0]() is None:
+                    return False
+            except BaseException as error:
+                first_error = first_error or error
+                if not isinstance(error, Exception) and interrupted is not left[0]:
+                    interrupted = left[0]  # Ctrl-C: it is made once more
+                    continue
+            left.popleft()
+        return True
+
+    if not make_attempts():
         hub = hubs.hub()
-
-        async def wait() -> None:
-            await hub.wait(queue, LOCK, lambda: NOTHING if attempt() is None else True, False)
-
-        await hub.shielded(wait())
+        try:
+            await hub.shielded(lambda: hub.wait(queue, LOCK, lambda: make_attempts() or NOTHING, False))
+        except BaseException as cancelled:
+            raise cancelled from first_error
+    if first_error is not None:
+        raise first_error
 
 
 class AsyncMethods(Generic[T]):
@@ -79,7 +98,7 @@ class AsyncMethods(Generic[T]):
         def _descriptor(self, awaited: int) -> int | None: ...
         def _is_ready(self, awaited: int) -> bool: ...
         def _has_ended(self) -> bool: ...
-        def _is_over(self, in_loop: bool) -> bool: ...
+        def _is_over(self, in_loop: bool, task: int) -> bool: ...
         def _tend(self, slices: int) -> None: ...
         def _time_until_due(self) -> float | None: ...
         def _finishes(self) -> int: ...
@@ -120,7 +139,7 @@ class AsyncMethods(Generic[T]):
         return self._aget(self._caller())
 
     async def _aget(self, task: int) -> T:
-        if "trio" in sys.modules and hubs.is_trio():
+        if "trio" in sys.modules and tasks.is_trio():
             await _checkpoint()
         item: T
         is_behind = hubs.is_behind(self, ITEM)
@@ -129,7 +148,7 @@ class AsyncMethods(Generic[T]):
             if item is not NOTHING:
                 hubs.tell(self, ROOM)
                 return item
-        item = await self._wait_turn(ITEM, lambda: self._get_now(NOTHING, task), not is_behind)
+        item = await self._wait_turn(ITEM, lambda: self._get_now(NOTHING, task), not is_behind, task)
         hubs.tell(self, ROOM)
         return item
 
@@ -155,7 +174,7 @@ class AsyncMethods(Generic[T]):
         return self._aget_many(max_items, self._caller())
 
     async def _aget_many(self, max_items: int | None, task: int) -> list[T]:
-        if "trio" in sys.modules and hubs.is_trio():
+        if "trio" in sys.modules and tasks.is_trio():
             await _checkpoint()
 
         def attempt() -> Any:
@@ -168,7 +187,7 @@ class AsyncMethods(Generic[T]):
             if items is not NOTHING:
                 hubs.tell(self, ROOM)
                 return items
-        items = await self._wait_turn(ITEM, attempt, not is_behind)
+        items = await self._wait_turn(ITEM, attempt, not is_behind, task)
         hubs.tell(self, ROOM)
         return items
 
@@ -189,7 +208,7 @@ class AsyncMethods(Generic[T]):
         >>> asyncio.run(main())
         ['a', 'b']
         """
-        if "trio" in sys.modules and hubs.is_trio():
+        if "trio" in sys.modules and tasks.is_trio():
             await _checkpoint()
         is_behind = hubs.is_behind(self, ROOM)
         if is_behind or not self._put_now(obj):
@@ -220,7 +239,7 @@ class AsyncMethods(Generic[T]):
                     count += 1
                 return
             rest, error = tuple(objs), None
-            if "trio" in sys.modules and hubs.is_trio():
+            if "trio" in sys.modules and tasks.is_trio():
                 await _checkpoint()
 
             def attempt() -> Any:
@@ -241,8 +260,10 @@ class AsyncMethods(Generic[T]):
                 error.items_put = count  # type: ignore[attr-defined]
             raise
 
-    async def _wait_turn(self, awaited: int, attempt: Callable[[], Any], has_tried: bool) -> Any:
-        return await hubs.hub().wait(self, awaited, attempt, has_tried)
+    async def _wait_turn(
+        self, awaited: int, attempt: Callable[[], Any], has_tried: bool, task: int = 0
+    ) -> Any:
+        return await hubs.hub().wait(self, awaited, attempt, has_tried, task=task)
 
     def __aiter__(self) -> Items[T]:
         """Iterate over the items until the queue is shut down: `async for item in queue`.
@@ -280,13 +301,17 @@ class Items(Generic[T]):
 
     Of a `JoinableQueue`, the item in hand is done when the next one is asked for, unless `task_done` has said
     so already. After a `break` or an exception it stays in hand, as after `aget`.
+
+    A second call raises ValueError while the first one waits: each task needs its own iterator, because a
+    call finishes the item of the one before.
     """
 
-    __slots__ = ("_loop", "_queue")
+    __slots__ = ("_in_call", "_loop", "_queue")
 
     def __init__(self, queue: AsyncMethods[T]) -> None:
         self._queue = queue
         self._loop = queue._new_loop()
+        self._in_call = 0  # the pid of the process in which a task awaits the next one; 0 if none does
 
     def __aiter__(self) -> Self:
         """Return itself."""
@@ -297,9 +322,19 @@ class Items(Generic[T]):
         return self._next(self._queue._caller())
 
     async def _next(self, task: int) -> T:
+        pid = os.getpid()
+        if self._in_call == pid:
+            raise ValueError("this iterator waits in another call: each task needs its own")
+        self._in_call = pid
+        try:
+            return await self._take_next(task)
+        finally:
+            self._in_call = 0
+
+    async def _take_next(self, task: int) -> T:
         queue, loop = self._queue, self._loop
         try:
-            if "trio" in sys.modules and hubs.is_trio():
+            if "trio" in sys.modules and tasks.is_trio():
                 await self._finish(task)
                 await _checkpoint()
             is_behind = hubs.is_behind(queue, ITEM)
@@ -311,7 +346,7 @@ class Items(Generic[T]):
             has_tried = not (is_behind or queue._was_stuck())
             await self._finish(task)
             item = await hubs.hub().wait(
-                queue, ITEM, lambda: loop._next_now(NOTHING, task), has_tried, in_loop=True
+                queue, ITEM, lambda: loop._next_now(NOTHING, task), has_tried, task=task, in_loop=True
             )
         except ShutDown:
             raise StopAsyncIteration from None
@@ -341,31 +376,30 @@ class AsyncJoin:
         def _descriptor(self, awaited: int) -> int | None: ...
         def _is_ready(self, awaited: int) -> bool: ...
         def _has_ended(self) -> bool: ...
-        def _is_over(self, in_loop: bool) -> bool: ...
+        def _is_over(self, in_loop: bool, task: int) -> bool: ...
         def _tend(self, slices: int) -> None: ...
         def _time_until_due(self) -> float | None: ...
         def _finishes(self) -> int: ...
         @staticmethod
         def _was_stuck() -> bool: ...
         def _join_now(self, since: int) -> int | None: ...
-        def _hold_now(self, nothing: Any) -> tuple[Any, Hold]: ...
-        def _hold_many_now(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]: ...
+        def _hold_now(self, taken: list[tuple[Any, Hold]]) -> bool: ...
+        def _hold_many_now(self, max_items: SupportsIndex, taken: list[tuple[Any, Hold]]) -> bool: ...
 
-    async def _ahold(self) -> tuple[Any, Hold]:
-        """Take an item for a lease, and return its object and its hold."""
-        pair: tuple[Any, Hold] = await _take_turn(self, lambda: self._hold_now(NOTHING))
-        return pair
+    async def _ahold(self, taken: list[tuple[Any, Hold]]) -> None:
+        """Take an item for a lease, and append its object and its hold to a list.
 
-    async def _ahold_many(self, max_items: SupportsIndex) -> list[tuple[Any, Hold]]:
+        An exception that comes right after that (Ctrl-C) does not take them away from the caller.
+        """
+        await _take_turn(self, lambda: self._hold_now(taken))
+
+    async def _ahold_many(self, max_items: SupportsIndex, taken: list[tuple[Any, Hold]]) -> None:
         """The same for several items, at least one."""
-        pairs: list[tuple[Any, Hold]] = await _take_turn(
-            self, lambda: self._hold_many_now(max_items) or NOTHING
-        )
-        return pairs
+        await _take_turn(self, lambda: self._hold_many_now(max_items, taken))
 
-    async def _asettle(self, attempt: Callable[[], bool | None]) -> None:
-        """Settle a lease by that attempt, which returns None if the lock stays taken."""
-        await settle(self, attempt)
+    async def _asettle(self, attempts: Iterable[Callable[[], bool | None]]) -> None:
+        """Settle leases by these attempts, of which each returns None if the lock stays taken."""
+        await settle(self, attempts)
 
     async def ajoin(self) -> None:
         """Wait until every item that was put is done, as `join` does.
@@ -382,7 +416,7 @@ class AsyncJoin:
         ...     await q.ajoin()
         >>> asyncio.run(main())
         """
-        if "trio" in sys.modules and hubs.is_trio():
+        if "trio" in sys.modules and tasks.is_trio():
             await _checkpoint()
         since: int | None = 0
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         def _descriptor(self, awaited: int) -> int | None: ...
         def _is_ready(self, awaited: int) -> bool: ...
         def _has_ended(self) -> bool: ...
-        def _is_over(self, in_loop: bool) -> bool: ...
+        def _is_over(self, in_loop: bool, task: int) -> bool: ...
         def _tend(self, slices: int) -> None: ...
         def _time_until_due(self) -> float | None: ...
         def _finishes(self) -> int: ...
@@ -65,6 +65,7 @@ _NEVER = float("inf")
 
 _IN, _OUT = 0x1, 0x4  # EPOLLIN and EPOLLOUT
 _ALWAYS = 0x8 | 0x10  # EPOLLERR and EPOLLHUP: an attempt finds out what is wrong
+_EBADF = 9
 
 # How often this process was forked. A child has open what its parent has, also after that was closed here.
 # The kernel goes on reporting it to an epoll descriptor that waits for it.
@@ -147,8 +148,8 @@ class Hub:
     def change_epoll(self, former: select.epoll) -> None:
         """Let the loop wait with another epoll descriptor."""
 
-    async def shielded(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Await it to its end. If the task is cancelled meanwhile, it is cancelled after that."""
+    async def shielded(self, wait: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await `wait()` to its end. If the task is cancelled meanwhile, it is cancelled after that."""
         raise NotImplementedError
 
     # What it inherits.
@@ -160,12 +161,14 @@ class Hub:
         attempt: Callable[[], Any],
         has_tried: bool,
         *,
+        task: int = 0,
         in_loop: bool = False,
     ) -> Any:
         """Return what `attempt` returns, once that is not NOTHING. Those who came before are first.
 
         A task for which the queue has ended does not wait for its turn: those before it may wait for the item
-        that it has in hand. A loop and a lease (`in_loop`) wait longer than a get.
+        that it has in hand. A loop and a lease (`in_loop`) wait longer than a get. `task` is the number of
+        the task that has made the call; 0 if that is the current one.
         """
         turns = self.turns.setdefault((handle._id, awaited), Turns(awaited))
         waiter = Waiter(handle)
@@ -182,7 +185,7 @@ class Hub:
                         is_stuck = handle._was_stuck()
                     turns.is_stuck = is_stuck
                     self.listen(turns, handle)
-                elif handle._closed or (awaited == ITEM and handle._is_over(in_loop)):
+                elif handle._closed or (awaited == ITEM and handle._is_over(in_loop, task)):
                     result = attempt()  # it raises, unless an item has come back since
                     if result is not NOTHING:
                         return result
@@ -217,12 +220,21 @@ class Hub:
         if turns.is_stuck:
             self.forget(turns)  # it may be readable all the time: the end of the slice tries again
             return
-        if turns.awaited == ITEM:
-            due = handle._time_until_due()
-            turns.due = _NEVER if due is None else time.monotonic() + max(due, SOON)
-            self.soonest = min(self.soonest, turns.due)
         if turns.awaited == END and turns.finishes < 0:
             turns.finishes = handle._finishes()
+        self.watch(turns, handle)
+        if turns.awaited == ITEM:
+            # Only now, because who puts an item that is due earlier tells it to those that watch.
+            self.note_due(turns, handle)
+
+    def note_due(self, turns: Turns, handle: Handle) -> None:
+        """Note when the first delayed item is due."""
+        due = handle._time_until_due()
+        turns.due = _NEVER if due is None else time.monotonic() + max(due, SOON)
+        self.soonest = min(self.soonest, turns.due)
+
+    def watch(self, turns: Turns, handle: Handle) -> None:
+        """Have the queue's descriptor in the epoll descriptor."""
         if turns.awaited == ITEM and handle._has_ended():
             # Its descriptor is readable for good. What the task waits for is an item that may come back, or
             # is delayed: the end of each slice tries again.
@@ -230,7 +242,9 @@ class Hub:
             return
         descriptor = handle._descriptor(turns.awaited)
         if descriptor is None:
-            return  # a stopped process holds the lock: the end of the slice tries again
+            # A stopped process holds the lock, or the handle is closed: the end of the slice tries again.
+            self.forget(turns)
+            return
         if descriptor != turns.descriptor:
             self.forget(turns)
             turns.descriptor = descriptor
@@ -239,15 +253,25 @@ class Hub:
         by_event[turns.event] = turns
         # The kernel forgets a descriptor that was closed, and its number may be another's by now.
         try:
-            self.epoll.modify(descriptor, sum(by_event))
-        except FileNotFoundError:
-            if was_watched and self.forks != forks:
-                # A child has what the number stood for.
-                self._renew()
-                by_event = self.watched.setdefault(descriptor, {})
-                by_event[turns.event] = turns
-                turns.descriptor = descriptor
-            self.epoll.register(descriptor, sum(by_event))
+            try:
+                self.epoll.modify(descriptor, sum(by_event))
+            except FileNotFoundError:
+                if was_watched and self.forks != forks:
+                    # A child has what the number stood for.
+                    self._renew()
+                    by_event = self.watched.setdefault(descriptor, {})
+                    by_event[turns.event] = turns
+                    turns.descriptor = descriptor
+                self.epoll.register(descriptor, sum(by_event))
+        except OSError as error:
+            if error.errno != _EBADF:
+                raise
+            # Another thread has just closed the queue, and the descriptor with it.
+            self.forget(turns)
+            return
+        if handle._closed:
+            # The same. The number may be that of another file of the program.
+            self.forget(turns)
 
     def forget(self, turns: Turns) -> None:
         """Let the loop wake none of these tasks any more."""
@@ -299,11 +323,14 @@ class Hub:
                     self.wake_next(turns)
 
     def wake_next(self, turns: Turns) -> None:
-        """Wake the task whose turn it is."""
-        if turns.awaited in (END, LOCK):
+        """Wake the task whose turn it is. If the queue was shut down, all: it may be over for some."""
+        first = turns.first()
+        if turns.awaited in (END, LOCK) or (
+            turns.awaited == ITEM and len(turns.waiters) > 1 and _has_ended(first.handle)
+        ):
             self.wake_all(turns)
         else:
-            self.wake(turns.first())
+            self.wake(first)
 
     def wake_all(self, turns: Turns) -> None:
         """Wake all of these tasks."""
@@ -358,11 +385,21 @@ class Hub:
                     self.wake_all(turns)
                 elif turns.descriptor < 0:
                     self.listen(turns, handle)
+                elif turns.awaited == ITEM:
+                    # Who knew of an item that is due earlier may have left.
+                    self.note_due(turns, handle)
                 if any(waiter.handle._closed for waiter in turns.waiters):
                     self.wake_all(turns)
             except Exception:
                 self.wake_all(turns)  # their attempts raise it
         return is_waiting
+
+
+def _has_ended(handle: Handle) -> bool:
+    try:
+        return handle._has_ended()
+    except Exception:
+        return True  # the attempts of all raise it
 
 
 def _new_epoll() -> select.epoll:

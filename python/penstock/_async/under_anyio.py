@@ -12,7 +12,7 @@ from .turns import Hub, Waiter
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Any
 
 try:
@@ -71,10 +71,10 @@ class AnyioHub(Hub):
         elif time.monotonic() + self.next_tick() < self._ends:
             self._leading.cancel()
 
-    async def shielded(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Await it to its end. If the task is cancelled meanwhile, it is cancelled after that."""
+    async def shielded(self, wait: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await `wait()` to its end. If the task is cancelled meanwhile, it is cancelled after that."""
         with anyio.CancelScope(shield=True):
-            await waiting
+            await wait()
 
     def wake(self, waiter: Waiter) -> None:
         """Set the event on which a task sleeps."""

@@ -11,8 +11,14 @@ TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of 
 if TYPE_CHECKING:
     import asyncio
     import select
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from typing import Any
+
+
+def _tick(hub: weakref.ref[AsyncioHub]) -> None:
+    found = hub()
+    if found is not None:
+        found.end_timer()
 
 
 class AsyncioHub(Hub):
@@ -57,25 +63,33 @@ class AsyncioHub(Hub):
                 return
             self._timer.cancel()
         self._ends = time.monotonic() + left
-        self._timer = self.loop.call_later(left, self._tick)
+        # A loop that is closed keeps its timers. This one does not keep the hub, and its descriptor.
+        self._timer = self.loop.call_later(left, _tick, weakref.ref(self))
 
-    def _tick(self) -> None:
+    def end_timer(self) -> None:
+        """End the slice, perhaps, and have the timer run again while tasks wait."""
         self._timer = None
         if self.tick():
             self.begin()
 
-    async def shielded(self, waiting: Coroutine[Any, Any, None]) -> None:
-        """Await it to its end. If the task is cancelled meanwhile, it is cancelled after that."""
+    async def shielded(self, wait: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Await `wait()` to its end. If the task is cancelled meanwhile, it is cancelled after that.
+
+        In this task, and not in one of its own, which the end of `asyncio.run` would cancel, too.
+        """
         import asyncio  # which the loop has imported
 
-        task = self.loop.create_task(waiting)
         cancelled = None
-        while not task.done():
+        while True:
             try:
-                await asyncio.wait([task])
+                await wait()
+                break
             except asyncio.CancelledError as error:
                 cancelled = error
-        task.result()
+            except Exception as error:
+                if cancelled is None:
+                    raise
+                raise cancelled from error
         if cancelled is not None:
             raise cancelled
 

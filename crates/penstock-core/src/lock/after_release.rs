@@ -50,13 +50,13 @@ impl Shared {
         }
         if due.opens {
             for pipe in Pipe::ALL {
-                self.open_notifier(pipe, me, due.tells && pipe == Pipe::Traffic);
+                self.open_notifier(pipe, me);
             }
         }
     }
 
     /// Opens a notifier that this process has not open, and enters a section, whose end does what is due.
-    fn open_notifier(&self, pipe: Pipe, me: ParticipantId, tells: bool) {
+    fn open_notifier(&self, pipe: Pipe, me: ParticipantId) {
         let hot = self.segment.hot();
         let (notifier, number) = (self.notifier(pipe), pipe.number(hot).get());
         if number == 0 || notifier.current(number).is_some() {
@@ -72,9 +72,6 @@ impl Shared {
         if let Ok(Some(_)) = self.open_notifier_of_another(pipe, number) {
             self.pass_section(me, |section| {
                 let _ = section.announce_notifier();
-                if tells {
-                    section.tell_of_earlier_due();
-                }
             });
         }
     }

@@ -249,7 +249,8 @@ pub(crate) struct Hot {
     /// How often a participant has noted where others may open the notifier.
     pub announced: AtomicU32,
     /// Watchers of the notifiers, or of the line, of all participants together, and a mark that the line is
-    /// not as messages leave it (state/line.rs); and what the notifier's pipe holds. See state/notifier.rs.
+    /// not as messages leave it (state/line.rs), or that a watcher is to be told when an item is due; and
+    /// what the notifier's pipe holds. See state/notifier.rs.
     pub watching: AtomicU32,
     pub pipe_state: AtomicU32,
     /// What the queue admits: OPEN, DRAINING, CLOSED or DAMAGED; and whether items are delayed. It lies

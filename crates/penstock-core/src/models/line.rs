@@ -11,16 +11,16 @@ pub(crate) enum SleepTarget {
     Line(i32),
 }
 
-pub(crate) const DUE: u32 = 0;
+pub(crate) const DUE: u32 = 1 << 31;
 pub(crate) const SIGNALLED: u32 = 1;
 
 pub(crate) fn has_line(_: &Hot) -> bool {
     false
 }
 
-/// The watchers: nothing else is in the word.
+/// As the real one.
 pub(crate) fn watchers(hot: &Hot) -> u32 {
-    hot.watching.get()
+    hot.watching.get() & !DUE
 }
 
 pub(crate) struct Line;

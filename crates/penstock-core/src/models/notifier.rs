@@ -4,6 +4,7 @@
 
 use crate::error::Error;
 use crate::memory::layout::{Hot, Kind, Participant};
+use crate::state::line::DUE;
 use crate::state::pipe_word::{Pipe, PipeEnds, UNKNOWN, change, drain, next};
 use crate::state::{Section, Shared};
 use crate::sync::{AtomicU64, Count, Ordering, Word};
@@ -87,6 +88,7 @@ impl Shared {
 
 impl Section<'_> {
     pub(crate) fn update_notifier(&mut self) {
+        self.end_telling_if_unwatched();
         for pipe in Pipe::ALL {
             let Some(wanted) = self.wanted_change(pipe) else {
                 continue;
@@ -104,15 +106,6 @@ impl Section<'_> {
         }
     }
 
-    /// Models delay nothing beside a watcher.
-    pub(crate) fn tell_of_earlier_due(&mut self) {
-        assert!(!self.is_traffic_asleep());
-    }
-
-    pub(crate) fn has_promised(&self, _: Pipe) -> bool {
-        false
-    }
-
     pub(crate) fn correct_notifier(&mut self, kind: Kind) {
         if kind == Kind::Item {
             self.drain_if_empty();
@@ -120,6 +113,7 @@ impl Section<'_> {
     }
 
     pub(crate) fn drain_if_empty(&mut self) {
+        self.end_telling();
         if !self.is_readable() {
             let hot = self.hot();
             drain(&hot.pipe_state, &Contents::of(Pipe::Traffic, hot));
@@ -165,7 +159,9 @@ impl Section<'_> {
                 *sum += count.get();
             }
         }
-        hot.watching.set(sums.iter().sum());
+        let all: u32 = sums.iter().sum();
+        let tells = all != 0 && hot.has_delayed();
+        hot.watching.set(all | if tells { DUE } else { 0 });
         hot.watching_room.set(sums[1]);
         hot.watching_finish.set(sums[2]);
         for pipe in Pipe::ALL {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use Preemptions::AtMost;
 
+use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
 use crate::models::run::*;
 use crate::models::world::How;
 use crate::options::Options;
 use crate::state::notifier::{BRIM, Contents};
-use crate::state::pipe_word::{PROMISED, Pipe, UNKNOWN, state_of};
+use crate::state::pipe_word::{PROMISED, Pipe, UNKNOWN, has_to_tell, state_of};
 use crate::sync::Word;
 
 const NARROW_ACKNOWLEDGED: Options = Options {
@@ -31,7 +32,7 @@ fn assert_pipes_are_right(queue: &Arc<Queue>, kinds: &[Kind]) {
         assert!(!matches!(state, PROMISED | UNKNOWN), "{kind:?}: a byte is owed");
         match kind {
             Kind::Item => {
-                let is_told = hot.ready_count.get() > 0 || hot.is_at_its_end();
+                let is_told = hot.ready_count.get() > 0 || hot.is_at_its_end() || has_to_tell(hot);
                 assert_eq!(traffic > 0, is_told, "items");
             }
             Kind::Room => assert_eq!(traffic < BRIM, queue.shared.has_room(), "room"),
@@ -136,6 +137,57 @@ fn the_end_is_shown_beside_a_delayed_item_after_a_death() {
         work: end_or_delay,
     }
     .check_death();
+}
+
+/// A watcher sleeps until an item is due. Another is put that is due before; then, or meanwhile, one that is
+/// not, by a process that watches nothing.
+fn delay_beside_a_watcher(how: Option<How>) {
+    let model = Model::new("an item is due earlier beside a watcher", AtMost(2));
+    let run = move || {
+        let queue = create(&PLAIN);
+        queue
+            .put_delayed(&[&[1]], 3 * DELAY, at_once())
+            .expect("a put succeeds");
+        queue.watch_for(Kind::Item).expect("it can watch");
+        let mut processes = Processes::of(&queue);
+        for (process, delay) in [(1, DELAY), (2, 5 * DELAY)] {
+            processes.start(process, move |queue| {
+                drop(queue.put_delayed(&[&[2]], delay, at_once()));
+            });
+        }
+        processes.finish_and(|| {
+            let hot = queue.shared.segment.hot();
+            if how.is_some() {
+                queue.reap_dead(true).expect("the queue is whole");
+                if queue.shared.is_notifier_unsettled() {
+                    drop(queue.enter_briefly().expect("the queue is whole"));
+                }
+            }
+            assert_pipes_are_right(&queue, &[Kind::Item]);
+            let is_earlier = queue.time_until_due().is_some_and(|left| left <= DELAY);
+            if is_earlier {
+                let told = Contents::of(Pipe::Traffic, hot).bytes();
+                assert!(told > 0, "the watcher sleeps until a later time");
+                assert_eq!(try_get(&queue, at_once()), Err(Error::Empty));
+                let told = Contents::of(Pipe::Traffic, hot).bytes();
+                assert_eq!(told, 0, "it has found out");
+            }
+        });
+    };
+    match how {
+        Some(how) => model.check_stopping(1, how, run),
+        None => model.check(run),
+    }
+}
+
+#[test]
+fn an_earlier_time_is_told() {
+    delay_beside_a_watcher(None);
+}
+
+#[test]
+fn an_earlier_time_is_told_after_a_death() {
+    delay_beside_a_watcher(Some(How::Dies));
 }
 
 #[test]

@@ -20,8 +20,7 @@
 //! waiter makes the items ready at the end of its slice, 100 ms later at most.
 //!
 //! Who waits with a descriptor reads when the next item is due before it sleeps (`time_until_due`). A byte in
-//! the pipe tells it of an item that is due before that (notifier.rs). If another section drains that byte
-//! first, it learns it at the end of its slice.
+//! the pipe tells it of an item that is due before that, until one that waits so has found out (notifier.rs).
 //!
 //! Times are microseconds of the monotonic clock, which all processes of a machine share. In a time namespace
 //! of its own a process delays by another clock.
@@ -165,6 +164,7 @@ impl Section<'_> {
                 hot.due_at.set(0);
                 hot.timekeeper.set(0);
                 hot.mark_delaying(false);
+                self.end_telling();
             }
             first => {
                 hot.due_at.set(self.slot(first)?.lease.get());

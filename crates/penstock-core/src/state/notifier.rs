@@ -25,7 +25,7 @@
 //! Protocol. While a process watches, every critical section ends with this restored (`update_notifier`):
 //!
 //! > While a process watches for items, that pipe has a byte exactly if something is ready, or the queue was
-//! > shut down and nothing is delayed, or a byte is promised.
+//! > shut down and nothing is delayed, or a watcher is to be told of an earlier time, or a byte is promised.
 //! > While a process watches for room, it is full exactly if the queue is open and has no room.
 //! > While a process watches for the end, the other pipe has a byte exactly if nothing is unfinished, or a
 //! > byte is promised.
@@ -36,8 +36,12 @@
 //! wait finds none then, and a program that polls would call it again and again until the item is due. The
 //! section that makes it ready, or discards it, promises the byte.
 //!
-//! A section that delays an item which is due before all others promises a byte, too, if none is there. It
-//! wakes a watcher, which notes when that item is due (`time_until_due`); the next section drains it.
+//! A watcher notes when the first delayed item is due (`time_until_due`) after each operation that was in
+//! vain. A section that delays an item which is due before all others marks in `Hot::watching` that watchers
+//! are to be told (`has_to_tell`). The pipe has a byte while the mark is there, whichever sections pass
+//! meanwhile, as that of a forked child of the watcher. A watcher's operation that is in vain takes it away:
+//! then one process knows the time. If that one only polls, or sleeps no more, the others learn of the item
+//! at the end of a slice.
 //!
 //! pipe_word.rs has the states of a pipe and their changes. While no process watches for what a pipe tells,
 //! its word is not kept up; it still says what the pipe holds, and a process that begins to watch ends a
@@ -59,6 +63,7 @@
 //! | byte promised, lock released | the next section that ends with the same wish writes a byte (*) |
 //! | byte written, promise not compared | perhaps a byte too many: a watcher that finds no item drains it |
 //! | byte written, drained again, state not compared | the sweep stores UNKNOWN; its section restores (*) |
+//! | an earlier time, the mark not set | the rebuild sets it if anything is delayed |
 //! | forked from a watcher, not counted yet | it waits no more; the parent's record counts for the parent |
 //!
 //! (*) Until then a watcher that only polls, and does not use the queue, is not woken. One that calls
@@ -76,7 +81,7 @@ use crate::memory::layout::{Kind, Participant, ParticipantId};
 use crate::platform;
 use crate::state::line::{DUE, has_line, watchers};
 use crate::state::line_end::Use;
-use crate::state::pipe_word::{DRAINED, Pipe, PipeEnds, SIGNALLED, UNKNOWN, change, drain, next};
+use crate::state::pipe_word::{DRAINED, Pipe, PipeEnds, UNKNOWN, change, drain, next};
 use crate::state::{Section, Shared};
 use crate::sync::{AtomicU32, Count, Ordering, Word};
 
@@ -189,8 +194,6 @@ pub(crate) struct Due {
     pub promises: [Option<(End, u32)>; 2],
     /// A notifier is to be opened.
     pub opens: bool,
-    /// And then a byte to be promised, because an item is due before all others.
-    pub tells: bool,
 }
 
 /// What is due once the lock is released.
@@ -229,30 +232,13 @@ impl Section<'_> {
         if has_line(self.hot()) {
             return self.update_line();
         }
+        self.end_telling_if_unwatched();
         for pipe in Pipe::ALL {
             if let Some(wanted) = self.wanted_change(pipe) {
                 self.count_finish(pipe);
                 self.change_notifier(pipe, wanted);
             }
         }
-    }
-
-    /// A delayed item is due before all others: who watches for items learns when. Without a line, because a
-    /// connection delays nothing.
-    #[cold]
-    pub(crate) fn tell_of_earlier_due(&mut self) {
-        if has_line(self.hot()) || !self.is_traffic_asleep() {
-            return;
-        }
-        match self.end_at_hand(Pipe::Traffic) {
-            Some(_) => self.change_notifier(Pipe::Traffic, SIGNALLED),
-            None => self.note_due(|due| (due.opens, due.tells) = (true, true)),
-        }
-    }
-
-    /// Whether this section has promised a byte to a pipe.
-    pub(crate) fn has_promised(&self, pipe: Pipe) -> bool {
-        matches!(self.after_release, AfterRelease::Notify(due) if due.promises[pipe as usize].is_some())
     }
 
     fn change_notifier(&mut self, pipe: Pipe, wanted: u32) {
@@ -290,6 +276,7 @@ impl Section<'_> {
 
     /// Takes out what is in the pipe though there is no item.
     pub(crate) fn drain_if_empty(&mut self) {
+        self.end_telling();
         if !self.is_readable() {
             if let Some(end) = self.end_at_hand(Pipe::Traffic) {
                 drain(&self.hot().pipe_state, &end);
@@ -424,7 +411,9 @@ impl Section<'_> {
         }
         let for_room = self.room_watchers()?;
         let all = watching.saturating_add(for_room).saturating_add(for_finish);
-        hot.watching.set(all & !DUE);
+        // Perhaps once too often.
+        let tells = all != 0 && hot.has_delayed() && !has_line(hot);
+        hot.watching.set(all & !DUE | if tells { DUE } else { 0 });
         hot.watching_room.set(for_room);
         hot.watching_finish.set(for_finish);
         for pipe in Pipe::ALL {

@@ -27,7 +27,7 @@ use crate::fault::fault;
 #[cfg(not(loom))]
 use crate::memory::layout::Participant;
 use crate::memory::layout::{Hot, Kind};
-use crate::state::line::{has_line, watchers};
+use crate::state::line::{DUE, has_line, watchers};
 use crate::state::{Section, Shared};
 use crate::sync::{AtomicU32, AtomicU64, Count, Ordering, Word};
 
@@ -192,6 +192,18 @@ pub(crate) fn keep_promise(word: &AtomicU32, pipe: &impl PipeEnds, mut promise: 
     }
 }
 
+fn watchers_for_items(hot: &Hot) -> u32 {
+    watchers(hot)
+        .saturating_sub(hot.watching_room.get())
+        .saturating_sub(hot.watching_finish.get())
+}
+
+/// Whether the pipe of items is to have a byte because a delayed item is due before all others, and no
+/// watcher has found out yet.
+pub(crate) fn has_to_tell(hot: &Hot) -> bool {
+    hot.watching.get() & DUE != 0 && !has_line(hot)
+}
+
 impl Shared {
     /// Whether a byte may be promised that no thread writes any more, or a pipe could not be changed.
     #[cfg_attr(all(loom, not(test)), allow(dead_code))]
@@ -226,19 +238,43 @@ impl Section<'_> {
             };
             return (for_finish != 0 && state != wanted).then_some(wanted);
         }
-        let for_items = watchers(hot).saturating_sub(for_room).saturating_sub(for_finish);
+        let for_items = watchers_for_items(hot);
         let is_without_room = for_room != 0 && hot.is_open() && !self.shared.has_room();
         let wanted = match for_items {
             _ if is_without_room => FULL,
             // It need not be readable.
             0 if for_room == 0 || matches!(state, DRAINED | SIGNALLED | PROMISED) => return None,
             0 => DRAINED,
-            _ if self.is_readable() => SIGNALLED,
+            _ if self.is_readable() || has_to_tell(hot) => SIGNALLED,
             _ => DRAINED,
         };
-        // A section that has promised a byte already leaves it (notifier.rs, tell_of_earlier_due).
-        let is_there = state == wanted || wanted != FULL && self.has_promised(pipe);
-        (!is_there).then_some(wanted)
+        (state != wanted).then_some(wanted)
+    }
+
+    /// A delayed item is due before all others: who watches for items is to learn when. Not with a line,
+    /// because a connection delays nothing.
+    #[cold]
+    pub(crate) fn tell_of_earlier_due(&self) {
+        let hot = self.hot();
+        if !has_line(hot) && watchers_for_items(hot) > 0 {
+            hot.watching.set(hot.watching.get() | DUE);
+        }
+    }
+
+    /// A watcher has found that there is no item, and reads next when one is due. Or there is nothing to be
+    /// told any more.
+    pub(crate) fn end_telling(&self) {
+        let hot = self.hot();
+        if has_to_tell(hot) {
+            hot.watching.set(watchers(hot));
+        }
+    }
+
+    /// Tells nothing to watchers that have left. Part of the end of a section.
+    pub(crate) fn end_telling_if_unwatched(&self) {
+        if watchers_for_items(self.hot()) == 0 {
+            self.end_telling();
+        }
     }
 
     /// Counts that nothing is unfinished, when the pipe does not say so yet. Until it does, each section
@@ -248,14 +284,6 @@ impl Section<'_> {
         if pipe == Pipe::Finish && hot.unfinished.get() == 0 {
             hot.finishes.add(1);
         }
-    }
-
-    /// Whether watchers for items sleep, because the pipe has nothing.
-    pub(crate) fn is_traffic_asleep(&self) -> bool {
-        let hot = self.hot();
-        let (for_room, for_finish) = (hot.watching_room.get(), hot.watching_finish.get());
-        watchers(hot).saturating_sub(for_room).saturating_sub(for_finish) > 0
-            && matches!(state_of(hot.pipe_state.get()), DRAINED | UNKNOWN)
     }
 
     /// A dead writer may have taken out more than its own byte. The end of the section restores the pipes.

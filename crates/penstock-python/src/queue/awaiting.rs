@@ -9,14 +9,12 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
-use crate::interpreter::ffi::new_list;
 use crate::interpreter::gil::Deadline;
 use crate::interpreter::{errors, reserve};
 use crate::queue::attempt::{Tried, try_briefly, try_now};
 use crate::queue::classes::{QueueBase, open};
 use crate::queue::cooperation::Source;
 use crate::queue::handle::{Call, Handle};
-use crate::queue::leases::Pair;
 use crate::queue::{batches, leases, send_receive, tasks};
 
 /// Begins a call, or raises what the class raises once its handle was closed.
@@ -36,14 +34,14 @@ fn unless_early<T>(queue: &Arc<Queue>, own: Own, taken: Result<T, Error>) -> Res
     }
 }
 
-/// Whether the queue was shut down, and an operation would not wait for an item.
-pub fn is_over(handle: &Bound<'_, Handle>, own: Own) -> PyResult<bool> {
+/// Whether the queue was shut down, and an operation of that task would not wait for an item.
+pub fn is_over(handle: &Bound<'_, Handle>, own: Own, task: u32) -> PyResult<bool> {
     let call = open_any(handle)?;
     let queue = call.queue();
     if !queue.is_shut_down() {
         return Ok(false);
     }
-    let _acting = tasks::act(handle.py(), queue)?;
+    let _acting = tasks::act_for(handle.py(), queue, task)?;
     match Source::items(queue, own).may_return(Patience::Briefly) {
         Ok(may_return) => Ok(!may_return),
         // A stopped process keeps the lock: the next slice tells.
@@ -113,8 +111,8 @@ pub fn get_many_now<'py>(
     })
 }
 
-/// Takes an item for a lease if there is one.
-pub fn hold_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Pair<'py>>> {
+/// Takes an item for a lease if there is one, and appends it to `list`.
+pub fn hold_now(handle: &Bound<'_, Handle>, list: &Bound<'_, PyList>) -> PyResult<bool> {
     let call = open_any(handle)?;
     let queue = call.queue();
     reserve::hold()?;
@@ -126,19 +124,18 @@ pub fn hold_now<'py>(handle: &Bound<'py, Handle>) -> PyResult<Option<Pair<'py>>>
             unless_early(queue, Own::OfCaller, queue.hold(&mut buffer, wait))
         })?
     };
-    tried
-        .done()
-        .map(|taken| leases::rebuild(handle, &call, &buffer, taken))
-        .transpose()
+    match tried.done() {
+        Some(taken) => leases::rebuild_into(list, handle, &call, &buffer, taken).map(|()| true),
+        None => Ok(false),
+    }
 }
 
 /// The same for the items that are there, `most` at most.
-pub fn hold_many_now<'py>(handle: &Bound<'py, Handle>, most: usize) -> PyResult<Bound<'py, PyList>> {
+pub fn hold_many_now(handle: &Bound<'_, Handle>, most: usize, list: &Bound<'_, PyList>) -> PyResult<bool> {
     let call = open_any(handle)?;
     let queue = call.queue();
     tasks::note();
-    let list = new_list(handle.py())?;
-    leases::take_many_by(handle, &call, (most, &list), |batch, held| {
+    leases::take_many_by(handle, &call, (most, list), |batch, held| {
         let _acting = tasks::act(handle.py(), queue)?;
         let tried = try_now(handle.py(), |wait| {
             unless_early(queue, Own::OfCaller, queue.hold_many(batch, held, wait))
@@ -146,7 +143,7 @@ pub fn hold_many_now<'py>(handle: &Bound<'py, Handle>, most: usize) -> PyResult<
         tried.done();
         Ok(())
     })?;
-    Ok(list)
+    Ok(!list.is_empty())
 }
 
 /// Whether it is worth while to pickle an object: there is room for it, or the put raises.
@@ -219,12 +216,13 @@ pub fn awaited(kind: u32) -> PyResult<Awaited> {
     }
 }
 
-/// The descriptor to wait with. `None` for now, while a stopped process holds the lock.
+/// The descriptor to wait with. `None` for now, while a stopped process holds the lock; and if the handle is
+/// closed: the end of a call of what is left of the queue may close the descriptor.
 pub fn descriptor(handle: &Bound<'_, Handle>, awaited: Awaited) -> PyResult<Option<RawFd>> {
-    let py = handle.py();
-    Handle::ask(handle, |queue| {
-        Ok(try_briefly(py, |wait| queue.watch_for(awaited, wait))?.done())
-    })
+    match Handle::call(handle)? {
+        Some(call) => Ok(try_briefly(handle.py(), |wait| call.queue().watch_for(awaited, wait))?.done()),
+        None => Ok(None),
+    }
 }
 
 /// What a waiting thread does at the end of a slice, for tasks that sleep.

@@ -2,7 +2,6 @@
 //! for a message.
 
 use penstock_core::Queue;
-use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -478,21 +477,19 @@ impl JoinableQueueBase {
         leases::take_many(handle, &open(handle)?, (most, taken), deadline)
     }
 
-    /// `_hold` if it need not wait, else `nothing`.
-    fn _hold_now<'py>(slf: &Bound<'py, Self>, nothing: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        match awaiting::hold_now(slf.as_super().as_super())? {
-            Some(pair) => pair.into_bound_py_any(slf.py()),
-            None => Ok(nothing.clone()),
-        }
+    /// `_hold` if it need not wait. False if it had to.
+    fn _hold_now(slf: &Bound<'_, Self>, taken: &Bound<'_, PyList>) -> PyResult<bool> {
+        awaiting::hold_now(slf.as_super().as_super(), taken)
     }
 
-    /// The same for several; an empty list if it had to wait.
-    fn _hold_many_now<'py>(
-        slf: &Bound<'py, Self>,
-        max_items: &Bound<'py, PyAny>,
-    ) -> PyResult<Bound<'py, PyList>> {
+    /// The same for several.
+    fn _hold_many_now(
+        slf: &Bound<'_, Self>,
+        max_items: &Bound<'_, PyAny>,
+        taken: &Bound<'_, PyList>,
+    ) -> PyResult<bool> {
         let most = at_most(Some(max_items))?.unwrap_or(1);
-        awaiting::hold_many_now(slf.as_super().as_super(), most)
+        awaiting::hold_many_now(slf.as_super().as_super(), most, taken)
     }
 
     /// Wait until every item that was put is done. Items of a worker that was killed go to other workers, so

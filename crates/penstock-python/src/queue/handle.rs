@@ -578,10 +578,11 @@ impl Handle {
         Ok(awaiting::get_now(slf, task)?.unwrap_or_else(|| nothing.clone()))
     }
 
-    /// Whether a get, or a loop or a lease if `in_loop`, would raise that the queue was shut down.
-    fn _is_over(slf: &Bound<'_, Self>, in_loop: bool) -> PyResult<bool> {
+    /// Whether a get of that task, or if `in_loop` its loop or lease, would raise that the queue was shut
+    /// down.
+    fn _is_over(slf: &Bound<'_, Self>, in_loop: bool, task: u32) -> PyResult<bool> {
         let own = if in_loop { Own::OfCaller } else { Own::OfProcess };
-        awaiting::is_over(slf, own)
+        awaiting::is_over(slf, own, task)
     }
 
     /// Takes what is there; an empty list if a get would wait.
@@ -647,7 +648,7 @@ impl Handle {
     }
 
     /// The descriptor that tells when that would not wait: readable, or of room writable. None if there is
-    /// none for now, because a stopped process holds the lock.
+    /// none for now, because a stopped process holds the lock, and if the handle is closed.
     fn _descriptor(slf: &Bound<'_, Self>, awaited: u32) -> PyResult<Option<RawFd>> {
         awaiting::descriptor(slf, awaiting::awaited(awaited)?)
     }

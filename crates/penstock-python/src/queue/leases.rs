@@ -121,7 +121,11 @@ impl Hold {
             let tried = try_now(py, |wait| {
                 queue.settle_noting(&self.held, verdict, (delay, text), wait)
             })?;
-            Ok(tried.done())
+            let settled = tried.done();
+            if settled.is_some() {
+                trim_if_due(py, queue)?;
+            }
+            Ok(settled)
         })
     }
 
@@ -180,9 +184,6 @@ fn told(py: Python<'_>, error: &PyErr) -> Vec<u8> {
     tell().unwrap_or_default()
 }
 
-/// An object, and the hold on its item.
-pub type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, Hold>);
-
 /// Takes an item. If its object cannot be rebuilt, the item goes back.
 ///
 /// The pair is appended to a list of the caller's: a signal handler that raises right after this call does
@@ -200,18 +201,29 @@ pub fn take(
     let source = Source::items(queue, Own::OfCaller);
     let taken = attempt_or_wait(py, deadline, None, source, |wait| queue.hold(&mut buffer, wait))
         .inspect_err(|_| trim_if_ended(py, queue))?;
-    let (object, hold) = rebuild(handle, call, &buffer, taken)?;
+    rebuild_into(list, handle, call, &buffer, taken)
+}
+
+/// Appends an item that was taken for a lease to a list.
+pub fn rebuild_into(
+    list: &Bound<'_, PyList>,
+    handle: &Bound<'_, Handle>,
+    call: &Call<'_>,
+    buffer: &Buffer,
+    taken: (Delivery, Held),
+) -> PyResult<()> {
+    let (object, hold) = rebuild(handle, call, buffer, taken)?;
     list.append((object, &hold))
-        .or_else(|error| give_back(py, &hold, &error).and(Err(error)))
+        .or_else(|error| give_back(handle.py(), &hold, &error).and(Err(error)))
 }
 
 /// The object of an item that was taken for a lease.
-pub fn rebuild<'py>(
+fn rebuild<'py>(
     handle: &Bound<'py, Handle>,
     call: &Call<'_>,
     buffer: &Buffer,
     (delivery, held): (Delivery, Held),
-) -> PyResult<Pair<'py>> {
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Hold>)> {
     let (py, queue) = (handle.py(), call.queue());
     let hold = match Hold::new(handle, held) {
         Ok(hold) => hold,

@@ -4,7 +4,7 @@ use super::Inspection;
 use crate::memory::layout::*;
 use crate::state::Section;
 use crate::state::line::{self, DUE, has_line};
-use crate::state::pipe_word::{DRAINED, FULL, SIGNALLED, state_of};
+use crate::state::pipe_word::{DRAINED, FULL, SIGNALLED, has_to_tell, state_of};
 use crate::state::waiters::{
     ABANDONED, FREE, HANDED, HANDED_LEFT, LATE, LATE_LEFT, SLEEPING, WOKEN, WOKEN_LEFT,
 };
@@ -90,7 +90,7 @@ impl Inspection<'_> {
         );
         // The writer of a byte cannot clear the mark.
         let is_due = line::state_of(hot.line_state.get()) != line::SIGNALLED;
-        if mark == 0 && has_line(hot) && is_due || mark != 0 && !has_line(hot) {
+        if mark == 0 && has_line(hot) && is_due || has_to_tell(hot) && !hot.has_delayed() {
             self.finding("line_state", None, "the mark for updates disagrees with it");
         }
         if has_line(hot) {
@@ -99,7 +99,7 @@ impl Inspection<'_> {
         let pipe_state = state_of(hot.pipe_state.get());
         let is_readable = Section::new(self.shared, ParticipantId::NONE).is_readable();
         let is_wrong = match pipe_state {
-            DRAINED => is_readable,
+            DRAINED => is_readable || has_to_tell(hot),
             // A byte may tell when a delayed item is due.
             SIGNALLED => !is_readable && !hot.has_delayed(),
             _ => false,
