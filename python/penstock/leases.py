@@ -59,7 +59,8 @@ class Lease(_Generic[T]):
     never with a clock: slow work is not taken away.
 
     A lease that is collected unsettled stays in hand, with a ResourceWarning: its item waits for a
-    `task_done()` of this process, or for its end, after which it is delivered again.
+    `task_done()` of this process, or until the process has ended or has dropped the queue. Then it is
+    delivered again.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue()

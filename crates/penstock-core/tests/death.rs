@@ -571,7 +571,13 @@ mod points {
                 queue.statistics().unwrap();
             },
             victim: |queue| put(queue, &numbered(7, LARGE)).unwrap(),
-            points: &["aside.noted", "aside.counted", "slot.freed", "claim.committed"],
+            points: &[
+                "aside.counting",
+                "aside.noted",
+                "aside.counted",
+                "slot.freed",
+                "claim.committed",
+            ],
         },
         Scene {
             name: "give up what the putter has set aside itself",
@@ -581,7 +587,13 @@ mod points {
                 while get(queue, Patience::NoWait).is_ok() {}
                 put(queue, &numbered(7, LARGE)).unwrap();
             },
-            points: &["aside.noted", "aside.counted", "slot.freed", "claim.committed"],
+            points: &[
+                "aside.counting",
+                "aside.noted",
+                "aside.counted",
+                "slot.freed",
+                "claim.committed",
+            ],
         },
         Scene {
             name: "leave what was given up",
@@ -603,6 +615,7 @@ mod points {
                 queue.leave(Leave::Clean).unwrap();
             },
             points: &[
+                "aside.counting",
                 "aside.noted",
                 "aside.counted",
                 "slot.freed",
