@@ -181,8 +181,8 @@ mod armed {
     static STOP_AT: AtomicUsize = AtomicUsize::new(0);
     static STOPPED: AtomicBool = AtomicBool::new(false);
 
-    /// Lets the next thread of this process that passes `point` stay there, until [`go_on`]. False if there is
-    /// no such point.
+    /// Lets the next thread of this process that passes `point` stay there until [`go_on`]. False if there
+    /// is no such point.
     pub fn stop_at(point: &str) -> bool {
         let Some(index) = index_of(point) else {
             return false;

@@ -216,8 +216,8 @@ impl Section<'_> {
         Ok((hot.timekeeper.get() == waiting.cell).then_some(due_at))
     }
 
-    /// An error unless an item is delayed, as its time says. A waiter that kept the time of none would wake up
-    /// again and again, and no section would make an item ready.
+    /// An error unless an item is delayed, as its time says. A waiter that kept the time of none would wake
+    /// up again and again, and no section would make an item ready.
     fn check_delayed(&self) -> Result<(), Error> {
         let hot = self.hot();
         if !hot.has_delayed() || !hot.marks_delaying() || hot.delayed.head.get() == 0 {
