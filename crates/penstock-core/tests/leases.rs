@@ -474,14 +474,23 @@ fn what_is_held_returns_with_the_last_handle() {
         }
         let (_, held) = hold(&queue, Patience::NoWait).unwrap();
         fail(&queue, &held, b"former");
-        for _ in 0..items {
-            hold(&queue, Patience::NoWait).unwrap();
-        }
-        let mut buffer = Buffer::default();
-        drop(wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap());
-        let fd = queue.duplicate_fd().unwrap();
-        drop(queue);
-        let queue = Queue::attach(fd).unwrap();
+        let has_let_go = Queue::create(&PLAIN).unwrap();
+        let child = Child::run(|| {
+            for _ in 0..items {
+                hold(&queue, Patience::NoWait).unwrap();
+            }
+            let mut buffer = Buffer::default();
+            drop(wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap());
+            let queue: *const Arc<Queue> = &raw const queue;
+            // SAFETY: the child uses the handle no more.
+            drop(unsafe { queue.read() });
+            put(&has_let_go, b"x").unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        until("it has let go", || !has_let_go.is_empty());
+        // This finds no dead ones.
         let check = queue.check().unwrap();
         assert_eq!((check.leased, check.notes, check.participants), (0, 0, 1));
         let s = is_sound(&queue, "let go");
@@ -491,6 +500,7 @@ fn what_is_held_returns_with_the_last_handle() {
         );
         let (_, held) = hold(&queue, Patience::NoWait).unwrap();
         assert_eq!((held.id(), held.deliveries()), (1, 3));
+        drop(child);
     }
 }
 
