@@ -571,13 +571,7 @@ mod points {
                 queue.statistics().unwrap();
             },
             victim: |queue| put(queue, &numbered(7, LARGE)).unwrap(),
-            points: &[
-                "aside.counting",
-                "aside.noted",
-                "aside.counted",
-                "slot.freed",
-                "claim.committed",
-            ],
+            points: &["aside.noted", "aside.counted", "slot.freed", "claim.committed"],
         },
         Scene {
             name: "give up what the putter has set aside itself",
@@ -587,13 +581,7 @@ mod points {
                 while get(queue, Patience::NoWait).is_ok() {}
                 put(queue, &numbered(7, LARGE)).unwrap();
             },
-            points: &[
-                "aside.counting",
-                "aside.noted",
-                "aside.counted",
-                "slot.freed",
-                "claim.committed",
-            ],
+            points: &["aside.noted", "aside.counted", "slot.freed", "claim.committed"],
         },
         Scene {
             name: "leave what was given up",
