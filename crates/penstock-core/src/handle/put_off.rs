@@ -32,6 +32,8 @@
 //! so the check of the id that each operation makes anyway leads to `enter_in_vain` (enter.rs), and an
 //! operation without such work pays nothing.
 
+use std::sync::atomic::AtomicU64;
+
 use crate::error::Error;
 use crate::fault::fault;
 use crate::handle::queue::Queue;
@@ -43,7 +45,7 @@ use crate::state::leases::Leaving;
 use crate::state::participant::LEFT;
 use crate::state::recovery::Portion;
 use crate::state::slot::RELEASED;
-use crate::sync::{AtomicU32, AtomicU64, Ordering, Word};
+use crate::sync::{AtomicU32, Ordering, Word};
 use crate::units::Leave;
 
 #[cfg(all(test, not(loom)))]
@@ -62,9 +64,9 @@ const BEGUN: u32 = 4;
 pub(crate) struct LeavePutOff {
     /// 0 if there is none.
     how: AtomicU32,
-    // The rest is read and written in this process's sections only.
+    // The rest is read and written in this process's sections only, one of which is at a time.
     /// The lease that was read last: its slot and its number, or 0.
-    slot: AtomicU32,
+    slot: AtomicU64,
     number: AtomicU64,
     /// The youngest lease of which the process leaves.
     until: AtomicU64,
@@ -74,7 +76,7 @@ impl LeavePutOff {
     pub(crate) fn new() -> LeavePutOff {
         LeavePutOff {
             how: AtomicU32::new(0),
-            slot: AtomicU32::new(0),
+            slot: AtomicU64::new(0),
             number: AtomicU64::new(0),
             until: AtomicU64::new(0),
         }
@@ -101,9 +103,10 @@ impl LeavePutOff {
         }
         let mut leaving = Leaving::new(how_of(noted));
         if noted & BEGUN != 0 {
-            let (slot, number) = (self.slot.get(), self.number.get());
+            let read = |word: &AtomicU64| word.load(Ordering::Relaxed);
+            let (slot, number) = (read(&self.slot) as u32, read(&self.number));
             leaving.from = (number != 0).then_some(Lease { slot, number });
-            leaving.until = Some(self.until.get());
+            leaving.until = Some(read(&self.until));
         }
         Some((leaving, noted | BEGUN))
     }
@@ -111,9 +114,14 @@ impl LeavePutOff {
     /// Notes how far it has come.
     fn keep(&self, leaving: &Leaving) {
         let from = leaving.from.unwrap_or_default();
-        self.slot.set(from.slot);
-        self.number.set(from.number);
-        self.until.set(leaving.until.unwrap_or_default());
+        let until = leaving.until.unwrap_or_default();
+        for (word, value) in [
+            (&self.slot, u64::from(from.slot)),
+            (&self.number, from.number),
+            (&self.until, until),
+        ] {
+            word.store(value, Ordering::Relaxed);
+        }
     }
 
     /// False if another thread has left anew meanwhile. That leave is still to be done.
