@@ -709,8 +709,8 @@ MUTANTS = [
         "returns-not-awaited",
         "a getter of a queue that is shut down does not wait for what may come back",
         f"{CORE}/state/phase.rs",
-        "            || !self.may_return()?;\n",
-        "            || !self.may_return()?\n            || true;\n",
+        "            || !self.may_return_to(Some(self.my_index()))?;\n",
+        "            || !self.may_return_to(Some(self.my_index()))?\n            || true;\n",
         (core("shutdown", "an_item_that_comes_back_is_waited_for"),),
     ),
     Mutant(
@@ -877,9 +877,116 @@ MUTANTS = [
         "left-by-name",
         "a process that leaves in order gives up what its threads will settle by name",
         f"{CORE}/state/leases.rs",
-        "                    Leave::Clean if slot.is_by_name() => {}\n",
+        "                    Leave::Clean if slot.is_by_name() && !leaving.is_for_good => {}\n",
         "",
         (core("leases", "a_lease_outlasts_a_leave_in_order"),),
+    ),
+    Mutant(
+        "held-for-good",
+        "a process that has dropped its last handle keeps what it has by name",
+        f"{CORE}/state/leases.rs",
+        "                    Leave::Clean if slot.is_by_name() && !leaving.is_for_good => {}\n",
+        "                    Leave::Clean if slot.is_by_name() => {}\n",
+        (core("leases", "what_is_held_returns_with_the_last_handle"),),
+    ),
+    Mutant(
+        "gone-is-dead",
+        "the sweep notes the death of a process that has only dropped its last handle",
+        f"{CORE}/state/recovery.rs",
+        "                    Some(State::Leased | State::Aside) if has_gone(word) => {\n",
+        "                    Some(State::Leased | State::Aside) if false && has_gone(word) => {\n",
+        (core("stopped", "what_is_held_by_one_that_lets_go_tells_of_no_death"),),
+    ),
+    Mutant(
+        "name-lost-while-counting",
+        "a slot forgets how it is settled before its item leaves it",
+        f"{CORE}/state/aside.rs",
+        "        slot.next.set(count as u32);\n",
+        "        slot.next.set(count as u32);\n        slot.holder.set(count as u32);\n",
+        (
+            core("stopped", "a_lease_by_name_is_discarded_though_its_sweeper_dies"),
+            kill("leave-put-off-of-a-closed-queue", 3000),
+        ),
+    ),
+    Mutant(
+        "left-all-at-once",
+        "one section reads all that a process has, for a leave that was put off",
+        f"{CORE}/handle/put_off.rs",
+        "        for _ in 0..PORTIONS {\n",
+        "        loop {\n",
+        (core("stopped", "a_leave_that_was_put_off_is_done_part_by_part"),),
+    ),
+    Mutant(
+        "leave-begun-anew",
+        "each section begins anew with a leave that was put off",
+        f"{CORE}/handle/put_off.rs",
+        "        if noted & BEGUN != 0 {\n",
+        "        if false {\n",
+        (core("stopped", "a_leave_that_was_put_off_is_done_part_by_part"),),
+    ),
+    Mutant(
+        "left-what-was-taken-later",
+        "a leave that was put off gives up what was taken since",
+        f"{CORE}/state/leases.rs",
+        "            if index == 0 || self.slot(index)?.lease.get() > until {\n",
+        "            let _ = until;\n            if index == 0 {\n",
+        (core("stopped", "a_leave_that_was_put_off_is_done_part_by_part"),),
+    ),
+    Mutant(
+        "left-before-the-mark",
+        "a leave is noted before its mark, so that another thread ends it and leaves the mark",
+        f"{CORE}/handle/membership.rs",
+        """\
+                if how == Leave::Clean {
+                    if let Ok(Some(record)) = self.shared.participant_of(me) {
+                        record.mark(me, LEFT);
+                        fault!("leave.marked");
+                    }
+                }
+                self.put_off_leave(how);
+""",
+        """\
+                self.put_off_leave(how);
+                fault!("leave.marked");
+                if how == Leave::Clean {
+                    if let Ok(Some(record)) = self.shared.participant_of(me) {
+                        record.mark(me, LEFT);
+                    }
+                }
+""",
+        (core("stopped", "no_mark_of_a_leave_stays"),),
+    ),
+    Mutant(
+        "claim-of-another",
+        "a process that was wrongly taken for dead frees a slot that another call has claimed since",
+        f"{CORE}/state/transition.rs",
+        "slot.lease.get() == claim.number && slot.word().owner() == self.me",
+        "slot.word().owner() == self.me",
+        (unit("a_claim_that_was_swept_is_left_alone"),),
+    ),
+    Mutant(
+        "mark-of-another",
+        "a process that was wrongly taken for dead marks a slot that another call has claimed since",
+        f"{CORE}/handle/put_off.rs",
+        "slot.word().owner() == me && slot.lease.get() == held.number",
+        "slot.word().owner() == me",
+        (unit("a_claim_that_was_swept_is_left_alone"),),
+    ),
+    Mutant(
+        "unnamed-awaited",
+        "a loop or a lease waits for what its process has taken by a get",
+        f"{CORE}/state/phase.rs",
+        "|slot: &Slot| !is_own || slot.is_by_name();",
+        "|slot: &Slot| !is_own || slot.is_by_name() || true;",
+        (core("shutdown", "no_lease_or_loop_waits_for_what_its_process_took_without_a_name"),),
+    ),
+    Mutant(
+        "no-item-due",
+        "a waiter keeps a time at which no item is due",
+        f"{CORE}/state/delay.rs",
+        "        if !hot.has_delayed() || !hot.marks_delaying() || hot.delayed.head.get() == 0 {\n",
+        "        if false {\n",
+        (unit("a_time_without_an_item_is_damage"),),
     ),
     Mutant(
         "left-by-name-orphaned",
@@ -1040,8 +1147,8 @@ MUTANTS = [
         "left-block-goes-on",
         "a process that has left is still a producer",
         f"{CORE}/handle/membership.rs",
-        "        self.stop_producing();\n        let mut from = None;\n",
-        "        let mut from = None;\n",
+        "        self.stop_producing();\n        let mut leaving = Leaving::new(how);\n",
+        "        let mut leaving = Leaving::new(how);\n",
         (core("producers", "a_process_that_leaves_in_a_block"),),
     ),
     Mutant(
@@ -1528,7 +1635,7 @@ Some(State::Handed | State::HandedDone) => {
         "counted-twice",
         "the rebuild counts an item given up or left that the dead holder had counted",
         f"{CORE}/state/aside.rs",
-        "        if counter.get() as u32 != slot.holder.get() {\n",
+        "        if counter.get() as u32 != slot.next.get() {\n",
         "        if true {\n",
         (core("death", "points::what_was_given_up_is_counted_once"),),
     ),
@@ -1536,7 +1643,7 @@ Some(State::Handed | State::HandedDone) => {
         "not-counted",
         "the rebuild does not count an item given up or left that the dead holder had not counted",
         f"{CORE}/state/aside.rs",
-        "        if counter.get() as u32 != slot.holder.get() {\n",
+        "        if counter.get() as u32 != slot.next.get() {\n",
         "        if false {\n",
         (core("death", "points::what_was_left_is_counted_once"),),
     ),

@@ -64,7 +64,8 @@ class Lease(_Generic[T]):
     signal handler that raises, as for Ctrl-C, ends that wait. They raise CorruptQueueError.
 
     A lease that is collected unsettled stays in hand, with a ResourceWarning: its item waits for a
-    `task_done()` of this process, or for its end, after which it is delivered again.
+    `task_done()` of this process, or until the process has ended or has dropped the queue. Then it is
+    delivered again.
 
     >>> import penstock
     >>> q = penstock.JoinableQueue()

@@ -287,7 +287,7 @@ def shut_down(queue: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [Queue, SimpleQueue, JoinableQueue])
-@pytest.mark.parametrize("point", [*SHUTDOWN, "aside.noted", "aside.counted", "slot.freed"])
+@pytest.mark.parametrize("point", [*SHUTDOWN, "aside.counting", "aside.noted", "aside.counted", "slot.freed"])
 def test_death_in_a_shutdown(kind: Callable[[], Any], point: str) -> None:
     queue = kind()
     queue.put_many(item(name, 1000) for name in "ABC")
@@ -426,6 +426,7 @@ LEASES = (
     "held.timed",
     "lease.named",
     "lease.unnamed",
+    "held.unlinked",
     "held.released",
     "held.buried",
     "held.settled",
@@ -462,6 +463,9 @@ def settle(verb: str) -> Act:
         ("explain", "note.named", (3, 1, 0)),
         ("explain", "held.settled", (2, 0, 1)),
         # Before its commit: the item comes back as after any death.
+        ("release", "held.unlinked", (3, 1, 0)),
+        ("nack", "held.unlinked", (3, 1, 0)),
+        ("reject", "held.unlinked", (3, 1, 0)),
         ("release", "get.leased", (3, 1, 0)),
         ("release", "lease.named", (3, 1, 0)),
     ],
@@ -521,7 +525,12 @@ LETTERS = ("letter.requeued", "letter.unlinked")
 
 @pytest.mark.parametrize(
     ("verb", "point", "gone"),
-    [("requeue", "letter.requeued", 1), ("purge", "letter.unlinked", 0), ("purge", "slot.freed", 1)],
+    [
+        ("requeue", "letter.unlinked", 0),
+        ("requeue", "letter.requeued", 1),
+        ("purge", "letter.unlinked", 0),
+        ("purge", "slot.freed", 1),
+    ],
 )
 def test_death_beside_dead_letters(verb: str, point: str, gone: int) -> None:
     for hit in (1, 2):

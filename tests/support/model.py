@@ -33,6 +33,11 @@ class Lease:
     is_by_name: bool = False
     """Whether it was taken by name."""
 
+    @property
+    def has_name(self) -> bool:
+        """Whether it can come back before its process ends."""
+        return self.is_by_name or self.is_in_loop
+
 
 class Model:
     """A queue, for processes and threads that have numbers."""
@@ -163,12 +168,14 @@ class Model:
         # It finishes its item first.
         its_own = self.loops.get((process, thread))
         held = [
-            (holder, lease.thread)
+            (holder, lease)
             for holder, leases in self.leases.items()
             for lease in leases
             if lease is not its_own
         ]
-        return bool(self.delayed) or (bool(held) and (process, thread) not in held)
+        has_own = any((holder, lease.thread) == (process, thread) for holder, lease in held)
+        may_return = any(holder != process or lease.has_name for holder, lease in held)
+        return bool(self.delayed) or (may_return and not has_own)
 
     def next(self, process: int, thread: int) -> Any:
         """The next item of a loop, which does not wait."""
@@ -199,11 +206,16 @@ class Model:
     def no_item(self, process: int, waits: bool, thread: int | None = None) -> Any:
         """What a get raises that finds no item; `Empty` if it waits, and finds none in time.
 
-        A lease waits for other threads of its process, and not for its own `thread`.
+        A lease waits for other threads of its process, and not for its own `thread`; nor for what its process
+        took without a name.
         """
         if not self.is_shutdown or self.delayed:
             return queue.Empty
-        may_return = not self.is_closed and any(map(self.has_in_hand, self.leases))
+        may_return = not self.is_closed and any(
+            (holder != process or lease.has_name) and not lease.is_aside
+            for holder, leases in self.leases.items()
+            for lease in leases
+        )
         has_own = self.has_in_hand(process)
         if thread is not None:
             has_own = any(lease.thread == thread for lease in self.leases.get(process, []))
@@ -302,7 +314,8 @@ class Model:
     def leave(self, process: int, ends: bool) -> None:
         """The process leaves in order, and ends, or drops all that it has of the queue.
 
-        What was taken by name comes back, and at the end also what a loop has in hand.
+        What was taken by name comes back: nothing can settle it any more. At the end also what a loop has in
+        hand.
         """
         self.stop_producing(process)
         self.named.pop(process, None)

@@ -401,6 +401,7 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
     "give up": {
         "lock.taken": [FULL_OF_ASIDE, GIVEN_UP],
         "put.pausing": [FULL_OF_ASIDE],
+        "aside.counting": [FULL_OF_ASIDE],
         "aside.noted": [GIVEN_UP],
         "aside.counted": [GIVEN_UP],
         "slot.freed": [GIVEN_UP],
@@ -415,6 +416,7 @@ OUTCOMES: dict[str, dict[str, list[Left]]] = {
     },
     "leave in order": {
         "lock.taken": [BACK_ONE_ASIDE],
+        "aside.counting": [BACK_ONE_ASIDE, ONE_LEFT],
         "aside.noted": [ONE_LEFT, BOTH_LEFT],
         "aside.counted": [ONE_LEFT, BOTH_LEFT],
         "slot.freed": [ONE_LEFT, BOTH_LEFT],

@@ -66,6 +66,7 @@ mod armed {
         "lent.kept",
         "done.committed",
         "held.timed",
+        "held.unlinked",
         "held.released",
         "held.buried",
         "held.settled",
@@ -89,6 +90,7 @@ mod armed {
         "aside.committed",
         "aside.disowned",
         "aside.beginning",
+        "aside.counting",
         "aside.noted",
         "aside.counted",
         "aside.settling",
@@ -175,17 +177,24 @@ mod armed {
         true
     }
 
-    /// Index of the point at which a thread stays for ever, plus one; and whether a thread stays there.
+    /// Index of the point at which a thread stays, plus one; and whether a thread stays there.
     static STOP_AT: AtomicUsize = AtomicUsize::new(0);
     static STOPPED: AtomicBool = AtomicBool::new(false);
 
-    /// Lets the next thread of this process that passes `point` stay there. False if there is no such point.
+    /// Lets the next thread of this process that passes `point` stay there until [`go_on`]. False if there
+    /// is no such point.
     pub fn stop_at(point: &str) -> bool {
         let Some(index) = index_of(point) else {
             return false;
         };
         STOP_AT.store(index + 1, Ordering::SeqCst);
         true
+    }
+
+    /// Lets it go on.
+    pub fn go_on() {
+        STOP_AT.store(0, Ordering::SeqCst);
+        STOPPED.store(false, Ordering::SeqCst);
     }
 
     /// Whether a thread stays where [`stop_at`] said.
@@ -231,14 +240,14 @@ mod armed {
         let stop_at = STOP_AT.load(Ordering::Relaxed);
         if stop_at == point + 1 {
             STOPPED.store(true, Ordering::SeqCst);
-            loop {
-                std::thread::park();
+            while STOP_AT.load(Ordering::SeqCst) == point + 1 {
+                std::thread::park_timeout(core::time::Duration::from_millis(1));
             }
         }
     }
 }
 
 #[cfg(feature = "fault-points")]
-pub use armed::{POINTS, arm, is_stopped, passed_points, stop_at, suspend_at};
+pub use armed::{POINTS, arm, go_on, is_stopped, passed_points, stop_at, suspend_at};
 #[cfg(feature = "fault-points")]
 pub(crate) use armed::{index_of, pass};

@@ -73,7 +73,8 @@ pub enum Own {
     /// Those of the calling process: another thread of it may wait for this one before it finishes its item.
     OfProcess,
     /// Those of the calling thread, or of the task that it acts for. For callers that finish each item before
-    /// they ask for the next: what the others have in hand is finished, or comes back.
+    /// they ask for the next: what the others have in hand by name is finished, or comes back. (What they
+    /// have by a get ends no wait, and is not waited for.)
     OfCaller,
 }
 

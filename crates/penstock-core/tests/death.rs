@@ -603,6 +603,7 @@ mod points {
                 queue.leave(Leave::Clean).unwrap();
             },
             points: &[
+                "aside.counting",
                 "aside.noted",
                 "aside.counted",
                 "slot.freed",

@@ -463,6 +463,47 @@ fn a_lease_outlasts_a_leave_in_order() {
     }
 }
 
+/// Nothing can settle it any more: it returns with the last handle, and not with a sweep. No death is noted,
+/// and what an earlier failure has told is void.
+#[test]
+fn what_is_held_returns_with_the_last_handle() {
+    for (items, len) in [(1, 1), (1, LARGE), (600, 1)] {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        for _ in 0..=items {
+            put(&queue, &vec![7; len]).unwrap();
+        }
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        fail(&queue, &held, b"former");
+        let has_let_go = Queue::create(&PLAIN).unwrap();
+        let child = Child::run(|| {
+            for _ in 0..items {
+                hold(&queue, Patience::NoWait).unwrap();
+            }
+            let mut buffer = Buffer::default();
+            drop(wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)).unwrap());
+            let queue: *const Arc<Queue> = &raw const queue;
+            // SAFETY: the child uses the handle no more.
+            drop(unsafe { queue.read() });
+            put(&has_let_go, b"x").unwrap();
+            loop {
+                thread::park();
+            }
+        });
+        until("it has let go", || !has_let_go.is_empty());
+        // This finds no dead ones.
+        let check = queue.check().unwrap();
+        assert_eq!((check.leased, check.notes, check.participants), (0, 0, 1));
+        let s = is_sound(&queue, "let go");
+        assert_eq!(
+            (s.queued, s.redeliveries, s.unfinished),
+            (items, items + 1, items + 1)
+        );
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        assert_eq!((held.id(), held.deliveries()), (1, 3));
+        drop(child);
+    }
+}
+
 /// Its numbers are those of an item of another queue.
 #[test]
 fn a_lease_is_of_its_queue() {
@@ -1048,8 +1089,13 @@ mod points {
                 (Verdict::Failed, &["sweep.slot-returned", "held.settled"]),
                 (Verdict::Rejected, &["held.buried", "held.settled"]),
             ] {
-                let s = killed_at("lock.taken", verdict, len, |_| ());
-                assert_eq!(left(&s), (2, 1, 0), "{verdict:?}: nothing was settled");
+                for point in ["lock.taken", "held.unlinked"] {
+                    if point != "lock.taken" && verdict == Verdict::Done {
+                        continue;
+                    }
+                    let s = killed_at(point, verdict, len, |_| ());
+                    assert_eq!(left(&s), (2, 1, 0), "{verdict:?} at {point}: nothing was settled");
+                }
                 for point in points {
                     let s = killed_at(point, verdict, len, |_| ());
                     let right = match verdict {
@@ -1067,7 +1113,14 @@ mod points {
 
     #[test]
     fn death_while_a_closed_queue_discards_it() {
-        for point in ["aside.noted", "aside.counted", "slot.freed", "discard.freed"] {
+        for point in [
+            "held.unlinked",
+            "aside.counting",
+            "aside.noted",
+            "aside.counted",
+            "slot.freed",
+            "discard.freed",
+        ] {
             for verdict in [Verdict::Released, Verdict::Failed] {
                 let s = killed_at(point, verdict, 1, |queue| queue.shut_down(true).unwrap());
                 assert_eq!(
@@ -1186,10 +1239,11 @@ mod points {
         let purges: Decide = |queue| {
             purge(queue, None);
         };
-        for (decide, point, gone) in [
-            (requeues, "letter.requeued", 1),
-            (purges, "letter.unlinked", 0),
-            (purges, "slot.freed", 1),
+        for (decide, is_requeue, point, gone) in [
+            (requeues, true, "letter.unlinked", 0),
+            (requeues, true, "letter.requeued", 1),
+            (purges, false, "letter.unlinked", 0),
+            (purges, false, "slot.freed", 1),
         ] {
             for hit in [1, 3] {
                 let queue = with_letters(&ACKNOWLEDGED);
@@ -1202,7 +1256,7 @@ mod points {
                 let s = is_sound(&queue, point);
                 let gone = hit - 1 + gone;
                 assert_eq!(s.dead_letters, 4 - gone, "{point}");
-                let requeued = if point == "letter.requeued" { gone } else { 0 };
+                let requeued = if is_requeue { gone } else { 0 };
                 assert_eq!((s.queued, s.unfinished), (1 + requeued, 1 + requeued), "{point}");
             }
         }

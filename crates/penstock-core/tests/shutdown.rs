@@ -521,6 +521,58 @@ fn no_lease_or_loop_waits_for_a_thread_that_has_ended() {
     }
 }
 
+/// A thread has taken an item by a plain get, and finishes it when the loop, or the lease, has ended: they do
+/// not wait for it, also if they wait since before the shutdown. Those of other processes do.
+#[test]
+fn no_lease_or_loop_waits_for_what_its_process_took_without_a_name() {
+    for is_lease in [false, true] {
+        for waits_before in [false, true] {
+            let queue = with_items(&ACKNOWLEDGED, 1);
+            acknowledge(&queue);
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), [0]);
+            let here = queue.clone();
+            let ends = move || take_by(is_lease, &here, soon());
+            let own = if waits_before {
+                let own = thread::spawn(ends);
+                until_waiting(&queue, |s| s.waiting_getters, 1);
+                queue.shut_down(false).unwrap();
+                own
+            } else {
+                queue.shut_down(false).unwrap();
+                thread::spawn(ends)
+            };
+            assert_eq!(own.join().unwrap(), Err(Error::ShutDown));
+            let other = Child::run(|| {
+                assert_eq!(take_by(is_lease, &queue, soon()), Err(Error::ShutDown));
+            });
+            until_waiting(&queue, |s| s.waiting_getters, 1);
+            queue.task_done().unwrap();
+            assert_eq!(outcome(other), 0);
+            is_sound(&queue, "all done");
+        }
+    }
+}
+
+/// Beside such an item it waits for those of others still.
+#[test]
+fn a_lease_or_loop_waits_for_others_beside_what_its_process_took() {
+    for is_lease in [false, true] {
+        let queue = with_items(&ACKNOWLEDGED, 2);
+        acknowledge(&queue);
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), [0]);
+        let worker = holder(&queue);
+        queue.shut_down(false).unwrap();
+        let here = queue.clone();
+        let own = thread::spawn(move || take_by(is_lease, &here, soon()));
+        until_waiting(&queue, |s| s.waiting_getters, 1);
+        worker.signal(libc::SIGKILL);
+        assert_eq!(outcome(worker), KILLED);
+        assert_eq!(own.join().unwrap(), Ok(()));
+        queue.task_done().unwrap();
+        assert_eq!(is_sound(&queue, "all done").unfinished, 0);
+    }
+}
+
 /// However many items its siblings have, a lease that cannot tell whether one is its own does not wait.
 #[test]
 fn a_lease_beside_very_many_of_its_siblings() {
@@ -982,6 +1034,7 @@ mod points {
         "lock.taken",
         "shutdown.committed",
         "discard.unlinked",
+        "aside.counting",
         "aside.noted",
         "aside.counted",
         "slot.freed",

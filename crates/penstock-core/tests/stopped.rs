@@ -432,6 +432,78 @@ fn a_lease_outlasts_a_leave_that_is_put_off() {
     }
 }
 
+/// What a process had by name that drops its last handle comes back with the sweep, though the process lives:
+/// no death is noted.
+#[test]
+fn what_is_held_by_one_that_lets_go_tells_of_no_death() {
+    for len in [10, LARGE] {
+        let queue = Queue::create(&Options {
+            max_deliveries: 0,
+            ..ACKNOWLEDGED
+        })
+        .unwrap();
+        acknowledge(&queue);
+        put(&queue, &vec![1; len], Patience::NoWait).unwrap();
+        let leaver = Child::stopping(|| {
+            let mut buffer = Buffer::default();
+            drop(wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap());
+            stop_here();
+            let_go(&queue);
+            stop_here();
+        });
+        let stopped = stopped_in_put(&queue);
+        leaver.go_on();
+        assert_eq!(stopped.finish(), 0);
+        let statistics = queue.statistics().unwrap();
+        assert_eq!((statistics.participants, statistics.dead_letters), (1, 1));
+        let letters = queue.dead_letters().unwrap();
+        assert_eq!((&letters[0].deaths[..], letters[0].died_last), (&[][..], false));
+        is_sound(&queue);
+        assert_eq!(leaver.finish(), 0);
+    }
+}
+
+/// A process that has left in order without the lock dies with an item by name, and so does the sweeper that
+/// discards it: the next one discards it, too.
+#[test]
+fn a_lease_by_name_is_discarded_though_its_sweeper_dies() {
+    for point in ["aside.counting", "aside.noted", "aside.counted", "slot.freed"] {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        acknowledge(&queue);
+        put(&queue, b"held", Patience::NoWait).unwrap();
+        let mut leaver = Child::stopping(|| {
+            let mut buffer = Buffer::default();
+            drop(wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap());
+            stop_here();
+            queue.leave(Leave::Clean).unwrap();
+            stop_here();
+        });
+        let stopped = stopped_in_put(&queue);
+        leaver.go_on();
+        assert_eq!(stopped.finish(), 0);
+        queue.shut_down(true).unwrap();
+        leaver.signal(libc::SIGKILL);
+        leaver.reap();
+        let mut sweeper = child::Child::run(|| {
+            fault::arm(point, 1);
+            queue.statistics().unwrap();
+        });
+        assert_eq!(libc::WTERMSIG(sweeper.reap()), libc::SIGKILL, "{point}");
+        let statistics = queue.statistics().unwrap();
+        assert_eq!(
+            (
+                statistics.discarded,
+                statistics.unfinished,
+                statistics.participants
+            ),
+            (2, 0, 1),
+            "{point}"
+        );
+        wait(Patience::NoWait, |wait| queue.join(wait)).unwrap();
+        is_sound(&queue);
+    }
+}
+
 /// A participant that has let go is swept though its process lives, and the process can register again.
 #[test]
 fn a_process_that_let_go_is_swept_while_it_lives() {
@@ -480,6 +552,87 @@ fn a_leaving_that_was_put_off_is_done_by_the_next_call() {
     assert_eq!(
         (statistics.queued, statistics.redeliveries, statistics.unfinished),
         (1, 1, 2)
+    );
+    is_sound(&queue);
+}
+
+/// However much a process has in hand by name, no section of it reads all of that for a leave that was put
+/// off. What it takes before all is done, it has in hand.
+#[test]
+fn a_leave_that_was_put_off_is_done_part_by_part() {
+    const MANY: u64 = 10_000;
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    for _ in 0..MANY + 2 {
+        put(&queue, b"item", Patience::NoWait).unwrap();
+    }
+    let mut leaver = Child::stopping(|| {
+        let mut buffer = Buffer::default();
+        for _ in 0..MANY {
+            drop(wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap());
+        }
+        get(&queue, Patience::NoWait).unwrap();
+        stop_here();
+        queue.leave(Leave::Clean).unwrap();
+        stop_here();
+        get(&queue, Patience::NoWait).unwrap();
+        stop_here();
+        for _ in 0..10 {
+            put(&queue, b"more", Patience::NoWait).unwrap();
+        }
+        stop_here();
+    });
+    let stopped = stopped_in_put(&queue);
+    leaver.go_on();
+    assert_eq!(stopped.finish(), 0);
+    let taken = || queue.statistics().unwrap().taken;
+    leaver.go_on();
+    assert_eq!(taken(), MANY + 2, "the last of them is not read yet");
+    leaver.go_on();
+    assert_eq!(taken(), MANY + 1);
+    leaver.signal(libc::SIGKILL);
+    leaver.reap();
+    let statistics = queue.statistics().unwrap();
+    assert_eq!(
+        (statistics.redeliveries, statistics.queued, statistics.unfinished),
+        (MANY + 1, MANY + 12, MANY + 13)
+    );
+    is_sound(&queue);
+}
+
+/// Another thread does what the process has put off while a thread leaves: the record says no longer that the
+/// process has left than it has not.
+#[test]
+fn no_mark_of_a_leave_stays() {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    acknowledge(&queue);
+    put(&queue, b"left", Patience::NoWait).unwrap();
+    put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
+    let mut leaver = Child::stopping(|| {
+        get(&queue, Patience::NoWait).unwrap();
+        let lent = take_lent(&queue);
+        stop_here();
+        drop(lent); // is put off
+        assert!(fault::stop_at("leave.marked"));
+        let here = queue.clone();
+        let leaves = std::thread::spawn(move || here.leave(Leave::Clean).unwrap());
+        wait_until(fault::is_stopped);
+        stop_here();
+        put(&queue, b"more", Patience::NoWait).unwrap();
+        fault::go_on();
+        leaves.join().unwrap();
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"late");
+        stop_here();
+    });
+    let stopped = stopped_in_put(&queue);
+    leaver.go_on();
+    assert_eq!(stopped.finish(), 0);
+    leaver.go_on();
+    leaver.signal(libc::SIGKILL);
+    leaver.reap();
+    let statistics = queue.statistics().unwrap();
+    assert_eq!(
+        (statistics.queued, statistics.redeliveries, statistics.unfinished),
+        (2, 1, 4)
     );
     is_sound(&queue);
 }

@@ -377,6 +377,8 @@ pub struct Operation {
     pub prepare: fn(&Arc<Queue>, &mut Log),
     /// What the victim does before, unobserved. It takes part from then on.
     pub before: fn(&mut Victim),
+    /// What the survivor does after that.
+    pub meanwhile: fn(&Arc<Queue>, &mut Log),
     pub run: fn(&mut Victim),
     /// Waiters have aged when they go to sleep.
     pub ages: bool,
@@ -453,6 +455,7 @@ const DEFAULT: Operation = Operation {
     options: PLAIN,
     prepare: |_, _| {},
     before: take_part,
+    meanwhile: |_, _| {},
     run: |_| {},
     ages: false,
     when_asleep: None,
@@ -487,6 +490,16 @@ fn hold_one_to_put(victim: &mut Victim) {
 fn hold_one(victim: &mut Victim) {
     victim.hold();
     victim.lent.clear();
+}
+
+/// The victim maps nothing any more.
+fn exhaust_address_space() {
+    let limit = libc::rlimit {
+        rlim_cur: 1 << 20,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the call reads one struct.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) }, 0);
 }
 
 fn take_one(victim: &mut Victim) {
@@ -1039,6 +1052,45 @@ pub const OPERATIONS: &[Operation] = &[
             take_one(victim);
         },
         run: |victim| victim.leave(Leave::Clean),
+        takes: &[11],
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        // The queue has grown by what the victim cannot map, so it leaves without the lock. What it has by
+        // name is discarded by the sweep, and never an orphan.
+        name: "leave-put-off-of-a-closed-queue",
+        options: Options {
+            acknowledged: true,
+            ..ROOMY
+        },
+        prepare: |queue, log| log.put(queue, 20),
+        before: |victim| {
+            hold_one(victim);
+            exhaust_address_space();
+        },
+        meanwhile: |queue, log| {
+            log.put_all(queue, &NEAR_HEAP.collect::<Vec<_>>());
+            log.put(queue, 31);
+            queue.shut_down(true).unwrap();
+        },
+        run: |victim| victim.leave(Leave::Clean),
+        second_deaths: 1,
+        is_swept: true,
+        ..DEFAULT
+    },
+    Operation {
+        // What is settled by name comes back: nothing can settle it any more.
+        name: "drop-last-handle-while-held",
+        options: ACKNOWLEDGED,
+        prepare: |queue, log| log.put_all(queue, &[20, 11]),
+        before: |victim| {
+            hold_one(victim);
+            take_one(victim);
+            victim.become_last_holder();
+        },
+        run: Victim::drop_last_handle,
         takes: &[11],
         second_deaths: 1,
         is_swept: true,

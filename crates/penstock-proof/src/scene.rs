@@ -108,12 +108,12 @@ impl Scene {
             assert_eq!(none, Err(Error::Empty));
         }
         (operation.prepare)(&queue, &mut log);
-        let mut fall_asleep = || {
+        let fall_asleep = |log: &mut Log| {
             operation
                 .sleeper
-                .map(|kind| Asleep::new(kind, operation.ages, &queue, &mut log))
+                .map(|kind| Asleep::new(kind, operation.ages, &queue, log))
         };
-        let first_asleep = (!operation.sleeper_is_last).then(&mut fall_asleep);
+        let first_asleep = (!operation.sleeper_is_last).then(|| fall_asleep(&mut log));
         let second = recovery.map(|recovery| victim(recovery, &queue));
         let first = match outsider {
             Some(child) => {
@@ -122,7 +122,8 @@ impl Scene {
             }
             None => victim(operation, &queue),
         };
-        let sleeper = first_asleep.unwrap_or_else(fall_asleep);
+        (operation.meanwhile)(&queue, &mut log);
+        let sleeper = first_asleep.unwrap_or_else(|| fall_asleep(&mut log));
         let scene = Scene {
             operation,
             queue,

@@ -268,6 +268,10 @@ impl Survivor {
         }
         self.timed(|scene| scene.queue.statistics().unwrap());
         self.sound("after the shutdown");
+        if self.scene.operation.takes.is_empty() {
+            // Otherwise `task_done` below would be for what no process has finished.
+            assert_eq!(queue.check().unwrap().orphans, 0, "an item was left in order");
+        }
         if queue.options().acknowledged {
             while queue.statistics().unwrap().unfinished > 0 {
                 self.finish_one();

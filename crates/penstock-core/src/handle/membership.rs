@@ -16,6 +16,7 @@ use crate::options::{Patience, Wait};
 use crate::platform;
 #[cfg(not(loom))]
 use crate::platform::Instant;
+use crate::state::leases::Leaving;
 #[cfg(not(loom))]
 use crate::state::line::has_line;
 use crate::state::participant::{GONE, LEFT, Proof, free_record, read};
@@ -66,7 +67,7 @@ impl Queue {
     /// Forgets the participant id, in a child after a fork: the parent goes on under it.
     pub(crate) fn forget_membership(&self) {
         self.shared.me.set(0);
-        self.leaving.set(0);
+        self.leaving.forget();
     }
 
     /// Forgets the participant id, under which this process takes part no more, and unlocks its life byte.
@@ -204,24 +205,22 @@ impl Queue {
             return Ok(());
         };
         self.stop_producing();
-        let mut from = None;
+        let mut leaving = Leaving::new(how);
         let left = self.in_portions(&mut || self.enter_briefly(), &mut |section| {
             section.end_if_unproduced()?;
-            section.give_up_leases(how, &mut from)
+            section.give_up_leases(&mut leaving)
         });
         match left {
             Err(error) if is_stuck(&error) => {
-                self.leaving.set(match how {
-                    Leave::Clean => IN_ORDER,
-                    Leave::Crashed => BY_CRASH,
-                });
+                // First, because another thread's section ends the leave as soon as it finds it noted, and
+                // with it the mark.
                 if how == Leave::Clean {
                     if let Ok(Some(record)) = self.shared.participant_of(me) {
                         record.mark(me, LEFT);
                         fault!("leave.marked");
                     }
                 }
-                self.shared.put_off_work();
+                self.put_off_leave(how);
                 Ok(())
             }
             left => self.shared.report(left),
@@ -241,16 +240,9 @@ impl Queue {
         }
     }
 
-    /// How the leave that was put off is to be done, or `Clean` if none was.
-    pub(crate) fn how_to_leave(&self) -> Leave {
-        match self.leaving.get() {
-            BY_CRASH => Leave::Crashed,
-            _ => Leave::Clean,
-        }
-    }
-
-    /// Ends the membership of a handle that no thread uses any more. Never waits: if the lock is taken, it
-    /// marks the record, and others sweep it.
+    /// Ends the membership of a handle that no thread uses any more. Nothing can settle by name what the
+    /// process has still: it returns. Never waits: if the lock is taken, it marks the record, and others
+    /// sweep it.
     pub(crate) fn depart(&self) {
         fork::notice();
         let Some(me) = self.shared.member_if_any() else {
@@ -262,11 +254,11 @@ impl Queue {
             patience: Patience::TryLock,
             interrupted: &mut || false,
         };
-        let mut from = None;
+        let mut leaving = Leaving::for_good(how);
         let mut holds_nothing = false;
         let left = self.in_portions(&mut || self.enter(&mut try_once), &mut |section| {
             section.end_if_unproduced()?;
-            section.give_up_everything(how, &mut from, &mut holds_nothing)
+            section.give_up_everything(&mut leaving, &mut holds_nothing)
         });
         match left {
             Err(error) if is_stuck(&error) => {
@@ -275,7 +267,8 @@ impl Queue {
                     fault!("depart.marked");
                 }
             }
-            // Some items are left, given up by a crash or still borrowed: a sweeper returns them.
+            // Payloads are left that are borrowed for good, or what a leave by a failure leaves of items that
+            // were given up (aside.rs): a sweeper does the rest.
             Ok(()) if !holds_nothing => {
                 if let Ok(Some(record)) = self.shared.participant_of(me) {
                     record.mark(me, GONE);
@@ -294,7 +287,3 @@ impl Queue {
         self.end_membership(me);
     }
 }
-
-/// Values of `Queue::leaving`: a leave that was put off.
-const IN_ORDER: u32 = 1;
-const BY_CRASH: u32 = 2;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::handle::put_off::LeavePutOff;
 use crate::handle::registry;
 use crate::handle::spare::SpareNote;
 use crate::handle::spin_budget::SpinBudget;
@@ -15,14 +16,14 @@ use crate::options::Options;
 use crate::platform;
 use crate::state::Shared;
 use crate::state::holding;
-use crate::sync::{AtomicU32, Word};
+use crate::sync::Word;
 use crate::units::Id;
 
 /// A handle to a queue. One process has one for each queue, whatever the number of its threads.
 pub struct Queue {
     pub(crate) shared: Shared,
     /// A leave of this process that was put off. See put_off.rs.
-    pub(crate) leaving: AtomicU32,
+    pub(crate) leaving: LeavePutOff,
     pub(crate) spin_budgets: [SpinBudget; 2],
     #[cfg(not(loom))]
     pub(crate) memory_budget: SpinBudget,
@@ -144,7 +145,7 @@ impl Queue {
         open.reserve()?;
         let queue = Arc::new(Queue {
             shared: Shared::new(segment, options),
-            leaving: AtomicU32::new(0),
+            leaving: LeavePutOff::new(),
             spin_budgets: [SpinBudget::new(), SpinBudget::new()],
             #[cfg(not(loom))]
             memory_budget: SpinBudget::new(),

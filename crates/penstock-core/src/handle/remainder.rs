@@ -240,7 +240,8 @@ impl Remainder {
 
 impl Drop for Remainder {
     fn drop(&mut self) {
-        // A lease whose queue has no object any more: the queue departs, and its items stay unfinished.
+        // A lease whose queue has no object any more: the queue departs. Its item stays unfinished; or it
+        // returns, if it was taken by name.
         let member = self.state().member.take();
         drop(member);
         registry::forget_remainder(self.id());

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::handle::put_off::LeavePutOff;
 use crate::handle::queue::Queue;
 use crate::handle::spare::SpareNote;
 use crate::handle::spin_budget::SpinBudget;
@@ -16,7 +17,7 @@ use crate::operations::get::Delivery;
 use crate::operations::lease::Lent;
 use crate::options::{Options, Patience, Wait};
 use crate::state::Shared;
-use crate::sync::{AtomicU32, Word};
+use crate::sync::Word;
 use crate::units::SMALL;
 
 /// The process that makes the queue, and audits it when the others have ended.
@@ -381,7 +382,7 @@ impl<'q> Processes<'q> {
 fn handle(queue: &Queue) -> Arc<Queue> {
     Arc::new(Queue {
         shared: Shared::new(queue.shared.segment.share(), queue.shared.options.clone()),
-        leaving: AtomicU32::new(0),
+        leaving: LeavePutOff::new(),
         spin_budgets: [SpinBudget::new(), SpinBudget::new()],
         spare: SpareNote::new(),
     })

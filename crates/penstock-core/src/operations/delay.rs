@@ -53,7 +53,7 @@ impl Queue {
             return Ok(ticket);
         }
         section.slot(reserved.slot)?.fill(reserved.extent, len);
-        section.claim(reserved.slot, 0)?;
+        let claim = section.claim(reserved.slot, 0)?;
         section.hold(reserved.slot)?;
         section.withdraw(waiting)?;
         fault!("claim.committed");
@@ -61,7 +61,7 @@ impl Queue {
         let written = self.write_claimed(&reserved, payload, len);
         let published = written.and_then(|()| self.publish_later(&reserved, len, delay, wait));
         if published.is_err() {
-            self.give_back(&reserved, wait.patience)?;
+            self.give_back(&reserved, claim, wait.patience)?;
         }
         published
     }

@@ -102,7 +102,7 @@ impl Queue {
         let Ok(span) = section.find_run(1)? else {
             return Ok(());
         };
-        let Some(slot) = section.claim_span(span)? else {
+        let Some(claim) = section.claim_span(span)? else {
             return self.grow_slots(section, wait);
         };
         let extent = Extent {
@@ -124,7 +124,7 @@ impl Queue {
                 .punch(self.shared.segment.extent_at(extent, SPAN)?, SPAN);
         let entered = self.enter(wait);
         let in_vain = entered.as_ref().err().cloned();
-        self.release_claim_or_put_off(slot, entered, |section| {
+        self.release_claim_or_put_off(claim, entered, |section| {
             if backed.is_ok() {
                 section.note_backed(extent, SPAN)?;
                 section.note_descriptor_backed(span)?;

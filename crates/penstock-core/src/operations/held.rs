@@ -4,6 +4,8 @@
 //! ends with its process, and never with a clock: so a slow holder loses nothing. A leave in order does not
 //! end it, because threads go on after it: its slot is marked (state/slot.rs `BY_NAME`), and the leave passes
 //! over it. Its holder can settle it until the process has ended, and then it comes back as after any death.
+//! If the process drops its last handle before, no thread can name the item any more: it comes back then, as
+//! after a failure that tells nothing.
 //!
 //! A lease is named by its slot and its number. The number never repeats: an item that was settled already,
 //! by `task_done` or by another thread, is left alone. Neither does a forked child settle its parent's items,
@@ -18,6 +20,8 @@
 //! | taken: as get.rs | |
 //! | marked as settled by name | it comes back also if the process leaves in order before it dies |
 //! | leave in order: passed over | the same; the sweep returns it, whether the record is marked LEFT or not |
+//! | last handle dropped: **state = READY**, as failed | it is in its old place |
+//! | last handle dropped: the record marked GONE | the sweep returns it, though the process lives |
 //! | lease found, off the holder's list | the slot is LEASED: the sweep returns the item, a redelivery |
 //! | done: as acknowledge.rs | |
 //! | released: **state = READY**, its redeliveries as before | the item is in its old place |
@@ -42,6 +46,7 @@ use crate::platform;
 use crate::state::claim::Reserved;
 use crate::state::delay::due_after;
 use crate::state::held::{Held, Verdict};
+use crate::state::holding::Lease;
 use crate::state::slot::State;
 use crate::sync::{AtomicU64, Word};
 use crate::units::INLINE;
@@ -52,7 +57,7 @@ const GROWTHS: u32 = 3;
 impl Queue {
     /// Takes the oldest item of an acknowledged queue, as [`get`](Self::get) does, and says by which lease.
     /// The queue is acknowledged from then on: no item is set aside. After a shutdown it waits while others
-    /// have items in hand, also in the calling process, but not while the calling thread has one.
+    /// have items in hand, also by name in the calling process, but not while the calling thread has one.
     pub fn hold(
         self: &Arc<Self>,
         buffer: &mut Buffer,
@@ -148,15 +153,15 @@ impl Queue {
             let claimed = self.claim_text(text, &mut wait);
             self.shared.report(claimed)?
         };
-        let note = claimed.as_ref().map(|reserved| reserved.slot);
+        let note = claimed.as_ref().map(|(_, claim)| *claim);
         let settled = self.enter(&mut wait).and_then(|mut section| {
-            if let Some(reserved) = claimed.as_ref().filter(|reserved| !reserved.is_backed) {
+            if let Some((reserved, _)) = claimed.as_ref().filter(|(reserved, _)| !reserved.is_backed) {
                 if let Some(extent) = reserved.extent {
                     let len = section.slot(reserved.slot)?.len.get();
                     section.note_backed(extent, len)?;
                 }
             }
-            let is_settled = section.settle_held(held, verdict, due, note)?;
+            let is_settled = section.settle_held(held, verdict, due, note.map(|claim| claim.slot))?;
             self.note_spare(&section);
             Ok(is_settled)
         });
@@ -172,7 +177,7 @@ impl Queue {
     }
 
     /// Writes a text to memory that it claims. `None` if there is no memory for it.
-    fn claim_text(&self, text: &[u8], wait: &mut Wait<'_>) -> Result<Option<Reserved>, Error> {
+    fn claim_text(&self, text: &[u8], wait: &mut Wait<'_>) -> Result<Option<(Reserved, Lease)>, Error> {
         // Outside its slot, where the deaths stand.
         let padding = [0; INLINE + 1];
         let padding = &padding[text.len().min(padding.len())..];
@@ -185,14 +190,14 @@ impl Queue {
             match section.try_reserve(len) {
                 Ok(Ok(reserved)) => {
                     section.slot(reserved.slot)?.fill(reserved.extent, len);
-                    section.claim(reserved.slot, 0)?;
+                    let claim = section.claim(reserved.slot, 0)?;
                     section.hold(reserved.slot)?;
                     drop(section);
                     let written = self.write_claimed(&reserved, &[text, padding], len);
                     if written.is_ok() {
-                        return Ok(Some(reserved));
+                        return Ok(Some((reserved, claim)));
                     }
-                    self.give_back(&reserved, wait.patience)?;
+                    self.give_back(&reserved, claim, wait.patience)?;
                     return is_without_memory(written).map(|_| None);
                 }
                 Ok(Err(_)) if wait.patience == Patience::TryLock => return Err(Error::Busy),

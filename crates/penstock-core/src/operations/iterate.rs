@@ -2,8 +2,8 @@
 //!
 //! Requirements. Of an acknowledged queue, the item is finished when the next one is asked for. So a loop
 //! that waits has nothing in hand, and two loops never wait for each other. After a shutdown a loop waits
-//! while others have items in hand, those of its own process among them; it ends if its own thread has one,
-//! of a loop around it or of a get. An item that the loop's body has
+//! while others have items in hand, also those of its own process that took them in a loop or by name; it
+//! ends if its own thread has one, of a loop around it or of a get. An item that the loop's body has
 //! settled by `task_done` is not finished twice, also if the body has taken and finished others. What a loop
 //! that is left has in hand stays in hand, as after a get.
 //!

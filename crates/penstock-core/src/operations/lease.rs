@@ -118,7 +118,7 @@ impl Queue {
     fn keep_held(&self, lease: Lease, me: ParticipantId) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
-            Err(error) if is_stuck(&error) => return self.put_off_for_slot(lease.slot, KEPT, me),
+            Err(error) if is_stuck(&error) => return self.put_off_for_slot(lease, KEPT, me),
             Err(error) => return Err(error),
         };
         section.keep_lent(lease, me)
@@ -128,7 +128,7 @@ impl Queue {
     fn end_borrow(&self, lease: Lease, me: ParticipantId, mark: u32) -> Result<(), Error> {
         let mut section = match self.enter_briefly() {
             Ok(section) => section,
-            Err(error) if is_stuck(&error) => return self.put_off_for_slot(lease.slot, mark, me),
+            Err(error) if is_stuck(&error) => return self.put_off_for_slot(lease, mark, me),
             Err(error) => return Err(error),
         };
         if section.lent_to_me(lease, me)?.is_none() {

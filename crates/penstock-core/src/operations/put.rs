@@ -26,6 +26,7 @@ use crate::memory::layout::{Kind, Slot};
 use crate::options::{Patience, Wait};
 use crate::state::Section;
 use crate::state::claim::Reserved;
+use crate::state::holding::Lease;
 use crate::state::waiters::Waiting;
 use crate::units::{BATCH, SMALL, Ticket};
 
@@ -184,10 +185,10 @@ impl Queue {
         waiting: &mut Waiting,
         wait: &mut Wait<'_>,
     ) -> Result<Ticket, Error> {
-        section.claim_small(reserved, payload, len)?;
+        let claim = section.claim_small(reserved, payload, len)?;
         let published = self.publish_written(section, reserved.slot, len, waiting, wait);
         if published.is_err() {
-            self.give_back(reserved, wait.patience)?;
+            self.give_back(reserved, claim, wait.patience)?;
         }
         published
     }
@@ -202,7 +203,7 @@ impl Queue {
         loop {
             let (mut section, reserved) = self.reserve(len, waiting, wait)?;
             section.slot(reserved.slot)?.fill(reserved.extent, len);
-            section.claim(reserved.slot, 0)?;
+            let claim = section.claim(reserved.slot, 0)?;
             section.hold(reserved.slot)?;
             section.withdraw(waiting)?;
             fault!("claim.committed");
@@ -212,7 +213,7 @@ impl Queue {
             let is_written = written.is_ok();
             let published = written.and_then(|()| self.publish_claimed(&reserved, len, waiting, wait));
             if published.is_err() {
-                self.give_back(&reserved, wait.patience)?;
+                self.give_back(&reserved, claim, wait.patience)?;
             }
             if is_written || published.is_ok() {
                 return published;
@@ -331,7 +332,12 @@ impl Queue {
     }
 
     /// After a failure: frees the claimed slot, and gives memory back that was extended for it.
-    pub(crate) fn give_back(&self, reserved: &Reserved, patience: Patience) -> Result<(), Error> {
+    pub(crate) fn give_back(
+        &self,
+        reserved: &Reserved,
+        claim: Lease,
+        patience: Patience,
+    ) -> Result<(), Error> {
         if let (Some(extent), false) = (reserved.extent, reserved.is_backed) {
             let is_punched = self
                 .shared
@@ -343,9 +349,9 @@ impl Queue {
                 }
                 Ok(())
             };
-            return self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), note);
+            return self.release_claim_or_put_off(claim, self.enter_again(patience), note);
         }
-        self.release_claim_or_put_off(reserved.slot, self.enter_again(patience), |_| Ok(()))
+        self.release_claim_or_put_off(claim, self.enter_again(patience), |_| Ok(()))
     }
 
     /// Takes the lock to free what a failed call has claimed: waits briefly, and not at all if the call must

@@ -234,8 +234,8 @@ impl Queue {
             if spans == 0 {
                 return Ok(());
             }
-            let (slot, extent) = match section.claim_backed_run(&mut plan.span_end, spans)? {
-                BackedRun::Claimed(slot, extent) => (slot, extent),
+            let (claim, extent) = match section.claim_backed_run(&mut plan.span_end, spans)? {
+                BackedRun::Claimed(claim, extent) => (claim, extent),
                 BackedRun::MoreToCome => continue,
                 BackedRun::None => return Ok(()),
             };
@@ -251,7 +251,7 @@ impl Queue {
                 fault!("trim.noted");
                 Ok(())
             };
-            self.release_claim_or_put_off(slot, self.enter_briefly(), note)?;
+            self.release_claim_or_put_off(claim, self.enter_briefly(), note)?;
             if !is_punched {
                 return Ok(()); // the system has refused; the next trim tries again
             }
@@ -308,8 +308,8 @@ impl Queue {
             if excess == 0 {
                 return Ok(());
             }
-            let (slot, pages) = match section.claim_spare_pages(&mut plan.page_end, excess.min(PAGES))? {
-                Spare::Claimed(slot, pages) => (slot, pages),
+            let (claim, pages) = match section.claim_spare_pages(&mut plan.page_end, excess.min(PAGES))? {
+                Spare::Claimed(claim, pages) => (claim, pages),
                 Spare::MoreToCome => continue,
                 Spare::None => return Ok(()),
             };
@@ -326,7 +326,7 @@ impl Queue {
                 fault!("trim.pages-noted");
                 Ok(())
             };
-            self.release_claim_or_put_off(slot, self.enter_briefly(), note)?;
+            self.release_claim_or_put_off(claim, self.enter_briefly(), note)?;
             if !is_punched {
                 return Ok(());
             }

@@ -25,13 +25,14 @@
 //! ```
 //!
 //! An item leaves its slot in three steps, so that it is counted once at whatever step the process dies: the
-//! slot notes what the counter will be (`holder`) and becomes GIVEN_UP (or ORPHAN), the counter gets that
-//! value, the slot becomes FREE.
+//! slot notes what the counter will be (`next`, as it is on no list) and becomes GIVEN_UP (or ORPHAN), the
+//! counter gets that value, the slot becomes FREE.
 //!
 //! | step | if the process dies right after it |
 //! |---|---|
 //! | state = ASIDE | the item is set aside, and its holder is dead |
 //! | sweep: owner removed from an ASIDE slot | the rebuild puts the slot on the list of the dead holders' |
+//! | the counter's next value noted | the slot is what it was, also whose, and how it is settled |
 //! | state = GIVEN_UP, counter not changed | the rebuild counts it and frees the slot |
 //! | counter changed, slot not FREE | the slot's note agrees with the counter: the rebuild frees the slot |
 //! | `acknowledging` = BEGINNING | `task_done`, `join` and `reap_dead` return what the dead had set aside |
@@ -220,7 +221,9 @@ impl<'q> Section<'q> {
         let slot = self.slot(index)?;
         let note = slot.word().past().note();
         let count = counter.get().wrapping_add(1);
-        slot.holder.set(count as u32);
+        // Not where the state before has something that the rebuild does not find again.
+        slot.next.set(count as u32);
+        fault!("aside.counting");
         slot.commit(StateWord::new(state, 0, owner));
         fault!("aside.noted");
         counter.set(count);
@@ -243,7 +246,7 @@ impl<'q> Section<'q> {
                 _ => &self.hot().given_up,
             },
         };
-        if counter.get() as u32 != slot.holder.get() {
+        if counter.get() as u32 != slot.next.get() {
             counter.add(1);
         }
         slot.commit(StateWord::FREE);

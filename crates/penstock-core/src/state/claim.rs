@@ -8,6 +8,7 @@ use crate::memory::payload::{Ahead, Extent};
 use crate::state::Section;
 use crate::state::aside::unfinished_given_up;
 use crate::state::heap::{BACKED_DESCRIPTOR, BACKED_PAGES, Growth, MAYBE_MORE, extent_for};
+use crate::state::holding::Lease;
 use crate::state::leases::taken_items;
 use crate::state::slot::slots_in_use;
 use crate::sync::Word;
@@ -25,8 +26,8 @@ const SPANS_AT_A_TIME: u32 = 8192;
 
 /// What is tried to find the next free spans with memory.
 pub(crate) enum BackedRun {
-    /// The slot that claims them.
-    Claimed(u32, Extent),
+    /// What claims them.
+    Claimed(Lease, Extent),
     /// None so far: spans further down have not been read yet.
     MoreToCome,
     None,
@@ -137,16 +138,17 @@ impl Section<'_> {
         reserved: &Reserved,
         payload: &[&[u8]],
         len: u64,
-    ) -> Result<(), Error> {
+    ) -> Result<Lease, Error> {
         let slot = self.slot(reserved.slot)?;
         slot.fill(reserved.extent, len);
         let target = self.shared.segment.target(slot, reserved.extent, len)?;
         // SAFETY: as in publish_small.
         unsafe { self.shared.segment.copy_in(target, payload) };
         fault!("put.filled");
-        self.claim(reserved.slot, 0)?;
+        let claim = self.claim(reserved.slot, 0)?;
         fault!("claim.committed");
-        self.hold(reserved.slot)
+        self.hold(reserved.slot)?;
+        Ok(claim)
     }
 
     /// Copies a small payload into what was reserved for it, and publishes it.
@@ -221,7 +223,7 @@ impl Section<'_> {
     }
 
     /// Claims a free span, so that memory can be put behind it. `None` if there is no slot for the claim.
-    pub(crate) fn claim_span(&mut self, span: u32) -> Result<Option<u32>, Error> {
+    pub(crate) fn claim_span(&mut self, span: u32) -> Result<Option<Lease>, Error> {
         let Ok(slot) = self.pop_slot()? else {
             return Ok(None);
         };
@@ -232,9 +234,9 @@ impl Section<'_> {
         self.mark_run(span, 1, true)?;
         self.set_backing(span, self.shared.segment.backing(span)?.get() | MAYBE_MORE)?;
         self.slot(slot)?.fill(Some(extent), 0);
-        self.claim(slot, 0)?;
+        let claim = self.claim(slot, 0)?;
         self.hold(slot)?;
-        Ok(Some(slot))
+        Ok(Some(claim))
     }
 
     /// Claims free spans that have memory behind them, at most `most`, so that it can be given back: the next
@@ -266,9 +268,9 @@ impl Section<'_> {
             )?;
         }
         self.slot(slot)?.fill(Some(extent), 0);
-        self.claim(slot, 0)?;
+        let claim = self.claim(slot, 0)?;
         self.hold(slot)?;
-        Ok(BackedRun::Claimed(slot, extent))
+        Ok(BackedRun::Claimed(claim, extent))
     }
 
     /// The highest run of free spans below `end` that have memory: where it begins, and where it ends. Both

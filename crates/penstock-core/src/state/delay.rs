@@ -13,11 +13,11 @@
 //! *The timekeeper* is a waiter that ends its sleep when the next item is due (`Hot::timekeeper` names its
 //! cell). Each waiter that goes to sleep becomes it if there is none. At the end of a section that leaves
 //! delayed items and sleeping getters without one, a getter is notified, as if an item had come (waiters.rs):
-//! it finds none, sleeps again, and is the timekeeper. A wake-up of that kind is never lost. If no getter
-//! sleeps, a putter becomes the timekeeper, or a joiner: the watcher, which is only woken. (A notified putter
-//! would lose its place in the list, and a notified joiner would return.) If that wake-up is lost, the
-//! watcher learns it at the end of its slice. The same if the timekeeper is stopped or killed: any other
-//! waiter makes the items ready at the end of its slice, 100 ms later at most.
+//! it finds none, sleeps again, and is the timekeeper. If no getter sleeps, a putter becomes the timekeeper,
+//! or a joiner: the watcher, which is only woken. (A notified putter would lose its place in the list, and a
+//! notified joiner would return.) If its waker dies before the wake-up call, the waiter sleeps on, and the
+//! watcher makes the items ready at the end of its slice, 100 ms later at most. The same if the timekeeper is
+//! stopped or killed: any other waiter makes them ready at the end of its slice.
 //!
 //! Who waits with a descriptor reads when the next item is due before it sleeps (`time_until_due`). A byte in
 //! the pipe tells it of an item that is due before that, until one that waits so has found out (notifier.rs).
@@ -63,6 +63,10 @@ impl Hot {
     pub(crate) fn is_any_due(&self) -> bool {
         let due_at = self.due_at.get();
         due_at != 0 && due_at <= platform::micros()
+    }
+
+    fn marks_delaying(&self) -> bool {
+        self.phase.get() & DELAYING != 0
     }
 
     /// Adds the mark to the phase that items are delayed, or removes it.
@@ -204,11 +208,22 @@ impl Section<'_> {
         if due_at == 0 {
             return Ok(None);
         }
+        self.check_delayed()?;
         if !self.has_timekeeper()? {
             hot.timekeeper.set(waiting.cell);
             fault!("delay.kept");
         }
         Ok((hot.timekeeper.get() == waiting.cell).then_some(due_at))
+    }
+
+    /// An error unless an item is delayed, as its time says. A waiter that kept the time of none would wake
+    /// up again and again, and no section would make an item ready.
+    fn check_delayed(&self) -> Result<(), Error> {
+        let hot = self.hot();
+        if !hot.has_delayed() || !hot.marks_delaying() || hot.delayed.head.get() == 0 {
+            return Err(self.corrupt("an item is due, and none is delayed"));
+        }
+        Ok(())
     }
 
     /// Whether a waiter keeps the time. One that sleeps no more does not: it was notified, or has left. If
@@ -225,7 +240,11 @@ impl Section<'_> {
     #[cold]
     pub(crate) fn appoint_timekeeper(&mut self) -> Result<(), Error> {
         let hot = self.hot();
-        if hot.due_at.get() == 0 || self.has_timekeeper()? {
+        if hot.due_at.get() == 0 {
+            return Ok(());
+        }
+        self.check_delayed()?;
+        if self.has_timekeeper()? {
             return Ok(());
         }
         let [getters, putters, _] = &hot.waiters;

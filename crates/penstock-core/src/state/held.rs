@@ -144,17 +144,14 @@ impl Section<'_> {
         let is_own = slot.is_leased_by(platform::thread_id());
         match verdict {
             Verdict::Done => self.finish_lease(index)?,
-            Verdict::Released => {
+            verdict => {
                 self.let_go_of_lease(index, slot)?;
-                self.release(index, due)?;
-            }
-            Verdict::Failed => {
-                self.let_go_of_lease(index, slot)?;
-                self.return_or_delay(index, due)?;
-            }
-            Verdict::Rejected => {
-                self.let_go_of_lease(index, slot)?;
-                self.bury(index)?;
+                fault!("held.unlinked");
+                match verdict {
+                    Verdict::Released => self.release(index, due)?,
+                    Verdict::Rejected => self.bury(index)?,
+                    _ => self.return_or_delay(index, due)?,
+                }
             }
         }
         fault!("held.settled");

@@ -27,6 +27,35 @@ pub(crate) enum Near {
     Unknown,
 }
 
+/// A leave, and how far it has come.
+pub(crate) struct Leaving {
+    pub how: Leave,
+    /// The process drops the queue: none of its threads settles anything by name any more.
+    is_for_good: bool,
+    /// The last lease that was read.
+    pub from: Option<Lease>,
+    /// The youngest lease of which it leaves, once it has begun: what other threads take meanwhile is theirs.
+    pub until: Option<u64>,
+}
+
+impl Leaving {
+    pub(crate) fn new(how: Leave) -> Leaving {
+        Leaving {
+            how,
+            is_for_good: false,
+            from: None,
+            until: None,
+        }
+    }
+
+    pub(crate) fn for_good(how: Leave) -> Leaving {
+        Leaving {
+            is_for_good: true,
+            ..Leaving::new(how)
+        }
+    }
+}
+
 /// Whose items: those of this participant, or of all others.
 #[derive(PartialEq)]
 pub(crate) enum Whose {
@@ -421,17 +450,19 @@ impl Section<'_> {
         Ok(false)
     }
 
-    /// Gives up a portion of what this participant has taken and not acknowledged, behind the lease `from`,
-    /// which then is the last one that was read. A borrowed payload stays the participant's own until the
-    /// borrow ends. A leave in order passes over leases that are settled by name.
-    pub(crate) fn give_up_leases(&mut self, how: Leave, from: &mut Option<Lease>) -> Result<Portion, Error> {
+    /// Gives up a portion of what this participant has taken and not acknowledged. A borrowed payload stays
+    /// the participant's own until the borrow ends. A leave in order passes over leases that are settled by
+    /// name, unless it is for good.
+    pub(crate) fn give_up_leases(&mut self, leaving: &mut Leaving) -> Result<Portion, Error> {
         let record = self.shared.segment.participant(self.my_index())?;
-        let (mut index, mut last) = match from.filter(|lease| self.is_mine(lease)) {
+        let how = leaving.how;
+        let until = *leaving.until.get_or_insert(self.hot().leases.get());
+        let (mut index, mut last) = match leaving.from.filter(|lease| self.is_mine(lease)) {
             Some(lease) => (self.slot(lease.slot)?.next.get(), lease.number),
             None => (record.leased.head.get(), 0),
         };
         for _ in 0..PORTION {
-            if index == 0 {
+            if index == 0 || self.slot(index)?.lease.get() > until {
                 if how == Leave::Clean {
                     self.settle_given_up(record, true);
                 }
@@ -447,16 +478,17 @@ impl Section<'_> {
             };
             self.check_order(&mut last, lease)?;
             if word.is_finishable() {
+                let is_borrowed = slot.mark() != 0;
                 match how {
                     // It ends with the process, and until then its holder can settle it.
-                    Leave::Clean if slot.is_by_name() => {}
-                    Leave::Clean if slot.mark() == 0 => self.orphan(index)?,
-                    Leave::Crashed if slot.mark() == 0 => {
+                    Leave::Clean if slot.is_by_name() && !leaving.is_for_good => {}
+                    Leave::Clean if !slot.is_by_name() && !is_borrowed => self.orphan(index)?,
+                    Leave::Clean if !slot.is_by_name() && self.shared.options.acknowledged => {
+                        slot.commit(StateWord::with(State::Left, word.past(), word.owner()));
+                    }
+                    _ if !is_borrowed => {
                         self.note_silence(index)?;
                         self.return_lease(index)?;
-                    }
-                    Leave::Clean if self.shared.options.acknowledged => {
-                        slot.commit(StateWord::with(State::Left, word.past(), word.owner()));
                     }
                     // It comes back when this process has ended.
                     Leave::Clean | Leave::Crashed => {}
@@ -464,7 +496,7 @@ impl Section<'_> {
                 fault!("leave.orphaned");
             }
             if self.is_mine(&lease) {
-                *from = Some(lease);
+                leaving.from = Some(lease);
             }
             index = next;
         }

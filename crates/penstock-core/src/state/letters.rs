@@ -109,6 +109,7 @@ impl<'q> Section<'q> {
         let hot = self.hot();
         self.unlink(&hot.dead, index)?;
         hot.dead_count.sub(1);
+        fault!("letter.unlinked");
         let note = slot.word().past().note();
         slot.commit(StateWord::unowned(State::Ready, 0));
         fault!("letter.requeued");

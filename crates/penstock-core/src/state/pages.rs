@@ -36,6 +36,7 @@ use crate::fault::fault;
 use crate::memory::layout::{ABSENT, Hot, SLOTS_PER_PAGE, Slot};
 use crate::state::Section;
 use crate::state::heap::Growth;
+use crate::state::holding::Lease;
 use crate::state::recovery::Portion;
 use crate::state::slot::{State, StateWord, slots_in_use};
 use crate::sync::{AtomicU64, Count, Word};
@@ -92,7 +93,7 @@ pub(crate) fn slots_taken(hot: &Hot) -> u64 {
 /// What is tried to find the next spare pages.
 pub(crate) enum Spare {
     /// The slot that claims them.
-    Claimed(u32, Range<u32>),
+    Claimed(Lease, Range<u32>),
     /// None so far: pages further down have not been read yet.
     MoreToCome,
     None,
@@ -244,9 +245,9 @@ impl Section<'_> {
         hot.slot_trims.add(1);
         fault!("trim.pages-absent");
         self.slot(slot)?.fill(None, 0);
-        self.claim(slot, OF_PAGES | u64::from(first) | u64::from(last - first) << 32)?;
+        let claim = self.claim(slot, OF_PAGES | u64::from(first) | u64::from(last - first) << 32)?;
         self.hold(slot)?;
-        Ok(Spare::Claimed(slot, first..last))
+        Ok(Spare::Claimed(claim, first..last))
     }
 
     /// The highest run of spare pages below `end`: where it begins, and where it ends. Both are the same if

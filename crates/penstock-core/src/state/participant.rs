@@ -314,6 +314,11 @@ pub(crate) fn has_left(word: u64) -> bool {
     word & LEFT != 0
 }
 
+/// Whether the owner of a record has let go of all: it has not died with what it held.
+pub(crate) fn has_gone(word: u64) -> bool {
+    word & GONE != 0
+}
+
 impl Participant {
     pub(crate) fn pid(&self) -> u32 {
         read(self).pid()

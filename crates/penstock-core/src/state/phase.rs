@@ -198,7 +198,7 @@ impl Section<'_> {
         let is_hopeless = self.hot().is_closed()
             || matches!(patience, Patience::NoWait | Patience::Briefly)
             || self.has_own_in_hand(own)?
-            || !self.may_return()?;
+            || !self.may_return_to(Some(self.my_index()))?;
         match patience {
             _ if is_hopeless => Err(Error::ShutDown),
             // Its caller may have the patience to wait.
@@ -211,7 +211,7 @@ impl Section<'_> {
     /// process dies. An ended thread's item is everybody's: no thread may come to settle it.
     fn has_own_in_hand(&self, own: Own) -> Result<bool, Error> {
         if own == Own::OfProcess {
-            return self.has_in_hand(self.my_index(), PORTION, &mut { PORTION });
+            return self.find_in_hand(self.my_index(), PORTION, &mut { PORTION }, |_| true);
         }
         let (mut left, acting) = (LEASES_READ, platform::thread_id());
         // A task waits in its thread, which cannot settle what it has taken itself.
@@ -236,16 +236,22 @@ impl Section<'_> {
         if !self.shared.segment.is_all_mapped() {
             return Ok(None);
         }
-        self.may_return().map(|may_return| Some(!may_return))
+        // The getters of any process sleep.
+        self.may_return_to(None).map(|may_return| Some(!may_return))
     }
 
     /// Whether an item that is taken may be ready again: a getter has it that is not back, or its holder
-    /// dies.
+    /// dies, or settles it so.
+    ///
+    /// For a getter of the participant `own`, what that has taken without a name does not count. It is
+    /// finished, or comes back by the death of the getter's own process: no thread that lives can take it
+    /// then. And the thread that is to finish it may wait for the getter. A getter that sleeps learns that
+    /// nothing else is left at the end of its slice.
     ///
     /// The youngest lease of each holder is read first: what is set aside is older than what the same thread
     /// has in hand. Then some more of each, because the youngest may be set aside and an older one in the
     /// hand of another thread. Behind so many a holder has never finished any, and is waited for no more.
-    fn may_return(&self) -> Result<bool, Error> {
+    fn may_return_to(&self, own: Option<u32>) -> Result<bool, Error> {
         let hot = self.hot();
         let is_handed = hot.aged(Kind::Item).is_some_and(|aged| aged.handed.get() > 0);
         if is_handed || hot.begins_to_acknowledge() && hot.aside.head.get() != 0 {
@@ -255,7 +261,9 @@ impl Section<'_> {
             let mut participant = 0;
             while let Some(index) = self.next_lessee(participant) {
                 participant = index;
-                if self.has_in_hand(index, of_each, &mut left)? {
+                let is_own = own == Some(index);
+                let suits = |slot: &Slot| !is_own || slot.is_by_name();
+                if self.find_in_hand(index, of_each, &mut left, suits)? {
                     return Ok(true);
                 }
             }
@@ -263,12 +271,8 @@ impl Section<'_> {
         Ok(false)
     }
 
-    /// Whether a participant has an item that comes back if it dies, among so many of its youngest leases.
-    fn has_in_hand(&self, participant: u32, at_most: u32, left: &mut u32) -> Result<bool, Error> {
-        self.find_in_hand(participant, at_most, left, |_| true)
-    }
-
-    /// The same of those that suit.
+    /// Whether a participant has an item that suits, and that comes back if it dies, among so many of its
+    /// youngest leases.
     fn find_in_hand(
         &self,
         participant: u32,

@@ -4,13 +4,12 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::Kind;
 use crate::state::Section;
-use crate::state::holding::Lease;
+use crate::state::leases::Leaving;
 use crate::state::participant;
 use crate::state::recovery::Portion;
 use crate::state::slot::{ENDED, KEPT, MARK, RELEASED, State, UNDELIVERED};
 use crate::state::waiters::{HANDED_LEFT, LATE_LEFT, WOKEN_LEFT};
 use crate::sync::{Count, Ordering, Word};
-use crate::units::Leave;
 
 impl Section<'_> {
     /// Does what this process's slots are marked with.
@@ -68,11 +67,10 @@ impl Section<'_> {
     /// whether it holds nothing any more.
     pub(crate) fn give_up_everything(
         &mut self,
-        how: Leave,
-        from: &mut Option<Lease>,
+        leaving: &mut Leaving,
         holds_nothing: &mut bool,
     ) -> Result<Portion, Error> {
-        if self.give_up_leases(how, from)? == Portion::MoreToCome {
+        if self.give_up_leases(leaving)? == Portion::MoreToCome {
             return Ok(Portion::MoreToCome);
         }
         let record = self.shared.segment.participant(self.my_index())?;

@@ -1,9 +1,9 @@
 //! Recovery: what survivors do about the dead.
 //!
-//! *Sweep*: a participant is proven dead that did not hold the lock. Under the lock, all that it held is
-//! returned: claimed memory is freed, leased items become READY again in their old place, its waiters' cells
-//! are freed, and last its record. The sweeper returns at most [`PORTION`] slots in one critical section, and
-//! releases the lock before the next portion.
+//! *Sweep*: a participant is proven dead that did not hold the lock, or has dropped the queue while the lock
+//! was taken. Under the lock, all that it held is returned: leased items become READY again in their old
+//! place, claimed memory is freed, then its waiters' cells, and last its record. The sweeper returns at most
+//! [`PORTION`] slots in one critical section, and releases the lock before the next portion.
 //!
 //! *Rebuild*: a participant died inside the critical section, and its successor has taken the lock over.
 //! Lists, counters and the heap's marks may be half changed; they are all computed anew from the slots' state
@@ -18,14 +18,15 @@
 //! | rebuild: caches cleared, slots read, done | the same |
 //! | sweep: one slot returned | its state says so; the next sweep returns the rest |
 //! | sweep: one portion returned, lock released | the record still stands; the next sweep returns the rest |
+//! | sweep: cells freed, watchers, line and pipes forgotten | the next survivor rebuilds, and sweeps both |
 //! | sweep: production ended (producers.rs) | the next survivor ends the queue, if no producer is left |
-//! | sweep: cells freed, record freed | the next survivor rebuilds, and sweeps this one |
+//! | sweep: record freed | the next survivor rebuilds, and sweeps this one |
 
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::ParticipantId;
 use crate::state::Section;
-use crate::state::participant::{free_record, has_left, id_of};
+use crate::state::participant::{free_record, has_gone, has_left, id_of};
 use crate::state::slot::{State, was_kept};
 use crate::sync::{Ordering, Word};
 
@@ -81,6 +82,10 @@ impl Section<'_> {
                     }
                     // It comes back only if items are acknowledged one day.
                     Some(State::Aside) if self.hot().sets_aside() => self.return_lease(slot)?,
+                    Some(State::Leased | State::Aside) if has_gone(word) => {
+                        self.note_silence(slot)?;
+                        self.return_lease(slot)?;
+                    }
                     Some(State::Leased | State::Aside) => {
                         let known = match death {
                             Some(known) => known,

@@ -7,6 +7,7 @@ use crate::memory::layout::{List, Participant, ParticipantId, Slot};
 use crate::memory::payload::Extent;
 use crate::state::Section;
 use crate::state::discard::Discarded;
+use crate::state::holding::Lease;
 use crate::state::slot::{Past, State, StateWord, lent_bytes, lessee};
 use crate::sync::{Count, Word};
 use crate::units::Ticket;
@@ -22,14 +23,24 @@ impl Slot {
 
 impl Section<'_> {
     /// FREE -> CLAIMED: the memory is this participant's; a death gives it back. `seq` is 0, or names the
-    /// pages that the slot claims (pages.rs).
-    pub(crate) fn claim(&mut self, index: u32, seq: u64) -> Result<(), Error> {
+    /// pages that the slot claims (pages.rs). Returns the claim, whose number never repeats.
+    pub(crate) fn claim(&mut self, index: u32, seq: u64) -> Result<Lease, Error> {
         let slot = self.slot(index)?;
         slot.seq.set(seq);
         // What its last item left.
         slot.borrowed.set(0);
         self.own(slot, State::Claimed, Past::NONE);
-        Ok(())
+        Ok(Lease {
+            slot: index,
+            number: slot.lease.get(),
+        })
+    }
+
+    /// Whether a claim is this participant's still. If not, its process was wrongly taken for dead, and the
+    /// slot may be claimed by any process.
+    pub(crate) fn is_my_claim(&self, claim: Lease) -> bool {
+        self.used_slot(claim.slot)
+            .is_some_and(|slot| slot.lease.get() == claim.number && slot.word().owner() == self.me)
     }
 
     /// To READY: from here on the item exists. The slot is on no list.

@@ -1141,7 +1141,7 @@ fn with_absent_pages() -> Scene {
     while section.park_slots(1000).unwrap() == Portion::MoreToCome {}
     let claim = |section: &mut Section<'_>, most| match section.claim_spare_pages(&mut u32::MAX.clone(), most)
     {
-        Ok(Spare::Claimed(slot, pages)) => (slot, pages),
+        Ok(Spare::Claimed(claim, pages)) => (claim.slot, pages),
         _ => panic!("there are spare pages"),
     };
     let (slot, pages) = claim(&mut section, 20);
@@ -1203,7 +1203,7 @@ fn memory_that_a_put_has_extended_in_vain_is_punched_or_remnant() {
         let claimed = is_claimed.then(|| {
             let most = pages.end - pages.start;
             let claimed = section.claim_spare_pages(&mut pages.end.clone(), most).unwrap();
-            let Spare::Claimed(slot, claimed) = claimed else {
+            let Spare::Claimed(Lease { slot, .. }, claimed) = claimed else {
                 panic!("they are spare");
             };
             assert_eq!(claimed, pages);
@@ -1421,7 +1421,7 @@ fn a_lent_slot_without_memory_is_damage() {
         let bytes = || platform::backed_bytes(segment.fd().unwrap().get()).unwrap();
         let before = bytes();
         if is_put_off {
-            let put_off = queue.put_off_for_slot(lent.lease.slot, ENDED, me);
+            let put_off = queue.put_off_for_slot(lent.lease, ENDED, me);
             assert!(matches!(put_off, Err(Error::Corrupt { .. })), "{put_off:?}");
             core::mem::forget(lent);
         } else {
@@ -1443,7 +1443,7 @@ fn what_a_former_self_was_lent_is_not_touched() {
         number: 1,
     };
     for former in [former, ParticipantId::NONE] {
-        assert_eq!(queue.put_off_for_slot(gone.slot, ENDED, former), Ok(()));
+        assert_eq!(queue.put_off_for_slot(gone, ENDED, former), Ok(()));
         let section = now(|mut wait| queue.enter(&mut wait)).unwrap();
         assert!(section.lent_to_me(gone, former).unwrap().is_none());
     }

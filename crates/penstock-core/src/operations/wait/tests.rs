@@ -6,10 +6,11 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::Kind;
+use crate::memory::layout::{Hot, Kind, OPEN};
+use crate::operations::delivery::Buffer;
 use crate::operations::wait::WAITING;
 use crate::options::{Options, Patience, Wait};
-use crate::platform;
+use crate::platform::{self, Instant};
 use crate::state::WAKES;
 use crate::state::hand::{LATE_AFTER, LateCheck};
 use crate::state::recovery::Portion;
@@ -57,6 +58,36 @@ fn ages(queue: &Queue, waiting: &mut Waiting) -> Vec<u32> {
     let mut section = enter(queue);
     section.arrive(waiting).unwrap();
     section.wakes_noted().to_vec()
+}
+
+/// A time that is no item's would wake its keeper again and again: it is damage.
+#[test]
+fn a_time_without_an_item_is_damage() {
+    let nothing_delayed: fn(&Hot) = |hot| hot.due_at.set(1);
+    let no_item: fn(&Hot) = |hot| hot.delayed.head.set(0);
+    let no_mark: fn(&Hot) = |hot| hot.phase.set(OPEN);
+    for (delayed, damage) in [(0, nothing_delayed), (1, no_item), (1, no_mark)] {
+        for kind in [Kind::Item, Kind::Room] {
+            let queue = create(1);
+            if kind == Kind::Room {
+                put(&queue);
+            }
+            let wait = || Wait {
+                patience: Patience::Until(Instant::now() + Duration::from_millis(50)),
+                interrupted: Box::leak(Box::new(|| false)),
+            };
+            for _ in 0..delayed {
+                let an_hour = Duration::from_secs(3600);
+                queue.put_delayed(&[b"later"], an_hour, wait()).unwrap();
+            }
+            damage(enter(&queue).hot());
+            let ended = match kind {
+                Kind::Item => queue.get(&mut Buffer::default(), wait()).map(drop),
+                _ => queue.put(&[b"x"], wait()).map(drop),
+            };
+            assert!(matches!(ended, Err(Error::Corrupt { .. })), "{kind:?}: {ended:?}");
+        }
+    }
 }
 
 /// A poll never ages, so it may sleep for long when the getters before it have aged.
