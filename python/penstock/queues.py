@@ -451,8 +451,7 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         Raises TypeError or ValueError for a `timeout` that is no number. Entering raises what `get()` raises;
         an `async with` raises ValueError if there is a `timeout`. If the object cannot be rebuilt, its item
         is given back as failed, and the exception is raised. Large buffers in the object are copies of their
-        own. The end of the block waits as the verbs of a `Lease` do; if another process is stopped (SIGSTOP)
-        meanwhile, `async with` lets other tasks run.
+        own.
 
         >>> import penstock
         >>> q = penstock.JoinableQueue()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -511,6 +512,39 @@ def press_after(moment: str, times: int, arguments: list[Any]) -> None:
         errors = program.communicate()[1]
     assert (program.returncode, errors) == (130, "Interrupted.\n")
     # The check for leaks finds processes that are left.
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_can_meet_no_evaluation_of_a_text(method: str, small: Path) -> None:
+    """CPython ends a program by SIGINT if Ctrl-C came in one, although the exception was caught."""
+    program = """
+        import sys
+        import penstock.demo
+        from penstock import cli
+        from penstock.demo.interrupts import FirstInterrupt
+
+        class Watched(FirstInterrupt):
+            is_inside = False
+
+            def __enter__(self):
+                Watched.is_inside = True
+                return super().__enter__()
+
+        def hear(event, arguments):
+            if event == "compile" and Watched.is_inside and arguments[1] == "<string>":
+                print("EVALUATED", arguments[0])
+
+        if __name__ == "__main__":
+            penstock.demo.FirstInterrupt = Watched
+            sys.addaudithook(hear)
+            sys.exit(cli.main(["demo", *sys.argv[1:]]))
+    """
+    file = small.parent / "watched.py"
+    file.write_text(textwrap.dedent(program))
+    command = [sys.executable, str(file), str(small), "--workers", "2", "--start-method", method, "--kill"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert "EVALUATED" not in done.stdout
+    assert done.stdout.endswith(AGREE)
 
 
 class Weak:
