@@ -4,7 +4,8 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -519,6 +520,49 @@ fn no_lease_or_loop_waits_for_a_thread_that_has_ended() {
         assert_eq!(take_by(is_lease, &queue, soon()), Ok(()));
         is_sound(&queue, "all done");
     }
+}
+
+/// A process in which very many threads have taken items is forked: those threads are not in the child, whose
+/// own ones are known to live.
+#[test]
+fn a_child_does_not_count_the_threads_of_its_parent() {
+    const MANY: usize = 4200;
+    let queue = with_items(&ACKNOWLEDGED, 0);
+    for _ in 0..MANY + 2 {
+        put(&queue, b"item", Patience::NoWait).unwrap();
+    }
+    let (begun, gate) = (AtomicUsize::new(0), Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..MANY {
+            let small = thread::Builder::new().stack_size(128 << 10);
+            let lives = || {
+                let held = hold(&queue, soon()).unwrap();
+                begun.fetch_add(1, Ordering::Relaxed);
+                drop(gate.lock());
+                settle(&queue, &held, Verdict::Done);
+            };
+            small.spawn_scoped(scope, lives).unwrap();
+        }
+        until("taken", || begun.load(Ordering::Relaxed) == MANY);
+        let child = Child::run(|| {
+            let here = with_items(&ACKNOWLEDGED, 1);
+            let holder = here.clone();
+            let taken = thread::spawn(move || {
+                let held = hold(&holder, soon()).unwrap();
+                until("shut down", || holder.is_shut_down());
+                until_waiting(&holder, |s| s.waiting_getters, 1);
+                settle(&holder, &held, Verdict::Failed);
+            });
+            until("taken", || here.is_empty());
+            here.shut_down(false).unwrap();
+            assert_eq!(take_by(true, &here, Patience::Forever), Ok(()));
+            taken.join().unwrap();
+        });
+        let ended = outcome(child);
+        drop(closed);
+        assert_eq!(ended, 0);
+    });
 }
 
 /// However many items its siblings have, a lease that cannot tell whether one is its own does not wait.

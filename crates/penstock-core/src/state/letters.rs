@@ -2,6 +2,8 @@
 //!
 //! operations/letters.rs has the crash table.
 
+use std::collections::TryReserveError;
+
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::Slot;
@@ -24,6 +26,18 @@ pub(crate) enum Fate {
 #[derive(Default)]
 pub(crate) struct Letters {
     pub tickets: Vec<Ticket>,
+    /// The place of each in the list (`Slot::lease`). Places ascend along the list, and none repeats.
+    places: Vec<u64>,
+    /// The place of the last letter when the reading began: what is added later is not read.
+    end: Option<u64>,
+}
+
+impl Letters {
+    /// Takes memory for another portion.
+    pub(crate) fn reserve(&mut self) -> Result<(), TryReserveError> {
+        self.tickets.try_reserve(PORTION as usize)?;
+        self.places.try_reserve(PORTION as usize)
+    }
 }
 
 impl<'q> Section<'q> {
@@ -34,23 +48,31 @@ impl<'q> Section<'q> {
         })
     }
 
-    /// Reads a portion of the list; `letters` has capacity for it. Begins anew if the last letter that was
-    /// read has gone, or a rebuild has linked the list anew.
+    /// Reads a portion of the list, for which memory was taken. Goes on behind the last letter that was read
+    /// and is there still. Those behind that one are letters no more, or are so anew, at the list's end.
     pub(crate) fn read_letters(&self, letters: &mut Letters) -> Result<Portion, Error> {
         let hot = self.hot();
-        let before = match letters.tickets[..] {
-            [.., before, _] => before.slot,
-            _ => 0,
+        let end = match (letters.end, hot.dead.tail.get()) {
+            (Some(end), _) => end,
+            (None, 0) => return Ok(Portion::Last),
+            (None, tail) => self.slot(tail)?.lease.get(),
         };
-        let is_there = |last: &Ticket| self.letter(*last).is_some_and(|slot| slot.prev.get() == before);
-        let mut prev = match letters.tickets.last() {
-            Some(last) if is_there(last) => last.slot,
-            _ => {
-                letters.tickets.clear();
-                0
+        letters.end = Some(end);
+        let (mut prev, mut before) = (0, 0);
+        let mut left = PORTION;
+        while let (Some(last), Some(&place)) = (letters.tickets.last(), letters.places.last()) {
+            if self.letter(*last).is_some_and(|slot| slot.lease.get() == place) {
+                (prev, before) = (last.slot, place);
+                break;
             }
-        };
-        for _ in 0..PORTION {
+            if left == 0 {
+                return Ok(Portion::MoreToCome);
+            }
+            left -= 1;
+            letters.tickets.pop();
+            letters.places.pop();
+        }
+        for _ in 0..left {
             let index = match prev {
                 0 => hot.dead.head.get(),
                 prev => self.slot(prev)?.next.get(),
@@ -59,15 +81,20 @@ impl<'q> Section<'q> {
                 return Ok(Portion::Last);
             }
             let slot = self.slot(index)?;
+            let place = slot.lease.get();
             // A list whose links agree in both directions has each slot once, so this ends.
-            if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev {
+            if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev || place < before {
                 return Err(self.corrupt("the list of dead letters is torn"));
+            }
+            if place > end {
+                return Ok(Portion::Last);
             }
             letters.tickets.push(Ticket {
                 slot: index,
                 seq: slot.seq.get(),
             });
-            prev = index;
+            letters.places.push(place);
+            (prev, before) = (index, place);
         }
         Ok(Portion::MoreToCome)
     }
