@@ -709,8 +709,14 @@ MUTANTS = [
         "number-asked-under-the-lock",
         "a producer waits for a fork of its process with the lock held",
         f"{CORE}/operations/produce.rs",
-        "section.begin_block(expect, begun_as)?",
-        "section.begin_block(expect, begun::number_of(queue))?",
+        """\
+        let begun_as = begun::number_of(queue);
+        let begun = self.enter(&mut wait).and_then(|section| {
+""",
+        """\
+        let begun = self.enter(&mut wait).and_then(|section| {
+            let begun_as = begun::number_of(queue);
+""",
         (unit("no_thread_waits_for_a_fork_under_the_lock"),),
     ),
     Mutant(
