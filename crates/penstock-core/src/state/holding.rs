@@ -73,8 +73,17 @@ impl Drop for Notes {
     }
 }
 
+/// What this thread needs memory for, together, so that the memory is taken once.
+struct Own {
+    notes: RefCell<Notes>,
+    _life: Life,
+}
+
 thread_local! {
-    static NOTES: RefCell<Notes> = RefCell::default();
+    static OWN: Own = Own {
+        notes: RefCell::default(),
+        _life: Life::begin(),
+    };
 }
 
 thread_local! {
@@ -165,10 +174,6 @@ impl Drop for Life {
     }
 }
 
-thread_local! {
-    static LIFE: Life = Life::begin();
-}
-
 /// Whether a thread of this process that has taken an item has ended. Nothing but the end of the process may
 /// settle its item then. Of more threads than there are places some are taken for ended. Of a task this
 /// cannot tell.
@@ -187,8 +192,7 @@ pub(crate) fn begin() {
 #[cold]
 fn begin_thread() {
     // A thread that is ending already counts as ended, and notes nothing.
-    let _ = LIFE.try_with(|_| ());
-    let _ = NOTES.try_with(|_| ());
+    let _ = OWN.try_with(|_| ());
     HAS_BEGUN.set(true);
 }
 
@@ -238,7 +242,7 @@ fn with_own_notes<T>(operation: impl FnOnce(&mut Notes) -> T) -> Option<T> {
     if !HAS_BEGUN.get() {
         return None;
     }
-    NOTES.try_with(|notes| operation(&mut notes.borrow_mut())).ok()
+    OWN.try_with(|own| operation(&mut own.notes.borrow_mut())).ok()
 }
 
 /// Makes room for `count` notes, so that none has to be made under the lock.
