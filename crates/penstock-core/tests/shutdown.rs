@@ -4,7 +4,8 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -573,6 +574,49 @@ fn a_lease_or_loop_waits_for_others_beside_what_its_process_took() {
     }
 }
 
+/// A process in which very many threads have taken items is forked: those threads are not in the child, whose
+/// own ones are known to live.
+#[test]
+fn a_child_does_not_count_the_threads_of_its_parent() {
+    const MANY: usize = 4200;
+    let queue = with_items(&ACKNOWLEDGED, 0);
+    for _ in 0..MANY + 2 {
+        put(&queue, b"item", Patience::NoWait).unwrap();
+    }
+    let (begun, gate) = (AtomicUsize::new(0), Mutex::new(()));
+    let closed = gate.lock().unwrap();
+    thread::scope(|scope| {
+        for _ in 0..MANY {
+            let small = thread::Builder::new().stack_size(128 << 10);
+            let lives = || {
+                let held = hold(&queue, soon()).unwrap();
+                begun.fetch_add(1, Ordering::Relaxed);
+                drop(gate.lock());
+                settle(&queue, &held, Verdict::Done);
+            };
+            small.spawn_scoped(scope, lives).unwrap();
+        }
+        until("taken", || begun.load(Ordering::Relaxed) == MANY);
+        let child = Child::run(|| {
+            let here = with_items(&ACKNOWLEDGED, 1);
+            let holder = here.clone();
+            let taken = thread::spawn(move || {
+                let held = hold(&holder, soon()).unwrap();
+                until("shut down", || holder.is_shut_down());
+                until_waiting(&holder, |s| s.waiting_getters, 1);
+                settle(&holder, &held, Verdict::Failed);
+            });
+            until("taken", || here.is_empty());
+            here.shut_down(false).unwrap();
+            assert_eq!(take_by(true, &here, Patience::Forever), Ok(()));
+            taken.join().unwrap();
+        });
+        let ended = outcome(child);
+        drop(closed);
+        assert_eq!(ended, 0);
+    });
+}
+
 /// However many items its siblings have, a lease that cannot tell whether one is its own does not wait.
 #[test]
 fn a_lease_beside_very_many_of_its_siblings() {
@@ -942,7 +986,11 @@ fn a_watcher_learns_that_the_last_delayed_item_is_gone() {
         })
         .unwrap();
         queue.shut_down(false).unwrap();
-        let other = Child::run(|| assert_eq!(get(&queue, soon()).unwrap(), b"later"));
+        // It leaves in order, so that the item does not come back when it is found dead.
+        let other = Child::run(|| {
+            assert_eq!(get(&queue, soon()).unwrap(), b"later");
+            queue.leave(Leave::Clean).unwrap();
+        });
         assert_eq!(outcome(other), 0);
         assert!(is_readable(fd));
         assert_eq!(get(&queue, Patience::NoWait), Err(Error::ShutDown));

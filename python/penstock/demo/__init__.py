@@ -33,8 +33,8 @@ def run(folder: str, workers: int, kill: bool, start_method: str | None) -> int:
     """
     context = penstock.get_context(start_method)
     screen = open_screen()
-    # The first queue imports the rest of Penstock, which evaluates the text of a named tuple. If Ctrl-C came in
-    # that moment, CPython would end the program by the signal later on, although the exception was caught.
+    # The first queue imports the rest of Penstock, which evaluates the text of a named tuple. If Ctrl-C came
+    # in that moment, CPython would end the program by the signal later, although the exception was caught.
     penstock.SimpleQueue[object]().close()
     with FirstInterrupt() as interrupt:
         screen.line(f"Listing the files of {folder}")

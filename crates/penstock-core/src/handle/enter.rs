@@ -116,13 +116,19 @@ impl Queue {
     /// participant does if this one does not. Waits 10 ms at most for the lock, and not at all while other
     /// work of this process is put off already. It may also map what the queue has grown by.
     pub(crate) fn enter_briefly(&self) -> Result<Guard<'_>, Error> {
+        self.enter_briefly_until(&mut None)
+    }
+
+    /// The same for work of several sections, which wait 10 ms together. `until` is `None` at first.
+    pub(crate) fn enter_briefly_until(&self, until: &mut Option<Instant>) -> Result<Guard<'_>, Error> {
         let mut wait = Wait {
             patience: Patience::TryLock,
             interrupted: &mut || false,
         };
         match self.enter(&mut wait) {
             Err(Error::Busy) if !self.shared.has_work_put_off() => {
-                wait.patience = Patience::Until(Instant::now() + BRIEFLY);
+                let until = until.get_or_insert_with(|| Instant::now() + BRIEFLY);
+                wait.patience = Patience::Until(*until);
                 self.enter(&mut wait)
             }
             entered => entered,

@@ -143,6 +143,8 @@ impl Queue {
     ) -> Result<Arc<Queue>, Error> {
         let id = segment.id;
         open.reserve()?;
+        // Sections ask for it, and the first to ask reads files.
+        platform::cores();
         let queue = Arc::new(Queue {
             shared: Shared::new(segment, options),
             leaving: LeavePutOff::new(),

@@ -15,7 +15,7 @@ use crate::handle::remainder::Remainder;
 use crate::memory::file::MemoryFile;
 use crate::memory::ranges::unmap_new_ranges;
 use crate::platform::{self, FileIdentity};
-use crate::state::line_end;
+use crate::state::{holding, line_end};
 use crate::units::Id;
 
 /// Locked only while this process cannot fork (fork.rs).
@@ -171,6 +171,7 @@ fn forget_memberships() {
         }
     }
     begun::forget();
+    holding::begin_in_child();
     line_end::begin_in_child();
     // A handle that another thread of the parent was dropping will never be dropped in this child.
     open.queues.retain(|(_, queue, _)| queue.strong_count() > 0);

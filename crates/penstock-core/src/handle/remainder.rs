@@ -146,8 +146,9 @@ impl Queue {
     /// Gives back what a queue without open handles does not need. Other threads may drop what they have in
     /// hand meanwhile.
     fn keep_membership_alone(&self) {
+        let mut until = None;
         if self.stop_producing() {
-            if let Ok(section) = self.enter_briefly() {
+            if let Ok(section) = self.enter_briefly_until(&mut until) {
                 let ended = section.end_if_unproduced();
                 // Damage is noted in the segment.
                 let _ = self.shared.report(ended);
@@ -156,7 +157,7 @@ impl Queue {
         if self.shared.has_to_announce() {
             // Briefly: the departure discounts the watchers, and closes the notifiers, too.
             let taken = self
-                .enter_briefly()
+                .enter_briefly_until(&mut until)
                 .and_then(|mut section| section.watch_no_more());
             fault!("close.unwatched");
             if let Ok(taken) = taken {

@@ -2,13 +2,16 @@
 //!
 //! state/recovery.rs has the crash table of the sweep.
 
+use std::time::Duration;
+
 use crate::error::Error;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
 use crate::options::{Patience, Wait};
-use crate::platform;
+use crate::platform::{self, Instant};
 use crate::state::hand::LateCheck;
+use crate::state::recovery::Portion;
 use crate::sync::{Ordering, Word, spin_loop};
 
 /// Reads of a taken lock before its holder's life is checked.
@@ -16,6 +19,10 @@ const LOOKS: u32 = if cfg!(loom) { 1 } else { 100 };
 
 /// Interval at which the callers of get check for the dead while there are leases, in milliseconds.
 const REAP_EVERY: u64 = if cfg!(feature = "fuzzing") { 1 } else { 100 };
+
+/// For so long a check for the dead discards what is left in a closed queue, and a call that is to go on with
+/// other work soon.
+const DISCARDING: Duration = Duration::from_millis(4);
 
 impl Queue {
     /// Checks for dead participants and sweeps them. `thorough` checks all participants, not only holders.
@@ -66,9 +73,11 @@ impl Queue {
             Err(error) if is_stuck(&error) => {}
             returned => returned?,
         }
-        match self.discard_leftovers(&mut *enter) {
+        match self.discard_some_leftovers(&mut *enter) {
             Err(error) if is_stuck(&error) => {}
-            discarded => discarded?,
+            discarded => {
+                discarded?;
+            }
         }
         if self.shared.is_production_over()? {
             match enter().and_then(|section| section.end_if_unproduced()) {
@@ -175,14 +184,26 @@ impl Queue {
         &'q self,
         enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
     ) -> Result<(), Error> {
+        while self.discard_some_leftovers(&mut *enter)? == Portion::MoreToCome {}
+        Ok(())
+    }
+
+    /// The same for a few milliseconds. `Last` if none is left.
+    pub(crate) fn discard_some_leftovers<'q>(
+        &'q self,
+        enter: &mut dyn FnMut() -> Result<Guard<'q>, Error>,
+    ) -> Result<Portion, Error> {
         if !self.shared.segment.hot().has_leftovers() {
-            return Ok(());
+            return Ok(Portion::Last);
         }
+        let end = Instant::now() + DISCARDING;
+        let mut last = Portion::Last;
         self.in_portions(enter, &mut |section| {
-            let discarded = section.discard();
+            last = section.discard()?;
             self.note_spare(section);
-            discarded
-        })
+            Ok(if Instant::now() < end { last } else { Portion::Last })
+        })?;
+        Ok(last)
     }
 
     /// Whether the counters of the queue need no maintenance: the lock is not stuck, and neither a check for

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::fork;
+use crate::fork::{self, NoFork};
 use crate::lock::guard::Guard;
 use crate::memory::layout::ParticipantId;
 use crate::options::{Patience, Wait};
@@ -106,7 +106,11 @@ impl Shared {
             }
             let places = (place - 1, writing.checked_sub(1));
             match platform::open_pipe_of(record.pid(), places, number) {
-                PipeOfAnother::Open(opened) => return Ok(Some(self.keep_notifier(pipe, opened, number))),
+                PipeOfAnother::Open(opened) => {
+                    // One thread at a time.
+                    let no_fork = fork::hold_off();
+                    return Ok(Some(self.keep_notifier(pipe, (opened, number), &no_fork)));
+                }
                 PipeOfAnother::Elsewhere => {}
                 PipeOfAnother::OutOfReach if self.is_dead(index, record, true) => {}
                 PipeOfAnother::OutOfReach => unreachable = Some(record.pid()),
@@ -118,10 +122,9 @@ impl Shared {
         }
     }
 
-    /// Makes an open pipe this process's notifier, unless another thread was quicker.
-    pub(crate) fn keep_notifier(&self, pipe: Pipe, opened: OpenPipe, number: u64) -> End {
-        // One thread at a time.
-        let _no_fork = fork::hold_off();
+    /// Makes the open pipe of that number this process's notifier, unless another thread was quicker. One
+    /// thread at a time does so, and none waits for another here: the caller may hold the lock.
+    pub(crate) fn keep_notifier(&self, pipe: Pipe, (opened, number): (OpenPipe, u64), _: &NoFork) -> End {
         let notifier = self.notifier(pipe);
         if let Some(end) = notifier.current(number) {
             return end;

@@ -12,6 +12,9 @@ use crate::state::notifier::AfterRelease;
 use crate::state::{Section, Shared};
 use crate::sync::Ordering;
 
+#[cfg(all(test, not(loom)))]
+mod tests;
+
 /// The lock, held. Dropping it restores the waiters' invariant (state/waiters.rs), releases the lock,
 /// prefetches the next operation's place, makes the wake-up calls, and does what is due at the notifier.
 ///

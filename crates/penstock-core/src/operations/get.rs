@@ -28,7 +28,7 @@ use crate::options::{Own, Patience, Wait};
 use crate::platform;
 use crate::state::Section;
 use crate::state::deliver::Delivered;
-use crate::state::holding::is_task;
+use crate::state::holding::{self, is_task};
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
 use crate::units::BATCH;
@@ -94,16 +94,29 @@ impl Queue {
     }
 
     fn take_batch(self: &Arc<Self>, batch: &mut Batch, wait: Wait<'_>, asks: Asks) -> Result<(), Error> {
-        self.take(wait, (asks, Own::OfProcess), |section, mut head| {
-            while head != 0 && batch.has_room() {
-                let delivered = section.deliver(head, batch)?;
-                if let Delivered::Borrowed(borrowed) = delivered {
-                    batch.push_lent(Lent::new(self, section.me, borrowed));
-                }
-                head = section.oldest()?;
-            }
-            Ok(())
+        self.take(wait, (asks, Own::OfProcess), |section, head| {
+            self.deliver_batch(section, head, batch)
         })
+    }
+
+    /// An item, and those behind it, as far as they fit.
+    #[inline(always)]
+    pub(crate) fn deliver_batch(
+        self: &Arc<Self>,
+        section: &mut Section<'_>,
+        mut head: u32,
+        batch: &mut Batch,
+    ) -> Result<(), Error> {
+        // Then the first one was handed to this getter before, and the others are to be discarded.
+        let is_closed = section.hot().is_closed();
+        while head != 0 && batch.has_room() {
+            let delivered = section.deliver(head, batch)?;
+            if let Delivered::Borrowed(borrowed) = delivered {
+                batch.push_lent(Lent::new(self, section.me, borrowed));
+            }
+            head = if is_closed { 0 } else { section.oldest()? };
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -161,8 +174,11 @@ impl Queue {
         (asks, own): (Asks, Own),
         deliver: impl FnOnce(&mut Section<'_>, u32) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        if self.shared.segment.hot().sets_aside() {
-            self.set_aside(asks, wait)?;
+        if self.shared.options.acknowledged {
+            holding::begin();
+            if self.shared.segment.hot().sets_aside() {
+                self.set_aside(asks, wait)?;
+            }
         }
         // Getters that always find an item never wait, so what the dead hold must return here. (And a dead
         // watcher of the notifier costs every putter and getter system calls.)

@@ -43,6 +43,7 @@ use crate::operations::get::{Asks, Delivery};
 use crate::operations::put::is_without_memory;
 use crate::options::{Own, Patience, Retry, Wait};
 use crate::platform;
+use crate::state::Section;
 use crate::state::claim::Reserved;
 use crate::state::delay::due_after;
 use crate::state::held::{Held, Verdict};
@@ -82,20 +83,33 @@ impl Queue {
         mut wait: Wait<'_>,
     ) -> Result<(), Error> {
         self.begin_to_hold(&mut wait)?;
-        self.take(wait, (Asks::Anew(0), Own::OfCaller), |section, mut head| {
-            // Within its capacity: a section allocates nothing.
-            while head != 0 && batch.has_room() && held.len() < held.capacity() {
-                let before = section.said(head)?;
-                let delivered = section.deliver(head, batch)?;
-                section.mark_by_name(head)?;
-                held.push(section.held(head, before)?);
-                if let Delivery::Lent(lent) = self.delivery(section.me, delivered) {
-                    batch.push_lent(lent);
-                }
-                head = section.oldest()?;
-            }
-            Ok(())
+        self.take(wait, (Asks::Anew(0), Own::OfCaller), |section, head| {
+            self.hold_batch(section, head, (batch, held))
         })
+    }
+
+    /// An item, and those behind it, as far as they fit.
+    #[inline(always)]
+    pub(crate) fn hold_batch(
+        self: &Arc<Self>,
+        section: &mut Section<'_>,
+        mut head: u32,
+        (batch, held): (&mut Batch, &mut Vec<Held>),
+    ) -> Result<(), Error> {
+        // Then the first one was handed to this getter before, and the others are to be discarded.
+        let is_closed = section.hot().is_closed();
+        // Within its capacity: a section allocates nothing.
+        while head != 0 && batch.has_room() && held.len() < held.capacity() {
+            let before = section.said(head)?;
+            let delivered = section.deliver(head, batch)?;
+            section.mark_by_name(head)?;
+            held.push(section.held(head, before)?);
+            if let Delivery::Lent(lent) = self.delivery(section.me, delivered) {
+                batch.push_lent(lent);
+            }
+            head = if is_closed { 0 } else { section.oldest()? };
+        }
+        Ok(())
     }
 
     /// The queue is acknowledged from now on, and puts note their time.

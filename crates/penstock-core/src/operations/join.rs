@@ -3,7 +3,8 @@
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
-use crate::options::Wait;
+use crate::options::{Patience, Wait};
+use crate::state::recovery::Portion;
 use crate::state::waiters::Waiting;
 use crate::sync::Word;
 
@@ -47,7 +48,7 @@ impl Queue {
         while section.hot().unfinished.get() > 0 && !waiting.was_chosen() {
             if section.hot().has_leftovers() {
                 drop(section);
-                self.discard_leftovers(&mut || self.enter(wait))?;
+                self.discard_within(wait)?;
                 section = self.enter(wait)?;
                 continue;
             }
@@ -58,5 +59,71 @@ impl Queue {
             section = self.wait_for(section, waiting, wait)?;
         }
         section.withdraw(waiting)
+    }
+
+    /// Discards what is left in a closed queue, as much as the caller has the patience for. If any is left,
+    /// an error.
+    #[cold]
+    fn discard_within(&self, wait: &mut Wait<'_>) -> Result<(), Error> {
+        match wait.patience {
+            // The call that follows discards, for as long as that takes.
+            Patience::TryLock => Err(Error::Busy),
+            Patience::Briefly => match self.discard_some_leftovers(&mut || self.enter(wait))? {
+                Portion::Last => Ok(()),
+                // The queue's upkeep, or the next attempt, goes on.
+                Portion::MoreToCome => Err(Error::Empty),
+            },
+            _ => self.discard_leftovers(&mut || self.enter(wait)),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::memory::layout::CLOSED;
+    use crate::options::Options;
+    use crate::state::recovery::PORTION;
+
+    fn with<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
+        call(Wait {
+            patience,
+            interrupted: &mut || false,
+        })
+    }
+
+    /// A process has closed a long queue, and died. An attempt that holds a lock meanwhile, that of an event
+    /// loop, or a check for the dead does not discard all of it; a joiner that has time does.
+    #[test]
+    fn a_join_that_may_not_wait_does_not_discard_all() {
+        // No process discards so many in the few milliseconds that each of the two has.
+        const MANY: u64 = 400 * PORTION as u64;
+        let queue = Queue::create(&Options {
+            maxsize: 0,
+            max_bytes: None,
+            soft_bytes: 0,
+            acknowledged: true,
+            max_deliveries: 3,
+        })
+        .unwrap();
+        with(Patience::NoWait, |wait| queue.join(wait)).unwrap();
+        for _ in 0..MANY {
+            with(Patience::NoWait, |wait| queue.put(&[b"item"], wait)).unwrap();
+        }
+        with(Patience::NoWait, |mut wait| queue.enter(&mut wait))
+            .unwrap()
+            .store_phase(CLOSED);
+        let left = || queue.shared.segment.hot().ready_count.get();
+        let join = |patience| with(patience, |wait| queue.join(wait));
+        assert_eq!(join(Patience::TryLock), Err(Error::Busy));
+        // Each section discards one portion by itself.
+        assert!(MANY - left() <= 2 * u64::from(PORTION), "{}", left());
+        let before = left();
+        assert_eq!(join(Patience::Briefly), Err(Error::Empty));
+        assert!(left() < before - u64::from(PORTION));
+        queue.reap_dead(true).unwrap();
+        assert!(left() > 0);
+        assert_eq!(join(Patience::Forever), Ok(()));
+        assert_eq!(left(), 0);
     }
 }

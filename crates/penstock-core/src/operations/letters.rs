@@ -76,8 +76,7 @@ impl Queue {
         let mut read = Letters::default();
         loop {
             // Memory is taken before the lock, never under it.
-            read.tickets
-                .try_reserve(PORTION as usize)
+            read.reserve()
                 .map_err(|_| platform::no_memory(u64::from(PORTION) * size_of::<LetterTicket>() as u64))?;
             if self.enter(wait)?.read_letters(&mut read)? == Portion::Last {
                 return Ok(read.tickets);
@@ -165,5 +164,80 @@ impl Queue {
             section.decide_on_letters(tickets, fate, (&mut next, &mut count))
         })?;
         Ok(count)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::operations::delivery::Buffer;
+    use crate::options::{Options, Patience};
+    use crate::state::held::Verdict;
+
+    fn now<T>(call: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> T {
+        call(Wait {
+            patience: Patience::NoWait,
+            interrupted: &mut || false,
+        })
+        .unwrap()
+    }
+
+    fn bury(queue: &Arc<Queue>) {
+        let (_, held) = now(|wait| queue.hold(&mut Buffer::default(), wait));
+        assert!(now(|wait| queue.settle(&held, Verdict::Rejected, wait)));
+    }
+
+    fn read(queue: &Queue, letters: &mut Letters) -> Portion {
+        letters.reserve().unwrap();
+        now(|mut wait| queue.enter(&mut wait)?.read_letters(letters))
+    }
+
+    fn lengths(letters: &Letters) -> (usize, usize) {
+        let mut slots: Vec<u32> = letters.tickets.iter().map(|ticket| ticket.slot).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        (letters.tickets.len(), slots.len())
+    }
+
+    /// However many letters others decide on meanwhile, also those read last, no letter is read twice, and
+    /// none is missed that is one all the time.
+    #[test]
+    fn the_reading_of_letters_comes_to_its_end() {
+        let portion = PORTION as usize;
+        for gone in [1, 2, portion - 1, portion, 2 * portion] {
+            let queue = Queue::create(&Options {
+                maxsize: 0,
+                max_bytes: None,
+                soft_bytes: 0,
+                acknowledged: true,
+                max_deliveries: 3,
+            })
+            .unwrap();
+            for _ in 0..4 * portion {
+                now(|wait| queue.put(&[b"item"], wait));
+                bury(&queue);
+            }
+            let mut letters = Letters::default();
+            for _ in 0..2 {
+                assert_eq!(read(&queue, &mut letters), Portion::MoreToCome);
+            }
+            assert_eq!(lengths(&letters), (2 * portion, 2 * portion));
+            let last = letters.tickets[2 * portion - gone..].to_vec();
+            assert_eq!(now(|wait| queue.requeue(Some(&last), wait)), gone as u64);
+            for _ in 0..gone {
+                bury(&queue);
+            }
+            let mut sections = 0;
+            while read(&queue, &mut letters) == Portion::MoreToCome {
+                sections += 1;
+                let (all, different) = lengths(&letters);
+                // Two portions are left to be read, and those that have gone to be passed over.
+                assert!(sections <= 2 + gone / portion, "{gone}: {sections} sections");
+                assert_eq!(all, different, "{gone}");
+            }
+            assert_eq!(lengths(&letters).1, 4 * portion - gone);
+        }
     }
 }

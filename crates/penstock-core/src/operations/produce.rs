@@ -30,8 +30,10 @@ impl Queue {
     /// The same, waiting for the lock as long as `wait` allows. After an error no block has begun.
     pub fn produce_within(&self, expect: u32, mut wait: Wait<'_>) -> Result<Production, Error> {
         let queue = self.shared.segment.id;
+        // Before the lock: another thread of this process may be forking, and takes long.
+        let begun_as = begun::number_of(queue);
         let begun = self.enter(&mut wait).and_then(|section| {
-            let begun = section.begin_block(expect, begun::number_of(queue))?;
+            let begun = section.begin_block(expect, begun_as)?;
             Ok((section.me, begun))
         });
         let (me, begun) = self.shared.report(begun)?;

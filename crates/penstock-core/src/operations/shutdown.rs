@@ -11,8 +11,10 @@
 //!
 //! An immediate shutdown discards what is queued, a portion of it in each section. Whatever comes back later
 //! (its holder has died, its getter has given up) is discarded then. A section of any process that finds
-//! items in a closed queue continues: the next section of each process discards a portion, and a check for
-//! the dead and a join discard all. To `len` and `task_done` they are gone from the commit on.
+//! items in a closed queue continues: the next section of each process discards a portion, a check for the
+//! dead discards for some milliseconds, and a join discards all. (The join of an event loop discards as long
+//! as a check does, and that of a caller which holds a lock not at all.) To `len` and `task_done` they are
+//! gone from the commit on.
 //!
 //! What the commit finds in the middle:
 //!

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 
 use crate::error::Error;
 use crate::fault::fault;
+use crate::fork;
 use crate::handle::put_off::is_stuck;
 use crate::handle::queue::Queue;
 use crate::memory::layout::Kind;
@@ -38,24 +39,35 @@ impl Queue {
     fn open_and_watch(&self, kind: Kind, wait: &mut Wait<'_>) -> Result<RawFd, Error> {
         self.join_in(wait)?;
         let pipe = Pipe::of(kind);
+        let mut made = None;
         loop {
             let number = pipe.number(self.shared.segment.hot()).get();
             let found = match self.shared.notifier(pipe).current(number) {
                 Some(end) => Some(end),
                 None => self.shared.open_notifier_of_another(pipe, number)?,
             };
+            if found.is_none() && made.is_none() {
+                made = Some(platform::make_pipe()?);
+            }
             let mut section = self.enter(wait)?;
             if pipe.number(section.hot()).get() != number {
                 // Another process has made a notifier meanwhile.
                 continue;
             }
-            let end = match found {
-                Some(end) => end,
-                None => {
-                    let (opened, number) = platform::make_pipe()?;
+            let end = match (found, made.take()) {
+                (Some(end), _) => end,
+                (None, None) => continue,
+                (None, Some((opened, number))) => {
+                    let Some(no_fork) = fork::try_hold_off() else {
+                        // Another thread of this process is forking, and takes long: others need the lock.
+                        drop(section);
+                        made = Some((opened, number));
+                        drop(fork::hold_off());
+                        continue;
+                    };
                     section.set_notifier(pipe, number);
                     fault!("notifier.made");
-                    self.shared.keep_notifier(pipe, opened, number)
+                    self.shared.keep_notifier(pipe, (opened, number), &no_fork)
                 }
             };
             section.announce_notifier()?;
@@ -140,11 +152,13 @@ impl Queue {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::AtomicI32;
+    use std::sync::atomic::Ordering::Relaxed;
     use std::time::Duration;
 
     use super::*;
     use crate::operations::delivery::Buffer;
-    use crate::options::Options;
+    use crate::options::{Options, uninterruptible};
 
     fn now<T>(call: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> T {
         call(Wait {
@@ -240,6 +254,43 @@ mod tests {
                 Error::Empty
             );
             assert!(!platform::is_pipe_readable(items));
+        }
+    }
+
+    fn is_asleep(thread: i32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+        stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" S"))
+    }
+
+    /// A fork of a large process takes long: a thread that waits for its end has no lock that other processes
+    /// wait for.
+    #[test]
+    fn no_thread_waits_for_a_fork_under_the_lock() {
+        for call in [
+            (|queue| queue.produce(1).map(drop)) as fn(&Queue) -> Result<(), Error>,
+            |queue| uninterruptible(|wait| queue.watch(wait)).map(drop),
+        ] {
+            let queue = acknowledged(0);
+            now(|wait| queue.put(&[b"item"], wait));
+            let forking = fork::hold_off();
+            let caller = AtomicI32::new(0);
+            std::thread::scope(|scope| {
+                let calling = scope.spawn(|| {
+                    caller.store(rustix::thread::gettid().as_raw_nonzero().get(), Relaxed);
+                    call(&queue)
+                });
+                while caller.load(Relaxed) == 0 || !is_asleep(caller.load(Relaxed)) {
+                    assert!(!calling.is_finished(), "it does not wait for the fork");
+                    std::thread::yield_now();
+                }
+                let mut attempt = Wait {
+                    patience: Patience::TryLock,
+                    interrupted: &mut || false,
+                };
+                let entered = queue.enter(&mut attempt).map(drop);
+                drop(forking);
+                assert_eq!((entered, calling.join().unwrap()), (Ok(()), Ok(())));
+            });
         }
     }
 

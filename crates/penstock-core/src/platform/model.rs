@@ -112,6 +112,14 @@ pub(crate) fn own_thread_id() -> u32 {
     thread_id()
 }
 
+/// Never called: a model's threads have their numbers.
+pub(crate) fn next_number() -> u32 {
+    thread_id()
+}
+
+/// As above.
+pub(crate) fn renumber(_: u32) {}
+
 pub(crate) fn micros() -> u64 {
     Instant::now().as_micros()
 }

@@ -5,7 +5,7 @@
 //! tell that a task has ended.
 
 use crate::platform;
-use crate::state::holding::OF_TASK;
+use crate::state::holding::{self, OF_TASK};
 use crate::state::slot::BY_NAME;
 
 /// While it lives, the calls of this thread are those of a task.
@@ -16,6 +16,8 @@ pub struct Acting {
 impl Acting {
     /// As the task of that number. The numbers of threads are below 2^30.
     pub fn of_task(number: u32) -> Acting {
+        // The thread's own number may change in that.
+        holding::begin();
         Acting {
             former: platform::replace_thread_id(number & !BY_NAME | OF_TASK),
         }

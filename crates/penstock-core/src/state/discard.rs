@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::ParticipantId;
 use crate::state::Section;
+use crate::state::delay::DUE;
 use crate::state::recovery::{PORTION, Portion};
 use crate::state::slot::State;
 use crate::sync::{Count, Word};
@@ -19,12 +20,16 @@ pub(crate) enum Discarded {
 impl Section<'_> {
     /// Discards a portion of what is queued, if the queue is closed.
     pub(crate) fn discard(&mut self) -> Result<Portion, Error> {
-        for _ in 0..PORTION {
+        let mut left = PORTION;
+        while left > 0 {
+            left -= 1;
             if !self.hot().has_leftovers() {
                 return Ok(Portion::Last);
             }
             let index = self.oldest()?;
             if index == 0 && self.hot().has_delayed() {
+                // It takes as long as several others.
+                left = left.saturating_sub(PORTION / DUE - 1);
                 let delayed = self.pop_delayed()?;
                 fault!("discard.unlinked");
                 self.discard_one(delayed, Discarded::Unfinished)?;

@@ -73,8 +73,17 @@ impl Drop for Notes {
     }
 }
 
+/// What this thread needs memory for, together, so that the memory is taken once.
+struct Own {
+    notes: RefCell<Notes>,
+    _life: Life,
+}
+
 thread_local! {
-    static NOTES: RefCell<Notes> = RefCell::default();
+    static OWN: Own = Own {
+        notes: RefCell::default(),
+        _life: Life::begin(),
+    };
 }
 
 thread_local! {
@@ -83,7 +92,13 @@ thread_local! {
     static HELD: Cell<u64> = const { Cell::new(0) };
 }
 
-/// The bit of the numbers of tasks (acting.rs). The numbers of threads are below 2^31.
+thread_local! {
+    /// Whether this thread has its place among the living, and its notes: both take memory, which no section
+    /// does.
+    static HAS_BEGUN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The bit of the numbers of tasks (acting.rs). The numbers of threads are below 2^30.
 pub(crate) const OF_TASK: u32 = 1 << 31;
 
 /// Whether that is the number of a task, and not of a thread.
@@ -91,64 +106,108 @@ pub(crate) fn is_task(number: u32) -> bool {
     number & OF_TASK != 0
 }
 
-/// Threads of this process that may have items in hand, by their numbers (platform::thread_id); 0 is a free
-/// place. Without a lock, because it is read in critical sections, and may be in a forked child.
-static LIVING: [AtomicU32; 4096] = [const { AtomicU32::new(0) }; 4096];
+/// How many threads of a process can be known to live.
+const PLACES: usize = 4096;
 
-/// How many places were ever used.
-static LIVING_HIGH: AtomicUsize = AtomicUsize::new(0);
+/// The threads of this process that may have items in hand. Each stands, by its number
+/// (platform::thread_id), in the place that the number says; 0 is a free place. So one load says whether a
+/// thread lives. Without a lock, because it is read in critical sections, and may be in a forked child.
+struct Living([AtomicU32; PLACES]);
 
-/// A thread's place among the living, which is free again when the thread ends.
-struct Life {
-    place: Option<&'static AtomicU32>,
+static LIVING: Living = Living([const { AtomicU32::new(0) }; PLACES]);
+
+impl Living {
+    fn place(&self, number: u32) -> &AtomicU32 {
+        &self.0[number as usize % PLACES]
+    }
+
+    fn has(&self, number: u32) -> bool {
+        number != 0 && self.place(number).load(Ordering::Relaxed) == number
+    }
+
+    /// Replaces what stands in the place of that number. False if another thread has the place.
+    fn replace(&self, number: u32, former: u32, new: u32) -> bool {
+        self.place(number)
+            .compare_exchange(former, new, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    #[cfg(not(loom))]
+    fn keep_alone(&self, number: u32) {
+        for place in &self.0 {
+            let found = place.load(Ordering::Relaxed);
+            if found != 0 && found != number {
+                place.store(0, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
+/// A thread's place among the living, by its number, which is free again when the thread ends; 0 for none.
+struct Life(u32);
+
 impl Life {
+    /// If another thread has the place of this one's number, this one gets another number: it has no item
+    /// yet.
     fn begin() -> Life {
-        let number = platform::own_thread_id();
-        let is_taken = |place: &&AtomicU32| {
-            place
-                .compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-        };
-        let at = LIVING.iter().position(|place| is_taken(&place));
-        LIVING_HIGH.fetch_max(at.map_or(0, |at| at + 1), Ordering::Relaxed);
-        Life {
-            place: at.map(|at| &LIVING[at]),
+        if cfg!(loom) {
+            return Life(0);
         }
+        let mut number = platform::own_thread_id();
+        // So many numbers in a row have all places.
+        for _ in 0..=PLACES {
+            if LIVING.replace(number, 0, number) {
+                platform::renumber(number);
+                return Life(number);
+            }
+            number = platform::next_number();
+        }
+        Life(0)
     }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            place.store(0, Ordering::Relaxed);
+        if self.0 != 0 {
+            LIVING.replace(self.0, self.0, 0);
         }
     }
-}
-
-thread_local! {
-    static LIFE: Life = Life::begin();
 }
 
 /// Whether a thread of this process that has taken an item has ended. Nothing but the end of the process may
 /// settle its item then. Of more threads than there are places some are taken for ended. Of a task this
 /// cannot tell.
 pub(crate) fn has_ended(thread: u32) -> bool {
-    let high = LIVING_HIGH.load(Ordering::Relaxed).min(LIVING.len());
-    let is_living = |place: &AtomicU32| place.load(Ordering::Relaxed) == thread;
-    !cfg!(loom) && !is_task(thread) && !LIVING[..high].iter().any(is_living)
+    !cfg!(loom) && !is_task(thread) && !LIVING.has(thread)
+}
+
+/// Before a thread's first section that takes an item of an acknowledged queue, and before it acts as a task.
+#[inline(always)]
+pub(crate) fn begin() {
+    if !HAS_BEGUN.get() {
+        begin_thread();
+    }
+}
+
+#[cold]
+fn begin_thread() {
+    // A thread that is ending already counts as ended, and notes nothing.
+    let _ = OWN.try_with(|_| ());
+    HAS_BEGUN.set(true);
+}
+
+/// In a child after a fork: the parent's other threads are not here, and the items of its loops are the
+/// parent's.
+#[cfg(not(loom))]
+pub(crate) fn begin_in_child() {
+    LIVING.keep_alone(platform::own_thread_id());
+    with_own_notes(|notes| notes.in_loops.clear());
+    IN_LOOPS.store(0, Ordering::Relaxed);
 }
 
 #[inline(always)]
 pub(crate) fn note_taken() {
-    HELD.with(|held| {
-        if held.get() == 0 {
-            // A thread that is ending already counts as ended.
-            let _ = LIFE.try_with(|_| ());
-        }
-        held.set(held.get().wrapping_add(1));
-    });
+    HELD.set(HELD.get().wrapping_add(1));
 }
 
 #[inline(always)]
@@ -171,9 +230,19 @@ const MANY_IN_LOOPS: usize = 16;
 /// What ended threads of this process had in hand.
 static LEFT_BY_THREADS: Mutex<Vec<(Id, Lease)>> = Mutex::new(Vec::new());
 
-/// Runs `operation` on this thread's notes. `None` if the thread is ending.
+/// Runs `operation` on this thread's notes. `None` if the thread is ending. Not in a section: see
+/// [`with_own_notes`].
 fn with_notes<T>(operation: impl FnOnce(&mut Notes) -> T) -> Option<T> {
-    NOTES.try_with(|notes| operation(&mut notes.borrow_mut())).ok()
+    begin();
+    with_own_notes(operation)
+}
+
+/// The same in a section, which takes no memory. `None` also if the thread has never noted anything.
+fn with_own_notes<T>(operation: impl FnOnce(&mut Notes) -> T) -> Option<T> {
+    if !HAS_BEGUN.get() {
+        return None;
+    }
+    OWN.try_with(|own| operation(&mut own.notes.borrow_mut())).ok()
 }
 
 /// Makes room for `count` notes, so that none has to be made under the lock.
@@ -187,7 +256,7 @@ pub(crate) fn reserve(count: usize) -> Result<(), Error> {
 
 /// Notes that this thread has an item in hand, if [`reserve`] has made room for the note.
 pub(crate) fn note(queue: Id, lease: Lease) {
-    with_notes(|notes| {
+    with_own_notes(|notes| {
         if notes.in_hand.len() < notes.in_hand.capacity() {
             notes.in_hand.push((queue, lease));
         }
@@ -298,7 +367,7 @@ pub(crate) fn is_in_loop(queue: Id, lease: impl FnOnce() -> Lease) -> bool {
 
 #[cold]
 fn is_noted_in_loop(queue: Id, lease: Lease) -> bool {
-    with_notes(|notes| notes.in_loops.contains(&(queue, lease))).unwrap_or(false)
+    with_own_notes(|notes| notes.in_loops.contains(&(queue, lease))).unwrap_or(false)
 }
 
 /// The item of this thread's, or task's (acting.rs), youngest loop over a queue. Removes the notes for which
@@ -312,7 +381,7 @@ pub(crate) fn last_in_loop(
     if IN_LOOPS.load(Ordering::Relaxed) == 0 {
         return None;
     }
-    with_notes(|notes| {
+    with_own_notes(|notes| {
         notes.retain_in_loops(|(id, lease)| *id != queue || is_mine(lease));
         let mut noted = notes.in_loops.iter().rev();
         noted
@@ -326,5 +395,43 @@ pub(crate) fn last_in_loop(
 /// item.
 pub(crate) fn has_many_in_loops() -> bool {
     IN_LOOPS.load(Ordering::Relaxed) >= MANY_IN_LOOPS
-        && with_notes(|notes| notes.in_loops.len() >= MANY_IN_LOOPS).unwrap_or(false)
+        && with_own_notes(|notes| notes.in_loops.len() >= MANY_IN_LOOPS).unwrap_or(false)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const LARGE: u32 = PLACES as u32;
+
+    #[test]
+    fn a_place_is_one_threads_alone() {
+        let living = Living([const { AtomicU32::new(0) }; PLACES]);
+        assert!(living.replace(5, 0, 5) && living.replace(6, 0, 6) && living.replace(9, 0, 9));
+        assert!(!living.replace(LARGE + 5, 0, LARGE + 5), "it is another's");
+        let found = [0, 5, 6, 9, LARGE + 5].map(|number| living.has(number));
+        assert_eq!(found, [false, true, true, true, false]);
+        assert!(living.replace(5, 5, 0) && living.replace(LARGE + 5, 0, LARGE + 5));
+        living.keep_alone(6);
+        let found = [5, LARGE + 5, 6, 9].map(|number| living.has(number));
+        assert_eq!(found, [false, false, true, false]);
+    }
+
+    /// A thread whose place is another's gets the number of a free place, and nothing that it has in hand
+    /// counts as an ended thread's.
+    #[test]
+    fn a_thread_without_its_place_is_renumbered() {
+        let run = || {
+            let (before, other) = (platform::thread_id(), platform::thread_id() + LARGE);
+            assert!(LIVING.replace(before, 0, other));
+            begin();
+            let after = platform::thread_id();
+            assert_eq!(after, platform::own_thread_id());
+            assert!(has_ended(before) && !has_ended(after));
+            assert!(LIVING.replace(other, other, 0));
+            after
+        };
+        let ended = std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+        assert!(has_ended(ended));
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! operations/letters.rs has the crash table.
 
+use std::collections::TryReserveError;
+
 use crate::error::Error;
 use crate::fault::fault;
 use crate::memory::layout::Slot;
@@ -24,6 +26,15 @@ pub(crate) enum Fate {
 #[derive(Default)]
 pub(crate) struct Letters {
     pub tickets: Vec<LetterTicket>,
+    /// The place of the last letter when the reading began: what is added later is not read.
+    end: Option<u64>,
+}
+
+impl Letters {
+    /// Takes memory for another portion.
+    pub(crate) fn reserve(&mut self) -> Result<(), TryReserveError> {
+        self.tickets.try_reserve(PORTION as usize)
+    }
 }
 
 impl<'q> Section<'q> {
@@ -38,23 +49,31 @@ impl<'q> Section<'q> {
         })
     }
 
-    /// Reads a portion of the list; `letters` has capacity for it. Begins anew if the last letter that was
-    /// read has gone, or a rebuild has linked the list anew.
+    /// Reads a portion of the list, for which memory was taken. Goes on behind the last letter that was read
+    /// and is there still. Those behind that one are letters no more, or are so anew, at the list's end.
     pub(crate) fn read_letters(&self, letters: &mut Letters) -> Result<Portion, Error> {
         let hot = self.hot();
-        let before = match letters.tickets[..] {
-            [.., before, _] => before.slot,
-            _ => 0,
+        let end = match (letters.end, hot.dead.tail.get()) {
+            (Some(end), _) => end,
+            (None, 0) => return Ok(Portion::Last),
+            (None, tail) => self.slot(tail)?.lease.get(),
         };
-        let is_there = |last: &LetterTicket| self.letter(*last).is_some_and(|slot| slot.prev.get() == before);
-        let mut prev = match letters.tickets.last() {
-            Some(last) if is_there(last) => last.slot,
-            _ => {
-                letters.tickets.clear();
-                0
+        letters.end = Some(end);
+        let (mut prev, mut before) = (0, 0);
+        let mut left = PORTION;
+        // Burials ascend along the list, and none repeats.
+        while let Some(&last) = letters.tickets.last() {
+            if self.letter(last).is_some() {
+                (prev, before) = (last.slot, last.burial);
+                break;
             }
-        };
-        for _ in 0..PORTION {
+            if left == 0 {
+                return Ok(Portion::MoreToCome);
+            }
+            left -= 1;
+            letters.tickets.pop();
+        }
+        for _ in 0..left {
             let index = match prev {
                 0 => hot.dead.head.get(),
                 prev => self.slot(prev)?.next.get(),
@@ -63,16 +82,20 @@ impl<'q> Section<'q> {
                 return Ok(Portion::Last);
             }
             let slot = self.slot(index)?;
+            let burial = slot.lease.get();
             // A list whose links agree in both directions has each slot once, so this ends.
-            if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev {
+            if slot.word().state() != Some(State::Dead) || slot.prev.get() != prev || burial < before {
                 return Err(self.corrupt("the list of dead letters is torn"));
+            }
+            if burial > end {
+                return Ok(Portion::Last);
             }
             letters.tickets.push(LetterTicket {
                 slot: index,
                 seq: slot.seq.get(),
-                burial: slot.lease.get(),
+                burial,
             });
-            prev = index;
+            (prev, before) = (index, burial);
         }
         Ok(Portion::MoreToCome)
     }

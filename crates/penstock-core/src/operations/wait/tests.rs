@@ -6,18 +6,18 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::memory::layout::{Hot, Kind, OPEN};
-use crate::operations::delivery::Buffer;
+use crate::memory::layout::{CLOSED, Hot, Kind, OPEN};
+use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::wait::WAITING;
 use crate::options::{Options, Patience, Wait};
 use crate::platform::{self, Instant};
 use crate::state::WAKES;
 use crate::state::hand::{LATE_AFTER, LateCheck};
-use crate::state::recovery::Portion;
+use crate::state::recovery::{PORTION, Portion};
 use crate::state::slot::State;
 use crate::state::waiters::{HANDED, SLEEPING, WOKEN, Waiting};
 use crate::sync::Word;
-use crate::units::PAGE;
+use crate::units::{BATCH, PAGE};
 
 const PLAIN: Options = Options {
     maxsize: 0,
@@ -219,6 +219,31 @@ fn what_was_handed_is_finished_before_what_is_queued() {
     drop(section);
     queue.task_done().unwrap();
     assert_eq!(queue.task_done(), Err(Error::TooManyDone));
+}
+
+/// An immediate shutdown finds a getter that was handed the first item of its batch: the getter delivers that
+/// one alone, and the others are discarded.
+#[test]
+fn a_batch_ends_at_an_immediate_shutdown() {
+    for is_by_name in [false, true] {
+        let queue = create(0);
+        let mut getter = enlisted(&queue, Waiting::new(Kind::Item));
+        ages(&queue, &mut getter);
+        for _ in 0..3 * PORTION {
+            put(&queue);
+        }
+        enter(&queue).store_phase(CLOSED);
+        let mut section = queue.leave_or_arrive(&mut getter, Error::Busy).unwrap();
+        let handed = getter.take_item();
+        let mut batch = Batch::with_room_for(BATCH).unwrap();
+        let mut held = Vec::with_capacity(BATCH);
+        let delivered = match is_by_name {
+            true => queue.hold_batch(&mut section, handed, (&mut batch, &mut held)),
+            false => queue.deliver_batch(&mut section, handed, &mut batch),
+        };
+        assert_eq!((delivered, batch.len()), (Ok(()), 1));
+        assert!(section.hot().has_leftovers());
+    }
 }
 
 fn put_delayed(queue: &Queue, hours: u64) {

@@ -56,11 +56,12 @@ pub(crate) fn cores() -> u32 {
 const NUMBERS: u32 = (1 << 30) - 1;
 
 thread_local! {
-    static OWN_NUMBER: u32 = next_number();
-    static NUMBER: Cell<u32> = Cell::new(OWN_NUMBER.with(|number| *number));
+    static OWN_NUMBER: Cell<u32> = Cell::new(next_number());
+    static NUMBER: Cell<u32> = Cell::new(OWN_NUMBER.get());
 }
 
-fn next_number() -> u32 {
+/// A number that no thread has, and the successor of the last such number.
+pub(crate) fn next_number() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static LAST: AtomicU32 = AtomicU32::new(0);
     LAST.fetch_add(1, Ordering::Relaxed) % (NUMBERS - 1) + 1
@@ -76,10 +77,16 @@ pub(crate) fn thread_id() -> u32 {
 
 /// The same, also while it acts under another number.
 pub(crate) fn own_thread_id() -> u32 {
-    OWN_NUMBER.try_with(|number| *number).unwrap_or(u32::MAX)
+    OWN_NUMBER.try_with(Cell::get).unwrap_or(u32::MAX)
 }
 
-/// Gives the calling thread another number. Returns the former one.
+/// Gives the calling thread, which acts under its own number, another number of its own.
+pub(crate) fn renumber(number: u32) {
+    let _ = OWN_NUMBER.try_with(|place| place.set(number));
+    replace_thread_id(number);
+}
+
+/// Makes the calling thread act under another number. Returns the former one.
 pub(crate) fn replace_thread_id(number: u32) -> u32 {
     NUMBER.try_with(|place| place.replace(number)).unwrap_or(number)
 }
