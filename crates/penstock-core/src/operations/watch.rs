@@ -294,6 +294,17 @@ mod tests {
         }
     }
 
+    /// After a shutdown a get that does not wait would find nothing while an item is delayed.
+    #[test]
+    fn a_shutdown_ends_the_byte_that_tells_of_an_item() {
+        let queue = acknowledged(0);
+        let items = now(|wait| queue.watch(wait));
+        now(|wait| queue.put_delayed(&[b"item"], Duration::from_secs(3600), wait));
+        assert!(platform::is_pipe_readable(items));
+        queue.shut_down(false).unwrap();
+        assert!(!platform::is_pipe_readable(items));
+    }
+
     /// A process that has closed the queue with an item in hand watches no more, so that puts and gets of the
     /// others do nothing at the notifier.
     #[test]

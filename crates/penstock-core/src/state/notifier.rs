@@ -40,8 +40,9 @@
 //! vain. A section that delays an item which is due before all others marks in `Hot::watching` that watchers
 //! are to be told (`has_to_tell`). The pipe has a byte while the mark is there, whichever sections pass
 //! meanwhile, as that of a forked child of the watcher. A watcher's operation that is in vain takes it away:
-//! then one process knows the time. If that one only polls, or sleeps no more, the others learn of the item
-//! at the end of a slice.
+//! then one process knows the time. A shutdown takes it away, too: after it a byte says that a get finds an
+//! item, or the end. If that comes before a watcher has run, or if the one that knows the time only polls, or
+//! sleeps no more, the others learn of the item at the end of a slice.
 //!
 //! pipe_word.rs has the states of a pipe and their changes. While no process watches for what a pipe tells,
 //! its word is not kept up; it still says what the pipe holds, and a process that begins to watch ends a

@@ -154,6 +154,8 @@ impl Section<'_> {
 
     /// The commit of a shutdown. A phase that is as far already stays.
     pub(crate) fn store_phase(&self, phase: u32) {
+        // The end of the section takes the byte out, so that a descriptor is readable only for an item.
+        self.end_telling();
         let word = &self.hot().phase;
         for earlier in OPEN..phase {
             for mark in [0, DELAYING] {
