@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import penstock
 
 from . import (
+    delays,
     event_loops,
     growth,
     recovery,
@@ -208,6 +209,11 @@ class Bench:
         self.stage("event loops", event_loops.steps(self.options.rounds))
         self.results.event_loops = event_loops.measure(self.options.rounds, self.tick)
 
+    def delays(self) -> None:
+        """The cost of items that are delayed."""
+        self.stage("delayed items", self.options.rounds)
+        self.results.delays = delays.measure(self.options.rounds, self.tick)
+
     def growth(self) -> None:
         """The cost of an item with large backlogs and many processes."""
         sizes = [1_000, 100_000, 1_000_000, self.options.backlog]
@@ -353,6 +359,7 @@ def main() -> int:
         "resources",
         "threads",
         "event_loops",
+        "delays",
         "growth",
         "recovery",
     )

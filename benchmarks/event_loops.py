@@ -202,17 +202,62 @@ def _socket_round_trip(count: int) -> float:
     for side in (ours, theirs):
         side.setblocking(False)
 
-    async def answer() -> None:
+    async def answer_all() -> None:
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(theirs, await loop.sock_recv(theirs, 1))
+        receive, send = loop.sock_recv, loop.sock_sendall
+        while True:
+            await send(theirs, await receive(theirs, 1))
+
+    async def ask_all() -> float:
+        loop = asyncio.get_running_loop()
+        return await _ask(partial(loop.sock_sendall, ours, b"0"), partial(loop.sock_recv, ours, 1), count)
 
     with ours, theirs:
-        return _asked(
-            answer,
-            lambda: asyncio.get_running_loop().sock_sendall(ours, b"0"),
-            lambda: asyncio.get_running_loop().sock_recv(ours, 1),
-            count,
-        )
+        process = _start(lambda: asyncio.run(answer_all()))
+        try:
+            return asyncio.run(ask_all())
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+
+
+def _round_trip_in_one_loop(count: int) -> float:
+    async def main() -> float:
+        requests: asyncio.Queue[int] = asyncio.Queue()
+        replies: asyncio.Queue[int] = asyncio.Queue()
+
+        async def answer_all() -> None:
+            while True:
+                await replies.put(await requests.get())
+
+        answering = asyncio.create_task(answer_all())
+        try:
+            return await _ask(partial(requests.put, 1), replies.get, count)
+        finally:
+            answering.cancel()
+
+    return asyncio.run(main())
+
+
+def _janus_round_trip(count: int) -> float:
+    import janus
+
+    async def main() -> float:
+        requests, replies = janus.Queue(), janus.Queue()
+
+        def answer_all() -> None:
+            for _ in range(_WARM_UP + count):
+                replies.sync_q.put(requests.sync_q.get())
+
+        thread = threading.Thread(target=answer_all)
+        thread.start()
+        taken = await _ask(partial(requests.async_q.put, 1), replies.async_q.get, count)
+        thread.join()
+        for queue in (requests, replies):
+            await queue.aclose()
+        return taken
+
+    return asyncio.run(main())
 
 
 def _aioprocessing_round_trip(count: int) -> float:
@@ -237,6 +282,8 @@ _RATES: dict[str, tuple[Callable[[int], float], int]] = {
 _ROUND_TRIPS: dict[str, tuple[Callable[[int], float], int]] = {
     OURS: (_queue_round_trip, 2_000),
     LIMIT: (_socket_round_trip, 2_000),
+    "asyncio.Queue, in one loop": (_round_trip_in_one_loop, 10_000),
+    "janus, in one process": (_janus_round_trip, 2_000),
     "aioprocessing": (_aioprocessing_round_trip, 300),
 }
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import penstock
 
-from . import recovery, round_trips, sizes, threads
+from . import delays, recovery, round_trips, sizes, threads
 from .measured import Measured, three_digits
 from .results import Results
 from .throughput import LIMIT
@@ -140,6 +140,13 @@ def _sections(results: Results) -> list[Section]:
             for name, measured in sorted(figures.items(), key=lambda item: item[1].median)
         ]
         sections.append(Section(what[0].upper() + what[1:], ["", "median", "spread"], rows))
+    if results.delays:
+        rows = [
+            [step, three_digits(measured.median), _spread(measured)]
+            for step, measured in results.delays.items()
+        ]
+        title = f"Delayed items, {delays.COUNT:,} in one process, us"
+        sections.append(Section(title, ["", "median", "spread"], rows))
     if results.memory:
         rows = [[what, f"{most:,}", f"{after:,}"] for what, (most, after) in results.memory.items()]
         sections.append(Section("Memory of Penstock, bytes", ["", "at most", "when drained"], rows))

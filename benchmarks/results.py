@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from . import event_loops, growth, recovery, sizes, threads
+from . import delays, event_loops, growth, recovery, sizes, threads
 from .measured import Measured, Target
 
 
@@ -21,6 +21,7 @@ class Results:
     participants: growth.Costs = field(default_factory=dict)
     threads: threads.Results = field(default_factory=dict)
     event_loops: event_loops.Results = field(default_factory=dict)
+    delays: delays.Results = field(default_factory=dict)
     sizes: sizes.Results = field(default_factory=sizes.Results)
     recovery: recovery.Figures = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)

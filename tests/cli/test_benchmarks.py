@@ -5,7 +5,7 @@ from dataclasses import asdict
 from multiprocessing.sharedctypes import RawValue
 
 import pytest
-from benchmarks import event_loops, recovery, report, resources, rivals, sizes
+from benchmarks import delays, event_loops, recovery, report, resources, rivals, sizes
 from benchmarks.measured import Measured
 from benchmarks.payloads import Payload
 from benchmarks.results import Results
@@ -117,7 +117,13 @@ def test_event_loops_pass_items(measure: str) -> None:
     assert getattr(event_loops, measure)(200) > 0
 
 
-@pytest.mark.parametrize("measure", ["_queue_round_trip", "_socket_round_trip"])
+def test_delayed_items_are_measured() -> None:
+    measured = delays.measure(2, lambda: None)
+    assert all(len(each.rounds) == 2 and min(each.rounds) > 0 for each in measured.values())
+    assert tuple(measured) == delays.STEPS
+
+
+@pytest.mark.parametrize("measure", ["_queue_round_trip", "_socket_round_trip", "_round_trip_in_one_loop"])
 def test_event_loops_make_round_trips(measure: str) -> None:
     assert getattr(event_loops, measure)(20) > 0
 

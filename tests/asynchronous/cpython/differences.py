@@ -43,6 +43,14 @@ async def _a_float_is_no_maxsize(case: Any) -> None:
         asyncio.Queue(maxsize=1.3)  # type: ignore[arg-type]
 
 
+async def _an_attribute_tells_of_the_shutdown(case: Any) -> None:
+    queue: Any = asyncio.Queue()
+    case.assertFalse(queue.is_shutdown)
+    queue.shutdown()
+    case.assertTrue(queue.is_shutdown)
+
+
+_FORMAT = "It asks a private method for the text of a queue."
 _REPR = (
     "It wants the items and the number of waiting tasks in the text of a queue; "
     "they are not this process's alone."
@@ -64,7 +72,8 @@ DIFFERENCES = [
     ),
     Difference(
         "QueueJoinTests.test_format",
-        "It asks a private method for the text of a queue.",
+        _FORMAT,
         _figures_tell_what_waits,
     ),
+    Difference("QueueShutdownTests.test_format", _FORMAT, _an_attribute_tells_of_the_shutdown),
 ]
