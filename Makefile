@@ -18,6 +18,11 @@ FOLDERS := multiprocessing crash cli buffers asynchronous conformance support
 # The parts of test-package.
 PACKAGE_PARTS := test-cpython-sample $(FOLDERS:%=test-%)
 
+# The core's tests that run with fault points, and the others.
+WITH_FAULTS := death stopped fairness ranges shutdown leases delays
+WITHOUT_FAULTS := $(filter-out $(WITH_FAULTS), \
+	$(notdir $(basename $(wildcard crates/penstock-core/tests/*.rs))) model)
+
 # The parts of test-core, the longest first.
 CORE_PARTS := build/.test-core-fault-points build/.test-core build/.test-history build/.test-kill-sample \
 	build/.test-damage build/.test-loom-sample
@@ -242,14 +247,14 @@ endef
 
 build/.test-core: $(CORE)
 	@tools/require cargo cc
-	@$(PART) "The core" cargo test --quiet --locked -p penstock-core
+	@$(PART) "The core" cargo test --quiet --locked -p penstock-core --lib $(WITHOUT_FAULTS:%=--test %)
 	@mkdir -p $(@D) && touch $@
 
 build/.test-core-fault-points: $(CORE)
 	@tools/require cargo cc
 	@$(PART) "The core, with fault points" \
 		cargo test --quiet --locked -p penstock-core --features fault-points \
-			--test death --test stopped --test fairness --test ranges --test shutdown --test leases --test delays
+			$(WITH_FAULTS:%=--test %)
 	@mkdir -p $(@D) && touch $@
 
 build/.test-history: $(HISTORY)

@@ -14,7 +14,7 @@ __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
     from multiprocessing import queues
     from multiprocessing.context import BaseContext
     from typing import Any, Generic, Self, SupportsIndex
@@ -424,6 +424,25 @@ class JoinableQueue(JoinableQueueBase[T], Queue[T], _AsyncJoin):
         Backoff(first=0.5, factor=1.0, most=0.5, jitter=0.0)
         """
         return Backoff(*self._retry)
+
+    def aget(self) -> Coroutine[Any, Any, T]:
+        """Take the item that was put first out of the queue, and return it. Waits until there is one.
+
+        The item is the task's that calls this, also if another one awaits the result, as with
+        `asyncio.wait_for` and `asyncio.create_task`. Waits and raises as `aget` of the other queues does. If
+        this process is killed, the item goes to another one.
+
+        >>> import asyncio, penstock
+        >>> q = penstock.JoinableQueue()
+        >>> async def main():
+        ...     await q.aput("a")
+        ...     item = await asyncio.wait_for(q.aget(), 1)
+        ...     q.task_done()  # the item of this task
+        ...     return item
+        >>> asyncio.run(main())
+        'a'
+        """
+        return self._aget(self._caller())
 
     def lease(self, timeout: float | None = None) -> Leasing[T]:
         """Take an item for a `with` block, whose end settles it.

@@ -575,8 +575,8 @@ fn a_lease_or_loop_waits_for_others_beside_what_its_process_took() {
 }
 
 /// A process in which very many threads have taken items is forked: those threads are not in the child, whose
-/// own ones are known to live. In a process of its own, because the threads of other tests would have no place
-/// in the table of threads meanwhile.
+/// own ones are known to live. The forking process is one of its own, because meanwhile the threads of other
+/// tests would have no place in the table of threads.
 #[test]
 fn a_child_does_not_count_the_threads_of_its_parent() {
     let parent = Child::run(fork_beside_many_threads);

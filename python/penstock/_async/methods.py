@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from ..errors import ShutDown
 from . import hubs, tasks
-from .turns import END, ITEM, LOCK, NOTHING, ROOM
+from .turns import END, ITEM, LOCK, NOTHING, ROOM, occupied
 
 TYPE_CHECKING = False  # without `typing`, whose import takes as long as all of Penstock
 if TYPE_CHECKING:
@@ -114,14 +114,12 @@ class AsyncMethods(Generic[T]):
         def _put_many_now(self, objs: tuple[T, ...], start: int) -> tuple[int, BaseException | None]: ...
         def close(self) -> None: ...
 
-    def aget(self) -> Coroutine[Any, Any, T]:
+    async def aget(self) -> T:
         """Take the item that was put first out of the queue, and return it. Waits until there is one.
 
-        The item of a `JoinableQueue` is the task's that calls this, also if another one awaits the result, as
-        with `asyncio.wait_for` and `asyncio.create_task`. A task that is cancelled has taken nothing. If
-        another process is stopped (SIGSTOP) in the middle of a change of the queue, waits until that goes on
-        or dies. If this process is killed meanwhile, the item is lost or goes to another process; one from a
-        `JoinableQueue` is never lost.
+        A task that is cancelled has taken nothing. If another process is stopped (SIGSTOP) in the middle of a
+        change of the queue, waits until that goes on or dies. If this process is killed meanwhile, the item
+        is lost or goes to another process; one from a `JoinableQueue` is never lost.
 
         Raises ShutDown if the queue was shut down and no item is left, ValueError (of a SimpleQueue, OSError)
         if this handle was closed, also while the task waits, and what `get` raises if the object cannot be
@@ -136,9 +134,29 @@ class AsyncMethods(Generic[T]):
         >>> asyncio.run(main())
         'a'
         """
-        return self._aget(self._caller())
+        if occupied or "trio" in sys.modules:
+            return await self._aget_in_turn(0)
+        # Kept short: no task of this process waits, so none is to be told of room.
+        item: T = self._get_now(NOTHING, 0)
+        if item is NOTHING:
+            item = await self._await_item(0)
+        return item
 
     async def _aget(self, task: int) -> T:
+        """The same for a task that has made the call, and may have another one run it."""
+        if occupied or "trio" in sys.modules:
+            return await self._aget_in_turn(task)
+        item: T = self._get_now(NOTHING, task)
+        if item is NOTHING:
+            item = await self._await_item(task)
+        return item
+
+    async def _await_item(self, task: int) -> T:
+        item: T = await self._wait_turn(ITEM, lambda: self._get_now(NOTHING, task), True, task)
+        hubs.tell(self, ROOM)
+        return item
+
+    async def _aget_in_turn(self, task: int) -> T:
         if "trio" in sys.modules and tasks.is_trio():
             await _checkpoint()
         item: T
@@ -208,6 +226,17 @@ class AsyncMethods(Generic[T]):
         >>> asyncio.run(main())
         ['a', 'b']
         """
+        if occupied or "trio" in sys.modules:
+            await self._aput_in_turn(obj)
+        # Kept short: no task of this process waits, so none is to be told of an item.
+        elif not self._put_now(obj):
+            await self._await_room(obj)
+
+    async def _await_room(self, obj: T) -> None:
+        await self._wait_turn(ROOM, lambda: self._put_now(obj) or NOTHING, True)
+        hubs.tell(self, ITEM)
+
+    async def _aput_in_turn(self, obj: T) -> None:
         if "trio" in sys.modules and tasks.is_trio():
             await _checkpoint()
         is_behind = hubs.is_behind(self, ROOM)
