@@ -30,7 +30,7 @@ use crate::state::slot::{State, was_kept};
 use crate::state::{Section, Shared};
 use crate::sync::{Ordering, Word};
 
-/// Leases that [`Section::may_return`] reads at most beyond the youngest of each participant, of all
+/// Leases that [`Section::may_return_to`] reads at most beyond the youngest of each participant, of all
 /// participants together.
 const LEASES_READ: u32 = 16 * PORTION;
 
