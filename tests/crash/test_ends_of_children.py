@@ -233,7 +233,8 @@ def test_the_status_is_known_after_the_threads(method: str, status: int) -> None
     q.task_done()
     process = multiprocessing.get_context(method).Process(target=take_and_exit, args=(q, status))
     process.start()
-    until(lambda: q.statistics().taken == 1)
+    # It may have ended before this process asks.
+    until(lambda: q.statistics().taken == 1 or not process.is_alive())
     q.shutdown()
     process.join()
     assert process.exitcode == status
