@@ -18,7 +18,9 @@ if importlib.util.find_spec("uvloop"):
 SECONDS = 50  # that a program may take; the watchdog would not say which task waits
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.fixture(
+    params=[name if name == "asyncio" else pytest.param(name, marks=pytest.mark.slow) for name in LOOPS]
+)
 def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Awaitable[Any]]], Any]:
     """A function that runs a coroutine function in a new loop, and returns what it returns."""
     anyio = pytest.importorskip("anyio")

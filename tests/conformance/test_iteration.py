@@ -258,6 +258,7 @@ def test_with_closes_the_handle(make: Callable[..., Any]) -> None:
     assert other._closed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_in_a_process_of_another_start_method(make: Callable[..., Any], method: str) -> None:
     import multiprocessing

@@ -14,7 +14,9 @@ from penstock import JoinableQueue, Queue, ShutDown
 from tests.support.programs import METHODS
 from tests.support.waiting import until
 
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(method, marks=pytest.mark.slow) for method in METHODS[1:])]
+)
 
 
 class Failed(Exception):
