@@ -51,7 +51,8 @@ PACKAGE := $(CORE) pyproject.toml README.md LICENSE \
 	$(shell find crates/penstock-python python -not -path '*__pycache__*' -not -name '*.so' -not -name '.*')
 
 .PHONY: help demo test quick bench bench-core lint docs clean
-.PHONY: test-core test-damage test-package test-cpython-sample $(FOLDERS:%=test-%) $(FOLDERS:%=quick-%)
+.PHONY: quick-core $(FOLDERS:%=quick-%)
+.PHONY: test-core test-damage test-package test-cpython-sample $(FOLDERS:%=test-%)
 .PHONY: test-cpython fuzz test-sanitizers test-mutants test-kill test-history test-loom test-model test-storm
 .PHONY: test-torch test-libraries test-storm-of-leases count-instructions
 
@@ -103,12 +104,14 @@ test: test-core test-package docs
 quick: $(VENV)/.build $(VENV)/.test
 	@tools/require cargo cc
 	@$(PART) "cargo check" env $(CARGO_PYTHON) cargo check --quiet --locked --workspace
-	@$(PART) "The core's behaviour" cargo test --quiet --locked --profile quick -p penstock-core --test behaviour
 	@$(call build_wheel,"Building a wheel of the profile quick",$(QUICK)-wheel,--profile quick)
 	@rm -rf $(QUICK) && $(PIP) install --no-index --no-deps --target $(QUICK) $(QUICK)-wheel/*.whl
-	@$(PART) "The tests that are not slow, two folders at a time" \
-		$(MAKE) --jobs=2 --output-sync=target LANES=2 $(FOLDERS:%=quick-%)
+	@$(PART) "The tests that are not slow, three parts at a time" \
+		$(MAKE) --jobs=3 --output-sync=target LANES=3 $(FOLDERS:%=quick-%) quick-core
 	@echo "Nothing found, in $$(($$(date +%s) - $(BEGUN))) s."
+
+quick-core:
+	@$(PART) "The core's behaviour" cargo test --quiet --locked --profile quick -p penstock-core --test behaviour
 
 # A folder may have no such test, and then pytest ends with 5.
 $(FOLDERS:%=quick-%): quick-%: $(VENV)/.build $(VENV)/.test

@@ -143,6 +143,7 @@ def join_in_a_loop(jobs: Any, results: Any) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_loops_of_processes_that_are_started_by_each_method(method: str) -> None:
     context = multiprocessing.get_context(method)

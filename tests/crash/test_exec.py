@@ -65,10 +65,12 @@ def test_it_wakes_those_who_wait_for_what_it_held() -> None:
         execute(WAIT_FOR_EVER)
 
     go = Queue[None]()
-    with fork(take_and_exec_when_told), fork(queue.get) as other:
-        until(lambda: queue.statistics().waiting_getters == 1)
-        go.put(None)
-        assert other.result() == "item"
+    with fork(take_and_exec_when_told):
+        until(queue.empty)
+        with fork(queue.get) as other:
+            until(lambda: queue.statistics().waiting_getters == 1)
+            go.put(None)
+            assert other.result() == "item"
 
 
 def test_threads_of_it_that_slept_in_get_sleep_no_more() -> None:

@@ -226,6 +226,7 @@ def test_an_unfinished_item_stays_until_it_is_done() -> None:
         del queue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unfinished_item_of_a_closed_queue_comes_back(method: str) -> None:
     context = get_context(method)

@@ -678,6 +678,7 @@ def receive_from(*receivers: Any) -> None:
         assert receiver.recv() == number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("duplex", "most"), [(True, 124), (False, 124)])
 def test_how_many_fit_into_the_arguments_of_a_forkserver_process(duplex: bool, most: int) -> None:
     assert most * 2 == MAXFDS_TO_SEND - 8  # the kernel takes 3 fewer than the constant

@@ -41,6 +41,7 @@ def work(queue: Any, results: Any) -> None:
         results.put((got, queue.is_shutdown))
 
 
+@pytest.mark.slow
 @every_class
 @pytest.mark.parametrize("method", METHODS)
 def test_every_start_method(make: Any, method: str) -> None:
