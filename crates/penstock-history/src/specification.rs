@@ -30,8 +30,9 @@
 //!   redelivery (released) or with one (failed); or is a dead letter (rejected). Of a process that has the
 //!   lease no more, that does nothing, and it says so.
 //! - A delayed item is unfinished and in no queue. It becomes ready, in its old place, between its time and
-//!   the next operation that looks for an item. An item that is released or has failed may be delayed, too.
-//!   Nothing but an immediate shutdown touches it before.
+//!   the next operation that looks for an item. A get that ran out of time has not looked if it did not come
+//!   to the lock. An item that is released or has failed may be delayed, too. Nothing but an immediate
+//!   shutdown touches it before.
 //! - The dead letters go back to their old places, as if never delivered, or they are gone: those that there
 //!   are when the call begins, unless another one is quicker, and perhaps those that come while it goes on.
 //! - After a shutdown no item is put, and a get that finds none says so. One that does not wait never says
@@ -149,14 +150,15 @@ impl State {
 
     /// The states in which `event` may find the queue: some of the delayed items are due.
     fn readied(&self, event: &Event) -> Vec<State> {
-        let takes = matches!(event.call, Call::Get | Call::Hold);
+        let looks = matches!(event.call, Call::Get | Call::Hold)
+            && !matches!(event.answer, None | Some(Answer::TimedOut));
         let mut states = vec![State {
             delayed: Vec::new(),
             ..self.clone()
         }];
         for delayed in &self.delayed {
             let may_be_due = delayed.not_before <= event.responded;
-            let must_be_due = takes && delayed.at_last < event.invoked;
+            let must_be_due = looks && delayed.at_last < event.invoked;
             let mut next = Vec::new();
             for mut state in states {
                 if may_be_due {

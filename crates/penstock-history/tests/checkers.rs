@@ -760,6 +760,7 @@ fn delayed_items_and_dead_letters() {
     let put = (0, Call::PutLater(a), Answer::Done);
     let got = |time| (time, Call::Hold, Answer::Got(a));
     let none = |time| (time, Call::Hold, Answer::Empty);
+    let timed_out = |time| (time, Call::Get, Answer::TimedOut);
     let ended = |time| (time, Call::Hold, Answer::ShutDown);
     let done = |time| (time, Call::Settle(a, Done), Answer::Is(true));
     let len = |time, count| (time, Call::Len, Answer::Count(count));
@@ -775,8 +776,10 @@ fn delayed_items_and_dead_letters() {
             got(late),
         ][..],
         &[put, none(LATER - 10), got(LATER)],
-        // Nobody has looked.
+        // No getter has looked for an item yet.
         &[put, len(late, 0), len(late + 10, 1), got(late + 20)],
+        // Neither has one whose time ended while another process had the lock.
+        &[put, timed_out(late), len(late + 10, 0), got(late + 20)],
         &[put, got(late), done(late + 10), none(late + 20)],
         &[put, shut_down(10, false), none(soon), got(late), ended(late + 10)],
         &[put, shut_down(10, true), ended(20), ended(late)],
