@@ -87,6 +87,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     leaks.kill(left)
     if not item.stash[_failed]:
         report += item.stash[_before].new_since_then()
+    # What is still there stays, as modules do that a test was the first to import.
+    gc.freeze()
     if report:
         pytest.fail("left behind by the test:\n  " + "\n  ".join(report), pytrace=False)
     return result

@@ -43,7 +43,7 @@ def left_processes(exempt: set[int]) -> list[int]:
                 left.append(pid)
         if not left or time.monotonic() > deadline:
             return left
-        time.sleep(0.005)
+        time.sleep(0.001)
 
 
 def kill(pids: list[int]) -> None:

@@ -55,11 +55,20 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat that follow the name, which may contain anything."""
+    """The fields of /proc/<pid>/stat that follow the name, which may contain anything.
+
+    Read without a file object: after each test this is done for all processes of the machine.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        return os.read(file, 4096).rpartition(b")")[2].decode().split()
+    except OSError:
+        return []
+    finally:
+        os.close(file)
 
 
 def _descriptors(pid: int) -> list[str]:
