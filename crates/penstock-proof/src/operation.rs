@@ -925,6 +925,15 @@ pub const OPERATIONS: &[Operation] = &[
         second_deaths: 1,
         ..DEFAULT
     },
+    // Watchers are to be told that an item is due before all others.
+    Operation {
+        name: "put-delayed-beside-watcher",
+        prepare: |queue, log| log.watch(queue),
+        run: Victim::put_delayed,
+        puts: &[11],
+        second_deaths: 1,
+        ..DEFAULT
+    },
     Operation {
         name: "lease-released-later",
         options: ACKNOWLEDGED,
