@@ -45,6 +45,60 @@ def test_no_thread_and_no_process(kind: Callable[[], Any]) -> None:
     assert processes.descendants(os.getpid()) == before
 
 
+# Seconds of puts and gets, so that what a queue does now and then is among them.
+ALONE = """
+import ctypes, gc, os, platform, struct, sys, time
+import penstock
+
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+KILL_PROCESS, ALLOW = 0x8000_0000, 0x7FFF_0000
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 22, 2, 38
+WRITE, EXIT_GROUP = {"x86_64": (1, 231), "aarch64": (64, 94)}[platform.machine()]
+STATEMENTS = [
+    (LOAD, 0, 0, 0),
+    (JUMP_IF_EQUAL, 2, 0, WRITE),
+    (JUMP_IF_EQUAL, 1, 0, EXIT_GROUP),
+    (RETURN, 0, 0, KILL_PROCESS),
+    (RETURN, 0, 0, ALLOW),
+]
+
+class Filter(ctypes.Structure):
+    _fields_ = [("len", ctypes.c_ushort), ("statements", ctypes.c_char_p)]
+
+def forbid_system_calls():
+    code = b"".join(struct.pack("=HBBI", *statement) for statement in STATEMENTS)
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    assert libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(Filter(len(STATEMENTS), code))) == 0
+
+def use(queue, seconds):
+    items = [7, (1, "two"), b"x" * 1000]
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for item in items:
+            queue.put(item)
+        for item in items:
+            assert queue.get() == item
+            if isinstance(queue, penstock.JoinableQueue):
+                queue.task_done()
+        assert queue.empty()
+
+queue = getattr(penstock, sys.argv[1])()
+gc.disable()
+use(queue, 0.1)
+forbid_system_calls()
+use(queue, 0.5)
+os.write(1, b"none")
+os._exit(0)
+"""
+
+
+@every_kind
+def test_what_needs_no_waiting_makes_no_system_call(kind: type[Any]) -> None:
+    command = [sys.executable, "-c", ALONE, kind.__name__]
+    assert subprocess.run(command, stdout=subprocess.PIPE, timeout=30, check=False).stdout == b"none"
+
+
 PROGRAM = """
 import multiprocessing, os, signal, sys
 import penstock
