@@ -90,6 +90,14 @@ class Raised(Exception):
     pass
 
 
+def finish(queue: Any, block: bool = True) -> Any:
+    """Take an item, which then does not come back when this process ends."""
+    item = queue.get(block)
+    if hasattr(queue, "task_done"):
+        queue.task_done()
+    return item
+
+
 @needs(Promise.BOUNDED, Promise.STATISTICS)
 def test_what_a_signal_handler_raises_is_not_lost_when_the_item_was_put(make: Callable[..., Any]) -> None:
     """The handler makes room, and the item of the `put()` that it interrupts takes the place."""
@@ -97,7 +105,7 @@ def test_what_a_signal_handler_raises_is_not_lost_when_the_item_was_put(make: Ca
     queue.put("first")
 
     def handler(*_: object) -> None:
-        queue.get_nowait()
+        finish(queue, block=False)
         if queue.empty():
             # The put has not waited for long yet.
             queue.put_nowait("first")
@@ -125,7 +133,11 @@ def test_what_a_signal_handler_raises_is_not_lost_when_the_item_was_put(make: Ca
 @needs(Promise.BOUNDED, Promise.STATISTICS)
 def test_a_stopped_waiter_keeps_no_item_from_the_others(make: Callable[..., Any]) -> None:
     queue = make()
-    with fork(lambda: queue.get()) as stopped, fork(lambda: queue.get()) as other:
+
+    def take() -> Any:
+        return finish(queue)
+
+    with fork(take) as stopped, fork(take) as other:
         until(lambda: queue.statistics().waiting_getters == 2)
         stopped.kill(signal.SIGSTOP)
         os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
