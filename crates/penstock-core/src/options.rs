@@ -110,3 +110,6 @@ fn interrupted_after_slices() -> impl FnMut() -> bool {
         slices > 3
     }
 }
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod testing;

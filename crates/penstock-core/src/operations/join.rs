@@ -82,7 +82,7 @@ impl Queue {
 mod tests {
     use super::*;
     use crate::memory::layout::CLOSED;
-    use crate::options::Options;
+    use crate::options::testing::ACKNOWLEDGED;
     use crate::state::recovery::PORTION;
 
     fn with<T>(patience: Patience, call: impl FnOnce(Wait<'_>) -> T) -> T {
@@ -98,14 +98,7 @@ mod tests {
     fn a_join_that_may_not_wait_does_not_discard_all() {
         // No process discards so many in the few milliseconds that each of the two has.
         const MANY: u64 = 400 * PORTION as u64;
-        let queue = Queue::create(&Options {
-            maxsize: 0,
-            max_bytes: None,
-            soft_bytes: 0,
-            acknowledged: true,
-            max_deliveries: 3,
-        })
-        .unwrap();
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
         with(Patience::NoWait, |wait| queue.join(wait)).unwrap();
         for _ in 0..MANY {
             with(Patience::NoWait, |wait| queue.put(&[b"item"], wait)).unwrap();

@@ -173,15 +173,11 @@ mod tests {
 
     use super::*;
     use crate::operations::delivery::Buffer;
-    use crate::options::{Options, Patience};
+    use crate::options::testing::{self, ACKNOWLEDGED};
     use crate::state::held::Verdict;
 
     fn now<T>(call: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> T {
-        call(Wait {
-            patience: Patience::NoWait,
-            interrupted: &mut || false,
-        })
-        .unwrap()
+        testing::now(call).unwrap()
     }
 
     fn bury(queue: &Arc<Queue>) {
@@ -207,14 +203,7 @@ mod tests {
     fn the_reading_of_letters_comes_to_its_end() {
         let portion = PORTION as usize;
         for gone in [1, 2, portion - 1, portion, 2 * portion] {
-            let queue = Queue::create(&Options {
-                maxsize: 0,
-                max_bytes: None,
-                soft_bytes: 0,
-                acknowledged: true,
-                max_deliveries: 3,
-            })
-            .unwrap();
+            let queue = Queue::create(&ACKNOWLEDGED).unwrap();
             for _ in 0..4 * portion {
                 now(|wait| queue.put(&[b"item"], wait));
                 bury(&queue);

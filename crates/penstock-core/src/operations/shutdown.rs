@@ -121,18 +121,10 @@ mod tests {
 
     use super::*;
     use crate::memory::layout::{Kind, OPEN, ParticipantId};
-    use crate::options::Options;
+    use crate::options::testing::ACKNOWLEDGED;
     use crate::state::recovery::PORTION;
     use crate::state::waiters::{WOKEN, Waiting};
     use crate::sync::Word;
-
-    const ACKNOWLEDGED: Options = Options {
-        maxsize: 0,
-        max_bytes: None,
-        soft_bytes: 0,
-        acknowledged: true,
-        max_deliveries: 3,
-    };
 
     fn forever<T>(call: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> Result<T, Error> {
         call(Wait {

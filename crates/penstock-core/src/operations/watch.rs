@@ -158,23 +158,17 @@ mod tests {
 
     use super::*;
     use crate::operations::delivery::Buffer;
+    use crate::options::testing::{self, ACKNOWLEDGED};
     use crate::options::{Options, uninterruptible};
 
     fn now<T>(call: impl FnOnce(Wait<'_>) -> Result<T, Error>) -> T {
-        call(Wait {
-            patience: Patience::NoWait,
-            interrupted: &mut || false,
-        })
-        .unwrap()
+        testing::now(call).unwrap()
     }
 
     fn acknowledged(maxsize: u64) -> Arc<Queue> {
         Queue::create(&Options {
             maxsize,
-            max_bytes: None,
-            soft_bytes: 0,
-            acknowledged: true,
-            max_deliveries: 3,
+            ..ACKNOWLEDGED
         })
         .unwrap()
     }

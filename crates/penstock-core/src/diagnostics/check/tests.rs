@@ -9,7 +9,8 @@ use crate::memory::payload::Extent;
 use crate::operations::delivery::Buffer;
 use crate::operations::get::Delivery;
 use crate::operations::lease::Lent;
-use crate::options::{Options, Patience, Wait};
+use crate::options::Options;
+use crate::options::testing::{ACKNOWLEDGED, PLAIN, now};
 use crate::platform;
 use crate::state::Section;
 use crate::state::holding::Lease;
@@ -24,13 +25,6 @@ use crate::units::{Ended, Leave, PAGE};
 
 const RUN: usize = 100_000;
 
-fn now<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience: Patience::NoWait,
-        interrupted: &mut || false,
-    })
-}
-
 fn put(queue: &Queue, len: usize) {
     now(|wait| queue.put(&[&vec![7; len]], wait)).unwrap();
 }
@@ -44,22 +38,18 @@ fn get(queue: &Arc<Queue>) -> Option<Lent> {
 
 fn plain(max_bytes: u64) -> Arc<Queue> {
     Queue::create(&Options {
-        maxsize: 0,
         max_bytes: Some(max_bytes),
-        soft_bytes: 0,
-        acknowledged: false,
-        max_deliveries: 3,
+        ..PLAIN
     })
     .unwrap()
 }
 
 fn acknowledged() -> Arc<Queue> {
     Queue::create(&Options {
-        maxsize: 0,
         max_bytes: Some(4 << 20),
         soft_bytes: 1 << 20,
-        acknowledged: true,
         max_deliveries: 1,
+        ..ACKNOWLEDGED
     })
     .unwrap()
 }
@@ -175,9 +165,7 @@ impl Scene {
         let queue = Queue::create(&Options {
             maxsize: 1,
             max_bytes: Some(4 << 20),
-            soft_bytes: 0,
-            acknowledged: false,
-            max_deliveries: 3,
+            ..PLAIN
         })
         .unwrap();
         put(&queue, 20);
@@ -744,13 +732,9 @@ fn damage_to_what_is_set_aside_and_what_came_back_is_found() {
 /// A queue with items that are delayed.
 fn with_delayed() -> Scene {
     let scene = Scene::new();
-    let wait = || Wait {
-        patience: Patience::NoWait,
-        interrupted: Box::leak(Box::new(|| false)),
-    };
     for seconds in [300, 100, 200, 50, 400] {
         let delay = std::time::Duration::from_secs(seconds);
-        scene.queue.put_delayed(&[b"later"], delay, wait()).unwrap();
+        now(|wait| scene.queue.put_delayed(&[b"later"], delay, wait)).unwrap();
     }
     scene
 }

@@ -3,26 +3,14 @@
 use crate::error::Error;
 use crate::handle::queue::Queue;
 use crate::lock::guard::Guard;
-use crate::options::{Options, Patience, Wait};
+use crate::options::testing::{PLAIN, now};
 use crate::state::holding::Lease;
 use crate::state::participant::read;
 use crate::state::recovery::Portion;
 use crate::state::slot::State;
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
-
 fn enter(queue: &Queue) -> Guard<'_> {
-    let mut wait = Wait {
-        patience: Patience::NoWait,
-        interrupted: &mut || false,
-    };
-    queue.enter(&mut wait).unwrap()
+    now(|mut wait| queue.enter(&mut wait)).unwrap()
 }
 
 fn claim(queue: &Queue) -> Lease {
@@ -38,15 +26,7 @@ fn claim(queue: &Queue) -> Lease {
 fn a_claim_that_was_swept_is_left_alone() {
     for is_taken in [false, true] {
         let queue = Queue::create(&PLAIN).unwrap();
-        queue
-            .put(
-                &[b"x"],
-                Wait {
-                    patience: Patience::NoWait,
-                    interrupted: &mut || false,
-                },
-            )
-            .unwrap();
+        now(|wait| queue.put(&[b"x"], wait)).unwrap();
         let swept = claim(&queue);
         {
             let mut section = enter(&queue);

@@ -13,7 +13,7 @@ use crate::memory::layout::Kind;
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::get::Delivery;
 use crate::operations::iterate::InHand;
-use crate::options::{Options, Patience, Wait};
+use crate::options::testing::{ACKNOWLEDGED, now};
 use crate::state::held::{Held, Verdict};
 use crate::sync::{AtomicU32, Word};
 use crate::units::{BATCH, Leave};
@@ -74,13 +74,6 @@ fn calls_of(queue: &Arc<Queue>, calls: impl FnOnce(&Arc<Queue>) -> Result<(), Er
         called.map(|()| CALLS.get())
     };
     std::thread::scope(|scope| scope.spawn(run).join().unwrap()).unwrap()
-}
-
-fn now<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience: Patience::NoWait,
-        interrupted: &mut || false,
-    })
 }
 
 fn hold(queue: &Arc<Queue>) -> Result<Held, Error> {
@@ -181,14 +174,7 @@ const CALLS_OF_A_THREAD: &[(&str, Call)] = &[
 #[test]
 fn no_section_calls_the_allocator() {
     for (name, call) in CALLS_OF_A_THREAD {
-        let queue = Queue::create(&Options {
-            maxsize: 0,
-            max_bytes: None,
-            soft_bytes: 0,
-            acknowledged: true,
-            max_deliveries: 3,
-        })
-        .unwrap();
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
         for _ in 0..300 {
             now(|wait| queue.put(&[b"item"], wait)).unwrap();
         }

@@ -3,16 +3,14 @@
 use super::*;
 use crate::handle::queue::Queue;
 use crate::options::Options;
+use crate::options::testing::PLAIN;
 
 const NONE: Ranges = Ranges(0);
 
 fn limited_to(max_bytes: u64) -> Options {
     Options {
-        maxsize: 0,
         max_bytes: Some(max_bytes),
-        soft_bytes: 0,
-        acknowledged: false,
-        max_deliveries: 3,
+        ..PLAIN
     }
 }
 

@@ -5,26 +5,17 @@ use std::time::Duration;
 
 use super::*;
 use crate::operations::delivery::Buffer;
-use crate::options::{Options, Patience, Wait};
+use crate::options::Options;
+use crate::options::testing::{ACKNOWLEDGED, PLAIN, now};
 use crate::state::heap::MAYBE_MORE;
 use crate::state::held::Verdict;
 
 const MIB: u64 = 1 << 20;
 
-fn now<T>(call: impl FnOnce(Wait<'_>) -> T) -> T {
-    call(Wait {
-        patience: Patience::NoWait,
-        interrupted: &mut || false,
-    })
-}
-
 fn watched() -> Arc<Queue> {
     let queue = Queue::create(&Options {
-        maxsize: 0,
         max_bytes: Some(1 << 30),
-        soft_bytes: 0,
-        acknowledged: false,
-        max_deliveries: 3,
+        ..PLAIN
     })
     .unwrap();
     now(|wait| queue.watch(wait)).unwrap();
@@ -134,11 +125,8 @@ fn what_a_dead_putter_has_extended_is_not_forgotten() {
 #[test]
 fn notes_are_no_free_slots() {
     let queue = Queue::create(&Options {
-        maxsize: 0,
         max_bytes: Some(1 << 30),
-        soft_bytes: 0,
-        acknowledged: true,
-        max_deliveries: 3,
+        ..ACKNOWLEDGED
     })
     .unwrap();
     for _ in 0..2 * SLOTS_LISTED {

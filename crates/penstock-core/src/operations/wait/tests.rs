@@ -9,6 +9,7 @@ use crate::lock::guard::Guard;
 use crate::memory::layout::{CLOSED, Hot, Kind, OPEN};
 use crate::operations::delivery::{Batch, Buffer};
 use crate::operations::wait::WAITING;
+use crate::options::testing::{ACKNOWLEDGED, PLAIN, now};
 use crate::options::{Options, Patience, Wait};
 use crate::platform::{self, Instant};
 use crate::state::WAKES;
@@ -19,32 +20,16 @@ use crate::state::waiters::{HANDED, SLEEPING, WOKEN, Waiting};
 use crate::sync::Word;
 use crate::units::{BATCH, PAGE};
 
-const PLAIN: Options = Options {
-    maxsize: 0,
-    max_bytes: None,
-    soft_bytes: 0,
-    acknowledged: false,
-    max_deliveries: 3,
-};
-
 fn create(maxsize: u64) -> Arc<Queue> {
     Queue::create(&Options { maxsize, ..PLAIN }).unwrap()
 }
 
 fn enter(queue: &Queue) -> Guard<'_> {
-    let mut wait = Wait {
-        patience: Patience::NoWait,
-        interrupted: &mut || false,
-    };
-    queue.enter(&mut wait).unwrap()
+    now(|mut wait| queue.enter(&mut wait)).unwrap()
 }
 
 fn put(queue: &Queue) {
-    let wait = Wait {
-        patience: Patience::NoWait,
-        interrupted: &mut || false,
-    };
-    queue.put(&[b"x"], wait).unwrap();
+    now(|wait| queue.put(&[b"x"], wait)).unwrap();
 }
 
 fn enlisted(queue: &Queue, mut waiting: Waiting) -> Waiting {
@@ -201,11 +186,7 @@ fn late_waiters_are_woken_after_the_release() {
 /// An item that a getter was handed is that getter's: `task_done` finishes it before those in the queue.
 #[test]
 fn what_was_handed_is_finished_before_what_is_queued() {
-    let queue = Queue::create(&Options {
-        acknowledged: true,
-        ..PLAIN
-    })
-    .unwrap();
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
     let mut getter = enlisted(&queue, Waiting::new(Kind::Item));
     ages(&queue, &mut getter);
     put(&queue);
@@ -247,12 +228,8 @@ fn a_batch_ends_at_an_immediate_shutdown() {
 }
 
 fn put_delayed(queue: &Queue, hours: u64) {
-    let wait = Wait {
-        patience: Patience::NoWait,
-        interrupted: &mut || false,
-    };
     let delay = Duration::from_secs(3600 * hours);
-    queue.put_delayed(&[b"x"], delay, wait).unwrap();
+    now(|wait| queue.put_delayed(&[b"x"], delay, wait)).unwrap();
 }
 
 fn word(queue: &Queue, waiting: &Waiting) -> u32 {
