@@ -33,23 +33,33 @@ def waiting(make: Callable[..., Any], request: pytest.FixtureRequest) -> tuple[A
     return q, request.param
 
 
-@needs(Promise.BOUNDED, Promise.ACKNOWLEDGED)
-def test_ctrl_c_ends_a_wait(waiting: tuple[Any, str]) -> None:
+def assert_that_it_ends(
+    waiting: tuple[Any, str],
+    number: signal.Signals,
+    handler: Callable[..., object],
+    raised: type[BaseException],
+) -> None:
+    """A signal comes during the call, which then raises what the signal's handler raises."""
     q, what = waiting
 
     def wait() -> str:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(number, handler)
         try:
             WAITS[what](q)
-        except KeyboardInterrupt:
-            return "interrupted"
-        return "not interrupted"
+        except raised:
+            return "raised"
+        return "not raised"
 
     with fork(wait) as child:
         until(in_a_wait(q, what))
-        child.kill(signal.SIGINT)
-        assert child.result() == "interrupted"
+        child.kill(number)
+        assert child.result() == "raised"
     assert getattr(q.statistics(), what) == 0
+
+
+@needs(Promise.BOUNDED, Promise.ACKNOWLEDGED)
+def test_ctrl_c_ends_a_wait(waiting: tuple[Any, str]) -> None:
+    assert_that_it_ends(waiting, signal.SIGINT, signal.default_int_handler, KeyboardInterrupt)
 
 
 class Raised(Exception):
@@ -58,23 +68,10 @@ class Raised(Exception):
 
 @needs(Promise.BOUNDED, Promise.ACKNOWLEDGED)
 def test_what_a_signal_handler_raises_ends_a_wait(waiting: tuple[Any, str]) -> None:
-    q, what = waiting
-
     def handler(*_: object) -> None:
         raise Raised
 
-    def wait() -> str:
-        signal.signal(signal.SIGUSR1, handler)
-        try:
-            WAITS[what](q)
-        except Raised:
-            return "raised"
-        return "not raised"
-
-    with fork(wait) as child:
-        until(in_a_wait(q, what))
-        child.kill(signal.SIGUSR1)
-        assert child.result() == "raised"
+    assert_that_it_ends(waiting, signal.SIGUSR1, handler, Raised)
 
 
 def test_a_signal_handler_that_returns_does_not_end_a_wait(make: Callable[..., Any]) -> None:

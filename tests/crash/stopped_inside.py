@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -32,6 +32,12 @@ def put_late(queue: Any) -> None:
     queue.put("late")
 
 
+def go_on(child: Child) -> None:
+    """Let a stopped process end its put."""
+    child.kill(signal.SIGCONT)
+    assert child.result() is None
+
+
 @contextmanager
 def stopped_inside(queue: Any) -> Iterator[Child]:
     """A process that is stopped after the commit of its item "late", which no number shows yet.
@@ -41,8 +47,7 @@ def stopped_inside(queue: Any) -> Iterator[Child]:
     with fork(put_late, queue) as child:
         until(child.is_stopped)
         yield child
-        child.kill(signal.SIGCONT)
-        assert child.result() is None
+        go_on(child)
 
 
 @pytest.mark.parametrize("kind", [Queue, JoinableQueue])
@@ -115,7 +120,12 @@ def test_calls_that_do_not_block_name_the_stopped_process(size: int) -> None:
     assert str(error.value) == ""
 
 
-def test_poll_does_not_wait() -> None:
+@contextmanager
+def stopped_in_send() -> Iterator[Any]:
+    """The receiving end of a process that is stopped after the commit of its message.
+
+    It goes on at the end, and the message comes.
+    """
     receiver, sender = Pipe(duplex=False)
 
     def send() -> None:
@@ -124,10 +134,15 @@ def test_poll_does_not_wait() -> None:
 
     with receiver, sender, fork(send) as child:
         until(child.is_stopped)
-        assert not receiver.poll(0)
-        assert not receiver.poll(0.01)
+        yield receiver
         child.kill(signal.SIGCONT)
         assert receiver.recv() == "late"
+
+
+def test_poll_does_not_wait() -> None:
+    with stopped_in_send() as receiver:
+        assert not receiver.poll(0)
+        assert not receiver.poll(0.01)
 
 
 class Interrupted(Exception):
@@ -197,20 +212,11 @@ def test_every_wait_can_be_interrupted(call: Callable[[Any], object]) -> None:
 
 
 def test_interrupted_receiver() -> None:
-    receiver, sender = Pipe(duplex=False)
-
-    def send() -> None:
-        suspend_at("put.committed")
-        sender.send("late")
-
-    with receiver, sender, fork(send) as child:
-        until(child.is_stopped)
+    with stopped_in_send() as receiver:
         with interrupted():
             receiver.recv()
         with interrupted():
             receiver.poll(None)
-        child.kill(signal.SIGCONT)
-        assert receiver.recv() == "late"
 
 
 # Under gevent's patches, which are for a whole process.
@@ -458,8 +464,7 @@ def test_a_loop_runs_on(call: str, is_empty: bool) -> None:
             task = asyncio.create_task(CALLS[call](queue))
             await ticks(60)  # several slices
             assert not task.done()
-            child.kill(signal.SIGCONT)
-            assert child.result() is None
+            go_on(child)
             while call == "ajoin" and queue.statistics().unfinished:
                 queue.get()
                 queue.task_done()
@@ -467,6 +472,16 @@ def test_a_loop_runs_on(call: str, is_empty: bool) -> None:
 
     asyncio.run(main())
     assert queue.check() == []
+
+
+async def started(
+    work: Callable[[asyncio.Event, asyncio.Event], Coroutine[Any, Any, None]],
+) -> tuple[asyncio.Task[None], asyncio.Event]:
+    """A task that has set its first event, and waits for the second."""
+    has, goes_on = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(work(has, goes_on))
+    await has.wait()
+    return task, goes_on
 
 
 @pytest.mark.parametrize("end", ["next", "done", "fails", "cancelled", "batch"])
@@ -494,9 +509,7 @@ def test_a_task_settles_beside_a_loop_that_runs_on(end: str) -> None:
                         raise LookupError
 
     async def main() -> None:
-        has, goes_on = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(work(has, goes_on))
-        await has.wait()
+        task, goes_on = await started(work)
         with stopped_beside_a_loop(queue) as child:
             if end == "cancelled":
                 task.cancel()
@@ -505,8 +518,7 @@ def test_a_task_settles_beside_a_loop_that_runs_on(end: str) -> None:
             assert not task.done()
             task.cancel()  # a second time; or it settles first
             await ticks(30)
-            child.kill(signal.SIGCONT)
-            assert child.result() is None
+            go_on(child)
             with suppress(LookupError, asyncio.CancelledError):
                 await task
 
@@ -540,9 +552,7 @@ def test_a_cancelled_task_settles_its_whole_batch(begun: int, fails: bool) -> No
                 raise LookupError
 
     async def main() -> None:
-        has, goes_on = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(work(has, goes_on))
-        await has.wait()
+        task, goes_on = await started(work)
         with stopped_beside_a_loop(queue) as child:
             goes_on.set()
             await ticks(10)
@@ -550,8 +560,7 @@ def test_a_cancelled_task_settles_its_whole_batch(begun: int, fails: bool) -> No
                 task.cancel()
                 await ticks(5)
             assert not task.done()
-            child.kill(signal.SIGCONT)
-            assert child.result() is None
+            go_on(child)
             with pytest.raises(asyncio.CancelledError):
                 await task
 
@@ -577,9 +586,7 @@ def test_a_task_settles_though_the_loop_ends() -> None:
                 task.cancel()
 
     async def main() -> Child:
-        has, goes_on = asyncio.Event(), asyncio.Event()
-        task = asyncio.create_task(work(has, goes_on))
-        await has.wait()
+        task, goes_on = await started(work)
         child = fork(put_late, queue)
         until(child.is_stopped)
         goes_on.set()
@@ -644,8 +651,7 @@ def test_waiting_tasks_beside_a_readable_descriptor() -> None:
             start = time.monotonic()
             await ticks(100)
             assert attempts - before <= 3 + (time.monotonic() - start) / 0.05
-            child.kill(signal.SIGCONT)
-            assert child.result() is None
+            go_on(child)
             assert await task == "first"
 
     asyncio.run(main())

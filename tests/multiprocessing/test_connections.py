@@ -968,13 +968,19 @@ def echo_bytes(side: Any) -> None:
         side.send_bytes(message)
 
 
+def with_a_process(method: str, target: Callable[[Any], None]) -> tuple[Any, BaseProcess]:
+    """One side of a pipe, and the process that has the other side."""
+    here, there = penstock.Pipe()
+    process = multiprocessing.get_context(method).Process(target=target, args=(there,))
+    process.start()
+    there.close()
+    return here, process
+
+
 @pytest.mark.slow
 @every_method
 def test_large_messages_there_and_back(method: str) -> None:
-    here, there = penstock.Pipe()
-    process = multiprocessing.get_context(method).Process(target=echo_bytes, args=(there,))
-    process.start()
-    there.close()
+    here, process = with_a_process(method, echo_bytes)
     for size in (64 * KIB, MIB, 20 * MIB + 1):
         message = bytes([1, 2, 254, 255]) * (size // 4)
         here.send_bytes(message)
@@ -990,10 +996,7 @@ def test_large_messages_there_and_back(method: str) -> None:
 @pytest.mark.slow
 @every_method
 def test_arrays_there_and_back(method: str) -> None:
-    here, there = penstock.Pipe()
-    process = multiprocessing.get_context(method).Process(target=echo, args=(there,))
-    process.start()
-    there.close()
+    here, process = with_a_process(method, echo)
     for shape in ((10,), (KIB, KIB // 8), (3, MIB)):
         sent = np.arange(math.prod(shape)).reshape(shape)
         for message in (sent, {"one": sent, "other": sent[:1]}):
