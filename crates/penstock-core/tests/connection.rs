@@ -132,9 +132,7 @@ fn a_connection_breaks_with_its_last_reader() {
         // The second message waits for room until the reader is gone.
         std::thread::scope(|scope| {
             let sender = scope.spawn(send);
-            while queue.statistics().unwrap().waiting_putters == 0 {
-                std::thread::yield_now();
-            }
+            await_putters(&queue, 1);
             ends.close(0);
             assert_eq!(sender.join().unwrap(), Err(Error::Broken));
         });
@@ -202,6 +200,16 @@ fn await_putters(queue: &Queue, count: u64) {
     }
 }
 
+/// A sender of such a message waits for room in a thread, until `meanwhile` ends its wait.
+fn wait_for_room_until(queue: &Queue, ends: &Ends, meanwhile: impl FnOnce()) -> (Result<(), Error>, u32) {
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| send_counting(queue, ends));
+        await_putters(queue, 1);
+        meanwhile();
+        sender.join().unwrap()
+    })
+}
+
 const ROUNDS: u32 = 20;
 
 #[test]
@@ -212,14 +220,11 @@ fn a_sender_that_waits_for_room_is_woken_by_room() {
         let mut slices = 0;
         for _ in 0..ROUNDS {
             assert_eq!(send_counting(&queue, &ends).0, Ok(()));
-            std::thread::scope(|scope| {
-                let sender = scope.spawn(|| send_counting(&queue, &ends));
-                await_putters(&queue, 1);
+            let (sent, ended) = wait_for_room_until(&queue, &ends, || {
                 receive(&queue, ends.0[0], soon()).unwrap();
-                let (sent, ended) = sender.join().unwrap();
-                assert_eq!(sent, Ok(()));
-                slices += ended;
             });
+            assert_eq!(sent, Ok(()));
+            slices += ended;
             receive(&queue, ends.0[0], soon()).unwrap();
             assert!(is_writable(ends.0[1]));
         }
@@ -241,14 +246,9 @@ fn a_sender_that_waits_for_room_is_woken_by_the_death_of_the_last_reader() {
             assert_eq!(send_counting(&queue, &ends).0, Ok(()));
             let reader = bystander();
             ends.close(0);
-            std::thread::scope(|scope| {
-                let sender = scope.spawn(|| send_counting(&queue, &ends));
-                await_putters(&queue, 1);
-                drop(reader);
-                let (sent, ended) = sender.join().unwrap();
-                assert_eq!(sent, Err(Error::Broken));
-                slices += ended;
-            });
+            let (sent, ended) = wait_for_room_until(&queue, &ends, || drop(reader));
+            assert_eq!(sent, Err(Error::Broken));
+            slices += ended;
             ends.close(1);
         }
         assert!(slices < ROUNDS, "{slices} slices ended");
