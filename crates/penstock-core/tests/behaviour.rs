@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Patience, Queue, View, Wait};
 
 mod common;
+#[path = "common/get.rs"]
+mod get;
 
 use common::{PLAIN, wait};
+use get::get;
 
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
@@ -29,14 +32,6 @@ fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
 fn letters_of(queue: &Queue) -> Vec<Vec<u8>> {
     let letters = queue.dead_letters().unwrap();
     letters.into_iter().map(|letter| letter.payload).collect()
-}
-
-fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
 }
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {

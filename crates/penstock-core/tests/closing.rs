@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use penstock_core::{Buffer, Delivery, Error, Id, Leave, Lent, Options, Patience, Queue, Remainder, View};
 
 mod common;
+#[path = "common/get.rs"]
+mod get;
 
 use common::{PLAIN, wait};
 
@@ -26,11 +28,7 @@ fn put(queue: &Queue, payload: &[u8]) {
 }
 
 fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
+    get::get(queue, Patience::NoWait)
 }
 
 fn get_lent(queue: &Arc<Queue>) -> Lent {

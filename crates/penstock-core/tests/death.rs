@@ -12,11 +12,14 @@ use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue};
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
 
 use child::Child;
 use common::{PLAIN, wait};
+use get::get;
 use soon::soon;
 
 const ACKNOWLEDGED: Options = Options {
@@ -26,14 +29,6 @@ const ACKNOWLEDGED: Options = Options {
 
 fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
     wait(Patience::Forever, |wait| queue.put(&[payload], wait)).map(|_| ())
-}
-
-fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
 }
 
 impl Child {
@@ -417,6 +412,11 @@ mod points {
         }
     }
 
+    fn get_and_finish(queue: &Arc<Queue>) {
+        get(queue, Patience::Forever).unwrap();
+        queue.task_done().unwrap();
+    }
+
     const SCENES: &[Scene] = &[
         Scene {
             name: "put small",
@@ -503,20 +503,14 @@ mod points {
             name: "get small, acknowledged",
             options: ACKNOWLEDGED,
             before: |queue| put(queue, &numbered(8, 20)).unwrap(),
-            victim: |queue| {
-                get(queue, Patience::Forever).unwrap();
-                queue.task_done().unwrap();
-            },
+            victim: get_and_finish,
             points: &["get.copied", "get.leased", "done.committed"],
         },
         Scene {
             name: "get large, acknowledged",
             options: ACKNOWLEDGED,
             before: |queue| put(queue, &numbered(8, LARGE)).unwrap(),
-            victim: |queue| {
-                get(queue, Patience::Forever).unwrap();
-                queue.task_done().unwrap();
-            },
+            victim: get_and_finish,
             points: &["get.leased", "lent.reading", "done.committed"],
         },
         Scene {
@@ -643,22 +637,14 @@ mod points {
         Scene {
             name: "give memory back",
             options: PLAIN,
-            before: |queue| {
-                for _ in 0..100 {
-                    put(queue, &numbered(8, LARGE)).unwrap();
-                }
-            },
+            before: |queue| put_eights(queue, 100, LARGE),
             victim: |queue| while get(queue, Patience::NoWait).is_ok() {},
             points: &["trim.claimed", "trim.punched", "trim.noted"],
         },
         Scene {
             name: "give slots back",
             options: PLAIN,
-            before: |queue| {
-                for _ in 0..50_000 {
-                    put(queue, &numbered(8, 20)).unwrap();
-                }
-            },
+            before: |queue| put_eights(queue, 50_000, 20),
             victim: |queue| while get(queue, Patience::NoWait).is_ok() {},
             points: &[
                 "trim.tracked",

@@ -7,17 +7,29 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Batch, Buffer, Delivery, Error, Held, Options, Patience, Queue, Statistics, Verdict};
+use penstock_core::{Batch, Error, Held, Options, Patience, Queue, Verdict};
 
+#[path = "common/awaited.rs"]
+mod awaited;
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
+#[path = "common/hold.rs"]
+mod hold;
 #[path = "common/soon.rs"]
 mod soon;
+#[path = "common/sound.rs"]
+mod sound;
 
+use awaited::{outcome, until};
 use child::Child;
 use common::{PLAIN, wait};
+use get::get;
+use hold::hold;
 use soon::soon;
+use sound::is_sound;
 
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
@@ -39,55 +51,9 @@ fn put_delayed(queue: &Queue, payload: &[u8], delay: Duration) -> Result<(), Err
     .map(drop)
 }
 
-fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
-}
-
-fn hold(queue: &Arc<Queue>, patience: Patience) -> Result<(Vec<u8>, Held), Error> {
-    let mut buffer = Buffer::default();
-    let (delivery, held) = wait(patience, |wait| queue.hold(&mut buffer, wait))?;
-    Ok(match delivery {
-        Delivery::Copied => (buffer.bytes().to_vec(), held),
-        Delivery::Lent(lent) => (lent.bytes().to_vec(), held),
-    })
-}
-
 fn settle_after(queue: &Queue, held: &Held, verdict: Verdict, delay: Duration) {
     let settled = wait(soon(), |wait| queue.settle_after(held, verdict, delay, wait));
     assert_eq!(settled, Ok(true));
-}
-
-fn is_sound(queue: &Queue, what: &str) -> Statistics {
-    assert_eq!(queue.check().unwrap().findings, [], "{what}");
-    let s = queue.statistics().unwrap();
-    assert_eq!(
-        s.puts,
-        s.gets + s.queued + s.delayed + s.dead_letters + s.discarded,
-        "{what}: {s:?}"
-    );
-    s
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < end, "{what}: it never came to that");
-        thread::yield_now();
-    }
-}
-
-/// Waits for the end of a child, and returns its exit status, or its signal as a negative number.
-fn outcome(mut child: Child) -> i32 {
-    let status = child.reap();
-    if libc::WIFSIGNALED(status) {
-        -libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    }
 }
 
 #[test]

@@ -8,17 +8,25 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Batch, Buffer, Delivery, Error, Options, Patience, Queue, Taken, Wait};
+use penstock_core::{Batch, Buffer, Error, Options, Patience, Queue, Taken, Wait};
 
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
+#[path = "common/stops.rs"]
+mod stops;
+#[path = "common/waiters.rs"]
+mod waiters;
 
 use child::Child;
 use common::{PLAIN, wait};
+use get::get;
 use soon::soon;
+use waiters::{getter, putter};
 
 const ONE: Options = Options { maxsize: 1, ..PLAIN };
 const ACKNOWLEDGED: Options = Options {
@@ -33,14 +41,6 @@ const SHORT: Duration = Duration::from_millis(800);
 
 fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {
     wait(patience, |wait| queue.put(&[payload], wait)).map(drop)
-}
-
-fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
 }
 
 fn at_once(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
@@ -69,30 +69,21 @@ fn until_written(queue: &Queue, count: u64) {
     }
 }
 
-/// A thread that waits in get, and how that ends.
-fn getter(queue: &Arc<Queue>) -> JoinHandle<Result<Vec<u8>, Error>> {
-    let queue = queue.clone();
-    thread::spawn(move || get(&queue, soon()))
-}
-
-fn putter(queue: &Arc<Queue>, payload: &'static [u8]) -> JoinHandle<Result<(), Error>> {
-    let queue = queue.clone();
-    thread::spawn(move || put(&queue, payload, soon()))
+/// The items of one byte that these getters have got, the smallest first.
+fn got_by(getters: Vec<JoinHandle<Result<Vec<u8>, Error>>>) -> Vec<u8> {
+    let mut got: Vec<u8> = getters
+        .into_iter()
+        .map(|getter| getter.join().unwrap().unwrap()[0])
+        .collect();
+    got.sort_unstable();
+    got
 }
 
 impl Child {
     /// Stops it, and waits until it is stopped.
     fn stop(&self) {
         self.signal(libc::SIGSTOP);
-        self.await_stop();
-    }
-
-    /// Waits until it is stopped.
-    fn await_stop(&self) {
-        let mut status = 0;
-        // SAFETY: the process is a child of this one that has not been reaped.
-        let seen = unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) };
-        assert!(seen == self.0 && libc::WIFSTOPPED(status));
+        assert!(self.stops());
     }
 
     fn kill(mut self) {
@@ -166,12 +157,7 @@ fn items_put_together_go_to_those_that_have_waited() {
         (30, Ok(()))
     );
     assert_eq!(at_once(&queue).unwrap(), [20]);
-    let mut got: Vec<u8> = waiting
-        .into_iter()
-        .map(|getter| getter.join().unwrap().unwrap()[0])
-        .collect();
-    got.sort_unstable();
-    assert_eq!(got, (0..20).collect::<Vec<u8>>());
+    assert_eq!(got_by(waiting), (0..20).collect::<Vec<u8>>());
     is_sound(&queue);
 }
 
@@ -355,12 +341,7 @@ fn a_hundred_waiters_are_all_served() {
         put(&queue, &[number], Patience::NoWait).unwrap();
         assert!(queue.is_empty());
     }
-    let mut got: Vec<u8> = waiting
-        .into_iter()
-        .map(|getter| getter.join().unwrap().unwrap()[0])
-        .collect();
-    got.sort_unstable();
-    assert_eq!(got, (0..100).collect::<Vec<u8>>());
+    assert_eq!(got_by(waiting), (0..100).collect::<Vec<u8>>());
     is_sound(&queue);
 }
 
@@ -887,14 +868,14 @@ mod deaths {
             assert!(fault::suspend_at("unlock.before-wake"));
             put(&queue, b"one", soon()).unwrap();
         });
-        holder.await_stop();
+        assert!(holder.stops());
         let blocker = Child::run(|| {
             assert!(fault::suspend_at("lock.taken"));
             drop(at_once(&queue));
         });
-        blocker.await_stop();
+        assert!(blocker.stops());
         waiting.signal(libc::SIGCONT);
-        waiting.await_stop();
+        assert!(waiting.stops());
         holder.finish();
         blocker.finish();
         waiting.finish();
@@ -919,10 +900,7 @@ mod deaths {
                     assert!(fault::suspend_at(point));
                     drop(at_once(&queue));
                 });
-                let mut status = 0;
-                // SAFETY: the process is a child of this one that has not been reaped.
-                let seen = unsafe { libc::waitpid(publisher.0, &raw mut status, libc::WUNTRACED) };
-                assert!(seen == publisher.0 && libc::WIFSTOPPED(status), "{point}");
+                assert!(publisher.stops(), "{point}");
                 // Time for its deadline, and for what it does then.
                 thread::sleep(SHORT);
                 if is_killed {

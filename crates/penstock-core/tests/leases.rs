@@ -12,15 +12,26 @@ use penstock_core::{
     Statistics, Verdict,
 };
 
+#[path = "common/awaited.rs"]
+mod awaited;
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/hold.rs"]
+mod hold;
 #[path = "common/soon.rs"]
 mod soon;
+#[path = "common/sound.rs"]
+mod sound;
+#[path = "common/stops.rs"]
+mod stops;
 
+use awaited::{outcome, until};
 use child::Child;
 use common::{PLAIN, wait};
+use hold::hold;
 use soon::soon;
+use sound::is_sound;
 
 const ACKNOWLEDGED: Options = Options {
     acknowledged: true,
@@ -31,16 +42,6 @@ const LARGE: usize = 100_000;
 
 fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
     wait(Patience::NoWait, |wait| queue.put(&[payload], wait)).map(drop)
-}
-
-/// Takes an item by name. Its payload is borrowed no more.
-fn hold(queue: &Arc<Queue>, patience: Patience) -> Result<(Vec<u8>, Held), Error> {
-    let mut buffer = Buffer::default();
-    let (delivery, held) = wait(patience, |wait| queue.hold(&mut buffer, wait))?;
-    Ok(match delivery {
-        Delivery::Copied => (buffer.bytes().to_vec(), held),
-        Delivery::Lent(lent) => (lent.bytes().to_vec(), held),
-    })
 }
 
 fn settle(queue: &Queue, held: &Held, verdict: Verdict) -> Result<bool, Error> {
@@ -55,42 +56,10 @@ fn with_items(options: &Options, items: u8) -> Arc<Queue> {
     queue
 }
 
-fn is_sound(queue: &Queue, what: &str) -> Statistics {
-    assert_eq!(queue.check().unwrap().findings, [], "{what}");
-    let s = queue.statistics().unwrap();
-    assert_eq!(
-        s.puts,
-        s.gets + s.queued + s.dead_letters + s.discarded,
-        "{what}: {s:?}"
-    );
-    s
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < end, "{what}: it never came to that");
-        thread::yield_now();
-    }
-}
-
-/// Waits for the end of a child, and returns its exit status, or its signal as a negative number.
-fn outcome(mut child: Child) -> i32 {
-    let status = child.reap();
-    if libc::WIFSIGNALED(status) {
-        -libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    }
-}
-
 /// Stops a child, and waits until it is stopped.
 fn stop(child: &Child) {
     child.signal(libc::SIGSTOP);
-    let mut status = 0;
-    // SAFETY: the process is a child of this one that has not been reaped.
-    let seen = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
-    assert!(seen == child.0 && libc::WIFSTOPPED(status));
+    assert!(child.stops());
 }
 
 #[test]

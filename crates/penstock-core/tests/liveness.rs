@@ -8,16 +8,19 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Options, Patience, Proof, Queue};
+use penstock_core::{Buffer, Error, Options, Patience, Proof, Queue};
 
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
 
 use child::Child;
 use common::{PLAIN, wait};
+use get::get;
 use soon::soon;
 
 const ACKNOWLEDGED: Options = Options {
@@ -30,12 +33,11 @@ fn put(queue: &Queue, payload: &[u8]) {
     wait(soon(), |wait| queue.put(&[payload], wait)).unwrap();
 }
 
-fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
+/// A queue with an item for a worker, and another one by which processes tell how far they are.
+fn with_an_item() -> (Arc<Queue>, Arc<Queue>) {
+    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+    put(&queue, b"item");
+    (queue, Queue::create(&PLAIN).unwrap())
 }
 
 impl Child {
@@ -195,11 +197,7 @@ fn for_each_pair(test: impl Fn(Blind, Blind, &Folder)) {
 #[test]
 fn item_of_a_dead_worker_comes_back() {
     for_each_pair(|blind, blind_survivor, folder| {
-        let (queue, told) = (
-            Queue::create(&ACKNOWLEDGED).unwrap(),
-            Queue::create(&PLAIN).unwrap(),
-        );
-        put(&queue, b"item");
+        let (queue, told) = with_an_item();
         let worker = Child::run(|| {
             blind.become_so(folder);
             assert_eq!(queue.take_part().unwrap(), Proof::Possible);
@@ -404,11 +402,7 @@ fn a_worker_that_changed_its_user_dies() {
     if !is_root() {
         return;
     }
-    let (queue, told) = (
-        Queue::create(&ACKNOWLEDGED).unwrap(),
-        Queue::create(&PLAIN).unwrap(),
-    );
-    put(&queue, b"item");
+    let (queue, told) = with_an_item();
     let worker = Child::run(|| {
         // SAFETY: changes this process only.
         assert_eq!(unsafe { libc::setuid(65534) }, 0);
@@ -449,12 +443,8 @@ fn in_another_pid_namespace_the_life_byte_decides() {
     if !is_root() {
         return;
     }
-    let (queue, told, end) = (
-        Queue::create(&ACKNOWLEDGED).unwrap(),
-        Queue::create(&PLAIN).unwrap(),
-        Queue::create(&PLAIN).unwrap(),
-    );
-    put(&queue, b"item");
+    let (queue, told) = with_an_item();
+    let end = Queue::create(&PLAIN).unwrap();
     let worker = in_pid_namespace(|| {
         assert_eq!(queue.take_part().unwrap(), Proof::Possible);
         get(&queue, Patience::Forever).unwrap();
@@ -489,12 +479,8 @@ fn in_another_pid_namespace_a_closed_queue_is_not_a_death() {
     }
     let so_soon = || Patience::Until(Instant::now() + Duration::from_millis(300));
     for is_worker_at_home in [false, true] {
-        let (queue, told, end) = (
-            Queue::create(&ACKNOWLEDGED).unwrap(),
-            Queue::create(&PLAIN).unwrap(),
-            Queue::create(&PLAIN).unwrap(),
-        );
-        put(&queue, b"item");
+        let (queue, told) = with_an_item();
+        let end = Queue::create(&PLAIN).unwrap();
         let work = || {
             take_and_close(&queue);
             put(&told, b"closed");
@@ -521,11 +507,7 @@ fn nothing_proves_the_death_in_another_pid_namespace_without_proc() {
         return;
     }
     let folder = Folder::new();
-    let (queue, told) = (
-        Queue::create(&ACKNOWLEDGED).unwrap(),
-        Queue::create(&PLAIN).unwrap(),
-    );
-    put(&queue, b"item");
+    let (queue, told) = with_an_item();
     // A process that was forked beside /proc has an open file description of its own, and keeps it. One that
     // is forked without has none.
     let in_such_a_process = |work: &dyn Fn()| {
@@ -566,11 +548,7 @@ fn a_life_byte_outlasts_proc() {
         return;
     }
     let folder = Folder::new();
-    let (queue, told) = (
-        Queue::create(&ACKNOWLEDGED).unwrap(),
-        Queue::create(&PLAIN).unwrap(),
-    );
-    put(&queue, b"item");
+    let (queue, told) = with_an_item();
     let worker = in_pid_namespace(|| {
         lose_proc(&folder);
         assert_eq!(queue.take_part().unwrap(), Proof::Possible);
@@ -588,12 +566,8 @@ fn a_worker_dies_beside(idle: &dyn Fn(u32, &Arc<Queue>)) {
     if !is_root() {
         return;
     }
-    let (queue, told, end) = (
-        Queue::create(&ACKNOWLEDGED).unwrap(),
-        Queue::create(&PLAIN).unwrap(),
-        Queue::create(&PLAIN).unwrap(),
-    );
-    put(&queue, b"item");
+    let (queue, told) = with_an_item();
+    let end = Queue::create(&PLAIN).unwrap();
     let namespace = in_pid_namespace(|| {
         let worker = Child::run(|| {
             assert_eq!(queue.take_part().unwrap(), Proof::Possible);

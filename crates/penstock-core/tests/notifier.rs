@@ -13,6 +13,8 @@ use penstock_core::{Buffer, Delivery, Error, Patience, Queue};
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
 
@@ -25,13 +27,7 @@ fn put(queue: &Queue, payload: &[u8]) {
 }
 
 fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    Ok(
-        match wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait))? {
-            Delivery::Copied => buffer.bytes().to_vec(),
-            Delivery::Lent(lent) => lent.bytes().to_vec(),
-        },
-    )
+    get::get(queue, Patience::NoWait)
 }
 
 fn watch(queue: &Queue) -> RawFd {

@@ -6,14 +6,21 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue, Statistics};
+use penstock_core::{Error, Leave, Options, Patience, Queue, Statistics};
 
+#[path = "common/awaited.rs"]
+mod awaited;
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
+#[path = "common/stops.rs"]
+mod stops;
 
+use awaited::{outcome, until};
 use child::Child;
 use common::{PLAIN, wait};
 use soon::soon;
@@ -29,11 +36,7 @@ fn put(queue: &Queue, item: u8) -> Result<(), Error> {
 }
 
 fn get(queue: &Arc<Queue>, patience: Patience) -> Result<u8, Error> {
-    let mut buffer = Buffer::default();
-    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes()[0]),
-        Delivery::Lent(lent) => Ok(lent.bytes()[0]),
-    }
+    get::get(queue, patience).map(|bytes| bytes[0])
 }
 
 /// What a consumer takes until the queue is shut down.
@@ -58,23 +61,6 @@ fn consumer(queue: &Arc<Queue>) -> JoinHandle<Vec<u8>> {
 fn is_sound(queue: &Queue) -> Statistics {
     assert_eq!(queue.check().unwrap().findings, []);
     queue.statistics().unwrap()
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < end, "{what}: it never came to that");
-        thread::yield_now();
-    }
-}
-
-fn outcome(mut child: Child) -> i32 {
-    let status = child.reap();
-    if libc::WIFSIGNALED(status) {
-        -libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    }
 }
 
 fn killed(child: Child) {
@@ -236,10 +222,7 @@ fn a_stopped_producer_is_waited_for() {
     let queue = Queue::create(&PLAIN).unwrap();
     let child = producer(&queue, 0, 1);
     child.signal(libc::SIGSTOP);
-    let mut status = 0;
-    // SAFETY: the process is a child of this one that has not been reaped.
-    let seen = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
-    assert!(seen == child.0 && libc::WIFSTOPPED(status));
+    assert!(child.stops());
     assert_eq!(get(&queue, soon()), Ok(1));
     let for_long = Patience::Until(Instant::now() + Duration::from_millis(400));
     assert_eq!(get(&queue, for_long), Err(Error::Empty));
@@ -609,10 +592,7 @@ mod points {
             assert!(fault::suspend_at("lock.taken"));
             put(&queue, 1).unwrap();
         });
-        let mut status = 0;
-        // SAFETY: the process is a child of this one that has not been reaped.
-        let seen = unsafe { libc::waitpid(stopped.0, &raw mut status, libc::WUNTRACED) };
-        assert!(seen == stopped.0 && libc::WIFSTOPPED(status));
+        assert!(stopped.stops());
         wait(Patience::NoWait, |wait| {
             queue.end_producing_within(production, wait)
         })

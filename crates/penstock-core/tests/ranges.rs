@@ -14,8 +14,12 @@ use penstock_core::{Buffer, Check, Delivery, Error, Lent, Options, Patience, Que
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
+#[path = "common/stops.rs"]
+mod stops;
 
 use common::{PLAIN, wait};
 use soon::soon;
@@ -50,11 +54,7 @@ fn lent(queue: &Arc<Queue>) -> Lent {
 }
 
 fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(soon(), |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
+    get::get(queue, soon())
 }
 
 fn numbered(number: usize, len: usize) -> Vec<u8> {
@@ -131,10 +131,7 @@ impl Child {
 
     /// Waits until it is stopped.
     fn is_stopped(&self) {
-        let (pid, mut status) = (self.0.0, 0);
-        // SAFETY: the process is a child of this one that has not been reaped, so the pid is its own.
-        let seen = unsafe { libc::waitpid(pid, &raw mut status, libc::WUNTRACED) };
-        assert!(seen == pid && libc::WIFSTOPPED(status), "it has ended: {status}");
+        assert!(self.0.stops(), "it has ended");
     }
 
     fn stop(&self) {
@@ -519,6 +516,18 @@ fn grow(queue: &Queue) {
     put(queue, &numbered(9, 20 << 20)).unwrap();
 }
 
+/// A getter that cannot map what is added meanwhile. It reaches step 1 when it is refused, and stays until
+/// step 2.
+fn refused_getter(queue: &Arc<Queue>, step: Step) -> Child {
+    Child::run(|| {
+        queue.statistics().unwrap();
+        exhaust_address_space();
+        assert!(is_refused(get(queue)));
+        step.reach(1);
+        step.wait_for(2);
+    })
+}
+
 /// A getter that is notified, and cannot map what was added, leaves the list under the lock: the end of that
 /// section notifies another.
 #[test]
@@ -527,13 +536,7 @@ fn without_address_space_a_wake_up_is_passed_on() {
         let queue = Queue::create(&PLAIN).unwrap();
         queue.statistics().unwrap();
         let step = Step::new();
-        let poor = Child::run(|| {
-            queue.statistics().unwrap();
-            exhaust_address_space();
-            assert!(is_refused(get(&queue)));
-            step.reach(1);
-            step.wait_for(2);
-        });
+        let poor = refused_getter(&queue, step);
         until(&queue, |check| check.cells == 1 && check.aged == u64::from(ages));
         grow(&queue);
         step.wait_for(1);
@@ -575,13 +578,7 @@ fn without_address_space_a_handed_item_returns() {
     let queue = Queue::create(&PLAIN).unwrap();
     queue.statistics().unwrap();
     let step = Step::new();
-    let poor = Child::run(|| {
-        queue.statistics().unwrap();
-        exhaust_address_space();
-        assert!(is_refused(get(&queue)));
-        step.reach(1);
-        step.wait_for(2);
-    });
+    let poor = refused_getter(&queue, step);
     until(&queue, |check| check.aged == 1);
     poor.stop();
     let larger_than_near = numbered(9, 6 << 20);
@@ -882,8 +879,8 @@ fn without_address_space_the_lock_is_left_to_others() {
         step.reach(1);
         step.wait_for(2);
         for _ in 0..3 {
-            assert!(matches!(put(&queue, b"y"), Err(Error::NoAddressSpace { .. })));
-            assert!(matches!(get(&queue), Err(Error::NoAddressSpace { .. })));
+            assert!(is_refused(put(&queue, b"y")));
+            assert!(is_refused(get(&queue)));
         }
         // The number of items is the one of the last section that ended.
         assert_eq!(queue.len(), 40);

@@ -14,15 +14,29 @@ use penstock_core::{
     Statistics, Verdict,
 };
 
+#[path = "common/awaited.rs"]
+mod awaited;
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
+#[path = "common/sound.rs"]
+mod sound;
+#[path = "common/stops.rs"]
+mod stops;
+#[path = "common/waiters.rs"]
+mod waiters;
 
+use awaited::{outcome, until};
 use child::Child;
 use common::{PLAIN, wait};
+use get::get;
 use soon::soon;
+use sound::is_sound;
+use waiters::{getter, putter};
 
 const ONE: Options = Options { maxsize: 1, ..PLAIN };
 const ACKNOWLEDGED: Options = Options {
@@ -33,14 +47,6 @@ const LARGE: usize = 100_000;
 
 fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {
     wait(patience, |wait| queue.put(&[payload], wait)).map(drop)
-}
-
-fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
 }
 
 fn join(queue: &Queue, patience: Patience) -> Result<(), Error> {
@@ -64,52 +70,13 @@ fn acknowledge(queue: &Queue) {
     ));
 }
 
-fn is_sound(queue: &Queue, what: &str) -> Statistics {
-    assert_eq!(queue.check().unwrap().findings, [], "{what}");
-    let s = queue.statistics().unwrap();
-    assert_eq!(
-        s.puts,
-        s.gets + s.queued + s.dead_letters + s.discarded,
-        "{what}: {s:?}"
-    );
-    s
-}
-
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < end, "{what}: it never came to that");
-        thread::yield_now();
-    }
-}
-
 fn until_waiting(queue: &Queue, of: impl Fn(&Statistics) -> u64, count: u64) {
     until("waiters", || of(&queue.statistics().unwrap()) == count);
-}
-
-fn getter(queue: &Arc<Queue>) -> JoinHandle<Result<Vec<u8>, Error>> {
-    let queue = queue.clone();
-    thread::spawn(move || get(&queue, soon()))
-}
-
-fn putter(queue: &Arc<Queue>, payload: &'static [u8]) -> JoinHandle<Result<(), Error>> {
-    let queue = queue.clone();
-    thread::spawn(move || put(&queue, payload, soon()))
 }
 
 fn joiner(queue: &Arc<Queue>) -> JoinHandle<Result<(), Error>> {
     let queue = queue.clone();
     thread::spawn(move || join(&queue, soon()))
-}
-
-/// Waits for the end of a child, and returns its exit status, or its signal as a negative number.
-fn outcome(mut child: Child) -> i32 {
-    let status = child.reap();
-    if libc::WIFSIGNALED(status) {
-        -libc::WTERMSIG(status)
-    } else {
-        libc::WEXITSTATUS(status)
-    }
 }
 
 const KILLED: i32 = -libc::SIGKILL;
@@ -1066,10 +1033,7 @@ fn what_was_handed_is_taken_or_discarded() {
         });
         until("aged", || queue.check().unwrap().aged == 1);
         child.signal(libc::SIGSTOP);
-        let mut status = 0;
-        // SAFETY: the process is a child of this one that has not been reaped.
-        let stopped = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
-        assert_eq!(stopped, child.0);
+        assert!(child.stops());
         put(&queue, b"item", Patience::NoWait).unwrap();
         assert!(queue.is_empty(), "it is handed");
         queue.shut_down(true).unwrap();

@@ -7,16 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Buffer, Delivery, Error, Leave, Lent, Options, Patience, Queue, Wait, fault};
+use penstock_core::{
+    Buffer, Delivery, Error, Leave, Lent, Options, Patience, Queue, Statistics, Wait, fault,
+};
 
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
+#[path = "common/stops.rs"]
+mod stops;
 
 use child::Child;
 use common::{PLAIN, wait};
+use get::get;
 use soon::soon;
 
 const ACKNOWLEDGED: Options = Options {
@@ -34,14 +41,6 @@ fn put(queue: &Queue, payload: &[u8], patience: Patience) -> Result<(), Error> {
     wait(patience, |wait| queue.put(&[payload], wait)).map(drop)
 }
 
-fn get(queue: &Arc<Queue>, patience: Patience) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    match wait(patience, |wait| queue.get(&mut buffer, wait))? {
-        Delivery::Copied => Ok(buffer.bytes().to_vec()),
-        Delivery::Lent(lent) => Ok(lent.bytes().to_vec()),
-    }
-}
-
 fn take_lent(queue: &Arc<Queue>) -> Lent {
     let mut buffer = Buffer::default();
     match wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait)) {
@@ -57,10 +56,7 @@ impl Child {
             assert!(fault::suspend_at(point));
             work();
         });
-        let mut status = 0;
-        // SAFETY: the process is a child of this one that has not been reaped.
-        let seen = unsafe { libc::waitpid(child.0, &raw mut status, libc::WUNTRACED) };
-        assert!(seen == child.0 && libc::WIFSTOPPED(status), "it passes {point}");
+        assert!(child.stops(), "it passes {point}");
         child
     }
 
@@ -205,22 +201,31 @@ impl Child {
     /// A child that stops itself in `work`.
     fn stopping(work: impl FnOnce()) -> Child {
         let child = Child::run(work);
-        child.await_stop();
+        assert!(child.stops());
         child
-    }
-
-    fn await_stop(&self) {
-        let mut status = 0;
-        // SAFETY: as in stopped_at.
-        let seen = unsafe { libc::waitpid(self.0, &raw mut status, libc::WUNTRACED) };
-        assert!(seen == self.0 && libc::WIFSTOPPED(status), "it stops: {status:x}");
     }
 
     /// Lets it go on until it stops again.
     fn go_on(&self) {
         self.signal(libc::SIGCONT);
-        self.await_stop();
+        assert!(self.stops());
     }
+}
+
+/// Lets a stopped process go on while the lock is held, and the holder after that.
+fn acts_behind_a_stopped_holder(queue: &Arc<Queue>, actor: &Child) {
+    let stopped = stopped_in_put(queue);
+    actor.go_on();
+    assert_eq!(stopped.finish(), 0);
+}
+
+/// Kills it. Returns what a sweep leaves of it.
+fn after_the_death_of(mut child: Child, queue: &Queue) -> Statistics {
+    child.signal(libc::SIGKILL);
+    child.reap();
+    let statistics = queue.statistics().unwrap();
+    is_sound(queue);
+    statistics
 }
 
 /// The memory that was claimed for it is freed by the next call of its process.
@@ -237,20 +242,10 @@ fn a_large_put_that_cannot_be_published_gives_its_memory_back() {
         assert_eq!(queue.check().unwrap().claimed, 0);
         is_sound(&queue);
     });
-    let stopped = stopped_in_put(&queue);
-    putter.go_on();
-    assert_eq!(stopped.finish(), 0);
+    acts_behind_a_stopped_holder(&queue, &putter);
     assert_eq!(queue.check().unwrap().claimed, 1);
     is_sound(&queue);
     assert_eq!(putter.finish(), 0);
-}
-
-/// Lets a stopped reader go on while the lock is held, and the holder after that.
-fn acts_behind_a_stopped_holder(queue: &Arc<Queue>, reader: &mut Child) {
-    let stopped = stopped_in_put(queue);
-    reader.go_on();
-    assert_eq!(stopped.finish(), 0);
-    is_sound(queue);
 }
 
 /// The end of a borrow does not wait for the lock. The next call of the process ends it, or the sweep.
@@ -259,7 +254,7 @@ fn the_end_of_a_borrow_is_put_off() {
     for (is_kept, dies) in [(false, false), (true, false), (false, true), (true, true)] {
         let queue = Queue::create(&PLAIN).unwrap();
         put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
-        let mut reader = Child::stopping(|| {
+        let reader = Child::stopping(|| {
             let lent = take_lent(&queue);
             stop_here();
             if is_kept {
@@ -272,16 +267,15 @@ fn the_end_of_a_borrow_is_put_off() {
             assert_eq!((check.leased, check.claimed), (0, 0));
             is_sound(&queue);
         });
-        acts_behind_a_stopped_holder(&queue, &mut reader);
+        acts_behind_a_stopped_holder(&queue, &reader);
+        is_sound(&queue);
         if !dies {
             assert_eq!(reader.finish(), 0);
             continue;
         }
-        reader.signal(libc::SIGKILL);
-        reader.reap();
+        let s = after_the_death_of(reader, &queue);
         // The dead process had ended its borrow: no other process gets the item.
-        let statistics = queue.statistics().unwrap();
-        assert_eq!((statistics.queued, statistics.redeliveries), (1, 0));
+        assert_eq!((s.queued, s.redeliveries), (1, 0));
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"late");
         is_sound(&queue);
     }
@@ -298,7 +292,7 @@ fn the_return_of_an_undelivered_item_is_put_off() {
     ] {
         let queue = Queue::create(&options).unwrap();
         put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
-        let mut reader = Child::stopping(|| {
+        let reader = Child::stopping(|| {
             let lent = take_lent(&queue);
             stop_here();
             lent.undeliver();
@@ -307,15 +301,14 @@ fn the_return_of_an_undelivered_item_is_put_off() {
             assert_eq!(get(&queue, Patience::NoWait).unwrap(), [1; LARGE]);
             is_sound(&queue);
         });
-        acts_behind_a_stopped_holder(&queue, &mut reader);
+        acts_behind_a_stopped_holder(&queue, &reader);
+        is_sound(&queue);
         if !dies {
             assert_eq!(reader.finish(), 0);
             continue;
         }
-        reader.signal(libc::SIGKILL);
-        reader.reap();
-        let statistics = queue.statistics().unwrap();
-        assert_eq!((statistics.queued, statistics.redeliveries), (2, 1));
+        let s = after_the_death_of(reader, &queue);
+        assert_eq!((s.queued, s.redeliveries), (2, 1));
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), [1; LARGE]);
         is_sound(&queue);
     }
@@ -377,9 +370,7 @@ fn leaving_does_not_wait_and_is_honoured() {
                 leave(&queue);
                 stop_here();
             });
-            let stopped = stopped_in_put(&queue);
-            leaver.go_on();
-            assert_eq!(stopped.finish(), 0);
+            acts_behind_a_stopped_holder(&queue, &leaver);
             is_sound(&queue);
             if dies {
                 leaver.signal(libc::SIGKILL);
@@ -409,7 +400,7 @@ fn a_lease_outlasts_a_leave_that_is_put_off() {
             for _ in 0..2 {
                 put(&queue, &vec![1; len], Patience::NoWait).unwrap();
             }
-            let mut leaver = Child::stopping(|| {
+            let leaver = Child::stopping(|| {
                 let mut buffer = Buffer::default();
                 drop(wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap());
                 get(&queue, Patience::NoWait).unwrap();
@@ -417,17 +408,9 @@ fn a_lease_outlasts_a_leave_that_is_put_off() {
                 leave(&queue);
                 stop_here();
             });
-            let stopped = stopped_in_put(&queue);
-            leaver.go_on();
-            assert_eq!(stopped.finish(), 0);
-            leaver.signal(libc::SIGKILL);
-            leaver.reap();
-            let statistics = queue.statistics().unwrap();
-            assert_eq!(
-                (statistics.queued, statistics.redeliveries, statistics.unfinished),
-                (2, 1, 3)
-            );
-            is_sound(&queue);
+            acts_behind_a_stopped_holder(&queue, &leaver);
+            let s = after_the_death_of(leaver, &queue);
+            assert_eq!((s.queued, s.redeliveries, s.unfinished), (2, 1, 3));
         }
     }
 }
@@ -451,9 +434,7 @@ fn what_is_held_by_one_that_lets_go_tells_of_no_death() {
             let_go(&queue);
             stop_here();
         });
-        let stopped = stopped_in_put(&queue);
-        leaver.go_on();
-        assert_eq!(stopped.finish(), 0);
+        acts_behind_a_stopped_holder(&queue, &leaver);
         let statistics = queue.statistics().unwrap();
         assert_eq!((statistics.participants, statistics.dead_letters), (1, 1));
         let letters = queue.dead_letters().unwrap();
@@ -478,9 +459,7 @@ fn a_lease_by_name_is_discarded_though_its_sweeper_dies() {
             queue.leave(Leave::Clean).unwrap();
             stop_here();
         });
-        let stopped = stopped_in_put(&queue);
-        leaver.go_on();
-        assert_eq!(stopped.finish(), 0);
+        acts_behind_a_stopped_holder(&queue, &leaver);
         queue.shut_down(true).unwrap();
         leaver.signal(libc::SIGKILL);
         leaver.reap();
@@ -519,9 +498,7 @@ fn a_process_that_let_go_is_swept_while_it_lives() {
         assert_eq!(get(&again, Patience::NoWait).unwrap(), b"late");
         again.task_done().unwrap();
     });
-    let stopped = stopped_in_put(&queue);
-    leaver.go_on();
-    assert_eq!(stopped.finish(), 0);
+    acts_behind_a_stopped_holder(&queue, &leaver);
     let statistics = queue.statistics().unwrap();
     assert_eq!((statistics.participants, statistics.unfinished), (1, 2));
     assert_eq!(leaver.finish(), 0);
@@ -534,7 +511,7 @@ fn a_process_that_let_go_is_swept_while_it_lives() {
 fn a_leaving_that_was_put_off_is_done_by_the_next_call() {
     let queue = Queue::create(&ACKNOWLEDGED).unwrap();
     put(&queue, b"before", Patience::NoWait).unwrap();
-    let mut leaver = Child::stopping(|| {
+    let leaver = Child::stopping(|| {
         get(&queue, Patience::NoWait).unwrap();
         stop_here();
         queue.leave(Leave::Clean).unwrap();
@@ -542,18 +519,10 @@ fn a_leaving_that_was_put_off_is_done_by_the_next_call() {
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"late");
         stop_here();
     });
-    let stopped = stopped_in_put(&queue);
+    acts_behind_a_stopped_holder(&queue, &leaver);
     leaver.go_on();
-    assert_eq!(stopped.finish(), 0);
-    leaver.go_on();
-    leaver.signal(libc::SIGKILL);
-    leaver.reap();
-    let statistics = queue.statistics().unwrap();
-    assert_eq!(
-        (statistics.queued, statistics.redeliveries, statistics.unfinished),
-        (1, 1, 2)
-    );
-    is_sound(&queue);
+    let s = after_the_death_of(leaver, &queue);
+    assert_eq!((s.queued, s.redeliveries, s.unfinished), (1, 1, 2));
 }
 
 /// However much a process has in hand by name, no section of it reads all of that for a leave that was put
@@ -565,7 +534,7 @@ fn a_leave_that_was_put_off_is_done_part_by_part() {
     for _ in 0..MANY + 2 {
         put(&queue, b"item", Patience::NoWait).unwrap();
     }
-    let mut leaver = Child::stopping(|| {
+    let leaver = Child::stopping(|| {
         let mut buffer = Buffer::default();
         for _ in 0..MANY {
             drop(wait(Patience::NoWait, |wait| queue.hold(&mut buffer, wait)).unwrap());
@@ -581,22 +550,17 @@ fn a_leave_that_was_put_off_is_done_part_by_part() {
         }
         stop_here();
     });
-    let stopped = stopped_in_put(&queue);
-    leaver.go_on();
-    assert_eq!(stopped.finish(), 0);
+    acts_behind_a_stopped_holder(&queue, &leaver);
     let taken = || queue.statistics().unwrap().taken;
     leaver.go_on();
     assert_eq!(taken(), MANY + 2, "the last of them is not read yet");
     leaver.go_on();
     assert_eq!(taken(), MANY + 1);
-    leaver.signal(libc::SIGKILL);
-    leaver.reap();
-    let statistics = queue.statistics().unwrap();
+    let s = after_the_death_of(leaver, &queue);
     assert_eq!(
-        (statistics.redeliveries, statistics.queued, statistics.unfinished),
+        (s.redeliveries, s.queued, s.unfinished),
         (MANY + 1, MANY + 12, MANY + 13)
     );
-    is_sound(&queue);
 }
 
 /// Another thread does what the process has put off while a thread leaves: the record says no longer that the
@@ -607,7 +571,7 @@ fn no_mark_of_a_leave_stays() {
     acknowledge(&queue);
     put(&queue, b"left", Patience::NoWait).unwrap();
     put(&queue, &[1; LARGE], Patience::NoWait).unwrap();
-    let mut leaver = Child::stopping(|| {
+    let leaver = Child::stopping(|| {
         get(&queue, Patience::NoWait).unwrap();
         let lent = take_lent(&queue);
         stop_here();
@@ -623,18 +587,10 @@ fn no_mark_of_a_leave_stays() {
         assert_eq!(get(&queue, Patience::NoWait).unwrap(), b"late");
         stop_here();
     });
-    let stopped = stopped_in_put(&queue);
+    acts_behind_a_stopped_holder(&queue, &leaver);
     leaver.go_on();
-    assert_eq!(stopped.finish(), 0);
-    leaver.go_on();
-    leaver.signal(libc::SIGKILL);
-    leaver.reap();
-    let statistics = queue.statistics().unwrap();
-    assert_eq!(
-        (statistics.queued, statistics.redeliveries, statistics.unfinished),
-        (2, 1, 4)
-    );
-    is_sound(&queue);
+    let s = after_the_death_of(leaver, &queue);
+    assert_eq!((s.queued, s.redeliveries, s.unfinished), (2, 1, 4));
 }
 
 /// A getter was notified and its time is over, but the lock is taken: it leaves without the lock, and the

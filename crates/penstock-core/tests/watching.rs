@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use penstock_core::{Awaited, Buffer, Delivery, Error, Options, Patience, Queue};
+use penstock_core::{Awaited, Error, Options, Patience, Queue};
 
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/soon.rs"]
 mod soon;
 
@@ -32,13 +34,7 @@ fn put(queue: &Queue, payload: &[u8]) -> Result<(), Error> {
 }
 
 fn get(queue: &Arc<Queue>) -> Result<Vec<u8>, Error> {
-    let mut buffer = Buffer::default();
-    Ok(
-        match wait(Patience::NoWait, |wait| queue.get(&mut buffer, wait))? {
-            Delivery::Copied => buffer.bytes().to_vec(),
-            Delivery::Lent(lent) => lent.bytes().to_vec(),
-        },
-    )
+    get::get(queue, Patience::NoWait)
 }
 
 fn watch(queue: &Queue, awaited: Awaited) -> RawFd {
