@@ -10,6 +10,11 @@ use penstock_history::{Answer, Call, Event, History, Rules, Time, Value, Violati
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+const ACKNOWLEDGED: Rules = Rules {
+    acknowledged: true,
+    ..Rules::PLAIN
+};
+
 /// One operation of a drawn history: the moment at which it happens, and how much earlier and later the
 /// caller saw it.
 #[derive(Clone, Debug)]
@@ -269,6 +274,37 @@ fn is_accepted(events: Vec<Event>, rules: Rules) -> bool {
     found
 }
 
+/// Process 2 was killed at 30, and swept by 40.
+fn with_a_death(rules: Rules, events: Vec<Event>, was_handed: bool) -> History {
+    History {
+        rules,
+        events,
+        deaths: vec![penstock_history::Death {
+            process: 2,
+            killed: 30,
+            swept: 40,
+            was_handed,
+        }],
+        dead_letters: Some(Vec::new()),
+    }
+}
+
+/// Whether the search accepts it, and whether the aspects do.
+fn verdicts_of(history: &History) -> (bool, bool) {
+    (search::check(history).is_ok(), aspects::check(history).is_ok())
+}
+
+/// Whether the search accepts a history without a death.
+fn search_accepts(rules: Rules, events: Vec<Event>, dead_letters: Option<Vec<Value>>) -> bool {
+    let history = History {
+        rules,
+        events,
+        deaths: Vec::new(),
+        dead_letters,
+    };
+    search::check(&history).is_ok()
+}
+
 /// "Empty" while no single item was there all the time, but always one or another.
 #[test]
 fn items_that_relieve_each_other_cover_an_empty() {
@@ -289,14 +325,9 @@ fn items_that_relieve_each_other_cover_an_empty() {
 
 #[test]
 fn a_redelivered_item_comes_before_younger_ones() {
-    let rules = Rules {
-        acknowledged: true,
-        ..Rules::PLAIN
-    };
     let (a, b) = (Value::new(1, 0), Value::new(2, 0));
-    let history = |first, second| History {
-        rules,
-        events: vec![
+    let history = |first, second| {
+        let events = vec![
             event(1, Call::Put(a), Answer::Done, 10, 11),
             event(1, Call::Put(b), Answer::Done, 12, 13),
             event(2, Call::Get, Answer::Got(a), 20, 21),
@@ -305,14 +336,8 @@ fn a_redelivered_item_comes_before_younger_ones() {
             event(3, Call::TaskDone, Answer::Done, 52, 53),
             event(3, Call::Get, Answer::Got(second), 60, 61),
             event(3, Call::TaskDone, Answer::Done, 62, 63),
-        ],
-        deaths: vec![penstock_history::Death {
-            process: 2,
-            killed: 30,
-            swept: 40,
-            was_handed: false,
-        }],
-        dead_letters: Some(Vec::new()),
+        ];
+        with_a_death(ACKNOWLEDGED, events, false)
     };
     assert!(search::check(&history(a, b)).is_ok());
     assert_eq!(aspects::check(&history(a, b)), Ok(()));
@@ -353,18 +378,7 @@ fn what_a_dead_getter_was_handed_comes_back() {
                 answer: None,
                 ..event(2, Call::Get, Answer::Empty, asked, 40)
             });
-            let history = History {
-                rules,
-                events,
-                deaths: vec![penstock_history::Death {
-                    process: 2,
-                    killed: 30,
-                    swept: 40,
-                    was_handed: true,
-                }],
-                dead_letters: Some(Vec::new()),
-            };
-            (search::check(&history).is_ok(), aspects::check(&history).is_ok())
+            verdicts_of(&with_a_death(rules, events, true))
         };
         assert_eq!(verdicts(true, 5, false), (true, true), "{acknowledged}");
         assert!(!verdicts(false, 5, false).0, "{acknowledged}: no item is handed");
@@ -385,10 +399,6 @@ fn what_a_dead_getter_was_handed_comes_back() {
 /// earlier.
 #[test]
 fn what_was_set_aside_comes_back_with_the_first_acknowledgement() {
-    let rules = Rules {
-        acknowledged: true,
-        ..Rules::PLAIN
-    };
     let (a, b) = (Value::new(1, 0), Value::new(2, 0));
     let (got, empty) = (
         |value| (Call::Get, Answer::Got(value)),
@@ -408,18 +418,7 @@ fn what_was_set_aside_comes_back_with_the_first_acknowledgement() {
             let time = 50 + 2 * place as Time;
             events.push(event(3, *call, *answer, time, time + 1));
         }
-        let history = History {
-            rules,
-            events,
-            deaths: vec![penstock_history::Death {
-                process: 2,
-                killed: 30,
-                swept: 40,
-                was_handed: false,
-            }],
-            dead_letters: Some(Vec::new()),
-        };
-        (search::check(&history).is_ok(), aspects::check(&history).is_ok())
+        verdicts_of(&with_a_death(ACKNOWLEDGED, events, false))
     };
     let right = [got(b), empty, join, got(a), done, done, empty];
     assert_eq!(verdicts(&right), (true, true));
@@ -438,10 +437,6 @@ fn what_was_set_aside_comes_back_with_the_first_acknowledgement() {
 /// others.
 #[test]
 fn a_leave_cut_short_gives_up_the_oldest_leases() {
-    let rules = Rules {
-        acknowledged: true,
-        ..Rules::PLAIN
-    };
     let (a, b) = (Value::new(1, 0), Value::new(2, 0));
     let is_accepted = |is_cut_short: bool, back: &[Value]| {
         let mut leave = event(2, Call::Leave(Leave::Clean), Answer::Done, 30, 40);
@@ -474,13 +469,7 @@ fn a_leave_cut_short_gives_up_the_oldest_leases() {
             let time = 50 + 2 * place as Time;
             events.push(event(3, call, answer, time, time + 1));
         }
-        let history = History {
-            rules,
-            events,
-            deaths: Vec::new(),
-            dead_letters: Some(Vec::new()),
-        };
-        search::check(&history).is_ok()
+        search_accepts(ACKNOWLEDGED, events, Some(Vec::new()))
     };
     assert!(is_accepted(true, &[a, b]), "killed before");
     assert!(is_accepted(true, &[b]), "killed meanwhile");
@@ -508,13 +497,7 @@ fn a_shutdown_is_one_moment() {
                 let time = 10 * (place as Time + 1);
                 event(1, *call, *answer, time, time + 5)
             });
-        let history = History {
-            rules,
-            events: events.collect(),
-            deaths: Vec::new(),
-            dead_letters: None,
-        };
-        search::check(&history).is_ok()
+        search_accepts(rules, events.collect(), None)
     };
     let plain = |calls: &[(Call, Answer)]| is_possible(Rules::PLAIN, calls);
     let got = (Call::Get, Answer::Got(a));
@@ -549,12 +532,8 @@ fn a_shutdown_is_one_moment() {
         assert!(!plain(impossible), "{impossible:?}");
     }
 
-    let acknowledged = Rules {
-        acknowledged: true,
-        ..Rules::PLAIN
-    };
     let with_one_in_hand = [done(Call::Put(b)), got, done(closes)];
-    let then = |calls: &[(Call, Answer)]| is_possible(acknowledged, &[&with_one_in_hand[..], calls].concat());
+    let then = |calls: &[(Call, Answer)]| is_possible(ACKNOWLEDGED, &[&with_one_in_hand[..], calls].concat());
     assert!(then(&[
         (Call::Join, Answer::Empty),
         done(Call::TaskDone),
@@ -595,13 +574,7 @@ fn the_last_producer_shuts_the_queue_down() {
         );
         // What is seen after the sweeps.
         events.push(event(9, Call::Put(b), Answer::ShutDown, time + 10, time + 15));
-        let history = History {
-            rules: Rules::PLAIN,
-            events,
-            deaths: Vec::new(),
-            dead_letters: None,
-        };
-        search::check(&history).is_ok()
+        search_accepts(Rules::PLAIN, events, None)
     };
     let done = |process, call| (process, call, Some(Answer::Done));
     let begins = |process, expect| done(process, Call::Produce { expect });
@@ -664,17 +637,11 @@ fn a_named_item_is_settled_once() {
             let time = 10 * (place as Time + 1);
             event(*process, *call, *answer, time, time + 5)
         });
-        let history = History {
-            rules: Rules {
-                acknowledged: true,
-                max_deliveries: 1,
-                ..Rules::PLAIN
-            },
-            events: events.collect(),
-            deaths: Vec::new(),
-            dead_letters: Some(letters.to_vec()),
+        let rules = Rules {
+            max_deliveries: 1,
+            ..ACKNOWLEDGED
         };
-        search::check(&history).is_ok()
+        search_accepts(rules, events.collect(), Some(letters.to_vec()))
     };
     let settled = |verdict| (1, Call::Settle(a, verdict), Answer::Is(true));
     let again = (1, Call::Settle(a, Done), Answer::Is(false));
@@ -742,17 +709,11 @@ fn delayed_items_and_dead_letters() {
         let events = calls
             .iter()
             .map(|(time, call, answer)| event(1, *call, *answer, *time, time + 5));
-        let history = History {
-            rules: Rules {
-                acknowledged: true,
-                max_deliveries: 0,
-                ..Rules::PLAIN
-            },
-            events: events.collect(),
-            deaths: Vec::new(),
-            dead_letters: Some(letters.to_vec()),
+        let rules = Rules {
+            max_deliveries: 0,
+            ..ACKNOWLEDGED
         };
-        search::check(&history).is_ok()
+        search_accepts(rules, events.collect(), Some(letters.to_vec()))
     };
     let soon = LATER / 2;
     // The queue's clock counts microseconds.
