@@ -349,7 +349,7 @@ MUTANTS = [
         "            .acknowledge_from_now_on(wait)\n"
         "            .and_then(|()| self.note_times_from_now_on(wait));\n",
         "            .note_times_from_now_on(wait);\n",
-        (core("leases", "holding_acknowledges"),),
+        (core("leases", "the_first_hold_returns_what_was_set_aside"),),
     ),
     Mutant(
         "released-to-a-closed-queue",
@@ -374,19 +374,6 @@ MUTANTS = [
         "        Past(self.0.wrapping_add(1 << 4))\n",
         "        Past((self.0 & 0xff0).wrapping_add(1 << 4))\n",
         (core("leases", "the_last_failure_is_noted"),),
-    ),
-    Mutant(
-        "note-named-before-it-is-one",
-        "an item names its note before the note's commit",
-        f"{CORE}/state/notes.rs",
-        "        slot.commit(StateWord::unowned(State::Note, 0));\n"
-        '        fault!("note.committed");\n        let word = item.word();\n'
-        "        item.commit(word.with_past(word.past().with_note(note)));\n",
-        "        let word = item.word();\n"
-        "        item.commit(word.with_past(word.past().with_note(note)));\n"
-        '        fault!("note.committed");\n'
-        "        slot.commit(StateWord::unowned(State::Note, 0));\n",
-        (core("leases", "points::death_while_a_failure_is_noted"),),
     ),
     Mutant(
         "unnamed-notes-stay",
@@ -549,7 +536,7 @@ MUTANTS = [
         f"{CORE}/state/delay.rs",
         "            .saturating_add(1)\n            .min(NEVER),\n",
         "            .saturating_add(u64::MAX),\n",
-        (core("delays", "points::death_before_the_longest_delay"),),
+        (unit("the_longest_delay_leaves_numbers"),),
     ),
     Mutant(
         "heaps-lost-in-a-rebuild",
@@ -789,7 +776,7 @@ MUTANTS = [
         f"{CORE}/state/phase.rs",
         "            || self.has_own_in_hand(own)?\n",
         "",
-        (core("shutdown", "a_get_beside_an_own_item_does_not_wait"),),
+        (core("shutdown", "a_get_beside_an_own_item_waits_for_no_other"),),
     ),
     Mutant(
         "siblings-not-awaited",

@@ -17,6 +17,8 @@ mod awaited;
 #[path = "common/child.rs"]
 mod child;
 mod common;
+#[path = "common/get.rs"]
+mod get;
 #[path = "common/hold.rs"]
 mod hold;
 #[path = "common/soon.rs"]
@@ -29,6 +31,7 @@ mod stops;
 use awaited::{outcome, until};
 use child::Child;
 use common::{PLAIN, wait};
+use get::get;
 use hold::hold;
 use soon::soon;
 use sound::is_sound;
@@ -173,6 +176,22 @@ fn holding_acknowledges() {
     assert_eq!(outcome(child), 0);
     let s = is_sound(&queue, "swept");
     assert_eq!((s.queued, s.redeliveries, s.taken), (3, 3, 0));
+}
+
+/// The first hold returns what dead processes had set aside.
+#[test]
+fn the_first_hold_returns_what_was_set_aside() {
+    let queue = with_items(&ACKNOWLEDGED, 3);
+    let child = Child::run(|| {
+        for item in 0..2 {
+            assert_eq!(get(&queue, Patience::NoWait).unwrap(), [item]);
+        }
+    });
+    assert_eq!(outcome(child), 0);
+    let s = is_sound(&queue, "swept");
+    assert_eq!((s.queued, s.taken), (2, 1));
+    assert_eq!(hold(&queue, Patience::NoWait).unwrap().0, [0]);
+    assert_eq!(is_sound(&queue, "held").queued, 2);
 }
 
 #[test]
@@ -372,6 +391,8 @@ fn a_closed_queue_discards_what_comes_back() {
         let (_, held) = hold(&queue, Patience::NoWait).unwrap();
         queue.shut_down(true).unwrap();
         assert_eq!(settle(&queue, &held, verdict), Ok(true));
+        // Nothing comes back for a moment, either.
+        assert_eq!(queue.len(), 0);
         let s = is_sound(&queue, "closed");
         assert_eq!(
             (s.discarded, s.dead_letters, s.unfinished),

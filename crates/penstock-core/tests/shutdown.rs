@@ -371,6 +371,34 @@ fn a_get_beside_an_own_item_does_not_wait() {
     }
 }
 
+/// Neither for an item that another process has in hand.
+#[test]
+fn a_get_beside_an_own_item_waits_for_no_other() {
+    let queue = with_items(&ACKNOWLEDGED, 2);
+    acknowledge(&queue);
+    assert_eq!(get(&queue, Patience::NoWait).unwrap(), [0]);
+    let holder = Child::run(|| {
+        assert_eq!(get(&queue, Patience::NoWait).unwrap(), [1]);
+        loop {
+            thread::park();
+        }
+    });
+    until("taken", || queue.is_empty());
+    queue.shut_down(false).unwrap();
+    // It has the patience to wait, and does not.
+    assert_eq!(get(&queue, soon()), Err(Error::ShutDown));
+    queue.task_done().unwrap();
+    let in_a_moment = Patience::Until(Instant::now() + Duration::from_millis(50));
+    assert_eq!(
+        get(&queue, in_a_moment),
+        Err(Error::Empty),
+        "it has none any more"
+    );
+    holder.signal(libc::SIGKILL);
+    assert_eq!(outcome(holder), KILLED);
+    assert_eq!(get(&queue, soon()).unwrap(), [1]);
+}
+
 fn hold(queue: &Arc<Queue>, patience: Patience) -> Result<Held, Error> {
     let mut buffer = Buffer::default();
     wait(patience, |wait| queue.hold(&mut buffer, wait)).map(|(_, held)| held)

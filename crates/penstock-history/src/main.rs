@@ -95,7 +95,7 @@ impl Row {
         }
     }
 
-    /// Records and checks one history. What is wrong with it, if anything is.
+    /// Records and checks one history, and mutants of it. What is wrong with them, if anything is.
     fn run(&mut self, seed: u64) -> Option<String> {
         let mut random = Random::new(seed);
         let workload = self.workload(&mut random);
@@ -109,16 +109,22 @@ impl Row {
         if self.fault.is_some() {
             return None;
         }
+        let mut trouble =
+            rejection.map(|why| format!("REJECTED {}: seed {seed}, {workload:?}: {why}", self.name));
         // Deaths and leases may explain what a mutation did to a small acknowledged history, and so may items
         // that come later.
         let is_explained = self.size == Size::Small && (self.acknowledged || history.has_late_items());
         for mutation in Mutation::ALL.iter().filter(|_| !is_explained) {
             if let Some(mutant) = mutation.apply(&history, &mut random) {
+                let is_rejected = self.is_rejected(&mutant).is_some();
                 self.mutants += 1;
-                self.mutants_rejected += u64::from(self.is_rejected(&mutant).is_some());
+                self.mutants_rejected += u64::from(is_rejected);
+                if !is_rejected && self.size == Size::Small {
+                    trouble = Some(format!("ACCEPTED {}: {mutation:?} of\n{history}", self.name));
+                }
             }
         }
-        rejection.map(|why| format!("{}: seed {seed}, {workload:?}: {why}", self.name))
+        trouble
     }
 
     /// At least one of each, and as many of the broken ones as it takes, within reason.
@@ -167,7 +173,7 @@ fn main() -> ExitCode {
     let mut random = Random::new(seed);
     let (start, end) = (Instant::now(), Duration::from_secs_f64(minutes * 60.0));
     let mut told = Duration::ZERO;
-    let mut rejections = Vec::new();
+    let mut troubles = Vec::new();
     while start.elapsed() < end || rows.iter().any(Row::wants_more) {
         for row in &mut rows {
             let batch = match row.size {
@@ -176,7 +182,7 @@ fn main() -> ExitCode {
                 Size::Large => 1,
             };
             for _ in 0..batch {
-                rejections.extend(row.run(random.draw()));
+                troubles.extend(row.run(random.draw()));
             }
             let elapsed = start.elapsed();
             let is_terminal = std::io::stdout().is_terminal();
@@ -184,9 +190,9 @@ fn main() -> ExitCode {
                 told = elapsed;
                 let part = (elapsed.as_secs_f64() / end.as_secs_f64()).min(1.0);
                 let line = format!(
-                    "{:3.0} %  {} rejected, now: {}",
+                    "{:3.0} %  {} wrong, now: {}",
                     part * 100.0,
-                    rejections.len(),
+                    troubles.len(),
                     row.name
                 );
                 print!(
@@ -199,8 +205,8 @@ fn main() -> ExitCode {
         }
     }
     println!();
-    for rejection in rejections.iter().take(5) {
-        println!("REJECTED {rejection}");
+    for trouble in troubles.iter().take(5) {
+        println!("{trouble}");
     }
     table(&rows);
     if rows.iter().all(Row::is_as_it_should_be) {

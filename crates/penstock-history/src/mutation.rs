@@ -13,7 +13,7 @@ use crate::random::Random;
 pub enum Mutation {
     /// Two items, put one after the other and got one after the other, change places.
     SwappedPair,
-    /// Items, one more than pending gets can have taken, are never got.
+    /// Items, one more than pending gets can have taken, are never got, nor discarded by a shutdown.
     LostItem,
     DoubledItem,
     /// A get answers "empty" while an item is there.
@@ -142,7 +142,11 @@ impl<'h> Items<'h> {
 
     fn lose(&self, random: &mut Random) -> Option<History> {
         let takers = self.takers.len();
-        if self.history.rules.acknowledged || self.once.len() <= takers {
+        let discards = |event: &Event| event.call == Call::ShutDown { is_immediate: true };
+        if self.history.rules.acknowledged
+            || self.once.len() <= takers
+            || self.history.events.iter().any(discards)
+        {
             return None;
         }
         let first = random.below((self.once.len() - takers) as u64) as usize;

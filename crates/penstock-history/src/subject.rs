@@ -34,7 +34,8 @@ impl Waits {
     }
 }
 
-/// A queue of values, as one process holds it.
+/// A queue of values, as one process holds it. A call that does not wait, and found the lock taken by a
+/// process that did not run, has not looked: it says that its time is over.
 /// `len` and `is_empty` are two questions, whose answers must agree.
 pub trait Subject: Sync {
     fn put(&self, value: Value, waits: Waits) -> Answer;
@@ -101,6 +102,7 @@ impl Subject for Penstock {
         match self.0.put(&[&payload(value)], wait) {
             Ok(_) => Answer::Done,
             Err(Error::Full) => waits.missed(Answer::Full),
+            Err(Error::FullBehindStopped { .. }) => Answer::TimedOut,
             Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("put: {error}"),
         }
@@ -125,6 +127,7 @@ impl Subject for Penstock {
             Ok(Delivery::Copied) => Answer::Got(value_of(buffer.bytes())),
             Ok(Delivery::Lent(lent)) => Answer::Got(value_of(lent.bytes())),
             Err(Error::Empty) => waits.missed(Answer::Empty),
+            Err(Error::EmptyBehindStopped { .. }) => Answer::TimedOut,
             Err(Error::ShutDown) => Answer::ShutDown,
             Err(error) => panic!("get: {error}"),
         }
@@ -140,6 +143,7 @@ impl Subject for Penstock {
             Ok((Delivery::Copied, held)) => (Answer::Got(value_of(buffer.bytes())), Some(held)),
             Ok((Delivery::Lent(lent), held)) => (Answer::Got(value_of(lent.bytes())), Some(held)),
             Err(Error::Empty) => (waits.missed(Answer::Empty), None),
+            Err(Error::EmptyBehindStopped { .. }) => (Answer::TimedOut, None),
             Err(Error::ShutDown) => (Answer::ShutDown, None),
             Err(error) => panic!("hold: {error}"),
         }
@@ -196,6 +200,7 @@ impl Subject for Penstock {
         match self.0.join(wait) {
             Ok(()) => Answer::Done,
             Err(Error::Empty) => Answer::Empty,
+            Err(Error::EmptyBehindStopped { .. }) => Answer::TimedOut,
             Err(error) => panic!("join: {error}"),
         }
     }

@@ -296,3 +296,14 @@ impl Section<'_> {
         Ok(())
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::{Duration, due_after};
+
+    /// The rebuild may number leases from there.
+    #[test]
+    fn the_longest_delay_leaves_numbers_for_leases() {
+        assert!(due_after(Duration::MAX).unwrap() < u64::MAX / 2);
+    }
+}
