@@ -504,7 +504,7 @@ fn no_lease_or_loop_waits_for_a_thread_that_has_ended() {
         let here = queue.clone();
         let child = Child::run(move || {
             let last = here.clone();
-            let failed = thread::spawn(move || get(&last, soon()).map(drop));
+            let failed = thread::spawn(move || hold(&last, soon()).map(drop));
             failed.join().unwrap().unwrap();
             here.shut_down(false).unwrap();
             assert_eq!(take_by(is_lease, &here, Patience::Forever), Err(Error::ShutDown));
