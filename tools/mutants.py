@@ -832,7 +832,7 @@ MUTANTS = [
         f"{CORE}/state/holding.rs",
         "    if !HAS_BEGUN.get() {\n        return None;\n    }\n",
         "    begin();\n",
-        (unit("no_section_calls_the_allocator"),),
+        (unit("a_section_begins_no_notes"),),
     ),
     Mutant(
         "many-siblings-awaited",

@@ -5,7 +5,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -621,24 +621,30 @@ fn fork_beside_many_threads() {
 /// However many items its siblings have, a lease that cannot tell whether one is its own does not wait.
 #[test]
 fn a_lease_beside_very_many_of_its_siblings() {
-    const MANY: usize = 3000;
+    const MANY: usize = 5000;
     let queue = with_items(&ACKNOWLEDGED, 0);
     for _ in 0..=MANY {
         put(&queue, b"item", Patience::NoWait).unwrap();
     }
     let own = hold(&queue, soon()).unwrap();
     let here = queue.clone();
-    let holds = thread::spawn(move || {
+    let (tell, told) = mpsc::channel();
+    let (end, ends) = mpsc::channel::<()>();
+    let holder = thread::spawn(move || {
         let holds: Vec<_> = (0..MANY).map(|_| hold(&here, soon()).unwrap()).collect();
-        holds
+        tell.send(holds).unwrap();
+        // What a thread has taken that ends is not waited for.
+        ends.recv().unwrap_err();
     });
-    let holds = holds.join().unwrap();
+    let holds = told.recv().unwrap();
     queue.shut_down(false).unwrap();
     assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
     for held in holds.iter().chain([&own]) {
         settle(&queue, held, Verdict::Done);
     }
     assert_eq!(hold(&queue, Patience::Forever).map(drop), Err(Error::ShutDown));
+    drop(end);
+    holder.join().unwrap();
     assert_eq!(is_sound(&queue, "all done").unfinished, 0);
 }
 

@@ -417,6 +417,13 @@ mod tests {
         assert_eq!(found, [false, false, true, false]);
     }
 
+    /// To begin them takes memory, which a section may not have.
+    #[test]
+    fn a_section_begins_no_notes() {
+        let begins = || with_own_notes(|_| ()).is_some() || HAS_BEGUN.get();
+        assert!(!std::thread::scope(|scope| scope.spawn(begins).join().unwrap()));
+    }
+
     /// A thread whose place is another's gets the number of a free place, and nothing that it has in hand
     /// counts as an ended thread's.
     #[test]
