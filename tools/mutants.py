@@ -352,14 +352,6 @@ MUTANTS = [
         (core("leases", "the_first_hold_returns_what_was_set_aside"),),
     ),
     Mutant(
-        "released-to-a-closed-queue",
-        "a released item is queued in a closed queue",
-        f"{CORE}/state/held.rs",
-        "        if self.hot().is_closed() {\n",
-        "        if false {\n",
-        (core("leases", "a_closed_queue_discards_what_comes_back"),),
-    ),
-    Mutant(
         "note-left",
         "the note of a finished item is left",
         f"{CORE}/state/leases.rs",

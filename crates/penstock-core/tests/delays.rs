@@ -353,13 +353,16 @@ fn a_closed_queue_discards_it() {
 
 #[test]
 fn a_closed_queue_discards_what_was_to_come_back_later() {
-    let queue = Queue::create(&ACKNOWLEDGED).unwrap();
-    put(&queue, b"x").unwrap();
-    let (_, held) = hold(&queue, Patience::NoWait).unwrap();
-    queue.shut_down(true).unwrap();
-    settle_after(&queue, &held, Verdict::Failed, HOUR);
-    let s = is_sound(&queue, "closed");
-    assert_eq!((s.discarded, s.delayed, s.unfinished), (1, 0, 0));
+    for verdict in [Verdict::Failed, Verdict::Released] {
+        let queue = Queue::create(&ACKNOWLEDGED).unwrap();
+        put(&queue, b"x").unwrap();
+        let (_, held) = hold(&queue, Patience::NoWait).unwrap();
+        queue.shut_down(true).unwrap();
+        settle_after(&queue, &held, verdict, HOUR);
+        assert_eq!(queue.time_until_due(), None, "{verdict:?}");
+        let s = is_sound(&queue, "closed");
+        assert_eq!((s.discarded, s.delayed, s.unfinished), (1, 0, 0), "{verdict:?}");
+    }
 }
 
 /// A death is no failure: what was in hand comes back at once, and what is delayed stays so.
