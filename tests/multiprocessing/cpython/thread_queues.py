@@ -51,16 +51,21 @@ class _OfProcesses(_OfThreads):
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
         self._callers: dict[int, _Caller] = {}
+        self._has_ended = False
         self._lock = threading.Lock()
 
     def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
         with self._lock:
+            if self._has_ended:  # a thread that the test has left behind
+                raise ValueError("the test has ended")
             caller = self._callers.get(threading.get_ident())
             if caller is None:
                 caller = self._callers[threading.get_ident()] = _Caller(self._queue)
         return caller.call(name, *arguments, **options)
 
     def end(self) -> None:
+        with self._lock:
+            self._has_ended = True
         for caller in self._callers.values():
             caller.end()
         super().end()
