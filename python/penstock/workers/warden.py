@@ -1,0 +1,247 @@
+"""The thread that looks after the crew: buries the dead, starts others, and keeps the limits.
+
+It sleeps until a worker has ended or a limit may be reached; an idle pool takes no time here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+import time
+
+from . import board as words
+from .errors import TaskTimeoutError, WorkerDied
+from .memory import resident_bytes
+from .worker import STACK_SIGNAL
+
+__all__ = ["Warden"]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .crew import Member
+    from .engine import Engine
+
+_MEMORY_INTERVAL = 0.1  # seconds between two readings of the workers' memory
+_STACK_PATIENCE = 0.3  # seconds for a worker to write its stack
+_MOST_EARLY_DEATHS = 3
+
+
+class Warden:
+    """The thread, of one pool."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._words = engine.kit.board.words
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._is_dozing = False
+        self._to_kill: list[int] = []  # numbers of cancelled calls
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def wake(self) -> None:
+        """Let the thread check everything now."""
+        try:
+            os.eventfd_write(self._event, 1)
+        except OSError:
+            return  # the pool has ended
+
+    def call_was_put(self) -> None:
+        """Let the thread keep the limits of calls, if it sleeps because there were none."""
+        if self._is_dozing:
+            self.wake()
+
+    def kill_call(self, number: int) -> None:
+        """Kill the worker that runs this call."""
+        self._to_kill.append(number)
+        self.wake()
+
+    def _run(self) -> None:
+        engine = self._engine
+        try:
+            while not self._is_over():
+                seconds = self._keep_limits()
+                self._sleep(seconds)
+                ended = self._ended()
+                if ended:
+                    self._bury(ended)
+                self._staff()
+                engine.calls.tidy()
+        except BaseException as error:
+            engine.fail(f"the pool's own thread has failed: {error!r}", error)
+            raise
+        finally:
+            self._end()
+
+    def _sleep(self, seconds: float | None) -> None:
+        poll = select.poll()
+        poll.register(self._event, select.POLLIN)
+        with self._engine.crew.lock:
+            sentinels = [member.sentinel for member in self._engine.crew.members.values()]
+        for sentinel in sentinels:
+            poll.register(sentinel, select.POLLIN)
+        self._is_dozing = seconds is None
+        if seconds is None and self._needs_ticks():  # a call was put before this thread said that it dozes
+            seconds = 0.0
+        poll.poll(None if seconds is None else seconds * 1000)
+        self._is_dozing = False
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            pass
+
+    def _needs_ticks(self) -> bool:
+        engine = self._engine
+        return bool(engine.calls.sinks) and (
+            engine.calls.least_limit is not None or engine.kit.max_memory is not None
+        )
+
+    def _ended(self) -> list[Member]:
+        with self._engine.crew.lock:
+            members = {member.sentinel: member for member in self._engine.crew.members.values()}
+        poll = select.poll()
+        for sentinel in members:
+            poll.register(sentinel, select.POLLIN)
+        return [members[sentinel] for sentinel, _ in poll.poll(0)]
+
+    def _bury(self, ended: list[Member]) -> None:
+        engine = self._engine
+        for member in ended:
+            with engine.crew.lock:
+                death, _ = engine.crew.bury(member)
+            engine.collector.collect_now()  # what it has put before it died
+            if death is None:
+                engine.kit.board.release(member.slot)
+            else:
+                engine.calls.charge(member.slot, death, member.fate)
+        engine.calls.fail_dead_letters()
+        engine.calls.ring(len(engine.crew.members))  # parked workers find no calls of the dead
+        if engine.crew.early_deaths >= _MOST_EARLY_DEATHS and not engine.is_broken:
+            engine.fail(
+                f"{_MOST_EARLY_DEATHS} workers, one after the other, have died before their first call: "
+                f"{death or 'the last has exited'}. Check the initializer, and that the main module can be "
+                "imported"
+            )
+
+    def _staff(self) -> None:
+        """Start workers in the place of those that have ended."""
+        engine, crew = self._engine, self._engine.crew
+        with crew.lock:
+            if engine.is_broken or engine.is_killed:
+                return
+            missing = engine.max_workers - crew.count(are_spare=False)
+            if engine.is_closing:
+                missing = min(missing, self._unfinished())
+            elif engine.kit.idle_timeout is not None:
+                missing = min(missing, engine.kit.calls.qsize())
+            try:
+                for _ in range(missing):
+                    if not crew.activate_spare() and not crew.start():
+                        return
+                if not engine.is_closing:
+                    while crew.count(are_spare=True) < engine.spares and crew.start(is_spare=True):
+                        pass
+            except OSError as error:
+                if not crew.members:
+                    engine.fail(f"no worker can be started: {error}", error)
+
+    def _unfinished(self) -> int:
+        return self._engine.kit.calls.statistics().unfinished if self._engine.calls.sinks else 0
+
+    def _is_over(self) -> bool:
+        engine = self._engine
+        with engine.crew.lock:
+            if engine.crew.members or not engine.is_closing:
+                return False
+        return engine.is_broken or engine.is_killed or not self._unfinished()
+
+    def _keep_limits(self) -> float | None:
+        """Kill the workers beyond their limits, and return in how many seconds the next one may be."""
+        engine = self._engine
+        while self._to_kill:
+            self._kill_cancelled(self._to_kill.pop())
+        if not engine.calls.sinks:
+            engine.calls.least_limit = None
+            return None
+        seconds = engine.calls.least_limit
+        now = time.monotonic()
+        for member in list(engine.crew.members.values()):
+            call = engine.calls.running(member.slot)
+            if call is None:
+                continue
+            number, index, sink = call
+            if sink.limit is not None:
+                began = self._words[engine.kit.board.base(member.slot) + words.BEGAN] / 1e9
+                left = began + sink.limit - now
+                if left <= 0:
+                    self._kill(member, number, index, _timeout_error(sink.limit))
+                elif seconds is None or left < seconds:
+                    seconds = left
+            most = engine.kit.max_memory
+            if most is not None and resident_bytes(member.pid) > most:
+                self._kill(member, number, index, None)
+        if engine.kit.max_memory is not None:
+            seconds = min(seconds or _MEMORY_INTERVAL, _MEMORY_INTERVAL)
+        return seconds
+
+    def _kill_cancelled(self, number: int) -> None:
+        for member in list(self._engine.crew.members.values()):
+            if self._engine.kit.board.number(member.slot) == number:
+                index = self._words[self._engine.kit.board.base(member.slot) + words.INDEX]
+                self._kill(member, number, index, WorkerDied("the call was cancelled"), is_cancelled=True)
+
+    def _kill(
+        self,
+        member: Member,
+        number: int,
+        index: int,
+        error: BaseException | None,
+        is_cancelled: bool = False,
+    ) -> None:
+        """Kill a worker in this call, unless the call has just ended. Without an error it may be retried."""
+        engine, base = self._engine, self._engine.kit.board.base(member.slot)
+        self._words[base + words.DOOM] = words.PAUSED
+        member.stack = None if is_cancelled else self._stack(member)
+        engine.collector.collect_now()
+        is_same = engine.kit.board.number(member.slot) == number and (
+            self._words[base + words.INDEX] == index
+        )
+        sink = engine.calls.sinks.get(number)
+        if not is_same or not (is_cancelled or (sink is not None and sink.is_open(number, index))):
+            self._words[base + words.DOOM] = 0
+            return
+        if isinstance(error, TaskTimeoutError):
+            error.stack = member.stack
+        member.fate = error
+        member.is_over_memory = error is None
+        self._words[base + words.DOOM] = words.AGAIN if error is None else words.FINAL
+        engine.crew.send(member, signal.SIGKILL)
+
+    def _stack(self, member: Member) -> str | None:
+        """Ask a worker for its stack. One that is stopped, or has no /proc, cannot tell."""
+        self._engine.crew.send(member, STACK_SIGNAL)
+        deadline = time.monotonic() + _STACK_PATIENCE
+        stack = ""
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
+            before, stack = stack, self._engine.kit.board.stack(member.slot)
+            if stack and stack == before:
+                break
+        return stack or None
+
+    def _end(self) -> None:
+        self._engine.end()
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor that wakes the thread."""
+        event, self._event = self._event, -1
+        os.close(event)
+
+
+def _timeout_error(limit: float) -> TaskTimeoutError:
+    return TaskTimeoutError(
+        f"the call took longer than its timeout of {limit:g} s, and its worker was killed; "
+        "`stack` says where it was",
+        limit,
+    )
