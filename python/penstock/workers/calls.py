@@ -57,6 +57,7 @@ class Calls:
         doorbell: WritingEnd,
         living: Callable[[], Iterable[int]],
         on_initializer_failure: Callable[[BaseException], None],
+        nudge: Callable[[], None],
     ) -> None:
         self._kit = kit
         self._board = kit.board
@@ -64,6 +65,7 @@ class Calls:
         self._put_many = kit.calls.put_many
         self._doorbell = doorbell
         self._living = living
+        self._nudge = nudge
         self._on_initializer_failure = on_initializer_failure
         self._lock = threading.RLock()
         self._next = 1
@@ -127,6 +129,7 @@ class Calls:
             self._board.cancel(number, False)
             return False
         self.sinks.pop(number, None)
+        self._nudge()
         return True
 
     def is_running(self, number: int) -> bool:
@@ -185,9 +188,11 @@ class Calls:
             error = WorkerDied(_told(deaths), tuple(deaths))
         if error is None:
             self.retried += 1
-        elif sink.fail(number, index, error):
-            self._board.cancel(number)
-            self._end(number)
+        else:
+            if sink.fail(number, index, error):
+                self._board.cancel(number)
+                self._end(number)
+            self._nudge()
 
     def fail_dead_letters(self) -> None:
         """Fail the calls that so many workers have died with that the queue delivers them no more."""
@@ -198,6 +203,7 @@ class Calls:
                 if sink is not None:
                     sink.fail(number, 0, WorkerDied(f"{letter.deliveries} workers died with the call"))
                     self._end(number)
+                    self._nudge()
                 self._kit.calls.purge([letter])
 
     def fail_all(self, error: Callable[[], BaseException]) -> None:
@@ -207,6 +213,7 @@ class Calls:
             while not sink.fail(number, index, error()):
                 index += 1
             self._end(number)
+        self._nudge()
 
     def _release_slots(self, number: int) -> None:
         slots = self._dead_slots.pop(number, None)

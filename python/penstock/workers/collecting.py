@@ -54,11 +54,14 @@ class Collector:
         is_due: Callable[[], bool],
         name: str,
     ) -> None:
+        self._results = results
         self._get_many = results.get_many
         self._deliver = deliver
         self._is_due = is_due
         self._inbox: deque[list[Any]] = deque()
         self._turn = threading.Lock()
+        self._delivery = threading.Lock()
+        self._delivered = 0
         self._lock = threading.Lock()
         self._followers = 0
         self._is_wanted = False
@@ -130,18 +133,30 @@ class Collector:
         if not self._inbox:
             # Without a step of the interpreter in between, so that no signal handler can lose what was taken.
             self._inbox.extend(map(self._get_many, (_BATCH,), (True,), (timeout,)))
-        while self._inbox:
-            self._deliver(self._inbox[0])
-            self._inbox.popleft()
+        self._empty_inbox()
+
+    def _empty_inbox(self) -> None:
+        with self._delivery:
+            while self._inbox:
+                batch = self._inbox[0]
+                self._deliver(batch)
+                self._delivered += len(batch)
+                self._inbox.popleft()
 
     def collect_now(self) -> None:
-        """Deliver all results that are in the queue at this moment. For the pool's threads."""
+        """Deliver all results that have been put by now, whichever thread has the turn."""
+        put = self._results.statistics().puts
         while True:
-            with self._turn:
-                try:
-                    self._take(0.0)
-                except Empty:
+            try:
+                self._take(0.0)
+            except Empty:
+                if self._delivered >= put:
                     return
+                time.sleep(0.001)  # another thread has taken some, and has not entered them yet
+
+    def nudge(self) -> None:
+        """Let the thread that waits for a result check whether it still has to."""
+        self._results.put((0, 0, 0, None))  # of no call
 
     def _run(self) -> None:
         """The pool's thread."""
@@ -184,6 +199,7 @@ class Collector:
         """End the pool's thread, and deliver what is left."""
         self._is_ending = True
         self._event.set()
+        self.nudge()
         if self._thread is not threading.current_thread() and self._thread.ident is not None:
             self._thread.join()
         self.collect_now()

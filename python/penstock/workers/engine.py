@@ -75,7 +75,7 @@ class Engine:
             idle_timeout=idle_timeout,
         )
         self.crew = Crew(context, self.kit, self._activation[1], name)
-        self.calls = Calls(self.kit, self._doorbell[1], self.crew.slots, self._initializer_failed)
+        self.calls = Calls(self.kit, self._doorbell[1], self.crew.slots, self._initializer_failed, self._nudge)
         self.collector = Collector(
             self.kit.results, self.calls.deliver, lambda: bool(self.calls.sinks), f"{name}-collector"
         )
@@ -196,6 +196,9 @@ class Engine:
             self.warden.kill_call(number)
             return True
 
+    def _nudge(self) -> None:
+        self.collector.nudge()
+
     def _initializer_failed(self, error: BaseException) -> None:
         self.fail(f"the initializer of a worker has failed: {type(error).__name__}: {error}", error)
 
@@ -264,14 +267,14 @@ class Engine:
             return
         self.has_ended = True
         self.is_closing = True
+        self.calls.fail_all(
+            lambda: BrokenProcessPool("the pool has ended before this call: its workers were killed")
+        )
         if self._is_started:
             self.collector.stop()
             self.crew.close()
         else:
             self.warden.close()
-        self.calls.fail_all(
-            lambda: BrokenProcessPool("the pool has ended before this call: its workers were killed")
-        )
         for reader, writer in (self._lifeline, self._doorbell, self._activation):
             writer.close()
             os.close(reader)

@@ -10,8 +10,10 @@ import select
 import signal
 import threading
 import time
+from functools import partial
 
 from . import board as words
+from . import worker
 from .errors import TaskTimeoutError, WorkerDied
 from .memory import resident_bytes
 from .worker import STACK_SIGNAL
@@ -20,6 +22,8 @@ __all__ = ["Warden"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .crew import Member
     from .engine import Engine
 
@@ -35,16 +39,16 @@ class Warden:
         self._engine = engine
         self._words = engine.kit.board.words
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
         self._is_dozing = False
         self._to_kill: list[int] = []  # numbers of cancelled calls
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def wake(self) -> None:
         """Let the thread check everything now."""
-        try:
-            os.eventfd_write(self._event, 1)
-        except OSError:
-            return  # the pool has ended
+        with self._lock:
+            if self._event >= 0:  # else the pool has ended
+                os.eventfd_write(self._event, 1)
 
     def call_was_put(self) -> None:
         """Let the thread keep the limits of calls, if it sleeps because there were none."""
@@ -174,7 +178,7 @@ class Warden:
                 began = self._words[engine.kit.board.base(member.slot) + words.BEGAN] / 1e9
                 left = began + sink.limit - now
                 if left <= 0:
-                    self._kill(member, number, index, _timeout_error(sink.limit))
+                    self._kill(member, number, index, partial(_timeout_error, sink.limit))
                 elif seconds is None or left < seconds:
                     seconds = left
             most = engine.kit.max_memory
@@ -188,14 +192,14 @@ class Warden:
         for member in list(self._engine.crew.members.values()):
             if self._engine.kit.board.number(member.slot) == number:
                 index = self._words[self._engine.kit.board.base(member.slot) + words.INDEX]
-                self._kill(member, number, index, WorkerDied("the call was cancelled"), is_cancelled=True)
+                self._kill(member, number, index, _cancelled, is_cancelled=True)
 
     def _kill(
         self,
         member: Member,
         number: int,
         index: int,
-        error: BaseException | None,
+        error_with: Callable[[str | None], BaseException] | None,
         is_cancelled: bool = False,
     ) -> None:
         """Kill a worker in this call, unless the call has just ended. Without an error it may be retried."""
@@ -210,11 +214,12 @@ class Warden:
         if not is_same or not (is_cancelled or (sink is not None and sink.is_open(number, index))):
             self._words[base + words.DOOM] = 0
             return
-        if isinstance(error, TaskTimeoutError):
-            error.stack = member.stack
-        member.fate = error
-        member.is_over_memory = error is None
-        self._words[base + words.DOOM] = words.AGAIN if error is None else words.FINAL
+        if error_with is None:
+            member.is_over_memory = True
+            self._words[base + words.DOOM] = words.AGAIN
+        else:
+            member.fate = error_with(member.stack)
+            self._words[base + words.DOOM] = words.FINAL
         engine.crew.send(member, signal.SIGKILL)
 
     def _stack(self, member: Member) -> str | None:
@@ -227,7 +232,9 @@ class Warden:
             before, stack = stack, self._engine.kit.board.stack(member.slot)
             if stack and stack == before:
                 break
-        return stack or None
+        # Below the call's own frames are those of the worker, and of what has started it.
+        own, _, _ = stack.partition(f'\n  File "{worker.__file__}"')
+        return own.strip() or None
 
     def _end(self) -> None:
         self._engine.end()
@@ -235,13 +242,17 @@ class Warden:
 
     def close(self) -> None:
         """Close the descriptor that wakes the thread."""
-        event, self._event = self._event, -1
-        os.close(event)
+        with self._lock:
+            os.close(self._event)
+            self._event = -1
 
 
-def _timeout_error(limit: float) -> TaskTimeoutError:
+def _timeout_error(limit: float, stack: str | None) -> TaskTimeoutError:
+    where = f" at:\n{stack}" if stack else "; where it was is not known"
     return TaskTimeoutError(
-        f"the call took longer than its timeout of {limit:g} s, and its worker was killed; "
-        "`stack` says where it was",
-        limit,
+        f"the call took longer than its timeout of {limit:g} s, and its worker was killed{where}", limit, stack
     )
+
+
+def _cancelled(stack: str | None) -> WorkerDied:
+    return WorkerDied("the call was cancelled")
