@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..letters import Death
 from . import board as words
 from .memory import OutOfMemory
-from .template import Template
+from .template import NOT_STARTED, STARTED, Template
 from .worker import main as work
 
 __all__ = ["Crew", "Member"]
@@ -34,12 +34,14 @@ class Member:
 
     slot: int
     pid: int
+    """0 until the template has forked it."""
     sentinel: int
-    """A descriptor that is readable when the process has ended: a pidfd."""
+    """A descriptor that is readable when the process has ended: a pidfd. -1 until it is forked."""
     process: Any
     """None if it was forked by the template."""
     is_spare: bool
-    began: float
+    exitcode: int | None = None
+    """Of one that the template has forked."""
     fate: BaseException | None = None
     """What its call ends with, if the pool has killed it."""
     is_over_memory: bool = False
@@ -62,6 +64,8 @@ class Crew:
         self.deaths = 0
         self.early_deaths = 0
         """Workers that died one after the other before any was ready."""
+        self.trouble: str | None = None
+        """Why the last of them was not even started."""
 
     @property
     def is_forked(self) -> bool:
@@ -82,10 +86,10 @@ class Crew:
         slot = self._kit.board.claim()
         if slot is None:
             return False
+        pid, sentinel, process = 0, -1, None
         try:
-            if self._template is not None:
-                pid, sentinel = self._template.start(slot, is_spare)
-                process = None
+            if self.is_forked:
+                self._let_fork(slot, is_spare)
             else:
                 process = self._context.Process(  # type: ignore[attr-defined]
                     target=work, args=(self._kit, slot, is_spare), name=f"{self._name}-{slot}"
@@ -95,9 +99,59 @@ class Crew:
         except BaseException:
             self._kit.board.release(slot)
             raise
-        self.members[slot] = Member(slot, pid, sentinel, process, is_spare, time.monotonic())
+        self.members[slot] = Member(slot, pid, sentinel, process, is_spare)
         self.started += 1
         return True
+
+    def _let_fork(self, slot: int, is_spare: bool) -> None:
+        if self._template is not None:
+            try:
+                self._template.start(slot, is_spare)
+                return
+            except OSError:  # it was killed; another one is forked from a process with threads
+                self._abandon_template()
+        self.prepare()
+        assert self._template is not None
+        self._template.start(slot, is_spare)
+
+    def _abandon_template(self) -> None:
+        template, self._template = self._template, None
+        if template is not None:
+            template.close()
+        for member in list(self.members.values()):
+            if member.pid == 0:
+                del self.members[member.slot]
+                self._kit.board.release(member.slot)
+
+    def receive(self) -> list[Member]:
+        """Enter what the template tells, and return the members that it has forked."""
+        forked = []
+        while self._template is not None:
+            try:
+                message = self._template.receive(0.0)
+            except EOFError:
+                self._abandon_template()
+                break
+            if message is None:
+                break
+            member = self._enter(*message)
+            if member is not None:
+                forked.append(member)
+        return forked
+
+    def _enter(self, kind: int, slot: int, value: int, descriptors: list[int]) -> Member | None:
+        member = self.members[slot]
+        if kind == STARTED:
+            member.pid, member.sentinel = value, descriptors[0]
+            return member
+        if kind == NOT_STARTED:
+            del self.members[slot]
+            self._kit.board.release(slot)
+            self.early_deaths += 1
+            self.trouble = f"cannot fork a worker: {os.strerror(value)}"
+        else:
+            member.exitcode = value
+        return None
 
     def activate_spare(self) -> bool:
         """Let a spare worker take calls. False if there is none."""
@@ -115,8 +169,7 @@ class Crew:
     def bury(self, member: Member) -> tuple[Death | None, int]:
         """Reap a worker that has ended, and return its death, or None if it has ended in order."""
         if member.process is None:
-            assert self._template is not None
-            exitcode = self._template.exit_code(member.slot)
+            exitcode = self._exit_code(member)
         else:
             member.process.join()
             exitcode = member.process.exitcode
@@ -134,6 +187,19 @@ class Crew:
         self.deaths += 1
         return self._death(member, exitcode), state
 
+    def _exit_code(self, member: Member) -> int | None:
+        """None if the template has been killed, too."""
+        while member.exitcode is None and self._template is not None:
+            try:
+                message = self._template.receive(5.0)
+            except EOFError:
+                self._abandon_template()
+                return None
+            if message is None:
+                return None
+            self._enter(*message)
+        return member.exitcode
+
     def _death(self, member: Member, exitcode: int | None) -> Death:
         killer = None if exitcode is None or exitcode >= 0 else -exitcode
         out_of_memory: bool | None = False
@@ -148,6 +214,8 @@ class Crew:
 
     def send(self, member: Member, number: int) -> None:
         """Send a worker a signal, if it lives."""
+        if member.pid == 0:
+            return
         try:
             signal.pidfd_send_signal(member.sentinel, number)
         except ProcessLookupError:
@@ -164,10 +232,13 @@ class Crew:
         if template is not None:
             template.close()
 
-    @property
-    def template_descriptor(self) -> int | None:
-        """None if workers are not forked."""
-        return None if self._template is None else self._template.socket.fileno()
+    def descriptors(self) -> list[int]:
+        """Return what is readable when a worker has ended or the template has something to tell."""
+        with self.lock:
+            found = [member.sentinel for member in self.members.values() if member.sentinel >= 0]
+            if self._template is not None:
+                found.append(self._template.socket.fileno())
+            return found
 
 
 def _pidfd(process: Any) -> int:

@@ -43,37 +43,20 @@ class Template:
                 target=_serve, args=(theirs, self.socket, kit, name), name=f"{name}-template"
             )
             self.process.start()
-        self._exit_codes: dict[int, int] = {}
 
-    def start(self, slot: int, is_spare: bool) -> tuple[int, int]:
-        """Fork a worker, and return its pid and a pidfd. Raises OSError if that fails."""
-        try:
-            self.socket.send(_MESSAGE.pack(START_SPARE if is_spare else START, slot, 0))
-            while True:
-                kind, of, value, descriptors = self._receive()
-                if kind == STARTED:
-                    return value, descriptors[0]
-                if kind == NOT_STARTED:
-                    raise OSError(value, f"cannot fork a worker: {os.strerror(value)}")
-                self._exit_codes[of] = value
-        except (EOFError, ConnectionError) as error:
-            raise OSError(f"the process that forks the pool's workers has ended: {error}") from None
+    def start(self, slot: int, is_spare: bool) -> None:
+        """Let the template fork a worker; `receive` tells when it has. Raises OSError if it has ended."""
+        self.socket.send(_MESSAGE.pack(START_SPARE if is_spare else START, slot, 0))
 
-    def exit_code(self, slot: int) -> int | None:
-        """Return the exit code of the slot's worker, which has ended. None if that is not known."""
-        self.socket.settimeout(5.0)
+    def receive(self, timeout: float) -> tuple[int, int, int, list[int]] | None:
+        """Return the next message with its descriptors, or None. Raises EOFError if the template has ended."""
+        self.socket.settimeout(timeout)
         try:
-            while slot not in self._exit_codes:
-                _, of, value, _ = self._receive()
-                self._exit_codes[of] = value
-        except (OSError, EOFError):  # the template has been killed
+            message, descriptors, _, _ = socket.recv_fds(self.socket, _MESSAGE.size, 1)
+        except (BlockingIOError, TimeoutError):
             return None
-        finally:
-            self.socket.settimeout(None)
-        return self._exit_codes.pop(slot)
-
-    def _receive(self) -> tuple[int, int, int, list[int]]:
-        message, descriptors, _, _ = socket.recv_fds(self.socket, _MESSAGE.size, 1)
+        except OSError as error:
+            raise EOFError(str(error)) from None
         if not message:
             raise EOFError("its socket is closed")
         for descriptor in descriptors:

@@ -66,6 +66,7 @@ class Warden:
             while not self._is_over():
                 seconds = self._keep_limits()
                 self._sleep(seconds)
+                self._welcome()
                 ended = self._ended()
                 if ended:
                     self._bury(ended)
@@ -80,10 +81,8 @@ class Warden:
     def _sleep(self, seconds: float | None) -> None:
         poll = select.poll()
         poll.register(self._event, select.POLLIN)
-        with self._engine.crew.lock:
-            sentinels = [member.sentinel for member in self._engine.crew.members.values()]
-        for sentinel in sentinels:
-            poll.register(sentinel, select.POLLIN)
+        for descriptor in self._engine.crew.descriptors():
+            poll.register(descriptor, select.POLLIN)
         self._is_dozing = seconds is None
         if seconds is None and self._needs_ticks():  # a call was put before this thread said that it dozes
             seconds = 0.0
@@ -100,9 +99,23 @@ class Warden:
             engine.calls.least_limit is not None or engine.kit.max_memory is not None
         )
 
+    def _welcome(self) -> None:
+        """Enter workers that the template has forked."""
+        engine = self._engine
+        with engine.crew.lock:
+            for member in engine.crew.receive():
+                if engine.is_broken or engine.is_killed:
+                    engine.crew.send(member, signal.SIGKILL)
+        if engine.crew.trouble is not None:
+            self._check_early_deaths(engine.crew.trouble)
+
     def _ended(self) -> list[Member]:
         with self._engine.crew.lock:
-            members = {member.sentinel: member for member in self._engine.crew.members.values()}
+            members = {
+                member.sentinel: member
+                for member in self._engine.crew.members.values()
+                if member.sentinel >= 0
+            }
         poll = select.poll()
         for sentinel in members:
             poll.register(sentinel, select.POLLIN)
@@ -120,11 +133,13 @@ class Warden:
                 engine.calls.charge(member.slot, death, member.fate)
         engine.calls.fail_dead_letters()
         engine.calls.ring(len(engine.crew.members))  # parked workers find no calls of the dead
-        if engine.crew.early_deaths >= _MOST_EARLY_DEATHS and not engine.is_broken:
-            engine.fail(
+        self._check_early_deaths(str(death or "the last has exited"))
+
+    def _check_early_deaths(self, last: str) -> None:
+        if self._engine.crew.early_deaths >= _MOST_EARLY_DEATHS:
+            self._engine.fail(
                 f"{_MOST_EARLY_DEATHS} workers, one after the other, have died before their first call: "
-                f"{death or 'the last has exited'}. Check the initializer, and that the main module can be "
-                "imported"
+                f"{last}. Check the initializer, and that the main module can be imported"
             )
 
     def _staff(self) -> None:
