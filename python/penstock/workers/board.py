@@ -9,7 +9,6 @@ number of the call that it has begun last (0 before the first). Behind these, ea
     BEGAN     worker   when the call, or the item, has begun: `time.monotonic_ns()`
     STATE     worker   STARTING, READY or ENDING
     PARKED    worker   1 while it sleeps, or is about to, until the doorbell rings
-    CALLS     worker   how many calls it has begun
     DOOM      pool     what becomes of the worker's call: see below
 
 A slot outlives its worker until the call that the worker had begun has ended. A worker to which that call is
@@ -41,7 +40,7 @@ HINT, CANCELS, USED = range(3)
 
 NUMBERS = 512  # the word of the first worker's number
 
-INDEX, REPORTED, BEGAN, STATE, PARKED, CALLS, DOOM = range(7)
+INDEX, REPORTED, BEGAN, STATE, PARKED, DOOM = range(6)
 
 STARTING, READY, ENDING = range(3)
 

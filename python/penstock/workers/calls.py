@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         def is_open(self, number: int, index: int) -> bool:
             """Whether the result is awaited."""
 
-        def deliver(self, number: int, index: int, kind: int, data: Any) -> bool:
+        def deliver(self, result: tuple[int, int, int, Any]) -> bool:
             """Take a result; True if the call has no other. May be called twice."""
 
         def fail(self, number: int, index: int, error: BaseException) -> bool:
@@ -73,7 +73,7 @@ class Calls:
         self._deaths: dict[tuple[int, int], list[Death]] = {}
         self._dead_slots: dict[int, list[int]] = {}
         self.least_limit: float | None = None
-        self.submitted = self.finished = self.failed = self.retried = 0
+        self.submitted = self.forgotten = self.retried = 0
 
     def numbers(self, count: int) -> range:
         """Return numbers for so many calls."""
@@ -114,8 +114,13 @@ class Calls:
         """Await nothing of these calls any more; those that have not begun will not."""
         for number in numbers:
             if self.sinks.pop(number, None) is not None:
+                self.forgotten += 1
                 self._board.cancel(number)
                 self._release_slots(number)
+
+    def forget_sink(self, sink: Sink) -> None:
+        """Do the same for all calls of this sink."""
+        self.forget([number for number, of in list(self.sinks.items()) if of is sink])
 
     def cancel(self, number: int) -> bool:
         """Cancel a call that has not begun. Return whether it is cancelled."""
@@ -129,6 +134,7 @@ class Calls:
             self._board.cancel(number, False)
             return False
         self.sinks.pop(number, None)
+        self.forgotten += 1
         self._nudge()
         return True
 
@@ -148,19 +154,21 @@ class Calls:
     def deliver(self, results: list[tuple[int, int, int, Any]]) -> None:
         """Hand out results. May be called with the same ones twice."""
         sinks = self.sinks
-        for number, index, kind, data in results:
-            sink = sinks.get(number)
+        find, end = sinks.get, sinks.pop
+        for result in results:
+            number = result[0]
+            sink = find(number)
             if sink is not None:
-                if sink.deliver(number, index, kind, data):
-                    self._end(number)
+                if sink.deliver(result):
+                    if self._dead_slots:
+                        self._release_slots(number)
+                    end(number, None)
             elif number == messages.INITIALIZER_FAILED:
-                self._on_initializer_failure(messages.failure_of(kind, data))
+                self._on_initializer_failure(messages.failure_of(*result[2:]))
 
     def _end(self, number: int) -> None:
-        if self._dead_slots or self._deaths:
-            self._release_slots(number)
-        if self.sinks.pop(number, None) is not None:
-            self.finished += 1
+        self._release_slots(number)
+        self.sinks.pop(number, None)
 
     def charge(self, slot: int, death: Death, error: BaseException | None) -> None:
         """Settle what the dead worker of the slot has begun. All its results must have been delivered.

@@ -298,7 +298,7 @@ class Engine:
             "submitted": self.calls.submitted,
             "running": running,
             "waiting": max(0, open_ - running),
-            "finished": self.calls.finished,
+            "finished": max(0, self.calls.submitted - self.calls.forgotten - open_),
             "retried": self.calls.retried,
         }
 

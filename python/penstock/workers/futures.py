@@ -74,8 +74,9 @@ class CallFuture(Future):  # type: ignore[type-arg]
         """Whether the result is awaited."""
         return not self.done()
 
-    def deliver(self, number: int, index: int, kind: int, data: Any) -> bool:
+    def deliver(self, result: tuple[int, int, int, Any]) -> bool:
         """Take a result; True if the call has no other."""
+        _, _, kind, data = result
         if self.done() and not self._done_callbacks and not self._waiters:  # type: ignore[attr-defined]
             return True
         error: BaseException | None = None

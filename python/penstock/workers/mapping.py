@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from .engine import Engine
     from .progress import Meter
 
-_OPEN = object()  # in the place of a result that has not come
-_TAKEN = object()  # in the place of one that was taken, of a map without order
 _RAISED = -1  # the kind of an exception of the pool's own
 _MOST_AHEAD = 1024
 _MOST_OF_A_CHUNK = 64
@@ -62,56 +60,67 @@ class Mapping:
         self._are_errors_raised = are_errors_raised
         self._meter = meter
         self._chunk = chunksize or 1
-        self._is_chunk_fixed = chunksize is not None
+        self._is_chunk_adapted = chunksize is None
         workers = engine.max_workers
         self._workers = workers
         self._room = buffersize or 4 * workers * self._chunk
-        self._is_room_fixed = buffersize is not None
-        self._ahead = 0  # items put whose results were not taken
+        self._is_room_adapted = buffersize is None
+        self._put_items = self._come = self._taken = 0
         self._fed_at = 0.0
-        self._fed = 0
+        self._fed = 0  # items put by the last feeding
         self._error_of_source: BaseException | None = None
         self._is_exhausted = False
-        self._results: dict[int, list[Any]] = {}
-        self._order: deque[int] = deque()
-        self._arrived: deque[tuple[int, int]] = deque()
+        self._chunks: dict[int, list[Any]] = {}  # the results of each chunk, None for those not come
+        self._ready: dict[int, Any] = {}  # the results of other calls
+        self._order: deque[int] = deque()  # of an ordered map: the calls whose results were not taken
+        self._arrived: deque[Any] = deque()  # of any other: the results that were not taken
+        self._position = 0  # of an ordered map: the next item of the chunk at the head
         self._condition = threading.Condition()
         self._on_arrival: Callable[[], object] | None = None
 
-    # What the calls of a pool are delivered to.
+    # What the calls of a pool are delivered to. One thread at a time delivers.
 
     def is_open(self, number: int, index: int) -> bool:
         """Whether the result is awaited."""
-        items = self._results.get(number)
-        return items is not None and index < len(items) and items[index] is _OPEN
+        chunk = self._chunks.get(number)
+        if chunk is None:
+            return number not in self._ready
+        return index < len(chunk) and chunk[index] is None
 
-    def deliver(self, number: int, index: int, kind: int, data: Any) -> bool:
+    def deliver(self, result: tuple[int, int, int, Any]) -> bool:
         """Take a result, or several of a chunk; True if the call has no other."""
-        items = self._results.get(number)
-        if items is None:
-            return True
-        if kind == messages.VALUES:
-            for place, value in enumerate(data, index):
-                self._enter(number, items, place, (messages.VALUE, value))
+        number = result[0]
+        if self._chunks and number in self._chunks:
+            is_whole = self._deliver_of_chunk(result)
         else:
-            self._enter(number, items, index, (kind, data))
+            if not self._is_ordered and number not in self._ready:
+                self._arrived.append(result)
+            self._ready[number] = result
+            self._come += 1
+            is_whole = True
         if self._on_arrival is not None:
             self._on_arrival()
-        return len(items) == 1 or not any(item is _OPEN for item in items)
+        return is_whole
 
-    def _enter(self, number: int, items: list[Any], index: int, result: tuple[int, Any]) -> None:
-        if items[index] is _OPEN:
-            items[index] = result
-            if not self._is_ordered:
-                self._arrived.append((number, index))
+    def _deliver_of_chunk(self, result: tuple[int, int, int, Any]) -> bool:
+        number, index, kind, data = result
+        chunk = self._chunks[number]
+        for value in data if kind == messages.VALUES else (data,):
+            if chunk[index] is None:
+                chunk[index] = (number, index, messages.VALUE if kind == messages.VALUES else kind, value)
+                self._come += 1
+                if not self._is_ordered:
+                    self._arrived.append(chunk[index])
+            index += 1
+        return None not in chunk
 
     def fail(self, number: int, index: int, error: BaseException) -> bool:
         """Take an exception of the pool's own; True if the call has no other item."""
-        return self.deliver(number, index, _RAISED, error)
+        return self.deliver((number, index, _RAISED, error))
 
     def fail_whole(self, number: int) -> None:
         """Let a call that was cancelled raise so."""
-        for index in range(len(self._results.get(number, ()))):
+        for index in range(len(self._chunks.get(number, (None,)))):
             self.fail(number, index, CancelledError())
 
     # The program's side.
@@ -121,14 +130,13 @@ class Mapping:
         if self._is_exhausted:
             return
         now = time.monotonic()
-        room = self._room - self._ahead
-        if room * 2 < self._room and now - self._fed_at < 0.001:
+        ahead = self._put_items - self._taken
+        if 2 * ahead > self._room and now - self._fed_at < 0.001:
             return
-        if not self._is_room_fixed or not self._is_chunk_fixed:
+        if self._is_room_adapted or self._is_chunk_adapted:
             self._adapt(now)
-            room = self._room - self._ahead
         self._fed_at, self._fed = now, 0
-        while room > 0:
+        while not self._is_exhausted and (room := self._room - (self._put_items - self._taken)) > 0:
             count = min(room, _BATCH * self._chunk)
             items: list[Any] = []
             try:
@@ -140,26 +148,18 @@ class Mapping:
                 self._is_exhausted = True
             if items:
                 self._put(items)
-            if self._is_exhausted:
-                return
-            room -= len(items)
 
     def _adapt(self, now: float) -> None:
         """Let more calls be under way, and in a chunk, if the workers have run dry in a short time."""
         seconds = now - self._fed_at
-        if not self._fed or self._ahead - self._waiting() >= self._workers * self._chunk:
+        if not self._fed or self._put_items - self._come >= self._workers * self._chunk:
             return
-        if not self._is_room_fixed and seconds < _SHORT:
+        if self._is_room_adapted and seconds < _SHORT:
             self._room = min(2 * self._room, _MOST_AHEAD)
-        if not self._is_chunk_fixed:
-            each = seconds * self._workers / self._fed
+        if self._is_chunk_adapted:
+            fitting = int(_CHUNK_SECONDS * self._fed / (self._workers * max(seconds, 1e-9)))
             most = self._room // (4 * self._workers)
-            fitting = int(_CHUNK_SECONDS / max(each, 1e-9))
             self._chunk = max(1, min(fitting, 2 * self._chunk, most, _MOST_OF_A_CHUNK))
-
-    def _waiting(self) -> int:
-        """How many results have come and were not taken."""
-        return sum(item is not _OPEN for items in list(self._results.values()) for item in items)
 
     def _put(self, items: list[Any]) -> None:
         chunk = self._chunk
@@ -172,7 +172,7 @@ class Mapping:
             calls = [self._group(number, group) for number, group in zip(numbers, groups, strict=True)]
         if self._is_ordered:
             self._order.extend(numbers)
-        self._ahead += len(items)
+        self._put_items += len(items)
         self._fed += len(items)
         if len(calls) == len(numbers):
             self._engine.put(self, numbers, calls)
@@ -181,8 +181,6 @@ class Mapping:
 
     def _single(self, numbers: range, items: list[Any]) -> list[Any]:
         function, retries = self._function, self.retries
-        for number in numbers:
-            self._results[number] = [_OPEN]
         if self._has_one and messages.are_plain(items):
             return [
                 (number, function, messages.ONE, item, retries)
@@ -195,15 +193,16 @@ class Mapping:
                 calls.append((number, function, messages.ARGUMENTS, arguments, retries))
                 continue
             try:
-                calls.append(
-                    (number, function, messages.PICKLED, self._engine.pickler.dumps((arguments, {})), retries)
-                )
+                pickled = self._engine.pickler.dumps((arguments, {}))
             except Exception as error:
                 self.fail(number, 0, error)
+                continue
+            self._is_room_adapted &= not pickled[1]  # large buffers: what is under way takes memory
+            calls.append((number, function, messages.PICKLED, pickled, retries))
         return calls
 
     def _group(self, number: int, items: list[Any]) -> Any:
-        self._results[number] = [_OPEN] * len(items)
+        self._chunks[number] = [None] * len(items)
         if self._has_one and messages.are_plain(items):
             return (number, self._function, messages.CHUNK, items, self.retries)
         pickled: list[Any] = []
@@ -217,19 +216,18 @@ class Mapping:
 
     def results(self) -> Iterator[Any]:
         """Yield the results. What was not begun is cancelled when the program takes no more."""
-        wait, is_ready = self._engine.collector.wait, self._is_ready
+        wait, is_ready, take = self._engine.collector.wait, self._is_ready, self._take
         try:
             while True:
                 self.feed()
-                if not self._ahead:
+                if self._taken == self._put_items:
                     break
                 if not is_ready():
                     wait(is_ready, self._follow, None)
-                while True:
-                    yield self._next()
-                    if not self._ahead or not is_ready():
-                        break
-                    if 2 * self._ahead <= self._room:
+                left = self._put_items - self._room // 2  # feed again when so many were taken
+                while (result := take()) is not None:
+                    yield self._value(result)
+                    if self._taken >= left:
                         break
             if self._error_of_source is not None:
                 raise self._error_of_source
@@ -245,12 +243,12 @@ class Mapping:
         try:
             while True:
                 self.feed()
-                if not self._ahead:
+                if self._taken == self._put_items:
                     break
-                while not self._is_ready():
+                while (result := self._take()) is None:
                     await arrived.wait()
                     arrived.clear()
-                yield self._next()
+                yield self._value(result)
             if self._error_of_source is not None:
                 raise self._error_of_source
         finally:
@@ -270,36 +268,43 @@ class Mapping:
                 self._on_arrival = None
 
     def _is_ready(self) -> bool:
+        """Whether the next result has come."""
         if not self._is_ordered:
             return bool(self._arrived)
-        items = self._results[self._order[0]]
-        return items[self._taken_of(items)] is not _OPEN
+        number = self._order[0]
+        if number in self._ready:
+            return True
+        return number in self._chunks and self._chunks[number][self._position] is not None
 
-    def _taken_of(self, items: list[Any]) -> int:
-        return 0 if len(items) == 1 else self._position
-
-    _position = 0  # of an ordered map: the next item of the chunk at the head
-
-    def _next(self) -> Any:
-        if self._is_ordered:
-            number = self._order[0]
-            items = self._results[number]
-            index = self._position
-            if index + 1 == len(items):
-                self._order.popleft()
-                del self._results[number]
-                self._position = 0
-            else:
-                self._position = index + 1
-        else:
-            number, index = self._arrived.popleft()
-            items = self._results[number]
-        kind, data = items[index]
+    def _take(self) -> Any:
+        """Take the next result, or return None if it has not come."""
         if not self._is_ordered:
-            items[index] = _TAKEN
-            if len(items) == 1 or all(item is _TAKEN for item in items):
-                del self._results[number]
-        self._ahead -= 1
+            if not self._arrived:
+                return None
+            result = self._arrived.popleft()
+            if result[0] in self._ready:
+                del self._ready[result[0]]
+        else:
+            if not self._order:
+                return None
+            number = self._order[0]
+            result = self._ready.pop(number, None)
+            if result is not None:
+                self._order.popleft()
+            elif (chunk := self._chunks.get(number)) is None or (result := chunk[self._position]) is None:
+                return None
+            else:
+                self._position += 1
+                if self._position == len(chunk):
+                    self._order.popleft()
+                    del self._chunks[number]
+                    self._position = 0
+        self._taken += 1
+        return result
+
+    def _value(self, result: tuple[int, int, int, Any]) -> Any:
+        """Return the value of a result, or raise."""
+        kind, data = result[2], result[3]
         if kind != messages.VALUE:
             kind, data = self._outcome(kind, data)
         if self._meter is not None:
@@ -313,6 +318,7 @@ class Mapping:
 
     def _outcome(self, kind: int, data: Any) -> tuple[int, Any]:
         if kind == messages.PICKLED_VALUE:
+            self._is_room_adapted &= not data[1]
             try:
                 return messages.VALUE, messages.decode(data)
             except Exception as error:
@@ -324,8 +330,9 @@ class Mapping:
     def end(self) -> None:
         """Await nothing any more; calls that have not begun will not."""
         self._is_exhausted = True
-        self._engine.calls.forget(list(self._results))
-        self._results.clear()
+        self._engine.calls.forget_sink(self)
+        self._ready.clear()
+        self._chunks.clear()
         self._arrived.clear()
         self._order.clear()
         self._remove_function()

@@ -37,6 +37,6 @@ class PoolStatistics:
     running: int
     """Calls that a worker runs."""
     finished: int
-    """Calls whose results have come, exceptions included."""
+    """Calls that have ended, with a result or with an exception; not those that were cancelled."""
     retried: int
     """How often a call was delivered again because its worker had died in it."""

@@ -84,6 +84,8 @@ class Worker:
         self._words = kit.board.words
         self._base = kit.board.base(slot)
         self._number = words.NUMBERS + slot
+        self._index = self._base + words.INDEX
+        self._began, self._doom = self._base + words.BEGAN, self._base + words.DOOM
         self._functions: dict[Any, Callable[..., Any]] = {}
         self._is_in_call = False
         self.stack: int | None = None
@@ -163,21 +165,20 @@ class Worker:
 
     def _run(self, number: int, function: Any, kind: int, data: Any, retries: int) -> None:
         """Run a call, unless it was cancelled or has begun too often, and put its result."""
-        board, base = self._words, self._base
-        again = []
-        if self._kit.board.was_begun(number):
-            again = self._kit.board.begun(number)
-        first = max((reported for _, reported, _ in again), default=0) if again else 0
-        board[base + words.INDEX] = board[base + words.REPORTED] = first
-        board[base + words.BEGAN] = time.monotonic_ns()
-        board[self._number] = number
-        while board[base + words.DOOM]:
-            time.sleep(0.001)  # the pool is about to kill this worker, or finds that it need not
-        if board[words.CANCELS] and self._kit.board.is_cancelled(number):
-            return
-        board[base + words.CALLS] += 1
+        board, kit = self._words, self._kit
+        again: list[tuple[int, int, int]] = []
+        if kit.board.was_begun(number):
+            again = kit.board.begun(number)
         if kind >= messages.CHUNK:
-            self._run_chunk(number, function, kind, data, retries, first, again)
+            self._run_chunk(number, function, kind, data, retries, again)
+            return
+        if board[self._index]:  # of the chunk before
+            board[self._index] = 0
+        board[self._began] = time.monotonic_ns()
+        board[self._number] = number
+        while board[self._doom]:
+            time.sleep(0.001)  # the pool is about to kill this worker, or finds that it need not
+        if board[words.CANCELS] and kit.board.is_cancelled(number):
             return
         if again and (len(again) > retries or any(doom == words.FINAL for _, _, doom in again)):
             return  # the pool has seen that, too
@@ -238,29 +239,34 @@ class Worker:
         kind: int,
         items: list[Any],
         retries: int,
-        first: int,
         again: list[tuple[int, int, int]],
     ) -> None:
-        """Run the items from `first` on, but for those that have killed too many workers."""
-        board, base = self._words, self._base
+        """Run the items of which no result has come, but for those that have killed too many workers."""
+        board, base, kit = self._words, self._base, self._kit
+        begin = first = max((reported for _, reported, _ in again), default=0)
+        if first == len(items):
+            return
+        board[self._index] = board[base + words.REPORTED] = first
+        board[self._began] = reported_at = time.monotonic_ns()
+        board[self._number] = number
         one = messages.ONE if kind == messages.CHUNK else messages.PICKLED
         values: list[Any] = []
-        begin = first
-        reported_at = time.monotonic_ns()
         for index in range(first, len(items)):
             deaths = [doom for begun, _, doom in again if begun == index] if again else ()
+            began = time.monotonic_ns()
+            board[self._began] = began
+            board[self._index] = index
+            while board[self._doom]:
+                time.sleep(0.001)
+            if board[words.CANCELS] and kit.board.is_cancelled(number):
+                break
+            if began - reported_at > _UNREPORTED_NS:
+                self._report(number, begin, values)
+                begin, values, reported_at = index, [], began
             if deaths and (len(deaths) > retries or words.FINAL in deaths):
                 self._report(number, begin, values)
                 begin, values = index + 1, []
                 continue
-            began = time.monotonic_ns()
-            if began - reported_at > _UNREPORTED_NS:
-                self._report(number, begin, values)
-                begin, values, reported_at = index, [], began
-            board[base + words.BEGAN] = began
-            board[base + words.INDEX] = index
-            while board[base + words.DOOM]:
-                time.sleep(0.001)
             outcome = self._outcome(function, one, items[index])
             if outcome[0] == messages.VALUE:
                 values.append(outcome[1])
