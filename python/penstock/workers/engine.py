@@ -43,6 +43,7 @@ class Engine:
         max_workers: int,
         spares: int,
         serializer: str,
+        limit: float | None,
         cancel_kills: bool,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
@@ -56,6 +57,7 @@ class Engine:
         self._lock = threading.RLock()
         self.max_workers = max_workers
         self.spares = spares
+        self.limit = limit
         self.cancel_kills = cancel_kills
         self.pickler = Pickler(serializer)
         self._lifeline = pipe()

@@ -296,6 +296,7 @@ class WorkerPool(_Submitter):
             max_workers=max_workers,
             spares=spares,
             serializer=serializer,
+            limit=self._limit,
             cancel_kills=cancel_kills,
             initializer=initializer,
             initargs=initargs,

@@ -179,11 +179,13 @@ class Warden:
         engine = self._engine
         while self._to_kill:
             self._kill_cancelled(self._to_kill.pop())
+        now = time.monotonic()
+        seconds = self._end_finalizers(now) if engine.is_closing else None
         if not engine.calls.sinks:
             engine.calls.least_limit = None
-            return None
-        seconds = engine.calls.least_limit
-        now = time.monotonic()
+            return seconds
+        least = engine.calls.least_limit
+        seconds = least if seconds is None else min(seconds, least or seconds)
         for member in list(engine.crew.members.values()):
             call = engine.calls.running(member.slot)
             if call is None:
@@ -201,6 +203,22 @@ class Warden:
                 self._kill(member, number, index, None)
         if engine.kit.max_memory is not None:
             seconds = min(seconds or _MEMORY_INTERVAL, _MEMORY_INTERVAL)
+        return seconds
+
+    def _end_finalizers(self, now: float) -> float | None:
+        """Kill the workers whose finalizers take longer than a call may, so that the pool can end."""
+        engine, limit = self._engine, self._engine.limit
+        if limit is None:
+            return None
+        seconds = limit
+        for member in list(engine.crew.members.values()):
+            base = engine.kit.board.base(member.slot)
+            if self._words[base + words.STATE] == words.ENDING:
+                left = self._words[base + words.BEGAN] / 1e9 + limit - now
+                if left <= 0:
+                    engine.crew.send(member, signal.SIGKILL)
+                else:
+                    seconds = min(seconds, left)
         return seconds
 
     def _kill_cancelled(self, number: int) -> None:

@@ -119,6 +119,7 @@ class Worker:
 
     def finish(self) -> None:
         """Run the finalizer."""
+        self._words[self._began] = time.monotonic_ns()
         self._words[self._base + words.STATE] = words.ENDING
         finalizer = self._kit.ends[2]
         if finalizer is not None:
