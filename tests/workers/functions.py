@@ -179,3 +179,10 @@ def ones(count: int) -> Any:
     return np.ones(count)
 
 
+
+
+def begin_and_ignore(begun: str) -> None:
+    """Begin, and go on after Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Path(begun).touch()
+    wait_for_ever()

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
 from heapq import heappop, heappush
 from sys import byteorder
 
@@ -61,6 +62,7 @@ class Board:
         if descriptor is None:
             descriptor = os.memfd_create("penstock-board", os.MFD_CLOEXEC)
             os.ftruncate(descriptor, _BYTES)
+        self._lock = threading.Lock()
         self.descriptor = descriptor
         self._map = mmap.mmap(descriptor, _BYTES)
         self.words = memoryview(self._map).cast("q")
@@ -107,9 +109,11 @@ class Board:
         return found
 
     def cancel(self, number: int, is_cancelled: bool = True) -> None:
-        """Say that no worker may begin the call, or take that back."""
-        os.pwrite(self.descriptor, b"\1" if is_cancelled else b"\0", _CANCELLED + number)
-        self.words[CANCELS] = 1
+        """Say that no worker may begin the call, or take that back. Does nothing after `close()`."""
+        with self._lock:
+            if self.descriptor >= 0:
+                os.pwrite(self.descriptor, b"\1" if is_cancelled else b"\0", _CANCELLED + number)
+                self.words[CANCELS] = 1
 
     def is_cancelled(self, number: int) -> bool:
         """Whether no worker may begin the call."""
@@ -139,6 +143,8 @@ class Board:
 
     def close(self) -> None:
         """Unmap the board, and close its file."""
-        self.words.release()
-        self._map.close()
-        os.close(self.descriptor)
+        with self._lock:
+            os.close(self.descriptor)
+            self.descriptor = -1
+            self.words.release()
+            self._map.close()

@@ -93,7 +93,7 @@ class Calls:
             done.extend(map(self._put_many, (calls,)))
         except BaseException as error:
             self.forget(numbers)
-            if isinstance(error, ShutDown):
+            if isinstance(error, ShutDown) or (isinstance(error, ValueError) and self._board.descriptor < 0):
                 raise RuntimeError("cannot schedule new futures after shutdown") from None
             raise
         self.submitted += len(numbers)

@@ -145,14 +145,17 @@ class Collector:
 
     def collect_now(self) -> None:
         """Deliver all results that have been put by now, whichever thread has the turn."""
-        put = self._results.statistics().puts
+        put, has_taken = self._results.statistics().puts, False
         while True:
             try:
                 self._take(0.0)
+                has_taken = True
             except Empty:
                 if self._delivered >= put:
-                    return
+                    break
                 time.sleep(0.001)  # another thread has taken some, and has not entered them yet
+        if has_taken and self._turn.locked():
+            self.nudge()  # the thread that leads may have waited for one of them
 
     def nudge(self) -> None:
         """Let the thread that waits for a result check whether it still has to."""

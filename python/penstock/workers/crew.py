@@ -40,8 +40,9 @@ class Member:
     process: Any
     """None if it was forked by the template."""
     is_spare: bool
+    template: Template | None = None
     exitcode: int | None = None
-    """Of one that the template has forked."""
+    """As the template has told it."""
     fate: BaseException | None = None
     """What its call ends with, if the pool has killed it."""
     is_over_memory: bool = False
@@ -142,7 +143,7 @@ class Crew:
     def _enter(self, kind: int, slot: int, value: int, descriptors: list[int]) -> Member | None:
         member = self.members[slot]
         if kind == STARTED:
-            member.pid, member.sentinel = value, descriptors[0]
+            member.pid, member.sentinel, member.template = value, descriptors[0], self._template
             return member
         if kind == NOT_STARTED:
             del self.members[slot]
@@ -189,7 +190,7 @@ class Crew:
 
     def _exit_code(self, member: Member) -> int | None:
         """None if the template has been killed, too."""
-        while member.exitcode is None and self._template is not None:
+        while member.exitcode is None and self._template is member.template is not None:
             try:
                 message = self._template.receive(5.0)
             except EOFError:

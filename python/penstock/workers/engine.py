@@ -54,6 +54,7 @@ class Engine:
         idle_timeout: float | None,
     ) -> None:
         self._pid = os.getpid()
+        self._is_foreign = False  # this process is a forked child of the pool's
         self._lock = threading.RLock()
         self.max_workers = max_workers
         self.spares = spares
@@ -93,9 +94,9 @@ class Engine:
 
     def begin(self) -> None:
         """Raise unless calls may be put; start the workers before the first one."""
-        if self._is_started and not self.is_closing and not self.is_broken:
+        if self._is_started and not self.is_closing and not self.is_broken and not self._is_foreign:
             return
-        if self._pid != os.getpid():
+        if self._is_foreign:
             raise RuntimeError(
                 f"this pool belongs to process {self._pid}, and not to its forked child: make one here"
             )
@@ -168,6 +169,7 @@ class Engine:
 
     def put(self, sink: Any, numbers: Any, calls: list[tuple[Any, ...]]) -> None:
         """Put calls, and see that their results are taken and their limits kept."""
+        self.begin()
         self.calls.put(sink, numbers, calls)
         self.collector.call_was_put()
         if sink.limit is not None or self.kit.max_memory is not None or self.kit.idle_timeout is not None:
@@ -227,7 +229,7 @@ class Engine:
 
     def shutdown(self, wait: bool, cancel_futures: bool = False) -> None:
         """Take no more calls, and end when all are done."""
-        if self._pid != os.getpid():
+        if self._is_foreign:
             return  # a forked child has no part in the pool
         with self._lock:
             if cancel_futures:
@@ -319,6 +321,8 @@ def _shut_down_all() -> None:
 
 def _forget_all() -> None:
     global _is_exiting
+    for engine in list(_engines):
+        engine._is_foreign = True
     _engines.clear()
     _is_exiting = False
 
