@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import penstock
+from tests.support.children import fork
 from tests.support.waiting import until
 from tests.workers import functions
 
@@ -28,7 +30,7 @@ if __name__ == "__main__":
                 future = pool.submit(functions.begin_and_wait, folder + "/begun", folder + "/never")
                 future.result()
             elif how == "map":
-                arguments = [[folder + "/begun"] * 9, [folder + "/never"] * 9]
+                arguments = [[folder + "/begun"] * 2, [folder + "/never"] * 2]
                 list(pool.map(functions.begin_and_wait, *arguments))
             elif how == "shutdown":
                 pool.submit(functions.begin_and_ignore, folder + "/begun")
@@ -86,31 +88,65 @@ def test_sigint_to_a_worker_ends_its_call_only(make_pool: Make, tmp_path: Path) 
     assert pool.statistics().deaths == 0
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):  # as KeyboardInterrupt
     pass
 
 
-@pytest.mark.slow
-def test_interrupts_at_any_moment_lose_no_call(make_pool: Make) -> None:
-    """A handler that raises, a thousand times: each future is done in the end, and so are all calls."""
+def interrupt(*_: object) -> None:
+    raise Interrupted
 
-    def interrupt(*_: object) -> None:
-        raise Interrupted
 
-    pool = make_pool(2)
-    before = signal.signal(signal.SIGALRM, interrupt)
-    futures, interrupts = [], 0
+def interrupted(seconds: float, work: Callable[[], object]) -> bool:
+    """Interrupt `work()` after so long, and return whether that was before its end."""
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        while interrupts < 1000:
-            try:
-                for number in range(20):
-                    futures.append((number, pool.submit(functions.square, number)))
-                futures[-1][1].result()
-            except Interrupted:
-                interrupts += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert [future.result() for _, future in futures] == [number * number for number, _ in futures]
-    until(lambda: pool.statistics().waiting == 0)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            work()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Interrupted:
+        return True
+    return False
+
+
+def submit_and_interrupt() -> tuple[int, list[int]]:
+    """Interrupt submitting and waiting many times; each future is done in the end."""
+    signal.signal(signal.SIGALRM, interrupt)
+    futures: list[tuple[int, Any]] = []
+    with penstock.WorkerPool(2, mp_context="fork") as pool:
+        pool.submit(functions.square, 1).result()
+
+        def work() -> None:
+            for number in range(20):
+                futures.append((number, pool.submit(functions.square, number)))
+            futures[-1][1].result()
+
+        interrupts = sum(interrupted(0.0001 + times * 0.00001, work) for times in range(500))
+        wrong = [number for number, future in futures if future.result() != number * number]
+        until(lambda: pool.statistics().waiting == 0)
+    return interrupts, wrong
+
+
+@pytest.mark.slow
+def test_interrupts_at_any_moment_lose_no_call() -> None:
+    with fork(submit_and_interrupt) as program:
+        interrupts, wrong = program.result()
+    assert interrupts > 50
+    assert wrong == []
+
+
+def start_and_interrupt() -> int:
+    """Interrupt the start of a pool at many moments."""
+    signal.signal(signal.SIGALRM, interrupt)
+    interrupts = 0
+    for microseconds in range(100, 40_000, 1000):
+        pool = penstock.WorkerPool(2, mp_context="fork")
+        interrupts += interrupted(microseconds / 1e6, lambda: pool.submit(functions.square, 2).result())  # noqa: B023
+        pool.shutdown()
+    return interrupts
+
+
+@pytest.mark.slow
+def test_an_interrupted_start_leaves_no_worker() -> None:
+    with fork(start_and_interrupt) as program:
+        assert program.result() > 5

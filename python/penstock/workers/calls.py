@@ -102,13 +102,19 @@ class Calls:
 
     def ring(self, count: int) -> None:
         """Wake so many parked workers, as far as there are any."""
-        self._words[words.HINT] = 0
-        parked = sum(self._words[self._board.base(slot) + words.PARKED] for slot in list(self._living()))
-        called = struct.unpack("i", fcntl.ioctl(self._kit.doorbell, termios.FIONREAD, bytes(4)))[0]
-        if parked > called:
-            self._doorbell.write(min(count, parked - called))
-        if parked > count:
+        try:
+            self._words[words.HINT] = 0
+            parked = sum(
+                self._words[self._board.base(slot) + words.PARKED] for slot in list(self._living())
+            )
+            called = struct.unpack("i", fcntl.ioctl(self._kit.doorbell, termios.FIONREAD, bytes(4)))[0]
+            if parked > called:
+                self._doorbell.write(min(count, parked - called))
+            if parked > count:
+                self._words[words.HINT] = 1
+        except BaseException:  # Ctrl-C: the next call wakes them
             self._words[words.HINT] = 1
+            raise
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Await nothing of these calls any more; those that have not begun will not."""

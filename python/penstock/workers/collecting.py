@@ -63,7 +63,8 @@ class Collector:
         self._delivery = threading.Lock()
         self._delivered = 0
         self._lock = threading.Lock()
-        self._followers = 0
+        # Ctrl-C may leave these two too high. Then turns are shorter than they need be.
+        self._followers = self._entering = 0
         self._is_wanted = False
         self._count = 0  # of collections by other threads
         self._is_parked = False
@@ -92,24 +93,28 @@ class Collector:
             left = _LONG if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
-            if self._turn.acquire(blocking=False):
-                self._lead(is_done, left)
-            else:
+            if self._turn.locked():
                 self._follow(follow, left)
+            else:
+                self._lead(is_done, left)
         return True
 
     def _lead(self, is_done: Callable[[], bool], left: float) -> None:
         deadline = time.monotonic() + left
+        self._entering += 1
         try:
-            while not is_done() and left > 0 and not self._is_ending:
-                self._count += 1
-                try:
-                    self._take(min(left, _LONG))
-                except Empty:
-                    pass
-                left = deadline - time.monotonic()
+            with self._turn:  # a lock in C: Ctrl-C at any moment finds it held in the block, or free
+                self._entering -= 1
+                while not is_done() and left > 0 and not self._is_ending:
+                    self._count += 1
+                    try:
+                        self._take(min(left, _LONG))
+                    except Empty:
+                        pass
+                    left = deadline - time.monotonic()
+                    if self._entering:  # another thread found the turn free, too: it waits for it
+                        break
         finally:
-            self._turn.release()
             if self._followers or self._inbox:
                 self._event.set()
         if self._is_ending:
@@ -119,8 +124,7 @@ class Collector:
         with self._lock:
             self._followers += 1
         try:
-            if self._turn.acquire(blocking=False):  # the leader has left before it could know of this one
-                self._turn.release()
+            if not self._turn.locked():  # the leader has left before it could know of this one
                 return
             self._is_wanted = True
             follow(left)

@@ -141,7 +141,11 @@ class Crew:
         return forked
 
     def _enter(self, kind: int, slot: int, value: int, descriptors: list[int]) -> Member | None:
-        member = self.members[slot]
+        member = self.members.get(slot)
+        if member is None:  # its start was interrupted
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return None
         if kind == STARTED:
             member.pid, member.sentinel, member.template = value, descriptors[0], self._template
             return member
@@ -166,6 +170,11 @@ class Crew:
     def count(self, *, are_spare: bool) -> int:
         """Return how many workers take calls, or are spare."""
         return sum(member.is_spare == are_spare for member in self.members.values())
+
+    def has_ready(self) -> bool:
+        """Whether any living worker has been initialized."""
+        words_, base = self._kit.board.words, self._kit.board.base
+        return any(words_[base(slot) + words.STATE] == words.READY for slot in self.members)
 
     def bury(self, member: Member) -> tuple[Death | None, int]:
         """Reap a worker that has ended, and return its death, or None if it has ended in order."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from _thread import start_new_thread
 from concurrent.futures.process import BrokenProcessPool
 from weakref import WeakSet
 
@@ -86,6 +87,7 @@ class Engine:
         self._functions: dict[Any, bytes] = {}
         self._serial = 0
         self._is_started = False
+        self._starters: list[int] = []
         self.is_closing = False
         self.is_broken: BrokenProcessPool | None = None
         self.is_killed = False
@@ -106,13 +108,37 @@ class Engine:
             raise RuntimeError("cannot schedule new futures after shutdown")
         with self._lock:
             if not self._is_started:
-                self.crew.prepare()
-                with self.crew.lock:
-                    for number in range(self.max_workers + self.spares):
-                        self.crew.start(is_spare=number >= self.max_workers)
-                self.collector.start()
-                self.warden.thread.start()
-                self._is_started = True
+                try:
+                    self._start()
+                except BaseException as error:
+                    self._abandon_start(error)
+                    raise
+
+    def _start(self) -> None:
+        self.crew.prepare()  # before this process has other threads of ours
+        with self.crew.lock:
+            for number in range(self.max_workers + self.spares):
+                self.crew.start(is_spare=number >= self.max_workers)
+        self._start_threads()
+        self._is_started = True
+
+    def _start_threads(self) -> None:
+        # By a thread, because Ctrl-C in `Thread.start()` would leave a thread half started. The list says
+        # whether there is one, also if Ctrl-C comes right after it.
+        if not self._starters:
+            self._starters.extend(map(start_new_thread, (self._run_starter,), ((),)))
+
+    def _run_starter(self) -> None:
+        self.collector.start()
+        self.warden.start()
+
+    def _abandon_start(self, error: BaseException) -> None:
+        """End a pool whose start has failed or was interrupted."""
+        self._is_started = self.is_closing = self.is_killed = True
+        self.is_broken = BrokenProcessPool(f"the start of the pool has failed: {error!r}. Make another one")
+        self._lifeline[1].close()  # this kills the workers
+        self._start_threads()  # they bury them, and end the rest
+        self.warden.wake()
 
     def submit(
         self,
@@ -243,9 +269,9 @@ class Engine:
                 self.end()
         if self._is_started:
             self.warden.wake()
-            if wait and threading.current_thread() is not self.warden.thread:
+            if wait and not self.warden.is_this_thread():
                 try:
-                    self.warden.thread.join()
+                    self.warden.join()
                 except BaseException:  # a second Ctrl-C
                     self.kill_all(9)
                     raise

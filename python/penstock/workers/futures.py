@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future
 from concurrent.futures import _base as standard
 
@@ -29,29 +28,40 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     def __init__(self, engine: Engine, limit: float | None, retries: int) -> None:
         super().__init__()
+        self._lock_in_c = self._condition._lock  # type: ignore[attr-defined]
         self._engine = engine
         self.limit = limit
         self.retries = retries
 
     def result(self, timeout: float | None = None) -> Any:
         """Return what the call returned, or raise what it raised. Waits `timeout` seconds at most."""
-        return super().result(self._wait(timeout))
+        self._wait(timeout)
+        return super().result(0) if self._state != standard.FINISHED else self._value()
+
+    def _value(self) -> Any:
+        try:
+            if self._exception is not None:
+                raise self._exception
+            return self._result
+        finally:
+            self = None  # type: ignore[assignment]  # the traceback refers to this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the call raised, or None. Waits `timeout` seconds at most."""
-        return super().exception(self._wait(timeout))
+        self._wait(timeout)
+        return super().exception(0) if self._state != standard.FINISHED else self._exception
 
-    def _wait(self, timeout: float | None) -> float | None:
+    def _wait(self, timeout: float | None) -> None:
         if self._state == standard.PENDING:
-            begun = time.monotonic()
-            self._engine.collector.wait(self.done, self._follow, timeout)
-            if timeout is not None:
-                return max(0.0, timeout - (time.monotonic() - begun))
-        return timeout
+            self._engine.collector.wait(self._is_done, self._follow, timeout)
+
+    def _is_done(self) -> bool:
+        """As `done()`, without the lock: Ctrl-C in a `Condition`'s `with` may leave it held for ever."""
+        return self._state != standard.PENDING
 
     def _follow(self, seconds: float) -> bool:
-        with self._condition:
-            return self.done() or self._condition.wait(seconds)
+        with self._lock_in_c:
+            return self._is_done() or self._condition.wait(seconds)
 
     def running(self) -> bool:
         """Return whether a worker has begun the call, and has not ended it."""
@@ -59,7 +69,7 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     def cancel(self) -> bool:
         """Cancel the call, unless it runs or has ended. Return whether it is cancelled."""
-        if self.done():
+        if self._is_done():
             return self.cancelled()
         if not self._engine.cancel(self.number):
             return self.cancelled()
@@ -72,12 +82,12 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     def is_open(self, number: int, index: int) -> bool:
         """Whether the result is awaited."""
-        return not self.done()
+        return not self._is_done()
 
     def deliver(self, result: tuple[int, int, int, Any]) -> bool:
         """Take a result; True if the call has no other."""
         _, _, kind, data = result
-        if self.done() and not self._done_callbacks and not self._waiters:  # type: ignore[attr-defined]
+        if self._is_done() and not self._done_callbacks and not self._waiters:  # type: ignore[attr-defined]
             return True
         error: BaseException | None = None
         value = None
@@ -102,7 +112,7 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
         """As `set_result`; what Ctrl-C has interrupted is completed by a second call."""
-        with self._condition:
+        with self._lock_in_c:
             if self._state == standard.PENDING:
                 self._result, self._exception = value, error  # type: ignore[attr-defined]
                 self._state = standard.FINISHED

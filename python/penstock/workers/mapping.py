@@ -75,7 +75,8 @@ class Mapping:
         self._order: deque[int] = deque()  # of an ordered map: the calls whose results were not taken
         self._arrived: deque[Any] = deque()  # of any other: the results that were not taken
         self._position = 0  # of an ordered map: the next item of the chunk at the head
-        self._condition = threading.Condition()
+        self._lock = threading.Lock()
+        self._condition = threading.Condition(self._lock)
         self._on_arrival: Callable[[], object] | None = None
 
     # What the calls of a pool are delivered to. One thread at a time delivers.
@@ -257,10 +258,10 @@ class Mapping:
 
     def _follow(self, seconds: float) -> bool:
         def notify() -> None:
-            with self._condition:
+            with self._lock:
                 self._condition.notify_all()
 
-        with self._condition:
+        with self._lock:  # not the condition, in whose `with` Ctrl-C may leave it held for ever
             self._on_arrival = notify
             try:
                 return self._is_ready() or self._condition.wait(seconds)

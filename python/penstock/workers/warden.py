@@ -42,7 +42,22 @@ class Warden:
         self._lock = threading.Lock()
         self._is_dozing = False
         self._to_kill: list[int] = []  # numbers of cancelled calls
-        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._not_before = 0.0  # when the next worker may be started, after deaths before a first call
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._has_ended = threading.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the pool has ended."""
+        self._has_ended.wait()
+        self._thread.join()
+
+    def is_this_thread(self) -> bool:
+        """Whether this is the thread."""
+        return threading.current_thread() is self._thread
 
     def wake(self) -> None:
         """Let the thread check everything now."""
@@ -65,6 +80,11 @@ class Warden:
         try:
             while not self._is_over():
                 seconds = self._keep_limits()
+                if self._not_before:
+                    pause = max(0.0, self._not_before - time.monotonic())
+                    seconds = pause if seconds is None else min(pause, seconds)
+                    if not pause:
+                        self._not_before = 0.0
                 self._sleep(seconds)
                 self._welcome()
                 ended = self._ended()
@@ -136,8 +156,13 @@ class Warden:
         self._check_early_deaths(str(death or "the last has exited"))
 
     def _check_early_deaths(self, last: str) -> None:
-        if self._engine.crew.early_deaths >= _MOST_EARLY_DEATHS:
-            self._engine.fail(
+        engine = self._engine
+        early = engine.crew.early_deaths
+        if early < _MOST_EARLY_DEATHS:
+            return
+        self._not_before = time.monotonic() + min(0.1 * 2 ** (early - _MOST_EARLY_DEATHS), 10.0)
+        if not engine.crew.has_ready():
+            engine.fail(
                 f"{_MOST_EARLY_DEATHS} workers, one after the other, have died before their first call: "
                 f"{last}. Check the initializer, and that the main module can be imported"
             )
@@ -146,7 +171,7 @@ class Warden:
         """Start workers in the place of those that have ended."""
         engine, crew = self._engine, self._engine.crew
         with crew.lock:
-            if engine.is_broken or engine.is_killed:
+            if engine.is_broken or engine.is_killed or time.monotonic() < self._not_before:
                 return
             missing = engine.max_workers - crew.count(are_spare=False)
             if engine.is_closing:
@@ -270,8 +295,11 @@ class Warden:
         return own.strip() or None
 
     def _end(self) -> None:
-        self._engine.end()
-        self.close()
+        try:
+            self._engine.end()
+        finally:
+            self.close()
+            self._has_ended.set()
 
     def close(self) -> None:
         """Close the descriptor that wakes the thread."""

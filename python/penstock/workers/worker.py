@@ -44,6 +44,8 @@ STACK_SIGNAL = signal.SIGRTMIN + 11
 # Seconds after which a worker without calls parks: until then it polls ten times a second for dead processes.
 _AWAKE = 0.25
 
+_HESITATION = 0.25  # seconds after a SIGINT until the next call begins
+
 _UNREPORTED_NS = 1_000_000  # so long at most a chunk's results wait
 
 _FUNCTIONS = 64  # so many functions a worker keeps
@@ -88,10 +90,12 @@ class Worker:
         self._began, self._doom = self._base + words.BEGAN, self._base + words.DOOM
         self._functions: dict[Any, Callable[..., Any]] = {}
         self._is_in_call = False
+        self._is_interrupted = False
         self.stack: int | None = None
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """On SIGINT: end the call, not the worker."""
+        self._is_interrupted = True
         if self._is_in_call:
             self._is_in_call = False
             raise KeyboardInterrupt
@@ -167,6 +171,9 @@ class Worker:
     def _run(self, number: int, function: Any, kind: int, data: Any, retries: int) -> None:
         """Run a call, unless it was cancelled or has begun too often, and put its result."""
         board, kit = self._words, self._kit
+        if self._is_interrupted:  # Ctrl-C: the program may be about to cancel this call
+            self._is_interrupted = False
+            time.sleep(_HESITATION)
         again: list[tuple[int, int, int]] = []
         if kit.board.was_begun(number):
             again = kit.board.begun(number)
