@@ -56,6 +56,7 @@ NOTES = {
     ARGUMENTS_READ: "The workers read one number of each page.",
     RESULTS: "Each worker returns the same array each time. The program does not read it.",
     RESULTS_READ: "Each worker returns the same array each time. The program reads one number of each page.",
+    START: "The first pool of its process, so what a package imports late counts.",
     IDLE_WORKER_DIES: "The pool has one worker. The next call is put right after the kill.",
     BUSY_WORKER_DIES: "The pool has one worker. The next call is put right after the kill.",
 }
