@@ -86,9 +86,9 @@ class Calls:
         """Put calls, whose results go to `sink`. Raises RuntimeError after a shutdown, and what a put raises."""
         if sink.limit is not None and (self.least_limit is None or sink.limit < self.least_limit):
             self.least_limit = sink.limit
-        self.sinks.update(dict.fromkeys(numbers, sink))
         done: list[None] = []
         try:
+            self.sinks.update(dict.fromkeys(numbers, sink))
             # Without a step of the interpreter after the put, so that Ctrl-C cannot hide that it was done.
             done.extend(map(self._put_many, (calls,)))
         except BaseException as error:

@@ -53,15 +53,11 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     def _wait(self, timeout: float | None) -> None:
         if self._state == standard.PENDING:
-            self._engine.collector.wait(self._is_done, self._follow, timeout)
+            self._engine.collector.wait(self._is_done, timeout)
 
     def _is_done(self) -> bool:
         """As `done()`, without the lock: Ctrl-C in a `Condition`'s `with` may leave it held for ever."""
         return self._state != standard.PENDING
-
-    def _follow(self, seconds: float) -> bool:
-        with self._lock_in_c:
-            return self._is_done() or self._condition.wait(seconds)
 
     def running(self) -> bool:
         """Return whether a worker has begun the call, and has not ended it."""
