@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,13 @@ def start_and_interrupt() -> int:
     interrupts = 0
     for microseconds in range(100, 40_000, 1000):
         pool = penstock.WorkerPool(2, mp_context="fork")
-        interrupts += interrupted(microseconds / 1e6, lambda: pool.submit(functions.square, 2).result())  # noqa: B023
+        interrupts += interrupted(microseconds / 1e6, partial(square_in, pool))
         pool.shutdown()
     return interrupts
+
+
+def square_in(pool: penstock.WorkerPool) -> int:
+    return pool.submit(functions.square, 2).result()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from collections import deque
 from queue import Empty
 
 from ..errors import PenstockError, ShutDown
+import contextlib
 
 __all__ = ["Collector"]
 
@@ -102,10 +103,8 @@ class Collector:
                 self._entering -= 1
                 while not is_done() and left > 0 and not self._is_ending:
                     self._count += 1
-                    try:
+                    with contextlib.suppress(Empty):
                         self._take(min(left, _LONG))
-                    except Empty:
-                        pass
                     left = deadline - time.monotonic()
                     if self._entering:  # another thread found the turn free, too: it waits for it
                         break

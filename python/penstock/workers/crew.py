@@ -199,9 +199,11 @@ class Crew:
 
     def _exit_code(self, member: Member) -> int | None:
         """None if the template has been killed, too."""
-        while member.exitcode is None and self._template is member.template is not None:
+        while member.exitcode is None and member.template is not None:
+            if member.template is not self._template:
+                return None
             try:
-                message = self._template.receive(5.0)
+                message = member.template.receive(5.0)
             except EOFError:
                 self._abandon_template()
                 return None

@@ -53,8 +53,8 @@ class Mapping:
         self.retries = retries
         self._engine = engine
         self._function, self._remove_function = engine.send_function(function)
-        self._source: Iterator[Any] = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables)
         self._has_one = len(iterables) == 1
+        self._source: Iterator[Any] = iter(iterables[0]) if self._has_one else zip(*iterables, strict=False)
         self._is_ordered = is_ordered
         self._are_errors_raised = are_errors_raised
         self._meter = meter

@@ -72,11 +72,11 @@ class _Submitter(Executor):
         """
         return self._engine.submit(fn, args, kwargs, self._limit, self._retries)
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
-        timeout: float | None | _Unset = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
         chunksize: int | None = None,
         buffersize: int | None = None,
         ordered: bool = True,
@@ -122,7 +122,7 @@ class _Submitter(Executor):
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
-        timeout: float | None | _Unset = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
         chunksize: int | None = None,
         buffersize: int | None = None,
         ordered: bool = True,
@@ -148,7 +148,7 @@ class _Submitter(Executor):
         self,
         fn: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
-        timeout: float | None | _Unset,
+        timeout: float | _Unset | None,
         chunksize: int | None,
         buffersize: int | None,
         ordered: bool,
@@ -184,9 +184,7 @@ class _Submitter(Executor):
         mapping.feed()
         return mapping
 
-    def options(
-        self, *, timeout: float | None | _Unset = _UNSET, retries: int | _Unset = _UNSET
-    ) -> Options:
+    def options(self, *, timeout: float | _Unset | None = _UNSET, retries: int | _Unset = _UNSET) -> Options:
         """Return an executor of the same workers, whose calls have another `timeout` or other `retries`.
 
         Its `shutdown()` does nothing; the pool's ends both.
@@ -335,9 +333,10 @@ class WorkerPool(_Submitter):
         self._engine.shutdown(wait, cancel_futures)
 
     def terminate_workers(self) -> None:
-        """End the pool by SIGTERM to all workers. Calls that have not begun are cancelled; running ones raise.
+        """End the pool by SIGTERM to all workers.
 
-        Does not wait. A worker that ignores SIGTERM goes on until its call has ended.
+        Calls that have not begun are cancelled, and running ones raise WorkerDied. Does not wait. A
+        worker that ignores SIGTERM goes on until its call has ended.
 
         >>> import penstock
         >>> penstock.WorkerPool(1).terminate_workers()
@@ -345,9 +344,9 @@ class WorkerPool(_Submitter):
         self._engine.kill_all(15)
 
     def kill_workers(self) -> None:
-        """End the pool by SIGKILL to all workers. Calls that have not begun are cancelled; running ones raise.
+        """End the pool by SIGKILL to all workers.
 
-        Does not wait.
+        Calls that have not begun are cancelled, and running ones raise WorkerDied. Does not wait.
 
         >>> import penstock
         >>> penstock.WorkerPool(1).kill_workers()

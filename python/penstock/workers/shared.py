@@ -30,8 +30,8 @@ class Shared(Mapping[str, object]):
             return self._objects[name]
         except KeyError:
             raise KeyError(
-                f"{name!r} is not shared with this process: WorkerPool(shared={{{name!r}: ...}}) shares it with "
-                "the workers of that pool"
+                f"{name!r} is not shared with this process: WorkerPool(shared={{{name!r}: ...}}) shares it "
+                "with the workers of that pool"
             ) from None
 
     def __iter__(self) -> Iterator[str]:

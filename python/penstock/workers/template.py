@@ -49,7 +49,7 @@ class Template:
         self.socket.send(_MESSAGE.pack(START_SPARE if is_spare else START, slot, 0))
 
     def receive(self, timeout: float) -> tuple[int, int, int, list[int]] | None:
-        """Return the next message with its descriptors, or None. Raises EOFError if the template has ended."""
+        """Return the next message, with descriptors, or None. Raises EOFError if the template has ended."""
         self.socket.settimeout(timeout)
         try:
             message, descriptors, _, _ = socket.recv_fds(self.socket, _MESSAGE.size, 1)

@@ -109,14 +109,12 @@ class Worker:
             elif kit.shared is not None:
                 shared._objects = kit.shared
             if isinstance(kit.ends[0], bytes):  # by cloudpickle
-                kit.ends = messages.decode(kit.ends)  # type: ignore[arg-type]
+                kit.ends = messages.decode(kit.ends)
             initializer, initargs, _ = kit.ends
             if initializer is not None:
                 initializer(*initargs)
         except BaseException as error:
-            kit.results.put(
-                (messages.INITIALIZER_FAILED, self._slot, *messages.failure(error, kit.pickler))
-            )
+            kit.results.put((messages.INITIALIZER_FAILED, self._slot, *messages.failure(error, kit.pickler)))
             return False
         self._words[self._base + words.STATE] = words.READY
         return True
@@ -225,7 +223,7 @@ class Worker:
         known = self._functions.get(function)
         if known is None and function is not None:
             if isinstance(function, bytes):
-                known = messages.pickle.loads(function)
+                known = messages.decode_name(function)
             else:
                 known = self._kit.store.read(function[1], is_kept=False)
             if len(self._functions) >= _FUNCTIONS:
