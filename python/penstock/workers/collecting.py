@@ -18,6 +18,7 @@ at any moment loses none: the pool's thread delivers what is left.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from _thread import allocate_lock
@@ -25,7 +26,6 @@ from collections import deque
 from queue import Empty
 
 from ..errors import PenstockError, ShutDown
-import contextlib
 
 __all__ = ["Collector"]
 

@@ -5,6 +5,7 @@ It sleeps until a worker has ended or a limit may be reached; an idle pool takes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -17,14 +18,12 @@ from . import worker
 from .errors import TaskTimeoutError, WorkerDied
 from .memory import resident_bytes
 from .worker import STACK_SIGNAL
-import contextlib
 
 __all__ = ["Warden"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-
     from concurrent.futures.process import BrokenProcessPool
     from typing import Protocol
 
