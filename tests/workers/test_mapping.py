@@ -62,7 +62,7 @@ def test_a_slow_consumer_holds_its_source(chunksize: int | None, buffersize: int
     for taken in range(100):
         assert consumed <= taken + buffersize
         assert next(results) == taken * taken
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_the_first_result_does_not_wait_for_the_source(make_pool: Make, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_an_iterator_that_is_closed_cancels_what_waits(make_pool: Make, tmp_path
     results = pool.map(note_or_wait, [str(tmp_path)] * 3, numbers, [None, str(go), None], buffersize=3)
     assert next(results) == 1
     until((tmp_path / "2").exists)  # the second one runs
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     go.touch()
     assert pool.submit(functions.square, 3).result() == 9
     assert not (tmp_path / "3").exists()

@@ -18,7 +18,7 @@ __all__ = ["Mapping"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
     from typing import Any
 
     from .engine import Engine
@@ -212,7 +212,7 @@ class Mapping:
                 pickled.append(None)
         return (number, self._function, messages.PICKLED_CHUNK, pickled, self.retries)
 
-    def results(self) -> Iterator[Any]:
+    def results(self) -> Generator[Any, None, None]:
         """Yield the results. What was not begun is cancelled when the program takes no more."""
         wait, is_ready, take = self._engine.collector.wait, self._is_ready, self._take
         try:
@@ -232,7 +232,7 @@ class Mapping:
         finally:
             self.end()
 
-    async def aresults(self) -> AsyncIterator[Any]:
+    async def aresults(self) -> AsyncGenerator[Any, None]:
         """Yield the results to a task."""
         import asyncio
 

@@ -18,7 +18,7 @@ __all__ = ["WorkerPool"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable
     from collections.abc import Mapping as AnyMapping
     from concurrent.futures import Future
     from multiprocessing.context import BaseContext
@@ -82,7 +82,7 @@ class _Submitter(Executor):
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
         progress: bool | str | Callable[[Progress], object] = False,
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """Call `fn` for each item of the iterables, and return an iterator over the results.
 
         Begins at once, and takes items from the iterables only as results are taken: at most `buffersize`
@@ -128,7 +128,7 @@ class _Submitter(Executor):
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
         progress: bool | str | Callable[[Progress], object] = False,
-    ) -> AsyncIterator[T]:
+    ) -> AsyncGenerator[T, None]:
         """Do the same for a task of asyncio: `async for result in pool.amap(...)`.
 
         The iterables are asked in the event loop, so they should not block.
