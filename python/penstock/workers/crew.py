@@ -58,6 +58,7 @@ class Crew:
         self._activation = activation
         self._name = name
         self._template: Template | None = None
+        self._has_template = False  # though it may have been killed
         self._out_of_memory = OutOfMemory()
         self.lock = threading.RLock()
         self.members: dict[int, Member] = {}
@@ -78,8 +79,9 @@ class Crew:
         return list(self.members)
 
     def prepare(self) -> None:
-        """Fork the process that forks the workers, before this process starts a thread."""
+        """Fork the process that forks all later workers, before this process starts a thread."""
         if self.is_forked and self._template is None:
+            self._has_template = True
             self._template = Template(self._context, self._kit, self._name)
 
     def start(self, is_spare: bool = False) -> bool:
@@ -89,7 +91,7 @@ class Crew:
             return False
         pid, sentinel, process = 0, -1, None
         try:
-            if self.is_forked:
+            if self._has_template:
                 self._let_fork(slot, is_spare)
             else:
                 process = self._context.Process(  # type: ignore[attr-defined]

@@ -117,10 +117,10 @@ class Engine:
                     raise
 
     def _start(self) -> None:
-        self.crew.prepare()  # before this process has other threads of ours
         with self.crew.lock:
             for number in range(self.max_workers + self.spares):
                 self.crew.start(is_spare=number >= self.max_workers)
+            self.crew.prepare()  # before this process has threads of ours
         self._start_threads()
         self._is_started = True
 

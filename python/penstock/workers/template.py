@@ -2,7 +2,7 @@
 
 A fork copies one thread only. A lock that another thread holds at that moment stays locked in the child for
 ever, so a process with threads should not fork workers. The template is forked when the pool starts, has no
-threads, and forks all workers of the pool, the replacements too.
+threads, and forks all workers that replace the first ones.
 
 Its messages are (kind, slot, value); with STARTED comes a descriptor that is readable when the worker has
 ended.
