@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..letters import Death
@@ -21,6 +22,7 @@ __all__ = ["Crew", "Member"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.context import BaseContext
     from typing import Any
 
@@ -82,7 +84,8 @@ class Crew:
         """Fork the process that forks all later workers, before this process starts a thread."""
         if self.is_forked and self._template is None:
             self._has_template = True
-            self._template = Template(self._context, self._kit, self._name)
+            with _ctrl_c_put_off():
+                self._template = Template(self._context, self._kit, self._name)
 
     def start(self, is_spare: bool = False) -> bool:
         """Start a worker. False if so many have died in calls still open that there is no slot for it."""
@@ -97,7 +100,8 @@ class Crew:
                 process = self._context.Process(  # type: ignore[attr-defined]
                     target=work, args=(self._kit, slot, is_spare), name=f"{self._name}-{slot}"
                 )
-                process.start()
+                with _ctrl_c_put_off():
+                    process.start()
                 pid, sentinel = process.pid, _pidfd(process)
         except BaseException:
             self._kit.board.release(slot)
@@ -253,6 +257,16 @@ class Crew:
             if self._template is not None:
                 found.append(self._template.socket.fileno())
             return found
+
+
+@contextmanager
+def _ctrl_c_put_off() -> Iterator[None]:
+    """Start a process in which SIGINT stays pending until it has said what it does on it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _pidfd(process: Any) -> int:

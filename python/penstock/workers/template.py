@@ -75,6 +75,7 @@ def _serve(commands: socket.socket, theirs: socket.socket, kit: Kit, name: str) 
     theirs.close()
     end_with_pool(kit.lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool and for the calls
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by the crew
     context: Any = process.current_process()
     Process = type(context)
     parent = process.parent_process()

@@ -61,6 +61,7 @@ def main(kit: Kit, slot: int, is_spare: bool) -> None:
     end_with_pool(kit.lifeline)
     worker = Worker(kit, slot)
     signal.signal(signal.SIGINT, worker.interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by the crew
     try:
         worker.stack = kit.board.open_stack(slot)
         faulthandler.register(STACK_SIGNAL, file=worker.stack, all_threads=False)
