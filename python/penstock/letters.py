@@ -29,7 +29,7 @@ else:
 class Death(
     namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "at", "stack"], defaults=[None])
 ):
-    """The death of a process that had an item or a call in hand, as far as the process that found it could know.
+    """The death of a process that had an item or a call in hand, as far as its finder could know.
 
     The parent of a process can tell how it ended, until it has reaped it; any other finds only that it did.
     `str(death)` says it in words.
@@ -72,7 +72,7 @@ class Death(
     at: float
     """When it was found dead, in seconds since the epoch."""
     stack: str | None
-    """Where a worker of a pool was when the pool killed it, as `faulthandler` writes it. None if not known."""
+    """Where a worker of a pool was when the pool killed it, in the words of `faulthandler`. Else None."""
 
     def __str__(self) -> str:
         """Return the death in words."""

@@ -4,7 +4,6 @@ import faulthandler
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -177,8 +176,6 @@ def ones(count: int) -> Any:
     import numpy as np
 
     return np.ones(count)
-
-
 
 
 def begin_and_ignore(begun: str) -> None:

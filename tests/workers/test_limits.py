@@ -129,7 +129,7 @@ def test_idle_workers_that_die_lose_no_call(method: str, make_pool: Make) -> Non
             os.kill(pid, signal.SIGKILL)
         futures = [pool.submit(functions.square, number) for number in range(20)]
         assert [future.result() for future in futures] == [number * number for number in range(20)]
-        until(lambda: not workers(pool) & dead)
+        until(lambda dead=dead: not workers(pool) & dead)  # type: ignore[misc]
 
 
 def test_calls_that_wait_survive_all_workers(make_pool: Make, tmp_path: Path) -> None:

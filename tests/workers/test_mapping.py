@@ -48,14 +48,12 @@ def test_several_iterables(make_pool: Make) -> None:
 
 @pytest.mark.parametrize("chunksize", [None, 1, 7])
 @pytest.mark.parametrize("buffersize", [1, 10])
-def test_a_slow_consumer_holds_its_source(
-    chunksize: int | None, buffersize: int, make_pool: Make
-) -> None:
+def test_a_slow_consumer_holds_its_source(chunksize: int | None, buffersize: int, make_pool: Make) -> None:
     consumed = 0
 
     def source() -> Iterator[int]:
         nonlocal consumed
-        for consumed in itertools.count(1):  # noqa: B007
+        for consumed in itertools.count(1):
             yield consumed - 1
 
     pool = make_pool()
@@ -64,7 +62,7 @@ def test_a_slow_consumer_holds_its_source(
     for taken in range(100):
         assert consumed <= taken + buffersize
         assert next(results) == taken * taken
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_the_first_result_does_not_wait_for_the_source(make_pool: Make, tmp_path: Path) -> None:
@@ -145,7 +143,7 @@ def test_an_iterator_that_is_closed_cancels_what_waits(make_pool: Make, tmp_path
     results = pool.map(note_or_wait, [str(tmp_path)] * 3, numbers, [None, str(go), None], buffersize=3)
     assert next(results) == 1
     until((tmp_path / "2").exists)  # the second one runs
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     go.touch()
     assert pool.submit(functions.square, 3).result() == 9
     assert not (tmp_path / "3").exists()
@@ -161,9 +159,7 @@ def note_or_wait(folder: str, number: int, path: str | None) -> int:
 @pytest.mark.parametrize("chunksize", [1, 5, None])
 def test_a_death_loses_one_item(chunksize: int | None, make_pool: Make, tmp_path: Path) -> None:
     pool = make_pool()
-    results = list(
-        pool.map(square_or_die, range(40), chunksize=chunksize, errors="return")
-    )
+    results = list(pool.map(square_or_die, range(40), chunksize=chunksize, errors="return"))
     lost = [number for number, result in enumerate(results) if isinstance(result, penstock.WorkerDied)]
     assert lost == [13]
     assert [results[n] for n in range(40) if n != 13] == [n * n for n in range(40) if n != 13]
@@ -186,9 +182,7 @@ def test_items_are_retried(chunksize: int, make_pool: Make, tmp_path: Path) -> N
 
 def test_the_time_limit_is_an_item_s(make_pool: Make) -> None:
     pool = make_pool()
-    results = list(
-        pool.map(square_or_wait, range(10), chunksize=5, timeout=0.3, errors="return")
-    )
+    results = list(pool.map(square_or_wait, range(10), chunksize=5, timeout=0.3, errors="return"))
     assert isinstance(results[3], penstock.TaskTimeoutError)
     assert "square_or_wait" in (results[3].stack or "")
     assert results[:3] + results[4:] == [n * n for n in range(10) if n != 3]

@@ -238,9 +238,7 @@ def test_a_parent_is_the_pool_s_process(method: str, make_pool: Make) -> None:
 
 
 def test_a_pool_in_a_worker(method: str, make_pool: Make) -> None:
-    results, workers = make_pool(mp_context=method).submit(
-        functions.squares_in_a_pool_of_its_own, 5
-    ).result()
+    results, workers = make_pool(mp_context=method).submit(functions.squares_in_a_pool_of_its_own, 5).result()
     assert (results, workers) == ([0, 1, 4, 9, 16], 1)
 
 
@@ -255,7 +253,7 @@ def test_cloudpickle(method: str, make_pool: Make) -> None:
     assert pool.submit(lambda x: x * 3, 2).result() == 6
     assert pool.submit(lambda x: penstock.shared["function"](x), 2).result() == 3
     assert list(pool.map(lambda x: x + 1, range(3))) == [1, 2, 3]
-    assert pool.submit(lambda: (lambda: 5)).result()() == 5
+    assert pool.submit(lambda: lambda: 5).result()() == 5
 
 
 def test_options(make_pool: Make, tmp_path: Path) -> None:

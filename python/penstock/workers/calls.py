@@ -83,12 +83,12 @@ class Calls:
         return range(first, first + count)
 
     def put(self, sink: Sink, numbers: Sequence[int], calls: list[tuple[Any, ...]]) -> None:
-        """Put calls, whose results go to `sink`. Raises RuntimeError after a shutdown, and what a put raises."""
+        """Put calls whose results go to `sink`. Raises RuntimeError after a shutdown, and as a put does."""
         if sink.limit is not None and (self.least_limit is None or sink.limit < self.least_limit):
             self.least_limit = sink.limit
-        self.sinks.update(dict.fromkeys(numbers, sink))
         done: list[None] = []
         try:
+            self.sinks.update(dict.fromkeys(numbers, sink))
             # Without a step of the interpreter after the put, so that Ctrl-C cannot hide that it was done.
             done.extend(map(self._put_many, (calls,)))
         except BaseException as error:
@@ -104,9 +104,7 @@ class Calls:
         """Wake so many parked workers, as far as there are any."""
         try:
             self._words[words.HINT] = 0
-            parked = sum(
-                self._words[self._board.base(slot) + words.PARKED] for slot in list(self._living())
-            )
+            parked = sum(self._words[self._board.base(slot) + words.PARKED] for slot in list(self._living()))
             called = struct.unpack("i", fcntl.ioctl(self._kit.doorbell, termios.FIONREAD, bytes(4)))[0]
             if parked > called:
                 self._doorbell.write(min(count, parked - called))

@@ -18,8 +18,10 @@ at any moment loses none: the pool's thread delivers what is left.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from _thread import allocate_lock
 from collections import deque
 from queue import Empty
 
@@ -62,9 +64,8 @@ class Collector:
         self._turn = threading.Lock()
         self._delivery = threading.Lock()
         self._delivered = 0
-        self._lock = threading.Lock()
-        # Ctrl-C may leave these two too high. Then turns are shorter than they need be.
-        self._followers = self._entering = 0
+        self._followers: dict[int, tuple[Any, Callable[[], bool]]] = {}
+        self._entering = 0  # Ctrl-C may leave it too high; then turns are shorter than they need be
         self._is_wanted = False
         self._count = 0  # of collections by other threads
         self._is_parked = False
@@ -81,20 +82,15 @@ class Collector:
         if self._is_parked:
             self._event.set()
 
-    def wait(
-        self, is_done: Callable[[], bool], follow: Callable[[float], bool], timeout: float | None
-    ) -> bool:
-        """Wait until a delivery has made `is_done()` true. Return whether it is.
-
-        `follow` waits so many seconds for that at most, while another thread collects.
-        """
+    def wait(self, is_done: Callable[[], bool], timeout: float | None) -> bool:
+        """Wait until a delivery has made `is_done()` true. Return whether it is."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not is_done():
             left = _LONG if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False
             if self._turn.locked():
-                self._follow(follow, left)
+                self._follow(is_done, left)
             else:
                 self._lead(is_done, left)
         return True
@@ -107,10 +103,8 @@ class Collector:
                 self._entering -= 1
                 while not is_done() and left > 0 and not self._is_ending:
                     self._count += 1
-                    try:
+                    with contextlib.suppress(Empty):
                         self._take(min(left, _LONG))
-                    except Empty:
-                        pass
                     left = deadline - time.monotonic()
                     if self._entering:  # another thread found the turn free, too: it waits for it
                         break
@@ -120,17 +114,22 @@ class Collector:
         if self._is_ending:
             time.sleep(0.001)  # the pool's thread ends soon, and delivers all that there is
 
-    def _follow(self, follow: Callable[[float], bool], left: float) -> None:
-        with self._lock:
-            self._followers += 1
+    def _follow(self, is_done: Callable[[], bool], left: float) -> None:
+        """Wait while another thread collects. With locks in C only: a `Condition` does not stand Ctrl-C."""
+        woken = allocate_lock()
+        woken.acquire()
         try:
-            if not self._turn.locked():  # the leader has left before it could know of this one
-                return
-            self._is_wanted = True
-            follow(left)
+            self._followers[id(woken)] = (woken, is_done)
+            if self._turn.locked() and not is_done():  # else the leader may not have known of this one
+                self._is_wanted = True
+                woken.acquire(True, left)
         finally:
-            with self._lock:
-                self._followers -= 1
+            self._followers.pop(id(woken), None)
+
+    def _wake_followers(self) -> None:
+        for key, (woken, is_done) in list(self._followers.items()):
+            if is_done() and self._followers.pop(key, None) is not None:
+                woken.release()
 
     def _take(self, timeout: float) -> None:
         """Take what is there, and wait for a result if nothing is. Raises Empty."""
@@ -146,6 +145,8 @@ class Collector:
                 self._deliver(batch)
                 self._delivered += len(batch)
                 self._inbox.popleft()
+                if self._followers:
+                    self._wake_followers()
 
     def collect_now(self) -> None:
         """Deliver all results that have been put by now, whichever thread has the turn."""

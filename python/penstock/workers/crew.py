@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..letters import Death
@@ -21,6 +22,7 @@ __all__ = ["Crew", "Member"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from multiprocessing.context import BaseContext
     from typing import Any
 
@@ -58,6 +60,7 @@ class Crew:
         self._activation = activation
         self._name = name
         self._template: Template | None = None
+        self._has_template = False  # though it may have been killed
         self._out_of_memory = OutOfMemory()
         self.lock = threading.RLock()
         self.members: dict[int, Member] = {}
@@ -78,9 +81,11 @@ class Crew:
         return list(self.members)
 
     def prepare(self) -> None:
-        """Fork the process that forks the workers, before this process starts a thread."""
+        """Fork the process that forks all later workers, before this process starts a thread."""
         if self.is_forked and self._template is None:
-            self._template = Template(self._context, self._kit, self._name)
+            self._has_template = True
+            with _ctrl_c_put_off():
+                self._template = Template(self._context, self._kit, self._name)
 
     def start(self, is_spare: bool = False) -> bool:
         """Start a worker. False if so many have died in calls still open that there is no slot for it."""
@@ -89,13 +94,14 @@ class Crew:
             return False
         pid, sentinel, process = 0, -1, None
         try:
-            if self.is_forked:
+            if self._has_template:
                 self._let_fork(slot, is_spare)
             else:
                 process = self._context.Process(  # type: ignore[attr-defined]
                     target=work, args=(self._kit, slot, is_spare), name=f"{self._name}-{slot}"
                 )
-                process.start()
+                with _ctrl_c_put_off():
+                    process.start()
                 pid, sentinel = process.pid, _pidfd(process)
         except BaseException:
             self._kit.board.release(slot)
@@ -199,9 +205,11 @@ class Crew:
 
     def _exit_code(self, member: Member) -> int | None:
         """None if the template has been killed, too."""
-        while member.exitcode is None and self._template is member.template is not None:
+        while member.exitcode is None and member.template is not None:
+            if member.template is not self._template:
+                return None
             try:
-                message = self._template.receive(5.0)
+                message = member.template.receive(5.0)
             except EOFError:
                 self._abandon_template()
                 return None
@@ -249,6 +257,16 @@ class Crew:
             if self._template is not None:
                 found.append(self._template.socket.fileno())
             return found
+
+
+@contextmanager
+def _ctrl_c_put_off() -> Iterator[None]:
+    """Start a process in which SIGINT stays pending until it has said what it does on it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _pidfd(process: Any) -> int:

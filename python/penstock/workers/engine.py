@@ -79,7 +79,9 @@ class Engine:
             idle_timeout=idle_timeout,
         )
         self.crew = Crew(context, self.kit, self._activation[1], name)
-        self.calls = Calls(self.kit, self._doorbell[1], self.crew.slots, self._initializer_failed, self._nudge)
+        self.calls = Calls(
+            self.kit, self._doorbell[1], self.crew.slots, self._initializer_failed, self._nudge
+        )
         self.collector = Collector(
             self.kit.results, self.calls.deliver, lambda: bool(self.calls.sinks), f"{name}-collector"
         )
@@ -115,10 +117,10 @@ class Engine:
                     raise
 
     def _start(self) -> None:
-        self.crew.prepare()  # before this process has other threads of ours
         with self.crew.lock:
             for number in range(self.max_workers + self.spares):
                 self.crew.start(is_spare=number >= self.max_workers)
+            self.crew.prepare()  # before this process has threads of ours
         self._start_threads()
         self._is_started = True
 
@@ -201,7 +203,9 @@ class Engine:
         if sink.limit is not None or self.kit.max_memory is not None or self.kit.idle_timeout is not None:
             self.warden.call_was_put()
 
-    def send_function(self, function: Callable[..., Any]) -> tuple[bytes | tuple[int, int], Callable[[], None]]:
+    def send_function(
+        self, function: Callable[..., Any]
+    ) -> tuple[bytes | tuple[int, int], Callable[[], None]]:
         """Return how calls name a function that is sent once, and what to do when it is needed no more."""
         pickled = self.pickler.dumps_function(function)
         if not pickled[1] and len(pickled[0]) <= _MOST_BYTES_OF_A_NAME:

@@ -12,9 +12,20 @@ __all__ = ["CallFuture"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
-    from .engine import Engine
+    from .collecting import Collector
+
+    class Pool(Protocol):
+        """What a future needs of its pool."""
+
+        collector: Collector
+
+        def is_running(self, number: int) -> bool:
+            """Whether a worker has begun the call."""
+
+        def cancel(self, number: int) -> bool:
+            """Cancel a call. Return whether it is cancelled."""
 
 
 class CallFuture(Future):  # type: ignore[type-arg]
@@ -26,7 +37,7 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     number: int
 
-    def __init__(self, engine: Engine, limit: float | None, retries: int) -> None:
+    def __init__(self, engine: Pool, limit: float | None, retries: int) -> None:
         super().__init__()
         self._lock_in_c = self._condition._lock  # type: ignore[attr-defined]
         self._engine = engine
@@ -53,15 +64,11 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     def _wait(self, timeout: float | None) -> None:
         if self._state == standard.PENDING:
-            self._engine.collector.wait(self._is_done, self._follow, timeout)
+            self._engine.collector.wait(self._is_done, timeout)
 
     def _is_done(self) -> bool:
         """As `done()`, without the lock: Ctrl-C in a `Condition`'s `with` may leave it held for ever."""
         return self._state != standard.PENDING
-
-    def _follow(self, seconds: float) -> bool:
-        with self._lock_in_c:
-            return self._is_done() or self._condition.wait(seconds)
 
     def running(self) -> bool:
         """Return whether a worker has begun the call, and has not ended it."""
@@ -114,11 +121,11 @@ class CallFuture(Future):  # type: ignore[type-arg]
         """As `set_result`; what Ctrl-C has interrupted is completed by a second call."""
         with self._lock_in_c:
             if self._state == standard.PENDING:
-                self._result, self._exception = value, error  # type: ignore[attr-defined]
+                self._result, self._exception = value, error
                 self._state = standard.FINISHED
-            for waiter in self._waiters:  # type: ignore[attr-defined]
+            for waiter in self._waiters:
                 if self not in waiter.finished_futures:
-                    (waiter.add_exception if self._exception else waiter.add_result)(self)  # type: ignore[attr-defined]
+                    (waiter.add_exception if self._exception else waiter.add_result)(self)
             self._condition.notify_all()
         callbacks = self._done_callbacks  # type: ignore[attr-defined]
         while callbacks:

@@ -3,7 +3,8 @@
 Only the pool's process has the writing end of a pipe; the kernel closes it when that process ends. Each
 worker has asked the kernel for SIGKILL at that moment (`F_SETSIG` with `O_ASYNC`). So a worker ends also if
 it is stopped, or in a call that never returns to Python, and an idle one needs no thread that watches.
-`PR_SET_PDEATHSIG` would do it when the *thread* ends that has started the worker, and not under a fork server.
+`PR_SET_PDEATHSIG` would do it when the *thread* ends that has started the worker, and never under a fork
+server.
 
 Forked children of the pool's process close the writing end. What is executed in the place of a child has not
 got it.

@@ -7,7 +7,6 @@ doubles, up to 1,024. A chunk grows likewise, as long as it takes less than half
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from concurrent.futures import CancelledError
@@ -19,7 +18,7 @@ __all__ = ["Mapping"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
     from typing import Any
 
     from .engine import Engine
@@ -54,8 +53,8 @@ class Mapping:
         self.retries = retries
         self._engine = engine
         self._function, self._remove_function = engine.send_function(function)
-        self._source: Iterator[Any] = iter(iterables[0]) if len(iterables) == 1 else zip(*iterables)
         self._has_one = len(iterables) == 1
+        self._source: Iterator[Any] = iter(iterables[0]) if self._has_one else zip(*iterables, strict=False)
         self._is_ordered = is_ordered
         self._are_errors_raised = are_errors_raised
         self._meter = meter
@@ -69,14 +68,12 @@ class Mapping:
         self._fed_at = 0.0
         self._fed = 0  # items put by the last feeding
         self._error_of_source: BaseException | None = None
-        self._is_exhausted = False
+        self._is_exhausted = self._is_over = False
         self._chunks: dict[int, list[Any]] = {}  # the results of each chunk, None for those not come
         self._ready: dict[int, Any] = {}  # the results of other calls
         self._order: deque[int] = deque()  # of an ordered map: the calls whose results were not taken
         self._arrived: deque[Any] = deque()  # of any other: the results that were not taken
         self._position = 0  # of an ordered map: the next item of the chunk at the head
-        self._lock = threading.Lock()
-        self._condition = threading.Condition(self._lock)
         self._on_arrival: Callable[[], object] | None = None
 
     # What the calls of a pool are delivered to. One thread at a time delivers.
@@ -215,7 +212,7 @@ class Mapping:
                 pickled.append(None)
         return (number, self._function, messages.PICKLED_CHUNK, pickled, self.retries)
 
-    def results(self) -> Iterator[Any]:
+    def results(self) -> Generator[Any, None, None]:
         """Yield the results. What was not begun is cancelled when the program takes no more."""
         wait, is_ready, take = self._engine.collector.wait, self._is_ready, self._take
         try:
@@ -224,7 +221,7 @@ class Mapping:
                 if self._taken == self._put_items:
                     break
                 if not is_ready():
-                    wait(is_ready, self._follow, None)
+                    wait(is_ready, None)
                 left = self._put_items - self._room // 2  # feed again when so many were taken
                 while (result := take()) is not None:
                     yield self._value(result)
@@ -235,7 +232,7 @@ class Mapping:
         finally:
             self.end()
 
-    async def aresults(self) -> AsyncIterator[Any]:
+    async def aresults(self) -> AsyncGenerator[Any, None]:
         """Yield the results to a task."""
         import asyncio
 
@@ -256,22 +253,12 @@ class Mapping:
             self._on_arrival = None
             self.end()
 
-    def _follow(self, seconds: float) -> bool:
-        def notify() -> None:
-            with self._lock:
-                self._condition.notify_all()
-
-        with self._lock:  # not the condition, in whose `with` Ctrl-C may leave it held for ever
-            self._on_arrival = notify
-            try:
-                return self._is_ready() or self._condition.wait(seconds)
-            finally:
-                self._on_arrival = None
-
     def _is_ready(self) -> bool:
         """Whether the next result has come."""
         if not self._is_ordered:
-            return bool(self._arrived)
+            return bool(self._arrived) or self._is_over
+        if not self._order:
+            return True  # the map has ended
         number = self._order[0]
         if number in self._ready:
             return True
@@ -330,6 +317,7 @@ class Mapping:
 
     def end(self) -> None:
         """Await nothing any more; calls that have not begun will not."""
+        self._is_over = True
         self._is_exhausted = True
         self._engine.calls.forget_sink(self)
         self._ready.clear()

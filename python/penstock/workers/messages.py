@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import pickle
 import threading
-from concurrent.futures.process import _RemoteTraceback  # type: ignore[attr-defined]
+from concurrent.futures.process import _RemoteTraceback
 from multiprocessing import reduction
 from traceback import format_exception
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -104,6 +104,11 @@ def decode(data: Pickled) -> Any:
     return pickle.loads(pickled, buffers=buffers)
 
 
+def decode_name(name: bytes) -> Any:
+    """Return the function whose pickle this is."""
+    return pickle.loads(name)
+
+
 def is_named(function: object) -> bool:
     """Whether the object is a function that pickle writes as a name, so that its pickle never changes."""
     if isinstance(function, FunctionType):
@@ -132,6 +137,7 @@ def failure(error: BaseException, pickler: Pickler) -> tuple[int, Any]:
 
 def failure_of(kind: int, data: Any) -> BaseException:
     """Rebuild the exception of which a worker has told, with the worker's traceback as its cause."""
+    error: BaseException
     if kind == ERROR:
         pickled, text = data
         try:
@@ -143,7 +149,7 @@ def failure_of(kind: int, data: Any) -> BaseException:
     else:
         name, said, text = data
         error = RemoteError(name, said, text)
-    error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')
+    error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
     error.__traceback__ = None
     return error
 

@@ -18,7 +18,7 @@ __all__ = ["WorkerPool"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable
     from collections.abc import Mapping as AnyMapping
     from concurrent.futures import Future
     from multiprocessing.context import BaseContext
@@ -72,17 +72,17 @@ class _Submitter(Executor):
         """
         return self._engine.submit(fn, args, kwargs, self._limit, self._retries)
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
-        timeout: float | None | _Unset = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
         chunksize: int | None = None,
         buffersize: int | None = None,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
         progress: bool | str | Callable[[Progress], object] = False,
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """Call `fn` for each item of the iterables, and return an iterator over the results.
 
         Begins at once, and takes items from the iterables only as results are taken: at most `buffersize`
@@ -122,13 +122,13 @@ class _Submitter(Executor):
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
-        timeout: float | None | _Unset = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
         chunksize: int | None = None,
         buffersize: int | None = None,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
         progress: bool | str | Callable[[Progress], object] = False,
-    ) -> AsyncIterator[T]:
+    ) -> AsyncGenerator[T, None]:
         """Do the same for a task of asyncio: `async for result in pool.amap(...)`.
 
         The iterables are asked in the event loop, so they should not block.
@@ -148,7 +148,7 @@ class _Submitter(Executor):
         self,
         fn: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
-        timeout: float | None | _Unset,
+        timeout: float | _Unset | None,
         chunksize: int | None,
         buffersize: int | None,
         ordered: bool,
@@ -184,9 +184,7 @@ class _Submitter(Executor):
         mapping.feed()
         return mapping
 
-    def options(
-        self, *, timeout: float | None | _Unset = _UNSET, retries: int | _Unset = _UNSET
-    ) -> Options:
+    def options(self, *, timeout: float | _Unset | None = _UNSET, retries: int | _Unset = _UNSET) -> Options:
         """Return an executor of the same workers, whose calls have another `timeout` or other `retries`.
 
         Its `shutdown()` does nothing; the pool's ends both.
@@ -335,9 +333,10 @@ class WorkerPool(_Submitter):
         self._engine.shutdown(wait, cancel_futures)
 
     def terminate_workers(self) -> None:
-        """End the pool by SIGTERM to all workers. Calls that have not begun are cancelled; running ones raise.
+        """End the pool by SIGTERM to all workers.
 
-        Does not wait. A worker that ignores SIGTERM goes on until its call has ended.
+        Calls that have not begun are cancelled, and running ones raise WorkerDied. Does not wait. A
+        worker that ignores SIGTERM goes on until its call has ended.
 
         >>> import penstock
         >>> penstock.WorkerPool(1).terminate_workers()
@@ -345,9 +344,9 @@ class WorkerPool(_Submitter):
         self._engine.kill_all(15)
 
     def kill_workers(self) -> None:
-        """End the pool by SIGKILL to all workers. Calls that have not begun are cancelled; running ones raise.
+        """End the pool by SIGKILL to all workers.
 
-        Does not wait.
+        Calls that have not begun are cancelled, and running ones raise WorkerDied. Does not wait.
 
         >>> import penstock
         >>> penstock.WorkerPool(1).kill_workers()

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    _Any = Any
+else:
+    _Any = object
 
-class Shared(Mapping[str, object]):
+
+class Shared(Mapping[str, _Any]):
     """The objects that the pool of this worker has sent to it once, by their names.
 
     It is empty in a process that is no worker.
@@ -30,8 +34,8 @@ class Shared(Mapping[str, object]):
             return self._objects[name]
         except KeyError:
             raise KeyError(
-                f"{name!r} is not shared with this process: WorkerPool(shared={{{name!r}: ...}}) shares it with "
-                "the workers of that pool"
+                f"{name!r} is not shared with this process: WorkerPool(shared={{{name!r}: ...}}) shares it "
+                "with the workers of that pool"
             ) from None
 
     def __iter__(self) -> Iterator[str]:

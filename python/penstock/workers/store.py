@@ -1,8 +1,8 @@
 """The store: a file in memory for what is sent to the workers once, and not with every call.
 
 It has the `shared` objects of a pool, and functions with large pickles, such as a `partial` with a model in
-it. An object's buffers lie beside its pickle. Workers map those of the shared objects: all use the same pages,
-until one writes to its own copy.
+it. An object's buffers lie beside its pickle. Workers map those of the shared objects: all use the same
+pages, until one writes to its own copy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from .messages import Pickled
+    Pickled = tuple[bytes, list[Any]]  # the pickle, and the buffers beside it
 
 _HEAD = struct.Struct("<QQ")  # the number of parts, and the bytes of all that belongs to the object
 _ALIGNMENT = mmap.ALLOCATIONGRANULARITY

@@ -2,7 +2,7 @@
 
 A fork copies one thread only. A lock that another thread holds at that moment stays locked in the child for
 ever, so a process with threads should not fork workers. The template is forked when the pool starts, has no
-threads, and forks all workers of the pool, the replacements too.
+threads, and forks all workers that replace the first ones.
 
 Its messages are (kind, slot, value); with STARTED comes a descriptor that is readable when the worker has
 ended.
@@ -49,7 +49,7 @@ class Template:
         self.socket.send(_MESSAGE.pack(START_SPARE if is_spare else START, slot, 0))
 
     def receive(self, timeout: float) -> tuple[int, int, int, list[int]] | None:
-        """Return the next message with its descriptors, or None. Raises EOFError if the template has ended."""
+        """Return the next message, with descriptors, or None. Raises EOFError if the template has ended."""
         self.socket.settimeout(timeout)
         try:
             message, descriptors, _, _ = socket.recv_fds(self.socket, _MESSAGE.size, 1)
@@ -75,6 +75,7 @@ def _serve(commands: socket.socket, theirs: socket.socket, kit: Kit, name: str) 
     theirs.close()
     end_with_pool(kit.lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool and for the calls
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by the crew
     context: Any = process.current_process()
     Process = type(context)
     parent = process.parent_process()

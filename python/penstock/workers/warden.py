@@ -5,6 +5,7 @@ It sleeps until a worker has ended or a limit may be reached; an idle pool takes
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -23,9 +24,34 @@ __all__ = ["Warden"]
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures.process import BrokenProcessPool
+    from typing import Protocol
 
-    from .crew import Member
-    from .engine import Engine
+    from .calls import Calls
+    from .collecting import Collector
+    from .crew import Crew, Member
+    from .kit import Kit
+
+    class Pool(Protocol):
+        """What the thread needs of its pool."""
+
+        kit: Kit
+        crew: Crew
+        calls: Calls
+        collector: Collector
+        max_workers: int
+        spares: int
+        limit: float | None
+        is_broken: BrokenProcessPool | None
+        is_closing: bool
+        is_killed: bool
+
+        def fail(self, reason: str, cause: BaseException | None = None) -> None:
+            """Break the pool."""
+
+        def end(self) -> None:
+            """Give everything back."""
+
 
 _MEMORY_INTERVAL = 0.1  # seconds between two readings of the workers' memory
 _STACK_PATIENCE = 0.3  # seconds for a worker to write its stack
@@ -35,7 +61,7 @@ _MOST_EARLY_DEATHS = 3
 class Warden:
     """The thread, of one pool."""
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Pool, name: str) -> None:
         self._engine = engine
         self._words = engine.kit.board.words
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -108,10 +134,8 @@ class Warden:
             seconds = 0.0
         poll.poll(None if seconds is None else seconds * 1000)
         self._is_dozing = False
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
-        except BlockingIOError:
-            pass
 
     def _needs_ticks(self) -> bool:
         engine = self._engine
@@ -124,7 +148,7 @@ class Warden:
         engine = self._engine
         with engine.crew.lock:
             for member in engine.crew.receive():
-                if engine.is_broken or engine.is_killed:
+                if engine.is_broken is not None or engine.is_killed:
                     engine.crew.send(member, signal.SIGKILL)
         if engine.crew.trouble is not None:
             self._check_early_deaths(engine.crew.trouble)
@@ -171,7 +195,7 @@ class Warden:
         """Start workers in the place of those that have ended."""
         engine, crew = self._engine, self._engine.crew
         with crew.lock:
-            if engine.is_broken or engine.is_killed or time.monotonic() < self._not_before:
+            if engine.is_broken is not None or engine.is_killed or time.monotonic() < self._not_before:
                 return
             missing = engine.max_workers - crew.count(are_spare=False)
             if engine.is_closing:
@@ -197,7 +221,7 @@ class Warden:
         with engine.crew.lock:
             if engine.crew.members or not engine.is_closing:
                 return False
-        return engine.is_broken or engine.is_killed or not self._unfinished()
+        return engine.is_broken is not None or engine.is_killed or not self._unfinished()
 
     def _keep_limits(self) -> float | None:
         """Kill the workers beyond their limits, and return in how many seconds the next one may be."""
@@ -311,7 +335,9 @@ class Warden:
 def _timeout_error(limit: float, stack: str | None) -> TaskTimeoutError:
     where = f" at:\n{stack}" if stack else "; where it was is not known"
     return TaskTimeoutError(
-        f"the call took longer than its timeout of {limit:g} s, and its worker was killed{where}", limit, stack
+        f"the call took longer than its timeout of {limit:g} s, and its worker was killed{where}",
+        limit,
+        stack,
     )
 
 

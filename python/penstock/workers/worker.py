@@ -61,6 +61,7 @@ def main(kit: Kit, slot: int, is_spare: bool) -> None:
     end_with_pool(kit.lifeline)
     worker = Worker(kit, slot)
     signal.signal(signal.SIGINT, worker.interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by the crew
     try:
         worker.stack = kit.board.open_stack(slot)
         faulthandler.register(STACK_SIGNAL, file=worker.stack, all_threads=False)
@@ -109,14 +110,12 @@ class Worker:
             elif kit.shared is not None:
                 shared._objects = kit.shared
             if isinstance(kit.ends[0], bytes):  # by cloudpickle
-                kit.ends = messages.decode(kit.ends)  # type: ignore[arg-type]
+                kit.ends = messages.decode(kit.ends)
             initializer, initargs, _ = kit.ends
             if initializer is not None:
                 initializer(*initargs)
         except BaseException as error:
-            kit.results.put(
-                (messages.INITIALIZER_FAILED, self._slot, *messages.failure(error, kit.pickler))
-            )
+            kit.results.put((messages.INITIALIZER_FAILED, self._slot, *messages.failure(error, kit.pickler)))
             return False
         self._words[self._base + words.STATE] = words.READY
         return True
@@ -225,7 +224,7 @@ class Worker:
         known = self._functions.get(function)
         if known is None and function is not None:
             if isinstance(function, bytes):
-                known = messages.pickle.loads(function)
+                known = messages.decode_name(function)
             else:
                 known = self._kit.store.read(function[1], is_kept=False)
             if len(self._functions) >= _FUNCTIONS:
