@@ -55,8 +55,13 @@ smaller ratios.
 
 _WORKERS = """\
 **What is compared.** Each pool does the same in each scenario, and forks its workers, but for loky, which
-starts new interpreters, as it does by default. `map` passes one call at a time. In each round each pool is
-opened, tried with some calls, and then measured, in a process of its own. All pools idle at the same time.
+starts new interpreters, as it does by default. `map` passes one call at a time; of multiprocessing.Pool it is
+`imap`, and `apply` is its `submit(...).result()`. In each round each pool is opened, tried with some calls,
+and then measured, in a process of its own. All pools idle at the same time.
+
+**What is not read.** A large array that Penstock passes is mapped by the receiver and not copied, so a
+receiver that does not read it pays no page faults. Compare such a table with the one beside it whose arrays
+are read.
 
 **Deaths.** A pool that breaks or hangs has no figure; the table says why. "A bare process" is what starting
 a process takes, until its first statement: no pool can be faster by much, and only what is beyond that counts
