@@ -94,6 +94,7 @@ def test_the_processor_time_of_all_processes_is_counted() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.limit(300)  # loky starts new interpreters, for each scenario
 @pytest.mark.parametrize("file", pools._FILES)
 def test_pools_are_measured(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     able, missing = load(pools.__name__, (file,))
@@ -101,6 +102,7 @@ def test_pools_are_measured(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(missing[file])
     [rival] = able.values()
     monkeypatch.setattr(workers, "_IDLE_WORKERS", (2,))
+    monkeypatch.setattr(workers, "_WARM_UP", 3)
     monkeypatch.setattr(workers, "_HANGS", 50.0 if rival.is_ours else 0.5)
     results = workers.measure(able, 1, 0.01, 0.05, lambda: None)
     for scenario, outcomes in results.items():
