@@ -197,6 +197,21 @@ def test_three_early_deaths_break_the_pool(make_pool: Make) -> None:
     assert pool.statistics().started == 3
 
 
+def test_threads_cannot_be_started(make_pool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter."""
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = make_pool()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises((BrokenProcessPool, RuntimeError)):
+        pool.submit(functions.square, 2).result()
+        pool.submit(functions.square, 2)
+    monkeypatch.undo()
+    pool.shutdown()
+
+
 def test_initializer_and_finalizer(method: str, tmp_path: Path) -> None:
     with penstock.WorkerPool(
         1,
