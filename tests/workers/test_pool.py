@@ -329,6 +329,7 @@ def test_no_future_is_kept(make_pool: Make) -> None:
     until(lambda: gc.collect() is not None and kept() is None)
 
 
+@pytest.mark.slow
 def test_idle_workers_sleep(make_pool: Make) -> None:
     """After their last call they take no processor time at all, and neither does the pool's process."""
     pool = make_pool(4)
