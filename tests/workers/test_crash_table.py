@@ -77,6 +77,15 @@ OUTCOMES: dict[tuple[str, str], Any] = {
 }
 
 
+# These wait for a limit to be reached.
+SLOW = ("out of memory", "SIGSTOP")
+
+CELLS = [
+    pytest.param(stage, failure, marks=[pytest.mark.slow] if failure in SLOW else [])
+    for stage, failure in product(STAGES, FAILURES)
+]
+
+
 def submit(pool: penstock.WorkerPool, stage: str, failure: Callable[..., Any]) -> Any:
     if stage == "pickling the call":
         return pool.submit(functions.square, Doing(on_pickling=failure))
@@ -91,7 +100,7 @@ def end_for_want_of_memory(*_: Any) -> None:
     raise MemoryError
 
 
-@pytest.mark.parametrize(("stage", "failure"), [*product(STAGES, FAILURES)])
+@pytest.mark.parametrize(("stage", "failure"), CELLS)
 def test_crash(stage: str, failure: str, make_pool: Callable[..., penstock.WorkerPool]) -> None:
     outcome = OUTCOMES[stage, failure]
     fails = FAILURES[failure]

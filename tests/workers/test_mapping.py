@@ -1,7 +1,9 @@
 """`map` and `amap`: bounded, ordered or not, in chunks or not."""
 
 import asyncio
+import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -217,6 +219,33 @@ def test_two_maps_at_once(make_pool: Make) -> None:
     pool = make_pool()
     squares, others = pool.map(functions.square, range(500)), pool.map(abs, range(500))
     assert [*zip(squares, others, strict=True)] == [(number * number, number) for number in range(500)]
+
+
+def test_a_bar_on_a_terminal(make_pool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    pool = make_pool()
+    pool.submit(functions.square, 1).result()  # its workers must not inherit the terminal
+    terminal, program = os.openpty()
+    drawn = b""
+
+    def read() -> None:
+        nonlocal drawn
+        with contextlib.suppress(OSError):  # the other side is closed
+            while part := os.read(terminal, 4096):
+                drawn += part
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with open(program, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        monkeypatch.setenv("TERM", "xterm")
+        results = list(pool.map(functions.square, range(3), progress="squares"))
+        monkeypatch.undo()
+    reader.join()
+    os.close(terminal)
+    assert results == [0, 1, 4]
+    assert b"squares" in drawn
+    assert b"3/3" in drawn
 
 
 def test_progress(make_pool: Make, capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,6 +197,20 @@ def test_three_early_deaths_break_the_pool(make_pool: Make) -> None:
     assert pool.statistics().started == 3
 
 
+def test_threads_cannot_be_started(make_pool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter."""
+
+    def start(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool = make_pool()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises((BrokenProcessPool, RuntimeError)):
+        pool.submit(functions.square, 2).result()
+    monkeypatch.undo()
+    pool.shutdown()
+
+
 def test_initializer_and_finalizer(method: str, tmp_path: Path) -> None:
     with penstock.WorkerPool(
         1,
@@ -315,6 +329,7 @@ def test_no_future_is_kept(make_pool: Make) -> None:
     until(lambda: gc.collect() is not None and kept() is None)
 
 
+@pytest.mark.slow
 def test_idle_workers_sleep(make_pool: Make) -> None:
     """After their last call they take no processor time at all, and neither does the pool's process."""
     pool = make_pool(4)

@@ -244,6 +244,15 @@ class Crew:
             except ProcessLookupError:
                 return
 
+    def reap_all(self) -> None:
+        """Wait for workers that are about to be killed, where there is no thread that buries them."""
+        for member in list(self.members.values()):
+            if member.process is not None:
+                member.process.join()
+            if member.sentinel >= 0:
+                os.close(member.sentinel)
+        self.members.clear()
+
     def close(self) -> None:
         """End the template. All workers must have ended."""
         template, self._template = self._template, None

@@ -131,8 +131,20 @@ class Engine:
             self._starters.extend(map(start_new_thread, (self._run_starter,), ((),)))
 
     def _run_starter(self) -> None:
-        self.collector.start()
-        self.warden.start()
+        try:
+            self.collector.start()
+            self.warden.start()
+        except Exception as error:  # no thread can be started any more, for example when the program ends
+            self._end_without_threads(error)
+
+    def _end_without_threads(self, error: Exception) -> None:
+        with self.crew.lock:
+            self.is_closing = self.is_killed = True
+            self.fail(f"the pool's threads cannot be started: {error}", error)
+            self._lifeline[1].close()  # this kills the workers
+            self.crew.reap_all()
+        self.end()
+        self.warden.give_up()
 
     def _abandon_start(self, error: BaseException) -> None:
         """End a pool whose start has failed or was interrupted."""

@@ -103,7 +103,8 @@ class _Submitter(Executor):
         the items before it.
 
         `progress` is told how far the map is, ten times a second at most, as results are taken: a callable
-        gets a `Progress`; True or a label writes lines to standard error.
+        gets a `Progress`; True or a label draws rich's bar on a terminal, if rich is installed, and else
+        writes lines to standard error.
 
         The iterator takes results itself while it waits. An iterator that is closed, or collected, cancels
         what has not begun. After `shutdown()` it yields what was put before, and then raises RuntimeError if

@@ -59,20 +59,57 @@ class Lines:
             return
         self._next = now + _LINE_INTERVAL
         of = "" if state.total is None else f" of {state.total}"
-        failed = f", {state.failed} failed" if state.failed else ""
-        retried = f", {state.retried} run again" if state.retried else ""
         print(
-            f"{self._label}: {state.done}{of} done{failed}{retried}, {state.rate:.0f}/s",
+            f"{self._label}: {state.done}{of} done{_trouble(state)}, {state.rate:.0f}/s",
             file=self._stream,
             flush=True,
         )
+
+
+class Bar:
+    """Draws rich's bar on a terminal."""
+
+    def __init__(self, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Display
+
+        self._display = Display(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._display.add_task(label, total=None, told="")
+        self._display.start()
+
+    def __call__(self, state: Progress) -> None:
+        """Draw the state; leave the bar as it is after the last one."""
+        told = f"{state.rate:.0f}/s{_trouble(state)}"
+        self._display.update(self._task, completed=state.done, total=state.total, told=told)
+        if state.is_last:
+            self._display.refresh()
+            self._display.stop()
+
+
+def _trouble(state: Progress) -> str:
+    failed = f", {state.failed} failed" if state.failed else ""
+    return failed + (f", {state.retried} run again" if state.retried else "")
 
 
 def reporter(progress: bool | str | Callable[[Progress], object], name: str) -> Callable[[Progress], object]:
     """Return what is told of each state: the one place where a program's choice becomes a display."""
     if callable(progress):
         return progress
-    return Lines(progress if isinstance(progress, str) else name, sys.stderr)
+    label = progress if isinstance(progress, str) else name
+    if sys.stderr.isatty():
+        try:
+            return Bar(label)
+        except ImportError:
+            pass  # without rich
+    return Lines(label, sys.stderr)
 
 
 class Meter:

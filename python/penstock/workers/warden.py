@@ -79,7 +79,13 @@ class Warden:
     def join(self) -> None:
         """Wait until the pool has ended."""
         self._has_ended.wait()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def give_up(self) -> None:
+        """Be over, because the thread cannot be started."""
+        self.close()
+        self._has_ended.set()
 
     def is_this_thread(self) -> bool:
         """Whether this is the thread."""
