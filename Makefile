@@ -13,7 +13,7 @@ RUNS := 25
 PYTHON :=
 
 # The folders of tests/, the longest first.
-FOLDERS := multiprocessing crash cli buffers asynchronous conformance support
+FOLDERS := multiprocessing crash workers cli buffers asynchronous conformance support
 
 # The parts of test-package.
 PACKAGE_PARTS := test-cpython-sample $(FOLDERS:%=test-%)

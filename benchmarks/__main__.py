@@ -23,6 +23,7 @@ from . import (
     delays,
     event_loops,
     growth,
+    pools,
     recovery,
     report,
     resources,
@@ -31,6 +32,7 @@ from . import (
     sizes,
     threads,
     throughput,
+    workers,
 )
 from .measured import Measured, Target, at_least, at_most, interleave, missed
 from .payloads import PAYLOADS, Payload
@@ -43,6 +45,8 @@ BATCHED, OUR_PIPE = "Penstock, batched", "Penstock Pipe"
 DUPLEX, OUR_DUPLEX = "multiprocessing.Pipe, duplex", "Penstock Pipe, duplex"
 SHAPES: list[Shape] = [(1, 1), (1, 4), (4, 1), (2, 2), (4, 4)]
 MIB = 1 << 20
+WORKERS = "workers"
+"""The stage with a report of its own, in a folder of this name."""
 
 
 class Bench:
@@ -55,6 +59,8 @@ class Bench:
         self.rivals, self.missing = rivals.available()
         self.results = Results(missing=self.missing)
         self.targets: list[Target] = self.results.targets
+        self.pools, missing_pools = pools.available()
+        self.of_workers = Results(missing=missing_pools)
 
     def stage(self, text: str, steps: int) -> None:
         """Print what is measured now."""
@@ -230,6 +236,16 @@ class Bench:
         self.stage("recovery", recovery.steps(self.options.rounds))
         self.results.recovery = recovery.measure(self.options.rounds, self.tick)
 
+    # --------------------------------------------------------------------------------------------- workers
+
+    def workers(self) -> None:
+        """Pools of worker processes."""
+        options = self.options
+        self.stage("pools of workers", workers.steps(options.rounds))
+        self.of_workers.workers = workers.measure(
+            self.pools, options.rounds, options.seconds, options.idle_seconds, self.tick
+        )
+
     # --------------------------------------------------------------------------------------------- targets
 
     def judge(self) -> None:
@@ -270,6 +286,7 @@ class Bench:
         self._judge_sizes()
         self._judge_recovery()
         self._judge_event_loops()
+        self.of_workers.targets += workers.judge(self.of_workers.workers)
 
     def _judge_event_loops(self) -> None:
         rates = self.results.event_loops.get(event_loops.RATE)
@@ -362,13 +379,14 @@ def main() -> int:
         "delays",
         "growth",
         "recovery",
+        WORKERS,
     )
     parser.add_argument("--only", choices=stages, nargs="+", default=stages, help="measure only these")
     parser.add_argument(
         "--rivals",
         nargs="+",
         metavar="NAME",
-        help="compare only these (Penstock and the standard queue always)",
+        help="compare only these (Penstock, the standard queue and the standard pools always)",
     )
     parser.add_argument(
         "--payloads",
@@ -397,16 +415,24 @@ def main() -> int:
         bench = Bench(options, progress)
         if options.rivals:
             wanted = {OURS, BATCHED, OUR_PIPE, OUR_DUPLEX, STANDARD, PIPE, DUPLEX, *options.rivals}
-            if unknown := wanted - set(bench.rivals):
+            wanted_pools = {workers.OURS, workers.EXECUTOR, workers.POOL, *options.rivals}
+            if unknown := wanted - set(bench.rivals) - set(bench.pools):
                 parser.error(f"not available here: {', '.join(sorted(unknown))}")
             bench.rivals = {name: rival for name, rival in bench.rivals.items() if name in wanted}
+            bench.pools = {name: rival for name, rival in bench.pools.items() if name in wanted_pools}
         for stage in options.only:
             getattr(bench, stage)()
     bench.judge()
-    report.show(bench.results, console if console.is_terminal else Console(width=150))
-    if options.output:
-        report.write(bench.results, options.output)
-    return 1 if missed(bench.targets) else 0
+    reports = []
+    if set(options.only) != {WORKERS}:
+        reports.append((bench.results, report.QUEUES, ""))
+    if WORKERS in options.only:
+        reports.append((bench.of_workers, report.WORKERS, WORKERS))
+    for results, subject, folder in reports:
+        report.show(results, subject, console if console.is_terminal else Console(width=150))
+        if options.output:
+            report.write(results, subject, options.output / folder)
+    return 1 if any(missed(results.targets) for results, _, _ in reports) else 0
 
 
 if __name__ == "__main__":

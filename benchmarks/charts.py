@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import round_trips
+from . import round_trips, workers
 from .results import Results
 from .throughput import HANDED, IN_TURN, LIMIT
 
@@ -59,6 +59,23 @@ def _by_size(results: Results) -> Figure:
         axes.set_title(f"{kind}: microseconds an item", fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
+    return figure
+
+
+def _of_pools(results: Results) -> Figure:
+    scenarios = results.workers
+    rows = (len(scenarios) + 1) // 2
+    figure = Figure(figsize=(12, 2 * rows), layout="constrained")
+    grid = list(figure.subplots(rows, 2, squeeze=False).flat)
+    for axes in grid[len(scenarios) :]:
+        axes.set_visible(False)
+    for axes, (scenario, outcomes) in zip(grid, scenarios.items(), strict=False):
+        values = {
+            name: (outcome.measured.median, *outcome.measured.spread)
+            for name, outcome in outcomes.items()
+            if outcome.measured.rounds
+        }
+        _bars(axes, values, f"{scenario}: {workers.UNITS.get(scenario, workers.IDLE_UNIT)}")
     return figure
 
 
@@ -116,4 +133,7 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
             axes.set_ylabel("nanoseconds")
             axes.legend(frameon=False)
         drawn["Cost of an item as the queue and its company grow"] = _save(figure, folder, "growth.svg")
+    if results.workers:
+        title = "Pools of workers beside each other; a pool without a bar breaks or hangs, as its table says"
+        drawn[title] = _save(_of_pools(results), folder, "workers.svg")
     return drawn

@@ -18,19 +18,32 @@ from rich.table import Table
 
 import penstock
 
-from . import delays, recovery, round_trips, sizes, threads
+from . import delays, recovery, round_trips, sizes, threads, workers
 from .measured import Measured, three_digits
 from .results import Results
 from .throughput import LIMIT
 
-_PREFACE = """\
-# Benchmarks
+
+@dataclass(frozen=True)
+class Subject:
+    """What a report is about."""
+
+    preface: str
+    packages: tuple[str, ...]
+    """Those whose versions it names."""
+
+
+_DISTRUST = """\
+# Benchmarks{of}
 
 **Why not to trust them.** These are small loops on one virtual machine with two cores, which other
 work disturbs. Rounds of the rivals are interleaved, so that a disturbance meets all of them; the figures
 are medians, with the least and the most beside them; and only ratios within one run mean anything. Your
 machine, your objects and your number of processes are others: run `make bench` yourself.
 
+"""
+
+_QUEUES = """\
 **What is not read.** Consumers count what they get and drop it. A large array that Penstock passes is mapped
 by the receiver and not copied. So a consumer that does not read it pays no page faults, whereas the rivals
 have copied all of it by then. "1 MB array, read" is the same array of which the consumer reads one number of
@@ -40,6 +53,26 @@ smaller ratios.
 
 """
 
+_WORKERS = """\
+**What is compared.** Each pool does the same in each scenario, and forks its workers, but for loky, which
+starts new interpreters, as it does by default. `map` passes one call at a time; of multiprocessing.Pool it is
+`imap`, and `apply` is its `submit(...).result()`. In each round each pool is opened, tried with some calls,
+and then measured, in a process of its own. All pools idle at the same time.
+
+**What is not read.** A large array that Penstock passes is mapped by the receiver and not copied, so a
+receiver that does not read it pays no page faults. Compare such a table with the one beside it whose arrays
+are read.
+
+**Deaths.** A pool that breaks or hangs has no figure; the table says why. "A bare process" is what starting
+a process takes, until its first statement: no pool can be faster by much, and only what is beyond that counts
+for the target.
+
+"""
+
+QUEUES = Subject(_DISTRUST.format(of="") + _QUEUES, ("faster-fifo", "pyzmq", "numpy", "pandas", "torch"))
+WORKERS = Subject(
+    _DISTRUST.format(of=" of pools of workers") + _WORKERS, ("loky", "mpire", "pebble", "numpy")
+)
 
 _BARE = (
     "The limit is what one process needs to wake another one and be woken by it. A rival that watches for "
@@ -166,7 +199,34 @@ def _sections(results: Results) -> list[Section]:
         ]
         heads = ["", "median", "spread"]
         sections.append(Section("What deaths, leases and processes cost", heads, rows, recovery.NOTE))
+    sections += [_of_pools(scenario, outcomes) for scenario, outcomes in results.workers.items()]
     return sections
+
+
+def _of_pools(scenario: str, outcomes: dict[str, workers.Outcome]) -> Section:
+    """The pools in a scenario, the best first; those without a figure come last."""
+    unit = workers.UNITS.get(scenario, workers.IDLE_UNIT)
+    is_rate = unit == "calls a second"
+    standard = outcomes[workers.EXECUTOR].measured.rounds and outcomes[workers.EXECUTOR].measured.median
+
+    def place(outcome: workers.Outcome) -> tuple[bool, float]:
+        rounds = outcome.measured.rounds
+        return not rounds, outcome.measured.median * (-1 if is_rate else 1) if rounds else 0
+
+    rows = []
+    for name, outcome in sorted(outcomes.items(), key=lambda item: place(item[1])):
+        measured, failed = outcome.measured, len(outcome.failures)
+        cells = ["", "", ""]
+        if measured.rounds:
+            ratio = f"{measured.median / standard:.2f}" if standard else ""
+            cells = [three_digits(measured.median), _spread(measured), ratio]
+        reasons = "; ".join(dict.fromkeys(outcome.failures))
+        trouble = f"{failed} of {failed + len(measured.rounds)} rounds: {reasons}" if failed else ""
+        rows.append([name, *cells, trouble])
+    heads = ["", unit, "spread", f"x {workers.EXECUTOR}", "failed"]
+    if not any(row[-1] for row in rows):
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
+    return Section(scenario[0].upper() + scenario[1:], heads, rows, workers.NOTES.get(scenario, ""))
 
 
 def _by_size(kind: str, costs: sizes.Costs, check: sizes.Check) -> Section:
@@ -216,9 +276,9 @@ def _processor() -> str:
     return "unknown processor"
 
 
-def _versions() -> str:
+def _versions(subject: Subject) -> str:
     packages = []
-    for package in ("faster-fifo", "pyzmq", "numpy", "pandas", "torch"):
+    for package in subject.packages:
         try:
             packages.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
@@ -232,7 +292,7 @@ def _versions() -> str:
     )
 
 
-def show(results: Results, console: Console) -> None:
+def show(results: Results, subject: Subject, console: Console) -> None:
     """Print the tables, the targets last."""
     first, *others = _sections(results)
     for section in [*others, first]:
@@ -246,7 +306,7 @@ def show(results: Results, console: Console) -> None:
             console.print(section.note, highlight=False)
     for name, reason in results.missing.items():
         console.print(f"not compared: {name} ({reason})", highlight=False)
-    console.print(_versions(), highlight=False)
+    console.print(_versions(subject), highlight=False)
 
 
 def _markdown(section: Section) -> str:
@@ -264,17 +324,17 @@ def _plain(value: Any) -> Any:
     return vars(value)  # of a dataclass; its fields' values come here in turn
 
 
-def write(results: Results, folder: Path) -> None:
+def write(results: Results, subject: Subject, folder: Path) -> None:
     """Write README.md, results.json and the charts."""
     from . import charts  # here, because only charts need the plotting library
 
     folder.mkdir(parents=True, exist_ok=True)
-    versions = _versions()
+    versions = _versions(subject)
     drawn = charts.draw(results, folder)
     pictures = "\n".join(f"![{title}]({name})\n" for title, name in drawn.items())
     tables = "\n".join(map(_markdown, _sections(results)))
     not_compared = "".join(f"Not compared: {name} ({reason}).\n" for name, reason in results.missing.items())
-    text = f"{_PREFACE}{versions}\n\n{not_compared}\n{pictures}\n{tables}"
+    text = f"{subject.preface}{versions}\n\n{not_compared}\n{pictures}\n{tables}"
     (folder / "README.md").write_text(text)
     with open(folder / "results.json", "w") as file:
         json.dump({"versions": versions, **vars(results)}, file, default=_plain, indent=1)

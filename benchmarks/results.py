@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from . import delays, event_loops, growth, recovery, sizes, threads
+from . import delays, event_loops, growth, recovery, sizes, threads, workers
 from .measured import Measured, Target
 
 
@@ -24,4 +24,5 @@ class Results:
     delays: delays.Results = field(default_factory=dict)
     sizes: sizes.Results = field(default_factory=sizes.Results)
     recovery: recovery.Figures = field(default_factory=dict)
+    workers: workers.Results = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)

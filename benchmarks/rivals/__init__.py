@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-
+from ..loading import load
 from .interface import Rival
 
 _FILES = (
@@ -21,13 +20,4 @@ _FILES = (
 
 def available() -> tuple[dict[str, Rival], dict[str, str]]:
     """Return the rivals that can be imported here, and why the others cannot."""
-    rivals: dict[str, Rival] = {}
-    missing: dict[str, str] = {}
-    for name in _FILES:
-        try:
-            module = importlib.import_module(f"{__name__}.{name}")
-        except ImportError as error:
-            missing[name] = str(error)
-        else:
-            rivals |= {rival.name: rival for rival in module.RIVALS}
-    return rivals, missing
+    return load(__name__, _FILES)

@@ -2,6 +2,7 @@
 
     Queue, SimpleQueue, JoinableQueue   the queues
     Pipe                                two connected objects
+    WorkerPool                          a pool of worker processes
     get_context                         `multiprocessing` with these queues
     patch, unpatch                      these queues under programs that import `multiprocessing`
     errors                              what can be raised
@@ -37,14 +38,21 @@ __all__ = [
     "JoinableQueue",
     "Lease",
     "Pipe",
+    "PoolStatistics",
+    "Progress",
     "Queue",
+    "RemoteError",
     "ShutDown",
     "SimpleQueue",
     "Statistics",
+    "TaskTimeoutError",
+    "WorkerDied",
+    "WorkerPool",
     "__version__",
     "errors",
     "get_context",
     "patch",
+    "shared",
     "unpatch",
 ]
 
@@ -55,7 +63,21 @@ if TYPE_CHECKING:
     from .leases import Lease
     from .letters import DeadLetter, Death
     from .statistics import Statistics
+    from .workers.errors import RemoteError, TaskTimeoutError, WorkerDied
+    from .workers.pool import WorkerPool
+    from .workers.progress import Progress
+    from .workers.shared import shared
+    from .workers.statistics import PoolStatistics
 else:
+    _OF_WORKERS = {  # late, because they import concurrent.futures
+        "PoolStatistics": "statistics",
+        "Progress": "progress",
+        "RemoteError": "errors",
+        "TaskTimeoutError": "errors",
+        "WorkerDied": "errors",
+        "WorkerPool": "pool",
+        "shared": "shared",
+    }
 
     def __getattr__(name: str) -> object:
         if name == "Pipe":  # late, as `connections` says
@@ -78,4 +100,8 @@ else:
             from .statistics import Statistics
 
             return Statistics
+        if name in _OF_WORKERS:
+            from importlib import import_module
+
+            return getattr(import_module(f".workers.{_OF_WORKERS[name]}", __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,8 +26,10 @@ else:
     T = object
 
 
-class Death(namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "at"])):
-    """The death of a process that had an item in hand, as far as the process that found it could know.
+class Death(
+    namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "at", "stack"], defaults=[None])
+):
+    """The death of a process that had an item or a call in hand, as far as its finder could know.
 
     The parent of a process can tell how it ended, until it has reaped it; any other finds only that it did.
     `str(death)` says it in words.
@@ -64,9 +66,13 @@ class Death(namedtuple("Death", ["pid", "exitcode", "signal", "out_of_memory", "
     """The signal that killed it. None if it exited, or if that is not known."""
     out_of_memory: bool | None
     """False if the system has not killed it for want of memory: it exited, or died by another signal than
-    SIGKILL. Else None. It is never True, because Linux tells no other process why it has sent SIGKILL."""
+    SIGKILL. Else None, because Linux tells no other process why it has sent SIGKILL. It is True only of a
+    worker of a pool, if the pool has killed it for its memory, or if the control group has counted one more
+    process killed for want of memory."""
     at: float
     """When it was found dead, in seconds since the epoch."""
+    stack: str | None
+    """Where a worker of a pool was when the pool killed it, in the words of `faulthandler`. Else None."""
 
     def __str__(self) -> str:
         """Return the death in words."""

@@ -494,7 +494,7 @@ def test_patch_can_be_undone_in_the_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "say what to do: run or demo"),
+        ([], "say what to do: run, demo or map"),
         (["run"], "say which program"),
         (["run", "-m"], "argument -m: expected one argument"),
         (["run", "--no-such-option", "program.py"], "unrecognized arguments: --no-such-option"),

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import PenstockError
-from . import demo, run
+from . import demo, map, run
 
 _DESCRIPTION = "Crash-safe shared-memory queues under programs that use multiprocessing."
 
 _EXIT_CODES = """\
 exit status:
   0    success
-  1    the demo's totals do not agree, or it could not finish
+  1    the demo's totals do not agree, or it could not finish; a call of map has failed
   2    wrong arguments
   130  interrupted by Ctrl-C
 `penstock run` ends with the program's own status.
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("penstock", __version__)
             return 0
         if options.command is None:
-            parser.error("say what to do: run or demo")
+            parser.error("say what to do: run, demo or map")
         status: int = options.execute(options)
         return status
     except KeyboardInterrupt:
@@ -65,4 +65,5 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command")
     run.add_to(commands)
     demo.add_to(commands)
+    map.add_to(commands)
     return parser
