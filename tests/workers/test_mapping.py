@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,6 +214,13 @@ def test_amap(ordered: bool, make_pool: Make) -> None:
         return [result async for result in pool.amap(functions.square, range(1000), ordered=ordered)]
 
     assert sorted(asyncio.run(main())) == SQUARES
+
+
+def test_the_first_call_fails_before_it_is_put(make_pool: Make) -> None:
+    with pytest.raises((AttributeError, TypeError, pickle.PicklingError)):
+        make_pool().map(lambda number: number, [1])
+    assert list(make_pool().map(functions.square, [])) == []
+    assert make_pool().submit(lambda: None).exception() is not None
 
 
 def test_two_maps_at_once(make_pool: Make) -> None:

@@ -142,6 +142,14 @@ def test_shutdown_leaves_nothing(method: str) -> None:
     assert pool.statistics().workers == 0
 
 
+def test_the_first_of_several_pools_ends_first() -> None:
+    """Workers of the others have descriptors of its own."""
+    pools = [penstock.WorkerPool(2, mp_context="fork") for _ in range(3)]
+    assert [pool.submit(functions.square, 3).result() for pool in pools] == [9, 9, 9]
+    for pool in pools:
+        pool.shutdown()
+
+
 def test_a_pool_that_is_never_used_leaves_nothing() -> None:
     penstock.WorkerPool(2).shutdown()
     with penstock.WorkerPool(2):

@@ -271,8 +271,9 @@ class Crew:
 @contextmanager
 def _ctrl_c_put_off() -> Iterator[None]:
     """Start a process in which SIGINT stays pending until it has said what it does on it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

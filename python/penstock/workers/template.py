@@ -10,6 +10,7 @@ ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -65,6 +66,9 @@ class Template:
 
     def close(self) -> None:
         """Let the template end, and wait for it."""
+        with contextlib.suppress(OSError):  # the template has been killed
+            # Closing alone does not end it: workers of other pools, forked later, have this descriptor, too.
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         self.process.join()
         self.process.close()
