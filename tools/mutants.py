@@ -83,7 +83,7 @@ def core(file: str, *tests: str) -> Check:
     """The core's tests with fault points in one file."""
     options = ["-p", "penstock-core", "--features", "fault-points", "--test", file]
     return cargo_test(
-        " ".join(["tests", file, *(test.removeprefix("points::") for test in tests)]), options, tests, 600
+        " ".join(["tests", file, *(test.removeprefix("points::") for test in tests)]), options, tests, 200
     )
 
 

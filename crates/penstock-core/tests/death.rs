@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "fault-points")]
-use penstock_core::{Batch, Remainder};
-use penstock_core::{Buffer, Delivery, Error, Leave, Options, Patience, Queue};
+use penstock_core::{Batch, Buffer, Delivery, Remainder};
+use penstock_core::{Error, Leave, Options, Patience, Queue};
 
 #[path = "common/child.rs"]
 mod child;

@@ -3,7 +3,6 @@
 #![cfg(not(loom))]
 #![allow(unsafe_code)]
 
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -379,6 +378,8 @@ fn a_death_changes_no_delay() {
 
 #[cfg(feature = "fault-points")]
 mod points {
+    use std::sync::Arc;
+
     use super::*;
     use penstock_core::fault;
 

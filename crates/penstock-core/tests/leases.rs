@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use penstock_core::{
     Batch, Buffer, DeadLetter, Death, Delivery, Error, Held, Leave, LetterTicket, Options, Patience, Queue,
-    Statistics, Verdict,
+    Verdict,
 };
 
 #[path = "common/awaited.rs"]
@@ -1038,6 +1038,8 @@ fn without_memory_there_is_no_note() {
 
 #[cfg(feature = "fault-points")]
 mod points {
+    use penstock_core::Statistics;
+
     use super::*;
     use penstock_core::fault;
 
