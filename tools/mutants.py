@@ -880,7 +880,7 @@ MUTANTS = [
         f"{CORE}/state/waiters.rs",
         "            match self.watcher(kind)? {\n",
         "            match self.hot().waiters[kind as usize].head.get() {\n",
-        (core("shutdown", "points::death_before_many_waiters_are_woken"),),
+        (unit("a_shutdown_notifies_the_watcher_first"),),
     ),
     Mutant(
         "ended-not-woken-again",
@@ -2465,7 +2465,7 @@ Some(State::Handed | State::HandedDone) => {
         f"{CORE}/state/notifier.rs",
         "        self.discount_finish_watchers_of(record);\n        record",
         "        record",
-        (core("watching", "a_dead_watcher_is_discounted"),),
+        (unit("all_watchers_of_a_participant_are_discounted"),),
     ),
     Mutant(
         "full-without-room-watchers",
@@ -2506,7 +2506,7 @@ Some(State::Handed | State::HandedDone) => {
     let state = if pipe.fill() { FULL } else { UNKNOWN };
     word.store(next(word.get(), state), Ordering::SeqCst);
 """,
-        (models("items_and_room_are_shown"),),
+        (models("a_full_pipe"),),
     ),
     Mutant(
         "drained-full-is-not-unknown",
@@ -2514,7 +2514,7 @@ Some(State::Handed | State::HandedDone) => {
         f"{CORE}/state/pipe_word.rs",
         "                FULL => true,\n",
         "                FULL => return false,\n",
-        (models("items_and_room_are_shown"),),
+        (models("a_full_pipe"),),
     ),
     Mutant(
         "the-end-is-not-shown",

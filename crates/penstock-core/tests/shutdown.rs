@@ -1177,12 +1177,14 @@ mod points {
         const WAITERS: u64 = 800;
         for kind in ["putters", "getters"] {
             let queue = with_items(&ONE, u8::from(kind == "putters"));
+            // No wait ends by itself.
+            let for_long = Patience::Until(Instant::now() + Duration::from_secs(600));
             let waiters: Vec<_> = (0..WAITERS)
                 .map(|_| {
                     let queue = queue.clone();
                     thread::spawn(move || match kind {
-                        "putters" => put(&queue, b"late", soon()),
-                        _ => get(&queue, soon()).map(drop),
+                        "putters" => put(&queue, b"late", for_long),
+                        _ => get(&queue, for_long).map(drop),
                     })
                 })
                 .collect();

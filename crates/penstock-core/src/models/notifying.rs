@@ -21,6 +21,9 @@ const NARROW_ACKNOWLEDGED: Options = Options {
     ..ACKNOWLEDGED
 };
 
+/// Room for two: an item alone is one for which a byte is promised, and two fill the pipe.
+const ROOM_FOR_TWO: Options = Options { maxsize: 2, ..PLAIN };
+
 const DELAY: Duration = Duration::from_millis(7);
 
 /// No byte is owed any more, and what lies in the pipes agrees with the queue.
@@ -93,6 +96,17 @@ fn put_or_get(queue: &Arc<Queue>, process: u32) {
     match process {
         1 => put(queue, 1),
         _ => drop(try_get(queue, at_once())),
+    }
+}
+
+/// One puts an item; the other one takes it, perhaps, and fills the queue.
+fn put_or_fill(queue: &Arc<Queue>, process: u32) {
+    if process == 1 {
+        return drop(queue.put(&[&[1]], at_once()));
+    }
+    let _ = try_get(queue, at_once());
+    for item in [2, 3] {
+        let _ = queue.put(&[&[item]], at_once());
     }
 }
 
@@ -232,6 +246,18 @@ fn items_and_room_are_shown() {
         work: put_and_get,
     }
     .check(2);
+}
+
+/// A byte that comes too late takes out what has filled the pipe meanwhile.
+#[test]
+fn a_full_pipe_beside_a_late_byte() {
+    Watched {
+        name: "one puts, one gets and fills, watched for both",
+        options: &ROOM_FOR_TWO,
+        kinds: &[Kind::Item, Kind::Room],
+        work: put_or_fill,
+    }
+    .check(4);
 }
 
 #[test]

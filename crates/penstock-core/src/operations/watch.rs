@@ -299,6 +299,25 @@ mod tests {
         assert!(!platform::is_pipe_readable(items));
     }
 
+    /// A participant that leaves, or is dead, watches no more, whatever it has watched for.
+    #[test]
+    fn all_watchers_of_a_participant_are_discounted() {
+        let queue = acknowledged(1);
+        for kind in [Kind::Item, Kind::Room, Kind::Finish] {
+            now(|wait| queue.watch_for(kind, wait));
+        }
+        let counted = || {
+            let hot = queue.shared.segment.hot();
+            [&hot.watching, &hot.watching_room, &hot.watching_finish].map(|count| count.get())
+        };
+        assert_eq!(counted(), [3, 1, 1]);
+        let mut section = now(|mut wait| queue.enter(&mut wait));
+        let record = queue.shared.segment.participant(section.my_index()).unwrap();
+        section.discount_watchers_of(record);
+        drop(section);
+        assert_eq!(counted(), [0, 0, 0]);
+    }
+
     /// A process that has closed the queue with an item in hand watches no more, so that puts and gets of the
     /// others do nothing at the notifier.
     #[test]

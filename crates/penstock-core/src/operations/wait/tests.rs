@@ -99,6 +99,20 @@ fn the_watcher_that_stays_last_wakes_no_other() {
     assert_eq!(ages(&queue, last), []);
 }
 
+/// Its slice is short, in case the wake-up call is lost with its waker.
+#[test]
+fn a_shutdown_notifies_the_watcher_first() {
+    let queue = create(1);
+    put(&queue);
+    let putters = [(); 3].map(|()| enlisted(&queue, Waiting::new(Kind::Room)));
+    let watcher = enter(&queue).watcher(Kind::Room).unwrap();
+    queue.shut_down(false).unwrap();
+    let section = enter(&queue);
+    let is_notified = |cell: &u32| section.cell(*cell).unwrap().word.get() == WOKEN;
+    let cells = putters.iter().map(|putter| putter.cell);
+    assert_eq!(cells.filter(is_notified).collect::<Vec<_>>(), [watcher]);
+}
+
 /// The putters before it have aged, too, and could not write their items for want of memory.
 #[test]
 fn the_watcher_that_is_handed_a_place_wakes_the_new_watcher() {
