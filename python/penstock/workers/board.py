@@ -10,6 +10,7 @@ number of the call that it has begun last (0 before the first). Behind these, ea
     STATE     worker   STARTING, READY or ENDING
     PARKED    worker   1 while it sleeps, or is about to, until the doorbell rings
     DOOM      pool     what becomes of the worker's call: see below
+    GOING     worker   the number of the call that it has decided to run
 
 A slot outlives its worker until the call that the worker had begun has ended. A worker to which that call is
 delivered again finds its number in the slots of the dead, so often as it was begun, and by `DOOM` whether it
@@ -19,8 +20,11 @@ A worker writes the call's number before it reads `DOOM`, and begins nothing whi
 writes `DOOM`, waits, and reads the number again: so it kills a worker in the call that it means, or not at
 all.
 
+A worker that has begun a call reads the call's byte, and then writes `GOING`, or it drops the call: it writes
+the number with a minus sign. So a pool that cancels a call finds out which of the two came first.
+
 Behind the words lie the places into which workers write their stacks, and behind these a byte for each call,
-which is 1 if the call was cancelled. The file is sparse: it has memory only where something was written.
+which is `ASKED` while the pool cancels the call, and `CANCELLED` from then on. The file is sparse: it has memory only where something was written.
 """
 
 from __future__ import annotations
@@ -41,12 +45,16 @@ HINT, CANCELS, USED = range(3)
 
 NUMBERS = 512  # the word of the first worker's number
 
-INDEX, REPORTED, BEGAN, STATE, PARKED, DOOM = range(6)
+INDEX, REPORTED, BEGAN, STATE, PARKED, DOOM, GOING = range(7)
 
 STARTING, READY, ENDING = range(3)
 
 # PAUSED: begin nothing. Of a dead worker: its call may be tried again (AGAIN), or not (FINAL).
 PAUSED, AGAIN, FINAL = 1, 2, 3
+
+# A call's byte. ASKED: a worker that has not begun the call drops it, and puts a result that says so.
+# CANCELLED: a worker drops it, also in the middle of a chunk, and puts nothing.
+ASKED, CANCELLED = 1, 2
 
 _FIRST_SLOT = NUMBERS + SLOTS
 _BYTES = (_FIRST_SLOT + SLOTS * WORDS) * 8
@@ -90,7 +98,7 @@ class Board:
         heappush(self._free, slot)
 
     def number(self, slot: int) -> int:
-        """Return the number of the call that the slot's worker has begun last."""
+        """Return the number of the call that the slot's worker has begun last, negative if it has dropped it."""
         return self.words[NUMBERS + slot]
 
     def was_begun(self, number: int) -> bool:
@@ -108,16 +116,17 @@ class Board:
                 found.append((words[base + INDEX], words[base + REPORTED], words[base + DOOM]))
         return found
 
-    def cancel(self, number: int, is_cancelled: bool = True) -> None:
-        """Say that no worker may begin the call, or take that back. Does nothing after `close()`."""
+    def cancel(self, number: int, mark: int = CANCELLED) -> None:
+        """Say that no worker may begin the call, or, by 0, take that back. Does nothing after `close()`."""
         with self._lock:
             if self.descriptor >= 0:
-                os.pwrite(self.descriptor, b"\1" if is_cancelled else b"\0", _CANCELLED + number)
+                os.pwrite(self.descriptor, bytes((mark,)), _CANCELLED + number)
                 self.words[CANCELS] = 1
 
-    def is_cancelled(self, number: int) -> bool:
-        """Whether no worker may begin the call."""
-        return os.pread(self.descriptor, 1, _CANCELLED + number) == b"\1"
+    def mark(self, number: int) -> int:
+        """Return the call's byte: 0, ASKED or CANCELLED."""
+        byte = os.pread(self.descriptor, 1, _CANCELLED + number)
+        return byte[0] if byte else 0
 
     def forget_cancelled(self) -> None:
         """Give back the memory of the bytes of cancelled calls, of which none may be waiting any more."""

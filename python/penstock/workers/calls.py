@@ -15,6 +15,7 @@ import fcntl
 import struct
 import termios
 import threading
+import time
 
 from ..errors import ShutDown
 from . import board as words
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
         def fail(self, number: int, index: int, error: BaseException) -> bool:
             """Take an exception of the pool's own; True if the call has no other item."""
+
+
+_DECISION = 1.0  # seconds for a worker to decide whether it runs a call that is being cancelled
 
 
 class Calls:
@@ -131,16 +135,37 @@ class Calls:
         if number not in self.sinks:
             return False
         is_first = not self._words[words.CANCELS]
-        self._board.cancel(number)
+        self._board.cancel(number, words.ASKED)
         if is_first:
             threading.Event().wait(0.001)  # a worker that has begun by now has written so
-        if self.is_running(number):
-            self._board.cancel(number, False)
+        if self._has_gone(number):
+            self._board.cancel(number, 0)
             return False
-        self.sinks.pop(number, None)
+        if self.sinks.pop(number, None) is None:
+            return False
+        self._board.cancel(number)
         self.forgotten += 1
         self._nudge()
         return True
+
+    def _has_gone(self, number: int) -> bool:
+        """Whether a worker runs the call that was asked to drop it. Waits until it has decided.
+
+        True also of a worker that does not decide within `_DECISION` seconds, or has decided on another call
+        since: if it has dropped this one, its result says so.
+        """
+        deadline = time.monotonic() + _DECISION
+        for slot in list(self._living()):
+            if self._board.number(slot) != number:
+                continue
+            while (begun := self._board.number(slot)) == number:
+                if self._words[self._board.base(slot) + words.GOING] == number or number not in self.sinks:
+                    return True
+                if time.monotonic() > deadline:
+                    return True
+                time.sleep(0)
+            return begun != -number
+        return False
 
     def is_running(self, number: int) -> bool:
         """Whether a living worker has begun the call, and its result has not come."""
@@ -163,6 +188,8 @@ class Calls:
             number = result[0]
             sink = find(number)
             if sink is not None:
+                if result[2] == messages.DROPPED:
+                    self.forgotten += 1
                 if sink.deliver(result):
                     if self._dead_slots:
                         self._release_slots(number)
@@ -182,10 +209,10 @@ class Calls:
         call = self.running(slot)
         number = self._board.number(slot)
         if call is None:
-            if number and number not in self.sinks:
+            if number > 0 and number not in self.sinks:
                 self._board.cancel(number)  # its result has come: it must not be run again
                 self._board.release(slot)
-            elif number:  # a chunk whose other items are still awaited
+            elif number > 0:  # a chunk whose other items are still awaited
                 self._dead_slots.setdefault(number, []).append(slot)
             else:
                 self._board.release(slot)

@@ -80,9 +80,13 @@ class CallFuture(Future):  # type: ignore[type-arg]
             return self.cancelled()
         if not self._engine.cancel(self.number):
             return self.cancelled()
+        return self._end_cancelled()
+
+    def _end_cancelled(self) -> bool:
         if not super().cancel():
             return False
-        self.set_running_or_notify_cancel()  # so that `wait` and `as_completed` see it
+        if self._state == standard.CANCELLED:
+            self.set_running_or_notify_cancel()  # so that `wait` and `as_completed` see it
         return True
 
     # What the calls of a pool are delivered to.
@@ -95,6 +99,9 @@ class CallFuture(Future):  # type: ignore[type-arg]
         """Take a result; True if the call has no other."""
         _, _, kind, data = result
         if self._is_done() and not self._done_callbacks and not self._waiters:  # type: ignore[attr-defined]
+            return True
+        if kind == messages.DROPPED:
+            self._end_cancelled()
             return True
         error: BaseException | None = None
         value = None

@@ -88,6 +88,9 @@ class Mapping:
     def deliver(self, result: tuple[int, int, int, Any]) -> bool:
         """Take a result, or several of a chunk; True if the call has no other."""
         number = result[0]
+        if result[2] == messages.DROPPED:
+            self.fail_whole(number)
+            return True
         if self._chunks and number in self._chunks:
             is_whole = self._deliver_of_chunk(result)
         else:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 # Kinds of calls. Of a chunk the data is a list: of arguments, or of the pickles of each item's.
 ONE, ARGUMENTS, PICKLED, WHOLE, CHUNK, PICKLED_CHUNK = range(6)
 
-# Kinds of results. VALUES are those of a part of a chunk.
-VALUE, PICKLED_VALUE, ERROR, REMOTE_ERROR, VALUES = range(5)
+# Kinds of results. VALUES are those of a part of a chunk. DROPPED: the call was cancelled, and will not run.
+VALUE, PICKLED_VALUE, ERROR, REMOTE_ERROR, VALUES, DROPPED = range(6)
 
 # Numbers of messages that are no results.
 INITIALIZER_FAILED = -1

@@ -89,6 +89,7 @@ class Worker:
         self._number = words.NUMBERS + slot
         self._index = self._base + words.INDEX
         self._began, self._doom = self._base + words.BEGAN, self._base + words.DOOM
+        self._going = self._base + words.GOING
         self._functions: dict[Any, Callable[..., Any]] = {}
         self._is_in_call = False
         self._is_interrupted = False
@@ -185,11 +186,20 @@ class Worker:
         board[self._number] = number
         while board[self._doom]:
             time.sleep(0.001)  # the pool is about to kill this worker, or finds that it need not
-        if board[words.CANCELS] and kit.board.is_cancelled(number):
+        if board[words.CANCELS] and (mark := kit.board.mark(number)):
+            self._drop(number, mark)
             return
         if again and (len(again) > retries or any(doom == words.FINAL for _, _, doom in again)):
+            board[self._number] = -number
             return  # the pool has seen that, too
+        board[self._going] = number
         self._put(number, 0, *self._outcome(function, kind, data))
+
+    def _drop(self, number: int, mark: int) -> None:
+        """Do not run a call that was cancelled. The pool may have taken that back by now: then tell it."""
+        self._words[self._number] = -number
+        if mark == words.ASKED:
+            self._put(number, 0, messages.DROPPED, None)
 
     def _outcome(self, function: Any, kind: int, data: Any) -> tuple[int, Any]:
         """Run a call, and return the kind and the data of its result. Raises nothing."""
@@ -265,7 +275,13 @@ class Worker:
             board[self._index] = index
             while board[self._doom]:
                 time.sleep(0.001)
-            if board[words.CANCELS] and kit.board.is_cancelled(number):
+            mark = kit.board.mark(number) if board[words.CANCELS] else 0
+            if index == first:
+                if mark:
+                    self._drop(number, mark)
+                    return
+                board[self._going] = number
+            elif mark == words.CANCELLED:
                 break
             if began - reported_at > _UNREPORTED_NS:
                 self._report(number, begin, values)
