@@ -1,9 +1,11 @@
 """What the workers of the tests run; a worker that was not forked imports it."""
 
+import dataclasses
 import faulthandler
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -183,3 +185,40 @@ def begin_and_ignore(begun: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Path(begun).touch()
     wait_for_ever()
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """It refuses every attribute."""
+
+
+def fail_frozen(*_: Any) -> NoReturn:
+    raise Frozen
+
+
+class ExitsWhenRebuilt(Exception):
+    """Rebuilding it ends the program."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (0,)
+
+
+def fail_exiting(*_: Any) -> NoReturn:
+    raise ExitsWhenRebuilt("never rebuilt")
+
+
+class ExitsElsewhere(Exception):
+    """Rebuilding it raises SystemExit in every process but the one that has raised it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exit_elsewhere, (os.getpid(),)
+
+
+def exit_elsewhere(pid: int) -> ExitsElsewhere:
+    if os.getpid() != pid:
+        sys.exit(3)
+    return ExitsElsewhere()
+
+
+def fail_elsewhere(*_: Any) -> NoReturn:
+    raise ExitsElsewhere

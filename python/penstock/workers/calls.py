@@ -190,7 +190,7 @@ class Calls:
             if sink is not None:
                 if result[2] == messages.DROPPED:
                     self.forgotten += 1
-                if sink.deliver(result):
+                if _hand_over(sink, result):
                     if self._dead_slots:
                         self._release_slots(number)
                     end(number, None)
@@ -274,6 +274,14 @@ class Calls:
             with self._lock:
                 if not self.sinks:
                     self._board.forget_cancelled()
+
+
+def _hand_over(sink: Sink, result: tuple[int, int, int, Any]) -> bool:
+    """Deliver a result. One that cannot be delivered ends its own call, and no other."""
+    try:
+        return sink.deliver(result)
+    except Exception as error:
+        return sink.fail(*result[:2], error)
 
 
 def _told(deaths: list[Death]) -> str:

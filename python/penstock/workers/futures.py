@@ -136,8 +136,13 @@ class CallFuture(Future):  # type: ignore[type-arg]
             self._condition.notify_all()
         callbacks = self._done_callbacks  # type: ignore[attr-defined]
         while callbacks:
-            callback = callbacks.pop(0)
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:  # another thread settles it, too
+                break
             try:
                 callback(self)
-            except Exception:
+            except BaseException as raised:
+                if isinstance(raised, KeyboardInterrupt) and is_main_thread():
+                    raise
                 standard.LOGGER.exception("exception calling callback for %r", self)

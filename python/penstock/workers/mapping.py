@@ -7,6 +7,7 @@ doubles, up to 1,024. A chunk grows likewise, as long as it takes less than half
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from concurrent.futures import CancelledError
@@ -91,21 +92,23 @@ class Mapping:
         if result[2] == messages.DROPPED:
             self.fail_whole(number)
             return True
-        if self._chunks and number in self._chunks:
-            is_whole = self._deliver_of_chunk(result)
+        chunk = self._chunks.get(number)
+        if chunk is not None:
+            is_whole = self._deliver_of_chunk(chunk, result)
         else:
             if not self._is_ordered and number not in self._ready:
                 self._arrived.append(result)
             self._ready[number] = result
             self._come += 1
             is_whole = True
-        if self._on_arrival is not None:
-            self._on_arrival()
+        on_arrival = self._on_arrival
+        if on_arrival is not None:
+            with contextlib.suppress(RuntimeError):  # the event loop was closed
+                on_arrival()
         return is_whole
 
-    def _deliver_of_chunk(self, result: tuple[int, int, int, Any]) -> bool:
+    def _deliver_of_chunk(self, chunk: list[Any], result: tuple[int, int, int, Any]) -> bool:
         number, index, kind, data = result
-        chunk = self._chunks[number]
         for value in data if kind == messages.VALUES else (data,):
             if chunk[index] is None:
                 chunk[index] = (number, index, messages.VALUE if kind == messages.VALUES else kind, value)

@@ -125,14 +125,18 @@ def failure(error: BaseException, pickler: Pickler) -> tuple[int, Any]:
         pickled = pickler.dumps(error)
         if type(decode(pickled)) is not type(error):
             raise TypeError("another exception was rebuilt")
-    except Exception:
-        name = type(error).__qualname__
-        try:
-            said = str(error)
-        except Exception:
-            said = ""
-        return REMOTE_ERROR, (name, said, text)
+    except BaseException as trouble:
+        if isinstance(trouble, KeyboardInterrupt):
+            raise  # Ctrl-C: it becomes the call's
+        return REMOTE_ERROR, (type(error).__qualname__, _said(error), text)
     return ERROR, (pickled, text)
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def failure_of(kind: int, data: Any) -> BaseException:
@@ -144,13 +148,20 @@ def failure_of(kind: int, data: Any) -> BaseException:
             error = decode(pickled)
             if not isinstance(error, BaseException):
                 raise TypeError("no exception was rebuilt")
-        except Exception as trouble:
+        except BaseException as trouble:
+            if isinstance(trouble, KeyboardInterrupt) and is_main_thread():
+                raise  # Ctrl-C: another thread delivers it
             error = RemoteError(type(trouble).__qualname__, f"cannot rebuild an exception: {trouble}", text)
     else:
         name, said, text = data
         error = RemoteError(name, said, text)
-    error.__cause__ = _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]
-    error.__traceback__ = None
+    cause = _RemoteTraceback(f'\n"""\n{text}"""')
+    try:
+        error.__cause__ = cause  # type: ignore[assignment]
+        error.__traceback__ = None
+    except Exception:  # its class refuses attributes
+        error = RemoteError(type(error).__qualname__, _said(error), text)
+        error.__cause__ = cause  # type: ignore[assignment]
     return error
 
 
