@@ -62,6 +62,31 @@ def test_the_time_before_a_call_begins_does_not_count(make_pool: Make, tmp_path:
     assert limited.result() == 9
 
 
+@pytest.mark.limit(20)
+def test_a_short_limit_beside_a_long_one(make_pool: Make, tmp_path: Path) -> None:
+    pool = make_pool(2, timeout=3600)
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    first = pool.submit(functions.begin_and_wait, str(begun), str(go))
+    until(begun.exists)
+    with pytest.raises(penstock.TaskTimeoutError):
+        pool.options(timeout=0.2).submit(functions.wait_for_ever).result()
+    go.touch()
+    assert first.result() == str(go)
+
+
+@pytest.mark.limit(20)
+def test_a_worker_is_missing_while_another_runs_a_long_call(make_pool: Make, tmp_path: Path) -> None:
+    pool = make_pool(2, timeout=3600, idle_timeout=0.1)
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    first = pool.submit(functions.begin_and_wait, str(begun), str(go))
+    until(begun.exists)
+    until(lambda: pool.statistics().workers == 1)
+    assert pool.submit(functions.square, 2).result() == 4
+    assert not first.done()
+    go.touch()
+    assert first.result() == str(go)
+
+
 def test_max_tasks_per_child(method: str, make_pool: Make) -> None:
     pool = make_pool(1, mp_context=method, max_tasks_per_child=2)
     pids = [pool.submit(functions.pid).result() for _ in range(6)]

@@ -88,11 +88,15 @@ class Calls:
 
     def put(self, sink: Sink, numbers: Sequence[int], calls: list[tuple[Any, ...]]) -> None:
         """Put calls whose results go to `sink`. Raises RuntimeError after a shutdown, and as a put does."""
-        if sink.limit is not None and (self.least_limit is None or sink.limit < self.least_limit):
-            self.least_limit = sink.limit
         done: list[None] = []
         try:
-            self.sinks.update(dict.fromkeys(numbers, sink))
+            if sink.limit is None:
+                self.sinks.update(dict.fromkeys(numbers, sink))
+            else:
+                with self._lock:  # the warden forgets the limit only while there is no sink
+                    self.sinks.update(dict.fromkeys(numbers, sink))
+                    if self.least_limit is None or sink.limit < self.least_limit:
+                        self.least_limit = sink.limit
             # Without a step of the interpreter after the put, so that Ctrl-C cannot hide that it was done.
             done.extend(map(self._put_many, (calls,)))
         except BaseException as error:
@@ -117,6 +121,14 @@ class Calls:
         except BaseException:  # Ctrl-C: the next call wakes them
             self._words[words.HINT] = 1
             raise
+
+    def forget_limits(self) -> bool:
+        """Start over with the least limit, if no call is left. Return whether that is so."""
+        with self._lock:
+            if self.sinks:
+                return False
+            self.least_limit = None
+            return True
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Await nothing of these calls any more; those that have not begun will not."""

@@ -213,7 +213,7 @@ class Engine:
         self.calls.put(sink, numbers, calls)
         self.collector.call_was_put()
         if sink.limit is not None or self.kit.max_memory is not None or self.kit.idle_timeout is not None:
-            self.warden.call_was_put()
+            self.warden.call_was_put(sink.limit)
 
     def send_function(
         self, function: Callable[..., Any]

@@ -6,6 +6,7 @@ It sleeps until a worker has ended or a limit may be reached; an idle pool takes
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import signal
@@ -66,7 +67,7 @@ class Warden:
         self._words = engine.kit.board.words
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._lock = threading.Lock()
-        self._is_dozing = False
+        self._wakes_at = 0.0  # when it does by itself; 0 while it is awake
         self._to_kill: list[int] = []  # numbers of cancelled calls
         self._not_before = 0.0  # when the next worker may be started, after deaths before a first call
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -97,9 +98,14 @@ class Warden:
             if self._event >= 0:  # else the pool has ended
                 os.eventfd_write(self._event, 1)
 
-    def call_was_put(self) -> None:
-        """Let the thread keep the limits of calls, if it sleeps because there were none."""
-        if self._is_dozing:
+    def call_was_put(self, limit: float | None) -> None:
+        """Wake the thread if it sleeps longer than a call with this limit may take, or a worker is missing."""
+        engine = self._engine
+        if (
+            (limit is not None and time.monotonic() + limit < self._wakes_at)
+            or (engine.kit.max_memory is not None and self._wakes_at == math.inf)
+            or (engine.kit.idle_timeout is not None and len(engine.crew.members) < engine.max_workers)
+        ):
             self.wake()
 
     def kill_call(self, number: int) -> None:
@@ -135,19 +141,18 @@ class Warden:
         poll.register(self._event, select.POLLIN)
         for descriptor in self._engine.crew.descriptors():
             poll.register(descriptor, select.POLLIN)
-        self._is_dozing = seconds is None
-        if seconds is None and self._needs_ticks():  # a call was put before this thread said that it dozes
-            seconds = 0.0
+        self._wakes_at = math.inf if seconds is None else time.monotonic() + seconds
+        if self._engine.calls.sinks:  # a call may have been put before this thread said how long it sleeps
+            least = self._engine.calls.least_limit
+            if least is not None and (seconds is None or least < seconds):
+                seconds = least
+                self._wakes_at = time.monotonic() + seconds
+            elif seconds is None and self._engine.kit.max_memory is not None:
+                seconds = 0.0
         poll.poll(None if seconds is None else seconds * 1000)
-        self._is_dozing = False
+        self._wakes_at = 0.0
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._event)
-
-    def _needs_ticks(self) -> bool:
-        engine = self._engine
-        return bool(engine.calls.sinks) and (
-            engine.calls.least_limit is not None or engine.kit.max_memory is not None
-        )
 
     def _welcome(self) -> None:
         """Enter workers that the template has forked."""
@@ -236,8 +241,7 @@ class Warden:
             self._kill_cancelled(self._to_kill.pop())
         now = time.monotonic()
         seconds = self._end_finalizers(now) if engine.is_closing else None
-        if not engine.calls.sinks:
-            engine.calls.least_limit = None
+        if engine.calls.forget_limits():
             return seconds
         least = engine.calls.least_limit
         seconds = least if seconds is None else min(seconds, least or seconds)
