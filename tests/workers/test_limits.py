@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_a_short_limit_beside_a_long_one(make_pool: Make, tmp_path: Path) -> Non
     begun, go = tmp_path / "begun", tmp_path / "go"
     first = pool.submit(functions.begin_and_wait, str(begun), str(go))
     until(begun.exists)
+    until(lambda: pool._engine.warden._wakes_at > time.monotonic() + 1000)
     with pytest.raises(penstock.TaskTimeoutError):
         pool.options(timeout=0.2).submit(functions.wait_for_ever).result()
     go.touch()

@@ -301,6 +301,36 @@ def test_arguments(options: dict[str, Any], error: type[Exception]) -> None:
         penstock.WorkerPool(**options)
 
 
+@pytest.mark.limit(20)
+def test_a_forked_child_takes_and_cancels_nothing(make_pool: Make, tmp_path: Path) -> None:
+    from tests.support.children import fork
+
+    pool = make_pool(1)
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    function = functools.partial(functions.begin_and_wait, str(begun))
+    results = pool.map(function, [str(go)] * 4, chunksize=1, buffersize=4)
+    future = pool.submit(functions.square, 2)
+    until(begun.exists)
+
+    def in_child() -> str:
+        assert not future.cancel()
+        pool.kill_workers()
+        with pytest.raises(RuntimeError, match="belong to the process"):
+            future.result()
+        with pytest.raises(RuntimeError, match="belong to the process"):
+            next(results)
+        results.close()
+        return "done"
+
+    try:
+        with fork(in_child) as child:
+            assert child.result() == "done"
+    finally:
+        go.touch()
+    assert list(results) == [str(go)] * 4
+    assert future.result() == 4
+
+
 def test_a_forked_child_has_no_part_in_the_pool(make_pool: Make) -> None:
     from tests.support.children import fork
 

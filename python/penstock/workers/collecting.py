@@ -70,6 +70,7 @@ class Collector:
         self._count = 0  # of collections by other threads
         self._is_parked = False
         self._is_ending = False
+        self.is_foreign = False  # this process is a forked child of the pool's
         self._event = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -86,6 +87,8 @@ class Collector:
         """Wait until a delivery has made `is_done()` true. Return whether it is."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not is_done():
+            if self.is_foreign:
+                raise RuntimeError("the results of this pool belong to the process that made it")
             left = _LONG if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return False

@@ -225,7 +225,12 @@ class Engine:
         place = self.kit.store.add(pickled)
         with self._lock:
             self._serial += 1
-            return (self._serial, place), lambda: None if self.has_ended else self.kit.store.remove(place)
+            serial = self._serial
+        return (serial, place), lambda: self._remove(place)
+
+    def _remove(self, place: int) -> None:
+        if not self.has_ended and not self._is_foreign:
+            self.kit.store.remove(place)
 
     def is_running(self, number: int) -> bool:
         """Whether a worker has begun the call."""
@@ -233,6 +238,8 @@ class Engine:
 
     def cancel(self, number: int) -> bool:
         """Cancel a call, unless it runs; with `cancel_kills` a running one is killed."""
+        if self._is_foreign:
+            return False
         with self._lock:
             if self.calls.cancel(number):
                 return True
@@ -302,6 +309,8 @@ class Engine:
 
     def kill_all(self, number: int) -> None:
         """End the pool by a signal to all workers: what has not begun is cancelled, what runs is lost."""
+        if self._is_foreign:
+            return
         self.is_killed = True
         self.shutdown(wait=False, cancel_futures=True)
         self.kill(number)
@@ -364,7 +373,8 @@ def _shut_down_all() -> None:
 def _forget_all() -> None:
     global _is_exiting
     for engine in list(_engines):
-        engine._is_foreign = True
+        engine._is_foreign = engine.collector.is_foreign = True
+        engine.calls.sinks = {}  # the calls, and the board that they are cancelled on, are the parent's
     _engines.clear()
     _is_exiting = False
 
