@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import penstock
+from penstock.workers import kit
 from tests.support.waiting import until
 from tests.workers import functions
 from tests.workers.functions import Failed
@@ -264,3 +265,14 @@ def test_progress(make_pool: Make, capsys: pytest.CaptureFixture[str]) -> None:
     assert [state.is_last for state in states[:-1]] == [False] * (len(states) - 1)
     list(pool.map(functions.square, range(3), progress="squares"))
     assert "squares: 3 of 3 done" in capsys.readouterr().err
+
+
+@pytest.mark.limit(30)
+def test_a_chunk_is_delivered_too_often(make_pool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its items without a result fail, those that have not begun as well."""
+    monkeypatch.setattr(kit, "JoinableQueue", lambda **_: penstock.JoinableQueue(max_deliveries=3))
+    pool = make_pool(2)
+    results = list(pool.map(functions.exit_hard, range(8), chunksize=8, errors="return"))
+    assert [type(result) for result in results] == [penstock.WorkerDied] * 8
+    assert all(len(result.deaths) == 1 for result in results[:2])
+    assert pool.submit(functions.square, 2).result() == 4

@@ -252,10 +252,18 @@ class Calls:
                 number = letter.item[0]
                 sink = self.sinks.get(number)
                 if sink is not None:
-                    sink.fail(number, 0, WorkerDied(f"{letter.deliveries} workers died with the call"))
+                    self._fail_open_items(number, sink, letter.deliveries)
                     self._end(number)
                     self._nudge()
                 self._kit.calls.purge([letter])
+
+    def _fail_open_items(self, number: int, sink: Sink, deliveries: int) -> None:
+        """Fail a call, or each item of a chunk that has no result, with the deaths that are known of it."""
+        index, is_whole = 0, False
+        while not is_whole:
+            deaths = tuple(self._deaths.get((number, index), ()))
+            is_whole = sink.fail(number, index, WorkerDied(f"{deliveries} workers died with the call", deaths))
+            index += 1
 
     def fail_all(self, error: Callable[[], BaseException]) -> None:
         """End all calls that have no result with this exception."""
