@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import gc
 import os
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import penstock
+from penstock.workers import engine
 from tests.support.waiting import until
 from tests.workers import functions
 
@@ -197,16 +199,32 @@ def test_three_early_deaths_break_the_pool(make_pool: Make) -> None:
     assert pool.statistics().started == 3
 
 
-def test_threads_cannot_be_started(make_pool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As at the end of the interpreter."""
+def no_thread(*_: object) -> None:
+    raise RuntimeError("can't start new thread")
 
-    def start(_: object) -> None:
-        raise RuntimeError("can't start new thread")
 
+@pytest.mark.limit(20)
+def test_no_thread_can_be_started(make_pool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As beyond a limit of processes, which the workers themselves may just have reached."""
     pool = make_pool()
-    monkeypatch.setattr(threading.Thread, "start", start)
-    with pytest.raises((BrokenProcessPool, RuntimeError)):
-        pool.submit(functions.square, 2).result()
+    monkeypatch.setattr(engine, "start_new_thread", no_thread)
+    with pytest.raises(RuntimeError, match="new thread"):
+        pool.submit(functions.square, 2)
+    with pytest.raises(BrokenProcessPool, match="new thread"):
+        pool.submit(functions.square, 2)
+    pool.shutdown()
+
+
+@pytest.mark.limit(20)
+def test_threads_cannot_be_started(make_pool: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter. A call that has a result before that comes out is done."""
+    pool = make_pool()
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with contextlib.suppress(BrokenProcessPool, RuntimeError):
+        assert pool.submit(functions.square, 2).result() == 4
+    until(pool._engine.warden._has_ended.is_set)
+    with pytest.raises(BrokenProcessPool, match="new thread"):
+        pool.submit(functions.square, 2)
     monkeypatch.undo()
     pool.shutdown()
 

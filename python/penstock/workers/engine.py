@@ -143,15 +143,20 @@ class Engine:
             self.fail(f"the pool's threads cannot be started: {error}", error)
             self._lifeline[1].close()  # this kills the workers
             self.crew.reap_all()
-        self.end()
-        self.warden.give_up()
+        try:
+            self.end()
+        finally:
+            self.warden.give_up()
 
     def _abandon_start(self, error: BaseException) -> None:
         """End a pool whose start has failed or was interrupted."""
         self._is_started = self.is_closing = self.is_killed = True
         self.is_broken = BrokenProcessPool(f"the start of the pool has failed: {error!r}. Make another one")
         self._lifeline[1].close()  # this kills the workers
-        self._start_threads()  # they bury them, and end the rest
+        try:
+            self._start_threads()  # they bury them, and end the rest
+        except Exception as trouble:
+            self._end_without_threads(trouble)
         self.warden.wake()
 
     def submit(
@@ -327,9 +332,9 @@ class Engine:
         )
         if self._is_started:
             self.collector.stop()
-            self.crew.close()
         else:
             self.warden.close()
+        self.crew.close()
         for reader, writer in (self._lifeline, self._doorbell, self._activation):
             writer.close()
             os.close(reader)

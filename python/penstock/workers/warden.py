@@ -336,9 +336,10 @@ class Warden:
             self._has_ended.set()
 
     def close(self) -> None:
-        """Close the descriptor that wakes the thread."""
+        """Close the descriptor that wakes the thread. Does nothing a second time."""
         with self._lock:
-            os.close(self._event)
+            if self._event >= 0:
+                os.close(self._event)
             self._event = -1
 
 
