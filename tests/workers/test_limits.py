@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import penstock
+from penstock.workers.worker import Worker
 from tests.support import processes
 from tests.support.waiting import until
 from tests.workers import functions
@@ -137,6 +139,21 @@ def test_retries(retries: int, method: str, make_pool: Make) -> None:
     assert len({death.pid for death in info.value.deaths}) == retries + 1
     assert pool.statistics().deaths == retries + 1
     assert pool.submit(functions.square, 2).result() == 4
+
+
+@pytest.mark.limit(20)
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_worker_exits_with_a_call_in_hand(
+    retries: int, make_pool: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by the program's own handler of SIGTERM, which forked workers inherit."""
+    monkeypatch.setattr(Worker, "_put", lambda *_: sys.exit(0))
+    pool = make_pool(1, retries=retries)
+    with pytest.raises(penstock.WorkerDied) as info:
+        pool.submit(functions.square, 2).result()
+    assert [death.exitcode for death in info.value.deaths] == [1] * (retries + 1)
+    pool.shutdown()
+    assert pool.statistics().started <= retries + 2
 
 
 def test_exceptions_are_not_retried(make_pool: Make) -> None:

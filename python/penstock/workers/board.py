@@ -11,6 +11,7 @@ number of the call that it has begun last (0 before the first). Behind these, ea
     PARKED    worker   1 while it sleeps, or is about to, until the doorbell rings
     DOOM      pool     what becomes of the worker's call: see below
     GOING     worker   the number of the call that it has decided to run
+    IN_HAND   worker   1 from the beginning of a call until the queue knows that it has ended
 
 A slot outlives its worker until the call that the worker had begun has ended. A worker to which that call is
 delivered again finds its number in the slots of the dead, so often as it was begun, and by `DOOM` whether it
@@ -45,7 +46,7 @@ HINT, CANCELS, USED = range(3)
 
 NUMBERS = 512  # the word of the first worker's number
 
-INDEX, REPORTED, BEGAN, STATE, PARKED, DOOM, GOING = range(7)
+INDEX, REPORTED, BEGAN, STATE, PARKED, DOOM, GOING, IN_HAND = range(8)
 
 STARTING, READY, ENDING = range(3)
 

@@ -198,7 +198,7 @@ class Crew:
             self.early_deaths += 1
         else:
             self.early_deaths = 0
-        if state == words.ENDING and exitcode == 0:
+        if state == words.ENDING and exitcode == 0 and not self._kit.board.words[base + words.IN_HAND]:
             return None, state
         self.deaths += 1
         return self._death(member, exitcode), state

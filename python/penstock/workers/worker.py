@@ -74,6 +74,10 @@ def main(kit: Kit, slot: int, is_spare: bool) -> None:
         return
     try:
         worker.work()
+    except SystemExit as error:
+        # By a signal handler of the program's. The queue takes a process that exits with 0 for one that has
+        # left its call on purpose, and would deliver it to nobody.
+        sys.exit(error.code or 1)
     finally:
         worker.finish()
 
@@ -137,6 +141,7 @@ class Worker:
         get, task_done, run = self._kit.calls.get, self._kit.calls.task_done, self._run
         left = self._kit.max_tasks or 0
         most_memory = self._kit.max_memory
+        in_hand = self._base + words.IN_HAND
         while True:
             try:
                 call = get(True, _AWAKE)
@@ -146,8 +151,10 @@ class Worker:
                 continue
             except ShutDown:
                 return
+            self._words[in_hand] = 1
             run(*call)
             task_done()
+            self._words[in_hand] = 0
             left -= 1
             if left == 0 or (most_memory is not None and resident_bytes() > most_memory):
                 return
