@@ -25,7 +25,8 @@ A worker that has begun a call reads the call's byte, and then writes `GOING`, o
 the number with a minus sign. So a pool that cancels a call finds out which of the two came first.
 
 Behind the words lie the places into which workers write their stacks, and behind these a byte for each call,
-which is `ASKED` while the pool cancels the call, and `CANCELLED` from then on. The file is sparse: it has memory only where something was written.
+which is `ASKED` while the pool cancels the call, and `CANCELLED` from then on. The file is sparse: it has
+memory only where something was written.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Board:
         heappush(self._free, slot)
 
     def number(self, slot: int) -> int:
-        """Return the number of the call that the slot's worker has begun last, negative if it has dropped it."""
+        """Return the number of the call that the slot's worker has begun last, negative if it was dropped."""
         return self.words[NUMBERS + slot]
 
     def was_begun(self, number: int) -> bool:

@@ -262,7 +262,9 @@ class Calls:
         index, is_whole = 0, False
         while not is_whole:
             deaths = tuple(self._deaths.get((number, index), ()))
-            is_whole = sink.fail(number, index, WorkerDied(f"{deliveries} workers died with the call", deaths))
+            is_whole = sink.fail(
+                number, index, WorkerDied(f"{deliveries} workers died with the call", deaths)
+            )
             index += 1
 
     def fail_all(self, error: Callable[[], BaseException]) -> None:

@@ -99,7 +99,7 @@ class Warden:
                 os.eventfd_write(self._event, 1)
 
     def call_was_put(self, limit: float | None) -> None:
-        """Wake the thread if it sleeps longer than a call with this limit may take, or a worker is missing."""
+        """Wake the thread if it sleeps longer than a call with this limit may, or a worker is missing."""
         engine = self._engine
         if (
             (limit is not None and time.monotonic() + limit < self._wakes_at)
