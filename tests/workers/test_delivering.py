@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import penstock
+from penstock.errors import QueueMemoryError
 from penstock.workers import messages
 from tests.workers import functions
 
@@ -77,3 +78,44 @@ def test_a_callback_that_exits(make_pool: Make, caplog: pytest.LogCaptureFixture
     future.add_done_callback(lambda _: exit(3))
     assert concurrent.futures.wait([future]).done
     assert goes_on(pool)
+
+
+@pytest.mark.parametrize("error", [MemoryError, QueueMemoryError])
+@pytest.mark.parametrize("has_items", [True, False])
+@pytest.mark.limit(20)
+def test_memory_is_short_while_results_are_taken(
+    error: type[Exception], has_items: bool, make_pool: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception has the results that were taken until then; without any they are still in the queue."""
+    pool = make_pool(1)
+    assert goes_on(pool)
+    get_many = pool._engine.collector._get_many
+    raised: list[Exception] = []
+
+    def fail_once(*arguments: Any) -> list[Any]:
+        if raised:
+            return get_many(*arguments)
+        trouble = error("no memory", 1)
+        if has_items:
+            trouble.items = get_many(*arguments)  # type: ignore[attr-defined]
+        raised.append(trouble)
+        raise trouble
+
+    monkeypatch.setattr(pool._engine.collector, "_get_many", fail_once)
+    assert goes_on(pool)
+    assert len(raised) == 1
+
+
+@pytest.mark.limit(20)
+def test_no_memory_for_a_nudge(make_pool: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(_: object) -> None:
+        raise MemoryError("no memory")
+
+    pool = make_pool(1)
+    running = pool.submit(functions.wait_for, str(tmp_path / "go"))
+    waiting = pool.submit(functions.square, 2)
+    monkeypatch.setattr(pool._engine.kit.results, "put", put)
+    pool.kill_workers()
+    pool.shutdown()
+    assert waiting.cancelled()
+    assert running.exception() is not None

@@ -41,6 +41,7 @@ _TICK = 0.005  # seconds
 _FIRST_TICK = 0.001
 _LINGER = 0.25  # seconds without a call until the thread parks
 _LONG = 3600.0
+_MEMORY_PAUSE = 0.01  # seconds until results are taken again, after memory was short
 
 
 class Collector:
@@ -137,8 +138,16 @@ class Collector:
     def _take(self, timeout: float) -> None:
         """Take what is there, and wait for a result if nothing is. Raises Empty."""
         if not self._inbox:
-            # Without a step of the interpreter in between, so that no signal handler can lose what was taken.
-            self._inbox.extend(map(self._get_many, (_BATCH,), (True,), (timeout,)))
+            try:
+                # Without a step of the interpreter in between, so that no signal handler can lose what was
+                # taken.
+                self._inbox.extend(map(self._get_many, (_BATCH,), (True,), (timeout,)))
+            except MemoryError as error:  # QueueMemoryError is one
+                taken = list(getattr(error, "items", ()))
+                if not taken:
+                    time.sleep(_MEMORY_PAUSE)  # the results are still in the queue: another try takes them
+                    raise Empty from None
+                self._inbox.append(taken)
         self._empty_inbox()
 
     def _empty_inbox(self) -> None:
@@ -153,7 +162,8 @@ class Collector:
 
     def collect_now(self) -> None:
         """Deliver all results that have been put by now, whichever thread has the turn."""
-        put, has_taken = self._results.statistics().puts, False
+        statistics = self._results.statistics()
+        put, has_taken = statistics.puts - statistics.dead_letters, False
         while True:
             try:
                 self._take(0.0)
@@ -166,8 +176,9 @@ class Collector:
             self.nudge()  # the thread that leads may have waited for one of them
 
     def nudge(self) -> None:
-        """Let the thread that waits for a result check whether it still has to."""
-        self._results.put((0, 0, 0, None))  # of no call
+        """Let the thread that waits for a result check whether it still has to. Without memory: nothing."""
+        with contextlib.suppress(MemoryError):
+            self._results.put((0, 0, 0, None))  # of no call
 
     def _run(self) -> None:
         """The pool's thread."""
