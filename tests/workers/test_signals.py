@@ -1,5 +1,6 @@
 """Ctrl-C: in the program and its workers at once, as a terminal sends it, and at any moment."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -174,3 +175,25 @@ def start_and_interrupt() -> None:
 def test_an_interrupted_start_leaves_no_worker() -> None:
     with fork(start_and_interrupt) as program:
         program.result()
+
+
+@pytest.mark.limit(30)
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, "reap"])
+def test_children_are_reaped_by_others(handler: Any) -> None:
+    """By the system, or by the program's own handler; also those that the template has forked."""
+
+    def reap(*_: object) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    def program() -> int:
+        before = len(os.listdir("/proc/self/fd"))
+        signal.signal(signal.SIGCHLD, reap if handler == "reap" else handler)
+        with penstock.WorkerPool(1, mp_context="fork", max_tasks_per_child=1) as pool:
+            assert [pool.submit(functions.square, 3).result() for _ in range(3)] == [9] * 3
+        assert pool._engine.is_broken is None
+        return len(os.listdir("/proc/self/fd")) - before
+
+    with fork(program) as child:
+        assert child.result() == 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ..letters import Death
 from . import board as words
 from .memory import OutOfMemory
-from .template import NOT_STARTED, STARTED, Template
+from .template import NOT_STARTED, STARTED, UNKNOWN, Template, close_ended
 from .worker import main as work
 
 __all__ = ["Crew", "Member"]
@@ -45,6 +45,8 @@ class Member:
     template: Template | None = None
     exitcode: int | None = None
     """As the template has told it."""
+    has_exitcode: bool = False
+    """Whether the template has told it, though it may not know it."""
     fate: BaseException | None = None
     """What its call ends with, if the pool has killed it."""
     is_over_memory: bool = False
@@ -161,7 +163,7 @@ class Crew:
             self.early_deaths += 1
             self.trouble = f"cannot fork a worker: {os.strerror(value)}"
         else:
-            member.exitcode = value
+            member.exitcode, member.has_exitcode = (None if value == UNKNOWN else value), True
         return None
 
     def activate_spare(self) -> bool:
@@ -187,9 +189,7 @@ class Crew:
         if member.process is None:
             exitcode = self._exit_code(member)
         else:
-            member.process.join()
-            exitcode = member.process.exitcode
-            member.process.close()
+            exitcode = _reaped(member.process)
         os.close(member.sentinel)
         del self.members[member.slot]
         base = self._kit.board.base(member.slot)
@@ -205,7 +205,7 @@ class Crew:
 
     def _exit_code(self, member: Member) -> int | None:
         """None if the template has been killed, too."""
-        while member.exitcode is None and member.template is not None:
+        while not member.has_exitcode and member.template is not None:
             if member.template is not self._template:
                 return None
             try:
@@ -266,6 +266,14 @@ class Crew:
             if self._template is not None:
                 found.append(self._template.socket.fileno())
             return found
+
+
+def _reaped(process: Any) -> int | None:
+    """Reap a process that has ended; None if the program, or the system for it, has done so."""
+    process.join()
+    exitcode: int | None = process.exitcode
+    close_ended(process)
+    return exitcode
 
 
 @contextmanager

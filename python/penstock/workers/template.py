@@ -21,7 +21,7 @@ from multiprocessing import process
 from .lifeline import end_with_pool
 from .worker import main as work
 
-__all__ = ["Template"]
+__all__ = ["Template", "close_ended"]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MESSAGE = struct.Struct("<iii")
 START, START_SPARE, STARTED, NOT_STARTED, ENDED = range(5)
+UNKNOWN = 1 << 16  # in the place of an exit code, if another has reaped the worker
 
 
 class Template:
@@ -71,7 +72,16 @@ class Template:
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         self.process.join()
-        self.process.close()
+        close_ended(self.process)
+
+
+def close_ended(ended: Any) -> None:
+    """Close a process that was joined, also if the program, or the system for it, has reaped it."""
+    try:
+        ended.close()
+    except ValueError:  # `multiprocessing` takes one whose exit code it does not know for running
+        ended._popen.close()
+        process._children.discard(ended)  # type: ignore[attr-defined]
 
 
 def _serve(commands: socket.socket, theirs: socket.socket, kit: Kit, name: str) -> None:
@@ -79,6 +89,7 @@ def _serve(commands: socket.socket, theirs: socket.socket, kit: Kit, name: str) 
     theirs.close()
     end_with_pool(kit.lifeline)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the pool and for the calls
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # the program may ignore it, or reap its children by it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # blocked by the crew
     context: Any = process.current_process()
     Process = type(context)
@@ -112,8 +123,9 @@ def _serve(commands: socket.socket, theirs: socket.socket, kit: Kit, name: str) 
                     selector.unregister(key.fd)
                     os.close(key.fd)
                     child.join()
-                    commands.send(_MESSAGE.pack(ENDED, slot, child.exitcode))
-                    child.close()
+                    exitcode = UNKNOWN if child.exitcode is None else child.exitcode
+                    commands.send(_MESSAGE.pack(ENDED, slot, exitcode))
+                    close_ended(child)
 
 
 def _work(
