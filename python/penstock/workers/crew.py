@@ -186,10 +186,7 @@ class Crew:
 
     def bury(self, member: Member) -> tuple[Death | None, int]:
         """Reap a worker that has ended, and return its death, or None if it has ended in order."""
-        if member.process is None:
-            exitcode = self._exit_code(member)
-        else:
-            exitcode = _reaped(member.process)
+        exitcode = self._exit_code(member) if member.process is None else _reaped(member.process)
         os.close(member.sentinel)
         del self.members[member.slot]
         base = self._kit.board.base(member.slot)
