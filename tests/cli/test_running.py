@@ -472,7 +472,12 @@ def test_looking_for_multiprocessing_is_not_importing_it(tmp_path: Path) -> None
 import importlib.util, sys
 print(importlib.util.find_spec("multiprocessing").origin, "multiprocessing" in sys.modules)
 import multiprocessing
-print(multiprocessing.__spec__, multiprocessing.__loader__, sys.meta_path, file=sys.stderr)
+spec = importlib.util.find_spec("concurrent.futures.process")
+print(spec.origin, "concurrent.futures.process" in sys.modules)
+import concurrent.futures.process
+for module in (multiprocessing, concurrent.futures.process):
+    print(module.__spec__, module.__loader__, file=sys.stderr)
+print(sys.meta_path, file=sys.stderr)
 print(type(multiprocessing.Queue()).__module__)
 """
     write(tmp_path, {"program.py": program})

@@ -17,7 +17,7 @@ from multiprocessing import reduction
 from multiprocessing.context import BaseContext
 from multiprocessing.process import AuthenticationString  # type: ignore[attr-defined]
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 from ..queues import JoinableQueue, Queue, SimpleQueue
 from . import fork_lock
@@ -32,15 +32,15 @@ def patch() -> None:
     """Put Penstock's queues under `multiprocessing`, in this process and in those it starts with it.
 
     From now on `multiprocessing.Queue`, `SimpleQueue`, `JoinableQueue` and `Pipe`, and the same of the
-    contexts that `multiprocessing.get_context` returns, make Penstock's queues and connections. So do
-    process pools, which call these. `multiprocessing.reduction.send_handle` and `recv_handle` accept
-    Penstock's connections. All this holds in the processes started from here under fork, spawn and
-    forkserver, and in theirs. Not changed are
+    contexts that `multiprocessing.get_context` returns, make Penstock's queues and connections. So do the
+    pools of `multiprocessing`, which call these. A `concurrent.futures.ProcessPoolExecutor` runs its calls in
+    a `WorkerPool`. `multiprocessing.reduction.send_handle` and `recv_handle` accept Penstock's connections.
+    All this holds in the processes started from here under fork, spawn and forkserver, and in theirs. Not
+    changed are
 
-    - queues that exist already;
+    - queues and executors that exist already;
     - the classes in `multiprocessing.queues` and the functions in `multiprocessing.connection`, and what the
-      standard library makes with them: the queues inside managers, and the one by which a
-      `ProcessPoolExecutor` hands out its calls;
+      standard library makes with them: the queues inside managers;
     - a context of the program's own that overrides these methods;
     - Python programs started through `subprocess`.
 
@@ -56,19 +56,21 @@ def patch() -> None:
     """
     for function in [*_factories.values(), *_handles.values(), _reduce]:
         function.replace()
+    _executors.patch()
 
 
 def unpatch() -> None:
     """Undo `patch`, in this process and for those that it starts later.
 
-    Processes that run already stay patched, and queues of Penstock that exist go on working. Without an
-    earlier `patch` nothing happens. Nothing blocks.
+    Processes that run already stay patched, and queues and executors of Penstock that exist go on working.
+    Without an earlier `patch` nothing happens. Nothing blocks.
 
     >>> import penstock
     >>> penstock.unpatch()
     """
     for function in [*_factories.values(), *_handles.values(), _reduce, *_commands]:
         function.restore()
+    _executors.unpatch()
 
 
 def patch_fork_server() -> None:
@@ -100,6 +102,7 @@ class _Function:
         assert isinstance(replacement, FunctionType)
         code = target.__code__
         self.original = FunctionType(code, target.__globals__, target.__name__, target.__defaults__)
+        self.original.__kwdefaults__ = target.__kwdefaults__
         self._target = target
         self._replacement = replacement.__code__.replace(co_name=code.co_name, co_qualname=code.co_qualname)
 
@@ -200,6 +203,143 @@ def recv_handle(connection: Any) -> int:
     if not isinstance(message, DupFd):
         raise RuntimeError("Invalid data received")
     return message.detach()
+
+
+# Executors. Their module is imported late by the program itself, because that registers a handler for the
+# exit, and so does what it imports: a program may rely on the order of the handlers.
+
+
+def _initialize(
+    self: Any,
+    max_workers: Any = None,
+    mp_context: Any = None,
+    initializer: Any = None,
+    initargs: Any = (),
+    *,
+    max_tasks_per_child: Any = None,
+) -> None:
+    from penstock.workers import executor
+
+    executor.initialize(self, max_workers, mp_context, initializer, initargs, max_tasks_per_child)
+
+
+def _submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+    from penstock._multiprocessing import patching
+
+    return patching.submit(self, fn, args, kwargs)
+
+
+def _shutdown(self: Any, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    from penstock._multiprocessing import patching
+
+    patching.shut_down(self, wait, cancel_futures)
+
+
+def _terminate_workers(self: Any) -> None:
+    from penstock._multiprocessing import patching
+
+    patching.end_workers(self, "terminate_workers")
+
+
+def _kill_workers(self: Any) -> None:
+    from penstock._multiprocessing import patching
+
+    patching.end_workers(self, "kill_workers")
+
+
+def submit(made: Any, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Submit a call to an executor: to its pool, unless it was made without Penstock."""
+    from ..workers import executor
+
+    if executor.is_ours(made):
+        return executor.submit(made, fn, args, kwargs)
+    return _executors.functions["submit"].original(made, fn, *args, **kwargs)
+
+
+def shut_down(made: Any, wait: bool, cancel_futures: bool) -> None:
+    """Shut an executor down."""
+    from ..workers import executor
+
+    if executor.is_ours(made):
+        executor.shutdown(made, wait, cancel_futures)
+    else:
+        _executors.functions["shutdown"].original(made, wait, cancel_futures=cancel_futures)
+
+
+def end_workers(made: Any, name: str) -> None:
+    """End an executor by a signal to its workers, with the Pythons that have this."""
+    from ..workers import executor
+
+    if executor.is_ours(made):
+        executor.end_by_a_signal(made, name)
+    else:
+        _executors.functions[name].original(made)
+
+
+class _Executors:
+    """Patches `ProcessPoolExecutor`, at the end of the first import of its module.
+
+    Until then it is a finder in `sys.meta_path`, and the module's loader.
+    """
+
+    _NAME = "concurrent.futures.process"
+    _METHODS: ClassVar[dict[str, Callable[..., Any]]] = {
+        "submit": _submit,
+        "shutdown": _shutdown,
+        "terminate_workers": _terminate_workers,
+        "kill_workers": _kill_workers,
+    }
+
+    def __init__(self) -> None:
+        self.functions: dict[str, _Function] = {}
+        self._loader: Any = None
+
+    def patch(self) -> None:
+        kind = getattr(sys.modules.get(self._NAME), "ProcessPoolExecutor", None)
+        if kind is not None:
+            self._replace(kind)
+        elif self not in sys.meta_path:
+            sys.meta_path.insert(0, self)  # type: ignore[arg-type]
+
+    def unpatch(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+        if self.functions:  # the others work with executors of both kinds
+            self.functions["__init__"].restore()
+
+    def _replace(self, kind: Any) -> None:
+        if not self.functions:
+            self.functions = {"__init__": _Function(kind.__init__, _initialize)} | {
+                name: _Function(vars(kind)[name], replacement)
+                for name, replacement in self._METHODS.items()
+                if name in vars(kind)
+            }
+        for function in self.functions.values():
+            function.replace()
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self._NAME:
+            return None
+        finders: list[Any] = list(sys.meta_path)
+        for finder in finders:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None and spec.loader is not None:
+                self._loader, spec.loader = spec.loader, self  # type: ignore[assignment]
+                return spec
+        return None
+
+    def create_module(self, spec: Any) -> Any:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: Any) -> None:
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        if self in sys.meta_path:  # else it was unpatched meanwhile
+            sys.meta_path.remove(self)  # type: ignore[arg-type]
+            self._replace(module.ProcessPoolExecutor)
+
+
+_executors = _Executors()
 
 
 # Starting processes.

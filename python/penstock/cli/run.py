@@ -12,16 +12,18 @@ multiprocessing.
 
 The program is not changed, and needs to know nothing of Penstock. Whatever it
 makes with multiprocessing.Queue, SimpleQueue, JoinableQueue and Pipe, or with
-the same of a context, is Penstock's, inside process pools too: in the program
-itself, in the processes that it starts with multiprocessing under fork, spawn
-or forkserver, and in theirs.
+the same of a context, is Penstock's, inside the pools of multiprocessing too;
+and the calls of a concurrent.futures.ProcessPoolExecutor run in a
+penstock.WorkerPool, which loses at most the call whose worker dies. So it is in
+the program itself, in the processes that it starts with multiprocessing under
+fork, spawn or forkserver, and in theirs.
 All else is as under plain Python: arguments, __main__, environment, exit
 status, tracebacks.
 
-Managers of the standard library keep its queues, and so do the calls of a
-ProcessPoolExecutor, sub-interpreters, and Python programs started through
-subprocess. Penstock ends at exec: a program that restarts itself by os.execv
-runs under plain Python from then on, unless it starts `penstock run` again.
+Managers of the standard library keep its queues, and so do sub-interpreters,
+and Python programs started through subprocess. Penstock ends at exec: a program
+that restarts itself by os.execv runs under plain Python from then on, unless it
+starts `penstock run` again.
 Options of the interpreter go before: python -O -m penstock run program.py
 """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from _thread import start_new_thread
+from _thread import allocate_lock, start_new_thread
 from concurrent.futures.process import BrokenProcessPool
 from weakref import WeakSet
 
@@ -90,6 +90,8 @@ class Engine:
         self._serial = 0
         self._is_started = False
         self._starters: list[int] = []
+        self._threads_are_starting = allocate_lock()
+        self._threads_are_starting.acquire()
         self.is_closing = False
         self.is_broken: BrokenProcessPool | None = None
         self.is_killed = False
@@ -104,10 +106,7 @@ class Engine:
             raise RuntimeError(
                 f"this pool belongs to process {self._pid}, and not to its forked child: make one here"
             )
-        if self.is_broken is not None:
-            raise BrokenProcessPool(*self.is_broken.args)
-        if self.is_closing or _is_exiting:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+        self._check_open()
         with self._lock:
             if not self._is_started:
                 try:
@@ -115,6 +114,13 @@ class Engine:
                 except BaseException as error:
                     self._abandon_start(error)
                     raise
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self.is_broken is not None:
+            raise BrokenProcessPool(*self.is_broken.args)
+        if self.is_closing or _is_exiting:
+            raise RuntimeError("cannot schedule new futures after shutdown")
 
     def _start(self) -> None:
         with self.crew.lock:
@@ -123,6 +129,8 @@ class Engine:
             self.crew.prepare()  # before this process has threads of ours
         self._start_threads()
         self._is_started = True
+        with self._threads_are_starting:  # so that the first call fails if they cannot be started
+            pass
 
     def _start_threads(self) -> None:
         # By a thread, because Ctrl-C in `Thread.start()` would leave a thread half started. The list says
@@ -136,6 +144,8 @@ class Engine:
             self.warden.start()
         except Exception as error:  # no thread can be started any more, for example when the program ends
             self._end_without_threads(error)
+        finally:
+            self._threads_are_starting.release()
 
     def _end_without_threads(self, error: Exception) -> None:
         with self.crew.lock:
@@ -292,9 +302,9 @@ class Engine:
                     self.kill_all(9)
                     raise
 
-    def cancel_waiting(self) -> None:
-        """Cancel all calls that have not begun."""
-        for number, sink in sorted(self.calls.sinks.items(), reverse=True):
+    def cancel_waiting(self, but: int = 0) -> None:
+        """Cancel all calls that have not begun, but not so many of the oldest that have no result."""
+        for number, sink in sorted(self.calls.sinks.items(), reverse=True)[: -but or None]:
             if isinstance(sink, CallFuture):
                 sink.cancel()
             elif self.calls.cancel(number):

@@ -10,10 +10,14 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
 from tests.support.waiting import until
+
+import penstock
 
 AS_DOCUMENTED = "it differs as documented, this time"
 
@@ -22,7 +26,7 @@ class Difference(NamedTuple):
     """A test of the interpreter's, why it fails, and the test that takes its place.
 
     If it `waits` for ever, an alarm ends it, and it has failed. If it fails only when one process is faster
-    than another, it `may_raise` that exception, or pass.
+    than another, it `may_raise` that exception, or pass. Some fail only under certain start methods.
     """
 
     test: str
@@ -30,6 +34,7 @@ class Difference(NamedTuple):
     instead: Callable[[Any], None]
     waits: bool = False
     may_raise: type[Exception] | None = None
+    passes_under: tuple[str, ...] = ()  # start methods
 
 
 class _Unpicklable:
@@ -141,6 +146,63 @@ def _get_waits_for_items_in_hand(case: Any) -> None:
     case.assertEqual(sorted(got), ["", "", "", "D", "Y"])
 
 
+def _tell_and_wait(pids: Any) -> None:
+    pids.put(os.getpid())
+    time.sleep(60)
+
+
+def _a_killed_worker_takes_its_own_call_only(case: Any) -> None:
+    pids: Any = penstock.SimpleQueue()
+    lost = case.executor.submit(_tell_and_wait, pids)
+    others = [case.executor.submit(pow, 2, number) for number in range(20)]
+    os.kill(pids.get(), signal.SIGKILL)
+    case.assertRaises(BrokenProcessPool, lost.result)
+    case.assertEqual([other.result() for other in others], [2**number for number in range(20)])
+    case.assertEqual(case.executor.submit(pow, 2, 8).result(), 256)
+
+
+def _all_workers_start_with_the_first_call(case: Any) -> None:
+    case.assertEqual(len(case.executor._processes), 0)
+    case.assertEqual(case.executor.submit(pow, 2, 8).result(), 256)
+    processes = case.executor._processes
+    case.assertEqual(len(processes), case.executor._max_workers)
+    case.executor.shutdown()
+    for process in processes.values():
+        process.join()
+
+
+class _CannotBeRebuilt:
+    def __init__(self, error: type[BaseException]) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Any:
+        return _raise, (self._error,)
+
+
+def _raise(error: type[BaseException]) -> None:
+    raise error("cannot be rebuilt")
+
+
+def _what_cannot_be_rebuilt_fails_alone(case: Any) -> None:
+    for error in (ValueError, SystemExit):
+        for future in (
+            case.executor.submit(id, _CannotBeRebuilt(error)),
+            case.executor.submit(_CannotBeRebuilt, error),
+        ):
+            with case.assertRaisesRegex(error, "cannot be rebuilt"):
+                future.result()
+    case.assertEqual(case.executor.submit(pow, 2, 8).result(), 256)
+
+
+_EARLY = (
+    "It counts the workers that a call has started, by the private `_processes`; "
+    "a pool starts all its workers with the first call, under every start method."
+)
+_ALONE = (
+    "It wants the executor broken by an object that cannot be rebuilt; "
+    "the exception is that call's own, and the others go on."
+)
+
 DIFFERENCES = [
     Difference(
         "_TestQueue.test_queue_feeder_donot_stop_onexc",
@@ -180,5 +242,28 @@ DIFFERENCES = [
         "get() waits while another process has an item in hand, which may come back.",
         _get_waits_for_items_in_hand,
         waits=True,
+    ),
+    Difference(
+        "ProcessPoolExecutorTest.test_killed_child",
+        "It wants the executor broken when a worker is killed, whichever one; "
+        "only the call that it was in fails, and others are started in its place.",
+        _a_killed_worker_takes_its_own_call_only,
+    ),
+    *(
+        Difference(test, _EARLY, _all_workers_start_with_the_first_call, passes_under=("fork",))
+        for test in (
+            "ProcessPoolExecutorTest.test_idle_process_reuse_one",
+            "ProcessPoolExecutorTest.test_idle_process_reuse_multiple",
+            "ProcessPoolShutdownTest.test_processes_terminate",
+        )
+    ),
+    *(
+        Difference(f"ExecutorDeadlockTest.{test}", _ALONE, _what_cannot_be_rebuilt_fails_alone)
+        for test in (
+            "test_error_at_task_unpickle",
+            "test_exit_at_task_unpickle",
+            "test_error_during_result_unpickle_in_result_handler",
+            "test_exit_during_result_unpickle_in_result_handler",
+        )
     ),
 ]

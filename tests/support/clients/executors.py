@@ -1,4 +1,8 @@
-"""`ProcessPoolExecutor`: results come through a SimpleQueue, on whose `_reader` it waits beside others."""
+"""`ProcessPoolExecutor`: under `penstock run` a pool of workers.
+
+With a context of Penstock's in a program that is not patched it stays the standard library's. Its results
+come through a SimpleQueue, on whose `_reader` it waits beside others.
+"""
 
 import os
 import signal
@@ -75,11 +79,19 @@ def start_and_die() -> None:
     kill_oneself()
 
 
+def is_pool(context: Any) -> bool:
+    """Whether an executor of this context is a pool: the program is patched."""
+    return not type(context).__module__.startswith("penstock")
+
+
 @contextmanager
 def opened(context: Any, **options: Any) -> Iterator[ProcessPoolExecutor]:
-    """An executor, after a check that its results come through a queue of Penstock's."""
+    """An executor, after a check that it is on Penstock."""
     with ProcessPoolExecutor(WORKERS, mp_context=context, **options) as executor:
-        assert type(executor._result_queue) is penstock.SimpleQueue
+        if is_pool(context):
+            assert type(executor.__dict__["_penstock_pool"]) is penstock.WorkerPool
+        else:
+            assert type(executor._result_queue) is penstock.SimpleQueue
         yield executor
 
 
@@ -124,6 +136,11 @@ def errors(context: Any) -> None:
 def result_that_cannot_be_unpickled(context: Any) -> None:
     with opened(context) as executor:
         broken = raised_by(executor.submit(make, FailsAtItsReceiver).result)
+        if is_pool(context):
+            assert isinstance(broken, ValueError)
+            assert "not a number" in str(broken)
+            assert executor.submit(square, 3).result() == 9
+            return
         assert isinstance(broken, BrokenProcessPool)
         assert "not a number" in str(broken.__cause__)
 
@@ -134,6 +151,12 @@ def worker_dies_at_work(context: Any) -> None:
         with opened(context, initializer=initialise, initargs=(started, gate)) as executor:
             futures: list[Future[Any]] = [executor.submit(start_and_die)]
             started.get()
+            if is_pool(context):
+                others = [executor.submit(square, number) for number in range(100)]
+                gate.put("now")
+                assert isinstance(raised_by(futures[0].result), penstock.WorkerDied)
+                assert [other.result() for other in others] == [number * number for number in range(100)]
+                continue
             futures += [executor.submit(wait_for_ever)]
             futures += [executor.submit(square, number) for number in range(100)]
             gate.put("now")
@@ -145,6 +168,9 @@ def idle_worker_is_killed(context: Any) -> None:
     for _ in range(2):
         with opened(context) as executor:
             os.kill(executor.submit(own_pid).result(), signal.SIGKILL)
+            if is_pool(context):
+                assert executor.submit(square, 3).result() == 9
+                continue
             assert isinstance(raised_by(lambda: executor.submit(wait_for_ever).result()), BrokenProcessPool)
 
 
