@@ -108,6 +108,7 @@ def load(method: str, sample: bool) -> unittest.TestSuite | None:
         setattr(ProcessPoolExecutor, name, property(look))
     suite = unittest.TestSuite()
     loader = unittest.defaultTestLoader
+    module: Any
     for module in modules:
         if hasattr(module, "assert_python_ok"):
             module.assert_python_ok = _patched(module.assert_python_ok)

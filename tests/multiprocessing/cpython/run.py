@@ -183,7 +183,7 @@ def run_method(method: str, sample: bool) -> int:
     total = result.total()
     if total["passed"] == 0 or set(made) != {"Queue", "SimpleQueue", "JoinableQueue", "Connection"}:
         problems.append(f"FAILED: not all classes were tested, but {dict(made)}")
-    wanted = SAMPLE if sample else OF_CONNECTIONS
+    wanted: tuple[str, ...] = SAMPLE if sample else OF_CONNECTIONS
     if queue_tests is not None:
         wanted += (thread_queues.OVER_THREADS, thread_queues.OVER_PROCESSES)
     if executor_tests is not None:
