@@ -137,7 +137,13 @@ def test_an_executor_made_before_stays_the_standard_one() -> None:
 
 def test_map_takes_everything_at_once_and_has_a_time_for_all(executor: Any) -> None:
     taken: list[int] = []
-    results = executor.map(abs, (taken.append(number) or number for number in range(500)))  # type: ignore[func-returns-value]
+
+    def numbers() -> Iterator[int]:
+        for number in range(500):
+            taken.append(number)
+            yield number
+
+    results = executor.map(abs, numbers())
     assert len(taken) == 500
     assert list(results) == taken
     with pytest.raises(TimeoutError):
