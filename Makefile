@@ -86,7 +86,7 @@ help:
 	@echo "make fuzz                 damage the shared memory at random (ten minutes; ARGS='--seconds 3600')"
 	@echo "make test-cpython         run the interpreters' own tests that meet a queue (a quarter of an hour)"
 	@echo "make test-torch           pass tensors with the newest torch (5.4 GB in .venvs/torch)"
-	@echo "make test-libraries       run in frozen programs, and with dill, cloudpickle, Twisted, tqdm, dask, joblib"
+	@echo "make test-libraries       run in frozen programs, and with dill, Twisted, tqdm, dask and others"
 	@echo "make test-sanitizers      run the core's tests under AddressSanitizer and ThreadSanitizer"
 	@echo "make test-mutants         break the protocol on purpose, and see that each change is caught"
 	@echo "                          (ARGS='--only NAME')"

@@ -486,6 +486,18 @@ print(type(multiprocessing.Queue()).__module__)
     assert without_addresses(plain.stderr) == without_addresses(through_penstock.stderr)
 
 
+@pytest.mark.parametrize("first", ["concurrent.futures.process", "multiprocessing", "penstock"])
+def test_executors_whatever_is_imported_first(first: str, tmp_path: Path) -> None:
+    program = f"""
+import {first}
+from concurrent.futures import ProcessPoolExecutor
+print(type(ProcessPoolExecutor(1).__dict__["_penstock_pool"]).__name__)
+"""
+    write(tmp_path, {"program.py": program})
+    done = run(PENSTOCK, ["program.py"], folder=tmp_path)
+    assert (done.stdout, done.stderr) == (b"WorkerPool\n", b"")
+
+
 def test_patch_can_be_undone_in_the_program(tmp_path: Path) -> None:
     program = "import multiprocessing, penstock\npenstock.unpatch()\nprint(type(multiprocessing.Queue()))"
     write(tmp_path, {"program.py": program})

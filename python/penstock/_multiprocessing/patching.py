@@ -298,7 +298,7 @@ class _Executors:
         kind = getattr(sys.modules.get(self._NAME), "ProcessPoolExecutor", None)
         if kind is not None:
             self._replace(kind)
-        elif self not in sys.meta_path:
+        elif self._NAME not in sys.modules and self not in sys.meta_path:
             sys.meta_path.insert(0, self)  # type: ignore[arg-type]
 
     def unpatch(self) -> None:

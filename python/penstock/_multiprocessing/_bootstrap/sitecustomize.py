@@ -18,15 +18,19 @@ if TYPE_CHECKING:
 _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
-class _PatchMultiprocessing:
-    """Finder and loader of the standard library's `multiprocessing`, and of nothing else."""
+class _PatchAfter:
+    """Finder and loader of one module of the standard library, and of nothing else."""
 
     _loader: "Loader"
+
+    def __init__(self, name: str, *folder: str) -> None:
+        self._name = name
+        self._folder = folder
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        if name != "multiprocessing":
+        if name != self._name:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(name, path, target)
@@ -34,7 +38,7 @@ class _PatchMultiprocessing:
                 break
         else:
             return None
-        in_library = os.path.join(os.path.dirname(os.__file__), name)
+        in_library = os.path.join(os.path.dirname(os.__file__), *self._folder)
         if spec.loader is not None and spec.origin is not None and os.path.dirname(spec.origin) == in_library:
             self._loader = spec.loader
             spec.loader = self  # type: ignore[assignment]
@@ -47,8 +51,18 @@ class _PatchMultiprocessing:
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        sys.meta_path.remove(self)
+        for finder in _finders:
+            if finder in sys.meta_path:
+                sys.meta_path.remove(finder)
         _patch()
+
+
+# A program may import the module of executors first. That imports `multiprocessing`, and is not complete yet
+# when this is patched.
+_finders = [
+    _PatchAfter("multiprocessing", "multiprocessing"),
+    _PatchAfter("concurrent.futures.process", "concurrent", "futures"),
+]
 
 
 def _patch() -> None:
@@ -73,7 +87,7 @@ if not _is_first:
 elif "multiprocessing" in sys.modules:  # a .pth file has imported it
     _patch()
 else:
-    sys.meta_path.insert(0, _PatchMultiprocessing())
+    sys.meta_path[:0] = _finders
 
 # The environment's own module of this name takes this one's place. What its import raises goes to the
 # importer, the module `site`, which ignores that there is none.
